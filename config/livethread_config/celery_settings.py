@@ -1,0 +1,47 @@
+"""The Celery settings that clients and workers share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from livethread_config import names
+
+if TYPE_CHECKING:
+    from livethread_config.settings import Settings
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings of a Celery application of *settings*' deployment."""
+    queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards)]
+    # Celery's own keys stand beside ours, under one prefix that a Redis ACL can name.
+    key_prefix = f"{settings.key_prefix}:celery:"
+    return {
+        "broker_url": settings.broker_url,
+        "result_backend": settings.broker_url,
+        "broker_transport_options": {
+            "global_keyprefix": key_prefix,
+            "socket_connect_timeout": settings.connect_timeout_s,
+            "socket_keepalive": not settings.broker_url.startswith("redis+socket"),
+            "health_check_interval": 25,
+        },
+        "result_backend_transport_options": {"global_keyprefix": key_prefix},
+        "task_default_queue": queues[0],
+        "task_queues": {name: {} for name in queues},
+        # The mailbox holds the truth and a doorbell may be lost, so it is acknowledged before it runs. (Celery
+        # 5.7.0 also dies of a late-acknowledged task that is in flight while Redis restarts.)
+        "task_acks_late": False,
+        "task_ignore_result": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_expires": 300,
+        "broker_connection_retry_on_startup": True,
+        # The default gives up after 100 attempts.
+        "broker_connection_max_retries": None,
+        "worker_prefetch_multiplier": 1,
+        "worker_soft_shutdown_timeout": 10.0,
+        "worker_hijack_root_logger": False,
+        "worker_send_task_events": True,
+        "beat_schedule": {"livethread.sweep": {"task": names.SWEEP_TASK, "schedule": settings.sweep_interval_s}},
+        "beat_schedule_filename": str(settings.own_dir / "run" / "beat-schedule"),
+    }

@@ -1,0 +1,103 @@
+"""Names that stand on the wire: Celery tasks and queues, Redis keys.
+
+Others hold on to these (queued messages, dashboards, clients of an older release), so a name is never
+reused for something else; a new meaning gets a new name.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+#: The doorbell: "shard *s* has ready threads". Carries no data and may be lost, doubled or late.
+DRAIN_TASK = "livethread.drain"
+#: Return expired claims to ``ready`` and ring for what was left behind; run by Celery beat.
+SWEEP_TASK = "livethread.sweep"
+#: Read one thread's metadata in the worker's home.
+READ_THREAD_TASK = "livethread.read_thread"
+#: Read one page of a thread's history in the worker's home.
+LOAD_HISTORY_TASK = "livethread.load_history"
+#: Read one page of the worker's listing.
+LIST_THREADS_TASK = "livethread.list_threads"
+
+
+def shard_of(thread_id: str, shards: int) -> int:
+    """Return the shard that owns *thread_id*; stable across releases, processes and platforms."""
+    return zlib.crc32(thread_id.encode("ascii")) % shards
+
+
+def queue_name(prefix: str, shard: int) -> str:
+    """Return the Celery queue of *shard*."""
+    return f"{prefix}.{shard}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """The Redis keys of one shard.
+
+    All carry the hash tag ``{shard}``, so that a script's keys share one cluster slot.
+    """
+
+    prefix: str
+    shard: int
+
+    @property
+    def _base(self) -> str:
+        return f"{self.prefix}:{{{self.shard}}}"
+
+    @property
+    def ready(self) -> str:
+        """zset: thread -> time (ms) from which it may be claimed."""
+        return f"{self._base}:ready"
+
+    @property
+    def claims(self) -> str:
+        """zset: thread -> deadline (ms) of its claim."""
+        return f"{self._base}:claims"
+
+    @property
+    def tokens(self) -> str:
+        """hash: thread -> token of the drain that holds its claim."""
+        return f"{self._base}:tokens"
+
+    @property
+    def attempts(self) -> str:
+        """hash: thread -> failed attempts in a row at its first unapplied task."""
+        return f"{self._base}:attempts"
+
+    @property
+    def parked(self) -> str:
+        """hash: thread -> JSON that says why it is parked."""
+        return f"{self._base}:parked"
+
+    @property
+    def bell(self) -> str:
+        """string, short TTL: a doorbell is outstanding."""
+        return f"{self._base}:bell"
+
+    @property
+    def drain(self) -> str:
+        """string, short TTL: heartbeat of a drain at work."""
+        return f"{self._base}:drain"
+
+    @property
+    def wake(self) -> str:
+        """list, at most one entry: wakes a drain that lingers for more work."""
+        return f"{self._base}:wake"
+
+    @property
+    def thread_prefix(self) -> str:
+        """What precedes ``mailbox:<thread>`` and the other keys of one thread."""
+        return f"{self._base}:"
+
+    def mailbox(self, thread_id: str) -> str:
+        """Return the stream of *thread_id*'s unapplied tasks; an entry's id is its position."""
+        return f"{self._base}:mailbox:{thread_id}"
+
+    def writers(self, thread_id: str) -> str:
+        """Return the hash writer -> ``<n> <position>``; its field ``tail`` is the last position given out."""
+        return f"{self._base}:writers:{thread_id}"
+
+    def applied(self, thread_id: str) -> str:
+        """Return the string with the last applied position, and the channel on which it is published."""
+        return f"{self._base}:applied:{thread_id}"

