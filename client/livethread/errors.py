@@ -1,0 +1,87 @@
+"""What can go wrong, split by what the caller should do.
+
+    ThreadStoreError
+    ├── ThreadNotFound      create or resume the thread first
+    ├── InvalidRequest      correct the request; a retry cannot help
+    ├── Conflict            read again, then decide
+    ├── Unsupported         this store does not do that
+    ├── ResourceExhausted   wait, then retry: a bound is reached
+    ├── Unavailable         Redis or the workers are out of reach; nothing accepted is lost
+    ├── ThreadParked        a task of this thread cannot be applied; look at it, then retry or drop it
+    └── Internal            a fault of the store; report it
+
+The first six and `Internal` are codex's (``thread-store/src/error.rs``). Each error passes its data to
+``Exception.__init__`` and formats it in ``__str__``: Celery and pickle rebuild an error from ``args``.
+"""
+
+from __future__ import annotations
+
+
+class ThreadStoreError(Exception):
+    """Base of all errors of a thread store."""
+
+
+class ThreadNotFound(ThreadStoreError):
+    """No thread has this id, or the store has no live writer for it."""
+
+    def __init__(self, thread_id: str, hint: str = "") -> None:
+        super().__init__(thread_id, hint)
+        self.thread_id = thread_id
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"thread {self.thread_id} not found" + (f": {self.hint}" if self.hint else "")
+
+
+class _MessageError(ThreadStoreError):
+    """An error whose only datum is an explanation for people."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(_MessageError):
+    """The request is malformed; nothing was stored of it."""
+
+
+class Conflict(_MessageError):
+    """The request contradicts the thread's present state; nothing was stored of it."""
+
+
+class ResourceExhausted(_MessageError):
+    """A bound is reached (mailbox, item size, client memory); nothing was stored of the request."""
+
+
+class Unavailable(_MessageError):
+    """Redis or the workers did not answer in time. What was accepted before is kept and will be applied."""
+
+
+class Internal(_MessageError):
+    """A fault of the store itself."""
+
+
+class Unsupported(ThreadStoreError):
+    """The store does not implement the operation."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(operation)
+        self.operation = operation
+
+    def __str__(self) -> str:
+        return f"this store does not support {self.operation}"
+
+
+class ThreadParked(ThreadStoreError):
+    """A task of the thread cannot be applied: the thread waits, in order, until somebody decides."""
+
+    def __init__(self, thread_id: str, reason: str) -> None:
+        super().__init__(thread_id, reason)
+        self.thread_id = thread_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"thread {self.thread_id} is parked: {self.reason}; "
+            "its tasks are kept in order until the cause is mended and it is retried"
+        )

@@ -1,0 +1,269 @@
+"""`InMemoryThreadStore`: the contract with nothing behind it, for the tests of those who use it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from livethread.cursor import decode_cursor, encode_cursor
+from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
+from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.model import format_time, parse_time, utc_now
+from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
+from livethread.rollout_item import RolloutItem, decode_line, encode_line, items_of
+from livethread.session_meta import session_meta, thread_from_meta
+from livethread.types import START, Receipt, RelationKind, SortDirection, ThreadPage
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from livethread.types import (
+        AppendThreadItemsParams,
+        ArchiveThreadParams,
+        CreateThreadParams,
+        DeleteThreadParams,
+        DiscardThreadParams,
+        FlushThreadParams,
+        ItemPage,
+        ListItemsParams,
+        ListThreadsParams,
+        ListTurnsParams,
+        LoadThreadHistoryParams,
+        PersistThreadParams,
+        Position,
+        ReadThreadByRolloutPathParams,
+        ReadThreadParams,
+        ResumeThreadParams,
+        SearchThreadsParams,
+        ShutdownThreadParams,
+        ThreadSearchPage,
+        TurnPage,
+        UpdateThreadMetadataParams,
+    )
+
+
+@dataclass(slots=True)
+class _Stored:
+    """A thread that has been created."""
+
+    thread: StoredThread
+    lines: list[bytes]
+    position: Position = START
+
+
+@dataclass(slots=True)
+class _Open:
+    """A thread that is open: how many handles it has, and its creation, until that is due."""
+
+    handles: int = 1
+    creation: CreateThreadParams | None = None
+
+
+@dataclass
+class InMemoryThreadStore:
+    """A thread store in memory. Everything is durable at once, for as long as the object lives."""
+
+    #: Largest item accepted, in bytes of its encoded line.
+    max_item_bytes: int = 4 * 1024 * 1024
+    _observers: Observers = field(default_factory=Observers, init=False)
+    _stored: dict[str, _Stored] = field(default_factory=dict, init=False)
+    _open: dict[str, _Open] = field(default_factory=dict, init=False)
+    _positions: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    @property
+    def observers(self) -> Observers:
+        """Where this store reports what happens to its threads."""
+        return self._observers
+
+    async def create_thread(self, params: CreateThreadParams) -> None:
+        """Open a new thread."""
+        if params.thread_id in self._stored or params.thread_id in self._open:
+            raise Conflict(f"thread {params.thread_id} exists; resume it instead")
+        self._open[params.thread_id] = _Open(creation=params)
+
+    async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
+        """Open an existing thread."""
+        thread = self._read(params.thread_id, include_archived=params.include_archived)
+        if params.thread_id in self._open:
+            self._open[params.thread_id].handles += 1
+        else:
+            self._open[params.thread_id] = _Open()
+        return thread
+
+    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+        """Append the items."""
+        opened = self._opened(params.thread_id)
+        now = utc_now()
+        lines = [
+            encode_line(item, parse_time(item.timestamp) or now, max_bytes=self.max_item_bytes)
+            for item in params.items
+        ]
+        if not lines:
+            raise InvalidRequest("an append needs at least one item")
+        last = self._stored[params.thread_id].position if params.thread_id in self._stored else START
+        if params.expected_position is not None and params.expected_position != last:
+            raise Conflict(f"the thread's last position is {last}, not {params.expected_position}")
+        stored = self._created(params.thread_id, opened)
+        stored.lines += lines
+        receipt = self._receipt(stored)
+        self._observers.emit(ItemsAppended(params.thread_id, receipt.position, len(lines), sum(map(len, lines))))
+        self._observers.emit(TasksApplied(params.thread_id, receipt.position))
+        return receipt
+
+    async def persist_thread(self, params: PersistThreadParams) -> None:
+        """Create the thread."""
+        self._created(params.thread_id, self._opened(params.thread_id))
+
+    async def flush_thread(self, params: FlushThreadParams) -> None:
+        """Do nothing: everything is as durable as it will be."""
+        self._opened(params.thread_id)
+
+    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+        """Close the thread."""
+        self._opened(params.thread_id)
+        self._close(params.thread_id)
+
+    async def discard_thread(self, params: DiscardThreadParams) -> None:
+        """Close the thread; without an item it never was."""
+        if params.thread_id in self._open:
+            self._close(params.thread_id)
+
+    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+        """Return the items."""
+        self._read(params.thread_id, include_archived=params.include_archived)
+        return self._history(params.thread_id)
+
+    async def read_thread(self, params: ReadThreadParams) -> StoredThread:
+        """Return the thread."""
+        thread = self._read(params.thread_id, include_archived=params.include_archived)
+        if not params.include_history:
+            return thread
+        return thread.model_copy(update={"history": self._history(params.thread_id)})
+
+    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+        """Return one page of threads."""
+        key = params.sort_key.value
+
+        def order(thread: StoredThread) -> tuple[str, str]:
+            return format_time(getattr(thread, key)), thread.thread_id
+
+        descending = params.sort_direction is SortDirection.DESC
+        matching = sorted((s.thread for s in self._stored.values() if self._matches(s.thread, params)), key=order)
+        if descending:
+            matching.reverse()
+        if params.cursor:
+            after = decode_cursor(params.cursor, params.sort_key)
+            matching = [t for t in matching if (order(t) < after if descending else order(t) > after)]
+        page = tuple(matching[: params.page_size])
+        more = len(matching) > params.page_size
+        return ThreadPage(items=page, next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
+
+    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+        """Apply the patch."""
+        opened = self._open.get(params.thread_id)
+        if opened is None:
+            self._read(params.thread_id, include_archived=params.include_archived)
+        stored = self._created(params.thread_id, opened)
+        stored.thread = stored.thread.patched(params.patch)
+        receipt = self._receipt(stored)
+        self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
+        self._observers.emit(TasksApplied(params.thread_id, receipt.position))
+        return receipt
+
+    async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
+        """Not supported: there are no rollouts."""
+        raise Unsupported("read_thread_by_rollout_path")
+
+    async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
+        """Not supported yet."""
+        raise Unsupported("search_threads")
+
+    async def list_turns(self, params: ListTurnsParams) -> TurnPage:
+        """Not supported yet."""
+        raise Unsupported("list_turns")
+
+    async def list_items(self, params: ListItemsParams) -> ItemPage:
+        """Not supported yet."""
+        raise Unsupported("list_items")
+
+    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+        """Not supported yet."""
+        raise Unsupported("archive_thread")
+
+    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+        """Not supported yet."""
+        raise Unsupported("unarchive_thread")
+
+    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+        """Not supported yet."""
+        raise Unsupported("delete_thread")
+
+    def _opened(self, thread_id: str) -> _Open:
+        opened = self._open.get(thread_id)
+        if opened is None:
+            raise ThreadNotFound(thread_id, "it is not open in this store; create or resume it first")
+        return opened
+
+    def _close(self, thread_id: str) -> None:
+        self._open[thread_id].handles -= 1
+        if not self._open[thread_id].handles:
+            del self._open[thread_id]
+
+    def _created(self, thread_id: str, opened: _Open | None) -> _Stored:
+        if opened is not None and opened.creation is not None:
+            creation, opened.creation = opened.creation, None
+            meta = session_meta(creation)
+            thread = thread_from_meta(thread_id, meta, creation.created_at)
+            first = RolloutItem(type="session_meta", payload=meta)
+            line = encode_line(first, creation.created_at, max_bytes=self.max_item_bytes)
+            self._stored[thread_id] = _Stored(thread, [line])
+        return self._stored[thread_id]
+
+    def _receipt(self, stored: _Stored) -> Receipt:
+        stored.position = f"{next(self._positions)}-0"
+        return Receipt(thread_id=stored.thread.thread_id, position=stored.position)
+
+    def _read(self, thread_id: str, *, include_archived: bool) -> StoredThread:
+        stored = self._stored.get(thread_id)
+        if stored is None:
+            raise ThreadNotFound(thread_id)
+        if stored.thread.archived_at is not None and not include_archived:
+            raise ThreadNotFound(thread_id, "it is archived")
+        return stored.thread
+
+    def _history(self, thread_id: str) -> StoredThreadHistory:
+        records = (
+            {**(decode_line(line) or {}), "ordinal": n} for n, line in enumerate(self._stored[thread_id].lines)
+        )
+        return StoredThreadHistory(thread_id=thread_id, items=items_of(records))
+
+    def _matches(self, thread: StoredThread, params: ListThreadsParams) -> bool:
+        term = (params.search_term or "").lower()
+        texts = (thread.name or "", thread.title or "", thread.preview)
+        return (
+            (thread.archived_at is not None) == params.archived
+            and (not params.allowed_sources or thread.source in params.allowed_sources)
+            and (not params.model_providers or thread.model_provider in params.model_providers)
+            and (params.cwd_filters is None or thread.cwd in params.cwd_filters)
+            and (not term or any(term in text.lower() for text in texts))
+            and (params.relation_filter is None or self._is_related(thread, params))
+        )
+
+    def _is_related(self, thread: StoredThread, params: ListThreadsParams) -> bool:
+        assert params.relation_filter is not None
+        ancestor = thread.parent_thread_id
+        if params.relation_filter.kind is RelationKind.DESCENDANTS:
+            seen: set[str] = set()
+            while ancestor in self._stored and ancestor != params.relation_filter.thread_id and ancestor not in seen:
+                seen.add(ancestor)
+                ancestor = self._stored[ancestor].thread.parent_thread_id
+        return ancestor == params.relation_filter.thread_id

@@ -1,0 +1,150 @@
+"""What metadata follows from items: one set of rules for live threads, rebuilt ones and adopted lines.
+
+The rules are codex's (``thread-store/src/thread_metadata_sync.rs``), but for time: where codex takes the
+clock, the line's own timestamp is taken, so that reading the files again gives the same metadata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from livethread.metadata import GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
+from livethread.model import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from livethread.rollout_item import RolloutItem
+
+#: What editors put before a user's own words.
+USER_MESSAGE_BEGIN: Final = "## My request for Codex:"
+IMAGE_ONLY_PREVIEW: Final = "[Image]"
+
+_TURN_STARTS: Final = frozenset({"task_started", "turn_started"})
+
+
+@dataclass(slots=True)
+class ItemObserver:
+    """Derives patches from a thread's items, in order; remembers which first-come fields are taken."""
+
+    thread_id: str
+    cwd_seen: bool = False
+    preview_seen: bool = False
+    first_user_message_seen: bool = False
+    title_seen: bool = False
+
+    @classmethod
+    def of(cls, thread: StoredThread) -> ItemObserver:
+        """Return an observer that continues where *thread* stands."""
+        return cls(
+            thread.thread_id,
+            cwd_seen=bool(thread.cwd),
+            preview_seen=bool(thread.preview),
+            first_user_message_seen=thread.first_user_message is not None,
+            title_seen=thread.title is not None,
+        )
+
+    def observe(self, items: Iterable[tuple[RolloutItem, datetime]]) -> ThreadMetadataPatch:
+        """Return what *items*, each with the time of its line, say about the thread; maybe nothing."""
+        patch = ThreadMetadataPatch()
+        for item, at in items:
+            changes = self._changes(item, at)
+            if changes:
+                patch = patch.merge(ThreadMetadataPatch(**changes))
+        return patch
+
+    def _changes(self, item: RolloutItem, at: datetime) -> dict[str, Any]:
+        payload = item.payload
+        if not isinstance(payload, dict):
+            return {}
+        match item.type, item.kind:
+            case "session_meta", _ if payload.get("id") == self.thread_id:
+                return self._from_session_meta(payload)
+            case "turn_context", _:
+                return self._from_turn_context(payload)
+            case "event_msg", "user_message":
+                return self._from_user_message(payload)
+            case "event_msg", "token_count":
+                return _from_token_count(payload)
+            case "event_msg", "thread_goal_updated":
+                return self._from_goal(payload)
+            case "event_msg", kind if kind in _TURN_STARTS:
+                return {"advance_recency_at": at}
+            case _:
+                return {}
+
+    def _from_session_meta(self, meta: dict[str, Any]) -> dict[str, Any]:
+        changes: dict[str, Any] = {
+            "created_at": parse_time(meta.get("timestamp")),
+            "source": meta.get("source") or "vscode",
+            "thread_source": _text(meta, "thread_source"),
+            "agent_nickname": _text(meta, "agent_nickname"),
+            "agent_role": _text(meta, "agent_role"),
+            "agent_path": _text(meta, "agent_path"),
+            "history_mode": _text(meta, "history_mode"),
+        }
+        changes |= {key: _text(meta, key) for key in ("model_provider", "cli_version", "cwd") if _text(meta, key)}
+        self.cwd_seen = self.cwd_seen or "cwd" in changes
+        if isinstance(git := meta.get("git"), dict):
+            names = {"commit_hash": "sha", "branch": "branch", "repository_url": "origin_url"}
+            cleared = dict.fromkeys(names.values()) if not git else {}
+            present = {ours: _text(git, theirs) for theirs, ours in names.items() if _text(git, theirs)}
+            changes["git_info"] = GitInfoPatch(**(cleared | present))
+        if meta.get("memory_mode") in set(MemoryMode):
+            changes["memory_mode"] = MemoryMode(meta["memory_mode"])
+        return changes
+
+    def _from_turn_context(self, context: dict[str, Any]) -> dict[str, Any]:
+        changes: dict[str, Any] = {
+            "model": _text(context, "model"),
+            "reasoning_effort": _text(context, "effort"),
+            "approval_mode": context.get("approval_policy"),
+            "permission_profile": context.get("permission_profile"),
+        }
+        if not self.cwd_seen and (cwd := _text(context, "cwd")):
+            self.cwd_seen = True
+            changes["cwd"] = cwd
+        return changes
+
+    def _from_user_message(self, message: dict[str, Any]) -> dict[str, Any]:
+        text = user_request(_text(message, "message") or "")
+        has_image = bool(message.get("images") or message.get("local_images"))
+        preview = text or (IMAGE_ONLY_PREVIEW if has_image else "")
+        changes: dict[str, Any] = {}
+        if preview and not self.first_user_message_seen:
+            self.first_user_message_seen = True
+            changes["first_user_message"] = preview
+        if preview and not self.preview_seen:
+            self.preview_seen = True
+            changes["preview"] = preview
+        if text and not self.title_seen:
+            self.title_seen = True
+            changes["title"] = text
+        return changes
+
+    def _from_goal(self, event: dict[str, Any]) -> dict[str, Any]:
+        goal = event.get("goal")
+        objective = (_text(goal, "objective") or "").strip() if isinstance(goal, dict) else ""
+        if not objective or self.preview_seen:
+            return {}
+        self.preview_seen = True
+        return {"preview": objective}
+
+
+def user_request(message: str) -> str:
+    """Return the user's own words: what follows the editor's marker, where there is one, trimmed."""
+    _, marker, request = message.partition(USER_MESSAGE_BEGIN)
+    return (request if marker else message).strip()
+
+
+def _from_token_count(event: dict[str, Any]) -> dict[str, Any]:
+    info = event.get("info")
+    usage = info.get("total_token_usage") if isinstance(info, dict) else None
+    return {"token_usage": usage} if isinstance(usage, dict) else {}
+
+
+def _text(mapping: dict[str, Any], key: str) -> str | None:
+    value = mapping.get(key)
+    return value if isinstance(value, str) else None

@@ -1,0 +1,245 @@
+"""`LiveThread`: what an agent's session holds.
+
+It applies the persistence policy, appends canonical items, and sends the metadata that follows from them.
+The same code serves every store.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Self
+
+from livethread.errors import ThreadNotFound
+from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
+from livethread.metadata_sync import ThreadMetadataSync
+from livethread.model import format_time, parse_time, utc_now
+from livethread.observers import ThreadInitialized
+from livethread.policy import is_persisted
+from livethread.rollout_item import RolloutItem
+from livethread.types import (
+    START,
+    AppendThreadItemsParams,
+    CreateThreadParams,
+    DiscardThreadParams,
+    FlushThreadParams,
+    LoadThreadHistoryParams,
+    PersistThreadParams,
+    ReadThreadParams,
+    Receipt,
+    ResumeThreadParams,
+    ShutdownThreadParams,
+    UpdateThreadMetadataParams,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from livethread.metadata_sync import ObservedUpdate
+    from livethread.store import ThreadStore
+
+logger = logging.getLogger(__name__)
+
+
+class LiveThread:
+    """Handle of one open thread.
+
+    Concurrent calls are safe: they take effect in the order in which they are made.
+    """
+
+    def __init__(self, store: ThreadStore, thread_id: str, sync: ThreadMetadataSync) -> None:
+        """Use `create` or `resume`."""
+        self._store = store
+        self._thread_id = thread_id
+        self._sync = sync
+        self._last = Receipt(thread_id=thread_id, position=START)
+        self._is_open = True
+
+    @classmethod
+    async def create(cls, store: ThreadStore, params: CreateThreadParams) -> LiveThread:
+        """Open a new thread. Nothing is stored before its first item, or `persist`.
+
+        Raises:
+            Conflict: a thread with this id exists.
+        """
+        await store.create_thread(params)
+        store.observers.emit(ThreadInitialized(params.thread_id, params.thread_source, resumed=False))
+        return cls(store, params.thread_id, ThreadMetadataSync.for_create(params))
+
+    @classmethod
+    async def resume(cls, store: ThreadStore, params: ResumeThreadParams) -> LiveThread:
+        """Reopen an existing thread. A second writer is served, not refused.
+
+        Raises:
+            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+        """
+        thread = await store.resume_thread(params)
+        store.observers.emit(ThreadInitialized(params.thread_id, thread.thread_source, resumed=True))
+        return cls(store, params.thread_id, ThreadMetadataSync.for_resume(thread))
+
+    @property
+    def thread_id(self) -> str:
+        """The thread's id: its only durable handle."""
+        return self._thread_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither `shutdown` nor `discard` has succeeded yet."""
+        return self._is_open
+
+    async def append_items(self, items: Sequence[RolloutItem | Mapping[str, Any]]) -> Receipt:
+        """Append those of *items* that are persisted, all or none, in order.
+
+        Returns once they are ordered and in the mailbox; `flush` tells when they are durable. Items that the
+        persistence policy drops are dropped silently; where none is left, the receipt is that of the append
+        before.
+
+        Raises:
+            InvalidRequest: an item is malformed; nothing was appended.
+            ResourceExhausted: an item is too large, or too many tasks of the thread wait; nothing was appended.
+            ThreadNotFound: the thread was shut down or discarded.
+            Unavailable: Redis did not answer in time; see its message for what became of the items.
+        """
+        self._require_open()
+        canonical = tuple(filter(is_persisted, map(RolloutItem.parse, items)))
+        if not canonical:
+            return self._last
+        now = utc_now()
+        times = [parse_time(item.timestamp) or now for item in canonical]
+        stamped = tuple(
+            item if item.timestamp else item.model_copy(update={"timestamp": format_time(now)}) for item in canonical
+        )
+        receipt = await self._store.append_items(AppendThreadItemsParams(thread_id=self._thread_id, items=stamped))
+        self._last = receipt
+        await self._send(self._sync.observe_appended_items(canonical, times, receipt.position))
+        return receipt
+
+    async def update_metadata(self, patch: ThreadMetadataPatch) -> Receipt:
+        """Apply *patch*, in order with the appends.
+
+        Raises:
+            ThreadNotFound: no such thread.
+        """
+        self._require_open()
+        await self._send(self._sync.pending())
+        self._last = await self._store.update_thread_metadata(
+            UpdateThreadMetadataParams(thread_id=self._thread_id, patch=patch)
+        )
+        return self._last
+
+    async def update_memory_mode(self, mode: MemoryMode) -> Receipt:
+        """Say whether the thread may feed the agent's memory."""
+        return await self.update_metadata(ThreadMetadataPatch(memory_mode=mode))
+
+    async def persist(self) -> None:
+        """Create the thread's rollout now, though it has no item yet."""
+        self._require_open()
+        await self._store.persist_thread(PersistThreadParams(thread_id=self._thread_id))
+
+    async def flush(self, timeout_s: float | None = None) -> None:
+        """Return once everything accepted is fsynced in the rollout and committed in the index.
+
+        Raises:
+            Unavailable: it took longer than *timeout_s* (the store's default where None). Nothing is lost.
+            ThreadParked: a task cannot be applied.
+        """
+        self._require_open()
+        await self._send(self._sync.pending())
+        await self._store.flush_thread(FlushThreadParams(thread_id=self._thread_id, timeout_s=timeout_s))
+
+    async def shutdown(self, timeout_s: float | None = None) -> None:
+        """Flush and close. A second call does nothing; a failed one leaves the thread open.
+
+        Raises:
+            Unavailable: the flush timed out.
+            ThreadParked: a task cannot be applied.
+        """
+        if not self._is_open:
+            return
+        await self._send(self._sync.pending())
+        await self._store.shutdown_thread(ShutdownThreadParams(thread_id=self._thread_id, timeout_s=timeout_s))
+        self._is_open = False
+
+    async def discard(self) -> None:
+        """Close without making the thread's start durable; what was accepted before is kept."""
+        await self._store.discard_thread(DiscardThreadParams(thread_id=self._thread_id))
+        self._is_open = False
+
+    async def load_history(self) -> StoredThreadHistory:
+        """Return the thread's items, with everything accepted through this handle."""
+        return await self._store.load_history(LoadThreadHistoryParams(thread_id=self._thread_id))
+
+    async def read_thread(self, *, include_history: bool = False) -> StoredThread:
+        """Return the thread's metadata, with everything accepted through this handle."""
+        return await self._store.read_thread(
+            ReadThreadParams(thread_id=self._thread_id, include_history=include_history)
+        )
+
+    async def rollout_path(self) -> Path | None:
+        """Return the path of the rollout on the workers' host; None where the store keeps no files."""
+        return (await self.read_thread()).rollout_path
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise ThreadNotFound(self._thread_id, "this handle was shut down or discarded; resume the thread")
+
+    async def _send(self, update: ObservedUpdate | None) -> None:
+        if update is None:
+            return
+        await self._store.update_thread_metadata(
+            UpdateThreadMetadataParams(
+                thread_id=self._thread_id, patch=update.patch, observed_from=update.observed_from
+            )
+        )
+        self._sync.mark_applied(update)
+
+
+class LiveThreadInitGuard:
+    """Owns a thread while its session's start can still fail.
+
+    Leaving the block without `commit` discards the thread: no file, no row, no key is left of it.
+
+        async with LiveThreadInitGuard(await LiveThread.create(store, params)) as guard:
+            await start_everything_else()
+            thread = guard.commit()
+    """
+
+    def __init__(self, thread: LiveThread) -> None:
+        self._thread: LiveThread | None = thread
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.discard()
+
+    @property
+    def thread(self) -> LiveThread | None:
+        """The guarded thread; None once committed or discarded."""
+        return self._thread
+
+    def commit(self) -> LiveThread:
+        """Hand the thread over to the session.
+
+        Raises:
+            RuntimeError: it was committed or discarded before.
+        """
+        if self._thread is None:
+            raise RuntimeError("this guard no longer owns a thread")
+        thread, self._thread = self._thread, None
+        return thread
+
+    async def discard(self) -> None:
+        """Discard the thread, if still owned. A failure is logged: the session's own error matters more."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        try:
+            await thread.discard()
+        except Exception:
+            logger.exception(
+                "discarding a thread failed", extra={"action": "discard_thread", "thread_id": thread.thread_id}
+            )

@@ -1,0 +1,80 @@
+"""Which items are persisted; the rest is dropped before anything is stored.
+
+The rules are codex's (``rollout/src/policy.rs``); line types it does not know are kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from livethread.rollout_item import THREAD_METADATA_TYPE, RolloutItem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_RESPONSE_ITEMS: Final = frozenset({
+    "additional_tools",
+    "agent_message",
+    "compaction",
+    "compaction_summary",
+    "context_compaction",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "function_call",
+    "function_call_output",
+    "ghost_snapshot",
+    "image_generation_call",
+    "local_shell_call",
+    "message",
+    "reasoning",
+    "tool_search_call",
+    "tool_search_output",
+    "web_search_call",
+})
+
+_EVENTS: Final = frozenset({
+    "agent_message",
+    "agent_reasoning",
+    "agent_reasoning_raw_content",
+    "context_compacted",
+    "entered_review_mode",
+    "exited_review_mode",
+    "image_generation_end",
+    "mcp_tool_call_end",
+    "patch_apply_end",
+    "sub_agent_activity",
+    "task_complete",
+    "task_started",
+    "thread_goal_updated",
+    "thread_rolled_back",
+    "token_count",
+    "turn_aborted",
+    "turn_complete",
+    "turn_started",
+    "user_message",
+    "web_search_end",
+})
+
+#: Kinds of item whose ``item_completed`` has no equivalent elsewhere in the history.
+_COMPLETED_ITEMS: Final = frozenset({"plan", "sleep"})
+
+
+def is_persisted(item: RolloutItem) -> bool:
+    """Whether *item* belongs into a rollout."""
+    match item.type:
+        case "response_item":
+            return item.kind in _RESPONSE_ITEMS
+        case "event_msg":
+            return item.kind in _EVENTS or (item.kind == "item_completed" and _completes_kept_item(item.payload))
+        case _:
+            return item.type != THREAD_METADATA_TYPE
+
+
+def persisted_items(items: Iterable[RolloutItem]) -> list[RolloutItem]:
+    """Return those of *items* that are persisted, in order."""
+    return [item for item in items if is_persisted(item)]
+
+
+def _completes_kept_item(payload: dict[str, object]) -> bool:
+    completed = payload.get("item")
+    return isinstance(completed, dict) and str(completed.get("type", "")).lower() in _COMPLETED_ITEMS

@@ -1,0 +1,83 @@
+"""The first line of a rollout: ``session_meta``, as codex writes it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from livethread.item_observer import ItemObserver
+from livethread.metadata import StoredThread
+from livethread.model import format_time, parse_time
+from livethread.rollout_item import RolloutItem
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from livethread.types import CreateThreadParams
+
+#: What a thread's first line says once and for all.
+_FIXED: Final = ("session_id", "forked_from_id", "parent_thread_id", "originator")
+
+
+def session_meta(params: CreateThreadParams) -> dict[str, Any]:
+    """Return the payload of a new thread's ``session_meta``."""
+    meta: dict[str, Any] = {
+        "id": params.thread_id,
+        "session_id": params.session_id or params.thread_id,
+        "forked_from_id": params.forked_from_id,
+        "parent_thread_id": params.parent_thread_id,
+        "timestamp": format_time(params.created_at),
+        "cwd": params.cwd or "",
+        "originator": params.originator,
+        "cli_version": params.cli_version or version("livethread"),
+        "source": params.source,
+        "thread_source": params.thread_source,
+        "agent_nickname": params.agent_nickname,
+        "agent_role": params.agent_role,
+        "agent_path": params.agent_path,
+        "model_provider": params.model_provider,
+        "base_instructions": None if params.base_instructions is None else {"text": params.base_instructions},
+        "dynamic_tools": list(params.dynamic_tools) or None,
+        "memory_mode": params.memory_mode and params.memory_mode.value,
+        "multi_agent_version": params.multi_agent_version,
+        "git": params.git and params.git.model_dump(exclude_none=True),
+    }
+    return {key: value for key, value in meta.items() if value is not None}
+
+
+def with_present_values(meta: dict[str, Any], thread: StoredThread) -> dict[str, Any]:
+    """Return *meta* as a complete copy that says what *thread* says now.
+
+    codex takes every field of the last own ``session_meta``, so a copy that changes one field must carry the
+    present value of all the others. ``git`` and ``memory_mode`` are those that it keeps where absent; a
+    cleared git is therefore written as an empty object.
+    """
+    git = thread.git_info.model_dump(exclude_none=True) if thread.git_info else {}
+    present: dict[str, Any] = {
+        "cwd": thread.cwd,
+        "source": thread.source,
+        "model_provider": thread.model_provider,
+        "cli_version": thread.cli_version,
+        "thread_source": thread.thread_source,
+        "agent_nickname": thread.agent_nickname,
+        "agent_role": thread.agent_role,
+        "agent_path": thread.agent_path,
+        "memory_mode": thread.memory_mode and thread.memory_mode.value,
+        "git": git if git or "git" in meta else None,
+    }
+    kept = {key: value for key, value in meta.items() if key not in present}
+    return kept | {key: value for key, value in present.items() if value is not None}
+
+
+def thread_from_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> StoredThread:
+    """Return the thread that the own ``session_meta`` of *thread_id* begins; *at* is the time of its line."""
+    created_at = parse_time(meta.get("timestamp")) or at
+    thread = StoredThread(
+        thread_id=thread_id,
+        created_at=created_at,
+        updated_at=created_at,
+        recency_at=created_at,
+        **{key: meta[key] for key in _FIXED if isinstance(meta.get(key), str)},
+    )
+    own = RolloutItem(type="session_meta", payload=meta | {"id": thread_id})
+    return thread.patched(ItemObserver(thread_id).observe([(own, at)]))

@@ -1,0 +1,168 @@
+"""The boundary between session code and storage.
+
+A thread is addressed by its id alone; nothing else about it is a durable handle. `LocalThreadStore` writes
+files and index in this process, `QueuedThreadStore` hands tasks to workers, `InMemoryThreadStore` serves
+tests; `tests/store_spec` holds all of them to this contract.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from livethread.metadata import StoredThread, StoredThreadHistory
+    from livethread.observers import Observers
+    from livethread.types import (
+        AppendThreadItemsParams,
+        ArchiveThreadParams,
+        CreateThreadParams,
+        DeleteThreadParams,
+        DiscardThreadParams,
+        FlushThreadParams,
+        ItemPage,
+        ListItemsParams,
+        ListThreadsParams,
+        ListTurnsParams,
+        LoadThreadHistoryParams,
+        PersistThreadParams,
+        ReadThreadByRolloutPathParams,
+        ReadThreadParams,
+        Receipt,
+        ResumeThreadParams,
+        SearchThreadsParams,
+        ShutdownThreadParams,
+        ThreadPage,
+        ThreadSearchPage,
+        TurnPage,
+        UpdateThreadMetadataParams,
+    )
+
+
+class ThreadReader(Protocol):
+    """The operations that change nothing. A read sees what this store's own writers had accepted before it."""
+
+    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+        """Return a thread's persisted items, in order.
+
+        Raises:
+            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+        """
+        ...
+
+    async def read_thread(self, params: ReadThreadParams) -> StoredThread:
+        """Return a thread's metadata, and its history where asked for.
+
+        Raises:
+            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+        """
+        ...
+
+    async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
+        """Return the thread whose rollout this is."""
+        ...
+
+    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+        """Return one page of threads."""
+        ...
+
+    async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
+        """Return one page of the threads in which a text occurs."""
+        ...
+
+    async def list_turns(self, params: ListTurnsParams) -> TurnPage:
+        """Return one page of a thread's turns."""
+        ...
+
+    async def list_items(self, params: ListItemsParams) -> ItemPage:
+        """Return one page of a thread's items."""
+        ...
+
+
+@runtime_checkable
+class ThreadStore(ThreadReader, Protocol):
+    """Everything session code asks of storage.
+
+    Operations of one thread take effect in the order in which they are called. Those that store something
+    return a `Receipt` once they are ordered and accepted; `flush_thread` returns once they are durable.
+    """
+
+    @property
+    def observers(self) -> Observers:
+        """Where this store reports what happens to its threads."""
+        ...
+
+    async def create_thread(self, params: CreateThreadParams) -> None:
+        """Open a new thread for appends. Nothing is stored before its first item or `persist_thread`.
+
+        Raises:
+            Conflict: the thread exists.
+        """
+        ...
+
+    async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
+        """Open an existing thread for appends and return what is stored of it.
+
+        Raises:
+            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+        """
+        ...
+
+    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+        """Append canonical items to an open thread: all of them, in order, or none.
+
+        Nothing is inferred from them. The persistence policy is the caller's to apply (`LiveThread` does).
+
+        Raises:
+            ThreadNotFound: the thread is not open in this store.
+            InvalidRequest: an item cannot be stored.
+            ResourceExhausted: an item is too large, or the thread has too many unapplied tasks.
+            Conflict: another position than the expected one was reached.
+            Unavailable: nothing answered in time.
+        """
+        ...
+
+    async def persist_thread(self, params: PersistThreadParams) -> None:
+        """Create the rollout of an open thread that has no item yet; otherwise do nothing.
+
+        Raises:
+            ThreadNotFound: the thread is not open in this store.
+        """
+        ...
+
+    async def flush_thread(self, params: FlushThreadParams) -> None:
+        """Return once everything accepted from this store is fsynced in the rollout and committed in the index.
+
+        Raises:
+            ThreadNotFound: the thread is not open in this store.
+            ThreadParked: one of its tasks cannot be applied.
+            Unavailable: it took longer than the timeout. Nothing is lost; flush again.
+        """
+        ...
+
+    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+        """Flush the thread and close its writer. A failed flush leaves the writer open."""
+        ...
+
+    async def discard_thread(self, params: DiscardThreadParams) -> None:
+        """Close the writer; a thread without an accepted task leaves no file, row or key. Idempotent."""
+        ...
+
+    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+        """Apply a literal patch, in order with the thread's appends. The thread need not be open.
+
+        Raises:
+            ThreadNotFound: no such thread.
+        """
+        ...
+
+    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+        """Archive a thread."""
+        ...
+
+    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+        """Unarchive a thread."""
+        ...
+
+    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+        """Delete a thread."""
+        ...

@@ -1,0 +1,35 @@
+"""Thread ids: the only durable handle of a thread."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def _canonical(value: str) -> str:
+    text = value.lower()
+    if _CANONICAL_UUID.fullmatch(text) is None:
+        raise ValueError(f"a thread id is a UUID such as 019a93b9-f380-7600-98ff-940e6b99603c, not {value[:80]!r}")
+    return text
+
+
+#: A UUID in its canonical lower-case form. Checked wherever one enters, so that no other text can reach
+#: a path, a Redis key or a query.
+ThreadId = Annotated[str, AfterValidator(_canonical)]
+
+
+def new_thread_id() -> ThreadId:
+    """Return a new UUIDv7 (RFC 9562): ids sort by the millisecond in which they were made, as codex's do."""
+    milliseconds = time.time_ns() // 1_000_000
+    random_bits = int.from_bytes(os.urandom(10), "big")
+    value = milliseconds << 80 | random_bits
+    value = value & ~(0xF << 76) | 0x7 << 76  # version
+    value = value & ~(0x3 << 62) | 0x2 << 62  # variant
+    return str(uuid.UUID(int=value))

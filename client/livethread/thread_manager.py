@@ -1,0 +1,76 @@
+"""One entry for the threads of a process, loaded or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from livethread.live_thread import LiveThread
+from livethread.types import CreateThreadParams, Receipt, ResumeThreadParams, UpdateThreadMetadataParams
+
+if TYPE_CHECKING:
+    from livethread.metadata import ThreadMetadataPatch
+    from livethread.store import ThreadStore
+
+
+class ThreadManager:
+    """Keeps the open threads of one process, and routes metadata changes.
+
+    A loaded thread is changed through its `LiveThread`, so that what it still has to report goes first; a
+    cold one straight through the store. Either way the change is one ordered task of the thread.
+    """
+
+    def __init__(self, store: ThreadStore) -> None:
+        self._store = store
+        self._loaded: dict[str, LiveThread] = {}
+
+    async def create_thread(self, params: CreateThreadParams) -> LiveThread:
+        """Open a new thread and keep it loaded."""
+        return self._load(await LiveThread.create(self._store, params))
+
+    async def resume_thread(self, params: ResumeThreadParams) -> LiveThread:
+        """Return the loaded thread, or reopen it and keep it loaded."""
+        return self.get(params.thread_id) or self._load(await LiveThread.resume(self._store, params))
+
+    def get(self, thread_id: str) -> LiveThread | None:
+        """Return the thread if it is loaded."""
+        thread = self._loaded.get(thread_id)
+        if thread is not None and not thread.is_open:
+            del self._loaded[thread_id]
+            return None
+        return thread
+
+    def loaded(self) -> tuple[LiveThread, ...]:
+        """Return the loaded threads."""
+        return tuple(filter(None, map(self.get, tuple(self._loaded))))
+
+    async def update_thread_metadata(self, thread_id: str, patch: ThreadMetadataPatch) -> Receipt:
+        """Apply *patch* to a thread, loaded or not.
+
+        Raises:
+            ThreadNotFound: no such thread.
+        """
+        params = UpdateThreadMetadataParams(thread_id=thread_id, patch=patch)
+        thread = self.get(params.thread_id)
+        if thread is not None:
+            return await thread.update_metadata(patch)
+        return await self._store.update_thread_metadata(params)
+
+    async def shutdown(self) -> None:
+        """Flush and close every loaded thread; all are tried, the first error is raised at the end.
+
+        Raises:
+            ExceptionGroup: some could not be flushed; they stay loaded.
+        """
+        errors: list[Exception] = []
+        for thread in self.loaded():
+            try:
+                await thread.shutdown()
+            except Exception as error:  # noqa: BLE001 - gathered and raised below
+                errors.append(error)
+        self._loaded = {thread.thread_id: thread for thread in self.loaded()}
+        if errors:
+            raise ExceptionGroup("some threads could not be shut down", errors)
+
+    def _load(self, thread: LiveThread) -> LiveThread:
+        self._loaded[thread.thread_id] = thread
+        return thread

@@ -1,0 +1,308 @@
+"""Parameters and results of the store's operations, one frozen model each (codex's ``types.rs``)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from livethread.metadata import (
+    GitInfo,
+    MemoryMode,
+    SessionSource,
+    StoredThread,
+    ThreadMetadataPatch,
+    ThreadSource,
+)
+from livethread.model import Model, UtcTime, utc_now
+from livethread.rollout_item import RolloutItem
+from livethread.thread_id import ThreadId, new_thread_id
+
+PageSize = Annotated[int, Field(ge=1, le=1000)]
+
+#: Where a task stands in its thread's order: opaque, and comparable by `position_key` only.
+Position = Annotated[str, Field(pattern=r"^\d+-\d+$")]
+
+#: Before every task.
+START: Position = "0-0"
+
+
+def position_key(position: Position) -> tuple[int, int]:
+    """Return a key that sorts positions of one thread in their order."""
+    high, _, low = position.partition("-")
+    return int(high), int(low)
+
+
+class CreateThreadParams(Model):
+    """Parameters of a new thread. Nothing is stored until its first item, or `persist_thread`."""
+
+    thread_id: ThreadId = Field(default_factory=new_thread_id)
+    #: Shared by a root thread and its sub-agents; the thread's own id by default.
+    session_id: ThreadId | None = None
+    forked_from_id: ThreadId | None = None
+    parent_thread_id: ThreadId | None = None
+    #: Working directory; None where the thread has no file system.
+    cwd: str | None = None
+    model_provider: str = "openai"
+    #: codex lists ``cli`` and ``vscode`` by default, and never a custom object.
+    source: SessionSource = "cli"
+    thread_source: ThreadSource | None = None
+    originator: str = "livethread"
+    #: Version of the agent that runs the session; livethread's own by default.
+    cli_version: str | None = None
+    base_instructions: str | None = None
+    dynamic_tools: tuple[dict[str, Any], ...] = ()
+    agent_nickname: str | None = None
+    agent_role: str | None = None
+    agent_path: str | None = None
+    memory_mode: MemoryMode | None = None
+    multi_agent_version: str | None = None
+    git: GitInfo | None = None
+    created_at: UtcTime = Field(default_factory=utc_now)
+
+
+class ResumeThreadParams(Model):
+    """Parameters for reopening an existing thread."""
+
+    thread_id: ThreadId
+    include_archived: bool = False
+
+
+class AppendThreadItemsParams(Model):
+    """Parameters for appending items, all or none of them, in order."""
+
+    thread_id: ThreadId
+    items: tuple[RolloutItem, ...]
+    #: Append only if the thread's last accepted task has this position (compare-and-append).
+    expected_position: Position | None = None
+
+
+class PersistThreadParams(Model):
+    """Parameters for creating the rollout of a thread that has no item yet."""
+
+    thread_id: ThreadId
+
+
+class FlushThreadParams(Model):
+    """Parameters for waiting until all that was accepted is durable."""
+
+    thread_id: ThreadId
+    #: Seconds to wait; the store's default where None.
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+
+
+class ShutdownThreadParams(FlushThreadParams):
+    """Parameters for flushing a thread and closing its writer."""
+
+
+class DiscardThreadParams(Model):
+    """Parameters for closing a writer without making its start durable."""
+
+    thread_id: ThreadId
+
+
+class LoadThreadHistoryParams(Model):
+    """Parameters for reading a thread's items."""
+
+    thread_id: ThreadId
+    include_archived: bool = True
+
+
+class ReadThreadParams(Model):
+    """Parameters for reading a thread."""
+
+    thread_id: ThreadId
+    include_archived: bool = True
+    include_history: bool = False
+
+
+class ReadThreadByRolloutPathParams(Model):
+    """Parameters for reading a thread by its rollout, relative to the home or absolute within it."""
+
+    rollout_path: str
+    include_archived: bool = True
+    include_history: bool = False
+
+
+class UpdateThreadMetadataParams(Model):
+    """Parameters for patching a thread's metadata."""
+
+    thread_id: ThreadId
+    patch: ThreadMetadataPatch
+    include_archived: bool = True
+    #: Position of the append from which `LiveThread` observed the patch; None for one somebody asked for.
+    #: An observed patch follows from the items, so it is not written to the rollout again.
+    observed_from: Position | None = None
+
+
+class ArchiveThreadParams(Model):
+    """Parameters for archiving or unarchiving a thread."""
+
+    thread_id: ThreadId
+
+
+class DeleteThreadParams(Model):
+    """Parameters for deleting a thread."""
+
+    thread_id: ThreadId
+
+
+class Receipt(Model):
+    """A task is ordered and accepted: as durable as the mailbox, and certain to be applied."""
+
+    thread_id: ThreadId
+    #: Where the task stands in the thread's order.
+    position: Position
+
+
+class ThreadSortKey(StrEnum):
+    """What a listing is sorted by."""
+
+    CREATED_AT = "created_at"
+    UPDATED_AT = "updated_at"
+    RECENCY_AT = "recency_at"
+
+
+class SortDirection(StrEnum):
+    """Older or newer threads first."""
+
+    ASC = "asc"
+    DESC = "desc"
+
+
+class RelationKind(StrEnum):
+    """How far a relation reaches."""
+
+    DIRECT_CHILDREN = "direct_children"
+    DESCENDANTS = "descendants"
+
+
+class ThreadRelationFilter(Model):
+    """Threads spawned by one thread."""
+
+    kind: RelationKind
+    thread_id: ThreadId
+
+
+class ListThreadsParams(Model):
+    """Parameters for one page of a listing."""
+
+    page_size: PageSize = 50
+    #: `ThreadPage.next_cursor` of the page before.
+    cursor: str | None = None
+    sort_key: ThreadSortKey = ThreadSortKey.CREATED_AT
+    sort_direction: SortDirection = SortDirection.DESC
+    #: Empty: every source.
+    allowed_sources: tuple[SessionSource, ...] = ()
+    #: None or empty: every provider.
+    model_providers: tuple[str, ...] | None = None
+    #: None: every directory; empty: no thread at all.
+    cwd_filters: tuple[str, ...] | None = None
+    archived: bool = False
+    #: Substring of name, title or preview.
+    search_term: str | None = None
+    relation_filter: ThreadRelationFilter | None = None
+    #: Answer from the index alone.
+    use_state_db_only: bool = False
+
+
+class ThreadPage(Model):
+    """One page of a listing."""
+
+    items: tuple[StoredThread, ...]
+    #: None: there is no further page.
+    next_cursor: str | None = None
+
+
+class SearchThreadsParams(Model):
+    """Parameters for a full-text search over threads."""
+
+    search_term: Annotated[str, Field(min_length=1)]
+    page_size: PageSize = 50
+    cursor: str | None = None
+    sort_key: ThreadSortKey = ThreadSortKey.UPDATED_AT
+    sort_direction: SortDirection = SortDirection.DESC
+    allowed_sources: tuple[SessionSource, ...] = ()
+    archived: bool = False
+
+
+class StoredThreadSearchResult(Model):
+    """A thread that a search found, and where."""
+
+    thread: StoredThread
+    snippet: str
+
+
+class ThreadSearchPage(Model):
+    """One page of a search."""
+
+    items: tuple[StoredThreadSearchResult, ...]
+    next_cursor: str | None = None
+
+
+class StoredTurnStatus(StrEnum):
+    """How a turn ended, if it did."""
+
+    COMPLETED = "completed"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+
+
+class StoredTurnItemsView(StrEnum):
+    """How much of each turn's items a listing returns."""
+
+    NOT_LOADED = "not_loaded"
+    SUMMARY = "summary"
+    FULL = "full"
+
+
+class StoredTurn(Model):
+    """One turn of a thread."""
+
+    turn_id: str
+    items: tuple[RolloutItem, ...]
+    items_view: StoredTurnItemsView
+    status: StoredTurnStatus
+    error: str | None = None
+    started_at: UtcTime | None = None
+    completed_at: UtcTime | None = None
+
+
+class ListTurnsParams(Model):
+    """Parameters for one page of a thread's turns."""
+
+    thread_id: ThreadId
+    include_archived: bool = True
+    cursor: str | None = None
+    page_size: PageSize = 50
+    sort_direction: SortDirection = SortDirection.ASC
+    items_view: StoredTurnItemsView = StoredTurnItemsView.SUMMARY
+
+
+class TurnPage(Model):
+    """One page of turns."""
+
+    turns: tuple[StoredTurn, ...]
+    next_cursor: str | None = None
+    backwards_cursor: str | None = None
+
+
+class ListItemsParams(Model):
+    """Parameters for one page of a thread's items."""
+
+    thread_id: ThreadId
+    turn_id: str | None = None
+    include_archived: bool = True
+    cursor: str | None = None
+    page_size: PageSize = 50
+    sort_direction: SortDirection = SortDirection.ASC
+
+
+class ItemPage(Model):
+    """One page of items."""
+
+    items: tuple[RolloutItem, ...]
+    next_cursor: str | None = None
+    backwards_cursor: str | None = None
