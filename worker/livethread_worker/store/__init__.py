@@ -1,0 +1,5 @@
+"""The store of one home: rollout files, and the index made from them."""
+
+from livethread_worker.store.local import LocalThreadStore
+
+__all__ = ["LocalThreadStore"]

@@ -1,0 +1,221 @@
+"""Applies tasks to files and index: any number of threads, each in its order, exactly once.
+
+1. Take each thread's lock. 2. Take in what stands beyond the committed length. 3. Write all lines of a thread
+in one write and force them to the disk. 4. Commit the whole batch in one transaction. A thread that fails is
+taken out of the batch; the others go on. A crash anywhere leaves what the next attempt recognises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from livethread.errors import ThreadStoreError
+from livethread.tasks import CreateThread
+from livethread_worker.store.home import FILE_MODE
+from livethread_worker.store.index import IndexUnavailable
+from livethread_worker.store.locking import LockBusy, file_lock
+from livethread_worker.store.rollout.name_index import append_names
+from livethread_worker.store.rollout.recorder import RolloutRecorder
+from livethread_worker.store.state import ThreadState, complete_from_home, read_on
+from livethread_worker.store.work import ThreadWork
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from livethread.tasks import MailboxEntry
+    from livethread.types import Position
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import Index
+
+logger = logging.getLogger(__name__)
+
+
+class OutcomeKind(StrEnum):
+    """What became of a thread's tasks."""
+
+    #: All are applied.
+    DONE = "done"
+    #: Somebody else writes the thread; none is applied.
+    BUSY = "busy"
+    #: Something failed that may pass (disk full, index locked); none is applied.
+    FAILED = "failed"
+    #: The task after the position can never be applied.
+    POISONED = "poisoned"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one thread's tasks, and how far they are durable."""
+
+    kind: OutcomeKind
+    #: Up to here they are applied: fsynced and committed. None where none is.
+    position: Position | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A thread of the batch, locked and read up to its end."""
+
+    work: ThreadWork
+    recorder: RolloutRecorder
+    #: Length of the rollout before the batch wrote to it.
+    start: int
+
+
+def apply_batch(
+    home: Home, index: Index, batch: Mapping[str, Sequence[MailboxEntry]], *, sync: bool, lock_wait_s: float = 0.0
+) -> dict[str, Outcome]:
+    """Apply each thread's entries, in order, and return what became of them.
+
+    An outcome's position is durable: its tasks are in the rollout (fdatasynced where *sync*) and in the index.
+    Entries that are applied already change nothing.
+    """
+    outcomes: dict[str, Outcome] = {}
+    opened: dict[str, _Opened] = {}
+    with ExitStack() as stack:
+        try:
+            states = index.load_states({id_: {e.writer for e in entries} for id_, entries in batch.items()})
+        except IndexUnavailable as error:
+            return dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=str(error)))
+        for thread_id, entries in batch.items():
+            try:
+                thread = _open(stack, home, thread_id, entries, states.get(thread_id), lock_wait_s)
+                thread.work.take(entries)
+                _write(thread, sync=sync)
+                append_names(home, ((thread_id, name, at) for name, at in thread.work.names))
+            except LockBusy as error:
+                outcomes[thread_id] = Outcome(OutcomeKind.BUSY, reason=f"{error} is held by another writer")
+            except OSError as error:
+                outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
+            except ThreadStoreError as error:
+                outcomes[thread_id] = Outcome(OutcomeKind.POISONED, reason=f"{type(error).__name__}: {error}")
+            else:
+                opened[thread_id] = thread
+        return outcomes | _commit(index, opened)
+
+
+def _commit(index: Index, opened: Mapping[str, _Opened]) -> dict[str, Outcome]:
+    for thread in opened.values():
+        thread.work.state.rollout_bytes = thread.recorder.size
+    try:
+        index.commit((thread.work.state, thread.work.loaded) for thread in opened.values())
+    except IndexUnavailable as error:
+        for thread_id, thread in opened.items():
+            _take_back(thread_id, thread)
+        return dict.fromkeys(opened, Outcome(OutcomeKind.FAILED, reason=str(error)))
+    return {thread_id: _outcome(thread.work) for thread_id, thread in opened.items()}
+
+
+def _take_back(thread_id: str, thread: _Opened) -> None:
+    """Cut off what was written but could not be committed. Should that fail, the next attempt finds it."""
+    thread.recorder.size = thread.start
+    try:
+        thread.recorder.cut()
+    except OSError:
+        logger.exception("cutting back failed", extra={"action": "apply", "thread_id": thread_id})
+
+
+def _outcome(work: ThreadWork) -> Outcome:
+    if work.poison is None:
+        return Outcome(OutcomeKind.DONE, work.position)
+    return Outcome(OutcomeKind.POISONED, work.position, work.poison)
+
+
+def _write(thread: _Opened, *, sync: bool) -> None:
+    if thread.work.lines:
+        thread.recorder.append(b"".join(thread.work.lines))
+        if sync:
+            thread.recorder.sync()
+
+
+def _open(  # noqa: PLR0917 - internal, and each is needed
+    stack: ExitStack,
+    home: Home,
+    thread_id: str,
+    entries: Sequence[MailboxEntry],
+    state: ThreadState | None,
+    lock_wait_s: float,
+) -> _Opened:
+    stack.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=lock_wait_s))
+    loaded = state.thread if state else None
+    path = _find(home, thread_id, entries, state)
+    state = state or ThreadState(thread_id)
+    state.path = home.relative(path)
+    recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
+    if recorder.size < state.rollout_bytes:
+        logger.error(
+            "rollout is shorter than what was committed; somebody cut it",
+            extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
+        )
+        state.rollout_bytes = recorder.size
+    elif recorder.size > state.rollout_bytes:
+        _take_in_tail(home, state, recorder)
+    work = ThreadWork(state, loaded, recorder.size, lambda: _read_meta(recorder.file, state))
+    return _Opened(work, recorder, recorder.size)
+
+
+def _creates(entries: Sequence[MailboxEntry]) -> bool:
+    return isinstance(entries[0].task.header, CreateThread)
+
+
+def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path:
+    """Return the path of the thread's rollout; where it does not exist yet, the one it will have.
+
+    Raises:
+        ThreadNotFound: there is none, and the first task does not create it.
+    """
+    if state is not None:
+        path = home.resolve(state.path)
+        if path.exists():
+            return path
+    header = entries[0].task.header
+    if state is None and isinstance(header, CreateThread):
+        return home.new_rollout(thread_id, header.at)
+    return home.require_rollout(thread_id)
+
+
+def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> None:
+    """Take in what stands beyond the committed length: a crash's, or a foreign writer's lines."""
+    begin = state.rollout_bytes
+    torn = read_on(state, recorder.file)
+    if begin == 0:
+        complete_from_home(home, state)
+    if torn is not None:
+        _quarantine(home, state.thread_id, recorder.file, torn.offset, torn.size)
+        recorder.size = torn.offset
+        recorder.cut()
+    elif os.pread(recorder.file.fileno(), 1, recorder.size - 1) != b"\n":
+        recorder.append(b"\n")  # a whole line without its end: ours would be glued onto it
+    state.rollout_bytes = recorder.size
+    logger.info(
+        "took in lines beyond the committed length",
+        extra={"action": "apply", "thread_id": state.thread_id, "bytes": recorder.size - begin, "torn": bool(torn)},
+    )
+
+
+def _quarantine(home: Home, thread_id: str, file: BinaryIO, offset: int, size: int) -> None:
+    """Keep the bytes of a torn line: nothing is thrown away, not even what nobody can read."""
+    path = home.quarantine / f"{thread_id}-{offset}-{time.time_ns()}.torn"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), "wb") as kept:  # noqa: PTH123
+        kept.write(os.pread(file.fileno(), size, offset))
+        kept.flush()
+        os.fsync(kept.fileno())
+
+
+def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
+    """Return the payload of the last own ``session_meta`` line."""
+    line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
+    payload: Any = None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        payload = json.loads(line)["payload"]
+    return payload if isinstance(payload, dict) else {"id": state.thread_id}

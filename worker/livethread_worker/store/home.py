@@ -1,0 +1,115 @@
+"""Where a home keeps its files.
+
+The layout beside our own folder is codex's. No path is ever built from unchecked text: thread ids are
+canonical UUIDs, and what the index calls a rollout must lie within the home.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread_config.settings import OWN_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: Permissions of every directory and file we create: the owner's alone.
+DIRECTORY_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+
+_ROLLOUT_NAME: Final = re.compile(r"rollout-(?P<time>.{19})-(?P<id>[0-9a-f-]{36})\.jsonl")
+
+
+class Home:
+    """The directory of one store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sessions = root / "sessions"
+        self.archived_sessions = root / "archived_sessions"
+        self.session_index = root / "session_index.jsonl"
+        self.locks = root / "thread-writer-locks"
+        self.own = root / OWN_FOLDER
+        self.index = self.own / "index.sqlite"
+        self.quarantine = self.own / "quarantine"
+
+    def create(self) -> None:
+        """Create the folders, with mode 0700; existing ones keep theirs."""
+        for folder in (self.root, self.sessions, self.locks, self.own, self.own / "run", self.quarantine):
+            make_directory(folder)
+
+    def new_rollout(self, thread_id: str, created_at: datetime) -> Path:
+        """Return the path of a new thread's rollout; its folder and name say the time in UTC."""
+        at = created_at.astimezone(UTC)
+        return self.sessions / at.strftime("%Y/%m/%d") / f"rollout-{at:%Y-%m-%dT%H-%M-%S}-{thread_id}.jsonl"
+
+    def relative(self, path: Path) -> str:
+        """Return *path* as the index holds it."""
+        return path.relative_to(self.root).as_posix()
+
+    def resolve(self, relative: str) -> Path:
+        """Return the path that the index calls *relative*.
+
+        Raises:
+            InvalidRequest: it leads out of the home.
+        """
+        path = self.root / relative
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise InvalidRequest(f"{relative!r} leads out of {self.root}")
+        return path
+
+    def find_rollout(self, thread_id: str) -> Path | None:
+        """Return the rollout of *thread_id*, active ones first; None where there is none.
+
+        The folder that the id's own time names is tried first; an id without one costs a look into every
+        dated folder.
+        """
+        name = f"rollout-*-{thread_id}.jsonl"
+        for day in _days_of(thread_id):
+            for path in (self.sessions / day).glob(name):
+                return path
+        candidates = (*self.sessions.glob(f"*/*/*/{name}"), *self.archived_sessions.glob(name))
+        return candidates[0] if candidates else None
+
+    def require_rollout(self, thread_id: str) -> Path:
+        """Return the rollout of *thread_id*.
+
+        Raises:
+            ThreadNotFound: there is none.
+        """
+        path = self.find_rollout(thread_id)
+        if path is None:
+            raise ThreadNotFound(thread_id, f"{self.root} holds no rollout of it")
+        return path
+
+    def rollouts(self) -> Iterator[tuple[str, Path]]:
+        """Yield the id and the path of every rollout, active ones first."""
+        for path in (*self.sessions.glob("*/*/*/rollout-*.jsonl"), *self.archived_sessions.glob("rollout-*.jsonl")):
+            match = _ROLLOUT_NAME.fullmatch(path.name)
+            if match:
+                yield match["id"], path
+
+    def is_archived(self, path: Path) -> bool:
+        """Whether *path* lies among the archived rollouts."""
+        return path.parent == self.archived_sessions
+
+
+def make_directory(path: Path) -> None:
+    """Create *path* and its missing parents, each with mode 0700 whatever the umask is."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(DIRECTORY_MODE, exist_ok=True)
+
+
+def _days_of(thread_id: str) -> Iterator[str]:
+    """Yield the dated folders in which a UUIDv7's rollout lies, whatever the writer's time zone was."""
+    if thread_id[14] != "7":
+        return
+    made_at = datetime.fromtimestamp(int(thread_id[:8] + thread_id[9:13], 16) / 1000, UTC)
+    for days in (0, -1, 1):
+        yield (made_at + timedelta(days=days)).strftime("%Y/%m/%d")

@@ -1,0 +1,80 @@
+"""The index's schema, as numbered migrations; each is recorded in the transaction that applies it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlite_utils import Migrations
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+migrations = Migrations("livethread")
+
+
+@migrations()
+def m001_threads(db: Database) -> None:
+    """Threads as people read them, rollouts as the writer needs them, and each writer's counter."""
+    db.table("threads").create(
+        {
+            # Full-text tables point at a stable integer.
+            "id": int,
+            "thread_id": str,
+            "session_id": str,
+            "forked_from_id": str,
+            "parent_thread_id": str,
+            "name": str,
+            "title": str,
+            "preview": str,
+            "first_user_message": str,
+            "model_provider": str,
+            "model": str,
+            "reasoning_effort": str,
+            "created_at": str,
+            "updated_at": str,
+            "recency_at": str,
+            "archived_at": str,
+            "cwd": str,
+            "cli_version": str,
+            "originator": str,
+            "source": str,
+            "thread_source": str,
+            "agent_nickname": str,
+            "agent_role": str,
+            "agent_path": str,
+            "git_sha": str,
+            "git_branch": str,
+            "git_origin_url": str,
+            "approval_mode": str,
+            "permission_profile": str,
+            "token_usage": str,
+            "memory_mode": str,
+            "history_mode": str,
+        },
+        pk="id",
+        not_null={"thread_id", "preview", "created_at", "updated_at", "recency_at", "source"},
+    )
+    db.table("threads").create_index(["thread_id"], unique=True)
+    for key in ("created_at", "updated_at", "recency_at"):
+        db.table("threads").create_index([key, "thread_id"])
+    db.table("threads").create_index(["parent_thread_id"])
+    # Counters change with every append; kept apart, they fire no trigger and move no text.
+    db.table("rollouts").create(
+        {
+            "thread_id": str,
+            "path": str,
+            "rollout_bytes": int,
+            "next_ordinal": int,
+            "meta_offset": int,
+            "meta_bytes": int,
+            "applied": str,
+            "observed": str,
+        },
+        pk="thread_id",
+        not_null={"path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "observed"},
+    )
+    db.table("writers").create(
+        {"thread_id": str, "writer": str, "n": int, "lines": int},
+        pk=("thread_id", "writer"),
+        not_null={"n", "lines"},
+    )

@@ -1,0 +1,327 @@
+"""`LocalThreadStore`: files and index in this process; no Redis, no workers.
+
+Every change is the same task that a worker applies, and is durable when the operation returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from livethread.errors import (
+    Conflict,
+    Internal,
+    InvalidRequest,
+    ThreadNotFound,
+    Unavailable,
+    Unsupported,
+)
+from livethread.model import parse_time, utc_now
+from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
+from livethread.rollout_item import encode_line
+from livethread.session_meta import session_meta
+from livethread.tasks import AppendItems, CreateThread, MailboxEntry, OrderedTask, UpdateThreadMetadata
+from livethread.types import START, ReadThreadParams, Receipt, position_key
+from livethread_config import Settings
+from livethread_worker.store import read
+from livethread_worker.store.apply import OutcomeKind, apply_batch
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index, IndexUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from livethread.metadata import StoredThread, StoredThreadHistory
+    from livethread.types import (
+        AppendThreadItemsParams,
+        ArchiveThreadParams,
+        CreateThreadParams,
+        DeleteThreadParams,
+        DiscardThreadParams,
+        FlushThreadParams,
+        ItemPage,
+        ListItemsParams,
+        ListThreadsParams,
+        ListTurnsParams,
+        LoadThreadHistoryParams,
+        PersistThreadParams,
+        Position,
+        ReadThreadByRolloutPathParams,
+        ResumeThreadParams,
+        SearchThreadsParams,
+        ShutdownThreadParams,
+        ThreadPage,
+        ThreadSearchPage,
+        TurnPage,
+        UpdateThreadMetadataParams,
+    )
+
+T = TypeVar("T")
+
+#: How long another writer of the thread, such as codex, may hold its lock before an operation gives up.
+LOCK_WAIT = 5.0  # seconds
+
+
+@dataclass(slots=True)
+class _OpenThread:
+    """A thread that is open in this store."""
+
+    thread_id: str
+    writer: str
+    #: Counter of the writer's last task.
+    n: int = 0
+    handles: int = 1
+    #: The task that creates it, until it is applied: creation is lazy.
+    creation: OrderedTask | None = None
+    position: Position = START
+
+
+class LocalThreadStore:
+    """A thread store over one home. Operations run one at a time, in the order in which they are called."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._home = Home(self._settings.home)
+        self._index: Index | None = None
+        self._observers = Observers()
+        self._open: dict[str, _OpenThread] = {}
+        # One thread of its own: files and SQLite block, and its queue is the order of the operations.
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-local")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the index; what was appended is durable already."""
+        await self._run(self._close_index)
+        self._executor.shutdown(wait=False)
+
+    @property
+    def observers(self) -> Observers:
+        """Where this store reports what happens to its threads."""
+        return self._observers
+
+    # -- opening and closing -------------------------------------------------------------------------------
+
+    async def create_thread(self, params: CreateThreadParams) -> None:
+        """Open a new thread; no file and no row before its first task."""
+        is_given = "thread_id" in params.model_fields_set
+        if params.thread_id in self._open or (is_given and await self._exists(params.thread_id)):
+            raise Conflict(f"thread {params.thread_id} exists; resume it instead")
+        opened = self._open_thread(params.thread_id)
+        opened.creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params)))
+
+    async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
+        """Open an existing thread."""
+        thread = await self.read_thread(
+            ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
+        )
+        self._open_thread(params.thread_id)
+        return thread
+
+    async def persist_thread(self, params: PersistThreadParams) -> None:
+        """Create the rollout of a thread that has no item yet."""
+        opened = self._opened(params.thread_id)
+        if opened.creation is not None:
+            await self._apply(opened, None)
+
+    async def flush_thread(self, params: FlushThreadParams) -> None:
+        """Return once the operations under way are done: each is durable by itself."""
+        self._opened(params.thread_id)
+        await self._run(lambda: None)
+
+    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+        """Close the writer."""
+        await self.flush_thread(params)
+        self._close_thread(self._opened(params.thread_id))
+
+    async def discard_thread(self, params: DiscardThreadParams) -> None:
+        """Close the writer; a thread without an item leaves nothing."""
+        if opened := self._open.get(params.thread_id):
+            self._close_thread(opened)
+
+    # -- changes -------------------------------------------------------------------------------------------
+
+    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+        """Append the items: durable on return."""
+        opened = self._opened(params.thread_id)
+        now = utc_now()
+        limit = self._settings.max_item_bytes
+        lines = tuple(encode_line(item, parse_time(item.timestamp) or now, max_bytes=limit) for item in params.items)
+        if not lines:
+            raise InvalidRequest("an append needs at least one item")
+        task = OrderedTask(AppendItems(at=now), lines)
+        position = await self._apply(opened, task, params.expected_position)
+        self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), task.size))
+        self._observers.emit(TasksApplied(params.thread_id, position))
+        return Receipt(thread_id=params.thread_id, position=position)
+
+    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+        """Apply the patch: durable on return."""
+        opened = self._open.get(params.thread_id)
+        if opened is None:
+            await self.read_thread(
+                ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
+            )
+            opened = _OpenThread(params.thread_id, _new_writer())
+        header = UpdateThreadMetadata(at=utc_now(), patch=params.patch, observed_from=params.observed_from)
+        position = await self._apply(opened, OrderedTask(header))
+        self._observers.emit(MetadataUpdated(params.thread_id, position, tuple(params.patch.changes())))
+        self._observers.emit(TasksApplied(params.thread_id, position))
+        return Receipt(thread_id=params.thread_id, position=position)
+
+    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+        """Not supported yet."""
+        raise Unsupported("archive_thread")
+
+    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+        """Not supported yet."""
+        raise Unsupported("unarchive_thread")
+
+    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+        """Not supported yet."""
+        raise Unsupported("delete_thread")
+
+    # -- reads ---------------------------------------------------------------------------------------------
+
+    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+        """Return the items that stand in the rollout."""
+        return await self._run(lambda: read.load_history(self._home, self._opened_index(), params))
+
+    async def read_thread(self, params: ReadThreadParams) -> StoredThread:
+        """Return what index and rollout say of the thread."""
+        return await self._run(lambda: read.read_thread(self._home, self._opened_index(), params))
+
+    async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
+        """Not supported yet."""
+        raise Unsupported("read_thread_by_rollout_path")
+
+    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+        """Return one page of the index."""
+        return await self._run(lambda: read.list_threads(self._opened_index(), params))
+
+    async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
+        """Not supported yet."""
+        raise Unsupported("search_threads")
+
+    async def list_turns(self, params: ListTurnsParams) -> TurnPage:
+        """Not supported yet."""
+        raise Unsupported("list_turns")
+
+    async def list_items(self, params: ListItemsParams) -> ItemPage:
+        """Not supported yet."""
+        raise Unsupported("list_items")
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    async def _run(self, operation: Callable[[], T]) -> T:
+        """Run *operation* on the store's own thread, after all that was called before."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, _translated(operation))
+
+    def _opened_index(self) -> Index:
+        if self._index is not None and not self._index.is_current():
+            self._close_index()
+        if self._index is None:
+            self._home.create()
+            self._index = Index(self._home)
+        return self._index
+
+    def _close_index(self) -> None:
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    async def _apply(
+        self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None = None
+    ) -> Position:
+        return await self._run(lambda: self._apply_now(opened, task, expected))
+
+    def _apply_now(self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None) -> Position:
+        """Apply *task*, behind the thread's creation where that is due, as a batch of one thread."""
+        index = self._opened_index()
+        applied = _applied_position(index, opened.thread_id)
+        if expected is not None and expected != applied:
+            raise Conflict(f"the thread's last position is {applied}, not {expected}")
+        entries: list[MailboxEntry] = []
+        for pending in filter(None, (opened.creation, task)):
+            applied = _next_position(applied)
+            entries.append(MailboxEntry(applied, opened.writer, opened.n + 1 + len(entries), pending))
+        outcome = apply_batch(
+            self._home,
+            index,
+            {opened.thread_id: entries},
+            sync=self._settings.sync == "fdatasync",
+            lock_wait_s=LOCK_WAIT,
+        )[opened.thread_id]
+        if outcome.kind is OutcomeKind.DONE:
+            opened.n += len(entries)
+            opened.creation = None
+            return applied
+        # A counter that may have left a trace is never used for another task.
+        opened.writer, opened.n = _new_writer(), 0
+        match outcome.kind:
+            case OutcomeKind.BUSY | OutcomeKind.FAILED:
+                raise Unavailable(f"nothing was stored: {outcome.reason}; try again")
+            case OutcomeKind.POISONED:
+                raise Internal(outcome.reason)
+
+    async def _exists(self, thread_id: str) -> bool:
+        try:
+            await self.read_thread(ReadThreadParams(thread_id=thread_id))
+        except ThreadNotFound:
+            return False
+        return True
+
+    def _opened(self, thread_id: str) -> _OpenThread:
+        opened = self._open.get(thread_id)
+        if opened is None:
+            raise ThreadNotFound(thread_id, "it is not open in this store; create or resume it first")
+        return opened
+
+    def _open_thread(self, thread_id: str) -> _OpenThread:
+        opened = self._open.get(thread_id)
+        if opened is not None:
+            opened.handles += 1
+            return opened
+        opened = self._open[thread_id] = _OpenThread(thread_id, _new_writer())
+        return opened
+
+    def _close_thread(self, opened: _OpenThread) -> None:
+        opened.handles -= 1
+        if not opened.handles:
+            self._open.pop(opened.thread_id, None)
+
+
+def _new_writer() -> str:
+    return uuid.uuid4().hex[:16]
+
+
+def _applied_position(index: Index, thread_id: str) -> Position:
+    state = index.load_states({thread_id: set()}).get(thread_id)
+    return state.applied if state else START
+
+
+def _next_position(position: Position) -> Position:
+    """Return a position after *position*, of the form that Redis gives: milliseconds, and a number within."""
+    milliseconds = int(utc_now().timestamp() * 1000)
+    high, low = position_key(position)
+    return f"{milliseconds}-0" if milliseconds > high else f"{high}-{low + 1}"
+
+
+def _translated(operation: Callable[[], T]) -> Callable[[], T]:
+    def run() -> T:
+        try:
+            return operation()
+        except IndexUnavailable as error:
+            raise Unavailable(f"{error}; try again, or delete it: it is rebuilt from the rollouts") from error
+
+    return run

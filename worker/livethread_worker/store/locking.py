@@ -1,0 +1,62 @@
+"""Locks of a home: BSD ``flock``, as codex takes them, freed by the kernel with the process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from livethread_worker.store.home import FILE_MODE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: How often a busy lock is tried again by who may wait for it.
+_RETRY_INTERVAL: Final = 0.01  # seconds
+
+
+class LockBusy(Exception):
+    """Somebody else holds the lock."""
+
+
+@contextmanager
+def file_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold ``flock(LOCK_EX)`` on *path*, for up to *wait_s* seconds of waiting.
+
+    codex >= 0.160 holds the same lock on ``thread-writer-locks/<id>.lock`` while it writes a thread; POSIX
+    ``lockf`` would not exclude it.
+
+    Raises:
+        LockBusy: somebody else holds it.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            if time.monotonic() >= deadline:
+                raise LockBusy(path.name) from None
+            time.sleep(_RETRY_INTERVAL)
+            continue
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if _is_current(path, descriptor):
+            break
+        os.close(descriptor)  # somebody deleted the file between our open and our lock: that lock excludes nobody
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_current(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

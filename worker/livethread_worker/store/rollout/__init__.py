@@ -1,0 +1,1 @@
+"""Rollout files: reading them tolerantly, and the one way of writing them."""

@@ -1,0 +1,61 @@
+"""``session_index.jsonl``: codex's append-only index of thread names. The last line of an id wins."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from livethread.model import format_time
+from livethread.rollout_item import encode_json
+from livethread_worker.store.home import FILE_MODE
+from livethread_worker.store.locking import file_lock
+from livethread_worker.store.rollout.scan import scan_records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from livethread_worker.store.home import Home
+
+#: How long codex may hold the index's lock before we give up and try again later.
+_LOCK_WAIT: Final = 2.0  # seconds
+
+
+def append_names(home: Home, names: Iterable[tuple[str, str | None, datetime]]) -> None:
+    """Append each thread's new name and its time; an empty name says that it has none any more.
+
+    Appending the same name again changes nothing, so a repeated task is harmless.
+
+    Raises:
+        LockBusy: somebody else holds the index for long.
+        OSError: it cannot be written.
+    """
+    lines = b"".join(
+        encode_json({"id": thread_id, "thread_name": name or "", "updated_at": format_time(at)}) + b"\n"
+        for thread_id, name, at in names
+    )
+    if not lines:
+        return
+    lock = home.session_index.with_name(home.session_index.name + ".lock")
+    with file_lock(lock, wait_s=_LOCK_WAIT):
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        with open(os.open(home.session_index, flags, FILE_MODE), "r+b", buffering=0) as file:  # noqa: PTH123
+            size = os.fstat(file.fileno()).st_size
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+                lines = b"\n" + lines  # end a torn line, so that ours is not glued onto it
+            file.write(lines)
+            os.fsync(file.fileno())
+
+
+def read_names(home: Home) -> dict[str, str | None]:
+    """Return the present name of every thread that ever had one."""
+    names: dict[str, str | None] = {}
+    try:
+        with home.session_index.open("rb") as file:
+            for record in scan_records(file):
+                value: dict[str, Any] = record.value or {}
+                if isinstance(value.get("id"), str) and isinstance(value.get("thread_name"), str):
+                    names[value["id"]] = value["thread_name"] or None
+    except FileNotFoundError:
+        pass
+    return names

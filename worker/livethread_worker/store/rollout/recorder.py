@@ -1,0 +1,85 @@
+"""`RolloutRecorder`: the one writer of rollout files, of already canonical lines only."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from livethread_worker.store.home import FILE_MODE, make_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+#: macOS has no fdatasync.
+_datasync: Final = getattr(os, "fdatasync", os.fsync)
+
+
+class RolloutRecorder:
+    """An open rollout, whose thread's lock the caller holds.
+
+    Writes go to the committed length, all lines of a batch in one call, so that a crash leaves a prefix.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, *, is_new: bool) -> None:
+        self.path = path
+        self.file = file
+        self._is_new = is_new
+        #: Length of the file, in bytes, as far as it is good.
+        self.size = os.fstat(file.fileno()).st_size
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, *, create: bool = False) -> Iterator[RolloutRecorder]:
+        """Open *path* for appending.
+
+        Raises:
+            FileNotFoundError: there is no such rollout, and it is not to be created.
+        """
+        if create:
+            make_directory(path.parent)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        with open(os.open(path, flags, FILE_MODE), "r+b", buffering=0) as file:  # noqa: PTH123 - a descriptor
+            yield cls(path, file, is_new=create)
+
+    def append(self, lines: bytes) -> None:
+        """Write *lines* behind the last good one; on an error the file is cut back to what it was.
+
+        Raises:
+            OSError: the disk is full, or the like; nothing of *lines* counts as written.
+        """
+        start = self.size
+        view = memoryview(lines)
+        try:
+            while view:
+                written = os.pwrite(self.file.fileno(), view, self.size)
+                view = view[written:]
+                self.size += written
+        except OSError:
+            self.size = start
+            with suppress(OSError):
+                self.cut()
+            raise
+
+    def cut(self) -> None:
+        """Cut the file to the good length."""
+        os.ftruncate(self.file.fileno(), self.size)
+
+    def sync(self) -> None:
+        """Force what was written to the disk, and a new file's name with it."""
+        _datasync(self.file.fileno())
+        if self._is_new:
+            _sync_directories(self.path.parent)
+            self._is_new = False
+
+
+def _sync_directories(folder: Path) -> None:
+    """Force the names of *folder* and of its dated parents to the disk."""
+    for path in (folder, *folder.parents[:3]):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,46 @@
+"""Reads rollout lines; a bad one is skipped, as codex does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from livethread.rollout_item import decode_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+_READ_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of a rollout."""
+
+    #: Where the line begins, and its length with its end.
+    offset: int
+    size: int
+    #: The JSON object it holds; None for a line that holds none.
+    value: dict[str, Any] | None
+    #: Whether the line has its end; only the last one may lack it.
+    is_complete: bool = True
+
+
+def scan_records(file: BinaryIO, start: int = 0) -> Iterator[Record]:
+    """Yield the lines of *file* from offset *start*, good and bad."""
+    file.seek(start)
+    offset, rest = start, b""
+    while chunk := file.read(_READ_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield Record(offset, len(line) + 1, decode_line(line))
+            offset += len(line) + 1
+    if rest:
+        yield Record(offset, len(rest), decode_line(rest), is_complete=False)
+
+
+def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:
+    """Return writer and counter of the task that wrote a line; None for a line that is not ours."""
+    writer, _, n = str(value.get("seq", "")).rpartition(":")
+    return (writer, int(n)) if writer and n.isdecimal() and isinstance(value.get("ordinal"), int) else None

@@ -1,0 +1,178 @@
+"""One thread's part of a batch: which lines its tasks come to, and what becomes of its state.
+
+Nothing is written here. A task that is applied already, in whole or in part, is recognised by its writer's
+counter; a task that can never be applied stops its thread, and what stands before it is applied.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError
+from livethread.metadata import ThreadMetadataPatch
+from livethread.model import format_time
+from livethread.rollout_item import THREAD_METADATA_TYPE, decode_line, encode_json
+from livethread.session_meta import thread_from_meta, with_present_values
+from livethread.tasks import AppendItems, CreateThread, UpdateThreadMetadata
+from livethread_worker.store.observed import resolve
+from livethread_worker.store.state import ThreadState, WriterMark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from livethread.metadata import StoredThread
+    from livethread.tasks import MailboxEntry
+    from livethread.types import Position
+
+logger = logging.getLogger(__name__)
+
+#: Fields of an explicit patch that go where codex looks for them; all others go into a line of our own.
+_IN_SESSION_META: Final = frozenset({"git_info", "memory_mode"})
+_IN_NAME_INDEX: Final = frozenset({"name"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line to write, not yet numbered."""
+
+    body: bytes
+    #: Whether it is the thread's own ``session_meta``.
+    is_meta: bool = False
+
+
+@dataclass(slots=True)
+class ThreadWork:
+    """What a batch does to one thread."""
+
+    state: ThreadState
+    #: The thread as the index has it; None where it has none.
+    loaded: StoredThread | None
+    #: Length of the rollout, with the lines planned so far.
+    size: int
+    #: Reads the payload of the last own ``session_meta`` line from the rollout.
+    read_meta: Callable[[], dict[str, Any]]
+    #: Numbered lines to write, each with its end.
+    lines: list[bytes] = field(default_factory=list)
+    #: New names for the name index, with the time of the change.
+    names: list[tuple[str | None, datetime]] = field(default_factory=list)
+    #: Position up to which the batch applies the thread's tasks.
+    position: Position | None = None
+    #: Why the task after *position* can never be applied.
+    poison: str | None = None
+    #: Payload of the last own ``session_meta``, where this batch writes it.
+    _meta: dict[str, Any] | None = None
+
+    def take(self, entries: Sequence[MailboxEntry]) -> None:
+        """Plan *entries*, in order, up to the first that can never be applied."""
+        for entry in entries:
+            try:
+                self._take_entry(entry)
+            except ThreadStoreError as error:
+                self.poison = f"{type(error).__name__}: {error}"
+                return
+            self.position = self.state.applied = entry.position
+
+    def _take_entry(self, entry: MailboxEntry) -> None:
+        mark = self.state.mark(entry.writer)
+        if entry.n < mark.n:
+            return
+        # Of a task that a crash left half written, the lines that stand are not written again.
+        done = mark.lines if entry.n == mark.n else 0
+        match entry.task.header:
+            case CreateThread() as header:
+                lines = self._create(header)
+            case AppendItems():
+                lines = self._append(entry.task.lines)
+            case UpdateThreadMetadata() as header:
+                if entry.n == mark.n and done >= _line_count(header):
+                    return
+                lines = self._update(header, entry.position)
+        for line in lines[done:]:
+            self._write(line, f"{entry.writer}:{entry.n}")
+        self.state.writers[entry.writer] = WriterMark(entry.n, max(done, len(lines)))
+
+    def _create(self, header: CreateThread) -> list[_Line]:
+        meta = header.session_meta
+        if meta.get("id") != self.state.thread_id:
+            raise InvalidRequest("the session_meta of a create_thread names another thread")
+        if self.state.thread is not None:
+            logger.info("thread exists", extra={"action": "create_thread", "thread_id": self.state.thread_id})
+            return []
+        self.state.thread = thread_from_meta(self.state.thread_id, meta, header.at)
+        self._meta = meta
+        return [_Line(_encode("session_meta", meta, header.at), is_meta=True)]
+
+    def _append(self, lines: tuple[bytes, ...]) -> list[_Line]:
+        self._require_thread()
+        if not lines:
+            raise InvalidRequest("an append_items has no lines")
+        for line in lines:
+            _require_item(line)
+        return [_Line(line) for line in lines]
+
+    def _update(self, header: UpdateThreadMetadata, position: Position) -> list[_Line]:
+        self._require_thread()
+        resolve(self.state, header.patch, header.observed_from, position)
+        if header.observed_from is not None:
+            return []
+        if "name" in header.patch.model_fields_set:
+            self.names.append((header.patch.name, header.at))
+        lines = []
+        if header.patch.model_fields_set & _IN_SESSION_META:
+            self._meta = with_present_values(self._meta or self.read_meta(), self._require_thread())
+            lines.append(_Line(_encode("session_meta", self._meta, header.at), is_meta=True))
+        if rest := _in_own_line(header.patch):
+            lines.append(_Line(_encode(THREAD_METADATA_TYPE, rest.to_wire(), header.at)))
+        return lines
+
+    def _require_thread(self) -> StoredThread:
+        if self.state.thread is None:
+            raise ThreadNotFound(self.state.thread_id, "its rollout is gone, or was never created")
+        return self.state.thread
+
+    def _write(self, line: _Line, seq: str) -> None:
+        numbered = number_line(line.body, self.state.next_ordinal, seq)
+        if line.is_meta:
+            self.state.meta_offset, self.state.meta_bytes = self.size, len(numbered)
+        self.lines.append(numbered)
+        self.state.next_ordinal += 1
+        self.size += len(numbered)
+
+
+def number_line(line: bytes, ordinal: int, seq: str) -> bytes:
+    """Return *line* with what the store adds behind its timestamp, and its end.
+
+    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task.
+    codex ignores both: it skips keys it does not know, and an integer ordinal in a legacy file.
+    """
+    if not line.startswith(b'{"timestamp":"'):  # written by a client that puts its keys in another order
+        return b'{"ordinal":%d,"seq":"%b",%b\n' % (ordinal, seq.encode(), line[1:])
+    comma = line.index(b",")
+    return b'%b,"ordinal":%d,"seq":"%b"%b\n' % (line[:comma], ordinal, seq.encode(), line[comma:])
+
+
+def _require_item(line: bytes) -> None:
+    value = decode_line(line)
+    if value is None or not isinstance(value.get("type"), str) or "payload" not in value:
+        raise InvalidRequest("a line of an append_items is no item")
+    if "seq" in value or "ordinal" in value:
+        raise InvalidRequest("a line of an append_items carries a field that is the store's to write")
+
+
+def _line_count(header: UpdateThreadMetadata) -> int:
+    """Return how many lines `ThreadWork` makes of a patch; an observed one follows from the items."""
+    if header.observed_from is not None:
+        return 0
+    return bool(header.patch.model_fields_set & _IN_SESSION_META) + bool(_in_own_line(header.patch))
+
+
+def _in_own_line(patch: ThreadMetadataPatch) -> ThreadMetadataPatch | None:
+    changes = {k: v for k, v in patch.changes().items() if k not in _IN_SESSION_META | _IN_NAME_INDEX}
+    return ThreadMetadataPatch(**changes) if changes else None
+
+
+def _encode(kind: str, payload: dict[str, Any], at: datetime) -> bytes:
+    return encode_json({"timestamp": format_time(at), "type": kind, "payload": payload})
