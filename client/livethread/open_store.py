@@ -1,0 +1,80 @@
+"""`open_store`: builds the queued store from settings. A composition root: it may join client and worker."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from celery import Celery
+
+from livethread.errors import Unavailable
+from livethread.queued import QueuedThreadStore
+from livethread.queued.celery_reader import CeleryReader
+from livethread.queued.doorbell import Doorbell
+from livethread.queued.store import connect
+from livethread_config import Settings
+from livethread_config.celery_settings import celery_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from livethread.store import ThreadReader
+
+
+@asynccontextmanager
+async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedThreadStore]:
+    """Open the store that *settings* (by default ``LIVETHREAD_*``) describe, and close it at the end.
+
+    Without a ``redis_url`` an embedded server is used, started where none runs for the home; where no worker
+    of the home runs either, one worker process is. Both end with the last process that uses them.
+
+    Raises:
+        Unavailable: Redis does not answer, or no embedded server can be started.
+    """
+    settings = settings or Settings()
+    async with AsyncExitStack() as stack:
+        if settings.is_embedded:
+            await _run_locally(stack, settings)
+        app = Celery("livethread.client", set_as_current=False)
+        app.conf.update(celery_settings(settings))
+        stack.callback(app.close)
+        reader = await _reader(stack, app, settings)
+        yield await stack.enter_async_context(
+            QueuedThreadStore(connect(settings), settings, reader, Doorbell(app, settings))
+        )
+
+
+async def _run_locally(stack: AsyncExitStack, settings: Settings) -> None:
+    if not _has_worker_extra():
+        raise Unavailable(
+            "no LIVETHREAD_REDIS_URL is set, and the embedded server needs the worker extra: "
+            "set it, or pip install 'livethread[worker]'"
+        )
+    from livethread_worker.embedded.runtime import use_local_runtime
+
+    runtime = use_local_runtime(settings)
+    await asyncio.to_thread(runtime.__enter__)
+    stack.push_async_callback(asyncio.to_thread, runtime.__exit__, None, None, None)
+
+
+async def _reader(stack: AsyncExitStack, app: Celery, settings: Settings) -> ThreadReader:
+    if not _reads_locally(settings):
+        return CeleryReader(app, settings)
+    from livethread_worker.store import LocalThreadStore
+
+    return await stack.enter_async_context(LocalThreadStore(settings))
+
+
+def _reads_locally(settings: Settings) -> bool:
+    """Whether the home on this host is the workers': where Redis is, the workers are taken to be."""
+    if settings.reads != "auto":
+        return settings.reads == "local"
+    host = urlsplit(settings.client_url).hostname
+    return _has_worker_extra() and host in {None, "localhost", "127.0.0.1", "::1"}
+
+
+def _has_worker_extra() -> bool:
+    return find_spec("livethread_worker") is not None and find_spec("sqlite_utils") is not None

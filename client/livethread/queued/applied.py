@@ -1,0 +1,70 @@
+"""Hears from the workers which tasks are durable, and which threads are parked.
+
+Publications may be lost: whoever waits asks Redis as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio import Redis
+    from redis.asyncio.client import PubSub
+
+logger = logging.getLogger(__name__)
+
+#: Wait before listening again after the connection broke.
+RETRY_INTERVAL: Final = 0.5  # seconds
+
+#: Something to subscribe to while no thread is open: a pub/sub connection without one cannot listen.
+_IDLE_CHANNEL: Final = "livethread:idle"
+
+
+class AppliedListener:
+    """Subscribes to the ``applied`` channels of the open threads."""
+
+    def __init__(self, redis: Redis, on_message: Callable[[str, str], None]) -> None:
+        self._pubsub: PubSub = redis.pubsub(ignore_subscribe_messages=True)
+        self._on_message = on_message
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start listening."""
+        await self._pubsub.subscribe(_IDLE_CHANNEL)
+        self._task = asyncio.create_task(self._listen())
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
+
+    async def subscribe(self, channel: str) -> None:
+        """Hear of the thread whose ``applied`` key is *channel*; while Redis is out of reach, do nothing."""
+        try:
+            await self._pubsub.subscribe(channel)
+        except (RedisError, OSError):
+            logger.warning("subscribing failed; flush will ask instead", extra={"action": "subscribe"})
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Hear no more of it."""
+        try:
+            await self._pubsub.unsubscribe(channel)
+        except (RedisError, OSError):
+            logger.debug("unsubscribing failed", extra={"action": "unsubscribe"})
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for message in self._pubsub.listen():
+                    self._on_message(message["channel"].decode(), message["data"].decode())
+            except (RedisError, OSError) as error:
+                logger.warning("listening failed", extra={"action": "listen", "error": type(error).__name__})
+                await asyncio.sleep(RETRY_INTERVAL)

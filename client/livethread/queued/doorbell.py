@@ -1,0 +1,52 @@
+"""Publishes doorbells: Celery messages that say "this shard has ready threads"."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from kombu.exceptions import OperationalError
+
+from livethread_config import names
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from livethread_config import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Doorbell:
+    """Rings from a thread of its own: publishing blocks for about a millisecond.
+
+    A doorbell that cannot be published is not tried again: whoever waits for the tasks rings again, and so do
+    the sweeper and every later enqueue.
+    """
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-doorbell")
+
+    def ring(self, shard: int) -> None:
+        """Publish a doorbell for *shard*, soon."""
+        self._executor.submit(self._publish, shard)
+
+    async def close(self) -> None:
+        """Publish what is due and end."""
+        await asyncio.to_thread(self._executor.shutdown)
+
+    def _publish(self, shard: int) -> None:
+        try:
+            self._app.send_task(
+                names.DRAIN_TASK,
+                kwargs={"shard": shard},
+                queue=names.queue_name(self._settings.key_prefix, shard),
+                ignore_result=True,
+                retry=False,
+            )
+        except (OperationalError, OSError) as error:
+            logger.warning("ringing failed", extra={"action": "ring", "shard": shard, "error": type(error).__name__})

@@ -1,0 +1,141 @@
+-- enqueue: put tasks of any number of threads of one shard into their mailboxes, in order, each at most once.
+--
+-- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
+--        2 claims    zset    thread -> deadline (ms) of its claim
+--        3 tokens    hash    thread -> token of the claim's holder
+--        4 parked    hash    thread -> why it is parked
+--        5 bell      string  a doorbell is outstanding
+--        6 drain     string  heartbeat of a drain at work
+--        7 wake      list    wakes a lingering drain
+--        then for each thread
+--          mailbox   stream  unapplied tasks; the entry id is the task's position
+--          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out
+--          applied   string  last applied position
+-- ARGV   1 ms for which a doorbell counts as outstanding
+--        2 s after which a writer's counter may be forgotten
+--        3 most entries of a mailbox
+--        then for each thread: id, writer, floor, new, count, and count times: n, expected, task, lines
+--          floor     counter up to which the writer knows its tasks to be applied: it holds all later ones
+--          new       "1" where the first task creates the thread
+--          expected  position that must be the thread's last, or ""
+--
+-- Returns { ring, { status, last, position, tail }, ... }, a reply for each thread. ring is 1 where the caller
+-- must publish a doorbell. last and position are those of the writer's last accepted task. status is
+--   ok        all are accepted (now, or by an earlier call whose answer was lost)
+--   gap       the task after last is missing: Redis lost data, or the caller skipped one
+--   full      the mailbox is full; the tasks after last are not accepted
+--   moved     expected is not tail; the tasks after last are not accepted
+--   exists    the thread that is to be created has tasks of other writers
+-- A repeated call is safe: a task whose n is accepted already is not added again.
+
+local ready, claims, tokens, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local bell, drain, wake = KEYS[5], KEYS[6], KEYS[7]
+local bell_ttl, writer_ttl, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function split(position)
+  local ms, seq = string.match(position, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+-- The position after both: later than now, than the last given out, and than the last applied.
+local function next_position(tail, applied)
+  local ms, seq = now, -1
+  for _, position in ipairs({ tail, applied }) do
+    if position then
+      local pms, pseq = split(position)
+      if pms > ms or (pms == ms and pseq > seq) then
+        ms, seq = pms, pseq
+      end
+    end
+  end
+  return string.format('%.0f-%.0f', ms, seq + 1)
+end
+
+local function release_expired_claim(thread)
+  local deadline = redis.call('ZSCORE', claims, thread)
+  if deadline and tonumber(deadline) < now then
+    redis.call('ZREM', claims, thread)
+    redis.call('HDEL', tokens, thread)
+    return false
+  end
+  return deadline
+end
+
+local became_ready = false
+
+local function make_ready(thread)
+  if redis.call('HEXISTS', parked, thread) == 0 and not release_expired_claim(thread) then
+    if redis.call('ZADD', ready, 'NX', now, thread) == 1 then
+      became_ready = true
+    end
+  end
+end
+
+local replies = { 0 }
+local key, arg = 8, 4
+
+while key <= #KEYS do
+  local mailbox, writers, applied_key = KEYS[key], KEYS[key + 1], KEYS[key + 2]
+  local thread, writer, floor = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
+  local new, count = ARGV[arg + 3] == '1', tonumber(ARGV[arg + 4])
+  key, arg = key + 3, arg + 5
+
+  local last, position = 0, '0-0'
+  local record = redis.call('HGET', writers, writer)
+  if record then
+    local n, p = string.match(record, '^(%d+) (.+)$')
+    last, position = tonumber(n), p
+  end
+  if floor > last then
+    last = floor
+  end
+  local tail = redis.call('HGET', writers, 'tail')
+  local applied = redis.call('GET', applied_key)
+  local length = redis.call('XLEN', mailbox)
+  local status, accepted = 'ok', 0
+  if new and last == 0 and tail then
+    status = 'exists'
+  end
+
+  for i = 0, count - 1 do
+    local base = arg + i * 4
+    local n, expected = tonumber(ARGV[base]), ARGV[base + 1]
+    if status == 'ok' and n > last then
+      if n > last + 1 then
+        status = 'gap'
+      elseif length >= bound then
+        status = 'full'
+      elseif expected ~= '' and expected ~= (tail or applied or '0-0') then
+        status = 'moved'
+      else
+        position = next_position(tail, applied)
+        redis.call('XADD', mailbox, position, 'writer', writer, 'n', n, 'task', ARGV[base + 2], 'lines', ARGV[base + 3])
+        last, tail, length, accepted = n, position, length + 1, accepted + 1
+      end
+    end
+  end
+  arg = arg + count * 4
+
+  if accepted > 0 then
+    redis.call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)
+    redis.call('EXPIRE', writers, writer_ttl)
+  end
+  if length > 0 then
+    make_ready(thread)
+  end
+  replies[#replies + 1] = { status, last, position, tail or applied or '0-0' }
+end
+
+if redis.call('EXISTS', drain) == 1 then
+  if became_ready and redis.call('EXISTS', wake) == 0 then
+    redis.call('LPUSH', wake, '1')
+    redis.call('PEXPIRE', wake, 1000)
+  end
+elseif redis.call('ZCOUNT', ready, '-inf', now) > 0 and redis.call('SET', bell, '1', 'NX', 'PX', bell_ttl) then
+  replies[1] = 1
+end
+
+return replies

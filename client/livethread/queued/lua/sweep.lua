@@ -1,0 +1,25 @@
+-- sweep: return expired claims to ready, and say whether ready threads wait with no drain at work.
+--
+-- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain   (as in enqueue.lua)
+-- ARGV   1 ms for which a doorbell counts as outstanding
+--
+-- Returns { ring, expired }: ring is 1 where the caller must publish a doorbell.
+
+local ready, claims, tokens, bell, drain = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local expired = redis.call('ZRANGEBYSCORE', claims, '-inf', '(' .. now, 'LIMIT', 0, 1000)
+for _, thread in ipairs(expired) do
+  redis.call('ZREM', claims, thread)
+  redis.call('HDEL', tokens, thread)
+  redis.call('ZADD', ready, 'NX', now, thread)
+end
+
+local ring = 0
+if redis.call('EXISTS', drain) == 0 and redis.call('ZCOUNT', ready, '-inf', now) > 0
+    and redis.call('SET', bell, '1', 'NX', 'PX', ARGV[1]) then
+  ring = 1
+end
+return { ring, #expired }

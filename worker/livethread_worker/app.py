@@ -1,0 +1,21 @@
+"""The Celery application of the workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from livethread_config.celery_settings import celery_settings
+from livethread_worker import tasks
+
+if TYPE_CHECKING:
+    from livethread_config import Settings
+
+
+def create_app(settings: Settings) -> Celery:
+    """Return an application that serves the queues of all shards; one per process, as pools are cached per app."""
+    app = Celery("livethread")
+    app.conf.update(celery_settings(settings))
+    tasks.register(app, settings)
+    return app

@@ -1,0 +1,136 @@
+"""The drain: applies what is ready until nothing is, then ends; a doorbell starts the next."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from livethread_worker.store.apply import Outcome, OutcomeKind, apply_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from livethread_config import Settings
+    from livethread_worker.drain.mailbox import Claim, Mailbox
+    from livethread_worker.drain.task_events import TaskEvents
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import Index
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class DrainCounts:
+    """What one drain did; the result of its Celery task."""
+
+    batches: int = 0
+    threads: int = 0
+    tasks: int = 0
+    lines: int = 0
+    #: Threads put back because somebody else writes them, or something failed that may pass.
+    put_back: int = 0
+    parked: int = 0
+
+
+class Drain:
+    """Drains one shard into one home."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        home: Home,
+        open_index: Callable[[], Index],
+        settings: Settings,
+        *,
+        ring: Callable[[], None],
+        events: TaskEvents,
+    ) -> None:
+        self._mailbox = mailbox
+        self._home = home
+        self._open_index = open_index
+        self._settings = settings
+        self._ring = ring
+        self._events = events
+        self._counts = DrainCounts()
+
+    def run(self) -> dict[str, int]:
+        """Apply what is ready; linger for more; end when idle, or hand over after ``drain_max_s``.
+
+        Where Redis goes away, the drain ends: what it had claimed is claimed again when the claims expire.
+        """
+        try:
+            self._run()
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            logger.warning("Redis out of reach", extra={"action": "drain", "error": type(error).__name__})
+        return asdict(self._counts)
+
+    def _run(self) -> None:
+        ends_at = time.monotonic() + self._settings.drain_max_s
+        linger = self._settings.drain_linger_ms / 1000
+        while time.monotonic() < ends_at:
+            if self._apply_ready() or self._mailbox.wait(linger):
+                continue
+            if self._mailbox.rest():
+                return
+        self._mailbox.hand_over()
+        if self._mailbox.sweep():
+            self._ring()
+
+    def _apply_ready(self) -> bool:
+        """Claim, apply and settle once; return whether there was anything."""
+        must_ring, claims = self._mailbox.claim()
+        if must_ring:
+            self._ring()
+        if not claims:
+            return False
+        started_at = time.time()
+        outcomes = self._apply(claims)
+        still_ours = self._mailbox.settle(claims, outcomes)
+        if still_ours < len(claims):
+            logger.warning("claims expired", extra={"action": "drain", "expired": len(claims) - still_ours})
+        self._count(claims, outcomes)
+        self._events.report(claims, outcomes, started_at)
+        return True
+
+    def _apply(self, claims: list[Claim]) -> dict[str, Outcome]:
+        batch = {claim.thread_id: claim.entries for claim in claims if claim.entries}
+        outcomes = {claim.thread_id: Outcome(OutcomeKind.DONE) for claim in claims}
+        try:
+            sync = self._settings.sync == "fdatasync"
+            outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
+        except Exception as error:  # whatever it is, the threads must not wait for their claims to expire
+            logger.exception("a batch failed", extra={"action": "drain", "threads": len(batch)})
+            outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
+        for claim in claims:
+            outcome = outcomes[claim.thread_id]
+            if claim.malformed is not None and outcome.kind is OutcomeKind.DONE:
+                outcomes[claim.thread_id] = Outcome(OutcomeKind.POISONED, outcome.position, claim.malformed)
+        return outcomes
+
+    def _count(self, claims: list[Claim], outcomes: dict[str, Outcome]) -> None:
+        counts = self._counts
+        counts.batches += 1
+        counts.threads += len(claims)
+        for claim in claims:
+            outcome = outcomes[claim.thread_id]
+            match outcome.kind:
+                case OutcomeKind.DONE:
+                    counts.tasks += len(claim.entries)
+                    counts.lines += sum(len(entry.task.lines) for entry in claim.entries)
+                case OutcomeKind.POISONED:
+                    counts.parked += 1
+                    logger.error(
+                        "thread parked",
+                        extra={"action": "park", "thread_id": claim.thread_id, "reason": outcome.reason},
+                    )
+                case OutcomeKind.BUSY | OutcomeKind.FAILED:
+                    counts.put_back += 1
+                    logger.warning(
+                        "thread put back",
+                        extra={"action": "put_back", "thread_id": claim.thread_id, "reason": outcome.reason},
+                    )

@@ -1,0 +1,61 @@
+-- claim: take ready threads and return their tasks.
+--
+-- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
+--        2 claims    zset    thread -> deadline (ms) of its claim
+--        3 tokens    hash    thread -> token of the claim's holder
+--        4 attempts  hash    thread -> failed attempts in a row
+--        5 parked    hash    thread -> why it is parked
+--        6 bell      string  a doorbell is outstanding
+--        7 drain     string  heartbeat of a drain at work
+-- ARGV   1 token of this drain
+--        2 ms for which the claims hold
+--        3 most threads        4 most tasks in all        5 most tasks of one thread
+--        6 ms for which the heartbeat counts
+--        7 ms for which a doorbell counts as outstanding
+--        8 what precedes "mailbox:<thread>" in a mailbox's key: which threads are ready is known only here,
+--          so their keys cannot be passed; they carry the shard's hash tag, as all keys above
+--        9 "1" at the first claim of a drain: the doorbell that started it is answered
+--
+-- Returns { ring, { thread, attempts, entries }, ... }. ring is 1 where more is ready than was taken and the
+-- caller must publish a doorbell, so that idle workers wake in a chain.
+
+local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local bell, drain = KEYS[6], KEYS[7]
+local token, ttl = ARGV[1], tonumber(ARGV[2])
+local max_threads, budget, per_thread = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+redis.call('SET', drain, token, 'PX', ARGV[6])
+if ARGV[9] == '1' then
+  redis.call('DEL', bell)
+end
+
+for _, thread in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', '(' .. now, 'LIMIT', 0, 1000)) do
+  redis.call('ZREM', claims, thread)
+  redis.call('HDEL', tokens, thread)
+  redis.call('ZADD', ready, 'NX', now, thread)
+end
+
+local reply = { 0 }
+for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', 0, max_threads)) do
+  if budget <= 0 then
+    break
+  end
+  redis.call('ZREM', ready, thread)
+  if redis.call('HEXISTS', parked, thread) == 0 then
+    local entries = redis.call('XRANGE', ARGV[8] .. 'mailbox:' .. thread, '-', '+', 'COUNT', math.min(budget, per_thread))
+    if #entries > 0 then
+      budget = budget - #entries
+      redis.call('ZADD', claims, now + ttl, thread)
+      redis.call('HSET', tokens, thread, token)
+      reply[#reply + 1] = { thread, redis.call('HGET', attempts, thread) or '0', entries }
+    end
+  end
+end
+
+if redis.call('ZCOUNT', ready, '-inf', now) > 0 and redis.call('SET', bell, '1', 'NX', 'PX', ARGV[7]) then
+  reply[1] = 1
+end
+return reply

@@ -1,0 +1,82 @@
+-- settle: finish the claims of one drain.
+--
+-- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
+--        2 claims    zset    thread -> deadline (ms) of its claim
+--        3 tokens    hash    thread -> token of the claim's holder
+--        4 attempts  hash    thread -> failed attempts in a row
+--        5 parked    hash    thread -> why it is parked
+--        then for each thread
+--          mailbox   stream  unapplied tasks
+--          applied   string  last applied position; also the channel on which it is published
+--          writers   hash    see enqueue.lua
+-- ARGV   1 token of this drain
+--        2 s for which positions and counters are kept
+--        then for each thread: id, position, outcome, detail
+--          position  last applied position, or "" where none was
+--          outcome   done | later (detail: ms until it may be claimed again) | failed (as later, and counts as
+--                    an attempt) | parked (detail: JSON that says why)
+--
+-- Returns how many of the claims still were this drain's. A stale token changes nothing: whoever holds the
+-- thread now finds by the counters what is applied.
+
+local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local token, keep = ARGV[1], ARGV[2]
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function split(position)
+  local ms, seq = string.match(position, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function later_than(a, b)
+  local ams, aseq = split(a)
+  local bms, bseq = split(b)
+  return ams > bms or (ams == bms and aseq > bseq)
+end
+
+local mine = 0
+local key, arg = 6, 3
+
+while key <= #KEYS do
+  local mailbox, applied, writers = KEYS[key], KEYS[key + 1], KEYS[key + 2]
+  local thread, position, outcome, detail = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
+  key, arg = key + 3, arg + 4
+
+  if redis.call('HGET', tokens, thread) == token then
+    mine = mine + 1
+    redis.call('ZREM', claims, thread)
+    redis.call('HDEL', tokens, thread)
+
+    if position ~= '' then
+      local ms, seq = split(position)
+      redis.call('XTRIM', mailbox, 'MINID', string.format('%.0f-%.0f', ms, seq + 1))
+      local before = redis.call('GET', applied)
+      if not before or later_than(position, before) then
+        redis.call('SET', applied, position)
+      end
+      redis.call('EXPIRE', applied, keep)
+      redis.call('EXPIRE', writers, keep)
+      redis.call('HDEL', attempts, thread)
+      redis.call('PUBLISH', applied, 'applied ' .. position)
+    end
+
+    if redis.call('XLEN', mailbox) == 0 then
+      redis.call('DEL', mailbox)
+      redis.call('HDEL', attempts, thread)
+    elseif outcome == 'parked' then
+      redis.call('HSET', parked, thread, detail)
+      redis.call('HDEL', attempts, thread)
+      redis.call('PUBLISH', applied, 'parked ' .. detail)
+    elseif outcome == 'done' then
+      redis.call('ZADD', ready, 'NX', now, thread)
+    else
+      if outcome == 'failed' then
+        redis.call('HINCRBY', attempts, thread, 1)
+      end
+      redis.call('ZADD', ready, 'NX', now + tonumber(detail), thread)
+    end
+  end
+end
+return mine

@@ -1,0 +1,158 @@
+"""The mailboxes of one shard, as a worker sees them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from livethread.errors import InvalidRequest
+from livethread.queued.scripts import BELL_TTL_MS, load_script
+from livethread.tasks import MailboxEntry, OrderedTask
+from livethread_config import names
+from livethread_worker.store.apply import OutcomeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from redis import Redis
+
+    from livethread_config import Settings
+    from livethread_worker.store.apply import Outcome
+
+#: ms after which a drain that claimed nothing counts as gone, so that the next enqueue rings.
+DRAIN_TTL_MS: Final = 1_000
+
+#: Most tasks of one thread that one claim takes: a hot thread goes behind the others after them.
+TASKS_PER_THREAD: Final = 500
+
+#: Wait before a busy thread, or one whose task failed, may be claimed again: the first, and the longest.
+BUSY_WAIT_MS: Final = 200
+RETRY_FIRST_MS: Final = 200
+RETRY_LONGEST_MS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Tasks of one thread that this drain holds."""
+
+    thread_id: str
+    #: Failed attempts in a row at the first of them.
+    attempts: int
+    entries: list[MailboxEntry]
+    #: Position and fault of an entry that is no task; what follows it was not read.
+    malformed: str | None = None
+
+
+class Mailbox:
+    """One drain's hold on a shard. Its token dies with it: claims that it leaves behind expire."""
+
+    def __init__(self, redis: Redis, settings: Settings, shard: int) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._keys = names.ShardKeys(settings.key_prefix, shard)
+        self._token = uuid.uuid4().hex
+        self._is_first = True
+        scripts = {
+            name: load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest", "unpark")
+        }
+        self._claim, self._settle, self._rest, self._unpark = map(redis.register_script, scripts.values())
+        self._sweep = redis.register_script(load_script("livethread.queued", "sweep"))
+
+    def claim(self) -> tuple[bool, list[Claim]]:
+        """Take ready threads; also say whether a doorbell must be rung because more are ready."""
+        keys = self._keys
+        ring, *threads = self._claim(
+            keys=[keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, keys.bell, keys.drain],
+            args=[
+                self._token,
+                int(self._settings.claim_ttl_s * 1000),
+                self._settings.claim_threads,
+                self._settings.claim_tasks,
+                TASKS_PER_THREAD,
+                DRAIN_TTL_MS,
+                BELL_TTL_MS,
+                keys.thread_prefix,
+                int(self._is_first),
+            ],
+        )
+        self._is_first = False
+        return bool(ring), [_claim(*thread) for thread in threads]
+
+    def settle(self, claims: list[Claim], outcomes: Mapping[str, Outcome]) -> int:
+        """Finish *claims* and return how many of them still were ours."""
+        keys = self._keys
+        script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked]
+        args: list[Any] = [self._token, self._settings.writer_ttl_days * 86_400]
+        for claim in claims:
+            outcome = outcomes[claim.thread_id]
+            script_keys += [
+                keys.mailbox(claim.thread_id),
+                keys.applied(claim.thread_id),
+                keys.writers(claim.thread_id),
+            ]
+            args += [claim.thread_id, outcome.position or "", *self._verdict(claim, outcome)]
+        return int(self._settle(keys=script_keys, args=args))
+
+    def rest(self) -> bool:
+        """End this drain and return True, unless work became due in the meantime."""
+        return not self._rest(keys=[self._keys.ready, self._keys.drain], args=[self._token])
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until something is enqueued; return whether it was."""
+        return self._redis.blpop([self._keys.wake], timeout=seconds) is not None
+
+    def hand_over(self) -> None:
+        """End this drain though there may be work; `sweep` then says whether to ring."""
+        self._redis.delete(self._keys.drain)
+
+    def sweep(self) -> bool:
+        """Return expired claims to ready; return whether a doorbell must be rung."""
+        keys = self._keys
+        ring, _ = self._sweep(keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain], args=[BELL_TTL_MS])
+        return bool(ring)
+
+    def unpark(self, thread_id: str) -> bool:
+        """Let a parked thread be claimed again; return whether it was parked."""
+        return bool(self._unpark(keys=[self._keys.ready, self._keys.parked], args=[thread_id]))
+
+    def _verdict(self, claim: Claim, outcome: Outcome) -> tuple[str, str | int]:
+        """Say what settling does with the thread: ``settle.lua``'s outcome and detail."""
+        match outcome.kind:
+            case OutcomeKind.DONE:
+                return "done", ""
+            case OutcomeKind.BUSY:
+                return "later", BUSY_WAIT_MS
+            case OutcomeKind.FAILED if claim.attempts + 1 < self._settings.park_after_attempts:
+                return "failed", min(RETRY_FIRST_MS * 2**claim.attempts, RETRY_LONGEST_MS)
+            case OutcomeKind.FAILED:
+                return "parked", _parked_detail(
+                    f"failed {claim.attempts + 1} times, last with {outcome.reason}", outcome
+                )
+            case OutcomeKind.POISONED:
+                return "parked", _parked_detail(outcome.reason, outcome)
+
+
+def _parked_detail(reason: str, outcome: Outcome) -> str:
+    return json.dumps({"reason": reason, "applied": outcome.position})
+
+
+def _claim(thread: bytes, attempts: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Claim:
+    taken: list[MailboxEntry] = []
+    malformed = None
+    for position, pairs in entries:
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        try:
+            taken.append(
+                MailboxEntry(
+                    position.decode(),
+                    fields[b"writer"].decode(),
+                    int(fields[b"n"]),
+                    OrderedTask.from_wire(fields[b"task"], fields.get(b"lines", b"")),
+                )
+            )
+        except (InvalidRequest, KeyError, ValueError) as error:
+            malformed = f"the entry at {position.decode()} is no task: {type(error).__name__}: {error}"
+            break
+    return Claim(thread.decode(), int(attempts), taken, malformed)

@@ -1,0 +1,90 @@
+"""What one worker process keeps open: Redis, the index, and the sender of task events."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from redis import Redis
+
+from livethread_config import names
+from livethread_worker.drain.drain import Drain
+from livethread_worker.drain.mailbox import Mailbox
+from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.events.dispatcher import EventDispatcher
+
+    from livethread_config import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """Opens each thing on first use: a pool child must not share what its parent opened before the fork."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._app = app
+        self.settings = settings
+        self.home = Home(settings.home)
+        self._redis: Redis | None = None
+        self._index: Index | None = None
+        self._events: TaskEvents | None = None
+
+    def open_index(self) -> Index:
+        """Return the index, opened anew where the file was deleted or replaced.
+
+        Raises:
+            IndexUnavailable: it cannot be opened now.
+        """
+        if self._index is not None and not self._index.is_current():
+            self._index.close()
+            self._index = None
+        if self._index is None:
+            self.home.create()
+            self._index = Index(self.home)
+        return self._index
+
+    def mailbox(self, shard: int) -> Mailbox:
+        """Return a new hold on a shard's mailboxes."""
+        if self._redis is None:
+            self._redis = Redis.from_url(self.settings.client_url, health_check_interval=25)
+        return Mailbox(self._redis, self.settings, shard)
+
+    def drain(self, shard: int, hostname: str) -> dict[str, int]:
+        """Drain *shard* and return the counts."""
+        drain = Drain(
+            self.mailbox(shard),
+            self.home,
+            self.open_index,
+            self.settings,
+            ring=lambda: self.ring(shard),
+            events=self._task_events(hostname),
+        )
+        return drain.run()
+
+    def sweep(self) -> None:
+        """Ring for every shard in which ready threads wait with no drain at work."""
+        for shard in range(self.settings.shards):
+            if self.mailbox(shard).sweep():
+                self.ring(shard)
+
+    def ring(self, shard: int) -> None:
+        """Publish a doorbell for *shard*."""
+        queue = names.queue_name(self.settings.key_prefix, shard)
+        self._app.send_task(names.DRAIN_TASK, kwargs={"shard": shard}, queue=queue, ignore_result=True)
+
+    def _task_events(self, hostname: str) -> TaskEvents:
+        if self._events is None:
+            dispatcher: EventDispatcher | None = None
+            if self._app.conf.worker_send_task_events:
+                options: dict[str, Any] = {"buffer_group": {"task"}, "buffer_limit": 1000}
+                # The dispatcher outlives this call: it keeps the connection for the life of the process.
+                dispatcher = self._app.events.Dispatcher(
+                    self._app.connection_for_write(), hostname=hostname, **options
+                )
+            self._events = TaskEvents(dispatcher, self.settings.task_events_per_s)
+        return self._events
