@@ -6,9 +6,11 @@ clock, the line's own timestamp is taken, so that reading the files again gives 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from livethread.errors import InvalidRequest
 from livethread.metadata import GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
 from livethread.model import parse_time
 
@@ -46,13 +48,14 @@ class ItemObserver:
             title_seen=thread.title is not None,
         )
 
-    def observe(self, items: Iterable[tuple[RolloutItem, datetime]]) -> ThreadMetadataPatch:
-        """Return what *items*, each with the time of its line, say about the thread; maybe nothing."""
-        patch = ThreadMetadataPatch()
+    def observe(self, items: Iterable[tuple[RolloutItem, datetime]]) -> ThreadMetadataPatch | None:
+        """Return what *items*, each with the time of its line, say about the thread; None where they say nothing."""
+        patch: ThreadMetadataPatch | None = None
         for item, at in items:
             changes = self._changes(item, at)
             if changes:
-                patch = patch.merge(ThreadMetadataPatch(**changes))
+                latest = _fitting(changes)
+                patch = patch.merge(latest) if patch else latest
         return patch
 
     def _changes(self, item: RolloutItem, at: datetime) -> dict[str, Any]:
@@ -137,6 +140,15 @@ def user_request(message: str) -> str:
     """Return the user's own words: what follows the editor's marker, where there is one, trimmed."""
     _, marker, request = message.partition(USER_MESSAGE_BEGIN)
     return (request if marker else message).strip()
+
+
+def _fitting(changes: dict[str, Any]) -> ThreadMetadataPatch:
+    """Return the patch of those *changes* that fit their fields: an item may say anything."""
+    try:
+        return ThreadMetadataPatch(**changes)
+    except InvalidRequest:
+        fitting = (_fitting({name: value}) for name, value in changes.items() if len(changes) > 1)
+        return functools.reduce(ThreadMetadataPatch.merge, fitting, ThreadMetadataPatch())
 
 
 def _from_token_count(event: dict[str, Any]) -> dict[str, Any]:

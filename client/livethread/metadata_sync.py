@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from livethread.item_observer import ItemObserver
 from livethread.metadata import ThreadMetadataPatch
+from livethread.types import START
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,9 +44,13 @@ class ThreadMetadataSync:
         self, observer: ItemObserver, updated_at: datetime, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._observer = observer
-        self._updated_at = updated_at
         self._monotonic = monotonic
-        self._pending: ObservedUpdate | None = None
+        #: What has been observed and not yet sent: facts, the time of the last line, and where it stands.
+        self._facts: ThreadMetadataPatch | None = None
+        self._updated_at = updated_at
+        self._position: Position = START
+        self._is_pending = False
+        #: Counts what is observed, so that a patch under way is not taken for a later one.
         self._generation = 0
         self._touched_at: float | None = None
 
@@ -68,24 +73,28 @@ class ThreadMetadataSync:
         pending until a fact, a later touch, or a flush takes it along.
         """
         facts = self._observer.observe(zip(items, times, strict=True))
+        if facts is not None:
+            self._facts = self._facts.merge(facts) if self._facts else facts
         self._updated_at = max(self._updated_at, *times)
-        pending = self._pending.patch if self._pending else ThreadMetadataPatch()
-        has_facts = not facts.is_empty() or bool(pending.model_fields_set - {"updated_at"})
-        patch = pending.merge(facts).merge(ThreadMetadataPatch(updated_at=self._updated_at))
+        self._position = position
+        self._is_pending = True
         self._generation += 1
-        self._pending = ObservedUpdate(patch, position, self._generation)
-        if not has_facts and self._touched_recently():
+        if self._facts is None and self._touched_recently():
             return None
-        return self._pending
+        return self.pending()
 
     def pending(self) -> ObservedUpdate | None:
         """Return the patch that has not been sent yet, if any."""
-        return self._pending
+        if not self._is_pending:
+            return None
+        touch = ThreadMetadataPatch(updated_at=self._updated_at)
+        patch = self._facts.merge(touch) if self._facts else touch
+        return ObservedUpdate(patch, self._position, self._generation)
 
     def mark_applied(self, update: ObservedUpdate) -> None:
         """Forget *update*, unless more has been observed since it was taken."""
-        if self._pending is not None and self._pending.generation == update.generation:
-            self._pending = None
+        if self._generation == update.generation:
+            self._facts, self._is_pending = None, False
         self._touched_at = self._monotonic()
 
     def _touched_recently(self) -> bool:

@@ -38,13 +38,29 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
     async with AsyncExitStack() as stack:
         if settings.is_embedded:
             await _run_locally(stack, settings)
-        app = Celery("livethread.client", set_as_current=False)
-        app.conf.update(celery_settings(settings))
-        stack.callback(app.close)
+        app = _client_app(stack, settings)
         reader = await _reader(stack, app, settings)
         yield await stack.enter_async_context(
             QueuedThreadStore(connect(settings), settings, reader, Doorbell(app, settings))
         )
+
+
+@asynccontextmanager
+async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadReader]:
+    """Open what reads the store that *settings* describe, and starts nothing: no Redis, no worker.
+
+    An embedded deployment, or one on this host, is read from its home; any other is asked over Celery.
+    """
+    settings = settings or Settings()
+    async with AsyncExitStack() as stack:
+        yield await _reader(stack, _client_app(stack, settings), settings)
+
+
+def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:
+    app = Celery("livethread.client", set_as_current=False)
+    app.conf.update(celery_settings(settings))
+    stack.callback(app.close)
+    return app
 
 
 async def _run_locally(stack: AsyncExitStack, settings: Settings) -> None:

@@ -80,4 +80,5 @@ def thread_from_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> Stor
         **{key: meta[key] for key in _FIXED if isinstance(meta.get(key), str)},
     )
     own = RolloutItem(type="session_meta", payload=meta | {"id": thread_id})
-    return thread.patched(ItemObserver(thread_id).observe([(own, at)]))
+    said = ItemObserver(thread_id).observe([(own, at)])
+    return thread.patched(said) if said else thread

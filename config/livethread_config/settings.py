@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     #: Days for which a writer's counter is remembered in Redis after its last use.
     writer_ttl_days: Annotated[int, Field(ge=1)] = 7
 
-    #: Seconds a worker may hold a thread before others may claim it; safety does not depend on it.
-    claim_ttl_s: Annotated[float, Field(gt=0)] = 30.0
+    #: Seconds a worker may hold a thread before others may claim it: how long a killed worker delays its threads.
+    claim_ttl_s: Annotated[float, Field(gt=0)] = 5.0
     #: Most threads one claim takes.
     claim_threads: Annotated[int, Field(ge=1)] = 256
     #: Most tasks one claim takes, of all its threads together.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from livethread.errors import InvalidRequest
 from livethread.item_observer import ItemObserver
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.model import parse_time
@@ -19,6 +21,7 @@ from livethread_worker.store.rollout.scan import scan_records, writer_mark
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from livethread.rollout_item import RolloutItem
     from livethread_worker.store.home import Home
     from livethread_worker.store.rollout.scan import Record
 
@@ -65,48 +68,76 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
     Lines of ours count as applied, line by line; other lines are adopted. Either way the metadata that
     follows from them is taken from them: this is how a rollout is read when there is nothing but the file.
     """
-    observer = ItemObserver.of(state.thread) if state.thread else ItemObserver(state.thread_id)
-    # The time of lines that tell none.
-    fallback_time = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+    reader = _Reader(state, datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC))
+    torn = None
     for record in scan_records(file, state.rollout_bytes):
         if not record.is_complete and record.value is None:
-            return record
+            torn = record
+            break
         state.rollout_bytes = record.offset + record.size
         if record.value is not None:
-            _take_record(state, record, record.value, observer, fallback_time)
-    return None
+            reader.take(record, record.value)
+    reader.finish()
+    return torn
 
 
-def _take_record(
-    state: ThreadState, record: Record, value: dict[str, Any], observer: ItemObserver, fallback_time: datetime
-) -> None:
-    ordinal = value.get("ordinal")
-    state.next_ordinal = max(state.next_ordinal, ordinal if type(ordinal) is int else 0) + 1
-    if mark := writer_mark(value):
-        _count(state, *mark)
-    item = item_of(value)
-    if item is None:
-        return
-    at = parse_time(item.timestamp) or fallback_time
-    is_own_meta = (
-        item.type == "session_meta" and isinstance(item.payload, dict) and (item.payload.get("id") == state.thread_id)
-    )
-    if is_own_meta:
-        state.meta_offset, state.meta_bytes = record.offset, record.size
-    if state.thread is None:
-        if is_own_meta:
-            state.thread = thread_from_meta(state.thread_id, item.payload, at)
-            observer.cwd_seen = bool(state.thread.cwd)
-        return
-    if item.type == THREAD_METADATA_TYPE:
-        state.thread = state.thread.patched(ThreadMetadataPatch.model_validate(item.payload))
-        return
-    patch = observer.observe([(item, at)])
-    if is_own_meta:
-        patch = patch.model_copy(update={"created_at": state.thread.created_at})
-    else:
-        patch = patch.merge(ThreadMetadataPatch(updated_at=max(state.thread.updated_at, at)))
-    state.thread = state.thread.patched(patch)
+class _Reader:
+    """Takes the records of a rollout into a state, in order."""
+
+    def __init__(self, state: ThreadState, changed_at: datetime) -> None:
+        self._state = state
+        self._observer = ItemObserver.of(state.thread) if state.thread else ItemObserver(state.thread_id)
+        #: The time of lines that tell none.
+        self._changed_at = changed_at
+        self._updated_at: datetime | None = None
+
+    def take(self, record: Record, value: dict[str, Any]) -> None:
+        """Take in one line."""
+        state = self._state
+        ordinal = value.get("ordinal")
+        state.next_ordinal = max(state.next_ordinal, ordinal if type(ordinal) is int else 0) + 1
+        if mark := writer_mark(value):
+            _count(state, *mark)
+        item = item_of(value)
+        if item is None:
+            return
+        at = parse_time(item.timestamp) or self._changed_at
+        if item.type == THREAD_METADATA_TYPE:
+            self._take_patch(item.payload)
+        elif _is_own_meta(item, state.thread_id):
+            state.meta_offset, state.meta_bytes = record.offset, record.size
+            self._take_meta(item, at)
+        elif state.thread is not None:
+            self._updated_at = max(self._updated_at or state.thread.updated_at, at)
+            self._observe(item, at)
+
+    def finish(self) -> None:
+        """Note when the last line was written."""
+        if self._state.thread is not None and self._updated_at is not None:
+            self._state.thread = self._state.thread.patched(ThreadMetadataPatch(updated_at=self._updated_at))
+
+    def _take_meta(self, item: RolloutItem, at: datetime) -> None:
+        if self._state.thread is None:
+            self._state.thread = thread_from_meta(self._state.thread_id, item.payload, at)
+            self._observer.cwd_seen = bool(self._state.thread.cwd)
+        else:
+            self._observe(item, at)
+
+    def _take_patch(self, payload: Any) -> None:
+        if self._state.thread is None:
+            return
+        with suppress(InvalidRequest):  # not a patch of ours; whoever wrote it, it says nothing
+            self._state.thread = self._state.thread.patched(ThreadMetadataPatch.model_validate(payload))
+
+    def _observe(self, item: RolloutItem, at: datetime) -> None:
+        said = self._observer.observe([(item, at)])
+        if said is not None and self._state.thread is not None:
+            self._state.thread = self._state.thread.patched(said)
+
+
+def _is_own_meta(item: RolloutItem, thread_id: str) -> bool:
+    """Whether *item* is the thread's own ``session_meta``; a fork's file also holds those of others."""
+    return item.type == "session_meta" and isinstance(item.payload, dict) and item.payload.get("id") == thread_id
 
 
 def _count(state: ThreadState, writer: str, n: int) -> None:

@@ -1,0 +1,262 @@
+"""``livethread demo``: the main job, end to end, on this machine, checked line by line."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import statistics
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from livethread.cli.demo_session import agent_session
+from livethread.cli.output import console, json_option, print_json, progress
+from livethread.errors import Internal
+from livethread.live_thread import LiveThread
+from livethread.metadata import GitInfo, GitInfoPatch, ThreadMetadataPatch
+from livethread.observers import ItemsAppended, MetadataUpdated, TasksApplied, ThreadEvent
+from livethread.open_store import open_store
+from livethread.policy import persisted_items
+from livethread.types import CreateThreadParams, ReadThreadParams, ResumeThreadParams, position_key
+from livethread.verify import check_rollout
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from livethread.rollout_item import RolloutItem
+    from livethread.store import ThreadStore
+    from livethread.types import Position
+    from livethread_worker.embedded.supervisor import Supervisor
+
+    #: A session's items, turn by turn.
+    _Script = list[list[RolloutItem]]
+
+#: Turns after which a session flushes, as an agent does when it answers.
+TURNS: Final = 6
+
+WORKERS: Final = 2
+
+
+@dataclass
+class Latencies:
+    """Measures, task by task, the time from the call until the task is durable."""
+
+    seconds: list[float] = field(default_factory=list)
+    _waiting: dict[str, deque[tuple[Position, float]]] = field(default_factory=dict)
+    _applied: dict[str, Position] = field(default_factory=dict)
+
+    def enqueued(self, thread_id: str, position: Position, called_at: float) -> None:
+        """Note a task that was called for at *called_at*."""
+        applied = self._applied.get(thread_id)
+        if applied is not None and position_key(position) <= position_key(applied):
+            self.seconds.append(time.perf_counter() - called_at)
+        else:
+            self._waiting.setdefault(thread_id, deque()).append((position, called_at))
+
+    def observe(self, event: ThreadEvent) -> None:
+        """Note that tasks are durable."""
+        if not isinstance(event, TasksApplied):
+            return
+        now, key = time.perf_counter(), position_key(event.position)
+        self._applied[event.thread_id] = event.position
+        waiting = self._waiting.get(event.thread_id, deque())
+        while waiting and position_key(waiting[0][0]) <= key:
+            self.seconds.append(now - waiting.popleft()[1])
+
+
+@dataclass
+class Run:
+    """What the demonstration did, and what came of it."""
+
+    home: Path
+    threads: int = 0
+    tasks: int = 0
+    lines: int = 0
+    seconds: float = 0.0
+    killed: int = 0
+    latencies: Latencies = field(default_factory=Latencies)
+    problems: list[str] = field(default_factory=list)
+    #: thread id -> what each of its writers sent.
+    sent: dict[str, list[list[RolloutItem]]] = field(default_factory=dict)
+
+    def count(self, event: ThreadEvent) -> None:
+        """Count the tasks that Redis accepted."""
+        self.tasks += isinstance(event, ItemsAppended | MetadataUpdated)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures."""
+        p50, p99 = _percentiles(self.latencies.seconds)
+        return {
+            "home": str(self.home),
+            "threads": self.threads,
+            "tasks": self.tasks,
+            "lines": self.lines,
+            "seconds": round(self.seconds, 3),
+            "tasks_per_second": round(self.tasks / self.seconds) if self.seconds else 0,
+            "p50_ms": round(p50 * 1000, 2),
+            "p99_ms": round(p99 * 1000, 2),
+            "workers_killed": self.killed,
+            "problems": self.problems,
+        }
+
+
+@click.command("demo")
+@click.option("--threads", type=click.IntRange(2, 1000), default=48, show_default=True, help="Concurrent sessions.")
+@click.option("--kill", is_flag=True, help="Kill a worker with -9 half-way.")
+@click.option(
+    "--home", type=click.Path(file_okay=False, path_type=Path), help="Instead of a new temporary directory."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of what the sessions say.")
+@json_option
+def command(threads: int, kill: bool, home: Path | None, seed: int, as_json: bool) -> None:
+    """See it work: agent sessions, workers, and every line checked.
+
+    Starts an embedded Redis and two workers, plays concurrent agent sessions, flushes, and compares every rollout
+    line by line with what was sent. It ends by itself; the threads stay to be looked at.
+    """
+    from livethread_worker.embedded.runtime import running
+
+    settings = Settings(home=home or Path(tempfile.mkdtemp(prefix="livethread-demo-")), redis_url=None)
+    out = console(stderr=as_json)
+    out.print(f"Starting Redis and {WORKERS} workers in {escape(str(settings.home))} …")
+    with running(settings, workers=WORKERS) as processes:
+        run = asyncio.run(_play(settings, processes, threads=threads, kill=kill, seed=seed))
+    if as_json:
+        print_json(run.as_dict())
+    else:
+        _print(run)
+    if run.problems:
+        raise Internal(f"{len(run.problems)} problems; the first: {run.problems[0]}")
+
+
+async def _play(settings: Settings, processes: Supervisor, *, threads: int, kill: bool, seed: int) -> Run:
+    run = Run(settings.home)
+    chance = random.Random(seed)  # noqa: S311 - a script, no secret
+    scripts = [[agent_session(chance, turn) for turn in range(TURNS)] for _ in range(threads)]
+    # One thread has a second writer, in a store of its own, as another process would have.
+    second = [agent_session(chance, turn) for turn in range(TURNS)]
+    total = sum(len(turn) for script in (*scripts, second) for turn in script)
+    with progress() as bar:
+        shown = bar.add_task("appending", total=total)
+        steps = iter(range(total))
+
+        def advance() -> None:
+            bar.advance(shown)
+            if kill and next(steps) == total // 2:
+                processes.kill("worker.2", signal.SIGKILL)
+                run.killed += 1
+
+        async with open_store(settings) as store, open_store(settings) as other_store:
+            for opened in (store, other_store):
+                opened.observers.subscribe(run.latencies.observe)
+                opened.observers.subscribe(run.count)
+            begun = time.perf_counter()
+            await asyncio.gather(
+                _two_writers((store, other_store), (scripts[0], second), run, advance),
+                *(_one_writer(store, script, run, advance) for script in scripts[1:]),
+            )
+            run.seconds = time.perf_counter() - begun
+            await _check(store, run)
+    return run
+
+
+async def _one_writer(store: ThreadStore, script: _Script, run: Run, advance: Callable[[], None]) -> None:
+    thread = await LiveThread.create(store, _params())
+    run.sent[thread.thread_id] = [await _perform(thread, script, run, advance)]
+    await thread.update_metadata(
+        ThreadMetadataPatch(name=f"Session {thread.thread_id[-4:]}", git_info=GitInfoPatch(branch="fix/build"))
+    )
+    await thread.shutdown()
+
+
+async def _two_writers(
+    stores: tuple[ThreadStore, ThreadStore], scripts: tuple[_Script, _Script], run: Run, advance: Callable[[], None]
+) -> None:
+    first_writer = await LiveThread.create(stores[0], _params())
+    await first_writer.persist()
+    second_writer = await LiveThread.resume(stores[1], ResumeThreadParams(thread_id=first_writer.thread_id))
+    performances = (
+        _perform(writer, script, run, advance)
+        for writer, script in zip((first_writer, second_writer), scripts, strict=True)
+    )
+    run.sent[first_writer.thread_id] = list(await asyncio.gather(*performances))
+    await first_writer.update_metadata(ThreadMetadataPatch(name="Two writers"))
+    await asyncio.gather(first_writer.shutdown(), second_writer.shutdown())
+
+
+async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Callable[[], None]) -> list[RolloutItem]:
+    """Append the session item by item, flush after each turn, and return what must stand in the rollout."""
+    for turn in script:
+        for item in turn:
+            called_at = time.perf_counter()
+            receipt = await thread.append_items([item])
+            if persisted_items([item]):
+                run.latencies.enqueued(thread.thread_id, receipt.position, called_at)
+            advance()
+        await thread.flush()
+    return persisted_items(item for turn in script for item in turn)
+
+
+async def _check(store: ThreadStore, run: Run) -> None:
+    """Compare every rollout, line by line, with what its writers sent."""
+    run.threads = len(run.sent)
+    for thread_id, writers in run.sent.items():
+        path = (await store.read_thread(ReadThreadParams(thread_id=thread_id))).rollout_path
+        assert path is not None
+        report = check_rollout(path, writers)
+        run.lines += report.lines
+        run.problems += [f"{thread_id}: {problem}" for problem in report.problems]
+
+
+def _params() -> CreateThreadParams:
+    return CreateThreadParams(cwd="/repo", model_provider="openai", source="cli", git=GitInfo(branch="main"))
+
+
+def _percentiles(seconds: list[float]) -> tuple[float, float]:
+    if len(seconds) < 2:  # noqa: PLR2004 - what quantiles needs
+        return 0.0, 0.0
+    hundredths = statistics.quantiles(seconds, n=100, method="inclusive")
+    return hundredths[49], hundredths[98]
+
+
+def _print(run: Run) -> None:
+    figures = run.as_dict()
+    out = console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for label, value in _rows(figures):
+        table.add_row(label, value)
+    out.print(table)
+    if run.problems:
+        for problem in run.problems[:20]:
+            out.print(f"[red]✗[/] {escape(problem)}")
+        return
+    out.print("[green]✓[/] every line stands once, in order: nothing missing, nothing twice")
+    out.print("\nWhat to try next:")
+    for line in (
+        f"LIVETHREAD_HOME={run.home} livethread ls",
+        f"LIVETHREAD_HOME={run.home} livethread show {next(iter(run.sent))}",
+        "livethread demo --kill       the same, with a worker killed half-way",
+        "livethread up                Redis, workers and Flower, to build on: see README.md",
+    ):
+        out.print(f"  {escape(line)}", soft_wrap=True)
+
+
+def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "threads", f"{figures['threads']:,} (one of them with two writers)"
+    yield "ordered tasks", f"{figures['tasks']:,}"
+    yield "lines", f"{figures['lines']:,}"
+    yield "tasks a second", f"{figures['tasks_per_second']:,}"
+    yield "enqueue to durable", f"p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms"
+    if figures["workers_killed"]:
+        yield "workers killed", f"{figures['workers_killed']}"

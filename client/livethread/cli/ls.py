@@ -1,0 +1,81 @@
+"""``livethread ls``: list threads."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from livethread.cli.output import console, json_option, local_time, one_line, print_json
+from livethread.open_store import open_reader
+from livethread.types import ListThreadsParams, SortDirection, ThreadPage, ThreadSortKey
+from livethread_config import Settings
+
+#: Columns of a terminal from which on there is room for the directory.
+WIDE = 110
+
+
+@click.command("ls")
+@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most threads.")
+@click.option(
+    "--sort", type=click.Choice([key.value for key in ThreadSortKey]), default="updated_at", show_default=True
+)
+@click.option("--asc", is_flag=True, help="Oldest first.")
+@click.option("--archived", is_flag=True, help="Archived threads instead of active ones.")
+@click.option("--search", metavar="TEXT", help="Only threads with TEXT in name, title or preview.")
+@click.option("--cwd", multiple=True, metavar="DIR", help="Only threads of DIR; may be repeated.")
+@click.option("--cursor", help="The page after another one (next_cursor of --json).")
+@json_option
+def command(
+    *,
+    limit: int,
+    sort: str,
+    asc: bool,
+    archived: bool,
+    search: str | None,
+    cwd: tuple[str, ...],
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """List threads."""
+    params = ListThreadsParams(
+        page_size=limit,
+        cursor=cursor,
+        sort_key=ThreadSortKey(sort),
+        sort_direction=SortDirection.ASC if asc else SortDirection.DESC,
+        archived=archived,
+        search_term=search,
+        cwd_filters=cwd or None,
+    )
+    page = asyncio.run(_list(params))
+    if as_json:
+        print_json(page.model_dump(mode="json", exclude={"items": {"__all__": {"history"}}}))
+    else:
+        _print(page)
+
+
+async def _list(params: ListThreadsParams) -> ThreadPage:
+    async with open_reader(Settings()) as reader:
+        return await reader.list_threads(params)
+
+
+def _print(page: ThreadPage) -> None:
+    if not page.items:
+        click.echo("no threads")
+        return
+    out = console()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("thread", min_width=36)
+    table.add_column("updated", min_width=19)
+    table.add_column("name or preview", no_wrap=True, overflow="ellipsis")
+    if out.width >= WIDE:
+        table.add_column("directory", no_wrap=True, overflow="ellipsis")
+    for thread in page.items:
+        title = escape(one_line(thread.name or thread.preview or "-", 60))
+        row = (thread.thread_id, local_time(thread.updated_at), title, escape(thread.cwd))
+        table.add_row(*row[: len(table.columns)])
+    out.print(table)
+    if page.next_cursor:
+        click.echo(f"more: --cursor {page.next_cursor}")

@@ -1,0 +1,157 @@
+"""``livethread replay``: drive rollout files through `LiveThread`, each as a new thread."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from rich.table import Table
+
+from livethread.cli.output import console, json_option, print_json, progress
+from livethread.errors import InvalidRequest
+from livethread.live_thread import LiveThread
+from livethread.metadata import GitInfo, MemoryMode
+from livethread.model import parse_time, utc_now
+from livethread.open_store import open_store
+from livethread.policy import is_persisted
+from livethread.rollout_item import RolloutItem, decode_line, items_of
+from livethread.types import CreateThreadParams
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from livethread.store import ThreadStore
+
+#: Files that are replayed at the same time.
+CONCURRENT_FILES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of one file."""
+
+    file: str
+    thread_id: str
+    rollout_path: str | None
+    #: Items handed to `LiveThread`.
+    sent: int
+    #: Of these, those that the persistence policy drops.
+    dropped_by_policy: int
+    #: Lines of the new rollout: its own ``session_meta``, and the items that were kept.
+    lines: int
+    #: Lines of the file that hold no item.
+    unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    path: Path
+    items: list[RolloutItem]
+    unreadable: int
+
+
+@click.command("replay")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def command(files: tuple[Path, ...], as_json: bool) -> None:
+    """Drive each rollout FILE through a new LiveThread.
+
+    The new thread is a fork: it has a session_meta of its own, and those of the file are copied behind it.
+    """
+    sources = [_load(path) for path in files]
+    with progress() as bar:
+        shown = bar.add_task("replaying", total=sum(len(source.items) for source in sources))
+        results = asyncio.run(_replay_all(sources, lambda: bar.advance(shown)))
+    if as_json:
+        print_json([asdict(result) for result in results])
+    else:
+        _print(results)
+
+
+def _load(path: Path) -> _Source:
+    records = [decode_line(line) for line in path.read_bytes().split(b"\n") if line.strip()]
+    items = [_with_readable_time(item) for item in items_of(records)]
+    if not any(item.type == "session_meta" for item in items):
+        raise InvalidRequest(f"{path} has no session_meta: it is no rollout, or one from before September 2025")
+    return _Source(path, items, len(records) - len(items))
+
+
+def _with_readable_time(item: RolloutItem) -> RolloutItem:
+    return item if parse_time(item.timestamp) else item.model_copy(update={"timestamp": None})
+
+
+async def _replay_all(sources: list[_Source], advance: Callable[[], None]) -> list[Replayed]:
+    limit = asyncio.Semaphore(CONCURRENT_FILES)
+
+    async def replay(source: _Source) -> Replayed:
+        async with limit:
+            return await _replay(store, source, advance)
+
+    async with open_store(Settings()) as store:
+        return await asyncio.gather(*map(replay, sources))
+
+
+async def _replay(store: ThreadStore, source: _Source, advance: Callable[[], None]) -> Replayed:
+    meta = next(item.payload for item in source.items if item.type == "session_meta")
+    thread = await LiveThread.create(store, _params(meta if isinstance(meta, dict) else {}))
+    await thread.persist()
+    for item in source.items:
+        await thread.append_items([item])
+        advance()
+    await thread.flush()
+    history = await thread.load_history()
+    path = await thread.rollout_path()
+    await thread.shutdown()
+    return Replayed(
+        file=str(source.path),
+        thread_id=thread.thread_id,
+        rollout_path=str(path) if path else None,
+        sent=len(source.items),
+        dropped_by_policy=sum(not is_persisted(item) for item in source.items),
+        lines=len(history.items),
+        unreadable=source.unreadable,
+    )
+
+
+def _params(meta: dict[str, Any]) -> CreateThreadParams:
+    """Return the parameters of a thread that begins as *meta* did; what does not fit is left out."""
+    git = meta.get("git")
+    wanted: dict[str, Any] = {
+        "forked_from_id": meta.get("id"),
+        "cwd": meta.get("cwd"),
+        "model_provider": meta.get("model_provider"),
+        "source": meta.get("source"),
+        "thread_source": meta.get("thread_source"),
+        "cli_version": meta.get("cli_version"),
+        "agent_nickname": meta.get("agent_nickname"),
+        "agent_role": meta.get("agent_role"),
+        "agent_path": meta.get("agent_path"),
+        "memory_mode": meta.get("memory_mode") if meta.get("memory_mode") in set(MemoryMode) else None,
+        "created_at": parse_time(meta.get("timestamp")) or utc_now(),
+        "git": {key: git.get(key) for key in GitInfo.model_fields} if isinstance(git, dict) else None,
+    }
+    accepted: dict[str, Any] = {}
+    for name, value in wanted.items():
+        try:
+            CreateThreadParams(**{name: value})
+        except InvalidRequest:
+            continue
+        if value is not None:
+            accepted[name] = value
+    return CreateThreadParams(**accepted)
+
+
+def _print(results: list[Replayed]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("file", "thread"):
+        table.add_column(column, overflow="fold")
+    for column in ("sent", "dropped", "lines", "unreadable"):
+        table.add_column(column, justify="right")
+    for result in results:
+        counts = (result.sent, result.dropped_by_policy, result.lines, result.unreadable)
+        table.add_row(Path(result.file).name, result.thread_id, *map(str, counts))
+    console().print(table)
