@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Self
 
-from livethread.errors import ThreadNotFound
+from livethread.errors import ThreadNotFound, ThreadStoreError
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import format_time, parse_time, utc_now
@@ -112,7 +112,15 @@ class LiveThread:
         )
         receipt = await self._store.append_items(AppendThreadItemsParams(thread_id=self._thread_id, items=stamped))
         self._last = receipt
-        await self._send(self._sync.observe_appended_items(canonical, times, receipt.position))
+        try:
+            await self._send(self._sync.observe_appended_items(canonical, times, receipt.position))
+        except ThreadStoreError as error:
+            # The items are accepted: to fail now would make the caller append them again. What follows from them
+            # stays pending, and goes along with the next append or flush.
+            logger.warning(
+                "metadata is late",
+                extra={"action": "append_items", "thread_id": self._thread_id, "error": type(error).__name__},
+            )
         return receipt
 
     async def update_metadata(self, patch: ThreadMetadataPatch) -> Receipt:

@@ -20,6 +20,7 @@ from livethread_config.celery_settings import celery_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractContextManager
 
     from livethread.store import ThreadReader
 
@@ -72,8 +73,16 @@ async def _run_locally(stack: AsyncExitStack, settings: Settings) -> None:
     from livethread_worker.embedded.runtime import use_local_runtime
 
     runtime = use_local_runtime(settings)
-    await asyncio.to_thread(runtime.__enter__)
-    stack.push_async_callback(asyncio.to_thread, runtime.__exit__, None, None, None)
+    # Registered first: cancelled on the way in, it is left as soon as it is entered.
+    entering = asyncio.ensure_future(asyncio.to_thread(runtime.__enter__))
+    stack.push_async_callback(_leave, runtime, entering)
+    await asyncio.shield(entering)
+
+
+async def _leave(runtime: AbstractContextManager[None], entering: asyncio.Future[None]) -> None:
+    await asyncio.wait([entering])
+    if entering.exception() is None:
+        await asyncio.to_thread(runtime.__exit__, None, None, None)
 
 
 async def _reader(stack: AsyncExitStack, app: Celery, settings: Settings) -> ThreadReader:

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     nothing else reads ``os.environ``.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     #: Redis that holds the mailboxes, carries the doorbells and Celery's results. Unset: an embedded server.
     redis_url: str | None = None

@@ -26,7 +26,7 @@ def register(app: Celery, settings: Settings) -> None:
     def drain(self: Task[..., Any], shard: int = 0) -> dict[str, int]:
         return process.drain(shard, self.request.hostname or "")
 
-    @app.task(name=names.SWEEP_TASK)
+    @app.task(name=names.SWEEP_TASK, send_events=False)  # it would fill Flower's list with itself
     def sweep() -> None:
         process.sweep()
 

@@ -61,10 +61,13 @@ class AppliedListener:
             logger.debug("unsubscribing failed", extra={"action": "unsubscribe"})
 
     async def _listen(self) -> None:
+        level = logging.WARNING
         while True:
             try:
                 async for message in self._pubsub.listen():
+                    level = logging.WARNING
                     self._on_message(message["channel"].decode(), message["data"].decode())
             except (RedisError, OSError) as error:
-                logger.warning("listening failed", extra={"action": "listen", "error": type(error).__name__})
+                logger.log(level, "listening failed", extra={"action": "listen", "error": type(error).__name__})
+                level = logging.DEBUG
                 await asyncio.sleep(RETRY_INTERVAL)

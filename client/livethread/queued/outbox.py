@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -99,7 +100,10 @@ class Outbox:
             try:
                 reply: list[Any] = await self._enqueue(keys=keys, args=args)
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-                logger.warning("Redis out of reach", extra={"action": "enqueue", "shard": shard, "retry_in_s": wait})
+                level = logging.WARNING if wait == RETRY_FIRST else logging.DEBUG
+                logger.log(
+                    level, "Redis out of reach", extra={"action": "enqueue", "shard": shard, "retry_in_s": wait}
+                )
                 self._fail_waiters(shard, error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)
@@ -217,9 +221,15 @@ def _full(writer: Writer, bound: int) -> ResourceExhausted:
 
 def _no_answer(settings: Settings, error: Exception) -> Unavailable:
     return Unavailable(
-        f"Redis at {settings.client_url} has not accepted the task within {settings.enqueue_timeout_s:g} s ({error}); "
+        f"Redis at {without_password(settings.client_url)} has not accepted the task within {settings.enqueue_timeout_s:g} s ({error}); "
         "it stays queued in this process, in order, and is sent when Redis answers: do not append it again, flush"
     )
+
+
+def without_password(url: str) -> str:
+    """Return *url* as errors and logs may show it."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@") if password else url
 
 
 async def wait_accepted(writer: Writer, submission: Submission) -> Position:

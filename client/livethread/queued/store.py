@@ -11,7 +11,6 @@ import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -22,7 +21,7 @@ from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, ThreadPa
 from livethread.model import parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied, ThreadParkedEvent
 from livethread.queued.applied import AppliedListener
-from livethread.queued.outbox import Outbox, wait_accepted
+from livethread.queued.outbox import Outbox, wait_accepted, without_password
 from livethread.queued.writer import Writer
 from livethread.rollout_item import encode_line
 from livethread.session_meta import session_meta
@@ -123,10 +122,7 @@ class QueuedThreadStore:
             await self._applied.start()
         except (RedisError, OSError) as error:
             await self._redis.aclose()
-            raise Unavailable(
-                f"Redis at {_without_password(self._settings.client_url)} does not answer ({error}). "
-                "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
-            ) from error
+            raise _no_redis(self._settings, error) from error
         self._outbox.start()
         return self
 
@@ -300,6 +296,7 @@ class QueuedThreadStore:
     async def _flush(self, writer: Writer, timeout_s: float | None) -> None:
         limit = timeout_s or self._settings.flush_timeout_s
         marker = writer.marker
+        failure: Exception | None = None
         try:
             async with asyncio.timeout(limit):
                 wait = ASK_FIRST
@@ -311,17 +308,13 @@ class QueuedThreadStore:
                         async with asyncio.timeout(wait):
                             await writer.changed.wait()
                     except TimeoutError:
-                        await self._ask(writer)
+                        failure = await self._ask(writer)
                         wait = min(wait * 2, ASK_LONGEST)
         except TimeoutError:
-            raise Unavailable(
-                f"the tasks of thread {writer.thread_id} were not applied within {limit:g} s: "
-                "they are kept in order and nothing is lost. Is a worker running "
-                "(celery --app livethread_worker.entrypoint worker)? Flush again to wait on"
-            ) from None
+            raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
 
-    async def _ask(self, writer: Writer) -> None:
-        """Ask Redis how far *writer*'s thread is, and offer the last task again.
+    async def _ask(self, writer: Writer) -> Exception | None:
+        """Ask Redis how far *writer*'s thread is, and offer the last task again; return why it does not answer.
 
         Offering is harmless where Redis has the task; where Redis lost it, or a doorbell was lost, this is
         what gets things going again.
@@ -330,8 +323,8 @@ class QueuedThreadStore:
         try:
             applied = await self._redis.get(keys.applied(writer.thread_id))
             parked = await self._redis.hget(keys.parked, writer.thread_id)
-        except (RedisError, OSError):
-            return
+        except (RedisError, OSError) as error:
+            return error
         if applied is not None:
             self._note_applied(writer, _text(applied))
         if parked is not None:
@@ -339,6 +332,7 @@ class QueuedThreadStore:
         elif writer.unapplied and not writer.queue:
             writer.rewind(writer.unapplied[-1].n - 1)
             self._outbox.send(writer)
+        return None
 
     async def _wait_for_own(self, thread_id: str) -> None:
         opened = self._open.get(thread_id)
@@ -363,12 +357,9 @@ class QueuedThreadStore:
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, ASK_LONGEST)
         except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis does not answer ({error})") from error
+            raise _no_redis(self._settings, error) from error
         except TimeoutError:
-            raise Unavailable(
-                f"the tasks of thread {thread_id} were not applied within {self._settings.flush_timeout_s:g} s; "
-                "is a worker running (celery --app livethread_worker.entrypoint worker)?"
-            ) from None
+            raise _not_applied(thread_id, self._settings.flush_timeout_s, None, self._settings) from None
 
     async def _require_stored(self, thread_id: str, *, include_archived: bool) -> None:
         await self._wait_until_settled(thread_id)
@@ -429,6 +420,25 @@ class QueuedThreadStore:
         await self._applied.unsubscribe(self._keys(thread_id).applied(thread_id))
 
 
+def _no_redis(settings: Settings, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"Redis at {without_password(settings.client_url)} does not answer ({error}). "
+        "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
+    )
+
+
+def _not_applied(thread_id: str, limit: float, failure: Exception | None, settings: Settings) -> Unavailable:
+    cause = (
+        f"Redis at {without_password(settings.client_url)} does not answer ({failure})"
+        if failure
+        else "is a worker running (celery --app livethread_worker.entrypoint worker)?"
+    )
+    return Unavailable(
+        f"the tasks of thread {thread_id} were not applied within {limit:g} s; they are kept, in order, and nothing "
+        f"is lost: {cause}. Flush again to wait on"
+    )
+
+
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
@@ -439,8 +449,3 @@ def _parked_reason(detail: str) -> str:
     except ValueError:
         return detail
     return str(parsed.get("reason", parsed)) if isinstance(parsed, dict) else str(parsed)
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return url.replace(f":{parts.password}@", ":***@") if parts.password else url

@@ -1,0 +1,76 @@
+"""What README and quickstart show is what runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from livethread import CreateThreadParams, InMemoryThreadStore, LiveThread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).parents[2]
+
+
+def python_blocks(document: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def run_alone(code: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run *code* as a program of its own, with nothing but a home."""
+    environment: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "HOME": str(home), "LIVETHREAD_HOME": str(home / "lt")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment, cwd=home, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+
+
+def test_the_readme_example_does_the_whole_job_alone(tmp_path: Path) -> None:
+    [example] = python_blocks("README.md")
+
+    result = run_alone(example, tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    thread_id, path = result.stdout.split()
+    rollout = Path(path).read_text(encoding="utf-8")
+    assert thread_id in path
+    assert [line.count("Fix the build") for line in rollout.splitlines()] == [0, 1]
+
+
+def test_the_readme_shows_a_whole_session_by_line_30() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+    assert lines.index("asyncio.run(main())") < 30
+
+
+def test_the_quickstart_session_runs(tmp_path: Path) -> None:
+    session = python_blocks("docs/quickstart.md")[0]
+
+    result = run_alone(session, tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["Fix", "the", "build", "automation", "4"]
+
+
+async def test_the_other_quickstart_examples_do_what_they_say() -> None:
+    scope: dict[str, Any] = {}
+    for block in python_blocks("docs/quickstart.md")[1:]:
+        exec(block, scope)
+    async with InMemoryThreadStore() as store:
+        unsubscribe = scope["subscribe"](store)
+        thread = await LiveThread.create(store, CreateThreadParams())
+        await thread.persist()
+
+        await scope["rename"](store, thread.thread_id)
+
+        renamed = await thread.read_thread()
+        assert renamed.name == "Release 1.4"
+        assert renamed.git_info is not None
+        assert renamed.git_info.branch == "main"
+        unsubscribe()
+    await scope["test_my_agent"]()

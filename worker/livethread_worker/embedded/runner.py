@@ -1,0 +1,91 @@
+"""The detached process that runs one home's Redis and worker for as long as anybody uses them.
+
+``python -m livethread_worker.embedded.runner`` returns when the runtime serves (exit code 0; also when another runner
+was first), or prints why it cannot (1). The runner itself goes on, forked off: it holds ``runner.lock``, and ends
+when the kernel grants it ``users.lock`` exclusively: the last user is gone, by leaving or by ``kill -9``. It keeps
+both locks until it is gone itself, so that whoever comes in the meantime waits and starts a fresh one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from livethread.errors import Unavailable
+from livethread_config import Settings
+from livethread_worker.embedded.locks import RunnerState, publish_state, runner_lock, users_lock
+from livethread_worker.embedded.processes import redis_spec, worker_spec
+from livethread_worker.embedded.redis_server import run_dir
+from livethread_worker.embedded.supervisor import LogFiles, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds to wait for ``runner.lock``: longer than somebody who only looks at it holds it.
+CLAIM_TIMEOUT_S = 0.3
+#: What the runner reports when it serves, or when another one does.
+FINE = b"fine"
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived: stop in order."""
+
+
+def main() -> int:
+    """Fork the runner off, wait for its report, and return the exit code."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.close(reader)
+        _become_runner(writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        report = pipe.read()
+    if report != FINE:
+        print(report.decode(errors="replace"))  # noqa: T201 - empty if it crashed: its log, stderr, says why
+        return 1
+    return 0
+
+
+def _become_runner(writer: int) -> NoReturn:
+    """Serve; stdout goes to the log from here on, since whoever reads it waits for its end."""
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    signal.signal(signal.SIGTERM, _raise_terminated)
+
+    def report(message: bytes) -> None:
+        nonlocal writer
+        if writer >= 0:
+            os.write(writer, message)
+            os.close(writer)
+            writer = -1
+
+    try:
+        _serve(Settings(), report)
+    except _Terminated:
+        sys.exit(0)
+    except Unavailable as error:
+        report(str(error).encode())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _serve(settings: Settings, report: Callable[[bytes], None]) -> None:
+    runner, users = runner_lock(settings), users_lock(settings)
+    if not runner.lock_within(CLAIM_TIMEOUT_S):
+        report(FINE)
+        return
+    publish_state(runner, RunnerState(os.getpid(), "shared"))
+    specs = [redis_spec(settings), worker_spec(settings, "runtime", beat=True)]
+    with Supervisor(specs, LogFiles(run_dir(settings))):
+        publish_state(runner, RunnerState(os.getpid(), "shared", ready=True))
+        report(FINE)
+        users.lock()
+
+
+def _raise_terminated(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""The local runtime as its users see it: Redis answers and a worker runs for as long as they need them.
+
+`use_local_runtime` shares one detached runner among all processes of a home. `running` keeps the processes in this
+one, where a demonstration or a test can see them, and kill them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from livethread.errors import Unavailable
+from livethread_worker.embedded.locks import (
+    RunnerState,
+    exit_lock,
+    publish_state,
+    read_state,
+    runner_lock,
+    users_lock,
+)
+from livethread_worker.embedded.processes import redis_spec, settings_env, worker_spec
+from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir
+from livethread_worker.embedded.supervisor import LogFiles, Supervisor, explain_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from livethread_config import Settings
+
+logger = logging.getLogger(__name__)
+
+POLL_INTERVAL_S = 0.02
+#: Seconds until the runtime must serve; before it, an ending one may have to be waited for.
+START_TIMEOUT_S = 60.0
+#: Seconds between two looks whether the home still has a runner.
+GUARD_INTERVAL_S = 0.5
+MAX_GUARD_INTERVAL_S = 30.0
+#: Seconds the last user waits, beyond the worker's own grace, until the runner is gone.
+END_TIMEOUT_S = 30.0
+
+
+@contextlib.contextmanager
+def use_local_runtime(settings: Settings) -> Iterator[None]:
+    """Have the embedded Redis of the home answer, and a worker run, until the context is left.
+
+    Any number of processes, and of contexts in each, share one runtime: the one of ``livethread up`` if that runs,
+    else a detached runner that is started here and ends with its last user, however that ends. If the runtime goes
+    away under its users, one of them starts another. The last user to leave waits until the runner is gone. Enter and
+    leave from any thread; both may block.
+
+    Raises:
+        Unavailable: no server is installed, or the processes do not start; says which log tells why.
+
+    """
+    prepare_directories(settings)
+    with users_lock(settings) as users:
+        if not users.lock_within(START_TIMEOUT_S, shared=True):
+            raise Unavailable(f"the runner that ends in {run_dir(settings)} does not; see its logs")
+        try:
+            _ensure_served(settings)
+            with _Guard(settings):
+                yield
+        finally:
+            users.release()
+            with contextlib.suppress(FileNotFoundError):  # the home was deleted, and the locks with it
+                _await_end_if_last(settings)
+
+
+@contextlib.contextmanager
+def running(settings: Settings, *, workers: int = 2, concurrency: int = 2) -> Iterator[Supervisor]:
+    """Run Redis (if embedded) and *workers* workers, named ``worker.1`` and so on, as children of this process.
+
+    The first one sweeps. Logs go to the home's run folder. The supervisor lists and kills them by name.
+
+    Raises:
+        Unavailable: they do not start; says which log tells why.
+
+    """
+    prepare_directories(settings)
+    specs = [redis_spec(settings)] if settings.is_embedded else []
+    specs += [
+        worker_spec(settings, f"worker.{number}", concurrency=concurrency, beat=number == 1)
+        for number in range(1, workers + 1)
+    ]
+    with RunnerClaim(settings) as claim, Supervisor(specs, LogFiles(run_dir(settings))) as supervisor:
+        claim.set_ready()
+        yield supervisor
+
+
+class RunnerClaim:
+    """While entered, this process provides the home's runtime, so that users join it and start no runner.
+
+    If a runner is there already, the claim waits in the background until that one's users are gone; both serve in the
+    meantime. With a configured Redis it does nothing: such a home has no local runtime.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._wanted = settings.is_embedded
+        self._lock = runner_lock(settings)
+        self._state = RunnerState(os.getpid(), "own")
+        self._mutex = threading.Lock()
+        self._held = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_trying, name="runner claim", daemon=True)
+
+    def set_ready(self) -> None:
+        """Tell users that Redis and a worker serve."""
+        with self._mutex:
+            self._state = RunnerState(os.getpid(), "own", ready=True)
+            if self._held:
+                publish_state(self._lock, self._state)
+
+    def __enter__(self) -> Self:
+        """Claim at once if possible, else go on trying."""
+        if self._wanted and not self._try():
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the claim up; users that are left start a runner."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._lock.release()
+
+    def _keep_trying(self) -> None:
+        while not self._ended.wait(POLL_INTERVAL_S) and not self._try():
+            pass
+
+    def _try(self) -> bool:
+        with self._mutex:
+            self._held = self._lock.try_lock()
+            if self._held:
+                publish_state(self._lock, self._state)
+            return self._held
+
+
+class _Guard:
+    """While entered, a thread sees to it that the home has a runner: the first one may be killed, or `up` end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="runtime guard", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        interval_s = GUARD_INTERVAL_S
+        while not self._ended.wait(interval_s):
+            interval_s = GUARD_INTERVAL_S if self._mend() else min(2 * interval_s, MAX_GUARD_INTERVAL_S)
+
+    def _mend(self) -> bool:
+        try:
+            if read_state(self._settings) is None:
+                logger.info("starting the local runtime again", extra={"action": "guard_runtime"})
+                _start_runner(self._settings)
+        except (Unavailable, OSError) as error:
+            logger.warning(
+                "the local runtime does not start", extra={"action": "guard_runtime", "reason": str(error)}
+            )
+            return False
+        return True
+
+
+def _ensure_served(settings: Settings) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _is_served(settings):
+        if time.monotonic() >= deadline:
+            raise Unavailable(
+                f"the local runtime does not serve within {START_TIMEOUT_S:g} s; see {run_dir(settings)}"
+            )
+        if read_state(settings) is None:
+            _start_runner(settings)
+        else:
+            time.sleep(POLL_INTERVAL_S)
+
+
+def _is_served(settings: Settings) -> bool:
+    state = read_state(settings)
+    return state is not None and state.ready and answers(settings)
+
+
+def _start_runner(settings: Settings) -> None:
+    """Start a runner and return when it serves, or when it found that another one runs."""
+    log = run_dir(settings) / "runner.log"
+    with log.open("ab") as stderr:
+        try:
+            started = subprocess.run(
+                # -P: the working directory is no place to import from.
+                [sys.executable, "-P", "-m", "livethread_worker.embedded.runner"],
+                env=settings_env(settings),
+                cwd=run_dir(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+                timeout=START_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(
+                f"the runner does not start within {START_TIMEOUT_S:g} s; {explain_log(log)}"
+            ) from error
+    if started.returncode != 0:
+        reason = started.stdout.decode(errors="replace").strip() or explain_log(log)
+        raise Unavailable(f"the local runtime does not start: {reason}")
+
+
+def _await_end_if_last(settings: Settings) -> None:
+    """Return once the runner is gone, if nobody uses it any more; bounded, since it ends in any case."""
+    deadline = time.monotonic() + END_TIMEOUT_S + settings.drain_max_s
+    while time.monotonic() < deadline:
+        state = read_state(settings)
+        if state is None or state.kind == "own" or _others_use(settings):
+            return
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _others_use(settings: Settings) -> bool:
+    with exit_lock(settings) as one_at_a_time, users_lock(settings) as users:
+        one_at_a_time.lock()
+        # Not lockable but shareable: other users. Not even that: the runner has it, and ends.
+        return not users.try_lock() and users.try_lock(shared=True)
