@@ -6,18 +6,34 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from livethread.cursor import decode_cursor, encode_cursor
+from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.model import format_time, parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.rollout_item import RolloutItem, decode_line, encode_line, items_of
+from livethread.search_text import parse_query, search_text, words_of
 from livethread.session_meta import session_meta, thread_from_meta
-from livethread.types import START, Receipt, RelationKind, SortDirection, ThreadPage
+from livethread.turns import TurnPhase, TurnStart, next_phase, stored_turn
+from livethread.types import (
+    START,
+    ItemPage,
+    ListThreadsParams,
+    Receipt,
+    RelationKind,
+    SortDirection,
+    StoredThreadSearchResult,
+    ThreadPage,
+    ThreadSearchPage,
+    ThreadSortKey,
+    TurnPage,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+    from livethread.search_text import Phrase
     from livethread.types import (
         AppendThreadItemsParams,
         ArchiveThreadParams,
@@ -25,9 +41,7 @@ if TYPE_CHECKING:
         DeleteThreadParams,
         DiscardThreadParams,
         FlushThreadParams,
-        ItemPage,
         ListItemsParams,
-        ListThreadsParams,
         ListTurnsParams,
         LoadThreadHistoryParams,
         PersistThreadParams,
@@ -37,8 +51,6 @@ if TYPE_CHECKING:
         ResumeThreadParams,
         SearchThreadsParams,
         ShutdownThreadParams,
-        ThreadSearchPage,
-        TurnPage,
         UpdateThreadMetadataParams,
     )
 
@@ -151,21 +163,7 @@ class InMemoryThreadStore:
 
     async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
         """Return one page of threads."""
-        key = params.sort_key.value
-
-        def order(thread: StoredThread) -> tuple[str, str]:
-            return format_time(getattr(thread, key)), thread.thread_id
-
-        descending = params.sort_direction is SortDirection.DESC
-        matching = sorted((s.thread for s in self._stored.values() if self._matches(s.thread, params)), key=order)
-        if descending:
-            matching.reverse()
-        if params.cursor:
-            after = decode_cursor(params.cursor, params.sort_key)
-            matching = [t for t in matching if (order(t) < after if descending else order(t) > after)]
-        page = tuple(matching[: params.page_size])
-        more = len(matching) > params.page_size
-        return ThreadPage(items=page, next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
+        return self._page(params, lambda _: True)
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         """Apply the patch."""
@@ -184,16 +182,73 @@ class InMemoryThreadStore:
         raise Unsupported("read_thread_by_rollout_path")
 
     async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
-        """Not supported yet."""
-        raise Unsupported("search_threads")
+        """Return one page of threads with a message, or the name, that holds every phrase; no ranking."""
+        phrases = parse_query(params.search_term)
+        key = params.sort_key or ThreadSortKey.UPDATED_AT
+        listing = ListThreadsParams(
+            page_size=params.page_size,
+            cursor=params.cursor,
+            sort_key=key,
+            sort_direction=params.sort_direction,
+            allowed_sources=params.allowed_sources,
+            archived=params.archived,
+        )
+        found = {
+            thread_id: snippet
+            for thread_id, stored in self._stored.items()
+            if (snippet := _first_match(self._texts(stored), phrases)) is not None
+        }
+        page = self._page(listing, lambda thread: thread.thread_id in found)
+        items = (StoredThreadSearchResult(thread=thread, snippet=found[thread.thread_id]) for thread in page.items)
+        return ThreadSearchPage(items=tuple(items), next_cursor=page.next_cursor)
 
     async def list_turns(self, params: ListTurnsParams) -> TurnPage:
-        """Not supported yet."""
-        raise Unsupported("list_turns")
+        """Return one page of turns; a cursor is the number of the item with which it begins."""
+        self._read(params.thread_id, include_archived=params.include_archived)
+        items = self._history(params.thread_id).items
+        turns = _turns(items)
+        descending = params.sort_direction is SortDirection.DESC
+        ordered = turns[::-1] if descending else turns
+        begin = decode_offset(params.cursor) if params.cursor else None
+        if begin is not None:
+            ordered = [turn for turn in ordered if (turn.start <= begin if descending else turn.start >= begin)]
+        shown, more = ordered[: params.page_size], ordered[params.page_size :]
+        return TurnPage(
+            turns=tuple(
+                stored_turn(turn.turn_id, items[turn.start : turn.end], params.items_view, is_last=turn.end is None)
+                for turn in shown
+            ),
+            next_cursor=encode_offset(more[0].start) if more else None,
+            backwards_cursor=encode_offset(max(shown[0].start + (1 if descending else -1), 0)) if shown else None,
+        )
 
     async def list_items(self, params: ListItemsParams) -> ItemPage:
-        """Not supported yet."""
-        raise Unsupported("list_items")
+        """Return one page of items; a cursor is an item's number."""
+        self._read(params.thread_id, include_archived=params.include_archived)
+        items = self._history(params.thread_id).items
+        start, end = 0, len(items)
+        if params.turn_id is not None:
+            turn = next((turn for turn in _turns(items) if turn.turn_id == params.turn_id), None)
+            if turn is None:
+                raise InvalidRequest(f"thread {params.thread_id} has no turn {params.turn_id}")
+            start, end = turn.start, end if turn.end is None else turn.end
+        descending = params.sort_direction is SortDirection.DESC
+        begin = decode_offset(params.cursor) if params.cursor else (end if descending else start)
+        if not start <= begin <= end:
+            raise InvalidRequest("this cursor belongs to another thread, or to another turn")
+        if descending:
+            edge = max(start, begin - params.page_size)
+            return ItemPage(
+                items=items[edge:begin][::-1],
+                next_cursor=encode_offset(edge) if edge > start else None,
+                backwards_cursor=encode_offset(begin),
+            )
+        edge = min(end, begin + params.page_size)
+        return ItemPage(
+            items=items[begin:edge],
+            next_cursor=encode_offset(edge) if edge < end else None,
+            backwards_cursor=encode_offset(begin) if begin > start else None,
+        )
 
     async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
         """Not supported yet."""
@@ -246,6 +301,31 @@ class InMemoryThreadStore:
         )
         return StoredThreadHistory(thread_id=thread_id, items=items_of(records))
 
+    def _page(self, params: ListThreadsParams, wanted: Callable[[StoredThread], bool]) -> ThreadPage:
+        key = params.sort_key.value
+
+        def order(thread: StoredThread) -> tuple[str, str]:
+            return format_time(getattr(thread, key)), thread.thread_id
+
+        descending = params.sort_direction is SortDirection.DESC
+        threads = (stored.thread for stored in self._stored.values())
+        matching = sorted((t for t in threads if wanted(t) and self._matches(t, params)), key=order)
+        if descending:
+            matching.reverse()
+        if params.cursor:
+            after = decode_cursor(params.cursor, params.sort_key)
+            matching = [t for t in matching if (order(t) < after if descending else order(t) > after)]
+        page = tuple(matching[: params.page_size])
+        more = len(matching) > params.page_size
+        return ThreadPage(items=page, next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
+
+    def _texts(self, stored: _Stored) -> Iterator[str]:
+        if stored.thread.name:
+            yield stored.thread.name
+        for item in self._history(stored.thread.thread_id).items:
+            if found := search_text(item.type, item.payload):
+                yield found.text
+
     def _matches(self, thread: StoredThread, params: ListThreadsParams) -> bool:
         term = (params.search_term or "").lower()
         texts = (thread.name or "", thread.title or "", thread.preview)
@@ -267,3 +347,41 @@ class InMemoryThreadStore:
                 seen.add(ancestor)
                 ancestor = self._stored[ancestor].thread.parent_thread_id
         return ancestor == params.relation_filter.thread_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A turn's items, by their numbers."""
+
+    turn_id: str
+    start: int
+    end: int | None
+
+
+def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
+    """Return the turns that are not taken back."""
+    phase, starts, kept = TurnPhase.BEFORE, [], []
+    for number, item in enumerate(items):
+        if item.type != "event_msg":
+            continue
+        phase, change = next_phase(phase, item.kind, item.payload, item.ordinal or 0)
+        if isinstance(change, TurnStart):
+            starts.append(number)
+            kept.append((change.turn_id, number))
+        elif change is not None:
+            del kept[max(0, len(kept) - change.count) :]
+    ends = dict(zip(starts, starts[1:], strict=False))
+    return [_Turn(turn_id, start, ends.get(start)) for turn_id, start in kept]
+
+
+def _first_match(texts: Iterator[str], phrases: list[Phrase]) -> str | None:
+    return next((text for text in texts if all(_holds(words_of(text), phrase) for phrase in phrases)), None)
+
+
+def _holds(words: list[str], phrase: Phrase) -> bool:
+    wanted = words_of(" ".join(phrase.words))
+    for start in range(len(words) - len(wanted) + 1):
+        *found, last = words[start : start + len(wanted)]
+        if found == wanted[:-1] and (last.startswith(wanted[-1]) if phrase.is_prefix else last == wanted[-1]):
+            return True
+    return False

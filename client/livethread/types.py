@@ -218,10 +218,12 @@ class ThreadPage(Model):
 class SearchThreadsParams(Model):
     """Parameters for a full-text search over threads."""
 
+    #: Words that one message, or the name, must hold: ``word``, ``"a phrase"``, ``prefix*``.
     search_term: Annotated[str, Field(min_length=1)]
     page_size: PageSize = 50
     cursor: str | None = None
-    sort_key: ThreadSortKey = ThreadSortKey.UPDATED_AT
+    #: None: the best matches first.
+    sort_key: ThreadSortKey | None = None
     sort_direction: SortDirection = SortDirection.DESC
     allowed_sources: tuple[SessionSource, ...] = ()
     archived: bool = False

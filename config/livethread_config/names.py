@@ -17,8 +17,12 @@ SWEEP_TASK = "livethread.sweep"
 READ_THREAD_TASK = "livethread.read_thread"
 #: Read one page of a thread's history in the worker's home.
 LOAD_HISTORY_TASK = "livethread.load_history"
-#: Read one page of the worker's listing.
+#: The other reads, each of one page or one thread.
+READ_THREAD_BY_ROLLOUT_PATH_TASK = "livethread.read_thread_by_rollout_path"
 LIST_THREADS_TASK = "livethread.list_threads"
+SEARCH_THREADS_TASK = "livethread.search_threads"
+LIST_TURNS_TASK = "livethread.list_turns"
+LIST_ITEMS_TASK = "livethread.list_items"
 
 
 def shard_of(thread_id: str, shards: int) -> int:

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from celery.signals import worker_ready
 
 from livethread.errors import ThreadStoreError
-from livethread.types import ListThreadsParams, LoadThreadHistoryParams, ReadThreadParams
+from livethread.types import (
+    ListItemsParams,
+    ListThreadsParams,
+    ListTurnsParams,
+    LoadThreadHistoryParams,
+    ReadThreadByRolloutPathParams,
+    ReadThreadParams,
+    SearchThreadsParams,
+)
 from livethread_config import names
 from livethread_worker.process import WorkerProcess
 from livethread_worker.store import read
+from livethread_worker.store.list_items import list_items
+from livethread_worker.store.list_turns import list_turns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery, Task
 
+    from livethread.model import Model
     from livethread_config import Settings
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import Index
+
+#: Reads whose answer is one model: Celery task -> parameters, operation.
+_READS: Final[dict[str, tuple[type[Model], Callable[[Home, Index, Any], Model]]]] = {
+    names.READ_THREAD_TASK: (ReadThreadParams, read.read_thread),
+    names.READ_THREAD_BY_ROLLOUT_PATH_TASK: (ReadThreadByRolloutPathParams, read.read_thread_by_rollout_path),
+    names.LIST_THREADS_TASK: (ListThreadsParams, read.list_threads),
+    names.SEARCH_THREADS_TASK: (SearchThreadsParams, read.search_threads),
+    names.LIST_TURNS_TASK: (ListTurnsParams, list_turns),
+    names.LIST_ITEMS_TASK: (ListItemsParams, list_items),
+}
 
 
 def register(app: Celery, settings: Settings) -> None:
@@ -34,24 +59,27 @@ def register(app: Celery, settings: Settings) -> None:
     # hold contents, which no log line and no event may show.
     answers: dict[str, Any] = {"ignore_result": False, "throws": (ThreadStoreError,), "resultrepr_maxsize": 0}
 
-    @app.task(name=names.READ_THREAD_TASK, **answers)
-    def read_thread(params: dict[str, Any]) -> dict[str, Any]:
-        thread = read.read_thread(process.home, process.open_index(), ReadThreadParams.model_validate(params))
-        return thread.model_dump(mode="json", exclude={"history"})
-
     @app.task(name=names.LOAD_HISTORY_TASK, **answers)
     def load_history(params: dict[str, Any], start: int, max_bytes: int) -> dict[str, Any]:
         parsed = LoadThreadHistoryParams.model_validate(params)
         lines, following = read.read_lines(process.home, process.open_index(), parsed, start, max_bytes)
         return {"lines": lines, "next": following}
 
-    @app.task(name=names.LIST_THREADS_TASK, **answers)
-    def list_threads(params: dict[str, Any]) -> dict[str, Any]:
-        return read.list_threads(process.open_index(), ListThreadsParams.model_validate(params)).model_dump(
-            mode="json"
-        )
+    for name, (params_type, operation) in _READS.items():
+        decorate: Any = app.task(name=name, **answers)  # celery-types knows no decorator of a variable's name
+        decorate(_answer(process, params_type, operation))
 
     @worker_ready.connect(weak=False)
     def sweep_at_start(sender: Any, **_: Any) -> None:
         if sender.app is app:
             process.sweep()
+
+
+def _answer(
+    process: WorkerProcess, params_type: type[Model], operation: Callable[[Home, Index, Any], Model]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def answer(params: dict[str, Any]) -> dict[str, Any]:
+        result = operation(process.home, process.open_index(), params_type.model_validate(params))
+        return result.model_dump(mode="json")
+
+    return answer

@@ -15,22 +15,20 @@ from kombu.exceptions import OperationalError
 from livethread.errors import Unavailable, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.rollout_item import decode_line, items_of
-from livethread.types import LoadThreadHistoryParams, ThreadPage
+from livethread.types import ItemPage, LoadThreadHistoryParams, ThreadPage, ThreadSearchPage, TurnPage
 from livethread_config import names
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from livethread.model import Model
     from livethread.types import (
-        ItemPage,
         ListItemsParams,
         ListThreadsParams,
         ListTurnsParams,
         ReadThreadByRolloutPathParams,
         ReadThreadParams,
         SearchThreadsParams,
-        ThreadSearchPage,
-        TurnPage,
     )
     from livethread_config import Settings
 
@@ -65,40 +63,48 @@ class CeleryReader:
 
     async def read_thread(self, params: ReadThreadParams) -> StoredThread:
         """Read a thread's metadata, and its history where asked for."""
-        answer = await self._ask(names.READ_THREAD_TASK, params.thread_id, {"params": params.model_dump(mode="json")})
-        thread = StoredThread.model_validate(answer)
-        if not params.include_history:
-            return thread
-        request = LoadThreadHistoryParams(thread_id=params.thread_id, include_archived=params.include_archived)
-        return thread.model_copy(update={"history": await self.load_history(request)})
-
-    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
-        """Read one page of the listing.
-
-        Raises:
-            Unsupported: the deployment has several shards.
-        """
-        if self._settings.shards > 1:
-            raise Unsupported("list_threads over several shards")
-        return ThreadPage.model_validate(
-            await self._ask(names.LIST_THREADS_TASK, None, {"params": params.model_dump(mode="json")})
-        )
+        return await self._with_history(names.READ_THREAD_TASK, params.thread_id, params)
 
     async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
-        """Not supported yet."""
-        raise Unsupported("read_thread_by_rollout_path")
+        """Read the thread whose rollout this is."""
+        return await self._with_history(names.READ_THREAD_BY_ROLLOUT_PATH_TASK, None, params)
+
+    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+        """Read one page of the listing."""
+        return ThreadPage.model_validate(await self._ask_for(names.LIST_THREADS_TASK, None, params))
 
     async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
-        """Not supported yet."""
-        raise Unsupported("search_threads")
+        """Read one page of what a search finds."""
+        return ThreadSearchPage.model_validate(await self._ask_for(names.SEARCH_THREADS_TASK, None, params))
 
     async def list_turns(self, params: ListTurnsParams) -> TurnPage:
-        """Not supported yet."""
-        raise Unsupported("list_turns")
+        """Read one page of a thread's turns."""
+        return TurnPage.model_validate(await self._ask_for(names.LIST_TURNS_TASK, params.thread_id, params))
 
     async def list_items(self, params: ListItemsParams) -> ItemPage:
-        """Not supported yet."""
-        raise Unsupported("list_items")
+        """Read one page of a thread's items."""
+        return ItemPage.model_validate(await self._ask_for(names.LIST_ITEMS_TASK, params.thread_id, params))
+
+    async def _with_history(
+        self, task: str, thread_id: str | None, params: ReadThreadParams | ReadThreadByRolloutPathParams
+    ) -> StoredThread:
+        """Read a thread; its history comes in pages."""
+        alone = params.model_copy(update={"include_history": False})
+        thread = StoredThread.model_validate(await self._ask_for(task, thread_id, alone))
+        if not params.include_history:
+            return thread
+        request = LoadThreadHistoryParams(thread_id=thread.thread_id, include_archived=params.include_archived)
+        return thread.model_copy(update={"history": await self.load_history(request)})
+
+    async def _ask_for(self, task: str, thread_id: str | None, params: Model) -> dict[str, Any]:
+        """Ask the shard of *thread_id*; for what is of no thread, the only shard.
+
+        Raises:
+            Unsupported: the deployment has several shards, and the read is of no thread.
+        """
+        if thread_id is None and self._settings.shards > 1:
+            raise Unsupported(f"{task} over several shards")
+        return await self._ask(task, thread_id, {"params": params.model_dump(mode="json")})
 
     async def _ask(self, task: str, thread_id: str | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Have a worker of the thread's shard run *task* and return its answer; its errors are raised here."""

@@ -93,6 +93,11 @@ class Home:
             if match:
                 yield match["id"], path
 
+    def thread_of(self, path: Path) -> str | None:
+        """Return the id of the thread whose rollout *path* is, going by its name; None for any other file."""
+        match = _ROLLOUT_NAME.fullmatch(path.name)
+        return match["id"] if match else None
+
     def is_archived(self, path: Path) -> bool:
         """Whether *path* lies among the archived rollouts."""
         return path.parent == self.archived_sessions

@@ -30,6 +30,8 @@ from livethread_worker.store import read
 from livethread_worker.store.apply import OutcomeKind, apply_batch
 from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.list_items import list_items
+from livethread_worker.store.list_turns import list_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,24 +204,24 @@ class LocalThreadStore:
         return await self._run(lambda: read.read_thread(self._home, self._opened_index(), params))
 
     async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
-        """Not supported yet."""
-        raise Unsupported("read_thread_by_rollout_path")
+        """Return what index and rollout say of the thread whose rollout this is."""
+        return await self._run(lambda: read.read_thread_by_rollout_path(self._home, self._opened_index(), params))
 
     async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
         """Return one page of the index."""
-        return await self._run(lambda: read.list_threads(self._opened_index(), params))
+        return await self._run(lambda: read.list_threads(self._home, self._opened_index(), params))
 
     async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
-        """Not supported yet."""
-        raise Unsupported("search_threads")
+        """Return one page of what the index finds."""
+        return await self._run(lambda: read.search_threads(self._home, self._opened_index(), params))
 
     async def list_turns(self, params: ListTurnsParams) -> TurnPage:
-        """Not supported yet."""
-        raise Unsupported("list_turns")
+        """Return one page of the rollout's turns."""
+        return await self._run(lambda: list_turns(self._home, self._opened_index(), params))
 
     async def list_items(self, params: ListItemsParams) -> ItemPage:
-        """Not supported yet."""
-        raise Unsupported("list_items")
+        """Return one page of the rollout's items."""
+        return await self._run(lambda: list_items(self._home, self._opened_index(), params))
 
     # -- inside --------------------------------------------------------------------------------------------
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from livethread.cursor import encode_cursor
-from livethread.errors import ThreadNotFound
+from livethread.cursor import encode_cursor, encode_search_cursor
+from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.rollout_item import items_of
-from livethread.types import ThreadPage
+from livethread.types import StoredThreadSearchResult, ThreadPage, ThreadSearchPage
 from livethread_worker.store.rollout.scan import scan_records
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from livethread.rollout_item import RolloutItem
-    from livethread.types import ListThreadsParams, LoadThreadHistoryParams, ReadThreadParams
+    from livethread.types import (
+        ListThreadsParams,
+        LoadThreadHistoryParams,
+        ReadThreadByRolloutPathParams,
+        ReadThreadParams,
+        SearchThreadsParams,
+    )
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
 
@@ -27,14 +32,33 @@ def read_thread(home: Home, index: Index, params: ReadThreadParams) -> StoredThr
     Raises:
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
     """
-    thread = index.read_thread(params.thread_id) or read_from_rollout(home, params.thread_id)
+    thread = index.read_thread(params.thread_id)
+    if thread is None or thread.rollout_path is None or not thread.rollout_path.exists():
+        thread = read_rollout(home, home.require_rollout(params.thread_id), params.thread_id)
     if thread.archived_at is not None and not params.include_archived:
         raise ThreadNotFound(params.thread_id, "it is archived")
-    if not params.include_history:
-        return thread
-    assert thread.rollout_path is not None
-    history = StoredThreadHistory(thread_id=params.thread_id, items=_items(thread.rollout_path))
-    return thread.model_copy(update={"history": history})
+    return _with_history(thread) if params.include_history else thread
+
+
+def read_thread_by_rollout_path(home: Home, index: Index, params: ReadThreadByRolloutPathParams) -> StoredThread:
+    """Return the thread whose rollout this is.
+
+    Raises:
+        InvalidRequest: the path leads out of the home, or is no rollout's.
+        ThreadNotFound: there is no such file, or it is archived and that was not asked for.
+    """
+    path = home.resolve(params.rollout_path)
+    thread_id = home.thread_of(path)
+    if thread_id is None:
+        raise InvalidRequest(f"{path.name!r} is not the name of a rollout")
+    if not path.is_file():
+        raise ThreadNotFound(thread_id, f"there is no {path}")
+    if home.is_archived(path) and not params.include_archived:
+        raise ThreadNotFound(thread_id, "it is archived")
+    thread = index.read_thread(thread_id)
+    if thread is None or thread.rollout_path != path:
+        thread = read_rollout(home, path, thread_id)
+    return _with_history(thread) if params.include_history else thread
 
 
 def load_history(home: Home, index: Index, params: LoadThreadHistoryParams) -> StoredThreadHistory:
@@ -43,7 +67,8 @@ def load_history(home: Home, index: Index, params: LoadThreadHistoryParams) -> S
     Raises:
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
     """
-    return StoredThreadHistory(thread_id=params.thread_id, items=_items(_rollout(home, index, params)))
+    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
+    return StoredThreadHistory(thread_id=params.thread_id, items=_items(path))
 
 
 def read_lines(
@@ -54,7 +79,8 @@ def read_lines(
     Raises:
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
     """
-    with _rollout(home, index, params).open("rb") as file:
+    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
+    with path.open("rb") as file:
         file.seek(start)
         lines = file.readlines(max_bytes)
         following = file.tell()
@@ -62,20 +88,45 @@ def read_lines(
     return [line.decode(errors="replace") for line in lines], following if more else None
 
 
-def list_threads(index: Index, params: ListThreadsParams) -> ThreadPage:
+def list_threads(home: Home, index: Index, params: ListThreadsParams) -> ThreadPage:
     """Return one page of threads."""
     threads = index.list_threads(params)
     page, more = threads[: params.page_size], len(threads) > params.page_size
     return ThreadPage(items=tuple(page), next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
 
 
-def read_from_rollout(home: Home, thread_id: str) -> StoredThread:
-    """Return what a rollout and the name index say of a thread.
+def search_threads(home: Home, index: Index, params: SearchThreadsParams) -> ThreadSearchPage:
+    """Return one page of the threads in which a text occurs, each with its best match."""
+    found = index.search_threads(params)
+    page, more = found[: params.page_size], len(found) > params.page_size
+    last = page[-1] if more else None
+    return ThreadSearchPage(
+        items=tuple(StoredThreadSearchResult(thread=each.thread, snippet=each.snippet) for each in page),
+        next_cursor=encode_search_cursor(last.order, last.thread.thread_id, params.sort_key) if last else None,
+    )
+
+
+def require_path(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Path:
+    """Return the path of a thread's rollout.
 
     Raises:
-        ThreadNotFound: there is no rollout of it, or it has no ``session_meta`` of its own.
+        ThreadNotFound: no such thread, or it is archived and that was not asked for.
     """
-    path = home.require_rollout(thread_id)
+    thread = index.read_thread(thread_id)
+    path = thread.rollout_path if thread else None
+    if path is None or not path.exists():  # unknown to the index, or moved since it was written
+        path = home.require_rollout(thread_id)
+    if home.is_archived(path) and not include_archived:
+        raise ThreadNotFound(thread_id, "it is archived")
+    return path
+
+
+def read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
+    """Return what the rollout at *path* and the name index say of a thread.
+
+    Raises:
+        ThreadNotFound: the rollout has no ``session_meta`` of the thread.
+    """
     state = ThreadState(thread_id, path=home.relative(path))
     with path.open("rb") as file:
         read_on(state, file)
@@ -85,14 +136,10 @@ def read_from_rollout(home: Home, thread_id: str) -> StoredThread:
     return state.thread
 
 
-def _rollout(home: Home, index: Index, params: LoadThreadHistoryParams) -> Path:
-    thread = index.read_thread(params.thread_id)
-    path = thread.rollout_path if thread else None
-    if path is None or not path.exists():  # unknown to the index, or moved since it was written
-        path = home.require_rollout(params.thread_id)
-    if home.is_archived(path) and not params.include_archived:
-        raise ThreadNotFound(params.thread_id, "it is archived")
-    return path
+def _with_history(thread: StoredThread) -> StoredThread:
+    assert thread.rollout_path is not None
+    history = StoredThreadHistory(thread_id=thread.thread_id, items=_items(thread.rollout_path))
+    return thread.model_copy(update={"history": history})
 
 
 def _items(path: Path) -> tuple[RolloutItem, ...]:

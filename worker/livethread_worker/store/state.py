@@ -13,7 +13,9 @@ from livethread.item_observer import ItemObserver
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.model import parse_time
 from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
+from livethread.search_text import SearchText, search_text
 from livethread.session_meta import thread_from_meta
+from livethread.turns import TurnPhase, TurnsTakenBack, TurnStart, next_phase
 from livethread.types import START, Position
 from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.rollout.scan import scan_records, writer_mark
@@ -36,6 +38,22 @@ class WriterMark:
     lines: int
 
 
+@dataclass(frozen=True, slots=True)
+class TurnLine:
+    """A turn begins at a line."""
+
+    offset: int
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    """A line that can be found."""
+
+    ordinal: int
+    text: SearchText
+
+
 @dataclass(slots=True)
 class ThreadState:
     """A thread as far as it is applied."""
@@ -56,10 +74,27 @@ class ThreadState:
     writers: dict[str, WriterMark] = field(default_factory=dict)
     #: Field of the metadata -> position from which it was last observed or set.
     observed: dict[str, Position] = field(default_factory=dict)
+    #: Where the last line leaves the turns.
+    phase: TurnPhase = TurnPhase.BEFORE
+    #: What the lines taken in since the state was loaded add to the index, in order.
+    turns: list[TurnLine | TurnsTakenBack] = field(default_factory=list)
+    texts: list[TextLine] = field(default_factory=list)
 
     def mark(self, writer: str) -> WriterMark:
         """Return how far *writer*'s tasks are applied."""
         return self.writers.get(writer, WriterMark(0, 0))
+
+    def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
+        """Note what an item's line at *offset* adds to turns and search."""
+        if kind == "event_msg" and isinstance(payload, dict):
+            event = payload.get("type")
+            self.phase, change = next_phase(self.phase, event, payload, ordinal)
+            if isinstance(change, TurnStart):
+                self.turns.append(TurnLine(offset, change.turn_id))
+            elif change is not None:
+                self.turns.append(change)
+        if text := search_text(kind, payload):
+            self.texts.append(TextLine(ordinal, text))
 
 
 def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
@@ -95,7 +130,8 @@ class _Reader:
         """Take in one line."""
         state = self._state
         ordinal = value.get("ordinal")
-        state.next_ordinal = max(state.next_ordinal, ordinal if type(ordinal) is int else 0) + 1
+        number = max(state.next_ordinal, ordinal if type(ordinal) is int else 0)
+        state.next_ordinal = number + 1
         if mark := writer_mark(value):
             _count(state, *mark)
         item = item_of(value)
@@ -110,6 +146,7 @@ class _Reader:
         elif state.thread is not None:
             self._updated_at = max(self._updated_at or state.thread.updated_at, at)
             self._observe(item, at)
+            state.note_item(item.type, item.payload, record.offset, number)
 
     def finish(self) -> None:
         """Note when the last line was written."""

@@ -39,6 +39,8 @@ class _Line:
     """A line to write, not yet numbered."""
 
     body: bytes
+    #: The item it holds; None for a line of the store's own.
+    item: dict[str, Any] | None = None
     #: Whether it is the thread's own ``session_meta``.
     is_meta: bool = False
 
@@ -109,9 +111,7 @@ class ThreadWork:
         self._require_thread()
         if not lines:
             raise InvalidRequest("an append_items has no lines")
-        for line in lines:
-            _require_item(line)
-        return [_Line(line) for line in lines]
+        return [_Line(line, _require_item(line)) for line in lines]
 
     def _update(self, header: UpdateThreadMetadata, position: Position) -> list[_Line]:
         self._require_thread()
@@ -137,6 +137,8 @@ class ThreadWork:
         numbered = number_line(line.body, self.state.next_ordinal, seq)
         if line.is_meta:
             self.state.meta_offset, self.state.meta_bytes = self.size, len(numbered)
+        if line.item is not None:
+            self.state.note_item(line.item["type"], line.item["payload"], self.size, self.state.next_ordinal)
         self.lines.append(numbered)
         self.state.next_ordinal += 1
         self.size += len(numbered)
@@ -154,12 +156,13 @@ def number_line(line: bytes, ordinal: int, seq: str) -> bytes:
     return b'%b,"ordinal":%d,"seq":"%b"%b\n' % (line[:comma], ordinal, seq.encode(), line[comma:])
 
 
-def _require_item(line: bytes) -> None:
+def _require_item(line: bytes) -> dict[str, Any]:
     value = decode_line(line)
     if value is None or not isinstance(value.get("type"), str) or "payload" not in value:
         raise InvalidRequest("a line of an append_items is no item")
     if "seq" in value or "ordinal" in value:
         raise InvalidRequest("a line of an append_items carries a field that is the store's to write")
+    return value
 
 
 def _line_count(header: UpdateThreadMetadata) -> int:

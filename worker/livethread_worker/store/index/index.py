@@ -6,30 +6,57 @@ import json
 import os
 import sqlite3
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlite_utils import Database
 
+from livethread.search_text import SearchText, spaced
+from livethread.turns import TurnPhase
 from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import SAVE_THREAD, from_row, to_row
+from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import file_lock
-from livethread_worker.store.state import ThreadState, WriterMark
+from livethread_worker.store.state import ThreadState, TurnLine, WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from livethread.metadata import StoredThread
-    from livethread.types import ListThreadsParams
+    from livethread.types import ListThreadsParams, SearchThreadsParams
     from livethread_worker.store.home import Home
 
 #: How long a statement waits for another process' transaction.
 BUSY_TIMEOUT: Final = 5.0  # seconds
 
+#: Sets a name apart from a message of the same words.
+NAME_MARK: Final = "\0name:"
+
 #: How long we wait for another process that migrates the schema.
 _MIGRATION_WAIT: Final = 30.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSpan:
+    """Where a turn stands in its rollout."""
+
+    turn_id: str
+    offset: int
+    #: Where the next one begins; None for the last.
+    end: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundThread:
+    """A thread that a search found."""
+
+    thread: StoredThread
+    snippet: str
+    #: What the page is sorted by.
+    order: str | float
 
 
 class IndexUnavailable(Exception):
@@ -92,21 +119,19 @@ class Index:
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
-        threads, rollouts, writers = [], [], []
-        for state, loaded in changes:
-            if state.thread is None:
-                continue
-            if state.thread is not loaded:
-                threads.append(to_row(state.thread))
-            rollouts.append(_rollout_row(state))
-            writers += [
-                {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
-                for writer, mark in state.writers.items()
-            ]
+        known = [(state, loaded) for state, loaded in changes if state.thread is not None]
+        threads = [to_row(state.thread) for state, loaded in known if state.thread and state.thread is not loaded]
+        renamed = [state for state, loaded in known if _name(state.thread) != _name(loaded)]
         with self.transaction() as connection:
             connection.executemany(SAVE_THREAD, threads)
-            connection.executemany(QUERIES["save_rollout"], rollouts)
-            connection.executemany(QUERIES["save_writer"], writers)
+            connection.executemany(QUERIES["save_rollout"], [_rollout_row(state) for state, _ in known])
+            connection.executemany(QUERIES["save_writer"], [row for state, _ in known for row in _writer_rows(state)])
+            for state, _ in known:
+                _save_turns(connection, state)
+            connection.executemany(QUERIES["forget_name"], [{"thread_id": state.thread_id} for state in renamed])
+            texts = [row for state, _ in known for row in _message_rows(state)]
+            names = [_name_row(state) for state in renamed if _name(state.thread)]
+            connection.executemany(QUERIES["add_message"], texts + names)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -133,6 +158,28 @@ class Index:
         with _translated():
             row = self.db.conn.execute(QUERIES["read_thread"], {"thread_id": thread_id}).fetchone()
         return from_row(row, self._home.root / row["path"]) if row else None
+
+    def turns(self, thread_id: str, offset: int, limit: int, *, backward: bool) -> list[TurnSpan]:
+        """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
+        query = QUERIES["turns_backward" if backward else "turns_forward"]
+        arguments = {"thread_id": thread_id, "offset": offset, "limit": limit}
+        with _translated():
+            return [TurnSpan(*row) for row in self.db.conn.execute(query, arguments)]
+
+    def turn(self, thread_id: str, turn_id: str) -> TurnSpan | None:
+        """Return where a turn stands."""
+        with _translated():
+            arguments = {"thread_id": thread_id, "turn_id": turn_id}
+            row = self.db.conn.execute(QUERIES["turn_span"], arguments).fetchone()
+        return TurnSpan(*row) if row else None
+
+    def search_threads(self, params: SearchThreadsParams) -> list[FoundThread]:
+        """Return one page of what a search finds and one more, where there is one."""
+        with _translated():
+            found = search_rows(self.db.conn, params)
+        return [
+            FoundThread(from_row(row, self._home.root / row["path"]), snippet, order) for row, snippet, order in found
+        ]
 
     def list_threads(self, params: ListThreadsParams) -> list[StoredThread]:
         """Return one page of threads and one more, where there is one."""
@@ -168,6 +215,7 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         meta_bytes=row["meta_bytes"],
         applied=row["applied"],
         observed=json.loads(row["observed"]),
+        phase=TurnPhase(row["phase"]),
     )
 
 
@@ -181,4 +229,45 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
         "observed": json.dumps(state.observed),
+        "phase": state.phase.value,
     }
+
+
+def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
+    return [
+        {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
+        for writer, mark in state.writers.items()
+    ]
+
+
+def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
+    """Store the turns that began and those that were taken back, in the order in which the lines say so."""
+    for change in state.turns:
+        row: dict[str, Any] = {"thread_id": state.thread_id}
+        if isinstance(change, TurnLine):
+            connection.execute(QUERIES["add_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
+        else:
+            connection.execute(QUERIES["take_back_turns"], row | {"count": change.count})
+
+
+def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
+    return [
+        {
+            "thread_id": state.thread_id,
+            "digest": line.text.digest,
+            "ordinal": line.ordinal,
+            "role": line.text.role,
+            "text": spaced(line.text.text),
+        }
+        for line in state.texts
+    ]
+
+
+def _name_row(state: ThreadState) -> dict[str, Any]:
+    name = SearchText("name", f"{NAME_MARK}{_name(state.thread)}")
+    row = {"thread_id": state.thread_id, "digest": name.digest, "ordinal": -1, "role": name.role}
+    return row | {"text": spaced(_name(state.thread) or "")}
+
+
+def _name(thread: StoredThread | None) -> str | None:
+    return thread.name if thread else None

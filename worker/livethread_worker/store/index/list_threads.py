@@ -10,7 +10,9 @@ from livethread.types import RelationKind, SortDirection
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
+    from livethread.metadata import SessionSource
     from livethread.types import ListThreadsParams
 
 
@@ -44,7 +46,9 @@ def _conditions(params: ListThreadsParams) -> tuple[list[str], list[Any]]:
         arguments.extend(values)
 
     if params.allowed_sources:
-        one_of("t.source", [encode_json(source).decode() for source in params.allowed_sources])
+        condition, values = source_condition(params.allowed_sources)
+        conditions.append(condition)
+        arguments += values
     if params.model_providers:
         one_of("t.model_provider", list(params.model_providers))
     if params.cwd_filters is not None:
@@ -62,6 +66,11 @@ def _conditions(params: ListThreadsParams) -> tuple[list[str], list[Any]]:
             conditions.append(_DESCENDANTS)
         arguments.append(relation.thread_id)
     return conditions, arguments
+
+
+def source_condition(sources: Sequence[SessionSource]) -> tuple[str, list[Any]]:
+    """Return the condition that a thread has one of *sources*, and its arguments."""
+    return f"t.source IN ({', '.join('?' * len(sources))})", [encode_json(source).decode() for source in sources]
 
 
 _DESCENDANTS = """t.thread_id IN (

@@ -78,3 +78,24 @@ def m001_threads(db: Database) -> None:
         pk=("thread_id", "writer"),
         not_null={"n", "lines"},
     )
+
+
+@migrations()
+def m002_turns_and_messages(db: Database) -> None:
+    """Where turns begin, and what can be searched."""
+    db.table("rollouts").add_column("phase", str, not_null_default="before")
+    db.table("turns").create(
+        {"thread_id": str, "offset": int, "turn_id": str, "is_taken_back": int},
+        pk=("thread_id", "offset"),
+        not_null={"turn_id", "is_taken_back"},
+        defaults={"is_taken_back": 0},
+    )
+    db.table("turns").create_index(["thread_id", "turn_id"])
+    db.table("messages").create(
+        {"id": int, "thread_id": str, "digest": int, "ordinal": int, "role": str, "text": str},
+        pk="id",
+        not_null={"thread_id", "digest", "ordinal", "role", "text"},
+    )
+    # The same words stand in an event and in a response item; one of them is enough.
+    db.table("messages").create_index(["thread_id", "digest"], unique=True)
+    db.table("messages").enable_fts(["text"], create_triggers=True, tokenize="unicode61 remove_diacritics 2")

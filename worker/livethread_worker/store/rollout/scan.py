@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-_READ_BYTES: Final = 1024 * 1024
+#: Bytes read at once: of a whole rollout, and of a page.
+READ_BYTES: Final = 1024 * 1024
+PAGE_READ_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +29,36 @@ class Record:
     is_complete: bool = True
 
 
-def scan_records(file: BinaryIO, start: int = 0) -> Iterator[Record]:
+def scan_records(file: BinaryIO, start: int = 0, *, read_bytes: int = READ_BYTES) -> Iterator[Record]:
     """Yield the lines of *file* from offset *start*, good and bad."""
     file.seek(start)
     offset, rest = start, b""
-    while chunk := file.read(_READ_BYTES):
+    while chunk := file.read(read_bytes):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield Record(offset, len(line) + 1, decode_line(line))
             offset += len(line) + 1
     if rest:
         yield Record(offset, len(rest), decode_line(rest), is_complete=False)
+
+
+def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
+    """Yield the lines of *file* between the offsets *start* and *end*, the last one first."""
+    position, rest, is_last = end, b"", True
+    while position > start:
+        size = min(PAGE_READ_BYTES, position - start)
+        position -= size
+        file.seek(position)
+        first, *lines = (file.read(size) + rest).split(b"\n")
+        offset = position + len(first) + 1 + sum(len(line) + 1 for line in lines)
+        for line in reversed(lines):
+            offset -= len(line) + 1
+            if line or not is_last:  # behind the last line's end there is nothing
+                yield Record(offset, len(line) + (not is_last), decode_line(line), is_complete=not is_last)
+            is_last = False
+        rest = first
+    if rest:
+        yield Record(start, len(rest) + (not is_last), decode_line(rest), is_complete=not is_last)
 
 
 def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:

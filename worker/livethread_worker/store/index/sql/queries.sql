@@ -1,6 +1,6 @@
 -- load_states --
 -- Rollouts and threads of a JSON array of ids.
-SELECT r.thread_id, r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.observed, t.*
+SELECT r.thread_id, r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.observed, r.phase, t.*
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
 
@@ -12,12 +12,13 @@ SELECT thread_id, writer, n, lines
    AND writer IN (SELECT value FROM json_each(:writers))
 
 -- save_rollout --
-INSERT INTO rollouts (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed)
-VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :observed)
+INSERT INTO rollouts
+       (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed, phase)
+VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :observed, :phase)
     ON CONFLICT (thread_id) DO UPDATE
    SET path = excluded.path, rollout_bytes = excluded.rollout_bytes, next_ordinal = excluded.next_ordinal,
        meta_offset = excluded.meta_offset, meta_bytes = excluded.meta_bytes, applied = excluded.applied,
-       observed = excluded.observed
+       observed = excluded.observed, phase = excluded.phase
 
 -- save_writer --
 INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
@@ -25,3 +26,41 @@ INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :
 
 -- read_thread --
 SELECT r.path, t.* FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id WHERE t.thread_id = :thread_id
+
+-- add_turn --
+INSERT OR IGNORE INTO turns (thread_id, offset, turn_id) VALUES (:thread_id, :offset, :turn_id)
+
+-- take_back_turns --
+UPDATE turns SET is_taken_back = 1
+ WHERE thread_id = :thread_id
+   AND offset IN (SELECT offset FROM turns WHERE thread_id = :thread_id AND NOT is_taken_back
+                   ORDER BY offset DESC LIMIT :count)
+
+-- turns_forward --
+-- Turns from an offset on, each with the offset at which the next line that begins a turn stands.
+SELECT t.turn_id, t.offset,
+       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset
+  FROM turns AS t
+ WHERE t.thread_id = :thread_id AND NOT t.is_taken_back AND t.offset >= :offset
+ ORDER BY t.offset LIMIT :limit
+
+-- turns_backward --
+SELECT t.turn_id, t.offset,
+       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset
+  FROM turns AS t
+ WHERE t.thread_id = :thread_id AND NOT t.is_taken_back AND t.offset <= :offset
+ ORDER BY t.offset DESC LIMIT :limit
+
+-- turn_span --
+SELECT t.turn_id, t.offset,
+       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset
+  FROM turns AS t
+ WHERE t.thread_id = :thread_id AND t.turn_id = :turn_id
+ ORDER BY t.offset LIMIT 1
+
+-- add_message --
+INSERT OR IGNORE INTO messages (thread_id, digest, ordinal, role, text)
+VALUES (:thread_id, :digest, :ordinal, :role, :text)
+
+-- forget_name --
+DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'

@@ -1,0 +1,89 @@
+"""One page of a thread's items: costs what the page costs, wherever it lies in the rollout.
+
+A cursor is a place in the rollout. Lines are only ever added behind, so it stays good while the thread grows.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from livethread.cursor import decode_offset, encode_offset
+from livethread.errors import InvalidRequest
+from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
+from livethread.types import ItemPage, SortDirection
+from livethread_worker.store.read import require_path
+from livethread_worker.store.rollout.scan import PAGE_READ_BYTES, scan_backward, scan_records
+from livethread_worker.store.turn_spans import find_turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from livethread.rollout_item import RolloutItem
+    from livethread.types import ListItemsParams
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import Index
+    from livethread_worker.store.rollout.scan import Record
+
+#: An item, and where its line begins and ends.
+_Placed = tuple["RolloutItem", int, int]
+
+
+def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
+    """Return one page of items.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and that was not asked for.
+        InvalidRequest: it has no such turn, or the cursor is none.
+    """
+    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
+    with path.open("rb") as file:
+        start, end = 0, os.fstat(file.fileno()).st_size
+        if params.turn_id is not None:
+            turn = find_turn(index, params.thread_id, params.turn_id, file)
+            start, end = turn.offset, end if turn.end is None else turn.end
+        if params.sort_direction is SortDirection.ASC:
+            return _forward(file, params, start, end)
+        return _backward(file, params, start, end)
+
+
+def _forward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> ItemPage:
+    begin = _clamped(params.cursor, start, end, default=start)
+    records = scan_records(file, begin, read_bytes=PAGE_READ_BYTES)
+    page = list(islice(_items(record for record in records if record.offset < end), params.page_size + 1))
+    shown = page[: params.page_size]
+    return ItemPage(
+        items=tuple(item for item, _, _ in shown),
+        next_cursor=encode_offset(page[-1][1]) if len(page) > params.page_size else None,
+        backwards_cursor=encode_offset(begin) if begin > start else None,
+    )
+
+
+def _backward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> ItemPage:
+    begin = _clamped(params.cursor, start, end, default=end)
+    page = list(islice(_items(scan_backward(file, begin, start)), params.page_size + 1))
+    shown = page[: params.page_size]
+    return ItemPage(
+        items=tuple(item for item, _, _ in shown),
+        next_cursor=encode_offset(page[-1][2]) if len(page) > params.page_size else None,
+        # Where the thread grows on: the page after this one, the other way round, may fill later.
+        backwards_cursor=encode_offset(begin),
+    )
+
+
+def _items(records: Iterator[Record]) -> Iterator[_Placed]:
+    for record in records:
+        item = item_of(record.value) if record.value is not None else None
+        if item is not None and item.type != THREAD_METADATA_TYPE:
+            yield item, record.offset, record.offset + record.size
+
+
+def _clamped(cursor: str | None, start: int, end: int, *, default: int) -> int:
+    if cursor is None:
+        return default
+    offset = decode_offset(cursor)
+    if not start <= offset <= end:
+        raise InvalidRequest("this cursor belongs to another thread, or to another turn")
+    return offset

@@ -1,0 +1,60 @@
+"""One page of a thread's turns."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from livethread.cursor import decode_offset, encode_offset
+from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
+from livethread.turns import stored_turn
+from livethread.types import SortDirection, TurnPage
+from livethread_worker.store.read import require_path
+from livethread_worker.store.rollout.scan import PAGE_READ_BYTES, scan_records
+from livethread_worker.store.turn_spans import turns_from
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from livethread.rollout_item import RolloutItem
+    from livethread.types import ListTurnsParams
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import Index
+    from livethread_worker.store.index.index import TurnSpan
+
+
+def list_turns(home: Home, index: Index, params: ListTurnsParams) -> TurnPage:
+    """Return one page of turns, without those that were rolled back.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and that was not asked for.
+        InvalidRequest: the cursor is none.
+    """
+    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
+    backward = params.sort_direction is SortDirection.DESC
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        begin = decode_offset(params.cursor) if params.cursor else (size if backward else 0)
+        spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)
+        shown = spans[: params.page_size]
+        turns = tuple(
+            stored_turn(span.turn_id, _items(file, span), params.items_view, is_last=span.end is None)
+            for span in shown
+        )
+    beside = shown[0].offset + (1 if backward else -1) if shown else begin
+    return TurnPage(
+        turns=turns,
+        next_cursor=encode_offset(spans[-1].offset) if len(spans) > params.page_size else None,
+        backwards_cursor=encode_offset(max(beside, 0)) if shown else None,
+    )
+
+
+def _items(file: BinaryIO, span: TurnSpan) -> list[RolloutItem]:
+    items = []
+    for record in scan_records(file, span.offset, read_bytes=PAGE_READ_BYTES):
+        if span.end is not None and record.offset >= span.end:
+            break
+        item = item_of(record.value) if record.value is not None else None
+        if item is not None and item.type != THREAD_METADATA_TYPE:
+            items.append(item)
+    return items
