@@ -31,6 +31,7 @@ from livethread.types import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
     from types import TracebackType
 
     from livethread.search_text import Phrase
@@ -113,7 +114,7 @@ class InMemoryThreadStore:
 
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
         """Append the items."""
-        opened = self._opened(params.thread_id)
+        self._opened(params.thread_id)
         now = utc_now()
         lines = [
             encode_line(item, parse_time(item.timestamp) or now, max_bytes=self.max_item_bytes)
@@ -124,7 +125,7 @@ class InMemoryThreadStore:
         last = self._stored[params.thread_id].position if params.thread_id in self._stored else START
         if params.expected_position is not None and params.expected_position != last:
             raise Conflict(f"the thread's last position is {last}, not {params.expected_position}")
-        stored = self._created(params.thread_id, opened)
+        stored = self._created(params.thread_id)
         stored.lines += lines
         receipt = self._receipt(stored)
         self._observers.emit(ItemsAppended(params.thread_id, receipt.position, len(lines), sum(map(len, lines))))
@@ -133,7 +134,8 @@ class InMemoryThreadStore:
 
     async def persist_thread(self, params: PersistThreadParams) -> None:
         """Create the thread."""
-        self._created(params.thread_id, self._opened(params.thread_id))
+        self._opened(params.thread_id)
+        self._created(params.thread_id)
 
     async def flush_thread(self, params: FlushThreadParams) -> None:
         """Do nothing: everything is as durable as it will be."""
@@ -167,10 +169,9 @@ class InMemoryThreadStore:
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         """Apply the patch."""
-        opened = self._open.get(params.thread_id)
-        if opened is None:
+        if params.thread_id not in self._open:
             self._read(params.thread_id, include_archived=params.include_archived)
-        stored = self._created(params.thread_id, opened)
+        stored = self._created(params.thread_id)
         stored.thread = stored.thread.patched(params.patch)
         receipt = self._receipt(stored)
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
@@ -251,16 +252,27 @@ class InMemoryThreadStore:
         )
 
     async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("archive_thread")
+        """Archive the thread."""
+        return self._set_archived_at(params.thread_id, utc_now())
 
     async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("unarchive_thread")
+        """Unarchive the thread."""
+        return self._set_archived_at(params.thread_id, None)
 
     async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("delete_thread")
+        """Forget the thread."""
+        receipt = self._receipt(self._created(params.thread_id))
+        del self._stored[params.thread_id]
+        self._observers.emit(TasksApplied(params.thread_id, receipt.position))
+        return receipt
+
+    def _set_archived_at(self, thread_id: str, archived_at: datetime | None) -> Receipt:
+        stored = self._created(thread_id)
+        if (stored.thread.archived_at is None) != (archived_at is None):
+            stored.thread = stored.thread.model_copy(update={"archived_at": archived_at})
+        receipt = self._receipt(stored)
+        self._observers.emit(TasksApplied(thread_id, receipt.position))
+        return receipt
 
     def _opened(self, thread_id: str) -> _Open:
         opened = self._open.get(thread_id)
@@ -273,7 +285,9 @@ class InMemoryThreadStore:
         if not self._open[thread_id].handles:
             del self._open[thread_id]
 
-    def _created(self, thread_id: str, opened: _Open | None) -> _Stored:
+    def _created(self, thread_id: str) -> _Stored:
+        """Return the stored thread; one that is open and not stored yet is created now."""
+        opened = self._open.get(thread_id)
         if opened is not None and opened.creation is not None:
             creation, opened.creation = opened.creation, None
             meta = session_meta(creation)
@@ -281,6 +295,8 @@ class InMemoryThreadStore:
             first = RolloutItem(type="session_meta", payload=meta)
             line = encode_line(first, creation.created_at, max_bytes=self.max_item_bytes)
             self._stored[thread_id] = _Stored(thread, [line])
+        if thread_id not in self._stored:
+            raise ThreadNotFound(thread_id)
         return self._stored[thread_id]
 
     def _receipt(self, stored: _Stored) -> Receipt:
@@ -370,7 +386,7 @@ def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
             kept.append((change.turn_id, number))
         elif change is not None:
             del kept[max(0, len(kept) - change.count) :]
-    ends = dict(zip(starts, starts[1:], strict=False))
+    ends = dict(itertools.pairwise(starts))
     return [_Turn(turn_id, start, ends.get(start)) for turn_id, start in kept]
 
 

@@ -42,15 +42,36 @@ class UpdateThreadMetadata(Model):
     observed_from: Position | None = None
 
 
-TaskHeader = Annotated[CreateThread | AppendItems | UpdateThreadMetadata, Field(discriminator="op")]
-_HEADER: TypeAdapter[CreateThread | AppendItems | UpdateThreadMetadata] = TypeAdapter(TaskHeader)
+class ArchiveThread(Model):
+    """Move the rollout to the archived ones."""
+
+    op: Literal["archive_thread"] = "archive_thread"
+    at: UtcTime
+
+
+class UnarchiveThread(Model):
+    """Move the rollout back to its dated folder."""
+
+    op: Literal["unarchive_thread"] = "unarchive_thread"
+    at: UtcTime
+
+
+class DeleteThread(Model):
+    """Remove everything of the thread; nothing is accepted behind it."""
+
+    op: Literal["delete_thread"] = "delete_thread"
+    at: UtcTime
+
+
+TaskHeader = CreateThread | AppendItems | UpdateThreadMetadata | ArchiveThread | UnarchiveThread | DeleteThread
+_HEADER: TypeAdapter[TaskHeader] = TypeAdapter(Annotated[TaskHeader, Field(discriminator="op")])
 
 
 @dataclass(frozen=True, slots=True)
 class OrderedTask:
     """One change of one thread."""
 
-    header: CreateThread | AppendItems | UpdateThreadMetadata
+    header: TaskHeader
     #: Encoded lines without their ends, as `encode_line` returns them; of an `AppendItems` only.
     lines: tuple[bytes, ...] = ()
 
@@ -78,7 +99,7 @@ class OrderedTask:
         return cls(header, tuple(lines.split(b"\n")) if lines else ())
 
 
-def _unset_fields(header: CreateThread | AppendItems | UpdateThreadMetadata) -> dict[str, Any] | None:
+def _unset_fields(header: TaskHeader) -> dict[str, Any] | None:
     """Say which fields of a patch are absent: dumping them as null would clear what is to be left."""
     if not isinstance(header, UpdateThreadMetadata):
         return None

@@ -75,6 +75,11 @@ class ShardKeys:
         return f"{self._base}:parked"
 
     @property
+    def deleted(self) -> str:
+        """zset: thread -> time (ms) at which its deletion was accepted; nothing is accepted behind it."""
+        return f"{self._base}:deleted"
+
+    @property
     def bell(self) -> str:
         """string, short TTL: a doorbell is outstanding."""
         return f"{self._base}:bell"

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from livethread.errors import Conflict, Internal, ResourceExhausted, Unavailable
+from livethread.errors import Conflict, Internal, ResourceExhausted, ThreadNotFound, Unavailable
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread_config import names
 
@@ -38,6 +38,9 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 #: First and longest wait between two attempts to reach Redis.
 RETRY_FIRST: Final = 0.05  # seconds
 RETRY_LONGEST: Final = 2.0  # seconds
+
+#: Tasks that the script must know for what they are.
+_KINDS: Final = {"create_thread": "create", "delete_thread": "delete"}
 
 _Batch = list[tuple["Writer", list["Submission"]]]
 
@@ -124,6 +127,7 @@ class Outbox:
             keys_of.bell,
             keys_of.drain,
             keys_of.wake,
+            keys_of.deleted,
         ]
         args: list[str | bytes | int] = [
             BELL_TTL_MS,
@@ -133,10 +137,10 @@ class Outbox:
         for writer, submissions in batch:
             thread_id = writer.thread_id
             keys += [keys_of.mailbox(thread_id), keys_of.writers(thread_id), keys_of.applied(thread_id)]
-            is_new = bool(submissions) and submissions[0].task.header.op == "create_thread"
-            args += [thread_id, writer.id, writer.floor, int(is_new), len(submissions)]
+            args += [thread_id, writer.id, writer.floor, len(submissions)]
             for submission in submissions:
-                args += [submission.n, submission.expected or "", *submission.wire()]
+                kind = _KINDS.get(submission.task.header.op, "")
+                args += [submission.n, kind, submission.expected or "", *submission.wire()]
         return keys, args
 
     def _take_reply(self, writer: Writer, reply: list[bytes]) -> None:
@@ -159,6 +163,8 @@ class Outbox:
                 writer.refuse_first(Conflict(f"the thread's last position is {tail}, not {expected}"))
             case b"exists":
                 writer.refuse_all(Conflict(f"thread {writer.thread_id} exists; resume it instead"))
+            case b"deleted":
+                writer.refuse_all(ThreadNotFound(writer.thread_id, "it was deleted"))
 
     def _fail_waiters(self, shard: int, error: Exception) -> None:
         """Tell those who have waited too long. Their tasks stay queued: their order must not be lost."""

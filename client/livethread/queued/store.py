@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, ThreadParked, Unavailable, Unsupported
+from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, ThreadParked, Unavailable
 from livethread.model import parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied, ThreadParkedEvent
 from livethread.queued.applied import AppliedListener
@@ -25,7 +25,15 @@ from livethread.queued.outbox import Outbox, wait_accepted, without_password
 from livethread.queued.writer import Writer
 from livethread.rollout_item import encode_line
 from livethread.session_meta import session_meta
-from livethread.tasks import AppendItems, CreateThread, OrderedTask, UpdateThreadMetadata
+from livethread.tasks import (
+    AppendItems,
+    ArchiveThread,
+    CreateThread,
+    DeleteThread,
+    OrderedTask,
+    UnarchiveThread,
+    UpdateThreadMetadata,
+)
 from livethread.types import (
     START,
     ReadThreadParams,
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
     from livethread.queued.doorbell import Doorbell
     from livethread.queued.writer import Submission
     from livethread.store import ThreadReader
+    from livethread.tasks import TaskHeader
     from livethread.types import (
         AppendThreadItemsParams,
         ArchiveThreadParams,
@@ -205,27 +214,22 @@ class QueuedThreadStore:
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         """Enqueue the patch as one task."""
-        opened = self._open.get(params.thread_id)
-        if opened is None:
-            await self._require_stored(params.thread_id, include_archived=params.include_archived)
-            opened = _OpenThread(Writer(params.thread_id))
         header = UpdateThreadMetadata(at=utc_now(), patch=params.patch, observed_from=params.observed_from)
-        position = await self._enqueue(opened, OrderedTask(header))
-        fields = tuple(params.patch.changes())
-        self._observers.emit(MetadataUpdated(params.thread_id, position, fields))
-        return Receipt(thread_id=params.thread_id, position=position)
+        receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
+        self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
+        return receipt
 
     async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("archive_thread")
+        """Enqueue the archiving as one task."""
+        return await self._change(params.thread_id, ArchiveThread(at=utc_now()))
 
     async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("unarchive_thread")
+        """Enqueue the unarchiving as one task."""
+        return await self._change(params.thread_id, UnarchiveThread(at=utc_now()))
 
     async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("delete_thread")
+        """Enqueue the deletion as one task; from now on Redis refuses every other of the thread."""
+        return await self._change(params.thread_id, DeleteThread(at=utc_now()))
 
     # -- reads ---------------------------------------------------------------------------------------------
 
@@ -277,6 +281,15 @@ class QueuedThreadStore:
         if creation is not None:
             await self._accepted(opened, creation)
         return await self._accepted(opened, submission)
+
+    async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:
+        """Enqueue a task of a thread, open or not."""
+        opened = self._open.get(thread_id)
+        if opened is None:
+            await self._require_stored(thread_id, include_archived=include_archived)
+            opened = _OpenThread(Writer(thread_id))
+        position = await self._enqueue(opened, OrderedTask(header))
+        return Receipt(thread_id=thread_id, position=position)
 
     @staticmethod
     def _submit_creation(opened: _OpenThread) -> Submission | None:

@@ -119,7 +119,7 @@ class Drain:
         for claim in claims:
             outcome = outcomes[claim.thread_id]
             match outcome.kind:
-                case OutcomeKind.DONE:
+                case OutcomeKind.DONE | OutcomeKind.DELETED:
                     counts.tasks += len(claim.entries)
                     counts.lines += sum(len(entry.task.lines) for entry in claim.entries)
                 case OutcomeKind.POISONED:

@@ -110,7 +110,10 @@ class Mailbox:
     def sweep(self) -> bool:
         """Return expired claims to ready; return whether a doorbell must be rung."""
         keys = self._keys
-        ring, _ = self._sweep(keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain], args=[BELL_TTL_MS])
+        ring, _ = self._sweep(
+            keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain, keys.deleted],
+            args=[BELL_TTL_MS, self._settings.writer_ttl_days * 86_400],
+        )
         return bool(ring)
 
     def unpark(self, thread_id: str) -> bool:
@@ -122,6 +125,8 @@ class Mailbox:
         match outcome.kind:
             case OutcomeKind.DONE:
                 return "done", ""
+            case OutcomeKind.DELETED:
+                return "deleted", ""
             case OutcomeKind.BUSY:
                 return "later", BUSY_WAIT_MS
             case OutcomeKind.FAILED if claim.attempts + 1 < self._settings.park_after_attempts:

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from livethread.errors import ThreadStoreError
-from livethread.tasks import CreateThread
-from livethread_worker.store.home import FILE_MODE
+from livethread.errors import Conflict, ThreadStoreError
+from livethread.tasks import CreateThread, DeleteThread
+from livethread_worker.store.home import FILE_MODE, make_directory
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.rollout.name_index import append_names
-from livethread_worker.store.rollout.recorder import RolloutRecorder
-from livethread_worker.store.state import ThreadState, complete_from_home, read_on
+from livethread_worker.store.rollout.name_index import append_names, forget_names, read_names
+from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
+from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class OutcomeKind(StrEnum):
     FAILED = "failed"
     #: The task after the position can never be applied.
     POISONED = "poisoned"
+    #: The thread is removed, with everything of it.
+    DELETED = "deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Outcome:
     #: Up to here they are applied: fsynced and committed. None where none is.
     position: Position | None = None
     reason: str = ""
+    #: Why the task after the position can never be applied.
+    error: ThreadStoreError | None = None
 
 
 @dataclass(slots=True)
@@ -67,9 +71,10 @@ class _Opened:
     """A thread of the batch, locked and read up to its end."""
 
     work: ThreadWork
-    recorder: RolloutRecorder
+    #: None where the rollout is gone, and the thread is only to be deleted.
+    recorder: RolloutRecorder | None
     #: Length of the rollout before the batch wrote to it.
-    start: int
+    start: int = 0
 
 
 def apply_batch(
@@ -89,16 +94,16 @@ def apply_batch(
             return dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=str(error)))
         for thread_id, entries in batch.items():
             try:
-                thread = _open(stack, home, thread_id, entries, states.get(thread_id), lock_wait_s)
+                stack.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=lock_wait_s))
+                thread = _open(stack, home, thread_id, entries, states.get(thread_id))
                 thread.work.take(entries)
-                _write(thread, sync=sync)
-                append_names(home, ((thread_id, name, at) for name, at in thread.work.names))
+                _carry_out(home, thread, sync=sync)
             except LockBusy as error:
                 outcomes[thread_id] = Outcome(OutcomeKind.BUSY, reason=f"{error} is held by another writer")
             except OSError as error:
                 outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
             except ThreadStoreError as error:
-                outcomes[thread_id] = Outcome(OutcomeKind.POISONED, reason=f"{type(error).__name__}: {error}")
+                outcomes[thread_id] = _poisoned(None, error)
             else:
                 opened[thread_id] = thread
         return outcomes | _commit(index, opened)
@@ -106,9 +111,12 @@ def apply_batch(
 
 def _commit(index: Index, opened: Mapping[str, _Opened]) -> dict[str, Outcome]:
     for thread in opened.values():
-        thread.work.state.rollout_bytes = thread.recorder.size
+        if thread.recorder is not None:
+            thread.work.state.rollout_bytes = thread.recorder.size
+    kept = [thread.work for thread in opened.values() if not thread.work.is_deleted]
+    deleted = [thread_id for thread_id, thread in opened.items() if thread.work.is_deleted]
     try:
-        index.commit((thread.work.state, thread.work.loaded) for thread in opened.values())
+        index.commit([(work.state, work.loaded) for work in kept], deleted)
     except IndexUnavailable as error:
         for thread_id, thread in opened.items():
             _take_back(thread_id, thread)
@@ -118,6 +126,8 @@ def _commit(index: Index, opened: Mapping[str, _Opened]) -> dict[str, Outcome]:
 
 def _take_back(thread_id: str, thread: _Opened) -> None:
     """Cut off what was written but could not be committed. Should that fail, the next attempt finds it."""
+    if thread.recorder is None or thread.work.is_deleted:
+        return
     thread.recorder.size = thread.start
     try:
         thread.recorder.cut()
@@ -126,32 +136,71 @@ def _take_back(thread_id: str, thread: _Opened) -> None:
 
 
 def _outcome(work: ThreadWork) -> Outcome:
+    if work.is_deleted:
+        return Outcome(OutcomeKind.DELETED, work.position)
     if work.poison is None:
         return Outcome(OutcomeKind.DONE, work.position)
-    return Outcome(OutcomeKind.POISONED, work.position, work.poison)
+    return _poisoned(work.position, work.poison)
 
 
-def _write(thread: _Opened, *, sync: bool) -> None:
-    if thread.work.lines:
-        thread.recorder.append(b"".join(thread.work.lines))
+def _poisoned(position: Position | None, error: ThreadStoreError) -> Outcome:
+    return Outcome(OutcomeKind.POISONED, position, f"{type(error).__name__}: {error}", error)
+
+
+def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> None:
+    """Change the files as planned. Names go first: a repeated one is harmless, a forgotten one would not be."""
+    work = thread.work
+    if work.is_deleted:
+        _remove(home, work.state)
+        return
+    append_names(home, ((work.state.thread_id, name, at) for name, at in work.names))
+    assert thread.recorder is not None
+    if work.lines:
+        thread.recorder.append(b"".join(work.lines))
         if sync:
             thread.recorder.sync()
+    _move_to_its_folder(home, work.state)
 
 
-def _open(  # noqa: PLR0917 - internal, and each is needed
-    stack: ExitStack,
-    home: Home,
-    thread_id: str,
-    entries: Sequence[MailboxEntry],
-    state: ThreadState | None,
-    lock_wait_s: float,
+def _remove(home: Home, state: ThreadState) -> None:
+    """Remove the rollout, the names and the lock; what is gone already is no error."""
+    while path := home.find_rollout(state.thread_id):
+        path.unlink()
+        sync_directory(path.parent)
+    forget_names(home, state.thread_id)
+    (home.locks / f"{state.thread_id}.lock").unlink(missing_ok=True)
+
+
+def _move_to_its_folder(home: Home, state: ThreadState) -> None:
+    """Move the rollout to the archived ones, or back, where its thread says that it belongs there."""
+    if state.thread is None:
+        return
+    path = home.root / state.path
+    belongs_archived = state.thread.archived_at is not None
+    if belongs_archived == home.is_archived(path):
+        return
+    target = home.archived_sessions / path.name if belongs_archived else home.active_path(path)
+    if target.exists():
+        raise Conflict(f"{home.relative(target)} exists already, beside {state.path}")
+    make_directory(target.parent)
+    path.rename(target)
+    sync_directory(target.parent)
+    sync_directory(path.parent)
+    state.path = home.relative(target)
+
+
+def _open(
+    stack: ExitStack, home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None
 ) -> _Opened:
-    stack.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=lock_wait_s))
     loaded = state.thread if state else None
     path = _find(home, thread_id, entries, state)
     state = state or ThreadState(thread_id)
+    if path is None:
+        return _Opened(ThreadWork(state, loaded, 0, dict), None)
     state.path = home.relative(path)
     recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
+    if state.thread is not None:
+        state.thread = archived_by_folder(home, state.thread, path)
     if recorder.size < state.rollout_bytes:
         logger.error(
             "rollout is shorter than what was committed; somebody cut it",
@@ -168,8 +217,10 @@ def _creates(entries: Sequence[MailboxEntry]) -> bool:
     return isinstance(entries[0].task.header, CreateThread)
 
 
-def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path:
+def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
     """Return the path of the thread's rollout; where it does not exist yet, the one it will have.
+
+    None where there is none, and the thread is to be deleted: a crash came between its file and its row.
 
     Raises:
         ThreadNotFound: there is none, and the first task does not create it.
@@ -181,6 +232,8 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
     header = entries[0].task.header
     if state is None and isinstance(header, CreateThread):
         return home.new_rollout(thread_id, header.at)
+    if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
+        return home.find_rollout(thread_id)
     return home.require_rollout(thread_id)
 
 
@@ -188,8 +241,11 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
     """Take in what stands beyond the committed length: a crash's, or a foreign writer's lines."""
     begin = state.rollout_bytes
     torn = read_on(state, recorder.file)
-    if begin == 0:
-        complete_from_home(home, state)
+    name = read_names(home).get(state.thread_id)
+    if state.thread is not None and state.thread.name != name:
+        state.thread = state.thread.model_copy(update={"name": name})
+    if begin == 0 and state.thread is not None:
+        state.thread = archived_by_folder(home, state.thread, recorder.path)
     if torn is not None:
         _quarantine(home, state.thread_id, recorder.file, torn.offset, torn.size)
         recorder.size = torn.offset

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
-_ROLLOUT_NAME: Final = re.compile(r"rollout-(?P<time>.{19})-(?P<id>[0-9a-f-]{36})\.jsonl")
+_ROLLOUT_NAME: Final = re.compile(
+    r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f-]{36})\.jsonl"
+)
 
 
 class Home:
@@ -50,6 +52,12 @@ class Home:
     def relative(self, path: Path) -> str:
         """Return *path* as the index holds it."""
         return path.relative_to(self.root).as_posix()
+
+    def active_path(self, path: Path) -> Path:
+        """Return where the rollout *path* lies while its thread is active: the dated folder that its name says."""
+        match = _ROLLOUT_NAME.fullmatch(path.name)
+        day = match["time"][:10].replace("-", "/") if match else datetime.now(UTC).strftime("%Y/%m/%d")
+        return self.sessions / day / path.name
 
     def resolve(self, relative: str) -> Path:
         """Return the path that the index calls *relative*.

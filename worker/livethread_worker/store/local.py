@@ -17,13 +17,21 @@ from livethread.errors import (
     InvalidRequest,
     ThreadNotFound,
     Unavailable,
-    Unsupported,
 )
 from livethread.model import parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.rollout_item import encode_line
 from livethread.session_meta import session_meta
-from livethread.tasks import AppendItems, CreateThread, MailboxEntry, OrderedTask, UpdateThreadMetadata
+from livethread.tasks import (
+    AppendItems,
+    ArchiveThread,
+    CreateThread,
+    DeleteThread,
+    MailboxEntry,
+    OrderedTask,
+    UnarchiveThread,
+    UpdateThreadMetadata,
+)
 from livethread.types import START, ReadThreadParams, Receipt, position_key
 from livethread_config import Settings
 from livethread_worker.store import read
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from livethread.metadata import StoredThread, StoredThreadHistory
+    from livethread.tasks import TaskHeader
     from livethread.types import (
         AppendThreadItemsParams,
         ArchiveThreadParams,
@@ -169,29 +178,25 @@ class LocalThreadStore:
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         """Apply the patch: durable on return."""
-        opened = self._open.get(params.thread_id)
-        if opened is None:
-            await self.read_thread(
-                ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
-            )
-            opened = _OpenThread(params.thread_id, _new_writer())
         header = UpdateThreadMetadata(at=utc_now(), patch=params.patch, observed_from=params.observed_from)
-        position = await self._apply(opened, OrderedTask(header))
-        self._observers.emit(MetadataUpdated(params.thread_id, position, tuple(params.patch.changes())))
-        self._observers.emit(TasksApplied(params.thread_id, position))
-        return Receipt(thread_id=params.thread_id, position=position)
+        receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
+        self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
+        return receipt
 
     async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("archive_thread")
+        """Move the rollout to the archived ones."""
+        return await self._change(params.thread_id, ArchiveThread(at=utc_now()))
 
     async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("unarchive_thread")
+        """Move the rollout back."""
+        return await self._change(params.thread_id, UnarchiveThread(at=utc_now()))
 
     async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
-        """Not supported yet."""
-        raise Unsupported("delete_thread")
+        """Remove rollout, names, row and search text."""
+        opened = self._open.get(params.thread_id)
+        if opened is None or opened.creation is None:
+            await self.read_thread(ReadThreadParams(thread_id=params.thread_id))
+        return await self._change(params.thread_id, DeleteThread(at=utc_now()))
 
     # -- reads ---------------------------------------------------------------------------------------------
 
@@ -273,8 +278,20 @@ class LocalThreadStore:
         match outcome.kind:
             case OutcomeKind.BUSY | OutcomeKind.FAILED:
                 raise Unavailable(f"nothing was stored: {outcome.reason}; try again")
+            case OutcomeKind.DELETED:
+                return applied
             case OutcomeKind.POISONED:
-                raise Internal(outcome.reason)
+                raise outcome.error or Internal(outcome.reason)
+
+    async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:
+        """Apply a task to a thread, open or not."""
+        opened = self._open.get(thread_id)
+        if opened is None:
+            await self.read_thread(ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
+            opened = _OpenThread(thread_id, _new_writer())
+        position = await self._apply(opened, OrderedTask(header))
+        self._observers.emit(TasksApplied(thread_id, position))
+        return Receipt(thread_id=thread_id, position=position)
 
     async def _exists(self, thread_id: str) -> bool:
         try:

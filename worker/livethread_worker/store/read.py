@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from livethread.cursor import encode_cursor, encode_search_cursor
@@ -14,6 +13,8 @@ from livethread_worker.store.rollout.scan import scan_records
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from livethread.rollout_item import RolloutItem
     from livethread.types import (
         ListThreadsParams,

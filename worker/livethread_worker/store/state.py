@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest
 from livethread.item_observer import ItemObserver
@@ -21,11 +21,15 @@ from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.rollout.scan import scan_records, writer_mark
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO
 
     from livethread.rollout_item import RolloutItem
     from livethread_worker.store.home import Home
     from livethread_worker.store.rollout.scan import Record
+
+#: Key of a ``thread_metadata`` line that says when the thread was archived; null: it is active again.
+ARCHIVED_AT: Final = "archived_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,10 @@ class _Reader:
     def _take_patch(self, payload: Any) -> None:
         if self._state.thread is None:
             return
+        if isinstance(payload, dict) and ARCHIVED_AT in payload:
+            archived_at = parse_time(payload[ARCHIVED_AT])
+            self._state.thread = self._state.thread.model_copy(update={"archived_at": archived_at})
+            return
         with suppress(InvalidRequest):  # not a patch of ours; whoever wrote it, it says nothing
             self._state.thread = self._state.thread.patched(ThreadMetadataPatch.model_validate(payload))
 
@@ -186,11 +194,18 @@ def _count(state: ThreadState, writer: str, n: int) -> None:
 
 
 def complete_from_home(home: Home, state: ThreadState) -> None:
-    """Add what a home says of a thread outside its rollout: its name, and that it is archived."""
+    """Add what a home says of a thread outside its rollout: its name, and by its folder that it is archived."""
     if state.thread is None:
         return
     path = home.root / state.path
-    update: dict[str, Any] = {"rollout_path": path, "name": read_names(home).get(state.thread_id)}
-    if home.is_archived(path):
-        update["archived_at"] = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    state.thread = state.thread.model_copy(update=update)
+    update = {"rollout_path": path, "name": read_names(home).get(state.thread_id)}
+    state.thread = archived_by_folder(home, state.thread.model_copy(update=update), path)
+
+
+def archived_by_folder(home: Home, thread: StoredThread, path: Path) -> StoredThread:
+    """Return *thread* as archived or not, as the folder of its rollout says; somebody else may have moved it."""
+    is_archived = home.is_archived(path)
+    if is_archived == (thread.archived_at is not None):
+        return thread
+    archived_at = datetime.fromtimestamp(path.stat().st_mtime, UTC) if is_archived else None
+    return thread.model_copy(update={"archived_at": archived_at})

@@ -15,9 +15,16 @@ from livethread.metadata import ThreadMetadataPatch
 from livethread.model import format_time
 from livethread.rollout_item import THREAD_METADATA_TYPE, decode_line, encode_json
 from livethread.session_meta import thread_from_meta, with_present_values
-from livethread.tasks import AppendItems, CreateThread, UpdateThreadMetadata
+from livethread.tasks import (
+    AppendItems,
+    ArchiveThread,
+    CreateThread,
+    DeleteThread,
+    UnarchiveThread,
+    UpdateThreadMetadata,
+)
 from livethread_worker.store.observed import resolve
-from livethread_worker.store.state import ThreadState, WriterMark
+from livethread_worker.store.state import ARCHIVED_AT, ThreadState, WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +70,9 @@ class ThreadWork:
     #: Position up to which the batch applies the thread's tasks.
     position: Position | None = None
     #: Why the task after *position* can never be applied.
-    poison: str | None = None
+    poison: ThreadStoreError | None = None
+    #: Whether everything of the thread is to be removed.
+    is_deleted: bool = False
     #: Payload of the last own ``session_meta``, where this batch writes it.
     _meta: dict[str, Any] | None = None
 
@@ -73,7 +82,7 @@ class ThreadWork:
             try:
                 self._take_entry(entry)
             except ThreadStoreError as error:
-                self.poison = f"{type(error).__name__}: {error}"
+                self.poison = error
                 return
             self.position = self.state.applied = entry.position
 
@@ -92,6 +101,13 @@ class ThreadWork:
                 if entry.n == mark.n and done >= _line_count(header):
                     return
                 lines = self._update(header, entry.position)
+            case ArchiveThread() as header:
+                lines = self._set_archived_at(header.at, header.at)
+            case UnarchiveThread() as header:
+                lines = self._set_archived_at(None, header.at)
+            case DeleteThread():
+                self.is_deleted = True
+                return
         for line in lines[done:]:
             self._write(line, f"{entry.writer}:{entry.n}")
         self.state.writers[entry.writer] = WriterMark(entry.n, max(done, len(lines)))
@@ -127,6 +143,14 @@ class ThreadWork:
         if rest := _in_own_line(header.patch):
             lines.append(_Line(_encode(THREAD_METADATA_TYPE, rest.to_wire(), header.at)))
         return lines
+
+    def _set_archived_at(self, archived_at: datetime | None, at: datetime) -> list[_Line]:
+        thread = self._require_thread()
+        if (thread.archived_at is None) == (archived_at is None):
+            return []
+        self.state.thread = thread.model_copy(update={"archived_at": archived_at})
+        payload = {ARCHIVED_AT: archived_at and format_time(archived_at)}
+        return [_Line(_encode(THREAD_METADATA_TYPE, payload, at))]
 
     def _require_thread(self) -> StoredThread:
         if self.state.thread is None:

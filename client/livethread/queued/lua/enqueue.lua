@@ -7,6 +7,7 @@
 --        5 bell      string  a doorbell is outstanding
 --        6 drain     string  heartbeat of a drain at work
 --        7 wake      list    wakes a lingering drain
+--        8 deleted   zset    thread -> time (ms) at which its deletion was accepted
 --        then for each thread
 --          mailbox   stream  unapplied tasks; the entry id is the task's position
 --          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out
@@ -14,9 +15,9 @@
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a writer's counter may be forgotten
 --        3 most entries of a mailbox
---        then for each thread: id, writer, floor, new, count, and count times: n, expected, task, lines
+--        then for each thread: id, writer, floor, count, and count times: n, kind, expected, task, lines
 --          floor     counter up to which the writer knows its tasks to be applied: it holds all later ones
---          new       "1" where the first task creates the thread
+--          kind      "create" or "delete" where the task does that to the thread, or ""
 --          expected  position that must be the thread's last, or ""
 --
 -- Returns { ring, { status, last, position, tail }, ... }, a reply for each thread. ring is 1 where the caller
@@ -26,10 +27,11 @@
 --   full      the mailbox is full; the tasks after last are not accepted
 --   moved     expected is not tail; the tasks after last are not accepted
 --   exists    the thread that is to be created has tasks of other writers
+--   deleted   the thread's deletion was accepted before; the tasks after last are not accepted
 -- A repeated call is safe: a task whose n is accepted already is not added again.
 
 local ready, claims, tokens, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local bell, drain, wake = KEYS[5], KEYS[6], KEYS[7]
+local bell, drain, wake, deleted = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local bell_ttl, writer_ttl, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local time = redis.call('TIME')
@@ -75,13 +77,13 @@ local function make_ready(thread)
 end
 
 local replies = { 0 }
-local key, arg = 8, 4
+local key, arg = 9, 4
 
 while key <= #KEYS do
   local mailbox, writers, applied_key = KEYS[key], KEYS[key + 1], KEYS[key + 2]
   local thread, writer, floor = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
-  local new, count = ARGV[arg + 3] == '1', tonumber(ARGV[arg + 4])
-  key, arg = key + 3, arg + 5
+  local count = tonumber(ARGV[arg + 3])
+  key, arg = key + 3, arg + 4
 
   local last, position = 0, '0-0'
   local record = redis.call('HGET', writers, writer)
@@ -96,28 +98,34 @@ while key <= #KEYS do
   local applied = redis.call('GET', applied_key)
   local length = redis.call('XLEN', mailbox)
   local status, accepted = 'ok', 0
-  if new and last == 0 and tail then
-    status = 'exists'
-  end
+  local is_deleted = redis.call('ZSCORE', deleted, thread)
 
   for i = 0, count - 1 do
-    local base = arg + i * 4
-    local n, expected = tonumber(ARGV[base]), ARGV[base + 1]
+    local base = arg + i * 5
+    local n, kind, expected = tonumber(ARGV[base]), ARGV[base + 1], ARGV[base + 2]
     if status == 'ok' and n > last then
       if n > last + 1 then
         status = 'gap'
+      elseif is_deleted then
+        status = 'deleted'
+      elseif kind == 'create' and last == 0 and tail then
+        status = 'exists'
       elseif length >= bound then
         status = 'full'
       elseif expected ~= '' and expected ~= (tail or applied or '0-0') then
         status = 'moved'
       else
         position = next_position(tail, applied)
-        redis.call('XADD', mailbox, position, 'writer', writer, 'n', n, 'task', ARGV[base + 2], 'lines', ARGV[base + 3])
+        redis.call('XADD', mailbox, position, 'writer', writer, 'n', n, 'task', ARGV[base + 3], 'lines', ARGV[base + 4])
+        if kind == 'delete' then
+          redis.call('ZADD', deleted, now, thread)
+          is_deleted = true
+        end
         last, tail, length, accepted = n, position, length + 1, accepted + 1
       end
     end
   end
-  arg = arg + count * 4
+  arg = arg + count * 5
 
   if accepted > 0 then
     redis.call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)

@@ -1,7 +1,9 @@
--- sweep: return expired claims to ready, and say whether ready threads wait with no drain at work.
+-- sweep: return expired claims to ready, forget old deletions, and say whether ready threads wait with no drain at
+-- work.
 --
--- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain   (as in enqueue.lua)
+-- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain  6 deleted   (as in enqueue.lua)
 -- ARGV   1 ms for which a doorbell counts as outstanding
+--        2 s after which a deletion may be forgotten
 --
 -- Returns { ring, expired }: ring is 1 where the caller must publish a doorbell.
 
@@ -16,6 +18,8 @@ for _, thread in ipairs(expired) do
   redis.call('HDEL', tokens, thread)
   redis.call('ZADD', ready, 'NX', now, thread)
 end
+
+redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[2] * 1000)
 
 local ring = 0
 if redis.call('EXISTS', drain) == 0 and redis.call('ZCOUNT', ready, '-inf', now) > 0

@@ -14,7 +14,7 @@
 --        then for each thread: id, position, outcome, detail
 --          position  last applied position, or "" where none was
 --          outcome   done | later (detail: ms until it may be claimed again) | failed (as later, and counts as
---                    an attempt) | parked (detail: JSON that says why)
+--                    an attempt) | parked (detail: JSON that says why) | deleted (its keys go, too)
 --
 -- Returns how many of the claims still were this drain's. A stale token changes nothing: whoever holds the
 -- thread now finds by the counters what is applied.
@@ -62,7 +62,10 @@ while key <= #KEYS do
       redis.call('PUBLISH', applied, 'applied ' .. position)
     end
 
-    if redis.call('XLEN', mailbox) == 0 then
+    if outcome == 'deleted' then
+      redis.call('DEL', mailbox, applied, writers)
+      redis.call('HDEL', attempts, thread)
+    elseif redis.call('XLEN', mailbox) == 0 then
       redis.call('DEL', mailbox)
       redis.call('HDEL', attempts, thread)
     elseif outcome == 'parked' then

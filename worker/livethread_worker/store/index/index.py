@@ -113,8 +113,10 @@ class Index:
                     state.writers[row["writer"]] = WriterMark(row["n"], row["lines"])
         return states
 
-    def commit(self, changes: Iterable[tuple[ThreadState, StoredThread | None]]) -> None:
-        """Store the states, each given with the thread as it was loaded, in one transaction.
+    def commit(self, changes: Iterable[tuple[ThreadState, StoredThread | None]], deleted: Iterable[str] = ()) -> None:
+        """Store the states, each given with the thread as it was loaded, and forget the *deleted* threads.
+
+        All of it is one transaction.
 
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
@@ -132,6 +134,9 @@ class Index:
             texts = [row for state, _ in known for row in _message_rows(state)]
             names = [_name_row(state) for state in renamed if _name(state.thread)]
             connection.executemany(QUERIES["add_message"], texts + names)
+            gone = [{"thread_id": thread_id} for thread_id in deleted]
+            for table in ("messages", "turns", "writers", "rollout", "thread"):
+                connection.executemany(QUERIES[f"delete_{table}"], gone)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -6,13 +6,14 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.model import format_time
-from livethread.rollout_item import encode_json
+from livethread.rollout_item import decode_line, encode_json
 from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.locking import file_lock
 from livethread_worker.store.rollout.scan import scan_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from livethread_worker.store.home import Home
@@ -36,15 +37,39 @@ def append_names(home: Home, names: Iterable[tuple[str, str | None, datetime]]) 
     )
     if not lines:
         return
-    lock = home.session_index.with_name(home.session_index.name + ".lock")
-    with file_lock(lock, wait_s=_LOCK_WAIT):
+    with _locked(home):
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(home.session_index, flags, FILE_MODE), "r+b", buffering=0) as file:  # noqa: PTH123
+        with open(os.open(home.session_index, flags, FILE_MODE), "r+b", buffering=0) as file:  # noqa: PTH123 - a descriptor
             size = os.fstat(file.fileno()).st_size
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
                 lines = b"\n" + lines  # end a torn line, so that ours is not glued onto it
             file.write(lines)
             os.fsync(file.fileno())
+
+
+def forget_names(home: Home, thread_id: str) -> None:
+    """Take every line of *thread_id* out of the index; all others stay as they are.
+
+    Raises:
+        LockBusy: somebody else holds the index for long.
+        OSError: it cannot be written.
+    """
+    if thread_id not in read_names(home):
+        return
+    with _locked(home):
+        lines = home.session_index.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if (decode_line(line) or {}).get("id") != thread_id]
+        replacement = home.session_index.with_name(f"{home.session_index.name}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        with open(os.open(replacement, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        replacement.replace(home.session_index)
+
+
+def _locked(home: Home) -> AbstractContextManager[None]:
+    return file_lock(home.session_index.with_name(f"{home.session_index.name}.lock"), wait_s=_LOCK_WAIT)
 
 
 def read_names(home: Home) -> dict[str, str | None]:

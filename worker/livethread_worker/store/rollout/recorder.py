@@ -78,8 +78,13 @@ class RolloutRecorder:
 def _sync_directories(folder: Path) -> None:
     """Force the names of *folder* and of its dated parents to the disk."""
     for path in (folder, *folder.parents[:3]):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path)
+
+
+def sync_directory(path: Path) -> None:
+    """Force the names in *path* to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

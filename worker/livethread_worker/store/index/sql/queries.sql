@@ -64,3 +64,18 @@ VALUES (:thread_id, :digest, :ordinal, :role, :text)
 
 -- forget_name --
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
+
+-- delete_messages --
+DELETE FROM messages WHERE thread_id = :thread_id
+
+-- delete_turns --
+DELETE FROM turns WHERE thread_id = :thread_id
+
+-- delete_writers --
+DELETE FROM writers WHERE thread_id = :thread_id
+
+-- delete_rollout --
+DELETE FROM rollouts WHERE thread_id = :thread_id
+
+-- delete_thread --
+DELETE FROM threads WHERE thread_id = :thread_id
