@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest
@@ -16,15 +17,12 @@ from livethread.model import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from livethread.rollout_item import RolloutItem
 
 #: What editors put before a user's own words.
 USER_MESSAGE_BEGIN: Final = "## My request for Codex:"
 IMAGE_ONLY_PREVIEW: Final = "[Image]"
-
-_TURN_STARTS: Final = frozenset({"task_started", "turn_started"})
 
 
 @dataclass(slots=True)
@@ -50,19 +48,28 @@ class ItemObserver:
 
     def observe(self, items: Iterable[tuple[RolloutItem, datetime]]) -> ThreadMetadataPatch | None:
         """Return what *items*, each with the time of its line, say about the thread; None where they say nothing."""
-        patch: ThreadMetadataPatch | None = None
+        changes: dict[str, Any] = {}
         for item, at in items:
-            changes = self._changes(item, at)
-            if changes:
-                latest = _fitting(changes)
-                patch = patch.merge(latest) if patch else latest
-        return patch
+            self.add(changes, item.type, item.payload, at)
+        return patch_of(changes) if changes else None
 
-    def _changes(self, item: RolloutItem, at: datetime) -> dict[str, Any]:
-        payload = item.payload
+    def add(self, changes: dict[str, Any], kind: str, payload: Any, at: datetime) -> None:
+        """Add to *changes* what an item of line type *kind* says; *at* is the time of its line."""
         if not isinstance(payload, dict):
-            return {}
-        match item.type, item.kind:
+            return
+        for name, value in self._changes(kind, payload, at).items():
+            if value is None and name not in ThreadMetadataPatch.clearable:
+                continue
+            match changes.get(name):
+                case GitInfoPatch() as earlier:
+                    changes[name] = earlier.merge(value)
+                case datetime() as earlier if name == "advance_recency_at":
+                    changes[name] = max(earlier, value)
+                case _:
+                    changes[name] = value
+
+    def _changes(self, kind: str, payload: dict[str, Any], at: datetime) -> dict[str, Any]:
+        match kind, payload.get("type"):
             case "session_meta", _ if payload.get("id") == self.thread_id:
                 return self._from_session_meta(payload)
             case "turn_context", _:
@@ -73,7 +80,7 @@ class ItemObserver:
                 return _from_token_count(payload)
             case "event_msg", "thread_goal_updated":
                 return self._from_goal(payload)
-            case "event_msg", kind if kind in _TURN_STARTS:
+            case "event_msg", ("task_started" | "turn_started"):
                 return {"advance_recency_at": at}
             case _:
                 return {}
@@ -142,12 +149,12 @@ def user_request(message: str) -> str:
     return (request if marker else message).strip()
 
 
-def _fitting(changes: dict[str, Any]) -> ThreadMetadataPatch:
+def patch_of(changes: dict[str, Any]) -> ThreadMetadataPatch:
     """Return the patch of those *changes* that fit their fields: an item may say anything."""
     try:
         return ThreadMetadataPatch(**changes)
     except InvalidRequest:
-        fitting = (_fitting({name: value}) for name, value in changes.items() if len(changes) > 1)
+        fitting = (patch_of({name: value}) for name, value in changes.items() if len(changes) > 1)
         return functools.reduce(ThreadMetadataPatch.merge, fitting, ThreadMetadataPatch())
 
 

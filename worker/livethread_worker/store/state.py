@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest
-from livethread.item_observer import ItemObserver
+from livethread.item_observer import ItemObserver, patch_of
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.model import parse_time
-from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
+from livethread.rollout_item import THREAD_METADATA_TYPE
 from livethread.search_text import SearchText, search_text
 from livethread.session_meta import thread_from_meta
 from livethread.turns import TurnPhase, TurnsTakenBack, TurnStart, next_phase
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from livethread.rollout_item import RolloutItem
     from livethread_worker.store.home import Home
     from livethread_worker.store.rollout.scan import Record
 
@@ -128,7 +127,8 @@ class _Reader:
         self._observer = ItemObserver.of(state.thread) if state.thread else ItemObserver(state.thread_id)
         #: The time of lines that tell none.
         self._changed_at = changed_at
-        self._updated_at: datetime | None = None
+        #: What the lines since the last patch say; applied at once, since most say the same fields again.
+        self._changes: dict[str, Any] = {}
 
     def take(self, record: Record, value: dict[str, Any]) -> None:
         """Take in one line."""
@@ -138,33 +138,36 @@ class _Reader:
         state.next_ordinal = number + 1
         if mark := writer_mark(value):
             _count(state, *mark)
-        item = item_of(value)
-        if item is None:
+        kind, payload = value.get("type"), value.get("payload")
+        if not isinstance(kind, str):
             return
-        at = parse_time(item.timestamp) or self._changed_at
-        if item.type == THREAD_METADATA_TYPE:
-            self._take_patch(item.payload)
-        elif _is_own_meta(item, state.thread_id):
+        at = parse_time(value.get("timestamp")) or self._changed_at
+        if kind == THREAD_METADATA_TYPE:
+            self._take_patch(payload)
+        elif kind == "session_meta" and isinstance(payload, dict) and payload.get("id") == state.thread_id:
             state.meta_offset, state.meta_bytes = record.offset, record.size
-            self._take_meta(item, at)
+            self._take_meta(payload, at)
         elif state.thread is not None:
-            self._updated_at = max(self._updated_at or state.thread.updated_at, at)
-            self._observe(item, at)
-            state.note_item(item.type, item.payload, record.offset, number)
+            self._changes["updated_at"] = max(self._changes.get("updated_at", state.thread.updated_at), at)
+            self._observer.add(self._changes, kind, payload, at)
+            state.note_item(kind, payload, record.offset, number)
 
     def finish(self) -> None:
-        """Note when the last line was written."""
-        if self._state.thread is not None and self._updated_at is not None:
-            self._state.thread = self._state.thread.patched(ThreadMetadataPatch(updated_at=self._updated_at))
+        """Apply what the lines have said so far."""
+        changes, self._changes = self._changes, {}
+        if self._state.thread is not None and changes:
+            self._state.thread = self._state.thread.patched(patch_of(changes))
 
-    def _take_meta(self, item: RolloutItem, at: datetime) -> None:
+    def _take_meta(self, meta: dict[str, Any], at: datetime) -> None:
+        """Take the thread's own ``session_meta``; a fork's file also holds those of others."""
         if self._state.thread is None:
-            self._state.thread = thread_from_meta(self._state.thread_id, item.payload, at)
+            self._state.thread = thread_from_meta(self._state.thread_id, meta, at)
             self._observer.cwd_seen = bool(self._state.thread.cwd)
         else:
-            self._observe(item, at)
+            self._observer.add(self._changes, "session_meta", meta, at)
 
     def _take_patch(self, payload: Any) -> None:
+        self.finish()
         if self._state.thread is None:
             return
         if isinstance(payload, dict) and ARCHIVED_AT in payload:
@@ -173,16 +176,6 @@ class _Reader:
             return
         with suppress(InvalidRequest):  # not a patch of ours; whoever wrote it, it says nothing
             self._state.thread = self._state.thread.patched(ThreadMetadataPatch.model_validate(payload))
-
-    def _observe(self, item: RolloutItem, at: datetime) -> None:
-        said = self._observer.observe([(item, at)])
-        if said is not None and self._state.thread is not None:
-            self._state.thread = self._state.thread.patched(said)
-
-
-def _is_own_meta(item: RolloutItem, thread_id: str) -> bool:
-    """Whether *item* is the thread's own ``session_meta``; a fork's file also holds those of others."""
-    return item.type == "session_meta" and isinstance(item.payload, dict) and item.payload.get("id") == thread_id
 
 
 def _count(state: ThreadState, writer: str, n: int) -> None:

@@ -23,7 +23,7 @@ from livethread_worker.store.locking import file_lock
 from livethread_worker.store.state import ThreadState, TurnLine, WriterMark
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from livethread.metadata import StoredThread
     from livethread.types import ListThreadsParams, SearchThreadsParams
@@ -124,19 +124,33 @@ class Index:
         known = [(state, loaded) for state, loaded in changes if state.thread is not None]
         threads = [to_row(state.thread) for state, loaded in known if state.thread and state.thread is not loaded]
         renamed = [state for state, loaded in known if _name(state.thread) != _name(loaded)]
+        states = [state for state, _ in known]
         with self.transaction() as connection:
             connection.executemany(SAVE_THREAD, threads)
-            connection.executemany(QUERIES["save_rollout"], [_rollout_row(state) for state, _ in known])
-            connection.executemany(QUERIES["save_writer"], [row for state, _ in known for row in _writer_rows(state)])
-            for state, _ in known:
-                _save_turns(connection, state)
+            connection.executemany(QUERIES["save_rollout"], map(_rollout_row, states))
+            connection.executemany(QUERIES["save_writer"], [row for state in states for row in _writer_rows(state)])
             connection.executemany(QUERIES["forget_name"], [{"thread_id": state.thread_id} for state in renamed])
-            texts = [row for state, _ in known for row in _message_rows(state)]
-            names = [_name_row(state) for state in renamed if _name(state.thread)]
-            connection.executemany(QUERIES["add_message"], texts + names)
-            gone = [{"thread_id": thread_id} for thread_id in deleted]
-            for table in ("messages", "turns", "writers", "rollout", "thread"):
-                connection.executemany(QUERIES[f"delete_{table}"], gone)
+            _add_lines(connection, states, renamed)
+            _forget(connection, deleted, ("messages", "turns", "writers", "rollout", "thread"))
+
+    def replace(self, states: Sequence[ThreadState]) -> None:
+        """Store what whole rollouts say, in place of what is known of their threads.
+
+        Raises:
+            IndexUnavailable: the transaction could not be made; nothing of it is stored.
+        """
+        with self.transaction() as connection:
+            _forget(connection, [state.thread_id for state in states], ("messages", "turns"))
+            connection.executemany(SAVE_THREAD, [to_row(state.thread) for state in states if state.thread])
+            connection.executemany(QUERIES["save_rollout"], map(_rollout_row, states))
+            rows = [row for state in states for row in _writer_rows(state)]
+            connection.executemany(QUERIES["recover_writer"], rows)
+            _add_lines(connection, states, states)
+
+    def thread_ids(self) -> list[str]:
+        """Return the ids of all threads."""
+        with _translated():
+            return [row["thread_id"] for row in self.db.conn.execute(QUERIES["thread_ids"])]
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -243,6 +257,21 @@ def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
         {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
         for writer, mark in state.writers.items()
     ]
+
+
+def _add_lines(connection: sqlite3.Connection, states: Sequence[ThreadState], named: Sequence[ThreadState]) -> None:
+    """Store what the lines taken in add to turns and search, and the names of *named*."""
+    for state in states:
+        _save_turns(connection, state)
+    texts = [row for state in states for row in _message_rows(state)]
+    names = [_name_row(state) for state in named if _name(state.thread)]
+    connection.executemany(QUERIES["add_message"], texts + names)
+
+
+def _forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: Iterable[str]) -> None:
+    rows = [{"thread_id": thread_id} for thread_id in thread_ids]
+    for table in tables:
+        connection.executemany(QUERIES[f"delete_{table}"], rows)
 
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:

@@ -79,3 +79,11 @@ DELETE FROM rollouts WHERE thread_id = :thread_id
 
 -- delete_thread --
 DELETE FROM threads WHERE thread_id = :thread_id
+
+-- recover_writer --
+-- A rollout tells only of tasks that left lines: a counter that is known to be higher stays.
+INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
+    ON CONFLICT (thread_id, writer) DO UPDATE SET n = excluded.n, lines = excluded.lines WHERE excluded.n > n
+
+-- thread_ids --
+SELECT thread_id FROM threads

@@ -1,0 +1,123 @@
+"""Makes the index again from the files, online: each thread is read under its lock, and writers go on.
+
+Files are never changed. A thread that somebody writes just now is tried again at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from livethread_worker.store.locking import LockBusy, file_lock
+from livethread_worker.store.rollout.name_index import read_names
+from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import Index
+
+logger = logging.getLogger(__name__)
+
+#: Threads of one transaction.
+BATCH_THREADS: Final = 200
+
+#: How long a thread may be held by a writer before the rebuild leaves it to the next one.
+BUSY_WAIT: Final = 10.0  # seconds
+
+#: A rollout, by its thread.
+_Rollout = tuple[str, "Path"]
+
+
+@dataclass(slots=True)
+class RebuildReport:
+    """What a rebuild did."""
+
+    threads: int = 0
+    #: Rows whose rollout is gone.
+    forgotten: int = 0
+    #: Files without a ``session_meta`` of their own.
+    unreadable: list[str] = field(default_factory=list)
+    #: Files of a thread that has another one, which was taken.
+    duplicates: list[str] = field(default_factory=list)
+    #: Threads that a writer held all the time.
+    busy: list[str] = field(default_factory=list)
+
+
+def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _: None) -> RebuildReport:
+    """Read every rollout into the index and forget rows without one; *advance* is told of each batch's size.
+
+    Raises:
+        IndexUnavailable: the index cannot be written.
+    """
+    report = RebuildReport()
+    seen: dict[str, Path] = {}
+    busy: list[_Rollout] = []
+    rollouts = _first_of_each(home.rollouts(), seen, report)
+    while batch := list(islice(rollouts, BATCH_THREADS)):
+        busy += index_rollouts(home, index, batch, report)
+        advance(len(batch))
+    for rollout in busy:
+        if index_rollouts(home, index, [rollout], report, wait_s=BUSY_WAIT):
+            report.busy.append(rollout[0])
+    gone = [
+        thread_id for thread_id in index.thread_ids() if thread_id not in seen and not home.find_rollout(thread_id)
+    ]
+    index.commit((), gone)
+    report.forgotten = len(gone)
+    logger.info(
+        "index rebuilt", extra={"action": "rebuild", "threads": report.threads, "forgotten": report.forgotten}
+    )
+    return report
+
+
+def index_rollouts(
+    home: Home, index: Index, rollouts: list[_Rollout], report: RebuildReport, *, wait_s: float = 0.0
+) -> list[_Rollout]:
+    """Read *rollouts* into the index, in one transaction; return those whose threads are being written."""
+    names = read_names(home)
+    busy: list[_Rollout] = []
+    states: list[ThreadState] = []
+    with ExitStack() as locks:
+        for thread_id, path in rollouts:
+            try:
+                locks.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=wait_s))
+                state = read_state(home, thread_id, path, names)
+            except LockBusy:
+                busy.append((thread_id, path))
+                continue
+            except FileNotFoundError:  # moved or deleted since it was listed
+                continue
+            if state.thread is None:
+                report.unreadable.append(home.relative(path))
+            else:
+                states.append(state)
+        index.replace(states)
+    report.threads += len(states)
+    return busy
+
+
+def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
+    """Return the state that the whole rollout at *path* and the home come to."""
+    state = ThreadState(thread_id, path=home.relative(path))
+    with path.open("rb") as file:
+        read_on(state, file)
+    if state.thread is not None:
+        named = state.thread.model_copy(update={"rollout_path": path, "name": names.get(thread_id)})
+        state.thread = archived_by_folder(home, named, path)
+    return state
+
+
+def _first_of_each(rollouts: Iterator[_Rollout], seen: dict[str, Path], report: RebuildReport) -> Iterator[_Rollout]:
+    """Yield one rollout a thread; active ones come first, and are what codex takes, too."""
+    for thread_id, path in rollouts:
+        if thread_id in seen:
+            report.duplicates.append(str(path))
+        else:
+            seen[thread_id] = path
+            yield thread_id, path
