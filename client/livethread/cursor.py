@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from livethread.errors import InvalidRequest
@@ -12,6 +13,11 @@ from livethread.model import format_time
 if TYPE_CHECKING:
     from livethread.metadata import StoredThread
     from livethread.types import ThreadSortKey
+
+#: No rollout is that long.
+MAX_OFFSET = 2**62
+
+_COUNT = re.compile(r"[0-9]{1,9}")
 
 
 def encode_cursor(thread: StoredThread, sort_key: ThreadSortKey) -> str:
@@ -26,48 +32,56 @@ def decode_cursor(cursor: str, sort_key: ThreadSortKey) -> tuple[str, str]:
         InvalidRequest: it is no cursor, or one of a listing by another key.
     """
     value, thread_id = _decode(cursor, sort_key.value)
-    return str(value), str(thread_id)
+    if not isinstance(value, str):
+        raise InvalidRequest("not a cursor; pass it as it came")
+    return value, thread_id
 
 
-def encode_search_cursor(order: str | float, thread_id: str, sort_key: ThreadSortKey | None) -> str:
-    """Return the cursor of the page after a found thread."""
-    return _encode(sort_key.value if sort_key else "relevance", order, thread_id)
+def encode_relevance(snapshot: int, offset: int) -> str:
+    """Return the cursor of a page by relevance: what was found when the first page was made, and how much is shown.
+
+    How well a text matches depends on all the others, so what came in since is left out.
+    """
+    return _encode("relevance", snapshot, str(offset))
 
 
-def decode_search_cursor(cursor: str, sort_key: ThreadSortKey | None) -> tuple[str | float, str]:
-    """Return sort value and id of the last row of the page before.
+def decode_relevance(cursor: str) -> tuple[int, int]:
+    """Return snapshot and offset of a page by relevance.
 
     Raises:
         InvalidRequest: it is no cursor, or one of a search sorted otherwise.
     """
-    return _decode(cursor, sort_key.value if sort_key else "relevance")
+    snapshot, offset = _decode(cursor, "relevance")
+    if type(snapshot) is not int or not 0 <= snapshot < MAX_OFFSET or not _COUNT.fullmatch(offset):
+        raise InvalidRequest("not a cursor; pass it as it came")
+    return snapshot, int(offset)
 
 
-def encode_offset(offset: int) -> str:
-    """Return the cursor of the page that begins at a place in a rollout."""
-    return _encode("offset", offset, "")
+def encode_offset(kind: str, offset: int) -> str:
+    """Return the cursor of the page of *kind* (``turns``, ``items``) that begins at a place in a rollout."""
+    return _encode(kind, offset, "")
 
 
-def decode_offset(cursor: str) -> int:
+def decode_offset(kind: str, cursor: str) -> int:
     """Return the place in a rollout at which the page begins.
 
     Raises:
-        InvalidRequest: it is no cursor of a thread's turns or items.
+        InvalidRequest: it is no cursor of a thread's *kind*.
     """
-    offset, _ = _decode(cursor, "offset")
-    if not isinstance(offset, int):
+    offset, _ = _decode(cursor, kind)
+    if type(offset) is not int or not 0 <= offset < MAX_OFFSET:
         raise InvalidRequest("not a cursor; pass it as it came")
     return offset
 
 
-def _encode(kind: str, *fields: str | float) -> str:
+def _encode(kind: str, *fields: str | int) -> str:
     return base64.urlsafe_b64encode(json.dumps([kind, *fields]).encode()).decode()
 
 
 def _decode(cursor: str, kind: str) -> tuple[Any, str]:
     try:
         found, value, thread_id = json.loads(base64.urlsafe_b64decode(cursor))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise InvalidRequest("not a cursor; pass it as it came") from None
     if found != kind:
         raise InvalidRequest(f"this is the cursor of a page by {found}, not by {kind}")

@@ -53,8 +53,17 @@ class ResourceExhausted(_MessageError):
     """A bound is reached (mailbox, item size, client memory); nothing was stored of the request."""
 
 
-class Unavailable(_MessageError):
+class Unavailable(ThreadStoreError):
     """Redis or the workers did not answer in time. What was accepted before is kept and will be applied."""
+
+    def __init__(self, message: str, is_queued: bool = False) -> None:
+        super().__init__(message, is_queued)
+        self.message = message
+        #: Whether the request itself stays queued in this process and takes effect later: do not repeat it.
+        self.is_queued = is_queued
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Internal(_MessageError):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Self
 from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
-from livethread.model import format_time, parse_time, utc_now
+from livethread.model import format_time, utc_now
+from livethread.observed import apply_patch
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
-from livethread.rollout_item import RolloutItem, decode_line, encode_line, items_of
+from livethread.open_threads import OpenThreads
+from livethread.rollout_item import RolloutItem, decode_line, encode_items, encode_line, items_of
 from livethread.search_text import parse_query, search_text, words_of
 from livethread.session_meta import session_meta, thread_from_meta
 from livethread.turns import TurnPhase, TurnStart, next_phase, stored_turn
@@ -63,13 +65,14 @@ class _Stored:
     thread: StoredThread
     lines: list[bytes]
     position: Position = START
+    #: Field of the metadata -> position from which it was last observed or set.
+    observed: dict[str, Position] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Open:
-    """A thread that is open: how many handles it has, and its creation, until that is due."""
+    """A thread that is open, with its creation until that is due."""
 
-    handles: int = 1
     creation: CreateThreadParams | None = None
 
 
@@ -81,7 +84,7 @@ class InMemoryThreadStore:
     max_item_bytes: int = 4 * 1024 * 1024
     _observers: Observers = field(default_factory=Observers, init=False)
     _stored: dict[str, _Stored] = field(default_factory=dict, init=False)
-    _open: dict[str, _Open] = field(default_factory=dict, init=False)
+    _open: OpenThreads[_Open] = field(default_factory=OpenThreads, init=False)
     _positions: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     async def __aenter__(self) -> Self:
@@ -101,27 +104,18 @@ class InMemoryThreadStore:
         """Open a new thread."""
         if params.thread_id in self._stored or params.thread_id in self._open:
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
-        self._open[params.thread_id] = _Open(creation=params)
+        self._open.open(params.thread_id, _Open).creation = params
 
     async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
         """Open an existing thread."""
         thread = self._read(params.thread_id, include_archived=params.include_archived)
-        if params.thread_id in self._open:
-            self._open[params.thread_id].handles += 1
-        else:
-            self._open[params.thread_id] = _Open()
+        self._open.open(params.thread_id, _Open)
         return thread
 
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
         """Append the items."""
-        self._opened(params.thread_id)
-        now = utc_now()
-        lines = [
-            encode_line(item, parse_time(item.timestamp) or now, max_bytes=self.max_item_bytes)
-            for item in params.items
-        ]
-        if not lines:
-            raise InvalidRequest("an append needs at least one item")
+        self._open.require(params.thread_id)
+        lines = encode_items(params.items, params.appended_at, max_bytes=self.max_item_bytes)
         last = self._stored[params.thread_id].position if params.thread_id in self._stored else START
         if params.expected_position is not None and params.expected_position != last:
             raise Conflict(f"the thread's last position is {last}, not {params.expected_position}")
@@ -134,22 +128,21 @@ class InMemoryThreadStore:
 
     async def persist_thread(self, params: PersistThreadParams) -> None:
         """Create the thread."""
-        self._opened(params.thread_id)
+        self._open.require(params.thread_id)
         self._created(params.thread_id)
 
     async def flush_thread(self, params: FlushThreadParams) -> None:
         """Do nothing: everything is as durable as it will be."""
-        self._opened(params.thread_id)
+        self._open.require(params.thread_id)
 
     async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
         """Close the thread."""
-        self._opened(params.thread_id)
-        self._close(params.thread_id)
+        self._open.require(params.thread_id)
+        self._open.close(params.thread_id)
 
     async def discard_thread(self, params: DiscardThreadParams) -> None:
         """Close the thread; without an item it never was."""
-        if params.thread_id in self._open:
-            self._close(params.thread_id)
+        self._open.close(params.thread_id)
 
     async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return the items."""
@@ -172,8 +165,14 @@ class InMemoryThreadStore:
         if params.thread_id not in self._open:
             self._read(params.thread_id, include_archived=params.include_archived)
         stored = self._created(params.thread_id)
-        stored.thread = stored.thread.patched(params.patch)
         receipt = self._receipt(stored)
+        stored.thread = apply_patch(
+            stored.thread,
+            stored.observed,
+            params.patch,
+            observed_from=params.observed_from,
+            position=receipt.position,
+        )
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
@@ -210,7 +209,7 @@ class InMemoryThreadStore:
         turns = _turns(items)
         descending = params.sort_direction is SortDirection.DESC
         ordered = turns[::-1] if descending else turns
-        begin = decode_offset(params.cursor) if params.cursor else None
+        begin = decode_offset("turns", params.cursor) if params.cursor else None
         if begin is not None:
             ordered = [turn for turn in ordered if (turn.start <= begin if descending else turn.start >= begin)]
         shown, more = ordered[: params.page_size], ordered[params.page_size :]
@@ -219,8 +218,10 @@ class InMemoryThreadStore:
                 stored_turn(turn.turn_id, items[turn.start : turn.end], params.items_view, is_last=turn.end is None)
                 for turn in shown
             ),
-            next_cursor=encode_offset(more[0].start) if more else None,
-            backwards_cursor=encode_offset(max(shown[0].start + (1 if descending else -1), 0)) if shown else None,
+            next_cursor=encode_offset("turns", more[0].start) if more else None,
+            backwards_cursor=encode_offset("turns", max(shown[0].start + (1 if descending else -1), 0))
+            if shown
+            else None,
         )
 
     async def list_items(self, params: ListItemsParams) -> ItemPage:
@@ -234,21 +235,21 @@ class InMemoryThreadStore:
                 raise InvalidRequest(f"thread {params.thread_id} has no turn {params.turn_id}")
             start, end = turn.start, end if turn.end is None else turn.end
         descending = params.sort_direction is SortDirection.DESC
-        begin = decode_offset(params.cursor) if params.cursor else (end if descending else start)
+        begin = decode_offset("items", params.cursor) if params.cursor else (end if descending else start)
         if not start <= begin <= end:
             raise InvalidRequest("this cursor belongs to another thread, or to another turn")
         if descending:
             edge = max(start, begin - params.page_size)
             return ItemPage(
                 items=items[edge:begin][::-1],
-                next_cursor=encode_offset(edge) if edge > start else None,
-                backwards_cursor=encode_offset(begin),
+                next_cursor=encode_offset("items", edge) if edge > start else None,
+                backwards_cursor=encode_offset("items", begin),
             )
         edge = min(end, begin + params.page_size)
         return ItemPage(
             items=items[begin:edge],
-            next_cursor=encode_offset(edge) if edge < end else None,
-            backwards_cursor=encode_offset(begin) if begin > start else None,
+            next_cursor=encode_offset("items", edge) if edge < end else None,
+            backwards_cursor=encode_offset("items", begin) if begin > start else None,
         )
 
     async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
@@ -273,17 +274,6 @@ class InMemoryThreadStore:
         receipt = self._receipt(stored)
         self._observers.emit(TasksApplied(thread_id, receipt.position))
         return receipt
-
-    def _opened(self, thread_id: str) -> _Open:
-        opened = self._open.get(thread_id)
-        if opened is None:
-            raise ThreadNotFound(thread_id, "it is not open in this store; create or resume it first")
-        return opened
-
-    def _close(self, thread_id: str) -> None:
-        self._open[thread_id].handles -= 1
-        if not self._open[thread_id].handles:
-            del self._open[thread_id]
 
     def _created(self, thread_id: str) -> _Stored:
         """Return the stored thread; one that is open and not stored yet is created now."""

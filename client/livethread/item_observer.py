@@ -98,12 +98,12 @@ class ItemObserver:
         changes |= {key: _text(meta, key) for key in ("model_provider", "cli_version", "cwd") if _text(meta, key)}
         self.cwd_seen = self.cwd_seen or "cwd" in changes
         if isinstance(git := meta.get("git"), dict):
-            names = {"commit_hash": "sha", "branch": "branch", "repository_url": "origin_url"}
-            cleared = dict.fromkeys(names.values()) if not git else {}
-            present = {ours: _text(git, theirs) for theirs, ours in names.items() if _text(git, theirs)}
-            changes["git_info"] = GitInfoPatch(**(cleared | present))
-        if meta.get("memory_mode") in set(MemoryMode):
-            changes["memory_mode"] = MemoryMode(meta["memory_mode"])
+            # A git object stands for all three; only its absence keeps what an earlier line said.
+            changes["git_info"] = GitInfoPatch(
+                sha=_text(git, "commit_hash"), branch=_text(git, "branch"), origin_url=_text(git, "repository_url")
+            )
+        if (mode := _text(meta, "memory_mode")) in set(MemoryMode):
+            changes["memory_mode"] = MemoryMode(mode)
         return changes
 
     def _from_turn_context(self, context: dict[str, Any]) -> dict[str, Any]:

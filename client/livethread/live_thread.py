@@ -6,16 +6,17 @@ The same code serves every store.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Self
 
-from livethread.errors import ThreadNotFound, ThreadStoreError
+from livethread.errors import ThreadNotFound, ThreadStoreError, Unavailable
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
-from livethread.model import format_time, parse_time, utc_now
+from livethread.model import parse_time
 from livethread.observers import ThreadInitialized
 from livethread.policy import is_persisted
-from livethread.rollout_item import RolloutItem
+from livethread.rollout_item import parse_items
 from livethread.types import (
     START,
     AppendThreadItemsParams,
@@ -29,14 +30,17 @@ from livethread.types import (
     ResumeThreadParams,
     ShutdownThreadParams,
     UpdateThreadMetadataParams,
+    position_key,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
     from types import TracebackType
 
     from livethread.metadata_sync import ObservedUpdate
+    from livethread.rollout_item import RolloutItem
     from livethread.store import ThreadStore
 
 logger = logging.getLogger(__name__)
@@ -55,6 +59,7 @@ class LiveThread:
         self._sync = sync
         self._last = Receipt(thread_id=thread_id, position=START)
         self._is_open = True
+        self._closing = asyncio.Lock()
 
     @classmethod
     async def create(cls, store: ThreadStore, params: CreateThreadParams) -> LiveThread:
@@ -78,6 +83,9 @@ class LiveThread:
         store.observers.emit(ThreadInitialized(params.thread_id, thread.thread_source, resumed=True))
         return cls(store, params.thread_id, ThreadMetadataSync.for_resume(thread))
 
+    def __repr__(self) -> str:
+        return f"<LiveThread {self._thread_id} {'open' if self._is_open else 'closed'}>"
+
     @property
     def thread_id(self) -> str:
         """The thread's id: its only durable handle."""
@@ -93,7 +101,7 @@ class LiveThread:
 
         Returns once they are ordered and in the mailbox; `flush` tells when they are durable. Items that the
         persistence policy drops are dropped silently; where none is left, the receipt is that of the append
-        before.
+        before. To cancel the call is to stop waiting: the items are appended all the same.
 
         Raises:
             InvalidRequest: an item is malformed; nothing was appended.
@@ -102,16 +110,21 @@ class LiveThread:
             Unavailable: Redis did not answer in time; see its message for what became of the items.
         """
         self._require_open()
-        canonical = tuple(filter(is_persisted, map(RolloutItem.parse, items)))
+        canonical = tuple(filter(is_persisted, parse_items(items)))
         if not canonical:
             return self._last
-        now = utc_now()
-        times = [parse_time(item.timestamp) or now for item in canonical]
-        stamped = tuple(
-            item if item.timestamp else item.model_copy(update={"timestamp": format_time(now)}) for item in canonical
-        )
-        receipt = await self._store.append_items(AppendThreadItemsParams(thread_id=self._thread_id, items=stamped))
-        self._last = receipt
+        params = AppendThreadItemsParams(thread_id=self._thread_id, items=canonical)
+        times = [parse_time(item.timestamp) or params.appended_at for item in canonical]
+        try:
+            receipt = await self._store.append_items(params)
+        except asyncio.CancelledError:
+            self._observe_late(canonical, times)
+            raise
+        except Unavailable as error:
+            if error.is_queued:
+                self._observe_late(canonical, times)
+            raise
+        self._last = max(self._last, receipt, key=lambda known: position_key(known.position))
         try:
             await self._send(self._sync.observe_appended_items(canonical, times, receipt.position))
         except ThreadStoreError as error:
@@ -130,7 +143,7 @@ class LiveThread:
             ThreadNotFound: no such thread.
         """
         self._require_open()
-        await self._send(self._sync.pending())
+        await self._send(self._sync.take_pending())
         self._last = await self._store.update_thread_metadata(
             UpdateThreadMetadataParams(thread_id=self._thread_id, patch=patch)
         )
@@ -153,7 +166,7 @@ class LiveThread:
             ThreadParked: a task cannot be applied.
         """
         self._require_open()
-        await self._send(self._sync.pending())
+        await self._send_pending(timeout_s)
         await self._store.flush_thread(FlushThreadParams(thread_id=self._thread_id, timeout_s=timeout_s))
 
     async def shutdown(self, timeout_s: float | None = None) -> None:
@@ -163,16 +176,20 @@ class LiveThread:
             Unavailable: the flush timed out.
             ThreadParked: a task cannot be applied.
         """
-        if not self._is_open:
-            return
-        await self._send(self._sync.pending())
-        await self._store.shutdown_thread(ShutdownThreadParams(thread_id=self._thread_id, timeout_s=timeout_s))
-        self._is_open = False
+        async with self._closing:
+            if self._is_open:
+                await self._send_pending(timeout_s)
+                await self._store.shutdown_thread(
+                    ShutdownThreadParams(thread_id=self._thread_id, timeout_s=timeout_s)
+                )
+                self._is_open = False
 
     async def discard(self) -> None:
-        """Close without making the thread's start durable; what was accepted before is kept."""
-        await self._store.discard_thread(DiscardThreadParams(thread_id=self._thread_id))
-        self._is_open = False
+        """Close without making the thread's start durable; what was accepted before is kept. Idempotent."""
+        async with self._closing:
+            if self._is_open:
+                await self._store.discard_thread(DiscardThreadParams(thread_id=self._thread_id))
+                self._is_open = False
 
     async def load_history(self) -> StoredThreadHistory:
         """Return the thread's items, with everything accepted through this handle."""
@@ -192,21 +209,40 @@ class LiveThread:
         if not self._is_open:
             raise ThreadNotFound(self._thread_id, "this handle was shut down or discarded; resume the thread")
 
+    def _observe_late(self, items: Sequence[RolloutItem], times: Sequence[datetime]) -> None:
+        """Observe items that will be appended, nobody knows where; they stay pending for the next call."""
+        update = self._sync.observe_appended_items(items, times, START)
+        if update is not None:
+            self._sync.give_back(update)
+
+    async def _send_pending(self, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._send(self._sync.take_pending())
+        except TimeoutError:
+            raise Unavailable(
+                f"the metadata of thread {self._thread_id} was not accepted within {timeout_s:g} s"
+            ) from None
+
     async def _send(self, update: ObservedUpdate | None) -> None:
         if update is None:
             return
-        await self._store.update_thread_metadata(
-            UpdateThreadMetadataParams(
-                thread_id=self._thread_id, patch=update.patch, observed_from=update.observed_from
+        try:
+            await self._store.update_thread_metadata(
+                UpdateThreadMetadataParams(
+                    thread_id=self._thread_id, patch=update.patch, observed_from=update.observed_from
+                )
             )
-        )
-        self._sync.mark_applied(update)
+        except BaseException:
+            self._sync.give_back(update)
+            raise
 
 
 class LiveThreadInitGuard:
     """Owns a thread while its session's start can still fail.
 
-    Leaving the block without `commit` discards the thread: no file, no row, no key is left of it.
+    Leaving the block without `commit` discards the thread: no file, no row, no key is left of it, unless an item
+    was accepted.
 
         async with LiveThreadInitGuard(await LiveThread.create(store, params)) as guard:
             await start_everything_else()

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from livethread.model import Model, UtcTime
-from livethread.rollout_item import RolloutItem
+from livethread.errors import InvalidRequest
+from livethread.model import Model, Text, UtcTime
+from livethread.rollout_item import RolloutItem, encode_json
 from livethread.thread_id import ThreadId
 
 _MAX_LABEL = 200
+
+
+def _json(value: Any) -> Any:
+    try:
+        encode_json(value)
+    except InvalidRequest as error:
+        raise ValueError(error.message) from None
+    return value
+
+
+#: Any JSON value; passed through untouched.
+JsonValue = Annotated[Any, AfterValidator(_json)]
 
 
 def _session_source(value: str | dict[str, Any]) -> str | dict[str, Any]:
@@ -29,11 +42,14 @@ def _session_source(value: str | dict[str, Any]) -> str | dict[str, Any]:
 SessionSource = Annotated[
     Annotated[str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True)] | dict[str, Any],
     AfterValidator(_session_source),
+    AfterValidator(_json),
 ]
 
 #: Who started a thread: ``user``, ``subagent``, ``memory_consolidation``, or a feature's own label such as
 #: ``automation``. A scalar string, carried unchanged. codex before 0.140 reads only the first three.
-ThreadSource = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True)]
+ThreadSource = Annotated[
+    str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True), AfterValidator(_json)
+]
 
 
 class MemoryMode(StrEnum):
@@ -46,9 +62,9 @@ class MemoryMode(StrEnum):
 class GitInfo(Model):
     """The checkout a thread was started in, named as in a rollout's ``session_meta``."""
 
-    commit_hash: str | None = None
-    branch: str | None = None
-    repository_url: str | None = None
+    commit_hash: Text | None = None
+    branch: Text | None = None
+    repository_url: Text | None = None
 
 
 class _Patch(Model):
@@ -82,9 +98,9 @@ class GitInfoPatch(_Patch):
 
     clearable: ClassVar[frozenset[str]] = frozenset({"sha", "branch", "origin_url"})
 
-    sha: str | None = None
-    branch: str | None = None
-    origin_url: str | None = None
+    sha: Text | None = None
+    branch: Text | None = None
+    origin_url: Text | None = None
 
     def merge(self, later: GitInfoPatch) -> GitInfoPatch:
         """Return the patch that has the effect of this one and then *later*."""
@@ -95,7 +111,7 @@ class GitInfoPatch(_Patch):
         names = {"sha": "commit_hash", "branch": "branch", "origin_url": "repository_url"}
         current = (git or GitInfo()).model_dump()
         patched = GitInfo(**(current | {names[name]: value for name, value in self.changes().items()}))
-        return patched if any(patched.model_dump().values()) else None
+        return patched if any(value is not None for value in patched.model_dump().values()) else None
 
 
 class ThreadMetadataPatch(_Patch):
@@ -110,15 +126,15 @@ class ThreadMetadataPatch(_Patch):
     })
 
     #: Name given by a user; clearable.
-    name: str | None = None
+    name: Text | None = None
     #: Text to show in listings.
-    preview: str | None = None
+    preview: Text | None = None
     #: Title derived from the history.
-    title: str | None = None
-    first_user_message: str | None = None
-    model_provider: str | None = None
-    model: str | None = None
-    reasoning_effort: str | None = None
+    title: Text | None = None
+    first_user_message: Text | None = None
+    model_provider: Text | None = None
+    model: Text | None = None
+    reasoning_effort: Text | None = None
     created_at: UtcTime | None = None
     updated_at: UtcTime | None = None
     #: Advances ``recency_at`` to at least this time; it never goes back.
@@ -127,19 +143,19 @@ class ThreadMetadataPatch(_Patch):
     #: Clearable.
     thread_source: ThreadSource | None = None
     #: Clearable.
-    agent_nickname: str | None = None
+    agent_nickname: Text | None = None
     #: Clearable.
-    agent_role: str | None = None
+    agent_role: Text | None = None
     #: Clearable.
-    agent_path: str | None = None
-    cwd: str | None = None
-    cli_version: str | None = None
-    approval_mode: Any = None
-    permission_profile: Any = None
-    token_usage: dict[str, Any] | None = None
+    agent_path: Text | None = None
+    cwd: Text | None = None
+    cli_version: Text | None = None
+    approval_mode: JsonValue = None
+    permission_profile: JsonValue = None
+    token_usage: Annotated[dict[str, Any], AfterValidator(_json)] | None = None
     git_info: GitInfoPatch | None = None
     memory_mode: MemoryMode | None = None
-    history_mode: str | None = None
+    history_mode: Text | None = None
 
     def merge(self, later: ThreadMetadataPatch) -> ThreadMetadataPatch:
         """Return the patch that has the effect of this one and then *later*; git is merged field by field."""
@@ -164,18 +180,18 @@ class StoredThread(Model):
     thread_id: ThreadId
     #: The rollout, where the store keeps files.
     rollout_path: Path | None = None
-    session_id: str | None = None
-    forked_from_id: str | None = None
-    parent_thread_id: str | None = None
+    session_id: Text | None = None
+    forked_from_id: Text | None = None
+    parent_thread_id: Text | None = None
     #: Text to show in listings: the first user message, or a goal; empty until there is one.
     preview: str = ""
     #: Name given by a user.
-    name: str | None = None
-    title: str | None = None
-    first_user_message: str | None = None
+    name: Text | None = None
+    title: Text | None = None
+    first_user_message: Text | None = None
     model_provider: str = ""
-    model: str | None = None
-    reasoning_effort: str | None = None
+    model: Text | None = None
+    reasoning_effort: Text | None = None
     created_at: UtcTime
     updated_at: UtcTime
     #: When a turn last began; what a product sorts by.
@@ -183,18 +199,18 @@ class StoredThread(Model):
     archived_at: UtcTime | None = None
     cwd: str = ""
     cli_version: str = ""
-    originator: str = ""
+    originator: Text = ""
     source: SessionSource = "vscode"
     thread_source: ThreadSource | None = None
-    agent_nickname: str | None = None
-    agent_role: str | None = None
-    agent_path: str | None = None
+    agent_nickname: Text | None = None
+    agent_role: Text | None = None
+    agent_path: Text | None = None
     git_info: GitInfo | None = None
     approval_mode: Any = None
     permission_profile: Any = None
     token_usage: dict[str, Any] | None = None
     memory_mode: MemoryMode | None = None
-    history_mode: str | None = None
+    history_mode: Text | None = None
     #: Only where it was asked for.
     history: Annotated[StoredThreadHistory | None, Field(repr=False)] = None
 
@@ -206,7 +222,3 @@ class StoredThread(Model):
         if (recency := changes.pop("advance_recency_at", None)) is not None:
             changes["recency_at"] = max(self.recency_at, recency)
         return self.model_copy(update=changes)
-
-
-#: Fields of a patch that the first item to set them decides: a later observation never overrides one.
-FIRST_OBSERVED: Final = frozenset({"preview", "title", "first_user_message"})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from livethread.item_observer import ItemObserver
 from livethread.metadata import ThreadMetadataPatch
-from livethread.types import START
+from livethread.types import START, position_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,13 +31,12 @@ class ObservedUpdate:
 
     patch: ThreadMetadataPatch
     observed_from: Position
-    generation: int
 
 
 class ThreadMetadataSync:
     """Observes appended items and says when which patch is due.
 
-    A patch stays pending until `mark_applied`, so that one whose sending failed goes out with the next.
+    A patch is handed over once. One whose sending failed is given back, and goes out with the next.
     """
 
     def __init__(
@@ -45,13 +44,11 @@ class ThreadMetadataSync:
     ) -> None:
         self._observer = observer
         self._monotonic = monotonic
-        #: What has been observed and not yet sent: facts, the time of the last line, and where it stands.
+        #: What has been observed and not handed over: facts, and where the last of them stands.
         self._facts: ThreadMetadataPatch | None = None
-        self._updated_at = updated_at
         self._position: Position = START
+        self._updated_at = updated_at
         self._is_pending = False
-        #: Counts what is observed, so that a patch under way is not taken for a later one.
-        self._generation = 0
         self._touched_at: float | None = None
 
     @classmethod
@@ -67,7 +64,7 @@ class ThreadMetadataSync:
     def observe_appended_items(
         self, items: Sequence[RolloutItem], times: Sequence[datetime], position: Position
     ) -> ObservedUpdate | None:
-        """Take in *items*, accepted at *position*, each with the time of its line; return the patch that is due.
+        """Take in *items*, accepted at *position*, each with the time of its line; hand over the patch that is due.
 
         Facts are due at once. A mere touch of ``updated_at`` within `TOUCH_INTERVAL` of the last one stays
         pending until a fact, a later touch, or a flush takes it along.
@@ -76,26 +73,27 @@ class ThreadMetadataSync:
         if facts is not None:
             self._facts = self._facts.merge(facts) if self._facts else facts
         self._updated_at = max(self._updated_at, *times)
-        self._position = position
+        self._position = max(self._position, position, key=position_key)
         self._is_pending = True
-        self._generation += 1
         if self._facts is None and self._touched_recently():
             return None
-        return self.pending()
+        return self.take_pending()
 
-    def pending(self) -> ObservedUpdate | None:
-        """Return the patch that has not been sent yet, if any."""
+    def take_pending(self) -> ObservedUpdate | None:
+        """Hand over the patch that is still to be sent, if any."""
         if not self._is_pending:
             return None
         touch = ThreadMetadataPatch(updated_at=self._updated_at)
         patch = self._facts.merge(touch) if self._facts else touch
-        return ObservedUpdate(patch, self._position, self._generation)
-
-    def mark_applied(self, update: ObservedUpdate) -> None:
-        """Forget *update*, unless more has been observed since it was taken."""
-        if self._generation == update.generation:
-            self._facts, self._is_pending = None, False
+        self._facts, self._is_pending = None, False
         self._touched_at = self._monotonic()
+        return ObservedUpdate(patch, self._position)
+
+    def give_back(self, update: ObservedUpdate) -> None:
+        """Take back a patch that could not be sent; what was observed since counts over it."""
+        self._facts = update.patch.merge(self._facts) if self._facts else update.patch
+        self._is_pending = True
+        self._touched_at = None
 
     def _touched_recently(self) -> bool:
         return self._touched_at is not None and self._monotonic() - self._touched_at < TOUCH_INTERVAL

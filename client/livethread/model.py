@@ -25,19 +25,36 @@ class Model(BaseModel):
             return handler(data)
         except ValidationError as error:
             problems = "; ".join(
-                ".".join(map(str, problem["loc"])) + (": " if problem["loc"] else "") + problem["msg"]
+                ".".join(map(str, problem["loc"]))
+                + (": " if problem["loc"] else "")
+                + problem["msg"].removeprefix("Value error, ")
                 for problem in error.errors(include_input=False, include_url=False)
             )
             raise InvalidRequest(f"{cls.__name__}: {problems}") from None
 
 
 def _to_utc_milliseconds(value: datetime) -> datetime:
-    value = value.astimezone(UTC)
+    try:
+        value = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time beyond the calendar") from None
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
 #: An aware time in UTC, cut to the milliseconds that a rollout line holds.
 UtcTime = Annotated[AwareDatetime, AfterValidator(_to_utc_milliseconds)]
+
+
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds a lone surrogate, which UTF-8 cannot encode") from None
+    return value
+
+
+#: Text that can be stored.
+Text = Annotated[str, AfterValidator(_encodable)]
 
 
 def utc_now() -> datetime:
@@ -47,21 +64,25 @@ def utc_now() -> datetime:
 
 def format_time(value: datetime) -> str:
     """Return *value* as a rollout line spells it: UTC, milliseconds, ``Z``."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: object) -> datetime | None:
     """Return the time that a rollout spells as *text*, or None where it spells none.
 
-    Both of codex's forms are read: RFC 3339, and ``%Y-%m-%dT%H-%M-%S`` in UTC (``thread_metadata_sync.rs``).
+    Both of codex's forms are read: RFC 3339, and ``%Y-%m-%dT%H-%M-%S`` (``thread_metadata_sync.rs``). A time that
+    names no zone is in UTC.
     """
     if not isinstance(text, str):
         return None
-    try:
-        return _to_utc_milliseconds(datetime.fromisoformat(text))
-    except ValueError:
-        pass
-    try:
-        return datetime.strptime(text, "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None
+    for parse in (datetime.fromisoformat, _parse_dashed):
+        try:
+            value = parse(text)
+            return _to_utc_milliseconds(value if value.tzinfo else value.replace(tzinfo=UTC))
+        except ValueError:
+            continue
+    return None
+
+
+def _parse_dashed(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC)

@@ -89,22 +89,23 @@ class Observers:
     """The subscribers of one store."""
 
     def __init__(self) -> None:
-        self._subscribers: list[Callable[[ThreadEvent], None]] = []
+        self._subscribers: dict[object, Callable[[ThreadEvent], None]] = {}
 
     def subscribe(self, subscriber: Callable[[ThreadEvent], None]) -> Callable[[], None]:
         """Call *subscriber* with every event from now on; return the function that ends it.
 
         Subscribers run in the event loop and must not block. One that raises is logged, and disturbs nobody.
         """
-        self._subscribers.append(subscriber)
-        return lambda: self._subscribers.remove(subscriber) if subscriber in self._subscribers else None
+        key = object()
+        self._subscribers[key] = subscriber
+        return lambda: self._subscribers.pop(key, None) and None
 
     def emit(self, event: ThreadEvent) -> None:
         """Log *event* and hand it to every subscriber."""
         level = _LEVELS[type(event)]
         if logger.isEnabledFor(level):
             logger.log(level, event.action, extra={"action": event.action, **asdict(event)})
-        for subscriber in tuple(self._subscribers):
+        for subscriber in tuple(self._subscribers.values()):
             try:
                 subscriber(event)
             except Exception:

@@ -6,21 +6,22 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from celery import Celery
 
 from livethread.errors import Unavailable
 from livethread.queued import QueuedThreadStore
 from livethread.queued.celery_reader import CeleryReader
+from livethread.queued.connection import connect, require_redis
 from livethread.queued.doorbell import Doorbell
-from livethread.queued.store import connect
 from livethread_config import Settings
 from livethread_config.celery_settings import celery_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractContextManager
+
+    from redis.asyncio import Redis
 
     from livethread.store import ThreadReader
 
@@ -50,11 +51,37 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
 async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadReader]:
     """Open what reads the store that *settings* describe, and starts nothing: no Redis, no worker.
 
-    An embedded deployment, or one on this host, is read from its home; any other is asked over Celery.
+    A home that is given, or an embedded deployment's, is read itself; any other is asked for over Celery.
+
+    Raises:
+        Unavailable: Redis does not answer.
     """
     settings = settings or Settings()
     async with AsyncExitStack() as stack:
+        if not _reads_locally(settings):
+            await require_redis(settings)
         yield await _reader(stack, _client_app(stack, settings), settings)
+
+
+async def open_redis(stack: AsyncExitStack, settings: Settings) -> Redis:
+    """Return a client of *settings*' Redis, for as long as *stack* is open; an embedded one is run meanwhile.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    if settings.is_embedded:
+        await _run_locally(stack, settings)
+    await require_redis(settings)
+    redis = connect(settings)
+    stack.push_async_callback(redis.aclose)
+    return redis
+
+
+def open_doorbell(stack: AsyncExitStack, settings: Settings) -> Doorbell:
+    """Return what rings for the workers, for as long as *stack* is open."""
+    doorbell = Doorbell(_client_app(stack, settings), settings)
+    stack.callback(doorbell.close, wait=True)
+    return doorbell
 
 
 def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:
@@ -87,18 +114,19 @@ async def _leave(runtime: AbstractContextManager[None], entering: asyncio.Future
 
 async def _reader(stack: AsyncExitStack, app: Celery, settings: Settings) -> ThreadReader:
     if not _reads_locally(settings):
-        return CeleryReader(app, settings)
+        reader = CeleryReader(app, settings)
+        stack.callback(reader.close)
+        return reader
     from livethread_worker.store import LocalThreadStore
 
     return await stack.enter_async_context(LocalThreadStore(settings))
 
 
 def _reads_locally(settings: Settings) -> bool:
-    """Whether the home on this host is the workers': where Redis is, the workers are taken to be."""
+    """Whether the workers' home is on this host: so it is taken to be where it is given, or Redis is embedded."""
     if settings.reads != "auto":
         return settings.reads == "local"
-    host = urlsplit(settings.client_url).hostname
-    return _has_worker_extra() and host in {None, "localhost", "127.0.0.1", "::1"}
+    return _has_worker_extra() and (settings.is_embedded or "home" in settings.model_fields_set)
 
 
 def _has_worker_extra() -> bool:

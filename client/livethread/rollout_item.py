@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import orjson
 from pydantic import ConfigDict, Field, model_validator
@@ -18,14 +19,19 @@ from livethread.errors import InvalidRequest, ResourceExhausted
 from livethread.model import Model, format_time, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-#: Line types whose payload is an object that says its kind in ``type``.
-_TAGGED_TYPES: Final = frozenset({"response_item", "event_msg"})
+T = TypeVar("T")
+
+#: Line type -> key whose text codex cannot do without: a payload that lacks it is no object codex can read.
+_NEEDED_KEYS: Final = {"response_item": "type", "event_msg": "type", "session_meta": "id"}
 
 #: Line type of the store's own metadata records. codex skips types it does not know.
 THREAD_METADATA_TYPE: Final = "thread_metadata"
+
+#: Most bytes of one append: it travels, and is written, as a whole.
+MAX_TASK_BYTES: Final = 64 * 1024 * 1024
 
 #: Nesting beyond this is refused. serde_json, which codex reads rollouts with, stops at 128.
 MAX_DEPTH: Final = 120
@@ -58,10 +64,10 @@ class RolloutItem(Model):
     def _check_envelope(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError("an item is a JSON object with the keys 'type' and 'payload'")
-        if data.get("type") in _TAGGED_TYPES:
-            payload = data.get("payload")
-            if not isinstance(payload, dict) or not isinstance(payload.get("type"), str):
-                raise ValueError(f"the payload of a {data['type']} is an object with a string 'type'")
+        kind, payload = data.get("type"), data.get("payload")
+        needed = _NEEDED_KEYS.get(kind) if isinstance(kind, str) else None
+        if needed and not (isinstance(payload, dict) and isinstance(payload.get(needed), str)):
+            raise ValueError(f"the payload of {kind} must be an object with a string {needed!r}")
         return data
 
     @property
@@ -95,7 +101,7 @@ def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> 
     if item.model_extra:
         record |= {key: value for key, value in item.model_extra.items() if key not in _STORE_FIELDS}
     record["payload"] = item.payload
-    line = _dumps(record)
+    line = encode_json(record)
     if len(line) > max_bytes:
         raise ResourceExhausted(
             f"an item of {len(line)} bytes exceeds the limit of {max_bytes}; "
@@ -113,11 +119,50 @@ def _line_time(item: RolloutItem, appended_at: datetime) -> str:
     return format_time(own)
 
 
-def decode_line(line: bytes) -> dict[str, Any] | None:
-    """Return the record that *line* holds, or None where it holds no JSON object."""
+def encode_items(items: Sequence[RolloutItem], appended_at: datetime, *, max_bytes: int) -> tuple[bytes, ...]:
+    """Return the lines of an append: at least one.
+
+    Raises:
+        InvalidRequest: there is no item, one is not JSON, or one is of the store's own type.
+        ResourceExhausted: an item is longer than *max_bytes*, or all together are longer than `MAX_TASK_BYTES`.
+    """
+    if not items:
+        raise InvalidRequest("an append needs at least one item")
+    if any(item.type == THREAD_METADATA_TYPE for item in items):
+        raise InvalidRequest(f"items of type {THREAD_METADATA_TYPE} are the store's to write: patch the metadata")
+    encode = partial(encode_line, appended_at=appended_at, max_bytes=max_bytes)
+    lines = tuple(_naming(number, encode, item) for number, item in enumerate(items))
+    if sum(map(len, lines)) > MAX_TASK_BYTES:
+        raise ResourceExhausted(f"an append of more than {MAX_TASK_BYTES} bytes; append the items in several calls")
+    return lines
+
+
+def parse_items(values: Sequence[RolloutItem | Mapping[str, Any]]) -> tuple[RolloutItem, ...]:
+    """Return *values* as items.
+
+    Raises:
+        InvalidRequest: one of them is none; says which.
+    """
+    return tuple(_naming(number, RolloutItem.parse, value) for number, value in enumerate(values))
+
+
+def _naming(number: int, make: Callable[[Any], T], value: Any) -> T:
+    """Return what *make* makes of an item; say its number in what it complains of."""
     try:
-        record = json.loads(line) if _LONG_NUMBER.search(line) else orjson.loads(line)
-    except ValueError:
+        return make(value)
+    except (InvalidRequest, ResourceExhausted) as error:
+        raise type(error)(f"items[{number}]: {error.message.removeprefix('RolloutItem: ')}") from None
+
+
+def decode_line(line: bytes) -> dict[str, Any] | None:
+    """Return the record that *line* holds, or None where it holds no JSON object in UTF-8."""
+    try:
+        if not _LONG_NUMBER.search(line):
+            record = orjson.loads(line)
+        else:
+            record = json.loads(line)
+            encode_json(record)  # the standard library reads NaN and lone surrogates, which nobody could write again
+    except (ValueError, RecursionError, InvalidRequest):
         return None
     return record if isinstance(record, dict) else None
 
@@ -129,11 +174,19 @@ def item_of(record: dict[str, Any]) -> RolloutItem | None:
     """
     if not isinstance(record.get("type"), str) or "payload" not in record:
         return None
-    ordinal, timestamp = record.get("ordinal"), record.get("timestamp")
-    fields = {key: member for key, member in record.items() if key != "seq"}
-    fields["ordinal"] = ordinal if isinstance(ordinal, int) else None
-    fields["timestamp"] = timestamp if isinstance(timestamp, str) else None
-    return RolloutItem.model_construct(**fields)
+    known = {name: record.get(name) for name in RolloutItem.model_fields}
+    if type(known["ordinal"]) is not int:
+        known["ordinal"] = None
+    if not isinstance(known["timestamp"], str):
+        known["timestamp"] = None
+    extra = {key: value for key, value in record.items() if key not in known and key != "seq"}
+    item = RolloutItem.__new__(RolloutItem)
+    # What model_construct does, but by dictionaries: a line's keys may be any text, and there are many lines.
+    object.__setattr__(item, "__dict__", known)
+    object.__setattr__(item, "__pydantic_fields_set__", set(known))
+    object.__setattr__(item, "__pydantic_extra__", extra)
+    object.__setattr__(item, "__pydantic_private__", None)
+    return item
 
 
 def items_of(records: Iterable[dict[str, Any] | None]) -> tuple[RolloutItem, ...]:
@@ -148,27 +201,35 @@ def encode_json(value: object) -> bytes:
     Raises:
         InvalidRequest: *value* is not JSON.
     """
-    return _dumps(value)
+    try:
+        encoded = orjson.dumps(value, option=_OPTIONS)
+    except (TypeError, ValueError):  # orjson raises TypeError subclasses; deep nesting is one of them
+        return _dumps_exactly(value)
+    # orjson writes NaN as null, some objects as if they were JSON, and more depth than codex reads.
+    if not _is_plain(value) or encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH:
+        _require_json(value)
+    return encoded
 
 
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
-def _dumps(value: object) -> bytes:
+def _is_plain(value: object) -> bool:
+    """Whether the standard library's encoder, in C, takes *value* for JSON without NaN and Infinity."""
     try:
-        encoded = orjson.dumps(value, option=_OPTIONS)
-    except (TypeError, ValueError):  # orjson raises TypeError subclasses; deep nesting is one of them
-        return _dumps_exactly(value)
-    # orjson writes NaN and Infinity as null, and accepts more depth than codex reads.
-    if b"null" in encoded or encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH:
-        _require_json(value)
-    return encoded
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _dumps_exactly(value: object) -> bytes:
     """Encode what orjson refuses: an integer beyond 64 bits. Whatever else it refused is an error of the caller."""
     _require_json(value)
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise InvalidRequest(f"not JSON: {error}") from None
 
 
 def _require_json(value: object) -> None:

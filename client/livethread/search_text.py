@@ -57,7 +57,7 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
             text, role = user_request(str(payload.get("message") or "")), "user"
         case "event_msg", "agent_message":
             text = str(payload.get("message") or "")
-        case "response_item", "message" if payload.get("role") in {"user", "assistant"}:
+        case "response_item", "message" if payload.get("role") in ("user", "assistant"):
             role = payload["role"]
             text = _content_text(payload.get("content"))
             text = user_request(text) if role == "user" else text
@@ -65,6 +65,7 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
                 return None
         case _:
             return None
+    text = _composed(text)
     return SearchText(role, text.strip()) if text.strip() else None
 
 
@@ -75,7 +76,9 @@ def parse_query(query: str) -> list[Phrase]:
         InvalidRequest: there is no word in it.
     """
     phrases = [
-        Phrase(words, part.endswith("*")) for part in _parts(query) if (words := tuple(_WORD.findall(spaced(part))))
+        Phrase(words, part.endswith("*"))
+        for part in _parts(query)
+        if (words := tuple(_WORD.findall(spaced(_composed(part)))))
     ]
     if not phrases:
         raise InvalidRequest("a search needs at least one word")
@@ -84,7 +87,7 @@ def parse_query(query: str) -> list[Phrase]:
 
 def words_of(text: str) -> list[str]:
     """Return the words of *text* as they are compared: without case and diacritics."""
-    return _WORD.findall(_folded(spaced(text)))
+    return _WORD.findall(_folded(spaced(_composed(text))))
 
 
 def spaced(text: str) -> str:
@@ -95,6 +98,11 @@ def spaced(text: str) -> str:
 def _parts(query: str) -> Iterator[str]:
     for match in _QUERY_PART.finditer(query):
         yield match[1] if match[1] is not None else match[2]
+
+
+def _composed(text: str) -> str:
+    """Return *text* with letters and their marks as one: apart, a mark would end a word."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _folded(text: str) -> str:

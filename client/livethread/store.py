@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 
 class ThreadReader(Protocol):
-    """The operations that change nothing. A read sees what this store's own writers had accepted before it."""
+    """The operations that change nothing.
+
+    A read of one thread sees what this store had accepted of it before. A listing or a search shows threads as
+    they stand: what is not applied yet is not in it.
+    """
 
     async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return a thread's persisted items, in order.

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError, field_serializer
+from pydantic_core import PydanticSerializationError
 
-from livethread.errors import InvalidRequest
+from livethread.errors import InvalidRequest, ResourceExhausted
 from livethread.metadata import ThreadMetadataPatch
 from livethread.model import Model, UtcTime
+from livethread.rollout_item import MAX_TASK_BYTES, encode_json
 from livethread.types import Position
 
 
@@ -40,6 +42,11 @@ class UpdateThreadMetadata(Model):
     at: UtcTime
     patch: ThreadMetadataPatch
     observed_from: Position | None = None
+
+    @field_serializer("patch")
+    def _present_fields(self, patch: ThreadMetadataPatch) -> dict[str, Any]:
+        """Leave out what the patch leaves: as null it would clear."""
+        return patch.to_wire()
 
 
 class ArchiveThread(Model):
@@ -81,8 +88,18 @@ class OrderedTask:
         return sum(map(len, self.lines))
 
     def to_wire(self) -> tuple[bytes, bytes]:
-        r"""Return header and lines as a mailbox entry's fields ``task`` and ``lines`` (joined by ``\n``)."""
-        header = self.header.model_dump_json(exclude_unset=False, exclude=_unset_fields(self.header)).encode()
+        r"""Return header and lines as a mailbox entry's fields ``task`` and ``lines`` (joined by ``\n``).
+
+        Raises:
+            InvalidRequest: a field holds what is not JSON.
+            ResourceExhausted: the header is longer than `MAX_TASK_BYTES`.
+        """
+        try:
+            header = encode_json(self.header.model_dump(mode="json"))
+        except (PydanticSerializationError, UnicodeError) as error:
+            raise InvalidRequest(f"{type(self.header).__name__}: {error}") from None
+        if len(header) > MAX_TASK_BYTES:
+            raise ResourceExhausted(f"a task of more than {MAX_TASK_BYTES} bytes")
         return header, b"\n".join(self.lines)
 
     @classmethod
@@ -94,21 +111,13 @@ class OrderedTask:
         """
         try:
             header = _HEADER.validate_json(task)
-        except ValueError as error:
+        except ValidationError as error:
+            # What the entry holds may be contents: they reach no log and no event.
+            problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['type']}" for p in error.errors())
+            raise InvalidRequest(f"not a task: {problems}") from None
+        except InvalidRequest as error:
             raise InvalidRequest(f"not a task: {error}") from None
         return cls(header, tuple(lines.split(b"\n")) if lines else ())
-
-
-def _unset_fields(header: TaskHeader) -> dict[str, Any] | None:
-    """Say which fields of a patch are absent: dumping them as null would clear what is to be left."""
-    if not isinstance(header, UpdateThreadMetadata):
-        return None
-    patch = header.patch
-    absent: dict[str, Any] = {name: True for name in type(patch).model_fields if name not in patch.model_fields_set}
-    if patch.git_info is not None:
-        git = patch.git_info
-        absent["git_info"] = {name for name in type(git).model_fields if name not in git.model_fields_set}
-    return {"patch": absent}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from livethread.live_thread import LiveThread
@@ -29,7 +30,13 @@ class ThreadManager:
 
     async def resume_thread(self, params: ResumeThreadParams) -> LiveThread:
         """Return the loaded thread, or reopen it and keep it loaded."""
-        return self.get(params.thread_id) or self._load(await LiveThread.resume(self._store, params))
+        if thread := self.get(params.thread_id):
+            return thread
+        resumed = await LiveThread.resume(self._store, params)
+        if thread := self.get(params.thread_id):  # somebody else was faster
+            await resumed.discard()
+            return thread
+        return self._load(resumed)
 
     def get(self, thread_id: str) -> LiveThread | None:
         """Return the thread if it is loaded."""
@@ -56,18 +63,13 @@ class ThreadManager:
         return await self._store.update_thread_metadata(params)
 
     async def shutdown(self) -> None:
-        """Flush and close every loaded thread; all are tried, the first error is raised at the end.
+        """Flush and close every loaded thread, all at once.
 
         Raises:
             ExceptionGroup: some could not be flushed; they stay loaded.
         """
-        errors: list[Exception] = []
-        for thread in self.loaded():
-            try:
-                await thread.shutdown()
-            except Exception as error:  # noqa: BLE001 - gathered and raised below
-                errors.append(error)
-        self._loaded = {thread.thread_id: thread for thread in self.loaded()}
+        outcomes = await asyncio.gather(*(thread.shutdown() for thread in self.loaded()), return_exceptions=True)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if errors:
             raise ExceptionGroup("some threads could not be shut down", errors)
 

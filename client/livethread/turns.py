@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _STARTS: Final = frozenset({"task_started", "turn_started"})
 _COMPLETIONS: Final = frozenset({"task_complete", "turn_complete"})
 
+#: More turns than any thread has.
+MAX_TURNS: Final = 2**31
+
 #: What a summary shows of a turn: what the user asked, and what the agent answered.
 _SUMMARY: Final = frozenset({"user_message", "agent_message"})
 
@@ -66,8 +69,9 @@ def next_phase(
         return TurnPhase.IMPLIED, TurnStart(_turn_id(payload, ordinal))
     if kind in _COMPLETIONS or kind == "turn_aborted":
         return TurnPhase.ENDED, None
-    if kind == "thread_rolled_back" and isinstance(count := payload.get("num_turns"), int):
-        return phase, TurnsTakenBack(count)
+    count = payload.get("num_turns") if kind == "thread_rolled_back" else None
+    if type(count) is int and count > 0:
+        return phase, TurnsTakenBack(min(count, MAX_TURNS))
     return phase, None
 
 

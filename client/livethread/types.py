@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from livethread.errors import InvalidRequest
 from livethread.metadata import (
     GitInfo,
     MemoryMode,
@@ -15,8 +16,8 @@ from livethread.metadata import (
     ThreadMetadataPatch,
     ThreadSource,
 )
-from livethread.model import Model, UtcTime, utc_now
-from livethread.rollout_item import RolloutItem
+from livethread.model import Model, Text, UtcTime, utc_now
+from livethread.rollout_item import RolloutItem, encode_json
 from livethread.thread_id import ThreadId, new_thread_id
 
 PageSize = Annotated[int, Field(ge=1, le=1000)]
@@ -34,6 +35,14 @@ def position_key(position: Position) -> tuple[int, int]:
     return int(high), int(low)
 
 
+def _json_objects(values: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    try:
+        encode_json(values)
+    except InvalidRequest as error:
+        raise ValueError(error.message) from None
+    return values
+
+
 class CreateThreadParams(Model):
     """Parameters of a new thread. Nothing is stored until its first item, or `persist_thread`."""
 
@@ -43,21 +52,21 @@ class CreateThreadParams(Model):
     forked_from_id: ThreadId | None = None
     parent_thread_id: ThreadId | None = None
     #: Working directory; None where the thread has no file system.
-    cwd: str | None = None
-    model_provider: str = "openai"
+    cwd: Text | None = None
+    model_provider: Text = "openai"
     #: codex lists ``cli`` and ``vscode`` by default, and never a custom object.
     source: SessionSource = "cli"
     thread_source: ThreadSource | None = None
-    originator: str = "livethread"
+    originator: Text = "livethread"
     #: Version of the agent that runs the session; livethread's own by default.
-    cli_version: str | None = None
-    base_instructions: str | None = None
-    dynamic_tools: tuple[dict[str, Any], ...] = ()
-    agent_nickname: str | None = None
-    agent_role: str | None = None
-    agent_path: str | None = None
+    cli_version: Text | None = None
+    base_instructions: Text | None = None
+    dynamic_tools: Annotated[tuple[dict[str, Any], ...], AfterValidator(_json_objects)] = ()
+    agent_nickname: Text | None = None
+    agent_role: Text | None = None
+    agent_path: Text | None = None
     memory_mode: MemoryMode | None = None
-    multi_agent_version: str | None = None
+    multi_agent_version: Text | None = None
     git: GitInfo | None = None
     created_at: UtcTime = Field(default_factory=utc_now)
 
@@ -74,6 +83,8 @@ class AppendThreadItemsParams(Model):
 
     thread_id: ThreadId
     items: tuple[RolloutItem, ...]
+    #: Time of the items that have none of their own.
+    appended_at: UtcTime = Field(default_factory=utc_now)
     #: Append only if the thread's last accepted task has this position (compare-and-append).
     expected_position: Position | None = None
 
@@ -190,7 +201,7 @@ class ListThreadsParams(Model):
 
     page_size: PageSize = 50
     #: `ThreadPage.next_cursor` of the page before.
-    cursor: str | None = None
+    cursor: Text | None = None
     sort_key: ThreadSortKey = ThreadSortKey.CREATED_AT
     sort_direction: SortDirection = SortDirection.DESC
     #: Empty: every source.
@@ -201,7 +212,7 @@ class ListThreadsParams(Model):
     cwd_filters: tuple[str, ...] | None = None
     archived: bool = False
     #: Substring of name, title or preview.
-    search_term: str | None = None
+    search_term: Text | None = None
     relation_filter: ThreadRelationFilter | None = None
     #: Answer from the index alone.
     use_state_db_only: bool = False
@@ -212,7 +223,7 @@ class ThreadPage(Model):
 
     items: tuple[StoredThread, ...]
     #: None: there is no further page.
-    next_cursor: str | None = None
+    next_cursor: Text | None = None
 
 
 class SearchThreadsParams(Model):
@@ -221,7 +232,7 @@ class SearchThreadsParams(Model):
     #: Words that one message, or the name, must hold: ``word``, ``"a phrase"``, ``prefix*``.
     search_term: Annotated[str, Field(min_length=1)]
     page_size: PageSize = 50
-    cursor: str | None = None
+    cursor: Text | None = None
     #: None: the best matches first.
     sort_key: ThreadSortKey | None = None
     sort_direction: SortDirection = SortDirection.DESC
@@ -240,7 +251,7 @@ class ThreadSearchPage(Model):
     """One page of a search."""
 
     items: tuple[StoredThreadSearchResult, ...]
-    next_cursor: str | None = None
+    next_cursor: Text | None = None
 
 
 class StoredTurnStatus(StrEnum):
@@ -267,7 +278,7 @@ class StoredTurn(Model):
     items: tuple[RolloutItem, ...]
     items_view: StoredTurnItemsView
     status: StoredTurnStatus
-    error: str | None = None
+    error: Text | None = None
     started_at: UtcTime | None = None
     completed_at: UtcTime | None = None
 
@@ -277,7 +288,7 @@ class ListTurnsParams(Model):
 
     thread_id: ThreadId
     include_archived: bool = True
-    cursor: str | None = None
+    cursor: Text | None = None
     page_size: PageSize = 50
     sort_direction: SortDirection = SortDirection.ASC
     items_view: StoredTurnItemsView = StoredTurnItemsView.SUMMARY
@@ -287,17 +298,17 @@ class TurnPage(Model):
     """One page of turns."""
 
     turns: tuple[StoredTurn, ...]
-    next_cursor: str | None = None
-    backwards_cursor: str | None = None
+    next_cursor: Text | None = None
+    backwards_cursor: Text | None = None
 
 
 class ListItemsParams(Model):
     """Parameters for one page of a thread's items."""
 
     thread_id: ThreadId
-    turn_id: str | None = None
+    turn_id: Text | None = None
     include_archived: bool = True
-    cursor: str | None = None
+    cursor: Text | None = None
     page_size: PageSize = 50
     sort_direction: SortDirection = SortDirection.ASC
 
@@ -306,5 +317,5 @@ class ItemPage(Model):
     """One page of items."""
 
     items: tuple[RolloutItem, ...]
-    next_cursor: str | None = None
-    backwards_cursor: str | None = None
+    next_cursor: Text | None = None
+    backwards_cursor: Text | None = None

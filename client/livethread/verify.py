@@ -38,12 +38,15 @@ def check_rollout(path: Path, sent: Sequence[Sequence[RolloutItem]]) -> RolloutR
         if record is None:
             report.problems.append(f"line {number} is no JSON object")
             continue
-        writer, _, n = str(record.get("seq")).rpartition(":")
+        writer, _, n = str(record.get("seq", "")).rpartition(":")
         if record.get("ordinal") != number:
             report.problems.append(f"line {number} has the ordinal {record.get('ordinal')}")
-        if int(n or 0) < counters.get(writer, 0):
+        if not writer or not n.isdecimal():
+            report.problems.append(f"line {number} names no writer of ours")
+            continue
+        if int(n) < counters.get(writer, 0):
             report.problems.append(f"line {number}: task {n} of writer {writer} stands behind a later one")
-        counters[writer] = int(n or 0)
+        counters[writer] = int(n)
         if not _is_stores_own(record, number):
             items.setdefault(writer, []).append((record.get("type", ""), record.get("payload")))
     report.problems += _compare(items, [[(item.type, item.payload) for item in writer] for writer in sent])

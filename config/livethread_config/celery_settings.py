@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from livethread_config.settings import Settings
 
 
+#: Seconds after which a Redis that accepts a connection and does not answer counts as gone.
+SOCKET_TIMEOUT = 10.0
+
+
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings of a Celery application of *settings*' deployment."""
     queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards)]
@@ -21,10 +25,11 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": {
             "global_keyprefix": key_prefix,
             "socket_connect_timeout": settings.connect_timeout_s,
+            "socket_timeout": SOCKET_TIMEOUT,
             "socket_keepalive": not settings.broker_url.startswith("redis+socket"),
             "health_check_interval": 25,
         },
-        "result_backend_transport_options": {"global_keyprefix": key_prefix},
+        "result_backend_transport_options": {"global_keyprefix": key_prefix, "retry_policy": {"timeout": 2.0}},
         "task_default_queue": queues[0],
         "task_queues": {name: {} for name in queues},
         # The mailbox holds the truth and a doorbell may be lost, so it is acknowledged before it runs. (Celery

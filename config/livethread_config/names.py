@@ -13,6 +13,8 @@ from dataclasses import dataclass
 DRAIN_TASK = "livethread.drain"
 #: Return expired claims to ``ready`` and ring for what was left behind; run by Celery beat.
 SWEEP_TASK = "livethread.sweep"
+#: Read the rollouts that a new index does not know; sent by whoever opens such a one.
+COMPLETE_INDEX_TASK = "livethread.complete_index"
 #: Read one thread's metadata in the worker's home.
 READ_THREAD_TASK = "livethread.read_thread"
 #: Read one page of a thread's history in the worker's home.
@@ -104,7 +106,7 @@ class ShardKeys:
         return f"{self._base}:mailbox:{thread_id}"
 
     def writers(self, thread_id: str) -> str:
-        """Return the hash writer -> ``<n> <position>``; its field ``tail`` is the last position given out."""
+        """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position."""
         return f"{self._base}:writers:{thread_id}"
 
     def applied(self, thread_id: str) -> str:

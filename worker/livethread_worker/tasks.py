@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.signals import worker_ready
 
-from livethread.errors import ThreadStoreError
+from livethread.errors import ThreadStoreError, Unavailable
 from livethread.types import (
     ListItemsParams,
     ListThreadsParams,
@@ -19,11 +20,12 @@ from livethread.types import (
 from livethread_config import names
 from livethread_worker.process import WorkerProcess
 from livethread_worker.store import read
+from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.list_items import list_items
 from livethread_worker.store.list_turns import list_turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from celery import Celery, Task
 
@@ -44,25 +46,35 @@ _READS: Final[dict[str, tuple[type[Model], Callable[[Home, Index, Any], Model]]]
 
 
 def register(app: Celery, settings: Settings) -> None:
-    """Register the tasks on *app*."""
+    """Register the tasks on *app*, and on no other: each works for one home."""
     process = WorkerProcess(app, settings)
 
-    @app.task(name=names.DRAIN_TASK, bind=True)
+    @app.task(name=names.DRAIN_TASK, bind=True, shared=False)
     def drain(self: Task[..., Any], shard: int = 0) -> dict[str, int]:
         return process.drain(shard, self.request.hostname or "")
 
-    @app.task(name=names.SWEEP_TASK, send_events=False)  # it would fill Flower's list with itself
+    @app.task(name=names.SWEEP_TASK, shared=False, send_events=False)  # it would fill Flower's list with itself
     def sweep() -> None:
         process.sweep()
 
+    @app.task(name=names.COMPLETE_INDEX_TASK, shared=False)
+    def complete_index() -> dict[str, int]:
+        return process.complete_index()
+
     # What a reader asks in vain is no fault of the worker: it is answered, and not logged as an error. Answers
     # hold contents, which no log line and no event may show.
-    answers: dict[str, Any] = {"ignore_result": False, "throws": (ThreadStoreError,), "resultrepr_maxsize": 0}
+    answers: dict[str, Any] = {
+        "shared": False,
+        "ignore_result": False,
+        "throws": (ThreadStoreError,),
+        "resultrepr_maxsize": 0,
+    }
 
     @app.task(name=names.LOAD_HISTORY_TASK, **answers)
     def load_history(params: dict[str, Any], start: int, max_bytes: int) -> dict[str, Any]:
         parsed = LoadThreadHistoryParams.model_validate(params)
-        lines, following = read.read_lines(process.home, process.open_index(), parsed, start, max_bytes)
+        with _translated():
+            lines, following = read.read_lines(process.home, process.open_index(), parsed, start, max_bytes)
         return {"lines": lines, "next": following}
 
     for name, (params_type, operation) in _READS.items():
@@ -79,7 +91,17 @@ def _answer(
     process: WorkerProcess, params_type: type[Model], operation: Callable[[Home, Index, Any], Model]
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def answer(params: dict[str, Any]) -> dict[str, Any]:
-        result = operation(process.home, process.open_index(), params_type.model_validate(params))
+        with _translated():
+            result = operation(process.home, process.open_index(), params_type.model_validate(params))
         return result.model_dump(mode="json")
 
     return answer
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say it in the words of the contract: a client may not have the worker's classes."""
+    try:
+        yield
+    except (IndexUnavailable, OSError) as error:
+        raise Unavailable(f"the worker cannot read its home now: {error}") from None

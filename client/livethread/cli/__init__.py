@@ -10,6 +10,7 @@ import importlib
 from typing import NoReturn
 
 import click
+from pydantic import ValidationError
 
 from livethread.errors import ThreadStoreError
 
@@ -20,6 +21,7 @@ COMMANDS = {
     "ls": ("livethread.cli.ls", "List threads."),
     "show": ("livethread.cli.show", "Show one thread."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
+    "parked": ("livethread.cli.parked", "List parked threads and why; retry them."),
     "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
 }
 #: What only the worker extra brings.
@@ -53,8 +55,18 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except ThreadStoreError as error:
             raise click.ClickException(str(error)) from error
+        except ValidationError as error:
+            raise click.ClickException(_settings_problem(error)) from None
         except ModuleNotFoundError as error:
             _explain_missing(error)
+
+
+def _settings_problem(error: ValidationError) -> str:
+    problems = (
+        f"LIVETHREAD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False)
+    )
+    return "; ".join(problems)
 
 
 def _explain_missing(error: ModuleNotFoundError) -> NoReturn:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections import deque
@@ -14,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 from livethread.cli.demo_session import agent_session
 from livethread.cli.output import console, json_option, print_json, progress
@@ -79,6 +79,8 @@ class Run:
 
     home: Path
     threads: int = 0
+    items: int = 0
+    dropped: int = 0
     tasks: int = 0
     lines: int = 0
     seconds: float = 0.0
@@ -98,6 +100,8 @@ class Run:
         return {
             "home": str(self.home),
             "threads": self.threads,
+            "items": self.items,
+            "dropped_by_policy": self.dropped,
             "tasks": self.tasks,
             "lines": self.lines,
             "seconds": round(self.seconds, 3),
@@ -121,15 +125,15 @@ def command(threads: int, kill: bool, home: Path | None, seed: int, as_json: boo
     """See it work: agent sessions, workers, and every line checked.
 
     Starts an embedded Redis and two workers, plays concurrent agent sessions, flushes, and compares every rollout
-    line by line with what was sent. It ends by itself; the threads stay to be looked at.
+    line by line with what was sent. It ends by itself; the threads stay to be looked at. LIVETHREAD_REDIS_URL is not
+    used.
     """
     from livethread_worker.embedded.runtime import running
 
     settings = Settings(home=home or Path(tempfile.mkdtemp(prefix="livethread-demo-")), redis_url=None)
-    out = console(stderr=as_json)
-    out.print(f"Starting Redis and {WORKERS} workers in {escape(str(settings.home))} …")
+    click.echo(f"Starting Redis and {WORKERS} workers in {settings.home} …", err=True)
     with running(settings, workers=WORKERS) as processes:
-        run = asyncio.run(_play(settings, processes, threads=threads, kill=kill, seed=seed))
+        run = asyncio.run(_play(settings, processes, threads=threads, kill=kill, seed=seed, quiet=as_json))
     if as_json:
         print_json(run.as_dict())
     else:
@@ -138,19 +142,23 @@ def command(threads: int, kill: bool, home: Path | None, seed: int, as_json: boo
         raise Internal(f"{len(run.problems)} problems; the first: {run.problems[0]}")
 
 
-async def _play(settings: Settings, processes: Supervisor, *, threads: int, kill: bool, seed: int) -> Run:
+async def _play(
+    settings: Settings, processes: Supervisor, *, threads: int, kill: bool, seed: int, quiet: bool
+) -> Run:
     run = Run(settings.home)
     chance = random.Random(seed)  # noqa: S311 - a script, no secret
     scripts = [[agent_session(chance, turn) for turn in range(TURNS)] for _ in range(threads)]
     # One thread has a second writer, in a store of its own, as another process would have.
     second = [agent_session(chance, turn) for turn in range(TURNS)]
-    total = sum(len(turn) for script in (*scripts, second) for turn in script)
-    with progress() as bar:
-        shown = bar.add_task("appending", total=total)
+    turns = [turn for script in (*scripts, second) for turn in script]
+    total = sum(map(len, turns))
+    run.items = total
+    run.dropped = total - sum(len(persisted_items(turn)) for turn in turns)
+    with progress("appending", total, quiet=quiet) as advance_bar:
         steps = iter(range(total))
 
         def advance() -> None:
-            bar.advance(shown)
+            advance_bar()
             if kill and next(steps) == total // 2:
                 processes.kill("worker.2", signal.SIGKILL)
                 run.killed += 1
@@ -229,6 +237,9 @@ def _percentiles(seconds: list[float]) -> tuple[float, float]:
 
 
 def _print(run: Run) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     figures = run.as_dict()
     out = console()
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -243,19 +254,22 @@ def _print(run: Run) -> None:
         return
     out.print("[green]✓[/] every line stands once, in order: nothing missing, nothing twice")
     out.print("\nWhat to try next:")
+    livethread = "livethread" if shutil.which("livethread") else sys.argv[0]
     for line in (
-        f"LIVETHREAD_HOME={run.home} livethread ls",
-        f"LIVETHREAD_HOME={run.home} livethread show {next(iter(run.sent))}",
-        "livethread demo --kill       the same, with a worker killed half-way",
-        "livethread up                Redis, workers and Flower, to build on: see README.md",
+        f"LIVETHREAD_HOME={run.home} {livethread} ls",
+        f"LIVETHREAD_HOME={run.home} {livethread} show {next(iter(run.sent))}",
+        f"{livethread} demo --kill    the same, with a worker killed half-way",
+        f"{livethread} up    Redis, workers and Flower, to build on: see README.md",
+        f"rm -r {run.home}    when you have seen enough",
     ):
         out.print(f"  {escape(line)}", soft_wrap=True)
 
 
 def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "threads", f"{figures['threads']:,} (one of them with two writers)"
+    yield "items sent", f"{figures['items']:,} ({figures['dropped_by_policy']:,} of them dropped by codex's policy)"
     yield "ordered tasks", f"{figures['tasks']:,}"
-    yield "lines", f"{figures['lines']:,}"
+    yield "lines on disk", f"{figures['lines']:,}"
     yield "tasks a second", f"{figures['tasks_per_second']:,}"
     yield "enqueue to durable", f"p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms"
     if figures["workers_killed"]:

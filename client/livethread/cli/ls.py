@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 from livethread.cli.output import console, json_option, local_time, one_line, print_json
 from livethread.open_store import open_reader
@@ -62,8 +60,11 @@ async def _list(params: ListThreadsParams) -> ThreadPage:
 
 
 def _print(page: ThreadPage) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     if not page.items:
-        click.echo("no threads")
+        click.echo(f"no threads in {Settings().home}")
         return
     out = console()
     table = Table(box=None, pad_edge=False)

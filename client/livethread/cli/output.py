@@ -1,34 +1,44 @@
-"""How commands print: tables and bars for people, JSON for programs."""
+"""How commands print: tables and bars for people, JSON for programs.
+
+Tables and bars need rich, which comes with the worker extra; ``--json`` and ``--help`` need nothing.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from datetime import datetime
+
+    from rich.console import Console
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def console(*, stderr: bool = False) -> Console:
     """Return the console to print on."""
+    from rich.console import Console
+
     return Console(stderr=stderr, highlight=False)
 
 
-def progress() -> Progress:
-    """Return a progress bar on stderr, so that stdout stays what the command prints."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console(stderr=True),
-    )
+@contextlib.contextmanager
+def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[], None]]:
+    """Show a bar on stderr, unless *quiet*; yield the function that advances it by one."""
+    if quiet:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True)) as bar:
+        shown = bar.add_task(label, total=total)
+        yield lambda: bar.advance(shown)
 
 
 def print_json(value: Any) -> None:
@@ -40,6 +50,11 @@ def one_line(text: str, width: int) -> str:
     """Return *text* on one line of at most *width* characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def compact(value: Any) -> str:
+    """Return *value* as JSON on one line."""
+    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
 
 
 def local_time(at: datetime) -> str:

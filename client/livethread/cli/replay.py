@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.table import Table
 
 from livethread.cli.output import console, json_option, print_json, progress
 from livethread.errors import InvalidRequest
@@ -63,9 +62,8 @@ def command(files: tuple[Path, ...], as_json: bool) -> None:
     The new thread is a fork: it has a session_meta of its own, and those of the file are copied behind it.
     """
     sources = [_load(path) for path in files]
-    with progress() as bar:
-        shown = bar.add_task("replaying", total=sum(len(source.items) for source in sources))
-        results = asyncio.run(_replay_all(sources, lambda: bar.advance(shown)))
+    with progress("replaying", sum(len(source.items) for source in sources), quiet=as_json) as advance:
+        results = asyncio.run(_replay_all(sources, advance))
     if as_json:
         print_json([asdict(result) for result in results])
     else:
@@ -146,12 +144,17 @@ def _params(meta: dict[str, Any]) -> CreateThreadParams:
 
 
 def _print(results: list[Replayed]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
     table = Table(box=None, pad_edge=False)
-    for column in ("file", "thread"):
-        table.add_column(column, overflow="fold")
-    for column in ("sent", "dropped", "lines", "unreadable"):
-        table.add_column(column, justify="right")
+    table.add_column("thread", min_width=36)
+    for column in ("sent", "drop", "lines", "bad"):
+        table.add_column(column, justify="right", min_width=5)
+    table.add_column("file", no_wrap=True, overflow="ellipsis", max_width=max(12, out.width - 62))
     for result in results:
         counts = (result.sent, result.dropped_by_policy, result.lines, result.unreadable)
-        table.add_row(Path(result.file).name, result.thread_id, *map(str, counts))
-    console().print(table)
+        table.add_row(result.thread_id, *map(str, counts), escape(Path(result.file).name))
+    out.print(table)
+    out.print("drop: dropped by codex's persistence policy; bad: lines of the file that hold no item")

@@ -6,10 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
-from livethread.cli.output import console, json_option, one_line, print_json
+from livethread.cli.output import compact, console, json_option, one_line, print_json
 from livethread.open_store import open_reader
 from livethread.types import ReadThreadParams
 from livethread_config import Settings
@@ -38,30 +36,34 @@ async def _read(params: ReadThreadParams) -> StoredThread:
 
 
 def _print(thread: StoredThread, *, full: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     out = console()
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     for name, value in thread.model_dump(mode="json", exclude={"history"}).items():
-        if value not in {None, ""} if isinstance(value, str | None) else True:
-            facts.add_row(name, escape(str(value)))
+        if value is not None and value != "":
+            facts.add_row(name, escape(compact(value)))
     out.print(facts)
     out.print()
     for item in thread.history.items if thread.history else ():
         kind = f"{item.type}/{item.kind}" if item.kind else item.type
-        text = str(item.payload) if full else one_line(_summary(item), 100)
-        out.print(f"[dim]{item.ordinal!s:>6} {escape(item.timestamp or ''):24}[/] {escape(kind)}  {escape(text)}")
+        text = compact(item.payload) if full else one_line(_summary(item), max(20, out.width - 44))
+        line = f"[dim]{item.ordinal!s:>5}[/] {escape(kind):36} {escape(text)}"
+        out.print(line, soft_wrap=full, no_wrap=not full, overflow="ellipsis", crop=not full)
 
 
 def _summary(item: RolloutItem) -> str:
     """Return the words of an item that say most, or its payload."""
     payload: Any = item.payload
     if not isinstance(payload, dict):
-        return str(payload)
+        return compact(payload)
     for key in ("message", "text", "arguments", "output", "name", "cwd"):
         if isinstance(payload.get(key), str):
             return str(payload[key])
     content = payload.get("content")
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return str({key: value for key, value in payload.items() if key != "type"})
+    return compact({key: value for key, value in payload.items() if key != "type"})

@@ -41,9 +41,10 @@ class AppliedListener:
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._task is not None:
+        # A cancellation that meets a message can be lost on its way through redis-py.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=RETRY_INTERVAL)
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
 
     async def subscribe(self, channel: str) -> None:

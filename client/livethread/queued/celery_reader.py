@@ -49,6 +49,10 @@ class CeleryReader:
         # Celery's client is not safe for several threads at once, and blocks: it gets one of its own.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-reader")
 
+    def close(self) -> None:
+        """End the thread that talks to Celery."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
     async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
         """Read a thread's items, page by page."""
         lines: list[str] = []
@@ -129,7 +133,7 @@ class CeleryReader:
                 f"no worker answered within {limit:g} s; is one running "
                 "(celery --app livethread_worker.entrypoint worker)?"
             ) from None
-        except (OperationalError, CeleryError, OSError) as error:
+        except (OperationalError, CeleryError, OSError, RuntimeError) as error:
             raise Unavailable(f"asking a worker failed: {type(error).__name__}: {error}") from error
         return answer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
+
+#: Seconds after which a doorbell that no worker has heard is dropped; others will have been rung.
+DOORBELL_EXPIRES = 60
 
 
 class Doorbell:
@@ -35,9 +37,9 @@ class Doorbell:
         """Publish a doorbell for *shard*, soon."""
         self._executor.submit(self._publish, shard)
 
-    async def close(self) -> None:
-        """Publish what is due and end."""
-        await asyncio.to_thread(self._executor.shutdown)
+    def close(self, *, wait: bool = False) -> None:
+        """End; *wait* until what is due is published, for as long as the broker's timeouts allow."""
+        self._executor.shutdown(wait=wait, cancel_futures=not wait)
 
     def _publish(self, shard: int) -> None:
         try:
@@ -47,6 +49,7 @@ class Doorbell:
                 queue=names.queue_name(self._settings.key_prefix, shard),
                 ignore_result=True,
                 retry=False,
+                expires=DOORBELL_EXPIRES,
             )
         except (OperationalError, OSError) as error:
             logger.warning("ringing failed", extra={"action": "ring", "shard": shard, "error": type(error).__name__})

@@ -7,16 +7,22 @@ the load. A call whose answer is lost is repeated as it was: counters make that 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from livethread.errors import Conflict, Internal, ResourceExhausted, ThreadNotFound, Unavailable
+from livethread.errors import Conflict, Internal, ResourceExhausted, ThreadNotFound, ThreadStoreError, Unavailable
+from livethread.queued.connection import without_password
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread_config import names
 
@@ -26,7 +32,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from livethread.queued.writer import Submission, Writer
-    from livethread.types import Position
     from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,134 +44,232 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 RETRY_FIRST: Final = 0.05  # seconds
 RETRY_LONGEST: Final = 2.0  # seconds
 
+#: Wait before a promised task that was refused is offered again.
+OFFER_AGAIN: Final = 0.5  # seconds
+
+#: Errors, and beginnings of replies, that say "not now" rather than "no".
+_PASSING: Final = (
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisConnectionError,
+    RedisTimeoutError,
+    TryAgainError,
+    OSError,
+)
+_NOT_NOW: Final = ("BUSY", "MISCONF")
+
 #: Tasks that the script must know for what they are.
 _KINDS: Final = {"create_thread": "create", "delete_thread": "delete"}
 
 _Batch = list[tuple["Writer", list["Submission"]]]
+#: Of one writer: status, last, position, tail, fresh (see enqueue.lua).
+_Reply = list[Any]
 
 
 class Outbox:
     """Sends submitted tasks, in each writer's order, until Redis holds them."""
 
     def __init__(self, redis: Redis, settings: Settings, ring: Callable[[int], None]) -> None:
+        self._redis = redis
         self._settings = settings
         self._ring = ring
         self._enqueue = redis.register_script(load_script("livethread.queued", "enqueue"))
+        self._unpark = redis.register_script(load_script("livethread.queued", "unpark"))
         self._keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
         #: Writers with queued tasks, by shard, in the order in which they came.
         self._waiting: list[dict[Writer, None]] = [{} for _ in self._keys]
         self._wakeups = [asyncio.Event() for _ in self._keys]
         self._senders: list[asyncio.Task[None]] = []
+        self._is_stopped = False
 
     def start(self) -> None:
         """Start sending; one sender a shard."""
         self._senders = [asyncio.create_task(self._send_forever(shard)) for shard in range(len(self._keys))]
 
     async def stop(self) -> None:
-        """Stop sending; what is queued fails with `Unavailable`."""
-        for sender in self._senders:
-            sender.cancel()
-        await asyncio.gather(*self._senders, return_exceptions=True)
-        error = Unavailable("the store was closed before Redis accepted the task")
+        """Stop sending; what is queued, and whatever comes later, fails with `Unavailable`."""
+        self._is_stopped = True
+        # A cancellation that meets an answer can be lost on its way through redis-py.
+        while pending := [sender for sender in self._senders if not sender.done()]:
+            for sender in pending:
+                sender.cancel()
+            await asyncio.wait(pending, timeout=RETRY_FIRST)
         for waiting in self._waiting:
             for writer in waiting:
-                writer.refuse_all(error)
+                writer.drop_all(_closed())
             waiting.clear()
 
     def send(self, writer: Writer) -> None:
         """See to it that *writer*'s queue is sent."""
-        shard = names.shard_of(writer.thread_id, len(self._keys))
+        if self._is_stopped:
+            writer.drop_all(_closed())
+            return
+        shard = self._shard(writer.thread_id)
         self._waiting[shard][writer] = None
         self._wakeups[shard].set()
 
     def forget(self, writer: Writer) -> None:
-        """Drop what *writer* has queued; a call that is under way may still be accepted."""
-        self._waiting[names.shard_of(writer.thread_id, len(self._keys))].pop(writer, None)
+        """Send no more of *writer*; a call that is under way may still be accepted."""
+        self._waiting[self._shard(writer.thread_id)].pop(writer, None)
+
+    async def poke(self, thread_id: str) -> None:
+        """Have the thread claimed if it has tasks, and a doorbell rung if it is due.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        shard = self._shard(thread_id)
+        keys, args = self._head(shard)
+        args += [thread_id, "", 0, 0]
+        reply: _Reply = await self._enqueue(keys=keys + self._thread_keys(shard, thread_id), args=args)
+        if reply[0]:
+            self._ring(shard)
+
+    async def unpark(self, thread_id: str) -> bool:
+        """Let a parked thread be tried again, its tasks in the order in which they stand; return whether it was parked.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        of = self._keys[self._shard(thread_id)]
+        was_parked = bool(await self._unpark(keys=[of.ready, of.parked], args=[thread_id]))
+        if was_parked:
+            await self.poke(thread_id)
+        return was_parked
+
+    def _shard(self, thread_id: str) -> int:
+        return names.shard_of(thread_id, len(self._keys))
 
     async def _send_forever(self, shard: int) -> None:
         waiting, wakeup = self._waiting[shard], self._wakeups[shard]
-        while True:
+        while not self._is_stopped:
             await wakeup.wait()
             wakeup.clear()
-            while batch := _next_batch(waiting):
-                replies = await self._call(shard, batch)
-                for (writer, _), reply in zip(batch, replies, strict=True):
-                    self._take_reply(writer, reply)
+            while not self._is_stopped and (batch := _next_batch(waiting)):
+                try:
+                    await self._send(shard, batch)
+                except Exception as error:  # one bad batch must not stop the others
+                    logger.exception("sending failed", extra={"action": "enqueue", "shard": shard})
+                    if not await self._refuse_definitely(shard, batch, error):
+                        for writer, _ in batch:
+                            self._offer_again(writer)
+                for writer, _ in batch:
                     if not writer.queue:
                         waiting.pop(writer, None)
 
-    async def _call(self, shard: int, batch: _Batch) -> list[list[bytes]]:
+    async def _send(self, shard: int, batch: _Batch) -> None:
         """Send *batch* until Redis answers; repeating it is safe."""
         keys, args = self._arguments(shard, batch)
         wait = RETRY_FIRST
         while True:
             try:
-                reply: list[Any] = await self._enqueue(keys=keys, args=args)
-            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+                reply: _Reply = await self._enqueue(keys=keys, args=args)
+            except (RedisError, OSError) as error:
+                if not _is_passing(error) and await self._refuse_definitely(shard, batch, error):
+                    return
                 level = logging.WARNING if wait == RETRY_FIRST else logging.DEBUG
                 logger.log(
                     level, "Redis out of reach", extra={"action": "enqueue", "shard": shard, "retry_in_s": wait}
                 )
-                self._fail_waiters(shard, error)
+                self._tell_waiters(shard, error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)
-            except RedisError as error:
-                return self._refuse(batch, error)
             else:
-                if reply[0]:
-                    self._ring(shard)
-                return reply[1:]
+                break
+        if reply[0]:
+            self._ring(shard)
+        for (writer, _), answer in zip(batch, reply[1:], strict=True):
+            self._take_answer(writer, answer)
 
     def _arguments(self, shard: int, batch: _Batch) -> tuple[list[str], list[str | bytes | int]]:
-        keys_of = self._keys[shard]
-        keys = [
-            keys_of.ready,
-            keys_of.claims,
-            keys_of.tokens,
-            keys_of.parked,
-            keys_of.bell,
-            keys_of.drain,
-            keys_of.wake,
-            keys_of.deleted,
-        ]
-        args: list[str | bytes | int] = [
-            BELL_TTL_MS,
-            self._settings.writer_ttl_days * 86_400,
-            self._settings.mailbox_max_tasks,
-        ]
+        keys, args = self._head(shard)
         for writer, submissions in batch:
-            thread_id = writer.thread_id
-            keys += [keys_of.mailbox(thread_id), keys_of.writers(thread_id), keys_of.applied(thread_id)]
-            args += [thread_id, writer.id, writer.floor, len(submissions)]
+            keys += self._thread_keys(shard, writer.thread_id)
+            args += [writer.thread_id, writer.id, writer.floor, len(submissions)]
             for submission in submissions:
-                kind = _KINDS.get(submission.task.header.op, "")
-                args += [submission.n, kind, submission.expected or "", *submission.wire()]
+                kind, expected = _KINDS.get(submission.op, ""), submission.expected or ""
+                if submission.is_repeated:
+                    kind, expected = kind if kind == "delete" else "", ""
+                args += [submission.n, kind, expected, *submission.wire]
         return keys, args
 
-    def _take_reply(self, writer: Writer, reply: list[bytes]) -> None:
-        status, last, position, tail = reply[0], int(reply[1]), reply[2].decode(), reply[3].decode()
+    def _head(self, shard: int) -> tuple[list[str], list[str | bytes | int]]:
+        """Return the keys and arguments that stand before those of the threads."""
+        of = self._keys[shard]
+        settings = self._settings
+        keys = [of.ready, of.claims, of.tokens, of.parked, of.bell, of.drain, of.wake, of.deleted]
+        return keys, [BELL_TTL_MS, settings.writer_ttl_days * 86_400, settings.mailbox_max_tasks]
+
+    def _thread_keys(self, shard: int, thread_id: str) -> list[str]:
+        of = self._keys[shard]
+        return [of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id)]
+
+    def _take_answer(self, writer: Writer, answer: _Reply) -> None:
+        status, last, position, tail, fresh = answer
         if status == b"gap":
             logger.warning(
                 "Redis lost tasks; sending them again",
-                extra={"action": "enqueue", "thread_id": writer.thread_id, "last_n": last},
+                extra={"action": "enqueue", "thread_id": writer.thread_id, "last_n": int(last)},
             )
-            writer.rewind(last)
+            writer.rewind(int(last))
             return
-        writer.accept(last, position)
-        if not writer.queue:
+        writer.accept(int(last), position.decode(), int(fresh))
+        if not writer.queue or status == b"ok":
             return
+        if status == b"deleted":
+            writer.drop_all(ThreadNotFound(writer.thread_id, "it was deleted"))
+        elif status == b"exists" and writer.queue[0].is_promised:
+            writer.queue[0].is_repeated = True  # its caller was told that it stays queued: it joins the thread
+        elif not writer.refuse(self._refusal(writer, status, tail.decode())):
+            self._offer_again(writer)
+
+    def _refusal(self, writer: Writer, status: bytes, tail: str) -> ThreadStoreError:
         match status:
             case b"full":
-                writer.refuse_first(_full(writer, self._settings.mailbox_max_tasks))
+                return _full(writer, self._settings.mailbox_max_tasks)
             case b"moved":
-                expected = writer.queue[0].expected
-                writer.refuse_first(Conflict(f"the thread's last position is {tail}, not {expected}"))
+                return Conflict(f"the thread's last position is {tail}, not {writer.queue[0].expected}")
             case b"exists":
-                writer.refuse_all(Conflict(f"thread {writer.thread_id} exists; resume it instead"))
-            case b"deleted":
-                writer.refuse_all(ThreadNotFound(writer.thread_id, "it was deleted"))
+                return Conflict(f"thread {writer.thread_id} exists; resume it instead")
+            case _:
+                return Internal(f"an answer that this release does not know: {status!r}")
 
-    def _fail_waiters(self, shard: int, error: Exception) -> None:
+    async def _refuse_definitely(self, shard: int, batch: _Batch, error: Exception) -> bool:
+        """Refuse what Redis will not run, such as a write beyond its memory limit; return whether that is certain.
+
+        An earlier attempt may have been carried out, or the script may have been stopped half-way: the counters that
+        Redis holds tell.
+        """
+        of = self._keys[shard]
+        try:
+            records = [await self._redis.hget(of.writers(writer.thread_id), writer.id) for writer, _ in batch]
+        except (RedisError, OSError):
+            return False
+        for (writer, _), record in zip(batch, records, strict=True):
+            if record is not None:
+                n, _, position = (record if isinstance(record, str) else record.decode()).partition(" ")
+                writer.accept(int(n), position, 0)
+        if isinstance(error, OutOfMemoryError):
+            self._refuse(batch, ResourceExhausted(f"Redis is out of memory: {error}"))
+        else:
+            self._refuse(batch, Internal(f"Redis refused the tasks: {error}"))
+        return True
+
+    def _refuse(self, batch: _Batch, error: ThreadStoreError) -> None:
+        """Refuse what *batch* has queued and nobody was promised; offer the rest again."""
+        for writer, submissions in batch:
+            for submission in submissions:
+                if writer.queue and writer.queue[0] is submission and not writer.refuse(error):
+                    self._offer_again(writer)
+                    break
+
+    def _offer_again(self, writer: Writer) -> None:
+        """Send *writer*'s queue again after a while: it begins with a task that is promised."""
+        self.forget(writer)
+        asyncio.get_running_loop().call_later(OFFER_AGAIN, self.send, writer)
+
+    def _tell_waiters(self, shard: int, error: Exception) -> None:
         """Tell those who have waited too long. Their tasks stay queued: their order must not be lost."""
         now = asyncio.get_running_loop().time()
         limit = self._settings.enqueue_timeout_s
@@ -175,19 +278,6 @@ class Outbox:
                 if now - submission.since > limit and not submission.accepted.done():
                     submission.accepted.set_exception(_no_answer(self._settings, error))
                     submission.accepted.exception()
-
-    @staticmethod
-    def _refuse(batch: _Batch, error: RedisError) -> list[list[bytes]]:
-        """Fail what Redis refuses to run, such as a write beyond its memory limit: nothing of it is stored."""
-        text = str(error)
-        failure = (
-            ResourceExhausted(f"Redis is out of memory: {text}")
-            if text.startswith("OOM")
-            else Internal(f"Redis refused the tasks: {text}")
-        )
-        for writer, _ in batch:
-            writer.refuse_all(failure)
-        return [[b"ok", str(writer.last_accepted).encode(), b"0-0", b"0-0"] for writer, _ in batch]
 
 
 def _next_batch(waiting: dict[Writer, None]) -> _Batch:
@@ -200,10 +290,9 @@ def _next_batch(waiting: dict[Writer, None]) -> _Batch:
         if not writer.queue:
             del waiting[writer]
             continue
-        count = _fitting(writer, tasks, size)
-        submissions = writer.number(count)
-        tasks -= count
-        size -= sum(submission.task.size for submission in submissions)
+        submissions = writer.number(_fitting(writer, tasks, size))
+        tasks -= len(submissions)
+        size -= sum(submission.size for submission in submissions)
         batch.append((writer, submissions))
     return batch
 
@@ -211,11 +300,16 @@ def _next_batch(waiting: dict[Writer, None]) -> _Batch:
 def _fitting(writer: Writer, tasks: int, size: int) -> int:
     count = 0
     for submission in writer.queue:
-        if count == tasks or (count and size < submission.task.size):
+        if count == tasks or (count and size < submission.size):
             break
         count += 1
-        size -= submission.task.size
+        size -= submission.size
     return count
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether Redis may carry out the same call later."""
+    return isinstance(error, _PASSING) or str(error).startswith(_NOT_NOW)
 
 
 def _full(writer: Writer, bound: int) -> ResourceExhausted:
@@ -227,23 +321,12 @@ def _full(writer: Writer, bound: int) -> ResourceExhausted:
 
 def _no_answer(settings: Settings, error: Exception) -> Unavailable:
     return Unavailable(
-        f"Redis at {without_password(settings.client_url)} has not accepted the task within {settings.enqueue_timeout_s:g} s ({error}); "
-        "it stays queued in this process, in order, and is sent when Redis answers: do not append it again, flush"
+        f"Redis at {without_password(settings.client_url)} has not accepted the task within "
+        f"{settings.enqueue_timeout_s:g} s ({error}); it stays queued in this process, in order, and is sent when "
+        "Redis answers: do not append it again, flush",
+        is_queued=True,
     )
 
 
-def without_password(url: str) -> str:
-    """Return *url* as errors and logs may show it."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
-
-
-async def wait_accepted(writer: Writer, submission: Submission) -> Position:
-    """Return the task's position once Redis holds it; a cancelled wait takes back what was never sent."""
-    try:
-        return await submission.accepted
-    except asyncio.CancelledError:
-        if submission.n == 0:
-            with contextlib.suppress(ValueError):
-                writer.queue.remove(submission)
-        raise
+def _closed() -> Unavailable:
+    return Unavailable("the store was closed before Redis accepted the task")

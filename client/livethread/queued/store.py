@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, ThreadParked, Unavailable
-from livethread.model import parse_time, utc_now
+from livethread.errors import Conflict, ThreadNotFound
+from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied, ThreadParkedEvent
+from livethread.open_threads import OpenThreads
 from livethread.queued.applied import AppliedListener
-from livethread.queued.outbox import Outbox, wait_accepted, without_password
-from livethread.queued.writer import Writer
-from livethread.rollout_item import encode_line
+from livethread.queued.connection import no_redis
+from livethread.queued.outbox import Outbox
+from livethread.queued.waiting import Waiter
+from livethread.queued.writer import Budget, Writer
+from livethread.rollout_item import encode_items
 from livethread.session_meta import session_meta
 from livethread.tasks import (
     AppendItems,
@@ -38,12 +39,13 @@ from livethread.types import (
     START,
     ReadThreadParams,
     Receipt,
-    position_key,
 )
 from livethread_config import names
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from redis.asyncio import Redis
 
     from livethread.metadata import StoredThread, StoredThreadHistory
     from livethread.queued.doorbell import Doorbell
@@ -77,9 +79,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Waits for a publication before Redis is asked instead: the first, and the longest.
-ASK_FIRST: Final = 0.02  # seconds
-ASK_LONGEST: Final = 1.0  # seconds
+
+#: How the name of a rollout ends.
+THREAD_ID_AT_END: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl$")
 
 
 @dataclass(slots=True)
@@ -87,21 +89,10 @@ class _OpenThread:
     """A thread that is open in this store."""
 
     writer: Writer
-    #: How many times it was opened and not yet closed.
-    handles: int = 1
-    #: The task that creates it, until it is submitted: creation is lazy.
+    #: The task that creates it, until Redis holds it: creation is lazy.
     creation: OrderedTask | None = None
-
-
-def connect(settings: Settings) -> Redis:
-    """Return a client of *settings*' Redis that reports a failure at once: the outbox does the retrying."""
-    return Redis.from_url(
-        settings.client_url,
-        socket_connect_timeout=settings.connect_timeout_s,
-        socket_timeout=5.0,
-        health_check_interval=25,
-        retry=Retry(NoBackoff(), 0),
-    )
+    #: That task on its way.
+    creating: Submission | None = None
 
 
 class QueuedThreadStore:
@@ -118,7 +109,19 @@ class QueuedThreadStore:
         self._observers = Observers()
         self._outbox = Outbox(redis, settings, doorbell.ring)
         self._applied = AppliedListener(redis, self._on_message)
-        self._open: dict[str, _OpenThread] = {}
+        self._waiter = Waiter(
+            redis,
+            settings,
+            self._outbox,
+            self._keys_of,
+            note_applied=self._note_applied,
+            note_parked=self._note_parked,
+        )
+        self._open: OpenThreads[_OpenThread] = OpenThreads()
+        self._budget = Budget(settings.outbox_max_bytes)
+        #: Position of the last change of each thread that is not open, until a read has waited for it.
+        self._cold: dict[str, Position] = {}
+        self._keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -127,11 +130,12 @@ class QueuedThreadStore:
             Unavailable: Redis does not answer.
         """
         try:
-            await self._redis.ping()
-            await self._applied.start()
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                await self._redis.ping()
+                await self._applied.start()
         except (RedisError, OSError) as error:
             await self._redis.aclose()
-            raise _no_redis(self._settings, error) from error
+            raise no_redis(self._settings, error) from None
         self._outbox.start()
         return self
 
@@ -140,7 +144,7 @@ class QueuedThreadStore:
     ) -> None:
         await self._outbox.stop()
         await self._applied.stop()
-        await self._doorbell.close()
+        self._doorbell.close()
         await self._redis.aclose()
 
     @property
@@ -152,17 +156,19 @@ class QueuedThreadStore:
 
     async def create_thread(self, params: CreateThreadParams) -> None:
         """Open a new thread; nothing reaches Redis before its first task."""
+        creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params)))
+        creation.to_wire()  # what cannot be stored is refused now, not with the first append
         # An id that was made for this thread is new; one that was given may not be.
         is_given = "thread_id" in params.model_fields_set
         if params.thread_id in self._open or (is_given and await self._exists(params.thread_id)):
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
-        opened = await self._open_thread(params.thread_id)
-        header = CreateThread(at=params.created_at, session_meta=session_meta(params))
-        opened.creation = OrderedTask(header)
+        if params.thread_id in self._open:  # created while we asked
+            raise Conflict(f"thread {params.thread_id} exists; resume it instead")
+        (await self._open_thread(params.thread_id)).creation = creation
 
     async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
         """Open an existing thread, after what its mailbox holds now is applied."""
-        await self._wait_until_settled(params.thread_id)
+        await self._waiter.until_settled(params.thread_id)
         thread = await self._reader.read_thread(
             ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
         )
@@ -171,49 +177,48 @@ class QueuedThreadStore:
 
     async def persist_thread(self, params: PersistThreadParams) -> None:
         """Enqueue the creation of a thread that has no item yet, and wait until it is accepted."""
-        opened = self._opened(params.thread_id)
-        creation = self._submit_creation(opened)
-        if creation is not None:
-            self._outbox.send(opened.writer)
-            await self._accepted(opened, creation)
+        opened = self._open.require(params.thread_id)
+        self._submit_creation(opened)
+        self._outbox.send(opened.writer)
+        if opened.creating is not None:
+            await asyncio.shield(opened.creating.accepted)
 
     async def flush_thread(self, params: FlushThreadParams) -> None:
         """Wait until everything accepted from this store is durable."""
-        await self._flush(self._opened(params.thread_id).writer, params.timeout_s)
+        await self._waiter.flush(self._open.require(params.thread_id).writer, params.timeout_s)
 
     async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
         """Flush and close the writer."""
-        opened = self._opened(params.thread_id)
-        await self._flush(opened.writer, params.timeout_s)
-        await self._close_thread(opened)
+        opened = self._open.require(params.thread_id)
+        await self._waiter.flush(opened.writer, params.timeout_s)
+        await self._close_thread(params.thread_id)
 
     async def discard_thread(self, params: DiscardThreadParams) -> None:
         """Close the writer without waiting; what Redis holds is applied all the same."""
         opened = self._open.get(params.thread_id)
         if opened is None:
             return
-        if opened.handles == 1:
+        if self._open.is_last(params.thread_id):
             self._outbox.forget(opened.writer)
-            opened.writer.refuse_all(ThreadNotFound(params.thread_id, "it was discarded"))
-        await self._close_thread(opened)
+            opened.writer.drop_all(ThreadNotFound(params.thread_id, "it was discarded"))
+        await self._close_thread(params.thread_id)
 
     # -- changes -------------------------------------------------------------------------------------------
 
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
-        """Enqueue the items as one task."""
-        opened = self._opened(params.thread_id)
-        now = utc_now()
-        limit = self._settings.max_item_bytes
-        lines = tuple(encode_line(item, parse_time(item.timestamp) or now, max_bytes=limit) for item in params.items)
-        if not lines:
-            raise InvalidRequest("an append needs at least one item")
-        task = OrderedTask(AppendItems(at=now), lines)
+        """Enqueue the items as one task. Who cancels the call stops waiting; the task stays on its way."""
+        opened = self._open.require(params.thread_id)
+        lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
+        task = OrderedTask(AppendItems(at=params.appended_at), lines)
         position = await self._enqueue(opened, task, params.expected_position)
         self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), task.size))
         return Receipt(thread_id=params.thread_id, position=position)
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
-        """Enqueue the patch as one task."""
+        """Enqueue the patch as one task.
+
+        Of a thread that is not open, the store keeps no copy: the patch is as durable as Redis makes it.
+        """
         header = UpdateThreadMetadata(at=utc_now(), patch=params.patch, observed_from=params.observed_from)
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
@@ -244,7 +249,9 @@ class QueuedThreadStore:
         return await self._reader.read_thread(params)
 
     async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
-        """Read the thread whose rollout this is."""
+        """Read the thread whose rollout this is, after this store's own tasks are applied."""
+        if named := THREAD_ID_AT_END.search(params.rollout_path):
+            await self._wait_for_own(named[1])
         return await self._reader.read_thread_by_rollout_path(params)
 
     async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
@@ -267,115 +274,58 @@ class QueuedThreadStore:
 
     # -- submitting ----------------------------------------------------------------------------------------
 
-    def _opened(self, thread_id: str) -> _OpenThread:
-        opened = self._open.get(thread_id)
-        if opened is None:
-            raise ThreadNotFound(thread_id, "it is not open in this store; create or resume it first")
-        return opened
-
     async def _enqueue(self, opened: _OpenThread, task: OrderedTask, expected: Position | None = None) -> Position:
         """Submit *task*, behind the thread's creation where that is due, and return its position."""
-        creation = self._submit_creation(opened)
+        if self._submit_creation(opened) and expected == START:
+            expected = None  # the creation itself asks for a thread without tasks
         submission = opened.writer.submit(task, expected)
         self._outbox.send(opened.writer)
-        if creation is not None:
-            await self._accepted(opened, creation)
-        return await self._accepted(opened, submission)
+        # Shielded: the submission outlives whoever waits for it.
+        return await asyncio.shield(submission.accepted)
 
     async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:
         """Enqueue a task of a thread, open or not."""
         opened = self._open.get(thread_id)
         if opened is None:
             await self._require_stored(thread_id, include_archived=include_archived)
-            opened = _OpenThread(Writer(thread_id))
+            opened = _OpenThread(self._new_writer(thread_id))
+            opened.writer.close()
         position = await self._enqueue(opened, OrderedTask(header))
+        if thread_id not in self._open:
+            self._cold[thread_id] = position
         return Receipt(thread_id=thread_id, position=position)
 
     @staticmethod
-    def _submit_creation(opened: _OpenThread) -> Submission | None:
-        creation, opened.creation = opened.creation, None
-        return opened.writer.submit(creation) if creation is not None else None
+    def _submit_creation(opened: _OpenThread) -> bool:
+        """Submit the creation where it is neither accepted nor on its way; return whether it was.
 
-    async def _accepted(self, opened: _OpenThread, submission: Submission) -> Position:
-        try:
-            return await wait_accepted(opened.writer, submission)
-        except (Conflict, asyncio.CancelledError):
-            if submission.task.header.op == "create_thread" and not opened.writer.last_accepted:
-                opened.creation = submission.task
-            raise
+        A refused one is submitted again.
+        """
+        if opened.creation is None:
+            return False
+        if opened.creating is None or opened.creating.is_refused:
+            opened.creating = opened.writer.submit(opened.creation)
+            return True
+        if opened.creating.n and opened.creating.n <= opened.writer.last_accepted:
+            opened.creation = opened.creating = None
+        return False
+
+    def _new_writer(self, thread_id: str) -> Writer:
+        return Writer(thread_id, self._budget, self._settings.mailbox_max_tasks)
 
     # -- waiting -------------------------------------------------------------------------------------------
 
-    async def _flush(self, writer: Writer, timeout_s: float | None) -> None:
-        limit = timeout_s or self._settings.flush_timeout_s
-        marker = writer.marker
-        failure: Exception | None = None
-        try:
-            async with asyncio.timeout(limit):
-                wait = ASK_FIRST
-                while not writer.is_applied_up_to(marker):
-                    if writer.parked is not None:
-                        raise ThreadParked(writer.thread_id, writer.parked)
-                    writer.changed.clear()
-                    try:
-                        async with asyncio.timeout(wait):
-                            await writer.changed.wait()
-                    except TimeoutError:
-                        failure = await self._ask(writer)
-                        wait = min(wait * 2, ASK_LONGEST)
-        except TimeoutError:
-            raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
-
-    async def _ask(self, writer: Writer) -> Exception | None:
-        """Ask Redis how far *writer*'s thread is, and offer the last task again; return why it does not answer.
-
-        Offering is harmless where Redis has the task; where Redis lost it, or a doorbell was lost, this is
-        what gets things going again.
-        """
-        keys = self._keys(writer.thread_id)
-        try:
-            applied = await self._redis.get(keys.applied(writer.thread_id))
-            parked = await self._redis.hget(keys.parked, writer.thread_id)
-        except (RedisError, OSError) as error:
-            return error
-        if applied is not None:
-            self._note_applied(writer, _text(applied))
-        if parked is not None:
-            self._note_parked(writer, _text(parked))
-        elif writer.unapplied and not writer.queue:
-            writer.rewind(writer.unapplied[-1].n - 1)
-            self._outbox.send(writer)
-        return None
-
     async def _wait_for_own(self, thread_id: str) -> None:
+        """Wait until what this store had accepted for the thread is applied."""
         opened = self._open.get(thread_id)
         if opened is not None and opened.writer.has_outstanding:
-            await self._flush(opened.writer, None)
-
-    async def _wait_until_settled(self, thread_id: str) -> None:
-        """Wait until what stands in the thread's mailbox now is applied, or the thread is parked."""
-        keys = self._keys(thread_id)
-        try:
-            tail = await self._redis.hget(keys.writers(thread_id), "tail")
-            if tail is None:
-                return
-            async with asyncio.timeout(self._settings.flush_timeout_s):
-                wait = ASK_FIRST
-                while True:
-                    applied = await self._redis.get(keys.applied(thread_id)) or START
-                    if position_key(_text(applied)) >= position_key(_text(tail)):
-                        return
-                    if await self._redis.hexists(keys.parked, thread_id):
-                        return
-                    await asyncio.sleep(wait)
-                    wait = min(wait * 2, ASK_LONGEST)
-        except (RedisError, OSError) as error:
-            raise _no_redis(self._settings, error) from error
-        except TimeoutError:
-            raise _not_applied(thread_id, self._settings.flush_timeout_s, None, self._settings) from None
+            await self._waiter.flush(opened.writer, None)
+        if (position := self._cold.get(thread_id)) is not None:
+            await self._waiter.until_applied(thread_id, position)
+            self._cold.pop(thread_id, None)
 
     async def _require_stored(self, thread_id: str, *, include_archived: bool) -> None:
-        await self._wait_until_settled(thread_id)
+        await self._waiter.until_settled(thread_id)
         await self._reader.read_thread(ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
 
     async def _exists(self, thread_id: str) -> bool:
@@ -392,68 +342,48 @@ class QueuedThreadStore:
         if opened is None:
             return
         what, _, detail = message.partition(" ")
-        if what == "applied":
-            self._note_applied(opened.writer, detail)
-        elif what == "parked":
+        if what == "parked":
             self._note_parked(opened.writer, detail)
+        elif what == "applied":
+            position, *counters = detail.split(" ")
+            for counter in counters:
+                writer, _, n = counter.partition(":")
+                if writer == opened.writer.id:
+                    self._note_applied(opened.writer, int(n), position)
 
-    def _note_applied(self, writer: Writer, position: Position) -> None:
-        advanced = position_key(position) > position_key(writer.applied)
-        writer.note_applied(position)
+    def _note_applied(self, writer: Writer, n: int, position: Position) -> None:
+        advanced = writer.unapplied and writer.unapplied[0].n <= n
+        writer.note_applied(n, position)
+        if writer.parked is not None:
+            writer.note_parked(None)
         if advanced:
             self._observers.emit(TasksApplied(writer.thread_id, position))
 
-    def _note_parked(self, writer: Writer, detail: str) -> None:
-        reason = _parked_reason(detail)
+    def _note_parked(self, writer: Writer, detail: str | None) -> None:
+        reason = None if detail is None else _parked_reason(detail)
         if writer.parked != reason:
             writer.note_parked(reason)
-            self._observers.emit(ThreadParkedEvent(writer.thread_id, reason))
+            if reason is not None:
+                self._observers.emit(ThreadParkedEvent(writer.thread_id, reason))
 
     # -- open threads --------------------------------------------------------------------------------------
 
-    def _keys(self, thread_id: str) -> names.ShardKeys:
-        return names.ShardKeys(self._settings.key_prefix, names.shard_of(thread_id, self._settings.shards))
+    def _keys_of(self, thread_id: str) -> names.ShardKeys:
+        return self._keys[names.shard_of(thread_id, len(self._keys))]
 
     async def _open_thread(self, thread_id: str) -> _OpenThread:
         """Open the thread once more; handles of one thread in one store share its writer."""
-        opened = self._open.get(thread_id)
-        if opened is not None:
-            opened.handles += 1
-            return opened
-        opened = self._open[thread_id] = _OpenThread(Writer(thread_id))
-        await self._applied.subscribe(self._keys(thread_id).applied(thread_id))
+        opened = self._open.open(thread_id, lambda: _OpenThread(self._new_writer(thread_id)))
+        await self._applied.subscribe(self._keys_of(thread_id).applied(thread_id))
         return opened
 
-    async def _close_thread(self, opened: _OpenThread) -> None:
-        opened.handles -= 1
-        if opened.handles:
-            return
-        thread_id = opened.writer.thread_id
-        self._open.pop(thread_id, None)
-        await self._applied.unsubscribe(self._keys(thread_id).applied(thread_id))
-
-
-def _no_redis(settings: Settings, error: Exception) -> Unavailable:
-    return Unavailable(
-        f"Redis at {without_password(settings.client_url)} does not answer ({error}). "
-        "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
-    )
-
-
-def _not_applied(thread_id: str, limit: float, failure: Exception | None, settings: Settings) -> Unavailable:
-    cause = (
-        f"Redis at {without_password(settings.client_url)} does not answer ({failure})"
-        if failure
-        else "is a worker running (celery --app livethread_worker.entrypoint worker)?"
-    )
-    return Unavailable(
-        f"the tasks of thread {thread_id} were not applied within {limit:g} s; they are kept, in order, and nothing "
-        f"is lost: {cause}. Flush again to wait on"
-    )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    async def _close_thread(self, thread_id: str) -> None:
+        opened = self._open.get(thread_id)
+        if opened is not None and self._open.close(thread_id):
+            if opened.writer.unapplied:
+                self._cold[thread_id] = opened.writer.unapplied[-1].position
+            opened.writer.close()
+            await self._applied.unsubscribe(self._keys_of(thread_id).applied(thread_id))
 
 
 def _parked_reason(detail: str) -> str:

@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from livethread.errors import ResourceExhausted
 from livethread.types import START, Position, position_key
 
 if TYPE_CHECKING:
     from livethread.tasks import OrderedTask
 
 
+@dataclass(slots=True)
+class Budget:
+    """Bytes that all writers of a store may keep."""
+
+    limit: int
+    used: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Submission:
     """A task on its way."""
 
-    task: OrderedTask
+    op: str
+    #: The task as it travels.
+    wire: tuple[bytes, bytes]
     expected: Position | None
     #: Resolves to the position once Redis holds the task.
     accepted: asyncio.Future[Position]
@@ -29,13 +40,20 @@ class Submission:
     #: The writer's counter; 0 until it is sent for the first time.
     n: int = 0
     position: Position = START
-    _wire: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    #: Whether Redis held it once and lost it: it is offered again, with no conditions.
+    is_repeated: bool = False
+    #: Whether it was refused: nothing of it is stored, and it is no longer queued.
+    is_refused: bool = False
 
-    def wire(self) -> tuple[bytes, bytes]:
-        """Return the task's two fields, encoded once."""
-        if self._wire is None:
-            self._wire = self.task.to_wire()
-        return self._wire
+    @property
+    def size(self) -> int:
+        """Bytes that travel."""
+        return len(self.wire[0]) + len(self.wire[1])
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether its caller knows that it will take effect: it was accepted, or is said to stay queued."""
+        return self.accepted.done()
 
 
 class Writer:
@@ -43,10 +61,10 @@ class Writer:
 
     ``floor`` < ``unapplied`` (accepted by Redis, not yet seen applied) < ``queue`` (not yet accepted): the
     counters run through all three. A task leaves ``unapplied`` only when it is known to be durable, so that it
-    can be sent again should Redis lose it.
+    can be sent again should Redis lose it. What is promised is never refused.
     """
 
-    def __init__(self, thread_id: str) -> None:
+    def __init__(self, thread_id: str, budget: Budget, max_tasks: int) -> None:
         self.thread_id = thread_id
         #: Identifies this writer for good; never used again once it is closed.
         self.id = uuid.uuid4().hex[:16]
@@ -60,7 +78,10 @@ class Writer:
         self.parked: str | None = None
         #: Set whenever something above changes.
         self.changed = asyncio.Event()
+        self._budget = budget
+        self._max_tasks = max_tasks
         self._orders = 0
+        self._is_closed = False
 
     @property
     def last_accepted(self) -> int:
@@ -83,10 +104,27 @@ class Writer:
         return not pending or pending[0].order > marker
 
     def submit(self, task: OrderedTask, expected: Position | None = None) -> Submission:
-        """Queue *task* behind all others of this writer."""
+        """Queue *task* behind all others of this writer.
+
+        Raises:
+            InvalidRequest: it cannot be encoded.
+            ResourceExhausted: too much is outstanding, of this thread or of the store.
+        """
+        wire = task.to_wire()
+        if len(self.unapplied) + len(self.queue) >= self._max_tasks:
+            raise ResourceExhausted(
+                f"{self._max_tasks} tasks of thread {self.thread_id} wait to be applied, the most that are kept; "
+                "flush before you append more"
+            )
         loop = asyncio.get_running_loop()
+        submission = Submission(task.header.op, wire, expected, loop.create_future(), loop.time(), self._orders + 1)
+        if self._budget.used + submission.size > self._budget.limit:
+            raise ResourceExhausted(
+                f"{self._budget.used} bytes of tasks wait to be applied, the most that are kept; "
+                "flush before you append more (or raise LIVETHREAD_OUTBOX_MAX_BYTES)"
+            )
         self._orders += 1
-        submission = Submission(task, expected, loop.create_future(), loop.time(), self._orders)
+        self._budget.used += submission.size
         self.queue.append(submission)
         return submission
 
@@ -97,51 +135,78 @@ class Writer:
             submission.n = n
         return batch
 
-    def accept(self, last: int, position: Position) -> None:
-        """Note that Redis holds this writer's tasks up to counter *last*, the last of them at *position*."""
+    def accept(self, last: int, position: Position, fresh: int) -> None:
+        """Note that Redis holds this writer's tasks up to counter *last*, the last of them at *position*.
+
+        The last *fresh* of them were accepted by this very call, one position after the other. Of those that an
+        earlier call brought the own position is not known; that of the last serves, since waiting for it is safe.
+        """
+        high, low = position_key(position)
         while self.queue and 0 < self.queue[0].n <= last:
             submission = self.queue.popleft()
-            # A duplicate's own position is not kept in Redis; that of a later task serves: waiting for it is safe.
-            submission.position = position
+            behind = last - submission.n
+            submission.position = f"{high}-{low - behind}" if behind < fresh else position
             self.unapplied.append(submission)
             if not submission.accepted.done():
-                submission.accepted.set_result(position)
+                submission.accepted.set_result(submission.position)
+        if self._is_closed:
+            self.note_applied(last, self.applied)
         self.changed.set()
 
-    def refuse_first(self, error: Exception) -> None:
-        """Fail the first queued task; those behind it get new counters when they are sent."""
-        submission = self.queue.popleft()
+    def refuse(self, error: Exception) -> bool:
+        """Refuse the first queued task, and with a thread's creation all that depend on it.
+
+        Those behind it get new counters when they are sent. Return whether it could be refused: what is promised
+        cannot be, and has to be tried again.
+        """
+        first = self.queue[0]
+        if first.is_promised:
+            return False
+        depending = len(self.queue) if first.op == "create_thread" else 1
+        for _ in range(depending):
+            if self.queue[0].is_promised:
+                break
+            self._drop(self.queue.popleft(), error)
         for waiting in self.queue:
             waiting.n = 0
-        _fail(submission, error)
         self.changed.set()
+        return True
 
-    def refuse_all(self, error: Exception) -> None:
-        """Fail every queued task."""
+    def drop_all(self, error: Exception) -> None:
+        """Give up everything queued: the thread is gone, or the store is closed."""
         while self.queue:
-            self.refuse_first(error)
-
-    def note_applied(self, position: Position) -> None:
-        """Let go of the tasks up to *position*: they are durable."""
-        key = position_key(position)
-        while self.unapplied and position_key(self.unapplied[0].position) <= key:
-            self.floor = self.unapplied.popleft().n
-        self.applied = position
-        self.parked = None
+            self._drop(self.queue.popleft(), error)
         self.changed.set()
 
-    def note_parked(self, reason: str) -> None:
-        """Note that the thread waits for somebody's decision."""
+    def note_applied(self, n: int, position: Position) -> None:
+        """Let go of the tasks up to counter *n*: they are durable. *position* is how far the thread is."""
+        while self.unapplied and self.unapplied[0].n <= n:
+            submission = self.unapplied.popleft()
+            self.floor = submission.n
+            self._budget.used -= submission.size
+        self.applied = position
+        self.changed.set()
+
+    def close(self) -> None:
+        """Keep nothing any longer for the case that Redis loses it; what is queued still goes out."""
+        self._is_closed = True
+        self.note_applied(self.last_accepted, self.applied)
+
+    def note_parked(self, reason: str | None) -> None:
+        """Note that the thread waits for somebody's decision, or no longer does."""
         self.parked = reason
         self.changed.set()
 
     def rewind(self, last: int) -> None:
-        """Queue again what Redis lost: everything accepted after counter *last*."""
+        """Queue again what Redis may have lost: everything accepted after counter *last*."""
         while self.unapplied and self.unapplied[-1].n > last:
-            self.queue.appendleft(self.unapplied.pop())
+            submission = self.unapplied.pop()
+            submission.is_repeated = True
+            self.queue.appendleft(submission)
 
-
-def _fail(submission: Submission, error: Exception) -> None:
-    if not submission.accepted.done():
-        submission.accepted.set_exception(error)
-        submission.accepted.exception()  # a create task's outcome may interest nobody
+    def _drop(self, submission: Submission, error: Exception) -> None:
+        submission.is_refused = True
+        self._budget.used -= submission.size
+        if not submission.accepted.done():
+            submission.accepted.set_exception(error)
+            submission.accepted.exception()  # the outcome of a creation may interest nobody

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from livethread.errors import InvalidRequest
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.tasks import MailboxEntry, OrderedTask
+from livethread.types import ArchiveThreadParams, position_key
 from livethread_config import names
 from livethread_worker.store.apply import OutcomeKind
+from livethread_worker.store.rollout.scan import MAX_COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +30,16 @@ DRAIN_TTL_MS: Final = 1_000
 #: Most tasks of one thread that one claim takes: a hot thread goes behind the others after them.
 TASKS_PER_THREAD: Final = 500
 
+#: Bytes of lines that one claim takes, about.
+CLAIM_BYTES: Final = 16 * 1024 * 1024
+
 #: Wait before a busy thread, or one whose task failed, may be claimed again: the first, and the longest.
 BUSY_WAIT_MS: Final = 200
 RETRY_FIRST_MS: Final = 200
 RETRY_LONGEST_MS: Final = 10_000
+
+
+_WRITER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +63,8 @@ class Mailbox:
         self._keys = names.ShardKeys(settings.key_prefix, shard)
         self._token = uuid.uuid4().hex
         self._is_first = True
-        scripts = {
-            name: load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest", "unpark")
-        }
-        self._claim, self._settle, self._rest, self._unpark = map(redis.register_script, scripts.values())
+        scripts = (load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest"))
+        self._claim, self._settle, self._rest = map(redis.register_script, scripts)
         self._sweep = redis.register_script(load_script("livethread.queued", "sweep"))
 
     def claim(self) -> tuple[bool, list[Claim]]:
@@ -75,6 +82,7 @@ class Mailbox:
                 BELL_TTL_MS,
                 keys.thread_prefix,
                 int(self._is_first),
+                CLAIM_BYTES,
             ],
         )
         self._is_first = False
@@ -92,12 +100,14 @@ class Mailbox:
                 keys.applied(claim.thread_id),
                 keys.writers(claim.thread_id),
             ]
-            args += [claim.thread_id, outcome.position or "", *self._verdict(claim, outcome)]
+            applied = _last_counters(claim, outcome)
+            args += [claim.thread_id, outcome.position or "", *self._verdict(claim, outcome), len(applied)]
+            args += [field for pair in applied.items() for field in pair]
         return int(self._settle(keys=script_keys, args=args))
 
     def rest(self) -> bool:
         """End this drain and return True, unless work became due in the meantime."""
-        return not self._rest(keys=[self._keys.ready, self._keys.drain], args=[self._token])
+        return not self._rest(keys=[self._keys.ready, self._keys.drain], args=[self._token, 0])
 
     def wait(self, seconds: float) -> bool:
         """Wait until something is enqueued; return whether it was."""
@@ -105,7 +115,7 @@ class Mailbox:
 
     def hand_over(self) -> None:
         """End this drain though there may be work; `sweep` then says whether to ring."""
-        self._redis.delete(self._keys.drain)
+        self._rest(keys=[self._keys.ready, self._keys.drain], args=[self._token, 1])
 
     def sweep(self) -> bool:
         """Return expired claims to ready; return whether a doorbell must be rung."""
@@ -115,10 +125,6 @@ class Mailbox:
             args=[BELL_TTL_MS, self._settings.writer_ttl_days * 86_400],
         )
         return bool(ring)
-
-    def unpark(self, thread_id: str) -> bool:
-        """Let a parked thread be claimed again; return whether it was parked."""
-        return bool(self._unpark(keys=[self._keys.ready, self._keys.parked], args=[thread_id]))
 
     def _verdict(self, claim: Claim, outcome: Outcome) -> tuple[str, str | int]:
         """Say what settling does with the thread: ``settle.lua``'s outcome and detail."""
@@ -139,6 +145,14 @@ class Mailbox:
                 return "parked", _parked_detail(outcome.reason, outcome)
 
 
+def _last_counters(claim: Claim, outcome: Outcome) -> dict[str, int]:
+    """Return each writer's last counter up to the outcome's position."""
+    if outcome.position is None:
+        return {}
+    last = position_key(outcome.position)
+    return {entry.writer: entry.n for entry in claim.entries if position_key(entry.position) <= last}
+
+
 def _parked_detail(reason: str, outcome: Outcome) -> str:
     return json.dumps({"reason": reason, "applied": outcome.position})
 
@@ -147,17 +161,26 @@ def _claim(thread: bytes, attempts: bytes, entries: list[tuple[bytes, list[bytes
     taken: list[MailboxEntry] = []
     malformed = None
     for position, pairs in entries:
-        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         try:
-            taken.append(
-                MailboxEntry(
-                    position.decode(),
-                    fields[b"writer"].decode(),
-                    int(fields[b"n"]),
-                    OrderedTask.from_wire(fields[b"task"], fields.get(b"lines", b"")),
-                )
-            )
+            taken.append(_entry(thread, position, dict(zip(pairs[::2], pairs[1::2], strict=True))))
         except (InvalidRequest, KeyError, ValueError) as error:
             malformed = f"the entry at {position.decode()} is no task: {type(error).__name__}: {error}"
             break
-    return Claim(thread.decode(), int(attempts), taken, malformed)
+    return Claim(thread.decode(errors="replace"), int(attempts), taken, malformed)
+
+
+def _entry(thread: bytes, position: bytes, fields: dict[bytes, bytes]) -> MailboxEntry:
+    """Return the task that a mailbox entry holds; whoever can write to Redis can put anything there.
+
+    Raises:
+        ValueError: it holds none.
+        KeyError: a field is missing.
+        InvalidRequest: its task is none.
+    """
+    ArchiveThreadParams(thread_id=thread.decode())
+    writer, n = fields[b"writer"].decode(), int(fields[b"n"])
+    if _WRITER.fullmatch(writer) is None or not 0 < n < MAX_COUNTER:
+        raise ValueError("its writer or counter is none")
+    return MailboxEntry(
+        position.decode(), writer, n, OrderedTask.from_wire(fields[b"task"], fields.get(b"lines", b""))
+    )

@@ -1,8 +1,9 @@
 """Applies tasks to files and index: any number of threads, each in its order, exactly once.
 
-1. Take each thread's lock. 2. Take in what stands beyond the committed length. 3. Write all lines of a thread
-in one write and force them to the disk. 4. Commit the whole batch in one transaction. A thread that fails is
-taken out of the batch; the others go on. A crash anywhere leaves what the next attempt recognises.
+1. Take each thread's lock. 2. Load what the index knows, and take in what stands in the file beyond it. 3. Write
+all lines of a thread in one write and force them to the disk. 4. Commit the whole batch in one transaction. A
+thread that fails is taken out of the batch; the others go on. A crash anywhere leaves what the next attempt
+recognises.
 """
 
 from __future__ import annotations
@@ -19,22 +20,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from livethread.errors import Conflict, ThreadStoreError
 from livethread.tasks import CreateThread, DeleteThread
+from livethread.types import START
 from livethread_worker.store.home import FILE_MODE, make_directory
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.rollout.name_index import append_names, forget_names, read_names
 from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
+from livethread_worker.store.rollout.scan import end_of_lines
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from livethread.tasks import MailboxEntry
     from livethread.types import Position
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
+    from livethread_worker.store.index.index import ThreadRows
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +48,9 @@ class OutcomeKind(StrEnum):
 
     #: All are applied.
     DONE = "done"
-    #: Somebody else writes the thread; none is applied.
+    #: Somebody else writes the thread, or the index cannot be used now: no fault of the tasks. None is applied.
     BUSY = "busy"
-    #: Something failed that may pass (disk full, index locked); none is applied.
+    #: Something failed that may pass, such as a full disk; none is applied.
     FAILED = "failed"
     #: The task after the position can never be applied.
     POISONED = "poisoned"
@@ -66,6 +70,15 @@ class Outcome:
     error: ThreadStoreError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LateEntries:
+    """Entries of one writer that are made under the thread's lock, from the position up to which it is applied."""
+
+    writer: str
+    #: May raise `ThreadStoreError`, as for a compare-and-append that came too late.
+    make: Callable[[Position], Sequence[MailboxEntry]]
+
+
 @dataclass(slots=True)
 class _Opened:
     """A thread of the batch, locked and read up to its end."""
@@ -73,12 +86,17 @@ class _Opened:
     work: ThreadWork
     #: None where the rollout is gone, and the thread is only to be deleted.
     recorder: RolloutRecorder | None
-    #: Length of the rollout before the batch wrote to it.
-    start: int = 0
+    #: Whether lines beyond the committed length were taken in: nobody may have forced them to the disk.
+    took_in: bool = False
 
 
 def apply_batch(
-    home: Home, index: Index, batch: Mapping[str, Sequence[MailboxEntry]], *, sync: bool, lock_wait_s: float = 0.0
+    home: Home,
+    index: Index,
+    batch: Mapping[str, Sequence[MailboxEntry] | LateEntries],
+    *,
+    sync: bool,
+    lock_wait_s: float = 0.0,
 ) -> dict[str, Outcome]:
     """Apply each thread's entries, in order, and return what became of them.
 
@@ -86,53 +104,83 @@ def apply_batch(
     Entries that are applied already change nothing.
     """
     outcomes: dict[str, Outcome] = {}
-    opened: dict[str, _Opened] = {}
+    rows: dict[str, ThreadRows] = {}
+    works: dict[str, ThreadWork] = {}
     with ExitStack() as stack:
+        locked = _lock(stack, home, batch, lock_wait_s, outcomes)
         try:
-            states = index.load_states({id_: {e.writer for e in entries} for id_, entries in batch.items()})
+            # Under the locks: what is loaded before them may be old by now.
+            states = index.load_states({id_: _writers(entries) for id_, entries in locked.items()})
         except IndexUnavailable as error:
-            return dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=str(error)))
-        for thread_id, entries in batch.items():
+            return outcomes | dict.fromkeys(locked, Outcome(OutcomeKind.BUSY, reason=str(error)))
+        for thread_id, entries in locked.items():
             try:
-                stack.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=lock_wait_s))
-                thread = _open(stack, home, thread_id, entries, states.get(thread_id))
-                thread.work.take(entries)
-                _carry_out(home, thread, sync=sync)
+                works[thread_id] = _apply_one(stack, home, thread_id, entries, states.get(thread_id), sync=sync)
+                rows[thread_id] = index.prepare(works[thread_id].state, works[thread_id].loaded)
             except LockBusy as error:
                 outcomes[thread_id] = Outcome(OutcomeKind.BUSY, reason=f"{error} is held by another writer")
-            except OSError as error:
-                outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
             except ThreadStoreError as error:
                 outcomes[thread_id] = _poisoned(None, error)
-            else:
-                opened[thread_id] = thread
-        return outcomes | _commit(index, opened)
+            except Exception as error:  # whatever it is, the other threads go on
+                logger.exception("applying failed", extra={"action": "apply", "thread_id": thread_id})
+                outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
+        return outcomes | _commit(index, {id_: works[id_] for id_ in rows}, rows)
 
 
-def _commit(index: Index, opened: Mapping[str, _Opened]) -> dict[str, Outcome]:
-    for thread in opened.values():
-        if thread.recorder is not None:
-            thread.work.state.rollout_bytes = thread.recorder.size
-    kept = [thread.work for thread in opened.values() if not thread.work.is_deleted]
-    deleted = [thread_id for thread_id, thread in opened.items() if thread.work.is_deleted]
+def _lock(
+    stack: ExitStack,
+    home: Home,
+    batch: Mapping[str, Sequence[MailboxEntry] | LateEntries],
+    wait_s: float,
+    outcomes: dict[str, Outcome],
+) -> dict[str, Sequence[MailboxEntry] | LateEntries]:
+    """Take the threads' locks and return the part of the batch whose locks are held."""
+    locked = {}
+    for thread_id, entries in batch.items():
+        try:
+            stack.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=wait_s))
+        except LockBusy as error:
+            outcomes[thread_id] = Outcome(OutcomeKind.BUSY, reason=f"{error} is held by another writer")
+        except OSError as error:
+            outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
+        else:
+            locked[thread_id] = entries
+    return locked
+
+
+def _writers(entries: Sequence[MailboxEntry] | LateEntries) -> set[str]:
+    return {entries.writer} if isinstance(entries, LateEntries) else {entry.writer for entry in entries}
+
+
+def _apply_one(
+    stack: ExitStack,
+    home: Home,
+    thread_id: str,
+    entries: Sequence[MailboxEntry] | LateEntries,
+    state: ThreadState | None,
+    *,
+    sync: bool,
+) -> ThreadWork:
+    """Bring one thread's files up to its entries."""
+    if isinstance(entries, LateEntries):
+        entries = entries.make(state.applied if state else START)
+    thread = _open(stack, home, thread_id, entries, state)
+    thread.work.take(entries)
+    _carry_out(home, thread, sync=sync)
+    if thread.recorder is not None:
+        thread.work.state.rollout_bytes = thread.recorder.size
+    return thread.work
+
+
+def _commit(index: Index, works: Mapping[str, ThreadWork], rows: Mapping[str, ThreadRows]) -> dict[str, Outcome]:
+    kept = [rows[thread_id] for thread_id, work in works.items() if not work.is_deleted]
+    deleted = [thread_id for thread_id, work in works.items() if work.is_deleted]
     try:
-        index.commit([(work.state, work.loaded) for work in kept], deleted)
+        index.commit(kept, deleted)
     except IndexUnavailable as error:
-        for thread_id, thread in opened.items():
-            _take_back(thread_id, thread)
-        return dict.fromkeys(opened, Outcome(OutcomeKind.FAILED, reason=str(error)))
-    return {thread_id: _outcome(thread.work) for thread_id, thread in opened.items()}
-
-
-def _take_back(thread_id: str, thread: _Opened) -> None:
-    """Cut off what was written but could not be committed. Should that fail, the next attempt finds it."""
-    if thread.recorder is None or thread.work.is_deleted:
-        return
-    thread.recorder.size = thread.start
-    try:
-        thread.recorder.cut()
-    except OSError:
-        logger.exception("cutting back failed", extra={"action": "apply", "thread_id": thread_id})
+        # The lines stand in the files; the next attempt finds them by their counters.
+        return dict.fromkeys(works, Outcome(OutcomeKind.BUSY, reason=str(error)))
+    return {thread_id: _outcome(work) for thread_id, work in works.items()}
 
 
 def _outcome(work: ThreadWork) -> Outcome:
@@ -149,16 +197,15 @@ def _poisoned(position: Position | None, error: ThreadStoreError) -> Outcome:
 
 def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> None:
     """Change the files as planned. Names go first: a repeated one is harmless, a forgotten one would not be."""
-    work = thread.work
+    work, recorder = thread.work, thread.recorder
     if work.is_deleted:
         _remove(home, work.state)
         return
     append_names(home, ((work.state.thread_id, name, at) for name, at in work.names))
-    assert thread.recorder is not None
-    if work.lines:
-        thread.recorder.append(b"".join(work.lines))
-        if sync:
-            thread.recorder.sync()
+    assert recorder is not None
+    recorder.append(b"".join(work.lines))
+    if sync and (work.lines or thread.took_in):
+        recorder.sync()
     _move_to_its_folder(home, work.state)
 
 
@@ -206,15 +253,18 @@ def _open(
             "rollout is shorter than what was committed; somebody cut it",
             extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
         )
-        state.rollout_bytes = recorder.size
-    elif recorder.size > state.rollout_bytes:
+        state.rollout_bytes = end_of_lines(recorder.file)
+    took_in = recorder.size > state.rollout_bytes
+    if took_in:
         _take_in_tail(home, state, recorder)
     work = ThreadWork(state, loaded, recorder.size, lambda: _read_meta(recorder.file, state))
-    return _Opened(work, recorder, recorder.size)
+    if took_in:
+        work.note_taken_in(entries)
+    return _Opened(work, recorder, took_in)
 
 
 def _creates(entries: Sequence[MailboxEntry]) -> bool:
-    return isinstance(entries[0].task.header, CreateThread)
+    return bool(entries) and isinstance(entries[0].task.header, CreateThread)
 
 
 def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
@@ -229,9 +279,8 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
         path = home.resolve(state.path)
         if path.exists():
             return path
-    header = entries[0].task.header
-    if state is None and isinstance(header, CreateThread):
-        return home.new_rollout(thread_id, header.at)
+    if state is None and _creates(entries):
+        return home.new_rollout(thread_id, entries[0].task.header.at)
     if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
         return home.find_rollout(thread_id)
     return home.require_rollout(thread_id)
@@ -241,11 +290,11 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
     """Take in what stands beyond the committed length: a crash's, or a foreign writer's lines."""
     begin = state.rollout_bytes
     torn = read_on(state, recorder.file)
-    name = read_names(home).get(state.thread_id)
-    if state.thread is not None and state.thread.name != name:
+    if state.thread is not None:
+        name = read_names(home).get(state.thread_id, state.thread.name)
         state.thread = state.thread.model_copy(update={"name": name})
-    if begin == 0 and state.thread is not None:
-        state.thread = archived_by_folder(home, state.thread, recorder.path)
+        if begin == 0:
+            state.thread = archived_by_folder(home, state.thread, recorder.path)
     if torn is not None:
         _quarantine(home, state.thread_id, recorder.file, torn.offset, torn.size)
         recorder.size = torn.offset
@@ -262,7 +311,8 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
 def _quarantine(home: Home, thread_id: str, file: BinaryIO, offset: int, size: int) -> None:
     """Keep the bytes of a torn line: nothing is thrown away, not even what nobody can read."""
     path = home.quarantine / f"{thread_id}-{offset}-{time.time_ns()}.torn"
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), "wb") as kept:  # noqa: PTH123
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(path, flags, FILE_MODE), "wb") as kept:  # noqa: PTH123 - a descriptor
         kept.write(os.pread(file.fileno(), size, offset))
         kept.flush()
         os.fsync(kept.fileno())

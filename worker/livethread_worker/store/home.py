@@ -46,8 +46,8 @@ class Home:
 
     def new_rollout(self, thread_id: str, created_at: datetime) -> Path:
         """Return the path of a new thread's rollout; its folder and name say the time in UTC."""
-        at = created_at.astimezone(UTC)
-        return self.sessions / at.strftime("%Y/%m/%d") / f"rollout-{at:%Y-%m-%dT%H-%M-%S}-{thread_id}.jsonl"
+        at = created_at.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00")
+        return self.sessions / at[:10].replace("-", "/") / f"rollout-{at.replace(':', '-')}-{thread_id}.jsonl"
 
     def relative(self, path: Path) -> str:
         """Return *path* as the index holds it."""
@@ -60,15 +60,16 @@ class Home:
         return self.sessions / day / path.name
 
     def resolve(self, relative: str) -> Path:
-        """Return the path that the index calls *relative*.
+        """Return the path of a rollout that is named relative to the home, or absolutely.
 
         Raises:
-            InvalidRequest: it leads out of the home.
+            InvalidRequest: it is no path, or leads out of the home, be it by a symlink.
         """
-        path = self.root / relative
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise InvalidRequest(f"{relative!r} leads out of {self.root}")
-        return path
+        try:
+            inside = (self.root / relative).resolve().relative_to(self.root.resolve())
+        except ValueError:
+            raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is no path") from None
+        return self.root / inside
 
     def find_rollout(self, thread_id: str) -> Path | None:
         """Return the rollout of *thread_id*, active ones first; None where there is none.
@@ -123,6 +124,9 @@ def _days_of(thread_id: str) -> Iterator[str]:
     """Yield the dated folders in which a UUIDv7's rollout lies, whatever the writer's time zone was."""
     if thread_id[14] != "7":
         return
-    made_at = datetime.fromtimestamp(int(thread_id[:8] + thread_id[9:13], 16) / 1000, UTC)
-    for days in (0, -1, 1):
-        yield (made_at + timedelta(days=days)).strftime("%Y/%m/%d")
+    try:
+        made_at = datetime.fromtimestamp(int(thread_id[:8] + thread_id[9:13], 16) / 1000, UTC)
+        days = [made_at + timedelta(days=days) for days in (0, -1, 1)]
+    except (ValueError, OverflowError, OSError):  # beyond the calendar: an id says what its maker likes
+        return
+    yield from (day.strftime("%Y/%m/%d") for day in days)

@@ -5,7 +5,6 @@ A cursor is a place in the rollout. Lines are only ever added behind, so it stay
 
 from __future__ import annotations
 
-import os
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from livethread.errors import InvalidRequest
 from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
 from livethread.types import ItemPage, SortDirection
 from livethread_worker.store.read import require_path
-from livethread_worker.store.rollout.scan import PAGE_READ_BYTES, scan_backward, scan_records
+from livethread_worker.store.rollout.scan import PAGE_READ_BYTES, end_of_lines, scan_backward, scan_records
 from livethread_worker.store.turn_spans import find_turn
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
     """
     path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
     with path.open("rb") as file:
-        start, end = 0, os.fstat(file.fileno()).st_size
+        start, end = 0, end_of_lines(file)
         if params.turn_id is not None:
             turn = find_turn(index, params.thread_id, params.turn_id, file)
             start, end = turn.offset, end if turn.end is None else turn.end
@@ -56,8 +55,8 @@ def _forward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> I
     shown = page[: params.page_size]
     return ItemPage(
         items=tuple(item for item, _, _ in shown),
-        next_cursor=encode_offset(page[-1][1]) if len(page) > params.page_size else None,
-        backwards_cursor=encode_offset(begin) if begin > start else None,
+        next_cursor=encode_offset("items", page[-1][1]) if len(page) > params.page_size else None,
+        backwards_cursor=encode_offset("items", begin) if begin > start else None,
     )
 
 
@@ -67,9 +66,9 @@ def _backward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> 
     shown = page[: params.page_size]
     return ItemPage(
         items=tuple(item for item, _, _ in shown),
-        next_cursor=encode_offset(page[-1][2]) if len(page) > params.page_size else None,
+        next_cursor=encode_offset("items", page[-1][2]) if len(page) > params.page_size else None,
         # Where the thread grows on: the page after this one, the other way round, may fill later.
-        backwards_cursor=encode_offset(begin),
+        backwards_cursor=encode_offset("items", begin),
     )
 
 
@@ -83,7 +82,7 @@ def _items(records: Iterator[Record]) -> Iterator[_Placed]:
 def _clamped(cursor: str | None, start: int, end: int, *, default: int) -> int:
     if cursor is None:
         return default
-    offset = decode_offset(cursor)
+    offset = decode_offset("items", cursor)
     if not start <= offset <= end:
         raise InvalidRequest("this cursor belongs to another thread, or to another turn")
     return offset

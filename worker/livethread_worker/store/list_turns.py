@@ -34,7 +34,7 @@ def list_turns(home: Home, index: Index, params: ListTurnsParams) -> TurnPage:
     backward = params.sort_direction is SortDirection.DESC
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        begin = decode_offset(params.cursor) if params.cursor else (size if backward else 0)
+        begin = decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
         spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)
         shown = spans[: params.page_size]
         turns = tuple(
@@ -44,8 +44,8 @@ def list_turns(home: Home, index: Index, params: ListTurnsParams) -> TurnPage:
     beside = shown[0].offset + (1 if backward else -1) if shown else begin
     return TurnPage(
         turns=turns,
-        next_cursor=encode_offset(spans[-1].offset) if len(spans) > params.page_size else None,
-        backwards_cursor=encode_offset(max(beside, 0)) if shown else None,
+        next_cursor=encode_offset("turns", spans[-1].offset) if len(spans) > params.page_size else None,
+        backwards_cursor=encode_offset("turns", max(beside, 0)) if shown else None,
     )
 
 

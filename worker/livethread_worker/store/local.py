@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from livethread.errors import (
     Conflict,
-    Internal,
-    InvalidRequest,
     ThreadNotFound,
     Unavailable,
 )
-from livethread.model import parse_time, utc_now
+from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
-from livethread.rollout_item import encode_line
+from livethread.open_threads import OpenThreads
+from livethread.rollout_item import encode_items
 from livethread.session_meta import session_meta
 from livethread.tasks import (
     AppendItems,
@@ -35,11 +34,14 @@ from livethread.tasks import (
 from livethread.types import START, ReadThreadParams, Receipt, position_key
 from livethread_config import Settings
 from livethread_worker.store import read
-from livethread_worker.store.apply import OutcomeKind, apply_batch
+from livethread_worker.store.apply import LateEntries, Outcome, OutcomeKind, apply_batch
 from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.index.handle import IndexHandle
 from livethread_worker.store.list_items import list_items
 from livethread_worker.store.list_turns import list_turns
+from livethread_worker.store.locking import LockBusy
+from livethread_worker.store.rebuild import complete_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +75,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: How often an operation is tried while the index cannot be used; each attempt waits for it.
+ATTEMPTS = 3
+
 #: How long another writer of the thread, such as codex, may hold its lock before an operation gives up.
 LOCK_WAIT = 5.0  # seconds
 
@@ -82,13 +87,11 @@ class _OpenThread:
     """A thread that is open in this store."""
 
     thread_id: str
-    writer: str
+    writer: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
     #: Counter of the writer's last task.
     n: int = 0
-    handles: int = 1
     #: The task that creates it, until it is applied: creation is lazy.
     creation: OrderedTask | None = None
-    position: Position = START
 
 
 class LocalThreadStore:
@@ -97,9 +100,9 @@ class LocalThreadStore:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
         self._home = Home(self._settings.home)
-        self._index: Index | None = None
+        self._handle = IndexHandle(self._home)
         self._observers = Observers()
-        self._open: dict[str, _OpenThread] = {}
+        self._open: OpenThreads[_OpenThread] = OpenThreads()
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-local")
 
@@ -113,7 +116,7 @@ class LocalThreadStore:
 
     async def aclose(self) -> None:
         """Close the index; what was appended is durable already."""
-        await self._run(self._close_index)
+        await self._run(self._handle.close)
         self._executor.shutdown(wait=False)
 
     @property
@@ -125,11 +128,12 @@ class LocalThreadStore:
 
     async def create_thread(self, params: CreateThreadParams) -> None:
         """Open a new thread; no file and no row before its first task."""
+        creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params)))
+        creation.to_wire()  # what cannot be stored is refused now, not with the first append
         is_given = "thread_id" in params.model_fields_set
         if params.thread_id in self._open or (is_given and await self._exists(params.thread_id)):
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
-        opened = self._open_thread(params.thread_id)
-        opened.creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params)))
+        self._open_thread(params.thread_id).creation = creation
 
     async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
         """Open an existing thread."""
@@ -141,36 +145,31 @@ class LocalThreadStore:
 
     async def persist_thread(self, params: PersistThreadParams) -> None:
         """Create the rollout of a thread that has no item yet."""
-        opened = self._opened(params.thread_id)
+        opened = self._open.require(params.thread_id)
         if opened.creation is not None:
             await self._apply(opened, None)
 
     async def flush_thread(self, params: FlushThreadParams) -> None:
         """Return once the operations under way are done: each is durable by itself."""
-        self._opened(params.thread_id)
+        self._open.require(params.thread_id)
         await self._run(lambda: None)
 
     async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
         """Close the writer."""
         await self.flush_thread(params)
-        self._close_thread(self._opened(params.thread_id))
+        self._open.close(params.thread_id)
 
     async def discard_thread(self, params: DiscardThreadParams) -> None:
         """Close the writer; a thread without an item leaves nothing."""
-        if opened := self._open.get(params.thread_id):
-            self._close_thread(opened)
+        self._open.close(params.thread_id)
 
     # -- changes -------------------------------------------------------------------------------------------
 
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
         """Append the items: durable on return."""
-        opened = self._opened(params.thread_id)
-        now = utc_now()
-        limit = self._settings.max_item_bytes
-        lines = tuple(encode_line(item, parse_time(item.timestamp) or now, max_bytes=limit) for item in params.items)
-        if not lines:
-            raise InvalidRequest("an append needs at least one item")
-        task = OrderedTask(AppendItems(at=now), lines)
+        opened = self._open.require(params.thread_id)
+        lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
+        task = OrderedTask(AppendItems(at=params.appended_at), lines)
         position = await self._apply(opened, task, params.expected_position)
         self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), task.size))
         self._observers.emit(TasksApplied(params.thread_id, position))
@@ -202,31 +201,31 @@ class LocalThreadStore:
 
     async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return the items that stand in the rollout."""
-        return await self._run(lambda: read.load_history(self._home, self._opened_index(), params))
+        return await self._run(lambda: read.load_history(self._home, self._index(), params))
 
     async def read_thread(self, params: ReadThreadParams) -> StoredThread:
         """Return what index and rollout say of the thread."""
-        return await self._run(lambda: read.read_thread(self._home, self._opened_index(), params))
+        return await self._run(lambda: read.read_thread(self._home, self._index(), params))
 
     async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
         """Return what index and rollout say of the thread whose rollout this is."""
-        return await self._run(lambda: read.read_thread_by_rollout_path(self._home, self._opened_index(), params))
+        return await self._run(lambda: read.read_thread_by_rollout_path(self._home, self._index(), params))
 
     async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
         """Return one page of the index."""
-        return await self._run(lambda: read.list_threads(self._home, self._opened_index(), params))
+        return await self._run(lambda: read.list_threads(self._home, self._index(), params))
 
     async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
         """Return one page of what the index finds."""
-        return await self._run(lambda: read.search_threads(self._home, self._opened_index(), params))
+        return await self._run(lambda: read.search_threads(self._home, self._index(), params))
 
     async def list_turns(self, params: ListTurnsParams) -> TurnPage:
         """Return one page of the rollout's turns."""
-        return await self._run(lambda: list_turns(self._home, self._opened_index(), params))
+        return await self._run(lambda: list_turns(self._home, self._index(), params))
 
     async def list_items(self, params: ListItemsParams) -> ItemPage:
         """Return one page of the rollout's items."""
-        return await self._run(lambda: list_items(self._home, self._opened_index(), params))
+        return await self._run(lambda: list_items(self._home, self._index(), params))
 
     # -- inside --------------------------------------------------------------------------------------------
 
@@ -234,18 +233,11 @@ class LocalThreadStore:
         """Run *operation* on the store's own thread, after all that was called before."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, _translated(operation))
 
-    def _opened_index(self) -> Index:
-        if self._index is not None and not self._index.is_current():
-            self._close_index()
-        if self._index is None:
-            self._home.create()
-            self._index = Index(self._home)
-        return self._index
-
-    def _close_index(self) -> None:
-        if self._index is not None:
-            self._index.close()
-            self._index = None
+    def _index(self) -> Index:
+        """Return the index; one that has not read every rollout yet reads them first."""
+        index = self._handle.get()
+        complete_once(self._home, index)
+        return index
 
     async def _apply(
         self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None = None
@@ -254,41 +246,46 @@ class LocalThreadStore:
 
     def _apply_now(self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None) -> Position:
         """Apply *task*, behind the thread's creation where that is due, as a batch of one thread."""
-        index = self._opened_index()
-        applied = _applied_position(index, opened.thread_id)
-        if expected is not None and expected != applied:
-            raise Conflict(f"the thread's last position is {applied}, not {expected}")
-        entries: list[MailboxEntry] = []
-        for pending in filter(None, (opened.creation, task)):
-            applied = _next_position(applied)
-            entries.append(MailboxEntry(applied, opened.writer, opened.n + 1 + len(entries), pending))
-        outcome = apply_batch(
-            self._home,
-            index,
-            {opened.thread_id: entries},
-            sync=self._settings.sync == "fdatasync",
-            lock_wait_s=LOCK_WAIT,
-        )[opened.thread_id]
-        if outcome.kind is OutcomeKind.DONE:
-            opened.n += len(entries)
+        tasks = [pending for pending in (opened.creation, task) if pending is not None]
+        last = START
+
+        def make(applied: Position) -> list[MailboxEntry]:
+            nonlocal last
+            if expected is not None and expected != applied:
+                raise Conflict(f"the thread's last position is {applied}, not {expected}")
+            entries: list[MailboxEntry] = []
+            for n, pending in enumerate(tasks, start=opened.n + 1):
+                applied = last = _next_position(applied)
+                entries.append(MailboxEntry(last, opened.writer, n, pending))
+            return entries
+
+        outcome = self._try_to_apply(opened.thread_id, LateEntries(opened.writer, make))
+        if outcome.kind in {OutcomeKind.DONE, OutcomeKind.DELETED}:
+            opened.n += len(tasks)
             opened.creation = None
-            return applied
+            return last
         # A counter that may have left a trace is never used for another task.
-        opened.writer, opened.n = _new_writer(), 0
-        match outcome.kind:
-            case OutcomeKind.BUSY | OutcomeKind.FAILED:
-                raise Unavailable(f"nothing was stored: {outcome.reason}; try again")
-            case OutcomeKind.DELETED:
-                return applied
-            case OutcomeKind.POISONED:
-                raise outcome.error or Internal(outcome.reason)
+        opened.writer, opened.n = uuid.uuid4().hex[:16], 0
+        if outcome.error is not None:
+            raise outcome.error
+        raise Unavailable(f"it is not certain that this was stored: {outcome.reason}")
+
+    def _try_to_apply(self, thread_id: str, entries: LateEntries) -> Outcome:
+        """Apply *entries*; where the index was in the way, once more: what stands in the file is recognised."""
+        is_synced = self._settings.sync == "fdatasync"
+        for _ in range(ATTEMPTS):
+            batch = {thread_id: entries}
+            outcome = apply_batch(self._home, self._index(), batch, sync=is_synced, lock_wait_s=LOCK_WAIT)[thread_id]
+            if outcome.kind is not OutcomeKind.BUSY:
+                break
+        return outcome
 
     async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:
         """Apply a task to a thread, open or not."""
         opened = self._open.get(thread_id)
         if opened is None:
             await self.read_thread(ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
-            opened = _OpenThread(thread_id, _new_writer())
+            opened = _OpenThread(thread_id)
         position = await self._apply(opened, OrderedTask(header))
         self._observers.emit(TasksApplied(thread_id, position))
         return Receipt(thread_id=thread_id, position=position)
@@ -300,33 +297,8 @@ class LocalThreadStore:
             return False
         return True
 
-    def _opened(self, thread_id: str) -> _OpenThread:
-        opened = self._open.get(thread_id)
-        if opened is None:
-            raise ThreadNotFound(thread_id, "it is not open in this store; create or resume it first")
-        return opened
-
     def _open_thread(self, thread_id: str) -> _OpenThread:
-        opened = self._open.get(thread_id)
-        if opened is not None:
-            opened.handles += 1
-            return opened
-        opened = self._open[thread_id] = _OpenThread(thread_id, _new_writer())
-        return opened
-
-    def _close_thread(self, opened: _OpenThread) -> None:
-        opened.handles -= 1
-        if not opened.handles:
-            self._open.pop(opened.thread_id, None)
-
-
-def _new_writer() -> str:
-    return uuid.uuid4().hex[:16]
-
-
-def _applied_position(index: Index, thread_id: str) -> Position:
-    state = index.load_states({thread_id: set()}).get(thread_id)
-    return state.applied if state else START
+        return self._open.open(thread_id, lambda: _OpenThread(thread_id))
 
 
 def _next_position(position: Position) -> Position:
@@ -341,6 +313,8 @@ def _translated(operation: Callable[[], T]) -> Callable[[], T]:
         try:
             return operation()
         except IndexUnavailable as error:
-            raise Unavailable(f"{error}; try again, or delete it: it is rebuilt from the rollouts") from error
+            raise Unavailable(f"{error}; try again, or delete it: it is made again from the rollouts") from error
+        except (OSError, LockBusy) as error:
+            raise Unavailable(f"the home cannot be used: {error}") from error
 
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from livethread.cursor import encode_cursor, encode_search_cursor
+from livethread.cursor import encode_cursor, encode_relevance
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.rollout_item import items_of
@@ -99,12 +99,14 @@ def list_threads(home: Home, index: Index, params: ListThreadsParams) -> ThreadP
 def search_threads(home: Home, index: Index, params: SearchThreadsParams) -> ThreadSearchPage:
     """Return one page of the threads in which a text occurs, each with its best match."""
     found = index.search_threads(params)
-    page, more = found[: params.page_size], len(found) > params.page_size
-    last = page[-1] if more else None
-    return ThreadSearchPage(
-        items=tuple(StoredThreadSearchResult(thread=each.thread, snippet=each.snippet) for each in page),
-        next_cursor=encode_search_cursor(last.order, last.thread.thread_id, params.sort_key) if last else None,
-    )
+    page, more = found.threads[: params.page_size], len(found.threads) > params.page_size
+    cursor = None
+    if more:
+        last = page[-1][0]
+        by = params.sort_key
+        cursor = encode_cursor(last, by) if by else encode_relevance(found.snapshot, found.offset + len(page))
+    items = tuple(StoredThreadSearchResult(thread=thread, snippet=snippet) for thread, snippet in page)
+    return ThreadSearchPage(items=items, next_cursor=cursor)
 
 
 def require_path(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Path:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
+    from livethread_worker.store.index.index import ThreadRows
 
 logger = logging.getLogger(__name__)
 
@@ -49,26 +50,35 @@ class RebuildReport:
     busy: list[str] = field(default_factory=list)
 
 
+def complete_once(home: Home, index: Index) -> dict[str, int]:
+    """Read the rollouts that an index does not know, unless that was done, or another process is at it.
+
+    Raises:
+        IndexUnavailable: the index cannot be written.
+    """
+    if index.is_complete:
+        return {}
+    try:
+        with file_lock(home.own / "rebuild.lock"):
+            report = _read_all(home, index, lambda _: None, set(), only_missing=True)
+            index.mark_complete()
+    except LockBusy:
+        return {}
+    return {"threads": report.threads}
+
+
 def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _: None) -> RebuildReport:
     """Read every rollout into the index and forget rows without one; *advance* is told of each batch's size.
 
     Raises:
         IndexUnavailable: the index cannot be written.
     """
-    report = RebuildReport()
-    seen: dict[str, Path] = {}
-    busy: list[_Rollout] = []
-    rollouts = _first_of_each(home.rollouts(), seen, report)
-    while batch := list(islice(rollouts, BATCH_THREADS)):
-        busy += index_rollouts(home, index, batch, report)
-        advance(len(batch))
-    for rollout in busy:
-        if index_rollouts(home, index, [rollout], report, wait_s=BUSY_WAIT):
-            report.busy.append(rollout[0])
-    gone = [
-        thread_id for thread_id in index.thread_ids() if thread_id not in seen and not home.find_rollout(thread_id)
-    ]
+    seen: set[str] = set()
+    report = _read_all(home, index, advance, seen, only_missing=False)
+    # What was not seen may have been created since.
+    gone = [id_ for id_ in index.thread_ids() if id_ not in seen and not home.find_rollout(id_)]
     index.commit((), gone)
+    index.mark_complete()
     report.forgotten = len(gone)
     logger.info(
         "index rebuilt", extra={"action": "rebuild", "threads": report.threads, "forgotten": report.forgotten}
@@ -76,29 +86,59 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
     return report
 
 
-def index_rollouts(
-    home: Home, index: Index, rollouts: list[_Rollout], report: RebuildReport, *, wait_s: float = 0.0
+def _read_all(
+    home: Home, index: Index, advance: Callable[[int], None], seen: set[str], *, only_missing: bool
+) -> RebuildReport:
+    report = RebuildReport()
+    busy: list[_Rollout] = []
+    rollouts = _first_of_each(home.rollouts(), seen, report)
+    while batch := list(islice(rollouts, BATCH_THREADS)):
+        busy += _index_batch(home, index, batch, report, only_missing=only_missing)
+        advance(len(batch))
+    for rollout in busy:
+        if _index_batch(home, index, [rollout], report, only_missing=only_missing, wait_s=BUSY_WAIT):
+            report.busy.append(rollout[0])
+    return report
+
+
+def _index_batch(
+    home: Home,
+    index: Index,
+    rollouts: list[_Rollout],
+    report: RebuildReport,
+    *,
+    only_missing: bool,
+    wait_s: float = 0.0,
 ) -> list[_Rollout]:
     """Read *rollouts* into the index, in one transaction; return those whose threads are being written."""
     names = read_names(home)
     busy: list[_Rollout] = []
-    states: list[ThreadState] = []
+    read: list[ThreadRows] = []
     with ExitStack() as locks:
-        for thread_id, path in rollouts:
+        held: list[_Rollout] = []
+        for rollout in rollouts:
             try:
-                locks.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=wait_s))
-                state = read_state(home, thread_id, path, names)
+                locks.enter_context(file_lock(home.locks / f"{rollout[0]}.lock", wait_s=wait_s))
+                held.append(rollout)
             except LockBusy:
-                busy.append((thread_id, path))
+                busy.append(rollout)
+        known = index.load_states({thread_id: set() for thread_id, _ in held}) if only_missing else {}
+        for thread_id, path in held:
+            if thread_id in known or not path.exists():  # moved or deleted since it was listed
                 continue
-            except FileNotFoundError:  # moved or deleted since it was listed
+            try:
+                state = read_state(home, thread_id, path, names)
+                rows = index.prepare(state, None)
+            except Exception:  # one bad rollout must not keep the others out of the index
+                logger.exception("reading a rollout failed", extra={"action": "rebuild", "thread_id": thread_id})
+                report.unreadable.append(home.relative(path))
                 continue
             if state.thread is None:
                 report.unreadable.append(home.relative(path))
             else:
-                states.append(state)
-        index.replace(states)
-    report.threads += len(states)
+                read.append(rows)
+        index.replace(read)
+    report.threads += len(read)
     return busy
 
 
@@ -108,16 +148,18 @@ def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | No
     with path.open("rb") as file:
         read_on(state, file)
     if state.thread is not None:
-        named = state.thread.model_copy(update={"rollout_path": path, "name": names.get(thread_id)})
+        named = state.thread.model_copy(
+            update={"rollout_path": path, "name": names.get(thread_id, state.thread.name)}
+        )
         state.thread = archived_by_folder(home, named, path)
     return state
 
 
-def _first_of_each(rollouts: Iterator[_Rollout], seen: dict[str, Path], report: RebuildReport) -> Iterator[_Rollout]:
+def _first_of_each(rollouts: Iterator[_Rollout], seen: set[str], report: RebuildReport) -> Iterator[_Rollout]:
     """Yield one rollout a thread; active ones come first, and are what codex takes, too."""
     for thread_id, path in rollouts:
         if thread_id in seen:
             report.duplicates.append(str(path))
         else:
-            seen[thread_id] = path
+            seen.add(thread_id)
             yield thread_id, path

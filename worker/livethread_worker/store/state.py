@@ -18,7 +18,7 @@ from livethread.session_meta import thread_from_meta
 from livethread.turns import TurnPhase, TurnsTakenBack, TurnStart, next_phase
 from livethread.types import START, Position
 from livethread_worker.store.rollout.name_index import read_names
-from livethread_worker.store.rollout.scan import scan_records, writer_mark
+from livethread_worker.store.rollout.scan import ordinal_of, scan_records, writer_mark
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,8 +89,8 @@ class ThreadState:
 
     def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
         """Note what an item's line at *offset* adds to turns and search."""
-        if kind == "event_msg" and isinstance(payload, dict):
-            event = payload.get("type")
+        event = payload.get("type") if isinstance(payload, dict) else None
+        if kind == "event_msg" and isinstance(event, str):
             self.phase, change = next_phase(self.phase, event, payload, ordinal)
             if isinstance(change, TurnStart):
                 self.turns.append(TurnLine(offset, change.turn_id))
@@ -125,23 +125,22 @@ class _Reader:
     def __init__(self, state: ThreadState, changed_at: datetime) -> None:
         self._state = state
         self._observer = ItemObserver.of(state.thread) if state.thread else ItemObserver(state.thread_id)
-        #: The time of lines that tell none.
-        self._changed_at = changed_at
+        #: The time of a line that tells none: that of the line before, or of the file.
+        self._at = state.thread.updated_at if state.thread else changed_at
         #: What the lines since the last patch say; applied at once, since most say the same fields again.
         self._changes: dict[str, Any] = {}
 
     def take(self, record: Record, value: dict[str, Any]) -> None:
         """Take in one line."""
         state = self._state
-        ordinal = value.get("ordinal")
-        number = max(state.next_ordinal, ordinal if type(ordinal) is int else 0)
+        number = max(state.next_ordinal, ordinal_of(value) or 0)
         state.next_ordinal = number + 1
         if mark := writer_mark(value):
             _count(state, *mark)
         kind, payload = value.get("type"), value.get("payload")
         if not isinstance(kind, str):
             return
-        at = parse_time(value.get("timestamp")) or self._changed_at
+        at = self._at = parse_time(value.get("timestamp")) or self._at
         if kind == THREAD_METADATA_TYPE:
             self._take_patch(payload)
         elif kind == "session_meta" and isinstance(payload, dict) and payload.get("id") == state.thread_id:
@@ -176,6 +175,8 @@ class _Reader:
             return
         with suppress(InvalidRequest):  # not a patch of ours; whoever wrote it, it says nothing
             self._state.thread = self._state.thread.patched(ThreadMetadataPatch.model_validate(payload))
+            # What somebody asked for counts over what a later line would be the first to say.
+            self._observer = ItemObserver.of(self._state.thread)
 
 
 def _count(state: ThreadState, writer: str, n: int) -> None:
@@ -191,7 +192,7 @@ def complete_from_home(home: Home, state: ThreadState) -> None:
     if state.thread is None:
         return
     path = home.root / state.path
-    update = {"rollout_path": path, "name": read_names(home).get(state.thread_id)}
+    update = {"rollout_path": path, "name": read_names(home).get(state.thread_id, state.thread.name)}
     state.thread = archived_by_folder(home, state.thread.model_copy(update=update), path)
 
 

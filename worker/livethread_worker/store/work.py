@@ -7,12 +7,14 @@ counter; a task that can never be applied stops its thread, and what stands befo
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError
 from livethread.metadata import ThreadMetadataPatch
 from livethread.model import format_time
+from livethread.observed import FIRST_OBSERVED, apply_patch
 from livethread.rollout_item import THREAD_METADATA_TYPE, decode_line, encode_json
 from livethread.session_meta import thread_from_meta, with_present_values
 from livethread.tasks import (
@@ -23,7 +25,7 @@ from livethread.tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
-from livethread_worker.store.observed import resolve
+from livethread.types import START
 from livethread_worker.store.state import ARCHIVED_AT, ThreadState, WriterMark
 
 if TYPE_CHECKING:
@@ -36,9 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Fields of an explicit patch that go where codex looks for them; all others go into a line of our own.
+#: Fields of an explicit patch that go where codex looks for them; all others go into a line of our own. A name
+#: goes there and into the name index, so that every explicit patch leaves a line that carries its counter.
 _IN_SESSION_META: Final = frozenset({"git_info", "memory_mode"})
-_IN_NAME_INDEX: Final = frozenset({"name"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,19 @@ class ThreadWork:
     is_deleted: bool = False
     #: Payload of the last own ``session_meta``, where this batch writes it.
     _meta: dict[str, Any] | None = None
+
+    def note_taken_in(self, entries: Sequence[MailboxEntry]) -> None:
+        """Note that the state's metadata was read from lines, which say no positions.
+
+        They are those of tasks before *entries*, and of those entries that stand in the file already; a patch that
+        was observed earlier says nothing new.
+        """
+        if not entries or self.state.thread is None:
+            return
+        standing = [entry.position for entry in entries if entry.n <= self.state.mark(entry.writer).n]
+        known = standing[-1] if standing else entries[0].position
+        for name in ThreadMetadataPatch.model_fields:
+            self.state.observed[name] = START if name in FIRST_OBSERVED else known
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
@@ -130,15 +145,21 @@ class ThreadWork:
         return [_Line(line, _require_item(line)) for line in lines]
 
     def _update(self, header: UpdateThreadMetadata, position: Position) -> list[_Line]:
-        self._require_thread()
-        resolve(self.state, header.patch, header.observed_from, position)
-        if header.observed_from is not None:
-            return []
-        if "name" in header.patch.model_fields_set:
+        thread = self._require_thread()
+        marks = dict(self.state.observed)
+        patched = apply_patch(thread, marks, header.patch, observed_from=header.observed_from, position=position)
+        lines = [] if header.observed_from is not None else self._lines_of_patch(header, patched)
+        # Only now: what cannot be encoded changes nothing.
+        self.state.thread, self.state.observed = patched, marks
+        if lines and "name" in header.patch.model_fields_set:
             self.names.append((header.patch.name, header.at))
+        return lines
+
+    def _lines_of_patch(self, header: UpdateThreadMetadata, patched: StoredThread) -> list[_Line]:
+        """Return the lines of a patch that somebody asked for: in codex's form, and whole in our own."""
         lines = []
         if header.patch.model_fields_set & _IN_SESSION_META:
-            self._meta = with_present_values(self._meta or self.read_meta(), self._require_thread())
+            self._meta = with_present_values(self._meta or self.read_meta(), patched)
             lines.append(_Line(_encode("session_meta", self._meta, header.at), is_meta=True))
         if rest := _in_own_line(header.patch):
             lines.append(_Line(_encode(THREAD_METADATA_TYPE, rest.to_wire(), header.at)))
@@ -174,18 +195,23 @@ def number_line(line: bytes, ordinal: int, seq: str) -> bytes:
     ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task.
     codex ignores both: it skips keys it does not know, and an integer ordinal in a legacy file.
     """
-    if not line.startswith(b'{"timestamp":"'):  # written by a client that puts its keys in another order
-        return b'{"ordinal":%d,"seq":"%b",%b\n' % (ordinal, seq.encode(), line[1:])
-    comma = line.index(b",")
-    return b'%b,"ordinal":%d,"seq":"%b"%b\n' % (line[:comma], ordinal, seq.encode(), line[comma:])
+    if timestamp := _TIMESTAMP_FIRST.match(line):
+        end = timestamp.end()
+        return b'%b"ordinal":%d,"seq":"%b",%b\n' % (line[:end], ordinal, seq.encode(), line[end:])
+    # Written by a client that puts its keys in another order.
+    return b'{"ordinal":%d,"seq":"%b",%b\n' % (ordinal, seq.encode(), line.strip()[1:])
+
+
+#: How a line of our own clients begins.
+_TIMESTAMP_FIRST: Final = re.compile(rb'\{"timestamp":"[^"\\]*",')
 
 
 def _require_item(line: bytes) -> dict[str, Any]:
     value = decode_line(line)
     if value is None or not isinstance(value.get("type"), str) or "payload" not in value:
         raise InvalidRequest("a line of an append_items is no item")
-    if "seq" in value or "ordinal" in value:
-        raise InvalidRequest("a line of an append_items carries a field that is the store's to write")
+    if "seq" in value or "ordinal" in value or value["type"] == THREAD_METADATA_TYPE:
+        raise InvalidRequest("a line of an append_items says what is the store's to say")
     return value
 
 
@@ -197,7 +223,7 @@ def _line_count(header: UpdateThreadMetadata) -> int:
 
 
 def _in_own_line(patch: ThreadMetadataPatch) -> ThreadMetadataPatch | None:
-    changes = {k: v for k, v in patch.changes().items() if k not in _IN_SESSION_META | _IN_NAME_INDEX}
+    changes = {k: v for k, v in patch.changes().items() if k not in _IN_SESSION_META}
     return ThreadMetadataPatch(**changes) if changes else None
 
 

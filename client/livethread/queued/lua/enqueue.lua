@@ -10,7 +10,8 @@
 --        8 deleted   zset    thread -> time (ms) at which its deletion was accepted
 --        then for each thread
 --          mailbox   stream  unapplied tasks; the entry id is the task's position
---          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out
+--          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out;
+--                            a:<writer> -> its last counter that is applied (see settle.lua)
 --          applied   string  last applied position
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a writer's counter may be forgotten
@@ -20,8 +21,10 @@
 --          kind      "create" or "delete" where the task does that to the thread, or ""
 --          expected  position that must be the thread's last, or ""
 --
--- Returns { ring, { status, last, position, tail }, ... }, a reply for each thread. ring is 1 where the caller
--- must publish a doorbell. last and position are those of the writer's last accepted task. status is
+-- Returns { ring, { status, last, position, tail, fresh }, ... }, a reply for each thread. ring is 1 where the
+-- caller must publish a doorbell. last and position are those of the writer's last accepted task; the last *fresh*
+-- of them were accepted by this call, one position after the other. With no tasks, a thread is merely made ready.
+-- status is
 --   ok        all are accepted (now, or by an earlier call whose answer was lost)
 --   gap       the task after last is missing: Redis lost data, or the caller skipped one
 --   full      the mailbox is full; the tasks after last are not accepted
@@ -134,7 +137,7 @@ while key <= #KEYS do
   if length > 0 then
     make_ready(thread)
   end
-  replies[#replies + 1] = { status, last, position, tail or applied or '0-0' }
+  replies[#replies + 1] = { status, last, position, tail or applied or '0-0', accepted }
 end
 
 if redis.call('EXISTS', drain) == 1 then

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- sweep: return expired claims to ready, forget old deletions, and say whether ready threads wait with no drain at
 -- work.
 --
@@ -11,6 +12,14 @@ local ready, claims, tokens, bell, drain = KEYS[1], KEYS[2], KEYS[3], KEYS[4], K
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Should the clock have been set back, nothing waits for a time far ahead.
+for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '(' .. (now + 60000), '+inf', 'LIMIT', 0, 1000)) do
+  redis.call('ZADD', ready, now, thread)
+end
+for _, thread in ipairs(redis.call('ZRANGEBYSCORE', claims, '(' .. (now + 3600000), '+inf', 'LIMIT', 0, 1000)) do
+  redis.call('ZADD', claims, now, thread)
+end
 
 local expired = redis.call('ZRANGEBYSCORE', claims, '-inf', '(' .. now, 'LIMIT', 0, 1000)
 for _, thread in ipairs(expired) do

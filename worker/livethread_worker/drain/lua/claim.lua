@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- claim: take ready threads and return their tasks.
 --
 -- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
@@ -15,6 +16,7 @@
 --        8 what precedes "mailbox:<thread>" in a mailbox's key: which threads are ready is known only here,
 --          so their keys cannot be passed; they carry the shard's hash tag, as all keys above
 --        9 "1" at the first claim of a drain: the doorbell that started it is answered
+--       10 most bytes of lines, about
 --
 -- Returns { ring, { thread, attempts, entries }, ... }. ring is 1 where more is ready than was taken and the
 -- caller must publish a doorbell, so that idle workers wake in a chain.
@@ -32,20 +34,49 @@ if ARGV[9] == '1' then
   redis.call('DEL', bell)
 end
 
-for _, thread in ipairs(redis.call('ZRANGEBYSCORE', claims, '-inf', '(' .. now, 'LIMIT', 0, 1000)) do
-  redis.call('ZREM', claims, thread)
-  redis.call('HDEL', tokens, thread)
-  redis.call('ZADD', ready, 'NX', now, thread)
+-- Expired claims, and, should the clock have been set back, what would wait for a time far ahead.
+for _, range in ipairs({ { '-inf', '(' .. now }, { '(' .. (now + ttl), '+inf' } }) do
+  for _, thread in ipairs(redis.call('ZRANGEBYSCORE', claims, range[1], range[2], 'LIMIT', 0, 1000)) do
+    redis.call('ZREM', claims, thread)
+    redis.call('HDEL', tokens, thread)
+    redis.call('ZADD', ready, 'NX', now, thread)
+  end
+end
+for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '(' .. (now + 60000), '+inf', 'LIMIT', 0, 1000)) do
+  redis.call('ZADD', ready, now, thread)
+end
+
+-- The first entries of a mailbox, as many as the budgets allow, and at least one.
+local bytes = tonumber(ARGV[10])
+local function take(mailbox, most)
+  local entries, from = {}, '-'
+  while #entries < most and (bytes > 0 or #entries == 0) do
+    local found = redis.call('XRANGE', mailbox, from, '+', 'COUNT', math.min(most - #entries, 50))
+    for _, entry in ipairs(found) do
+      entries[#entries + 1] = entry
+      from = '(' .. entry[1]
+      for _, field in ipairs(entry[2]) do
+        bytes = bytes - #field
+      end
+      if bytes <= 0 then
+        break
+      end
+    end
+    if #found < 50 then
+      break
+    end
+  end
+  return entries
 end
 
 local reply = { 0 }
 for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', 0, max_threads)) do
-  if budget <= 0 then
+  if budget <= 0 or bytes <= 0 then
     break
   end
   redis.call('ZREM', ready, thread)
   if redis.call('HEXISTS', parked, thread) == 0 then
-    local entries = redis.call('XRANGE', ARGV[8] .. 'mailbox:' .. thread, '-', '+', 'COUNT', math.min(budget, per_thread))
+    local entries = take(ARGV[8] .. 'mailbox:' .. thread, math.min(budget, per_thread))
     if #entries > 0 then
       budget = budget - #entries
       redis.call('ZADD', claims, now + ttl, thread)

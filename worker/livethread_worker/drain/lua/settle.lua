@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- settle: finish the claims of one drain.
 --
 -- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
@@ -11,8 +12,10 @@
 --          writers   hash    see enqueue.lua
 -- ARGV   1 token of this drain
 --        2 s for which positions and counters are kept
---        then for each thread: id, position, outcome, detail
+--        then for each thread: id, position, outcome, detail, count, and count times: writer, n
 --          position  last applied position, or "" where none was
+--          n         last counter of that writer up to the position: what a client knows its tasks by, since
+--                    positions may repeat after Redis lost data
 --          outcome   done | later (detail: ms until it may be claimed again) | failed (as later, and counts as
 --                    an attempt) | parked (detail: JSON that says why) | deleted (its keys go, too)
 --
@@ -42,7 +45,8 @@ local key, arg = 6, 3
 while key <= #KEYS do
   local mailbox, applied, writers = KEYS[key], KEYS[key + 1], KEYS[key + 2]
   local thread, position, outcome, detail = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
-  key, arg = key + 3, arg + 4
+  local count, first = tonumber(ARGV[arg + 4]), arg + 5
+  key, arg = key + 3, first + count * 2
 
   if redis.call('HGET', tokens, thread) == token then
     mine = mine + 1
@@ -56,10 +60,15 @@ while key <= #KEYS do
       if not before or later_than(position, before) then
         redis.call('SET', applied, position)
       end
+      local message = 'applied ' .. position
+      for i = first, arg - 1, 2 do
+        redis.call('HSET', writers, 'a:' .. ARGV[i], ARGV[i + 1])
+        message = message .. ' ' .. ARGV[i] .. ':' .. ARGV[i + 1]
+      end
       redis.call('EXPIRE', applied, keep)
       redis.call('EXPIRE', writers, keep)
       redis.call('HDEL', attempts, thread)
-      redis.call('PUBLISH', applied, 'applied ' .. position)
+      redis.call('PUBLISH', applied, message)
     end
 
     if outcome == 'deleted' then

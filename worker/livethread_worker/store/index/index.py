@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,15 +21,18 @@ from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import SAVE_THREAD, from_row, to_row
 from livethread_worker.store.index.search_threads import search_rows
-from livethread_worker.store.locking import file_lock
+from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.state import ThreadState, TurnLine, WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from livethread.metadata import StoredThread
     from livethread.types import ListThreadsParams, SearchThreadsParams
     from livethread_worker.store.home import Home
+
+logger = logging.getLogger(__name__)
 
 #: How long a statement waits for another process' transaction.
 BUSY_TIMEOUT: Final = 5.0  # seconds
@@ -50,17 +55,30 @@ class TurnSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundThread:
-    """A thread that a search found."""
+class SearchPage:
+    """Threads that a search found, each with its snippet."""
 
-    thread: StoredThread
-    snippet: str
-    #: What the page is sorted by.
-    order: str | float
+    threads: list[tuple[StoredThread, str]]
+    #: Where the page stands in a search by relevance; see `encode_relevance`.
+    snapshot: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRows:
+    """What is to be stored of one thread."""
+
+    state: ThreadState
+    #: None where it is as the index has it.
+    thread: dict[str, Any] | None
+    rollout: dict[str, Any]
+    writers: list[dict[str, Any]]
+    messages: list[dict[str, Any]]
+    is_renamed: bool
 
 
 class IndexUnavailable(Exception):
-    """The index cannot be used now: locked by somebody for long, or out of disk."""
+    """The index cannot be used now: locked by somebody for long, out of disk, or damaged."""
 
 
 class Index:
@@ -73,28 +91,51 @@ class Index:
             IndexUnavailable: it is locked for long, or no database.
         """
         self._home = home
-        with _translated(), file_lock(home.index.with_suffix(".lock"), wait_s=_MIGRATION_WAIT):
-            os.close(os.open(home.index, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
-            # Autocommit: transactions are begun where they are meant to begin.
-            connection = sqlite3.connect(
-                home.index, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-            connection.row_factory = sqlite3.Row
-            self.db = Database(connection)
-            connection.execute("PRAGMA journal_mode = WAL")
-            # A commit survives a crash of the process; after one of the machine the index may be behind its
-            # files, and the tail check brings it up again.
-            connection.execute("PRAGMA synchronous = NORMAL")
-            migrations.apply(self.db)
+        #: Whether it has to be set aside and made again.
+        self.is_damaged = False
+        with self._using(), file_lock(home.index.with_suffix(".lock"), wait_s=_MIGRATION_WAIT):
+            try:
+                self.db = _open_database(home)
+            except sqlite3.DatabaseError as error:
+                if not _is_damaged(error):
+                    raise
+                set_aside(home)
+                self.db = _open_database(home)
         self._identity = _identity(home)
 
     def close(self) -> None:
-        """Close the database."""
-        self.db.close()
+        """Close the database.
+
+        One whose file was replaced is left open: SQLite would take its companion files to be ours, by their names.
+        """
+        if self.is_current():
+            self.db.close()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Translate SQLite's errors, and notice damage."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            self.is_damaged = self.is_damaged or _is_damaged(error)
+            raise IndexUnavailable(f"the index: {error}") from error
+        except LockBusy:
+            raise IndexUnavailable("the index is being migrated by another process for long") from None
 
     def is_current(self) -> bool:
         """Whether the file that is open is still the home's index: it may be deleted or replaced at any time."""
         return self._identity == _identity(self._home)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every rollout of the home has been read into the index once."""
+        with self._using():
+            return bool(self.db.conn.execute("PRAGMA user_version").fetchone()[0])
+
+    def mark_complete(self) -> None:
+        """Note that every rollout of the home has been read."""
+        with self._using():
+            self.db.conn.execute("PRAGMA user_version = 1")
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -105,7 +146,7 @@ class Index:
             "writers": json.dumps(sorted(set().union(*writers.values()))),
         }
         states: dict[str, ThreadState] = {}
-        with _translated():
+        with self._using():
             for row in self.db.conn.execute(QUERIES["load_states"], arguments):
                 states[row["thread_id"]] = _state(row, from_row(row, self._home.root / row["path"]))
             for row in self.db.conn.execute(QUERIES["load_writers"], arguments):
@@ -113,43 +154,53 @@ class Index:
                     state.writers[row["writer"]] = WriterMark(row["n"], row["lines"])
         return states
 
-    def commit(self, changes: Iterable[tuple[ThreadState, StoredThread | None]], deleted: Iterable[str] = ()) -> None:
-        """Store the states, each given with the thread as it was loaded, and forget the *deleted* threads.
+    def prepare(self, state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
+        """Return what is to be stored of *state*; *loaded* is the thread as the index has it.
 
-        All of it is one transaction.
+        Raises:
+            InvalidRequest: the thread holds what is not JSON.
+        """
+        changed = state.thread if state.thread is not loaded else None
+        return ThreadRows(
+            state,
+            thread=to_row(changed) if changed else None,
+            rollout=_rollout_row(state),
+            writers=_writer_rows(state),
+            messages=_message_rows(state),
+            is_renamed=_name(state.thread) != _name(loaded),
+        )
+
+    def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> None:
+        """Store *rows*, and forget the *deleted* threads, in one transaction.
 
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
-        known = [(state, loaded) for state, loaded in changes if state.thread is not None]
-        threads = [to_row(state.thread) for state, loaded in known if state.thread and state.thread is not loaded]
-        renamed = [state for state, loaded in known if _name(state.thread) != _name(loaded)]
-        states = [state for state, _ in known]
+        renamed = [each.state for each in rows if each.is_renamed]
         with self.transaction() as connection:
-            connection.executemany(SAVE_THREAD, threads)
-            connection.executemany(QUERIES["save_rollout"], map(_rollout_row, states))
-            connection.executemany(QUERIES["save_writer"], [row for state in states for row in _writer_rows(state)])
+            connection.executemany(SAVE_THREAD, [each.thread for each in rows if each.thread])
+            connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
+            connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
             connection.executemany(QUERIES["forget_name"], [{"thread_id": state.thread_id} for state in renamed])
-            _add_lines(connection, states, renamed)
+            _add_lines(connection, rows, renamed)
             _forget(connection, deleted, ("messages", "turns", "writers", "rollout", "thread"))
 
-    def replace(self, states: Sequence[ThreadState]) -> None:
+    def replace(self, rows: Sequence[ThreadRows]) -> None:
         """Store what whole rollouts say, in place of what is known of their threads.
 
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
         with self.transaction() as connection:
-            _forget(connection, [state.thread_id for state in states], ("messages", "turns"))
-            connection.executemany(SAVE_THREAD, [to_row(state.thread) for state in states if state.thread])
-            connection.executemany(QUERIES["save_rollout"], map(_rollout_row, states))
-            rows = [row for state in states for row in _writer_rows(state)]
-            connection.executemany(QUERIES["recover_writer"], rows)
-            _add_lines(connection, states, states)
+            _forget(connection, [each.state.thread_id for each in rows], ("messages", "turns"))
+            connection.executemany(SAVE_THREAD, [each.thread for each in rows if each.thread])
+            connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
+            connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
+            _add_lines(connection, rows, [each.state for each in rows])
 
     def thread_ids(self) -> list[str]:
         """Return the ids of all threads."""
-        with _translated():
+        with self._using():
             return [row["thread_id"] for row in self.db.conn.execute(QUERIES["thread_ids"])]
 
     @contextmanager
@@ -160,7 +211,7 @@ class Index:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
         connection = self.db.conn
-        with _translated():
+        with self._using():
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -174,7 +225,7 @@ class Index:
 
     def read_thread(self, thread_id: str) -> StoredThread | None:
         """Return a thread, or None where the index does not know it."""
-        with _translated():
+        with self._using():
             row = self.db.conn.execute(QUERIES["read_thread"], {"thread_id": thread_id}).fetchone()
         return from_row(row, self._home.root / row["path"]) if row else None
 
@@ -182,37 +233,64 @@ class Index:
         """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
         query = QUERIES["turns_backward" if backward else "turns_forward"]
         arguments = {"thread_id": thread_id, "offset": offset, "limit": limit}
-        with _translated():
+        with self._using():
             return [TurnSpan(*row) for row in self.db.conn.execute(query, arguments)]
 
     def turn(self, thread_id: str, turn_id: str) -> TurnSpan | None:
         """Return where a turn stands."""
-        with _translated():
+        with self._using():
             arguments = {"thread_id": thread_id, "turn_id": turn_id}
             row = self.db.conn.execute(QUERIES["turn_span"], arguments).fetchone()
         return TurnSpan(*row) if row else None
 
-    def search_threads(self, params: SearchThreadsParams) -> list[FoundThread]:
-        """Return one page of what a search finds and one more, where there is one."""
-        with _translated():
+    def search_threads(self, params: SearchThreadsParams) -> SearchPage:
+        """Return one page of what a search finds and one more thread, where there is one."""
+        with self._using():
             found = search_rows(self.db.conn, params)
-        return [
-            FoundThread(from_row(row, self._home.root / row["path"]), snippet, order) for row, snippet, order in found
-        ]
+        threads = [(from_row(row, self._home.root / row["path"]), snippet) for row, snippet in found.rows]
+        return SearchPage(threads, found.snapshot, found.offset)
 
     def list_threads(self, params: ListThreadsParams) -> list[StoredThread]:
         """Return one page of threads and one more, where there is one."""
-        with _translated():
+        with self._using():
             rows = list_rows(self.db.conn, params)
         return [from_row(row, self._home.root / row["path"]) for row in rows]
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
+def _open_database(home: Home) -> Database:
+    if not home.index.exists() or not home.index.stat().st_size:
+        for companion in _companions(home):  # of an index that was deleted without them
+            companion.unlink(missing_ok=True)
+    os.close(os.open(home.index, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+    # Autocommit: transactions are begun where they are meant to begin.
+    connection = sqlite3.connect(home.index, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
-        yield
-    except sqlite3.Error as error:
-        raise IndexUnavailable(f"the index: {error}") from error
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # `flush` says that the index is durable, too
+        database = Database(connection)
+        migrations.apply(database)
+    except BaseException:
+        connection.close()
+        raise
+    return database
+
+
+def set_aside(home: Home) -> None:
+    """Move a damaged index out of the way, into the quarantine; it is made again from the rollouts."""
+    logger.error("index is damaged; it is set aside and made again", extra={"action": "open_index"})
+    stamp = time.time_ns()
+    for path in (home.index, *_companions(home)):
+        if path.exists():
+            path.rename(home.quarantine / f"{path.name}.{stamp}")
+
+
+def _companions(home: Home) -> tuple[Path, ...]:
+    return tuple(home.index.with_name(home.index.name + suffix) for suffix in ("-wal", "-shm"))
+
+
+def _is_damaged(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _identity(home: Home) -> tuple[int, int] | None:
@@ -259,13 +337,12 @@ def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
     ]
 
 
-def _add_lines(connection: sqlite3.Connection, states: Sequence[ThreadState], named: Sequence[ThreadState]) -> None:
+def _add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> None:
     """Store what the lines taken in add to turns and search, and the names of *named*."""
-    for state in states:
-        _save_turns(connection, state)
-    texts = [row for state in states for row in _message_rows(state)]
+    for each in rows:
+        _save_turns(connection, each.state)
     names = [_name_row(state) for state in named if _name(state.thread)]
-    connection.executemany(QUERIES["add_message"], texts + names)
+    connection.executemany(QUERIES["add_message"], [row for each in rows for row in each.messages] + names)
 
 
 def _forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: Iterable[str]) -> None:

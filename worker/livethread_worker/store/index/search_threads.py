@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from livethread.cursor import decode_search_cursor
+from livethread.cursor import decode_cursor, decode_relevance
 from livethread.search_text import WORD_BREAK, parse_query
 from livethread.types import SortDirection
 from livethread_worker.store.index.list_threads import source_condition
@@ -15,48 +16,65 @@ if TYPE_CHECKING:
     from livethread.search_text import Phrase
     from livethread.types import SearchThreadsParams
 
+
+@dataclass(frozen=True, slots=True)
+class FoundRows:
+    """What a search found: rows with their snippets."""
+
+    rows: list[tuple[sqlite3.Row, str]]
+    #: Newest message when the first page was made, and how many threads the pages before have shown.
+    snapshot: int
+    offset: int
+
+
 #: Words of a snippet.
 _SNIPPET_WORDS: Final = 16
 
 _MATCHES: Final = """WITH matches AS MATERIALIZED (
     SELECT m.thread_id, m.id, f.rank AS score
       FROM messages_fts AS f JOIN messages AS m ON m.id = f.rowid
-     WHERE messages_fts MATCH ?
+     WHERE messages_fts MATCH ? AND f.rowid <= ?
 ), best AS (SELECT thread_id, id, min(score) AS score FROM matches GROUP BY thread_id)
-SELECT r.path, t.*, best.id AS message_id, best.score AS score
+SELECT r.path, t.*, best.id AS message_id
   FROM best JOIN threads AS t ON t.thread_id = best.thread_id JOIN rollouts AS r ON r.thread_id = t.thread_id
- WHERE {conditions} ORDER BY {order} {direction}, t.thread_id {direction} LIMIT ?"""
+ WHERE {conditions} ORDER BY {order} LIMIT ? OFFSET ?"""
 
 _SNIPPET: Final = (
     "SELECT snippet(messages_fts, 0, '', '', '…', ?) FROM messages_fts WHERE messages_fts MATCH ? AND rowid = ?"
 )
 
 
-def search_rows(
-    connection: sqlite3.Connection, params: SearchThreadsParams
-) -> list[tuple[sqlite3.Row, str, str | float]]:
-    """Return the page's rows and one more, each with a snippet and what it is sorted by.
+def search_rows(connection: sqlite3.Connection, params: SearchThreadsParams) -> FoundRows:
+    """Return the page's rows and one more, where there is one.
 
-    Without a sort key the best matches come first (FTS5's bm25: the smaller, the better).
+    Without a sort key the best matches come first (FTS5's bm25).
     """
     match = fts_expression(parse_query(params.search_term))
+    snapshot, offset = _newest(connection), 0
     conditions = [f"t.archived_at IS {'NOT ' if params.archived else ''}NULL"]
-    arguments: list[Any] = [match]
+    arguments: list[Any] = []
     if params.allowed_sources:
         condition, values = source_condition(params.allowed_sources)
         conditions.append(condition)
         arguments += values
-    by_score = params.sort_key is None
-    order = "best.score" if params.sort_key is None else f"t.{params.sort_key.value}"
-    direction = "ASC" if by_score or params.sort_direction is SortDirection.ASC else "DESC"
-    if params.cursor:
-        after, thread_id = decode_search_cursor(params.cursor, params.sort_key)
-        conditions.append(f"({order}, t.thread_id) {'>' if direction == 'ASC' else '<'} (?, ?)")
-        arguments += [after, thread_id]
-    sql = _MATCHES.format(conditions=" AND ".join(conditions), order=order, direction=direction)
-    rows = connection.execute(sql, [*arguments, params.page_size + 1]).fetchall()
-    key = "score" if params.sort_key is None else params.sort_key.value
-    return [(row, _snippet(connection, match, row["message_id"]), row[key]) for row in rows]
+    if params.sort_key is None:
+        order = "best.score, t.thread_id"
+        if params.cursor:
+            snapshot, offset = decode_relevance(params.cursor)
+    else:
+        key = f"t.{params.sort_key.value}"
+        is_ascending = params.sort_direction is SortDirection.ASC
+        order = "{0} {1}, t.thread_id {1}".format(key, "ASC" if is_ascending else "DESC")
+        if params.cursor:
+            conditions.append(f"({key}, t.thread_id) {'>' if is_ascending else '<'} (?, ?)")
+            arguments += decode_cursor(params.cursor, params.sort_key)
+    sql = _MATCHES.format(conditions=" AND ".join(conditions), order=order)
+    rows = connection.execute(sql, [match, snapshot, *arguments, params.page_size + 1, offset]).fetchall()
+    return FoundRows([(row, _snippet(connection, match, row["message_id"])) for row in rows], snapshot, offset)
+
+
+def _newest(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0])
 
 
 def fts_expression(phrases: list[Phrase]) -> str:

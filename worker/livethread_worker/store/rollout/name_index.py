@@ -9,6 +9,7 @@ from livethread.model import format_time
 from livethread.rollout_item import decode_line, encode_json
 from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.locking import file_lock
+from livethread_worker.store.rollout.recorder import RolloutRecorder
 from livethread_worker.store.rollout.scan import scan_records
 
 if TYPE_CHECKING:
@@ -37,14 +38,12 @@ def append_names(home: Home, names: Iterable[tuple[str, str | None, datetime]]) 
     )
     if not lines:
         return
-    with _locked(home):
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(home.session_index, flags, FILE_MODE), "r+b", buffering=0) as file:  # noqa: PTH123 - a descriptor
-            size = os.fstat(file.fileno()).st_size
-            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
-                lines = b"\n" + lines  # end a torn line, so that ours is not glued onto it
-            file.write(lines)
-            os.fsync(file.fileno())
+    with _locked(home), RolloutRecorder.open(home.session_index, create=True) as recorder:
+        size = recorder.size
+        if size and os.pread(recorder.file.fileno(), 1, size - 1) != b"\n":
+            lines = b"\n" + lines  # end a torn line, so that ours is not glued onto it
+        recorder.append(lines)
+        recorder.sync()
 
 
 def forget_names(home: Home, thread_id: str) -> None:

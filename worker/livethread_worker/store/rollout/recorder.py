@@ -41,8 +41,9 @@ class RolloutRecorder:
         if create:
             make_directory(path.parent)
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        is_new = create and not path.exists()
         with open(os.open(path, flags, FILE_MODE), "r+b", buffering=0) as file:  # noqa: PTH123 - a descriptor
-            yield cls(path, file, is_new=create)
+            yield cls(path, file, is_new=is_new)
 
     def append(self, lines: bytes) -> None:
         """Write *lines* behind the last good one; on an error the file is cut back to what it was.

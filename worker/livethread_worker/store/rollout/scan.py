@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +12,11 @@ from livethread.rollout_item import decode_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
+
+#: Numbers from here on are nobody's counters: the index holds 64 bits.
+MAX_COUNTER: Final = 2**62
+
+_SEQ: Final = re.compile(r"(?P<writer>[!-9;-~]{1,64}):(?P<n>[0-9]{1,18})")
 
 #: Bytes read at once: of a whole rollout, and of a page.
 READ_BYTES: Final = 1024 * 1024
@@ -57,11 +64,24 @@ def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
                 yield Record(offset, len(line) + (not is_last), decode_line(line), is_complete=not is_last)
             is_last = False
         rest = first
-    if rest:
+    if rest or not is_last:
         yield Record(start, len(rest) + (not is_last), decode_line(rest), is_complete=not is_last)
+
+
+def end_of_lines(file: BinaryIO) -> int:
+    """Return where the last whole line ends: what stands behind it is still being written, or torn."""
+    size = os.fstat(file.fileno()).st_size
+    last = next(scan_backward(file, size), None)
+    return size if last is None or last.is_complete else last.offset
 
 
 def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:
     """Return writer and counter of the task that wrote a line; None for a line that is not ours."""
-    writer, _, n = str(value.get("seq", "")).rpartition(":")
-    return (writer, int(n)) if writer and n.isdecimal() and isinstance(value.get("ordinal"), int) else None
+    match = _SEQ.fullmatch(value["seq"]) if isinstance(value.get("seq"), str) else None
+    return (match["writer"], int(match["n"])) if match and ordinal_of(value) is not None else None
+
+
+def ordinal_of(value: dict[str, Any]) -> int | None:
+    """Return a line's number in its file; None where it has none that can be one."""
+    ordinal = value.get("ordinal")
+    return ordinal if type(ordinal) is int and 0 <= ordinal < MAX_COUNTER else None

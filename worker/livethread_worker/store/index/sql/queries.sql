@@ -55,7 +55,7 @@ SELECT t.turn_id, t.offset,
 SELECT t.turn_id, t.offset,
        (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset
   FROM turns AS t
- WHERE t.thread_id = :thread_id AND t.turn_id = :turn_id
+ WHERE t.thread_id = :thread_id AND t.turn_id = :turn_id AND NOT t.is_taken_back
  ORDER BY t.offset LIMIT 1
 
 -- add_message --

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- unpark: let a parked thread be claimed again, its tasks in the order in which they stand.
 --
 -- KEYS   1 ready   zset  thread -> time (ms) from which it may be claimed

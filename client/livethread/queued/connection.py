@@ -1,0 +1,60 @@
+"""The connection to Redis, and what is said when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from livethread.errors import Unavailable
+
+if TYPE_CHECKING:
+    from livethread_config import Settings
+
+
+def connect(settings: Settings) -> Redis:
+    """Return a client of *settings*' Redis that reports a failure at once: the outbox does the retrying."""
+    return Redis.from_url(
+        settings.client_url,
+        socket_connect_timeout=settings.connect_timeout_s,
+        socket_timeout=5.0,
+        health_check_interval=25,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+async def require_redis(settings: Settings) -> None:
+    """Return if Redis answers.
+
+    Raises:
+        Unavailable: it does not.
+    """
+    redis = connect(settings)
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s):
+            await redis.ping()
+    except (RedisError, OSError) as error:
+        raise no_redis(settings, error) from None
+    finally:
+        await redis.aclose()
+
+
+def no_redis(settings: Settings, error: Exception) -> Unavailable:
+    """Return the error that says what to do where Redis does not answer."""
+    return Unavailable(
+        f"Redis at {without_password(settings.client_url)} does not answer: {str(error).rstrip('.') or 'it timed out'}. "
+        "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
+    )
+
+
+def without_password(url: str) -> str:
+    """Return *url* as errors and logs may show it."""
+    password = urlsplit(url).password
+    hidden = url.replace(f":{password}@", ":***@") if password else url
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", hidden)

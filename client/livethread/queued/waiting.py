@@ -1,0 +1,160 @@
+"""Waits until tasks are applied. Publications may be lost, so whoever waits asks Redis as well."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
+from livethread.queued.connection import no_redis, without_password
+from livethread.types import START, position_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio import Redis
+
+    from livethread.queued.outbox import Outbox
+    from livethread.queued.writer import Writer
+    from livethread.types import Position
+    from livethread_config import Settings, names
+
+#: Waits for a publication before Redis is asked instead: the first, and the longest.
+ASK_FIRST: Final = 0.02  # seconds
+ASK_LONGEST: Final = 1.0  # seconds
+
+
+class Waiter:
+    """Waits for workers on behalf of one store."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        outbox: Outbox,
+        keys_of: Callable[[str], names.ShardKeys],
+        *,
+        note_applied: Callable[[Writer, int, Position], None],
+        note_parked: Callable[[Writer, str | None], None],
+    ) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._outbox = outbox
+        self._keys_of = keys_of
+        self._note_applied = note_applied
+        self._note_parked = note_parked
+
+    async def flush(self, writer: Writer, timeout_s: float | None) -> None:
+        """Return once everything submitted to *writer* so far is applied.
+
+        Raises:
+            ThreadParked: a task of the thread cannot be applied.
+            Unavailable: it took longer than *timeout_s*.
+        """
+        limit = timeout_s or self._settings.flush_timeout_s
+        marker = writer.marker
+        failure: Exception | None = None
+        try:
+            async with asyncio.timeout(limit):
+                wait = ASK_FIRST
+                while not writer.is_applied_up_to(marker):
+                    if writer.parked is not None:
+                        failure = await self._ask(writer)  # it may have been retried since we heard of it
+                        if writer.parked is not None:
+                            raise ThreadParked(writer.thread_id, writer.parked)
+                    writer.changed.clear()
+                    try:
+                        async with asyncio.timeout(wait):
+                            await writer.changed.wait()
+                    except TimeoutError:
+                        failure = await self._ask(writer)
+                        wait = min(wait * 2, ASK_LONGEST)
+        except TimeoutError:
+            raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
+
+    async def _ask(self, writer: Writer) -> Exception | None:
+        """Ask Redis how far *writer* is, and offer its last task again; return why Redis does not answer.
+
+        Offering is harmless where Redis has the task; where Redis lost it, or a doorbell was lost, this is
+        what gets things going again.
+        """
+        keys, thread_id = self._keys_of(writer.thread_id), writer.thread_id
+        try:
+            n = await self._redis.hget(keys.writers(thread_id), f"a:{writer.id}")
+            position = await self._redis.get(keys.applied(thread_id))
+            parked = await self._redis.hget(keys.parked, thread_id)
+        except (RedisError, OSError) as error:
+            return error
+        if n is not None and position is not None:
+            self._note_applied(writer, int(n), _text(position))
+        self._note_parked(writer, None if parked is None else _text(parked))
+        if parked is None and writer.unapplied and not writer.queue:
+            writer.rewind(writer.unapplied[-1].n - 1)
+            self._outbox.send(writer)
+        return None
+
+    async def until_settled(self, thread_id: str) -> None:
+        """Wait until what stands in the thread's mailbox now is applied, or the thread is parked.
+
+        Raises:
+            ThreadNotFound: its deletion was accepted.
+            Unavailable: it took longer than a flush may.
+        """
+        try:
+            if await self.is_deleted(thread_id):
+                raise ThreadNotFound(thread_id, "it was deleted")
+            tail = await self._redis.hget(self._keys_of(thread_id).writers(thread_id), "tail")
+        except (RedisError, OSError) as error:
+            raise no_redis(self._settings, error) from error
+        if tail is not None:
+            await self.until_applied(thread_id, _text(tail))
+
+    async def until_applied(self, thread_id: str, position: Position) -> None:
+        """Wait until the thread is applied up to *position*, parked or deleted."""
+        limit = self._settings.flush_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                wait = ASK_FIRST
+                while not await self._is_settled(thread_id, position):
+                    await asyncio.sleep(wait)
+                    await self._outbox.poke(thread_id)
+                    wait = min(wait * 2, ASK_LONGEST)
+        except TimeoutError:
+            raise _not_applied(thread_id, limit, None, self._settings) from None
+        except (RedisError, OSError) as error:
+            raise no_redis(self._settings, error) from error
+
+    async def _is_settled(self, thread_id: str, tail: Position) -> bool:
+        keys = self._keys_of(thread_id)
+        applied = await self._redis.get(keys.applied(thread_id)) or START
+        if position_key(_text(applied)) >= position_key(tail):
+            return True
+        if await self.is_deleted(thread_id):
+            return not await self._redis.exists(keys.mailbox(thread_id))
+        return bool(await self._redis.hexists(keys.parked, thread_id))
+
+    async def is_deleted(self, thread_id: str) -> bool:
+        """Whether the thread's deletion was accepted.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        return await self._redis.zscore(self._keys_of(thread_id).deleted, thread_id) is not None
+
+
+def _not_applied(thread_id: str, limit: float, failure: Exception | None, settings: Settings) -> Unavailable:
+    cause = (
+        f"Redis at {without_password(settings.client_url)} does not answer ({failure})"
+        if failure
+        else "Is a worker running (celery --app livethread_worker.entrypoint worker)?"
+    )
+    return Unavailable(
+        f"the tasks of thread {thread_id} were not applied within {limit:g} s; they are kept, in order, and nothing "
+        f"is lost; flush again to wait on. {cause}"
+    )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
