@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from livethread import CreateThreadParams, InMemoryThreadStore, LiveThread
+from livethread import CreateThreadParams, InMemoryThreadStore, ListThreadsParams, LiveThread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,4 +73,7 @@ async def test_the_other_quickstart_examples_do_what_they_say() -> None:
         assert renamed.git_info is not None
         assert renamed.git_info.branch == "main"
         unsubscribe()
+        await scope["tidy"](store)
+
+        assert (await store.list_threads(ListThreadsParams())).items == ()
     await scope["test_my_agent"]()

@@ -1,0 +1,153 @@
+"""What we ship, run as it is run: real worker processes, killed with -9 while sessions append."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.acceptance.checker import check_rollout
+from tests.nodes.items import message, texts
+from tests.nodes.stores import opened
+from tests.nodes.waiting import eventually, wait_until
+
+from livethread import CreateThreadParams, LiveThread, ResumeThreadParams, Settings
+from livethread_config import names
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
+
+if TYPE_CHECKING:
+    from pytest_celery import CeleryTestSetup, CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
+    from tests.nodes.processes import RedisServer
+
+THREADS = 10
+APPENDS = 500
+
+
+def said_in(home: Settings, thread_id: str) -> list[str]:
+    items = check_rollout(home.home, thread_id)
+    return [item["payload"]["content"][0]["text"] for item in items]
+
+
+async def kill_and_restart(worker: CeleryTestWorker) -> None:
+    """``kill -9`` of the worker's processes, all at once; then the same command again."""
+    await asyncio.to_thread(worker.kill)
+    assert worker.container.status == "exited"
+    await asyncio.to_thread(worker.restart)
+
+
+async def test_every_line_stands_once_and_in_order_though_a_worker_is_killed_twice(
+    celery_setup: CeleryTestSetup, deployment: Settings
+) -> None:
+    accepted = 0
+
+    async def session(thread: LiveThread) -> None:
+        nonlocal accepted
+        for n in range(APPENDS):
+            await thread.append_items([message(f"{n}")])
+            accepted += 1
+            # So that a session is at work, and waits, whenever the worker is killed.
+            if n % 50 == 49:
+                await thread.flush(timeout_s=40)
+
+    async with opened(deployment) as store:
+        threads = [await LiveThread.create(store, CreateThreadParams(cwd="/repo")) for _ in range(THREADS)]
+        sessions = [asyncio.ensure_future(session(thread)) for thread in threads]
+        for share in (1 / 4, 2 / 3):
+            due = share * THREADS * APPENDS
+            await eventually(lambda: accepted >= due, "the time to kill")  # noqa: B023 - awaited at once
+            await kill_and_restart(celery_setup.worker)
+        await asyncio.gather(*sessions)
+        await asyncio.gather(*(thread.flush(timeout_s=40) for thread in threads))
+        histories = [(await thread.load_history()).items[1:] for thread in threads]
+
+    expected = [f"{n}" for n in range(APPENDS)]
+    assert [said_in(deployment, thread.thread_id) for thread in threads] == [expected] * THREADS
+    assert [texts(list(items)) for items in histories] == [expected] * THREADS
+
+
+@pytest.mark.parametrize("workers", [((), ())], ids=["two workers"])
+async def test_two_workers_and_two_writers_share_one_order_of_a_thread(
+    celery_setup: CeleryTestSetup, deployment: Settings
+) -> None:
+    async def session(thread: LiveThread, name: str) -> list[tuple[tuple[int, int], str]]:
+        accepted = []
+        for n in range(APPENDS):
+            receipt = await thread.append_items([message(f"{name}{n}")])
+            high, _, low = receipt.position.partition("-")
+            accepted.append(((int(high), int(low)), f"{name}{n}"))
+        return accepted
+
+    async with opened(deployment) as store, opened(deployment) as other:
+        first = await LiveThread.create(store, CreateThreadParams())
+        await first.persist()
+        second = await LiveThread.resume(other, ResumeThreadParams(thread_id=first.thread_id))
+        a, b = await asyncio.gather(session(first, "a"), session(second, "b"))
+        await asyncio.gather(first.flush(), second.flush())
+
+    stored = said_in(deployment, first.thread_id)
+    assert [text for text in stored if text.startswith("a")] == [f"a{n}" for n in range(APPENDS)]
+    assert [text for text in stored if text.startswith("b")] == [f"b{n}" for n in range(APPENDS)]
+    # The positions of the receipts are the one order; each writer awaited each of its own.
+    assert stored == [text for _, text in sorted(a + b)]
+
+
+@pytest.mark.parametrize("workers", [(("--beat",),)], ids=["one worker that sweeps"])
+async def test_what_a_killed_worker_had_claimed_is_applied_with_no_client_waiting(
+    celery_setup: CeleryTestSetup, deployment: Settings, own_redis: RedisServer
+) -> None:
+    """It is killed after its write and before its commit: the index is locked by somebody else meanwhile."""
+    keys = names.ShardKeys(deployment.key_prefix, 0)
+    home = Home(deployment.home)
+    async with opened(deployment) as store:
+        thread = await LiveThread.create(store, CreateThreadParams())
+        await thread.append_items([message("0")])
+        await thread.flush()
+        locked = Index(home)
+        locked.db.conn.execute("BEGIN IMMEDIATE")
+        await thread.append_items([message("1")])
+        path = await asyncio.to_thread(lambda: next(home.sessions.glob(f"*/*/*/*{thread.thread_id}.jsonl")))
+        await eventually(lambda: path.read_bytes().count(b"\n") >= 3, "the write")
+        claimed = own_redis.client.zscore(keys.claims, thread.thread_id) is not None
+
+        await asyncio.to_thread(celery_setup.worker.kill)
+    locked.db.conn.execute("ROLLBACK")
+    locked.close()
+
+    await asyncio.to_thread(celery_setup.worker.restart)
+    wait_until(lambda: own_redis.client.exists(keys.mailbox(thread.thread_id)) == 0, "the sweep")
+
+    assert claimed
+    assert said_in(deployment, thread.thread_id) == ["0", "1"]
+
+
+async def test_a_worker_that_starts_sweeps_what_was_left(
+    own_redis: RedisServer, deployment: Settings, request: pytest.FixtureRequest
+) -> None:
+    """No doorbell, no client that waits, no beat: the worker's start is enough."""
+    queue = f"{deployment.key_prefix}:celery:{names.queue_name(deployment.key_prefix, 0)}"
+    keys = names.ShardKeys(deployment.key_prefix, 0)
+    async with opened(deployment) as store:
+        thread = await LiveThread.create(store, CreateThreadParams())
+        await thread.append_items([message("0")])
+        await eventually(lambda: own_redis.client.llen(queue), "the doorbell")
+    own_redis.client.delete(queue, keys.bell)
+
+    request.getfixturevalue("celery_worker_cluster")
+
+    wait_until(lambda: own_redis.client.exists(keys.mailbox(thread.thread_id)) == 0, "the sweep")
+    assert said_in(deployment, thread.thread_id) == ["0"]
+
+
+async def test_the_documented_command_serves_the_queues_of_all_shards(
+    celery_setup: CeleryTestSetup, deployment: Settings
+) -> None:
+    """Without ``-Q``: what a worker serves follows from its settings."""
+    inspect = celery_setup.app.control.inspect(limit=1, timeout=10.0)  # one answers: it is not waited for others
+
+    active = await asyncio.to_thread(inspect.active_queues)
+
+    assert active is not None
+    assert [sorted(queue["name"] for queue in queues) for queues in active.values()] == [
+        [names.queue_name(deployment.key_prefix, 0)]
+    ]

@@ -1,0 +1,156 @@
+"""``livethread replay`` as a user runs it, on recorded rollouts: what is kept comes out equal, once and in order.
+
+``LIVETHREAD_TEST_ROLLOUTS`` names a directory of rollout files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.nodes.waiting import DEADLINE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROLLOUTS = os.environ.get("LIVETHREAD_TEST_ROLLOUTS", "")
+
+pytestmark = pytest.mark.skipif(not ROLLOUTS, reason="LIVETHREAD_TEST_ROLLOUTS names no directory of rollouts")
+
+#: The persistence policy as the format says it; the one that is shipped is under test.
+KEPT_EVENTS = frozenset({
+    *("user_message", "agent_message", "agent_reasoning", "agent_reasoning_raw_content", "patch_apply_end"),
+    *("token_count", "thread_goal_updated", "context_compacted", "entered_review_mode", "exited_review_mode"),
+    *("mcp_tool_call_end", "thread_rolled_back", "turn_aborted", "task_started", "task_complete", "turn_started"),
+    *("turn_complete", "web_search_end", "image_generation_end", "sub_agent_activity"),
+})
+DROPPED_RESPONSE_ITEMS = frozenset({"compaction_trigger", "other"})
+KEPT_COMPLETIONS = frozenset({"plan", "sleep"})
+
+
+def is_kept(item: dict[str, Any]) -> bool:
+    payload = item["payload"]
+    match item["type"]:
+        case "response_item":
+            return payload["type"] not in DROPPED_RESPONSE_ITEMS
+        case "event_msg" if payload["type"] == "item_completed":
+            return str(payload["item"]["type"]).lower() in KEPT_COMPLETIONS
+        case "event_msg":
+            return payload["type"] in KEPT_EVENTS
+        case _:
+            return True
+
+
+def lines_of(path: Path) -> list[Any]:
+    """Return what the lines of a rollout hold; None for one that holds no JSON."""
+
+    def decoded(line: bytes) -> Any:
+        try:
+            return json.loads(line)
+        except ValueError:
+            return None
+
+    return [decoded(line) for line in path.read_bytes().split(b"\n") if line.strip()]
+
+
+def items_of(path: Path) -> list[dict[str, Any]]:
+    return [line for line in lines_of(path) if isinstance(line, dict) and {"type", "payload"} <= line.keys()]
+
+
+def recordings() -> dict[str, list[dict[str, Any]]]:
+    """Return the items of each file that has a ``session_meta``."""
+    items = {str(path): items_of(path) for path in sorted(Path(ROLLOUTS).absolute().glob("*.jsonl"))}
+    return {path: each for path, each in items.items() if any(item["type"] == "session_meta" for item in each)}
+
+
+class Command:
+    """The command, over a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("LIVETHREAD_")}
+        self.env = inherited | {"LIVETHREAD_HOME": str(home)}
+        self.folder = home.parent
+
+    def __call__(self, *arguments: str) -> Any:
+        """Run it and return the JSON that it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "livethread", *arguments, "--json"],
+            env=self.env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10 * DEADLINE,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def livethread() -> Iterator[Command]:
+    folder = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))  # short: a unix socket's path must be
+    yield Command(folder / "home")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def replayed(livethread: Command) -> list[dict[str, Any]]:
+    """What the command says of each file: one run for all of them."""
+    files = list(recordings())
+    assert files, f"{ROLLOUTS} holds no rollout"
+    results: list[dict[str, Any]] = livethread("replay", *files)
+    assert [result["file"] for result in results] == files
+    return results
+
+
+def test_what_is_persisted_comes_out_equal_and_in_order_behind_the_threads_own_start(
+    replayed: list[dict[str, Any]],
+) -> None:
+    recorded = recordings()
+    for result in replayed:
+        own, *items = lines_of(Path(result["rollout_path"]))
+        expected = [item for item in recorded[result["file"]] if is_kept(item)]
+
+        assert (own["type"], own["payload"]["id"]) == ("session_meta", result["thread_id"])
+        assert [item["type"] for item in items] == [item["type"] for item in expected], result["file"]
+        assert [item["payload"] for item in items] == [item["payload"] for item in expected], result["file"]
+
+
+def test_every_line_stands_once_and_the_counts_say_so(replayed: list[dict[str, Any]]) -> None:
+    recorded = recordings()
+    for result in replayed:
+        lines = lines_of(Path(result["rollout_path"]))
+        items = recorded[result["file"]]
+
+        assert [line["ordinal"] for line in lines] == list(range(len(lines))), result["file"]
+        assert result["sent"] == len(items)
+        assert result["dropped_by_policy"] == sum(not is_kept(item) for item in items)
+        assert result["unreadable"] == len(lines_of(Path(result["file"]))) - len(items)
+        assert result["lines"] == result["sent"] - result["dropped_by_policy"] + 1 == len(lines)
+
+
+def test_the_threads_are_listed(livethread: Command, replayed: list[dict[str, Any]]) -> None:
+    page = livethread("ls", "--limit", "1000")
+
+    paths = {thread["thread_id"]: thread["rollout_path"] for thread in page["items"]}
+    assert paths == {result["thread_id"]: result["rollout_path"] for result in replayed}
+    assert page["next_cursor"] is None
+
+
+def test_a_thread_is_shown(livethread: Command, replayed: list[dict[str, Any]]) -> None:
+    result = max(replayed, key=lambda each: int(each["lines"]))
+
+    shown = livethread("show", result["thread_id"])
+
+    lines = lines_of(Path(result["rollout_path"]))
+    assert (shown["thread_id"], shown["rollout_path"]) == (result["thread_id"], result["rollout_path"])
+    assert [(item["type"], item["payload"], item["ordinal"]) for item in shown["history"]["items"]] == [
+        (line["type"], line["payload"], line["ordinal"]) for line in lines
+    ]

@@ -1,0 +1,76 @@
+"""Fixtures of all suites: a real Redis of the tests' own, settings, workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from livethread.errors import Unavailable
+from livethread_config import Settings
+
+# The helpers in tests/nodes; pytest itself puts only the source roots on the path.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.nodes.processes import READY, RedisServer, worker_process
+from tests.nodes.workers import HandWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def _start_redis() -> RedisServer:
+    try:
+        return RedisServer().start()
+    except Unavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs a Redis: {error}")
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis for all tests that do no harm to it; each has its own key prefix."""
+    server = _start_redis()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis that the test may kill, pause or empty."""
+    server = _start_redis()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
+    """A home and a key prefix of the test's own, on the shared Redis."""
+    return Settings(
+        redis_url=redis_server.url, home=tmp_path / "home", key_prefix=f"t{uuid.uuid4().hex[:12]}", drain_linger_ms=1
+    )
+
+
+@pytest.fixture
+def hand_worker(settings: Settings) -> Iterator[HandWorker]:
+    """A worker over `settings` that applies when told to."""
+    worker = HandWorker(settings)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="session")
+def served(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a deployment that a worker process serves, for the whole session: starting one takes seconds."""
+    folder = tmp_path_factory.mktemp("served")
+    settings = Settings(redis_url=redis_server.url, home=folder / "home", key_prefix="served", reads="local")
+    worker = worker_process(settings, folder, "worker")
+    worker.start()
+    worker.wait_for_log(READY)
+    yield settings
+    worker.kill()

@@ -1,0 +1,36 @@
+"""Stores and workers that the protocol's tests take apart."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.nodes.workers import HandWorker
+
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.nodes.processes import RedisServer
+
+
+@pytest.fixture
+def own_settings(own_redis: RedisServer, tmp_path: Path) -> Settings:
+    """Settings of a deployment whose Redis the test may harm."""
+    return Settings(
+        redis_url=own_redis.url,
+        home=tmp_path / "home",
+        key_prefix=f"t{uuid.uuid4().hex[:12]}",
+        reads="local",
+        drain_linger_ms=1,
+    )
+
+
+@pytest.fixture
+def own_worker(own_settings: Settings) -> Iterator[HandWorker]:
+    worker = HandWorker(own_settings)
+    yield worker
+    worker.close()

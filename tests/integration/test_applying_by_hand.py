@@ -1,0 +1,508 @@
+"""Client and worker over a real Redis, with a worker that applies when told to: who waits, and what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+from tests.nodes.items import append, flush, history, message, new_thread, payloads, said, texts, update
+from tests.nodes.stores import opened
+from tests.nodes.waiting import eventually, wait_until
+
+from livethread import (
+    Conflict,
+    CreateThreadParams,
+    LiveThread,
+    QueuedThreadStore,
+    ReadThreadParams,
+    ResourceExhausted,
+    ResumeThreadParams,
+    Settings,
+    ThreadMetadataPatch,
+    ThreadParked,
+    ThreadStoreError,
+    Unavailable,
+    UpdateThreadMetadataParams,
+)
+from livethread_config import names
+from livethread_worker.store.apply import apply_batch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+    from pathlib import Path
+
+    from tests.nodes.processes import RedisServer
+    from tests.nodes.workers import HandWorker
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"reads": "local"})
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[QueuedThreadStore]:
+    async with opened(settings) as store:
+        yield store
+
+
+def keys(settings: Settings) -> names.ShardKeys:
+    return names.ShardKeys(settings.key_prefix, 0)
+
+
+async def drained_while(worker: HandWorker, call: Coroutine[Any, Any, T]) -> T:
+    """Return what *call* returns, while the worker drains again and again, as one that beats would."""
+    running = asyncio.ensure_future(call)
+    while not running.done():
+        await asyncio.to_thread(worker.drain)
+        await asyncio.wait([running], timeout=0.02)
+    return await running
+
+
+async def drained_until_flushed(worker: HandWorker, store: QueuedThreadStore, thread_id: str) -> None:
+    await drained_while(worker, flush(store, thread_id, timeout_s=15))
+
+
+async def rollout_of(store: QueuedThreadStore, thread_id: str) -> Path:
+    path = (await store.read_thread(ReadThreadParams(thread_id=thread_id))).rollout_path
+    assert path is not None
+    return path
+
+
+# -- no worker ---------------------------------------------------------------------------------------------
+
+
+async def test_without_a_worker_a_flush_says_so_and_all_is_applied_once_one_comes(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    thread_id = await new_thread(store)
+    for n in range(5):
+        await append(store, thread_id, message(f"{n}"))
+
+    with pytest.raises(Unavailable, match=r"(?i)within 0\.05 s.*nothing is lost.*is a worker running") as failure:
+        await flush(store, thread_id, timeout_s=0.05)
+
+    assert thread_id in str(failure.value)
+    await asyncio.to_thread(hand_worker.drain)
+    await flush(store, thread_id)
+    assert texts(await history(store, thread_id)) == [f"{n}" for n in range(5)]
+
+
+async def test_a_shutdown_that_times_out_leaves_the_thread_open(settings: Settings, hand_worker: HandWorker) -> None:
+    async with opened(settings.model_copy(update={"flush_timeout_s": 0.05})) as store:
+        thread = await LiveThread.create(store, CreateThreadParams())
+        await thread.append_items([message("one")])
+        with pytest.raises(Unavailable):
+            await thread.shutdown()
+        await thread.append_items([message("two")])
+
+        await drained_while(hand_worker, thread.shutdown(timeout_s=15))
+
+        assert texts(await history(store, thread.thread_id)) == ["one", "two"]
+
+
+async def test_a_flush_waits_for_what_was_accepted_before_it_and_not_for_what_comes_after(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis_server: RedisServer
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("before"))
+    flushing = asyncio.ensure_future(flush(store, thread_id))
+    await asyncio.sleep(0)  # it has begun
+    await asyncio.to_thread(hand_worker.drain)
+    await append(store, thread_id, message("after"))
+
+    await flushing
+
+    assert redis_server.client.xlen(keys(settings).mailbox(thread_id)) == 1
+
+
+async def test_a_read_of_an_open_thread_waits_for_its_tasks(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    reading = asyncio.ensure_future(history(store, thread_id))
+    await asyncio.wait([reading], timeout=0.05)
+    waited = not reading.done()
+
+    await asyncio.to_thread(hand_worker.drain)
+
+    assert waited
+    assert texts(await reading) == ["one"]
+
+
+async def test_a_read_waits_for_a_patch_to_a_thread_that_is_not_open(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    await asyncio.to_thread(hand_worker.drain)
+    async with opened(settings) as other:
+        await update(other, thread_id, ThreadMetadataPatch(name="A name"))
+        reading = asyncio.ensure_future(other.read_thread(ReadThreadParams(thread_id=thread_id)))
+        await asyncio.wait([reading], timeout=0.05)
+
+        await asyncio.to_thread(hand_worker.drain)
+
+        assert (await reading).name == "A name"
+
+
+async def test_a_thread_is_resumed_only_after_what_its_mailbox_holds_is_applied(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    await update(store, thread_id, ThreadMetadataPatch(name="A name"))
+    async with opened(settings) as other:
+        resuming = asyncio.ensure_future(other.resume_thread(ResumeThreadParams(thread_id=thread_id)))
+        await asyncio.wait([resuming], timeout=0.05)
+        waited = not resuming.done()
+
+        await asyncio.to_thread(hand_worker.drain)
+
+        assert waited
+        assert (await resuming).name == "A name"
+
+
+# -- the mailbox's bound -----------------------------------------------------------------------------------
+
+
+async def test_a_full_mailbox_refuses_an_append_and_takes_it_again_after_a_drain(
+    settings: Settings, hand_worker: HandWorker
+) -> None:
+    async with opened(settings.model_copy(update={"mailbox_max_tasks": 3})) as store:
+        thread_id, other = await new_thread(store), await new_thread(store)
+        for n in range(2):  # and the creation
+            await append(store, thread_id, message(f"{n}"))
+
+        with pytest.raises(ResourceExhausted, match=r"3 tasks of thread .* wait to be applied"):
+            await append(store, thread_id, message("refused"))
+
+        await append(store, other, message("another thread"))
+        await asyncio.to_thread(hand_worker.drain)
+        await append(store, thread_id, message("2"))
+        await asyncio.to_thread(hand_worker.drain)
+        await flush(store, thread_id)
+        assert texts(await history(store, thread_id)) == ["0", "1", "2"]
+
+
+async def test_an_append_that_raises_for_a_full_mailbox_appended_nothing(
+    settings: Settings, hand_worker: HandWorker
+) -> None:
+    """Else its caller, who appends again, has the items twice. The patch observed from them is a task as well."""
+    async with opened(settings.model_copy(update={"mailbox_max_tasks": 2})) as store:
+        thread = await LiveThread.create(store, CreateThreadParams())
+        accepted = []
+        for n in range(10):
+            try:
+                await thread.append_items([said(f"{n}")])
+            except ResourceExhausted:
+                break
+            accepted.append(f"{n}")
+
+        await asyncio.to_thread(hand_worker.drain)
+        await drained_while(hand_worker, thread.flush(timeout_s=15))
+        assert texts(await history(store, thread.thread_id)) == accepted
+
+
+async def test_a_live_thread_over_a_small_mailbox_has_every_accepted_item_once(
+    settings: Settings, hand_worker: HandWorker
+) -> None:
+    async with opened(settings.model_copy(update={"mailbox_max_tasks": 3})) as store:
+        thread = await LiveThread.create(store, CreateThreadParams())
+        for n in range(10):
+            while True:
+                try:
+                    await thread.append_items([said(f"{n}")])
+                    break
+                except ResourceExhausted:
+                    await asyncio.to_thread(hand_worker.drain)
+
+        await asyncio.to_thread(hand_worker.drain)
+        await drained_while(hand_worker, thread.flush(timeout_s=15))
+        assert texts(await history(store, thread.thread_id)) == [f"{n}" for n in range(10)]
+
+
+# -- what cannot be applied --------------------------------------------------------------------------------
+
+
+async def a_parked_thread(store: QueuedThreadStore, worker: HandWorker) -> tuple[str, Path, Path]:
+    """Return a thread that is parked as its rollout was moved away, and both paths."""
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    await asyncio.to_thread(worker.drain)
+    await flush(store, thread_id)
+    path = await rollout_of(store, thread_id)
+    away = path.with_suffix(".away")
+    path.rename(away)
+    await append(store, thread_id, message("two"))
+    await asyncio.to_thread(worker.drain)
+    return thread_id, path, away
+
+
+async def test_a_thread_whose_rollout_is_gone_is_parked_and_a_flush_says_why(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    thread_id, _, _ = await a_parked_thread(store, hand_worker)
+
+    with pytest.raises(ThreadParked, match="ThreadNotFound") as failure:
+        await flush(store, thread_id)
+
+    assert failure.value.thread_id == thread_id
+    assert "are kept in order" in str(failure.value)
+
+
+async def test_other_threads_go_on_while_one_is_parked(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
+    parked, _, _ = await a_parked_thread(store, hand_worker)
+    await append(store, parked, message("three"))
+    other = await new_thread(store)
+    await append(store, other, message("one"))
+
+    await asyncio.to_thread(hand_worker.drain)
+
+    await flush(store, other)
+    assert texts(await history(store, other)) == ["one"]
+
+
+async def test_after_its_cause_is_mended_an_unparked_thread_is_applied_in_order(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    thread_id, path, away = await a_parked_thread(store, hand_worker)
+    with pytest.raises(ThreadParked):
+        await flush(store, thread_id)
+    await append(store, thread_id, message("three"))
+
+    away.rename(path)
+    await store._outbox.unpark(thread_id)
+    await asyncio.to_thread(hand_worker.drain)
+
+    await eventually(lambda: not store._open.require(thread_id).writer.has_outstanding, "the publication")
+    await flush(store, thread_id)
+    assert texts(await history(store, thread_id)) == ["one", "two", "three"]
+
+
+async def test_a_flush_after_an_unpark_waits_for_the_worker_and_does_not_tell_what_was(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    thread_id, path, away = await a_parked_thread(store, hand_worker)
+    with pytest.raises(ThreadParked):
+        await flush(store, thread_id)
+
+    away.rename(path)
+    await store._outbox.unpark(thread_id)
+
+    await drained_until_flushed(hand_worker, store, thread_id)
+
+
+async def test_what_may_work_later_is_tried_again_and_parks_after_so_many_attempts(
+    settings: Settings, redis_server: RedisServer, hand_worker: HandWorker
+) -> None:
+    """A symlink in the rollout's place is an `OSError`, as a full disk is."""
+    hand_worker.settings = settings.model_copy(update={"park_after_attempts": 2})
+    async with opened(settings) as store:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("one"))
+        await asyncio.to_thread(hand_worker.drain)
+        await flush(store, thread_id)
+        path = await rollout_of(store, thread_id)
+        path.rename(path.with_suffix(".away"))
+        path.symlink_to(path.with_suffix(".away"))
+        await append(store, thread_id, message("two"))
+
+        await asyncio.to_thread(hand_worker.drain)
+        after_one = (
+            redis_server.client.hgetall(keys(settings).attempts),
+            redis_server.client.hlen(keys(settings).parked),
+        )
+        wait_until(lambda: hand_worker.drain()["parked"] or redis_server.client.hlen(keys(settings).parked))
+
+        assert after_one == ({thread_id.encode(): b"1"}, 0)
+        with pytest.raises(ThreadParked, match="failed 2 times"):
+            await flush(store, thread_id)
+
+
+async def test_a_thread_that_another_process_writes_waits_and_that_does_not_count(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis_server: RedisServer
+) -> None:
+    """codex holds the same lock while it writes a thread."""
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    lock = hand_worker.home.locks / f"{thread_id}.lock"
+    hand_worker.home.create()
+    hold = (
+        "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.flock(f,fcntl.LOCK_EX); print('held',flush=True); input()"
+    )
+    holder = subprocess.Popen(  # noqa: ASYNC220 - a small one, and the loop has nothing else to do
+        [sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        counts = await asyncio.to_thread(hand_worker.drain)
+        attempts = redis_server.client.hgetall(keys(settings).attempts)
+        due = redis_server.client.zscore(keys(settings).ready, thread_id)
+    finally:
+        holder.communicate("\n")
+
+    assert (counts["put_back"], counts["tasks"], attempts) == (1, 0, {})
+    assert due is not None
+    await drained_until_flushed(hand_worker, store, thread_id)
+    assert texts(await history(store, thread_id)) == ["one"]
+
+
+async def test_an_entry_that_is_no_task_parks_its_thread_behind_what_precedes_it(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis_server: RedisServer
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    redis_server.client.xadd(keys(settings).mailbox(thread_id), {"junk": "1"}, id="99999999999999-0")
+
+    await asyncio.to_thread(hand_worker.drain)
+
+    reason = json.loads(redis_server.client.hget(keys(settings).parked, thread_id) or b"{}")["reason"]
+    assert reason.startswith("the entry at 99999999999999-0 is no task")
+    lines = next(settings.home.glob(f"sessions/*/*/*/*{thread_id}.jsonl")).read_bytes().splitlines()
+    assert len(lines) == 2
+
+
+# -- workers -----------------------------------------------------------------------------------------------
+
+
+async def test_a_task_of_a_worker_that_died_after_the_write_is_not_written_again(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    """It wrote and committed, and was killed before it settled: the next one finds the writer's counter."""
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"), message("two"))
+    dead = hand_worker.mailbox()
+    dead._settings = settings.model_copy(update={"claim_ttl_s": 0.001})
+    _, [claim] = dead.claim()
+    apply_batch(hand_worker.home, hand_worker.index(), {thread_id: claim.entries}, sync=True)
+
+    await append(store, thread_id, message("three"))
+    await drained_until_flushed(hand_worker, store, thread_id)
+
+    assert texts(await history(store, thread_id)) == ["one", "two", "three"]
+
+
+async def test_a_half_written_task_is_completed_and_its_torn_line_is_kept_aside(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"), message("two"), message("three"))
+    dead = hand_worker.mailbox()
+    dead._settings = settings.model_copy(update={"claim_ttl_s": 0.001})
+    _, [claim] = dead.claim()
+    apply_batch(hand_worker.home, hand_worker.index(), {thread_id: claim.entries}, sync=True)
+    path = next(settings.home.glob(f"sessions/*/*/*/*{thread_id}.jsonl"))
+    whole = path.read_bytes()
+    # The transaction is undone, and the write stopped within the third line.
+    hand_worker.index().db.conn.execute("DELETE FROM rollouts")
+    hand_worker.index().db.conn.execute("DELETE FROM threads")
+    hand_worker.index().db.conn.execute("DELETE FROM writers")
+    os.truncate(path, whole.index(b"two") + 20)
+
+    await drained_until_flushed(hand_worker, store, thread_id)
+
+    assert path.read_bytes() == whole
+    assert len(list((settings.home / "livethread" / "quarantine").iterdir())) == 1
+
+
+async def test_a_drain_that_finds_nothing_ends_and_rings_nobody(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    counts = await asyncio.to_thread(hand_worker.drain)
+
+    assert counts == {"batches": 0, "threads": 0, "tasks": 0, "lines": 0, "put_back": 0, "parked": 0}
+    assert hand_worker.rings == 0
+
+
+async def test_a_drain_reports_what_it_did(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
+    for _ in range(3):
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("one"), message("two"))
+
+    counts = await asyncio.to_thread(hand_worker.drain)
+
+    assert counts == {"batches": 1, "threads": 3, "tasks": 6, "lines": 6, "put_back": 0, "parked": 0}
+
+
+# -- the same writer, plain commands ------------------------------------------------------------------------
+
+
+async def test_a_second_process_that_creates_the_same_thread_conflicts(
+    store: QueuedThreadStore, settings: Settings, hand_worker: HandWorker
+) -> None:
+    async with opened(settings) as other:
+        thread_id = await new_thread(store)
+        await new_thread(other, thread_id=thread_id)
+        await append(store, thread_id, message("mine"))
+
+        with pytest.raises(Conflict, match="exists"):
+            await append(other, thread_id, message("theirs"))
+
+    await asyncio.to_thread(hand_worker.drain)
+    await flush(store, thread_id)
+    assert texts(await history(store, thread_id)) == ["mine"]
+
+
+async def test_a_cancelled_append_leaves_the_thread_usable(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
+    thread_id = await new_thread(store)
+    cancelled = asyncio.ensure_future(append(store, thread_id, message("cancelled")))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+
+    await append(store, thread_id, message("one"))
+
+    await drained_until_flushed(hand_worker, store, thread_id)
+    assert texts(await history(store, thread_id))[-1] == "one"
+
+
+async def test_a_store_that_was_closed_answers_instead_of_waiting_for_ever(settings: Settings) -> None:
+    async with opened(settings) as store:
+        thread_id = await new_thread(store)
+    async with asyncio.timeout(5):
+        with pytest.raises(ThreadStoreError):
+            await append(store, thread_id, message("late"))
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_store_closes_though_an_answer_arrives_at_that_moment(settings: Settings, turns: int) -> None:
+    """A cancellation that meets an answer must not be lost on its way through redis-py."""
+    async with opened(settings) as store:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("one"))
+        under_way = asyncio.ensure_future(append(store, thread_id, message("two")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.02)  # noqa: ASYNC251 - the loop must not see the answer before the store is closed
+
+    await asyncio.gather(under_way, return_exceptions=True)
+
+
+async def test_a_patch_of_an_observer_that_comes_late_does_not_undo_a_later_one(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    thread_id = await new_thread(store)
+    first = await append(store, thread_id, message("one"))
+    second = await append(store, thread_id, message("two"))
+    for model, seen_at in (("later", second.position), ("earlier", first.position)):
+        await store.update_thread_metadata(
+            UpdateThreadMetadataParams(
+                thread_id=thread_id, patch=ThreadMetadataPatch(model=model), observed_from=seen_at
+            )
+        )
+
+    await asyncio.to_thread(hand_worker.drain)
+
+    assert (await store.read_thread(ReadThreadParams(thread_id=thread_id))).model == "later"
+    assert len(await payloads(store, thread_id)) == 2

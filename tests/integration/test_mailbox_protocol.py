@@ -1,0 +1,720 @@
+"""The scripts, called as the client and the worker call them: order, duplicates, gaps, bounds, claims."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.nodes.waiting import wait_until
+
+from livethread import new_thread_id
+from livethread.queued.scripts import load_script
+from livethread.types import position_key
+from livethread_config import names
+from livethread_worker.drain.mailbox import Mailbox
+from livethread_worker.store.apply import Outcome, OutcomeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis import Redis
+    from redis.client import PubSub
+    from tests.nodes.processes import RedisServer
+
+    from livethread_config import Settings
+
+#: A time that Redis' clock has not reached.
+FUTURE_MS = 9_999_999_999_999
+
+
+@dataclass(frozen=True)
+class Reply:
+    ring: bool
+    status: str
+    last: int
+    position: str
+    tail: str
+    #: How many of the tasks this call added.
+    fresh: int
+
+
+class Enqueuer:
+    """Calls ``enqueue.lua`` by its argument layout, as any client might."""
+
+    def __init__(self, redis: Redis, settings: Settings, *, bound: int = 100) -> None:
+        self.redis = redis
+        self.keys = names.ShardKeys(settings.key_prefix, 0)
+        self.bound = bound
+        self._script = redis.register_script(load_script("livethread.queued", "enqueue"))
+
+    def __call__(
+        self,
+        thread_id: str,
+        counters: Sequence[int],
+        *,
+        writer: str = "w1",
+        floor: int = 0,
+        new: bool = False,
+        expected: str = "",
+        delete: bool = False,
+    ) -> Reply:
+        keys = self.keys
+        shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
+        of_thread = [keys.mailbox(thread_id), keys.writers(thread_id), keys.applied(thread_id)]
+        args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, len(counters)]
+        for number, n in enumerate(counters):
+            first, last_one = number == 0, number == len(counters) - 1
+            kind = "create" if new and first else "delete" if delete and last_one else ""
+            args += [n, kind, expected, TASK, line(n)]
+        ring, [status, last, position, tail, fresh] = self._script(keys=shard + of_thread, args=args)
+        return Reply(bool(ring), status.decode(), last, position.decode(), tail.decode(), fresh)
+
+    def stored(self, thread_id: str) -> list[tuple[str, str, int]]:
+        """Return position, writer and counter of each entry of a mailbox."""
+        entries: Any = self.redis.xrange(self.keys.mailbox(thread_id))
+        return [(id_.decode(), fields[b"writer"].decode(), int(fields[b"n"])) for id_, fields in entries]
+
+    def counters(self, thread_id: str) -> list[int]:
+        return [n for _, _, n in self.stored(thread_id)]
+
+
+TASK = json.dumps({"op": "append_items", "at": "2026-01-01T00:00:00Z"})
+
+
+def line(n: int) -> str:
+    return json.dumps({"timestamp": "2026-01-01T00:00:00.000Z", "type": "response_item", "payload": {"n": n}})
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Redis:
+    return redis_server.client
+
+
+@pytest.fixture
+def enqueue(redis: Redis, settings: Settings) -> Enqueuer:
+    return Enqueuer(redis, settings)
+
+
+@pytest.fixture
+def mailbox(redis: Redis, settings: Settings) -> Mailbox:
+    return Mailbox(redis, settings, 0)
+
+
+@pytest.fixture
+def thread_id() -> str:
+    return new_thread_id()
+
+
+def unpark(redis: Redis, settings: Settings, thread_id: str) -> bool:
+    keys = names.ShardKeys(settings.key_prefix, 0)
+    script = redis.register_script(load_script("livethread.queued", "unpark"))
+    return bool(script(keys=[keys.ready, keys.parked], args=[thread_id]))
+
+
+def done(position: str | None) -> Outcome:
+    return Outcome(OutcomeKind.DONE, position)
+
+
+def listening(redis: Redis) -> PubSub:
+    return redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call, no-any-return]  # redis-py
+
+
+# -- enqueue -----------------------------------------------------------------------------------------------
+
+
+def test_tasks_stand_in_order_and_their_positions_grow(enqueue: Enqueuer, thread_id: str) -> None:
+    first = enqueue(thread_id, [1, 2])
+    second = enqueue(thread_id, [3])
+
+    stored = enqueue.stored(thread_id)
+    assert [(writer, n) for _, writer, n in stored] == [("w1", 1), ("w1", 2), ("w1", 3)]
+    assert (first.status, first.last, first.position) == ("ok", 2, stored[1][0])
+    assert (second.last, second.position, second.tail) == (3, stored[2][0], stored[2][0])
+    positions = [position_key(position) for position, _, _ in stored]
+    assert positions == sorted(set(positions))
+
+
+def test_a_repeated_call_adds_nothing_and_answers_the_old_position(enqueue: Enqueuer, thread_id: str) -> None:
+    first = enqueue(thread_id, [1, 2])
+
+    again = enqueue(thread_id, [1, 2])
+
+    assert (again.status, again.last, again.position) == ("ok", first.last, first.position)
+    assert enqueue.counters(thread_id) == [1, 2]
+
+
+def test_of_a_call_that_overlaps_an_earlier_one_only_the_new_tasks_are_added(
+    enqueue: Enqueuer, thread_id: str
+) -> None:
+    enqueue(thread_id, [1, 2])
+
+    reply = enqueue(thread_id, [2, 3])
+
+    assert (reply.status, reply.last) == ("ok", 3)
+    assert enqueue.counters(thread_id) == [1, 2, 3]
+
+
+def test_a_repeated_call_is_answered_after_its_tasks_were_applied(
+    enqueue: Enqueuer, mailbox: Mailbox, thread_id: str
+) -> None:
+    first = enqueue(thread_id, [1])
+    _, claims = mailbox.claim()
+    mailbox.settle(claims, {thread_id: done(first.position)})
+
+    again = enqueue(thread_id, [1])
+
+    assert (again.status, again.last, again.position) == ("ok", 1, first.position)
+    assert enqueue.stored(thread_id) == []
+
+
+def test_a_missing_task_is_a_gap_and_nothing_behind_it_is_added(enqueue: Enqueuer, thread_id: str) -> None:
+    enqueue(thread_id, [1])
+
+    reply = enqueue(thread_id, [3, 4])
+
+    assert (reply.status, reply.last) == ("gap", 1)
+    assert enqueue.counters(thread_id) == [1]
+
+
+def test_a_lost_counter_is_a_gap_unless_the_floor_says_that_all_before_is_applied(
+    enqueue: Enqueuer, thread_id: str
+) -> None:
+    unknown = enqueue(thread_id, [5], floor=2)
+    known = enqueue(thread_id, [5], floor=4)
+
+    assert (unknown.status, unknown.last) == ("gap", 2)
+    assert (known.status, known.last) == ("ok", 5)
+    assert enqueue.counters(thread_id) == [5]
+
+
+def test_writers_have_counters_of_their_own_and_share_one_order(enqueue: Enqueuer, thread_id: str) -> None:
+    enqueue(thread_id, [1], writer="a")
+    enqueue(thread_id, [1, 2], writer="b")
+    enqueue(thread_id, [2], writer="a")
+
+    assert [(writer, n) for _, writer, n in enqueue.stored(thread_id)] == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
+
+
+def test_a_full_mailbox_takes_what_fits_and_recovers(redis: Redis, settings: Settings, thread_id: str) -> None:
+    enqueue, mailbox = Enqueuer(redis, settings, bound=2), Mailbox(redis, settings, 0)
+
+    full = enqueue(thread_id, [1, 2, 3])
+    still_full = enqueue(thread_id, [3])
+    _, claims = mailbox.claim()
+    mailbox.settle(claims, {thread_id: done(claims[0].entries[0].position)})
+    recovered = enqueue(thread_id, [3])
+
+    assert (full.status, full.last) == ("full", 2)
+    assert (still_full.status, still_full.last) == ("full", 2)
+    assert (recovered.status, recovered.last) == ("ok", 3)
+    assert enqueue.counters(thread_id) == [2, 3]
+
+
+def test_another_mailbox_is_not_full_because_one_is(redis: Redis, settings: Settings, thread_id: str) -> None:
+    enqueue = Enqueuer(redis, settings, bound=1)
+    enqueue(thread_id, [1])
+
+    assert enqueue(thread_id, [2]).status == "full"
+    assert enqueue(new_thread_id(), [1]).status == "ok"
+
+
+def test_an_expected_position_that_is_not_the_last_is_refused(enqueue: Enqueuer, thread_id: str) -> None:
+    first = enqueue(thread_id, [1])
+    second = enqueue(thread_id, [2], expected=first.position)
+
+    moved = enqueue(thread_id, [1], writer="other", expected=first.position)
+
+    assert second.status == "ok"
+    assert (moved.status, moved.tail) == ("moved", second.position)
+    assert enqueue.counters(thread_id) == [1, 2]
+
+
+def test_an_expected_position_is_compared_with_the_last_after_all_was_applied(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    first = enqueue(thread_id, [1])
+    _, claims = mailbox.claim()
+    mailbox.settle(claims, {thread_id: done(first.position)})
+    redis.delete(enqueue.keys.writers(thread_id))  # expired, as after days without use
+
+    assert enqueue(thread_id, [2], floor=1, expected="1-1").status == "moved"
+    assert enqueue(thread_id, [2], floor=1, expected=first.position).status == "ok"
+
+
+def test_a_thread_that_has_tasks_of_others_is_not_created(enqueue: Enqueuer, thread_id: str) -> None:
+    mine = enqueue(thread_id, [1, 2], writer="a", new=True)
+
+    other = enqueue(thread_id, [1], writer="b", new=True)
+    again = enqueue(thread_id, [1, 2], writer="a", new=True)
+
+    assert (mine.status, other.status, again.status) == ("ok", "exists", "ok")
+    assert enqueue.counters(thread_id) == [1, 2]
+
+
+def test_positions_grow_above_a_last_one_that_lies_in_the_future(
+    enqueue: Enqueuer, redis: Redis, thread_id: str
+) -> None:
+    """Redis' clock went back: a position is never given out twice for all that."""
+    redis.hset(enqueue.keys.writers(thread_id), "tail", f"{FUTURE_MS}-7")
+
+    enqueue(thread_id, [1, 2])
+
+    assert [position for position, _, _ in enqueue.stored(thread_id)] == [f"{FUTURE_MS}-8", f"{FUTURE_MS}-9"]
+
+
+def test_positions_grow_above_an_applied_one_though_everything_else_was_forgotten(
+    enqueue: Enqueuer, redis: Redis, thread_id: str
+) -> None:
+    redis.set(enqueue.keys.applied(thread_id), f"{FUTURE_MS}-3")
+
+    enqueue(thread_id, [1])
+
+    assert [position for position, _, _ in enqueue.stored(thread_id)] == [f"{FUTURE_MS}-4"]
+
+
+def test_positions_never_repeat_after_a_mailbox_was_emptied(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    redis.hset(enqueue.keys.writers(thread_id), "tail", f"{FUTURE_MS}-0")
+    positions = []
+    for n in range(1, 4):
+        positions.append(enqueue(thread_id, [n]).position)
+        _, claims = mailbox.claim()
+        mailbox.settle(claims, {thread_id: done(positions[-1])})
+
+    assert positions == [f"{FUTURE_MS}-{n}" for n in range(1, 4)]
+
+
+def test_counters_are_forgotten_after_days_and_unapplied_tasks_are_not(
+    enqueue: Enqueuer, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+
+    assert 0 < int(redis.ttl(enqueue.keys.writers(thread_id))) <= 60
+    assert redis.ttl(enqueue.keys.mailbox(thread_id)) == -1
+    assert redis.ttl(enqueue.keys.ready) == -1
+
+
+# -- doorbells ---------------------------------------------------------------------------------------------
+
+
+def test_one_doorbell_serves_every_ready_thread(enqueue: Enqueuer) -> None:
+    rings = [enqueue(new_thread_id(), [1]).ring for _ in range(3)]
+
+    assert rings == [True, False, False]
+
+
+def test_no_doorbell_is_due_while_a_drain_is_at_work(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis) -> None:
+    mailbox.claim()
+
+    assert enqueue(new_thread_id(), [1]).ring is False
+    assert redis.exists(enqueue.keys.bell) == 0
+
+
+def test_a_doorbell_is_due_again_after_the_drain_has_rested(enqueue: Enqueuer, mailbox: Mailbox) -> None:
+    mailbox.claim()
+    assert mailbox.rest()
+
+    assert enqueue(new_thread_id(), [1]).ring is True
+
+
+def test_a_doorbell_is_due_again_once_the_one_before_counts_as_lost(
+    enqueue: Enqueuer, redis: Redis, thread_id: str
+) -> None:
+    assert enqueue(thread_id, [1]).ring is True
+    assert 0 < int(redis.pttl(enqueue.keys.bell)) <= 2000
+    redis.delete(enqueue.keys.bell)  # as after its two seconds
+
+    assert enqueue(thread_id, [1]).ring is True  # a repeated call is enough
+
+
+def test_a_dead_drain_is_noticed_when_its_heartbeat_ends(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis) -> None:
+    mailbox.claim()
+    assert 0 < int(redis.pttl(enqueue.keys.drain)) <= 1000
+    redis.delete(enqueue.keys.drain)
+
+    assert enqueue(new_thread_id(), [1]).ring is True
+
+
+def test_a_lingering_drain_is_woken_once(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis) -> None:
+    mailbox.claim()
+
+    enqueue(new_thread_id(), [1])
+    enqueue(new_thread_id(), [1])
+
+    assert redis.llen(enqueue.keys.wake) == 1
+    assert mailbox.wait(0.01) is True
+    assert mailbox.wait(0.01) is False
+
+
+def test_a_drain_does_not_rest_while_a_thread_is_due(enqueue: Enqueuer, mailbox: Mailbox) -> None:
+    mailbox.claim()
+    enqueue(new_thread_id(), [1])
+
+    assert mailbox.rest() is False
+
+
+def test_a_resting_drain_leaves_the_heartbeat_of_another(enqueue: Enqueuer, settings: Settings, redis: Redis) -> None:
+    first, second = Mailbox(redis, settings, 0), Mailbox(redis, settings, 0)
+    first.claim()
+    second.claim()
+
+    first.rest()
+
+    assert enqueue(new_thread_id(), [1]).ring is False
+
+
+def test_a_claim_that_leaves_threads_behind_asks_for_another_doorbell(
+    enqueue: Enqueuer, settings: Settings, redis: Redis
+) -> None:
+    for _ in range(3):
+        enqueue(new_thread_id(), [1])
+    mailbox = Mailbox(redis, settings.model_copy(update={"claim_threads": 2}), 0)
+
+    ring, claims = mailbox.claim()
+    ring_again, rest = mailbox.claim()
+
+    assert (ring, len(claims), ring_again, len(rest)) == (True, 2, False, 1)
+
+
+# -- claims ------------------------------------------------------------------------------------------------
+
+
+def test_a_claimed_thread_is_claimed_by_nobody_else(
+    enqueue: Enqueuer, mailbox: Mailbox, settings: Settings, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+
+    _, [claim] = mailbox.claim()
+    enqueue(thread_id, [2])
+    _, others = Mailbox(redis, settings, 0).claim()
+
+    assert (claim.thread_id, others) == (thread_id, [])
+
+
+def test_what_came_during_the_claim_is_claimed_after_it(enqueue: Enqueuer, mailbox: Mailbox, thread_id: str) -> None:
+    first = enqueue(thread_id, [1])
+    _, claims = mailbox.claim()
+    enqueue(thread_id, [2])
+
+    mailbox.settle(claims, {thread_id: done(first.position)})
+
+    assert enqueue.counters(thread_id) == [2]
+    assert [claim.thread_id for claim in mailbox.claim()[1]] == [thread_id]
+
+
+def test_a_thread_that_was_served_goes_behind_the_others(enqueue: Enqueuer, settings: Settings, redis: Redis) -> None:
+    hot, cold = new_thread_id(), new_thread_id()
+    mailbox = Mailbox(redis, settings.model_copy(update={"claim_threads": 1}), 0)
+    first = enqueue(hot, [1])
+    enqueue(hot, [2])
+    enqueue(cold, [1])
+    redis.zadd(enqueue.keys.ready, {hot: 1, cold: 2})
+
+    _, claims = mailbox.claim()
+    mailbox.settle(claims, {hot: done(first.position)})
+    _, following = mailbox.claim()
+
+    assert [claim.thread_id for claim in (*claims, *following)] == [hot, cold]
+
+
+def test_an_expired_claim_is_returned_by_the_next_claim(
+    enqueue: Enqueuer, settings: Settings, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+    dead = Mailbox(redis, settings.model_copy(update={"claim_ttl_s": 0.001}), 0)
+    dead.claim()
+    alive = Mailbox(redis, settings, 0)
+
+    claims = wait_until(lambda: alive.claim()[1], "the claim's return")
+
+    assert [claim.thread_id for claim in claims] == [thread_id]
+
+
+def test_an_expired_claim_is_returned_by_an_enqueue(
+    enqueue: Enqueuer, settings: Settings, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+    Mailbox(redis, settings.model_copy(update={"claim_ttl_s": 0.001}), 0).claim()
+    redis.delete(enqueue.keys.drain, enqueue.keys.bell)
+
+    wait_until(lambda: enqueue(thread_id, [1]).ring, "a doorbell")
+
+    assert redis.zscore(enqueue.keys.claims, thread_id) is None
+    assert redis.zscore(enqueue.keys.ready, thread_id) is not None
+
+
+def test_the_sweep_returns_expired_claims_and_asks_for_a_doorbell_once(
+    enqueue: Enqueuer, settings: Settings, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+    Mailbox(redis, settings.model_copy(update={"claim_ttl_s": 0.001}), 0).claim()
+    redis.delete(enqueue.keys.drain)
+
+    wait_until(mailbox.sweep, "a doorbell")
+
+    assert mailbox.sweep() is False  # one is outstanding
+    assert [claim.thread_id for claim in mailbox.claim()[1]] == [thread_id]
+
+
+def test_the_sweep_leaves_claims_that_hold_and_is_silent_while_a_drain_is_at_work(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+    mailbox.claim()
+    enqueue(new_thread_id(), [1])
+
+    assert mailbox.sweep() is False
+    assert redis.zscore(enqueue.keys.claims, thread_id) is not None
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(OutcomeKind.DONE, f"{FUTURE_MS}-0"),
+        Outcome(OutcomeKind.BUSY),
+        Outcome(OutcomeKind.FAILED, reason="x"),
+        Outcome(OutcomeKind.POISONED, None, "x"),
+    ],
+    ids=lambda outcome: outcome.kind,
+)
+def test_a_stale_token_changes_nothing(
+    enqueue: Enqueuer, settings: Settings, redis: Redis, thread_id: str, outcome: Outcome
+) -> None:
+    """A worker that was paused until its claim expired, and another holds the thread now."""
+    enqueue(thread_id, [1, 2])
+    paused = Mailbox(redis, settings.model_copy(update={"claim_ttl_s": 0.001}), 0)
+    _, stale = paused.claim()
+    wait_until(lambda: Mailbox(redis, settings, 0).claim()[1], "the claim's return")
+    before = everything(redis, settings)
+
+    still_mine = paused.settle(stale, {thread_id: outcome})
+
+    assert still_mine == 0
+    assert everything(redis, settings) == before
+
+
+def everything(redis: Redis, settings: Settings) -> dict[bytes, Any]:
+    """Return every key of the deployment and its value; times to live aside."""
+    return {key: redis.dump(key) for key in redis.scan_iter(f"{settings.key_prefix}:*")}
+
+
+def test_settling_trims_by_position_and_leaves_what_came_since(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1, 2, 3])
+    positions = [position for position, _, _ in enqueue.stored(thread_id)]
+    _, claims = mailbox.claim()
+
+    mailbox.settle(claims, {thread_id: done(positions[1])})
+
+    assert enqueue.counters(thread_id) == [3]
+    applied: Any = redis.get(enqueue.keys.applied(thread_id))
+    assert applied.decode() == positions[1]
+
+
+def test_a_settled_thread_without_tasks_leaves_only_what_expires(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    reply = enqueue(thread_id, [1])
+    _, claims = mailbox.claim()
+
+    mailbox.settle(claims, {thread_id: done(reply.position)})
+    mailbox.rest()
+
+    left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:*")}
+    assert left == {enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
+    assert all(int(redis.ttl(key)) > 0 for key in left)
+
+
+def test_what_is_applied_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str) -> None:
+    reply = enqueue(thread_id, [1])
+    _, claims = mailbox.claim()
+    with listening(redis) as heard:
+        heard.subscribe(enqueue.keys.applied(thread_id))
+
+        mailbox.settle(claims, {thread_id: done(reply.position)})
+
+        message = wait_until(lambda: heard.get_message(timeout=0.1), "the publication")
+    assert message["data"].decode() == f"applied {reply.position} w1:1"
+
+
+# -- what cannot be applied --------------------------------------------------------------------------------
+
+
+def test_a_busy_thread_waits_and_that_does_not_count_as_an_attempt(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+    for _ in range(3):
+        [claim] = wait_until(lambda: mailbox.claim()[1], "the thread")
+        mailbox.settle([claim], {thread_id: Outcome(OutcomeKind.BUSY, reason="held")})
+        redis.zadd(enqueue.keys.ready, {thread_id: 1})  # as after the wait
+
+    [claim] = mailbox.claim()[1]
+    assert claim.attempts == 0
+
+
+def test_a_failed_thread_comes_back_later_and_later_and_is_parked_after_so_many_attempts(
+    enqueue: Enqueuer, settings: Settings, redis: Redis, thread_id: str
+) -> None:
+    mailbox = Mailbox(redis, settings.model_copy(update={"park_after_attempts": 3}), 0)
+    enqueue(thread_id, [1])
+    waits = []
+    for attempt in range(3):
+        [claim] = mailbox.claim()[1]
+        assert claim.attempts == attempt
+        seconds, microseconds = redis.time()
+        mailbox.settle([claim], {thread_id: Outcome(OutcomeKind.FAILED, reason="disk full")})
+        due: Any = redis.zscore(enqueue.keys.ready, thread_id)
+        if due is not None:
+            waits.append(due - (seconds * 1000 + microseconds // 1000))
+            assert mailbox.claim()[1] == []  # not due yet
+            redis.zadd(enqueue.keys.ready, {thread_id: 1})
+
+    assert len(waits) == 2
+    assert 200 <= waits[0] < 400 <= waits[1]
+    parked: Any = redis.hget(enqueue.keys.parked, thread_id)
+    assert json.loads(parked) == {"reason": "failed 3 times, last with disk full", "applied": None}
+    assert enqueue.counters(thread_id) == [1]
+
+
+def test_attempts_are_forgotten_once_a_task_was_applied(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis) -> None:
+    thread_id = new_thread_id()
+    first = enqueue(thread_id, [1])
+    enqueue(thread_id, [2])
+    [claim] = mailbox.claim()[1]
+    mailbox.settle([claim], {thread_id: Outcome(OutcomeKind.FAILED, reason="x")})
+    redis.zadd(enqueue.keys.ready, {thread_id: 1})
+    [claim] = mailbox.claim()[1]
+
+    mailbox.settle([claim], {thread_id: done(first.position)})
+
+    [again] = mailbox.claim()[1]
+    assert (claim.attempts, again.attempts) == (1, 0)
+
+
+def park(mailbox: Mailbox, thread_id: str, applied: str | None = None) -> None:
+    claims = mailbox.claim()[1]
+    mailbox.settle(claims, {thread_id: Outcome(OutcomeKind.POISONED, applied, "no such file")})
+
+
+def test_a_parked_thread_accepts_tasks_and_is_not_claimed(
+    enqueue: Enqueuer, mailbox: Mailbox, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+    park(mailbox, thread_id)
+
+    reply = enqueue(thread_id, [2, 3])
+
+    assert (reply.status, enqueue.counters(thread_id)) == ("ok", [1, 2, 3])
+    assert mailbox.claim()[1] == []
+
+
+def test_other_threads_go_on_while_one_is_parked(enqueue: Enqueuer, mailbox: Mailbox, thread_id: str) -> None:
+    other = new_thread_id()
+    enqueue(thread_id, [1])
+    park(mailbox, thread_id)
+    reply = enqueue(other, [1])
+
+    claims = mailbox.claim()[1]
+    mailbox.settle(claims, {other: done(reply.position)})
+
+    assert [claim.thread_id for claim in claims] == [other]
+    assert enqueue.stored(other) == []
+
+
+def test_a_parked_thread_is_bounded_as_any_other(redis: Redis, settings: Settings, thread_id: str) -> None:
+    enqueue, mailbox = Enqueuer(redis, settings, bound=2), Mailbox(redis, settings, 0)
+    enqueue(thread_id, [1])
+    park(mailbox, thread_id)
+
+    assert enqueue(thread_id, [2]).status == "ok"
+    assert enqueue(thread_id, [3]).status == "full"
+
+
+def test_what_stood_before_the_poisoned_task_counts_as_applied(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    first = enqueue(thread_id, [1])
+    enqueue(thread_id, [2, 3])
+
+    park(mailbox, thread_id, applied=first.position)
+
+    assert enqueue.counters(thread_id) == [2, 3]
+    parked: Any = redis.hget(enqueue.keys.parked, thread_id)
+    assert json.loads(parked) == {"reason": "no such file", "applied": first.position}
+
+
+def test_parking_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str) -> None:
+    enqueue(thread_id, [1])
+    with listening(redis) as heard:
+        heard.subscribe(enqueue.keys.applied(thread_id))
+
+        park(mailbox, thread_id)
+
+        message = wait_until(lambda: heard.get_message(timeout=0.1), "the publication")
+    what, _, detail = message["data"].decode().partition(" ")
+    assert (what, json.loads(detail)["reason"]) == ("parked", "no such file")
+
+
+def test_an_unparked_thread_is_claimed_with_its_tasks_in_order(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+    park(mailbox, thread_id)
+    enqueue(thread_id, [2, 3])
+
+    assert unpark(redis, settings, thread_id) is True
+
+    assert [claim.thread_id for claim in mailbox.claim()[1]] == [thread_id]
+    assert enqueue.counters(thread_id) == [1, 2, 3]
+
+
+def test_a_thread_that_is_not_parked_cannot_be_unparked(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    enqueue(thread_id, [1])
+    mailbox.claim()
+
+    assert unpark(redis, settings, thread_id) is False
+    assert redis.zscore(enqueue.keys.ready, thread_id) is None  # it is claimed
+
+
+def test_a_sweep_does_not_wake_a_parked_thread(enqueue: Enqueuer, mailbox: Mailbox, thread_id: str) -> None:
+    enqueue(thread_id, [1])
+    park(mailbox, thread_id)
+    mailbox.rest()
+
+    mailbox.sweep()
+
+    assert mailbox.claim()[1] == []
+
+
+def test_an_entry_that_is_no_task_is_reported_by_the_claim_and_what_precedes_it_is_taken(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    keys = enqueue.keys
+    redis.xadd(keys.mailbox(thread_id), {"writer": "w", "n": 1, "task": TASK, "lines": line(1)}, id="1-1")
+    redis.xadd(keys.mailbox(thread_id), {"writer": "w", "n": 2, "task": "{"}, id="1-2")
+    redis.zadd(keys.ready, {thread_id: 1})
+
+    [claim] = mailbox.claim()[1]
+
+    assert [entry.n for entry in claim.entries] == [1]
+    assert claim.malformed is not None
+    assert claim.malformed.startswith("the entry at 1-2 is no task")
+
+
+def test_shards_have_keys_of_their_own_in_one_slot_each() -> None:
+    keys = names.ShardKeys("p", 3)
+    thread_id = str(uuid.UUID(int=0))
+
+    every = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, keys.bell, keys.drain, keys.wake]
+    every += [keys.mailbox(thread_id), keys.writers(thread_id), keys.applied(thread_id)]
+
+    assert len(set(every)) == len(every)
+    assert all(key.startswith("p:{3}:") for key in every)

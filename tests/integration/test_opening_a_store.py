@@ -1,0 +1,140 @@
+"""What a client is told when Redis is out of reach: where it looked, what to do, and no password."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.nodes.items import append, flush, message, new_thread
+from tests.nodes.stores import opened
+
+from livethread import Settings, Unavailable, open_store
+from livethread.queued.connection import connect
+from livethread_config.celery_settings import celery_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.nodes.processes import RedisServer
+
+PASSWORD = "hunter2"
+
+
+@pytest.fixture
+def refusing_port() -> int:
+    """A port of this host at which nobody listens."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        return int(reserved.getsockname()[1])
+
+
+@pytest.fixture
+def black_hole() -> Iterator[int]:
+    """A port that accepts connections and never answers, as a host behind a dropping firewall or a hung Redis."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield int(listener.getsockname()[1])
+
+
+def at(url: str, tmp_path: Path) -> Settings:
+    return Settings(redis_url=url, home=tmp_path / "home", connect_timeout_s=0.2, reads="local")
+
+
+async def open_in_vain(settings: Settings) -> str:
+    """Return what opening says; a deadline stands for the two seconds a user would wait."""
+    async with asyncio.timeout(2):
+        with pytest.raises(Unavailable) as failure:
+            async with open_store(settings):
+                pytest.fail("it opened")
+    return str(failure.value)
+
+
+async def test_a_refused_connection_is_reported_with_its_address_and_what_to_do(
+    refusing_port: int, tmp_path: Path
+) -> None:
+    said = await open_in_vain(at(f"redis://127.0.0.1:{refusing_port}/0", tmp_path))
+
+    assert f"redis://127.0.0.1:{refusing_port}/0" in said
+    assert "LIVETHREAD_REDIS_URL" in said
+
+
+async def test_a_server_that_never_answers_is_reported_after_the_configured_time(
+    black_hole: int, tmp_path: Path
+) -> None:
+    said = await open_in_vain(at(f"redis://127.0.0.1:{black_hole}/0", tmp_path))
+
+    assert f"127.0.0.1:{black_hole}" in said
+
+
+async def test_a_missing_socket_is_reported_with_its_path(tmp_path: Path) -> None:
+    said = await open_in_vain(at(f"unix://{tmp_path}/none.sock?db=0", tmp_path))
+
+    assert f"{tmp_path}/none.sock" in said
+
+
+def test_both_connections_use_the_configured_time(tmp_path: Path) -> None:
+    settings = at("redis://127.0.0.1:1/0", tmp_path)
+
+    ours = connect(settings).connection_pool.connection_kwargs["socket_connect_timeout"]
+    brokers = celery_settings(settings)["broker_transport_options"]["socket_connect_timeout"]
+
+    assert (ours, brokers) == (0.2, 0.2)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:{password}@127.0.0.1:{port}/0",
+        "redis://user:{password}@127.0.0.1:{port}/0",
+        "redis://127.0.0.1:{port}/0?password={password}",
+        "unix:///no/such.sock?db=0&password={password}",
+        "unix://user:{password}@/no/such.sock?db=0",
+    ],
+)
+async def test_a_password_never_appears_in_what_opening_says(
+    url: str, refusing_port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = await open_in_vain(at(url.format(password=PASSWORD, port=refusing_port), tmp_path))
+
+    assert PASSWORD not in said
+    assert PASSWORD not in caplog.text
+
+
+@pytest.mark.parametrize("where", ["in the address", "in the query"])
+async def test_a_password_never_appears_in_what_an_append_or_a_flush_says(
+    where: str, own_redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.client.config_set("requirepass", PASSWORD)
+    path = own_redis.url.removeprefix("unix://").partition("?")[0]
+    url = (
+        f"unix://:{PASSWORD}@{path}?db=0" if where == "in the address" else f"unix://{path}?db=0&password={PASSWORD}"
+    )
+    settings = at(url, tmp_path).model_copy(
+        update={"key_prefix": f"t{uuid.uuid4().hex[:8]}", "enqueue_timeout_s": 0.2}
+    )
+    async with opened(settings) as store:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("one"))
+        with pytest.raises(Unavailable) as not_flushed:
+            await flush(store, thread_id, timeout_s=0.05)
+        own_redis.kill()
+        with pytest.raises(Unavailable) as not_accepted:
+            await append(store, thread_id, message("two"))
+
+    assert PASSWORD not in str(not_flushed.value)
+    assert PASSWORD not in str(not_accepted.value)
+    assert PASSWORD not in caplog.text
+
+
+async def test_a_wrong_password_is_reported_without_it(own_redis: RedisServer, tmp_path: Path) -> None:
+    own_redis.client.config_set("requirepass", "another")
+    path = own_redis.url.removeprefix("unix://").partition("?")[0]
+
+    said = await open_in_vain(at(f"unix://:{PASSWORD}@{path}?db=0", tmp_path))
+
+    assert PASSWORD not in said

@@ -1,0 +1,88 @@
+"""Items to append, and short forms of what the suites ask of a store again and again."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from livethread import (
+    AppendThreadItemsParams,
+    CreateThreadParams,
+    FlushThreadParams,
+    LoadThreadHistoryParams,
+    ReadThreadParams,
+    RolloutItem,
+    UpdateThreadMetadataParams,
+)
+
+if TYPE_CHECKING:
+    from livethread import Position, Receipt, StoredThread, ThreadMetadataPatch, ThreadReader, ThreadStore
+
+
+def said(text: str) -> dict[str, Any]:
+    """What a user said, as a person sees it: the item from which title and preview follow."""
+    return {"type": "event_msg", "payload": {"type": "user_message", "message": text}}
+
+
+def message(text: str, **payload: Any) -> dict[str, Any]:
+    """A message, as the model sees it; no metadata follows from it."""
+    content = [{"type": "output_text", "text": text}]
+    return {
+        "type": "response_item",
+        "payload": {"type": "message", "role": "assistant", "content": content, **payload},
+    }
+
+
+def payload_of(value: Any) -> dict[str, Any]:
+    """An item that holds *value* somewhere in its payload."""
+    return message("odd", value=value)
+
+
+async def new_thread(store: ThreadStore, **params: Any) -> str:
+    """Open a new thread and return its id."""
+    parsed = CreateThreadParams.model_validate(params)
+    await store.create_thread(parsed)
+    return parsed.thread_id
+
+
+async def append(
+    store: ThreadStore, thread_id: str, *values: dict[str, Any], expected: Position | None = None
+) -> Receipt:
+    items = tuple(map(RolloutItem.parse, values))
+    params = AppendThreadItemsParams(thread_id=thread_id, items=items, expected_position=expected)
+    return await store.append_items(params)
+
+
+async def update(store: ThreadStore, thread_id: str, patch: ThreadMetadataPatch, **params: Any) -> Receipt:
+    return await store.update_thread_metadata(UpdateThreadMetadataParams(thread_id=thread_id, patch=patch, **params))
+
+
+async def flush(store: ThreadStore, thread_id: str, timeout_s: float | None = None) -> None:
+    await store.flush_thread(FlushThreadParams(thread_id=thread_id, timeout_s=timeout_s))
+
+
+async def read(store: ThreadReader, thread_id: str) -> StoredThread:
+    return await store.read_thread(ReadThreadParams(thread_id=thread_id))
+
+
+async def history(store: ThreadReader, thread_id: str) -> list[RolloutItem]:
+    """Return the items behind the ``session_meta``."""
+    first, *items = (await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))).items
+    assert first.type == "session_meta"
+    ordinals = [item.ordinal for item in (first, *items)]
+    # Lines of the store's own stand between them, and are no items.
+    assert ordinals[0] == 0
+    assert all(earlier < later for earlier, later in itertools.pairwise(o for o in ordinals if o is not None))
+    return items
+
+
+async def payloads(store: ThreadReader, thread_id: str) -> list[Any]:
+    """Return the payloads of the items behind the ``session_meta``."""
+    return [item.payload for item in await history(store, thread_id)]
+
+
+def texts(items: list[RolloutItem]) -> list[str]:
+    """Return what the messages among *items* say."""
+    return [
+        item.payload["message"] if item.type == "event_msg" else item.payload["content"][0]["text"] for item in items
+    ]

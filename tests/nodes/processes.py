@@ -1,0 +1,151 @@
+"""Child processes that end with the tests: a private Redis, and real Celery workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from redis import Redis
+from tests.nodes.waiting import DEADLINE, wait_until
+
+from livethread_config import Settings
+from livethread_worker.embedded import tied
+from livethread_worker.embedded.processes import settings_env
+from livethread_worker.embedded.redis_server import answers, find_server, prepare_directories, server_command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class ChildProcess:
+    """A command in a process group of its own; the kernel kills it should the tests be killed."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path, name: str) -> None:
+        # -I -S: it must cost nothing, and import nothing of ours.
+        self.command = [sys.executable, "-I", "-S", tied.__file__, str(os.getpid()), tied.NO_LOCK, *command]
+        self.env = dict(env)
+        self.folder = folder
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.poll() if self._process else None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        assert not self.is_running
+        with self.log.open("ab") as log:  # kept across restarts
+            self._process = subprocess.Popen(
+                self.command,
+                env=self.env,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the main process alone."""
+        if self.is_running:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """``kill -9`` of the main process and all its children."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(DEADLINE)
+
+    def stop(self) -> None:
+        """End in order, and be killed where that takes too long."""
+        if self._process is None:
+            return
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(DEADLINE)
+        self.kill()
+
+    def logs(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def wait_for_log(self, text: str, after: int = 0) -> None:
+        """Wait until *text* stands in the log behind its first *after* characters."""
+
+        def is_logged() -> bool:
+            assert self.is_running, f"{self.name} ended with {self.returncode}:\n{self.logs()[-3000:]}"
+            return text in self.logs()[after:]
+
+        wait_until(is_logged, f"{text!r} in the log of {self.name}")
+
+
+class RedisServer:
+    """A private Redis with the shipped configuration, on a unix socket in a short path."""
+
+    def __init__(self) -> None:
+        find_server(Settings(redis_url=None))  # none: say so before anything is created
+        self.folder = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))
+        self.settings = Settings(home=self.folder, redis_url=None, connect_timeout_s=5.0)
+        prepare_directories(self.settings)
+        command = server_command(self.settings)
+        self.process = ChildProcess(command, settings_env(self.settings), self.folder, "redis")
+        self.client = Redis.from_url(self.url)
+
+    @property
+    def url(self) -> str:
+        return self.settings.client_url
+
+    def start(self) -> Self:
+        self.process.start()
+        wait_until(lambda: answers(self.settings), "an answer of Redis")
+        return self
+
+    def kill(self) -> None:
+        """``kill -9``: what its append-only file holds is all that is left."""
+        self.process.kill()
+
+    def pause(self) -> None:
+        """Stop the server in the middle of whatever it does; connections stay open and unanswered."""
+        self.process.signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.client.close()
+        self.process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def worker_process(settings: Settings, folder: Path, name: str, *options: str) -> ChildProcess:
+    """Return the worker command of the documentation, not yet started: no ``-Q``, no checkout as its directory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(sys.executable, "-P", "-m", "celery", "--app", "livethread_worker.entrypoint", "worker"),
+        *("--hostname", f"{name}@%h", "--concurrency", "2", "--loglevel", "INFO"),
+        # Neighbours have nothing to tell each other, and asking for them takes a second.
+        *("--without-mingle", "--without-gossip", *options),
+    ]
+    return ChildProcess(command, settings_env(settings), folder, name)
+
+
+#: What Celery logs once a worker consumes its queues.
+READY = " ready."

@@ -1,0 +1,29 @@
+"""Stores that are open for the length of a block, and whose closing has a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from livethread import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from livethread import QueuedThreadStore, Settings
+
+#: A store that does not close within this is a fault, and must not hold up the tests.
+CLOSING = 5.0  # seconds
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[QueuedThreadStore]:
+    """Open the queued store of *settings*; closing it fails with `TimeoutError` where it hangs."""
+    manager = open_store(settings)
+    store = await manager.__aenter__()
+    try:
+        yield store
+    finally:
+        async with asyncio.timeout(CLOSING):
+            await manager.__aexit__(None, None, None)

@@ -1,0 +1,38 @@
+"""Waiting for conditions, with a deadline; nothing here sleeps and hopes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+#: Generous: a loaded machine is slow, and only a test that fails waits this long.
+DEADLINE = 20.0  # seconds
+INTERVAL = 0.01  # seconds
+
+
+def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
+    """Return the first true value of *condition*."""
+    end = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what} did not come true within {DEADLINE:g} s"
+        time.sleep(INTERVAL)
+    return value
+
+
+async def eventually(condition: Callable[[], T | Awaitable[T]], what: str = "the condition") -> T:
+    """Return the first true value of *condition*, while the event loop goes on."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        result = condition()
+        value = await result if inspect.isawaitable(result) else result
+        if value:
+            return value
+        assert time.monotonic() < end, f"{what} did not come true within {DEADLINE:g} s"
+        await asyncio.sleep(INTERVAL)

@@ -1,0 +1,68 @@
+"""Workers inside the test's process: one that applies when told to, and Celery's own."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from celery.contrib.testing.worker import start_worker
+from redis import Redis
+
+from livethread_worker.app import create_app
+from livethread_worker.drain.drain import Drain
+from livethread_worker.drain.mailbox import Mailbox
+from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from livethread_config import Settings
+
+
+class HandWorker:
+    """Applies what the mailboxes hold when told to, and counts the doorbells it would have rung.
+
+    Between two calls it is a worker that is stopped.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = Home(settings.home)
+        self.rings = 0
+        self.redis = Redis.from_url(settings.client_url)
+        self._index: Index | None = None
+
+    def mailbox(self, shard: int = 0) -> Mailbox:
+        """Return a new drain's hold on the mailboxes, to claim and settle by hand."""
+        return Mailbox(self.redis, self.settings, shard)
+
+    def index(self) -> Index:
+        if self._index is None:
+            self.home.create()
+            self._index = Index(self.home)
+        return self._index
+
+    def drain(self) -> dict[str, int]:
+        """Do what the Celery task ``livethread.drain`` does, and return its result."""
+        mailbox = self.mailbox()
+        return Drain(mailbox, self.home, self.index, self.settings, ring=self._ring, events=TaskEvents(None, 0)).run()
+
+    def close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+        self.redis.close()
+
+    def _ring(self) -> None:
+        self.rings += 1
+
+
+@contextmanager
+def celery_worker(settings: Settings) -> Iterator[None]:
+    """Run a Celery worker in a thread: an app of its own, as Celery caches its connections per app."""
+    app = create_app(settings)
+    with start_worker(app, pool="solo", perform_ping_check=False, hostname=f"in-process-{os.getpid()}@test"):
+        yield
+    app.close()

@@ -1,0 +1,70 @@
+"""The stores that must keep the contract, each behind the same fixtures."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from tests.nodes.stores import opened
+from tests.store_spec import kinds
+
+from livethread import InMemoryThreadStore, Settings
+from livethread_worker.store import LocalThreadStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from livethread import ThreadStore
+
+
+class OpenStore(Protocol):
+    """Opens one more store over the same threads: another process, as it were."""
+
+    async def __call__(self) -> ThreadStore: ...
+
+
+@pytest.fixture(params=kinds.STORES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which store; modules of the reads and tests of several writers choose others."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def open_another(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[OpenStore]:
+    if kind in {kinds.QUEUED, kinds.CELERY}:
+        served: Settings = request.getfixturevalue("served")
+        settings = served.model_copy(
+            update={
+                "max_item_bytes": kinds.MAX_ITEM_BYTES,
+                "reads": "celery" if kind == kinds.CELERY else "local",
+                "enqueue_timeout_s": 10.0,
+                "flush_timeout_s": 10.0,
+            }
+        )
+    else:
+        settings = Settings(home=tmp_path / "home", redis_url=None, max_item_bytes=kinds.MAX_ITEM_BYTES)
+    async with AsyncExitStack() as stack:
+
+        async def open_one() -> ThreadStore:
+            match kind:
+                case kinds.MEMORY:
+                    return InMemoryThreadStore(max_item_bytes=kinds.MAX_ITEM_BYTES)
+                case kinds.LOCAL:
+                    return await stack.enter_async_context(LocalThreadStore(settings))
+                case _:
+                    return await stack.enter_async_context(opened(settings))
+
+        yield open_one
+
+
+@pytest.fixture
+async def store(open_another: OpenStore) -> ThreadStore:
+    return await open_another()
+
+
+@pytest.fixture
+async def second_store(store: ThreadStore, open_another: OpenStore) -> ThreadStore:
+    """Another writer's store over the same threads; a store in memory has none (use `SHARED`)."""
+    return await open_another()

@@ -1,0 +1,21 @@
+"""Which stores a specification is run on."""
+
+from __future__ import annotations
+
+import pytest
+
+MEMORY = "memory"
+LOCAL = "local"
+QUEUED = "queued"
+CELERY = "queued, reads over Celery"
+
+STORES = (MEMORY, LOCAL, QUEUED)
+
+#: For the reads: a client on another host has them answered by a worker.
+EVERY_READER = pytest.mark.parametrize("kind", [*STORES, CELERY])
+
+#: For tests of several writers: stores over the same home.
+SHARED = pytest.mark.parametrize("kind", [LOCAL, QUEUED])
+
+#: Small, so that a test reaches it cheaply.
+MAX_ITEM_BYTES = 64 * 1024

@@ -1,0 +1,57 @@
+"""Short forms of the operations that only these specifications use, and what they look at besides."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from tests.nodes.items import append, flush, message, new_thread, update
+
+from livethread import ArchiveThreadParams, DeleteThreadParams, LoadThreadHistoryParams, ThreadMetadataPatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from livethread import Receipt, StoredThread, ThreadReader, ThreadStore
+
+
+async def archive(store: ThreadStore, thread_id: str) -> Receipt:
+    return await store.archive_thread(ArchiveThreadParams(thread_id=thread_id))
+
+
+async def unarchive(store: ThreadStore, thread_id: str) -> Receipt:
+    return await store.unarchive_thread(ArchiveThreadParams(thread_id=thread_id))
+
+
+async def delete(store: ThreadStore, thread_id: str) -> Receipt:
+    return await store.delete_thread(DeleteThreadParams(thread_id=thread_id))
+
+
+async def stored(store: ThreadStore, *items: dict[str, Any], name: str | None = None, **params: Any) -> str:
+    """Store a thread with *items* and return its id; it stays open, and all of it is durable."""
+    thread_id = await new_thread(store, **params)
+    await append(store, thread_id, *(items or (message("one"),)))
+    if name is not None:
+        await update(store, thread_id, ThreadMetadataPatch(name=name))
+    await flush(store, thread_id)
+    return thread_id
+
+
+async def ordinals(store: ThreadReader, thread_id: str) -> list[int | None]:
+    loaded = await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))
+    return [item.ordinal for item in loaded.items]
+
+
+def path_of(thread: StoredThread) -> Path:
+    assert thread.rollout_path is not None
+    return thread.rollout_path
+
+
+def home_of(thread: StoredThread) -> Path:
+    """Return the home that an active thread's rollout lies in."""
+    return path_of(thread).parents[4]
+
+
+def a_word() -> str:
+    """Return a word that no other thread holds: the stores behind a worker hold those of other tests as well."""
+    return f"w{uuid.uuid4().hex}"

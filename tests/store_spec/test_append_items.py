@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.nodes.items import (
+    append,
+    flush,
+    history,
+    message,
+    new_thread,
+    payload_of,
+    payloads,
+    read,
+    said,
+    texts,
+    update,
+)
+from tests.store_spec.kinds import MAX_ITEM_BYTES, SHARED
+
+from livethread import (
+    AppendThreadItemsParams,
+    Conflict,
+    DiscardThreadParams,
+    InvalidRequest,
+    PersistThreadParams,
+    Receipt,
+    ResourceExhausted,
+    ResumeThreadParams,
+    RolloutItem,
+    ShutdownThreadParams,
+    ThreadMetadataPatch,
+    ThreadNotFound,
+    ThreadStore,
+    new_thread_id,
+)
+from livethread.types import START, position_key
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+NO_JSON = [
+    pytest.param(math.nan, id="NaN"),
+    pytest.param(math.inf, id="Infinity"),
+    pytest.param([{"deep": -math.inf}], id="-Infinity, deep inside"),
+    pytest.param("\ud83c", id="a lone surrogate"),
+    pytest.param({"\udf89": 1}, id="a lone surrogate in a key"),
+    pytest.param({1: "one"}, id="a key that is no string"),
+    pytest.param({None: 1, "big": 2**70}, id="a key that is no string, beside a long integer"),
+    pytest.param([math.nan, 2**70], id="NaN beside a long integer"),
+    pytest.param({1, 2}, id="a set"),
+    pytest.param(b"bytes", id="bytes"),
+    pytest.param(object(), id="an object"),
+    pytest.param(datetime(2026, 1, 1, tzinfo=UTC), id="a datetime"),
+    pytest.param(uuid.UUID(int=1), id="a UUID"),
+    pytest.param(nested(200), id="nested deeper than codex reads"),
+    pytest.param(nested(5000), id="nested deeper than Python recurses"),
+]
+
+
+@pytest.mark.parametrize("value", NO_JSON)
+async def test_an_item_that_is_no_json_is_refused_with_all_beside_it(store: ThreadStore, value: object) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("before"))
+
+    with pytest.raises(InvalidRequest):
+        await append(store, thread_id, message("good"), payload_of(value), message("good"))
+
+    await append(store, thread_id, message("after"))
+    assert texts(await history(store, thread_id)) == ["before", "after"]
+
+
+async def test_an_error_about_an_item_does_not_repeat_its_contents(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    with pytest.raises(InvalidRequest) as failure:
+        await append(store, thread_id, payload_of({"secret": "my password", "n": math.nan}))
+
+    assert "value.n is nan" in str(failure.value)
+    assert "my password" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(2**63, id="2**63"),
+        pytest.param(2**64 + 1, id="2**64 + 1"),
+        pytest.param(-(2**200), id="-(2**200)"),
+        pytest.param({"a": [2**80, 1.5]}, id="beside a float"),
+        pytest.param(9007199254740993, id="2**53 + 1"),
+        pytest.param(1e308, id="a large float"),
+        pytest.param(0.1 + 0.2, id="a float of 17 digits"),
+        pytest.param([None, True, False, 0, -1, "", [], {}], id="every other kind"),
+        pytest.param("Grüße 🎉 \u2028 \x00 \x7f \\ \" ' \n \r \t", id="a text with what lines must not be broken at"),
+        pytest.param("1234567890123456789012345", id="digits that are text"),
+        pytest.param(nested(100), id="nested as deep as codex reads"),
+    ],
+)
+async def test_a_value_comes_back_exactly(store: ThreadStore, value: object) -> None:
+    thread_id = await new_thread(store)
+
+    await append(store, thread_id, payload_of(value))
+
+    [payload] = await payloads(store, thread_id)
+    assert payload["value"] == value
+    assert repr(payload["value"]) == repr(value)
+
+
+async def test_items_come_back_in_order_with_their_numbers(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    await append(store, thread_id, *(message(f"{n}") for n in range(10)))
+    for n in range(10, 20):
+        await append(store, thread_id, message(f"{n}"))
+
+    items = await history(store, thread_id)
+    assert texts(items) == [f"{n}" for n in range(20)]
+    assert [item.ordinal for item in items] == list(range(1, 21))
+
+
+async def test_fields_and_types_that_this_release_does_not_know_are_kept(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    foreign = {"timestamp": "2026-01-02T03:04:05.678Z", "type": "from_the_future", "payload": [1], "ttl": {"s": 1}}
+
+    await append(store, thread_id, foreign)
+
+    [item] = await history(store, thread_id)
+    assert item == RolloutItem.model_validate({**foreign, "ordinal": 1})
+
+
+async def test_what_the_store_adds_is_not_taken_from_the_item(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    await append(store, thread_id, {**message("one"), "ordinal": 77, "seq": "somebody:1"})
+
+    [item] = await history(store, thread_id)
+    assert item.ordinal == 1
+    assert "seq" not in (item.model_extra or {})
+
+
+async def test_an_item_without_a_time_gets_that_of_its_append(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    before = datetime.now(UTC)
+
+    await append(store, thread_id, message("one"), {**message("two"), "timestamp": "2020-01-01T01:00:00+01:00"})
+
+    first, second = await history(store, thread_id)
+    assert first.timestamp is not None
+    at = datetime.fromisoformat(first.timestamp)
+    assert before.timestamp() - 0.001 <= at.timestamp() <= datetime.now(UTC).timestamp()
+    assert second.timestamp == "2020-01-01T00:00:00.000Z"
+
+
+@pytest.mark.parametrize("timestamp", ["yesterday", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+14:00"])
+async def test_an_item_whose_time_is_none_is_refused(store: ThreadStore, timestamp: str) -> None:
+    thread_id = await new_thread(store)
+
+    with pytest.raises(InvalidRequest):
+        await append(store, thread_id, {**message("one"), "timestamp": timestamp})
+
+
+async def test_an_item_over_the_limit_is_refused_with_all_beside_it(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    with pytest.raises(ResourceExhausted, match=f"the limit of {MAX_ITEM_BYTES}"):
+        await append(store, thread_id, message("good"), message("x" * MAX_ITEM_BYTES))
+
+    await append(store, thread_id, message("y" * (MAX_ITEM_BYTES - 1000)))
+    assert [len(text) for text in texts(await history(store, thread_id))] == [MAX_ITEM_BYTES - 1000]
+
+
+async def test_the_limit_counts_bytes_and_not_characters(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    with pytest.raises(ResourceExhausted):
+        await append(store, thread_id, message("🎉" * (MAX_ITEM_BYTES // 4)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("a string", id="a string"),
+        pytest.param(["type", "payload"], id="a list"),
+        pytest.param(None, id="null"),
+        pytest.param({"payload": {}}, id="no type"),
+        pytest.param({"type": "", "payload": {}}, id="an empty type"),
+        pytest.param({"type": 5, "payload": {}}, id="a type that is a number"),
+        pytest.param({"type": ["event_msg"], "payload": {}}, id="a type that is a list"),
+        pytest.param({"type": {}, "payload": {}}, id="a type that is an object"),
+        pytest.param({"type": "\ud800", "payload": {}}, id="a type that is a lone surrogate"),
+        pytest.param({"type": "turn_context"}, id="no payload"),
+        pytest.param({"type": "event_msg", "payload": "text"}, id="an event that is no object"),
+        pytest.param({"type": "event_msg", "payload": {"message": "x"}}, id="an event without its kind"),
+        pytest.param({"type": "response_item", "payload": {"type": 1}}, id="a response item whose kind is a number"),
+        pytest.param({"type": "x", "payload": {}, "timestamp": 5}, id="a timestamp that is a number"),
+        pytest.param({"type": "x", "payload": {}, "ordinal": "one"}, id="an ordinal that is a text"),
+        pytest.param({"type": "x", "payload": {}, 5: 6}, id="a key that is no string"),
+    ],
+)
+def test_what_is_no_item_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        RolloutItem.parse(value)
+
+
+async def test_an_append_without_items_is_refused(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    with pytest.raises(InvalidRequest):
+        await append(store, thread_id)
+
+
+async def test_a_thread_that_is_not_open_takes_nothing(store: ThreadStore) -> None:
+    shut_down, discarded = await new_thread(store), await new_thread(store)
+    await append(store, shut_down, message("one"))
+    await store.shutdown_thread(ShutdownThreadParams(thread_id=shut_down))
+    await store.discard_thread(DiscardThreadParams(thread_id=discarded))
+
+    for thread_id in (new_thread_id(), shut_down, discarded):
+        with pytest.raises(ThreadNotFound):
+            await append(store, thread_id, message("two"))
+
+    assert texts(await history(store, shut_down)) == ["one"]
+
+
+def test_an_id_that_is_no_uuid_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="a thread id is a UUID"):
+        AppendThreadItemsParams(thread_id="my-thread", items=())
+
+
+async def test_positions_of_a_thread_only_grow(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    receipts = [await append(store, thread_id, message("x")) for _ in range(20)]
+
+    keys = [position_key(receipt.position) for receipt in receipts]
+    assert keys == sorted(set(keys))
+    assert {receipt.thread_id for receipt in receipts} == {thread_id}
+
+
+async def test_concurrent_appends_take_effect_in_the_order_in_which_they_are_called(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    receipts = await asyncio.gather(*(append(store, thread_id, message(f"{n}")) for n in range(50)))
+
+    assert texts(await history(store, thread_id)) == [f"{n}" for n in range(50)]
+    positions = [position_key(receipt.position) for receipt in receipts]
+    assert positions == sorted(set(positions))
+
+
+async def test_nothing_is_inferred_from_raw_items(store: ThreadStore) -> None:
+    thread_id = await new_thread(store, cwd="/repo")
+    await store.persist_thread(PersistThreadParams(thread_id=thread_id))
+    await flush(store, thread_id)
+    before = await read(store, thread_id)
+
+    await append(
+        store,
+        thread_id,
+        said("A title"),
+        {"type": "turn_context", "payload": {"cwd": "/elsewhere", "model": "a-model"}},
+        {"type": "session_meta", "payload": {"id": thread_id, "cwd": "/other", "source": "exec"}},
+    )
+
+    await flush(store, thread_id)
+    assert await read(store, thread_id) == before
+
+
+# -- compare and append ------------------------------------------------------------------------------------
+
+
+async def test_an_append_at_the_expected_position_is_accepted(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    first = await append(store, thread_id, message("one"))
+
+    second = await append(store, thread_id, message("two"), expected=first.position)
+
+    await append(store, thread_id, message("three"), expected=second.position)
+    assert texts(await history(store, thread_id)) == ["one", "two", "three"]
+
+
+async def test_an_append_that_expects_another_position_conflicts_and_stores_nothing(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    first = await append(store, thread_id, message("one"))
+    last = await append(store, thread_id, message("two"))
+
+    with pytest.raises(Conflict, match=last.position):
+        await append(store, thread_id, message("stale"), expected=first.position)
+
+    await append(store, thread_id, message("three"), expected=last.position)
+    assert texts(await history(store, thread_id)) == ["one", "two", "three"]
+
+
+async def test_a_metadata_update_moves_the_position_as_well(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    first = await append(store, thread_id, message("one"))
+    named = await update(store, thread_id, ThreadMetadataPatch(name="A name"))
+
+    with pytest.raises(Conflict):
+        await append(store, thread_id, message("stale"), expected=first.position)
+
+    await append(store, thread_id, message("two"), expected=named.position)
+
+
+async def test_the_first_append_of_a_new_thread_may_expect_the_start(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    await append(store, thread_id, message("one"), expected=START)
+
+    assert texts(await history(store, thread_id)) == ["one"]
+
+
+async def test_a_first_append_that_conflicts_can_be_followed_by_one_that_does_not(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    with pytest.raises(Conflict):
+        await append(store, thread_id, message("stale"), expected="1-1")
+
+    await append(store, thread_id, message("one"))
+
+    assert texts(await history(store, thread_id)) == ["one"]
+
+
+async def test_of_two_concurrent_appends_at_one_position_one_conflicts(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    start = await append(store, thread_id, message("start"))
+
+    outcomes = await asyncio.gather(
+        append(store, thread_id, message("a"), expected=start.position),
+        append(store, thread_id, message("b"), expected=start.position),
+        return_exceptions=True,
+    )
+
+    assert [type(outcome) for outcome in outcomes] == [Receipt, Conflict]
+    assert texts(await history(store, thread_id)) == ["start", "a"]
+
+
+@SHARED
+async def test_of_two_writers_at_one_position_one_conflicts(store: ThreadStore, second_store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    position = (await append(store, thread_id, message("start"))).position
+    await second_store.resume_thread(ResumeThreadParams(thread_id=thread_id))
+
+    for number in range(10):
+        outcomes = await asyncio.gather(
+            append(store, thread_id, message(f"{number}"), expected=position),
+            append(second_store, thread_id, message(f"{number}"), expected=position),
+            return_exceptions=True,
+        )
+        [receipt] = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+        assert [type(outcome) for outcome in outcomes if outcome is not receipt] == [Conflict]
+        position = receipt.position
+
+    await flush(store, thread_id)
+    await flush(second_store, thread_id)
+    assert texts(await history(store, thread_id)) == ["start", *(f"{number}" for number in range(10))]
+
+
+@SHARED
+async def test_concurrent_writers_share_one_order(store: ThreadStore, second_store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("start"))
+    await second_store.resume_thread(ResumeThreadParams(thread_id=thread_id))
+
+    receipts = await asyncio.gather(
+        *(append(store, thread_id, message(f"a{n}")) for n in range(30)),
+        *(append(second_store, thread_id, message(f"b{n}")) for n in range(30)),
+    )
+
+    await flush(store, thread_id)
+    await flush(second_store, thread_id)
+    stored = texts(await history(store, thread_id))
+    assert [text for text in stored if text[0] == "a"] == [f"a{n}" for n in range(30)]
+    assert [text for text in stored if text[0] == "b"] == [f"b{n}" for n in range(30)]
+    names = [*(f"a{n}" for n in range(30)), *(f"b{n}" for n in range(30))]
+    by_position = sorted(zip(receipts, names, strict=True), key=lambda pair: position_key(pair[0].position))
+    assert stored == ["start", *(name for _, name in by_position)]

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.nodes.items import append, flush, message, new_thread, read, update
+from tests.store_spec.kinds import EVERY_READER
+from tests.store_spec.operations import archive
+
+from livethread import (
+    InvalidRequest,
+    ListThreadsParams,
+    RelationKind,
+    SortDirection,
+    ThreadMetadataPatch,
+    ThreadRelationFilter,
+    ThreadSortKey,
+    ThreadStore,
+    new_thread_id,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+pytestmark = EVERY_READER
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def cwd() -> str:
+    """A directory of the test's own: the stores behind a worker hold the threads of other tests as well."""
+    return f"/{new_thread_id()}"
+
+
+async def stored(store: ThreadStore, patch: ThreadMetadataPatch | None = None, **params: Any) -> str:
+    thread_id = await new_thread(store, **params)
+    await append(store, thread_id, message("one"))
+    if patch:
+        await update(store, thread_id, patch)
+    await flush(store, thread_id)
+    return thread_id
+
+
+async def listed(store: ThreadStore, cwd: str, **params: Any) -> list[str]:
+    page = await store.list_threads(ListThreadsParams.model_validate({"cwd_filters": (cwd,), **params}))
+    return [thread.thread_id for thread in page.items]
+
+
+async def all_pages(store: ThreadStore, page_size: int, **params: Any) -> list[list[str]]:
+    pages: list[list[str]] = []
+    cursor: str | None = None
+    while True:
+        page = await store.list_threads(
+            ListThreadsParams.model_validate({"page_size": page_size, "cursor": cursor, **params})
+        )
+        pages.append([thread.thread_id for thread in page.items])
+        cursor = page.next_cursor
+        if cursor is None:
+            return pages
+
+
+def paged(ids: Sequence[str], size: int) -> list[list[str]]:
+    return [list(ids[i : i + size]) for i in range(0, len(ids), size)]
+
+
+async def test_a_listed_thread_is_what_reading_it_returns(store: ThreadStore, cwd: str) -> None:
+    thread_id = await stored(store, ThreadMetadataPatch(name="A name", token_usage={"n": 1}), cwd=cwd)
+
+    [thread] = (await store.list_threads(ListThreadsParams(cwd_filters=(cwd,)))).items
+
+    assert thread == await read(store, thread_id)
+
+
+@pytest.mark.parametrize("key", list(ThreadSortKey))
+async def test_threads_are_sorted_by_each_key_both_ways(store: ThreadStore, cwd: str, key: ThreadSortKey) -> None:
+    field = "advance_recency_at" if key is ThreadSortKey.RECENCY_AT else key.value
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    ids = [
+        await stored(store, ThreadMetadataPatch.model_validate({field: later + timedelta(days=day)}), cwd=cwd)
+        for day in (2, 0, 1)
+    ]
+    ascending = [ids[1], ids[2], ids[0]]
+
+    oldest_first = await listed(store, cwd, sort_key=key, sort_direction=SortDirection.ASC)
+    newest_first = await listed(store, cwd, sort_key=key)
+
+    assert (oldest_first, newest_first) == (ascending, ascending[::-1])
+
+
+@pytest.mark.parametrize("direction", list(SortDirection))
+async def test_pages_lose_no_thread_of_one_time_and_repeat_none(
+    store: ThreadStore, cwd: str, direction: SortDirection
+) -> None:
+    """Seven threads of three times: a cursor that named the time alone would lose those of the same time."""
+    ids = [await stored(store, cwd=cwd, created_at=AT + timedelta(seconds=n // 3)) for n in range(7)]
+    created = {thread_id: n // 3 for n, thread_id in enumerate(ids)}
+    expected = sorted(ids, key=lambda id_: (created[id_], id_), reverse=direction is SortDirection.DESC)
+
+    pages = {
+        size: await all_pages(store, size, cwd_filters=(cwd,), sort_direction=direction) for size in (1, 2, 3, 7, 8)
+    }
+
+    assert pages == {size: paged(expected, size) for size in (1, 2, 3, 7, 8)}
+
+
+async def test_filters_on_directories(store: ThreadStore, cwd: str) -> None:
+    here = await stored(store, cwd=cwd)
+    there = await stored(store, cwd=f"{cwd}/there")
+
+    assert await listed(store, cwd) == [here]
+    assert sorted(await listed(store, cwd, cwd_filters=(cwd, f"{cwd}/there"))) == sorted([here, there])
+    assert await listed(store, cwd, cwd_filters=()) == []
+    everything = await store.list_threads(ListThreadsParams(page_size=1000, cwd_filters=None))
+    assert {here, there} <= {thread.thread_id for thread in everything.items}
+
+
+async def test_filters_on_sources(store: ThreadStore, cwd: str) -> None:
+    cli, custom = await stored(store, cwd=cwd, source="cli"), await stored(store, cwd=cwd, source={"custom": "x"})
+    exec_ = await stored(store, cwd=cwd, source="exec")
+
+    assert await listed(store, cwd, allowed_sources=("cli",)) == [cli]
+    assert await listed(store, cwd, allowed_sources=({"custom": "x"},)) == [custom]
+    assert await listed(store, cwd, allowed_sources=({"custom": "y"}, "vscode")) == []
+    assert sorted(await listed(store, cwd, allowed_sources=())) == sorted([cli, custom, exec_])
+
+
+async def test_filters_on_providers(store: ThreadStore, cwd: str) -> None:
+    one, two = await stored(store, cwd=cwd, model_provider="one"), await stored(store, cwd=cwd, model_provider="two")
+
+    assert await listed(store, cwd, model_providers=("one",)) == [one]
+    assert sorted(await listed(store, cwd, model_providers=("one", "two"))) == sorted([one, two])
+    assert sorted(await listed(store, cwd, model_providers=())) == sorted([one, two])
+    assert sorted(await listed(store, cwd, model_providers=None)) == sorted([one, two])
+
+
+@pytest.mark.parametrize("term", ["needle", "NEEDLE", "a needle in", "100%", "_", "'"])
+async def test_a_search_term_is_found_in_name_title_and_preview(store: ThreadStore, cwd: str, term: str) -> None:
+    text = "A needle in a haystack: 100% _ '"
+    hits = [
+        await stored(store, ThreadMetadataPatch.model_validate({field: text}), cwd=cwd)
+        for field in ("name", "title", "preview")
+    ]
+    await stored(store, ThreadMetadataPatch(name="hay", model="needle 100% _ '"), cwd=cwd)
+
+    assert sorted(await listed(store, cwd, search_term=term)) == sorted(hits)
+
+
+async def test_children_and_descendants(store: ThreadStore, cwd: str) -> None:
+    root = await stored(store, cwd=cwd)
+    child = await stored(store, cwd=cwd, parent_thread_id=root)
+    grandchild = await stored(store, cwd=cwd, parent_thread_id=child)
+    await stored(store, cwd=cwd, parent_thread_id=new_thread_id())
+
+    def relation(kind: RelationKind, thread_id: str) -> ThreadRelationFilter:
+        return ThreadRelationFilter(kind=kind, thread_id=thread_id)
+
+    children = await listed(store, cwd, relation_filter=relation(RelationKind.DIRECT_CHILDREN, root))
+    descendants = await listed(store, cwd, relation_filter=relation(RelationKind.DESCENDANTS, root))
+    none = await listed(store, cwd, relation_filter=relation(RelationKind.DESCENDANTS, grandchild))
+
+    assert (children, sorted(descendants), none) == ([child], sorted([child, grandchild]), [])
+
+
+async def test_descendants_are_found_through_an_archived_thread(store: ThreadStore, cwd: str) -> None:
+    root = await stored(store, cwd=cwd)
+    child = await stored(store, cwd=cwd, parent_thread_id=root)
+    grandchild = await stored(store, cwd=cwd, parent_thread_id=child)
+    relation = ThreadRelationFilter(kind=RelationKind.DESCENDANTS, thread_id=root)
+
+    await archive(store, child)
+    await flush(store, child)
+
+    assert await listed(store, cwd, relation_filter=relation) == [grandchild]
+    assert await listed(store, cwd, relation_filter=relation, archived=True) == [child]
+
+
+async def test_descendants_in_a_circle_are_found_once(store: ThreadStore, cwd: str) -> None:
+    one, two = new_thread_id(), new_thread_id()
+    await stored(store, cwd=cwd, thread_id=one, parent_thread_id=two)
+    await stored(store, cwd=cwd, thread_id=two, parent_thread_id=one)
+    relation = ThreadRelationFilter(kind=RelationKind.DESCENDANTS, thread_id=one)
+
+    assert sorted(await listed(store, cwd, relation_filter=relation)) == sorted([one, two])
+
+
+async def test_active_and_archived_threads_are_listed_apart(store: ThreadStore, cwd: str) -> None:
+    active, *archived = [await stored(store, cwd=cwd, created_at=AT) for _ in range(6)]
+    for thread_id in archived:
+        await archive(store, thread_id)
+        await flush(store, thread_id)
+
+    pages = await all_pages(store, 2, cwd_filters=(cwd,), archived=True, sort_direction=SortDirection.ASC)
+
+    assert pages == paged(sorted(archived), 2)
+    assert await listed(store, cwd) == [active]
+
+
+@pytest.mark.parametrize("key", [ThreadSortKey.UPDATED_AT, ThreadSortKey.RECENCY_AT])
+async def test_pages_by_each_key_lose_no_thread_of_one_time(store: ThreadStore, cwd: str, key: ThreadSortKey) -> None:
+    field = "advance_recency_at" if key is ThreadSortKey.RECENCY_AT else key.value
+    at = datetime(2100, 1, 1, tzinfo=UTC)
+    ids = [await stored(store, ThreadMetadataPatch.model_validate({field: at}), cwd=cwd) for _ in range(5)]
+
+    pages = await all_pages(store, 2, cwd_filters=(cwd,), sort_key=key)
+
+    assert pages == paged(sorted(ids, reverse=True), 2)
+
+
+@pytest.mark.parametrize("cursor", ["x", "!", "é", "e30=", "WzFd", "W10=", "IiI="])
+async def test_what_is_no_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await store.list_threads(ListThreadsParams(cursor=cursor))
+
+
+async def test_a_cursor_of_a_listing_by_another_key_is_refused(store: ThreadStore, cwd: str) -> None:
+    for _ in range(2):
+        await stored(store, cwd=cwd)
+    page = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
+
+    with pytest.raises(InvalidRequest, match="created_at"):
+        await store.list_threads(ListThreadsParams(cursor=page.next_cursor, sort_key=ThreadSortKey.UPDATED_AT))
+
+
+@pytest.mark.parametrize("page_size", [0, -1, 1001])
+async def test_a_page_size_out_of_bounds_is_refused(page_size: int, kind: str) -> None:
+    with pytest.raises(InvalidRequest, match="page_size"):
+        ListThreadsParams(page_size=page_size)

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.nodes.items import append, flush, history, message, said, update
+from tests.store_spec.kinds import EVERY_READER
+from tests.store_spec.operations import a_word, archive, stored
+from tests.store_spec.turns import (
+    ASC,
+    COMPLETED,
+    DESC,
+    FAILED,
+    IN_PROGRESS,
+    INTERRUPTED,
+    answered,
+    event,
+    item_page,
+    kinds_of,
+    pages_of_turns,
+    rolled_back,
+    turn,
+    turn_page,
+    turns_of,
+)
+
+from livethread import (
+    InvalidRequest,
+    ListThreadsParams,
+    SearchThreadsParams,
+    SortDirection,
+    StoredTurn,
+    StoredTurnItemsView,
+    StoredTurnStatus,
+    ThreadMetadataPatch,
+    ThreadNotFound,
+    ThreadStore,
+    TurnPage,
+    new_thread_id,
+)
+
+pytestmark = EVERY_READER
+
+SECONDS = [datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC) for second in range(10)]
+
+
+async def test_a_turn_says_what_happened_in_it_and_when(store: ThreadStore) -> None:
+    items = [
+        event("task_started", 1, turn_id="t1"),
+        event("user_message", 2, message="hello"),
+        message("hello"),
+        event("task_complete", 4, turn_id="t1"),
+    ]
+    thread_id = await stored(store, *items)
+
+    page = await turn_page(store, thread_id)
+
+    expected = StoredTurn(
+        turn_id="t1",
+        items=tuple(await history(store, thread_id)),
+        items_view=StoredTurnItemsView.FULL,
+        status=COMPLETED,
+        started_at=SECONDS[1],
+        completed_at=SECONDS[4],
+    )
+    assert page == TurnPage(turns=(expected,), backwards_cursor=page.backwards_cursor)
+
+
+STATUSES: list[Any] = [
+    pytest.param([event("task_complete")], (COMPLETED, None), id="task_complete"),
+    pytest.param([event("turn_complete")], (COMPLETED, None), id="turn_complete"),
+    pytest.param([event("turn_aborted", reason="interrupted")], (INTERRUPTED, None), id="turn_aborted"),
+    pytest.param([event("error", message="no")], (FAILED, "no"), id="error"),
+    pytest.param([event("task_complete", error={"message": "no"})], (FAILED, "no"), id="completed with an error"),
+    pytest.param([event("task_complete", error="no")], (FAILED, "no"), id="completed with an error's text"),
+    pytest.param([answered("so far")], (IN_PROGRESS, None), id="nothing"),
+    pytest.param([], (IN_PROGRESS, None), id="no item at all"),
+]
+
+
+@pytest.mark.parametrize(("end", "expected"), STATUSES)
+async def test_the_last_turn_ended_as_it_says(
+    store: ThreadStore, end: list[dict[str, Any]], expected: tuple[StoredTurnStatus, str | None]
+) -> None:
+    thread_id = await stored(store, event("task_started", 1, turn_id="t1"), *end)
+
+    [last] = await turns_of(store, thread_id)
+
+    assert (last.status, last.error) == expected
+    assert last.started_at == SECONDS[1]
+    assert (last.completed_at is None) == (last.status is IN_PROGRESS)
+
+
+async def test_a_turn_that_another_follows_without_its_end_was_interrupted(store: ThreadStore) -> None:
+    thread_id = await stored(store, event("task_started", turn_id="t1"), answered("so far"), *turn("t2"))
+
+    statuses = [each.status for each in await turns_of(store, thread_id)]
+
+    assert statuses == [INTERRUPTED, COMPLETED]
+
+
+async def test_in_old_rollouts_a_turn_begins_with_what_the_user_says(store: ThreadStore) -> None:
+    thread_id = await stored(store, message("preface"), said("one"), answered("1"), message("1"), said("two"))
+
+    turns = await turns_of(store, thread_id)
+
+    assert [(each.turn_id, kinds_of(each.items)) for each in turns] == [
+        ("turn-2", ["user_message", "agent_message", "message"]),
+        ("turn-5", ["user_message"]),
+    ]
+    assert turns[0].status is COMPLETED
+
+
+async def test_what_a_user_says_in_a_turn_begins_no_other(store: ThreadStore) -> None:
+    items = [event("turn_started", turn_id="t1"), said("one"), said("more"), event("turn_complete"), said("late")]
+    thread_id = await stored(store, *items)
+
+    turns = await turns_of(store, thread_id)
+
+    assert [(each.turn_id, len(each.items)) for each in turns] == [("t1", 4), ("turn-5", 1)]
+
+
+async def test_a_turn_without_an_id_is_named_by_its_number(store: ThreadStore) -> None:
+    thread_id = await stored(store, message("x"), event("task_started"), event("task_complete"))
+
+    assert [each.turn_id for each in await turns_of(store, thread_id)] == ["turn-2"]
+
+
+async def test_turns_that_were_rolled_back_are_gone(store: ThreadStore) -> None:
+    items = [
+        *turn("t1"),
+        *turn("t2"),
+        *turn("t3"),
+        rolled_back(2),
+        *turn("t4"),
+        *turn("t5"),
+        rolled_back(1),
+        *turn("t6"),
+    ]
+    thread_id = await stored(store, *items)
+
+    turns = await turns_of(store, thread_id)
+
+    assert [each.turn_id for each in turns] == ["t1", "t4", "t6"]
+    assert [kinds_of(each.items) for each in turns] == [["task_started", "task_complete"]] * 3
+    assert [each.turn_id for each in await turns_of(store, thread_id, sort_direction=DESC)] == ["t6", "t4", "t1"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 100, 2**70])
+async def test_all_turns_can_be_rolled_back(store: ThreadStore, count: int) -> None:
+    thread_id = await stored(store, *turn("t1"), said("two"), rolled_back(count))
+
+    assert await turns_of(store, thread_id) == ()
+
+
+@pytest.mark.parametrize("count", [0, -1, "1", None, True])
+async def test_a_roll_back_of_no_number_of_turns_takes_none_back(store: ThreadStore, count: Any) -> None:
+    thread_id = await stored(store, *turn("t1"), *turn("t2"), rolled_back(count))
+
+    assert [each.turn_id for each in await turns_of(store, thread_id)] == ["t1", "t2"]
+
+
+async def test_a_later_roll_back_is_seen(store: ThreadStore) -> None:
+    thread_id = await stored(store, *turn("t1"), *turn("t2"))
+    before = [each.turn_id for each in await turns_of(store, thread_id)]
+
+    await append(store, thread_id, rolled_back(1))
+    await append(store, thread_id, *turn("t3"))
+
+    assert before == ["t1", "t2"]
+    assert [each.turn_id for each in await turns_of(store, thread_id)] == ["t1", "t3"]
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        (StoredTurnItemsView.NOT_LOADED, []),
+        (StoredTurnItemsView.SUMMARY, ["user_message", "agent_message"]),
+        (
+            StoredTurnItemsView.FULL,
+            ["task_started", "user_message", "message", "token_count", "agent_message", "task_complete"],
+        ),
+    ],
+)
+async def test_a_view_shows_as_much_as_it_says(
+    store: ThreadStore, view: StoredTurnItemsView, expected: list[str]
+) -> None:
+    between = (said("hello"), message("hello"), event("token_count"), answered("hi"))
+    thread_id = await stored(store, *turn("t1", *between))
+
+    [each] = await turns_of(store, thread_id, items_view=view)
+
+    assert (kinds_of(each.items), each.items_view, each.status) == (expected, view, COMPLETED)
+
+
+async def test_the_stores_own_records_are_no_items(store: ThreadStore) -> None:
+    thread_id = await stored(store, event("task_started", turn_id="t1"))
+    await update(store, thread_id, ThreadMetadataPatch(title="A title"))
+    await append(store, thread_id, event("task_complete"))
+
+    [each] = await turns_of(store, thread_id)
+
+    assert kinds_of(each.items) == ["task_started", "task_complete"]
+
+
+@pytest.mark.parametrize("direction", list(SortDirection))
+async def test_pages_lose_no_turn_and_repeat_none(store: ThreadStore, direction: SortDirection) -> None:
+    ids = [f"t{n}" for n in range(7)]
+    lost = [*turn("lost"), rolled_back(1)]
+    thread_id = await stored(store, *(item for id_ in ids for item in [*turn(id_, said(id_)), *lost]))
+    ordered = ids if direction is ASC else ids[::-1]
+
+    pages = {size: await pages_of_turns(store, thread_id, size, sort_direction=direction) for size in (1, 2, 3, 7, 8)}
+
+    assert pages == {size: [ordered[i : i + size] for i in range(0, 7, size)] for size in (1, 2, 3, 7, 8)}
+
+
+async def test_a_page_leads_back_to_the_turns_beside_it(store: ThreadStore) -> None:
+    thread_id = await stored(store, *(item for n in range(6) for item in turn(f"t{n}", said("x"))))
+    first = await turn_page(store, thread_id, page_size=2)
+    second = await turn_page(store, thread_id, page_size=2, cursor=first.next_cursor)
+    from_the_end = await turn_page(store, thread_id, page_size=2, sort_direction=DESC)
+    before_it = await turn_page(store, thread_id, page_size=2, sort_direction=DESC, cursor=from_the_end.next_cursor)
+
+    back = await turns_of(store, thread_id, cursor=second.backwards_cursor, sort_direction=DESC)
+    forth = await turns_of(store, thread_id, cursor=before_it.backwards_cursor)
+
+    assert [each.turn_id for each in second.turns] == ["t2", "t3"]
+    assert [each.turn_id for each in back] == ["t1", "t0"]
+    assert [each.turn_id for each in before_it.turns] == ["t3", "t2"]
+    assert [each.turn_id for each in forth] == ["t4", "t5"]
+    assert await turns_of(store, thread_id, cursor=first.backwards_cursor, sort_direction=DESC) == ()
+    assert await turns_of(store, thread_id, cursor=from_the_end.backwards_cursor) == ()
+
+
+async def test_the_thread_may_grow_between_pages(store: ThreadStore) -> None:
+    thread_id = await stored(store, *turn("t1"), *turn("t2"), *turn("t3"))
+    oldest = await turn_page(store, thread_id, page_size=2)
+    newest = await turn_page(store, thread_id, page_size=2, sort_direction=DESC)
+
+    await append(store, thread_id, *turn("t4"))
+    await append(store, thread_id, *turn("t5"))
+
+    assert [each.turn_id for each in await turns_of(store, thread_id, cursor=oldest.next_cursor)] == [
+        "t3",
+        "t4",
+        "t5",
+    ]
+    older = await turns_of(store, thread_id, cursor=newest.next_cursor, sort_direction=DESC)
+    newer = await turns_of(store, thread_id, cursor=newest.backwards_cursor)
+    assert [each.turn_id for each in older] == ["t1"]
+    assert [each.turn_id for each in newer] == ["t4", "t5"]
+
+
+async def test_a_thread_without_a_turn_has_an_empty_page(store: ThreadStore) -> None:
+    thread_id = await stored(store, message("one"))
+
+    assert await turn_page(store, thread_id) == TurnPage(turns=())
+
+
+async def test_a_read_sees_what_was_accepted_before_it(store: ThreadStore) -> None:
+    thread_id = await stored(store)
+
+    for n in range(10):
+        await append(store, thread_id, *turn(f"t{n}"))
+        assert len(await turns_of(store, thread_id)) == n + 1
+
+
+async def test_an_archived_thread_is_read_unless_it_is_not_asked_for(store: ThreadStore) -> None:
+    thread_id = await stored(store, *turn("t1"))
+    await archive(store, thread_id)
+
+    assert [each.turn_id for each in await turns_of(store, thread_id)] == ["t1"]
+    with pytest.raises(ThreadNotFound, match="it is archived"):
+        await turn_page(store, thread_id, include_archived=False)
+
+
+@pytest.mark.parametrize("cursor", ["x", "!", "é", "e30=", "WzFd", "W10=", "IiI="])
+async def test_what_is_no_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
+    thread_id = await stored(store)
+
+    with pytest.raises(InvalidRequest):
+        await turn_page(store, thread_id, cursor=cursor)
+
+
+async def test_a_cursor_of_a_listing_or_a_search_is_refused(store: ThreadStore) -> None:
+    word, cwd = a_word(), f"/{new_thread_id()}"
+    threads = [await stored(store, *turn("t1", said(word)), cwd=cwd) for _ in range(2)]
+    listed = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
+    found = await store.search_threads(SearchThreadsParams(page_size=1, search_term=word))
+
+    for cursor in (listed.next_cursor, found.next_cursor):
+        assert cursor is not None
+        with pytest.raises(InvalidRequest, match="this is the cursor of"):
+            await turn_page(store, threads[0], cursor=cursor)
+
+
+async def test_a_cursor_of_the_items_is_refused(store: ThreadStore) -> None:
+    thread_id = await stored(store, *turn("t1"), *turn("t2"))
+    await flush(store, thread_id)
+    items = await item_page(store, thread_id, page_size=2)
+
+    assert items.next_cursor is not None
+    with pytest.raises(InvalidRequest, match="this is the cursor of"):
+        await turn_page(store, thread_id, cursor=items.next_cursor)
+
+
+async def test_an_unknown_thread_is_not_found(store: ThreadStore) -> None:
+    with pytest.raises(ThreadNotFound):
+        await turn_page(store, new_thread_id())

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.nodes.items import history, message, read, said, texts
+
+from livethread import (
+    AppendThreadItemsParams,
+    CreateThreadParams,
+    GitInfo,
+    InvalidRequest,
+    LiveThread,
+    MemoryMode,
+    ReadThreadParams,
+    Receipt,
+    ResumeThreadParams,
+    ThreadMetadataPatch,
+    ThreadNotFound,
+    ThreadStore,
+    UpdateThreadMetadataParams,
+    new_thread_id,
+)
+from livethread.types import START, position_key
+
+TURN = {
+    "type": "turn_context",
+    "payload": {
+        "cwd": "/later",
+        "approval_policy": "on-request",
+        "sandbox_policy": {"mode": "read-only"},
+        "model": "a-model",
+        "effort": "high",
+        "summary": "auto",
+        "permission_profile": {"network": False},
+    },
+}
+USAGE = {"type": "event_msg", "payload": {"type": "token_count", "info": {"total_token_usage": {"total_tokens": 7}}}}
+STARTED = {"timestamp": "2100-01-01T00:00:00.000Z", "type": "event_msg", "payload": {"type": "task_started"}}
+DROPPED: list[dict[str, Any]] = [
+    {"type": "event_msg", "payload": {"type": "error", "message": "x"}},
+    {"type": "event_msg", "payload": {"type": "agent_message_delta", "delta": "x"}},
+    {"type": "response_item", "payload": {"type": "compaction_trigger"}},
+    {"type": "thread_metadata", "payload": {"name": "forged"}},
+]
+
+
+async def create(store: ThreadStore, **params: Any) -> LiveThread:
+    return await LiveThread.create(store, CreateThreadParams.model_validate(params))
+
+
+async def test_a_session_from_its_start_to_its_end(store: ThreadStore) -> None:
+    thread = await create(store, cwd="/repo", thread_source="automation", git=GitInfo(branch="main"))
+
+    await thread.append_items([STARTED, TURN, said("Fix the büild 🎉")])
+    await thread.append_items([message("Done."), USAGE])
+    await thread.flush()
+
+    stored = await thread.read_thread(include_history=True)
+    assert stored.history is not None
+    assert [item.type for item in stored.history.items[1:]] == [
+        "event_msg",
+        "turn_context",
+        "event_msg",
+        "response_item",
+        "event_msg",
+    ]
+    observed = {
+        "title": stored.title,
+        "preview": stored.preview,
+        "first_user_message": stored.first_user_message,
+        "model": stored.model,
+        "effort": stored.reasoning_effort,
+        "approval": stored.approval_mode,
+        "profile": stored.permission_profile,
+        "usage": stored.token_usage,
+        "cwd": stored.cwd,
+        "source": stored.thread_source,
+        "recency": stored.recency_at.year,
+    }
+    assert observed == {
+        "title": "Fix the büild 🎉",
+        "preview": "Fix the büild 🎉",
+        "first_user_message": "Fix the büild 🎉",
+        "model": "a-model",
+        "effort": "high",
+        "approval": "on-request",
+        "profile": {"network": False},
+        "usage": {"total_tokens": 7},
+        "cwd": "/repo",
+        "source": "automation",
+        "recency": 2100,
+    }
+    await thread.shutdown()
+    assert await read(store, thread.thread_id) == stored.model_copy(update={"history": None})
+
+
+async def test_what_the_policy_drops_is_dropped(store: ThreadStore) -> None:
+    thread = await create(store)
+
+    await thread.append_items([*DROPPED, message("kept"), *DROPPED])
+
+    assert texts(await history(store, thread.thread_id)) == ["kept"]
+
+
+async def test_an_append_of_which_nothing_is_left_has_the_receipt_of_the_one_before(store: ThreadStore) -> None:
+    thread = await create(store)
+    nothing = await thread.append_items(DROPPED)
+    with pytest.raises(ThreadNotFound):
+        await thread.read_thread()
+    first = await thread.append_items([message("one")])
+
+    assert nothing == Receipt(thread_id=thread.thread_id, position=START)
+    assert await thread.append_items(DROPPED) == first
+    assert await thread.append_items([]) == first
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "text",
+        None,
+        {"payload": {}},
+        {"type": ["event_msg"], "payload": {}},
+        {"type": "event_msg", "payload": 5},
+        message("x", value=float("nan")),
+        message("\ud800"),
+    ],
+    ids=["a text", "null", "no type", "a type that is a list", "no object", "NaN", "a lone surrogate"],
+)
+async def test_a_malformed_item_is_refused_and_nothing_is_appended(store: ThreadStore, bad: Any) -> None:
+    thread = await create(store)
+
+    with pytest.raises(InvalidRequest):
+        await thread.append_items([message("good"), bad])
+
+    await thread.append_items([message("one")])
+    assert texts(await history(store, thread.thread_id)) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"memory_mode": []},
+        {"memory_mode": "maybe"},
+        {"source": 5},
+        {"source": {}},
+        {"thread_source": ""},
+        {"thread_source": {"kind": "user"}},
+        {"git": []},
+        {"timestamp": 5},
+        {"cwd": None},
+    ],
+    ids=str,
+)
+async def test_an_item_with_odd_metadata_is_stored_and_breaks_nothing(
+    store: ThreadStore, fields: dict[str, Any]
+) -> None:
+    """An item is appended or refused; it cannot be appended and raise."""
+    thread = await create(store)
+    await thread.append_items([message("one")])
+    odd = {"type": "session_meta", "payload": {"id": thread.thread_id, **fields}}
+
+    await thread.append_items([odd])
+
+    await thread.append_items([message("two")])
+    await thread.flush()
+    items = await history(store, thread.thread_id)
+    assert [item.type for item in items] == ["response_item", "session_meta", "response_item"]
+
+
+async def test_concurrent_calls_take_effect_in_the_order_in_which_they_are_made(store: ThreadStore) -> None:
+    thread = await create(store)
+
+    receipts = await asyncio.gather(*(thread.append_items([said(f"{n}")]) for n in range(30)))
+
+    assert texts(await history(store, thread.thread_id)) == [f"{n}" for n in range(30)]
+    assert (await thread.read_thread()).title == "0"
+    positions = [position_key(receipt.position) for receipt in receipts]
+    assert positions == sorted(set(positions))
+
+
+async def test_a_name_given_by_the_user_stays(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([said("first")])
+
+    await thread.update_metadata(ThreadMetadataPatch(name="A name", title="Chosen"))
+    await thread.append_items([said("second")])
+
+    stored = await thread.read_thread()
+    assert (stored.name, stored.title, stored.preview) == ("A name", "Chosen", "first")
+
+
+async def test_the_memory_mode_is_a_patch(store: ThreadStore) -> None:
+    thread = await create(store)
+
+    await thread.update_memory_mode(MemoryMode.DISABLED)
+
+    assert (await thread.read_thread()).memory_mode is MemoryMode.DISABLED
+
+
+async def test_a_resumed_thread_goes_on_where_it_stood(store: ThreadStore) -> None:
+    first = await create(store, cwd="/repo")
+    await first.append_items([said("first")])
+    await first.shutdown()
+
+    thread = await LiveThread.resume(store, ResumeThreadParams(thread_id=first.thread_id))
+    await thread.append_items([said("second"), TURN])
+
+    stored = await thread.read_thread()
+    assert (stored.title, stored.cwd, stored.model) == ("first", "/repo", "a-model")
+    assert len(await history(store, thread.thread_id)) == 3
+
+
+async def test_a_touch_that_was_held_back_is_sent_with_the_flush(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([said("a fact")])
+    await thread.append_items([{**message("later"), "timestamp": "2100-01-01T00:00:00.000Z"}])
+
+    await thread.flush()
+
+    assert (await thread.read_thread()).updated_at.year == 2100
+
+
+async def test_persisting_stores_a_thread_without_items(store: ThreadStore) -> None:
+    thread = await create(store, cwd="/repo")
+
+    await thread.persist()
+
+    assert (await thread.read_thread()).cwd == "/repo"
+
+
+async def test_a_handle_that_was_shut_down_does_nothing_more(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([message("one")])
+    await thread.shutdown()
+    await thread.shutdown()
+
+    calls: list[Any] = [
+        lambda: thread.append_items([message("late")]),
+        lambda: thread.update_metadata(ThreadMetadataPatch(name="late")),
+        thread.persist,
+        thread.flush,
+    ]
+    for call in calls:
+        with pytest.raises(ThreadNotFound, match="shut down or discarded"):
+            await call()
+
+    assert not thread.is_open
+    assert texts(await history(store, thread.thread_id)) == ["one"]
+
+
+async def test_two_shutdowns_at_once_are_one(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([message("one")])
+
+    await asyncio.gather(thread.shutdown(), thread.shutdown())
+
+    assert not thread.is_open
+
+
+async def test_ending_one_handle_leaves_the_other_open_however_it_is_ended(store: ThreadStore) -> None:
+    first = await create(store)
+    await first.append_items([message("one")])
+    second = await LiveThread.resume(store, ResumeThreadParams(thread_id=first.thread_id))
+
+    await first.shutdown()
+    await first.discard()  # as a session's clean-up does, whatever happened before
+
+    await second.append_items([message("two")])
+    assert texts(await history(store, second.thread_id)) == ["one", "two"]
+
+
+async def test_two_handles_of_one_thread_write_in_the_order_of_their_calls(store: ThreadStore) -> None:
+    first = await create(store)
+    await first.append_items([message("0")])
+    second = await LiveThread.resume(store, ResumeThreadParams(thread_id=first.thread_id))
+
+    await asyncio.gather(*((first, second)[n % 2].append_items([message(f"{n}")]) for n in range(1, 20)))
+
+    assert texts(await history(store, first.thread_id)) == [f"{n}" for n in range(20)]
+
+
+async def test_the_store_itself_takes_what_a_handle_wrote_for_its_own(store: ThreadStore) -> None:
+    """A handle adds nothing that the store would not accept from anybody."""
+    thread = await create(store)
+    receipt = await thread.append_items([message("one")])
+    item = (await thread.load_history()).items[1]
+
+    await thread.flush()
+    await store.append_items(AppendThreadItemsParams(thread_id=thread.thread_id, items=(item,)))
+    await store.update_thread_metadata(
+        UpdateThreadMetadataParams(
+            thread_id=thread.thread_id, patch=ThreadMetadataPatch(model="m"), observed_from=receipt.position
+        )
+    )
+
+    assert texts(await history(store, thread.thread_id)) == ["one", "one"]
+    assert (await store.read_thread(ReadThreadParams(thread_id=thread.thread_id))).model == "m"
+
+
+async def test_the_rollouts_path_is_none_in_memory_and_a_file_elsewhere(store: ThreadStore, kind: str) -> None:
+    thread = await create(store)
+    await thread.append_items([message("one")])
+
+    path = await thread.rollout_path()
+
+    assert (path is None) == (kind == "memory")
+    assert path is None or path.read_bytes().count(b"\n") == 2
+
+
+async def test_an_unknown_thread_cannot_be_resumed(store: ThreadStore) -> None:
+    with pytest.raises(ThreadNotFound):
+        await LiveThread.resume(store, ResumeThreadParams(thread_id=new_thread_id()))

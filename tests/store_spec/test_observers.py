@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.nodes.items import append, flush, history, message, new_thread, update
+from tests.nodes.waiting import eventually
+
+from livethread import (
+    CreateThreadParams,
+    GitInfoPatch,
+    ItemsAppended,
+    LiveThread,
+    MetadataUpdated,
+    ResumeThreadParams,
+    TasksApplied,
+    ThreadEvent,
+    ThreadInitialized,
+    ThreadMetadataPatch,
+    ThreadStore,
+)
+from livethread.types import position_key
+
+if TYPE_CHECKING:
+    from livethread import Position
+
+
+@pytest.fixture
+def events(store: ThreadStore) -> list[ThreadEvent]:
+    events: list[ThreadEvent] = []
+    store.observers.subscribe(events.append)
+    return events
+
+
+def applied_up_to(events: list[ThreadEvent], position: Position) -> bool:
+    return any(
+        isinstance(event, TasksApplied) and position_key(event.position) >= position_key(position) for event in events
+    )
+
+
+@pytest.mark.parametrize("label", ["user", "subagent", "automation", "eine Funktion", None])
+async def test_an_opened_thread_is_reported_with_the_plain_label_of_who_started_it(
+    store: ThreadStore, events: list[ThreadEvent], label: str | None
+) -> None:
+    params = CreateThreadParams(thread_source=label)
+    thread = await LiveThread.create(store, params)
+    await thread.append_items([message("one")])
+    await thread.shutdown()
+    await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id))
+
+    initialized = [event for event in events if isinstance(event, ThreadInitialized)]
+    assert initialized == [
+        ThreadInitialized(params.thread_id, label, resumed=False),
+        ThreadInitialized(params.thread_id, label, resumed=True),
+    ]
+    assert initialized[0].action == "thread_initialized"
+
+
+async def test_an_accepted_append_is_reported_with_its_size_and_once_it_is_durable(
+    store: ThreadStore, events: list[ThreadEvent]
+) -> None:
+    thread_id = await new_thread(store)
+
+    receipt = await append(store, thread_id, message("one"), message("two"))
+    await flush(store, thread_id)
+
+    [appended] = [event for event in events if isinstance(event, ItemsAppended)]
+    assert (appended.thread_id, appended.position, appended.items) == (thread_id, receipt.position, 2)
+    assert appended.size > len("one") + len("two")
+    await eventually(lambda: applied_up_to(events, receipt.position), "the event that it is durable")
+
+
+async def test_an_accepted_patch_is_reported_with_the_names_of_its_fields(
+    store: ThreadStore, events: list[ThreadEvent]
+) -> None:
+    thread_id = await new_thread(store)
+    patch = ThreadMetadataPatch(name="secret", thread_source=None, git_info=GitInfoPatch(branch="secret"))
+
+    receipt = await update(store, thread_id, patch)
+    await flush(store, thread_id)
+
+    reported = [event for event in events if isinstance(event, MetadataUpdated)]
+    assert [(event.thread_id, event.position, sorted(event.fields)) for event in reported] == [
+        (thread_id, receipt.position, ["git_info", "name", "thread_source"])
+    ]
+    await eventually(lambda: applied_up_to(events, receipt.position), "the event that it is durable")
+    assert "secret" not in repr(events)
+
+
+async def test_a_refused_append_is_not_reported(store: ThreadStore, events: list[ThreadEvent]) -> None:
+    thread_id = await new_thread(store)
+
+    with pytest.raises(Exception, match=r"NaN|nan"):
+        await append(store, thread_id, message("x", value=float("nan")))
+
+    assert events == []
+
+
+async def test_positions_are_reported_applied_in_order(store: ThreadStore, events: list[ThreadEvent]) -> None:
+    thread_id = await new_thread(store)
+
+    for n in range(20):
+        await append(store, thread_id, message(f"{n}"))
+    await flush(store, thread_id)
+
+    positions = [position_key(event.position) for event in events if isinstance(event, TasksApplied)]
+    assert positions == sorted(set(positions))
+
+
+async def test_events_are_log_lines_without_contents(store: ThreadStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="livethread")
+
+    thread = await LiveThread.create(store, CreateThreadParams(thread_source="automation"))
+    await thread.append_items([message("a secret")])
+    await thread.update_metadata(ThreadMetadataPatch(name="a secret"))
+    await thread.shutdown()
+
+    actions = [record.__dict__.get("action") for record in caplog.records if record.name == "livethread.observers"]
+    assert actions[0] == "thread_initialized"
+    assert {"items_appended", "metadata_updated", "tasks_applied"} <= set(actions)
+    assert "a secret" not in "".join(repr(record.__dict__) for record in caplog.records)
+
+
+async def test_a_subscriber_that_fails_disturbs_nobody(
+    store: ThreadStore, events: list[ThreadEvent], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(event: ThreadEvent) -> None:
+        raise ValueError(event.action)
+
+    store.observers.subscribe(fail)
+    later: list[ThreadEvent] = []
+    store.observers.subscribe(later.append)
+    thread_id = await new_thread(store)
+
+    await append(store, thread_id, message("one"))
+
+    assert len(await history(store, thread_id)) == 1
+    assert later == events
+    assert "thread observer failed" in caplog.messages
+
+
+async def test_a_subscription_can_be_ended(store: ThreadStore) -> None:
+    events: list[ThreadEvent] = []
+    end = store.observers.subscribe(events.append)
+    thread_id = await new_thread(store)
+
+    end()
+    end()
+    await append(store, thread_id, message("one"))
+
+    assert events == []

@@ -1,0 +1,486 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from livethread.errors import Conflict, InvalidRequest, ResourceExhausted, Unavailable
+from livethread.metadata import ThreadMetadataPatch
+from livethread.queued.writer import Budget, Submission, Writer
+from livethread.tasks import AppendItems, CreateThread, OrderedTask, UpdateThreadMetadata
+from livethread.types import START
+
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
+FULL = ResourceExhausted("the mailbox is full")
+MANY = 1_000
+
+
+@pytest.fixture
+def budget() -> Budget:
+    return Budget(1_000_000)
+
+
+@pytest.fixture
+async def writer(budget: Budget) -> Writer:
+    return Writer(THREAD, budget, MANY)
+
+
+def append(text: bytes = b"x") -> OrderedTask:
+    return OrderedTask(AppendItems(at=AT), (text,))
+
+
+def creation() -> OrderedTask:
+    return OrderedTask(CreateThread(at=AT, session_meta={"id": THREAD}))
+
+
+def submit(writer: Writer, count: int) -> list[Submission]:
+    return [writer.submit(append(b"%d" % i)) for i in range(count)]
+
+
+def counters(writer: Writer) -> tuple[int, list[int], list[int]]:
+    """The floor, what is unapplied and what is queued."""
+    return writer.floor, [s.n for s in writer.unapplied], [s.n for s in writer.queue]
+
+
+async def test_every_writer_has_an_id_of_its_own(writer: Writer, budget: Budget) -> None:
+    assert writer.id != Writer(writer.thread_id, budget, MANY).id
+    assert ":" not in writer.id
+
+
+async def test_a_new_writer_has_nothing_outstanding(writer: Writer) -> None:
+    assert counters(writer) == (0, [], [])
+    assert not writer.has_outstanding
+    assert writer.is_applied_up_to(writer.marker)
+
+
+async def test_a_task_gets_its_counter_when_it_is_sent(writer: Writer) -> None:
+    submitted = submit(writer, 3)
+    assert counters(writer) == (0, [], [0, 0, 0])
+
+    sent = writer.number(2)
+
+    assert sent == submitted[:2]
+    assert counters(writer) == (0, [], [1, 2, 0])
+
+
+async def test_numbering_again_gives_the_same_counters(writer: Writer) -> None:
+    submit(writer, 3)
+
+    writer.number(2)
+    writer.number(10)
+
+    assert counters(writer) == (0, [], [1, 2, 3])
+
+
+# -- accepting ---------------------------------------------------------------------------------------------
+
+
+async def test_what_redis_holds_is_accepted_and_kept(writer: Writer) -> None:
+    first, second, third = submit(writer, 3)
+    writer.number(3)
+
+    writer.accept(2, "7-1", 2)
+
+    assert counters(writer) == (0, [1, 2], [3])
+    assert (first.accepted.result(), second.accepted.result()) == ("7-0", "7-1")
+    assert (first.position, second.position) == ("7-0", "7-1")
+    assert not third.accepted.done()
+    assert writer.last_accepted == 2
+    assert writer.changed.is_set()
+
+
+async def test_a_task_that_an_earlier_call_brought_has_the_position_of_the_last(writer: Writer) -> None:
+    """Its own is not known; who waits for a later one waits long enough."""
+    submitted = submit(writer, 4)
+    writer.number(4)
+
+    writer.accept(4, "7-5", 2)
+
+    assert [submission.accepted.result() for submission in submitted] == ["7-5", "7-5", "7-4", "7-5"]
+
+
+async def test_a_task_that_was_never_sent_is_not_taken_for_accepted(writer: Writer) -> None:
+    submit(writer, 1)
+
+    writer.accept(5, "7-0", 0)
+
+    assert counters(writer) == (0, [], [0])
+
+
+async def test_accepting_the_same_again_changes_nothing(writer: Writer) -> None:
+    submit(writer, 2)
+    writer.number(1)
+    writer.accept(1, "7-0", 1)
+    writer.number(1)
+
+    writer.accept(1, "7-0", 0)
+
+    assert counters(writer) == (0, [1], [2])
+
+
+async def test_an_acceptance_that_nobody_waits_for_any_more_is_noted_all_the_same(writer: Writer) -> None:
+    (submission,) = submit(writer, 1)
+    writer.number(1)
+    submission.accepted.cancel()
+
+    writer.accept(1, "7-0", 1)
+
+    assert counters(writer) == (0, [1], [])
+
+
+# -- applying ----------------------------------------------------------------------------------------------
+
+
+async def test_what_is_applied_is_let_go(writer: Writer) -> None:
+    submit(writer, 3)
+    writer.number(1)
+    writer.accept(1, "7-0", 1)
+    writer.number(1)
+    writer.accept(2, "8-0", 1)
+    writer.changed.clear()
+
+    writer.note_applied(1, "7-5")
+
+    assert counters(writer) == (1, [2], [0])
+    assert writer.applied == "7-5"
+    assert writer.changed.is_set()
+
+
+async def test_tasks_are_known_by_their_counters_and_not_by_their_positions(writer: Writer) -> None:
+    """A Redis that lost data gives positions out again: a later one may be another writer's."""
+    submit(writer, 1)
+    writer.number(1)
+    writer.accept(1, "10-0", 1)
+
+    writer.note_applied(0, "99-0")
+    assert counters(writer) == (0, [1], [])
+    writer.note_applied(1, "9-0")
+
+    assert counters(writer) == (1, [], [])
+
+
+async def test_counters_go_on_behind_what_is_applied(writer: Writer) -> None:
+    submit(writer, 1)
+    writer.number(1)
+    writer.accept(1, "7-0", 1)
+    writer.note_applied(1, "7-0")
+
+    submit(writer, 1)
+    writer.number(1)
+
+    assert counters(writer) == (1, [], [2])
+
+
+# -- refusing ----------------------------------------------------------------------------------------------
+
+
+async def test_only_the_first_task_is_refused_and_the_later_ones_get_new_counters(writer: Writer) -> None:
+    accepted, refused, later = submit(writer, 3)
+    writer.number(3)
+    writer.accept(1, "7-0", 1)
+
+    assert writer.refuse(FULL)
+    writer.number(10)
+
+    assert counters(writer) == (0, [1], [2])
+    assert accepted.accepted.result() == "7-0"
+    assert refused.accepted.exception() is FULL
+    assert (refused.is_refused, later.is_refused) == (True, False)
+    assert (later.n, later.accepted.done()) == (2, False)
+
+
+async def test_with_a_threads_creation_all_that_depend_on_it_are_refused(writer: Writer) -> None:
+    error = Conflict("the thread exists")
+    submissions = [writer.submit(creation()), *submit(writer, 2)]
+    writer.number(2)
+
+    assert writer.refuse(error)
+
+    assert counters(writer) == (0, [], [])
+    assert [submission.accepted.exception() for submission in submissions] == [error] * 3
+
+
+async def test_what_was_accepted_is_never_refused_when_it_is_offered_again(writer: Writer, budget: Budget) -> None:
+    (submission,) = submit(writer, 1)
+    writer.number(1)
+    writer.accept(1, "7-0", 1)
+    writer.rewind(0)
+    used = budget.used
+
+    assert not writer.refuse(FULL)
+
+    assert (counters(writer), submission.is_refused, budget.used) == ((0, [], [1]), False, used)
+    assert submission.accepted.result() == "7-0"
+
+
+async def test_what_is_said_to_stay_queued_is_never_refused(writer: Writer) -> None:
+    late, behind = submit(writer, 2)
+    writer.number(2)
+    late.accepted.set_exception(Unavailable("it stays queued", is_queued=True))
+    late.accepted.exception()
+
+    assert not writer.refuse(FULL)
+
+    assert counters(writer) == (0, [], [1, 2])
+    assert not behind.accepted.done()
+
+
+async def test_a_refused_creation_takes_nothing_along_that_is_promised(writer: Writer) -> None:
+    created, dependent, promised = writer.submit(creation()), *submit(writer, 2)
+    promised.accepted.set_exception(Unavailable("it stays queued", is_queued=True))
+    promised.accepted.exception()
+
+    assert writer.refuse(FULL)
+
+    assert [s.is_refused for s in (created, dependent, promised)] == [True, True, False]
+    assert list(writer.queue) == [promised]
+
+
+async def test_dropping_all_fails_every_queued_task(writer: Writer) -> None:
+    submissions = submit(writer, 3)
+    error = Conflict("the thread is gone")
+
+    writer.drop_all(error)
+
+    assert counters(writer) == (0, [], [])
+    assert [submission.accepted.exception() for submission in submissions] == [error] * 3
+    assert all(submission.is_refused for submission in submissions)
+    assert writer.changed.is_set()
+
+
+async def test_dropping_a_task_that_nobody_waits_for_harms_nothing(writer: Writer) -> None:
+    (submission,) = submit(writer, 1)
+    submission.accepted.cancel()
+
+    writer.drop_all(FULL)
+
+    assert counters(writer) == (0, [], [])
+
+
+async def test_a_refused_creation_that_nobody_awaits_warns_nobody(writer: Writer) -> None:
+    submit(writer, 1)
+
+    writer.drop_all(FULL)
+    await asyncio.sleep(0)
+
+    assert not writer.has_outstanding
+
+
+# -- losing ------------------------------------------------------------------------------------------------
+
+
+async def test_what_redis_lost_is_queued_again_in_order_with_its_counters(writer: Writer) -> None:
+    submitted = submit(writer, 4)
+    writer.number(3)
+    writer.accept(3, "7-2", 3)
+
+    writer.rewind(1)
+
+    assert counters(writer) == (0, [1], [2, 3, 0])
+    assert [submission.is_repeated for submission in submitted] == [False, True, True, False]
+    writer.number(10)
+    assert counters(writer) == (0, [1], [2, 3, 4])
+
+
+async def test_a_task_that_is_accepted_again_takes_its_new_position(writer: Writer) -> None:
+    (submission,) = submit(writer, 1)
+    writer.number(1)
+    writer.accept(1, "7-0", 1)
+    writer.rewind(0)
+    writer.number(1)
+
+    writer.accept(1, "9-0", 1)
+
+    assert counters(writer) == (0, [1], [])
+    assert (submission.accepted.result(), submission.position) == ("7-0", "9-0")
+
+
+# -- waiting -----------------------------------------------------------------------------------------------
+
+
+async def test_the_marker_tells_what_was_submitted_before_from_what_came_after(writer: Writer) -> None:
+    submit(writer, 2)
+    marker = writer.marker
+    submit(writer, 1)
+    writer.number(3)
+    writer.accept(1, "7-0", 1)
+    assert not writer.is_applied_up_to(marker)
+    writer.accept(3, "8-1", 2)
+
+    writer.note_applied(1, "7-0")
+    assert not writer.is_applied_up_to(marker)
+    writer.note_applied(2, "8-0")
+
+    assert writer.is_applied_up_to(marker)
+    assert not writer.is_applied_up_to(writer.marker)
+    writer.note_applied(3, "8-1")
+    assert not writer.has_outstanding
+
+
+async def test_a_rewound_task_is_not_applied(writer: Writer) -> None:
+    submit(writer, 1)
+    writer.number(1)
+    writer.accept(1, "7-0", 1)
+
+    writer.rewind(0)
+
+    assert not writer.is_applied_up_to(writer.marker)
+
+
+async def test_a_refused_task_holds_nobody_up(writer: Writer) -> None:
+    submit(writer, 1)
+    marker = writer.marker
+
+    assert writer.refuse(FULL)
+
+    assert writer.is_applied_up_to(marker)
+
+
+async def test_whoever_waits_hears_that_a_thread_is_parked_and_no_longer_is(writer: Writer) -> None:
+    writer.note_parked("disk full")
+    assert (writer.parked, writer.changed.is_set()) == ("disk full", True)
+    writer.changed.clear()
+
+    writer.note_parked(None)
+
+    assert (writer.parked, writer.changed.is_set()) == (None, True)
+
+
+# -- bounds ------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_is_encoded_when_it_is_submitted(writer: Writer) -> None:
+    (submission,) = submit(writer, 1)
+
+    assert submission.wire == append(b"0").to_wire()
+    assert submission.size == sum(map(len, append(b"0").to_wire()))
+
+
+async def test_a_task_that_cannot_be_encoded_is_not_submitted(writer: Writer, budget: Budget) -> None:
+    odd = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
+    header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd, observed_from=None)
+
+    with pytest.raises(InvalidRequest):
+        writer.submit(OrderedTask(header))
+
+    assert (counters(writer), writer.marker, budget.used) == ((0, [], []), 0, 0)
+
+
+async def test_a_writer_keeps_so_many_tasks_and_no_more(budget: Budget) -> None:
+    writer = Writer(THREAD, budget, 3)
+    submit(writer, 3)
+    writer.number(2)
+    writer.accept(2, "7-1", 2)  # accepted or not, it is kept
+
+    with pytest.raises(ResourceExhausted, match=f"3 tasks of thread {THREAD} wait to be applied"):
+        submit(writer, 1)
+    assert counters(writer) == (0, [1, 2], [0])
+    writer.note_applied(1, "7-0")
+
+    submit(writer, 1)
+
+
+async def test_all_writers_of_a_store_share_one_budget() -> None:
+    size = sum(map(len, append().to_wire()))
+    budget = Budget(2 * size)
+    first, second = Writer(THREAD, budget, MANY), Writer(THREAD, budget, MANY)
+    first.submit(append())
+    second.submit(append())
+
+    with pytest.raises(ResourceExhausted, match=f"{2 * size} bytes of tasks wait to be applied"):
+        second.submit(append())
+    assert budget.used == 2 * size
+    assert first.refuse(FULL)
+
+    second.submit(append())
+    assert budget.used == 2 * size
+
+
+async def test_a_closed_writer_keeps_nothing_that_redis_holds(writer: Writer, budget: Budget) -> None:
+    submit(writer, 3)
+    writer.number(2)
+    writer.accept(1, "7-0", 1)
+
+    writer.close()
+
+    assert counters(writer) == (1, [], [2, 0])
+    writer.number(2)
+    writer.accept(3, "8-0", 2)
+    assert (counters(writer), budget.used) == ((3, [], []), 0)
+
+
+async def test_a_closed_writer_says_of_nothing_that_it_is_applied(writer: Writer) -> None:
+    submit(writer, 1)
+    writer.number(1)
+    writer.accept(1, "7-0", 1)
+
+    writer.close()
+
+    assert writer.applied == START
+
+
+@pytest.mark.parametrize("how", ["applied", "refused", "dropped", "closed"])
+async def test_the_budget_is_given_back_however_a_task_ends(writer: Writer, budget: Budget, how: str) -> None:
+    submit(writer, 2)
+    writer.number(2)
+    match how:
+        case "applied":
+            writer.accept(2, "7-1", 2)
+            writer.note_applied(2, "7-1")
+        case "refused":
+            assert writer.refuse(FULL)
+            assert writer.refuse(FULL)
+        case "dropped":
+            writer.drop_all(FULL)
+        case _:
+            writer.close()
+            writer.accept(2, "7-1", 2)
+
+    assert budget.used == 0
+
+
+STEPS = ("submit", "number", "accept", "apply", "refuse", "rewind")
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=40))
+def test_whatever_happens_counters_run_on_and_the_budget_is_what_is_kept(steps: list[tuple[str, int]]) -> None:
+    """Nothing that is promised is lost, and no counter is given to two tasks that Redis may hold."""
+
+    async def run() -> None:
+        budget = Budget(1_000_000)
+        writer = Writer(THREAD, budget, MANY)
+        kept: list[Submission] = []
+        for step, number in steps:
+            promised = {s.order for s in kept if s.accepted.done()}
+            match step:
+                case "submit":
+                    submit(writer, 1)
+                case "number":
+                    writer.number(number)
+                case "accept":
+                    numbered = [s.n for s in writer.queue if s.n]
+                    last = min(writer.last_accepted + number, max(numbered, default=0))
+                    writer.accept(last, f"{last}-0", 0)
+                case "apply":
+                    writer.note_applied(min(writer.floor + number, writer.last_accepted), "1-0")
+                case "refuse" if writer.queue:
+                    writer.refuse(FULL)
+                case "rewind":
+                    writer.rewind(max(writer.floor, writer.last_accepted - number))
+                case _:
+                    pass
+            before, kept = {s.order for s in kept}, [*writer.unapplied, *writer.queue]
+            gone = before - {s.order for s in kept}
+            assert not gone or step == "apply" or (step == "refuse" and not gone & promised)
+            assert budget.used == sum(s.size for s in kept)
+            assert [s.order for s in kept] == sorted(s.order for s in kept)
+            assert [s.n for s in writer.unapplied] == list(range(writer.floor + 1, writer.last_accepted + 1))
+        writer.drop_all(FULL)
+        writer.note_applied(writer.last_accepted, "1-0")
+        assert budget.used == 0
+
+    asyncio.run(run())

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+
+import pytest
+from celery import Celery
+
+from livethread import errors
+from livethread.errors import (
+    Conflict,
+    Internal,
+    InvalidRequest,
+    ResourceExhausted,
+    ThreadNotFound,
+    ThreadParked,
+    ThreadStoreError,
+    Unavailable,
+    Unsupported,
+)
+
+THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
+
+ERRORS = [
+    (ThreadNotFound(THREAD), f"thread {THREAD} not found"),
+    (ThreadNotFound(THREAD, "resume it first"), f"thread {THREAD} not found: resume it first"),
+    (InvalidRequest("type: Field required"), "type: Field required"),
+    (Conflict("the thread exists; resume it instead"), "the thread exists; resume it instead"),
+    (ResourceExhausted("the mailbox is full; flush"), "the mailbox is full; flush"),
+    (Unavailable("Redis does not answer; start it"), "Redis does not answer; start it"),
+    (Internal("a bug; report it"), "a bug; report it"),
+    (Unsupported("list_turns"), "this store does not support list_turns"),
+    (
+        ThreadParked(THREAD, "disk full"),
+        f"thread {THREAD} is parked: disk full; its tasks are kept in order until the cause is mended and it is retried",
+    ),
+]
+
+every_error = pytest.mark.parametrize(("error", "message"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
+
+
+def test_every_public_error_is_tried_here() -> None:
+    public = {
+        value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, ThreadStoreError) and not name.startswith("_")
+    }
+
+    assert {type(error) for error, _ in ERRORS} == public - {ThreadStoreError}
+
+
+@every_error
+def test_the_message_says_what_happened_once(error: ThreadStoreError, message: str) -> None:
+    assert str(error) == message
+
+
+@every_error
+def test_an_error_survives_pickle(error: ThreadStoreError, message: str) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert (type(copy), copy.args, vars(copy), str(copy)) == (type(error), error.args, vars(error), message)
+
+
+@every_error
+def test_an_error_survives_celerys_result_backend(error: ThreadStoreError, message: str) -> None:
+    app = Celery("test", broker="memory://", backend="cache+memory://", set_as_current=False)
+    stored = json.dumps(app.backend.prepare_exception(error, serializer="json"))
+
+    copy = app.backend.exception_to_python(json.loads(stored))
+
+    assert (type(copy), copy.args, vars(copy), str(copy)) == (type(error), error.args, vars(error), message)

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from livethread.item_observer import ItemObserver, user_request
+from livethread.metadata import StoredThread, ThreadMetadataPatch
+from livethread.rollout_item import RolloutItem
+
+THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
+OTHER = "019a93b9-f380-7600-98ff-940e6b99603d"
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LATER = datetime(2026, 11, 22, 13, tzinfo=UTC)
+MARKED = "# Context from my IDE\n\n## Open tabs: a.py\n\n## My request for Codex:\nfix it\n"
+
+
+def observe(*items: tuple[str, dict[str, Any]], observer: ItemObserver | None = None) -> dict[str, Any]:
+    """What *items* say, as the wire has it; nothing is an empty object."""
+    observed = (observer or ItemObserver(THREAD)).observe(
+        (RolloutItem(type=type_, payload=payload), AT) for type_, payload in items
+    )
+    return observed.to_wire() if observed else {}
+
+
+def event(kind: str, **fields: Any) -> tuple[str, dict[str, Any]]:
+    return "event_msg", {"type": kind, **fields}
+
+
+def meta(**fields: Any) -> tuple[str, dict[str, Any]]:
+    return "session_meta", {"id": THREAD, "timestamp": "2026-11-22T10:11:12.345Z", **fields}
+
+
+#: What an own session_meta says of everything that it does not mention.
+BARE = {
+    "created_at": "2026-11-22T10:11:12.345000Z",
+    "source": "vscode",
+    "thread_source": None,
+    "agent_nickname": None,
+    "agent_role": None,
+    "agent_path": None,
+}
+
+
+# -- session_meta ------------------------------------------------------------------------------------------
+
+
+def test_the_own_session_meta_sets_what_it_says() -> None:
+    said = {
+        "cwd": "/work",
+        "originator": "codex_cli_rs",
+        "cli_version": "0.138.0",
+        "source": "cli",
+        "thread_source": "automation",
+        "model_provider": "openai",
+        "agent_nickname": "Ada",
+        "agent_role": "reviewer",
+        "agent_path": "/root/ada",
+        "memory_mode": "disabled",
+        "history_mode": "paginated",
+        "git": {"commit_hash": "s", "branch": "b", "repository_url": "u"},
+    }
+
+    observed = observe(meta(**said))
+
+    assert observed == {
+        "created_at": "2026-11-22T10:11:12.345000Z",
+        "source": "cli",
+        "thread_source": "automation",
+        "model_provider": "openai",
+        "agent_nickname": "Ada",
+        "agent_role": "reviewer",
+        "agent_path": "/root/ada",
+        "cwd": "/work",
+        "cli_version": "0.138.0",
+        "memory_mode": "disabled",
+        "history_mode": "paginated",
+        "git_info": {"sha": "s", "branch": "b", "origin_url": "u"},
+    }
+
+
+def test_a_bare_session_meta_clears_labels_and_keeps_git_and_memory_mode() -> None:
+    assert observe(meta()) == BARE
+
+
+def test_an_empty_git_clears_git() -> None:
+    assert observe(meta(git={})) == BARE | {"git_info": {"sha": None, "branch": None, "origin_url": None}}
+
+
+def test_a_git_object_stands_for_the_whole_of_git() -> None:
+    """What a copy of session_meta does not mention any more was cleared: codex takes the object as a whole, too."""
+    assert observe(meta(git={"commit_hash": "s"})) == BARE | {
+        "git_info": {"sha": "s", "branch": None, "origin_url": None}
+    }
+
+
+def test_the_second_form_of_a_time_is_read_too() -> None:
+    assert observe(meta(timestamp="2026-11-22T10-11-12"))["created_at"] == "2026-11-22T10:11:12Z"
+
+
+@pytest.mark.parametrize("timestamp", [None, 7, "long ago", ""])
+def test_a_time_that_is_none_is_left(timestamp: Any) -> None:
+    assert "created_at" not in observe(meta(timestamp=timestamp))
+
+
+def test_the_session_meta_that_a_fork_copied_says_nothing() -> None:
+    copied = ("session_meta", {"id": OTHER, "cwd": "/elsewhere", "source": "exec", "model_provider": "other"})
+
+    assert observe(meta(source="cli", cwd="/work"), copied) == BARE | {"source": "cli", "cwd": "/work"}
+    assert observe(copied) == {}
+
+
+# -- turn_context ------------------------------------------------------------------------------------------
+
+
+def test_a_turn_context_sets_the_turns_settings_and_the_directory_if_none_is_known() -> None:
+    context = {
+        "cwd": "/work",
+        "model": "gpt-5",
+        "effort": "high",
+        "approval_policy": "on-request",
+        "permission_profile": {"type": "managed"},
+        "sandbox_policy": {"mode": "read-only"},
+        "summary": "auto",
+    }
+
+    assert observe(("turn_context", context)) == {
+        "cwd": "/work",
+        "model": "gpt-5",
+        "reasoning_effort": "high",
+        "approval_mode": "on-request",
+        "permission_profile": {"type": "managed"},
+    }
+
+
+def test_the_first_directory_counts_and_the_last_model() -> None:
+    first = ("turn_context", {"cwd": "/first", "model": "a"})
+    second = ("turn_context", {"cwd": "/second", "model": "b"})
+
+    assert observe(first, second) == {"cwd": "/first", "model": "b"}
+    assert observe(meta(cwd="/own"), first) == BARE | {"cwd": "/own", "model": "a"}
+    assert observe(first, observer=ItemObserver(THREAD, cwd_seen=True)) == {"model": "a"}
+
+
+def test_what_a_turn_context_does_not_say_is_left() -> None:
+    assert observe(("turn_context", {"model": None, "effort": 7, "cwd": ""})) == {}
+
+
+# -- messages ----------------------------------------------------------------------------------------------
+
+
+def test_the_first_message_with_text_names_the_thread() -> None:
+    observed = observe(event("user_message", message="  hello \n"), event("user_message", message="again"))
+
+    assert observed == {"first_user_message": "hello", "preview": "hello", "title": "hello"}
+
+
+@pytest.mark.parametrize(
+    ("message", "request_"),
+    [
+        (MARKED, "fix it"),
+        ("## My request for Codex: fix it", "fix it"),
+        ("## My request for Codex:\n## My request for Codex: twice", "## My request for Codex: twice"),
+        ("## My request for Codex:", ""),
+        ("no marker ", "no marker"),
+        ("", ""),
+    ],
+)
+def test_a_users_own_words_follow_the_editors_marker(message: str, request_: str) -> None:
+    assert user_request(message) == request_
+
+
+def test_a_marked_message_gives_the_words_behind_the_marker() -> None:
+    assert observe(event("user_message", message=MARKED)) == {
+        "first_user_message": "fix it",
+        "preview": "fix it",
+        "title": "fix it",
+    }
+
+
+@pytest.mark.parametrize("images", [{"images": ["data:image/png;base64,"]}, {"local_images": ["/a.png"]}])
+def test_an_image_alone_gives_a_preview_and_the_first_text_after_it_the_title(images: dict[str, Any]) -> None:
+    observer = ItemObserver(THREAD)
+
+    alone = observe(event("user_message", message=" ", **images), observer=observer)
+    after = observe(event("user_message", message="what is it?"), observer=observer)
+
+    assert alone == {"first_user_message": "[Image]", "preview": "[Image]"}
+    assert after == {"title": "what is it?"}
+
+
+@pytest.mark.parametrize("message", ["", "   ", None, 7, ["text"]])
+def test_a_message_without_text_and_image_says_nothing(message: Any) -> None:
+    assert observe(event("user_message", message=message, images=[], local_images=None)) == {}
+
+
+def test_an_observer_goes_on_where_the_thread_stands() -> None:
+    stored = StoredThread(
+        thread_id=THREAD,
+        created_at=AT,
+        updated_at=AT,
+        recency_at=AT,
+        cwd="/work",
+        preview="p",
+        first_user_message="f",
+        title="t",
+    )
+
+    observer = ItemObserver.of(stored)
+
+    assert observer == ItemObserver(THREAD, True, True, True, True)
+    assert observe(event("user_message", message="later"), ("turn_context", {"cwd": "/x"}), observer=observer) == {}
+
+
+def test_an_observer_of_a_thread_with_nothing_has_seen_nothing() -> None:
+    stored = StoredThread(thread_id=THREAD, created_at=AT, updated_at=AT, recency_at=AT)
+
+    assert ItemObserver.of(stored) == ItemObserver(THREAD)
+
+
+# -- the other events --------------------------------------------------------------------------------------
+
+
+def test_a_token_count_with_info_sets_the_usage() -> None:
+    usage = {"total_tokens": 7, "input_tokens": 2**70}
+
+    observed = observe(event("token_count", info={"total_token_usage": usage, "last_token_usage": {}}))
+
+    assert observed == {"token_usage": usage}
+
+
+@pytest.mark.parametrize("info", [None, {}, {"total_token_usage": None}, 7, {"total_token_usage": 7}])
+def test_a_token_count_without_info_says_nothing(info: Any) -> None:
+    assert observe(event("token_count", info=info)) == {}
+
+
+def test_a_goal_is_the_preview_where_there_is_none_yet() -> None:
+    goal = event("thread_goal_updated", goal={"objective": " reach it "})
+    message = event("user_message", message="hello")
+
+    assert observe(goal) == {"preview": "reach it"}
+    assert observe(goal, message) == {"preview": "reach it", "first_user_message": "hello", "title": "hello"}
+    assert observe(message, goal) == {"preview": "hello", "first_user_message": "hello", "title": "hello"}
+
+
+@pytest.mark.parametrize("goal", [None, {}, {"objective": "  "}, {"objective": 7}, "reach it"])
+def test_a_goal_without_objective_says_nothing(goal: Any) -> None:
+    assert observe(event("thread_goal_updated", goal=goal)) == {}
+
+
+@pytest.mark.parametrize("kind", ["task_started", "turn_started"])
+def test_a_turns_start_advances_recency_to_the_time_of_its_line(kind: str) -> None:
+    started = RolloutItem(type="event_msg", payload={"type": kind})
+
+    observed = ItemObserver(THREAD).observe([(started, LATER), (started, AT)])
+
+    assert observed == ThreadMetadataPatch(advance_recency_at=LATER)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        event("task_complete"),
+        event("agent_message", message="hi"),
+        event("thread_name_updated", thread_name="n"),
+        ("response_item", {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}),
+        ("compacted", {"message": "m"}),
+        ("from_the_future", {"id": THREAD, "cwd": "/x", "model": "m"}),
+    ],
+)
+def test_every_other_item_says_nothing(item: tuple[str, dict[str, Any]]) -> None:
+    assert observe(item) == {}
+
+
+def test_nothing_says_nothing() -> None:
+    assert ItemObserver(THREAD).observe([]) is None
+
+
+def test_what_items_say_is_added_up_one_by_one() -> None:
+    observer = ItemObserver(THREAD)
+    changes: dict[str, Any] = {"updated_at": LATER}
+
+    observer.add(changes, "event_msg", {"type": "task_started"}, LATER)
+    observer.add(changes, "turn_context", {"model": "a", "effort": None, "cwd": "/first"}, AT)
+    observer.add(changes, "turn_context", {"model": "b", "cwd": "/second"}, AT)
+    observer.add(changes, "event_msg", {"type": "task_started"}, AT)
+    observer.add(changes, "from_the_future", "text", AT)
+
+    assert changes == {"updated_at": LATER, "advance_recency_at": LATER, "model": "b", "cwd": "/first"}
+
+
+def test_what_an_item_clears_is_added_as_cleared_only_where_it_can_be() -> None:
+    changes: dict[str, Any] = {"agent_role": "r", "history_mode": "legacy"}
+
+    ItemObserver(THREAD).add(changes, *meta(), AT)
+
+    assert changes["agent_role"] is None
+    assert changes["history_mode"] == "legacy"
+
+
+# -- items that nobody expects -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"memory_mode": {}},
+        {"memory_mode": []},
+        {"memory_mode": "polluted"},
+        {"source": 7},
+        {"source": ["cli"]},
+        {"source": {"a": 1, "b": 2}},
+        {"source": "x" * 201},
+        {"thread_source": ""},
+        {"thread_source": "x" * 201},
+        {"thread_source": {"custom": "x"}},
+        {"git": []},
+        {"timestamp": "0001-01-01T00:00:00+14:00"},
+    ],
+    ids=str,
+)
+def test_a_session_meta_with_an_odd_field_still_says_the_rest(said: dict[str, Any]) -> None:
+    """It may be a foreign one, or one of a newer codex; it must not make the thread unreadable."""
+    assert observe(meta(cwd="/work", **said))["cwd"] == "/work"
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+KNOWN_FIELDS = [
+    *("timestamp", "source", "thread_source", "agent_role", "history_mode", "cwd", "git", "memory_mode"),
+    *("model", "effort", "approval_policy", "permission_profile", "message", "images", "info", "goal"),
+]
+
+
+@given(
+    type_=st.sampled_from(["session_meta", "turn_context", "event_msg", "response_item", "x"]),
+    kind=st.sampled_from(["user_message", "token_count", "thread_goal_updated", "task_started"]),
+    fields=st.dictionaries(st.sampled_from(KNOWN_FIELDS), json_values, max_size=4),
+)
+def test_no_item_whatever_makes_observing_fail(type_: str, kind: str, fields: dict[str, Any]) -> None:
+    item = RolloutItem(type=type_, payload={"id": THREAD, "type": kind, **fields})
+
+    ItemObserver(THREAD).observe([(item, AT)])
+
+
+@given(payload=json_values)
+def test_a_payload_that_is_no_object_says_nothing(payload: Any) -> None:
+    if not isinstance(payload, dict):
+        assert ItemObserver(THREAD).observe([(RolloutItem(type="turn_context", payload=payload), AT)]) is None

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from livethread.item_observer import ItemObserver
+from livethread.metadata import StoredThread, ThreadMetadataPatch
+from livethread.metadata_sync import TOUCH_INTERVAL, ObservedUpdate, ThreadMetadataSync
+from livethread.rollout_item import RolloutItem
+from livethread.types import CreateThreadParams
+
+THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+REASONING = RolloutItem(type="response_item", payload={"type": "reasoning"})
+TURN = RolloutItem(type="turn_context", payload={"model": "m"})
+
+
+def after(seconds: float) -> datetime:
+    return AT + timedelta(seconds=seconds)
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sync(clock: Clock) -> ThreadMetadataSync:
+    return ThreadMetadataSync(ItemObserver(THREAD, cwd_seen=True), AT, monotonic=clock)
+
+
+def touch(sync: ThreadMetadataSync, seconds: float, position: str) -> ObservedUpdate | None:
+    return sync.observe_appended_items([REASONING], [after(seconds)], position)
+
+
+def test_the_first_append_is_a_touch_that_is_due(sync: ThreadMetadataSync) -> None:
+    update = touch(sync, 1, "1-0")
+
+    assert update == ObservedUpdate(ThreadMetadataPatch(updated_at=after(1)), "1-0")
+    assert sync.take_pending() is None
+
+
+def test_within_the_interval_a_mere_touch_stays_pending(sync: ThreadMetadataSync, clock: Clock) -> None:
+    assert touch(sync, 1, "1-0") is not None
+    clock.now += TOUCH_INTERVAL - 0.001
+
+    due = touch(sync, 2, "2-0")
+
+    assert due is None
+    assert sync.take_pending() == ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")
+
+
+def test_after_the_interval_a_touch_is_due_again(sync: ThreadMetadataSync, clock: Clock) -> None:
+    assert touch(sync, 1, "1-0") is not None
+    clock.now += TOUCH_INTERVAL
+
+    due = touch(sync, 2, "2-0")
+
+    assert due == ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")
+
+
+def test_many_touches_become_one_of_the_latest_time(sync: ThreadMetadataSync, clock: Clock) -> None:
+    assert touch(sync, 1, "1-0") is not None
+    clock.now += 1
+    assert touch(sync, 3, "2-0") is None
+    assert touch(sync, 2, "3-0") is None  # a line's own time may go back
+
+    assert sync.take_pending() == ObservedUpdate(ThreadMetadataPatch(updated_at=after(3)), "3-0")
+
+
+def test_a_fact_is_due_at_once_and_takes_the_pending_touch_along(sync: ThreadMetadataSync) -> None:
+    assert touch(sync, 1, "1-0") is not None
+    assert touch(sync, 3, "2-0") is None
+
+    due = sync.observe_appended_items([TURN], [after(2)], "3-0")
+
+    assert due == ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(3)), "3-0")
+
+
+def test_items_of_one_append_are_one_patch(sync: ThreadMetadataSync) -> None:
+    message = RolloutItem(type="event_msg", payload={"type": "user_message", "message": "hello"})
+    started = RolloutItem(type="event_msg", payload={"type": "task_started"})
+
+    due = sync.observe_appended_items([started, TURN, message], [after(1), after(3), after(2)], "1-0")
+
+    assert due is not None
+    assert due.patch.changes() == {
+        "advance_recency_at": after(1),
+        "model": "m",
+        "first_user_message": "hello",
+        "preview": "hello",
+        "title": "hello",
+        "updated_at": after(3),
+    }
+
+
+def test_a_patch_that_could_not_be_sent_goes_out_with_the_next(sync: ThreadMetadataSync) -> None:
+    lost = sync.observe_appended_items([TURN], [after(1)], "1-0")
+    assert lost is not None
+    sync.give_back(lost)
+
+    due = touch(sync, 2, "2-0")  # a mere touch, but a fact is pending
+
+    assert due == ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(2)), "2-0")
+    assert sync.take_pending() is None
+
+
+def test_a_touch_that_could_not_be_sent_is_due_with_the_next_append(sync: ThreadMetadataSync) -> None:
+    lost = touch(sync, 1, "1-0")
+    assert lost is not None
+    sync.give_back(lost)
+
+    assert touch(sync, 2, "2-0") == ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")
+
+
+def test_what_is_given_back_is_handed_over_once_more_as_it_was(sync: ThreadMetadataSync) -> None:
+    lost = sync.observe_appended_items([TURN], [after(1)], "1-0")
+    assert lost is not None
+    assert sync.take_pending() is None
+
+    sync.give_back(lost)
+
+    assert sync.take_pending() == lost
+    assert sync.take_pending() is None
+
+
+def test_what_is_handed_over_is_forgotten(sync: ThreadMetadataSync) -> None:
+    assert sync.observe_appended_items([TURN], [after(1)], "1-0") is not None
+
+    assert sync.take_pending() is None
+    assert touch(sync, 2, "2-0") is None
+    assert sync.take_pending() == ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")
+
+
+def test_a_patch_that_is_given_back_does_not_undo_what_was_observed_since(sync: ThreadMetadataSync) -> None:
+    older = sync.observe_appended_items([TURN], [after(1)], "1-0")
+    assert older is not None
+    other = RolloutItem(type="turn_context", payload={"model": "n"})
+    newer = sync.observe_appended_items([other], [after(2)], "2-0")
+    assert newer is not None
+
+    # While the newer was being sent, the older failed; then the newer failed, too.
+    sync.give_back(newer)
+    sync.give_back(older)
+
+    assert sync.take_pending() == ObservedUpdate(ThreadMetadataPatch(model="n", updated_at=after(2)), "2-0")
+
+
+def test_a_new_threads_own_session_meta_is_not_observed_again() -> None:
+    params = CreateThreadParams(thread_id=THREAD, cwd="/work", created_at=AT)
+    context = RolloutItem(type="turn_context", payload={"cwd": "/elsewhere", "model": "m"})
+
+    due = ThreadMetadataSync.for_create(params).observe_appended_items([context], [after(-1)], "1-0")
+
+    assert due == ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=AT), "1-0")
+
+
+def test_a_new_thread_without_a_directory_takes_its_first_turns() -> None:
+    params = CreateThreadParams(thread_id=THREAD, created_at=AT)
+    context = RolloutItem(type="turn_context", payload={"cwd": "/work"})
+
+    due = ThreadMetadataSync.for_create(params).observe_appended_items([context], [after(1)], "1-0")
+
+    assert due is not None
+    assert due.patch.changes() == {"cwd": "/work", "updated_at": after(1)}
+
+
+def test_a_resumed_thread_keeps_its_title_and_its_time() -> None:
+    stored = StoredThread(
+        thread_id=THREAD,
+        created_at=AT,
+        updated_at=after(9),
+        recency_at=AT,
+        title="t",
+        preview="t",
+        first_user_message="t",
+    )
+    message = RolloutItem(type="event_msg", payload={"type": "user_message", "message": "later"})
+
+    due = ThreadMetadataSync.for_resume(stored).observe_appended_items([message], [after(5)], "7-0")
+
+    assert due == ObservedUpdate(ThreadMetadataPatch(updated_at=after(9)), "7-0")

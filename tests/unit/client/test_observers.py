@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from livethread.observers import (
+    ItemsAppended,
+    MetadataUpdated,
+    Observers,
+    TasksApplied,
+    ThreadEvent,
+    ThreadInitialized,
+    ThreadParkedEvent,
+)
+
+THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
+APPLIED = TasksApplied(THREAD, "1-0")
+EVENTS: list[tuple[ThreadEvent, str, int]] = [
+    (ThreadInitialized(THREAD, "automation", resumed=True), "thread_initialized", logging.INFO),
+    (ItemsAppended(THREAD, "1-0", 2, 300), "items_appended", logging.DEBUG),
+    (MetadataUpdated(THREAD, "2-0", ("title", "name")), "metadata_updated", logging.DEBUG),
+    (APPLIED, "tasks_applied", logging.DEBUG),
+    (ThreadParkedEvent(THREAD, "ThreadNotFound"), "thread_parked", logging.ERROR),
+]
+
+
+@pytest.fixture
+def observers() -> Observers:
+    return Observers()
+
+
+def test_every_subscriber_gets_every_event_in_order(observers: Observers) -> None:
+    first: list[ThreadEvent] = []
+    second: list[ThreadEvent] = []
+    observers.subscribe(first.append)
+    observers.subscribe(second.append)
+
+    for event, _, _ in EVENTS:
+        observers.emit(event)
+
+    assert first == second == [event for event, _, _ in EVENTS]
+
+
+def test_a_subscriber_gets_nothing_after_it_unsubscribed(observers: Observers) -> None:
+    seen: list[ThreadEvent] = []
+    unsubscribe = observers.subscribe(seen.append)
+    observers.emit(APPLIED)
+
+    unsubscribe()
+    observers.emit(APPLIED)
+
+    assert seen == [APPLIED]
+
+
+def test_unsubscribing_again_does_nothing(observers: Observers) -> None:
+    unsubscribe = observers.subscribe(lambda event: None)
+
+    unsubscribe()
+    unsubscribe()
+
+
+def test_ending_one_of_two_subscriptions_leaves_the_other_however_often_it_is_ended(observers: Observers) -> None:
+    seen: list[ThreadEvent] = []
+    end_first = observers.subscribe(seen.append)
+    observers.subscribe(seen.append)
+
+    end_first()
+    end_first()
+    observers.emit(APPLIED)
+
+    assert seen == [APPLIED]
+
+
+def test_a_subscriber_that_raises_is_logged_and_disturbs_nobody(
+    observers: Observers, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[ThreadEvent] = []
+
+    def fail(event: ThreadEvent) -> None:
+        raise RuntimeError("broken observer")
+
+    observers.subscribe(fail)
+    observers.subscribe(seen.append)
+
+    observers.emit(APPLIED)
+    observers.emit(APPLIED)
+
+    assert seen == [APPLIED, APPLIED]
+    failures = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [(r.name, r.getMessage(), vars(r)["action"]) for r in failures] == [
+        ("livethread.observers", "thread observer failed", "tasks_applied")
+    ] * 2
+
+
+def test_a_subscriber_may_end_its_subscription_while_it_is_called(observers: Observers) -> None:
+    seen: list[ThreadEvent] = []
+
+    def once(event: ThreadEvent) -> None:
+        end()
+        seen.append(event)
+
+    end = observers.subscribe(once)
+    observers.subscribe(seen.append)
+
+    observers.emit(APPLIED)
+    observers.emit(APPLIED)
+
+    assert seen == [APPLIED] * 3
+
+
+@pytest.mark.parametrize(("event", "action", "level"), EVENTS, ids=[action for _, action, _ in EVENTS])
+def test_every_event_is_a_log_line_with_its_data_and_a_constant_message(
+    observers: Observers, caplog: pytest.LogCaptureFixture, event: ThreadEvent, action: str, level: int
+) -> None:
+    caplog.set_level(logging.DEBUG, "livethread.observers")
+
+    observers.emit(event)
+
+    (record,) = caplog.records
+    plain = vars(logging.makeLogRecord({}))
+    said: dict[str, Any] = {k: v for k, v in vars(record).items() if k not in plain and k != "message"}
+    assert (record.levelno, record.getMessage()) == (level, action)
+    assert said == {"action": action, **asdict(event)}
+    assert said["thread_id"] == THREAD
+
+
+def test_frequent_events_are_quiet_in_production(observers: Observers, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "livethread.observers")
+
+    for event, _, _ in EVENTS:
+        observers.emit(event)
+
+    assert [record.getMessage() for record in caplog.records] == ["thread_initialized", "thread_parked"]

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from livethread.errors import ThreadNotFound
+from livethread.open_threads import OpenThreads
+
+ONE, TWO = "019a93b9-f380-7600-98ff-000000000001", "019a93b9-f380-7600-98ff-000000000002"
+
+
+def must_not_be_made() -> list[str]:
+    raise AssertionError("the thread is open already")
+
+
+def test_nothing_is_open_at_first() -> None:
+    threads: OpenThreads[list[str]] = OpenThreads()
+
+    assert ONE not in threads
+    assert threads.get(ONE) is None
+    assert not threads.is_last(ONE)
+    with pytest.raises(ThreadNotFound, match="create or resume it first"):
+        threads.require(ONE)
+
+
+def test_handles_of_one_thread_share_what_is_kept_of_it() -> None:
+    threads: OpenThreads[list[str]] = OpenThreads()
+
+    first = threads.open(ONE, list)
+
+    assert threads.open(ONE, must_not_be_made) is first
+    assert threads.get(ONE) is threads.require(ONE) is first
+    assert ONE in threads
+    assert TWO not in threads
+
+
+def test_a_thread_is_open_until_its_last_handle_is_closed() -> None:
+    threads: OpenThreads[list[str]] = OpenThreads()
+    first = threads.open(ONE, list)
+    threads.open(ONE, must_not_be_made)
+    assert not threads.is_last(ONE)
+
+    assert not threads.close(ONE)
+
+    assert threads.is_last(ONE)
+    assert threads.get(ONE) is first
+    assert threads.close(ONE)
+    assert ONE not in threads
+
+
+def test_closing_what_is_not_open_does_nothing() -> None:
+    threads: OpenThreads[list[str]] = OpenThreads()
+    threads.open(TWO, list)
+
+    assert not threads.close(ONE)
+
+    threads.open(ONE, list)
+    assert threads.close(ONE)
+    assert not threads.close(ONE)
+    assert TWO in threads
+
+
+def test_what_is_opened_again_is_made_again() -> None:
+    threads: OpenThreads[list[str]] = OpenThreads()
+    first = threads.open(ONE, list)
+    threads.close(ONE)
+
+    again = threads.open(ONE, list)
+
+    assert again is not first
+    assert threads.is_last(ONE)
+
+
+def test_a_thread_that_could_not_be_made_is_not_open() -> None:
+    threads: OpenThreads[list[str]] = OpenThreads()
+
+    with pytest.raises(AssertionError):
+        threads.open(ONE, must_not_be_made)
+
+    assert ONE not in threads
+    assert not threads.close(ONE)

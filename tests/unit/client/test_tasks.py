@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from livethread.errors import InvalidRequest
+from livethread.metadata import GitInfoPatch, MemoryMode, ThreadMetadataPatch
+from livethread.tasks import AppendItems, CreateThread, OrderedTask, UpdateThreadMetadata
+
+AT = datetime(2026, 11, 22, 12, 0, 0, 123_000, tzinfo=UTC)
+
+TASKS = [
+    OrderedTask(CreateThread(at=AT, session_meta={"id": "x", "n": 2**70, "null": None, "text": "naïve"})),
+    OrderedTask(AppendItems(at=AT), (b'{"a":1}',)),
+    OrderedTask(AppendItems(at=AT), ('{"a":"é"}'.encode(), b"not checked here", b'{"b":2}')),
+]
+
+PATCHES = [
+    ThreadMetadataPatch(),
+    ThreadMetadataPatch(name=None),
+    ThreadMetadataPatch(name=None, title="t", thread_source=None, agent_role="r"),
+    ThreadMetadataPatch(git_info=GitInfoPatch()),
+    ThreadMetadataPatch(git_info=GitInfoPatch(branch=None)),
+    ThreadMetadataPatch(git_info=GitInfoPatch(sha="s", branch=None, origin_url="u"), memory_mode=MemoryMode.DISABLED),
+    ThreadMetadataPatch(
+        source={"custom": "x"},
+        created_at=AT,
+        advance_recency_at=AT,
+        approval_mode={"granular": None},
+        permission_profile="p",
+        token_usage={"total": 2**70, "rate": 0.1, "none": None},
+    ),
+]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.header.op)
+def test_a_task_survives_the_wire(task: OrderedTask) -> None:
+    assert OrderedTask.from_wire(*task.to_wire()) == task
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: str(patch.to_wire()))
+@pytest.mark.parametrize("observed_from", [None, "1763800000000-7"])
+def test_a_patch_survives_the_wire_and_absent_stays_absent(
+    patch: ThreadMetadataPatch, observed_from: str | None
+) -> None:
+    task = OrderedTask(UpdateThreadMetadata(at=AT, patch=patch, observed_from=observed_from))
+
+    copy = OrderedTask.from_wire(*task.to_wire())
+
+    assert copy == task
+    assert isinstance(copy.header, UpdateThreadMetadata)
+    assert copy.header.patch.to_wire() == patch.to_wire()
+
+
+def test_the_lines_travel_beside_the_header_byte_for_byte() -> None:
+    task = OrderedTask(AppendItems(at=AT), (b'{"a":1}', b'{"b":2}'))
+
+    header, lines = task.to_wire()
+
+    assert header == b'{"op":"append_items","at":"2026-11-22T12:00:00.123000Z"}'
+    assert lines == b'{"a":1}\n{"b":2}'
+    assert task.size == 14
+
+
+GARBAGE: list[bytes] = [
+    b"",
+    b"\0",
+    b"garbage",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b'"append_items"',
+    b"{}",
+    b'{"op":"from_the_future","at":"2026-11-22T12:00:00Z"}',
+    b'{"op":["append_items"],"at":"2026-11-22T12:00:00Z"}',
+    b'{"op":"append_items"}',
+    b'{"op":"append_items","at":"yesterday"}',
+    b'{"op":"append_items","at":"2026-11-22T12:00:00"}',
+    b'{"op":"append_items","at":"0001-01-01T00:00:00+14:00"}',
+    b'{"op":"append_items","at":"2026-11-22T12:00:00Z","surprise":1}',
+    b'{"op":"create_thread","at":"2026-11-22T12:00:00Z","session_meta":[]}',
+    b'{"op":"update_thread_metadata","at":"2026-11-22T12:00:00Z"}',
+    b'{"op":"update_thread_metadata","at":"2026-11-22T12:00:00Z","patch":{"thread_source":{"a":1}}}',
+    b'{"op":"update_thread_metadata","at":"2026-11-22T12:00:00Z","patch":{},"observed_from":"here"}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("header", GARBAGE, ids=lambda header: repr(header[:60]))
+def test_what_is_no_task_is_an_invalid_request(header: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        OrderedTask.from_wire(header, b"")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"my secret",
+        b'{"text": "my secret", "broken',
+        b'{"op":"my secret"}',
+        b'{"op":"from_the_future","text":"my secret"}',
+        b'{"op":"append_items","at":"my secret"}',
+        b'{"op":"append_items","at":"2026-11-22T12:00:00Z","patch":"my secret"}',
+    ],
+)
+def test_the_reason_never_quotes_what_the_task_held(header: bytes) -> None:
+    """It goes into logs, into Redis and to whoever watches Celery's events."""
+    with pytest.raises(InvalidRequest) as refused:
+        OrderedTask.from_wire(header, b"")
+
+    assert "secret" not in str(refused.value)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from livethread.model import format_time
+from livethread.rollout_item import RolloutItem
+from livethread.turns import TurnPhase, TurnsTakenBack, TurnStart, next_phase, stored_turn
+from livethread.types import StoredTurn, StoredTurnItemsView, StoredTurnStatus
+
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+BEFORE, STARTED, IMPLIED, ENDED = TurnPhase.BEFORE, TurnPhase.STARTED, TurnPhase.IMPLIED, TurnPhase.ENDED
+FULL, SUMMARY, NOT_LOADED = StoredTurnItemsView.FULL, StoredTurnItemsView.SUMMARY, StoredTurnItemsView.NOT_LOADED
+
+
+def event(kind: str, second: int = 0, **fields: Any) -> RolloutItem:
+    at = format_time(AT + timedelta(seconds=second))
+    return RolloutItem(type="event_msg", payload={"type": kind, **fields}, timestamp=at)
+
+
+def response(second: int = 0) -> RolloutItem:
+    at = format_time(AT + timedelta(seconds=second))
+    return RolloutItem(type="response_item", payload={"type": "message", "role": "assistant"}, timestamp=at)
+
+
+# -- where turns begin -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", TurnPhase)
+@pytest.mark.parametrize("kind", ["task_started", "turn_started"])
+def test_a_start_begins_a_turn_wherever_the_thread_stands(phase: TurnPhase, kind: str) -> None:
+    assert next_phase(phase, kind, {"turn_id": "t1"}, 7) == (STARTED, TurnStart("t1"))
+
+
+@pytest.mark.parametrize("phase", [BEFORE, IMPLIED, ENDED])
+def test_a_users_message_begins_a_turn_where_none_said_that_it_began(phase: TurnPhase) -> None:
+    assert next_phase(phase, "user_message", {"message": "x"}, 7) == (IMPLIED, TurnStart("turn-7"))
+
+
+def test_a_users_message_within_a_turn_that_said_when_it_began_is_part_of_it() -> None:
+    assert next_phase(STARTED, "user_message", {"message": "x"}, 7) == (STARTED, None)
+
+
+@pytest.mark.parametrize("turn_id", [None, "", 7, ["t"]])
+def test_a_turn_without_an_id_has_its_lines_number(turn_id: Any) -> None:
+    assert next_phase(BEFORE, "task_started", {"turn_id": turn_id}, 3) == (STARTED, TurnStart("turn-3"))
+
+
+@pytest.mark.parametrize("phase", TurnPhase)
+@pytest.mark.parametrize("kind", ["task_complete", "turn_complete", "turn_aborted"])
+def test_an_end_ends_the_turn(phase: TurnPhase, kind: str) -> None:
+    assert next_phase(phase, kind, {}, 7) == (ENDED, None)
+
+
+@pytest.mark.parametrize("phase", TurnPhase)
+def test_turns_that_are_rolled_back_leave_the_thread_where_it_stands(phase: TurnPhase) -> None:
+    assert next_phase(phase, "thread_rolled_back", {"num_turns": 2}, 7) == (phase, TurnsTakenBack(2))
+
+
+@pytest.mark.parametrize("payload", [{}, {"num_turns": None}, {"num_turns": "2"}, {"num_turns": 1.5}])
+def test_a_rollback_of_nothing_that_can_be_counted_does_nothing(payload: dict[str, Any]) -> None:
+    assert next_phase(ENDED, "thread_rolled_back", payload, 7) == (ENDED, None)
+
+
+@pytest.mark.parametrize("phase", TurnPhase)
+@pytest.mark.parametrize("kind", [None, "agent_message", "token_count", "from_the_future"])
+def test_every_other_event_changes_nothing(phase: TurnPhase, kind: str | None) -> None:
+    assert next_phase(phase, kind, {"turn_id": "t"}, 7) == (phase, None)
+
+
+# -- how they ended ----------------------------------------------------------------------------------------
+
+
+def turn(*items: RolloutItem, is_last: bool = False) -> StoredTurn:
+    return stored_turn("t", items, NOT_LOADED, is_last=is_last)
+
+
+def test_a_turn_that_completed_says_when_it_began_and_ended() -> None:
+    found = stored_turn("t", [event("task_started", 1), response(2), event("task_complete", 3)], FULL, is_last=True)
+
+    assert found == StoredTurn(
+        turn_id="t",
+        items=(event("task_started", 1), response(2), event("task_complete", 3)),
+        items_view=FULL,
+        status=StoredTurnStatus.COMPLETED,
+        started_at=AT + timedelta(seconds=1),
+        completed_at=AT + timedelta(seconds=3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "error"),
+    [
+        (event("turn_complete"), StoredTurnStatus.COMPLETED, None),
+        (event("turn_complete", error=None), StoredTurnStatus.COMPLETED, None),
+        (event("turn_aborted"), StoredTurnStatus.INTERRUPTED, None),
+        (event("error", message="no quota"), StoredTurnStatus.FAILED, "no quota"),
+        (event("task_complete", error={"message": "no quota"}), StoredTurnStatus.FAILED, "no quota"),
+        (event("task_complete", error="no quota"), StoredTurnStatus.FAILED, "no quota"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+@pytest.mark.parametrize("is_last", [False, True])
+def test_the_last_that_ends_a_turn_says_how(
+    end: RolloutItem, status: StoredTurnStatus, error: str | None, is_last: bool
+) -> None:
+    found = turn(event("task_started"), end, response(), is_last=is_last)
+
+    assert (found.status, found.error) == (status, error)
+    assert found.completed_at is not None
+
+
+@pytest.mark.parametrize(
+    ("begin", "is_last", "status"),
+    [
+        (event("task_started"), True, StoredTurnStatus.IN_PROGRESS),
+        (event("user_message", message="x"), True, StoredTurnStatus.IN_PROGRESS),
+        # The next turn began, and nobody said that this one ended: the process died.
+        (event("task_started"), False, StoredTurnStatus.INTERRUPTED),
+        # In old rollouts no turn says when it ends.
+        (event("user_message", message="x"), False, StoredTurnStatus.COMPLETED),
+    ],
+    ids=str,
+)
+def test_a_turn_that_does_not_say_how_it_ended(begin: RolloutItem, is_last: bool, status: StoredTurnStatus) -> None:
+    assert turn(begin, response(), is_last=is_last).status is status
+
+
+def test_a_turn_in_progress_is_not_completed_at_any_time() -> None:
+    assert turn(event("task_started"), response(), is_last=True).completed_at is None
+
+
+def test_an_item_without_a_time_gives_none() -> None:
+    started = RolloutItem(type="event_msg", payload={"type": "task_started"})
+
+    assert turn(started, is_last=True).started_at is None
+
+
+# -- how much of them is shown -----------------------------------------------------------------------------
+
+ITEMS = [
+    event("task_started"),
+    event("user_message", message="q"),
+    response(),
+    RolloutItem(type="turn_context", payload={"type": "user_message"}),
+    event("agent_message", message="a"),
+    event("token_count"),
+]
+
+
+@pytest.mark.parametrize(
+    ("view", "shown"), [(FULL, ITEMS), (SUMMARY, [ITEMS[1], ITEMS[4]]), (NOT_LOADED, [])], ids=str
+)
+def test_a_view_shows_so_much(view: StoredTurnItemsView, shown: list[RolloutItem]) -> None:
+    found = stored_turn("t", ITEMS, view, is_last=True)
+
+    assert (found.items_view, found.items) == (view, tuple(shown))
+
+
+def test_how_a_turn_ended_does_not_depend_on_the_view() -> None:
+    items = [*ITEMS, event("turn_aborted")]
+
+    statuses = {stored_turn("t", items, view, is_last=True).status for view in StoredTurnItemsView}
+
+    assert statuses == {StoredTurnStatus.INTERRUPTED}

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from livethread_config import names
+from livethread_config.names import ShardKeys, queue_name, shard_of
+
+THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
+OTHER = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("thread_id", "shards", "shard"),
+    [
+        (THREAD, 1, 0),
+        (THREAD, 2, 1),
+        (THREAD, 7, 3),
+        (THREAD, 16, 1),
+        (THREAD, 4096, 2609),
+        (OTHER, 2, 1),
+        (OTHER, 7, 1),
+        (OTHER, 16, 7),
+        (OTHER, 4096, 1559),
+    ],
+)
+def test_a_thread_belongs_to_the_same_shard_for_good(thread_id: str, shards: int, shard: int) -> None:
+    """Another answer would look for every thread of every deployment in the wrong place."""
+    assert shard_of(thread_id, shards) == shard
+
+
+def test_every_shard_gets_about_its_share() -> None:
+    ids = [f"019a93b9-f380-7600-98ff-{n:012x}" for n in range(4_000)]
+
+    counts = [sum(shard_of(id_, 8) == shard for id_ in ids) for shard in range(8)]
+
+    assert all(400 < count < 600 for count in counts)
+
+
+def test_the_keys_of_a_shard_share_one_hash_tag_and_are_all_different() -> None:
+    keys = ShardKeys("prefix", 7)
+    properties = [name for name, value in vars(ShardKeys).items() if isinstance(value, property)]
+    spelled = [getattr(keys, name) for name in properties if not name.startswith("_")]
+    spelled += [keys.mailbox(THREAD), keys.writers(THREAD), keys.applied(THREAD)]
+
+    assert all(key.startswith("prefix:{7}:") for key in spelled)
+    assert len(set(spelled)) == len(spelled)
+    assert [field.name for field in fields(ShardKeys)] == ["prefix", "shard"]
+
+
+def test_the_keys_are_spelled_as_ever() -> None:
+    """Clients and workers of two releases meet at these names."""
+    keys = ShardKeys("livethread", 0)
+
+    assert (keys.ready, keys.claims, keys.parked, keys.bell, keys.drain) == (
+        "livethread:{0}:ready",
+        "livethread:{0}:claims",
+        "livethread:{0}:parked",
+        "livethread:{0}:bell",
+        "livethread:{0}:drain",
+    )
+    assert keys.mailbox(THREAD) == f"{keys.thread_prefix}mailbox:{THREAD}" == f"livethread:{{0}}:mailbox:{THREAD}"
+    assert keys.writers(THREAD) == f"livethread:{{0}}:writers:{THREAD}"
+    assert keys.applied(THREAD) == f"livethread:{{0}}:applied:{THREAD}"
+
+
+def test_queues_and_tasks_are_named_as_ever() -> None:
+    assert queue_name("livethread", 3) == "livethread.3"
+    assert (names.DRAIN_TASK, names.SWEEP_TASK) == ("livethread.drain", "livethread.sweep")
+    assert (names.READ_THREAD_TASK, names.LOAD_HISTORY_TASK, names.LIST_THREADS_TASK) == (
+        "livethread.read_thread",
+        "livethread.load_history",
+        "livethread.list_threads",
+    )

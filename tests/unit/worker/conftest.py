@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import resource
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from tests.unit.worker.builders import Store, opened_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+
+class LimitFileSize(Protocol):
+    def __call__(self, size: int) -> AbstractContextManager[None]: ...
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    yield from opened_store(tmp_path / "home")
+
+
+@contextmanager
+def _limited(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def limit_file_size() -> LimitFileSize:
+    """A disk that is full at a size: the write that crosses it is cut short, the next fails with EFBIG."""
+    return _limited

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from tests.unit.worker.builders import Mail
+
+from livethread_worker.drain.mailbox import Claim
+from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.store.apply import Outcome, OutcomeKind
+
+if TYPE_CHECKING:
+    from celery.events.dispatcher import EventDispatcher
+
+STARTED_AT = 2_000.0
+DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
+
+
+@dataclass
+class FakeDispatcher:
+    """Celery's dispatcher, as far as `TaskEvents` uses it."""
+
+    sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    flushed: int = 0
+    fault: OSError | None = None
+
+    def send(self, kind: str, **fields: Any) -> None:
+        self.sent.append((kind, fields))
+
+    def flush(self) -> None:
+        self.flushed += 1
+        if self.fault:
+            raise self.fault
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.sent]
+
+    def uuids(self, kind: str) -> list[str]:
+        return [fields["uuid"] for sent, fields in self.sent if sent == kind]
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 500.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def dispatcher() -> FakeDispatcher:
+    return FakeDispatcher()
+
+
+def events(dispatcher: FakeDispatcher | None, per_second: int) -> TaskEvents:
+    return TaskEvents(cast("EventDispatcher | None", dispatcher), per_second)
+
+
+def report(events: TaskEvents, mail: Mail, count: int) -> None:
+    entries = [mail.append("x") for _ in range(count)]
+    claim = Claim(mail.thread_id, 0, entries)
+    events.report([claim], {mail.thread_id: Outcome(DONE, entries[-1].position)}, STARTED_AT)
+
+
+def test_an_applied_task_is_received_started_and_succeeded(dispatcher: FakeDispatcher) -> None:
+    mail = Mail()
+    claim = Claim(mail.thread_id, 0, [mail.append("hello", "wörld")])
+
+    events(dispatcher, 100).report([claim], {mail.thread_id: Outcome(DONE, "1001-0")}, STARTED_AT)
+
+    (received, first), (started, second), (succeeded, third) = dispatcher.sent
+    size = claim.entries[0].task.size
+    kwargs = f"{{'thread': '{mail.thread_id}', 'position': '1001-0', 'items': 2, 'bytes': {size}}}"
+    assert (received, started, succeeded) == ("task-received", "task-started", "task-succeeded")
+    assert first == {
+        "timestamp": 1.001,
+        "uuid": "w1-1",
+        "name": "livethread.append_items",
+        "args": "()",
+        "kwargs": kwargs,
+        "retries": 0,
+        "root_id": "w1-1",
+    }
+    assert second == {"timestamp": STARTED_AT, "uuid": "w1-1"}
+    assert (third["uuid"], third["result"]) == ("w1-1", "'durable'")
+    assert third["runtime"] == third["timestamp"] - STARTED_AT
+    assert dispatcher.flushed == 1
+
+
+def test_of_a_poisoned_thread_what_stands_before_succeeded_and_the_poison_failed(dispatcher: FakeDispatcher) -> None:
+    mail = Mail()
+    claim = Claim(mail.thread_id, 0, [mail.create(), mail.append("bad"), mail.append("waits")])
+    outcome = Outcome(POISONED, "1001-0", "InvalidRequest: no item")
+
+    events(dispatcher, 100).report([claim], {mail.thread_id: outcome}, STARTED_AT)
+
+    assert dispatcher.uuids("task-received") == ["w1-2", "w1-1"]
+    assert dispatcher.uuids("task-succeeded") == ["w1-1"]
+    (failed,) = [fields for kind, fields in dispatcher.sent if kind == "task-failed"]
+    assert (failed["uuid"], failed["exception"]) == ("w1-2", "InvalidRequest: no item")
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.BUSY, OutcomeKind.FAILED])
+def test_a_thread_that_is_tried_again_later_is_not_reported(dispatcher: FakeDispatcher, kind: OutcomeKind) -> None:
+    mail = Mail()
+    claim = Claim(mail.thread_id, 0, [mail.append("x")])
+
+    events(dispatcher, 100).report([claim], {mail.thread_id: Outcome(kind, reason="locked")}, STARTED_AT)
+
+    assert dispatcher.sent == []
+
+
+def test_a_malformed_entry_behind_the_applied_ones_reports_these(dispatcher: FakeDispatcher) -> None:
+    mail = Mail()
+    claim = Claim(mail.thread_id, 0, [mail.append("x")], malformed="the entry at 1002-0 is no task")
+    outcome = Outcome(POISONED, "1001-0", "the entry at 1002-0 is no task")
+
+    events(dispatcher, 100).report([claim], {mail.thread_id: outcome}, STARTED_AT)
+
+    assert dispatcher.kinds() == ["task-received", "task-started", "task-succeeded"]
+
+
+def test_no_event_tells_contents(dispatcher: FakeDispatcher) -> None:
+    mail = Mail()
+    claim = Claim(
+        mail.thread_id, 0, [mail.create(cwd="/secret", base_instructions="secret"), mail.append("secret", "secret")]
+    )
+
+    events(dispatcher, 100).report([claim], {mail.thread_id: Outcome(DONE, "1002-0")}, STARTED_AT)
+
+    assert len(dispatcher.sent) == 6
+    assert "secret" not in repr(dispatcher.sent)
+
+
+def test_up_to_the_rate_every_task_is_reported(dispatcher: FakeDispatcher, clock: Clock) -> None:
+    report(events(dispatcher, 10), Mail(), 10)
+
+    assert dispatcher.uuids("task-succeeded") == [f"w1-{n}" for n in range(1, 11)]
+
+
+def test_beyond_the_rate_an_even_sample_is_reported(dispatcher: FakeDispatcher, clock: Clock) -> None:
+    report(events(dispatcher, 4), Mail(), 12)
+
+    assert dispatcher.uuids("task-succeeded") == ["w1-1", "w1-4", "w1-7", "w1-10"]
+
+
+def test_the_budget_is_spent_and_refills_with_time_up_to_one_second(dispatcher: FakeDispatcher, clock: Clock) -> None:
+    mail, reporter = Mail(), events(dispatcher, 4)
+    counts = []
+
+    for seconds in (0.0, 0.0, 0.5, 100.0, 0.1):
+        clock.now += seconds
+        before = len(dispatcher.uuids("task-succeeded"))
+        report(reporter, mail, 12)
+        counts.append(len(dispatcher.uuids("task-succeeded")) - before)
+
+    assert counts == [4, 0, 2, 4, 0]
+
+
+def test_a_failure_is_reported_though_the_budget_is_spent(dispatcher: FakeDispatcher, clock: Clock) -> None:
+    mail, reporter = Mail(), events(dispatcher, 1)
+    report(reporter, mail, 5)
+    claim = Claim(mail.thread_id, 0, [mail.append("bad")])
+
+    reporter.report([claim], {mail.thread_id: Outcome(POISONED, reason="bad")}, STARTED_AT)
+
+    assert dispatcher.uuids("task-failed") == ["w1-6"]
+
+
+def test_a_rate_of_nothing_reports_nothing(dispatcher: FakeDispatcher) -> None:
+    report(events(dispatcher, 0), Mail(), 3)
+
+    assert (dispatcher.sent, dispatcher.flushed) == ([], 0)
+
+
+def test_without_a_dispatcher_nothing_happens() -> None:
+    report(events(None, 100), Mail(), 3)
+
+
+def test_events_that_cannot_be_sent_disturb_nobody(
+    dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher.fault = ConnectionResetError("gone")
+
+    report(events(dispatcher, 100), Mail(), 1)
+
+    assert [(r.name, r.getMessage()) for r in caplog.records] == [
+        ("livethread_worker.drain.task_events", "sending events failed")
+    ]

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.worker.builders import AT, thread_id
+
+from livethread.metadata import GitInfo, MemoryMode, StoredThread
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index, IndexUnavailable, index
+from livethread_worker.store.index.queries import QUERIES
+from livethread_worker.store.locking import file_lock
+from livethread_worker.store.state import ThreadState, WriterMark
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.worker.builders import Store
+
+ONE, TWO = thread_id(1), thread_id(2)
+
+TABLES = {
+    "threads": {
+        *("id", "thread_id", "session_id", "forked_from_id", "parent_thread_id", "name", "title", "preview"),
+        *("first_user_message", "model_provider", "model", "reasoning_effort", "created_at", "updated_at"),
+        *("recency_at", "archived_at", "cwd", "cli_version", "originator", "source", "thread_source"),
+        *("agent_nickname", "agent_role", "agent_path", "git_sha", "git_branch", "git_origin_url"),
+        *("approval_mode", "permission_profile", "token_usage", "memory_mode", "history_mode"),
+    },
+    "rollouts": {
+        *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "observed"),
+        "phase",
+    },
+    "writers": {"thread_id", "writer", "n", "lines"},
+    "turns": {"thread_id", "offset", "turn_id", "is_taken_back"},
+    "messages": {"id", "thread_id", "digest", "ordinal", "role", "text"},
+}
+
+#: The migrations' own table, and those of the full-text search.
+COMPANIONS = {
+    "_sqlite_migrations",
+    *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),
+}
+
+FULL = StoredThread(
+    thread_id=ONE,
+    session_id=TWO,
+    forked_from_id=TWO,
+    parent_thread_id=TWO,
+    preview="p",
+    name="n",
+    title="t \u2028 é",
+    first_user_message="f",
+    model_provider="openai",
+    model="m",
+    reasoning_effort="high",
+    created_at=AT,
+    updated_at=AT + timedelta(milliseconds=1),
+    recency_at=AT + timedelta(days=1),
+    archived_at=AT + timedelta(days=2),
+    cwd="/work",
+    cli_version="1",
+    originator="o",
+    source={"custom": "x"},
+    thread_source="automation",
+    agent_nickname="a",
+    agent_role="b",
+    agent_path="c",
+    git_info=GitInfo(commit_hash="s", repository_url="u"),
+    approval_mode={"granular": [None, 1]},
+    permission_profile="p",
+    token_usage={"total": 2**70},
+    memory_mode=MemoryMode.DISABLED,
+    history_mode="paginated",
+)
+BARE = StoredThread(thread_id=ONE, created_at=AT, updated_at=AT, recency_at=AT)
+
+
+def state(thread: StoredThread, **fields: object) -> ThreadState:
+    made = ThreadState(thread.thread_id, thread, path="sessions/r.jsonl")
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
+# -- the schema --------------------------------------------------------------------------------------------
+
+
+def test_the_migrations_make_the_schema_that_is_expected(store: Store) -> None:
+    tables = {name: {column.name for column in store.index.db[name].columns} for name in TABLES}
+
+    assert tables == TABLES
+    assert store.index.db.table("rollouts").pks == ["thread_id"]
+    assert store.index.db.table("writers").pks == ["thread_id", "writer"]
+    assert store.index.db.table("turns").pks == ["thread_id", "offset"]
+    assert ["thread_id", "digest"] in [i.columns for i in store.index.db.table("messages").indexes if i.unique]
+    unique = [i.columns for i in store.index.db.table("threads").indexes if i.unique]
+    assert ["thread_id"] in unique
+
+
+def test_every_listing_is_served_by_an_index(store: Store) -> None:
+    indexed = [tuple(i.columns) for i in store.index.db.table("threads").indexes]
+
+    assert {(key, "thread_id") for key in ("created_at", "updated_at", "recency_at")} <= set(indexed)
+
+
+def test_opening_an_index_again_changes_nothing(store: Store) -> None:
+    before = store.index.db.schema
+
+    with closing(Index(store.home)) as again:
+        assert again.db.schema == before
+
+
+def test_two_processes_that_open_a_new_index_at_once_both_can_use_it(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib\n"
+        "from livethread_worker.store.home import Home\n"
+        "from livethread_worker.store.index import Index\n"
+        "home = Home(pathlib.Path(sys.argv[1])); home.create()\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "print(sorted(Index(home).db.table_names()), flush=True)\n"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "home")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+
+    for process in started:  # both stand at the line: now
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    results = [process.communicate(timeout=60) for process in started]
+
+    assert [stderr for _, stderr in results] == ["", ""]
+    assert {stdout for stdout, _ in results} == {f"{sorted([*TABLES, *COMPANIONS])}\n"}
+
+
+def test_the_index_is_its_owners_alone(store: Store) -> None:
+    assert stat.S_IMODE(store.home.index.stat().st_mode) == 0o600
+
+
+# -- what cannot be used -----------------------------------------------------------------------------------
+
+
+def quarantined(home: Home) -> dict[str, bytes]:
+    return {path.name.rpartition(".")[0]: path.read_bytes() for path in home.quarantine.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"garbage" * 1_000, b"SQLite format 3\0" + b"\xff" * 4_080, b"SQLite format 4\0" + bytes(4_080)],
+    ids=["garbage", "a header and garbage", "a header of another format"],
+)
+def test_a_file_that_is_no_database_is_set_aside_and_an_empty_one_made(tmp_path: Path, damaged: bytes) -> None:
+    home = Home(tmp_path)
+    home.create()
+    home.index.write_bytes(damaged)
+
+    with closing(Index(home)) as made:
+        assert made.is_current()
+        assert not made.is_complete
+        assert made.thread_ids() == []
+
+    assert quarantined(home)["index.sqlite"] == damaged
+
+
+def test_a_file_that_nobody_may_read_is_unavailable_and_stays(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    home.index.mkdir()
+
+    with pytest.raises((IndexUnavailable, OSError)):
+        Index(home)
+
+    assert (home.index.is_dir(), quarantined(home)) == (True, {})
+
+
+def test_an_index_that_somebody_migrates_for_long_is_unavailable(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_MIGRATION_WAIT", 0.0)  # nobody will let go here
+
+    with file_lock(store.home.index.with_suffix(".lock")), pytest.raises(IndexUnavailable):
+        Index(store.home)
+
+
+def test_a_deleted_or_replaced_index_is_not_current(store: Store) -> None:
+    assert store.index.is_current()
+
+    store.home.index.rename(store.home.own / "old.sqlite")
+    assert not store.index.is_current()
+
+    with closing(Index(store.home)):
+        assert not store.index.is_current()
+
+
+# -- writing and reading -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("thread", [FULL, BARE], ids=["full", "bare"])
+def test_a_thread_survives_the_index(store: Store, thread: StoredThread) -> None:
+    store.commit(state(thread))
+
+    assert store.index.read_thread(ONE) == thread.model_copy(
+        update={"rollout_path": store.home.root / "sessions/r.jsonl"}
+    )
+
+
+def test_a_changed_thread_replaces_the_former(store: Store) -> None:
+    store.commit(state(FULL))
+
+    store.commit(state(BARE), loaded=FULL)
+
+    read = store.index.read_thread(ONE)
+    assert read is not None
+    assert (read.name, read.git_info, read.memory_mode, read.token_usage) == (None, None, None, None)
+
+
+def test_an_unknown_thread_is_none(store: Store) -> None:
+    assert store.index.read_thread(TWO) is None
+    assert store.index.load_states({TWO: {"w1"}}) == {}
+
+
+def test_a_state_survives_the_index_with_the_counters_that_were_asked_for(store: Store) -> None:
+    written = state(
+        BARE,
+        rollout_bytes=7,
+        next_ordinal=3,
+        meta_offset=1,
+        meta_bytes=2,
+        applied="9-1",
+        writers={"w1": WriterMark(4, 2), "w2": WriterMark(5, 1)},
+        observed={"title": "0-0", "model": "8-0"},
+    )
+    store.commit(written)
+
+    loaded = store.index.load_states({ONE: {"w1", "w9"}})[ONE]
+
+    path = store.home.root / "sessions/r.jsonl"
+    assert loaded == ThreadState(
+        ONE,
+        BARE.model_copy(update={"rollout_path": path}),
+        path="sessions/r.jsonl",
+        rollout_bytes=7,
+        next_ordinal=3,
+        meta_offset=1,
+        meta_bytes=2,
+        applied="9-1",
+        writers={"w1": WriterMark(4, 2)},
+        observed={"title": "0-0", "model": "8-0"},
+    )
+
+
+def test_a_thread_without_its_first_line_is_not_stored(store: Store) -> None:
+    store.commit(ThreadState(ONE))
+
+    assert store.index.load_states({ONE: set()}) == {}
+
+
+def test_of_a_commit_that_fails_nothing_is_stored(store: Store) -> None:
+    broken = state(BARE.model_copy(update={"thread_id": TWO}))
+    broken.path = None  # type: ignore[assignment]  # breaks a NOT NULL
+
+    with pytest.raises(IndexUnavailable, match="NOT NULL"):
+        store.commit(state(BARE), broken)
+
+    assert store.index.read_thread(ONE) is None
+    assert not store.index.db.conn.in_transaction
+
+
+def test_every_query_has_a_name_and_parses(store: Store) -> None:
+    parameters = dict.fromkeys(
+        ("thread_ids", "writers", "thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset"), "[]"
+    )
+    parameters |= dict.fromkeys(("meta_bytes", "applied", "observed", "phase", "writer", "n", "lines"), "[]")
+    parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
+    with closing(sqlite3.connect(store.home.index)) as connection:
+        for name, sql in QUERIES.items():
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
+            assert plan is not None, name
+
+    assert {"load_states", "load_writers", "save_rollout", "save_writer", "read_thread"} <= QUERIES.keys()
+
+
+def test_json_columns_hold_json(store: Store) -> None:
+    store.commit(state(FULL))
+
+    (row,) = store.index.db.query("select source, approval_mode, token_usage from threads")
+
+    assert {name: json.loads(str(value)) for name, value in row.items()} == {
+        "source": {"custom": "x"},
+        "approval_mode": {"granular": [None, 1]},
+        "token_usage": {"total": 2**70},
+    }

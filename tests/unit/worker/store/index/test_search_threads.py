@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import base64
+import json
+import unicodedata
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.unit.worker.builders import AT, Mail, item_line, message_line, thread_id
+
+from livethread.errors import InvalidRequest
+from livethread.metadata import ThreadMetadataPatch
+from livethread.types import SearchThreadsParams, SortDirection, ThreadSearchPage, ThreadSortKey
+from livethread_worker.store.read import search_threads
+
+if TYPE_CHECKING:
+    from tests.unit.worker.builders import Store
+
+
+def say(store: Store, *texts: str, n: int = 1, **params: Any) -> Mail:
+    mail = Mail(n)
+    store.apply(mail, mail.create(**params), *[mail.append_lines(message_line(text)) for text in texts])
+    return mail
+
+
+def search(store: Store, term: str, **params: Any) -> ThreadSearchPage:
+    request = SearchThreadsParams.model_validate({"search_term": term} | params)
+    return search_threads(store.home, store.index, request)
+
+
+def found(store: Store, term: str, **params: Any) -> list[int]:
+    return [int(result.thread.thread_id[-12:], 16) for result in search(store, term, **params).items]
+
+
+def found_or_refused(store: Store, term: str) -> list[int] | str:
+    try:
+        return found(store, term)
+    except InvalidRequest as error:
+        return str(error)
+
+
+# -- words -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "term"),
+    [
+        ("The quick brown fox", "quick"),
+        ("The quick brown fox", "QUICK"),
+        ("The quick brown fox", "fox quick"),
+        ("The quick brown fox", '"quick brown"'),
+        ("The quick brown fox", '"quick brown" the'),
+        ("The quick brown fox", "bro*"),
+        ("The quick brown fox", "brown*"),
+        ("fix foo-bar.py", "foo-bar.py"),
+        ("fix foo-bar.py", "bar"),
+        ("snake_case here", "snake_case"),
+        ("Él cantó en Ñuñoa", "canto"),
+        ("Él cantó en Ñuñoa", "nunoa"),
+        ("canto", "cantó"),
+        ("Größe", "große"),
+        (unicodedata.normalize("NFD", "les cafés fermés"), "cafés"),
+        ("les cafés fermés", unicodedata.normalize("NFD", "cafés")),
+        (unicodedata.normalize("NFD", "les cafés fermés"), unicodedata.normalize("NFD", "cafés")),
+        ("私は東京に住んでいます", "東京"),
+        ("私は東京に住んでいます", '"住んで"'),
+        ("私は東京に住んでいます", "京"),
+        ("用Python写代码", "python"),
+        ("用Python写代码", "代码"),
+        ("𠀀𠀁", "𠀁"),
+        ("한국어 문장입니다", "문장*"),
+        ("привет мир", "ПРИВЕТ"),
+        ("version 2026", "2026"),
+        ("the NEAR and the AND", "near and"),
+        ("column text: x", "text:x"),
+        ("a ² b", "²"),
+    ],
+)
+def test_what_was_said_is_found(store: Store, said: str, term: str) -> None:
+    say(store, said)
+    say(store, "something else altogether", n=2)
+
+    assert found(store, term) == [1]
+
+
+@pytest.mark.parametrize(
+    ("said", "term"),
+    [
+        ("The quick brown fox", "slow"),
+        ("The quick brown fox", "quick slow"),
+        ("The quick brown fox", '"brown quick"'),
+        ("The quick brown fox", "qui"),
+        ("The quick brown fox", "*uick"),
+        ("東京", "京東"),
+        ("東 and 京", '"東京"'),
+    ],
+)
+def test_what_was_not_said_is_not_found(store: Store, said: str, term: str) -> None:
+    say(store, said)
+
+    assert found(store, term) == []
+
+
+def test_all_words_stand_in_one_message(store: Store) -> None:
+    say(store, "red apples", "green pears")
+
+    assert found(store, "red pears") == []
+    assert found(store, "red apples") == [1]
+
+
+HOSTILE = [
+    '"',
+    '"""',
+    "*",
+    "a*b",
+    '"a" *',
+    "NEAR(",
+    "NEAR(a b, 5)",
+    "NEAR",
+    "AND",
+    "OR OR",
+    "NOT a",
+    "text:a",
+    "col:",
+    "{text role}: a",
+    "^a",
+    "-a",
+    "a + b",
+    "a; DROP TABLE messages; --",
+    "'",
+    "a' OR '1'='1",
+    "(a",
+    "a\0b",
+    "\0",
+    "%",
+    "_",
+    "\\",
+    "\u200b",
+    "\u200ba\u200b",
+    "x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("term", HOSTILE, ids=lambda term: repr(term)[:30])
+def test_no_query_is_syntax(store: Store, term: str) -> None:
+    """It finds words or says that there is none; SQLite never gets to see its own language."""
+    say(store, "nothing of the sort")
+
+    assert found_or_refused(store, term) in ([], "a search needs at least one word")
+
+
+@given(term=st.text(min_size=1, max_size=12) | st.text("\"*()^:+-{}ab \0'", min_size=1, max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_whatever_makes_a_search_fail(store: Store, term: str) -> None:
+    assert found_or_refused(store, term) in ([], "a search needs at least one word")
+
+
+# -- what is searched --------------------------------------------------------------------------------------
+
+
+def test_the_agents_words_and_the_name_are_found_and_what_the_tools_said_is_not(store: Store) -> None:
+    mail = say(store, "user")
+    content = [{"type": "output_text", "text": "model"}]
+    lines = [
+        item_line("event_msg", {"type": "agent_message", "message": "agent"}),
+        item_line("response_item", {"type": "message", "role": "assistant", "content": content}),
+        item_line("response_item", {"type": "function_call_output", "output": "tool"}),
+        item_line("event_msg", {"type": "agent_reasoning", "text": "thought"}),
+    ]
+    store.apply(mail, mail.append_lines(*lines), mail.patch(ThreadMetadataPatch(name="christened")))
+
+    assert [found(store, term) for term in ("user", "agent", "model", "christened")] == [[1]] * 4
+    assert [found(store, term) for term in ("tool", "thought")] == [[]] * 2
+
+
+def test_a_thread_is_found_by_its_present_name_only(store: Store) -> None:
+    mail = say(store, "hello")
+    store.apply(mail, mail.patch(ThreadMetadataPatch(name="former")))
+    store.apply(mail, mail.patch(ThreadMetadataPatch(name="present")))
+    assert (found(store, "former"), found(store, "present")) == ([], [1])
+
+    store.apply(mail, mail.patch(ThreadMetadataPatch(name=None)))
+
+    assert found(store, "present") == []
+    assert found(store, "hello") == [1]
+
+
+def test_a_name_of_the_same_words_as_a_message_leaves_the_message(store: Store) -> None:
+    mail = say(store, "hello")
+    store.apply(mail, mail.patch(ThreadMetadataPatch(name="hello")))
+    store.apply(mail, mail.patch(ThreadMetadataPatch(name=None)))
+
+    assert found(store, "hello") == [1]
+
+
+def test_the_same_words_in_an_event_and_in_an_item_are_one_match(store: Store) -> None:
+    mail = say(store, "hello")
+    content = [{"type": "input_text", "text": "hello"}]
+    store.apply(
+        mail, mail.append_lines(item_line("response_item", {"type": "message", "role": "user", "content": content}))
+    )
+
+    assert len(search(store, "hello").items) == 1
+    assert store.index.db.execute("SELECT count(*) FROM messages").fetchone()[0] == 1
+
+
+def test_a_deleted_thread_is_not_found(store: Store) -> None:
+    mail = say(store, "hello")
+
+    store.apply(mail, mail.delete())
+
+    assert found(store, "hello") == []
+    assert (
+        store.index.db.execute("SELECT count(*) FROM messages_fts WHERE messages_fts MATCH 'hello'").fetchone()[0]
+        == 0
+    )
+
+
+def test_archived_threads_and_sources_are_chosen(store: Store) -> None:
+    say(store, "hello", n=1, source="cli")
+    say(store, "hello", n=2, source={"custom": "x"})
+    mail = say(store, "hello", n=3, source="cli")
+    store.apply(mail, mail.archive())
+
+    assert sorted(found(store, "hello")) == [1, 2]
+    assert found(store, "hello", archived=True) == [3]
+    assert found(store, "hello", allowed_sources=[{"custom": "x"}]) == [2]
+    assert found(store, "hello", allowed_sources=["cli", "exec"]) == [1]
+
+
+# -- pages -------------------------------------------------------------------------------------------------
+
+
+def test_a_snippet_shows_the_words_around_the_match_as_they_were_said(store: Store) -> None:
+    say(store, "so " * 50 + "a Needle in 日本語 it" + " on" * 50)
+
+    (result,) = search(store, "needle").items
+
+    assert "a Needle in 日本語 it" in result.snippet
+    assert len(result.snippet) < 120
+    assert "\u200b" not in result.snippet
+
+
+def test_the_best_match_of_a_thread_comes_first_and_its_snippet_is_shown(store: Store) -> None:
+    say(store, "a needle " + "among much else " * 40, "needle needle", n=1)
+    say(store, "needle " + "and very much more " * 60, n=2)
+
+    results = search(store, "needle").items
+
+    assert [result.thread.thread_id for result in results] == [thread_id(1), thread_id(2)]
+    assert results[0].snippet == "needle needle"
+
+
+@pytest.mark.parametrize("key", [None, *ThreadSortKey])
+@pytest.mark.parametrize("direction", SortDirection)
+@pytest.mark.parametrize("page_size", [1, 2, 3, 7, 8])
+def test_pages_lose_and_repeat_no_thread(
+    store: Store, key: ThreadSortKey | None, direction: SortDirection, page_size: int
+) -> None:
+    for n in range(1, 8):  # some are as good, and as old, as one another
+        say(store, "needle " * (n // 2 + 1), n=n, created_at=AT + timedelta(seconds=n // 3))
+    whole = found(store, "needle", sort_key=key, sort_direction=direction)
+    shown: list[int] = []
+    cursor: str | None = None
+
+    for _ in range(8):
+        options = {"sort_key": key, "sort_direction": direction, "page_size": page_size, "cursor": cursor}
+        shown += found(store, "needle", **options)
+        cursor = search(store, "needle", **options).next_cursor
+        if cursor is None:
+            break
+
+    assert sorted(whole) == list(range(1, 8))
+    assert shown == whole
+
+
+def cursor_of(value: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "garbage",
+        cursor_of(["relevance", [1], "x"]),
+        cursor_of(["relevance", {}, "x"]),
+        cursor_of(["relevance", 10**30, "x"]),
+    ],
+    ids=["garbage", "a list", "an object", "a number beyond 64 bits"],
+)
+def test_what_is_no_cursor_is_refused(store: Store, cursor: str) -> None:
+    say(store, "hello")
+
+    with pytest.raises(InvalidRequest):
+        search(store, "hello", cursor=cursor)
+
+
+def test_a_cursor_of_another_order_is_refused(store: Store) -> None:
+    say(store, "hello", n=1)
+    say(store, "hello", n=2)
+    cursor = search(store, "hello", page_size=1).next_cursor
+
+    with pytest.raises(InvalidRequest, match="the cursor of a page by relevance, not by created_at"):
+        search(store, "hello", cursor=cursor, sort_key="created_at")

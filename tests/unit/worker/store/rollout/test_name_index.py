@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import stat
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.worker.builders import thread_id
+
+from livethread_worker.store.home import Home
+from livethread_worker.store.locking import LockBusy
+from livethread_worker.store.rollout import name_index
+from livethread_worker.store.rollout.name_index import append_names, read_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.worker.conftest import LimitFileSize
+
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+ONE, TWO = thread_id(1), thread_id(2)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "home")
+    home.create()
+    return home
+
+
+def test_a_name_is_a_line_as_codex_writes_it(home: Home) -> None:
+    append_names(home, [(ONE, "Größe", AT)])
+
+    text = home.session_index.read_text(encoding="utf-8")
+    assert text == f'{{"id":"{ONE}","thread_name":"Größe","updated_at":"2026-11-22T12:00:00.000Z"}}\n'
+    assert stat.S_IMODE(home.session_index.stat().st_mode) == 0o600
+
+
+def test_the_last_line_of_an_id_wins_whatever_its_time(home: Home) -> None:
+    append_names(home, [(ONE, "new", AT), (TWO, "other", AT)])
+    append_names(home, [(ONE, "last", datetime(2020, 1, 1, tzinfo=UTC))])
+
+    assert read_names(home) == {ONE: "last", TWO: "other"}
+
+
+def test_a_cleared_name_is_none(home: Home) -> None:
+    append_names(home, [(ONE, "n", AT), (ONE, None, AT)])
+
+    assert read_names(home) == {ONE: None}
+
+
+def test_without_an_index_there_are_no_names(home: Home) -> None:
+    assert read_names(home) == {}
+
+
+def test_nothing_to_say_touches_nothing(home: Home) -> None:
+    append_names(home, [])
+
+    assert not home.session_index.exists()
+
+
+def test_bad_lines_are_passed_over(home: Home) -> None:
+    good = json.dumps({"id": TWO, "thread_name": "codex's", "updated_at": "2026-11-22T17:39:40.601104562Z"})
+    home.session_index.write_bytes(
+        b'garbage\n\n{"id":7,"thread_name":"x"}\n{"id":"a"}\n' + good.encode() + b"\r\n" + b'{"id":"torn'
+    )
+
+    assert read_names(home) == {TWO: "codex's"}
+
+
+def test_a_line_is_not_glued_onto_a_torn_one(home: Home) -> None:
+    home.session_index.write_bytes(b'{"id":"torn')
+
+    append_names(home, [(ONE, "n", AT)])
+
+    assert home.session_index.read_bytes().startswith(b'{"id":"torn\n{"id":')
+    assert read_names(home) == {ONE: "n"}
+
+
+def test_a_name_that_does_not_fit_on_the_disk_is_an_error(home: Home, limit_file_size: LimitFileSize) -> None:
+    """The kernel writes what fits and says so; that is not success."""
+    append_names(home, [(ONE, "before", AT)])
+    size = home.session_index.stat().st_size
+
+    with limit_file_size(size + 20), pytest.raises(OSError, match="File too large"):
+        append_names(home, [(ONE, "after", AT)])
+
+    assert read_names(home) == {ONE: "before"}
+
+
+def test_an_index_that_somebody_holds_for_long_is_busy(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(name_index, "_LOCK_WAIT", 0.0)  # nobody will let go here
+    lock = home.session_index.with_name("session_index.jsonl.lock")
+
+    with lock.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(LockBusy, match=r"session_index\.jsonl\.lock"):
+            append_names(home, [(ONE, "n", AT)])
+
+    assert read_names(home) == {}

@@ -1,0 +1,757 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import stat
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.worker.builders import AT, DAY, ODD_ITEMS, Mail, Store, item_line, message_line
+
+from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
+from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, ThreadMetadataPatch
+from livethread_worker.store import apply
+from livethread_worker.store.apply import Outcome, OutcomeKind
+from livethread_worker.store.rollout.name_index import read_names
+from livethread_worker.store.rollout.recorder import RolloutRecorder
+from livethread_worker.store.work import number_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.unit.worker.conftest import LimitFileSize
+
+DONE, POISONED, FAILED, BUSY = OutcomeKind.DONE, OutcomeKind.POISONED, OutcomeKind.FAILED, OutcomeKind.BUSY
+
+
+@pytest.fixture
+def mail() -> Mail:
+    return Mail(1)
+
+
+@pytest.fixture
+def other() -> Mail:
+    return Mail(2)
+
+
+def add(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+# -- in order, exactly once --------------------------------------------------------------------------------
+
+
+def test_a_threads_tasks_become_its_rollout_and_its_row(store: Store, mail: Mail) -> None:
+    outcome = store.apply(mail, mail.create(cwd="/work"), mail.append("a", "b"), mail.append("c"))
+
+    assert outcome == Outcome(DONE, "1003-0")
+    assert store.home.relative(store.path(mail)) == f"{DAY}/rollout-2026-11-22T12-00-00-{mail.thread_id}.jsonl"
+    assert store.texts(mail) == ["a", "b", "c"]
+    assert store.numbering(mail) == [(0, "w1:1"), (1, "w1:2"), (2, "w1:2"), (3, "w1:3")]
+    assert (store.thread(mail).cwd, store.thread(mail).rollout_path) == ("/work", store.path(mail))
+    assert stat.S_IMODE(store.path(mail).stat().st_mode) == 0o600
+
+
+def test_a_batch_applies_every_thread_and_says_how_far(store: Store, mail: Mail, other: Mail) -> None:
+    outcomes = store.apply_batch({
+        mail.thread_id: [mail.create(), mail.append("a")],
+        other.thread_id: [other.create(), other.append("b"), other.append("c")],
+    })
+
+    assert outcomes == {mail.thread_id: Outcome(DONE, "1002-0"), other.thread_id: Outcome(DONE, "1003-0")}
+    assert (store.texts(mail), store.texts(other)) == (["a"], ["b", "c"])
+
+
+def test_applying_the_same_entries_again_changes_no_byte(store: Store, mail: Mail) -> None:
+    entries = [mail.create(), mail.append("a", "b"), mail.patch(ThreadMetadataPatch(title="t")), mail.append("c")]
+    store.apply(mail, *entries)
+    before, thread = store.path(mail).read_bytes(), store.thread(mail)
+
+    for part in (entries, entries[1:], entries[-1:]):
+        assert store.apply(mail, *part) == Outcome(DONE, "1004-0")
+
+    assert store.path(mail).read_bytes() == before
+    assert store.thread(mail) == thread
+
+
+def test_a_redelivered_task_between_new_ones_is_passed_over(store: Store, mail: Mail) -> None:
+    create, first = mail.create(), mail.append("first")
+    store.apply(mail, create, first)
+
+    store.apply(mail, first, mail.append("second"))
+
+    assert store.texts(mail) == ["first", "second"]
+
+
+def test_tasks_of_two_writers_keep_the_order_of_the_mailbox(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("1"), mail.append("2", writer="w2"), mail.append("3"))
+    store.apply(mail, mail.append("4", writer="w2"))
+
+    assert store.texts(mail) == ["1", "2", "3", "4"]
+    assert [seq for _, seq in store.numbering(mail)] == ["w1:1", "w1:2", "w2:1", "w1:3", "w2:2"]
+
+
+# -- crashes -----------------------------------------------------------------------------------------------
+
+
+def test_a_crash_at_any_byte_of_a_write_is_made_good(store: Store) -> None:
+    """What stands is recognised line by line, what is torn is set aside, what is missing is written."""
+    first, second = message_line("héllo"), message_line("world")
+    expected = number_line(first, 1, "w1:2") + number_line(second, 2, "w1:2")
+
+    for written in range(len(expected) + 1):
+        mail = Mail(1_000 + written)
+        store.apply(mail, mail.create())
+        size = store.path(mail).stat().st_size
+        add(store.path(mail), expected[:written])
+
+        outcome = store.apply(mail, mail.append("héllo", "world"))
+
+        assert outcome == Outcome(DONE, "1002-0")
+        assert store.path(mail).read_bytes()[size:] == expected, f"after {written} bytes"
+
+
+def test_a_torn_tail_goes_to_the_quarantine_and_nowhere_else(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+    torn = '{"timestamp":"2026-11-22T12:00:00.000Z","type":"event_msg","payload":"é'.encode()[:-1]
+    add(store.path(mail), torn)
+
+    outcome = store.apply(mail, mail.append("b"))
+
+    assert outcome.kind is DONE
+    assert store.texts(mail) == ["a", "b"]
+    assert store.quarantined() == [torn]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in store.home.quarantine.iterdir()] == [0o600]
+
+
+def test_a_creation_that_crashed_half_way_is_made_good(store: Store, mail: Mail) -> None:
+    create = mail.create()
+    store.apply(mail, create)
+    whole = store.path(mail).read_bytes()
+    store.drop_index()
+    store.path(mail).write_bytes(whole[:50])
+
+    outcome = store.apply(mail, create, mail.append("a"))
+
+    assert outcome == Outcome(DONE, "1002-0")
+    assert store.path(mail).read_bytes().startswith(whole)
+    assert (store.texts(mail), store.quarantined()) == (["a"], [whole[:50]])
+
+
+def test_an_empty_file_in_a_new_rollouts_place_is_written(store: Store, mail: Mail) -> None:
+    create = mail.create()
+    store.apply(mail, create)
+    store.drop_index()
+    store.path(mail).write_bytes(b"")
+
+    assert store.apply(mail, create, mail.append("a")) == Outcome(DONE, "1002-0")
+
+    assert store.texts(mail) == ["a"]
+
+
+def test_a_rollout_that_was_cut_within_a_line_does_not_get_ours_glued_on(store: Store, mail: Mail) -> None:
+    """Without fdatasync, a machine that loses power can come back with less than the index knows."""
+    store.apply(mail, mail.create(), mail.append("kept"), mail.append("lost"))
+    os.truncate(store.path(mail), store.path(mail).stat().st_size - 10)
+
+    outcome = store.apply(mail, mail.append("after"))
+
+    assert outcome.kind is DONE
+    lines = store.path(mail).read_bytes().splitlines()
+    assert json.loads(lines[-1])["payload"]["message"] == "after"
+
+
+# -- the index is disposable -------------------------------------------------------------------------------
+
+
+def test_an_index_that_is_deleted_between_batches_loses_nothing(store: Store, mail: Mail) -> None:
+    entries = [mail.create(cwd="/work"), mail.append("a"), mail.append("b", writer="w2")]
+    store.apply(mail, *entries)
+    store.drop_index()
+
+    outcome = store.apply(mail, *entries, mail.append("c"))
+
+    assert outcome == Outcome(DONE, "1004-0")
+    assert store.texts(mail) == ["a", "b", "c"]
+    assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, 2, 3]
+
+
+PATCHES = {
+    "name": ThreadMetadataPatch(name="n"),
+    "title": ThreadMetadataPatch(title="t", preview="p"),
+    "git": ThreadMetadataPatch(git_info=GitInfoPatch(sha="s2", branch="b2", origin_url="u2")),
+    "one git field": ThreadMetadataPatch(git_info=GitInfoPatch(branch="b2")),
+    "one git field cleared": ThreadMetadataPatch(git_info=GitInfoPatch(branch=None)),
+    "git cleared": ThreadMetadataPatch(git_info=GitInfoPatch(sha=None, branch=None, origin_url=None)),
+    "memory mode": ThreadMetadataPatch(memory_mode=MemoryMode.DISABLED),
+    "thread source": ThreadMetadataPatch(thread_source="automation"),
+    "agent": ThreadMetadataPatch(agent_nickname=None, agent_role="r", agent_path="/p"),
+    "model": ThreadMetadataPatch(model="m", reasoning_effort="high", model_provider="azure"),
+    "place": ThreadMetadataPatch(cwd="/moved", source="exec", cli_version="9"),
+    "approval": ThreadMetadataPatch(approval_mode={"a": None}, permission_profile="p", token_usage={"n": 2**70}),
+    "history mode": ThreadMetadataPatch(history_mode="paginated"),
+}
+
+
+@pytest.mark.parametrize("patch", PATCHES.values(), ids=list(PATCHES))
+@pytest.mark.parametrize("when", ["before the first message", "after it"])
+def test_what_somebody_asked_for_is_in_the_files_alone(
+    store: Store, mail: Mail, patch: ThreadMetadataPatch, when: str
+) -> None:
+    said = ThreadMetadataPatch(title="hi", preview="hi", first_user_message="hi")
+    store.apply(mail, mail.create(cwd="/work", git=GitInfo(commit_hash="s", branch="b"), agent_nickname="Ada"))
+    if when.startswith("before"):
+        store.apply(mail, mail.patch(patch))
+    message = mail.append("hi")
+    store.apply(mail, message, mail.patch(said, observed_from=message.position))
+    if when.startswith("after"):
+        store.apply(mail, mail.patch(patch))
+    before = store.thread(mail)
+
+    store.drop_index()
+    store.apply(mail, mail.append("later"))
+
+    assert store.thread(mail) == before
+
+
+# -- others in the home ------------------------------------------------------------------------------------
+
+
+def test_foreign_lines_are_adopted_and_ordinals_go_on(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("ours"))
+    add(store.path(mail), message_line("codex's") + b"\n" + message_line("codex's too") + b"\n")
+
+    outcome = store.apply(mail, mail.append("ours again"))
+
+    assert outcome.kind is DONE
+    assert store.texts(mail) == ["ours", "codex's", "codex's too", "ours again"]
+    assert store.numbering(mail) == [(0, "w1:1"), (1, "w1:2"), (None, None), (None, None), (4, "w1:3")]
+
+
+def test_what_foreign_lines_say_is_taken(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create())
+    add(store.path(mail), message_line("from codex") + b"\n" + item_line("turn_context", {"model": "m"}) + b"\n")
+
+    store.apply(mail, mail.append("ours"))
+
+    assert (store.thread(mail).title, store.thread(mail).model) == ("from codex", "m")
+
+
+def test_a_foreign_last_line_without_its_end_gets_one(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create())
+    add(store.path(mail), message_line("codex's"))
+
+    store.apply(mail, mail.append("ours"))
+
+    assert (store.texts(mail), store.quarantined()) == (["codex's", "ours"], [])
+
+
+def test_a_thread_of_codex_is_written_on(store: Store, mail: Mail) -> None:
+    path = store.home.sessions / "2025" / "01" / "02" / f"rollout-2025-01-02T03-04-05-{mail.thread_id}.jsonl"
+    path.parent.mkdir(parents=True)
+    meta = {"id": mail.thread_id, "timestamp": "2025-01-02T03:04:05.000Z", "cwd": "/c", "source": "vscode"}
+    path.write_bytes(item_line("session_meta", meta) + b"\n" + message_line("codex's") + b"\n")
+
+    outcome = store.apply(mail, mail.append("ours"))
+
+    assert outcome == Outcome(DONE, "1001-0")
+    assert (store.texts(mail), store.thread(mail).title) == (["codex's", "ours"], "codex's")
+    assert store.numbering(mail)[-1] == (2, "w1:1")
+
+
+def test_a_rollout_that_somebody_moved_is_found_again(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+    store.home.archived_sessions.mkdir()
+    moved = store.path(mail).rename(store.home.archived_sessions / store.path(mail).name)
+
+    outcome = store.apply(mail, mail.append("b"))
+
+    assert outcome.kind is DONE
+    assert (store.path(mail), store.texts(mail)) == (moved, ["a", "b"])
+    assert store.thread(mail).rollout_path == moved
+
+
+def test_a_rollout_that_is_gone_stops_its_thread_and_no_other(store: Store, mail: Mail, other: Mail) -> None:
+    store.apply(mail, mail.create())
+    store.path(mail).unlink()
+
+    outcomes = store.apply_batch({
+        mail.thread_id: [mail.append("a")],
+        other.thread_id: [other.create()],
+    })
+
+    assert (outcomes[mail.thread_id].kind, outcomes[mail.thread_id].position) == (POISONED, None)
+    assert "holds no rollout of it" in outcomes[mail.thread_id].reason
+    assert outcomes[other.thread_id] == Outcome(DONE, "1001-0")
+
+
+ODD_LINES = {
+    "a number beyond 64 bits as ordinal": b'{"ordinal":%d,"type":"x","payload":1}' % 10**30,
+    "a number beyond 64 bits as counter": b'{"ordinal":3,"seq":"w1:%d","type":"x","payload":1}' % 10**30,
+    "a counter that Python cannot read": b'{"ordinal":3,"seq":"w1:' + b"9" * 5_000 + b'","type":"x","payload":1}',
+    "a time beyond the calendar": b'{"timestamp":"0001-01-01T00:00:00+14:00","type":"event_msg","payload":{"type":"x"}}',
+    "a field named cls": b'{"type":"x","payload":1,"cls":1}',
+    "a memory mode that is an object": b'{"type":"session_meta","payload":{"id":"%b","memory_mode":{}}}'
+    % Mail(1).thread_id.encode(),
+    "absurd nesting beside a long number": b'{"n":12345678901234567890,"d":' + b"[" * 9_000 + b"]" * 9_000 + b"}",
+    "half a character beside a long number": b'{"type":"event_msg","n":12345678901234567890,'
+    b'"payload":{"type":"user_message","message":"\\ud800"}}',
+    "half a character as a turn's id": b'{"type":"event_msg","n":12345678901234567890,'
+    b'"payload":{"type":"task_started","turn_id":"\\ud800"}}',
+    "half a character as a model": b'{"type":"turn_context","n":12345678901234567890,"payload":{"model":"\\ud800"}}',
+    "text that is no UTF-8": b'{"type":"x","payload":"\xff"}',
+    "garbage": b"\0garbage",
+}
+
+
+@pytest.mark.parametrize("line", ODD_LINES.values(), ids=list(ODD_LINES))
+def test_no_foreign_line_holds_up_its_thread_or_another(store: Store, mail: Mail, other: Mail, line: bytes) -> None:
+    store.apply(mail, mail.create())
+    add(store.path(mail), line + b"\n")
+
+    outcomes = store.apply_batch({
+        mail.thread_id: [mail.append("a")],
+        other.thread_id: [other.create()],
+    })
+
+    assert {outcome.kind for outcome in outcomes.values()} == {DONE}
+    assert message_line("a")[50:] in store.path(mail).read_bytes()
+
+
+# -- poison ------------------------------------------------------------------------------------------------
+
+
+def test_poison_stops_its_thread_there_and_no_other(store: Store, mail: Mail, other: Mail) -> None:
+    outcomes = store.apply_batch({
+        mail.thread_id: [mail.create(), mail.append("a"), mail.append_lines(b"garbage"), mail.append("never")],
+        other.thread_id: [other.create(), other.append("b")],
+    })
+
+    assert outcomes == {
+        mail.thread_id: Outcome(
+            POISONED,
+            "1002-0",
+            "InvalidRequest: a line of an append_items is no item",
+            outcomes[mail.thread_id].error,
+        ),
+        other.thread_id: Outcome(DONE, "1002-0"),
+    }
+    assert type(outcomes[mail.thread_id].error) is InvalidRequest
+    assert (store.texts(mail), store.texts(other)) == (["a"], ["b"])
+
+
+def test_a_thread_that_was_never_created_is_poison(store: Store, mail: Mail) -> None:
+    outcome = store.apply(mail, mail.append("a"))
+
+    assert (outcome.kind, outcome.position) == (POISONED, None)
+    assert outcome.reason.startswith("ThreadNotFound: ")
+    assert type(outcome.error) is ThreadNotFound
+    assert store.index.read_thread(mail.thread_id) is None
+
+
+@pytest.mark.parametrize("line", ODD_ITEMS.values(), ids=list(ODD_ITEMS))
+def test_no_item_whatever_holds_up_its_thread_or_another(store: Store, mail: Mail, other: Mail, line: bytes) -> None:
+    outcomes = store.apply_batch({
+        mail.thread_id: [mail.create(), mail.append_lines(line), mail.append("a")],
+        other.thread_id: [other.create(), other.append("b")],
+    })
+
+    assert outcomes == {mail.thread_id: Outcome(DONE, "1003-0"), other.thread_id: Outcome(DONE, "1002-0")}
+
+
+@pytest.mark.parametrize("observed_from", [None, "1002-0"])
+def test_a_patch_that_cannot_be_stored_stops_its_thread_and_no_other(
+    store: Store, mail: Mail, other: Mail, observed_from: str | None
+) -> None:
+    """One client's odd value must never hold up a shard."""
+    deep: Any = "x"
+    for _ in range(150):
+        deep = [deep]
+    odd = ThreadMetadataPatch.model_construct(
+        _fields_set={"title", "approval_mode"}, title="half", approval_mode=deep
+    )
+
+    outcomes = store.apply_batch({
+        mail.thread_id: [mail.create(), mail.append("a"), mail.patch(odd, observed_from=observed_from)],
+        other.thread_id: [other.create(), other.append("b")],
+    })
+
+    assert outcomes[other.thread_id] == Outcome(DONE, "1002-0")
+    assert (outcomes[mail.thread_id].kind, outcomes[mail.thread_id].position) == (POISONED, "1002-0")
+    assert store.thread(mail).title is None
+
+
+def test_a_thread_id_whose_time_is_absurd_stops_itself_and_no_other(store: Store, other: Mail) -> None:
+    absurd = Mail(1)
+    absurd.thread_id = "ffffffff-ffff-7fff-bfff-ffffffffffff"
+
+    outcomes = store.apply_batch({
+        absurd.thread_id: [absurd.append("a")],
+        other.thread_id: [other.create()],
+    })
+
+    assert (outcomes[absurd.thread_id].kind, outcomes[other.thread_id].kind) == (POISONED, DONE)
+
+
+# -- what may pass -----------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_somebody_writes_is_busy_and_the_others_go_on(store: Store, mail: Mail, other: Mail) -> None:
+    lock = store.home.locks / f"{mail.thread_id}.lock"
+    with lock.open("wb") as codex:
+        fcntl.flock(codex, fcntl.LOCK_EX)
+
+        outcomes = store.apply_batch({
+            mail.thread_id: [mail.create()],
+            other.thread_id: [other.create()],
+        })
+
+    assert outcomes == {
+        mail.thread_id: Outcome(BUSY, reason=f"{mail.thread_id}.lock is held by another writer"),
+        other.thread_id: Outcome(DONE, "1001-0"),
+    }
+    assert store.home.find_rollout(mail.thread_id) is None
+
+
+def test_a_busy_thread_is_applied_once_it_is_free(store: Store, mail: Mail) -> None:
+    create, append = mail.create(), mail.append("a")
+    with (store.home.locks / f"{mail.thread_id}.lock").open("wb") as codex:
+        fcntl.flock(codex, fcntl.LOCK_EX)
+        store.apply(mail, create, append)
+
+    assert store.apply(mail, create, append) == Outcome(DONE, "1002-0")
+    assert store.texts(mail) == ["a"]
+
+
+def test_no_lock_is_held_after_a_batch(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append_lines(b"garbage"))
+
+    with (store.home.locks / f"{mail.thread_id}.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_full_disk_fails_the_thread_and_leaves_no_half_a_line(
+    store: Store, mail: Mail, limit_file_size: LimitFileSize
+) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+    before = store.path(mail).read_bytes()
+    long = mail.append("x" * 100_000)
+    with limit_file_size(50_000):
+        outcome = store.apply(mail, long)
+
+    assert (outcome.kind, outcome.position) == (FAILED, None)
+    assert "File too large" in outcome.reason
+    assert store.path(mail).read_bytes() == before
+    assert store.apply(mail, long) == Outcome(DONE, "1003-0")
+    assert store.texts(mail) == ["a", "x" * 100_000]
+
+
+def test_an_index_that_is_locked_is_no_fault_of_the_tasks_and_their_lines_are_recognised(
+    store: Store, mail: Mail, other: Mail
+) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+    append = mail.append("b")
+    batch = {mail.thread_id: [append], other.thread_id: [other.create()]}
+    store.index.db.conn.execute("PRAGMA busy_timeout = 0")
+    with closing(sqlite3.connect(store.home.index, isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+
+        outcomes = store.apply_batch(batch)
+        again = store.apply_batch(batch)
+
+    assert outcomes == again == dict.fromkeys(batch, Outcome(BUSY, reason="the index: database is locked"))
+    assert store.thread(mail).title is None
+    assert store.index.read_thread(other.thread_id) is None
+    standing = store.path(mail).read_bytes(), store.path(other).read_bytes()
+    assert {outcome.kind for outcome in store.apply_batch(batch).values()} == {DONE}
+    assert (store.path(mail).read_bytes(), store.path(other).read_bytes()) == standing
+    assert (store.texts(mail), store.numbering(other)) == (["a", "b"], [(0, "w1:1")])
+
+
+def test_what_was_written_and_not_committed_is_recognised(store: Store, mail: Mail) -> None:
+    """A kill -9 between the write and the commit."""
+    store.apply(mail, mail.create())
+    append = mail.append("a", "b")
+
+    with killed(store.index, "commit"):
+        store.apply(mail, append)
+    assert store.texts(mail) == ["a", "b"]
+
+    assert store.apply(mail, append, mail.append("c")) == Outcome(DONE, "1003-0")
+
+    assert store.texts(mail) == ["a", "b", "c"]
+    assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, 2, 3]
+
+
+# -- names -------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_in_the_index_and_in_codexs_name_index(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a"), mail.patch(ThreadMetadataPatch(name="n")))
+
+    assert store.thread(mail).name == "n"
+    line = json.loads(store.home.session_index.read_text(encoding="utf-8"))
+    assert (line["id"], line["thread_name"]) == (mail.thread_id, "n")
+
+
+def test_a_cleared_name_stays_cleared_without_the_index(store: Store, mail: Mail) -> None:
+    store.apply(
+        mail,
+        mail.create(),
+        mail.patch(ThreadMetadataPatch(name="n")),
+        mail.patch(ThreadMetadataPatch(name=None)),
+    )
+    store.drop_index()
+
+    store.apply(mail, mail.append("a"))
+
+    assert store.thread(mail).name is None
+
+
+# -- archiving and deleting --------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@contextmanager
+def killed(target: object, name: str, *, after: int | None = None) -> Iterator[None]:
+    """End the process instead of a call of *name*; or behind its call number *after*."""
+    original = getattr(target, name)
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        if after is None:
+            raise Killed
+        result = original(*args, **kwargs)
+        calls += 1
+        if calls == after:
+            raise Killed
+        return result
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(target, name, call)
+        with pytest.raises(Killed):
+            yield
+
+
+MOVING: dict[str, tuple[str, str, int | None]] = {
+    "before its line": ("recorder", "append", None),
+    "behind its line": ("recorder", "append", 1),
+    "before the move": ("apply", "make_directory", None),
+    "behind the move": ("apply", "sync_directory", None),
+    "between the two folders": ("apply", "sync_directory", 1),
+    "before the commit": ("index", "commit", None),
+    "behind the commit": ("index", "commit", 1),
+}
+DELETING: dict[str, tuple[str, str, int | None]] = {
+    "behind the file": ("apply", "sync_directory", None),
+    "before its names": ("apply", "forget_names", None),
+    "behind its names": ("apply", "forget_names", 1),
+    "before the commit": ("index", "commit", None),
+    "behind the commit": ("index", "commit", 1),
+}
+
+
+def place(store: Store, where: str) -> object:
+    places: dict[str, object] = {"apply": apply, "recorder": RolloutRecorder, "index": store.index}
+    return places[where]
+
+
+def dated(store: Store, mail: Mail) -> Path:
+    return store.home.root / DAY / f"rollout-2026-11-22T12-00-00-{mail.thread_id}.jsonl"
+
+
+def archived(store: Store, mail: Mail) -> Path:
+    return store.home.archived_sessions / dated(store, mail).name
+
+
+def test_an_archived_thread_lies_among_the_archived_and_says_since_when(store: Store, mail: Mail) -> None:
+    outcome = store.apply(mail, mail.create(), mail.append("a"), mail.archive())
+
+    assert outcome == Outcome(DONE, "1003-0")
+    assert store.path(mail) == archived(store, mail) == store.thread(mail).rollout_path
+    assert store.thread(mail).archived_at == AT
+    assert not dated(store, mail).exists()
+    assert store.records(mail)[-1]["payload"] == {"archived_at": "2026-11-22T12:00:00.000Z"}
+    assert store.numbering(mail)[-1] == (2, "w1:3")
+
+
+def test_an_unarchived_thread_is_back_where_it_was(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a"), mail.archive())
+
+    outcome = store.apply(mail, mail.unarchive(), mail.append("b"))
+
+    assert outcome == Outcome(DONE, "1005-0")
+    assert store.path(mail) == dated(store, mail) == store.thread(mail).rollout_path
+    assert store.thread(mail).archived_at is None
+    assert store.texts(mail) == ["a", "b"]
+
+
+def test_a_thread_that_is_archived_and_unarchived_in_one_batch_stays_where_it_is(store: Store, mail: Mail) -> None:
+    outcome = store.apply(mail, mail.create(), mail.archive(), mail.append("a"), mail.unarchive())
+
+    assert outcome == Outcome(DONE, "1004-0")
+    assert (store.path(mail), store.thread(mail).archived_at) == (dated(store, mail), None)
+
+
+def test_archiving_twice_archives_once(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.archive())
+    before = store.path(mail).read_bytes()
+
+    outcome = store.apply(mail, mail.archive(writer="w2", at=AT + timedelta(days=1)))
+
+    assert outcome.kind is DONE
+    assert store.path(mail).read_bytes() == before
+    assert store.thread(mail).archived_at == AT
+
+
+def test_unarchiving_what_is_not_archived_changes_nothing(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create())
+    before = store.path(mail).read_bytes()
+
+    assert store.apply(mail, mail.unarchive()).kind is DONE
+
+    assert store.path(mail).read_bytes() == before
+
+
+def test_an_archived_thread_can_be_written_on(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.archive())
+
+    store.apply(mail, mail.append("a"))
+
+    assert (store.path(mail), store.texts(mail)) == (archived(store, mail), ["a"])
+    assert store.thread(mail).archived_at == AT
+
+
+def test_a_place_that_is_taken_stops_the_thread_until_it_is_free(store: Store, mail: Mail, other: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+    archive = mail.archive()
+    store.home.archived_sessions.mkdir()
+    archived(store, mail).write_bytes(b"precious")
+
+    outcomes = store.apply_batch({mail.thread_id: [archive], other.thread_id: [other.create()]})
+
+    assert (outcomes[mail.thread_id].kind, outcomes[other.thread_id].kind) == (POISONED, DONE)
+    assert type(outcomes[mail.thread_id].error) is Conflict
+    assert archived(store, mail).read_bytes() == b"precious"
+    assert dated(store, mail).exists()
+    archived(store, mail).unlink()
+    assert store.apply(mail, archive) == Outcome(DONE, "1003-0")
+    assert [record["type"] for record in store.records(mail)].count("thread_metadata") == 1
+
+
+@pytest.mark.parametrize("crash", MOVING.values(), ids=list(MOVING))
+@pytest.mark.parametrize("direction", ["archive", "unarchive"])
+@pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
+def test_a_crash_anywhere_in_a_move_is_made_good(
+    store: Store, mail: Mail, crash: tuple[str, str, int | None], direction: str, is_index_lost: bool
+) -> None:
+    where, name, after = crash
+    history = [mail.create(), mail.append("a")]
+    if direction == "unarchive":
+        history.append(mail.archive())
+    store.apply(mail, *history)
+    move = mail.archive() if direction == "archive" else mail.unarchive()
+    with killed(place(store, where), name, after=after):
+        store.apply(mail, move)
+    if is_index_lost:
+        store.drop_index()
+
+    outcome = store.apply(mail, move, mail.append("b"))
+
+    assert (outcome.kind, outcome.position) == (DONE, f"{1_000 + len(history) + 2}-0")
+    assert store.path(mail) == (archived if direction == "archive" else dated)(store, mail)
+    assert store.thread(mail).rollout_path == store.path(mail)
+    assert store.thread(mail).archived_at == (AT if direction == "archive" else None)
+    assert store.texts(mail) == ["a", "b"]
+    moves = [r for r in store.records(mail) if r["type"] == "thread_metadata"]
+    assert len(moves) == (1 if direction == "archive" else 2)
+    assert [ordinal for ordinal, _ in store.numbering(mail)] == list(range(len(store.records(mail))))
+
+
+def rows_of(store: Store, mail: Mail) -> dict[str, int]:
+    """What the index holds of a thread, by table."""
+    tables = ("threads", "rollouts", "writers", "turns", "messages")
+    return {
+        table: store.index.db.execute(
+            f"SELECT count(*) FROM {table} WHERE thread_id = ?",
+            [mail.thread_id],
+        ).fetchone()[0]
+        for table in tables
+    }
+
+
+def assert_nothing_left(store: Store, mail: Mail) -> None:
+    assert set(rows_of(store, mail).values()) == {0}
+    assert store.home.find_rollout(mail.thread_id) is None
+    assert mail.thread_id not in store.home.session_index.read_text(encoding="utf-8")
+    assert not (store.home.locks / f"{mail.thread_id}.lock").exists()
+    assert [path for path in store.home.root.rglob("*") if mail.thread_id in path.name] == []
+
+
+def test_of_a_deleted_thread_nothing_is_left_and_the_others_stay(store: Store, mail: Mail, other: Mail) -> None:
+    name = ThreadMetadataPatch(name="n")
+    store.apply(mail, mail.create(), mail.append("a"), mail.patch(name))
+    store.apply(other, other.create(), other.append("b"), other.patch(name))
+    before = store.path(other).read_bytes(), store.thread(other), rows_of(store, other)
+
+    outcome = store.apply(mail, mail.append("c"), mail.delete())
+
+    assert outcome == Outcome(OutcomeKind.DELETED, "1005-0")
+    assert_nothing_left(store, mail)
+    assert (store.path(other).read_bytes(), store.thread(other), rows_of(store, other)) == before
+    assert read_names(store.home) == {other.thread_id: "n"}
+
+
+def test_an_archived_thread_is_deleted_too(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")), mail.archive())
+
+    assert store.apply(mail, mail.delete()).kind is OutcomeKind.DELETED
+
+    assert_nothing_left(store, mail)
+
+
+def test_every_rollout_of_a_deleted_thread_goes(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")))
+    store.home.archived_sessions.mkdir()
+    archived(store, mail).write_bytes(store.path(mail).read_bytes())
+
+    assert store.apply(mail, mail.delete()).kind is OutcomeKind.DELETED
+
+    assert_nothing_left(store, mail)
+
+
+def test_deleting_what_was_created_in_the_same_batch_leaves_nothing(store: Store, mail: Mail) -> None:
+    outcome = store.apply(mail, mail.create(), mail.append("a"), mail.delete())
+
+    assert outcome.kind is OutcomeKind.DELETED
+    assert store.home.find_rollout(mail.thread_id) is None
+    assert set(rows_of(store, mail).values()) == {0}
+
+
+@pytest.mark.parametrize("crash", DELETING.values(), ids=list(DELETING))
+@pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
+def test_a_crash_anywhere_in_a_deletion_is_made_good(
+    store: Store, mail: Mail, crash: tuple[str, str, int | None], is_index_lost: bool
+) -> None:
+    where, name, after = crash
+    store.apply(mail, mail.create(), mail.append("a"), mail.patch(ThreadMetadataPatch(name="n")))
+    deletion = mail.delete()
+    with killed(place(store, where), name, after=after):
+        store.apply(mail, deletion)
+    if is_index_lost:
+        store.drop_index()
+
+    outcome = store.apply(mail, deletion)
+
+    assert outcome == Outcome(OutcomeKind.DELETED, "1004-0")
+    assert_nothing_left(store, mail)
