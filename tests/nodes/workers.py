@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -63,6 +64,12 @@ class HandWorker:
 def celery_worker(settings: Settings) -> Iterator[None]:
     """Run a Celery worker in a thread: an app of its own, as Celery caches its connections per app."""
     app = create_app(settings)
-    with start_worker(app, pool="solo", perform_ping_check=False, hostname=f"in-process-{os.getpid()}@test"):
-        yield
-    app.close()
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        with start_worker(app, pool="solo", perform_ping_check=False, hostname=f"in-process-{os.getpid()}@test"):
+            yield
+    finally:
+        # Celery's worker sets the root logger up for its process, which is not its own here.
+        root.level, root.handlers = level, handlers
+        app.close()

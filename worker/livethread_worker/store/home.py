@@ -63,13 +63,17 @@ class Home:
         """Return the path of a rollout that is named relative to the home, or absolutely.
 
         Raises:
-            InvalidRequest: it is no path, or leads out of the home, be it by a symlink.
+            InvalidRequest: it is no path, or leads out of the home. (Where the file itself is a symlink, opening it
+                for writing fails, and reading it is refused.)
         """
+        path = self.root / relative
         try:
-            inside = (self.root / relative).resolve().relative_to(self.root.resolve())
+            folder = path.parent.resolve().relative_to(self.root.resolve())
         except ValueError:
             raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is no path") from None
-        return self.root / inside
+        if path.name in {"", ".", ".."}:
+            raise InvalidRequest(f"{relative!r} is no file")
+        return self.root / folder / path.name
 
     def find_rollout(self, thread_id: str) -> Path | None:
         """Return the rollout of *thread_id*, active ones first; None where there is none.

@@ -52,6 +52,7 @@ def read_thread_by_rollout_path(home: Home, index: Index, params: ReadThreadByRo
     thread_id = home.thread_of(path)
     if thread_id is None:
         raise InvalidRequest(f"{path.name!r} is not the name of a rollout")
+    _refuse_symlink(path)
     if not path.is_file():
         raise ThreadNotFound(thread_id, f"there is no {path}")
     if home.is_archived(path) and not params.include_archived:
@@ -121,7 +122,14 @@ def require_path(home: Home, index: Index, thread_id: str, *, include_archived: 
         path = home.require_rollout(thread_id)
     if home.is_archived(path) and not include_archived:
         raise ThreadNotFound(thread_id, "it is archived")
+    _refuse_symlink(path)
     return path
+
+
+def _refuse_symlink(path: Path) -> None:
+    """Raise `InvalidRequest` where *path* is a symlink: it may lead anywhere."""
+    if path.is_symlink():
+        raise InvalidRequest(f"{path.name} is a symlink, which leads out of what is ours")
 
 
 def read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
