@@ -24,7 +24,7 @@ from livethread.types import START
 from livethread_worker.store.home import FILE_MODE, make_directory
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.rollout.name_index import append_names, forget_names, read_names
+from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
 from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
 from livethread_worker.store.rollout.scan import end_of_lines
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
@@ -201,7 +201,9 @@ def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> None:
     if work.is_deleted:
         _remove(home, work.state)
         return
-    append_names(home, ((work.state.thread_id, name, at) for name, at in work.names))
+    if work.names:
+        name, at = work.names[-1]
+        set_name(home, work.state.thread_id, name, at)
     assert recorder is not None
     recorder.append(b"".join(work.lines))
     if sync and (work.lines or thread.took_in):

@@ -13,7 +13,6 @@ from livethread_worker.store.rollout.recorder import RolloutRecorder
 from livethread_worker.store.rollout.scan import scan_records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -23,21 +22,20 @@ if TYPE_CHECKING:
 _LOCK_WAIT: Final = 2.0  # seconds
 
 
-def append_names(home: Home, names: Iterable[tuple[str, str | None, datetime]]) -> None:
-    """Append each thread's new name and its time; an empty name says that it has none any more.
+def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None:
+    """Give the thread a name, at the time of the change; None takes it away.
 
-    Appending the same name again changes nothing, so a repeated task is harmless.
+    Saying the same again changes nothing, so a repeated task is harmless. A name is taken away with its lines, as
+    codex passes over an empty one and shows the one before.
 
     Raises:
         LockBusy: somebody else holds the index for long.
         OSError: it cannot be written.
     """
-    lines = b"".join(
-        encode_json({"id": thread_id, "thread_name": name or "", "updated_at": format_time(at)}) + b"\n"
-        for thread_id, name, at in names
-    )
-    if not lines:
+    if name is None:
+        forget_names(home, thread_id)
         return
+    lines = encode_json({"id": thread_id, "thread_name": name, "updated_at": format_time(at)}) + b"\n"
     with _locked(home), RolloutRecorder.open(home.session_index, create=True) as recorder:
         size = recorder.size
         if size and os.pread(recorder.file.fileno(), 1, size - 1) != b"\n":

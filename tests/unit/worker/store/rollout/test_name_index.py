@@ -12,7 +12,7 @@ from tests.unit.worker.builders import thread_id
 from livethread_worker.store.home import Home
 from livethread_worker.store.locking import LockBusy
 from livethread_worker.store.rollout import name_index
-from livethread_worker.store.rollout.name_index import append_names, read_names
+from livethread_worker.store.rollout.name_index import read_names, set_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_a_name_is_a_line_as_codex_writes_it(home: Home) -> None:
-    append_names(home, [(ONE, "Größe", AT)])
+    set_name(home, ONE, "Größe", AT)
 
     text = home.session_index.read_text(encoding="utf-8")
     assert text == f'{{"id":"{ONE}","thread_name":"Größe","updated_at":"2026-11-22T12:00:00.000Z"}}\n'
@@ -39,24 +39,31 @@ def test_a_name_is_a_line_as_codex_writes_it(home: Home) -> None:
 
 
 def test_the_last_line_of_an_id_wins_whatever_its_time(home: Home) -> None:
-    append_names(home, [(ONE, "new", AT), (TWO, "other", AT)])
-    append_names(home, [(ONE, "last", datetime(2020, 1, 1, tzinfo=UTC))])
+    set_name(home, ONE, "new", AT)
+    set_name(home, TWO, "other", AT)
+    set_name(home, ONE, "last", datetime(2020, 1, 1, tzinfo=UTC))
 
     assert read_names(home) == {ONE: "last", TWO: "other"}
 
 
-def test_a_cleared_name_is_none(home: Home) -> None:
-    append_names(home, [(ONE, "n", AT), (ONE, None, AT)])
+def test_a_cleared_name_leaves_no_line_for_codex_to_show_and_no_other_is_touched(home: Home) -> None:
+    set_name(home, ONE, "n", AT)
+    set_name(home, TWO, "other", AT)
+    before = home.session_index.read_bytes().splitlines(keepends=True)
 
-    assert read_names(home) == {ONE: None}
+    set_name(home, ONE, None, AT)
+    set_name(home, ONE, None, AT)
+
+    assert home.session_index.read_bytes() == before[1]
+    assert read_names(home) == {TWO: "other"}
 
 
 def test_without_an_index_there_are_no_names(home: Home) -> None:
     assert read_names(home) == {}
 
 
-def test_nothing_to_say_touches_nothing(home: Home) -> None:
-    append_names(home, [])
+def test_clearing_what_has_no_name_touches_nothing(home: Home) -> None:
+    set_name(home, ONE, None, AT)
 
     assert not home.session_index.exists()
 
@@ -73,7 +80,7 @@ def test_bad_lines_are_passed_over(home: Home) -> None:
 def test_a_line_is_not_glued_onto_a_torn_one(home: Home) -> None:
     home.session_index.write_bytes(b'{"id":"torn')
 
-    append_names(home, [(ONE, "n", AT)])
+    set_name(home, ONE, "n", AT)
 
     assert home.session_index.read_bytes().startswith(b'{"id":"torn\n{"id":')
     assert read_names(home) == {ONE: "n"}
@@ -81,11 +88,11 @@ def test_a_line_is_not_glued_onto_a_torn_one(home: Home) -> None:
 
 def test_a_name_that_does_not_fit_on_the_disk_is_an_error(home: Home, limit_file_size: LimitFileSize) -> None:
     """The kernel writes what fits and says so; that is not success."""
-    append_names(home, [(ONE, "before", AT)])
+    set_name(home, ONE, "before", AT)
     size = home.session_index.stat().st_size
 
     with limit_file_size(size + 20), pytest.raises(OSError, match="File too large"):
-        append_names(home, [(ONE, "after", AT)])
+        set_name(home, ONE, "after", AT)
 
     assert read_names(home) == {ONE: "before"}
 
@@ -97,6 +104,6 @@ def test_an_index_that_somebody_holds_for_long_is_busy(home: Home, monkeypatch: 
     with lock.open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(LockBusy, match=r"session_index\.jsonl\.lock"):
-            append_names(home, [(ONE, "n", AT)])
+            set_name(home, ONE, "n", AT)
 
     assert read_names(home) == {}
