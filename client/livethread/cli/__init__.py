@@ -22,6 +22,7 @@ COMMANDS = {
     "show": ("livethread.cli.show", "Show one thread."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
     "parked": ("livethread.cli.parked", "List parked threads and why; retry them."),
+    "rebuild": ("livethread.cli.rebuild", "Make the index again from the rollouts."),
     "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
 }
 #: What only the worker extra brings.

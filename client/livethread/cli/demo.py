@@ -158,7 +158,7 @@ async def _play(
         steps = iter(range(total))
 
         def advance() -> None:
-            advance_bar()
+            advance_bar(1)
             if kill and next(steps) == total // 2:
                 processes.kill("worker.2", signal.SIGKILL)
                 run.killed += 1

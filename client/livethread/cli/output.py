@@ -28,17 +28,17 @@ def console(*, stderr: bool = False) -> Console:
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[], None]]:
-    """Show a bar on stderr, unless *quiet*; yield the function that advances it by one."""
+def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr, unless *quiet*; yield the function that advances it."""
     if quiet:
-        yield lambda: None
+        yield lambda _: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console(stderr=True)) as bar:
         shown = bar.add_task(label, total=total)
-        yield lambda: bar.advance(shown)
+        yield lambda steps: bar.advance(shown, steps)
 
 
 def print_json(value: Any) -> None:

@@ -82,7 +82,7 @@ def _with_readable_time(item: RolloutItem) -> RolloutItem:
     return item if parse_time(item.timestamp) else item.model_copy(update={"timestamp": None})
 
 
-async def _replay_all(sources: list[_Source], advance: Callable[[], None]) -> list[Replayed]:
+async def _replay_all(sources: list[_Source], advance: Callable[[int], None]) -> list[Replayed]:
     limit = asyncio.Semaphore(CONCURRENT_FILES)
 
     async def replay(source: _Source) -> Replayed:
@@ -93,13 +93,13 @@ async def _replay_all(sources: list[_Source], advance: Callable[[], None]) -> li
         return await asyncio.gather(*map(replay, sources))
 
 
-async def _replay(store: ThreadStore, source: _Source, advance: Callable[[], None]) -> Replayed:
+async def _replay(store: ThreadStore, source: _Source, advance: Callable[[int], None]) -> Replayed:
     meta = next(item.payload for item in source.items if item.type == "session_meta")
     thread = await LiveThread.create(store, _params(meta if isinstance(meta, dict) else {}))
     await thread.persist()
     for item in source.items:
         await thread.append_items([item])
-        advance()
+        advance(1)
     await thread.flush()
     history = await thread.load_history()
     path = await thread.rollout_path()

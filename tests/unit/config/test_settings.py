@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from livethread_config import Settings
 from livethread_config.celery_settings import celery_settings
 from livethread_config.settings import MAX_SOCKET_PATH_BYTES
 
+EXAMPLE = Path(__file__).parents[3] / "config" / "worker.env.example"
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference.md"
 
 
@@ -99,6 +101,18 @@ def test_every_setting_is_in_the_reference() -> None:
     missing = [name for name in Settings.model_fields if f"LIVETHREAD_{name}".upper() not in text]
 
     assert missing == []
+
+
+def test_the_example_environment_lists_every_setting_with_its_default() -> None:
+    """config/worker.env.example: what is commented out is what holds without it."""
+    lines = re.findall(r"^#LIVETHREAD_(\w+)=(.*)$", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
+    said = {name.lower(): value for name, value in lines}
+
+    assert set(said) == set(Settings.model_fields)
+    examples = {"redis_url", "redis_server", "home"}
+    for name, value in said.items():
+        if name not in examples:
+            assert getattr(Settings(**{name: value}), name) == getattr(Settings(), name), name
 
 
 # -- home --------------------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""``livethread rebuild``: make the index again from the rollouts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from livethread.cli.output import json_option, print_json, progress
+from livethread.errors import Unavailable
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from livethread_worker.store.rebuild import RebuildReport
+
+
+@click.command("rebuild")
+@json_option
+def command(*, as_json: bool) -> None:
+    """Make the index of LIVETHREAD_HOME again from its rollouts.
+
+    Workers may go on writing meanwhile; no rollout is changed.
+    """
+    report = _rebuild(quiet=as_json)
+    if as_json:
+        print_json(asdict(report))
+        return
+    click.echo(f"{report.threads} threads read, {report.forgotten} rows without a rollout forgotten")
+    for what, names in (
+        ("no session_meta of its own", report.unreadable),
+        ("another rollout of the thread was taken", report.duplicates),
+        ("was being written all the time; run again", report.busy),
+    ):
+        for name in names:
+            click.echo(f"{name}: {what}")
+
+
+def _rebuild(*, quiet: bool) -> RebuildReport:
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import IndexUnavailable
+    from livethread_worker.store.index.handle import IndexHandle
+    from livethread_worker.store.rebuild import rebuild
+
+    home = Home(Settings().home)
+    handle = IndexHandle(home)
+    try:
+        index = handle.get()
+        with progress("reading", sum(1 for _ in home.rollouts()), quiet=quiet) as advance:
+            return rebuild(home, index, advance)
+    except (IndexUnavailable, OSError) as error:
+        raise Unavailable(f"the index cannot be made now: {error}") from None
+    finally:
+        handle.close()
