@@ -80,6 +80,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+#: Threads that are not open and whose last change a read still waits for; of older ones it is long applied.
+COLD_THREADS: Final = 10_000
+
 #: How the name of a rollout ends.
 THREAD_ID_AT_END: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl$")
 
@@ -292,7 +295,7 @@ class QueuedThreadStore:
             opened.writer.close()
         position = await self._enqueue(opened, OrderedTask(header))
         if thread_id not in self._open:
-            self._cold[thread_id] = position
+            self._remember(thread_id, position)
         return Receipt(thread_id=thread_id, position=position)
 
     @staticmethod
@@ -309,6 +312,12 @@ class QueuedThreadStore:
         if opened.creating.n and opened.creating.n <= opened.writer.last_accepted:
             opened.creation = opened.creating = None
         return False
+
+    def _remember(self, thread_id: str, position: Position) -> None:
+        """Have the next read of a thread that is not open wait for *position*; of the latest threads only."""
+        self._cold[thread_id] = position
+        if len(self._cold) > COLD_THREADS:
+            del self._cold[next(iter(self._cold))]
 
     def _new_writer(self, thread_id: str) -> Writer:
         return Writer(thread_id, self._budget, self._settings.mailbox_max_tasks)
@@ -381,7 +390,7 @@ class QueuedThreadStore:
         opened = self._open.get(thread_id)
         if opened is not None and self._open.close(thread_id):
             if opened.writer.unapplied:
-                self._cold[thread_id] = opened.writer.unapplied[-1].position
+                self._remember(thread_id, opened.writer.unapplied[-1].position)
             opened.writer.close()
             await self._applied.unsubscribe(self._keys_of(thread_id).applied(thread_id))
 
