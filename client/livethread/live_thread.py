@@ -35,7 +35,6 @@ from livethread.types import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
     from pathlib import Path
     from types import TracebackType
 
@@ -118,11 +117,11 @@ class LiveThread:
         try:
             receipt = await self._store.append_items(params)
         except asyncio.CancelledError:
-            self._observe_late(canonical, times)
+            self._sync.observe_late_items(canonical, times)
             raise
         except Unavailable as error:
             if error.is_queued:
-                self._observe_late(canonical, times)
+                self._sync.observe_late_items(canonical, times)
             raise
         self._last = max(self._last, receipt, key=lambda known: position_key(known.position))
         try:
@@ -209,12 +208,6 @@ class LiveThread:
         if not self._is_open:
             raise ThreadNotFound(self._thread_id, "this handle was shut down or discarded; resume the thread")
 
-    def _observe_late(self, items: Sequence[RolloutItem], times: Sequence[datetime]) -> None:
-        """Observe items that will be appended, nobody knows where; they stay pending for the next call."""
-        update = self._sync.observe_appended_items(items, times, START)
-        if update is not None:
-            self._sync.give_back(update)
-
     async def _send_pending(self, timeout_s: float | None) -> None:
         try:
             async with asyncio.timeout(timeout_s):
@@ -224,18 +217,17 @@ class LiveThread:
                 f"the metadata of thread {self._thread_id} was not accepted within {timeout_s:g} s"
             ) from None
 
-    async def _send(self, update: ObservedUpdate | None) -> None:
-        if update is None:
-            return
-        try:
-            await self._store.update_thread_metadata(
-                UpdateThreadMetadataParams(
-                    thread_id=self._thread_id, patch=update.patch, observed_from=update.observed_from
+    async def _send(self, updates: list[ObservedUpdate]) -> None:
+        for number, update in enumerate(updates):
+            try:
+                await self._store.update_thread_metadata(
+                    UpdateThreadMetadataParams(
+                        thread_id=self._thread_id, patch=update.patch, observed_from=update.observed_from
+                    )
                 )
-            )
-        except BaseException:
-            self._sync.give_back(update)
-            raise
+            except BaseException:
+                self._sync.give_back(updates[number:])
+                raise
 
 
 class LiveThreadInitGuard:

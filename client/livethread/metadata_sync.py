@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from livethread.item_observer import ItemObserver
 from livethread.metadata import ThreadMetadataPatch
-from livethread.types import START, position_key
+from livethread.observed import FIRST_OBSERVED
+from livethread.types import END, START, position_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,8 +45,9 @@ class ThreadMetadataSync:
     ) -> None:
         self._observer = observer
         self._monotonic = monotonic
-        #: What has been observed and not handed over: facts, and where the last of them stands.
-        self._facts: ThreadMetadataPatch | None = None
+        #: What has been observed and not handed over, by where it stands: of several writers the position decides,
+        #: so facts of one place never go out as those of another.
+        self._facts: list[ObservedUpdate] = []
         self._position: Position = START
         self._updated_at = updated_at
         self._is_pending = False
@@ -63,37 +65,67 @@ class ThreadMetadataSync:
 
     def observe_appended_items(
         self, items: Sequence[RolloutItem], times: Sequence[datetime], position: Position
-    ) -> ObservedUpdate | None:
-        """Take in *items*, accepted at *position*, each with the time of its line; hand over the patch that is due.
+    ) -> list[ObservedUpdate]:
+        """Take in *items*, accepted at *position*, each with the time of its line; hand over the patches that are due.
 
         Facts are due at once. A mere touch of ``updated_at`` within `TOUCH_INTERVAL` of the last one stays
         pending until a fact, a later touch, or a flush takes it along.
         """
         facts = self._observer.observe(zip(items, times, strict=True))
         if facts is not None:
-            self._facts = self._facts.merge(facts) if self._facts else facts
-        self._updated_at = max(self._updated_at, *times)
+            self._add(facts, position)
+        self._touch(times)
         self._position = max(self._position, position, key=position_key)
-        self._is_pending = True
-        if self._facts is None and self._touched_recently():
-            return None
+        if not self._facts and self._touched_recently():
+            return []
         return self.take_pending()
 
-    def take_pending(self) -> ObservedUpdate | None:
-        """Hand over the patch that is still to be sent, if any."""
-        if not self._is_pending:
-            return None
-        touch = ThreadMetadataPatch(updated_at=self._updated_at)
-        patch = self._facts.merge(touch) if self._facts else touch
-        self._facts, self._is_pending = None, False
-        self._touched_at = self._monotonic()
-        return ObservedUpdate(patch, self._position)
+    def observe_late_items(self, items: Sequence[RolloutItem], times: Sequence[datetime]) -> None:
+        """Take in *items* that will be accepted nobody knows where; they stay pending.
 
-    def give_back(self, update: ObservedUpdate) -> None:
-        """Take back a patch that could not be sent; what was observed since counts over it."""
-        self._facts = update.patch.merge(self._facts) if self._facts else update.patch
-        self._is_pending = True
+        Of what the first item decides they count as the last, of everything else as the first: so they set what
+        nobody else has set.
+        """
+        facts = self._observer.observe(zip(items, times, strict=True))
+        self._touch(times)
+        if facts is None:
+            return
+        changes = facts.changes()
+        for names, position in ((changes.keys() & FIRST_OBSERVED, END), (changes.keys() - FIRST_OBSERVED, START)):
+            if names:
+                self._add(ThreadMetadataPatch(**{name: changes[name] for name in names}), position)
+
+    def take_pending(self) -> list[ObservedUpdate]:
+        """Hand over the patches that are still to be sent."""
+        if not self._is_pending:
+            return []
+        touch = ObservedUpdate(ThreadMetadataPatch(updated_at=self._updated_at), self._position)
+        updates, self._facts, self._is_pending = self._facts, [], False
+        self._touched_at = self._monotonic()
+        if updates and updates[-1].observed_from == touch.observed_from:
+            return [*updates[:-1], ObservedUpdate(updates[-1].patch.merge(touch.patch), touch.observed_from)]
+        return [*updates, touch]
+
+    def give_back(self, updates: Sequence[ObservedUpdate]) -> None:
+        """Take back patches that could not be sent; they go out with the next."""
+        for update in updates:
+            facts = {name: value for name, value in update.patch.changes().items() if name != "updated_at"}
+            if facts:
+                self._add(ThreadMetadataPatch(**facts), update.observed_from)
+        self._is_pending = self._is_pending or bool(updates)
         self._touched_at = None
+
+    def _add(self, facts: ThreadMetadataPatch, position: Position) -> None:
+        for number, known in enumerate(self._facts):
+            if known.observed_from == position:
+                self._facts[number] = ObservedUpdate(known.patch.merge(facts), position)
+                return
+        self._facts.append(ObservedUpdate(facts, position))
+        self._facts.sort(key=lambda update: position_key(update.observed_from))
+
+    def _touch(self, times: Sequence[datetime]) -> None:
+        self._updated_at = max(self._updated_at, *times)
+        self._is_pending = True
 
     def _touched_recently(self) -> bool:
         return self._touched_at is not None and self._monotonic() - self._touched_at < TOUCH_INTERVAL

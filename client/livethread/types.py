@@ -28,6 +28,9 @@ Position = Annotated[str, Field(pattern=r"^\d+-\d+$")]
 #: Before every task.
 START: Position = "0-0"
 
+#: After every task.
+END: Position = f"{2**53}-0"
+
 
 def position_key(position: Position) -> tuple[int, int]:
     """Return a key that sorts positions of one thread in their order."""

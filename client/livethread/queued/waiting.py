@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
 from livethread.queued.connection import no_redis, without_password
@@ -119,7 +120,8 @@ class Waiter:
                 wait = ASK_FIRST
                 while not await self._is_settled(thread_id, position):
                     await asyncio.sleep(wait)
-                    await self._outbox.poke(thread_id)
+                    with suppress(OutOfMemoryError):  # workers make room
+                        await self._outbox.poke(thread_id)
                     wait = min(wait * 2, ASK_LONGEST)
         except TimeoutError:
             raise _not_applied(thread_id, limit, None, self._settings) from None

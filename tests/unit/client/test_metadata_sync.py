@@ -8,7 +8,7 @@ from livethread.item_observer import ItemObserver
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.metadata_sync import TOUCH_INTERVAL, ObservedUpdate, ThreadMetadataSync
 from livethread.rollout_item import RolloutItem
-from livethread.types import CreateThreadParams
+from livethread.types import END, START, CreateThreadParams
 
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -40,52 +40,52 @@ def sync(clock: Clock) -> ThreadMetadataSync:
     return ThreadMetadataSync(ItemObserver(THREAD, cwd_seen=True), AT, monotonic=clock)
 
 
-def touch(sync: ThreadMetadataSync, seconds: float, position: str) -> ObservedUpdate | None:
+def touch(sync: ThreadMetadataSync, seconds: float, position: str) -> list[ObservedUpdate]:
     return sync.observe_appended_items([REASONING], [after(seconds)], position)
 
 
 def test_the_first_append_is_a_touch_that_is_due(sync: ThreadMetadataSync) -> None:
     update = touch(sync, 1, "1-0")
 
-    assert update == ObservedUpdate(ThreadMetadataPatch(updated_at=after(1)), "1-0")
-    assert sync.take_pending() is None
+    assert update == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(1)), "1-0")]
+    assert sync.take_pending() == []
 
 
 def test_within_the_interval_a_mere_touch_stays_pending(sync: ThreadMetadataSync, clock: Clock) -> None:
-    assert touch(sync, 1, "1-0") is not None
+    assert touch(sync, 1, "1-0")
     clock.now += TOUCH_INTERVAL - 0.001
 
     due = touch(sync, 2, "2-0")
 
-    assert due is None
-    assert sync.take_pending() == ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")
+    assert due == []
+    assert sync.take_pending() == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")]
 
 
 def test_after_the_interval_a_touch_is_due_again(sync: ThreadMetadataSync, clock: Clock) -> None:
-    assert touch(sync, 1, "1-0") is not None
+    assert touch(sync, 1, "1-0")
     clock.now += TOUCH_INTERVAL
 
     due = touch(sync, 2, "2-0")
 
-    assert due == ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")
+    assert due == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")]
 
 
 def test_many_touches_become_one_of_the_latest_time(sync: ThreadMetadataSync, clock: Clock) -> None:
-    assert touch(sync, 1, "1-0") is not None
+    assert touch(sync, 1, "1-0")
     clock.now += 1
-    assert touch(sync, 3, "2-0") is None
-    assert touch(sync, 2, "3-0") is None  # a line's own time may go back
+    assert touch(sync, 3, "2-0") == []
+    assert touch(sync, 2, "3-0") == []  # a line's own time may go back
 
-    assert sync.take_pending() == ObservedUpdate(ThreadMetadataPatch(updated_at=after(3)), "3-0")
+    assert sync.take_pending() == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(3)), "3-0")]
 
 
 def test_a_fact_is_due_at_once_and_takes_the_pending_touch_along(sync: ThreadMetadataSync) -> None:
-    assert touch(sync, 1, "1-0") is not None
-    assert touch(sync, 3, "2-0") is None
+    assert touch(sync, 1, "1-0")
+    assert touch(sync, 3, "2-0") == []
 
     due = sync.observe_appended_items([TURN], [after(2)], "3-0")
 
-    assert due == ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(3)), "3-0")
+    assert due == [ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(3)), "3-0")]
 
 
 def test_items_of_one_append_are_one_patch(sync: ThreadMetadataSync) -> None:
@@ -94,8 +94,8 @@ def test_items_of_one_append_are_one_patch(sync: ThreadMetadataSync) -> None:
 
     due = sync.observe_appended_items([started, TURN, message], [after(1), after(3), after(2)], "1-0")
 
-    assert due is not None
-    assert due.patch.changes() == {
+    [update] = due
+    assert update.patch.changes() == {
         "advance_recency_at": after(1),
         "model": "m",
         "first_user_message": "hello",
@@ -107,54 +107,61 @@ def test_items_of_one_append_are_one_patch(sync: ThreadMetadataSync) -> None:
 
 def test_a_patch_that_could_not_be_sent_goes_out_with_the_next(sync: ThreadMetadataSync) -> None:
     lost = sync.observe_appended_items([TURN], [after(1)], "1-0")
-    assert lost is not None
+    assert lost
     sync.give_back(lost)
 
     due = touch(sync, 2, "2-0")  # a mere touch, but a fact is pending
 
-    assert due == ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(2)), "2-0")
-    assert sync.take_pending() is None
+    # Each from where it was seen: of several writers the position decides.
+    assert due == [
+        ObservedUpdate(ThreadMetadataPatch(model="m"), "1-0"),
+        ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0"),
+    ]
+    assert sync.take_pending() == []
 
 
 def test_a_touch_that_could_not_be_sent_is_due_with_the_next_append(sync: ThreadMetadataSync) -> None:
     lost = touch(sync, 1, "1-0")
-    assert lost is not None
+    assert lost
     sync.give_back(lost)
 
-    assert touch(sync, 2, "2-0") == ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")
+    assert touch(sync, 2, "2-0") == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")]
 
 
 def test_what_is_given_back_is_handed_over_once_more_as_it_was(sync: ThreadMetadataSync) -> None:
     lost = sync.observe_appended_items([TURN], [after(1)], "1-0")
-    assert lost is not None
-    assert sync.take_pending() is None
+    assert lost
+    assert sync.take_pending() == []
 
     sync.give_back(lost)
 
     assert sync.take_pending() == lost
-    assert sync.take_pending() is None
+    assert sync.take_pending() == []
 
 
 def test_what_is_handed_over_is_forgotten(sync: ThreadMetadataSync) -> None:
-    assert sync.observe_appended_items([TURN], [after(1)], "1-0") is not None
+    assert sync.observe_appended_items([TURN], [after(1)], "1-0")
 
-    assert sync.take_pending() is None
-    assert touch(sync, 2, "2-0") is None
-    assert sync.take_pending() == ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")
+    assert sync.take_pending() == []
+    assert touch(sync, 2, "2-0") == []
+    assert sync.take_pending() == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")]
 
 
 def test_a_patch_that_is_given_back_does_not_undo_what_was_observed_since(sync: ThreadMetadataSync) -> None:
     older = sync.observe_appended_items([TURN], [after(1)], "1-0")
-    assert older is not None
+    assert older
     other = RolloutItem(type="turn_context", payload={"model": "n"})
     newer = sync.observe_appended_items([other], [after(2)], "2-0")
-    assert newer is not None
+    assert newer
 
     # While the newer was being sent, the older failed; then the newer failed, too.
     sync.give_back(newer)
     sync.give_back(older)
 
-    assert sync.take_pending() == ObservedUpdate(ThreadMetadataPatch(model="n", updated_at=after(2)), "2-0")
+    assert sync.take_pending() == [
+        ObservedUpdate(ThreadMetadataPatch(model="m"), "1-0"),
+        ObservedUpdate(ThreadMetadataPatch(model="n", updated_at=after(2)), "2-0"),
+    ]
 
 
 def test_a_new_threads_own_session_meta_is_not_observed_again() -> None:
@@ -163,7 +170,7 @@ def test_a_new_threads_own_session_meta_is_not_observed_again() -> None:
 
     due = ThreadMetadataSync.for_create(params).observe_appended_items([context], [after(-1)], "1-0")
 
-    assert due == ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=AT), "1-0")
+    assert due == [ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=AT), "1-0")]
 
 
 def test_a_new_thread_without_a_directory_takes_its_first_turns() -> None:
@@ -172,8 +179,8 @@ def test_a_new_thread_without_a_directory_takes_its_first_turns() -> None:
 
     due = ThreadMetadataSync.for_create(params).observe_appended_items([context], [after(1)], "1-0")
 
-    assert due is not None
-    assert due.patch.changes() == {"cwd": "/work", "updated_at": after(1)}
+    [update] = due
+    assert update.patch.changes() == {"cwd": "/work", "updated_at": after(1)}
 
 
 def test_a_resumed_thread_keeps_its_title_and_its_time() -> None:
@@ -190,4 +197,18 @@ def test_a_resumed_thread_keeps_its_title_and_its_time() -> None:
 
     due = ThreadMetadataSync.for_resume(stored).observe_appended_items([message], [after(5)], "7-0")
 
-    assert due == ObservedUpdate(ThreadMetadataPatch(updated_at=after(9)), "7-0")
+    assert due == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(9)), "7-0")]
+
+
+def test_items_that_land_nobody_knows_where_set_only_what_nobody_else_has_set(sync: ThreadMetadataSync) -> None:
+    message = RolloutItem(type="event_msg", payload={"type": "user_message", "message": "hello"})
+
+    sync.observe_late_items([message, TURN], [after(1), after(2)])
+    sync.observe_late_items([REASONING], [after(3)])
+
+    texts = ThreadMetadataPatch(first_user_message="hello", preview="hello", title="hello")
+    assert sync.take_pending() == [
+        ObservedUpdate(ThreadMetadataPatch(model="m"), START),
+        ObservedUpdate(texts, END),
+        ObservedUpdate(ThreadMetadataPatch(updated_at=after(3)), START),
+    ]

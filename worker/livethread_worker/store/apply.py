@@ -26,7 +26,6 @@ from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
 from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
-from livethread_worker.store.rollout.scan import end_of_lines
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 
@@ -255,7 +254,7 @@ def _open(
             "rollout is shorter than what was committed; somebody cut it",
             extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
         )
-        state.rollout_bytes = end_of_lines(recorder.file)
+        state.begin_again()
     took_in = recorder.size > state.rollout_bytes
     if took_in:
         _take_in_tail(home, state, recorder)
@@ -291,7 +290,9 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
 def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> None:
     """Take in what stands beyond the committed length: a crash's, or a foreign writer's lines."""
     begin = state.rollout_bytes
+    state.is_reread = begin == 0
     torn = read_on(state, recorder.file)
+    state.keep_counters()
     if state.thread is not None:
         name = read_names(home).get(state.thread_id, state.thread.name)
         state.thread = state.thread.model_copy(update={"name": name})

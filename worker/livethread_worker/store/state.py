@@ -82,10 +82,28 @@ class ThreadState:
     #: What the lines taken in since the state was loaded add to the index, in order.
     turns: list[TurnLine | TurnsTakenBack] = field(default_factory=list)
     texts: list[TextLine] = field(default_factory=list)
+    #: Fields of the metadata that those lines imply, and those that they set because somebody asked for it.
+    implied: set[str] = field(default_factory=set)
+    asked_for: set[str] = field(default_factory=set)
+    #: Whether the whole rollout was read anew: what the index has of its lines is to be replaced.
+    is_reread: bool = False
+    _counters: dict[str, WriterMark] = field(default_factory=dict)
 
     def mark(self, writer: str) -> WriterMark:
         """Return how far *writer*'s tasks are applied."""
         return self.writers.get(writer, WriterMark(0, 0))
+
+    def begin_again(self) -> None:
+        """Forget what is known of the lines, all of which are to be read again; what was applied stays applied."""
+        self._counters, self.writers = self.writers, {}
+        self.thread, self.phase = None, TurnPhase.BEFORE
+        self.rollout_bytes = self.next_ordinal = 0
+
+    def keep_counters(self) -> None:
+        """Keep the counters from before `begin_again`, where the lines that are left know less."""
+        for writer, mark in self._counters.items():
+            if mark.n >= self.mark(writer).n:
+                self.writers[writer] = mark
 
     def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
         """Note what an item's line at *offset* adds to turns and search."""
@@ -154,6 +172,7 @@ class _Reader:
     def finish(self) -> None:
         """Apply what the lines have said so far."""
         changes, self._changes = self._changes, {}
+        self._state.implied |= changes.keys()
         if self._state.thread is not None and changes:
             self._state.thread = self._state.thread.patched(patch_of(changes))
 
@@ -174,7 +193,9 @@ class _Reader:
             self._state.thread = self._state.thread.model_copy(update={"archived_at": archived_at})
             return
         with suppress(InvalidRequest):  # not a patch of ours; whoever wrote it, it says nothing
-            self._state.thread = self._state.thread.patched(ThreadMetadataPatch.model_validate(payload))
+            patch = ThreadMetadataPatch.model_validate(payload)
+            self._state.thread = self._state.thread.patched(patch)
+            self._state.asked_for |= patch.changes().keys()
             # What somebody asked for counts over what a later line would be the first to say.
             self._observer = ItemObserver.of(self._state.thread)
 

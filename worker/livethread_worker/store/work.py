@@ -75,6 +75,8 @@ class ThreadWork:
     poison: ThreadStoreError | None = None
     #: Whether everything of the thread is to be removed.
     is_deleted: bool = False
+    #: Whether lines beyond the committed length were read: then counters may be those of lines alone.
+    took_in: bool = False
     #: Payload of the last own ``session_meta``, where this batch writes it.
     _meta: dict[str, Any] | None = None
 
@@ -84,12 +86,14 @@ class ThreadWork:
         They are those of tasks before *entries*, and of those entries that stand in the file already; a patch that
         was observed earlier says nothing new.
         """
+        self.took_in = True
         if not entries or self.state.thread is None:
             return
         standing = [entry.position for entry in entries if entry.n <= self.state.mark(entry.writer).n]
         known = standing[-1] if standing else entries[0].position
-        for name in ThreadMetadataPatch.model_fields:
-            self.state.observed[name] = START if name in FIRST_OBSERVED else known
+        for name in self.state.implied | self.state.asked_for:
+            is_settled = name in FIRST_OBSERVED and (self.state.is_reread or name in self.state.asked_for)
+            self.state.observed[name] = START if is_settled else known
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
@@ -104,6 +108,7 @@ class ThreadWork:
     def _take_entry(self, entry: MailboxEntry) -> None:
         mark = self.state.mark(entry.writer)
         if entry.n < mark.n:
+            self._observe_again(entry)
             return
         # Of a task that a crash left half written, the lines that stand are not written again.
         done = mark.lines if entry.n == mark.n else 0
@@ -114,6 +119,7 @@ class ThreadWork:
                 lines = self._append(entry.task.lines)
             case UpdateThreadMetadata() as header:
                 if entry.n == mark.n and done >= _line_count(header):
+                    self._observe_again(entry)
                     return
                 lines = self._update(header, entry.position)
             case ArchiveThread() as header:
@@ -126,6 +132,15 @@ class ThreadWork:
         for line in lines[done:]:
             self._write(line, f"{entry.writer}:{entry.n}")
         self.state.writers[entry.writer] = WriterMark(entry.n, max(done, len(lines)))
+
+    def _observe_again(self, entry: MailboxEntry) -> None:
+        """Apply an observed patch whose counter was read from a later line: itself it leaves none.
+
+        Where the counter is the index's own, the patch is in the index, too.
+        """
+        header = entry.task.header
+        if self.took_in and isinstance(header, UpdateThreadMetadata) and header.observed_from is not None:
+            self._update(header, entry.position)
 
     def _create(self, header: CreateThread) -> list[_Line]:
         meta = header.session_meta

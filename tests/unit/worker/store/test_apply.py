@@ -489,6 +489,57 @@ def test_what_was_written_and_not_committed_is_recognised(store: Store, mail: Ma
     assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, 2, 3]
 
 
+def test_what_was_observed_is_not_lost_with_a_commit_though_a_later_line_of_its_writer_stands(
+    store: Store, mail: Mail
+) -> None:
+    """An observed patch leaves no line: that of the next task says nothing of it."""
+    create, append = mail.create(), mail.append("hello")
+    store.apply(mail, create, append)
+    batch = (mail.patch(ThreadMetadataPatch(model="m"), observed_from=append.position), mail.append("y"))
+    with killed(store.index, "commit"):
+        store.apply(mail, *batch)
+
+    store.apply(mail, *batch)
+
+    assert store.thread(mail).model == "m"
+    assert store.texts(mail) == ["hello", "y"]
+
+
+def test_a_foreign_line_does_not_hide_what_was_observed_before_it(store: Store, mail: Mail) -> None:
+    create = mail.create()
+    first, second = mail.append("first", writer="a"), mail.append("second", writer="b")
+    store.apply(mail, create, first, second)
+    store.apply(mail, mail.patch(ThreadMetadataPatch(title="second"), writer="b", observed_from=second.position))
+    add(store.path(mail), item_line("response_item", {"type": "reasoning"}) + b"\n")
+
+    store.apply(
+        mail,
+        mail.patch(ThreadMetadataPatch(title="first", model="m"), writer="a", observed_from=first.position),
+    )
+
+    assert (store.thread(mail).title, store.thread(mail).model) == ("first", "m")
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40, 200, 400])
+def test_a_rollout_that_somebody_cut_is_known_as_what_is_left_of_it(store: Store, mail: Mail, cut: int) -> None:
+    events = [
+        item_line("event_msg", {"type": kind, "turn_id": f"t{n}", **({"message": f"m{n}"} if "user" in kind else {})})
+        for n in range(3)
+        for kind in ("task_started", "user_message", "task_complete")
+    ]
+    store.apply(mail, mail.create(), *(mail.append_lines(event) for event in events))
+    os.truncate(store.path(mail), store.path(mail).stat().st_size - cut)
+
+    assert store.apply(mail, mail.append("new")).kind is DONE
+
+    ordinals = [ordinal for ordinal, _ in store.numbering(mail)]
+    assert ordinals == list(range(len(ordinals)))
+    known = store.thread(mail), store.index.turns(mail.thread_id, 0, 10, backward=False)
+    store.drop_index()
+    store.read_in(mail.thread_id)
+    assert (store.thread(mail), store.index.turns(mail.thread_id, 0, 10, backward=False)) == known
+
+
 # -- names -------------------------------------------------------------------------------------------------
 
 

@@ -167,7 +167,7 @@ class Index:
             rollout=_rollout_row(state),
             writers=_writer_rows(state),
             messages=_message_rows(state),
-            is_renamed=_name(state.thread) != _name(loaded),
+            is_renamed=state.is_reread or _name(state.thread) != _name(loaded),
         )
 
     def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> None:
@@ -177,7 +177,9 @@ class Index:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
         renamed = [each.state for each in rows if each.is_renamed]
+        reread = [each.state.thread_id for each in rows if each.state.is_reread]
         with self.transaction() as connection:
+            _forget(connection, reread, ("messages", "turns"))
             connection.executemany(SAVE_THREAD, [each.thread for each in rows if each.thread])
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
             connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
