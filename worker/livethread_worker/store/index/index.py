@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Databases whose file is gone; kept, since to drop the last reference is to close.
+_left_open: Final[list[Database]] = []
+
 #: How long a statement waits for another process' transaction.
 BUSY_TIMEOUT: Final = 5.0  # seconds
 
@@ -110,6 +113,8 @@ class Index:
         """
         if self.is_current():
             self.db.close()
+        else:
+            _left_open.append(self.db)
 
     @contextmanager
     def _using(self) -> Iterator[None]:
