@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -76,8 +75,6 @@ if TYPE_CHECKING:
         UpdateThreadMetadataParams,
     )
     from livethread_config import Settings
-
-logger = logging.getLogger(__name__)
 
 
 #: Threads that are not open and whose last change a read still waits for; of older ones it is long applied.
