@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from livethread.errors import InvalidRequest, ResourceExhausted
 from livethread.model import Model, format_time, parse_time
+from livethread.old_rollout import modern_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -173,7 +174,8 @@ def item_of(record: dict[str, Any]) -> RolloutItem | None:
     The line was checked when it was appended, or is not ours to check: its fields are taken as they are.
     """
     if not isinstance(record.get("type"), str) or "payload" not in record:
-        return None
+        modern = modern_record(record)
+        return item_of(modern) if modern is not None else None
     known = {name: record.get(name) for name in RolloutItem.model_fields}
     if type(known["ordinal"]) is not int:
         known["ordinal"] = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest
 from livethread.item_observer import user_request
+from livethread.old_rollout import message_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
             text = str(payload.get("message") or "")
         case "response_item", "message" if payload.get("role") in ("user", "assistant"):
             role = payload["role"]
-            text = _content_text(payload.get("content"))
+            text = message_text(payload.get("content"))
             text = user_request(text) if role == "user" else text
             if text.startswith("<"):  # what the harness tells the model in the user's name
                 return None
@@ -108,8 +109,3 @@ def _composed(text: str) -> str:
 def _folded(text: str) -> str:
     decomposed = unicodedata.normalize("NFD", text.casefold())
     return "".join(char for char in decomposed if not unicodedata.combining(char))
-
-
-def _content_text(content: Any) -> str:
-    parts = content if isinstance(content, list) else []
-    return "\n".join(str(part["text"]) for part in parts if isinstance(part, dict) and part.get("text"))

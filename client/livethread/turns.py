@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.model import parse_time
+from livethread.old_rollout import event_of_message
 from livethread.types import StoredTurn, StoredTurnItemsView, StoredTurnStatus
 
 if TYPE_CHECKING:
@@ -115,9 +116,15 @@ def _viewed(items: Sequence[RolloutItem], view: StoredTurnItemsView) -> tuple[Ro
         case StoredTurnItemsView.NOT_LOADED:
             return ()
         case StoredTurnItemsView.SUMMARY:
-            return tuple(item for item in items if item.type == "event_msg" and item.kind in _SUMMARY)
+            said = tuple(item for item in items if item.type == "event_msg" and item.kind in _SUMMARY)
+            return said or tuple(item for item in items if item.type == "response_item" and _is_said(item.payload))
         case StoredTurnItemsView.FULL:
             return tuple(items)
+
+
+def _is_said(payload: dict[str, Any]) -> bool:
+    """Whether a response item is a message of a person or the agent; rollouts without events have nothing else."""
+    return event_of_message(payload) is not None
 
 
 def _turn_id(payload: dict[str, Any], ordinal: int) -> str:

@@ -8,8 +8,6 @@ recognises.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 import time
@@ -19,6 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from livethread.errors import Conflict, ThreadStoreError
+from livethread.rollout_item import decode_line, item_of
 from livethread.tasks import CreateThread, DeleteThread
 from livethread.types import START
 from livethread_worker.store.home import FILE_MODE, make_directory
@@ -324,7 +323,5 @@ def _quarantine(home: Home, thread_id: str, file: BinaryIO, offset: int, size: i
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
     """Return the payload of the last own ``session_meta`` line."""
     line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
-    payload: Any = None
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        payload = json.loads(line)["payload"]
-    return payload if isinstance(payload, dict) else {"id": state.thread_id}
+    item = item_of(decode_line(line) or {})
+    return item.payload if item is not None and isinstance(item.payload, dict) else {"id": state.thread_id}

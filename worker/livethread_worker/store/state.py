@@ -12,6 +12,7 @@ from livethread.errors import InvalidRequest
 from livethread.item_observer import ItemObserver, patch_of
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.model import parse_time
+from livethread.old_rollout import event_of_message, modern_record
 from livethread.rollout_item import THREAD_METADATA_TYPE
 from livethread.search_text import SearchText, search_text
 from livethread.session_meta import thread_from_meta
@@ -155,6 +156,9 @@ class _Reader:
         state.next_ordinal = number + 1
         if mark := writer_mark(value):
             _count(state, *mark)
+        is_old = "payload" not in value
+        if is_old:
+            value = modern_record(value) or {}
         kind, payload = value.get("type"), value.get("payload")
         if not isinstance(kind, str):
             return
@@ -168,6 +172,9 @@ class _Reader:
             self._changes["updated_at"] = max(self._changes.get("updated_at", state.thread.updated_at), at)
             self._observer.add(self._changes, kind, payload, at)
             state.note_item(kind, payload, record.offset, number)
+            if is_old and isinstance(payload, dict) and (event := event_of_message(payload)):
+                self._observer.add(self._changes, "event_msg", event, at)
+                state.note_item("event_msg", event, record.offset, number)
 
     def finish(self) -> None:
         """Apply what the lines have said so far."""
