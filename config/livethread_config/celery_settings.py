@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 #: Seconds after which a Redis that accepts a connection and does not answer counts as gone.
 SOCKET_TIMEOUT = 10.0
 
+#: Seconds between two looks for cold rollouts.
+COMPRESS_INTERVAL = 3600.0
+
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings of a Celery application of *settings*' deployment."""
@@ -47,6 +50,16 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_soft_shutdown_timeout": 10.0,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": True,
-        "beat_schedule": {"livethread.sweep": {"task": names.SWEEP_TASK, "schedule": settings.sweep_interval_s}},
+        "beat_schedule": _beat_schedule(settings),
         "beat_schedule_filename": str(settings.own_dir / "run" / "beat-schedule"),
     }
+
+
+def _beat_schedule(settings: Settings) -> dict[str, Any]:
+    schedule: dict[str, Any] = {names.SWEEP_TASK: {"task": names.SWEEP_TASK, "schedule": settings.sweep_interval_s}}
+    if settings.compress_after_days is not None:
+        for shard in range(settings.shards):  # each has workers, and may have a home, of its own
+            options = {"queue": names.queue_name(settings.key_prefix, shard)}
+            entry = {"task": names.COMPRESS_COLD_TASK, "schedule": COMPRESS_INTERVAL, "options": options}
+            schedule[f"{names.COMPRESS_COLD_TASK}.{shard}"] = entry
+    return schedule

@@ -15,6 +15,8 @@ DRAIN_TASK = "livethread.drain"
 SWEEP_TASK = "livethread.sweep"
 #: Read the rollouts that a new index does not know; sent by whoever opens such a one.
 COMPLETE_INDEX_TASK = "livethread.complete_index"
+#: Compress the rollouts that nobody has written to for long; run by Celery beat where it is asked for.
+COMPRESS_COLD_TASK = "livethread.compress_cold"
 #: Read one thread's metadata in the worker's home.
 READ_THREAD_TASK = "livethread.read_thread"
 #: Read one page of a thread's history in the worker's home.

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     sweep_interval_s: Annotated[float, Field(gt=0)] = 2.0
     #: Whether each rollout is fdatasynced before its tasks count as applied; ``none`` trusts the page cache.
     sync: Literal["fdatasync", "none"] = "fdatasync"
+    #: Days without a change after which Celery beat has a rollout compressed (``.jsonl.zst``). Unset: never.
+    compress_after_days: Annotated[int, Field(ge=1)] | None = None
     #: Most ordered tasks a second that each worker process reports as Celery task events (Flower).
     task_events_per_s: Annotated[int, Field(ge=0)] = 500
 

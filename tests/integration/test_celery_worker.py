@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import os
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -198,3 +200,27 @@ async def test_plain_redis_commands_in_the_scripts_layout_are_applied(
     await append(store, thread_id, message("three"))
     await flush(store, thread_id)
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
+
+
+async def test_beat_has_cold_rollouts_compressed_where_the_settings_say_so(settings: Settings) -> None:
+    """What beat would send is sent: the schedule's task to the schedule's queue."""
+    settings = settings.model_copy(update={"compress_after_days": 1})
+    with celery_worker(settings):
+        async with opened(settings) as store:
+            thread_id = await new_thread(store)
+            await append(store, thread_id, message("long ago"))
+            await update(store, thread_id, ThreadMetadataPatch(updated_at=datetime(2025, 1, 1, tzinfo=UTC)))
+            await flush(store, thread_id)
+            thread = await store.read_thread(ReadThreadParams(thread_id=thread_id))
+            assert thread.rollout_path is not None
+            os.utime(thread.rollout_path, (1_700_000_000, 1_700_000_000))
+            app = Celery("beat", set_as_current=False)
+            app.conf.update(celery_settings(settings))
+            entry = app.conf.beat_schedule["livethread.compress_cold.0"]
+
+            app.send_task(entry["task"], **entry["options"])
+
+            compressed = thread.rollout_path.with_name(thread.rollout_path.name + ".zst")
+            await eventually(compressed.exists, "the compressed rollout")
+            assert texts(await history(store, thread_id)) == ["long ago"]
+            app.close()

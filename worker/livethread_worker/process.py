@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 from redis import Redis
 
+from livethread.model import utc_now
 from livethread.queued.doorbell import DOORBELL_EXPIRES
 from livethread_config import names
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.store.compress_cold import compress_cold
 from livethread_worker.store.home import Home
 from livethread_worker.store.index.handle import IndexHandle
 from livethread_worker.store.rebuild import complete_once
@@ -56,6 +59,11 @@ class WorkerProcess:
     def complete_index(self) -> dict[str, int]:
         """Read the rollouts that the index does not know, unless that was done, or another process is at it."""
         return complete_once(self.home, self._handle.get())
+
+    def compress_cold(self) -> dict[str, int]:
+        """Compress the rollouts that nobody has written to for as long as the settings say; by default none."""
+        days = self.settings.compress_after_days
+        return {} if days is None else compress_cold(self.home, self._handle.get(), utc_now() - timedelta(days=days))
 
     def mailbox(self, shard: int) -> Mailbox:
         """Return a new hold on a shard's mailboxes."""

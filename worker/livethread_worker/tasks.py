@@ -61,6 +61,10 @@ def register(app: Celery, settings: Settings) -> None:
     def complete_index() -> dict[str, int]:
         return process.complete_index()
 
+    @app.task(name=names.COMPRESS_COLD_TASK, shared=False)
+    def compress_cold() -> dict[str, int]:
+        return process.compress_cold()
+
     # What a reader asks in vain is no fault of the worker: it is answered, and not logged as an error. Answers
     # hold contents, which no log line and no event may show.
     answers: dict[str, Any] = {

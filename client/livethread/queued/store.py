@@ -81,7 +81,7 @@ if TYPE_CHECKING:
 COLD_THREADS: Final = 10_000
 
 #: How the name of a rollout ends.
-THREAD_ID_AT_END: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl$")
+THREAD_ID_AT_END: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl(?:\.zst)?$")
 
 
 @dataclass(slots=True)

@@ -20,9 +20,10 @@ from livethread.errors import Conflict, ThreadStoreError
 from livethread.rollout_item import decode_line, item_of
 from livethread.tasks import CreateThread, DeleteThread
 from livethread.types import START
-from livethread_worker.store.home import FILE_MODE, make_directory
+from livethread_worker.store.home import FILE_MODE, is_compressed, make_directory, other_form
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
+from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
 from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
@@ -232,6 +233,8 @@ def _move_to_its_folder(home: Home, state: ThreadState) -> None:
     make_directory(target.parent)
     path.rename(target)
     sync_directory(target.parent)
+    # What a crash while it was decompressed left.
+    other_form(path).unlink(missing_ok=True)
     sync_directory(path.parent)
     state.path = home.relative(target)
 
@@ -244,6 +247,8 @@ def _open(
     state = state or ThreadState(thread_id)
     if path is None:
         return _Opened(ThreadWork(state, loaded, 0, dict), None)
+    if is_compressed(path):
+        path = decompress(path)
     state.path = home.relative(path)
     recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
     if state.thread is not None:
@@ -270,11 +275,14 @@ def _creates(entries: Sequence[MailboxEntry]) -> bool:
 def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
     """Return the path of the thread's rollout; where it does not exist yet, the one it will have.
 
-    None where there is none, and the thread is to be deleted: a crash came between its file and its row.
+    None where the thread is to be deleted at once, or there is none any more and it is to be deleted: a crash came
+    between its file and its row.
 
     Raises:
         ThreadNotFound: there is none, and the first task does not create it.
     """
+    if entries and isinstance(entries[0].task.header, DeleteThread):
+        return None
     if state is not None:
         path = home.resolve(state.path)
         if path.exists():

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
+#: What a cold rollout's name has behind the plain one's.
+COMPRESSED_SUFFIX: Final = ".zst"
+
 _ROLLOUT_NAME: Final = re.compile(
-    r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f-]{36})\.jsonl"
+    r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f-]{36})\.jsonl(\.zst)?"
 )
 
 
@@ -76,17 +79,16 @@ class Home:
         return self.root / folder / path.name
 
     def find_rollout(self, thread_id: str) -> Path | None:
-        """Return the rollout of *thread_id*, active ones first; None where there is none.
+        """Return the rollout of *thread_id*, active ones first and plain ones before compressed; None if there is none.
 
         The folder that the id's own time names is tried first; an id without one costs a look into every
         dated folder.
         """
-        name = f"rollout-*-{thread_id}.jsonl"
-        for day in _days_of(thread_id):
-            for path in (self.sessions / day).glob(name):
-                return path
-        candidates = (*self.sessions.glob(f"*/*/*/{name}"), *self.archived_sessions.glob(name))
-        return candidates[0] if candidates else None
+        for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self._folders()):
+            for path in sorted(folder.glob(f"rollout-*-{thread_id}.jsonl*")):
+                if self.thread_of(path) and self._is_within(folder):
+                    return path
+        return None
 
     def require_rollout(self, thread_id: str) -> Path:
         """Return the rollout of *thread_id*.
@@ -100,11 +102,21 @@ class Home:
         return path
 
     def rollouts(self) -> Iterator[tuple[str, Path]]:
-        """Yield the id and the path of every rollout, active ones first."""
-        for path in (*self.sessions.glob("*/*/*/rollout-*.jsonl"), *self.archived_sessions.glob("rollout-*.jsonl")):
-            match = _ROLLOUT_NAME.fullmatch(path.name)
-            if match:
-                yield match["id"], path
+        """Yield the id and the path of every rollout, active ones first and plain ones before compressed."""
+        for folder in self._folders():
+            if self._is_within(folder):
+                for path in sorted(folder.glob("rollout-*.jsonl*")):
+                    if thread_id := self.thread_of(path):
+                        yield thread_id, path
+
+    def _folders(self) -> Iterator[Path]:
+        """Yield the folders that hold rollouts."""
+        yield from sorted(self.sessions.glob("*/*/*/"))
+        yield self.archived_sessions
+
+    def _is_within(self, folder: Path) -> bool:
+        """Whether *folder* lies in the home: a symlink may lead anywhere."""
+        return folder.resolve().is_relative_to(self.root.resolve())
 
     def thread_of(self, path: Path) -> str | None:
         """Return the id of the thread whose rollout *path* is, going by its name; None for any other file."""
@@ -114,6 +126,16 @@ class Home:
     def is_archived(self, path: Path) -> bool:
         """Whether *path* lies among the archived rollouts."""
         return path.parent == self.archived_sessions
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether *path* is that of a compressed rollout."""
+    return path.suffix == COMPRESSED_SUFFIX
+
+
+def other_form(path: Path) -> Path:
+    """Return the path of the plain rollout *path* compressed, or of the compressed one plain."""
+    return path.with_suffix("") if is_compressed(path) else path.with_name(path.name + COMPRESSED_SUFFIX)
 
 
 def make_directory(path: Path) -> None:

@@ -13,6 +13,7 @@ from livethread.errors import InvalidRequest
 from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
 from livethread.types import ItemPage, SortDirection
 from livethread_worker.store.read import require_path
+from livethread_worker.store.rollout.compressed import open_rollout
 from livethread_worker.store.rollout.scan import PAGE_READ_BYTES, end_of_lines, scan_backward, scan_records
 from livethread_worker.store.turn_spans import find_turn
 
@@ -38,7 +39,7 @@ def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
         InvalidRequest: it has no such turn, or the cursor is none.
     """
     path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
-    with path.open("rb") as file:
+    with open_rollout(path) as file:
         start, end = 0, end_of_lines(file)
         if params.turn_id is not None:
             turn = find_turn(index, params.thread_id, params.turn_id, file)

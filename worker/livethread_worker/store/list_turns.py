@@ -10,6 +10,7 @@ from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
 from livethread.turns import stored_turn
 from livethread.types import SortDirection, TurnPage
 from livethread_worker.store.read import require_path
+from livethread_worker.store.rollout.compressed import open_rollout
 from livethread_worker.store.rollout.scan import PAGE_READ_BYTES, scan_records
 from livethread_worker.store.turn_spans import turns_from
 
@@ -32,7 +33,7 @@ def list_turns(home: Home, index: Index, params: ListTurnsParams) -> TurnPage:
     """
     path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
     backward = params.sort_direction is SortDirection.DESC
-    with path.open("rb") as file:
+    with open_rollout(path) as file:
         size = os.fstat(file.fileno()).st_size
         begin = decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
         spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)

@@ -9,6 +9,8 @@ from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.rollout_item import items_of
 from livethread.types import StoredThreadSearchResult, ThreadPage, ThreadSearchPage
+from livethread_worker.store.home import other_form
+from livethread_worker.store.rollout.compressed import open_rollout
 from livethread_worker.store.rollout.scan import scan_records
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
@@ -48,13 +50,13 @@ def read_thread_by_rollout_path(home: Home, index: Index, params: ReadThreadByRo
         InvalidRequest: the path leads out of the home, or is no rollout's.
         ThreadNotFound: there is no such file, or it is archived and that was not asked for.
     """
-    path = home.resolve(params.rollout_path)
-    thread_id = home.thread_of(path)
+    named = home.resolve(params.rollout_path)
+    thread_id = home.thread_of(named)
     if thread_id is None:
-        raise InvalidRequest(f"{path.name!r} is not the name of a rollout")
-    _refuse_symlink(path)
-    if not path.is_file():
-        raise ThreadNotFound(thread_id, f"there is no {path}")
+        raise InvalidRequest(f"{named.name!r} is not the name of a rollout")
+    path = _as_it_stands(named)
+    if path is None:
+        raise ThreadNotFound(thread_id, f"there is no {params.rollout_path}")
     if home.is_archived(path) and not params.include_archived:
         raise ThreadNotFound(thread_id, "it is archived")
     thread = index.read_thread(thread_id)
@@ -82,7 +84,7 @@ def read_lines(
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
     """
     path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
-    with path.open("rb") as file:
+    with open_rollout(path) as file:
         file.seek(start)
         lines = file.readlines(max_bytes)
         following = file.tell()
@@ -122,14 +124,12 @@ def require_path(home: Home, index: Index, thread_id: str, *, include_archived: 
         path = home.require_rollout(thread_id)
     if home.is_archived(path) and not include_archived:
         raise ThreadNotFound(thread_id, "it is archived")
-    _refuse_symlink(path)
     return path
 
 
-def _refuse_symlink(path: Path) -> None:
-    """Raise `InvalidRequest` where *path* is a symlink: it may lead anywhere."""
-    if path.is_symlink():
-        raise InvalidRequest(f"{path.name} is a symlink, which leads out of what is ours")
+def _as_it_stands(path: Path) -> Path | None:
+    """Return the path of the rollout *path*, which may have been compressed or decompressed since it was named."""
+    return next((form for form in (path, other_form(path)) if form.is_file() or form.is_symlink()), None)
 
 
 def read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
@@ -139,7 +139,7 @@ def read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
         ThreadNotFound: the rollout has no ``session_meta`` of the thread.
     """
     state = ThreadState(thread_id, path=home.relative(path))
-    with path.open("rb") as file:
+    with open_rollout(path) as file:
         read_on(state, file)
     complete_from_home(home, state)
     if state.thread is None:
@@ -154,5 +154,5 @@ def _with_history(thread: StoredThread) -> StoredThread:
 
 
 def _items(path: Path) -> tuple[RolloutItem, ...]:
-    with path.open("rb") as file:
+    with open_rollout(path) as file:
         return items_of(record.value for record in scan_records(file))

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from livethread_worker.store.locking import LockBusy, file_lock
+from livethread_worker.store.rollout.compressed import open_rollout
 from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 
@@ -145,7 +146,7 @@ def _index_batch(
 def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
     """Return the state that the whole rollout at *path* and the home come to."""
     state = ThreadState(thread_id, path=home.relative(path))
-    with path.open("rb") as file:
+    with open_rollout(path) as file:
         read_on(state, file)
     if state.thread is not None:
         named = state.thread.model_copy(

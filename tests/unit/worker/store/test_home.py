@@ -114,3 +114,25 @@ def test_a_path_within_is_resolved(home: Home) -> None:
     path = home.new_rollout(ONE, datetime(2026, 11, 22, tzinfo=UTC))
 
     assert home.resolve(home.relative(path)) == path
+
+
+def test_compressed_rollouts_are_listed_behind_plain_ones(home: Home) -> None:
+    plain = put(home, DAY, ONE)
+    compressed = plain.with_name(plain.name + ".zst")
+    compressed.touch()
+
+    assert list(home.rollouts()) == [(ONE, plain), (ONE, compressed)]
+    assert home.find_rollout(ONE) == plain
+    plain.unlink()
+    assert home.find_rollout(ONE) == compressed
+
+
+@pytest.mark.parametrize("link", ["sessions/2026", DAY, "archived_sessions"])
+def test_rollouts_behind_a_link_that_leads_out_are_not_ours(home: Home, tmp_path: Path, link: str) -> None:
+    outside = Home(tmp_path / "outside")
+    put(outside, f"{link}{DAY.removeprefix(link)}" if DAY.startswith(link) else link, ONE)
+    (home.root / link).parent.mkdir(parents=True, exist_ok=True)
+    (home.root / link).symlink_to(outside.root / link)
+
+    assert list(home.rollouts()) == []
+    assert home.find_rollout(ONE) is None

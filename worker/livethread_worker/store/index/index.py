@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlite_utils import Database
 
+from livethread.model import format_time
 from livethread.search_text import SearchText, spaced
 from livethread.turns import TurnPhase
 from livethread_worker.store.home import FILE_MODE
@@ -26,6 +27,7 @@ from livethread_worker.store.state import ThreadState, TurnLine, WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from livethread.metadata import StoredThread
@@ -204,6 +206,21 @@ class Index:
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
             connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
             _add_lines(connection, rows, [each.state for each in rows])
+
+    def unchanged_since(self, before: datetime) -> list[str]:
+        """Return the ids of the threads without a change since *before* whose rollouts are plain."""
+        with self._using():
+            rows = self.db.conn.execute(QUERIES["unchanged_since"], {"before": format_time(before)})
+            return [row["thread_id"] for row in rows]
+
+    def set_path(self, thread_id: str, path: str) -> None:
+        """Note where a thread's rollout lies now, relative to the home.
+
+        Raises:
+            IndexUnavailable: it could not be noted; a reader looks for the rollout where it is not found.
+        """
+        with self.transaction() as connection:
+            connection.execute(QUERIES["set_path"], {"thread_id": thread_id, "path": path})
 
     def thread_ids(self) -> list[str]:
         """Return the ids of all threads."""

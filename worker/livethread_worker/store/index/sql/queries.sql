@@ -87,3 +87,11 @@ INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :
 
 -- thread_ids --
 SELECT thread_id FROM threads
+
+-- unchanged_since --
+SELECT t.thread_id FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id
+ WHERE t.updated_at < :before AND r.path NOT LIKE '%.zst'
+ ORDER BY t.updated_at
+
+-- set_path --
+UPDATE rollouts SET path = :path WHERE thread_id = :thread_id
