@@ -217,7 +217,7 @@ class ListThreadsParams(Model):
     #: Substring of name, title or preview.
     search_term: Text | None = None
     relation_filter: ThreadRelationFilter | None = None
-    #: Answer from the index alone.
+    #: Answer from the index alone, without a look for what somebody else wrote into the home.
     use_state_db_only: bool = False
 
 

@@ -53,6 +53,8 @@ async def open_another(kind: str, tmp_path: Path, request: pytest.FixtureRequest
                     return InMemoryThreadStore(max_item_bytes=kinds.MAX_ITEM_BYTES)
                 case kinds.LOCAL:
                     return await stack.enter_async_context(LocalThreadStore(settings))
+                case kinds.FILES:
+                    return await stack.enter_async_context(LocalThreadStore(settings, index=None))
                 case _:
                     return await stack.enter_async_context(opened(settings))
 

@@ -6,16 +6,17 @@ import pytest
 
 MEMORY = "memory"
 LOCAL = "local"
+FILES = "local, without an index"
 QUEUED = "queued"
 CELERY = "queued, reads over Celery"
 
-STORES = (MEMORY, LOCAL, QUEUED)
+STORES = (MEMORY, LOCAL, FILES, QUEUED)
 
 #: For the reads: a client on another host has them answered by a worker.
 EVERY_READER = pytest.mark.parametrize("kind", [*STORES, CELERY])
 
 #: For tests of several writers: stores over the same home.
-SHARED = pytest.mark.parametrize("kind", [LOCAL, QUEUED])
+SHARED = pytest.mark.parametrize("kind", [LOCAL, FILES, QUEUED])
 
 #: Small, so that a test reaches it cheaply.
 MAX_ITEM_BYTES = 64 * 1024

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from livethread_config import Settings
     from livethread_worker.store.index import Index
+    from livethread_worker.store.refresh import Refresh
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,15 @@ class WorkerProcess:
             if not index.is_complete:
                 self._send(names.COMPLETE_INDEX_TASK, 0, {})
         return index
+
+    def fresh_index(self, refresh: Refresh) -> Index:
+        """Return the index after *refresh*.
+
+        Raises:
+            IndexUnavailable: it cannot be opened, or written, now.
+        """
+        self.open_index()
+        return self._handle.get_fresh(refresh)
 
     def complete_index(self) -> dict[str, int]:
         """Read the rollouts that the index does not know, unless that was done, or another process is at it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.signals import worker_ready
@@ -23,6 +24,7 @@ from livethread_worker.store import read
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.list_items import list_items
 from livethread_worker.store.list_turns import list_turns
+from livethread_worker.store.refresh import of_all, of_none, of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from livethread_config import Settings
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
+    from livethread_worker.store.refresh import Refresh
 
 #: Reads whose answer is one model: Celery task -> parameters, operation.
 _READS: Final[dict[str, tuple[type[Model], Callable[[Home, Index, Any], Model]]]] = {
@@ -78,7 +81,8 @@ def register(app: Celery, settings: Settings) -> None:
     def load_history(params: dict[str, Any], start: int, max_bytes: int) -> dict[str, Any]:
         parsed = LoadThreadHistoryParams.model_validate(params)
         with _translated():
-            lines, following = read.read_lines(process.home, process.open_index(), parsed, start, max_bytes)
+            index = process.fresh_index(of_thread(parsed.thread_id))
+            lines, following = read.read_lines(process.home, index, parsed, start, max_bytes)
         return {"lines": lines, "next": following}
 
     for name, (params_type, operation) in _READS.items():
@@ -95,11 +99,25 @@ def _answer(
     process: WorkerProcess, params_type: type[Model], operation: Callable[[Home, Index, Any], Model]
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def answer(params: dict[str, Any]) -> dict[str, Any]:
+        parsed = params_type.model_validate(params)
         with _translated():
-            result = operation(process.home, process.open_index(), params_type.model_validate(params))
+            result = operation(process.home, process.fresh_index(_refresh(process.home, parsed)), parsed)
         return result.model_dump(mode="json")
 
     return answer
+
+
+def _refresh(home: Home, params: Model) -> Refresh:
+    """Return what to bring up to date before a read."""
+    match params:
+        case ListThreadsParams(use_state_db_only=True):
+            return of_none
+        case ListThreadsParams() | SearchThreadsParams():
+            return of_all
+        case ReadThreadByRolloutPathParams():
+            return of_thread(home.thread_of(Path(params.rollout_path)))
+        case _:
+            return of_thread(getattr(params, "thread_id", None))
 
 
 @contextmanager

@@ -6,8 +6,11 @@ canonical UUIDs, and what the index calls a rollout must lie within the home.
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound
@@ -15,7 +18,6 @@ from livethread_config.settings import OWN_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 #: Permissions of every directory and file we create: the owner's alone.
 DIRECTORY_MODE: Final = 0o700
@@ -27,6 +29,8 @@ COMPRESSED_SUFFIX: Final = ".zst"
 _ROLLOUT_NAME: Final = re.compile(
     r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f-]{36})\.jsonl(\.zst)?"
 )
+
+_name: Final = attrgetter("name")
 
 
 class Home:
@@ -103,11 +107,19 @@ class Home:
 
     def rollouts(self) -> Iterator[tuple[str, Path]]:
         """Yield the id and the path of every rollout, active ones first and plain ones before compressed."""
+        for thread_id, entry in self.rollout_entries():
+            yield thread_id, Path(entry)
+
+    def rollout_entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield the id and the directory entry of every rollout, in the order of `rollouts`."""
         for folder in self._folders():
-            if self._is_within(folder):
-                for path in sorted(folder.glob("rollout-*.jsonl*")):
-                    if thread_id := self.thread_of(path):
-                        yield thread_id, path
+            if not folder.is_dir() or not self._is_within(folder):
+                continue
+            with os.scandir(folder) as entries:
+                by_name = sorted(entries, key=_name)
+            for entry in by_name:
+                if match := _ROLLOUT_NAME.fullmatch(entry.name):
+                    yield match["id"], entry
 
     def _folders(self) -> Iterator[Path]:
         """Yield the folders that hold rollouts."""

@@ -1,15 +1,19 @@
 """`LocalThreadStore`: files and index in this process; no Redis, no workers.
 
-Every change is the same task that a worker applies, and is durable when the operation returns.
+Every change is the same task that a worker applies, and is durable when the operation returns. Without an index the
+files answer: what is asked for is read from them, and kept in memory while they stay the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
 from livethread.errors import (
     Conflict,
@@ -42,6 +46,7 @@ from livethread_worker.store.list_items import list_items
 from livethread_worker.store.list_turns import list_turns
 from livethread_worker.store.locking import LockBusy
 from livethread_worker.store.rebuild import complete_once
+from livethread_worker.store.refresh import of_all, of_none, of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,14 +77,20 @@ if TYPE_CHECKING:
         TurnPage,
         UpdateThreadMetadataParams,
     )
+    from livethread_worker.store.refresh import Refresh
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 #: How often an operation is tried while the index cannot be used; each attempt waits for it.
 ATTEMPTS = 3
 
 #: How long another writer of the thread, such as codex, may hold its lock before an operation gives up.
 LOCK_WAIT = 5.0  # seconds
+
+#: How long reads do without an index that could not be used, before they try it again.
+INDEX_RETRY_INTERVAL: Final = 10.0  # seconds
 
 
 @dataclass(slots=True)
@@ -95,12 +106,20 @@ class _OpenThread:
 
 
 class LocalThreadStore:
-    """A thread store over one home. Operations run one at a time, in the order in which they are called."""
+    """A thread store over one home. Operations run one at a time, in the order in which they are called.
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    With ``index=None`` no index file is made or used: the first listing or search reads every rollout. So does one
+    while the index cannot be opened or used; changes then wait for it. Reading needs no more than a home that can be
+    read.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, index: Literal["sqlite"] | None = "sqlite") -> None:
         self._settings = settings or Settings()
         self._home = Home(self._settings.home)
-        self._handle = IndexHandle(self._home)
+        self._handle = IndexHandle(self._home, in_memory=index is None)
+        #: What answers while the index cannot be used.
+        self._without_index = IndexHandle(self._home, in_memory=True)
+        self._index_not_before = 0.0
         self._observers = Observers()
         self._open: OpenThreads[_OpenThread] = OpenThreads()
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.
@@ -117,6 +136,7 @@ class LocalThreadStore:
     async def aclose(self) -> None:
         """Close the index; what was appended is durable already."""
         await self._run(self._handle.close)
+        await self._run(self._without_index.close)
         self._executor.shutdown(wait=False)
 
     @property
@@ -201,31 +221,39 @@ class LocalThreadStore:
 
     async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return the items that stand in the rollout."""
-        return await self._run(lambda: read.load_history(self._home, self._index(), params))
+        return await self._read(
+            lambda index: read.load_history(self._home, index, params), of_thread(params.thread_id)
+        )
 
     async def read_thread(self, params: ReadThreadParams) -> StoredThread:
         """Return what index and rollout say of the thread."""
-        return await self._run(lambda: read.read_thread(self._home, self._index(), params))
+        return await self._read(
+            lambda index: read.read_thread(self._home, index, params), of_thread(params.thread_id)
+        )
 
     async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
         """Return what index and rollout say of the thread whose rollout this is."""
-        return await self._run(lambda: read.read_thread_by_rollout_path(self._home, self._index(), params))
+        thread_id = self._home.thread_of(Path(params.rollout_path))
+        return await self._read(
+            lambda index: read.read_thread_by_rollout_path(self._home, index, params), of_thread(thread_id)
+        )
 
     async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
         """Return one page of the index."""
-        return await self._run(lambda: read.list_threads(self._home, self._index(), params))
+        refresh = of_none if params.use_state_db_only else of_all
+        return await self._read(lambda index: read.list_threads(self._home, index, params), refresh)
 
     async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
         """Return one page of what the index finds."""
-        return await self._run(lambda: read.search_threads(self._home, self._index(), params))
+        return await self._read(lambda index: read.search_threads(self._home, index, params), of_all)
 
     async def list_turns(self, params: ListTurnsParams) -> TurnPage:
         """Return one page of the rollout's turns."""
-        return await self._run(lambda: list_turns(self._home, self._index(), params))
+        return await self._read(lambda index: list_turns(self._home, index, params), of_thread(params.thread_id))
 
     async def list_items(self, params: ListItemsParams) -> ItemPage:
         """Return one page of the rollout's items."""
-        return await self._run(lambda: list_items(self._home, self._index(), params))
+        return await self._read(lambda index: list_items(self._home, index, params), of_thread(params.thread_id))
 
     # -- inside --------------------------------------------------------------------------------------------
 
@@ -233,11 +261,25 @@ class LocalThreadStore:
         """Run *operation* on the store's own thread, after all that was called before."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, _translated(operation))
 
-    def _index(self) -> Index:
+    async def _read(self, operation: Callable[[Index], T], refresh: Refresh) -> T:
+        return await self._run(lambda: self._read_now(operation, refresh))
+
+    def _read_now(self, operation: Callable[[Index], T], refresh: Refresh) -> T:
+        """Run *operation* on the index after *refresh*; while the index cannot be used, on one made from the files."""
+        if time.monotonic() >= self._index_not_before:
+            try:
+                return operation(self._index(refresh))
+            except (IndexUnavailable, Unavailable) as error:
+                logger.warning("reading without the index: %s", error, extra={"action": "open_index"})
+                self._index_not_before = time.monotonic() + INDEX_RETRY_INTERVAL
+        return operation(self._without_index.get_fresh(refresh))
+
+    def _index(self, refresh: Refresh = of_none) -> Index:
         """Return the index; one that has not read every rollout yet reads them first."""
         index = self._handle.get()
-        complete_once(self._home, index)
-        return index
+        if not index.in_memory:
+            complete_once(self._home, index)
+        return self._handle.get_fresh(refresh)
 
     async def _apply(
         self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None = None
@@ -273,6 +315,7 @@ class LocalThreadStore:
     def _try_to_apply(self, thread_id: str, entries: LateEntries) -> Outcome:
         """Apply *entries*; where the index was in the way, once more: what stands in the file is recognised."""
         is_synced = self._settings.sync == "fdatasync"
+        self._home.create()
         for _ in range(ATTEMPTS):
             batch = {thread_id: entries}
             outcome = apply_batch(self._home, self._index(), batch, sync=is_synced, lock_wait_s=LOCK_WAIT)[thread_id]
@@ -302,10 +345,14 @@ class LocalThreadStore:
 
 
 def _next_position(position: Position) -> Position:
-    """Return a position after *position*, of the form that Redis gives: milliseconds, and a number within."""
-    milliseconds = int(utc_now().timestamp() * 1000)
+    """Return a position after *position*, of the form that Redis gives: milliseconds, and a number within.
+
+    The number is the nanosecond, so that writers that take turns, and share no index, go up, too.
+    """
+    now = divmod(time.time_ns(), 1_000_000)
     high, low = position_key(position)
-    return f"{milliseconds}-0" if milliseconds > high else f"{high}-{low + 1}"
+    high, low = max(now, (high, low + 1))
+    return f"{high}-{low}"
 
 
 def _translated(operation: Callable[[], T]) -> Callable[[], T]:

@@ -6,6 +6,7 @@ Files are never changed. A thread that somebody writes just now is tried again a
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +18,7 @@ from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from livethread_worker.store.home import Home
@@ -34,6 +35,9 @@ BUSY_WAIT: Final = 10.0  # seconds
 
 #: A rollout, by its thread.
 _Rollout = tuple[str, "Path"]
+
+#: Whether a rollout is to be read, given what the index knows of its thread.
+IsNeeded = Callable[["ThreadState | None", "Path"], bool]
 
 
 @dataclass(slots=True)
@@ -61,7 +65,7 @@ def complete_once(home: Home, index: Index) -> dict[str, int]:
         return {}
     try:
         with file_lock(home.own / "rebuild.lock"):
-            report = _read_all(home, index, lambda _: None, set(), only_missing=True)
+            report = _read_all(home, index, lambda _: None, set(), is_needed=_is_missing)
             index.mark_complete()
     except LockBusy:
         return {}
@@ -75,7 +79,7 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
         IndexUnavailable: the index cannot be written.
     """
     seen: set[str] = set()
-    report = _read_all(home, index, advance, seen, only_missing=False)
+    report = _read_all(home, index, advance, seen, is_needed=None)
     # What was not seen may have been created since.
     gone = [id_ for id_ in index.thread_ids() if id_ not in seen and not home.find_rollout(id_)]
     index.commit((), gone)
@@ -87,31 +91,42 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
     return report
 
 
+def _is_missing(known: ThreadState | None, _path: Path) -> bool:
+    return known is None
+
+
 def _read_all(
-    home: Home, index: Index, advance: Callable[[int], None], seen: set[str], *, only_missing: bool
+    home: Home, index: Index, advance: Callable[[int], None], seen: set[str], *, is_needed: IsNeeded | None
 ) -> RebuildReport:
     report = RebuildReport()
     busy: list[_Rollout] = []
     rollouts = _first_of_each(home.rollouts(), seen, report)
     while batch := list(islice(rollouts, BATCH_THREADS)):
-        busy += _index_batch(home, index, batch, report, only_missing=only_missing)
+        busy += index_batch(home, index, batch, report, is_needed=is_needed)
         advance(len(batch))
     for rollout in busy:
-        if _index_batch(home, index, [rollout], report, only_missing=only_missing, wait_s=BUSY_WAIT):
+        if index_batch(home, index, [rollout], report, is_needed=is_needed, wait_s=BUSY_WAIT):
             report.busy.append(rollout[0])
     return report
 
 
-def _index_batch(
+def index_batch(
     home: Home,
     index: Index,
     rollouts: list[_Rollout],
     report: RebuildReport,
     *,
-    only_missing: bool,
+    is_needed: IsNeeded | None,
     wait_s: float = 0.0,
 ) -> list[_Rollout]:
-    """Read *rollouts* into the index, in one transaction; return those whose threads are being written."""
+    """Read *rollouts* into the index, in one transaction; return those whose threads are being written.
+
+    *is_needed* is asked under the thread's lock, of what the index knows by then; None: every rollout is. For an
+    index in memory no lock is taken: nobody else writes it, and the home may be one that cannot be written.
+
+    Raises:
+        IndexUnavailable: the index cannot be written.
+    """
     names = read_names(home)
     busy: list[_Rollout] = []
     read: list[ThreadRows] = []
@@ -119,14 +134,15 @@ def _index_batch(
         held: list[_Rollout] = []
         for rollout in rollouts:
             try:
-                locks.enter_context(file_lock(home.locks / f"{rollout[0]}.lock", wait_s=wait_s))
+                if not index.in_memory:
+                    locks.enter_context(file_lock(home.locks / f"{rollout[0]}.lock", wait_s=wait_s))
                 held.append(rollout)
             except LockBusy:
                 busy.append(rollout)
-        known = index.load_states({thread_id: set() for thread_id, _ in held}) if only_missing else {}
+        known = index.load_states({thread_id: set() for thread_id, _ in held}) if is_needed else {}
         for thread_id, path in held:
-            if thread_id in known or not path.exists():  # moved or deleted since it was listed
-                continue
+            if not path.exists() or (is_needed and not is_needed(known.get(thread_id), path)):
+                continue  # moved or deleted since it was listed, or read by somebody else
             try:
                 state = read_state(home, thread_id, path, names)
                 rows = index.prepare(state, None)

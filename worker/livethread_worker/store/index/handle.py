@@ -1,4 +1,4 @@
-"""Keeps a home's index open, whatever happens to its file: deleted, replaced, damaged."""
+"""Keeps a home's index open, whatever happens to its file: deleted, replaced, damaged; or one in memory."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from typing import TYPE_CHECKING
 from livethread.errors import Unavailable
 from livethread_worker.store.index.index import Index, IndexUnavailable, set_aside
 from livethread_worker.store.locking import LockBusy, file_lock
+from livethread_worker.store.refresh import Refresher
 
 if TYPE_CHECKING:
     from livethread_worker.store.home import Home
+    from livethread_worker.store.refresh import Refresh
 
 #: How long another process may be busy with setting the same index aside.
 _LOCK_WAIT = 5.0  # seconds
 
 
 class IndexHandle:
-    """Opens the index on first use, and again where its file is another one, or is damaged."""
+    """Opens the index on first use, and again where its file is another one, or is damaged.
 
-    def __init__(self, home: Home) -> None:
+    One in memory knows nothing when it is opened, and needs a home that can be read, no more.
+    """
+
+    def __init__(self, home: Home, *, in_memory: bool = False) -> None:
         self._home = home
+        self._in_memory = in_memory
         self._index: Index | None = None
+        self._refresher: Refresher | None = None
 
     def get(self) -> Index:
         """Return the index.
@@ -35,11 +42,25 @@ class IndexHandle:
             self.close()
         if self._index is None:
             try:
-                self._home.create()
-                self._index = Index(self._home)
+                if not self._in_memory:
+                    self._home.create()
+                self._index = Index(self._home, in_memory=self._in_memory)
             except OSError as error:
                 raise Unavailable(f"the home {self._home.root} cannot be used: {error}") from error
+            self._refresher = Refresher(self._home, self._index)
         return self._index
+
+    def get_fresh(self, refresh: Refresh) -> Index:
+        """Return the index after *refresh*.
+
+        Raises:
+            IndexUnavailable: it cannot be opened, or written, now.
+            Unavailable: the home cannot be written.
+        """
+        index = self.get()
+        assert self._refresher is not None
+        refresh(self._refresher)
+        return index
 
     def close(self) -> None:
         """Close the index, if it is open."""

@@ -89,8 +89,8 @@ class IndexUnavailable(Exception):
 class Index:
     """An open index. Not thread-safe: one thread at a time uses it."""
 
-    def __init__(self, home: Home) -> None:
-        """Open the index of *home*, creating and migrating it where needed.
+    def __init__(self, home: Home, *, in_memory: bool = False) -> None:
+        """Open the index of *home*, creating and migrating it where needed; or one in memory, which nobody shares.
 
         Raises:
             IndexUnavailable: it is locked for long, or no database.
@@ -98,6 +98,12 @@ class Index:
         self._home = home
         #: Whether it has to be set aside and made again.
         self.is_damaged = False
+        #: Whether nobody else uses it, and it ends with the process.
+        self.in_memory = in_memory
+        if in_memory:
+            self.db = _in_memory_database()
+            self._identity = None
+            return
         with self._using(), file_lock(home.index.with_suffix(".lock"), wait_s=_MIGRATION_WAIT):
             try:
                 self.db = _open_database(home)
@@ -131,7 +137,7 @@ class Index:
 
     def is_current(self) -> bool:
         """Whether the file that is open is still the home's index: it may be deleted or replaced at any time."""
-        return self._identity == _identity(self._home)
+        return self.in_memory or self._identity == _identity(self._home)
 
     @property
     def is_complete(self) -> bool:
@@ -222,6 +228,23 @@ class Index:
         with self.transaction() as connection:
             connection.execute(QUERIES["set_path"], {"thread_id": thread_id, "path": path})
 
+    def rollouts(self) -> dict[str, tuple[str, int]]:
+        """Return path and committed length of the rollout of every thread."""
+        with self._using():
+            return {row[0]: (row[1], row[2]) for row in self.db.conn.execute(QUERIES["rollouts"])}
+
+    def rollout(self, thread_id: str) -> tuple[str, int] | None:
+        """Return path and committed length of a thread's rollout; None where the index does not know it."""
+        with self._using():
+            row = self.db.conn.execute(QUERIES["rollout"], {"thread_id": thread_id}).fetchone()
+        return (row[0], row[1]) if row else None
+
+    def names(self, thread_ids: Iterable[str]) -> dict[str, str | None]:
+        """Return the names of those threads of *thread_ids* that the index knows."""
+        with self._using():
+            rows = self.db.conn.execute(QUERIES["names"], {"thread_ids": json.dumps(list(thread_ids))})
+            return {row[0]: row[1] for row in rows}
+
     def thread_ids(self) -> list[str]:
         """Return the ids of all threads."""
         with self._using():
@@ -297,6 +320,14 @@ def _open_database(home: Home) -> Database:
     except BaseException:
         connection.close()
         raise
+    return database
+
+
+def _in_memory_database() -> Database:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    database = Database(connection)
+    migrations.apply(database)
     return database
 
 

@@ -95,3 +95,12 @@ SELECT t.thread_id FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.threa
 
 -- set_path --
 UPDATE rollouts SET path = :path WHERE thread_id = :thread_id
+
+-- rollouts --
+SELECT thread_id, path, rollout_bytes FROM rollouts
+
+-- rollout --
+SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id
+
+-- names --
+SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))

@@ -1,0 +1,81 @@
+"""Rollouts that somebody else, such as codex, writes into the home of a store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.nodes.items import append, flush, message, texts
+from tests.nodes.waiting import DEADLINE
+from tests.store_spec import kinds
+from tests.store_spec.operations import a_word, home_of, stored
+
+from livethread import (
+    ListThreadsParams,
+    LoadThreadHistoryParams,
+    ReadThreadParams,
+    ResumeThreadParams,
+    SearchThreadsParams,
+    ThreadSortKey,
+    new_thread_id,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from livethread import ThreadStore
+
+pytestmark = pytest.mark.parametrize("kind", [kinds.LOCAL, kinds.FILES, kinds.QUEUED, kinds.CELERY])
+
+META = {"cwd": "/x", "originator": "codex_cli_rs", "cli_version": "0.138.0", "source": "cli"}
+
+
+def line(kind: str, payload: object, time: str = "2026-11-22T12:00:00.000Z") -> str:
+    return json.dumps({"timestamp": time, "type": kind, "payload": payload}) + "\n"
+
+
+@pytest.fixture
+async def home(store: ThreadStore) -> Path:
+    thread_id = await stored(store)
+    return home_of(await store.read_thread(ReadThreadParams(thread_id=thread_id)))
+
+
+async def until_listed_first(store: ThreadStore, thread_id: str) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            page = await store.list_threads(ListThreadsParams(sort_key=ThreadSortKey.UPDATED_AT, page_size=1))
+            if page.items[0].thread_id == thread_id:
+                return
+
+
+async def until_found(store: ThreadStore, thread_id: str, word: str) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            found = await store.search_threads(SearchThreadsParams(search_term=word))
+            if [item.thread.thread_id for item in found.items] == [thread_id]:
+                return
+
+
+async def test_are_listed_read_searched_and_continued(store: ThreadStore, home: Path) -> None:
+    thread_id, word, later = new_thread_id(), a_word(), a_word()
+    path = home / f"sessions/2027/01/01/rollout-2027-01-01T00-00-00-{thread_id}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = line("session_meta", {"id": thread_id, "timestamp": "2027-01-01T00:00:00.000Z", **META})
+    said = {"type": "user_message", "message": f"a {word}"}
+    path.write_text(meta + line("event_msg", said, "2027-01-01T00:00:01.000Z"))
+
+    assert (await store.read_thread(ReadThreadParams(thread_id=thread_id))).preview == f"a {word}"
+    await until_listed_first(store, thread_id)
+    await until_found(store, thread_id, word)
+
+    with path.open("a") as file:
+        file.write(line("event_msg", {"type": "agent_message", "message": f"the {later}"}))
+    await until_found(store, thread_id, later)
+
+    await store.resume_thread(ResumeThreadParams(thread_id=thread_id))
+    await append(store, thread_id, message("ours"))
+    await flush(store, thread_id)
+    history = await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))
+    assert texts(list(history.items[1:])) == [f"a {word}", f"the {later}", "ours"]

@@ -1,0 +1,223 @@
+"""What somebody else wrote into a home is read, listed and found; what we wrote is not read again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, opened_store, thread_id
+
+from livethread_worker.store import rebuild, refresh
+from livethread_worker.store.index import Index
+from livethread_worker.store.locking import file_lock
+from livethread_worker.store.refresh import Refresher
+from livethread_worker.store.rollout.compressed import compress
+from livethread_worker.store.rollout.name_index import forget_names, set_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.state import ThreadState
+
+ONE, TWO = thread_id(1), thread_id(2)
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A home with an index that has read it: the file, or one in memory."""
+    for store in opened_store(tmp_path / "home"):
+        if request.param == "memory":
+            store.index.close()
+            store.index = Index(store.home, in_memory=True)
+        store.index.mark_complete()
+        yield store
+
+
+@pytest.fixture
+def refresher(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
+    monkeypatch.setattr(refresh, "REST_FACTOR", 0)
+    return Refresher(store.home, store.index)
+
+
+class Reads:
+    """Counts the rollouts that are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.of: list[str] = []
+        read_state = rebuild.read_state
+
+        def counting(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
+            self.of.append(thread_id)
+            return read_state(home, thread_id, path, names)
+
+        monkeypatch.setattr(rebuild, "read_state", counting)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    return Reads(monkeypatch)
+
+
+def preview(store: Store, id_: str = ONE) -> str | None:
+    thread = store.index.read_thread(id_)
+    return thread.preview if thread else None
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("is_of_one", [True, False])
+class TestARolloutOfSomebodyElse:
+    @pytest.fixture
+    def look(self, refresher: Refresher, is_of_one: bool) -> object:
+        return (lambda: refresher.refresh(ONE)) if is_of_one else refresher.refresh_all
+
+    def test_is_read_when_it_is_new(self, store: Store, look: object) -> None:
+        store.write_rollout(ONE, message_line("new"))
+
+        look()  # type: ignore[operator]
+
+        assert preview(store) == "new"
+
+    def test_is_read_again_when_it_has_grown(self, store: Store, look: object) -> None:
+        path = store.write_rollout(ONE)
+        look()  # type: ignore[operator]
+        append(path, message_line("said since") + b"\n")
+
+        look()  # type: ignore[operator]
+
+        assert preview(store) == "said since"
+
+    def test_is_read_again_when_it_was_cut(self, store: Store, look: object) -> None:
+        path = store.write_rollout(ONE, message_line("cut off"))
+        look()  # type: ignore[operator]
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+
+        look()  # type: ignore[operator]
+
+        assert preview(store) == ""
+
+    def test_is_followed_when_it_was_moved(self, store: Store, look: object) -> None:
+        path = store.write_rollout(ONE, message_line("here"))
+        look()  # type: ignore[operator]
+        store.home.archived_sessions.mkdir()
+        moved = path.rename(store.home.archived_sessions / path.name)
+
+        look()  # type: ignore[operator]
+
+        thread = store.index.read_thread(ONE)
+        assert thread is not None
+        assert (thread.rollout_path, thread.archived_at is not None) == (moved, True)
+
+    def test_is_followed_when_it_was_compressed(self, store: Store, reads: Reads, look: object) -> None:
+        path = store.write_rollout(ONE, message_line("here"))
+        look()  # type: ignore[operator]
+        compressed = compress(path)
+
+        look()  # type: ignore[operator]
+        look()  # type: ignore[operator]
+
+        thread = store.index.read_thread(ONE)
+        assert thread is not None
+        assert thread.rollout_path == compressed
+        assert reads.of == [ONE, ONE]
+
+    def test_is_not_read_again_while_it_stays_the_same(self, store: Store, reads: Reads, look: object) -> None:
+        store.write_rollout(ONE, message_line("once"))
+
+        for _ in range(3):
+            look()  # type: ignore[operator]
+
+        assert reads.of == [ONE]
+
+    @pytest.mark.parametrize("tail", [b'{"torn', b"\xff\xfe"])
+    def test_is_read_once_when_its_end_is_torn(self, store: Store, reads: Reads, look: object, tail: bytes) -> None:
+        path = store.write_rollout(ONE, message_line("whole"), tail=tail)
+        before = path.read_bytes()
+
+        for _ in range(3):
+            look()  # type: ignore[operator]
+
+        assert (reads.of, preview(store), path.read_bytes()) == ([ONE], "whole", before)
+
+    def test_is_read_once_when_it_holds_no_thread(self, store: Store, reads: Reads, look: object) -> None:
+        store.write_rollout(ONE).write_bytes(b"garbage\n")
+
+        for _ in range(3):
+            look()  # type: ignore[operator]
+
+        assert (reads.of, preview(store)) == ([ONE], None)
+
+    def test_has_the_name_that_somebody_else_gave_it(self, store: Store, look: object) -> None:
+        store.write_rollout(ONE)
+        look()  # type: ignore[operator]
+        set_name(store.home, ONE, "named by codex", AT)
+
+        look()  # type: ignore[operator]
+
+        thread = store.index.read_thread(ONE)
+        assert thread is not None
+        assert thread.name == "named by codex"
+        forget_names(store.home, ONE)
+
+
+def test_what_we_wrote_is_not_read_again(store: Store, refresher: Refresher, reads: Reads) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("ours"))
+
+    refresher.refresh(ONE)
+    refresher.refresh_all()
+
+    assert reads.of == []
+
+
+def test_a_look_at_everything_is_not_repeated_at_once(store: Store) -> None:
+    refresher = Refresher(store.home, store.index)
+    refresher.refresh_all()
+    store.write_rollout(ONE, message_line("new"))
+
+    refresher.refresh_all()
+
+    assert preview(store) is None
+    refresher.refresh(ONE)
+    assert preview(store) == "new"
+
+
+def test_a_thread_that_is_being_written_is_left_to_its_writer(tmp_path: Path) -> None:
+    for store in opened_store(tmp_path / "home"):
+        store.index.mark_complete()
+        path = store.write_rollout(ONE, message_line("being written"))
+        refresher = Refresher(store.home, store.index)
+
+        with file_lock(store.home.locks / f"{ONE}.lock"):
+            refresher.refresh(ONE)
+            assert preview(store) is None
+
+        refresher.refresh(ONE)
+        assert preview(store) == "being written"
+        assert path.exists()
+
+
+def test_a_row_without_a_rollout_stays_in_the_file_and_goes_from_memory(store: Store, refresher: Refresher) -> None:
+    path = store.write_rollout(ONE, message_line("here"))
+    store.write_rollout(TWO)
+    refresher.refresh_all()
+    path.unlink()
+
+    refresher.refresh_all()
+
+    assert (preview(store) is None) == store.index.in_memory
+    assert preview(store, TWO) == ""
+
+
+def test_an_index_that_is_not_complete_is_completed_by_others(tmp_path: Path) -> None:
+    for store in opened_store(tmp_path / "home"):
+        store.write_rollout(ONE, item_line("event_msg", {"type": "task_started"}))
+
+        Refresher(store.home, store.index).refresh_all()
+
+        assert store.index.thread_ids() == []

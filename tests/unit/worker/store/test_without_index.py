@@ -1,0 +1,134 @@
+"""`LocalThreadStore` with no index, and with one that cannot be used: the files answer."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.nodes.items import append, history, message, new_thread, texts
+from tests.unit.worker.builders import Store, message_line, thread_id
+
+from livethread import (
+    ListItemsParams,
+    ListThreadsParams,
+    ListTurnsParams,
+    LoadThreadHistoryParams,
+    ReadThreadByRolloutPathParams,
+    ReadThreadParams,
+    SearchThreadsParams,
+    Settings,
+    Unavailable,
+)
+from livethread_worker.store import LocalThreadStore
+from livethread_worker.store.index import index as index_module
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+ONE, TWO = thread_id(1), thread_id(2)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a home with two rollouts and nothing else."""
+    store = Store(tmp_path / "home")
+    store.write_rollout(ONE, message_line("a zebra"))
+    store.write_rollout(TWO, message_line("a gnu"))
+    store.close()
+    for path in (*store.home.own.glob("*"), *store.home.locks.glob("*")):
+        if path.is_file():
+            path.unlink()
+    return Settings(home=store.home.root)
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[LocalThreadStore]:
+    async with LocalThreadStore(settings, index=None) as store:
+        yield store
+
+
+async def assert_every_read_answers(store: LocalThreadStore) -> None:
+    listed = await store.list_threads(ListThreadsParams())
+    found = await store.search_threads(SearchThreadsParams(search_term="zebra"))
+    turns = await store.list_turns(ListTurnsParams(thread_id=TWO))
+    items = await store.list_items(ListItemsParams(thread_id=TWO))
+    thread = await store.read_thread(ReadThreadParams(thread_id=ONE))
+    by_path = await store.read_thread_by_rollout_path(
+        ReadThreadByRolloutPathParams(rollout_path=str(thread.rollout_path))
+    )
+
+    assert {item.thread_id for item in listed.items} == {ONE, TWO}
+    assert [item.thread.thread_id for item in found.items] == [ONE]
+    assert (len(turns.turns), len(items.items)) == (1, 2)
+    assert (thread.preview, by_path) == ("a zebra", thread)
+    _meta, *said = (await store.load_history(LoadThreadHistoryParams(thread_id=ONE))).items
+    assert texts(said) == ["a zebra"]
+
+
+async def test_every_read_answers_from_the_files_and_leaves_nothing(
+    store: LocalThreadStore, settings: Settings
+) -> None:
+    before = sorted(settings.home.rglob("*"))
+
+    await assert_every_read_answers(store)
+
+    assert sorted(settings.home.rglob("*")) == before
+
+
+async def test_what_is_written_without_an_index_is_there_for_who_has_one(
+    store: LocalThreadStore, settings: Settings
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("written"))
+
+    assert not (settings.own_dir / "index.sqlite").exists()
+    async with LocalThreadStore(settings) as other:
+        assert texts(await history(other, thread_id)) == ["written"]
+        listed = await other.list_threads(ListThreadsParams())
+        assert {item.thread_id for item in listed.items} == {ONE, TWO, thread_id}
+
+
+async def test_a_home_in_which_nothing_can_be_made_is_read(settings: Settings) -> None:
+    """As one on a disk that is mounted for reading: our own folder cannot be made."""
+    (settings.own_dir / "run").rmdir()
+    (settings.own_dir / "quarantine").rmdir()
+    settings.own_dir.rmdir()
+    settings.own_dir.write_text("in the way")
+
+    async with LocalThreadStore(settings) as store:
+        await assert_every_read_answers(store)
+        with pytest.raises(Unavailable, match="cannot be used"):
+            await append(store, await new_thread(store), message("no"))
+
+
+async def test_an_index_that_is_locked_for_long_does_not_keep_anybody_from_reading(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "BUSY_TIMEOUT", 0.05)
+    async with LocalThreadStore(settings) as store:
+        await store.list_threads(ListThreadsParams())
+    with closing(sqlite3.connect(settings.own_dir / "index.sqlite", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+
+        async with LocalThreadStore(settings) as store:
+            await assert_every_read_answers(store)
+            thread_id = await new_thread(store)
+            with pytest.raises(Unavailable, match="index"):
+                await append(store, thread_id, message("waits for the index"))
+
+
+async def test_the_index_is_used_again_when_it_can_be(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("livethread_worker.store.local.INDEX_RETRY_INTERVAL", 0.0)
+    settings.own_dir.rename(settings.home / "away")
+    settings.own_dir.write_text("in the way")
+    async with LocalThreadStore(settings) as store:
+        await store.list_threads(ListThreadsParams())
+        settings.own_dir.unlink()
+
+        await assert_every_read_answers(store)
+
+        assert (settings.own_dir / "index.sqlite").exists()

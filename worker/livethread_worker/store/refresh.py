@@ -1,0 +1,171 @@
+"""Takes in what somebody else wrote into a home: codex, a copy, a person. No rollout is changed.
+
+A thread is as the index has it where its rollout lies at the same path and has the committed length, and the name
+index says the same name. Any other is read anew under its lock, so that a worker at work is not disturbed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from livethread_worker.store.home import is_compressed
+from livethread_worker.store.rebuild import BATCH_THREADS, RebuildReport, index_batch
+from livethread_worker.store.rollout.name_index import read_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import Index
+    from livethread_worker.store.state import ThreadState
+
+#: A look at everything is made only after so many times the time that the last one took: 2 % of a reader's time.
+REST_FACTOR: Final = 50
+
+
+@dataclass(slots=True)
+class _Rests:
+    """Runs a look unless it ran just now."""
+
+    not_before: float = 0.0
+
+    def run(self, look: Callable[[], None]) -> None:
+        started = time.monotonic()
+        if started >= self.not_before:
+            look()
+            self.not_before = time.monotonic() + REST_FACTOR * (time.monotonic() - started)
+
+
+@dataclass(slots=True)
+class Refresher:
+    """Keeps what an index knows in step with the files of its home."""
+
+    home: Home
+    index: Index
+    #: Thread -> length of its rollout when it was read, where the index has another one: a torn line, or no thread.
+    _odd_sizes: dict[str, int] = field(default_factory=dict)
+    #: Time of change and length of the name index when it was read.
+    _names_stamp: tuple[int, int] | None = None
+    _names_rest: _Rests = field(default_factory=_Rests)
+    _rollouts_rest: _Rests = field(default_factory=_Rests)
+
+    def refresh_all(self) -> None:
+        """Look at every rollout and read those that are not as the index has them, unless that was done just now.
+
+        An index that has not read every rollout yet is completed by others; one in memory is completed here.
+
+        Raises:
+            IndexUnavailable: the index cannot be used.
+        """
+        if self.index.in_memory or self.index.is_complete:
+            self._rollouts_rest.run(self._refresh_rollouts)
+            self._names_rest.run(self._refresh_names)
+
+    def refresh(self, thread_id: str) -> None:
+        """Read the rollout of *thread_id* where it is not as the index has it.
+
+        Raises:
+            IndexUnavailable: the index cannot be used.
+        """
+        known = self.index.rollout(thread_id)
+        path = self.home.root / known[0] if known else None
+        if path is None or not path.exists():
+            path = self.home.find_rollout(thread_id)
+        with suppress(FileNotFoundError):  # moved or deleted since it was found: the reader will say so
+            if path is not None and self._is_stale(thread_id, known, self.home.relative(path), _size(path)):
+                self._read([(thread_id, path)])
+        self._names_rest.run(self._refresh_names)
+
+    def _refresh_rollouts(self) -> None:
+        known = self.index.rollouts()
+        root = f"{self.home.root}/"
+        stale: list[tuple[str, Path]] = []
+        present: set[str] = set()
+        for thread_id, entry in self.home.rollout_entries():
+            if thread_id in present:
+                continue
+            present.add(thread_id)
+            with suppress(FileNotFoundError):  # moved or deleted since it was listed
+                size = entry.stat(follow_symlinks=False).st_size
+                if self._is_stale(thread_id, known.get(thread_id), entry.path.removeprefix(root), size):
+                    stale.append((thread_id, self.home.root / entry.path))
+        self._read(stale)
+        if self.index.in_memory:  # in a file, a row without a rollout stays until somebody decides
+            self._forget(known.keys() - present)
+
+    def _refresh_names(self) -> None:
+        try:
+            stat = self.home.session_index.stat()
+        except FileNotFoundError:
+            return
+        stamp = stat.st_mtime_ns, stat.st_size
+        if stamp == self._names_stamp:
+            return
+        names = read_names(self.home)
+        stale = [id_ for id_, name in self.index.names(names).items() if name != names[id_]]
+        paths = ((id_, self.home.find_rollout(id_)) for id_ in stale)
+        self._read([(id_, path) for id_, path in paths if path is not None])
+        self._names_stamp = stamp
+
+    def _is_stale(self, thread_id: str, known: tuple[str, int] | None, path: str, size: int) -> bool:
+        if known is not None and known[0] == path and (known[1] == size or is_compressed(self.home.root / path)):
+            return False
+        return self._odd_sizes.get(thread_id) != size
+
+    def _read(self, rollouts: Iterable[tuple[str, Path]]) -> None:
+        """Read *rollouts*; those that are being written are left for the next time."""
+        remaining = iter(rollouts)
+        while batch := list(islice(remaining, BATCH_THREADS)):
+            sizes = {thread_id: _size(path) for thread_id, path in batch if path.exists()}
+            busy = index_batch(self.home, self.index, batch, RebuildReport(), is_needed=self._is_needed())
+            for thread_id in sizes.keys() - dict(busy).keys():
+                known = self.index.rollout(thread_id)
+                if known is None or known[1] != sizes[thread_id]:
+                    self._odd_sizes[thread_id] = sizes[thread_id]
+
+    def _is_needed(self) -> Callable[[ThreadState | None, Path], bool]:
+        names = read_names(self.home)
+
+        def is_needed(known: ThreadState | None, path: Path) -> bool:
+            if known is None or known.thread is None:
+                return True
+            if known.thread.name != names.get(known.thread_id, known.thread.name):
+                return True
+            return self._is_stale(
+                known.thread_id, (known.path, known.rollout_bytes), self.home.relative(path), _size(path)
+            )
+
+        return is_needed
+
+    def _forget(self, missing: Iterable[str]) -> None:
+        gone = [thread_id for thread_id in missing if not self.home.find_rollout(thread_id)]
+        if gone:
+            self.index.commit((), gone)
+
+
+def _size(path: Path) -> int:
+    return path.stat(follow_symlinks=False).st_size
+
+
+#: How much of an index to bring up to date before a read.
+Refresh = Callable[[Refresher], None]
+
+
+def of_thread(thread_id: str | None) -> Refresh:
+    """Bring one thread up to date; none, where a name says none."""
+    return lambda refresher: refresher.refresh(thread_id) if thread_id else None
+
+
+def of_all(refresher: Refresher) -> None:
+    """Bring every thread up to date."""
+    refresher.refresh_all()
+
+
+def of_none(_refresher: Refresher) -> None:
+    """Take the index as it is."""
