@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
 from livethread.errors import InvalidRequest
 from livethread.model import Model, Text, UtcTime
@@ -40,7 +40,8 @@ def _session_source(value: str | dict[str, Any]) -> str | dict[str, Any]:
 
 #: Where a session runs: ``cli``, ``vscode``, ``exec``, …, or ``{"custom": …}`` or ``{"subagent": …}``.
 SessionSource = Annotated[
-    Annotated[str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True)] | dict[str, Any],
+    Annotated[str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True)]
+    | Annotated[dict[str, Any], WithJsonSchema({"type": "object", "minProperties": 1, "maxProperties": 1})],
     AfterValidator(_session_source),
     AfterValidator(_json),
 ]
@@ -67,8 +68,21 @@ class GitInfo(Model):
     repository_url: Text | None = None
 
 
+def _say_what_null_means(schema: dict[str, Any], patch: type[_Patch]) -> None:
+    """Say in a patch's JSON schema what a null does. It names no defaults: a null that was filled in would clear."""
+    schema["description"] += (
+        "\n\nEvery field is literal: absent leaves, a value sets, and null clears a clearable field and leaves any other."
+    )
+    for name, field in schema["properties"].items():
+        del field["default"]
+        is_clearable = name in patch.clearable
+        field["description"] = "Absent: leave. Null: clear." if is_clearable else "Absent or null: leave."
+
+
 class _Patch(Model):
     """Fields whose absence means: leave. An explicit null clears a clearable field and leaves any other."""
+
+    model_config = ConfigDict(json_schema_extra=_say_what_null_means)
 
     #: Fields that null clears.
     clearable: ClassVar[frozenset[str]] = frozenset()

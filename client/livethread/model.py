@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from livethread.errors import InvalidRequest
 
@@ -16,7 +24,8 @@ if TYPE_CHECKING:
 class Model(BaseModel):
     """A frozen pydantic model that reports bad input as `InvalidRequest`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What is written holds all of its fields, and its JSON schema says so.
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -41,8 +50,32 @@ def _to_utc_milliseconds(value: datetime) -> datetime:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
+_DATE_AND_TIME: Final = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+
+#: What JSON schemas say of a time: of one that is read, one that is written, and that of a rollout line.
+ANY_TIME_SCHEMA: Final = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": rf"^{_DATE_AND_TIME}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$",
+}
+UTC_TIME_SCHEMA: Final = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": rf"^{_DATE_AND_TIME}(\.[0-9]{{6}})?Z$",
+}
+LINE_TIME_SCHEMA: Final = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": rf"^{_DATE_AND_TIME}\.[0-9]{{3}}Z$",
+}
+
 #: An aware time in UTC, cut to the milliseconds that a rollout line holds.
-UtcTime = Annotated[AwareDatetime, AfterValidator(_to_utc_milliseconds)]
+UtcTime = Annotated[
+    AwareDatetime,
+    AfterValidator(_to_utc_milliseconds),
+    WithJsonSchema(ANY_TIME_SCHEMA, mode="validation"),
+    WithJsonSchema(UTC_TIME_SCHEMA, mode="serialization"),
+]
 
 
 def _encodable(value: str) -> str:

@@ -13,15 +13,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import orjson
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
 from livethread.errors import InvalidRequest, ResourceExhausted
-from livethread.model import Model, format_time, parse_time
+from livethread.model import ANY_TIME_SCHEMA, Model, format_time, parse_time
 from livethread.old_rollout import modern_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
+
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 T = TypeVar("T")
 
@@ -43,6 +47,15 @@ _LONG_NUMBER = re.compile(rb"[:,\[]\s*-?\d{19}")
 _STORE_FIELDS: Final = frozenset({"seq", "ordinal"})
 
 
+def _needs_key(kind: str, key: str) -> JsonSchemaValue:
+    """Return the JSON schema that says of items of type *kind* that their payload needs a text under *key*."""
+    payload = {"type": "object", "required": [key], "properties": {key: {"type": "string"}}}
+    return {
+        "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
+        "then": {"properties": {"payload": payload}},
+    }
+
+
 class RolloutItem(Model):
     """One conversation item: what becomes one line of a rollout.
 
@@ -52,11 +65,27 @@ class RolloutItem(Model):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     #: Line type: ``response_item``, ``event_msg``, ``turn_context``, ``compacted``, or one unknown to us.
-    type: Annotated[str, Field(min_length=1, max_length=200, strict=True)]
+    type: Annotated[
+        str,
+        Field(min_length=1, max_length=200, strict=True),
+        WithJsonSchema(
+            {"type": "string", "minLength": 1, "maxLength": 200, "not": {"const": THREAD_METADATA_TYPE}},
+            mode="validation",
+        ),
+        WithJsonSchema({"type": "string"}, mode="serialization"),
+    ]
     #: The item's content; any JSON value, and an object for every type codex knows.
     payload: Any
     #: RFC 3339 time of the line. An item without one gets the time of its append.
-    timestamp: Annotated[str, Field(min_length=1, max_length=64, strict=True)] | None = None
+    timestamp: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=64, strict=True),
+            WithJsonSchema({**ANY_TIME_SCHEMA, "maxLength": 64}, mode="validation"),
+            WithJsonSchema({"type": "string"}, mode="serialization"),
+        ]
+        | None
+    ) = None
     #: The record's number in its rollout, from 0. The store's to give: ignored on append.
     ordinal: int | None = None
 
@@ -70,6 +99,16 @@ class RolloutItem(Model):
         if needed and not (isinstance(payload, dict) and isinstance(payload.get(needed), str)):
             raise ValueError(f"the payload of {kind} must be an object with a string {needed!r}")
         return data
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> JsonSchemaValue:
+        """Say what an appended item's payload must hold; what is read back may be a foreign line's."""
+        reference = handler(core_schema)
+        if handler.mode == "validation":
+            handler.resolve_ref_schema(reference)["allOf"] = [_needs_key(*needed) for needed in _NEEDED_KEYS.items()]
+        return reference
 
     @property
     def kind(self) -> str | None:

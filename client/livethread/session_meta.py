@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from livethread.item_observer import ItemObserver
 from livethread.metadata import StoredThread
-from livethread.model import format_time, parse_time
+from livethread.model import ANY_TIME_SCHEMA, format_time, parse_time
 from livethread.rollout_item import RolloutItem
+from livethread.thread_id import CANONICAL_ID_SCHEMA
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -17,6 +18,31 @@ if TYPE_CHECKING:
 
 #: What a thread's first line says once and for all.
 _FIXED: Final = ("session_id", "forked_from_id", "parent_thread_id", "originator")
+
+_STRING: Final = {"type": "string"}
+_LABEL: Final = {"type": "string", "minLength": 1, "maxLength": 200}
+
+#: What JSON schemas say of a ``session_meta``'s payload: what codex reads, and everything else as it comes.
+SESSION_META_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["id", "timestamp", "cwd", "originator", "cli_version"],
+    "properties": {
+        "id": CANONICAL_ID_SCHEMA,
+        "timestamp": ANY_TIME_SCHEMA,
+        **dict.fromkeys(("cwd", "originator", "cli_version", "model_provider"), _STRING),
+        **dict.fromkeys(("session_id", "forked_from_id", "parent_thread_id"), CANONICAL_ID_SCHEMA),
+        "source": {"anyOf": [_LABEL, {"type": "object", "minProperties": 1, "maxProperties": 1}]},
+        "thread_source": _LABEL,
+        **dict.fromkeys(("agent_nickname", "agent_role", "agent_path", "multi_agent_version"), _STRING),
+        "base_instructions": {"type": "object", "required": ["text"], "properties": {"text": _STRING}},
+        "dynamic_tools": {"type": ["array", "object"]},
+        "memory_mode": {"enum": ["enabled", "disabled"]},
+        "git": {
+            "type": "object",
+            "properties": dict.fromkeys(("commit_hash", "branch", "repository_url"), _STRING),
+        },
+    },
+}
 
 
 def session_meta(params: CreateThreadParams) -> dict[str, Any]:

@@ -9,33 +9,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_serializer
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, field_serializer
 from pydantic_core import PydanticSerializationError
 
 from livethread.errors import InvalidRequest, ResourceExhausted
 from livethread.metadata import ThreadMetadataPatch
 from livethread.model import Model, UtcTime
 from livethread.rollout_item import MAX_TASK_BYTES, encode_json
+from livethread.session_meta import SESSION_META_SCHEMA
 from livethread.types import Position
 
 
-class CreateThread(Model):
+def _require_op(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that ``op`` must stand on the wire; in Python the class says it."""
+    del schema["properties"]["op"]["default"]
+    schema["required"] = ["op", *schema["required"]]
+
+
+class _Header(Model):
+    """What a mailbox entry says of its task, beside the lines."""
+
+    model_config = ConfigDict(json_schema_extra=_require_op)
+
+
+class CreateThread(_Header):
     """Create the rollout and the row of a new thread."""
 
     op: Literal["create_thread"] = "create_thread"
     at: UtcTime
-    #: Payload of the first line.
-    session_meta: dict[str, Any]
+    #: Payload of the first line. The store needs its ``id``, which is the thread's; codex the other required keys.
+    session_meta: Annotated[dict[str, Any], WithJsonSchema(SESSION_META_SCHEMA)]
 
 
-class AppendItems(Model):
+class AppendItems(_Header):
     """Append the task's lines to the rollout."""
 
     op: Literal["append_items"] = "append_items"
     at: UtcTime
 
 
-class UpdateThreadMetadata(Model):
+class UpdateThreadMetadata(_Header):
     """Apply a literal patch."""
 
     op: Literal["update_thread_metadata"] = "update_thread_metadata"
@@ -49,21 +62,21 @@ class UpdateThreadMetadata(Model):
         return patch.to_wire()
 
 
-class ArchiveThread(Model):
+class ArchiveThread(_Header):
     """Move the rollout to the archived ones."""
 
     op: Literal["archive_thread"] = "archive_thread"
     at: UtcTime
 
 
-class UnarchiveThread(Model):
+class UnarchiveThread(_Header):
     """Move the rollout back to its dated folder."""
 
     op: Literal["unarchive_thread"] = "unarchive_thread"
     at: UtcTime
 
 
-class DeleteThread(Model):
+class DeleteThread(_Header):
     """Remove everything of the thread; nothing is accepted behind it."""
 
     op: Literal["delete_thread"] = "delete_thread"
@@ -71,7 +84,8 @@ class DeleteThread(Model):
 
 
 TaskHeader = CreateThread | AppendItems | UpdateThreadMetadata | ArchiveThread | UnarchiveThread | DeleteThread
-_HEADER: TypeAdapter[TaskHeader] = TypeAdapter(Annotated[TaskHeader, Field(discriminator="op")])
+#: Reads the field ``task`` of a mailbox entry.
+TASK_HEADER: TypeAdapter[TaskHeader] = TypeAdapter(Annotated[TaskHeader, Field(discriminator="op")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +124,7 @@ class OrderedTask:
             InvalidRequest: it holds none.
         """
         try:
-            header = _HEADER.validate_json(task)
+            header = TASK_HEADER.validate_json(task)
         except ValidationError as error:
             # What the entry holds may be contents: they reach no log and no event.
             problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['type']}" for p in error.errors())

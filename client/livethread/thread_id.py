@@ -6,11 +6,15 @@ import os
 import re
 import time
 import uuid
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID_IN_ANY_CASE: Final = _CANONICAL_UUID.pattern.replace("a-f", "A-Fa-f")
+
+#: What JSON schemas say of an id in its canonical form.
+CANONICAL_ID_SCHEMA: Final = {"type": "string", "format": "uuid", "pattern": f"^{_CANONICAL_UUID.pattern}$"}
 
 
 def _canonical(value: str) -> str:
@@ -22,7 +26,12 @@ def _canonical(value: str) -> str:
 
 #: A UUID in its canonical lower-case form. Checked wherever one enters, so that no other text can reach
 #: a path, a Redis key or a query.
-ThreadId = Annotated[str, AfterValidator(_canonical)]
+ThreadId = Annotated[
+    str,
+    AfterValidator(_canonical),
+    WithJsonSchema({**CANONICAL_ID_SCHEMA, "pattern": f"^{_UUID_IN_ANY_CASE}$"}, mode="validation"),
+    WithJsonSchema(CANONICAL_ID_SCHEMA, mode="serialization"),
+]
 
 
 def new_thread_id() -> ThreadId:

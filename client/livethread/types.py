@@ -23,7 +23,7 @@ from livethread.thread_id import ThreadId, new_thread_id
 PageSize = Annotated[int, Field(ge=1, le=1000)]
 
 #: Where a task stands in its thread's order: opaque, and comparable by `position_key` only.
-Position = Annotated[str, Field(pattern=r"^\d+-\d+$")]
+Position = Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+$")]
 
 #: Before every task.
 START: Position = "0-0"
@@ -85,7 +85,8 @@ class AppendThreadItemsParams(Model):
     """Parameters for appending items, all or none of them, in order."""
 
     thread_id: ThreadId
-    items: tuple[RolloutItem, ...]
+    #: At least one.
+    items: Annotated[tuple[RolloutItem, ...], Field(json_schema_extra={"minItems": 1})]
     #: Time of the items that have none of their own.
     appended_at: UtcTime = Field(default_factory=utc_now)
     #: Append only if the thread's last accepted task has this position (compare-and-append).

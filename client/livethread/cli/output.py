@@ -43,7 +43,12 @@ def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callabl
 
 def print_json(value: Any) -> None:
     """Print *value* as indented JSON."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str))
+    click.echo(as_indented_json(value))
+
+
+def as_indented_json(value: Any) -> bytes:
+    """Return *value* as indented JSON."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str)
 
 
 def one_line(text: str, width: int) -> str:
