@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,9 +19,10 @@ from livethread.errors import Conflict, ThreadStoreError
 from livethread.rollout_item import decode_line, item_of
 from livethread.tasks import CreateThread, DeleteThread
 from livethread.types import START
-from livethread_worker.store.home import FILE_MODE, is_compressed, make_directory, other_form
+from livethread_worker.store.home import is_compressed, make_directory, other_form
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
+from livethread_worker.store.quarantine import keep
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
 from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
@@ -306,7 +306,8 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
         if begin == 0:
             state.thread = archived_by_folder(home, state.thread, recorder.path)
     if torn is not None:
-        _quarantine(home, state.thread_id, recorder.file, torn.offset, torn.size)
+        content = os.pread(recorder.file.fileno(), torn.size, torn.offset)
+        keep(home, f"{state.thread_id}-{torn.offset}.torn", content)
         recorder.size = torn.offset
         recorder.cut()
     elif os.pread(recorder.file.fileno(), 1, recorder.size - 1) != b"\n":
@@ -316,16 +317,6 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
         "took in lines beyond the committed length",
         extra={"action": "apply", "thread_id": state.thread_id, "bytes": recorder.size - begin, "torn": bool(torn)},
     )
-
-
-def _quarantine(home: Home, thread_id: str, file: BinaryIO, offset: int, size: int) -> None:
-    """Keep the bytes of a torn line: nothing is thrown away, not even what nobody can read."""
-    path = home.quarantine / f"{thread_id}-{offset}-{time.time_ns()}.torn"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(os.open(path, flags, FILE_MODE), "wb") as kept:  # noqa: PTH123 - a descriptor
-        kept.write(os.pread(file.fileno(), size, offset))
-        kept.flush()
-        os.fsync(kept.fileno())
 
 
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:

@@ -135,6 +135,14 @@ class Home:
         match = _ROLLOUT_NAME.fullmatch(path.name)
         return match["id"] if match else None
 
+    def time_of(self, path: Path) -> datetime | None:
+        """Return the time that the name of the rollout *path* says; None where it is none."""
+        match = _ROLLOUT_NAME.fullmatch(path.name)
+        try:
+            return datetime.strptime(match["time"], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC) if match else None
+        except ValueError:
+            return None
+
     def is_archived(self, path: Path) -> bool:
         """Whether *path* lies among the archived rollouts."""
         return path.parent == self.archived_sessions

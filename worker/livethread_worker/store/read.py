@@ -11,6 +11,7 @@ from livethread.rollout_item import items_of
 from livethread.types import StoredThreadSearchResult, ThreadPage, ThreadSearchPage
 from livethread_worker.store.home import other_form
 from livethread_worker.store.rollout.compressed import open_rollout
+from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.rollout.scan import scan_records
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
@@ -141,7 +142,7 @@ def read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
     state = ThreadState(thread_id, path=home.relative(path))
     with open_rollout(path) as file:
         read_on(state, file)
-    complete_from_home(home, state)
+    complete_from_home(home, state, read_names(home))
     if state.thread is None:
         raise ThreadNotFound(thread_id, f"{path.name} has no session_meta of its own")
     return state.thread

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.rollout.compressed import open_rollout
 from livethread_worker.store.rollout.name_index import read_names
-from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
+from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,11 +164,7 @@ def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | No
     state = ThreadState(thread_id, path=home.relative(path))
     with open_rollout(path) as file:
         read_on(state, file)
-    if state.thread is not None:
-        named = state.thread.model_copy(
-            update={"rollout_path": path, "name": names.get(thread_id, state.thread.name)}
-        )
-        state.thread = archived_by_folder(home, named, path)
+    complete_from_home(home, state, names)
     return state
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from livethread_worker.store.home import is_compressed
 from livethread_worker.store.rebuild import BATCH_THREADS, RebuildReport, index_batch
-from livethread_worker.store.rollout.name_index import read_names
+from livethread_worker.store.rollout.name_index import NameCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,10 +50,14 @@ class Refresher:
     index: Index
     #: Thread -> length of its rollout when it was read, where the index has another one: a torn line, or no thread.
     _odd_sizes: dict[str, int] = field(default_factory=dict)
-    #: Time of change and length of the name index when it was read.
-    _names_stamp: tuple[int, int] | None = None
+    _names: NameCache = field(init=False)
+    #: The names that the index was compared with.
+    _compared_names: dict[str, str | None] | None = None
     _names_rest: _Rests = field(default_factory=_Rests)
     _rollouts_rest: _Rests = field(default_factory=_Rests)
+
+    def __post_init__(self) -> None:
+        self._names = NameCache(self.home)
 
     def refresh_all(self) -> None:
         """Look at every rollout and read those that are not as the index has them, unless that was done just now.
@@ -100,18 +104,13 @@ class Refresher:
             self._forget(known.keys() - present)
 
     def _refresh_names(self) -> None:
-        try:
-            stat = self.home.session_index.stat()
-        except FileNotFoundError:
+        names = self._names.names()
+        if names is self._compared_names:
             return
-        stamp = stat.st_mtime_ns, stat.st_size
-        if stamp == self._names_stamp:
-            return
-        names = read_names(self.home)
         stale = [id_ for id_, name in self.index.names(names).items() if name != names[id_]]
         paths = ((id_, self.home.find_rollout(id_)) for id_ in stale)
         self._read([(id_, path) for id_, path in paths if path is not None])
-        self._names_stamp = stamp
+        self._compared_names = names
 
     def _is_stale(self, thread_id: str, known: tuple[str, int] | None, path: str, size: int) -> bool:
         if known is not None and known[0] == path and (known[1] == size or is_compressed(self.home.root / path)):
@@ -130,7 +129,7 @@ class Refresher:
                     self._odd_sizes[thread_id] = sizes[thread_id]
 
     def _is_needed(self) -> Callable[[ThreadState | None, Path], bool]:
-        names = read_names(self.home)
+        names = self._names.names()
 
         def is_needed(known: ThreadState | None, path: Path) -> bool:
             if known is None or known.thread is None:

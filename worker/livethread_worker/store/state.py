@@ -18,10 +18,10 @@ from livethread.search_text import SearchText, search_text
 from livethread.session_meta import thread_from_meta
 from livethread.turns import TurnPhase, TurnsTakenBack, TurnStart, next_phase
 from livethread.types import START, Position
-from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.rollout.scan import ordinal_of, scan_records, writer_mark
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import BinaryIO
 
@@ -105,6 +105,11 @@ class ThreadState:
         for writer, mark in self._counters.items():
             if mark.n >= self.mark(writer).n:
                 self.writers[writer] = mark
+
+    def line_counts(self) -> tuple[int, int]:
+        """Return how many messages and how many turns the lines taken in hold."""
+        turns = {change.offset for change in self.turns if isinstance(change, TurnLine)}
+        return len({line.text.digest for line in self.texts}), len(turns)
 
     def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
         """Note what an item's line at *offset* adds to turns and search."""
@@ -215,12 +220,12 @@ def _count(state: ThreadState, writer: str, n: int) -> None:
         state.writers[writer] = replace(mark, lines=mark.lines + 1)
 
 
-def complete_from_home(home: Home, state: ThreadState) -> None:
+def complete_from_home(home: Home, state: ThreadState, names: Mapping[str, str | None]) -> None:
     """Add what a home says of a thread outside its rollout: its name, and by its folder that it is archived."""
     if state.thread is None:
         return
     path = home.root / state.path
-    update = {"rollout_path": path, "name": read_names(home).get(state.thread_id, state.thread.name)}
+    update = {"rollout_path": path, "name": names.get(state.thread_id, state.thread.name)}
     state.thread = archived_by_folder(home, state.thread.model_copy(update=update), path)
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.worker.builders import AT, item_line, message_line, thread_id
 
 from livethread.metadata import GitInfo, ThreadMetadataPatch
+from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.rollout.scan import Record
 from livethread_worker.store.state import ThreadState, WriterMark, complete_from_home, read_on
 from livethread_worker.store.work import number_line
@@ -255,7 +256,7 @@ def test_a_home_adds_name_path_and_archive(store: Store) -> None:
     with path.open("rb") as rollout:
         read_on(state, rollout)
 
-    complete_from_home(store.home, state)
+    complete_from_home(store.home, state, read_names(store.home))
 
     assert state.thread is not None
     assert (state.thread.name, state.thread.rollout_path, state.thread.archived_at) == ("n", path, WRITTEN_AT)
@@ -264,6 +265,6 @@ def test_a_home_adds_name_path_and_archive(store: Store) -> None:
 def test_a_home_adds_nothing_to_a_thread_that_is_none(store: Store) -> None:
     state = ThreadState(ONE)
 
-    complete_from_home(store.home, state)
+    complete_from_home(store.home, state, read_names(store.home))
 
     assert state == ThreadState(ONE)

@@ -245,6 +245,12 @@ class Index:
             rows = self.db.conn.execute(QUERIES["names"], {"thread_ids": json.dumps(list(thread_ids))})
             return {row[0]: row[1] for row in rows}
 
+    def line_counts(self, thread_id: str) -> tuple[int, int]:
+        """Return how many messages and how many turns of a thread's lines the index holds."""
+        with self._using():
+            row = self.db.conn.execute(QUERIES["line_counts"], {"thread_id": thread_id}).fetchone()
+        return row[0], row[1]
+
     def thread_ids(self) -> list[str]:
         """Return the ids of all threads."""
         with self._using():

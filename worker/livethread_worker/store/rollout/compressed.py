@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import zstandard
 
 from livethread.errors import Internal, InvalidRequest
-from livethread_worker.store.home import FILE_MODE, is_compressed, other_form
-from livethread_worker.store.rollout.recorder import sync_directory
+from livethread_worker.store.home import is_compressed, other_form
+from livethread_worker.store.rollout.recorder import copy_times, replacing, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def open_rollout(path: Path) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as plain:
             _decompress(path, file, plain)
             plain.flush()
-            _copy_times(file.fileno(), plain.fileno())
+            copy_times(file.fileno(), plain.fileno())
             plain.seek(0)
             yield plain
 
@@ -67,7 +67,7 @@ def compress(path: Path) -> Path:
         Internal: what was compressed does not read back; the plain rollout stays.
     """
     target = other_form(path)
-    with _opened(path) as plain, _replacing(target, plain.fileno()) as file:
+    with _opened(path) as plain, replacing(target, plain.fileno()) as file:
         zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).copy_stream(plain, file)
         file.seek(0)
         plain.seek(0)
@@ -90,7 +90,7 @@ def decompress(path: Path) -> Path:
     """
     target = other_form(path)
     if not target.exists():
-        with _opened(path) as file, _replacing(target, file.fileno()) as plain:
+        with _opened(path) as file, replacing(target, file.fileno()) as plain:
             _decompress(path, file, plain)
     path.unlink()
     sync_directory(path.parent)
@@ -109,27 +109,20 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-@contextmanager
-def _replacing(target: Path, source: int) -> Iterator[BinaryIO]:
-    """Give a file that becomes *target* at the end of the block, with the times of *source*; not where it fails."""
-    new = target.with_name(f".{target.name}.new")
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        with open(os.open(new, flags, FILE_MODE), "r+b") as file:  # noqa: PTH123 - a descriptor
-            yield file
-            file.flush()
-            _copy_times(source, file.fileno())
-            os.fsync(file.fileno())
-        new.replace(target)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    sync_directory(target.parent)
+def salvage(path: Path) -> Path | None:
+    """Write what can still be read of the damaged compressed rollout *path* beside it, plain; return its path, if any.
 
-
-def _copy_times(source: int, target: int) -> None:
-    stat = os.fstat(source)
-    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    The caller holds the thread's lock, and moves the damaged one away.
+    """
+    target = other_form(path)
+    with _opened(path) as file, replacing(target, file.fileno()) as plain:
+        with suppress(Internal):
+            _decompress(path, file, plain)
+        length = plain.tell()
+    if length:
+        return target
+    target.unlink()
+    return None
 
 
 def _decompress(path: Path, source: BinaryIO, target: BinaryIO) -> None:

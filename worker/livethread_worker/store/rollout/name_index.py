@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.model import format_time
@@ -55,7 +56,7 @@ def forget_names(home: Home, thread_id: str) -> None:
         return
     with _locked(home):
         lines = home.session_index.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if (decode_line(line) or {}).get("id") != thread_id]
+        kept = [line for line in lines if not _is_of(thread_id, line)]
         replacement = home.session_index.with_name(f"{home.session_index.name}.new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with open(os.open(replacement, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
@@ -65,8 +66,41 @@ def forget_names(home: Home, thread_id: str) -> None:
         replacement.replace(home.session_index)
 
 
+def name_lines(home: Home, thread_id: str) -> bytes:
+    """Return every line of *thread_id*, as it stands."""
+    lines = home.session_index.read_bytes().splitlines(keepends=True)
+    return b"".join(line for line in lines if _is_of(thread_id, line))
+
+
+def _is_of(thread_id: str, line: bytes) -> bool:
+    return (decode_line(line) or {}).get("id") == thread_id
+
+
 def _locked(home: Home) -> AbstractContextManager[None]:
     return file_lock(home.session_index.with_name(f"{home.session_index.name}.lock"), wait_s=_LOCK_WAIT)
+
+
+@dataclass(slots=True)
+class NameCache:
+    """The present names, read again only when the name index has changed."""
+
+    home: Home
+    _names: dict[str, str | None] = field(default_factory=dict)
+    _stamp: tuple[int, int] | None = None
+
+    def names(self) -> dict[str, str | None]:
+        """Return the present name of every thread that ever had one; the same object while nothing has changed."""
+        stamp = self._present_stamp()  # taken first: what is written while we read is read again
+        if stamp != self._stamp:
+            self._names, self._stamp = read_names(self.home), stamp
+        return self._names
+
+    def _present_stamp(self) -> tuple[int, int]:
+        try:
+            stat = self.home.session_index.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return stat.st_mtime_ns, stat.st_size
 
 
 def read_names(home: Home) -> dict[str, str | None]:

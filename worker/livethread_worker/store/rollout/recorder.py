@@ -89,3 +89,30 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(target: Path, source: int) -> Iterator[BinaryIO]:
+    """Give a file that becomes *target* at the end of the block, with the times of *source*, durably.
+
+    Where the block fails, *target* is as it was.
+    """
+    new = target.with_name(f".{target.name}.new")
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with open(os.open(new, flags, FILE_MODE), "r+b") as file:  # noqa: PTH123 - a descriptor
+            yield file
+            file.flush()
+            copy_times(source, file.fileno())
+            os.fsync(file.fileno())
+        new.replace(target)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def copy_times(source: int, target: int) -> None:
+    """Give the file *target* the times of *source*; both are descriptors."""
+    stat = os.fstat(source)
+    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))

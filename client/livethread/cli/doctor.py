@@ -1,0 +1,71 @@
+"""``livethread doctor``: compare the files and the index of a home, and mend what does not fit."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from livethread.cli.output import json_option, print_json, progress
+from livethread.errors import Unavailable
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from livethread_worker.store.doctor import DoctorReport
+
+#: Lines for faults of one kind: a home that was copied has thousands of the same.
+SHOWN_OF_A_KIND = 20
+
+
+@click.command("doctor")
+@click.option("--fix", is_flag=True, help="Mend what is found; what is cut goes to the quarantine folder.")
+@json_option
+def command(*, fix: bool, as_json: bool) -> None:
+    """Compare the rollouts of LIVETHREAD_HOME with its index, and say what does not fit.
+
+    Workers may go on writing meanwhile. Exits with 1 where a fault is left, or a thread was busy all the time.
+    """
+    report = _examine(fix=fix, quiet=as_json)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _print(report, fix=fix)
+    sys.exit(0 if report.is_well else 1)
+
+
+def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
+    from livethread_worker.store.doctor import examine
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import IndexUnavailable
+    from livethread_worker.store.locking import LockBusy
+
+    home = Home(Settings().home)
+    try:
+        home.create()
+        with progress("examining", sum(1 for _ in home.rollouts()), quiet=quiet) as advance:
+            return examine(home, fix=fix, advance=advance)
+    except (IndexUnavailable, LockBusy, OSError) as error:
+        raise Unavailable(f"the home cannot be examined now: {error}") from None
+
+
+def _print(report: DoctorReport, *, fix: bool) -> None:
+    shown: Counter[str] = Counter()
+    for fault in report.faults:
+        shown[fault.kind] += 1
+        if shown[fault.kind] <= SHOWN_OF_A_KIND:
+            click.echo(f"{fault.kind}: {fault.path}: {fault.detail}" + (f" -> {fault.mended}" if fault.mended else ""))
+    for kind, count in shown.items():
+        if count > SHOWN_OF_A_KIND:
+            click.echo(f"{kind}: … and {count - SHOWN_OF_A_KIND} more; --json shows all")
+    for thread_id in report.busy:
+        click.echo(f"busy: {thread_id} was being written all the time; run again")
+    found = ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items())) or "no fault"
+    click.echo(f"{report.threads} threads examined: {found}")
+    left = sum(1 for fault in report.faults if not fault.mended)
+    if left and not fix:
+        click.echo("livethread doctor --fix mends them and loses nothing")
+    elif left:
+        click.echo(f"{left} are left: see what they say")
