@@ -46,6 +46,22 @@ class ItemObserver:
             title_seen=thread.title is not None,
         )
 
+    def settle(self, names: Iterable[str]) -> None:
+        """Note that the fields *names* were asked for: no item is the first to say them any more, even if empty."""
+        asked_for = set(names)
+        self.cwd_seen = self.cwd_seen or "cwd" in asked_for
+        self.preview_seen = self.preview_seen or "preview" in asked_for
+        self.first_user_message_seen = self.first_user_message_seen or "first_user_message" in asked_for
+        self.title_seen = self.title_seen or "title" in asked_for
+
+    def is_own_meta(self, item: RolloutItem) -> bool:
+        """Whether *item* is the thread's own ``session_meta``; a fork also holds those of others."""
+        return (
+            item.type == "session_meta"
+            and isinstance(item.payload, dict)
+            and item.payload.get("id") == self.thread_id
+        )
+
     def observe(self, items: Iterable[tuple[RolloutItem, datetime]]) -> ThreadMetadataPatch | None:
         """Return what *items*, each with the time of its line, say about the thread; None where they say nothing."""
         changes: dict[str, Any] = {}
@@ -53,13 +69,19 @@ class ItemObserver:
             self.add(changes, item.type, item.payload, at)
         return patch_of(changes) if changes else None
 
-    def add(self, changes: dict[str, Any], kind: str, payload: Any, at: datetime) -> None:
-        """Add to *changes* what an item of line type *kind* says; *at* is the time of its line."""
+    def add(self, changes: dict[str, Any], kind: str, payload: Any, at: datetime) -> set[str]:
+        """Add to *changes* what an item of line type *kind* says; *at* is the time of its line.
+
+        Return the fields that it says.
+        """
         if not isinstance(payload, dict):
-            return
-        for name, value in self._changes(kind, payload, at).items():
-            if value is None and name not in ThreadMetadataPatch.clearable:
-                continue
+            return set()
+        said = {
+            name: value
+            for name, value in self._changes(kind, payload, at).items()
+            if value is not None or name in ThreadMetadataPatch.clearable
+        }
+        for name, value in said.items():
             match changes.get(name):
                 case GitInfoPatch() as earlier:
                     changes[name] = earlier.merge(value)
@@ -67,6 +89,7 @@ class ItemObserver:
                     changes[name] = max(earlier, value)
                 case _:
                     changes[name] = value
+        return set(said)
 
     def _changes(self, kind: str, payload: dict[str, Any], at: datetime) -> dict[str, Any]:
         match kind, payload.get("type"):
@@ -95,8 +118,8 @@ class ItemObserver:
             "agent_path": _text(meta, "agent_path"),
             "history_mode": _text(meta, "history_mode"),
         }
-        changes |= {key: _text(meta, key) for key in ("model_provider", "cli_version", "cwd") if _text(meta, key)}
-        self.cwd_seen = self.cwd_seen or "cwd" in changes
+        changes |= {key: _text(meta, key) for key in ("model_provider", "cli_version") if _text(meta, key)}
+        changes |= self._cwd(meta)
         if isinstance(git := meta.get("git"), dict):
             # A git object stands for all three; only its absence keeps what an earlier line said.
             changes["git_info"] = GitInfoPatch(
@@ -113,10 +136,15 @@ class ItemObserver:
             "approval_mode": context.get("approval_policy"),
             "permission_profile": context.get("permission_profile"),
         }
-        if not self.cwd_seen and (cwd := _text(context, "cwd")):
-            self.cwd_seen = True
-            changes["cwd"] = cwd
-        return changes
+        return changes | self._cwd(context)
+
+    def _cwd(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Return the working directory, if it is the first: in whatever order two writers report it, it stays."""
+        cwd = _text(payload, "cwd")
+        if self.cwd_seen or not cwd:
+            return {}
+        self.cwd_seen = True
+        return {"cwd": cwd}
 
     def _from_user_message(self, message: dict[str, Any]) -> dict[str, Any]:
         text = user_request(_text(message, "message") or "")

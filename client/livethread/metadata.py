@@ -128,6 +128,11 @@ class GitInfoPatch(_Patch):
         return patched if any(value is not None for value in patched.model_dump().values()) else None
 
 
+def _some_git(patch: GitInfoPatch | None) -> GitInfoPatch | None:
+    """Return *patch*; one that changes nothing is as good as none."""
+    return None if patch is None or patch.is_empty() else patch
+
+
 class ThreadMetadataPatch(_Patch):
     """Patch of a thread's metadata. Applying one twice has the effect of applying it once."""
 
@@ -150,6 +155,7 @@ class ThreadMetadataPatch(_Patch):
     model: Text | None = None
     reasoning_effort: Text | None = None
     created_at: UtcTime | None = None
+    #: Literal, and may go back: what was appended before counts no more, and the next item advances it to its own time.
     updated_at: UtcTime | None = None
     #: Advances ``recency_at`` to at least this time; it never goes back.
     advance_recency_at: UtcTime | None = None
@@ -167,7 +173,7 @@ class ThreadMetadataPatch(_Patch):
     approval_mode: JsonValue = None
     permission_profile: JsonValue = None
     token_usage: Annotated[dict[str, Any], AfterValidator(_json)] | None = None
-    git_info: GitInfoPatch | None = None
+    git_info: Annotated[GitInfoPatch | None, AfterValidator(_some_git)] = None
     memory_mode: MemoryMode | None = None
     history_mode: Text | None = None
 

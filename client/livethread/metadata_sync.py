@@ -40,28 +40,26 @@ class ThreadMetadataSync:
     A patch is handed over once. One whose sending failed is given back, and goes out with the next.
     """
 
-    def __init__(
-        self, observer: ItemObserver, updated_at: datetime, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, observer: ItemObserver, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._observer = observer
         self._monotonic = monotonic
         #: What has been observed and not handed over, by where it stands: of several writers the position decides,
         #: so facts of one place never go out as those of another.
         self._facts: list[ObservedUpdate] = []
         self._position: Position = START
-        self._updated_at = updated_at
-        self._is_pending = False
+        #: When the latest happened that is not reported; None where nothing did.
+        self._updated_at: datetime | None = None
         self._touched_at: float | None = None
 
     @classmethod
     def for_create(cls, params: CreateThreadParams) -> ThreadMetadataSync:
         """Return the sync of a new thread. What its `session_meta` says is stored with its creation."""
-        return cls(ItemObserver(params.thread_id, cwd_seen=bool(params.cwd)), params.created_at)
+        return cls(ItemObserver(params.thread_id, cwd_seen=bool(params.cwd)))
 
     @classmethod
     def for_resume(cls, thread: StoredThread) -> ThreadMetadataSync:
         """Return the sync of a reopened thread, from what is stored of it: its history is not read."""
-        return cls(ItemObserver.of(thread), thread.updated_at)
+        return cls(ItemObserver.of(thread))
 
     def observe_appended_items(
         self, items: Sequence[RolloutItem], times: Sequence[datetime], position: Position
@@ -74,7 +72,7 @@ class ThreadMetadataSync:
         facts = self._observer.observe(zip(items, times, strict=True))
         if facts is not None:
             self._add(facts, position)
-        self._touch(times)
+        self._touch(items, times)
         self._position = max(self._position, position, key=position_key)
         if not self._facts and self._touched_recently():
             return []
@@ -87,7 +85,7 @@ class ThreadMetadataSync:
         nobody else has set.
         """
         facts = self._observer.observe(zip(items, times, strict=True))
-        self._touch(times)
+        self._touch(items, times)
         if facts is None:
             return
         changes = facts.changes()
@@ -97,11 +95,11 @@ class ThreadMetadataSync:
 
     def take_pending(self) -> list[ObservedUpdate]:
         """Hand over the patches that are still to be sent."""
-        if not self._is_pending:
-            return []
+        updates, self._facts = self._facts, []
+        if self._updated_at is None:
+            return updates
         touch = ObservedUpdate(ThreadMetadataPatch(updated_at=self._updated_at), self._position)
-        updates, self._facts, self._is_pending = self._facts, [], False
-        self._touched_at = self._monotonic()
+        self._updated_at, self._touched_at = None, self._monotonic()
         if updates and updates[-1].observed_from == touch.observed_from:
             return [*updates[:-1], ObservedUpdate(updates[-1].patch.merge(touch.patch), touch.observed_from)]
         return [*updates, touch]
@@ -112,7 +110,8 @@ class ThreadMetadataSync:
             facts = {name: value for name, value in update.patch.changes().items() if name != "updated_at"}
             if facts:
                 self._add(ThreadMetadataPatch(**facts), update.observed_from)
-        self._is_pending = self._is_pending or bool(updates)
+            if update.patch.updated_at is not None:
+                self._advance(update.patch.updated_at)
         self._touched_at = None
 
     def _add(self, facts: ThreadMetadataPatch, position: Position) -> None:
@@ -123,9 +122,14 @@ class ThreadMetadataSync:
         self._facts.append(ObservedUpdate(facts, position))
         self._facts.sort(key=lambda update: position_key(update.observed_from))
 
-    def _touch(self, times: Sequence[datetime]) -> None:
-        self._updated_at = max(self._updated_at, *times)
-        self._is_pending = True
+    def _touch(self, items: Sequence[RolloutItem], times: Sequence[datetime]) -> None:
+        """Take in when something happened; to say anew what a thread is, is no happening in it."""
+        for item, at in zip(items, times, strict=True):
+            if not self._observer.is_own_meta(item):
+                self._advance(at)
+
+    def _advance(self, at: datetime) -> None:
+        self._updated_at = at if self._updated_at is None else max(self._updated_at, at)
 
     def _touched_recently(self) -> bool:
         return self._touched_at is not None and self._monotonic() - self._touched_at < TOUCH_INTERVAL

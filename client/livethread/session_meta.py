@@ -71,15 +71,17 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if value is not None}
 
 
-def with_present_values(meta: dict[str, Any], thread: StoredThread) -> dict[str, Any]:
+def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:
     """Return *meta* as a complete copy that says what *thread* says now.
 
     codex takes every field of the last own ``session_meta``, so a copy that changes one field must carry the
     present value of all the others. ``git`` and ``memory_mode`` are those that it keeps where absent; a
-    cleared git is therefore written as an empty object.
+    cleared git is therefore written as an empty object, and so is one that is none where the copy *says_git*.
     """
     git = thread.git_info.model_dump(exclude_none=True) if thread.git_info else {}
     present: dict[str, Any] = {
+        "timestamp": format_time(thread.created_at),
+        "history_mode": thread.history_mode,
         "cwd": thread.cwd,
         "source": thread.source,
         "model_provider": thread.model_provider,
@@ -89,7 +91,7 @@ def with_present_values(meta: dict[str, Any], thread: StoredThread) -> dict[str,
         "agent_role": thread.agent_role,
         "agent_path": thread.agent_path,
         "memory_mode": thread.memory_mode and thread.memory_mode.value,
-        "git": git if git or "git" in meta else None,
+        "git": git if git or says_git or "git" in meta else None,
     }
     kept = {key: value for key, value in meta.items() if key not in present}
     return kept | {key: value for key, value in present.items() if value is not None}

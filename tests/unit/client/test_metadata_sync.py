@@ -37,7 +37,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def sync(clock: Clock) -> ThreadMetadataSync:
-    return ThreadMetadataSync(ItemObserver(THREAD, cwd_seen=True), AT, monotonic=clock)
+    return ThreadMetadataSync(ItemObserver(THREAD, cwd_seen=True), monotonic=clock)
 
 
 def touch(sync: ThreadMetadataSync, seconds: float, position: str) -> list[ObservedUpdate]:
@@ -168,9 +168,9 @@ def test_a_new_threads_own_session_meta_is_not_observed_again() -> None:
     params = CreateThreadParams(thread_id=THREAD, cwd="/work", created_at=AT)
     context = RolloutItem(type="turn_context", payload={"cwd": "/elsewhere", "model": "m"})
 
-    due = ThreadMetadataSync.for_create(params).observe_appended_items([context], [after(-1)], "1-0")
+    due = ThreadMetadataSync.for_create(params).observe_appended_items([context], [after(1)], "1-0")
 
-    assert due == [ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=AT), "1-0")]
+    assert due == [ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(1)), "1-0")]
 
 
 def test_a_new_thread_without_a_directory_takes_its_first_turns() -> None:
@@ -183,7 +183,7 @@ def test_a_new_thread_without_a_directory_takes_its_first_turns() -> None:
     assert update.patch.changes() == {"cwd": "/work", "updated_at": after(1)}
 
 
-def test_a_resumed_thread_keeps_its_title_and_its_time() -> None:
+def test_a_resumed_thread_keeps_its_title() -> None:
     stored = StoredThread(
         thread_id=THREAD,
         created_at=AT,
@@ -197,7 +197,27 @@ def test_a_resumed_thread_keeps_its_title_and_its_time() -> None:
 
     due = ThreadMetadataSync.for_resume(stored).observe_appended_items([message], [after(5)], "7-0")
 
-    assert due == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(9)), "7-0")]
+    # Of two times the store keeps the later one.
+    assert due == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(5)), "7-0")]
+
+
+def test_what_happened_before_the_last_report_is_not_reported_again(sync: ThreadMetadataSync, clock: Clock) -> None:
+    """Else it would undo an earlier time that somebody asked for since."""
+    assert touch(sync, 9, "1-0")
+    clock.now += TOUCH_INTERVAL
+
+    due = touch(sync, 2, "2-0")
+
+    assert due == [ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0")]
+
+
+def test_to_say_anew_what_a_thread_is_touches_it_not(sync: ThreadMetadataSync) -> None:
+    """A copy of its ``session_meta`` is no happening: the store writes such copies, too."""
+    meta = RolloutItem(type="session_meta", payload={"id": THREAD, "source": "exec"})
+
+    [update] = sync.observe_appended_items([meta], [after(1)], "1-0")
+
+    assert (update.patch.source, update.patch.updated_at) == ("exec", None)
 
 
 def test_items_that_land_nobody_knows_where_set_only_what_nobody_else_has_set(sync: ThreadMetadataSync) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from livethread.item_observer import ItemObserver
 from livethread.metadata import StoredThread, ThreadMetadataPatch
-from livethread.observed import FIRST_OBSERVED, apply_patch
+from livethread.observed import ALL_FIELDS, FIRST_OBSERVED, apply_patch
 from livethread.rollout_item import RolloutItem
 from livethread.types import START, position_key
 
@@ -119,13 +119,36 @@ def test_a_newer_observation_replaces_what_was_asked_for_but_never_a_first_come_
     assert (observed.thread.model, observed.thread.title) == ("observed", "asked")
 
 
-def test_a_first_come_field_that_was_emptied_is_open_again() -> None:
+def test_a_first_come_field_that_was_emptied_stays_empty() -> None:
+    """As any other that was asked for; the writers that saw the first item would not report the next one."""
     observed = Observed()
     observed.take(ThreadMetadataPatch(title=""), None, "5-0")
 
     observed.take(ThreadMetadataPatch(title="observed"), "7-0", "8-0")
 
-    assert observed.thread.title == "observed"
+    assert observed.thread.title == ""
+
+
+def test_a_time_of_update_that_was_asked_for_outlives_what_was_appended_before_it() -> None:
+    observed = Observed()
+    observed.take(ThreadMetadataPatch(updated_at=at(1)), None, "5-0")
+
+    observed.take(ThreadMetadataPatch(updated_at=at(3)), "4-0", "6-0")
+    before = observed.thread.updated_at
+    observed.take(ThreadMetadataPatch(updated_at=at(2)), "7-0", "8-0")
+
+    assert (before, observed.thread.updated_at) == (at(1), at(2))
+
+
+def test_a_thread_that_was_read_as_a_whole_knows_every_field_up_to_there() -> None:
+    observed = Observed(new_thread().model_copy(update={"model": "read"}))
+    observed.marks = {ALL_FIELDS: "5-0"}
+
+    observed.take(ThreadMetadataPatch(model="late", token_usage={"late": 1}), "4-0", "6-0")
+    late = observed.thread
+    observed.take(ThreadMetadataPatch(model="new"), "7-0", "8-0")
+
+    assert (late.model, late.token_usage, observed.thread.model) == ("read", None, "new")
 
 
 def test_the_same_observation_again_changes_nothing() -> None:

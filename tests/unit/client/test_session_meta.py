@@ -8,6 +8,7 @@ import pytest
 
 from livethread.item_observer import ItemObserver
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
+from livethread.model import format_time
 from livethread.rollout_item import RolloutItem
 from livethread.session_meta import session_meta, thread_from_meta, with_present_values
 from livethread.types import CreateThreadParams
@@ -117,6 +118,8 @@ def test_what_is_no_text_is_not_taken() -> None:
 def test_a_copy_says_what_the_thread_says_now_and_keeps_the_rest() -> None:
     now = FULL_THREAD.model_copy(
         update={
+            "created_at": LATER,
+            "history_mode": "paginated",
             "cwd": "/moved",
             "source": "exec",
             "thread_source": None,
@@ -128,7 +131,14 @@ def test_a_copy_says_what_the_thread_says_now_and_keeps_the_rest() -> None:
 
     copy = with_present_values(FULL_META, now)
 
-    changed = {"cwd": "/moved", "source": "exec", "memory_mode": "enabled", "git": {"branch": "new"}}
+    changed = {
+        "timestamp": format_time(LATER),
+        "history_mode": "paginated",
+        "cwd": "/moved",
+        "source": "exec",
+        "memory_mode": "enabled",
+        "git": {"branch": "new"},
+    }
     kept = {key: value for key, value in FULL_META.items() if key not in {"thread_source", "agent_role"}}
     assert copy == kept | changed
 
@@ -141,6 +151,14 @@ def test_a_cleared_git_is_an_empty_object_since_its_absence_would_keep_it() -> N
     cleared = FULL_THREAD.model_copy(update={"git_info": None})
 
     assert with_present_values(FULL_META, cleared)["git"] == {}
+
+
+def test_a_copy_that_is_to_say_git_says_even_that_there_is_none() -> None:
+    meta = {key: value for key, value in FULL_META.items() if key != "git"}
+
+    copy = with_present_values(meta, FULL_THREAD.model_copy(update={"git_info": None}), says_git=True)
+
+    assert copy["git"] == {}
 
 
 def test_a_git_that_never_was_is_not_mentioned() -> None:

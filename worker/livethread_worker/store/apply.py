@@ -200,9 +200,8 @@ def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> None:
     if work.is_deleted:
         _remove(home, work.state)
         return
-    if work.names:
-        name, at = work.names[-1]
-        set_name(home, work.state.thread_id, name, at)
+    if work.renamed is not None:
+        set_name(home, work.state.thread_id, *work.renamed)
     assert recorder is not None
     recorder.append(b"".join(work.lines))
     if sync and (work.lines or thread.took_in):
@@ -245,6 +244,8 @@ def _open(
     loaded = state.thread if state else None
     path = _find(home, thread_id, entries, state)
     state = state or ThreadState(thread_id)
+    is_made_from_file = state.applied == START
+    committed = {} if is_made_from_file else {writer: mark.n for writer, mark in state.writers.items()}
     if path is None:
         return _Opened(ThreadWork(state, loaded, 0, dict), None)
     if is_compressed(path):
@@ -262,8 +263,10 @@ def _open(
     took_in = recorder.size > state.rollout_bytes
     if took_in:
         _take_in_tail(home, state, recorder)
-    work = ThreadWork(state, loaded, recorder.size, lambda: _read_meta(recorder.file, state))
-    if took_in:
+    work = ThreadWork(state, loaded, recorder.size, lambda: _read_meta(recorder.file, state), committed=committed)
+    if state.is_reread or (loaded is not None and is_made_from_file):
+        work.note_read_whole(entries)
+    elif took_in:
         work.note_taken_in(entries)
     return _Opened(work, recorder, took_in)
 
@@ -288,7 +291,10 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
         if path.exists():
             return path
     if state is None and _creates(entries):
-        return home.new_rollout(thread_id, entries[0].task.header.at)
+        path = home.new_rollout(thread_id, entries[0].task.header.at)
+        archived = home.archived_sessions / path.name
+        # A crash may have come between the move, by a later task of the batch, and the commit.
+        return archived if archived.exists() and not path.exists() else path
     if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
         return home.find_rollout(thread_id)
     return home.require_rollout(thread_id)

@@ -12,6 +12,7 @@ from livethread.errors import InvalidRequest
 from livethread.item_observer import ItemObserver, patch_of
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.model import parse_time
+from livethread.observed import FIRST_OBSERVED
 from livethread.old_rollout import event_of_message, modern_record
 from livethread.rollout_item import THREAD_METADATA_TYPE
 from livethread.search_text import SearchText, search_text
@@ -58,6 +59,16 @@ class TextLine:
     text: SearchText
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Where a line stands that says a field of the metadata."""
+
+    #: Writer and counter of the last task of ours at or before the line; None: no line that was read tells.
+    task: tuple[str, int] | None
+    #: Whether the line is that task's; else it is somebody else's behind it.
+    is_ours: bool
+
+
 @dataclass(slots=True)
 class ThreadState:
     """A thread as far as it is applied."""
@@ -83,8 +94,9 @@ class ThreadState:
     #: What the lines taken in since the state was loaded add to the index, in order.
     turns: list[TurnLine | TurnsTakenBack] = field(default_factory=list)
     texts: list[TextLine] = field(default_factory=list)
-    #: Fields of the metadata that those lines imply, and those that they set because somebody asked for it.
-    implied: set[str] = field(default_factory=set)
+    #: Fields of the metadata that those lines say, each with the line that decides it; and those that they set
+    #: because somebody asked for it.
+    said: dict[str, Said] = field(default_factory=dict)
     asked_for: set[str] = field(default_factory=set)
     #: Whether the whole rollout was read anew: what the index has of its lines is to be replaced.
     is_reread: bool = False
@@ -99,6 +111,7 @@ class ThreadState:
         self._counters, self.writers = self.writers, {}
         self.thread, self.phase = None, TurnPhase.BEFORE
         self.rollout_bytes = self.next_ordinal = 0
+        self.observed = {}
 
     def keep_counters(self) -> None:
         """Keep the counters from before `begin_again`, where the lines that are left know less."""
@@ -110,6 +123,11 @@ class ThreadState:
         """Return how many messages and how many turns the lines taken in hold."""
         turns = {change.offset for change in self.turns if isinstance(change, TurnLine)}
         return len({line.text.digest for line in self.texts}), len(turns)
+
+    def settle_first_observed(self) -> None:
+        """Note that the whole rollout was read: whoever observed it, its first item has said what the first says."""
+        known = {name for name in FIRST_OBSERVED if getattr(self.thread, name, None)}
+        self.observed |= dict.fromkeys(known | (self.asked_for & FIRST_OBSERVED), START)
 
     def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
         """Note what an item's line at *offset* adds to turns and search."""
@@ -149,6 +167,8 @@ class _Reader:
     def __init__(self, state: ThreadState, changed_at: datetime) -> None:
         self._state = state
         self._observer = ItemObserver.of(state.thread) if state.thread else ItemObserver(state.thread_id)
+        self._observer.settle(name for name, known in state.observed.items() if known == START)
+        self._place = Said(None, is_ours=False)
         #: The time of a line that tells none: that of the line before, or of the file.
         self._at = state.thread.updated_at if state.thread else changed_at
         #: What the lines since the last patch say; applied at once, since most say the same fields again.
@@ -159,8 +179,10 @@ class _Reader:
         state = self._state
         number = max(state.next_ordinal, ordinal_of(value) or 0)
         state.next_ordinal = number + 1
-        if mark := writer_mark(value):
+        mark = writer_mark(value)
+        if mark:
             _count(state, *mark)
+        self._place = Said(mark or self._place.task, is_ours=mark is not None)
         is_old = "payload" not in value
         if is_old:
             value = modern_record(value) or {}
@@ -175,16 +197,15 @@ class _Reader:
             self._take_meta(payload, at)
         elif state.thread is not None:
             self._changes["updated_at"] = max(self._changes.get("updated_at", state.thread.updated_at), at)
-            self._observer.add(self._changes, kind, payload, at)
+            self._observe(kind, payload, at)
             state.note_item(kind, payload, record.offset, number)
             if is_old and isinstance(payload, dict) and (event := event_of_message(payload)):
-                self._observer.add(self._changes, "event_msg", event, at)
+                self._observe("event_msg", event, at)
                 state.note_item("event_msg", event, record.offset, number)
 
     def finish(self) -> None:
         """Apply what the lines have said so far."""
         changes, self._changes = self._changes, {}
-        self._state.implied |= changes.keys()
         if self._state.thread is not None and changes:
             self._state.thread = self._state.thread.patched(patch_of(changes))
 
@@ -194,7 +215,11 @@ class _Reader:
             self._state.thread = thread_from_meta(self._state.thread_id, meta, at)
             self._observer.cwd_seen = bool(self._state.thread.cwd)
         else:
-            self._observer.add(self._changes, "session_meta", meta, at)
+            self._observe("session_meta", meta, at)
+
+    def _observe(self, kind: str, payload: Any, at: datetime) -> None:
+        said = self._observer.add(self._changes, kind, payload, at)
+        self._state.said |= dict.fromkeys(said, self._place)
 
     def _take_patch(self, payload: Any) -> None:
         self.finish()
@@ -207,9 +232,10 @@ class _Reader:
         with suppress(InvalidRequest):  # not a patch of ours; whoever wrote it, it says nothing
             patch = ThreadMetadataPatch.model_validate(payload)
             self._state.thread = self._state.thread.patched(patch)
+            self._state.said |= dict.fromkeys(patch.changes(), self._place)
             self._state.asked_for |= patch.changes().keys()
             # What somebody asked for counts over what a later line would be the first to say.
-            self._observer = ItemObserver.of(self._state.thread)
+            self._observer.settle(patch.changes())
 
 
 def _count(state: ThreadState, writer: str, n: int) -> None:

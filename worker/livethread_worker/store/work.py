@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError
+from livethread.item_observer import ItemObserver
 from livethread.metadata import ThreadMetadataPatch
 from livethread.model import format_time
-from livethread.observed import FIRST_OBSERVED, apply_patch
+from livethread.observed import ALL_FIELDS, FIRST_OBSERVED, apply_patch
 from livethread.rollout_item import THREAD_METADATA_TYPE, decode_line, encode_json
 from livethread.session_meta import thread_from_meta, with_present_values
 from livethread.tasks import (
@@ -25,7 +26,7 @@ from livethread.tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
-from livethread.types import START
+from livethread.types import START, position_key
 from livethread_worker.store.state import ARCHIVED_AT, ThreadState, WriterMark
 
 if TYPE_CHECKING:
@@ -67,39 +68,56 @@ class ThreadWork:
     read_meta: Callable[[], dict[str, Any]]
     #: Numbered lines to write, each with its end.
     lines: list[bytes] = field(default_factory=list)
-    #: New names for the name index, with the time of the change.
-    names: list[tuple[str | None, datetime]] = field(default_factory=list)
+    #: The name that the name index is to have, with the time of the change.
+    renamed: tuple[str | None, datetime] | None = None
     #: Position up to which the batch applies the thread's tasks.
     position: Position | None = None
     #: Why the task after *position* can never be applied.
     poison: ThreadStoreError | None = None
     #: Whether everything of the thread is to be removed.
     is_deleted: bool = False
-    #: Whether lines beyond the committed length were read: then counters may be those of lines alone.
-    took_in: bool = False
+    #: Writer -> counter of its last task that is in the index, and so applied as a whole. Another counter of the
+    #: state's was read from a line: its task may be half written, and a task before it may have left no line.
+    committed: dict[str, int] = field(default_factory=dict)
     #: Payload of the last own ``session_meta``, where this batch writes it.
     _meta: dict[str, Any] | None = None
 
-    def note_taken_in(self, entries: Sequence[MailboxEntry]) -> None:
-        """Note that the state's metadata was read from lines, which say no positions.
+    def note_read_whole(self, entries: Sequence[MailboxEntry]) -> None:
+        """Note that the state's metadata was read from the whole rollout, whose lines say no positions.
 
-        They are those of tasks before *entries*, and of those entries that stand in the file already; a patch that
-        was observed earlier says nothing new.
+        They are those of tasks before *entries*, and of those entries that stand in the file already: a patch that
+        was observed so early says nothing new.
         """
-        self.took_in = True
-        if not entries or self.state.thread is None:
-            return
-        standing = [entry.position for entry in entries if entry.n <= self.state.mark(entry.writer).n]
-        known = standing[-1] if standing else entries[0].position
-        for name in self.state.implied | self.state.asked_for:
-            is_settled = name in FIRST_OBSERVED and (self.state.is_reread or name in self.state.asked_for)
-            self.state.observed[name] = START if is_settled else known
+        if entries:
+            standing = [entry.position for entry in entries if entry.n <= self.state.mark(entry.writer).n]
+            self.state.observed[ALL_FIELDS] = _right_after(standing[-1]) if standing else entries[0].position
+        self.state.settle_first_observed()
+
+    def note_taken_in(self, entries: Sequence[MailboxEntry]) -> None:
+        """Note from which position on each field is known that the lines beyond the committed length say.
+
+        A line says none, but its task may be among *entries*; what stands behind it was said right after it. What
+        stands before the first of *entries* was said before that, and after all that was applied.
+        """
+        state = self.state
+        positions = {(entry.writer, entry.n): entry.position for entry in entries}
+        for name, said in state.said.items():
+            position = positions.get(said.task) if said.task else None
+            if name in FIRST_OBSERVED and name in state.asked_for:
+                state.observed[name] = START
+            elif position is not None:
+                state.observed[name] = position if said.is_ours else _right_after(position)
+            elif name in FIRST_OBSERVED or not entries:
+                state.observed[name] = _right_after(state.applied)
+            else:
+                state.observed[name] = entries[0].position
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
         for entry in entries:
             try:
-                self._take_entry(entry)
+                if entry.n > self.committed.get(entry.writer, 0):
+                    self._take_entry(entry)
             except ThreadStoreError as error:
                 self.poison = error
                 return
@@ -134,12 +152,9 @@ class ThreadWork:
         self.state.writers[entry.writer] = WriterMark(entry.n, max(done, len(lines)))
 
     def _observe_again(self, entry: MailboxEntry) -> None:
-        """Apply an observed patch whose counter was read from a later line: itself it leaves none.
-
-        Where the counter is the index's own, the patch is in the index, too.
-        """
+        """Apply an observed patch whose counter was read from a later line: itself it leaves none."""
         header = entry.task.header
-        if self.took_in and isinstance(header, UpdateThreadMetadata) and header.observed_from is not None:
+        if isinstance(header, UpdateThreadMetadata) and header.observed_from is not None:
             self._update(header, entry.position)
 
     def _create(self, header: CreateThread) -> list[_Line]:
@@ -165,20 +180,29 @@ class ThreadWork:
         patched = apply_patch(thread, marks, header.patch, observed_from=header.observed_from, position=position)
         lines = [] if header.observed_from is not None else self._lines_of_patch(header, patched)
         # Only now: what cannot be encoded changes nothing.
+        marks |= dict.fromkeys(self._copied(lines, header.at), position)
         self.state.thread, self.state.observed = patched, marks
         if lines and "name" in header.patch.model_fields_set:
-            self.names.append((header.patch.name, header.at))
+            self.renamed = header.patch.name, header.at
         return lines
 
     def _lines_of_patch(self, header: UpdateThreadMetadata, patched: StoredThread) -> list[_Line]:
         """Return the lines of a patch that somebody asked for: in codex's form, and whole in our own."""
         lines = []
         if header.patch.model_fields_set & _IN_SESSION_META:
-            self._meta = with_present_values(self._meta or self.read_meta(), patched)
+            says_git = "git_info" in header.patch.model_fields_set
+            self._meta = with_present_values(self._meta or self.read_meta(), patched, says_git=says_git)
             lines.append(_Line(_encode("session_meta", self._meta, header.at), is_meta=True))
         if rest := _in_own_line(header.patch):
             lines.append(_Line(_encode(THREAD_METADATA_TYPE, rest.to_wire(), header.at)))
         return lines
+
+    def _copied(self, lines: list[_Line], at: datetime) -> set[str]:
+        """Return the fields that *lines* say though nobody asked: a copy of ``session_meta`` says all that it holds."""
+        if not self._meta or not any(line.is_meta for line in lines):
+            return set()
+        observer = ItemObserver(self.state.thread_id)
+        return observer.add({}, "session_meta", self._meta, at) - FIRST_OBSERVED
 
     def _set_archived_at(self, archived_at: datetime | None, at: datetime) -> list[_Line]:
         thread = self._require_thread()
@@ -228,6 +252,11 @@ def _require_item(line: bytes) -> dict[str, Any]:
     if "seq" in value or "ordinal" in value or value["type"] == THREAD_METADATA_TYPE:
         raise InvalidRequest("a line of an append_items says what is the store's to say")
     return value
+
+
+def _right_after(position: Position) -> Position:
+    high, low = position_key(position)
+    return f"{high}-{low + 1}"
 
 
 def _line_count(header: UpdateThreadMetadata) -> int:

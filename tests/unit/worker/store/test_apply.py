@@ -520,6 +520,40 @@ def test_a_foreign_line_does_not_hide_what_was_observed_before_it(store: Store, 
     assert (store.thread(mail).title, store.thread(mail).model) == ("first", "m")
 
 
+def test_of_a_foreign_line_and_those_that_a_crash_left_the_first_decides(store: Store, mail: Mail) -> None:
+    """Lines say no positions: that of a standing task is its own, that of a foreign line lies right before it."""
+    store.apply(mail, mail.create())
+    add(store.path(mail), message_line("foreign") + b"\n")
+    append, other = mail.append("ours"), mail.append("other's", writer="w2")
+    observed = ThreadMetadataPatch(title="ours", preview="ours", first_user_message="ours")
+    batch = (append, other, mail.patch(observed, observed_from=append.position))
+    with killed(store.index, "commit"):
+        store.apply(mail, *batch)
+
+    store.apply(mail, *batch)
+
+    assert store.thread(mail).title == "foreign"
+
+
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["rebuilt", "deleted"])
+def test_an_older_observation_does_not_undo_what_was_read_from_the_file(
+    store: Store, mail: Mail, is_deleted: bool
+) -> None:
+    older, newer = (
+        mail.append_lines(item_line("turn_context", {"model": model}), writer=writer)
+        for model, writer in (("older", "w1"), ("newer", "w2"))
+    )
+    late = mail.patch(ThreadMetadataPatch(model="older"), observed_from=older.position)
+    store.apply(mail, Mail(1).create(writer="w0"), older, newer)
+    store.drop_index()
+    if not is_deleted:
+        store.read_in(mail.thread_id)
+
+    store.apply(mail, late)
+
+    assert store.thread(mail).model == "newer"
+
+
 @pytest.mark.parametrize("cut", [1, 5, 40, 200, 400])
 def test_a_rollout_that_somebody_cut_is_known_as_what_is_left_of_it(store: Store, mail: Mail, cut: int) -> None:
     events = [
@@ -663,6 +697,34 @@ def test_archiving_twice_archives_once(store: Store, mail: Mail) -> None:
     assert outcome.kind is DONE
     assert store.path(mail).read_bytes() == before
     assert store.thread(mail).archived_at == AT
+
+
+def test_a_task_that_left_no_line_is_not_applied_again_when_it_is_delivered_again(store: Store, mail: Mail) -> None:
+    """A kill -9 between the commit and the settlement."""
+    store.apply(mail, mail.create())
+    batch = (mail.unarchive(writer="w2"), mail.archive(writer="w3"))
+    store.apply(mail, *batch)
+    before = store.path(mail).read_bytes(), store.thread(mail)
+
+    assert store.apply(mail, *batch).kind is DONE
+
+    assert (store.path(mail).read_bytes(), store.thread(mail)) == before
+
+
+@pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
+def test_a_thread_that_was_moved_in_the_batch_that_created_it_is_found(
+    store: Store, mail: Mail, is_index_lost: bool
+) -> None:
+    batch = (mail.create(), mail.append("a"), mail.archive())
+    with killed(store.index, "commit"):
+        store.apply(mail, *batch)
+    if is_index_lost:
+        store.drop_index()
+
+    assert store.apply(mail, *batch).kind is DONE
+
+    assert (store.path(mail), store.texts(mail)) == (archived(store, mail), ["a"])
+    assert not dated(store, mail).exists()
 
 
 def test_unarchiving_what_is_not_archived_changes_nothing(store: Store, mail: Mail) -> None:

@@ -118,7 +118,7 @@ def test_a_name_goes_to_the_name_index_and_leaves_a_line_with_its_counter() -> N
 
     work.take([mail.patch(ThreadMetadataPatch(name="n")), mail.patch(ThreadMetadataPatch(name=None))])
 
-    assert work.names == [("n", AT), (None, AT)]
+    assert work.renamed == (None, AT)
     assert written(work) == [(5, "w1:1", "thread_metadata"), (6, "w1:2", "thread_metadata")]
     assert [json.loads(line)["payload"] for line in work.lines] == [{"name": "n"}, {"name": None}]
     assert thread_of(work).name is None
@@ -136,6 +136,7 @@ def test_git_and_memory_mode_go_to_one_complete_copy_of_the_session_meta() -> No
     first, second = (json.loads(line)["payload"] for line in work.lines)
     assert first == {
         "id": mail.thread_id,
+        "timestamp": "2026-11-22T12:00:00.000Z",
         "originator": "codex",
         "cwd": "/work",
         "source": "exec",
@@ -170,7 +171,7 @@ def test_an_observed_patch_is_not_written() -> None:
 
     work.take([mail.patch(ThreadMetadataPatch(model="m", git_info=GitInfoPatch(sha="s")), observed_from="9-0")])
 
-    assert (work.lines, work.names) == ([], [])
+    assert (work.lines, work.renamed) == ([], None)
     assert (thread_of(work).model, thread_of(work).git_info) == ("m", GitInfo(commit_hash="s"))
     assert work.state.observed == {"model": "9-0", "git_info": "9-0"}
 
@@ -261,7 +262,7 @@ def test_nothing_of_a_patch_that_cannot_be_written_is_applied() -> None:
     work.take([mail.append("before"), mail.patch(odd)])
 
     assert work.poison is not None
-    assert (work.position, work.names) == ("1001-0", [])
+    assert (work.position, work.renamed) == ("1001-0", None)
     assert work.state.thread == work.loaded
 
 

@@ -1,0 +1,332 @@
+"""Whatever happens to a thread, its row in the index says what reading its files anew says."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.worker.builders import AT, Mail, Store, item_line
+
+from livethread.item_observer import ItemObserver
+from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
+from livethread.metadata_sync import ThreadMetadataSync
+from livethread.rollout_item import RolloutItem
+from livethread.types import ReadThreadParams
+from livethread_worker.store.apply import OutcomeKind
+from livethread_worker.store.read import read_thread
+from livethread_worker.store.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from livethread.metadata_sync import ObservedUpdate
+    from livethread.tasks import MailboxEntry
+
+SESSIONS = 3
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Session:
+    """A `LiveThread`, as far as the mailbox sees it."""
+
+    writer: str
+    sync: ThreadMetadataSync
+    #: What was observed and is not sent yet: other writers' tasks may come between.
+    outgoing: list[ObservedUpdate] = field(default_factory=list)
+
+
+class World:
+    """One thread, its mailbox, those who write it, and what befalls its files."""
+
+    def __init__(self, store: Store, *, creation: dict[str, Any]) -> None:
+        self.store = store
+        self.mail = Mail(1)
+        self.clock = 0
+        self.mailbox: list[MailboxEntry] = []
+        self.settled = 0
+        #: What was settled before is not delivered again: its lines may be cut.
+        self.kept_from = 0
+        self.writers = 0
+        self.sessions: list[Session] = []
+        self.saved: Path | None = None
+        params = self.mail.create("w0", **creation)
+        self.mailbox.append(params)
+        self.apply(1)
+        for _ in range(SESSIONS):
+            self.sessions.append(self._resumed())
+
+    # -- what sessions do ----------------------------------------------------------------------------------
+
+    def append(self, session: int, items: list[tuple[str, Any]]) -> None:
+        """Append *items*; what follows from them goes out with a later `send`."""
+        at = AT + timedelta(seconds=self.clock)
+        held = self.sessions[session]
+        parsed = [RolloutItem(type=kind, payload=self._own(payload)) for kind, payload in items]
+        lines = [item_line(item.type, item.payload, at) for item in parsed]
+        entry = self._post(self.mail.append_lines(*lines, writer=held.writer))
+        held.outgoing += held.sync.observe_appended_items(parsed, [at] * len(parsed), entry.position)
+
+    def send(self, session: int) -> None:
+        held = self.sessions[session]
+        updates, held.outgoing = held.outgoing, []
+        for update in updates:
+            self._post(self.mail.patch(update.patch, writer=held.writer, observed_from=update.observed_from))
+
+    def flush(self, session: int) -> None:
+        self.sessions[session].outgoing += self.sessions[session].sync.take_pending()
+        self.send(session)
+
+    def patch(self, session: int, patch: ThreadMetadataPatch) -> None:
+        """Patch through a session, or, with none of that number, as somebody who has the thread not open."""
+        if session < SESSIONS:
+            self.flush(session)
+            self._post(self.mail.patch(patch, writer=self.sessions[session].writer))
+        else:
+            self._post(self.mail.patch(patch, writer=self._new_writer()))
+
+    def archive(self) -> None:
+        at = AT + timedelta(seconds=self.clock)
+        self._post(self.mail.archive(writer=self._new_writer(), at=at))
+
+    def unarchive(self) -> None:
+        at = AT + timedelta(seconds=self.clock)
+        self._post(self.mail.unarchive(writer=self._new_writer(), at=at))
+
+    def resume(self, session: int) -> None:
+        """Shut one session down, and open another."""
+        self.flush(session)
+        self.apply_all()
+        self.sessions[session] = self._resumed()
+
+    def tick(self, seconds: int) -> None:
+        self.clock += seconds
+
+    # -- what workers do -----------------------------------------------------------------------------------
+
+    def apply(self, count: int, *, again: int = 0) -> None:
+        """Apply the next *count* tasks, behind the last *again* ones: delivered twice."""
+        begin, end = max(self.kept_from, self.settled - again), min(len(self.mailbox), self.settled + count)
+        if begin == end:
+            return
+        outcome = self.store.apply(self.mail, *self.mailbox[begin:end])
+        assert outcome.kind is OutcomeKind.DONE, outcome
+        self.settled = end
+
+    def apply_all(self) -> None:
+        self.apply(len(self.mailbox))
+
+    def crash(self, count: int) -> None:
+        """Apply the next *count* tasks; the worker is killed between the files and the index."""
+        batch = self.mailbox[self.settled : self.settled + count]
+        if not batch:
+            return
+        with pytest.MonkeyPatch.context() as patched, suppress(Killed):
+            patched.setattr(self.store.index, "commit", _killed)
+            self.store.apply(self.mail, *batch)
+
+    # -- what others do ------------------------------------------------------------------------------------
+
+    def foreign(self, item: tuple[str, Any]) -> None:
+        """Somebody else, such as codex, writes a whole line."""
+        kind, payload = item
+        at = AT + timedelta(seconds=self.clock)
+        self._write(item_line(kind, self._own(payload), at) + b"\n")
+
+    def torn(self) -> None:
+        """Somebody else is killed while writing a line; from then on all lines are our own, or end it."""
+        self._write(b'{"timestamp":"2026-')
+
+    def cut(self, lines: int) -> None:
+        """Somebody takes the last *lines* away, and half of the one before; those who wrote them are gone, too."""
+        for session in range(SESSIONS):
+            self.flush(session)
+        self.apply_all()
+        path = self.store.path(self.mail)
+        standing = path.read_bytes().splitlines(keepends=True)
+        kept = standing[: max(1, len(standing) - lines)]
+        tail = standing[len(kept)][: len(standing[len(kept)]) // 2] if len(kept) < len(standing) else b""
+        if any(b'"archived_at"' in line for line in standing[len(kept) :]):
+            return  # where the thread lies says that it is archived, but nothing says since when
+        path.write_bytes(b"".join(kept) + tail)
+        self._post(
+            self.mail.append_lines(item_line("response_item", {"type": "reasoning"}), writer=self._new_writer())
+        )
+        self.apply_all()
+        self.sessions = [self._resumed() for _ in range(SESSIONS)]
+        self.kept_from = self.settled
+
+    def lose_index(self) -> None:
+        """Somebody deletes the index; the next task takes the thread in."""
+        self.store.drop_index()
+
+    def rebuild(self) -> None:
+        rebuild(self.store.home, self.store.index)
+
+    # -- how it ends ---------------------------------------------------------------------------------------
+
+    def come_to_rest(self) -> None:
+        """Have everything sent and applied, and what others wrote taken in."""
+        for session in range(SESSIONS):
+            self.flush(session)
+        self._post(self.mail.append_lines(item_line("response_item", {"type": "reasoning"}), writer="last"))
+        self._post(
+            self.mail.patch(
+                ThreadMetadataPatch(updated_at=AT), writer="last", observed_from=self.mailbox[-1].position
+            )
+        )
+        self.apply_all()
+
+    def everything(self) -> dict[str, Any]:
+        connection = self.store.index.db.conn
+        return {
+            **self.store.thread(self.mail).model_dump(mode="json"),
+            "turns": self.store.index.turns(self.mail.thread_id, 0, 1_000, backward=False),
+            "messages": [
+                tuple(row)
+                for row in connection.execute("SELECT ordinal, role, text FROM messages ORDER BY ordinal, digest")
+            ],
+        }
+
+    def _own(self, payload: Any) -> Any:
+        return payload | {"id": self.mail.thread_id} if isinstance(payload, dict) and "id" in payload else payload
+
+    def _post(self, entry: MailboxEntry) -> MailboxEntry:
+        self.mailbox.append(entry)
+        return entry
+
+    def _write(self, data: bytes) -> None:
+        with self.store.path(self.mail).open("ab") as file:
+            file.write(data)
+
+    def _new_writer(self) -> str:
+        self.writers += 1
+        return f"w{self.writers}"
+
+    def _resumed(self) -> Session:
+        params = ReadThreadParams(thread_id=self.mail.thread_id)
+        thread = read_thread(self.store.home, self.store.index, params)
+        sync = ThreadMetadataSync(ItemObserver.of(thread), monotonic=lambda: float(self.clock))
+        return Session(self._new_writer(), sync)
+
+
+def _killed(*_: Any) -> None:
+    raise Killed
+
+
+# -- what can happen ---------------------------------------------------------------------------------------
+
+
+def event(kind: str, **fields: Any) -> tuple[str, Any]:
+    return "event_msg", {"type": kind, **fields}
+
+
+ITEMS: list[tuple[str, Any]] = [
+    *(event("user_message", message=text) for text in ("a", "b", "## My request for Codex: c", "")),
+    event("user_message", message="", images=["i"]),
+    event("thread_goal_updated", goal={"objective": "goal"}),
+    *(("turn_context", {"model": model, "effort": "low"}) for model in "mn"),
+    *(("turn_context", {"cwd": cwd, "approval_policy": "never"}) for cwd in ("/x", "/y")),
+    *(event("token_count", info={"total_token_usage": {"total": n}}) for n in (1, 2)),
+    event("task_started", turn_id="t"),
+    event("task_complete", turn_id="t"),
+    event("thread_rolled_back", num_turns=1),
+    event("agent_message", message="said"),
+    ("response_item", {"type": "reasoning"}),
+    ("session_meta", {"id": "own", "timestamp": "2026-01-01T00:00:00Z", "source": "exec", "cwd": "/meta"}),
+    ("session_meta", {"id": "own", "model_provider": "p", "git": {"branch": "meta"}, "agent_role": "meta"}),
+]
+PATCHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["n1", "n2", None]),
+        "preview": st.sampled_from(["asked", ""]),
+        "title": st.sampled_from(["asked", ""]),
+        "first_user_message": st.sampled_from(["asked", ""]),
+        "model": st.sampled_from(["asked", ""]),
+        "model_provider": st.just("asked"),
+        "created_at": st.sampled_from([AT - timedelta(days=1), AT + timedelta(days=1)]),
+        "updated_at": st.sampled_from([AT - timedelta(days=1), AT + timedelta(days=1)]),
+        "advance_recency_at": st.sampled_from([AT - timedelta(days=1), AT + timedelta(days=1)]),
+        "source": st.sampled_from(["vscode", {"custom": "x"}]),
+        "thread_source": st.sampled_from(["automation", None]),
+        "agent_role": st.sampled_from(["asked", None]),
+        "cwd": st.sampled_from(["/asked", ""]),
+        "cli_version": st.sampled_from(["9", ""]),
+        "approval_mode": st.just("on-request"),
+        "token_usage": st.just({"total": 9}),
+        "git_info": st.fixed_dictionaries(
+            {}, optional={"sha": st.sampled_from(["s", None]), "branch": st.sampled_from(["asked", None])}
+        ),
+        "memory_mode": st.sampled_from(["enabled", "disabled"]),
+        "history_mode": st.sampled_from(["paginated", "legacy"]),
+    },
+)
+SESSION = st.integers(0, SESSIONS - 1)
+COUNT = st.integers(1, 6)
+
+
+def step(method: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.tuples(st.just(method), st.tuples(*arguments), st.fixed_dictionaries(named))
+
+
+WRITING = [
+    step("append", SESSION, st.lists(st.sampled_from(ITEMS), min_size=1, max_size=3)),
+    step("send", SESSION),
+    step("patch", st.integers(0, SESSIONS), PATCHES.map(ThreadMetadataPatch.model_validate)),
+    step("tick", st.integers(0, 9)),
+    step("resume", SESSION),
+    step("archive"),
+    step("unarchive"),
+    step("apply", COUNT, again=st.integers(0, 4)),
+]
+DAMAGE = [
+    step("crash", COUNT),
+    step("foreign", st.sampled_from(ITEMS)),
+    step("torn"),
+    step("cut", st.integers(0, 4)),
+    step("lose_index"),
+    step("rebuild"),
+]
+CREATIONS = st.sampled_from([
+    {},
+    {"cwd": "/work", "git": GitInfo(branch="main"), "thread_source": "user", "memory_mode": MemoryMode.ENABLED},
+])
+
+
+def come_to_the_same(steps: list[Any], creation: dict[str, Any]) -> None:
+    """Run *steps* and compare what the index says with what it says once it is made again."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        try:
+            world = World(store, creation=creation)
+            for method, arguments, named in steps:
+                getattr(world, method)(*arguments, **named)
+            world.come_to_rest()
+            known = world.everything()
+            store.drop_index()
+            rebuild(store.home, store.index)
+            rebuilt = world.everything()
+            assert {key: (value, rebuilt[key]) for key, value in known.items() if rebuilt[key] != value} == {}
+        finally:
+            store.close()
+
+
+@settings(max_examples=60, derandomize=True)
+@given(steps=st.lists(st.one_of(WRITING), max_size=25), creation=CREATIONS)
+def test_whatever_is_written_the_files_say_it_all(steps: list[Any], creation: dict[str, Any]) -> None:
+    come_to_the_same(steps, creation)
+
+
+@settings(max_examples=60, derandomize=True)
+@given(steps=st.lists(st.one_of(*WRITING, *DAMAGE), max_size=25), creation=CREATIONS)
+def test_whatever_befalls_the_files_the_index_says_what_they_say(steps: list[Any], creation: dict[str, Any]) -> None:
+    come_to_the_same(steps, creation)
