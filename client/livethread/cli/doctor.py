@@ -56,7 +56,9 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
     for fault in report.faults:
         shown[fault.kind] += 1
         if shown[fault.kind] <= SHOWN_OF_A_KIND:
-            click.echo(f"{fault.kind}: {fault.path}: {fault.detail}" + (f" -> {fault.mended}" if fault.mended else ""))
+            click.echo(
+                f"{fault.kind}: {fault.path}: {fault.detail}" + (f" -> {fault.mended}" if fault.mended else "")
+            )
     for kind, count in shown.items():
         if count > SHOWN_OF_A_KIND:
             click.echo(f"{kind}: … and {count - SHOWN_OF_A_KIND} more; --json shows all")
