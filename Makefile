@@ -38,6 +38,10 @@ demo: .venv/.run ## Run the demonstration
 test: .venv/.test ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: bench
+bench: .venv/.run ## Measure listing, rebuilding, reading and writing: make bench ARGS=--help
+	$(BIN)/python -m benchmarks $(ARGS)
+
 .PHONY: lint
 lint: .venv/.dev ## Check format, style, types and layers
 	$(BIN)/ruff format --check

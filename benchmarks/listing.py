@@ -1,0 +1,136 @@
+"""Listing and searching, against the bare query, in homes of several sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks import homes
+from benchmarks.timing import medians
+from livethread.types import (
+    ListThreadsParams,
+    RelationKind,
+    SearchThreadsParams,
+    SortDirection,
+    ThreadRelationFilter,
+    ThreadSortKey,
+)
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
+from livethread_worker.store.read import list_threads, search_threads
+from livethread_worker.store.rebuild import rebuild
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+PAGE: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a listing asks for, and how one would ask SQLite for it by hand."""
+
+    params: dict[str, Any]
+    condition: str
+    arguments: tuple[Any, ...] = ()
+
+
+def _related(kind: RelationKind) -> dict[str, Any]:
+    return {"relation_filter": ThreadRelationFilter(kind=kind, thread_id=homes.ROOT)}
+
+
+FILTERS: Final = {
+    "all": Filter({}, "1"),
+    "cwd, 10 threads": Filter({"cwd_filters": (homes.RARE_CWD,)}, "t.cwd = ?", (homes.RARE_CWD,)),
+    "cwd, the oldest 5 %": Filter({"cwd_filters": (homes.OLD_CWD,)}, "t.cwd = ?", (homes.OLD_CWD,)),
+    "3 cwds": Filter(
+        {"cwd_filters": (homes.OLD_CWD, "/project/7", homes.RARE_CWD)},
+        "t.cwd IN (?, ?, ?)",
+        (homes.OLD_CWD, "/project/7", homes.RARE_CWD),
+    ),
+    "source, 10 threads": Filter({"allowed_sources": (homes.RARE_SOURCE,)}, "t.source = ?", ('{"custom":"rare"}',)),
+    "provider, 10 threads": Filter(
+        {"model_providers": (homes.RARE_PROVIDER,)}, "t.model_provider = ?", (homes.RARE_PROVIDER,)
+    ),
+    "rare cwd, any source": Filter(
+        {"cwd_filters": (homes.RARE_CWD,), "allowed_sources": ("cli", "vscode", "exec")},
+        "t.cwd = ? AND t.source IN (?, ?, ?)",
+        (homes.RARE_CWD, '"cli"', '"vscode"', '"exec"'),
+    ),
+    "archived, 10 threads": Filter({"archived": True}, "1"),
+    "children": Filter(_related(RelationKind.DIRECT_CHILDREN), "t.parent_thread_id = ?", (homes.ROOT,)),
+    "descendants": Filter(
+        _related(RelationKind.DESCENDANTS),
+        "t.thread_id IN (SELECT thread_id FROM threads WHERE parent_thread_id = ?1 UNION ALL SELECT thread_id"
+        " FROM threads WHERE parent_thread_id IN (SELECT thread_id FROM threads WHERE parent_thread_id = ?1))",
+        (homes.ROOT,),
+    ),
+    "term, 10 threads": Filter({"search_term": homes.RARE_WORD[1:6]}, "instr(t.preview, ?)", (homes.RARE_WORD[1:6],)),
+    "term, many threads": Filter({"search_term": "a"}, "instr(t.preview, ?)", ("a",)),
+}
+
+
+def run(folder: Path, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+    """Return a record of times for each home size, filter, key and direction; homes are kept in *folder*."""
+    records = []
+    for size in sizes:
+        home = made_home(folder, size)
+        index = Index(home)
+        try:
+            for name, wanted in FILTERS.items():
+                for key in ThreadSortKey:
+                    for direction in SortDirection:
+                        seconds = medians(_listings(home, index, wanted, key, direction), repeats)
+                        records.append({"threads": size, "filter": name, "key": key, "order": direction} | seconds)
+            seconds = medians(_searches(home, index), repeats)
+            records.append({"threads": size, "filter": "search, 10 threads", "key": None, "order": None} | seconds)
+        finally:
+            index.close()
+    return records
+
+
+def made_home(folder: Path, size: int) -> Home:
+    """Return a home of *size* small threads, read in by a rebuild; made where it is not there yet."""
+    home = Home(folder / f"threads-{size}")
+    if not home.index.exists():
+        homes.write_rollouts(home, size, homes.SMALL)
+        index = Index(home)
+        rebuild(home, index)
+        index.close()
+    return home
+
+
+def _listings(
+    home: Home, index: Index, wanted: Filter, key: ThreadSortKey, direction: SortDirection
+) -> dict[str, Callable[[], object]]:
+    params = ListThreadsParams(page_size=PAGE, sort_key=key, sort_direction=direction, **wanted.params)
+    sql = (
+        "SELECT r.path, t.* FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id"  # noqa: S608
+        f" WHERE {wanted.condition} AND t.archived_at IS {'NOT' * params.archived} NULL"
+        f" ORDER BY t.{key} {direction}, t.thread_id {direction} LIMIT {PAGE + 1}"
+    )
+    return {
+        "product": partial(list_threads, home, index, params),
+        "bare": partial(_fetch, index.db.conn, sql, wanted.arguments),
+    }
+
+
+def _searches(home: Home, index: Index) -> dict[str, Callable[[], object]]:
+    params = SearchThreadsParams(search_term=homes.RARE_WORD, page_size=PAGE)
+    sql = (
+        "SELECT r.path, t.*, snippet(messages_fts, 0, '', '', '…', 16)"
+        " FROM messages_fts AS f JOIN messages AS m ON m.id = f.rowid JOIN threads AS t ON t.thread_id = m.thread_id"
+        " JOIN rollouts AS r ON r.thread_id = t.thread_id"
+        " WHERE messages_fts MATCH ? AND t.archived_at IS NULL ORDER BY f.rank LIMIT ?"
+    )
+    return {
+        "product": partial(search_threads, home, index, params),
+        "bare": partial(_fetch, index.db.conn, sql, (homes.RARE_WORD, PAGE + 1)),
+    }
+
+
+def _fetch(connection: sqlite3.Connection, sql: str, arguments: tuple[Any, ...]) -> list[Any]:
+    return connection.execute(sql, arguments).fetchall()

@@ -1,0 +1,51 @@
+"""Making the index again from the rollouts, and what its parts cost, on one core."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from benchmarks import homes
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
+from livethread_worker.store.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(folder: Path, threads: int, repeats: int) -> dict[str, Any]:
+    """Return threads a second of a rebuild, and of reading and parsing the bare files, each the median."""
+    home = Home(folder / f"rebuild-{threads}")
+    if not home.sessions.exists():
+        homes.write_rollouts(home, threads, homes.WHOLE)
+    rebuilt, parsed = [], []
+    for _ in range(repeats):
+        shutil.rmtree(home.own)
+        home.create()
+        index = Index(home)
+        rebuilt.append(_seconds(lambda index=index: rebuild(home, index)))
+        index.close()
+        parsed.append(_seconds(lambda: _parse(home)))
+    return {
+        "threads": threads,
+        "bytes": sum(path.stat().st_size for _, path in home.rollouts()) // threads,
+        "index_bytes": home.index.stat().st_size // threads,
+        "rebuild_per_s": threads / sorted(rebuilt)[repeats // 2],
+        "bare_per_s": threads / sorted(parsed)[repeats // 2],
+    }
+
+
+def _parse(home: Home) -> None:
+    for _, path in home.rollouts():
+        for line in path.read_bytes().splitlines():
+            orjson.loads(line)
+
+
+def _seconds(operation: Any) -> float:
+    begin = time.perf_counter()
+    operation()
+    return time.perf_counter() - begin

@@ -1,0 +1,115 @@
+"""What writing costs: a batch as a drain commits it, and an append to a thread of a million lines."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks import homes
+from benchmarks.timing import medians
+from livethread.metadata import ThreadMetadataPatch
+from livethread.model import utc_now
+from livethread.rollout_item import RolloutItem, encode_line
+from livethread.tasks import AppendItems, MailboxEntry, OrderedTask, UpdateThreadMetadata
+from livethread_worker.store.apply import OutcomeKind, apply_batch
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
+from livethread_worker.store.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+#: A drain's batch: threads, and appends to each. `LiveThread` reports metadata with each of them.
+_BATCH_THREADS: Final = 200
+_BATCH_APPENDS: Final = 10
+
+#: Where a benchmark of appends begins to number its threads.
+_LONG, _EMPTY = 1, 2
+
+
+class _Writer:
+    """Applies batches to some threads of a home, as one client after the other would send them."""
+
+    def __init__(self, home: Home, index: Index, numbers: Sequence[int], appends: int) -> None:
+        self._home, self._index, self._appends = home, index, appends
+        self._threads = [homes.thread_id(number) for number in numbers]
+        self._counter = count(1)
+        self._writer = f"w{id(self)}"
+
+    def write(self) -> None:
+        """Apply one batch: so many appends to each thread, each with the patch that was observed from it."""
+        now = utc_now()
+        first = [next(self._counter) for _ in range(2 * self._appends)]
+        item = RolloutItem(type="event_msg", payload={"type": "agent_reasoning", "text": "thinking " * 40})
+        append = OrderedTask(AppendItems(at=now), (encode_line(item, now, max_bytes=10_000),))
+        patch = ThreadMetadataPatch(updated_at=now, advance_recency_at=now)
+        entries = []
+        for n in first:
+            task = append
+            if n % 2 == 0:
+                task = OrderedTask(UpdateThreadMetadata(at=now, patch=patch, observed_from=f"{n - 1}-0"))
+            entries.append(MailboxEntry(f"{n}-0", self._writer, n, task))
+        outcomes = apply_batch(self._home, self._index, dict.fromkeys(self._threads, entries), sync=True)
+        assert all(outcome.kind is OutcomeKind.DONE for outcome in outcomes.values())
+
+
+def batches(made: Home, threads: int, repeats: int) -> dict[str, Any]:
+    """Return the seconds of a batch on a copy of the home *made*, with its indexes and without those of filters."""
+    numbers = range(0, threads, threads // _BATCH_THREADS)
+    with_all, without = (_copied(made, numbers, name) for name in ("batches", "batches-unfiltered"))
+    indexes = Index(with_all), Index(without)
+    dropped = _drop_filter_indexes(indexes[1])
+    operations = {
+        name: _Writer(home, index, numbers, _BATCH_APPENDS).write
+        for name, home, index in zip(("product", "bare"), (with_all, without), indexes, strict=True)
+    }
+    seconds = medians(operations, repeats)
+    for index in indexes:
+        index.close()
+    return {"threads": threads, "batch": len(numbers), "appends": _BATCH_APPENDS, "dropped": dropped} | seconds
+
+
+def _copied(made: Home, numbers: Sequence[int], name: str) -> Home:
+    """Return a home with the whole index of *made*, and with the rollouts of the threads to be written."""
+    home = Home(made.root.with_name(f"{made.root.name}-{name}"))
+    shutil.rmtree(home.root, ignore_errors=True)
+    home.create()
+    shutil.copy(made.index, home.index)
+    for number in numbers:
+        path = made.require_rollout(homes.thread_id(number))
+        copy = home.root / made.relative(path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    return home
+
+
+def _drop_filter_indexes(index: Index) -> int:
+    """Drop what serves listings by a filter, and return how many indexes that were."""
+    rows = index.db.query("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'threads'")
+    columns = ("cwd", "source", "model_provider", "parent_thread_id")
+    names = [row["name"] for row in rows if row["sql"] and any(f"idx_threads_{c}" in row["name"] for c in columns)]
+    for name in names:
+        index.db.execute(f"DROP INDEX [{name}]")
+    return len(names)
+
+
+def appends(folder: Path, lines: int, repeats: int) -> dict[str, Any]:
+    """Return the seconds of an append to a thread of so many *lines*, and to one that has hardly any."""
+    home = Home(folder / f"long-{lines}")
+    if not home.index.exists():
+        homes.write_long_rollout(home, _LONG, lines)
+        homes.write_long_rollout(home, _EMPTY, 10)
+        index = Index(home)
+        rebuild(home, index)
+        index.close()
+    index = Index(home)
+    operations = {
+        name: partial(_Writer.write, _Writer(home, index, [number], 1))
+        for name, number in (("product", _LONG), ("bare", _EMPTY))
+    }
+    seconds = medians(operations, repeats)
+    index.close()
+    return {"lines": lines} | seconds
