@@ -36,6 +36,7 @@ class Filter:
     params: dict[str, Any]
     condition: str
     arguments: tuple[Any, ...] = ()
+    tables: str = "threads AS t"
 
 
 def _related(kind: RelationKind) -> dict[str, Any]:
@@ -64,12 +65,19 @@ FILTERS: Final = {
     "children": Filter(_related(RelationKind.DIRECT_CHILDREN), "t.parent_thread_id = ?", (homes.ROOT,)),
     "descendants": Filter(
         _related(RelationKind.DESCENDANTS),
-        "t.thread_id IN (SELECT thread_id FROM threads WHERE parent_thread_id = ?1 UNION ALL SELECT thread_id"
-        " FROM threads WHERE parent_thread_id IN (SELECT thread_id FROM threads WHERE parent_thread_id = ?1))",
+        "true",
         (homes.ROOT,),
+        "(WITH RECURSIVE d (id, thread_id) AS (SELECT id, thread_id FROM threads WHERE parent_thread_id = ? UNION"
+        " SELECT c.id, c.thread_id FROM d JOIN threads AS c ON c.parent_thread_id = d.thread_id) SELECT id FROM d)"
+        " AS d CROSS JOIN threads AS t ON t.id = d.id",
     ),
-    "term, 10 threads": Filter({"search_term": homes.RARE_WORD[1:6]}, "instr(t.preview, ?)", (homes.RARE_WORD[1:6],)),
-    "term, many threads": Filter({"search_term": "a"}, "instr(t.preview, ?)", ("a",)),
+    "term, 10 threads": Filter(
+        {"search_term": homes.RARE_WORD[1:7]},
+        "thread_texts MATCH ? AND instr(text, ?)",
+        ('"yzz" AND "yva"', "yzzyva"),
+        "thread_texts CROSS JOIN threads AS t ON t.id = thread_texts.rowid",
+    ),
+    "term, many threads": Filter({"search_term": "a"}, "(instr(t.title, ?1) OR instr(t.preview, ?1))", ("a",)),
 }
 
 
@@ -108,8 +116,8 @@ def _listings(
 ) -> dict[str, Callable[[], object]]:
     params = ListThreadsParams(page_size=PAGE, sort_key=key, sort_direction=direction, **wanted.params)
     sql = (
-        "SELECT r.path, t.* FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id"  # noqa: S608
-        f" WHERE {wanted.condition} AND t.archived_at IS {'NOT' * params.archived} NULL"
+        f"SELECT r.path, t.* FROM {wanted.tables} JOIN rollouts AS r ON r.thread_id = t.thread_id"  # noqa: S608
+        f" WHERE {wanted.condition} AND t.is_archived = {int(params.archived)}"
         f" ORDER BY t.{key} {direction}, t.thread_id {direction} LIMIT {PAGE + 1}"
     )
     return {
@@ -124,7 +132,7 @@ def _searches(home: Home, index: Index) -> dict[str, Callable[[], object]]:
         "SELECT r.path, t.*, snippet(messages_fts, 0, '', '', '…', 16)"
         " FROM messages_fts AS f JOIN messages AS m ON m.id = f.rowid JOIN threads AS t ON t.thread_id = m.thread_id"
         " JOIN rollouts AS r ON r.thread_id = t.thread_id"
-        " WHERE messages_fts MATCH ? AND t.archived_at IS NULL ORDER BY f.rank LIMIT ?"
+        " WHERE messages_fts MATCH ? AND t.is_archived = 0 ORDER BY f.rank LIMIT ?"
     )
     return {
         "product": partial(search_threads, home, index, params),

@@ -89,8 +89,8 @@ def _copied(made: Home, numbers: Sequence[int], name: str) -> Home:
 def _drop_filter_indexes(index: Index) -> int:
     """Drop what serves listings by a filter, and return how many indexes that were."""
     rows = index.db.query("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'threads'")
-    columns = ("cwd", "source", "model_provider", "parent_thread_id")
-    names = [row["name"] for row in rows if row["sql"] and any(f"idx_threads_{c}" in row["name"] for c in columns)]
+    columns = tuple(f"threads_by_{name}_" for name in ("cwd", "source", "model_provider", "parent_thread_id"))
+    names = [row["name"] for row in rows if row["sql"] and row["name"].startswith(columns)]
     for name in names:
         index.db.execute(f"DROP INDEX [{name}]")
     return len(names)

@@ -14,7 +14,7 @@ from livethread.observed import apply_patch
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
 from livethread.rollout_item import RolloutItem, decode_line, encode_items, encode_line, items_of
-from livethread.search_text import parse_query, search_text, words_of
+from livethread.search_text import folded_term, listing_text, parse_query, search_text, words_of
 from livethread.session_meta import session_meta, thread_from_meta
 from livethread.turns import TurnPhase, TurnStart, next_phase, stored_turn
 from livethread.types import (
@@ -333,14 +333,13 @@ class InMemoryThreadStore:
                 yield found.text
 
     def _matches(self, thread: StoredThread, params: ListThreadsParams) -> bool:
-        term = (params.search_term or "").lower()
-        texts = (thread.name or "", thread.title or "", thread.preview)
+        term = folded_term(params.search_term or "")
         return (
             (thread.archived_at is not None) == params.archived
             and (not params.allowed_sources or thread.source in params.allowed_sources)
             and (not params.model_providers or thread.model_provider in params.model_providers)
             and (params.cwd_filters is None or thread.cwd in params.cwd_filters)
-            and (not term or any(term in text.lower() for text in texts))
+            and (not term or term in listing_text(thread.name, thread.title, thread.preview))
             and (params.relation_filter is None or self._is_related(thread, params))
         )
 

@@ -22,6 +22,10 @@ _UNSPACED: Final = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff66-\uff9f\U00020000-\U0003ffff])"
 )
+#: Stands between the texts of a listing, so that no term is found across them; U+0000 ends a text for SQLite.
+_BETWEEN: Final = "\x1f"
+_APART: Final = {0: " ", ord(_BETWEEN): " "}
+
 _QUERY_PART: Final = re.compile(r'"([^"]*)"|(\S+)')
 _WORD: Final = re.compile(r"[^\W_]+")
 
@@ -89,6 +93,16 @@ def parse_query(query: str) -> list[Phrase]:
 def words_of(text: str) -> list[str]:
     """Return the words of *text* as they are compared: without case and diacritics."""
     return _WORD.findall(_folded(spaced(_composed(text))))
+
+
+def folded_term(text: str) -> str:
+    """Return *text* as a listing's search term is compared: without case, and with letters and their marks as one."""
+    return _composed(text).casefold().translate(_APART)
+
+
+def listing_text(*texts: str | None) -> str:
+    """Return what a listing's search term is looked for in: the *texts*, compared as `folded_term` is."""
+    return _BETWEEN.join(dict.fromkeys(folded_term(text) for text in texts if text))
 
 
 def spaced(text: str) -> str:

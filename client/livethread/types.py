@@ -211,9 +211,9 @@ class ListThreadsParams(Model):
     #: Empty: every source.
     allowed_sources: tuple[SessionSource, ...] = ()
     #: None or empty: every provider.
-    model_providers: tuple[str, ...] | None = None
+    model_providers: tuple[Text, ...] | None = None
     #: None: every directory; empty: no thread at all.
-    cwd_filters: tuple[str, ...] | None = None
+    cwd_filters: tuple[Text, ...] | None = None
     archived: bool = False
     #: Substring of name, title or preview.
     search_term: Text | None = None

@@ -275,13 +275,17 @@ def test_rebuilding_twice_changes_nothing(store: Store) -> None:
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append("a"), mail.patch(ThreadMetadataPatch(name="n")))
     rebuild(store.home, store.index)
-    before = list(store.index.db.conn.iterdump())
+
+    def dumped() -> list[str]:
+        """All but what full-text search keeps of its own, which tells how often it was written."""
+        own = ("messages_fts", "thread_texts_data", "thread_texts_idx", "thread_texts_docsize")
+        return [line for line in store.index.db.conn.iterdump() if not any(name in line for name in own)]
+
+    before = dumped()
 
     rebuild(store.home, store.index)
 
-    assert [line for line in store.index.db.conn.iterdump() if "messages_fts" not in line] == [
-        line for line in before if "messages_fts" not in line
-    ]
+    assert dumped() == before
 
 
 def test_counters_are_read_from_the_lines_and_a_higher_one_that_left_none_stays(store: Store) -> None:

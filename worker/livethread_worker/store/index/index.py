@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlite_utils import Database
 
 from livethread.model import format_time
-from livethread.search_text import SearchText, spaced
+from livethread.search_text import SearchText, listing_text, spaced
 from livethread.turns import TurnPhase
 from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.index.queries import QUERIES
-from livethread_worker.store.index.rows import SAVE_THREAD, from_row, to_row
+from livethread_worker.store.index.rows import SAVE_THREAD, from_row, from_rows, to_row
 from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.state import ThreadState, TurnLine, WriterMark
@@ -80,6 +80,8 @@ class ThreadRows:
     writers: list[dict[str, Any]]
     messages: list[dict[str, Any]]
     is_renamed: bool
+    #: What a listing's search term is looked for in; None where it is as the index has it.
+    text: str | None
 
 
 class IndexUnavailable(Exception):
@@ -161,7 +163,7 @@ class Index:
         states: dict[str, ThreadState] = {}
         with self._using():
             for row in self.db.conn.execute(QUERIES["load_states"], arguments):
-                states[row["thread_id"]] = _state(row, from_row(row, self._home.root / row["path"]))
+                states[row["thread_id"]] = _state(row, from_row(row, self._home.root))
             for row in self.db.conn.execute(QUERIES["load_writers"], arguments):
                 if state := states.get(row["thread_id"]):
                     state.writers[row["writer"]] = WriterMark(row["n"], row["lines"])
@@ -181,6 +183,7 @@ class Index:
             writers=_writer_rows(state),
             messages=_message_rows(state),
             is_renamed=state.is_reread or _name(state.thread) != _name(loaded),
+            text=_changed_text(changed, loaded),
         )
 
     def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> None:
@@ -193,7 +196,7 @@ class Index:
         reread = [each.state.thread_id for each in rows if each.state.is_reread]
         with self.transaction() as connection:
             _forget(connection, reread, ("messages", "turns"))
-            connection.executemany(SAVE_THREAD, [each.thread for each in rows if each.thread])
+            _save_threads(connection, rows)
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
             connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
             connection.executemany(QUERIES["forget_name"], [{"thread_id": state.thread_id} for state in renamed])
@@ -208,7 +211,7 @@ class Index:
         """
         with self.transaction() as connection:
             _forget(connection, [each.state.thread_id for each in rows], ("messages", "turns"))
-            connection.executemany(SAVE_THREAD, [each.thread for each in rows if each.thread])
+            _save_threads(connection, rows)
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
             connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
             _add_lines(connection, rows, [each.state for each in rows])
@@ -280,7 +283,7 @@ class Index:
         """Return a thread, or None where the index does not know it."""
         with self._using():
             row = self.db.conn.execute(QUERIES["read_thread"], {"thread_id": thread_id}).fetchone()
-        return from_row(row, self._home.root / row["path"]) if row else None
+        return from_row(row, self._home.root) if row else None
 
     def turns(self, thread_id: str, offset: int, limit: int, *, backward: bool) -> list[TurnSpan]:
         """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
@@ -300,14 +303,15 @@ class Index:
         """Return one page of what a search finds and one more thread, where there is one."""
         with self._using():
             found = search_rows(self.db.conn, params)
-        threads = [(from_row(row, self._home.root / row["path"]), snippet) for row, snippet in found.rows]
-        return SearchPage(threads, found.snapshot, found.offset)
+        threads = from_rows([row for row, _ in found.rows], self._home.root)
+        snippets = [snippet for _, snippet in found.rows]
+        return SearchPage(list(zip(threads, snippets, strict=True)), found.snapshot, found.offset)
 
     def list_threads(self, params: ListThreadsParams) -> list[StoredThread]:
         """Return one page of threads and one more, where there is one."""
         with self._using():
             rows = list_rows(self.db.conn, params)
-        return [from_row(row, self._home.root / row["path"]) for row in rows]
+        return from_rows(rows, self._home.root)
 
 
 def _open_database(home: Home) -> Database:
@@ -375,6 +379,22 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         observed=json.loads(row["observed"]),
         phase=TurnPhase(row["phase"]),
     )
+
+
+def _save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
+    connection.executemany(SAVE_THREAD, [each.thread for each in rows if each.thread])
+    texts = [{"thread_id": each.state.thread_id, "text": each.text} for each in rows if each.text is not None]
+    connection.executemany(QUERIES["save_text"], texts)
+
+
+def _changed_text(changed: StoredThread | None, loaded: StoredThread | None) -> str | None:
+    if changed is None or (loaded is not None and _listed(changed) == _listed(loaded)):
+        return None
+    return listing_text(*_listed(changed))
+
+
+def _listed(thread: StoredThread) -> tuple[str | None, ...]:
+    return thread.name, thread.title, thread.preview
 
 
 def _rollout_row(state: ThreadState) -> dict[str, Any]:

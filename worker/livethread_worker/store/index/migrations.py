@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING
 
 from sqlite_utils import Migrations
 
+from livethread.search_text import listing_text
+
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 migrations = Migrations("livethread")
+
+#: What threads are listed by, and what listings are filtered by.
+_SORT_KEYS = ("created_at", "updated_at", "recency_at")
+_FILTERS = ("cwd", "source", "model_provider", "parent_thread_id")
 
 
 @migrations()
@@ -99,3 +105,32 @@ def m002_turns_and_messages(db: Database) -> None:
     # The same words stand in an event and in a response item; one of them is enough.
     db.table("messages").create_index(["thread_id", "digest"], unique=True)
     db.table("messages").enable_fts(["text"], create_triggers=True, tokenize="unicode61 remove_diacritics 2")
+
+
+@migrations()
+def m003_filtered_listings(db: Database) -> None:
+    """Indexes off which a page by any key and filter is read in order, and the trigrams of what listings search."""
+    db.execute(
+        "ALTER TABLE threads ADD COLUMN is_archived INTEGER GENERATED ALWAYS AS (archived_at IS NOT NULL) VIRTUAL"
+    )
+    db.execute("DROP INDEX idx_threads_parent_thread_id")
+    for key in _SORT_KEYS:
+        db.execute(f"DROP INDEX idx_threads_{key}_thread_id")
+        db.execute(f"CREATE INDEX threads_by_{key} ON threads (is_archived, {key}, thread_id)")
+        for column in _FILTERS:
+            # Most threads have no parent, and so cost nothing here.
+            where = "WHERE parent_thread_id IS NOT NULL" if column == "parent_thread_id" else ""
+            db.execute(
+                f"CREATE INDEX threads_by_{column}_{key} ON threads ({column}, is_archived, {key}, thread_id) {where}"
+            )
+    # Rows are those of threads. Without positions it holds less and is written faster; what it finds is looked at.
+    db.execute(
+        "CREATE VIRTUAL TABLE thread_texts USING fts5 (text, tokenize = 'trigram case_sensitive 1', detail = none)"
+    )
+    db.execute(
+        "CREATE TRIGGER threads_forget_text AFTER DELETE ON threads"
+        " BEGIN DELETE FROM thread_texts WHERE rowid = old.id; END"
+    )
+    for row in db.query("SELECT id, name, title, preview FROM threads"):
+        text = listing_text(row["name"], row["title"], row["preview"])
+        db.execute("INSERT INTO thread_texts (rowid, text) VALUES (?, ?)", [row["id"], text])

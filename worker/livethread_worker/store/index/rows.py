@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
@@ -12,6 +14,7 @@ from livethread.rollout_item import encode_json
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
     from pathlib import Path
 
 _TEXTS: Final = (
@@ -39,6 +42,15 @@ _TIMES: Final = ("created_at", "updated_at", "recency_at", "archived_at")
 _JSON: Final = ("source", "approval_mode", "permission_profile", "token_usage")
 _GIT: Final = {"git_sha": "commit_hash", "git_branch": "branch", "git_origin_url": "repository_url"}
 
+#: Field of a thread -> column that holds it, in the order of the fields; git has three.
+_COLUMN_OF: Final = {
+    field: {"rollout_path": "path", "git_info": "git_sha"}.get(field, field)
+    for field in StoredThread.model_fields
+    if field != "history"
+}
+
+_decode: Final = json.JSONDecoder().raw_decode
+
 COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_JSON, *_GIT, "memory_mode")
 
 SAVE_THREAD: Final = (
@@ -62,12 +74,44 @@ def to_row(thread: StoredThread) -> dict[str, Any]:
     return row
 
 
-def from_row(row: sqlite3.Row, rollout_path: Path) -> StoredThread:
-    """Return the thread that a row of ``threads`` holds. Rows are ours: they are not validated again."""
-    fields: dict[str, Any] = {name: row[name] for name in ("thread_id", *_TEXTS)}
-    fields |= {name: row[name] and datetime.fromisoformat(row[name]) for name in _TIMES}
-    fields |= {name: None if row[name] is None else json.loads(row[name]) for name in _JSON}
-    git = {name: row[column] for column, name in _GIT.items()}
-    fields["git_info"] = GitInfo(**git) if any(git.values()) else None
-    fields["memory_mode"] = MemoryMode(row["memory_mode"]) if row["memory_mode"] else None
-    return StoredThread.model_construct(rollout_path=rollout_path, **fields)
+def from_row(row: sqlite3.Row, root: Path) -> StoredThread:
+    """Return the thread that a row of ``threads`` holds, with its ``path`` in the home at *root*."""
+    return from_rows([row], root)[0]
+
+
+def from_rows(rows: Sequence[sqlite3.Row], root: Path) -> list[StoredThread]:
+    """Return the threads that *rows* of one query hold. Rows are ours: they are not validated again."""
+    if not rows:
+        return []
+    names = rows[0].keys()
+    select = itemgetter(*(names.index(column) for column in (*_COLUMN_OF.values(), *_GIT)))
+    return [_thread(select(row), root) for row in rows]
+
+
+def _thread(values: tuple[Any, ...], root: Path) -> StoredThread:
+    """Return the thread of one row's values; this is most of what reading a page costs."""
+    fields: dict[str, Any] = dict(zip(_COLUMN_OF, values, strict=False))
+    fields["rollout_path"] = root / fields["rollout_path"]
+    for name in _TIMES:
+        if at := fields[name]:
+            fields[name] = datetime.fromisoformat(at)
+    for name in _JSON:
+        if text := fields[name]:
+            fields[name] = _plain(text) if text[0] == '"' else _decode(text)[0]
+    git = values[-len(_GIT) :]
+    fields["git_info"] = GitInfo(**dict(zip(_GIT.values(), git, strict=True))) if any(git) else None
+    if mode := fields["memory_mode"]:
+        fields["memory_mode"] = MemoryMode(mode)
+    thread = StoredThread.__new__(StoredThread)
+    # What model_construct does, five times as fast: nothing is missing, and nothing has to be looked at.
+    object.__setattr__(thread, "__pydantic_fields_set__", set(fields))
+    object.__setattr__(thread, "__dict__", fields | {"history": None})
+    object.__setattr__(thread, "__pydantic_extra__", None)
+    object.__setattr__(thread, "__pydantic_private__", None)
+    return thread
+
+
+@lru_cache(maxsize=256)
+def _plain(text: str) -> Any:
+    """Return the text that a JSON string says, such as a source's name; most threads say the same."""
+    return json.loads(text)

@@ -10,11 +10,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlite_utils import Database
 from tests.unit.worker.builders import AT, thread_id
 
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
+from livethread.types import ListThreadsParams
 from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable, index
+from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.locking import file_lock
 from livethread_worker.store.state import ThreadState, WriterMark
@@ -33,7 +36,7 @@ TABLES = {
         *("recency_at", "archived_at", "cwd", "cli_version", "originator", "source", "thread_source"),
         *("agent_nickname", "agent_role", "agent_path", "git_sha", "git_branch", "git_origin_url"),
         *("approval_mode", "permission_profile", "token_usage", "memory_mode", "history_mode"),
-    },
+    },  # is_archived is generated, and hidden from table_info
     "rollouts": {
         *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "observed"),
         "phase",
@@ -47,6 +50,8 @@ TABLES = {
 COMPANIONS = {
     "_sqlite_migrations",
     *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),
+    *("thread_texts", "thread_texts_data", "thread_texts_idx", "thread_texts_docsize", "thread_texts_config"),
+    "thread_texts_content",
 }
 
 FULL = StoredThread(
@@ -105,10 +110,33 @@ def test_the_migrations_make_the_schema_that_is_expected(store: Store) -> None:
     assert ["thread_id"] in unique
 
 
-def test_every_listing_is_served_by_an_index(store: Store) -> None:
-    indexed = [tuple(i.columns) for i in store.index.db.table("threads").indexes]
+def test_every_listing_by_one_filter_is_served_by_an_index(store: Store) -> None:
+    indexed = {tuple(i.columns) for i in store.index.db.table("threads").indexes}
 
-    assert {(key, "thread_id") for key in ("created_at", "updated_at", "recency_at")} <= set(indexed)
+    for key in ("created_at", "updated_at", "recency_at"):
+        in_order = ("is_archived", key, "thread_id")
+        assert {in_order, ("cwd", *in_order), ("source", *in_order), ("model_provider", *in_order)} <= indexed
+        assert ("parent_thread_id", *in_order) in indexed
+
+
+def test_an_index_of_before_is_brought_up_to_date_with_its_threads(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.create()
+    with closing(sqlite3.connect(home.index, isolation_level=None)) as connection:
+        migrations.apply(Database(connection), stop_before="m003_filtered_listings")
+        connection.execute(
+            "INSERT INTO threads (thread_id, preview, title, created_at, updated_at, recency_at, source)"
+            " VALUES (?, 'p', 'Größe', ?, ?, ?, '\"cli\"')",
+            [ONE, *["2026-11-22T12:00:00.000Z"] * 3],
+        )
+        connection.execute(
+            "INSERT INTO rollouts VALUES (?, 'sessions/r.jsonl', 0, 0, 0, 0, '0-0', '{}', 'before')", [ONE]
+        )
+
+    with closing(Index(home)) as index_:
+        [found] = index_.list_threads(ListThreadsParams(search_term="GRÖSSE", allowed_sources=("cli",)))
+
+    assert found.thread_id == ONE
 
 
 def test_opening_an_index_again_changes_nothing(store: Store) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Store, opened_store, thread_id
 
 from livethread.errors import InvalidRequest
+from livethread.in_memory import InMemoryThreadStore, _Stored
 from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread.types import (
@@ -20,6 +21,7 @@ from livethread.types import (
     ThreadRelationFilter,
     ThreadSortKey,
 )
+from livethread_worker.store.index import list_threads as list_threads_module
 from livethread_worker.store.read import list_threads
 from livethread_worker.store.state import ThreadState
 
@@ -85,6 +87,143 @@ def test_pages_lose_and_repeat_no_thread_though_times_are_equal(
     ordered = sorted(threads, key=lambda t: (format_time(getattr(t, key.value)), t.thread_id))
     expected = [t.thread_id for t in (ordered if direction is SortDirection.ASC else reversed(ordered))]
     assert seen == expected
+
+
+CWDS = ("/a", "/b", "")
+SOURCES = ("cli", "exec", {"custom": "x"})
+PROVIDERS = ("openai", "azure", "")
+#: Of one letter, so that short and long terms are found, in one text and across none.
+TEXTS = ("", "a", "aaaa", "aaAb abc", "Straße ÉTÉ", "ab\0c\x1fabc", "q\"uote's% _", "e\u0301te\u0301 abcabcabc")
+TERMS = (
+    "",
+    "a",
+    "ab",
+    "aaa",
+    "AAAB",
+    "abcabc",
+    "STRASSE",
+    "été",
+    "c abc",
+    "c\x1fa",
+    '"uo',
+    "'s%",
+    "% _",
+    "aaaaa",
+    "zzz",
+)
+
+thread_fields = st.fixed_dictionaries({
+    "cwd": st.sampled_from(CWDS),
+    "source": st.sampled_from(SOURCES),
+    "model_provider": st.sampled_from(PROVIDERS),
+    "archived_at": st.sampled_from((None, None, None, AT)),
+    "parent": st.none() | st.integers(0, 9),
+    "name": st.none() | st.sampled_from(TEXTS),
+    "title": st.none() | st.sampled_from(TEXTS),
+    "preview": st.sampled_from(TEXTS),
+    "created_at": st.integers(0, 2).map(lambda s: AT + timedelta(seconds=s)),
+    "updated_at": st.integers(0, 2).map(lambda s: AT + timedelta(seconds=s)),
+})
+relations = st.builds(
+    ThreadRelationFilter, kind=st.sampled_from(RelationKind), thread_id=st.integers(0, 9).map(thread_id)
+)
+filters = {
+    "cwd_filters": st.lists(st.sampled_from(CWDS), max_size=4),
+    "allowed_sources": st.lists(st.sampled_from(SOURCES), max_size=2),
+    "model_providers": st.lists(st.sampled_from(PROVIDERS), max_size=2),
+    "archived": st.just(True),
+    "search_term": st.sampled_from(TERMS),
+    "relation_filter": relations,
+}
+orders = st.fixed_dictionaries({
+    "sort_key": st.sampled_from(ThreadSortKey),
+    "sort_direction": st.sampled_from(SortDirection),
+    "page_size": st.integers(1, 4),
+})
+#: Two filters at most: more of them leave hardly a thread.
+listings = st.sets(st.sampled_from(sorted(filters)), max_size=2).flatmap(
+    lambda names: st.fixed_dictionaries({name: filters[name] for name in sorted(names)})
+)
+
+
+@pytest.mark.parametrize("few", [0, 2, list_threads_module.FEW])
+@pytest.mark.parametrize("merged", [1, list_threads_module.MERGED_VALUES])
+@settings(max_examples=100)
+@given(fields=st.lists(thread_fields, max_size=10), wanted=listings, order=orders)
+def test_every_listing_is_that_of_the_store_in_memory(
+    listed: Store,
+    *,
+    few: int,
+    merged: int,
+    fields: list[dict[str, Any]],
+    wanted: dict[str, Any],
+    order: dict[str, Any],
+) -> None:
+    """However few threads are collected and values merged: each way of reading a page gives the same one."""
+    threads = []
+    for n, values in enumerate(fields):
+        parent = values["parent"]
+        own = {key: value for key, value in values.items() if key != "parent"}
+        threads.append(thread(n, parent_thread_id=None if parent is None else thread_id(parent), **own))
+    fill(listed, *threads)
+    memory = InMemoryThreadStore()
+    memory._stored = {t.thread_id: _Stored(t, []) for t in threads}
+    cursor: str | None = None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_threads_module, "FEW", few)
+        patch.setattr(list_threads_module, "MERGED_VALUES", merged)
+        for _ in range(len(threads) + 1):
+            params = ListThreadsParams.model_validate(wanted | order | {"cursor": cursor})
+            page = list_threads(listed.home, listed.index, params)
+            expected = memory._page(params, lambda _: True)
+            assert [t.thread_id for t in page.items] == [t.thread_id for t in expected.items]
+            assert page.next_cursor == expected.next_cursor
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    assert cursor is None
+
+
+@pytest.mark.parametrize("few", [0, list_threads_module.FEW])
+def test_a_term_is_found_as_it_stands_and_not_by_its_trigrams(
+    listed: Store, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(list_threads_module, "FEW", few)
+    fill(listed, thread(1, name="abcabd"), thread(2, name="xabcabcabdx"))
+
+    assert ids(listed, search_term="ABCabcabd") == [thread_id(2)]
+
+
+def test_a_listing_by_many_values_is_read_without_merging_them(listed: Store) -> None:
+    fill(listed, *(thread(n, cwd=f"/{n}") for n in range(4)))
+
+    assert ids(listed, cwd_filters=[f"/{n}" for n in range(1, 1000)]) == [thread_id(n) for n in (1, 2, 3)]
+
+
+def test_a_text_that_changes_is_found_as_it_is_now(listed: Store) -> None:
+    fill(listed, thread(1, name="former", title="title"))
+    loaded = listed.index.read_thread(thread_id(1))
+    assert loaded is not None
+
+    renamed = loaded.model_copy(update={"name": "present"})
+    listed.commit(ThreadState(renamed.thread_id, renamed, path="sessions/1"), loaded=loaded)
+
+    assert [ids(listed, search_term=term) for term in ("former", "present", "title")] == [
+        [],
+        [thread_id(1)],
+        [thread_id(1)],
+    ]
+
+
+def test_the_text_of_a_thread_goes_with_it(listed: Store) -> None:
+    fill(listed, thread(1, name="needle"), thread(2, name="needle"))
+
+    listed.forget(thread_id(1))
+
+    assert ids(listed, search_term="needle") == [thread_id(2)]
+    count = "SELECT count(*) FROM thread_texts WHERE thread_texts MATCH 'nee'"
+    assert listed.index.db.execute(count).fetchone()[0] == 1
 
 
 def test_a_thread_that_comes_in_before_the_cursor_shifts_no_later_page(listed: Store) -> None:

@@ -20,6 +20,9 @@ VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_by
        meta_offset = excluded.meta_offset, meta_bytes = excluded.meta_bytes, applied = excluded.applied,
        observed = excluded.observed, phase = excluded.phase
 
+-- save_text --
+INSERT OR REPLACE INTO thread_texts (rowid, text) SELECT id, :text FROM threads WHERE thread_id = :thread_id
+
 -- save_writer --
 INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
     ON CONFLICT (thread_id, writer) DO UPDATE SET n = excluded.n, lines = excluded.lines
