@@ -10,27 +10,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: An operation shorter than this is run often enough, within one measurement, to last about that long.
-_MEASURED_S = 0.005
 
-
-def medians(operations: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians(
+    operations: Mapping[str, Callable[[], object]], repeats: int, measured_s: float = 0.005
+) -> dict[str, float]:
     """Return the median seconds of one run of each operation, by its name.
 
-    Each is run once before it is measured, and then in turn with all the others.
+    Each is run once before it is measured, and then in turn with all the others, another one first each time. One
+    measurement has as many runs of it as last about *measured_s*.
     """
-    runs = {name: _runs(operation) for name, operation in operations.items()}
+    runs = {name: _runs(operation, measured_s) for name, operation in operations.items()}
     seconds: dict[str, list[float]] = {name: [] for name in operations}
+    names = list(operations)
     for _ in range(repeats):
         gc.collect()
-        for name, operation in operations.items():
-            seconds[name].append(_time(operation, runs[name]))
+        for name in names:
+            seconds[name].append(_time(operations[name], runs[name]))
+        names = [*names[1:], names[0]]
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _runs(operation: Callable[[], object]) -> int:
+def _runs(operation: Callable[[], object], measured_s: float) -> int:
     operation()
-    return max(1, int(_MEASURED_S / _time(operation, 1)))
+    return max(1, int(measured_s / _time(operation, 1)))
 
 
 def _time(operation: Callable[[], object], runs: int) -> float:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _BATCH_THREADS: Final = 200
 _BATCH_APPENDS: Final = 10
 
+#: What one measurement lasts: how long the disk takes differs from write to write.
+_MEASURED_S: Final = 0.1
+
 #: Where a benchmark of appends begins to number its threads.
 _LONG, _EMPTY = 1, 2
 
@@ -66,7 +69,7 @@ def batches(made: Home, threads: int, repeats: int) -> dict[str, Any]:
         name: _Writer(home, index, numbers, _BATCH_APPENDS).write
         for name, home, index in zip(("product", "bare"), (with_all, without), indexes, strict=True)
     }
-    seconds = medians(operations, repeats)
+    seconds = medians(operations, repeats, _MEASURED_S)
     for index in indexes:
         index.close()
     return {"threads": threads, "batch": len(numbers), "appends": _BATCH_APPENDS, "dropped": dropped} | seconds
@@ -110,6 +113,6 @@ def appends(folder: Path, lines: int, repeats: int) -> dict[str, Any]:
         name: partial(_Writer.write, _Writer(home, index, [number], 1))
         for name, number in (("product", _LONG), ("bare", _EMPTY))
     }
-    seconds = medians(operations, repeats)
+    seconds = medians(operations, repeats, _MEASURED_S)
     index.close()
     return {"lines": lines} | seconds

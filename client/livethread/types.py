@@ -201,22 +201,32 @@ class ThreadRelationFilter(Model):
 
 
 class ListThreadsParams(Model):
-    """Parameters for one page of a listing."""
+    """Parameters for one page of a listing: threads that pass every filter.
+
+    A page begins behind the last thread of the page before, by the sort value that it had then and its id, and shows
+    what is stored now. So a thread whose sort value stays is shown once, however many have the same one; by
+    ``created_at`` nobody's moves. One that is written on between two pages gets a later one and may move past the
+    cursor: newest first it is on none of the pages that follow, oldest first it is shown again.
+    """
 
     page_size: PageSize = 50
-    #: `ThreadPage.next_cursor` of the page before.
+    #: `ThreadPage.next_cursor` of the page before, with the same sort key, direction and filters.
     cursor: Text | None = None
     sort_key: ThreadSortKey = ThreadSortKey.CREATED_AT
     sort_direction: SortDirection = SortDirection.DESC
     #: Empty: every source.
     allowed_sources: tuple[SessionSource, ...] = ()
-    #: None or empty: every provider.
+    #: None: the store's default, which is every provider, since a store has none configured (codex's is the same; what
+    #: puts the configured provider in is the server above it). Empty: every provider.
     model_providers: tuple[Text, ...] | None = None
     #: None: every directory; empty: no thread at all.
     cwd_filters: tuple[Text, ...] | None = None
+    #: Archived threads instead of active ones.
     archived: bool = False
-    #: Substring of name, title or preview.
+    #: Substring of name, title or preview, whatever its case. None or empty: every thread. From three characters on it
+    #: is looked up; a shorter one is looked for in thread after thread.
     search_term: Text | None = None
+    #: Threads spawned by one thread, which need not exist any more. None: every thread, whoever spawned it.
     relation_filter: ThreadRelationFilter | None = None
     #: Answer from the index alone, without a look for what somebody else wrote into the home.
     use_state_db_only: bool = False
@@ -233,14 +243,17 @@ class ThreadPage(Model):
 class SearchThreadsParams(Model):
     """Parameters for a full-text search over threads."""
 
-    #: Words that one message, or the name, must hold: ``word``, ``"a phrase"``, ``prefix*``.
+    #: Words that one message, or the name, must hold: ``word``, ``"a phrase"``, ``prefix*``. At least one.
     search_term: Annotated[str, Field(min_length=1)]
     page_size: PageSize = 50
     cursor: Text | None = None
-    #: None: the best matches first.
+    #: None: the best matches first; a later page then leaves out what was said since the first.
     sort_key: ThreadSortKey | None = None
+    #: Of the sort key; best matches come first in any case.
     sort_direction: SortDirection = SortDirection.DESC
+    #: Empty: every source.
     allowed_sources: tuple[SessionSource, ...] = ()
+    #: Archived threads instead of active ones.
     archived: bool = False
 
 

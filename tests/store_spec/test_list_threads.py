@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ async def listed(store: ThreadStore, cwd: str, **params: Any) -> list[str]:
 
 async def all_pages(store: ThreadStore, page_size: int, **params: Any) -> list[list[str]]:
     pages: list[list[str]] = []
-    cursor: str | None = None
+    cursor: str | None = params.pop("cursor", None)
     while True:
         page = await store.list_threads(
             ListThreadsParams.model_validate({"page_size": page_size, "cursor": cursor, **params})
@@ -105,6 +106,100 @@ async def test_pages_lose_no_thread_of_one_time_and_repeat_none(
     assert pages == {size: paged(expected, size) for size in (1, 2, 3, 7, 8)}
 
 
+async def test_hundreds_of_threads_of_one_time_are_paged_once_each(store: ThreadStore, cwd: str) -> None:
+    ids = sorted(await asyncio.gather(*(stored(store, cwd=cwd, created_at=AT) for _ in range(201))))
+
+    oldest_first = await all_pages(store, 40, cwd_filters=(cwd,), sort_direction=SortDirection.ASC)
+    newest_first = await all_pages(store, 201, cwd_filters=(cwd, "/elsewhere"))
+
+    assert (oldest_first, newest_first) == (paged(ids, 40), [ids[::-1]])
+
+
+def later(key: ThreadSortKey, days: int) -> ThreadMetadataPatch:
+    """A patch that gives a thread's *key* a time in the future."""
+    field = "advance_recency_at" if key is ThreadSortKey.RECENCY_AT else key.value
+    return ThreadMetadataPatch.model_validate({field: datetime(2100, 1, 1, tzinfo=UTC) + timedelta(days=days)})
+
+
+@pytest.mark.parametrize("direction", list(SortDirection))
+@pytest.mark.parametrize("key", [ThreadSortKey.UPDATED_AT, ThreadSortKey.RECENCY_AT])
+async def test_a_thread_that_is_written_on_between_two_pages_moves_as_its_time_does(
+    store: ThreadStore, cwd: str, key: ThreadSortKey, direction: SortDirection
+) -> None:
+    """Newest first, it is passed over where it was not shown yet; oldest first, it is shown once more."""
+    oldest, old, young, youngest = [await stored(store, later(key, day), cwd=cwd) for day in range(4)]
+    wanted = ListThreadsParams(page_size=2, cwd_filters=(cwd,), sort_key=key, sort_direction=direction)
+    first = await store.list_threads(wanted)
+
+    for thread_id, day in ((oldest, 10), (youngest, 11)):
+        await update(store, thread_id, later(key, day))
+        await flush(store, thread_id)
+    rest = await all_pages(
+        store, 5, cwd_filters=(cwd,), sort_key=key, sort_direction=direction, cursor=first.next_cursor
+    )
+
+    shown = [thread.thread_id for thread in first.items]
+    if direction is SortDirection.DESC:
+        assert (shown, rest) == ([youngest, young], [[old]])
+    else:
+        assert (shown, rest) == ([oldest, old], [[young, oldest, youngest]])
+
+
+async def test_a_page_begins_behind_a_thread_that_is_gone(store: ThreadStore, cwd: str) -> None:
+    ids = [await stored(store, cwd=cwd, created_at=AT + timedelta(seconds=n)) for n in range(3)]
+    first = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
+
+    await archive(store, ids[2])
+    await flush(store, ids[2])
+
+    assert await listed(store, cwd, cursor=first.next_cursor) == [ids[1], ids[0]]
+
+
+async def test_each_filter_pages_by_each_key_both_ways(store: ThreadStore, cwd: str) -> None:
+    """Four threads pass each filter, in another order by each key and two of them at the same time."""
+    root = await stored(store, cwd=f"{cwd}/root")
+    child = await stored(store, cwd=f"{cwd}/root", parent_thread_id=root)
+    word = cwd.strip("/")
+    filters: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"cwd": f"{cwd}/cwd"}, {"cwd_filters": (f"{cwd}/cwd",)}),
+        ({"cwd": f"{cwd}/cwds"}, {"cwd_filters": (f"{cwd}/cwds", "/nowhere", f"{cwd}/cwds")}),
+        ({"source": {"custom": word}}, {"allowed_sources": ({"custom": word}, {"custom": "none"})}),
+        ({"model_provider": word}, {"model_providers": (word, "none")}),
+        ({"name": f"the {word.upper()}."}, {"search_term": word}),
+        ({"parent_thread_id": root}, {"cwd_filters": (cwd,), "relation_filter": _relation("direct_children", root)}),
+        (
+            {"parent_thread_id": child},
+            {"cwd_filters": (cwd,), "relation_filter": _relation("direct_children", child)},
+        ),
+    ]
+    for given, wanted in filters:
+        made = dict(given)
+        name = made.pop("name", None)
+        threads = []
+        for created, updated, recency in ((0, 2, 1), (1, 0, 2), (2, 1, 0), (2, 1, 0)):
+            thread_id = await stored(
+                store,
+                ThreadMetadataPatch.model_validate({
+                    "created_at": AT + timedelta(days=created),
+                    "updated_at": AT + timedelta(days=40000 + updated),
+                    "advance_recency_at": AT + timedelta(days=40000 + recency),
+                    **({"name": name} if name else {}),
+                }),
+                **{"cwd": cwd, **made},
+            )
+            threads.append((thread_id, {"created_at": created, "updated_at": updated, "recency_at": recency}))
+        for key in ThreadSortKey:
+            ascending = [id_ for id_, times in sorted(threads, key=lambda each: (each[1][key.value], each[0]))]
+            oldest_first = await all_pages(store, 3, sort_key=key, sort_direction=SortDirection.ASC, **wanted)
+            newest_first = await all_pages(store, 3, sort_key=key, **wanted)
+
+            assert (oldest_first, newest_first) == (paged(ascending, 3), paged(ascending[::-1], 3)), (wanted, key)
+
+
+def _relation(kind: str, thread_id: str) -> ThreadRelationFilter:
+    return ThreadRelationFilter(kind=RelationKind(kind), thread_id=thread_id)
+
+
 async def test_filters_on_directories(store: ThreadStore, cwd: str) -> None:
     here = await stored(store, cwd=cwd)
     there = await stored(store, cwd=f"{cwd}/there")
@@ -135,9 +230,9 @@ async def test_filters_on_providers(store: ThreadStore, cwd: str) -> None:
     assert sorted(await listed(store, cwd, model_providers=None)) == sorted([one, two])
 
 
-@pytest.mark.parametrize("term", ["needle", "NEEDLE", "a needle in", "100%", "_", "'"])
+@pytest.mark.parametrize("term", ["needle", "NEEDLE", "a needle in", "ÉCOLE", "e\u0301co", "100%", "_", "'"])
 async def test_a_search_term_is_found_in_name_title_and_preview(store: ThreadStore, cwd: str, term: str) -> None:
-    text = "A needle in a haystack: 100% _ '"
+    text = "A needle in a haystack: école 100% _ '"
     hits = [
         await stored(store, ThreadMetadataPatch.model_validate({field: text}), cwd=cwd)
         for field in ("name", "title", "preview")

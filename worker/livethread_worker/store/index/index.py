@@ -20,7 +20,14 @@ from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.index.queries import QUERIES
-from livethread_worker.store.index.rows import SAVE_THREAD, from_row, from_rows, to_row
+from livethread_worker.store.index.rows import (
+    SAVE_THREAD,
+    changed_columns,
+    from_row,
+    from_rows,
+    to_row,
+    update_thread,
+)
 from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.state import ThreadState, TurnLine, WriterMark
@@ -76,6 +83,8 @@ class ThreadRows:
     state: ThreadState
     #: None where it is as the index has it.
     thread: dict[str, Any] | None
+    #: Columns of it that differ; none for a thread that the index does not know.
+    changed: tuple[str, ...]
     rollout: dict[str, Any]
     writers: list[dict[str, Any]]
     messages: list[dict[str, Any]]
@@ -162,8 +171,9 @@ class Index:
         }
         states: dict[str, ThreadState] = {}
         with self._using():
-            for row in self.db.conn.execute(QUERIES["load_states"], arguments):
-                states[row["thread_id"]] = _state(row, from_row(row, self._home.root))
+            rows = self.db.conn.execute(QUERIES["load_states"], arguments).fetchall()
+            for row, thread in zip(rows, from_rows(rows, self._home.root), strict=True):
+                states[thread.thread_id] = _state(row, thread)
             for row in self.db.conn.execute(QUERIES["load_writers"], arguments):
                 if state := states.get(row["thread_id"]):
                     state.writers[row["writer"]] = WriterMark(row["n"], row["lines"])
@@ -176,14 +186,16 @@ class Index:
             InvalidRequest: the thread holds what is not JSON.
         """
         changed = state.thread if state.thread is not loaded else None
+        is_said_anew = loaded is None or (changed is not None and _texts(changed) != _texts(loaded))
         return ThreadRows(
             state,
             thread=to_row(changed) if changed else None,
+            changed=changed_columns(changed, loaded) if changed and loaded else (),
             rollout=_rollout_row(state),
             writers=_writer_rows(state),
             messages=_message_rows(state),
             is_renamed=state.is_reread or _name(state.thread) != _name(loaded),
-            text=_changed_text(changed, loaded),
+            text=_text(state.thread) if is_said_anew else None,
         )
 
     def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> None:
@@ -382,18 +394,26 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
 
 
 def _save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
-    connection.executemany(SAVE_THREAD, [each.thread for each in rows if each.thread])
-    texts = [{"thread_id": each.state.thread_id, "text": each.text} for each in rows if each.text is not None]
-    connection.executemany(QUERIES["save_text"], texts)
+    """Store threads. Of one that is known only what changed is written, since each index on it is written, too."""
+    gone = [  # since they were loaded
+        each
+        for each in rows
+        if each.thread and each.changed and not connection.execute(update_thread(each.changed), each.thread).rowcount
+    ]
+    whole = [each for each in rows if each.thread and not each.changed] + gone
+    connection.executemany(SAVE_THREAD, [each.thread for each in whole if each.thread])
+    texts = {each.state.thread_id: each.text for each in rows if each.text is not None}
+    texts |= {each.state.thread_id: _text(each.state.thread) for each in gone}
+    rows_of_texts = [{"thread_id": thread_id, "text": text} for thread_id, text in texts.items()]
+    connection.executemany(QUERIES["save_text"], rows_of_texts)
 
 
-def _changed_text(changed: StoredThread | None, loaded: StoredThread | None) -> str | None:
-    if changed is None or (loaded is not None and _listed(changed) == _listed(loaded)):
-        return None
-    return listing_text(*_listed(changed))
+def _text(thread: StoredThread | None) -> str:
+    """Return what a listing's search term is looked for in."""
+    return listing_text(*_texts(thread)) if thread else ""
 
 
-def _listed(thread: StoredThread) -> tuple[str | None, ...]:
+def _texts(thread: StoredThread) -> tuple[str | None, ...]:
     return thread.name, thread.title, thread.preview
 
 

@@ -14,7 +14,7 @@ from livethread.rollout_item import encode_json
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _TEXTS: Final = (
@@ -57,6 +57,18 @@ SAVE_THREAD: Final = (
     f"INSERT INTO threads ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)}) "  # noqa: S608
     f"ON CONFLICT (thread_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
 )
+
+
+def changed_columns(thread: StoredThread, before: StoredThread) -> tuple[str, ...]:
+    """Return the columns in which *thread* differs from what was stored *before*."""
+    changed = [field for field in _COLUMN_OF if getattr(thread, field) != getattr(before, field)]
+    columns = {_COLUMN_OF[field] for field in changed} & set(COLUMNS)
+    return tuple(name for name in COLUMNS if name in columns or (name in _GIT and "git_info" in changed))
+
+
+def update_thread(columns: Iterable[str]) -> str:
+    """Return the statement that changes *columns* of a thread: an index is written where its columns are named."""
+    return f"UPDATE threads SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE thread_id = :thread_id"  # noqa: S608
 
 
 def to_row(thread: StoredThread) -> dict[str, Any]:

@@ -260,6 +260,17 @@ def test_a_changed_thread_replaces_the_former(store: Store) -> None:
     assert (read.name, read.git_info, read.memory_mode, read.token_usage) == (None, None, None, None)
 
 
+def test_a_thread_whose_row_is_gone_since_it_was_loaded_is_stored_whole(store: Store) -> None:
+    store.commit(state(FULL))
+    store.forget(ONE)
+    later = FULL.model_copy(update={"updated_at": AT + timedelta(hours=1)})
+
+    store.commit(state(later), loaded=FULL)
+
+    [listed] = store.index.list_threads(ListThreadsParams(archived=True, search_term=FULL.title))
+    assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
+
+
 def test_an_unknown_thread_is_none(store: Store) -> None:
     assert store.index.read_thread(TWO) is None
     assert store.index.load_states({TWO: {"w1"}}) == {}
