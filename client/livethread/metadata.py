@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
@@ -18,6 +18,10 @@ from livethread.rollout_item import RolloutItem, encode_json
 from livethread.thread_id import ThreadId
 
 _MAX_LABEL = 200
+
+#: ``history_mode`` of the threads that newer codex begins: each line is numbered, and what was said stands in
+#: ``item_completed`` events.
+PAGINATED: Final = "paginated"
 
 
 def _json(value: Any) -> Any:

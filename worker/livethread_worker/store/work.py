@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError
 from livethread.item_observer import ItemObserver
-from livethread.metadata import ThreadMetadataPatch
+from livethread.metadata import PAGINATED, ThreadMetadataPatch
 from livethread.model import format_time
 from livethread.observed import ALL_FIELDS, FIRST_OBSERVED, apply_patch
 from livethread.rollout_item import THREAD_METADATA_TYPE, decode_line, encode_json
@@ -136,7 +136,7 @@ class ThreadWork:
             case AppendItems():
                 lines = self._append(entry.task.lines)
             case UpdateThreadMetadata() as header:
-                if entry.n == mark.n and done >= _line_count(header):
+                if entry.n == mark.n and done >= _line_count(header, self.state.thread):
                     self._observe_again(entry)
                     return
                 lines = self._update(header, entry.position)
@@ -189,11 +189,12 @@ class ThreadWork:
     def _lines_of_patch(self, header: UpdateThreadMetadata, patched: StoredThread) -> list[_Line]:
         """Return the lines of a patch that somebody asked for: in codex's form, and whole in our own."""
         lines = []
-        if header.patch.model_fields_set & _IN_SESSION_META:
+        in_meta = _in_session_meta(patched)
+        if header.patch.model_fields_set & in_meta:
             says_git = "git_info" in header.patch.model_fields_set
             self._meta = with_present_values(self._meta or self.read_meta(), patched, says_git=says_git)
             lines.append(_Line(_encode("session_meta", self._meta, header.at), is_meta=True))
-        if rest := _in_own_line(header.patch):
+        if rest := _in_own_line(header.patch, in_meta):
             lines.append(_Line(_encode(THREAD_METADATA_TYPE, rest.to_wire(), header.at)))
         return lines
 
@@ -259,15 +260,25 @@ def _right_after(position: Position) -> Position:
     return f"{high}-{low + 1}"
 
 
-def _line_count(header: UpdateThreadMetadata) -> int:
+def _line_count(header: UpdateThreadMetadata, thread: StoredThread | None) -> int:
     """Return how many lines `ThreadWork` makes of a patch; an observed one follows from the items."""
     if header.observed_from is not None:
         return 0
-    return bool(header.patch.model_fields_set & _IN_SESSION_META) + bool(_in_own_line(header.patch))
+    in_meta = _in_session_meta(thread)
+    return bool(header.patch.model_fields_set & in_meta) + bool(_in_own_line(header.patch, in_meta))
 
 
-def _in_own_line(patch: ThreadMetadataPatch) -> ThreadMetadataPatch | None:
-    changes = {k: v for k, v in patch.changes().items() if k not in _IN_SESSION_META}
+def _in_session_meta(thread: StoredThread | None) -> frozenset[str]:
+    """Return the fields of a patch that go into a copy of the thread's ``session_meta``.
+
+    None of a paginated thread's: codex reads its rollout from the end, and stops at a ``session_meta``, so that the
+    model would forget all that stands before the copy. Nor does it look for such copies there.
+    """
+    return frozenset() if thread is not None and thread.history_mode == PAGINATED else _IN_SESSION_META
+
+
+def _in_own_line(patch: ThreadMetadataPatch, in_meta: frozenset[str]) -> ThreadMetadataPatch | None:
+    changes = {k: v for k, v in patch.changes().items() if k not in in_meta}
     return ThreadMetadataPatch(**changes) if changes else None
 
 

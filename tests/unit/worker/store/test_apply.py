@@ -243,6 +243,21 @@ def test_what_foreign_lines_say_is_taken(store: Store, mail: Mail) -> None:
     assert (store.thread(mail).title, store.thread(mail).model) == ("from codex", "m")
 
 
+def test_no_copy_of_the_session_meta_is_written_into_a_paginated_thread(store: Store, mail: Mail) -> None:
+    """Codex reads such a rollout from its end to a session_meta: the model would forget what stands before a copy."""
+    meta = {"id": mail.thread_id, "history_mode": "paginated", "git": {"branch": "main", "commit_hash": "c"}}
+    store.write_rollout(mail.thread_id).write_bytes(item_line("session_meta", meta) + b"\n")
+    patches = [mail.patch(ThreadMetadataPatch(git_info=GitInfoPatch(branch=branch))) for branch in ("a", "b")]
+
+    store.apply(mail, *patches)
+    store.apply(mail, *patches)
+    store.drop_index()
+    store.read_in(mail.thread_id)
+
+    assert [record["type"] for record in store.records(mail)] == ["session_meta", *["thread_metadata"] * 2]
+    assert store.thread(mail).git_info == GitInfo(branch="b", commit_hash="c")
+
+
 def test_a_foreign_last_line_without_its_end_gets_one(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create())
     add(store.path(mail), message_line("codex's"))

@@ -149,6 +149,18 @@ def test_git_and_memory_mode_go_to_one_complete_copy_of_the_session_meta() -> No
     assert (work.state.meta_offset, work.state.meta_bytes) == (1_000 + len(work.lines[0]), len(work.lines[1]))
 
 
+def test_in_a_paginated_thread_git_and_memory_mode_go_to_a_line_of_our_own() -> None:
+    mail = Mail()
+    work = known_work(mail, history_mode="paginated")
+    patch = ThreadMetadataPatch(git_info=GitInfoPatch(branch="b"), memory_mode=MemoryMode.DISABLED, name="n")
+
+    work.take([mail.patch(patch)])
+
+    [line] = map(json.loads, work.lines)
+    assert line["type"] == "thread_metadata"
+    assert line["payload"] == {"name": "n", "git_info": {"branch": "b"}, "memory_mode": "disabled"}
+
+
 def test_every_other_field_goes_to_a_line_of_our_own() -> None:
     mail = Mail()
     work = known_work(mail)
