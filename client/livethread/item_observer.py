@@ -99,6 +99,8 @@ class ItemObserver:
                 return self._from_turn_context(payload)
             case "event_msg", "user_message":
                 return self._from_user_message(payload)
+            case "event_msg", "item_completed" if (message := completed_user_message(payload)) is not None:
+                return self._from_user_message(message)
             case "event_msg", "token_count":
                 return _from_token_count(payload)
             case "event_msg", "thread_goal_updated":
@@ -175,6 +177,22 @@ def user_request(message: str) -> str:
     """Return the user's own words: what follows the editor's marker, where there is one, trimmed."""
     _, marker, request = message.partition(USER_MESSAGE_BEGIN)
     return (request if marker else message).strip()
+
+
+def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what an ``item_completed`` of a user's message says, in the form of a ``user_message``; None for others.
+
+    A paginated thread of codex holds the one where others hold the other.
+    """
+    item = event.get("item")
+    if not isinstance(item, dict) or item.get("type") != "UserMessage":
+        return None
+    content = item.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return {
+        "message": "".join(_text(part, "text") or "" for part in parts),
+        "images": [part for part in parts if part.get("type") in ("image", "local_image")],
+    }
 
 
 def patch_of(changes: dict[str, Any]) -> ThreadMetadataPatch:

@@ -29,6 +29,9 @@ MAX_TURNS: Final = 2**31
 #: What a summary shows of a turn: what the user asked, and what the agent answered.
 _SUMMARY: Final = frozenset({"user_message", "agent_message"})
 
+#: The same in a paginated thread of codex: kinds of item that an ``item_completed`` holds.
+_COMPLETED_IN_SUMMARY: Final = ("UserMessage", "AgentMessage")
+
 
 class TurnPhase(StrEnum):
     """Where a thread stands between two lines."""
@@ -116,7 +119,7 @@ def _viewed(items: Sequence[RolloutItem], view: StoredTurnItemsView) -> tuple[Ro
         case StoredTurnItemsView.NOT_LOADED:
             return ()
         case StoredTurnItemsView.SUMMARY:
-            said = tuple(item for item in items if item.type == "event_msg" and item.kind in _SUMMARY)
+            said = tuple(filter(_is_said_event, items))
             return said or tuple(item for item in items if item.type == "response_item" and _is_said(item.payload))
         case StoredTurnItemsView.FULL:
             return tuple(items)
@@ -125,6 +128,15 @@ def _viewed(items: Sequence[RolloutItem], view: StoredTurnItemsView) -> tuple[Ro
 def _is_said(payload: dict[str, Any]) -> bool:
     """Whether a response item is a message of a person or the agent; rollouts without events have nothing else."""
     return event_of_message(payload) is not None
+
+
+def _is_said_event(item: RolloutItem) -> bool:
+    if item.type != "event_msg":
+        return False
+    if item.kind != "item_completed":
+        return item.kind in _SUMMARY
+    completed = item.payload.get("item")
+    return isinstance(completed, dict) and completed.get("type") in _COMPLETED_IN_SUMMARY
 
 
 def _turn_id(payload: dict[str, Any], ordinal: int) -> str:

@@ -197,6 +197,34 @@ def test_a_message_without_text_and_image_says_nothing(message: Any) -> None:
     assert observe(event("user_message", message=message, images=[], local_images=None)) == {}
 
 
+def test_a_users_message_of_a_paginated_thread_says_what_any_other_does() -> None:
+    content = [
+        {"type": "text", "text": "fix "},
+        {"type": "local_image", "path": "/a.png"},
+        {"type": "text", "text": "it"},
+    ]
+    said = {"first_user_message": "fix it", "preview": "fix it", "title": "fix it"}
+
+    assert observe(event("item_completed", item={"type": "UserMessage", "content": content})) == said
+    alone = event("item_completed", item={"type": "UserMessage", "content": content[1:2]})
+    assert observe(alone) == {"first_user_message": "[Image]", "preview": "[Image]"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "AgentMessage", "content": [{"type": "Text", "text": "done"}]},
+        {"type": "UserMessage", "content": "text"},
+        {"type": "UserMessage", "content": [7, {"type": "text", "text": 7}]},
+        {"type": ["UserMessage"]},
+        "UserMessage",
+        None,
+    ],
+)
+def test_a_completed_item_that_is_no_message_of_a_user_says_nothing(item: Any) -> None:
+    assert observe(event("item_completed", item=item)) == {}
+
+
 def test_an_observer_goes_on_where_the_thread_stands() -> None:
     stored = StoredThread(
         thread_id=THREAD,
@@ -334,13 +362,13 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 )
 KNOWN_FIELDS = [
     *("timestamp", "source", "thread_source", "agent_role", "history_mode", "cwd", "git", "memory_mode"),
-    *("model", "effort", "approval_policy", "permission_profile", "message", "images", "info", "goal"),
+    *("model", "effort", "approval_policy", "permission_profile", "message", "images", "info", "goal", "item"),
 ]
 
 
 @given(
     type_=st.sampled_from(["session_meta", "turn_context", "event_msg", "response_item", "x"]),
-    kind=st.sampled_from(["user_message", "token_count", "thread_goal_updated", "task_started"]),
+    kind=st.sampled_from(["user_message", "item_completed", "token_count", "thread_goal_updated", "task_started"]),
     fields=st.dictionaries(st.sampled_from(KNOWN_FIELDS), json_values, max_size=4),
 )
 def test_no_item_whatever_makes_observing_fail(type_: str, kind: str, fields: dict[str, Any]) -> None:

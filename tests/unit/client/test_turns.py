@@ -159,6 +159,15 @@ def test_a_view_shows_so_much(view: StoredTurnItemsView, shown: list[RolloutItem
     assert (found.items_view, found.items) == (view, tuple(shown))
 
 
+def test_a_summary_of_a_paginated_thread_shows_what_was_said() -> None:
+    said = [event("item_completed", item={"type": kind}) for kind in ("UserMessage", "AgentMessage")]
+    others = [event("item_completed", item=item) for item in ({"type": "Reasoning"}, {"type": ["UserMessage"]}, None)]
+
+    found = stored_turn("t", [*said, *others], SUMMARY, is_last=True)
+
+    assert found.items == tuple(said)
+
+
 def test_how_a_turn_ended_does_not_depend_on_the_view() -> None:
     items = [*ITEMS, event("turn_aborted")]
 
