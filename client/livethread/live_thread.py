@@ -51,11 +51,14 @@ class LiveThread:
     Concurrent calls are safe: they take effect in the order in which they are made.
     """
 
-    def __init__(self, store: ThreadStore, thread_id: str, sync: ThreadMetadataSync) -> None:
+    def __init__(
+        self, store: ThreadStore, thread_id: str, sync: ThreadMetadataSync, history_mode: str | None = None
+    ) -> None:
         """Use `create` or `resume`."""
         self._store = store
         self._thread_id = thread_id
         self._sync = sync
+        self._history_mode = history_mode
         self._last = Receipt(thread_id=thread_id, position=START)
         self._is_open = True
         self._closing = asyncio.Lock()
@@ -80,7 +83,7 @@ class LiveThread:
         """
         thread = await store.resume_thread(params)
         store.observers.emit(ThreadInitialized(params.thread_id, thread.thread_source, resumed=True))
-        return cls(store, params.thread_id, ThreadMetadataSync.for_resume(thread))
+        return cls(store, params.thread_id, ThreadMetadataSync.for_resume(thread), thread.history_mode)
 
     def __repr__(self) -> str:
         return f"<LiveThread {self._thread_id} {'open' if self._is_open else 'closed'}>"
@@ -109,7 +112,7 @@ class LiveThread:
             Unavailable: Redis did not answer in time; see its message for what became of the items.
         """
         self._require_open()
-        canonical = tuple(filter(is_persisted, parse_items(items)))
+        canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
         if not canonical:
             return self._last
         params = AppendThreadItemsParams(thread_id=self._thread_id, items=canonical)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from livethread.metadata import PAGINATED
 from livethread.rollout_item import THREAD_METADATA_TYPE, RolloutItem
 
 if TYPE_CHECKING:
@@ -55,16 +56,24 @@ _EVENTS: Final = frozenset({
     "web_search_end",
 })
 
+#: Events that belong into paginated rollouts alone.
+_PAGINATED_EVENTS: Final = frozenset({"item_completed", "thread_settings_applied"})
+
 #: Kinds of item whose ``item_completed`` has no equivalent elsewhere in the history.
 _COMPLETED_ITEMS: Final = frozenset({"plan", "sleep"})
 
 
-def is_persisted(item: RolloutItem) -> bool:
-    """Whether *item* belongs into a rollout."""
+def is_persisted(item: RolloutItem, history_mode: str | None = None) -> bool:
+    """Whether *item* belongs into a rollout of that *history_mode*.
+
+    In a paginated one, codex looks for what was said and done in ``item_completed`` events.
+    """
     match item.type:
         case "response_item":
             return item.kind in _RESPONSE_ITEMS
         case "event_msg":
+            if history_mode == PAGINATED and item.kind in _PAGINATED_EVENTS:
+                return True
             return item.kind in _EVENTS or (item.kind == "item_completed" and _completes_kept_item(item.payload))
         case _:
             return item.type != THREAD_METADATA_TYPE

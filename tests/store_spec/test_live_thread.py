@@ -104,6 +104,20 @@ async def test_what_the_policy_drops_is_dropped(store: ThreadStore) -> None:
     assert texts(await history(store, thread.thread_id)) == ["kept"]
 
 
+async def test_a_thread_that_codex_keeps_paginated_keeps_completed_items(store: ThreadStore) -> None:
+    thread = await create(store)
+    completed = {"type": "event_msg", "payload": {"type": "item_completed", "item": {"type": "AgentMessage"}}}
+    await thread.append_items([said("kept"), completed])
+    await thread.update_metadata(ThreadMetadataPatch(history_mode="paginated"))
+    await thread.shutdown()
+
+    resumed = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id))
+    await resumed.append_items([completed])
+
+    history = await resumed.load_history()
+    assert [item.kind for item in history.items[1:]] == ["user_message", "item_completed"]
+
+
 async def test_an_append_of_which_nothing_is_left_has_the_receipt_of_the_one_before(store: ThreadStore) -> None:
     thread = await create(store)
     nothing = await thread.append_items(DROPPED)

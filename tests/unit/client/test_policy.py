@@ -131,6 +131,20 @@ def test_every_other_completion_is_dropped(completed: Any) -> None:
     assert not is_persisted(item("event_msg", type="item_completed", item=completed))
 
 
+@pytest.mark.parametrize("kind", ["item_completed", "thread_settings_applied"])
+def test_some_events_are_kept_in_a_paginated_thread_alone(kind: str) -> None:
+    completed = item("event_msg", type=kind, item={"type": "AgentMessage"})
+
+    assert is_persisted(completed, "paginated")
+    assert not is_persisted(completed, "legacy")
+    assert not is_persisted(completed)
+
+
+@pytest.mark.parametrize("kind", ["item_started", "error"])
+def test_an_event_of_the_moment_is_dropped_in_a_paginated_thread_too(kind: str) -> None:
+    assert not is_persisted(item("event_msg", type=kind), "paginated")
+
+
 def test_what_is_kept_keeps_its_order() -> None:
     first, second = item("event_msg", type="user_message"), item("turn_context")
 
