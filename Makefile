@@ -1,4 +1,4 @@
-# The tasks of a checkout: `make help` lists them. Needs Python >= 3.11 and GNU make >= 3.81, nothing else.
+# The tasks of a checkout: `make help` lists them. Needs Python >= 3.11 and GNU make >= 3.81, nothing else but npm for test-codex.
 #
 #   PYTHON=python3.12    the interpreter to make .venv with
 #   ARGS='…'             what to pass on: make test ARGS='tests/unit -k flush', make lock ARGS=--upgrade
@@ -7,6 +7,8 @@
 BIN := .venv/bin
 UV := $(BIN)/uv
 PYPI := https://pypi.org/simple
+# The codex whose format we write, and a newer one, which locks its threads and begins them as paginated ones.
+CODEX_VERSIONS := 0.138.0 0.169.0
 
 # uv works on .venv whatever environment is active, and believes the certificates that the machine does.
 unexport VIRTUAL_ENV CONDA_PREFIX UV_PYTHON
@@ -37,6 +39,11 @@ demo: .venv/.run ## Run the demonstration
 .PHONY: test
 test: .venv/.test ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-codex
+test-codex: .venv/.test ## Run the tests with the real codex, which npm installs
+	LIVETHREAD_TEST_CODEX="$$(sh .ci/codex $(CODEX_VERSIONS))" && export LIVETHREAD_TEST_CODEX && \
+	$(BIN)/python -m pytest tests/codex $(ARGS)
 
 .PHONY: bench
 bench: .venv/.run ## Measure listing, rebuilding, reading and writing: make bench ARGS=--help

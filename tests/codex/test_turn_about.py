@@ -1,0 +1,132 @@
+"""A thread that livethread began and both write on, one after the other: neither misses what the other did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.codex.app_server import CodexError
+from tests.codex.conversation import TURNS, Turn, begin
+from tests.codex.ours import found, found_soon, go_on, summary
+from tests.nodes.items import read
+
+from livethread import (
+    ArchiveThreadParams,
+    DeleteThreadParams,
+    GitInfoPatch,
+    ListThreadsParams,
+    LiveThread,
+    ResumeThreadParams,
+    Settings,
+    ThreadMetadataPatch,
+)
+from livethread_worker.store import LocalThreadStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.codex.conftest import Serve
+    from tests.codex.model_server import ModelServer
+
+ASKED, ANSWERED = "Und weiter, wombat?", "Gern 🎉"
+LATER = Turn("turn-later", "Wer fragt nach dem quokkasort?", "Niemand ✅")
+OURS = [(turn.question, turn.answer) for turn in TURNS]
+
+
+@pytest.fixture
+async def store(home: Path) -> AsyncIterator[LocalThreadStore]:
+    async with LocalThreadStore(Settings(home=home)) as store:
+        yield store
+
+
+@pytest.fixture
+async def thread_id(store: LocalThreadStore) -> str:
+    """A thread with all of our turns."""
+    thread = await begin(store, *TURNS)
+    await thread.shutdown()
+    return thread.thread_id
+
+
+@pytest.fixture
+async def continued(serve: Serve, model: ModelServer, home: Path, thread_id: str) -> str:
+    """The thread, with a turn of codex's after ours."""
+    model.answers.append(ANSWERED)
+    async with serve(home) as codex:
+        await codex.call("thread/resume", threadId=thread_id)
+        await codex.run_turn(thread_id, ASKED)
+        await codex.call("thread/name/set", threadId=thread_id, name="Von codex 名前")
+    return thread_id
+
+
+async def test_our_next_append_takes_in_what_codex_did(
+    serve: Serve, store: LocalThreadStore, home: Path, continued: str
+) -> None:
+    thread = await go_on(store, await read(store, continued), LATER)
+    await thread.shutdown()
+
+    assert await summary(store, continued) == [*OURS, (ASKED, ANSWERED), (LATER.question, LATER.answer)]
+    assert [await found(store, term) for term in ("wombat", "quokkasort")] == [[continued], [continued]]
+    [listed] = (await store.list_threads(ListThreadsParams())).items
+    assert (listed.thread_id, listed.name, listed.preview) == (continued, "Von codex 名前", TURNS[0].question)
+    assert listed.token_usage is not None
+    async with serve(home) as codex:
+        shown = await codex.said(continued)
+    codexs = [("userMessage", ASKED), ("agentMessage", ANSWERED)]
+    assert shown == [*(turn.said for turn in TURNS), codexs, LATER.said]
+
+
+async def test_our_reads_show_what_codex_did(store: LocalThreadStore, continued: str) -> None:
+    assert await summary(store, continued) == [*OURS, (ASKED, ANSWERED)]
+    thread = await read(store, continued)
+    assert (thread.name, thread.model) == ("Von codex 名前", "canned")
+    assert await found_soon(store, "wombat") == [continued]
+
+
+async def test_codex_sees_what_we_change_in_a_thread_that_its_own_index_knows(
+    serve: Serve, store: LocalThreadStore, home: Path, thread_id: str
+) -> None:
+    async with serve(home) as codex:
+        assert (await codex.threads()).keys() == {thread_id}
+    thread = await go_on(store, await read(store, thread_id), LATER)
+    await thread.update_metadata(ThreadMetadataPatch(name="Neuer Name"))
+    await thread.shutdown()
+
+    async with serve(home) as codex:
+        shown, listed, hits = await codex.said(thread_id), await codex.threads(), await codex.found("quokkasort")
+    await store.archive_thread(ArchiveThreadParams(thread_id=thread_id))
+    async with serve(home) as codex:
+        archived = [await codex.threads(), (await codex.threads(archived=True)).keys()]
+    await store.unarchive_thread(ArchiveThreadParams(thread_id=thread_id))
+    async with serve(home) as codex:
+        unarchived = [(await codex.threads()).keys(), await codex.threads(archived=True)]
+    await store.delete_thread(DeleteThreadParams(thread_id=thread_id))
+    async with serve(home) as codex:
+        deleted = [await codex.threads(), await codex.threads(archived=True)]
+        with pytest.raises(CodexError, match=thread_id):
+            await codex.call("thread/resume", threadId=thread_id)
+
+    assert shown[-1] == LATER.said
+    assert listed[thread_id]["name"] == "Neuer Name"
+    assert hits == [thread_id]
+    assert (archived, unarchived, deleted) == ([{}, {thread_id}], [{thread_id}, {}], [{}, {}])
+
+
+async def test_git_and_a_name_of_codexs_own_change_in_codex_once_its_index_is_gone(
+    serve: Serve, store: LocalThreadStore, home: Path, continued: str
+) -> None:
+    """Codex reads these into ``state_*.sqlite`` once, and makes that file again from the rollouts where it is missing."""
+    thread = await LiveThread.resume(store, ResumeThreadParams(thread_id=continued))
+    await thread.update_metadata(ThreadMetadataPatch(name="Unser Name", git_info=GitInfoPatch(branch="unser")))
+    await thread.shutdown()
+
+    async def shown() -> tuple[str, str | None]:
+        async with serve(home) as codex:
+            listed = (await codex.threads())[continued]
+        return listed["name"], listed["gitInfo"] and listed["gitInfo"]["branch"]
+
+    before = await shown()
+    for path in home.glob("state_*.sqlite*"):
+        path.unlink()
+
+    assert (before, await shown()) == (("Von codex 名前", None), ("Unser Name", "unser"))
