@@ -83,6 +83,20 @@ async def test_our_reads_show_what_codex_did(store: LocalThreadStore, continued:
     assert await found_soon(store, "wombat") == [continued]
 
 
+async def test_what_codex_forks_from_our_thread_is_a_thread_with_our_turns(
+    serve: Serve, model: ModelServer, store: LocalThreadStore, home: Path, thread_id: str
+) -> None:
+    model.answers.append(ANSWERED)
+
+    async with serve(home) as codex:
+        fork = (await codex.call("thread/fork", threadId=thread_id))["thread"]["id"]
+        await codex.run_turn(fork, ASKED)
+
+    assert await summary(store, fork) == [*OURS, (ASKED, ANSWERED)]
+    assert (await read(store, fork)).forked_from_id == thread_id
+    assert await summary(store, thread_id) == OURS
+
+
 async def test_codex_sees_what_we_change_in_a_thread_that_its_own_index_knows(
     serve: Serve, store: LocalThreadStore, home: Path, thread_id: str
 ) -> None:
