@@ -154,7 +154,8 @@ def index_batch(
                 report.unreadable.append(home.relative(path))
             else:
                 read.append(rows)
-        index.replace(read)
+        if read:
+            index.replace(read)
     report.threads += len(read)
     return busy
 

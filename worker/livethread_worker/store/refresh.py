@@ -81,16 +81,15 @@ class Refresher:
         path = self.home.root / known[0] if known else None
         if path is None or not path.exists():
             path = self.home.find_rollout(thread_id)
-        with suppress(FileNotFoundError):  # moved or deleted since it was found: the reader will say so
-            if path is not None and self._is_stale(thread_id, known, self.home.relative(path), _size(path)):
-                self._read([(thread_id, path)])
+        if path is not None and self._differs(thread_id, path):
+            self._read([(thread_id, path)])
         self._names_rest.run(self._refresh_names)
 
     def _refresh_rollouts(self) -> None:
         known = self.index.rollouts()
         root = f"{self.home.root}/"
-        stale: list[tuple[str, Path]] = []
         present: set[str] = set()
+        stale: list[tuple[str, Path]] = []
         for thread_id, entry in self.home.rollout_entries():
             if thread_id in present:
                 continue
@@ -99,7 +98,8 @@ class Refresher:
                 size = entry.stat(follow_symlinks=False).st_size
                 if self._is_stale(thread_id, known.get(thread_id), entry.path.removeprefix(root), size):
                     stale.append((thread_id, self.home.root / entry.path))
-        self._read(stale)
+        # Workers went on while we looked.
+        self._read((thread_id, path) for thread_id, path in stale if self._differs(thread_id, path))
         if self.index.in_memory:  # in a file, a row without a rollout stays until somebody decides
             self._forget(known.keys() - present)
 
@@ -111,6 +111,17 @@ class Refresher:
         paths = ((id_, self.home.find_rollout(id_)) for id_ in stale)
         self._read([(id_, path) for id_, path in paths if path is not None])
         self._compared_names = names
+
+    def _differs(self, thread_id: str, path: Path) -> bool:
+        """Whether the index has something else than the rollout at *path*.
+
+        The length is taken first: what a worker committed since then is longer. A thread is locked for what differs
+        only, as a lock that a reader holds makes a worker wait.
+        """
+        size, known = _size(path), self.index.rollout(thread_id)
+        if known is not None and size < known[1]:
+            size = _size(path)
+        return self._is_stale(thread_id, known, self.home.relative(path), size)
 
     def _is_stale(self, thread_id: str, known: tuple[str, int] | None, path: str, size: int) -> bool:
         if known is not None and known[0] == path and (known[1] == size or is_compressed(self.home.root / path)):
@@ -149,7 +160,11 @@ class Refresher:
 
 
 def _size(path: Path) -> int:
-    return path.stat(follow_symlinks=False).st_size
+    """Return the length of *path*; -1 where it was moved or deleted since it was found."""
+    try:
+        return path.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return -1
 
 
 #: How much of an index to bring up to date before a read.

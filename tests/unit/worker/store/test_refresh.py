@@ -221,3 +221,19 @@ def test_an_index_that_is_not_complete_is_completed_by_others(tmp_path: Path) ->
         Refresher(store.home, store.index).refresh_all()
 
         assert store.index.thread_ids() == []
+
+
+def test_what_a_worker_commits_while_we_look_is_neither_read_nor_locked(
+    store: Store, refresher: Refresher, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are those from before the commit, the lengths of the files from after it."""
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("one"))
+    before = store.index.rollouts()
+    store.apply(mail, mail.append("two"))
+    monkeypatch.setattr(store.index, "rollouts", lambda: before)
+
+    with file_lock(store.home.locks / f"{ONE}.lock"):
+        refresher.refresh_all()
+
+    assert reads.of == []
