@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
@@ -16,7 +16,7 @@ from livethread.open_threads import OpenThreads
 from livethread.rollout_item import RolloutItem, decode_line, encode_items, encode_line, items_of
 from livethread.search_text import folded_term, listing_text, parse_query, search_text, words_of
 from livethread.session_meta import session_meta, thread_from_meta
-from livethread.turns import TurnPhase, TurnStart, next_phase, stored_turn
+from livethread.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place, stored_turn
 from livethread.types import (
     START,
     ItemPage,
@@ -25,6 +25,8 @@ from livethread.types import (
     RelationKind,
     SortDirection,
     StoredThreadSearchResult,
+    StoredTurn,
+    StoredTurnItemsView,
     ThreadPage,
     ThreadSearchPage,
     ThreadSortKey,
@@ -214,14 +216,9 @@ class InMemoryThreadStore:
             ordered = [turn for turn in ordered if (turn.start <= begin if descending else turn.start >= begin)]
         shown, more = ordered[: params.page_size], ordered[params.page_size :]
         return TurnPage(
-            turns=tuple(
-                stored_turn(turn.turn_id, items[turn.start : turn.end], params.items_view, is_last=turn.end is None)
-                for turn in shown
-            ),
+            turns=tuple(_stored_turn(items, turn, turns, params.items_view) for turn in shown),
             next_cursor=encode_offset("turns", more[0].start) if more else None,
-            backwards_cursor=encode_offset("turns", max(shown[0].start + (1 if descending else -1), 0))
-            if shown
-            else None,
+            backwards_cursor=encode_offset("turns", shown[0].start) if shown else None,
         )
 
     async def list_items(self, params: ListItemsParams) -> ItemPage:
@@ -243,13 +240,13 @@ class InMemoryThreadStore:
             return ItemPage(
                 items=items[edge:begin][::-1],
                 next_cursor=encode_offset("items", edge) if edge > start else None,
-                backwards_cursor=encode_offset("items", begin),
+                backwards_cursor=encode_offset("items", begin - 1) if begin > edge else None,
             )
         edge = min(end, begin + params.page_size)
         return ItemPage(
             items=items[begin:edge],
             next_cursor=encode_offset("items", edge) if edge < end else None,
-            backwards_cursor=encode_offset("items", begin) if begin > start else None,
+            backwards_cursor=encode_offset("items", begin + 1) if begin < edge else None,
         )
 
     async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
@@ -360,23 +357,46 @@ class _Turn:
 
     turn_id: str
     start: int
-    end: int | None
+    end: int | None = None
+    #: Where it ended, if that is behind the start of another.
+    late_end: int | None = None
 
 
 def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
     """Return the turns that are not taken back."""
-    phase, starts, kept = TurnPhase.BEFORE, [], []
+    place, starts = TurnPlace(), []
+    kept: list[_Turn] = []
     for number, item in enumerate(items):
         if item.type != "event_msg":
             continue
-        phase, change = next_phase(phase, item.kind, item.payload, item.ordinal or 0)
-        if isinstance(change, TurnStart):
-            starts.append(number)
-            kept.append((change.turn_id, number))
-        elif change is not None:
-            del kept[max(0, len(kept) - change.count) :]
+        place, change = next_place(place, item.kind, item.payload, item.ordinal or 0)
+        match change:
+            case TurnStart(turn_id):
+                starts.append(number)
+                kept.append(_Turn(turn_id, number))
+            case TurnEnd(turn_id):
+                named = [n for n, turn in enumerate(kept) if turn.turn_id == turn_id]
+                if named:
+                    kept[named[-1]] = replace(kept[named[-1]], late_end=number)
+            case TurnsTakenBack(count):
+                del kept[max(0, len(kept) - count) :]
     ends = dict(itertools.pairwise(starts))
-    return [_Turn(turn_id, start, ends.get(start)) for turn_id, start in kept]
+    return [replace(turn, end=ends.get(turn.start)) for turn in kept]
+
+
+def _stored_turn(
+    items: Sequence[RolloutItem], turn: _Turn, turns: Sequence[_Turn], view: StoredTurnItemsView
+) -> StoredTurn:
+    own = items[turn.start : turn.end]
+    is_late = turn.end is not None and turn.late_end is not None and turn.late_end >= turn.end
+    return stored_turn(
+        turn.turn_id,
+        own,
+        view,
+        is_last=turn.end is None,
+        others={other.turn_id for other in turns if other.start < turn.start} - {turn.turn_id},
+        late_end=items[turn.late_end] if is_late and turn.late_end is not None else None,
+    )
 
 
 def _first_match(texts: Iterator[str], phrases: list[Phrase]) -> str | None:

@@ -1,12 +1,13 @@
 """Turns: where they begin, and how they ended.
 
 A turn begins with ``task_started``, or, in rollouts that have none, with a user's message; it reaches to the next
-turn. ``thread_rolled_back`` takes back the last turns (codex's ``thread_history.rs``).
+turn. An end that names another turn ends that one: several can be open. ``thread_rolled_back`` takes back the last
+turns. These are codex's rules (``thread-store/src/local/list_turns.rs``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from livethread.types import StoredTurn, StoredTurnItemsView, StoredTurnStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
     from datetime import datetime
 
     from livethread.rollout_item import RolloutItem
@@ -26,11 +28,13 @@ _COMPLETIONS: Final = frozenset({"task_complete", "turn_complete"})
 #: More turns than any thread has.
 MAX_TURNS: Final = 2**31
 
-#: What a summary shows of a turn: what the user asked, and what the agent answered.
-_SUMMARY: Final = frozenset({"user_message", "agent_message"})
+_ENDS: Final = _COMPLETIONS | {"turn_aborted"}
 
-#: The same in a paginated thread of codex: kinds of item that an ``item_completed`` holds.
-_COMPLETED_IN_SUMMARY: Final = ("UserMessage", "AgentMessage")
+#: Errors that concern a request, and not the turn in which it came.
+_HARMLESS_ERRORS: Final = frozenset({"thread_rollback_failed", "active_turn_not_steerable"})
+
+#: What an ``item_completed`` of codex's paginated threads holds -> the event that says the same in others.
+_COMPLETED_IN_SUMMARY: Final = {"UserMessage": "user_message", "AgentMessage": "agent_message"}
 
 
 class TurnPhase(StrEnum):
@@ -54,64 +58,131 @@ class TurnStart:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The turn of this id ends, though it is not the present one, or not known to be."""
+
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnsTakenBack:
     """The last *count* turns are taken back."""
 
     count: int
 
 
-def next_phase(
-    phase: TurnPhase, kind: str | None, payload: dict[str, Any], ordinal: int
-) -> tuple[TurnPhase, TurnStart | TurnsTakenBack | None]:
-    """Return the phase after an ``event_msg`` of *kind*, and what it does to the turns.
+@dataclass(frozen=True, slots=True)
+class TurnPlace:
+    """Where a thread stands between two lines, and in which turn, where that said its id."""
+
+    phase: TurnPhase = TurnPhase.BEFORE
+    turn_id: str | None = None
+
+
+def next_place(
+    place: TurnPlace, kind: str | None, payload: dict[str, Any], ordinal: int
+) -> tuple[TurnPlace, TurnStart | TurnEnd | TurnsTakenBack | None]:
+    """Return the place after an ``event_msg`` of *kind*, and what it does to the turns.
 
     *ordinal* names a turn that says no id of its own.
     """
+    named = _named(payload)
     if kind in _STARTS:
-        return TurnPhase.STARTED, TurnStart(_turn_id(payload, ordinal))
-    if kind == "user_message" and phase is not TurnPhase.STARTED:
-        return TurnPhase.IMPLIED, TurnStart(_turn_id(payload, ordinal))
-    if kind in _COMPLETIONS or kind == "turn_aborted":
-        return TurnPhase.ENDED, None
+        return TurnPlace(TurnPhase.STARTED, named), TurnStart(named or f"turn-{ordinal}")
+    if kind == "user_message" and place.phase is not TurnPhase.STARTED:
+        return TurnPlace(TurnPhase.IMPLIED), TurnStart(named or f"turn-{ordinal}")
+    if kind in _ENDS:
+        return _ended(place, named)
     count = payload.get("num_turns") if kind == "thread_rolled_back" else None
     if type(count) is int and count > 0:
-        return phase, TurnsTakenBack(min(count, MAX_TURNS))
-    return phase, None
+        return TurnPlace(TurnPhase.ENDED), TurnsTakenBack(min(count, MAX_TURNS))
+    return place, None
+
+
+def _ended(place: TurnPlace, named: str | None) -> tuple[TurnPlace, TurnEnd | None]:
+    if place.phase is not TurnPhase.STARTED:
+        return TurnPlace(TurnPhase.ENDED), TurnEnd(named) if named else None
+    if named and place.turn_id and named != place.turn_id:
+        return place, TurnEnd(named)
+    return TurnPlace(TurnPhase.ENDED), None
+
+
+def named_end(item: RolloutItem) -> str | None:
+    """Return the id of the turn that *item* ends; None where it ends none, or does not say which."""
+    return _named(item.payload) if item.type == "event_msg" and item.kind in _ENDS else None
 
 
 def stored_turn(
-    turn_id: str, items: Sequence[RolloutItem], view: StoredTurnItemsView, *, is_last: bool
+    turn_id: str,
+    items: Sequence[RolloutItem],
+    view: StoredTurnItemsView,
+    *,
+    is_last: bool,
+    others: AbstractSet[str] = frozenset(),
+    late_end: RolloutItem | None = None,
 ) -> StoredTurn:
-    """Return the turn that *items*, from its first to the last before the next turn, come to."""
-    status, error = _outcome(items, is_last=is_last)
-    ended = status in {StoredTurnStatus.COMPLETED, StoredTurnStatus.INTERRUPTED, StoredTurnStatus.FAILED}
+    """Return the turn that *items*, from its first to the last before the next turn, come to.
+
+    An end among them that names one of the *others* is that turn's; *late_end* is its own, behind the next start.
+    """
+    events = [item for item in items if item.type == "event_msg" and named_end(item) not in others]
+    outcome = _outcome(events if late_end is None else [*events, late_end])
+    if outcome is None:
+        said_when_it_began = bool(items) and items[0].kind in _STARTS
+        outcome = _outcome_without_end(said_when_it_began=said_when_it_began, is_last=is_last)
+    last = outcome.ended_by or (items[-1] if items else None)
+    is_over = outcome.status is not StoredTurnStatus.IN_PROGRESS
     return StoredTurn(
         turn_id=turn_id,
         items=_viewed(items, view),
         items_view=view,
-        status=status,
-        error=error,
+        status=outcome.status,
+        error=outcome.error,
         started_at=_time(items[0]) if items else None,
-        completed_at=_time(items[-1]) if items and ended else None,
+        completed_at=_time(last) if last and is_over else None,
     )
 
 
-def _outcome(items: Sequence[RolloutItem], *, is_last: bool) -> tuple[StoredTurnStatus, str | None]:
-    for item in reversed(items):
-        if item.type != "event_msg":
-            continue
-        if item.kind == "turn_aborted":
-            return StoredTurnStatus.INTERRUPTED, None
-        if item.kind == "error":
-            return StoredTurnStatus.FAILED, str(item.payload.get("message", ""))
-        if item.kind in _COMPLETIONS:
-            error = item.payload.get("error")
-            message = error.get("message") if isinstance(error, dict) else error
-            return (StoredTurnStatus.FAILED, str(message)) if error else (StoredTurnStatus.COMPLETED, None)
-    said_when_it_began = bool(items) and items[0].kind in _STARTS
-    if is_last:
-        return StoredTurnStatus.IN_PROGRESS, None
-    return (StoredTurnStatus.INTERRUPTED if said_when_it_began else StoredTurnStatus.COMPLETED), None
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a turn ended, and the item that says so, where one does."""
+
+    status: StoredTurnStatus
+    error: str | None = None
+    ended_by: RolloutItem | None = None
+
+
+def _outcome(events: Sequence[RolloutItem]) -> _Outcome | None:
+    """Return how *events* say that the turn ended; what failed or was interrupted stays so when it completes."""
+    outcome: _Outcome | None = None
+    for event in events:
+        error = _error(event)
+        if error is not None:
+            outcome = _Outcome(StoredTurnStatus.FAILED, error, event)
+        elif event.kind == "turn_aborted":
+            outcome = _Outcome(StoredTurnStatus.INTERRUPTED, None, event)
+        elif event.kind in _ENDS:
+            outcome = replace(outcome or _Outcome(StoredTurnStatus.COMPLETED), ended_by=event)
+    return outcome
+
+
+def _error(event: RolloutItem) -> str | None:
+    """Return why the turn failed, where *event* says that it did."""
+    if event.kind == "error":
+        return None if _is_harmless(event.payload.get("codex_error_info")) else str(event.payload.get("message", ""))
+    error = event.payload.get("error") if event.kind in _COMPLETIONS else None
+    return str(error.get("message") if isinstance(error, dict) else error) if error else None
+
+
+def _is_harmless(info: Any) -> bool:
+    return not _HARMLESS_ERRORS.isdisjoint(info if isinstance(info, dict) else [str(info)])
+
+
+def _outcome_without_end(*, said_when_it_began: bool, is_last: bool) -> _Outcome:
+    """Return how a turn that says no end ended; one that a user's message implies never says one, as in codex."""
+    if not said_when_it_began:
+        return _Outcome(StoredTurnStatus.COMPLETED)
+    return _Outcome(StoredTurnStatus.IN_PROGRESS if is_last else StoredTurnStatus.INTERRUPTED)
 
 
 def _viewed(items: Sequence[RolloutItem], view: StoredTurnItemsView) -> tuple[RolloutItem, ...]:
@@ -119,29 +190,36 @@ def _viewed(items: Sequence[RolloutItem], view: StoredTurnItemsView) -> tuple[Ro
         case StoredTurnItemsView.NOT_LOADED:
             return ()
         case StoredTurnItemsView.SUMMARY:
-            said = tuple(filter(_is_said_event, items))
-            return said or tuple(item for item in items if item.type == "response_item" and _is_said(item.payload))
+            # What the user asked first, and what the agent answered last.
+            summary = _first_said(items, "user_message"), _first_said(items[::-1], "agent_message")
+            return tuple(item for item in summary if item is not None)
         case StoredTurnItemsView.FULL:
             return tuple(items)
 
 
-def _is_said(payload: dict[str, Any]) -> bool:
-    """Whether a response item is a message of a person or the agent; rollouts without events have nothing else."""
-    return event_of_message(payload) is not None
+def _first_said(items: Sequence[RolloutItem], kind: str) -> RolloutItem | None:
+    """Return the first event of *kind*; where there is none, the first message to or from the model like it."""
+    events = (item for item in items if _said_in(item) == kind)
+    return next(events, None) or next((item for item in items if _stands_for(item) == kind), None)
 
 
-def _is_said_event(item: RolloutItem) -> bool:
-    if item.type != "event_msg":
-        return False
-    if item.kind != "item_completed":
-        return item.kind in _SUMMARY
+def _said_in(item: RolloutItem) -> str | None:
+    """Return the kind of message that an event holds, by itself or as a completed item."""
+    if item.type != "event_msg" or item.kind != "item_completed":
+        return item.kind if item.type == "event_msg" else None
     completed = item.payload.get("item")
-    return isinstance(completed, dict) and completed.get("type") in _COMPLETED_IN_SUMMARY
+    kind = completed.get("type") if isinstance(completed, dict) else None
+    return _COMPLETED_IN_SUMMARY.get(kind) if isinstance(kind, str) else None
 
 
-def _turn_id(payload: dict[str, Any], ordinal: int) -> str:
-    turn_id = payload.get("turn_id")
-    return turn_id if isinstance(turn_id, str) and turn_id else f"turn-{ordinal}"
+def _stands_for(item: RolloutItem) -> str | None:
+    event = event_of_message(item.payload) if item.type == "response_item" else None
+    return event["type"] if event else None
+
+
+def _named(payload: Any) -> str | None:
+    turn_id = payload.get("turn_id") if isinstance(payload, dict) else None
+    return turn_id if isinstance(turn_id, str) and turn_id else None
 
 
 def _time(item: RolloutItem) -> datetime | None:

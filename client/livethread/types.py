@@ -315,7 +315,10 @@ class TurnPage(Model):
     """One page of turns."""
 
     turns: tuple[StoredTurn, ...]
+    #: None: there is no further page now.
     next_cursor: Text | None = None
+    #: For the other direction: begins with this page's first turn once more, as it has become since; None where the
+    #: page is empty.
     backwards_cursor: Text | None = None
 
 
@@ -334,5 +337,7 @@ class ItemPage(Model):
     """One page of items."""
 
     items: tuple[RolloutItem, ...]
+    #: None: there is no further page now.
     next_cursor: Text | None = None
+    #: For the other direction: begins with this page's first item once more; None where the page is empty.
     backwards_cursor: Text | None = None

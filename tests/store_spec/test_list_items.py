@@ -32,7 +32,7 @@ async def test_one_page_holds_the_whole_history(store: ThreadStore) -> None:
 
     page = await item_page(store, thread_id)
 
-    assert page == ItemPage(items=await whole_history(store, thread_id))
+    assert page == ItemPage(items=await whole_history(store, thread_id), backwards_cursor=page.backwards_cursor)
     assert kinds_of(page.items) == [None, "user_message", "message", "message"]
 
 
@@ -64,7 +64,7 @@ async def test_items_of_many_kilobytes_are_paged(store: ThreadStore, direction: 
     assert paged == (items if direction is ASC else items[::-1])
 
 
-async def test_a_page_leads_back_to_the_items_beside_it(store: ThreadStore) -> None:
+async def test_a_page_leads_back_from_its_first_item_on(store: ThreadStore) -> None:
     thread_id = await stored(store, *(message(f"{n}") for n in range(1, 7)))
     items = await whole_history(store, thread_id)
     first = await item_page(store, thread_id, page_size=2)
@@ -76,12 +76,43 @@ async def test_a_page_leads_back_to_the_items_beside_it(store: ThreadStore) -> N
     forth = await item_page(store, thread_id, cursor=before_it.backwards_cursor)
 
     assert second.items == items[2:4]
-    assert back.items == items[:2][::-1]
+    assert back.items == items[:3][::-1]
     assert before_it.items == items[3:5][::-1]
-    assert forth.items == items[5:]
-    assert first.backwards_cursor is None
+    assert forth.items == items[4:]
+    at_the_start = await item_page(store, thread_id, cursor=first.backwards_cursor, sort_direction=DESC)
     at_the_end = await item_page(store, thread_id, cursor=from_the_end.backwards_cursor)
-    assert at_the_end.items == ()
+    assert (at_the_start.items, at_the_end.items) == (items[:1], items[-1:])
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3])
+async def test_a_walk_to_the_end_and_back_meets_every_item_once_each_way(store: ThreadStore, page_size: int) -> None:
+    thread_id = await stored(store, message("1"), *turn("t1", message("2")), message("3"))
+    items = await whole_history(store, thread_id)
+
+    there = [await item_page(store, thread_id, page_size=page_size)]
+    while there[-1].next_cursor:
+        there.append(await item_page(store, thread_id, page_size=page_size, cursor=there[-1].next_cursor))
+    cursor, back = there[-1].backwards_cursor, list(there[-1].items[:0:-1])
+    while cursor:
+        page = await item_page(store, thread_id, page_size=page_size, cursor=cursor, sort_direction=DESC)
+        back += page.items
+        cursor = page.next_cursor
+
+    assert tuple(item for page in there for item in page.items) == items
+    assert tuple(back) == items[::-1]
+
+
+async def test_a_turn_that_grows_between_pages_is_paged_back_to_its_first_item(store: ThreadStore) -> None:
+    thread_id = await stored(store, *turn("t0"), event("task_started", turn_id="t1"), message("one"))
+    newest = await item_page(store, thread_id, turn_id="t1", page_size=1, sort_direction=DESC)
+
+    await append(store, thread_id, message("two"))
+    await append(store, thread_id, *turn("t2"))
+
+    older = await item_page(store, thread_id, turn_id="t1", cursor=newest.next_cursor, sort_direction=DESC)
+    newer = await item_page(store, thread_id, turn_id="t1", cursor=newest.backwards_cursor)
+    assert kinds_of(older.items) == ["task_started"]
+    assert texts(list(newer.items)) == ["one", "two"]
 
 
 async def test_the_thread_may_grow_between_pages(store: ThreadStore) -> None:
@@ -98,7 +129,7 @@ async def test_the_thread_may_grow_between_pages(store: ThreadStore) -> None:
     newer = await item_page(store, thread_id, cursor=newest.backwards_cursor)
     assert texts(list(on.items)) == ["2", "3", "4", "5"]
     assert texts(list(older.items)) == ["1"]
-    assert texts(list(newer.items)) == ["4", "5"]
+    assert texts(list(newer.items)) == ["3", "4", "5"]
 
 
 @pytest.mark.parametrize("direction", list(SortDirection))

@@ -216,7 +216,7 @@ async def test_pages_lose_no_turn_and_repeat_none(store: ThreadStore, direction:
     assert pages == {size: [ordered[i : i + size] for i in range(0, 7, size)] for size in (1, 2, 3, 7, 8)}
 
 
-async def test_a_page_leads_back_to_the_turns_beside_it(store: ThreadStore) -> None:
+async def test_a_page_leads_back_from_its_first_turn_on(store: ThreadStore) -> None:
     thread_id = await stored(store, *(item for n in range(6) for item in turn(f"t{n}", said("x"))))
     first = await turn_page(store, thread_id, page_size=2)
     second = await turn_page(store, thread_id, page_size=2, cursor=first.next_cursor)
@@ -227,11 +227,100 @@ async def test_a_page_leads_back_to_the_turns_beside_it(store: ThreadStore) -> N
     forth = await turns_of(store, thread_id, cursor=before_it.backwards_cursor)
 
     assert [each.turn_id for each in second.turns] == ["t2", "t3"]
-    assert [each.turn_id for each in back] == ["t1", "t0"]
+    assert [each.turn_id for each in back] == ["t2", "t1", "t0"]
     assert [each.turn_id for each in before_it.turns] == ["t3", "t2"]
-    assert [each.turn_id for each in forth] == ["t4", "t5"]
-    assert await turns_of(store, thread_id, cursor=first.backwards_cursor, sort_direction=DESC) == ()
-    assert await turns_of(store, thread_id, cursor=from_the_end.backwards_cursor) == ()
+    assert [each.turn_id for each in forth] == ["t3", "t4", "t5"]
+    assert await turns_of(store, thread_id, cursor=first.backwards_cursor, sort_direction=DESC) == first.turns[:1]
+    assert await turns_of(store, thread_id, cursor=from_the_end.backwards_cursor) == from_the_end.turns[:1]
+
+
+async def test_what_became_of_the_newest_turn_is_found_from_it_on(store: ThreadStore) -> None:
+    thread_id = await stored(store, *turn("t1"), event("task_started", turn_id="t2"))
+    newest = await turn_page(store, thread_id, page_size=1, sort_direction=DESC)
+
+    await append(store, thread_id, event("task_complete", turn_id="t2"), *turn("t3"))
+
+    newer = await turns_of(store, thread_id, cursor=newest.backwards_cursor)
+    assert [(each.turn_id, each.status) for each in newest.turns] == [("t2", IN_PROGRESS)]
+    assert [(each.turn_id, each.status) for each in newer] == [("t2", COMPLETED), ("t3", COMPLETED)]
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3])
+async def test_a_walk_to_the_end_and_back_meets_every_turn_once_each_way(store: ThreadStore, page_size: int) -> None:
+    ids = [f"t{n}" for n in range(5)]
+    thread_id = await stored(store, *(item for id_ in ids for item in turn(id_)))
+
+    there = [await turn_page(store, thread_id, page_size=page_size)]
+    while there[-1].next_cursor:
+        there.append(await turn_page(store, thread_id, page_size=page_size, cursor=there[-1].next_cursor))
+    cursor, back = there[-1].backwards_cursor, [each.turn_id for each in there[-1].turns[:0:-1]]
+    while cursor:
+        page = await turn_page(store, thread_id, page_size=page_size, cursor=cursor, sort_direction=DESC)
+        back += [each.turn_id for each in page.turns]
+        cursor = page.next_cursor
+
+    assert [each.turn_id for page in there for each in page.turns] == ids
+    assert back == ids[::-1]
+
+
+SEVERAL_OPEN = [event("task_started", 1, turn_id="t1"), said("one"), event("task_started", 2, turn_id="t2")]
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        pytest.param([("task_complete", "t1")], [COMPLETED, IN_PROGRESS], id="the outer one"),
+        pytest.param([("turn_aborted", "t1")], [INTERRUPTED, IN_PROGRESS], id="the outer one, aborted"),
+        pytest.param([("task_complete", "t2")], [INTERRUPTED, COMPLETED], id="the inner one"),
+        pytest.param([("task_complete", "t2"), ("turn_aborted", "t1")], [INTERRUPTED, COMPLETED], id="both, nested"),
+        pytest.param([("task_complete", "t1"), ("turn_aborted", "t2")], [COMPLETED, INTERRUPTED], id="both, in turn"),
+        pytest.param([("task_complete", None)], [INTERRUPTED, COMPLETED], id="the one that is not named"),
+        pytest.param([("task_complete", "t9")], [INTERRUPTED, COMPLETED], id="one that never was"),
+    ],
+)
+async def test_of_several_open_turns_an_end_ends_the_one_that_it_names(
+    store: ThreadStore, ends: list[tuple[str, str | None]], expected: list[StoredTurnStatus]
+) -> None:
+    thread_id = await stored(store, *SEVERAL_OPEN)
+
+    for second, (kind, turn_id) in enumerate(ends, start=5):
+        await append(store, thread_id, event(kind, second, turn_id=turn_id))
+
+    turns = await turns_of(store, thread_id)
+    assert [each.status for each in turns] == expected
+    assert [each.turn_id for each in turns] == ["t1", "t2"]
+    by_end = {turn_id: SECONDS[second] for second, (_, turn_id) in enumerate(ends, start=5)}
+    assert all(each.completed_at == by_end.get(each.turn_id, each.completed_at) for each in turns)
+
+
+async def test_a_turn_stays_open_when_another_one_ends(store: ThreadStore) -> None:
+    """What the user says in it still belongs to it."""
+    thread_id = await stored(store, *SEVERAL_OPEN, event("task_complete", turn_id="t1"), said("two"))
+
+    turns = await turns_of(store, thread_id)
+
+    assert [(each.turn_id, len(each.items)) for each in turns] == [("t1", 2), ("t2", 3)]
+
+
+async def test_what_the_user_says_behind_a_roll_back_begins_a_turn(store: ThreadStore) -> None:
+    thread_id = await stored(store, event("task_started", turn_id="t1"), said("lost"), rolled_back(1), said("kept"))
+
+    turns = await turns_of(store, thread_id)
+
+    assert [(each.turn_id, kinds_of(each.items)) for each in turns] == [("turn-4", ["user_message"])]
+
+
+async def test_a_compaction_ends_no_turn(store: ThreadStore) -> None:
+    compacted = {"type": "compacted", "payload": {"message": "what was said", "replacement_history": []}}
+    items = [said("one"), compacted, event("context_compacted"), answered("1")]
+    thread_id = await stored(store, *turn("t1", *items), event("task_started", turn_id="t2"), compacted)
+
+    turns = await turns_of(store, thread_id)
+
+    assert [(each.turn_id, each.status, len(each.items)) for each in turns] == [
+        ("t1", COMPLETED, 6),
+        ("t2", IN_PROGRESS, 2),
+    ]
 
 
 async def test_the_thread_may_grow_between_pages(store: ThreadStore) -> None:
@@ -250,7 +339,7 @@ async def test_the_thread_may_grow_between_pages(store: ThreadStore) -> None:
     older = await turns_of(store, thread_id, cursor=newest.next_cursor, sort_direction=DESC)
     newer = await turns_of(store, thread_id, cursor=newest.backwards_cursor)
     assert [each.turn_id for each in older] == ["t1"]
-    assert [each.turn_id for each in newer] == ["t4", "t5"]
+    assert [each.turn_id for each in newer] == ["t3", "t4", "t5"]
 
 
 async def test_a_thread_without_a_turn_has_an_empty_page(store: ThreadStore) -> None:

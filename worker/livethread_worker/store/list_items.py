@@ -57,7 +57,7 @@ def _forward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> I
     return ItemPage(
         items=tuple(item for item, _, _ in shown),
         next_cursor=encode_offset("items", page[-1][1]) if len(page) > params.page_size else None,
-        backwards_cursor=encode_offset("items", begin) if begin > start else None,
+        backwards_cursor=encode_offset("items", shown[0][2]) if shown else None,
     )
 
 
@@ -68,8 +68,7 @@ def _backward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> 
     return ItemPage(
         items=tuple(item for item, _, _ in shown),
         next_cursor=encode_offset("items", page[-1][2]) if len(page) > params.page_size else None,
-        # Where the thread grows on: the page after this one, the other way round, may fill later.
-        backwards_cursor=encode_offset("items", begin),
+        backwards_cursor=encode_offset("items", shown[0][1]) if shown else None,
     )
 
 

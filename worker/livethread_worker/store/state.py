@@ -17,7 +17,7 @@ from livethread.old_rollout import event_of_message, modern_record
 from livethread.rollout_item import THREAD_METADATA_TYPE
 from livethread.search_text import SearchText, search_text
 from livethread.session_meta import thread_from_meta
-from livethread.turns import TurnPhase, TurnsTakenBack, TurnStart, next_phase
+from livethread.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place
 from livethread.types import START, Position
 from livethread_worker.store.rollout.scan import ordinal_of, scan_records, writer_mark
 
@@ -46,6 +46,14 @@ class WriterMark:
 @dataclass(frozen=True, slots=True)
 class TurnLine:
     """A turn begins at a line."""
+
+    offset: int
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEndLine:
+    """A turn ends at a line that stands behind the start of another, or may do."""
 
     offset: int
     turn_id: str
@@ -90,9 +98,9 @@ class ThreadState:
     #: Field of the metadata -> position from which it was last observed or set.
     observed: dict[str, Position] = field(default_factory=dict)
     #: Where the last line leaves the turns.
-    phase: TurnPhase = TurnPhase.BEFORE
+    turn: TurnPlace = field(default_factory=TurnPlace)
     #: What the lines taken in since the state was loaded add to the index, in order.
-    turns: list[TurnLine | TurnsTakenBack] = field(default_factory=list)
+    turns: list[TurnLine | TurnEndLine | TurnsTakenBack] = field(default_factory=list)
     texts: list[TextLine] = field(default_factory=list)
     #: Fields of the metadata that those lines say, each with the line that decides it; and those that they set
     #: because somebody asked for it.
@@ -109,7 +117,7 @@ class ThreadState:
     def begin_again(self) -> None:
         """Forget what is known of the lines, all of which are to be read again; what was applied stays applied."""
         self._counters, self.writers = self.writers, {}
-        self.thread, self.phase = None, TurnPhase.BEFORE
+        self.thread, self.turn = None, TurnPlace()
         self.rollout_bytes = self.next_ordinal = 0
         self.observed = {}
 
@@ -133,11 +141,14 @@ class ThreadState:
         """Note what an item's line at *offset* adds to turns and search."""
         event = payload.get("type") if isinstance(payload, dict) else None
         if kind == "event_msg" and isinstance(event, str):
-            self.phase, change = next_phase(self.phase, event, payload, ordinal)
-            if isinstance(change, TurnStart):
-                self.turns.append(TurnLine(offset, change.turn_id))
-            elif change is not None:
-                self.turns.append(change)
+            self.turn, change = next_place(self.turn, event, payload, ordinal)
+            match change:
+                case TurnStart():
+                    self.turns.append(TurnLine(offset, change.turn_id))
+                case TurnEnd():
+                    self.turns.append(TurnEndLine(offset, change.turn_id))
+                case TurnsTakenBack():
+                    self.turns.append(change)
         if text := search_text(kind, payload):
             self.texts.append(TextLine(ordinal, text))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from livethread.errors import InvalidRequest
+from livethread.turns import TurnsTakenBack
 from livethread_worker.store.index.index import TurnSpan
-from livethread_worker.store.state import ThreadState, TurnLine, read_on
+from livethread_worker.store.state import ThreadState, TurnEndLine, TurnLine, read_on
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
     from typing import BinaryIO
 
     from livethread_worker.store.index import Index
@@ -40,6 +43,14 @@ def find_turn(index: Index, thread_id: str, turn_id: str, file: BinaryIO) -> Tur
     return found
 
 
+def starts_of(index: Index, thread_id: str, turn_ids: AbstractSet[str], file: BinaryIO) -> dict[str, int]:
+    """Return where those of *turn_ids* begin that are turns of the thread."""
+    starts = {turn_id: span.offset for turn_id in turn_ids if (span := index.turn(thread_id, turn_id))}
+    if turn_ids and not starts and index.read_thread(thread_id) is None:
+        starts = {span.turn_id: span.offset for span in _scanned(thread_id, file) if span.turn_id in turn_ids}
+    return starts
+
+
 def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
     state = ThreadState(thread_id)
     read_on(state, file)
@@ -48,10 +59,15 @@ def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
     spans: list[TurnSpan] = []
     numbers = iter(range(len(starts)))
     for change in state.turns:
-        if isinstance(change, TurnLine):
-            number = next(numbers)
-            end = ends[number] if number < len(ends) else None
-            spans.append(TurnSpan(change.turn_id, change.offset, end))
-        else:
-            del spans[max(0, len(spans) - change.count) :]
+        match change:
+            case TurnLine():
+                number = next(numbers)
+                end = ends[number] if number < len(ends) else None
+                spans.append(TurnSpan(change.turn_id, change.offset, end))
+            case TurnEndLine():
+                number = next((n for n, span in reversed([*enumerate(spans)]) if span.turn_id == change.turn_id), -1)
+                if number >= 0:
+                    spans[number] = replace(spans[number], late_end=change.offset)
+            case TurnsTakenBack():
+                del spans[max(0, len(spans) - change.count) :]
     return spans

@@ -80,7 +80,10 @@ GARBAGE = [b"", b"garbage", b"[1]", b'{"type":"x"}', item_line("thread_metadata"
 LINES = st.one_of(
     st.sampled_from(["a", "é" * 40, "x" * 70_000]).map(message_line),
     st.sampled_from(["task_started", "task_complete", "turn_aborted", "agent_message", "token_count"]).map(event),
-    st.sampled_from(["t1", "t2"]).map(lambda turn_id: event("task_started", turn_id=turn_id)),
+    st.tuples(
+        st.sampled_from(["task_started", "task_started", "task_complete", "turn_aborted"]),
+        st.sampled_from(["t1", "t2", "t3"]),
+    ).map(lambda drawn: event(drawn[0], turn_id=drawn[1])),
     st.integers(0, 4).map(lambda n: event("thread_rolled_back", num_turns=n)),
     st.sampled_from([item_line("response_item", {"type": "reasoning"}), item_line("turn_context", {"model": "m"})]),
     st.sampled_from(GARBAGE),
@@ -92,30 +95,44 @@ rollouts = st.lists(LINES, max_size=20)
 class Turn:
     turn_id: str
     lines: list[bytes]
+    said_when_it_began: bool
+    said_its_id: bool = False
+    status: StoredTurnStatus | None = None
 
 
 def turns_of(lines: list[bytes]) -> list[Turn]:
     """The turns that *lines* come to: each reaches to the next, taken back or not."""
     standing: list[Turn] = []
     present: Turn | None = None
-    said_when_it_began = False
+    is_open = False
     number = 0  # of the session_meta; a line that is no record has none
     for line in lines:
         record = decode_line(line) or {}
         number += bool(record)
         payload: Any = record.get("payload")
         kind = payload.get("type") if record.get("type") == "event_msg" and isinstance(payload, dict) else None
-        if kind == "task_started" or (kind == "user_message" and not said_when_it_began):
-            said_when_it_began = kind == "task_started"
-            present = Turn(payload.get("turn_id") or f"turn-{number}", [])
+        if kind == "task_started" or (kind == "user_message" and not is_open):
+            is_open = kind == "task_started"
+            present = Turn(payload.get("turn_id") or f"turn-{number}", [], is_open, said_its_id="turn_id" in payload)
             standing.append(present)
         elif kind in {"task_complete", "turn_aborted"}:
-            said_when_it_began = False
-        elif kind == "thread_rolled_back":
-            count = max(0, payload["num_turns"])
-            standing = standing[: max(0, len(standing) - count)]
+            named = payload.get("turn_id")
+            is_others = present is not None and named not in {None, present.turn_id}
+            ended = next((turn for turn in standing[::-1] if is_others and turn.turn_id == named), present)
+            if ended is not None and (kind == "turn_aborted" or ended.status is None):
+                completed, interrupted = StoredTurnStatus.COMPLETED, StoredTurnStatus.INTERRUPTED
+                ended.status = completed if kind == "task_complete" else interrupted
+            is_open = is_open and is_others and present is not None and present.said_its_id
+        elif kind == "thread_rolled_back" and payload["num_turns"] > 0:
+            standing = standing[: max(0, len(standing) - payload["num_turns"])]
+            is_open = False
         if present is not None:
             present.lines.append(line)
+    for turn in standing:
+        if turn.status is None and not turn.said_when_it_began:
+            turn.status = StoredTurnStatus.COMPLETED
+        if turn.status is None:
+            turn.status = StoredTurnStatus.IN_PROGRESS if turn is present else StoredTurnStatus.INTERRUPTED
     return standing
 
 
@@ -146,16 +163,11 @@ def test_pages_of_items_lose_and_repeat_nothing_either_way(
     assert [item for page in backward for item in page.items] == expected[::-1]
     assert all(len(page.items) == page_size for page in (*forward[:-1], *backward[:-1]))
     for number, page in enumerate(forward):
-        before = expected[: number * page_size]
-        if page.backwards_cursor is None:
-            assert before == []
-        else:
-            back = items(paged, cursor=page.backwards_cursor, page_size=MOST, sort_direction=DESC)
-            assert list(back.items) == before[::-1]
+        back = items(paged, cursor=page.backwards_cursor, page_size=MOST, sort_direction=DESC)
+        assert list(back.items) == expected[: number * page_size + 1][::-1]
     for number, page in enumerate(backward):
-        behind = expected[max(0, len(expected) - number * page_size) :]
         back = items(paged, cursor=page.backwards_cursor, page_size=MOST)
-        assert list(back.items) == behind
+        assert list(back.items) == expected[len(expected) - number * page_size - 1 :]
 
 
 @given(lines=rollouts, page_size=st.integers(1, 4), is_indexed=st.booleans())
@@ -163,25 +175,28 @@ def test_pages_of_turns_lose_and_repeat_nothing_either_way(
     paged: Store, lines: list[bytes], page_size: int, is_indexed: bool
 ) -> None:
     write(paged, *lines, is_indexed=is_indexed)
-    expected = [(turn.turn_id, tuple(items_in(turn.lines))) for turn in turns_of(lines)]
+    expected = [(turn.turn_id, turn.status, tuple(items_in(turn.lines))) for turn in turns_of(lines)]
 
     forward = walk(lambda c: turns(paged, cursor=c, page_size=page_size), len(expected))
     backward = walk(lambda c: turns(paged, cursor=c, page_size=page_size, sort_direction=DESC), len(expected))
 
-    def shown(*pages: TurnPage) -> list[tuple[str, tuple[Any, ...]]]:
-        plain = [(turn.turn_id, turn.items) for page in pages for turn in page.turns]
-        return [(id_, tuple(item.model_copy(update={"ordinal": None}) for item in found)) for id_, found in plain]
+    def shown(*pages: TurnPage) -> list[tuple[str, StoredTurnStatus | None, tuple[Any, ...]]]:
+        return [
+            (turn.turn_id, turn.status, tuple(item.model_copy(update={"ordinal": None}) for item in turn.items))
+            for page in pages
+            for turn in page.turns
+        ]
 
     assert shown(*forward) == expected
     assert shown(*backward) == expected[::-1]
     for number, page in enumerate(forward):
         if page.turns:
             back = turns(paged, cursor=page.backwards_cursor, page_size=MOST, sort_direction=DESC)
-            assert shown(back) == expected[: number * page_size][::-1]
+            assert shown(back) == expected[: number * page_size + 1][::-1]
     for number, page in enumerate(backward):
         if page.turns:
             back = turns(paged, cursor=page.backwards_cursor, page_size=MOST)
-            assert shown(back) == expected[len(expected) - number * page_size :]
+            assert shown(back) == expected[len(expected) - number * page_size - 1 :]
 
 
 @given(lines=rollouts)
@@ -224,7 +239,9 @@ def test_the_items_of_one_turn_are_shown_alone(paged: Store, is_indexed: bool) -
 
     assert [item.kind for item in first.items] == ["task_started", "user_message", "task_complete"]
     assert texts(second) == ["b", "c"]
-    assert (first.next_cursor, first.backwards_cursor) == (None, None)
+    assert first.next_cursor is None
+    back = items(paged, turn_id="t1", cursor=first.backwards_cursor, sort_direction=DESC)
+    assert [item.kind for item in back.items] == ["task_started"]
 
 
 @both
@@ -283,11 +300,11 @@ def test_what_comes_later_is_found_from_the_newest_on(store: Store) -> None:
     store.apply(mail, mail.create(), mail.append("a", "b"))
     newest = items(store, page_size=1, sort_direction=DESC)
     assert texts(newest) == ["b"]
-    assert texts(items(store, cursor=newest.backwards_cursor)) == []
+    assert texts(items(store, cursor=newest.backwards_cursor)) == ["b"]
 
     store.apply(mail, mail.append("c", "d"))
 
-    assert texts(items(store, cursor=newest.backwards_cursor)) == ["c", "d"]
+    assert texts(items(store, cursor=newest.backwards_cursor)) == ["b", "c", "d"]
 
 
 def test_a_line_that_is_being_written_is_found_from_the_newest_on_once_it_stands(paged: Store) -> None:
@@ -300,7 +317,7 @@ def test_a_line_that_is_being_written_is_found_from_the_newest_on_once_it_stands
     with path.open("ab") as file:
         file.write(line[20:])
 
-    assert texts(items(paged, cursor=newest.backwards_cursor)) == ["b"]
+    assert texts(items(paged, cursor=newest.backwards_cursor)) == ["a", "b"]
 
 
 @pytest.mark.parametrize("page_of", [items, turns])

@@ -15,7 +15,7 @@ from sqlite_utils import Database
 
 from livethread.model import format_time
 from livethread.search_text import SearchText, listing_text, spaced
-from livethread.turns import TurnPhase
+from livethread.turns import TurnPhase, TurnPlace, TurnsTakenBack
 from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.migrations import migrations
@@ -30,7 +30,7 @@ from livethread_worker.store.index.rows import (
 )
 from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.state import ThreadState, TurnLine, WriterMark
+from livethread_worker.store.state import ThreadState, TurnEndLine, TurnLine, WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +64,8 @@ class TurnSpan:
     offset: int
     #: Where the next one begins; None for the last.
     end: int | None
+    #: Where it ended, if that stands behind the start of another.
+    late_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +391,7 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         meta_bytes=row["meta_bytes"],
         applied=row["applied"],
         observed=json.loads(row["observed"]),
-        phase=TurnPhase(row["phase"]),
+        turn=TurnPlace(TurnPhase(row["phase"]), row["turn_id"]),
     )
 
 
@@ -427,7 +429,8 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
         "observed": json.dumps(state.observed),
-        "phase": state.phase.value,
+        "phase": state.turn.phase.value,
+        "turn_id": state.turn.turn_id,
     }
 
 
@@ -453,13 +456,16 @@ def _forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: I
 
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
-    """Store the turns that began and those that were taken back, in the order in which the lines say so."""
+    """Store the turns that began, ended late and were taken back, in the order in which the lines say so."""
     for change in state.turns:
         row: dict[str, Any] = {"thread_id": state.thread_id}
-        if isinstance(change, TurnLine):
-            connection.execute(QUERIES["add_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
-        else:
-            connection.execute(QUERIES["take_back_turns"], row | {"count": change.count})
+        match change:
+            case TurnLine():
+                connection.execute(QUERIES["add_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
+            case TurnEndLine():
+                connection.execute(QUERIES["end_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
+            case TurnsTakenBack():
+                connection.execute(QUERIES["take_back_turns"], row | {"count": change.count})
 
 
 def _message_rows(state: ThreadState) -> list[dict[str, Any]]:

@@ -134,3 +134,10 @@ def m003_filtered_listings(db: Database) -> None:
     for row in db.query("SELECT id, name, title, preview FROM threads"):
         text = listing_text(row["name"], row["title"], row["preview"])
         db.execute("INSERT INTO thread_texts (rowid, text) VALUES (?, ?)", [row["id"], text])
+
+
+@migrations()
+def m004_several_open_turns(db: Database) -> None:
+    """Where a turn ended behind the start of another, and in which turn a rollout stands."""
+    db.table("turns").add_column("end_offset", int)
+    db.table("rollouts").add_column("turn_id", str)

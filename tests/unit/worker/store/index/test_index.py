@@ -39,10 +39,10 @@ TABLES = {
     },  # is_archived is generated, and hidden from table_info
     "rollouts": {
         *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "observed"),
-        "phase",
+        *("phase", "turn_id"),
     },
     "writers": {"thread_id", "writer", "n", "lines"},
-    "turns": {"thread_id", "offset", "turn_id", "is_taken_back"},
+    "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
     "messages": {"id", "thread_id", "digest", "ordinal", "role", "text"},
 }
 

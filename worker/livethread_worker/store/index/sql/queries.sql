@@ -1,6 +1,6 @@
 -- load_states --
 -- Rollouts and threads of a JSON array of ids.
-SELECT r.thread_id, r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.observed, r.phase, t.*
+SELECT r.thread_id, r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.observed, r.phase, r.turn_id, t.*
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
 
@@ -13,12 +13,12 @@ SELECT thread_id, writer, n, lines
 
 -- save_rollout --
 INSERT INTO rollouts
-       (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed, phase)
-VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :observed, :phase)
+       (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed, phase, turn_id)
+VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :observed, :phase, :turn_id)
     ON CONFLICT (thread_id) DO UPDATE
    SET path = excluded.path, rollout_bytes = excluded.rollout_bytes, next_ordinal = excluded.next_ordinal,
        meta_offset = excluded.meta_offset, meta_bytes = excluded.meta_bytes, applied = excluded.applied,
-       observed = excluded.observed, phase = excluded.phase
+       observed = excluded.observed, phase = excluded.phase, turn_id = excluded.turn_id
 
 -- save_text --
 INSERT OR REPLACE INTO thread_texts (rowid, text) SELECT id, :text FROM threads WHERE thread_id = :thread_id
@@ -33,6 +33,12 @@ SELECT r.path, t.* FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.threa
 -- add_turn --
 INSERT OR IGNORE INTO turns (thread_id, offset, turn_id) VALUES (:thread_id, :offset, :turn_id)
 
+-- end_turn --
+UPDATE turns SET end_offset = :offset
+ WHERE thread_id = :thread_id
+   AND offset = (SELECT max(offset) FROM turns
+                  WHERE thread_id = :thread_id AND turn_id = :turn_id AND NOT is_taken_back AND offset < :offset)
+
 -- take_back_turns --
 UPDATE turns SET is_taken_back = 1
  WHERE thread_id = :thread_id
@@ -42,21 +48,24 @@ UPDATE turns SET is_taken_back = 1
 -- turns_forward --
 -- Turns from an offset on, each with the offset at which the next line that begins a turn stands.
 SELECT t.turn_id, t.offset,
-       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset
+       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
+       t.end_offset
   FROM turns AS t
  WHERE t.thread_id = :thread_id AND NOT t.is_taken_back AND t.offset >= :offset
  ORDER BY t.offset LIMIT :limit
 
 -- turns_backward --
 SELECT t.turn_id, t.offset,
-       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset
+       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
+       t.end_offset
   FROM turns AS t
  WHERE t.thread_id = :thread_id AND NOT t.is_taken_back AND t.offset <= :offset
  ORDER BY t.offset DESC LIMIT :limit
 
 -- turn_span --
 SELECT t.turn_id, t.offset,
-       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset
+       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
+       t.end_offset
   FROM turns AS t
  WHERE t.thread_id = :thread_id AND t.turn_id = :turn_id AND NOT t.is_taken_back
  ORDER BY t.offset LIMIT 1
