@@ -1,0 +1,157 @@
+"""Every field of a patch, through every way there is to a thread, stands in the files."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from livethread.live_thread import LiveThread
+from livethread.metadata import GitInfo, MemoryMode, StoredThread, ThreadMetadataPatch
+from livethread.thread_manager import ThreadManager
+from livethread.types import ArchiveThreadParams, CreateThreadParams, ReadThreadParams, ResumeThreadParams
+from livethread_config import Settings
+from livethread_worker.store.local import LocalThreadStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AT = datetime(2030, 1, 2, 3, 4, 5, 678000, UTC)
+
+#: Two values of each field, so that one can be set over the other.
+VALUES: dict[str, tuple[Any, Any]] = {
+    "name": ("A name", "Größe 🎉"),
+    "preview": ("A preview", ""),
+    "title": ("A title", ""),
+    "first_user_message": ("Hello", ""),
+    "model_provider": ("azure", ""),
+    "model": ("a-model", ""),
+    "reasoning_effort": ("high", "low"),
+    "created_at": (AT, AT - timedelta(days=9_000)),
+    "updated_at": (AT, AT - timedelta(days=9_000)),
+    "advance_recency_at": (AT, AT - timedelta(days=1)),
+    "source": ("exec", {"custom": "x"}),
+    "thread_source": ("automation", "user"),
+    "agent_nickname": ("Ada", ""),
+    "agent_role": ("reviewer", ""),
+    "agent_path": ("root/review", ""),
+    "cwd": ("/elsewhere", ""),
+    "cli_version": ("9.9.9", ""),
+    "approval_mode": ("never", {"granular": [None]}),
+    "permission_profile": ({"network": False}, ["p"]),
+    "token_usage": ({"total": 2**70}, {}),
+    "git_info": ({"sha": "s2", "branch": None}, {"origin_url": "u2"}),
+    "memory_mode": (MemoryMode.DISABLED, MemoryMode.ENABLED),
+    "history_mode": ("paginated", "legacy"),
+}
+
+CREATED = CreateThreadParams(
+    cwd="/work",
+    git=GitInfo(commit_hash="s", branch="b", repository_url="u"),
+    thread_source="user",
+    agent_nickname="Bob",
+    agent_role="r",
+    agent_path="/r",
+    memory_mode=MemoryMode.ENABLED,
+)
+TURN = [
+    {"type": "event_msg", "payload": {"type": "task_started", "turn_id": "t1"}},
+    {"type": "turn_context", "payload": {"cwd": "/turn", "model": "m", "effort": "high", "approval_policy": "never"}},
+    {"type": "event_msg", "payload": {"type": "user_message", "message": "hello"}},
+    {"type": "event_msg", "payload": {"type": "token_count", "info": {"total_token_usage": {"total": 7}}}},
+]
+
+
+def patches_of(field: str) -> dict[str, list[dict[str, Any]]]:
+    first, second = VALUES[field]
+    return {
+        "set": [{field: first}],
+        "set again": [{field: first}, {field: second}],
+        "null": [{field: first}, {field: None}],
+        "set, and git behind it": [{field: first}, {"git_info": {"branch": "later"}}],
+        "set before git and the memory mode": [
+            {field: second, "memory_mode": "disabled"},
+            {"git_info": {"sha": None}},
+        ],
+    }
+
+
+def test_no_field_is_left_out() -> None:
+    assert VALUES.keys() == ThreadMetadataPatch.model_fields.keys()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", sync="none")
+
+
+async def stored(store: LocalThreadStore) -> StoredThread:
+    return await store.read_thread(ReadThreadParams(thread_id=CREATED.thread_id))
+
+
+def delete_index(settings: Settings) -> None:
+    for path in settings.own_dir.glob("index.sqlite*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("field", VALUES)
+@pytest.mark.parametrize("how", patches_of("name"))
+@pytest.mark.parametrize("is_loaded", [True, False], ids=["live", "cold"])
+async def test_a_patched_field_is_the_same_once_the_index_is_made_again(
+    settings: Settings, field: str, how: str, *, is_loaded: bool
+) -> None:
+    patches = [ThreadMetadataPatch.model_validate(changes) for changes in patches_of(field)[how]]
+    async with LocalThreadStore(settings) as store:
+        manager = ThreadManager(store)
+        thread = await manager.create_thread(CREATED)
+        await thread.append_items(TURN)
+        await thread.flush()
+        if not is_loaded:
+            await thread.shutdown()
+        expected = await stored(store)
+        for patch in patches:
+            await manager.update_thread_metadata(CREATED.thread_id, patch)
+            expected = expected.patched(patch)
+        before = await stored(store)
+        await manager.shutdown()
+    delete_index(settings)
+
+    async with LocalThreadStore(settings) as store:
+        after = await stored(store)
+
+    assert before == expected
+    assert after.model_dump() == before.model_dump()
+
+
+@pytest.mark.parametrize("field", VALUES)
+async def test_a_patch_before_and_behind_items_and_an_archive_counts_as_while_it_was_live(
+    settings: Settings, field: str
+) -> None:
+    """What the items say of the same field, before and behind the patch, comes to the same, too."""
+    first, second = (ThreadMetadataPatch.model_validate({field: value}) for value in VALUES[field])
+    archive = ArchiveThreadParams(thread_id=CREATED.thread_id)
+    async with LocalThreadStore(settings) as store:
+        thread = await LiveThread.create(store, CREATED)
+        await thread.update_metadata(second)
+        await thread.append_items(TURN)
+        await thread.update_metadata(first)
+        await thread.append_items(TURN)
+        await store.archive_thread(archive)
+        await thread.shutdown()
+        thread = await LiveThread.resume(
+            store, ResumeThreadParams(thread_id=CREATED.thread_id, include_archived=True)
+        )
+        await thread.append_items(TURN)
+        await thread.update_metadata(second)
+        await store.unarchive_thread(archive)
+        await thread.append_items(TURN)
+        await store.archive_thread(archive)
+        await thread.shutdown()
+        before = await stored(store)
+    delete_index(settings)
+
+    async with LocalThreadStore(settings) as store:
+        after = await stored(store)
+
+    assert after.model_dump() == before.model_dump()
