@@ -62,7 +62,13 @@ class ThreadReader(Protocol):
         ...
 
     async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
-        """Return the thread whose rollout this is."""
+        """Return the thread whose rollout this is, by its path relative to the home or absolute within it.
+
+        Raises:
+            InvalidRequest: the path leads out of the home, or is no rollout's.
+            ThreadNotFound: there is no such file, or the thread is archived and that was not asked for.
+            Unsupported: the store keeps no files.
+        """
         ...
 
     async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
@@ -74,11 +80,25 @@ class ThreadReader(Protocol):
         ...
 
     async def list_turns(self, params: ListTurnsParams) -> TurnPage:
-        """Return one page of a thread's turns."""
+        """Return one page of a thread's turns, without those that were rolled back.
+
+        A cursor stays good while the thread grows: to follow `TurnPage.next_cursor` to its end meets every turn once.
+
+        Raises:
+            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+            InvalidRequest: the cursor is none of a thread's turns.
+        """
         ...
 
     async def list_items(self, params: ListItemsParams) -> ItemPage:
-        """Return one page of a thread's items."""
+        """Return one page of a thread's items, or of those of one turn.
+
+        A cursor stays good while the thread grows: to follow `ItemPage.next_cursor` to its end meets every item once.
+
+        Raises:
+            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+            InvalidRequest: the thread has no such turn, or the cursor is none of its items.
+        """
         ...
 
 
@@ -155,18 +175,38 @@ class ThreadStore(ThreadReader, Protocol):
         """Apply a literal patch, in order with the thread's appends. The thread need not be open.
 
         Raises:
-            ThreadNotFound: no such thread.
+            ThreadNotFound: no such thread, or it is not open, archived, and that was not asked for.
         """
         ...
 
     async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
-        """Archive a thread."""
+        """Archive a thread, in order with its appends; to archive it again changes nothing.
+
+        The thread need not be open, and handles that are open stay so: what they append is stored, and the thread
+        stays archived until it is unarchived.
+
+        Raises:
+            ThreadNotFound: no such thread.
+        """
         ...
 
     async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
-        """Unarchive a thread."""
+        """Make an archived thread active again, in order with its appends; one that is active stays as it is.
+
+        Raises:
+            ThreadNotFound: no such thread.
+        """
         ...
 
     async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
-        """Delete a thread."""
+        """Delete a thread, archived or not: its history, its names and its metadata, in order with its appends.
+
+        What was accepted before goes with it. Whatever is asked of the thread from then on is
+        answered with `ThreadNotFound`, by handles that are open, too. Threads that it spawned stay as they are; their
+        ``parent_thread_id`` then names nobody. Do not use the id again: a store whose tasks travel refuses it while
+        tasks of the deleted thread may still be on their way.
+
+        Raises:
+            ThreadNotFound: no such thread.
+        """
         ...

@@ -9,8 +9,10 @@ from tests.store_spec.kinds import EVERY_READER, MEMORY, SHARED
 from tests.store_spec.operations import archive, home_of, path_of, stored, unarchive
 
 from livethread import (
+    CreateThreadParams,
     InvalidRequest,
     ListThreadsParams,
+    LiveThread,
     LoadThreadHistoryParams,
     ReadThreadParams,
     ResumeThreadParams,
@@ -170,6 +172,43 @@ async def test_another_writer_archives_a_thread_in_use(store: ThreadStore, secon
     thread = await read(store, thread_id)
     assert thread.archived_at is not None
     assert path_of(thread).parent.name == "archived_sessions"
+
+
+@SHARED
+async def test_archiving_takes_effect_in_order_with_what_several_live_threads_append(
+    store: ThreadStore, second_store: ThreadStore
+) -> None:
+    first = await LiveThread.create(store, CreateThreadParams())
+    await first.append_items([said("0")])
+    await first.flush()
+    second = await LiveThread.resume(second_store, ResumeThreadParams(thread_id=first.thread_id))
+    expected = ["0"]
+
+    for n, change in enumerate([archive, archive, unarchive, unarchive, archive, unarchive, archive], start=1):
+        await (first if n % 2 else second).append_items([said(f"{n}a")])
+        await change(second_store if n % 2 else store, first.thread_id)
+        await (second if n % 2 else first).append_items([said(f"{n}b")])
+        expected += [f"{n}a", f"{n}b"]
+        await asyncio.gather(first.flush(), second.flush())
+        thread = await read(store, first.thread_id)
+        assert (thread.archived_at is not None) == (change is archive)
+
+    assert texts(await history(store, first.thread_id)) == expected
+    assert (thread.title, path_of(thread).parent.name) == ("0", "archived_sessions")
+    assert await read(second_store, first.thread_id) == thread
+
+
+@EVERY_READER
+async def test_an_archived_thread_is_patched_where_that_is_not_ruled_out(store: ThreadStore) -> None:
+    thread_id = await stored(store)
+    await archive(store, thread_id)
+    await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
+
+    await update(store, thread_id, ThreadMetadataPatch(title="cold"))
+
+    with pytest.raises(ThreadNotFound, match="it is archived"):
+        await update(store, thread_id, ThreadMetadataPatch(title="never"), include_archived=False)
+    assert (await read(store, thread_id)).title == "cold"
 
 
 async def test_an_unknown_thread_cannot_be_archived(store: ThreadStore) -> None:

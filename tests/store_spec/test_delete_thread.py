@@ -25,6 +25,7 @@ from livethread import (
     ResumeThreadParams,
     SearchThreadsParams,
     ShutdownThreadParams,
+    ThreadManager,
     ThreadMetadataPatch,
     ThreadNotFound,
     ThreadRelationFilter,
@@ -299,6 +300,38 @@ async def test_where_tasks_travel_an_id_that_was_deleted_is_not_used_again(
 
     with pytest.raises(ThreadNotFound):
         await read(store, thread_id)
+
+
+@pytest.mark.parametrize("kind", [kinds.MEMORY, kinds.LOCAL])
+async def test_where_no_task_travels_an_id_that_is_used_again_is_a_new_thread(store: ThreadStore) -> None:
+    thread_id = await stored(store, said("old"), name="Old name", cwd="/old")
+    await archive(store, thread_id)
+    await delete(store, thread_id)
+    await store.discard_thread(DiscardThreadParams(thread_id=thread_id))
+
+    await store.create_thread(CreateThreadParams(thread_id=thread_id))
+    await append(store, thread_id, message("new"))
+
+    thread = await read(store, thread_id)
+    assert (thread.name, thread.cwd, thread.title, thread.archived_at) == (None, "", None, None)
+    assert texts(await history(store, thread_id)) == ["new"]
+
+
+async def test_a_deleted_thread_is_told_to_a_live_thread_and_to_its_manager(store: ThreadStore) -> None:
+    manager = ThreadManager(store)
+    thread = await manager.create_thread(CreateThreadParams())
+    await thread.append_items([said("one")])
+
+    await delete(store, thread.thread_id)
+
+    with pytest.raises(ThreadNotFound):
+        await thread.append_items([said("late")])
+    with pytest.raises(ThreadNotFound):
+        await manager.update_thread_metadata(thread.thread_id, ThreadMetadataPatch(name="late"))
+    with pytest.raises(ThreadNotFound):
+        await thread.read_thread()
+    await thread.discard()
+    assert manager.loaded() == ()
 
 
 async def test_an_unknown_thread_cannot_be_deleted(store: ThreadStore) -> None:

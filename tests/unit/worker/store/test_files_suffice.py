@@ -22,6 +22,7 @@ from livethread.types import ReadThreadParams
 from livethread_worker.store.apply import OutcomeKind
 from livethread_worker.store.read import read_thread
 from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.refresh import Refresher
 
 if TYPE_CHECKING:
     from livethread.metadata_sync import ObservedUpdate
@@ -171,6 +172,10 @@ class World:
     def rebuild(self) -> None:
         rebuild(self.store.home, self.store.index)
 
+    def refresh(self) -> None:
+        """Somebody reads the thread, and has taken in what the index does not know."""
+        Refresher(self.store.home, self.store.index).refresh(self.mail.thread_id)
+
     # -- how it ends ---------------------------------------------------------------------------------------
 
     def come_to_rest(self) -> None:
@@ -295,6 +300,7 @@ DAMAGE = [
     step("cut", st.integers(0, 4)),
     step("lose_index"),
     step("rebuild"),
+    step("refresh"),
 ]
 CREATIONS = st.sampled_from([
     {},
