@@ -475,6 +475,7 @@ def test_the_sweep_leaves_claims_that_hold_and_is_silent_while_a_drain_is_at_wor
     "outcome",
     [
         Outcome(OutcomeKind.DONE, f"{FUTURE_MS}-0"),
+        Outcome(OutcomeKind.LOCKED),
         Outcome(OutcomeKind.BUSY),
         Outcome(OutcomeKind.FAILED, reason="x"),
         Outcome(OutcomeKind.POISONED, None, "x"),

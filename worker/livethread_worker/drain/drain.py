@@ -128,7 +128,7 @@ class Drain:
                         "thread parked",
                         extra={"action": "park", "thread_id": claim.thread_id, "reason": outcome.reason},
                     )
-                case OutcomeKind.BUSY | OutcomeKind.FAILED:
+                case OutcomeKind.LOCKED | OutcomeKind.BUSY | OutcomeKind.FAILED:
                     counts.put_back += 1
                     logger.warning(
                         "thread put back",

@@ -133,7 +133,7 @@ class Mailbox:
                 return "done", ""
             case OutcomeKind.DELETED:
                 return "deleted", ""
-            case OutcomeKind.BUSY:
+            case OutcomeKind.LOCKED | OutcomeKind.BUSY:
                 return "later", BUSY_WAIT_MS
             case OutcomeKind.FAILED if claim.attempts + 1 < self._settings.park_after_attempts:
                 return "failed", min(RETRY_FIRST_MS * 2**claim.attempts, RETRY_LONGEST_MS)

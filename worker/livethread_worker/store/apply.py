@@ -47,7 +47,9 @@ class OutcomeKind(StrEnum):
 
     #: All are applied.
     DONE = "done"
-    #: Somebody else writes the thread, or the index cannot be used now: no fault of the tasks. None is applied.
+    #: Somebody else writes the thread: no fault of the tasks, and nothing was written.
+    LOCKED = "locked"
+    #: The index cannot be used now: no fault of the tasks. None is applied, but their lines may stand in the file.
     BUSY = "busy"
     #: Something failed that may pass, such as a full disk; none is applied.
     FAILED = "failed"
@@ -117,7 +119,7 @@ def apply_batch(
                 works[thread_id] = _apply_one(stack, home, thread_id, entries, states.get(thread_id), sync=sync)
                 rows[thread_id] = index.prepare(works[thread_id].state, works[thread_id].loaded)
             except LockBusy as error:
-                outcomes[thread_id] = Outcome(OutcomeKind.BUSY, reason=f"{error} is held by another writer")
+                outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
             except ThreadStoreError as error:
                 outcomes[thread_id] = _poisoned(None, error)
             except Exception as error:  # whatever it is, the other threads go on
@@ -139,7 +141,7 @@ def _lock(
         try:
             stack.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=wait_s))
         except LockBusy as error:
-            outcomes[thread_id] = Outcome(OutcomeKind.BUSY, reason=f"{error} is held by another writer")
+            outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
         except OSError as error:
             outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
         else:

@@ -302,6 +302,8 @@ class LocalThreadStore:
             return entries
 
         outcome = self._try_to_apply(opened.thread_id, LateEntries(opened.writer, make))
+        if outcome.kind is OutcomeKind.LOCKED:
+            raise Unavailable(f"nothing was stored: {outcome.reason}; try again when it is done")
         if outcome.kind in {OutcomeKind.DONE, OutcomeKind.DELETED}:
             opened.n += len(tasks)
             opened.creation = None

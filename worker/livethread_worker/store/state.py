@@ -271,5 +271,6 @@ def archived_by_folder(home: Home, thread: StoredThread, path: Path) -> StoredTh
     is_archived = home.is_archived(path)
     if is_archived == (thread.archived_at is not None):
         return thread
-    archived_at = datetime.fromtimestamp(path.stat().st_mtime, UTC) if is_archived else None
+    # To the millisecond, as the index and the lines say times.
+    archived_at = datetime.fromtimestamp(int(path.stat().st_mtime * 1000) / 1000, UTC) if is_archived else None
     return thread.model_copy(update={"archived_at": archived_at})

@@ -111,7 +111,7 @@ def test_of_a_poisoned_thread_what_stands_before_succeeded_and_the_poison_failed
     assert (failed["uuid"], failed["exception"]) == ("w1-2", "InvalidRequest: no item")
 
 
-@pytest.mark.parametrize("kind", [OutcomeKind.BUSY, OutcomeKind.FAILED])
+@pytest.mark.parametrize("kind", [OutcomeKind.LOCKED, OutcomeKind.BUSY, OutcomeKind.FAILED])
 def test_a_thread_that_is_tried_again_later_is_not_reported(dispatcher: FakeDispatcher, kind: OutcomeKind) -> None:
     mail = Mail()
     claim = Claim(mail.thread_id, 0, [mail.append("x")])

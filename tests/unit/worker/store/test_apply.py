@@ -428,7 +428,7 @@ def test_a_thread_that_somebody_writes_is_busy_and_the_others_go_on(store: Store
         })
 
     assert outcomes == {
-        mail.thread_id: Outcome(BUSY, reason=f"{mail.thread_id}.lock is held by another writer"),
+        mail.thread_id: Outcome(OutcomeKind.LOCKED, reason=f"{mail.thread_id}.lock is held by another writer"),
         other.thread_id: Outcome(DONE, "1001-0"),
     }
     assert store.home.find_rollout(mail.thread_id) is None
