@@ -63,7 +63,7 @@ class CeleryReader:
             lines += page["lines"]
             start = page["next"]
         items = items_of(decode_line(line.encode()) for line in lines)
-        return StoredThreadHistory(thread_id=params.thread_id, items=items)
+        return StoredThreadHistory.model_construct(thread_id=params.thread_id, items=items)
 
     async def read_thread(self, params: ReadThreadParams) -> StoredThread:
         """Read a thread's metadata, and its history where asked for."""

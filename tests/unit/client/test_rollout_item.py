@@ -410,6 +410,24 @@ def test_any_json_value_survives_as_payload_and_as_field(payload: Any, extra: An
     assert read.model_extra == {"extra": extra}
 
 
+odd_values = st.sampled_from(["x", "", "thread_metadata", 7, True, None, {"a": 1}])
+records = st.dictionaries(st.sampled_from(["type", "payload", "timestamp", "ordinal", "seq", "more"]), odd_values)
+
+
+@given(st.lists(records | st.none()))
+@example([{"timestamp": "t", "ordinal": 7, "seq": "w:1", "type": "x", "payload": {"a": 1}}])
+def test_many_records_are_read_as_one_is(values: list[dict[str, Any] | None]) -> None:
+    each = [item_of(record) for record in values if record is not None]
+    expected = [item for item in each if item is not None and item.type != "thread_metadata"]
+
+    read = items_of(values)
+
+    assert read == tuple(expected)
+    assert [item.model_copy(update={"ordinal": 1}).model_dump() for item in read] == [
+        item.model_dump() | {"ordinal": 1} for item in expected
+    ]
+
+
 @given(st.binary())
 def test_no_bytes_whatever_make_decoding_fail(line: bytes) -> None:
     record = decode_line(line)

@@ -12,13 +12,12 @@ from livethread.types import StoredThreadSearchResult, ThreadPage, ThreadSearchP
 from livethread_worker.store.home import other_form
 from livethread_worker.store.rollout.compressed import open_rollout
 from livethread_worker.store.rollout.name_index import read_names
-from livethread_worker.store.rollout.scan import scan_records
+from livethread_worker.store.rollout.scan import scan_values
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from livethread.rollout_item import RolloutItem
     from livethread.types import (
         ListThreadsParams,
         LoadThreadHistoryParams,
@@ -73,7 +72,7 @@ def load_history(home: Home, index: Index, params: LoadThreadHistoryParams) -> S
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
     """
     path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
-    return StoredThreadHistory(thread_id=params.thread_id, items=_items(path))
+    return _history(params.thread_id, path)
 
 
 def read_lines(
@@ -150,10 +149,10 @@ def read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
 
 def _with_history(thread: StoredThread) -> StoredThread:
     assert thread.rollout_path is not None
-    history = StoredThreadHistory(thread_id=thread.thread_id, items=_items(thread.rollout_path))
-    return thread.model_copy(update={"history": history})
+    return thread.model_copy(update={"history": _history(thread.thread_id, thread.rollout_path)})
 
 
-def _items(path: Path) -> tuple[RolloutItem, ...]:
+def _history(thread_id: str, path: Path) -> StoredThreadHistory:
     with open_rollout(path) as file:
-        return items_of(record.value for record in scan_records(file))
+        # The items are just made: to validate them again would take as long as to parse them.
+        return StoredThreadHistory.model_construct(thread_id=thread_id, items=items_of(scan_values(file)))

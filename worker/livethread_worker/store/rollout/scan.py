@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from livethread.rollout_item import decode_line
+from livethread.rollout_item import decode_line, decode_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +18,9 @@ MAX_COUNTER: Final = 2**62
 
 _SEQ: Final = re.compile(r"(?P<writer>[!-9;-~]{1,64}):(?P<n>[0-9]{1,18})")
 
-#: Bytes read at once: of a whole rollout, and of a page.
+#: Bytes read at once: of a whole rollout, of one whose lines are decoded together, and of a page.
 READ_BYTES: Final = 1024 * 1024
+VALUES_READ_BYTES: Final = 128 * 1024
 PAGE_READ_BYTES: Final = 64 * 1024
 
 
@@ -47,6 +48,17 @@ def scan_records(file: BinaryIO, start: int = 0, *, read_bytes: int = READ_BYTES
             offset += len(line) + 1
     if rest:
         yield Record(offset, len(rest), decode_line(rest), is_complete=False)
+
+
+def scan_values(file: BinaryIO, *, read_bytes: int = VALUES_READ_BYTES) -> Iterator[dict[str, Any] | None]:
+    """Yield what the lines of *file* hold, for who reads them all and need not know where they stand."""
+    rest = b""
+    while chunk := file.read(read_bytes):
+        lines, end, rest = (rest + chunk).rpartition(b"\n")
+        if end:
+            yield from decode_lines(lines)
+    if rest:
+        yield decode_line(rest)
 
 
 def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:

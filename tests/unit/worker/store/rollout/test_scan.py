@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livethread_worker.store.rollout import scan
-from livethread_worker.store.rollout.scan import Record, scan_backward, scan_records, writer_mark
+from livethread_worker.store.rollout.scan import Record, scan_backward, scan_records, scan_values, writer_mark
 
 
 def scanned(data: bytes, start: int = 0) -> list[Record]:
@@ -52,6 +52,36 @@ def test_carriage_returns_are_tolerated() -> None:
 @pytest.mark.parametrize("bad", [b"", b" ", b"\0\0\0", b"garbage", b"[1]", b'{"a":"\xff"}', b'{"a":1}{"a":2}'])
 def test_a_bad_line_is_passed_over_and_the_next_is_read(bad: bytes) -> None:
     assert scanned(bad + b'\n{"a":1}\n') == [Record(0, len(bad) + 1, None), Record(len(bad) + 1, 8, {"a": 1})]
+
+
+ODD_LINES = (
+    *(
+        b"",
+        b" ",
+        b"garbage",
+        b"[1]",
+        b"7",
+        b'{"a":"\xff"}',
+        b'{"a":1}',
+        b'{"b":NaN}',
+        b'{"a":1}{"a":2}',
+        b'{"a":"\xc3\xa9"}\r',
+    ),
+    *(
+        b'{"n":123456789012345678901234567890}',
+        b'{"n":-12345678901234567890,"m":NaN}',
+        b'{"n":"12345678901234567890"}',
+    ),
+)
+
+
+@given(lines=st.lists(st.sampled_from(ODD_LINES)), tail=st.sampled_from(ODD_LINES), read_bytes=st.integers(1, 200))
+def test_values_are_those_of_the_records(lines: list[bytes], tail: bytes, read_bytes: int) -> None:
+    data = b"".join(line + b"\n" for line in lines) + tail
+
+    values = list(scan_values(io.BytesIO(data), read_bytes=read_bytes))
+
+    assert repr(values) == repr([record.value for record in scanned(data)])
 
 
 def test_a_tail_of_zeros_is_bad_and_incomplete() -> None:
