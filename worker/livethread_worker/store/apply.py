@@ -246,8 +246,9 @@ def _open(
     loaded = state.thread if state else None
     path = _find(home, thread_id, entries, state)
     state = state or ThreadState(thread_id)
-    is_made_from_file = state.applied == START
-    committed = {} if is_made_from_file else {writer: mark.n for writer, mark in state.writers.items()}
+    committed_up_to = state.applied
+    # Of a row that was made from the file, the counters are those of lines.
+    committed = {} if committed_up_to == START else {writer: mark.n for writer, mark in state.writers.items()}
     if path is None:
         return _Opened(ThreadWork(state, loaded, 0, dict), None)
     if is_compressed(path):
@@ -265,8 +266,15 @@ def _open(
     took_in = recorder.size > state.rollout_bytes
     if took_in:
         _take_in_tail(home, state, recorder)
-    work = ThreadWork(state, loaded, recorder.size, lambda: _read_meta(recorder.file, state), committed=committed)
-    if state.is_reread or (loaded is not None and is_made_from_file):
+    work = ThreadWork(
+        state,
+        loaded,
+        recorder.size,
+        lambda: _read_meta(recorder.file, state),
+        committed_up_to=committed_up_to,
+        committed=committed,
+    )
+    if state.is_reread or (loaded is not None and committed_up_to == START):
         work.note_read_whole(entries)
     elif took_in:
         work.note_taken_in(entries)

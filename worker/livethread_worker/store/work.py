@@ -76,8 +76,9 @@ class ThreadWork:
     poison: ThreadStoreError | None = None
     #: Whether everything of the thread is to be removed.
     is_deleted: bool = False
-    #: Writer -> counter of its last task that is in the index, and so applied as a whole. Another counter of the
-    #: state's was read from a line: its task may be half written, and a task before it may have left no line.
+    #: Position up to which the index has applied the thread's tasks, each as a whole, and the counters that it has.
+    #: Beyond it, a counter was read from a line: its task may be half written, and one before it may have left none.
+    committed_up_to: Position = START
     committed: dict[str, int] = field(default_factory=dict)
     #: Payload of the last own ``session_meta``, where this batch writes it.
     _meta: dict[str, Any] | None = None
@@ -114,19 +115,37 @@ class ThreadWork:
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
-        for entry in entries:
+        standing = self._standing(entries)
+        for number, entry in enumerate(entries):
             try:
-                if entry.n > self.committed.get(entry.writer, 0):
-                    self._take_entry(entry)
+                if not self._is_committed(entry):
+                    is_move = isinstance(entry.task.header, ArchiveThread | UnarchiveThread)
+                    self._take_entry(entry, is_passed=is_move and number < standing)
             except ThreadStoreError as error:
                 self.poison = error
                 return
-            self.position = self.state.applied = entry.position
+            self.position = entry.position
+            self.state.applied = max(self.state.applied, entry.position, key=position_key)
 
-    def _take_entry(self, entry: MailboxEntry) -> None:
+    def _is_committed(self, entry: MailboxEntry) -> bool:
+        is_known = entry.n <= self.committed.get(entry.writer, 0)
+        return is_known and position_key(entry.position) <= position_key(self.committed_up_to)
+
+    def _standing(self, entries: Sequence[MailboxEntry]) -> int:
+        """Return how many of *entries* there are up to the last whose lines a crash left."""
+        numbers = (
+            number
+            for number, entry in enumerate(entries, start=1)
+            if self.committed.get(entry.writer, 0) < entry.n <= self.state.mark(entry.writer).n
+        )
+        return max(numbers, default=0)
+
+    def _take_entry(self, entry: MailboxEntry, *, is_passed: bool) -> None:
+        """Plan *entry*; one that *is_passed* has left no line, or is known by it: a later one stands in the file."""
         mark = self.state.mark(entry.writer)
-        if entry.n < mark.n:
+        if entry.n < mark.n or (is_passed and entry.n > mark.n):
             self._observe_again(entry)
+            self.state.writers[entry.writer] = max(mark, WriterMark(entry.n, 0), key=lambda known: known.n)
             return
         # Of a task that a crash left half written, the lines that stand are not written again.
         done = mark.lines if entry.n == mark.n else 0

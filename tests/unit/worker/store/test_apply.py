@@ -726,6 +726,34 @@ def test_a_task_that_left_no_line_is_not_applied_again_when_it_is_delivered_agai
     assert (store.path(mail).read_bytes(), store.thread(mail)) == before
 
 
+def test_a_task_that_left_no_line_before_one_that_did_is_not_applied_behind_it(store: Store, mail: Mail) -> None:
+    """A kill -9 between the write and the commit: the retry must not undo what stands."""
+    store.apply(mail, mail.create())
+    batch = (mail.unarchive(writer="w2"), mail.archive(writer="w3"))
+    with killed(store.index, "commit"):
+        store.apply(mail, *batch)
+    before = store.path(mail).read_bytes()
+
+    assert store.apply(mail, *batch).kind is DONE
+
+    assert store.path(mail).read_bytes() == before
+    assert store.thread(mail).archived_at == AT
+
+
+def test_a_crash_is_made_good_by_batches_of_any_size(store: Store, mail: Mail) -> None:
+    """The next claim may take fewer tasks than the one that was killed."""
+    store.apply(mail, mail.create())
+    batch = (mail.archive(writer="w2"), mail.append("a"), mail.unarchive(writer="w3"))
+    with killed(store.index, "commit"):
+        store.apply(mail, *batch)
+
+    outcomes = [store.apply(mail, entry).kind for entry in batch]
+
+    assert outcomes == [DONE] * 3
+    assert (store.path(mail), store.thread(mail).archived_at) == (dated(store, mail), None)
+    assert store.texts(mail) == ["a"]
+
+
 @pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
 def test_a_thread_that_was_moved_in_the_batch_that_created_it_is_found(
     store: Store, mail: Mail, is_index_lost: bool
