@@ -30,7 +30,7 @@ from livethread_worker.store.index.rows import (
 )
 from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.state import ThreadState, TurnEndLine, TurnLine, WriterMark
+from livethread_worker.store.state import TextLine, ThreadState, TurnEndLine, TurnLine, WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -406,8 +406,8 @@ def _save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) ->
     connection.executemany(SAVE_THREAD, [each.thread for each in whole if each.thread])
     texts = {each.state.thread_id: each.text for each in rows if each.text is not None}
     texts |= {each.state.thread_id: _text(each.state.thread) for each in gone}
-    rows_of_texts = [{"thread_id": thread_id, "text": text} for thread_id, text in texts.items()]
-    connection.executemany(QUERIES["save_text"], rows_of_texts)
+    if texts:
+        connection.execute(QUERIES["save_texts"], {"texts": json.dumps(texts, ensure_ascii=False)})
 
 
 def _text(thread: StoredThread | None) -> str:
@@ -445,8 +445,12 @@ def _add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named
     """Store what the lines taken in add to turns and search, and the names of *named*."""
     for each in rows:
         _save_turns(connection, each.state)
-    names = [_name_row(state) for state in named if _name(state.thread)]
-    connection.executemany(QUERIES["add_message"], [row for each in rows for row in each.messages] + names)
+    messages = [row for each in rows for row in each.messages]
+    messages += [_name_row(state) for state in named if _name(state.thread)]
+    if messages:
+        newest = connection.execute(QUERIES["newest_message"]).fetchone()[0]
+        connection.executemany(QUERIES["add_message"], messages)
+        connection.execute(QUERIES["index_messages"], {"newest": newest})
 
 
 def _forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: Iterable[str]) -> None:
@@ -469,15 +473,18 @@ def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
 
 
 def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
+    first: dict[int, TextLine] = {}
+    for line in state.texts:
+        first.setdefault(line.text.digest, line)
     return [
         {
             "thread_id": state.thread_id,
-            "digest": line.text.digest,
+            "digest": digest,
             "ordinal": line.ordinal,
             "role": line.text.role,
             "text": spaced(line.text.text),
         }
-        for line in state.texts
+        for digest, line in first.items()
     ]
 
 

@@ -141,3 +141,9 @@ def m004_several_open_turns(db: Database) -> None:
     """Where a turn ended behind the start of another, and in which turn a rollout stands."""
     db.table("turns").add_column("end_offset", int)
     db.table("rollouts").add_column("turn_id", str)
+
+
+@migrations()
+def m005_messages_indexed_together(db: Database) -> None:
+    """Let a batch's messages be indexed by one statement: a trigger's cost FTS5 five times the time."""
+    db.execute("DROP TRIGGER messages_ai")

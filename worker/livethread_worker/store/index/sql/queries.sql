@@ -20,8 +20,10 @@ VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_by
        meta_offset = excluded.meta_offset, meta_bytes = excluded.meta_bytes, applied = excluded.applied,
        observed = excluded.observed, phase = excluded.phase, turn_id = excluded.turn_id
 
--- save_text --
-INSERT OR REPLACE INTO thread_texts (rowid, text) SELECT id, :text FROM threads WHERE thread_id = :thread_id
+-- save_texts --
+-- A JSON object: thread -> text. Ascending, and in one statement: FTS5 writes out what it holds before each one.
+INSERT OR REPLACE INTO thread_texts (rowid, text)
+SELECT t.id, j.value FROM json_each(:texts) AS j CROSS JOIN threads AS t ON t.thread_id = j.key ORDER BY t.id
 
 -- save_writer --
 INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
@@ -73,6 +75,13 @@ SELECT t.turn_id, t.offset,
 -- add_message --
 INSERT OR IGNORE INTO messages (thread_id, digest, ordinal, role, text)
 VALUES (:thread_id, :digest, :ordinal, :role, :text)
+
+-- newest_message --
+SELECT coalesce(max(id), 0) FROM messages
+
+-- index_messages --
+-- What came in since; in one statement, see save_texts.
+INSERT INTO messages_fts (rowid, text) SELECT id, text FROM messages WHERE id > :newest ORDER BY id
 
 -- forget_name --
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
