@@ -1,0 +1,71 @@
+"""The schema: every release's index is brought up to date, by whoever comes first."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlite_utils import Database
+from tests.unit.worker.builders import Mail, Store
+
+from livethread.types import ListThreadsParams, SearchThreadsParams
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
+from livethread_worker.store.index.migrations import migrations
+from livethread_worker.store.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROCESSES = 4
+
+
+def open_and_close(root: Path) -> list[str]:
+    """Open the index of a home as a process that starts does; return the migrations that it holds."""
+    index = Index(Home(root))
+    applied = [migration.name for migration in migrations.applied(index.db)]
+    index.close()
+    return applied
+
+
+def earlier_index(home: Home, stop_before: str) -> None:
+    """Leave the index as the release before a migration made it."""
+    with closing(sqlite3.connect(home.index)) as connection:
+        migrations.apply(Database(connection), stop_before=stop_before)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "home")
+    home.create()
+    return home
+
+
+NAMES = [migration.name for migration in migrations.pending(Database(memory=True))]
+
+
+@pytest.mark.parametrize("stop_before", [None, NAMES[1]])
+def test_processes_that_start_at_once_migrate_once(home: Home, stop_before: str | None) -> None:
+    if stop_before is not None:
+        earlier_index(home, stop_before)
+
+    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as processes:
+        found = list(processes.map(open_and_close, [home.root] * PROCESSES * 2))
+
+    assert found == [NAMES] * PROCESSES * 2
+
+
+@pytest.mark.parametrize("stop_before", NAMES[1:])
+def test_an_index_of_an_earlier_release_serves_after_its_migration(home: Home, stop_before: str) -> None:
+    earlier_index(home, stop_before)
+    store, mail = Store(home.root), Mail(1)
+    store.apply(mail, mail.create(), mail.append("zebra"))
+    rebuild(home, store.index)
+
+    assert [thread.preview for thread in store.index.list_threads(ListThreadsParams(search_term="ebr"))] == ["zebra"]
+    assert len(store.index.search_threads(SearchThreadsParams(search_term="zebra")).threads) == 1
+    store.close()
