@@ -326,13 +326,13 @@ def come_to_the_same(steps: list[Any], creation: dict[str, Any]) -> None:
             store.close()
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(steps=st.lists(st.one_of(WRITING), max_size=25), creation=CREATIONS)
 def test_whatever_is_written_the_files_say_it_all(steps: list[Any], creation: dict[str, Any]) -> None:
     come_to_the_same(steps, creation)
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(steps=st.lists(st.one_of(*WRITING, *DAMAGE), max_size=25), creation=CREATIONS)
 def test_whatever_befalls_the_files_the_index_says_what_they_say(steps: list[Any], creation: dict[str, Any]) -> None:
     come_to_the_same(steps, creation)
