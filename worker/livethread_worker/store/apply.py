@@ -73,7 +73,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class LateEntries:
-    """Entries of one writer that are made under the thread's lock, from the position up to which it is applied."""
+    """Entries of one writer that are made under the thread's lock, from the position up to which it is applied.
+
+    That is `START` where none is, or none is known: the rollouts do not hold positions.
+    """
 
     writer: str
     #: May raise `ThreadStoreError`, as for a compare-and-append that came too late.

@@ -293,6 +293,11 @@ class LocalThreadStore:
 
         def make(applied: Position) -> list[MailboxEntry]:
             nonlocal last
+            if expected is not None and opened.creation is None and applied == START:
+                raise Conflict(
+                    "the thread's last position is not known since its index was made again; "
+                    "read it, and append once without expected_position"
+                )
             if expected is not None and expected != applied:
                 raise Conflict(f"the thread's last position is {applied}, not {expected}")
             entries: list[MailboxEntry] = []
