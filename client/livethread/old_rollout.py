@@ -29,7 +29,7 @@ def modern_record(record: dict[str, Any]) -> dict[str, Any] | None:
     if "payload" in record or "record_type" in record:
         return None
     kind = record.get("type")
-    if kind in _KINDS:
+    if isinstance(kind, str) and kind in _KINDS:
         return {"type": "response_item", "payload": record}
     if kind is None and isinstance(record.get("id"), str) and isinstance(record.get("timestamp"), str):
         return {"timestamp": record["timestamp"], "type": "session_meta", "payload": record}
@@ -38,7 +38,8 @@ def modern_record(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def event_of_message(payload: dict[str, Any]) -> dict[str, Any] | None:
     """Return the event that codex would write today beside a message; None for all but a person's and the agent's."""
-    event = _EVENTS.get(payload.get("role", "")) if payload.get("type") == "message" else None
+    role = payload.get("role")
+    event = _EVENTS.get(role) if isinstance(role, str) and payload.get("type") == "message" else None
     text = message_text(payload.get("content"))
     if event is None or not text or text.startswith("<"):  # what the harness tells the model in the user's name
         return None
