@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 USER_MESSAGE_BEGIN: Final = "## My request for Codex:"
 IMAGE_ONLY_PREVIEW: Final = "[Image]"
 
+#: Types of lines from which metadata may follow.
+_TELLING: Final = frozenset({"session_meta", "turn_context", "event_msg"})
+
 
 @dataclass(slots=True)
 class ItemObserver:
@@ -74,7 +77,7 @@ class ItemObserver:
 
         Return the fields that it says.
         """
-        if not isinstance(payload, dict):
+        if kind not in _TELLING or not isinstance(payload, dict):
             return set()
         said = {
             name: value

@@ -93,14 +93,16 @@ class _Patch(Model):
 
     @model_validator(mode="after")
     def _null_leaves_what_cannot_be_cleared(self) -> Self:
-        for name in type(self).model_fields:
-            if getattr(self, name) is None and name not in self.clearable:
-                self.model_fields_set.discard(name)
+        present = self.model_fields_set
+        for name in present - self.clearable:
+            if getattr(self, name) is None:
+                present.discard(name)
         return self
 
     def changes(self) -> dict[str, Any]:
         """Return the present fields and their values; None where one is cleared."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        present = self.model_fields_set
+        return {name: getattr(self, name) for name in type(self).model_fields if name in present}
 
     def is_empty(self) -> bool:
         """Whether the patch changes nothing."""

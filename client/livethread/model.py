@@ -43,11 +43,13 @@ class Model(BaseModel):
 
 
 def _to_utc_milliseconds(value: datetime) -> datetime:
-    try:
-        value = value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time beyond the calendar") from None
-    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+    if value.tzinfo is not UTC:
+        try:
+            value = value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("a time beyond the calendar") from None
+    rest = value.microsecond % 1000
+    return value.replace(microsecond=value.microsecond - rest) if rest else value
 
 
 _DATE_AND_TIME: Final = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
@@ -108,14 +110,11 @@ def parse_time(text: object) -> datetime | None:
     """
     if not isinstance(text, str):
         return None
-    for parse in (datetime.fromisoformat, _parse_dashed):
+    try:
         try:
-            value = parse(text)
-            return _to_utc_milliseconds(value if value.tzinfo else value.replace(tzinfo=UTC))
+            value = datetime.fromisoformat(text)
         except ValueError:
-            continue
-    return None
-
-
-def _parse_dashed(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC)
+            value = datetime.strptime(text, "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC)
+        return _to_utc_milliseconds(value if value.tzinfo else value.replace(tzinfo=UTC))
+    except ValueError:
+        return None

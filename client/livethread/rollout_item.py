@@ -213,14 +213,13 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def decode_lines(lines: bytes) -> list[dict[str, Any] | None]:
-    """Return what `decode_line` returns of each of *lines*, in less time."""
-    each = lines.split(b"\n")
-    if not _may_hold_long_numbers(lines):
+def decode_lines(lines: list[bytes], text: bytes) -> list[dict[str, Any] | None]:
+    """Return what `decode_line` returns of each of *lines*, in less time; *text* is what they were split from."""
+    if not _may_hold_long_numbers(text):
         with contextlib.suppress(ValueError):
-            records = list(map(orjson.loads, each))
+            records = list(map(orjson.loads, lines))
             return [record if isinstance(record, dict) else None for record in records]
-    return list(map(decode_line, each))
+    return list(map(decode_line, lines))
 
 
 def _may_hold_long_numbers(text: bytes) -> bool:
@@ -304,6 +303,8 @@ def encode_json(value: object) -> bytes:
         encoded = orjson.dumps(value, option=_OPTIONS)
     except (TypeError, ValueError):  # orjson raises TypeError subclasses; deep nesting is one of them
         return _dumps_exactly(value)
+    if type(value) is str:
+        return encoded
     # orjson writes NaN as null, some objects as if they were JSON, and more depth than codex reads.
     if not _is_plain(value) or encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH:
         _require_json(value)

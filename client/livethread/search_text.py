@@ -56,8 +56,11 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
     """Return what can be found of an item: what a user or the agent said; None for any other item."""
     if not isinstance(payload, dict):
         return None
+    what = payload.get("type")
+    if what not in ("user_message", "agent_message", "message"):  # most items: told before they are matched
+        return None
     text, role = "", "assistant"
-    match kind, payload.get("type"):
+    match kind, what:
         case "event_msg", "user_message":
             text, role = user_request(str(payload.get("message") or "")), "user"
         case "event_msg", "agent_message":
@@ -70,8 +73,8 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
                 return None
         case _:
             return None
-    text = _composed(text)
-    return SearchText(role, text.strip()) if text.strip() else None
+    text = _composed(text).strip()
+    return SearchText(role, text) if text else None
 
 
 def parse_query(query: str) -> list[Phrase]:
@@ -107,6 +110,8 @@ def listing_text(*texts: str | None) -> str:
 
 def spaced(text: str) -> str:
     """Return *text* with word breaks where its script writes none."""
+    if text.isascii():
+        return text
     return _UNSPACED.sub(f"{WORD_BREAK}\\1{WORD_BREAK}", text)
 
 
@@ -117,7 +122,7 @@ def _parts(query: str) -> Iterator[str]:
 
 def _composed(text: str) -> str:
     """Return *text* with letters and their marks as one: apart, a mark would end a word."""
-    return unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _folded(text: str) -> str:

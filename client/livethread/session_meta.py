@@ -5,10 +5,9 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from livethread.item_observer import ItemObserver
+from livethread.item_observer import ItemObserver, patch_of
 from livethread.metadata import StoredThread
 from livethread.model import ANY_TIME_SCHEMA, format_time, parse_time
-from livethread.rollout_item import RolloutItem
 from livethread.thread_id import CANONICAL_ID_SCHEMA
 
 if TYPE_CHECKING:
@@ -107,6 +106,6 @@ def thread_from_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> Stor
         recency_at=created_at,
         **{key: meta[key] for key in _FIXED if isinstance(meta.get(key), str)},
     )
-    own = RolloutItem(type="session_meta", payload=meta | {"id": thread_id})
-    said = ItemObserver(thread_id).observe([(own, at)])
-    return thread.patched(said) if said else thread
+    said: dict[str, Any] = {}
+    ItemObserver(thread_id).add(said, "session_meta", meta | {"id": thread_id}, at)
+    return thread.patched(patch_of(said))

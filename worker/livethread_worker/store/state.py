@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest
 from livethread.item_observer import ItemObserver, patch_of
@@ -22,7 +22,7 @@ from livethread.types import START, Position
 from livethread_worker.store.rollout.scan import ordinal_of, scan_records, writer_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import BinaryIO
 
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 ARCHIVED_AT: Final = "archived_at"
 
 
-@dataclass(frozen=True, slots=True)
-class WriterMark:
+class WriterMark(NamedTuple):
     """How far one writer's tasks are applied."""
 
     #: Counter of its last task that left a trace.
@@ -179,7 +178,9 @@ class _Reader:
         self._state = state
         self._observer = ItemObserver.of(state.thread) if state.thread else ItemObserver(state.thread_id)
         self._observer.settle(name for name, known in state.observed.items() if known == START)
-        self._place = Said(None, is_ours=False)
+        #: The last task of ours at or before the line, and whether the line is its.
+        self._task: tuple[str, int] | None = None
+        self._is_ours = False
         #: The time of a line that tells none: that of the line before, or of the file.
         self._at = state.thread.updated_at if state.thread else changed_at
         #: What the lines since the last patch say; applied at once, since most say the same fields again.
@@ -191,9 +192,10 @@ class _Reader:
         number = max(state.next_ordinal, ordinal_of(value) or 0)
         state.next_ordinal = number + 1
         mark = writer_mark(value)
+        self._is_ours = mark is not None
         if mark:
             _count(state, *mark)
-        self._place = Said(mark or self._place.task, is_ours=mark is not None)
+            self._task = mark
         is_old = "payload" not in value
         if is_old:
             value = modern_record(value) or {}
@@ -207,7 +209,8 @@ class _Reader:
             state.meta_offset, state.meta_bytes = record.offset, record.size
             self._take_meta(payload, at)
         elif state.thread is not None:
-            self._changes["updated_at"] = max(self._changes.get("updated_at", state.thread.updated_at), at)
+            if at > self._changes.setdefault("updated_at", state.thread.updated_at):
+                self._changes["updated_at"] = at
             self._observe(kind, payload, at)
             state.note_item(kind, payload, record.offset, number)
             if is_old and isinstance(payload, dict) and (event := event_of_message(payload)):
@@ -229,8 +232,11 @@ class _Reader:
             self._observe("session_meta", meta, at)
 
     def _observe(self, kind: str, payload: Any, at: datetime) -> None:
-        said = self._observer.add(self._changes, kind, payload, at)
-        self._state.said |= dict.fromkeys(said, self._place)
+        if said := self._observer.add(self._changes, kind, payload, at):
+            self._note_said(said)
+
+    def _note_said(self, names: Iterable[str]) -> None:
+        self._state.said |= dict.fromkeys(names, Said(self._task, is_ours=self._is_ours))
 
     def _take_patch(self, payload: Any) -> None:
         self.finish()
@@ -243,18 +249,18 @@ class _Reader:
         with suppress(InvalidRequest):  # not a patch of ours; whoever wrote it, it says nothing
             patch = ThreadMetadataPatch.model_validate(payload)
             self._state.thread = self._state.thread.patched(patch)
-            self._state.said |= dict.fromkeys(patch.changes(), self._place)
+            self._note_said(patch.changes())
             self._state.asked_for |= patch.changes().keys()
             # What somebody asked for counts over what a later line would be the first to say.
             self._observer.settle(patch.changes())
 
 
 def _count(state: ThreadState, writer: str, n: int) -> None:
-    mark = state.mark(writer)
-    if n > mark.n:
+    mark = state.writers.get(writer)
+    if mark is None or n > mark.n:
         state.writers[writer] = WriterMark(n, 1)
     elif n == mark.n:
-        state.writers[writer] = replace(mark, lines=mark.lines + 1)
+        state.writers[writer] = WriterMark(n, mark.lines + 1)
 
 
 def complete_from_home(home: Home, state: ThreadState, names: Mapping[str, str | None]) -> None:

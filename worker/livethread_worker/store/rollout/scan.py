@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from livethread.rollout_item import decode_line, decode_lines
 
@@ -24,8 +23,7 @@ VALUES_READ_BYTES: Final = 128 * 1024
 PAGE_READ_BYTES: Final = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One line of a rollout."""
 
     #: Where the line begins, and its length with its end.
@@ -42,10 +40,12 @@ def scan_records(file: BinaryIO, start: int = 0, *, read_bytes: int = READ_BYTES
     file.seek(start)
     offset, rest = start, b""
     while chunk := file.read(read_bytes):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield Record(offset, len(line) + 1, decode_line(line))
-            offset += len(line) + 1
+        text = rest + chunk
+        *lines, rest = text.split(b"\n")
+        for line, value in zip(lines, decode_lines(lines, text), strict=True):
+            size = len(line) + 1
+            yield Record(offset, size, value)
+            offset += size
     if rest:
         yield Record(offset, len(rest), decode_line(rest), is_complete=False)
 
@@ -54,9 +54,9 @@ def scan_values(file: BinaryIO, *, read_bytes: int = VALUES_READ_BYTES) -> Itera
     """Yield what the lines of *file* hold, for who reads them all and need not know where they stand."""
     rest = b""
     while chunk := file.read(read_bytes):
-        lines, end, rest = (rest + chunk).rpartition(b"\n")
-        if end:
-            yield from decode_lines(lines)
+        text = rest + chunk
+        *lines, rest = text.split(b"\n")
+        yield from decode_lines(lines, text)
     if rest:
         yield decode_line(rest)
 
@@ -89,8 +89,11 @@ def end_of_lines(file: BinaryIO) -> int:
 
 def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:
     """Return writer and counter of the task that wrote a line; None for a line that is not ours."""
-    match = _SEQ.fullmatch(value["seq"]) if isinstance(value.get("seq"), str) else None
-    return (match["writer"], int(match["n"])) if match and ordinal_of(value) is not None else None
+    seq = value.get("seq")
+    if not isinstance(seq, str) or ordinal_of(value) is None:
+        return None
+    match = _SEQ.fullmatch(seq)
+    return (match[1], int(match[2])) if match else None
 
 
 def ordinal_of(value: dict[str, Any]) -> int | None:
