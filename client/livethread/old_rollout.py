@@ -36,10 +36,12 @@ def modern_record(record: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def event_of_message(payload: dict[str, Any]) -> dict[str, Any] | None:
+def event_of_message(payload: Any) -> dict[str, Any] | None:
     """Return the event that codex would write today beside a message; None for all but a person's and the agent's."""
+    if not isinstance(payload, dict) or payload.get("type") != "message":
+        return None
     role = payload.get("role")
-    event = _EVENTS.get(role) if isinstance(role, str) and payload.get("type") == "message" else None
+    event = _EVENTS.get(role) if isinstance(role, str) else None
     text = message_text(payload.get("content"))
     if event is None or not text or text.startswith("<"):  # what the harness tells the model in the user's name
         return None

@@ -213,7 +213,7 @@ class _Reader:
                 self._changes["updated_at"] = at
             self._observe(kind, payload, at)
             state.note_item(kind, payload, record.offset, number)
-            if is_old and isinstance(payload, dict) and (event := event_of_message(payload)):
+            if is_old and (event := event_of_message(payload)):
                 self._observe("event_msg", event, at)
                 state.note_item("event_msg", event, record.offset, number)
 

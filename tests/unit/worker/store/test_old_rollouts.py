@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.worker.builders import Mail
+from tests.unit.worker.builders import Mail, message_line
 
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
 from livethread.types import (
@@ -156,3 +156,30 @@ def test_it_goes_on_in_the_present_form(store: Store, mail: Mail, old: Path, is_
     store.read_in(mail.thread_id)
     again = store.thread(mail)
     assert again == thread.model_copy(update={"updated_at": again.updated_at})  # no live thread observed the append
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type":[]}',
+        b'{"type":{}}',
+        b'{"type":"message","role":[]}',
+        b'{"type":"response_item","payload":{"type":"message","role":["user"]}}',
+        b'{"type":"response_item","payload":[1]}',
+        b'{"type":"response_item","payload":"text"}',
+    ],
+)
+def test_a_line_like_an_old_one_that_says_odd_things_keeps_nobody_from_the_others(
+    store: Store, mail: Mail, line: bytes
+) -> None:
+    path = store.write_rollout(mail.thread_id, message_line("hello"), line)
+
+    outcome = store.apply(mail, mail.append("and on"))
+
+    assert (outcome.kind, store.thread(mail).preview) == (OutcomeKind.DONE, "hello")
+    store.read_in(mail.thread_id)
+    history = read.load_history(store.home, store.index, LoadThreadHistoryParams(thread_id=mail.thread_id))
+    turns = list_turns(store.home, store.index, ListTurnsParams(thread_id=mail.thread_id)).turns
+    assert [turn.items[0].payload["message"] for turn in turns] == ["hello", "and on"]
+    assert history.items[-1].payload["message"] == "and on"
+    assert path.read_bytes().count(b"\n") == 4
