@@ -30,6 +30,9 @@ _ROLLOUT_NAME: Final = re.compile(
     r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f-]{36})\.jsonl(\.zst)?"
 )
 
+#: Folders of days. Others hold no rollout of ours or codex's, and their names may be no text.
+_DATED: Final = "[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/"
+
 _name: Final = attrgetter("name")
 
 
@@ -122,8 +125,8 @@ class Home:
                     yield match["id"], entry
 
     def _folders(self) -> Iterator[Path]:
-        """Yield the folders that hold rollouts."""
-        yield from sorted(self.sessions.glob("*/*/*/"))
+        """Yield the folders that hold rollouts: the dated ones, and that of the archived."""
+        yield from sorted(self.sessions.glob(_DATED))
         yield self.archived_sessions
 
     def _is_within(self, folder: Path) -> bool:

@@ -136,3 +136,10 @@ def test_rollouts_behind_a_link_that_leads_out_are_not_ours(home: Home, tmp_path
 
     assert list(home.rollouts()) == []
     assert home.find_rollout(ONE) is None
+
+
+def test_a_folder_that_is_no_date_holds_no_rollouts(home: Home) -> None:
+    put(home, "sessions/2026/11/kept", ONE)
+
+    assert list(home.rollouts()) == []
+    assert home.find_rollout(ONE) is None
