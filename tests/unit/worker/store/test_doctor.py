@@ -297,6 +297,19 @@ def test_a_compressed_copy_beside_its_rollout_is_moved_away(patient: Patient) ->
     assert (compressed.exists(), patient.rollout.exists()) == (False, True)
 
 
+def test_a_rollout_restored_beside_a_damaged_compressed_one_is_kept(patient: Patient) -> None:
+    """Though the index knows the damaged one."""
+    content = patient.rollout.read_bytes()
+    damage_compressed(patient)
+    patient.rollout.write_bytes(content)
+    patient.rollout.chmod(0o600)
+
+    assert patient.kinds(fix=True) == [FaultKind.DUPLICATE_ID, FaultKind.MOVED_FILE]
+
+    assert patient.rollout.read_bytes() == content
+    assert patient.kinds() == []
+
+
 def test_a_row_without_a_file_is_kept_in_the_quarantine(patient: Patient) -> None:
     lose_the_file(patient)
 

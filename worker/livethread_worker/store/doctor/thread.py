@@ -77,11 +77,16 @@ class ThreadExamination:
         return kept
 
     def _best(self, paths: list[Path]) -> Path:
-        """Return the rollout that begins with what all others hold; where they differ, the one the index knows."""
+        """Return the rollout that begins with what all others hold; where they differ, the one the index knows.
+
+        One that cannot be read does not count beside one that can: it may have been restored from a backup.
+        """
+        lengths = {path: _length(path) for path in paths}
+        readable = [path for path in paths if lengths[path] >= 0] or paths
         known = self.index.rollout(self.thread_id) if self.index is not None else None
-        first = next((path for path in paths if known and self.home.relative(path) == known[0]), paths[0])
-        longest = max((first, *paths), key=_length)
-        return longest if all(_begins_with(longest, other) for other in paths) else first
+        first = next((path for path in readable if known and self.home.relative(path) == known[0]), readable[0])
+        longest = max((first, *readable), key=lengths.__getitem__)
+        return longest if all(_begins_with(longest, other) for other in readable) else first
 
     def _read(self, path: Path) -> tuple[Path, ThreadState, Record | None] | None:
         """Read the rollout; where it is compressed and damaged, what can be read of it, or None."""
