@@ -297,6 +297,18 @@ def test_a_compressed_copy_beside_its_rollout_is_moved_away(patient: Patient) ->
     assert (compressed.exists(), patient.rollout.exists()) == (False, True)
 
 
+def test_several_faults_of_a_compressed_rollout_are_mended(patient: Patient) -> None:
+    break_utf8(patient)
+    tear(patient)
+    compressed = compress(patient.rollout)
+    patient.index.set_path(ONE, patient.home.relative(compressed))
+
+    assert {FaultKind.TORN_TAIL, FaultKind.INVALID_UTF8} <= set(patient.kinds(fix=True))
+
+    assert patient.texts(patient.mail) == ["hello", "z\ufffdbra"]
+    assert patient.kinds() == []
+
+
 def test_a_rollout_restored_beside_a_damaged_compressed_one_is_kept(patient: Patient) -> None:
     """Though the index knows the damaged one."""
     content = patient.rollout.read_bytes()

@@ -13,7 +13,7 @@ from livethread.rollout_item import decode_line, encode_json
 from livethread.session_meta import session_meta
 from livethread.types import CreateThreadParams
 from livethread_worker.store.doctor.faults import Fault, FaultKind
-from livethread_worker.store.home import is_compressed
+from livethread_worker.store.home import is_compressed, other_form
 from livethread_worker.store.quarantine import keep, move_away
 from livethread_worker.store.rollout.compressed import decompress, open_rollout, salvage
 from livethread_worker.store.rollout.recorder import replacing
@@ -168,8 +168,10 @@ class ThreadExamination:
         return f"begun by one; the rollout as it was is kept in {self.home.relative(kept)}"
 
     def _plain(self, path: Path) -> Path:
-        """Return the path of the rollout where it can be changed."""
-        return decompress(path) if is_compressed(path) else path
+        """Return the path of the rollout where it can be changed; to mend another fault may have made it plain."""
+        if not is_compressed(path):
+            return path
+        return decompress(path) if path.exists() else other_form(path)
 
     def _moved_away(self, path: Path) -> str:
         return f"kept in {self.home.relative(move_away(self.home, path))}"
