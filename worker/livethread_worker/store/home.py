@@ -93,7 +93,7 @@ class Home:
         """
         for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self._folders()):
             for path in sorted(folder.glob(f"rollout-*-{thread_id}.jsonl*")):
-                if self.thread_of(path) and self._is_within(folder):
+                if self.thread_of(path) and self.is_within(folder):
                     return path
         return None
 
@@ -116,7 +116,7 @@ class Home:
     def rollout_entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield the id and the directory entry of every rollout, in the order of `rollouts`."""
         for folder in self._folders():
-            if not folder.is_dir() or not self._is_within(folder):
+            if not folder.is_dir() or not self.is_within(folder):
                 continue
             with os.scandir(folder) as entries:
                 by_name = sorted(entries, key=_name)
@@ -129,7 +129,7 @@ class Home:
         yield from sorted(self.sessions.glob(_DATED))
         yield self.archived_sessions
 
-    def _is_within(self, folder: Path) -> bool:
+    def is_within(self, folder: Path) -> bool:
         """Whether *folder* lies in the home: a symlink may lead anywhere."""
         return folder.resolve().is_relative_to(self.root.resolve())
 

@@ -15,6 +15,7 @@ from livethread.metadata import ThreadMetadataPatch
 from livethread.rollout_item import decode_line
 from livethread.types import SearchThreadsParams
 from livethread_worker.store.doctor import DoctorReport, FaultKind, examine
+from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import file_lock
 from livethread_worker.store.rollout.compressed import compress
 from livethread_worker.store.rollout.name_index import read_names, set_name
@@ -347,6 +348,17 @@ def test_a_link_that_leads_out_is_told_and_left(patient: Patient, tmp_path: Path
     assert len(list(outside.iterdir())) == 1
 
 
+def test_nothing_behind_a_link_that_leads_out_is_changed(patient: Patient, tmp_path: Path) -> None:
+    month = tmp_path / "outside/11"
+    month.mkdir(parents=True)
+    month.chmod(0o755)
+    (patient.home.sessions / "2020").symlink_to(tmp_path / "outside")
+
+    assert patient.kinds(fix=True) == [FaultKind.LINK_OUT]
+
+    assert month.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_rollout_that_is_a_link_is_told_and_left(patient: Patient, tmp_path: Path) -> None:
     target = patient.rollout.rename(tmp_path / "elsewhere")
     patient.rollout.symlink_to(target)
@@ -394,6 +406,20 @@ def test_a_damaged_page_of_the_index_is_found(patient: Patient) -> None:
     assert report.faults[0].kind is FaultKind.DAMAGED_INDEX
     assert report.is_well
     assert patient.kinds() == []
+
+
+def test_an_index_that_somebody_has_for_himself_is_not_set_aside(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livethread_worker.store.doctor.home.BUSY_TIMEOUT", 0.0)  # nobody will let go here
+    patient.sql("PRAGMA locking_mode = EXCLUSIVE")
+    patient.sql("UPDATE threads SET name = 'mine'")
+
+    with pytest.raises(IndexUnavailable, match="locked"):
+        patient.examined(fix=True)
+
+    assert patient.quarantined() == []
+    assert patient.index.is_current()
 
 
 def test_every_kind_of_fault_is_in_the_reference() -> None:

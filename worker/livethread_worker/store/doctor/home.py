@@ -19,8 +19,8 @@ from livethread.types import ReadThreadParams
 from livethread_worker.store.doctor.faults import DoctorReport, Fault, FaultKind
 from livethread_worker.store.doctor.thread import ThreadExamination
 from livethread_worker.store.home import DIRECTORY_MODE, FILE_MODE
-from livethread_worker.store.index import Index
-from livethread_worker.store.index.index import set_aside
+from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.index.index import BUSY_TIMEOUT, is_damaged, set_aside
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep
 from livethread_worker.store.rebuild import rebuild
@@ -168,7 +168,7 @@ class HomeExamination:
             *(path for depth in _DEPTHS for path in sessions.glob(depth)),
         )
         for path in folders:
-            if path.is_symlink() and not path.resolve().is_relative_to(self.home.root.resolve()):
+            if path.is_symlink() and not self.home.is_within(path):
                 detail = f"it leads to {path.resolve()}: remove it, or import what lies there"
                 self._found(FaultKind.LINK_OUT, path, detail)
 
@@ -192,13 +192,20 @@ class HomeExamination:
 
 
 def _index_problem(home: Home) -> str | None:
-    """Say what is wrong with the file of the index; None where it is whole, or there is nothing to know."""
+    """Say what is wrong with the file of the index; None where it is whole, or there is nothing to know.
+
+    Raises:
+        IndexUnavailable: it cannot be told now; one that is in use is not damaged.
+    """
     if not home.index.exists():
         return "there is none" if any(home.rollouts()) else None
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(home.index))}?mode=ro", uri=True)) as connection:
+        uri = f"file:{quote(str(home.index))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)) as connection:
             [[answer]] = connection.execute("PRAGMA quick_check(1)").fetchall()
     except sqlite3.DatabaseError as error:
+        if not is_damaged(error):
+            raise IndexUnavailable(f"the index: {error}") from error
         return str(error)
     return None if answer == "ok" else str(answer)
 
@@ -219,6 +226,6 @@ def _private_paths(home: Home) -> Iterator[Path]:
         if path.exists():
             yield path
     for depth in _DEPTHS:
-        yield from (path for path in home.sessions.glob(depth) if path.is_dir())
+        yield from (path for path in home.sessions.glob(depth) if path.is_dir() and home.is_within(path))
     for _, path in home.rollouts():
         yield path

@@ -121,7 +121,7 @@ class Index:
             try:
                 self.db = _open_database(home)
             except sqlite3.DatabaseError as error:
-                if not _is_damaged(error):
+                if not is_damaged(error):
                     raise
                 set_aside(home)
                 self.db = _open_database(home)
@@ -143,7 +143,7 @@ class Index:
         try:
             yield
         except sqlite3.Error as error:
-            self.is_damaged = self.is_damaged or _is_damaged(error)
+            self.is_damaged = self.is_damaged or is_damaged(error)
             raise IndexUnavailable(f"the index: {error}") from error
         except LockBusy:
             raise IndexUnavailable("the index is being migrated by another process for long") from None
@@ -368,7 +368,8 @@ def _companions(home: Home) -> tuple[Path, ...]:
     return tuple(home.index.with_name(home.index.name + suffix) for suffix in ("-wal", "-shm"))
 
 
-def _is_damaged(error: sqlite3.Error) -> bool:
+def is_damaged(error: sqlite3.Error) -> bool:
+    """Whether *error* says that the database is none, or none any more."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
