@@ -48,8 +48,9 @@ class Refresher:
 
     home: Home
     index: Index
-    #: Thread -> length of its rollout when it was read, where the index has another one: a torn line, or no thread.
-    _odd_sizes: dict[str, int] = field(default_factory=dict)
+    #: Thread -> path and length of its rollout when it was read, where the index has another length: a torn line, or
+    #: no thread.
+    _odd: dict[str, tuple[str, int]] = field(default_factory=dict)
     _names: NameCache = field(init=False)
     #: The names that the index was compared with.
     _compared_names: dict[str, str | None] | None = None
@@ -126,18 +127,18 @@ class Refresher:
     def _is_stale(self, thread_id: str, known: tuple[str, int] | None, path: str, size: int) -> bool:
         if known is not None and known[0] == path and (known[1] == size or is_compressed(self.home.root / path)):
             return False
-        return self._odd_sizes.get(thread_id) != size
+        return self._odd.get(thread_id) != (path, size)
 
     def _read(self, rollouts: Iterable[tuple[str, Path]]) -> None:
         """Read *rollouts*; those that are being written are left for the next time."""
         remaining = iter(rollouts)
         while batch := list(islice(remaining, BATCH_THREADS)):
-            sizes = {thread_id: _size(path) for thread_id, path in batch if path.exists()}
+            found = {id_: (self.home.relative(path), _size(path)) for id_, path in batch if path.exists()}
             busy = index_batch(self.home, self.index, batch, RebuildReport(), is_needed=self._is_needed())
-            for thread_id in sizes.keys() - dict(busy).keys():
+            for thread_id in found.keys() - dict(busy).keys():
                 known = self.index.rollout(thread_id)
-                if known is None or known[1] != sizes[thread_id]:
-                    self._odd_sizes[thread_id] = sizes[thread_id]
+                if known is None or known[1] != found[thread_id][1]:
+                    self._odd[thread_id] = found[thread_id]
 
     def _is_needed(self) -> Callable[[ThreadState | None, Path], bool]:
         names = self._names.names()

@@ -101,8 +101,9 @@ class TestARolloutOfSomebodyElse:
 
         assert preview(store) == ""
 
-    def test_is_followed_when_it_was_moved(self, store: Store, look: object) -> None:
-        path = store.write_rollout(ONE, message_line("here"))
+    @pytest.mark.parametrize("tail", [b"", b'{"torn'])
+    def test_is_followed_when_it_was_moved(self, store: Store, look: object, tail: bytes) -> None:
+        path = store.write_rollout(ONE, message_line("here"), tail=tail)
         look()  # type: ignore[operator]
         store.home.archived_sessions.mkdir()
         moved = path.rename(store.home.archived_sessions / path.name)
