@@ -22,7 +22,7 @@ from livethread.types import START
 from livethread_worker.store.home import is_compressed, make_directory, other_form
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.quarantine import keep
+from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
 from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
@@ -237,9 +237,8 @@ def _move_to_its_folder(home: Home, state: ThreadState) -> None:
     make_directory(target.parent)
     path.rename(target)
     sync_directory(target.parent)
-    # What a crash while it was decompressed left.
-    other_form(path).unlink(missing_ok=True)
     sync_directory(path.parent)
+    move_other_form_away(home, path)
     state.path = home.relative(target)
 
 
@@ -255,7 +254,7 @@ def _open(
     if path is None:
         return _Opened(ThreadWork(state, loaded, 0, dict), None)
     if is_compressed(path):
-        path = decompress(path)
+        path = _made_plain(home, path)
     state.path = home.relative(path)
     recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
     if state.thread is not None:
@@ -282,6 +281,15 @@ def _open(
     elif took_in:
         work.note_taken_in(entries)
     return _Opened(work, recorder, took_in)
+
+
+def _made_plain(home: Home, path: Path) -> Path:
+    """Return the plain rollout of the compressed one *path*: that beside it, where there is one, as for codex."""
+    plain = other_form(path)
+    if not plain.exists():
+        return decompress(path)
+    move_other_form_away(home, plain)
+    return plain
 
 
 def _creates(entries: Sequence[MailboxEntry]) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from livethread.errors import Internal
 from livethread_worker.store.home import is_compressed
 from livethread_worker.store.locking import LockBusy, file_lock
+from livethread_worker.store.quarantine import move_other_form_away
 from livethread_worker.store.rollout.compressed import compress
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _compress(home: Home, index: Index, thread_id: str, before: datetime) -> tup
     # codex before 0.160 takes no lock while it writes; its file is new, or longer than the index knows.
     if stat.st_mtime >= before.timestamp() or stat.st_size != state.rollout_bytes:
         return None
+    move_other_form_away(home, path)
     compressed = compress(path)
     index.set_path(thread_id, home.relative(compressed))
     return stat.st_size, compressed.stat().st_size

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from livethread_worker.store.home import FILE_MODE, make_directory
+from livethread_worker.store.home import FILE_MODE, make_directory, other_form
 from livethread_worker.store.rollout.recorder import sync_directory
 
 if TYPE_CHECKING:
@@ -33,6 +33,16 @@ def move_away(home: Home, path: Path) -> Path:
     sync_directory(target.parent)
     sync_directory(path.parent)
     return target
+
+
+def move_other_form_away(home: Home, path: Path) -> None:
+    """Move the other form of the rollout *path*, if there is one, into the quarantine folder.
+
+    A crash leaves the same lines in both forms; somebody else may leave others, and then *path* is what counts.
+    """
+    other = other_form(path)
+    if other.exists():
+        move_away(home, other)
 
 
 def _free_path(home: Home, name: str) -> Path:

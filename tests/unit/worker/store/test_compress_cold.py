@@ -26,6 +26,7 @@ from livethread_worker.store.locking import file_lock
 from livethread_worker.store.rebuild import rebuild
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.unit.worker.builders import Store
@@ -142,13 +143,32 @@ def test_it_is_archived_and_brought_back(store: Store, mail: Mail, plain: Path, 
     assert not cold.exists()
 
 
-def test_archiving_takes_along_what_a_crash_left_beside_the_rollout(store: Store, mail: Mail, plain: Path) -> None:
-    left = plain.with_name(plain.name + ".zst")
-    left.write_bytes(b"of the same lines")
-
+def archive(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.archive())
 
-    assert not left.exists()
+
+def append_where_the_index_knows_the_compressed_one(store: Store, mail: Mail) -> None:
+    store.index.set_path(mail.thread_id, store.home.relative(store.path(mail)) + ".zst")
+    store.apply(mail, mail.append("and a gnu"))
+    assert store.texts(mail) == ["hello zebra", "and a gnu"]
+
+
+def compress_again(store: Store, mail: Mail) -> None:
+    assert compress_cold(store.home, store.index, LATER)["threads"] == 1
+
+
+@pytest.mark.parametrize("change", [archive, append_where_the_index_knows_the_compressed_one, compress_again])
+def test_what_lies_compressed_beside_a_plain_one_is_kept(
+    store: Store, mail: Mail, plain: Path, change: Callable[[Store, Mail], None]
+) -> None:
+    """A crash leaves the same lines there; a person who decompressed by hand, and stopped, more of them."""
+    left = plain.with_name(plain.name + ".zst")
+    left.write_bytes(b"whatever it holds")
+
+    change(store, mail)
+
+    assert not left.exists() or left.read_bytes() != b"whatever it holds"
+    assert store.quarantined() == [b"whatever it holds"]
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])

@@ -85,13 +85,15 @@ def decompress(path: Path) -> Path:
     """Replace the compressed rollout *path* by a plain one, and return its path. The caller holds the thread's lock.
 
     Raises:
+        FileExistsError: there is a plain one, which counts; both stay.
         OSError: it cannot be written; the compressed rollout stays.
         Internal: it is damaged; it stays.
     """
     target = other_form(path)
-    if not target.exists():
-        with _opened(path) as file, replacing(target, file.fileno()) as plain:
-            _decompress(path, file, plain)
+    if target.exists():
+        raise FileExistsError(f"{target.name} is there already, beside {path.name}")
+    with _opened(path) as file, replacing(target, file.fileno()) as plain:
+        _decompress(path, file, plain)
     path.unlink()
     sync_directory(path.parent)
     return target

@@ -72,14 +72,15 @@ def test_a_rollout_of_several_frames_is_read_whole(plain: Path) -> None:
     assert read(compressed) == LINES
 
 
-def test_the_plain_rollout_counts_where_a_crash_left_both(plain: Path) -> None:
+def test_a_plain_rollout_is_never_replaced(plain: Path) -> None:
     compressed = compress(plain)
     plain.write_bytes(LINES + b"{}\n")
 
-    assert decompress(compressed) == plain
+    with pytest.raises(FileExistsError):
+        decompress(compressed)
 
     assert plain.read_bytes() == LINES + b"{}\n"
-    assert not compressed.exists()
+    assert compressed.exists()
 
 
 @pytest.mark.parametrize(
