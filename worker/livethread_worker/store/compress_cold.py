@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from livethread.errors import Internal
+from livethread.errors import ThreadStoreError
 from livethread_worker.store.home import is_compressed
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import move_other_form_away
@@ -24,7 +24,8 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     """Compress the rollouts of threads without a change since *before*; return how many, and the bytes before and after.
 
     Each under its thread's lock; what is in use is left for the next time, and so is a rollout with lines that the
-    index does not know. They are read in place, and made plain again by the next change.
+    index does not know, and one that does not read back or lies behind a link. They are read in place, and made plain
+    again by the next change.
 
     Raises:
         IndexUnavailable: the index cannot be used.
@@ -40,7 +41,7 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
                     counts["compressed_bytes"] += sizes[1]
         except LockBusy:
             continue
-        except Internal:
+        except ThreadStoreError:
             logger.exception("compressing failed", extra={"action": "compress", "thread_id": thread_id})
     return counts
 

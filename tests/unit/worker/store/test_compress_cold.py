@@ -122,16 +122,20 @@ def test_the_next_append_makes_it_plain_again(
     assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, 2, 3]
 
 
-def test_a_task_that_is_applied_already_is_recognised_in_it(store: Store, mail: Mail) -> None:
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_a_task_that_is_applied_already_is_recognised_in_it(store: Store, mail: Mail, is_indexed: bool) -> None:
     entries = mail.create(), mail.append("once")
     store.apply(mail, *entries)
     store.read_in(mail.thread_id)
     os.utime(store.path(mail), (AT.timestamp(), AT.timestamp()))
     compress_cold(store.home, store.index, LATER)
+    if not is_indexed:
+        store.forget(mail.thread_id)
 
     store.apply(mail, *entries)
 
     assert store.texts(mail) == ["once"]
+    assert len(list(store.home.rollouts())) == 1
 
 
 def test_it_is_archived_and_brought_back(store: Store, mail: Mail, plain: Path, cold: Path) -> None:
@@ -214,3 +218,17 @@ def test_what_is_being_written_stays_plain(store: Store, mail: Mail, plain: Path
 
     assert counts["threads"] == 0
     assert plain.exists()
+
+
+def test_a_rollout_behind_a_link_that_leads_out_keeps_no_other_from_it(
+    store: Store, plain: Path, tmp_path: Path
+) -> None:
+    outside = plain.parent.rename(tmp_path / "outside")
+    plain.parent.symlink_to(outside)
+    other = Mail(2)
+    store.apply(other, other.create(created_at=AT + timedelta(days=1)))
+    os.utime(store.path(other), (AT.timestamp(), AT.timestamp()))
+
+    assert compress_cold(store.home, store.index, LATER)["threads"] == 1
+
+    assert (outside / plain.name).exists()
