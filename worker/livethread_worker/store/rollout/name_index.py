@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from livethread.model import format_time
+from livethread.model import format_time, parse_time
 from livethread.rollout_item import decode_line, encode_json
 from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.locking import file_lock
@@ -15,12 +16,15 @@ from livethread_worker.store.rollout.scan import scan_records
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from datetime import datetime
+    from pathlib import Path
+    from typing import BinaryIO
 
     from livethread_worker.store.home import Home
 
 #: How long codex may hold the index's lock before we give up and try again later.
 _LOCK_WAIT: Final = 2.0  # seconds
+
+_LONG_AGO: Final = datetime.fromtimestamp(0, UTC)
 
 
 def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None:
@@ -105,13 +109,53 @@ class NameCache:
 
 def read_names(home: Home) -> dict[str, str | None]:
     """Return the present name of every thread that ever had one."""
-    names: dict[str, str | None] = {}
-    try:
-        with home.session_index.open("rb") as file:
-            for record in scan_records(file):
-                value: dict[str, Any] = record.value or {}
-                if isinstance(value.get("id"), str) and isinstance(value.get("thread_name"), str):
-                    names[value["id"]] = value["thread_name"] or None
-    except FileNotFoundError:
-        pass
-    return names
+    return {thread_id: line.name for thread_id, line in NameReader(home.session_index).read().items()}
+
+
+@dataclass(frozen=True, slots=True)
+class NameLine:
+    """The last line of a thread in a name index."""
+
+    name: str | None
+    updated_at: Any
+
+    @property
+    def at(self) -> datetime:
+        """When the name was given; long ago, where the line does not say it."""
+        return parse_time(self.updated_at) or _LONG_AGO
+
+
+class NameReader:
+    """Reads a name index, and from then on what was added to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[str, NameLine] = {}
+        self._identity: tuple[int, int] | None = None
+        self._end = 0
+
+    def read(self) -> dict[str, NameLine]:
+        """Return the last line of every thread that ever had a name, by the id as it is spelled there.
+
+        Raises:
+            OSError: there is an index, and it cannot be read.
+        """
+        try:
+            with self._path.open("rb") as file:
+                self._read_on(file)
+        except FileNotFoundError:
+            self._lines, self._identity = {}, None
+        return self._lines
+
+    def _read_on(self, file: BinaryIO) -> None:
+        stat = os.fstat(file.fileno())
+        identity = stat.st_dev, stat.st_ino
+        if identity != self._identity or stat.st_size < self._end:  # replaced, or cut
+            self._lines, self._identity, self._end = {}, identity, 0
+        for record in scan_records(file, self._end):
+            if record.value is None and not record.is_complete:
+                break  # still being written
+            self._end = record.offset + record.size
+            value = record.value or {}
+            if isinstance(value.get("id"), str) and isinstance(value.get("thread_name"), str):
+                self._lines[value["id"]] = NameLine(value["thread_name"] or None, value.get("updated_at"))

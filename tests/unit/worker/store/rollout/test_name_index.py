@@ -12,7 +12,7 @@ from tests.unit.worker.builders import thread_id
 from livethread_worker.store.home import Home
 from livethread_worker.store.locking import LockBusy
 from livethread_worker.store.rollout import name_index
-from livethread_worker.store.rollout.name_index import read_names, set_name
+from livethread_worker.store.rollout.name_index import NameReader, read_names, set_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,3 +107,54 @@ def test_an_index_that_somebody_holds_for_long_is_busy(home: Home, monkeypatch: 
             set_name(home, ONE, "n", AT)
 
     assert read_names(home) == {}
+
+
+# -- reading on --------------------------------------------------------------------------------------------
+
+
+def given(reader: NameReader) -> dict[str, str | None]:
+    return {thread_id: line.name for thread_id, line in reader.read().items()}
+
+
+def test_what_was_added_since_is_read_and_a_line_that_is_being_written_when_it_is_whole(home: Home) -> None:
+    reader = NameReader(home.session_index)
+    assert given(reader) == {}
+    set_name(home, ONE, "n", AT)
+    assert given(reader) == {ONE: "n"}
+    with home.session_index.open("ab", buffering=0) as file:
+        file.write(b'{"id":"%b","thread_name":"ot' % TWO.encode())
+        assert given(reader) == {ONE: "n"}
+        file.write(b'her"}\n')
+
+    assert given(reader) == {ONE: "n", TWO: "other"}
+
+
+def test_an_index_that_was_replaced_or_cut_or_is_gone_is_read_anew(home: Home) -> None:
+    reader = NameReader(home.session_index)
+    set_name(home, ONE, "n", AT)
+    set_name(home, TWO, "other", AT)
+    assert given(reader) == {ONE: "n", TWO: "other"}
+
+    set_name(home, ONE, None, AT)
+    assert given(reader) == {TWO: "other"}
+    home.session_index.write_bytes(b"")
+    assert given(reader) == {}
+    set_name(home, ONE, "again", AT)
+    assert given(reader) == {ONE: "again"}
+    home.session_index.unlink()
+    assert given(reader) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-11-22T12:00:00.601104562Z", AT.replace(microsecond=601000)),
+        ("soon", datetime.fromtimestamp(0, UTC)),
+        (None, datetime.fromtimestamp(0, UTC)),
+    ],
+)
+def test_a_line_says_when_the_name_was_given(home: Home, text: str | None, at: datetime) -> None:
+    line = {"id": ONE, "thread_name": "n", "updated_at": text}
+    home.session_index.write_text(json.dumps(line) + "\n")
+
+    assert NameReader(home.session_index).read()[ONE].at == at
