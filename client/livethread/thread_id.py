@@ -34,6 +34,14 @@ ThreadId = Annotated[
 ]
 
 
+def canonical_thread_id(text: str) -> ThreadId | None:
+    """Return *text* in the canonical form of a thread id; None where it is no UUID."""
+    try:
+        return _canonical(text)
+    except ValueError:
+        return None
+
+
 def new_thread_id() -> ThreadId:
     """Return a new UUIDv7 (RFC 9562): ids sort by the millisecond in which they were made, as codex's do."""
     milliseconds = time.time_ns() // 1_000_000

@@ -20,6 +20,7 @@ COMMANDS = {
     "up": ("livethread.cli.up", "Run Redis, workers, beat and Flower on this machine."),
     "ls": ("livethread.cli.ls", "List threads."),
     "show": ("livethread.cli.show", "Show one thread."),
+    "import": ("livethread.cli.import_rollouts", "Bring existing rollouts into the home, such as a codex home's."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
     "parked": ("livethread.cli.parked", "List parked threads and why; retry them."),
     "doctor": ("livethread.cli.doctor", "Compare files and index, and mend what does not fit."),

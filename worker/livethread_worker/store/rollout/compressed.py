@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -97,6 +98,21 @@ def decompress(path: Path) -> Path:
     path.unlink()
     sync_directory(path.parent)
     return target
+
+
+def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
+    """Make *target*, of the same form, of the bytes of *source* behind the lines *first*, with its times.
+
+    The caller holds the thread's lock. A crash leaves nothing, or all of it.
+
+    Raises:
+        InvalidRequest: the source is a symlink.
+        OSError: it cannot be read, or the target cannot be written.
+    """
+    with _opened(source) as file, replacing(target, file.fileno()) as copy:
+        # Frames may follow each other: theirs stays as it is.
+        copy.write(zstandard.compress(first, _LEVEL) if first and is_compressed(source) else first)
+        shutil.copyfileobj(file, copy, _READ_BYTES)
 
 
 @contextmanager

@@ -72,11 +72,11 @@ class RolloutRecorder:
         """Force what was written to the disk, and a new file's name with it."""
         _datasync(self.file.fileno())
         if self._is_new:
-            _sync_directories(self.path.parent)
+            sync_directories(self.path.parent)
             self._is_new = False
 
 
-def _sync_directories(folder: Path) -> None:
+def sync_directories(folder: Path) -> None:
     """Force the names of *folder* and of its dated parents to the disk."""
     for path in (folder, *folder.parents[:3]):
         sync_directory(path)

@@ -1,0 +1,84 @@
+"""``livethread import``: bring existing rollouts into the home."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from livethread.cli.output import json_option, print_json, progress
+from livethread.errors import Unavailable
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from livethread_worker.store.import_rollouts import ImportReport
+
+
+@click.command("import")
+@click.argument(
+    "sources",
+    nargs=-1,
+    required=True,
+    metavar="HOME_OR_FILES…",
+    # What cannot be read is reported, and does not stop the others.
+    type=click.Path(exists=True, readable=False, path_type=Path),
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@json_option
+def command(sources: tuple[Path, ...], *, dry_run: bool, as_json: bool) -> None:
+    """Bring the rollouts of a codex home, of folders or single files into LIVETHREAD_HOME.
+
+    They are copied, byte by byte; the sources stay as they are. What lies in LIVETHREAD_HOME is indexed in place. A
+    second run takes what has come since. Exit code 1 where something could not be taken, which is listed.
+    """
+    report = _import(sources, dry_run=dry_run, quiet=as_json)
+    if as_json:
+        print_json({"dry_run": dry_run, **asdict(report)})
+    else:
+        _print(report, dry_run=dry_run)
+    if not report.is_whole:
+        raise SystemExit(1)
+
+
+def _import(sources: tuple[Path, ...], *, dry_run: bool, quiet: bool) -> ImportReport:
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.import_rollouts import import_rollouts
+    from livethread_worker.store.import_sources import Search
+    from livethread_worker.store.index import IndexUnavailable
+    from livethread_worker.store.index.handle import IndexHandle
+    from livethread_worker.store.locking import LockBusy
+
+    home = Home(Settings().home)
+    search = Search()
+    for source in sources:
+        search.look(source)
+    # One in memory creates nothing: a dry run leaves a home that is not there alone.
+    handle = IndexHandle(home, in_memory=dry_run and not home.index.exists())
+    try:
+        with progress("importing", len(search.found), quiet=quiet) as advance:
+            return import_rollouts(home, handle.get(), search, advance, dry_run=dry_run)
+    except LockBusy:
+        raise Unavailable(f"another import into {home.root} is at work") from None
+    except (IndexUnavailable, OSError) as error:
+        raise Unavailable(f"{home.root} cannot be used now: {error}") from None
+    finally:
+        handle.close()
+
+
+def _print(report: ImportReport, *, dry_run: bool) -> None:
+    click.echo(
+        f"{'would be: ' if dry_run else ''}{report.imported} imported, {report.grown} grown, "
+        f"{report.unchanged} unchanged, {report.indexed} indexed in place, {len(report.conflicts)} conflicts, "
+        f"{len(report.not_rollouts)} not rollouts"
+    )
+    for conflict in report.conflicts:
+        click.echo(f"{conflict.source}: conflict: {conflict.rollout} has other lines; both stay as they are")
+    for what, refused in (
+        ("not a rollout", report.not_rollouts),
+        ("busy", report.busy),
+        ("failed", report.failed),
+    ):
+        for each in refused:
+            click.echo(f"{each.path}: {what}: {each.reason}")
