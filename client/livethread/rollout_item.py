@@ -240,18 +240,22 @@ def items_of(records: Iterable[dict[str, Any] | None]) -> tuple[RolloutItem, ...
     known: list[dict[str, Any]] = []
     extra: list[dict[str, Any]] = []
     for record in records:
-        fields: tuple[dict[str, Any], dict[str, Any]] | None
         if record is None:
             continue
+        fields: tuple[dict[str, Any], dict[str, Any]] | None
+        get = record.get
         if (
-            record.keys() == _LINE
-            and (type(record["type"]), type(record["timestamp"]), type(record["ordinal"])) == _TYPES
+            len(record) == len(_LINE)
+            and "seq" in record
+            and "payload" in record
+            and type(get("type")) is type(get("timestamp")) is str
+            and type(get("ordinal")) is int
         ):
             del record["seq"]  # a line of ours as it should be: what is left is the item
             fields = record, {}
         else:
             fields = _fields_of(record)
-        if fields and fields[0]["type"] != THREAD_METADATA_TYPE:
+        if fields is not None and fields[0]["type"] != THREAD_METADATA_TYPE:
             known.append(fields[0])
             extra.append(fields[1])
     return _made(known, extra)
@@ -290,7 +294,6 @@ def _made(known: list[dict[str, Any]], extra: list[dict[str, Any]]) -> tuple[Rol
 _FIELDS: Final = frozenset(RolloutItem.model_fields)
 #: The keys of a line of ours: an item's, and the store's mark.
 _LINE: Final = _FIELDS | {"seq"}
-_TYPES: Final = (str, str, int)
 
 
 def encode_json(value: object) -> bytes:
