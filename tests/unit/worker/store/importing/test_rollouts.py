@@ -16,12 +16,12 @@ from tests.unit.worker.builders import AT, DAY, Mail, item_line, message_line, t
 
 from livethread.metadata import GitInfo, ThreadMetadataPatch
 from livethread.types import ListThreadsParams, LoadThreadHistoryParams, ReadThreadParams, SearchThreadsParams
-from livethread_worker.store import import_rollouts as import_module
 from livethread_worker.store import read
 from livethread_worker.store.apply import OutcomeKind
-from livethread_worker.store.import_plan import Outcome
-from livethread_worker.store.import_rollouts import Conflict, ImportReport, Taken, import_rollouts
-from livethread_worker.store.import_sources import Refused, Search, as_thread_id
+from livethread_worker.store.importing import rollouts as import_module
+from livethread_worker.store.importing.plan import Outcome
+from livethread_worker.store.importing.rollouts import Conflict, ImportReport, Taken, import_rollouts
+from livethread_worker.store.importing.sources import Refused, Search, as_thread_id
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.rebuild import rebuild

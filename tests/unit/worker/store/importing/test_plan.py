@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.worker.builders import message_line
 
-from livethread_worker.store.import_plan import missing_lines
+from livethread_worker.store.importing.plan import missing_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from livethread.model import parse_time
 from livethread.rollout_item import THREAD_METADATA_TYPE
 from livethread_worker.store.home import other_form
-from livethread_worker.store.import_sources import Lines, Refused, reason_of, shown
+from livethread_worker.store.importing.sources import Lines, Refused, reason_of, shown
 from livethread_worker.store.rollout.name_index import NameReader
 from livethread_worker.store.rollout.scan import READ_BYTES, scan_backward, scan_records
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from livethread_worker.store.home import Home
-    from livethread_worker.store.import_sources import Source
+    from livethread_worker.store.importing.sources import Source
     from livethread_worker.store.rollout.name_index import NameLine
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.home import is_compressed, make_directory
-from livethread_worker.store.import_plan import Outcome, Plan, Planner
-from livethread_worker.store.import_sources import (
+from livethread_worker.store.importing.plan import Outcome, Plan, Planner
+from livethread_worker.store.importing.sources import (
     Found,
     Lines,
     NotRollout,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from livethread_worker.store.home import Home
-    from livethread_worker.store.import_sources import Source
+    from livethread_worker.store.importing.sources import Source
     from livethread_worker.store.index import Index
     from livethread_worker.store.state import ThreadState
 

@@ -11,12 +11,12 @@ import pytest
 from tests.unit.worker.builders import DAY, item_line, message_line, thread_id
 
 from livethread_worker.store.home import Home
-from livethread_worker.store.import_sources import NotRollout, Search, as_thread_id, identify
+from livethread_worker.store.importing.sources import NotRollout, Search, as_thread_id, identify
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from livethread_worker.store.import_sources import Source
+    from livethread_worker.store.importing.sources import Source
 
 ONE = thread_id(1)
 NAMED = f"rollout-2026-11-22T12-00-00-{ONE}.jsonl"
