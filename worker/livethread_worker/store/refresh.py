@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from livethread_worker.store.home import is_compressed
 from livethread_worker.store.rebuild import BATCH_THREADS, RebuildReport, index_batch
@@ -28,18 +28,24 @@ if TYPE_CHECKING:
 #: A look at everything is made only after so many times the time that the last one took: 2 % of a reader's time.
 REST_FACTOR: Final = 50
 
+T = TypeVar("T")
+
+_Rollouts = list[tuple[str, "Path"]]
+
 
 @dataclass(slots=True)
 class _Rests:
-    """Runs a look unless it ran just now."""
+    """Looks for what is to be read unless it looked just now; how long it takes to read that does not count."""
 
     not_before: float = 0.0
 
-    def run(self, look: Callable[[], None]) -> None:
+    def run(self, look: Callable[[], T]) -> T | None:
         started = time.monotonic()
-        if started >= self.not_before:
-            look()
-            self.not_before = time.monotonic() + REST_FACTOR * (time.monotonic() - started)
+        if started < self.not_before:
+            return None
+        found = look()
+        self.not_before = time.monotonic() + REST_FACTOR * (time.monotonic() - started)
+        return found
 
 
 @dataclass(slots=True)
@@ -69,8 +75,10 @@ class Refresher:
             IndexUnavailable: the index cannot be used.
         """
         if self.index.in_memory or self.index.is_complete:
-            self._rollouts_rest.run(self._refresh_rollouts)
-            self._names_rest.run(self._refresh_names)
+            stale = self._rollouts_rest.run(self._stale_rollouts) or []
+            # Workers went on while we looked.
+            self._read((thread_id, path) for thread_id, path in stale if self._differs(thread_id, path))
+            self._refresh_names()
 
     def refresh(self, thread_id: str) -> None:
         """Read the rollout of *thread_id* where it is not as the index has it.
@@ -84,13 +92,14 @@ class Refresher:
             path = self.home.find_rollout(thread_id)
         if path is not None and self._differs(thread_id, path):
             self._read([(thread_id, path)])
-        self._names_rest.run(self._refresh_names)
+        self._refresh_names()
 
-    def _refresh_rollouts(self) -> None:
+    def _stale_rollouts(self) -> _Rollouts:
+        """Return the rollouts that are not as the index has them; forget those that are gone, in memory."""
         known = self.index.rollouts()
         root = f"{self.home.root}/"
         present: set[str] = set()
-        stale: list[tuple[str, Path]] = []
+        stale: _Rollouts = []
         for thread_id, entry in self.home.rollout_entries():
             if thread_id in present:
                 continue
@@ -99,19 +108,24 @@ class Refresher:
                 size = entry.stat(follow_symlinks=False).st_size
                 if self._is_stale(thread_id, known.get(thread_id), entry.path.removeprefix(root), size):
                     stale.append((thread_id, self.home.root / entry.path))
-        # Workers went on while we looked.
-        self._read((thread_id, path) for thread_id, path in stale if self._differs(thread_id, path))
         if self.index.in_memory:  # in a file, a row without a rollout stays until somebody decides
             self._forget(known.keys() - present)
+        return stale
 
     def _refresh_names(self) -> None:
+        misnamed = self._names_rest.run(self._misnamed_rollouts)
+        # Those of threads that are being written are compared again: codex names a thread while it holds it.
+        if misnamed is not None and not self._read(misnamed[1]):
+            self._compared_names = misnamed[0]
+
+    def _misnamed_rollouts(self) -> tuple[dict[str, str | None], _Rollouts]:
+        """Return the present names, and the rollouts of the threads for which the index has another one."""
         names = self._names.names()
         if names is self._compared_names:
-            return
+            return names, []
         stale = [id_ for id_, name in self.index.names(names).items() if name != names[id_]]
         paths = ((id_, self.home.find_rollout(id_)) for id_ in stale)
-        self._read([(id_, path) for id_, path in paths if path is not None])
-        self._compared_names = names
+        return names, [(id_, path) for id_, path in paths if path is not None]
 
     def _differs(self, thread_id: str, path: Path) -> bool:
         """Whether the index has something else than the rollout at *path*.
@@ -129,8 +143,9 @@ class Refresher:
             return False
         return self._odd.get(thread_id) != (path, size)
 
-    def _read(self, rollouts: Iterable[tuple[str, Path]]) -> None:
-        """Read *rollouts*; those that are being written are left for the next time."""
+    def _read(self, rollouts: Iterable[tuple[str, Path]]) -> _Rollouts:
+        """Read *rollouts*; return those that are being written: they are left for the next time."""
+        left: _Rollouts = []
         remaining = iter(rollouts)
         while batch := list(islice(remaining, BATCH_THREADS)):
             found = {id_: (self.home.relative(path), _size(path)) for id_, path in batch if path.exists()}
@@ -139,6 +154,8 @@ class Refresher:
                 known = self.index.rollout(thread_id)
                 if known is None or known[1] != found[thread_id][1]:
                     self._odd[thread_id] = found[thread_id]
+            left += busy
+        return left
 
     def _is_needed(self) -> Callable[[ThreadState | None, Path], bool]:
         names = self._names.names()

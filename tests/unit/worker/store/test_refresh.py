@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, opened_store, thread_id
@@ -186,6 +186,49 @@ def test_a_look_at_everything_is_not_repeated_at_once(store: Store) -> None:
     assert preview(store) is None
     refresher.refresh(ONE)
     assert preview(store) == "new"
+
+
+def test_how_long_it_takes_to_read_does_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a home that was copied in would be looked at once, and not again for many minutes."""
+    now = 0.0
+    monkeypatch.setattr("livethread_worker.store.refresh.time.monotonic", lambda: now)
+    index_batch = rebuild.index_batch
+
+    def slowly(*args: Any, **kwargs: Any) -> list[tuple[str, Path]]:
+        nonlocal now
+        now += 10.0
+        return index_batch(*args, **kwargs)
+
+    monkeypatch.setattr(refresh, "index_batch", slowly)
+    refresher = Refresher(store.home, store.index)
+    store.write_rollout(ONE, message_line("one"))
+    refresher.refresh_all()
+    store.write_rollout(TWO, message_line("two"))
+
+    refresher.refresh_all()
+
+    assert (preview(store, ONE), preview(store, TWO)) == ("one", "two")
+
+
+def test_a_name_given_while_the_thread_was_held_is_seen_when_it_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """codex holds a thread's lock for as long as it has it loaded."""
+    monkeypatch.setattr(refresh, "REST_FACTOR", 0)
+    for store in opened_store(tmp_path / "home"):
+        store.index.mark_complete()
+        store.write_rollout(ONE)
+        refresher = Refresher(store.home, store.index)
+        refresher.refresh_all()
+        set_name(store.home, ONE, "named by codex", AT)
+        with file_lock(store.home.locks / f"{ONE}.lock"):
+            refresher.refresh_all()
+
+        refresher.refresh_all()
+
+        thread = store.index.read_thread(ONE)
+        assert thread is not None
+        assert thread.name == "named by codex"
 
 
 def test_a_thread_that_is_being_written_is_left_to_its_writer(tmp_path: Path) -> None:
