@@ -333,6 +333,19 @@ def test_a_row_without_a_file_is_kept_in_the_quarantine(patient: Patient) -> Non
     assert read_names(patient.home) == {}
 
 
+def test_names_of_nobody_are_kept_together_with_the_others_as_they_are(patient: Patient) -> None:
+    before = patient.home.session_index.read_bytes()
+    nobody = b"".join(
+        b'{"id":"%b","thread_name":"n","updated_at":""}\n' % thread_id(n).encode() for n in range(2, 50)
+    )
+    patient.home.session_index.write_bytes(before + nobody)
+
+    assert patient.kinds(fix=True) == [FaultKind.NAME_WITHOUT_THREAD] * 48
+
+    assert patient.quarantined() == [nobody]
+    assert patient.home.session_index.read_bytes() == before
+
+
 @pytest.mark.parametrize("link", [DAY, "archived_sessions"])
 def test_a_link_that_leads_out_is_told_and_left(patient: Patient, tmp_path: Path, link: str) -> None:
     outside = tmp_path / "outside"

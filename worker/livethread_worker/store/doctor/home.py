@@ -24,7 +24,7 @@ from livethread_worker.store.index.index import BUSY_TIMEOUT, is_damaged, set_as
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep
 from livethread_worker.store.rebuild import rebuild
-from livethread_worker.store.rollout.name_index import NameCache, forget_names, name_lines, read_names
+from livethread_worker.store.rollout.name_index import NameCache, forget_names, read_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
@@ -136,16 +136,16 @@ class HomeExamination:
 
     def _examine_names(self, known: Container[str]) -> None:
         home = self.home
-        for thread_id in read_names(home):
-            if thread_id in known or _is_there(home, thread_id):
-                continue
-            fault = self._found(
-                FaultKind.NAME_WITHOUT_THREAD, home.session_index, f"no rollout has the id {thread_id!r}"
-            )
-            if self.fix:
-                kept = keep(home, "names.jsonl", name_lines(home, thread_id))
-                forget_names(home, thread_id)
-                fault.mended = f"name kept in {home.relative(kept)}"
+        nameless = [id_ for id_ in read_names(home) if id_ not in known and not _is_there(home, id_)]
+        faults = [
+            self._found(FaultKind.NAME_WITHOUT_THREAD, home.session_index, f"no rollout has the id {thread_id!r}")
+            for thread_id in nameless
+        ]
+        if self.fix and nameless:
+            kept: list[Path] = []
+            forget_names(home, *nameless, keep=lambda lines: kept.append(keep(home, "names.jsonl", lines)))
+            for fault in faults:
+                fault.mended = f"name kept in {home.relative(kept[0])}" if kept else "gone meanwhile"
 
     def _examine_permissions(self) -> None:
         for path in _private_paths(self.home):

@@ -11,10 +11,11 @@ from livethread.model import format_time, parse_time
 from livethread.rollout_item import decode_line, encode_json
 from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.locking import file_lock
-from livethread_worker.store.rollout.recorder import RolloutRecorder
+from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
 from livethread_worker.store.rollout.scan import scan_records
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import BinaryIO
@@ -49,18 +50,24 @@ def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None
         recorder.sync()
 
 
-def forget_names(home: Home, thread_id: str) -> None:
-    """Take every line of *thread_id* out of the index; all others stay as they are.
+def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] = lambda _: None) -> None:
+    """Take every line of *thread_ids* out of the index, when *keep* has them; all others stay as they are.
 
     Raises:
         LockBusy: somebody else holds the index for long.
         OSError: it cannot be written.
     """
-    if thread_id not in read_names(home):
+    if read_names(home).keys().isdisjoint(thread_ids):
         return
+    forgotten = frozenset(thread_ids)
     with _locked(home):
-        lines = home.session_index.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if not _is_of(thread_id, line)]
+        kept: list[bytes] = []
+        taken: list[bytes] = []
+        for line in home.session_index.read_bytes().splitlines(keepends=True):
+            (taken if _id_of(line) in forgotten else kept).append(line)
+        if not taken:
+            return
+        keep(b"".join(taken))
         replacement = home.session_index.with_name(f"{home.session_index.name}.new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with open(os.open(replacement, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
@@ -68,16 +75,12 @@ def forget_names(home: Home, thread_id: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         replacement.replace(home.session_index)
+        sync_directory(home.root)
 
 
-def name_lines(home: Home, thread_id: str) -> bytes:
-    """Return every line of *thread_id*, as it stands."""
-    lines = home.session_index.read_bytes().splitlines(keepends=True)
-    return b"".join(line for line in lines if _is_of(thread_id, line))
-
-
-def _is_of(thread_id: str, line: bytes) -> bool:
-    return (decode_line(line) or {}).get("id") == thread_id
+def _id_of(line: bytes) -> str | None:
+    id_ = (decode_line(line) or {}).get("id")
+    return id_ if isinstance(id_, str) else None
 
 
 def _locked(home: Home) -> AbstractContextManager[None]:
