@@ -89,8 +89,9 @@ def _print(results: dict[str, Any], sizes: Sequence[int]) -> None:
         batch, append = written["batch"], written["append"]
         what = f"a batch of {batch['batch']} threads x {batch['appends']} appends"
         rows.append((what, batch["product"], batch["bare"], f"without {batch['dropped']} indexes that serve filters"))
-        what = f"an append to a thread of {append['lines']} lines"
-        rows.append((what, append["product"], append["bare"], "to one of 10 lines"))
+        for how, who in (("batch", "a worker"), ("store", "the local store")):
+            what = f"an append by {who}, to a thread of {append['lines']} lines"
+            rows.append((what, append[how]["product"], append[how]["bare"], "to one of 10 lines"))
     if rows:
         _print_table(
             ("", "ms", "bare, ms", "ratio", _WHAT),

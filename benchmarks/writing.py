@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from functools import partial
 from itertools import count
@@ -13,9 +14,12 @@ from livethread.metadata import ThreadMetadataPatch
 from livethread.model import utc_now
 from livethread.rollout_item import RolloutItem, encode_line
 from livethread.tasks import AppendItems, MailboxEntry, OrderedTask, UpdateThreadMetadata
+from livethread.types import AppendThreadItemsParams, ResumeThreadParams
+from livethread_config import Settings
 from livethread_worker.store.apply import OutcomeKind, apply_batch
 from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index
+from livethread_worker.store.local import LocalThreadStore
 from livethread_worker.store.rebuild import rebuild
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 #: A drain's batch: threads, and appends to each. `LiveThread` reports metadata with each of them.
 _BATCH_THREADS: Final = 200
 _BATCH_APPENDS: Final = 10
+
+_ITEM: Final = RolloutItem(type="event_msg", payload={"type": "agent_reasoning", "text": "thinking " * 40})
 
 #: What one measurement lasts: how long the disk takes differs from write to write.
 _MEASURED_S: Final = 0.1
@@ -46,8 +52,7 @@ class _Writer:
         """Apply one batch: so many appends to each thread, each with the patch that was observed from it."""
         now = utc_now()
         first = [next(self._counter) for _ in range(2 * self._appends)]
-        item = RolloutItem(type="event_msg", payload={"type": "agent_reasoning", "text": "thinking " * 40})
-        append = OrderedTask(AppendItems(at=now), (encode_line(item, now, max_bytes=10_000),))
+        append = OrderedTask(AppendItems(at=now), (encode_line(_ITEM, now, max_bytes=10_000),))
         patch = ThreadMetadataPatch(updated_at=now, advance_recency_at=now)
         entries = []
         for n in first:
@@ -100,7 +105,10 @@ def _drop_filter_indexes(index: Index) -> int:
 
 
 def appends(folder: Path, lines: int, repeats: int) -> dict[str, Any]:
-    """Return the seconds of an append to a thread of so many *lines*, and to one that has hardly any."""
+    """Return the seconds of an append to a thread of so many *lines*, and to one that has hardly any.
+
+    Once by a batch as a worker applies it, once through the local store.
+    """
     home = Home(folder / f"long-{lines}")
     if not home.index.exists():
         homes.write_long_rollout(home, _LONG, lines)
@@ -108,11 +116,27 @@ def appends(folder: Path, lines: int, repeats: int) -> dict[str, Any]:
         index = Index(home)
         rebuild(home, index)
         index.close()
+    threads = {"product": _LONG, "bare": _EMPTY}
     index = Index(home)
-    operations = {
-        name: partial(_Writer.write, _Writer(home, index, [number], 1))
-        for name, number in (("product", _LONG), ("bare", _EMPTY))
-    }
-    seconds = medians(operations, repeats, _MEASURED_S)
+    writers = {name: _Writer(home, index, [number], 1).write for name, number in threads.items()}
+    applied = medians(writers, repeats, _MEASURED_S)
     index.close()
-    return {"lines": lines} | seconds
+    with asyncio.Runner() as runner:
+        store = runner.run(_opened(home, [homes.thread_id(number) for number in threads.values()]))
+        appending = {
+            name: partial(_append, runner, store, homes.thread_id(number)) for name, number in threads.items()
+        }
+        stored = medians(appending, repeats, _MEASURED_S)
+        runner.run(store.aclose())
+    return {"lines": lines, "batch": applied, "store": stored}
+
+
+async def _opened(home: Home, thread_ids: list[str]) -> LocalThreadStore:
+    store = LocalThreadStore(Settings(home=home.root))
+    for thread_id in thread_ids:
+        await store.resume_thread(ResumeThreadParams(thread_id=thread_id))
+    return store
+
+
+def _append(runner: asyncio.Runner, store: LocalThreadStore, thread_id: str) -> None:
+    runner.run(store.append_items(AppendThreadItemsParams(thread_id=thread_id, items=(_ITEM,))))

@@ -26,6 +26,8 @@ IMAGE_ONLY_PREVIEW: Final = "[Image]"
 
 #: Types of lines from which metadata may follow.
 _TELLING: Final = frozenset({"session_meta", "turn_context", "event_msg"})
+#: Events that there are many of, and from which none follows.
+_SILENT: Final = ("agent_message", "agent_reasoning", "task_complete")
 
 
 @dataclass(slots=True)
@@ -95,7 +97,10 @@ class ItemObserver:
         return set(said)
 
     def _changes(self, kind: str, payload: dict[str, Any], at: datetime) -> dict[str, Any]:
-        match kind, payload.get("type"):
+        what = payload.get("type")
+        if kind == "event_msg" and what in _SILENT:
+            return {}
+        match kind, what:
             case "session_meta", _ if payload.get("id") == self.thread_id:
                 return self._from_session_meta(payload)
             case "turn_context", _:

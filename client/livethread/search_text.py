@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest
 from livethread.item_observer import user_request
@@ -30,8 +30,7 @@ _QUERY_PART: Final = re.compile(r'"([^"]*)"|(\S+)')
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchText:
+class SearchText(NamedTuple):
     """A message that can be found."""
 
     role: str

@@ -58,16 +58,14 @@ class TurnEndLine:
     turn_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TextLine:
+class TextLine(NamedTuple):
     """A line that can be found."""
 
     ordinal: int
     text: SearchText
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """Where a line stands that says a field of the metadata."""
 
     #: Writer and counter of the last task of ours at or before the line; None: no line that was read tells.

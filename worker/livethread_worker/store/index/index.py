@@ -474,18 +474,18 @@ def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
 
 
 def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
-    first: dict[int, TextLine] = {}
+    first: dict[str, TextLine] = {}
     for line in state.texts:
-        first.setdefault(line.text.digest, line)
+        first.setdefault(line.text.text, line)
     return [
         {
             "thread_id": state.thread_id,
-            "digest": digest,
+            "digest": line.text.digest,
             "ordinal": line.ordinal,
             "role": line.text.role,
             "text": spaced(line.text.text),
         }
-        for digest, line in first.items()
+        for line in first.values()
     ]
 
 
