@@ -23,6 +23,7 @@ def keep(home: Home, name: str, content: bytes) -> Path:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    sync_directory(path.parent)
     return path
 
 
