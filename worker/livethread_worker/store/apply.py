@@ -25,7 +25,7 @@ from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
-from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
+from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory, unfinished
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 
@@ -217,6 +217,8 @@ def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> None:
 def _remove(home: Home, state: ThreadState) -> None:
     """Remove the rollout, the names and the lock; what is gone already is no error."""
     while path := home.find_rollout(state.thread_id):
+        for left in (unfinished(path), unfinished(other_form(path))):
+            left.unlink(missing_ok=True)
         path.unlink()
         sync_directory(path.parent)
     forget_names(home, state.thread_id)

@@ -186,6 +186,16 @@ def test_it_is_deleted(store: Store, mail: Mail, cold: Path, is_damaged: bool) -
     assert store.home.find_rollout(mail.thread_id) is None
 
 
+def test_what_a_crash_left_of_its_lines_is_deleted_with_it(store: Store, mail: Mail, plain: Path, cold: Path) -> None:
+    left = [path.with_name(f".{path.name}.new") for path in (plain, cold)]
+    for path in left:
+        path.write_bytes(b"zebra")
+
+    store.apply(mail, mail.delete())
+
+    assert [path for path in left if path.exists()] == []
+
+
 def test_an_append_to_a_damaged_one_stops_its_thread_and_changes_nothing(
     store: Store, mail: Mail, cold: Path
 ) -> None:

@@ -97,7 +97,7 @@ def replacing(target: Path, source: int) -> Iterator[BinaryIO]:
 
     Where the block fails, *target* is as it was.
     """
-    new = target.with_name(f".{target.name}.new")
+    new = unfinished(target)
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         with open(os.open(new, flags, FILE_MODE), "r+b") as file:  # noqa: PTH123 - a descriptor
@@ -110,6 +110,11 @@ def replacing(target: Path, source: int) -> Iterator[BinaryIO]:
         new.unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
+
+
+def unfinished(target: Path) -> Path:
+    """Return where the file that is to replace *target* is made; a crash leaves it there."""
+    return target.with_name(f".{target.name}.new")
 
 
 def copy_times(source: int, target: int) -> None:
