@@ -372,6 +372,17 @@ def test_nothing_behind_a_link_that_leads_out_is_changed(patient: Patient, tmp_p
     assert month.stat().st_mode & 0o777 == 0o755
 
 
+def test_a_rollout_that_cannot_be_opened_is_told_and_the_others_mended(patient: Patient) -> None:
+    tear(patient)
+    path = patient.home.sessions / "2026/11/22" / f"rollout-2026-01-01T00-00-00-{TWO}.jsonl"
+    path.mkdir(mode=0o700)
+
+    assert patient.kinds(fix=True) == [FaultKind.UNREADABLE_FILE, FaultKind.TORN_TAIL]
+
+    assert path.is_dir()
+    assert patient.kinds() == [FaultKind.UNREADABLE_FILE]
+
+
 def test_a_rollout_that_is_a_link_is_told_and_left(patient: Patient, tmp_path: Path) -> None:
     target = patient.rollout.rename(tmp_path / "elsewhere")
     patient.rollout.symlink_to(target)

@@ -35,6 +35,8 @@ class FaultKind(StrEnum):
     NO_SESSION_META = "no_session_meta"
     #: A compressed rollout cannot be decompressed: what can be read is made plain, and the file is kept.
     DAMAGED_FILE = "damaged_file"
+    #: A rollout cannot be opened: it is no file, or not ours to read. Nothing mends it.
+    UNREADABLE_FILE = "unreadable_file"
     #: Several rollouts of one thread: the one that holds all the others' lines stays, or the one the index knows.
     DUPLICATE_ID = "duplicate_id"
     #: Others may read or write it: the owner's alone.

@@ -92,6 +92,9 @@ class ThreadExamination:
         """Read the rollout; where it is compressed and damaged, what can be read of it, or None."""
         try:
             return path, *self._state_of(path)
+        except OSError as error:  # the other threads are examined all the same
+            self._found(FaultKind.UNREADABLE_FILE, path, error.strerror or str(error))
+            return None
         except Internal as error:
             fault = self._found(FaultKind.DAMAGED_FILE, path, str(error))
             if not self.fix:
@@ -221,7 +224,7 @@ def _length(path: Path) -> int:
     try:
         with open_rollout(path) as file:
             return file.seek(0, 2)
-    except (Internal, InvalidRequest):
+    except (Internal, InvalidRequest, OSError):
         return -1
 
 
@@ -233,7 +236,7 @@ def _begins_with(path: Path, other: Path) -> bool:
                 if long.read(len(content)) != content:
                     return False
             return True
-    except (Internal, InvalidRequest):
+    except (Internal, InvalidRequest, OSError):
         return False
 
 
