@@ -98,7 +98,8 @@ def _print(results: dict[str, Any], sizes: Sequence[int]) -> None:
             [(what, f"{a * 1000:.2f}", f"{b * 1000:.2f}", f"{a / b:.2f}", bare) for what, a, b, bare in rows],
         )
     if rebuilt:
-        click.echo(f"rebuild: {rebuilt['rebuild_per_s']:.0f} threads/s")
+        rates = rebuilt["rebuild_per_s"], rebuilt["rebuild_per_cpu_s"]
+        click.echo("rebuild: {:.0f} threads/s; {:.0f} in a second of one core".format(*rates))
 
 
 def _print_listing(records: list[dict[str, Any]], sizes: Sequence[int]) -> None:
