@@ -23,6 +23,7 @@ from livethread.types import CreateThreadParams
 from livethread_worker.store.apply import apply_batch
 from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index
+from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.rebuild import read_state
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Store:
 
     def commit(self, *states: ThreadState, loaded: StoredThread | None = None) -> None:
         """Store *states*; *loaded* is what the index has of their threads."""
-        self.index.commit([self.index.prepare(state, loaded) for state in states])
+        self.index.commit([thread_rows(state, loaded) for state in states])
 
     def drop_index(self) -> None:
         """Delete the index: it is disposable."""
@@ -145,7 +146,7 @@ class Store:
     def read_in(self, *thread_ids: str) -> None:
         """Read the rollouts of *thread_ids* into the index."""
         states = [read_state(self.home, id_, self.home.require_rollout(id_), {}) for id_ in thread_ids]
-        self.index.replace([self.index.prepare(state, None) for state in states])
+        self.index.replace([thread_rows(state, None) for state in states])
 
     def forget(self, *thread_ids: str) -> None:
         """Take the rows of *thread_ids* out of the index."""

@@ -21,6 +21,7 @@ from livethread.tasks import CreateThread, DeleteThread
 from livethread.types import START
 from livethread_worker.store.home import is_compressed, make_directory, other_form
 from livethread_worker.store.index import IndexUnavailable
+from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from livethread.types import Position
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
-    from livethread_worker.store.index.index import ThreadRows
+    from livethread_worker.store.index.saving import ThreadRows
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def apply_batch(
         for thread_id, entries in locked.items():
             try:
                 works[thread_id] = _apply_one(stack, home, thread_id, entries, states.get(thread_id), sync=sync)
-                rows[thread_id] = index.prepare(works[thread_id].state, works[thread_id].loaded)
+                rows[thread_id] = thread_rows(works[thread_id].state, works[thread_id].loaded)
             except LockBusy as error:
                 outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
             except ThreadStoreError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.rollout.compressed import open_rollout
 from livethread_worker.store.rollout.name_index import read_names
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
-    from livethread_worker.store.index.index import ThreadRows
+    from livethread_worker.store.index.saving import ThreadRows
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def index_batch(
                 continue  # moved or deleted since it was listed, or read by somebody else
             try:
                 state = read_state(home, thread_id, path, names)
-                rows = index.prepare(state, None)
+                rows = thread_rows(state, None)
             except Exception:  # one bad rollout must not keep the others out of the index
                 logger.exception("reading a rollout failed", extra={"action": "rebuild", "thread_id": thread_id})
                 report.unreadable.append(home.relative(path))

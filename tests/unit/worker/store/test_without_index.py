@@ -22,7 +22,7 @@ from livethread import (
     Unavailable,
 )
 from livethread_worker.store import LocalThreadStore
-from livethread_worker.store.index import index as index_module
+from livethread_worker.store.index import database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -107,7 +107,7 @@ async def test_a_home_in_which_nothing_can_be_made_is_read(settings: Settings) -
 async def test_an_index_that_is_locked_for_long_does_not_keep_anybody_from_reading(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_module, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.05)
     async with LocalThreadStore(settings) as store:
         await store.list_threads(ListThreadsParams())
     with closing(sqlite3.connect(settings.own_dir / "index.sqlite", isolation_level=None)) as other:

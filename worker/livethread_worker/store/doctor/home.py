@@ -20,7 +20,7 @@ from livethread_worker.store.doctor.faults import DoctorReport, Fault, FaultKind
 from livethread_worker.store.doctor.thread import ThreadExamination
 from livethread_worker.store.home import DIRECTORY_MODE, FILE_MODE
 from livethread_worker.store.index import Index, IndexUnavailable
-from livethread_worker.store.index.index import BUSY_TIMEOUT, is_damaged, set_aside
+from livethread_worker.store.index.database import BUSY_TIMEOUT, is_damaged, set_aside
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep
 from livethread_worker.store.rebuild import rebuild

@@ -14,6 +14,7 @@ from livethread.session_meta import session_meta
 from livethread.types import CreateThreadParams
 from livethread_worker.store.doctor.faults import Fault, FaultKind
 from livethread_worker.store.home import is_compressed, other_form
+from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.quarantine import keep, move_away
 from livethread_worker.store.rollout.compressed import decompress, open_rollout, salvage
 from livethread_worker.store.rollout.recorder import replacing
@@ -185,7 +186,7 @@ class ThreadExamination:
         found = len(self.faults)
         self._compare(index, path, state)
         if self.fix and len(self.faults) > found:
-            index.replace([index.prepare(state, None)])
+            index.replace([thread_rows(state, None)])
             for fault in self.faults[found:]:
                 fault.mended = "read into the index"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from livethread.errors import Unavailable
-from livethread_worker.store.index.index import Index, IndexUnavailable, set_aside
+from livethread_worker.store.index.database import set_aside
+from livethread_worker.store.index.index import Index, IndexUnavailable
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.refresh import Refresher
 

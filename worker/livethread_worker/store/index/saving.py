@@ -1,0 +1,163 @@
+"""What is stored of a thread, and how."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from livethread.search_text import SearchText, listing_text, spaced
+from livethread.turns import TurnsTakenBack
+from livethread_worker.store.index.queries import QUERIES
+from livethread_worker.store.index.rows import SAVE_THREAD, changed_columns, to_row, update_thread
+from livethread_worker.store.state import TextLine, ThreadState, TurnEndLine, TurnLine
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from livethread.metadata import StoredThread
+
+#: Sets a name apart from a message of the same words.
+NAME_MARK: Final = "\0name:"
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRows:
+    """What is to be stored of one thread."""
+
+    state: ThreadState
+    #: None where it is as the index has it.
+    thread: dict[str, Any] | None
+    #: Columns of it that differ; none for a thread that the index does not know.
+    changed: tuple[str, ...]
+    rollout: dict[str, Any]
+    writers: list[dict[str, Any]]
+    messages: list[dict[str, Any]]
+    is_renamed: bool
+    #: What a listing's search term is looked for in; None where it is as the index has it.
+    text: str | None
+
+
+def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
+    """Return what is to be stored of *state*; *loaded* is the thread as the index has it.
+
+    Raises:
+        InvalidRequest: the thread holds what is not JSON.
+    """
+    changed = state.thread if state.thread is not loaded else None
+    is_said_anew = loaded is None or (changed is not None and _texts(changed) != _texts(loaded))
+    return ThreadRows(
+        state,
+        thread=to_row(changed) if changed else None,
+        changed=changed_columns(changed, loaded) if changed and loaded else (),
+        rollout=_rollout_row(state),
+        writers=_writer_rows(state),
+        messages=_message_rows(state),
+        is_renamed=state.is_reread or _name(state.thread) != _name(loaded),
+        text=_text(state.thread) if is_said_anew else None,
+    )
+
+
+def save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
+    """Store threads. Of one that is known only what changed is written, since each index on it is written, too."""
+    gone = [  # since they were loaded
+        each
+        for each in rows
+        if each.thread and each.changed and not connection.execute(update_thread(each.changed), each.thread).rowcount
+    ]
+    whole = [each for each in rows if each.thread and not each.changed] + gone
+    connection.executemany(SAVE_THREAD, [each.thread for each in whole if each.thread])
+    texts = {each.state.thread_id: each.text for each in rows if each.text is not None}
+    texts |= {each.state.thread_id: _text(each.state.thread) for each in gone}
+    if texts:
+        connection.execute(QUERIES["save_texts"], {"texts": json.dumps(texts, ensure_ascii=False)})
+
+
+def _text(thread: StoredThread | None) -> str:
+    """Return what a listing's search term is looked for in."""
+    return listing_text(*_texts(thread)) if thread else ""
+
+
+def _texts(thread: StoredThread) -> tuple[str | None, ...]:
+    return thread.name, thread.title, thread.preview
+
+
+def _rollout_row(state: ThreadState) -> dict[str, Any]:
+    return {
+        "thread_id": state.thread_id,
+        "path": state.path,
+        "rollout_bytes": state.rollout_bytes,
+        "next_ordinal": state.next_ordinal,
+        "meta_offset": state.meta_offset,
+        "meta_bytes": state.meta_bytes,
+        "applied": state.applied,
+        "observed": json.dumps(state.observed),
+        "phase": state.turn.phase.value,
+        "turn_id": state.turn.turn_id,
+    }
+
+
+def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
+    return [
+        {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
+        for writer, mark in state.writers.items()
+    ]
+
+
+def add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> None:
+    """Store what the lines taken in add to turns and search, and the names of *named*."""
+    for each in rows:
+        _save_turns(connection, each.state)
+    messages = [row for each in rows for row in each.messages]
+    messages += [_name_row(state) for state in named if _name(state.thread)]
+    if messages:
+        newest = connection.execute(QUERIES["newest_message"]).fetchone()[0]
+        connection.executemany(QUERIES["add_message"], messages)
+        connection.execute(QUERIES["index_messages"], {"newest": newest})
+
+
+def forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: Iterable[str]) -> None:
+    """Delete what *tables* hold of threads."""
+    rows = [{"thread_id": thread_id} for thread_id in thread_ids]
+    for table in tables:
+        connection.executemany(QUERIES[f"delete_{table}"], rows)
+
+
+def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
+    """Store the turns that began, ended late and were taken back, in the order in which the lines say so."""
+    for change in state.turns:
+        row: dict[str, Any] = {"thread_id": state.thread_id}
+        match change:
+            case TurnLine():
+                connection.execute(QUERIES["add_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
+            case TurnEndLine():
+                connection.execute(QUERIES["end_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
+            case TurnsTakenBack():
+                connection.execute(QUERIES["take_back_turns"], row | {"count": change.count})
+
+
+def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
+    first: dict[str, TextLine] = {}
+    for line in state.texts:
+        first.setdefault(line.text.text, line)
+    return [
+        {
+            "thread_id": state.thread_id,
+            "digest": line.text.digest,
+            "ordinal": line.ordinal,
+            "role": line.text.role,
+            "text": spaced(line.text.text),
+        }
+        for line in first.values()
+    ]
+
+
+def _name_row(state: ThreadState) -> dict[str, Any]:
+    name = SearchText("name", f"{NAME_MARK}{_name(state.thread)}")
+    row = {"thread_id": state.thread_id, "digest": name.digest, "ordinal": -1, "role": name.role}
+    return row | {"text": spaced(_name(state.thread) or "")}
+
+
+def _name(thread: StoredThread | None) -> str | None:
+    return thread.name if thread else None
