@@ -120,7 +120,10 @@ class Store:
 
     def commit(self, *states: ThreadState, loaded: StoredThread | None = None) -> None:
         """Store *states*; *loaded* is what the index has of their threads."""
-        self.index.commit([thread_rows(state, loaded) for state in states])
+        for state in states:
+            known = self.index.rollout(state.thread_id)
+            state.loaded_bytes = known[1] if known else None
+        assert self.index.commit([thread_rows(state, loaded) for state in states]) == set()
 
     def drop_index(self) -> None:
         """Delete the index: it is disposable."""

@@ -180,12 +180,13 @@ def _apply_one(
 def _commit(index: Index, works: Mapping[str, ThreadWork], rows: Mapping[str, ThreadRows]) -> dict[str, Outcome]:
     kept = [rows[thread_id] for thread_id, work in works.items() if not work.is_deleted]
     deleted = [thread_id for thread_id, work in works.items() if work.is_deleted]
+    # Where it fails, the lines stand in the files; the next attempt finds them by their counters.
     try:
-        index.commit(kept, deleted)
+        overtaken = index.commit(kept, deleted)
     except IndexUnavailable as error:
-        # The lines stand in the files; the next attempt finds them by their counters.
         return dict.fromkeys(works, Outcome(OutcomeKind.BUSY, reason=str(error)))
-    return {thread_id: _outcome(work) for thread_id, work in works.items()}
+    busy = Outcome(OutcomeKind.BUSY, reason="somebody else has read the thread into the index meanwhile")
+    return {id_: busy if id_ in overtaken else _outcome(work) for id_, work in works.items()}
 
 
 def _outcome(work: ThreadWork) -> Outcome:

@@ -1,7 +1,9 @@
 """Takes in what somebody else wrote into a home: codex, a copy, a person. No rollout is changed.
 
 A thread is as the index has it where its rollout lies at the same path and has the committed length, and the name
-index says the same name. Any other is read anew under its lock, so that a worker at work is not disturbed.
+index says the same name. Any other is read anew under its lock, so that a worker at work is not disturbed. codex
+holds a thread's lock for as long as it has the thread loaded: then it is read without, and stored only if nobody else
+has stored it meanwhile.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from livethread.errors import ThreadStoreError
 from livethread_worker.store.home import is_compressed
-from livethread_worker.store.rebuild import BATCH_THREADS, RebuildReport, index_batch
+from livethread_worker.store.index.saving import thread_rows
+from livethread_worker.store.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
 from livethread_worker.store.rollout.name_index import NameCache
 
 if TYPE_CHECKING:
@@ -27,6 +31,12 @@ if TYPE_CHECKING:
 
 #: A look at everything is made only after so many times the time that the last one took: 2 % of a reader's time.
 REST_FACTOR: Final = 50
+
+#: How long a reader of one thread waits for its lock: longer than a worker needs for a batch.
+LOCK_WAIT: Final = 0.05  # seconds
+
+#: Whoever holds a thread's lock for longer is no worker.
+HELD_FOR_LONG: Final = 0.5  # seconds
 
 T = TypeVar("T")
 
@@ -57,6 +67,8 @@ class Refresher:
     #: Thread -> path and length of its rollout when it was read, where the index has another length: a torn line, or
     #: no thread.
     _odd: dict[str, tuple[str, int]] = field(default_factory=dict)
+    #: Thread -> when its lock was first found held, with something to be read.
+    _held_since: dict[str, float] = field(default_factory=dict)
     _names: NameCache = field(init=False)
     #: The names that the index was compared with.
     _compared_names: dict[str, str | None] | None = None
@@ -91,7 +103,7 @@ class Refresher:
         if path is None or not path.exists():
             path = self.home.find_rollout(thread_id)
         if path is not None and self._differs(thread_id, path):
-            self._read([(thread_id, path)])
+            self._read([(thread_id, path)], wait_s=LOCK_WAIT)
         self._refresh_names()
 
     def _stale_rollouts(self) -> _Rollouts:
@@ -143,19 +155,39 @@ class Refresher:
             return False
         return self._odd.get(thread_id) != (path, size)
 
-    def _read(self, rollouts: Iterable[tuple[str, Path]]) -> _Rollouts:
+    def _read(self, rollouts: Iterable[tuple[str, Path]], *, wait_s: float = 0.0) -> _Rollouts:
         """Read *rollouts*; return those that are being written: they are left for the next time."""
         left: _Rollouts = []
         remaining = iter(rollouts)
         while batch := list(islice(remaining, BATCH_THREADS)):
             found = {id_: (self.home.relative(path), _size(path)) for id_, path in batch if path.exists()}
-            busy = index_batch(self.home, self.index, batch, RebuildReport(), is_needed=self._is_needed())
+            busy = index_batch(
+                self.home, self.index, batch, RebuildReport(), is_needed=self._is_needed(), wait_s=wait_s
+            )
+            for thread_id in found.keys() - dict(busy).keys():
+                self._held_since.pop(thread_id, None)
+            busy = [rollout for rollout in busy if not self._read_held(*rollout)]
             for thread_id in found.keys() - dict(busy).keys():
                 known = self.index.rollout(thread_id)
                 if known is None or known[1] != found[thread_id][1]:
                     self._odd[thread_id] = found[thread_id]
             left += busy
         return left
+
+    def _read_held(self, thread_id: str, path: Path) -> bool:
+        """Read a rollout whose thread's lock has been held for long, without it; return whether that was done."""
+        now = time.monotonic()
+        if now - self._held_since.setdefault(thread_id, now) < HELD_FOR_LONG:
+            return False
+        known = self.index.rollout(thread_id)
+        try:
+            state = read_state(self.home, thread_id, path, self._names.names())
+        except (OSError, ThreadStoreError):  # moved meanwhile, or damaged: whoever opens it will say so
+            return False
+        state.loaded_bytes = known[1] if known else None
+        if state.thread is not None:
+            self.index.replace([thread_rows(state, None)], is_locked=False)
+        return True
 
     def _is_needed(self) -> Callable[[ThreadState | None, Path], bool]:
         names = self._names.names()

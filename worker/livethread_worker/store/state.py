@@ -83,6 +83,8 @@ class ThreadState:
     thread: StoredThread | None = None
     #: Rollout, relative to the home.
     path: str = ""
+    #: What the index had as committed length when the state was loaded; None where it knew nothing of the thread.
+    loaded_bytes: int | None = field(default=None, compare=False)
     #: Committed length of the rollout: what lies beyond was not committed, or is somebody else's.
     rollout_bytes: int = 0
     #: Number of the next record.

@@ -16,6 +16,8 @@ from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, ThreadMetadataPatch
 from livethread_worker.store import apply
 from livethread_worker.store.apply import Outcome, OutcomeKind
+from livethread_worker.store.index.saving import thread_rows
+from livethread_worker.store.rebuild import read_state
 from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.rollout.recorder import RolloutRecorder
 from livethread_worker.store.work import number_line
@@ -911,3 +913,25 @@ def test_a_crash_anywhere_in_a_deletion_is_made_good(
 
     assert outcome == Outcome(OutcomeKind.DELETED, "1004-0")
     assert_nothing_left(store, mail)
+
+
+def test_a_thread_that_a_reader_took_in_meanwhile_is_tried_again_and_applied_once(store: Store, mail: Mail) -> None:
+    """codex let go of the lock while a reader, that had read without it, stored what it had read."""
+    store.apply(mail, mail.create(), mail.append("one"))
+    codex = message_line("from codex") + b"\n"
+    with store.path(mail).open("ab") as file:
+        file.write(codex)
+    commit, append = store.index.commit, mail.append("two")
+
+    def after_a_reader(*arguments: Any) -> set[str]:
+        state = read_state(store.home, mail.thread_id, store.path(mail), {})
+        store.index.replace([thread_rows(state, None)])
+        return commit(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.index, "commit", after_a_reader)
+        assert store.apply(mail, append).kind is BUSY
+
+    assert store.apply(mail, append).kind is DONE
+    assert store.texts(mail) == ["one", "from codex", "two"]
+    assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, None, 3]

@@ -9,6 +9,7 @@ from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line,
 
 from livethread_worker.store import rebuild, refresh
 from livethread_worker.store.index import Index
+from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.locking import file_lock
 from livethread_worker.store.refresh import Refresher
 from livethread_worker.store.rollout.compressed import compress
@@ -281,3 +282,73 @@ def test_what_a_worker_commits_while_we_look_is_neither_read_nor_locked(
         refresher.refresh_all()
 
     assert reads.of == []
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Refresher, Path]]:
+    """A thread with one turn, which codex has loaded and goes on with."""
+    monkeypatch.setattr(refresh, "REST_FACTOR", 0)
+    monkeypatch.setattr(refresh, "LOCK_WAIT", 0.0)
+    monkeypatch.setattr(refresh, "HELD_FOR_LONG", 0.0)
+    for store in opened_store(tmp_path / "home"):
+        store.index.mark_complete()
+        path = store.write_rollout(ONE, item_line("event_msg", {"type": "task_started", "turn_id": "t1"}))
+        refresher = Refresher(store.home, store.index)
+        refresher.refresh(ONE)
+        with file_lock(store.home.locks / f"{ONE}.lock"):
+            for line in (item_line("event_msg", {"type": "task_started", "turn_id": "t2"}), message_line("more")):
+                append(path, line + b"\n")
+            yield store, refresher, path
+
+
+@pytest.mark.parametrize("is_of_one", [True, False])
+def test_what_codex_adds_while_it_holds_a_thread_is_read(
+    held: tuple[Store, Refresher, Path], is_of_one: bool
+) -> None:
+    store, refresher, _ = held
+
+    refresher.refresh(ONE) if is_of_one else refresher.refresh_all()
+
+    assert preview(store) == "more"
+    assert [turn.turn_id for turn in store.index.turns(ONE, 0, 9, backward=False)] == ["t1", "t2"]
+
+
+def test_a_thread_that_codex_has_begun_and_holds_is_listed(held: tuple[Store, Refresher, Path]) -> None:
+    store, refresher, _ = held
+    with file_lock(store.home.locks / f"{TWO}.lock"):
+        store.write_rollout(TWO, message_line("new"))
+
+        refresher.refresh_all()
+
+    assert preview(store, TWO) == "new"
+
+
+def test_what_somebody_stored_while_a_held_thread_was_read_stays(
+    held: tuple[Store, Refresher, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, refresher, path = held
+    read_state = rebuild.read_state
+
+    def slowly(*arguments: Any) -> ThreadState:
+        state = read_state(*arguments)
+        append(path, message_line("of the worker, which got the lock") + b"\n")
+        store.index.replace([thread_rows(read_state(*arguments), None)])
+        return state
+
+    monkeypatch.setattr(refresh, "read_state", slowly)
+
+    refresher.refresh(ONE)
+
+    assert store.index.rollout(ONE) == (store.home.relative(path), path.stat().st_size)
+
+
+def test_a_lock_that_is_held_for_a_moment_is_left_alone(
+    held: tuple[Store, Refresher, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker holds it: what it writes is in the index at once."""
+    store, refresher, _ = held
+    monkeypatch.setattr(refresh, "HELD_FOR_LONG", 60.0)
+
+    refresher.refresh(ONE)
+
+    assert preview(store) == ""

@@ -145,30 +145,45 @@ class Index:
                     state.writers[row["writer"]] = WriterMark(row["n"], row["lines"])
         return states
 
-    def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> None:
+    def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> set[str]:
         """Store *rows*, and forget the *deleted* threads, in one transaction.
 
+        Return the threads that somebody else has stored since their states were loaded: nothing is stored of these.
+        It happens where a reader takes in a rollout that is locked for long, and the lock is let go just then.
+
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
+        with self.transaction() as connection:
+            overtaken = _overtaken(connection, rows)
+            self._save(connection, [each for each in rows if each.state.thread_id not in overtaken])
+            forget(connection, deleted, ("messages", "turns", "writers", "rollout", "thread"))
+        return overtaken
+
+    @staticmethod
+    def _save(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
         renamed = [each.state for each in rows if each.is_renamed]
         reread = [each.state.thread_id for each in rows if each.state.is_reread]
-        with self.transaction() as connection:
-            forget(connection, reread, ("messages", "turns"))
-            save_threads(connection, rows)
-            connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
-            connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
-            connection.executemany(QUERIES["forget_name"], [{"thread_id": state.thread_id} for state in renamed])
-            add_lines(connection, rows, renamed)
-            forget(connection, deleted, ("messages", "turns", "writers", "rollout", "thread"))
+        forget(connection, reread, ("messages", "turns"))
+        save_threads(connection, rows)
+        connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
+        connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
+        connection.executemany(QUERIES["forget_name"], [{"thread_id": state.thread_id} for state in renamed])
+        add_lines(connection, rows, renamed)
 
-    def replace(self, rows: Sequence[ThreadRows]) -> None:
+    def replace(self, rows: Sequence[ThreadRows], *, is_locked: bool = True) -> None:
         """Store what whole rollouts say, in place of what is known of their threads.
+
+        Where the caller does not hold the threads' locks, nothing is stored of a thread that somebody else has stored
+        since it was read: since the index had ``loaded_bytes`` of it.
 
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
         with self.transaction() as connection:
+            if not is_locked:
+                overtaken = _overtaken(connection, rows)
+                rows = [each for each in rows if each.state.thread_id not in overtaken]
             forget(connection, [each.state.thread_id for each in rows], ("messages", "turns"))
             save_threads(connection, rows)
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
@@ -273,11 +288,19 @@ class Index:
         return from_rows(rows, self._home.root)
 
 
+def _overtaken(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> set[str]:
+    """Return those threads of *rows* of which the index has another length than when they were loaded."""
+    arguments = {"thread_ids": json.dumps([each.state.thread_id for each in rows])}
+    lengths = dict(connection.execute(QUERIES["lengths"], arguments).fetchall())
+    return {each.state.thread_id for each in rows if lengths.get(each.state.thread_id) != each.state.loaded_bytes}
+
+
 def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
     return ThreadState(
         thread_id=row["thread_id"],
         thread=thread,
         path=row["path"],
+        loaded_bytes=row["rollout_bytes"],
         rollout_bytes=row["rollout_bytes"],
         next_ordinal=row["next_ordinal"],
         meta_offset=row["meta_offset"],

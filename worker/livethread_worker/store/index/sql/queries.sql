@@ -129,3 +129,6 @@ SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_e
 -- line_counts --
 SELECT (SELECT count(*) FROM messages WHERE thread_id = :thread_id AND role <> 'name'),
        (SELECT count(*) FROM turns WHERE thread_id = :thread_id)
+
+-- lengths --
+SELECT thread_id, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
