@@ -12,8 +12,7 @@ from livethread.cursor import decode_offset, encode_offset
 from livethread.errors import InvalidRequest
 from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
 from livethread.types import ItemPage, SortDirection
-from livethread_worker.store.read import require_path
-from livethread_worker.store.rollout.compressed import open_rollout
+from livethread_worker.store.read import open_thread
 from livethread_worker.store.rollout.scan import PAGE_READ_BYTES, end_of_lines, scan_backward, scan_records
 from livethread_worker.store.turn_spans import find_turn
 
@@ -38,8 +37,7 @@ def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
         InvalidRequest: it has no such turn, or the cursor is none.
     """
-    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
-    with open_rollout(path) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
         start, end = 0, end_of_lines(file)
         if params.turn_id is not None:
             turn = find_turn(index, params.thread_id, params.turn_id, file)

@@ -9,8 +9,7 @@ from livethread.cursor import decode_offset, encode_offset
 from livethread.rollout_item import THREAD_METADATA_TYPE, item_of
 from livethread.turns import named_end, stored_turn
 from livethread.types import SortDirection, TurnPage
-from livethread_worker.store.read import require_path
-from livethread_worker.store.rollout.compressed import open_rollout
+from livethread_worker.store.read import open_thread
 from livethread_worker.store.rollout.scan import PAGE_READ_BYTES, scan_records
 from livethread_worker.store.turn_spans import starts_of, turns_from
 
@@ -31,9 +30,8 @@ def list_turns(home: Home, index: Index, params: ListTurnsParams) -> TurnPage:
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
         InvalidRequest: the cursor is none.
     """
-    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
     backward = params.sort_direction is SortDirection.DESC
-    with open_rollout(path) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
         size = os.fstat(file.fileno()).st_size
         begin = decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
         spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)

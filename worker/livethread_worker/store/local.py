@@ -266,10 +266,13 @@ class LocalThreadStore:
 
     def _read_now(self, operation: Callable[[Index], T], refresh: Refresh) -> T:
         """Run *operation* on the index after *refresh*; while the index cannot be used, on one made from the files."""
-        if time.monotonic() >= self._index_not_before:
+        is_of_index_alone = refresh is of_none
+        if is_of_index_alone or time.monotonic() >= self._index_not_before:
             try:
                 return operation(self._index(refresh))
             except (IndexUnavailable, Unavailable) as error:
+                if is_of_index_alone:
+                    raise
                 logger.warning("reading without the index: %s", error, extra={"action": "open_index"})
                 self._index_not_before = time.monotonic() + INDEX_RETRY_INTERVAL
         return operation(self._without_index.get_fresh(refresh))

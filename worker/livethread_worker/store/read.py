@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from livethread.cursor import encode_cursor, encode_relevance
@@ -16,7 +17,9 @@ from livethread_worker.store.rollout.scan import scan_values
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
     from livethread.types import (
         ListThreadsParams,
@@ -83,8 +86,7 @@ def read_lines(
     Raises:
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
     """
-    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
-    with open_rollout(path) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
         file.seek(start)
         lines = file.readlines(max_bytes)
         following = file.tell()
@@ -110,6 +112,22 @@ def search_threads(home: Home, index: Index, params: SearchThreadsParams) -> Thr
         cursor = encode_cursor(last, by) if by else encode_relevance(found.snapshot, found.offset + len(page))
     items = tuple(StoredThreadSearchResult(thread=thread, snippet=snippet) for thread, snippet in page)
     return ThreadSearchPage(items=items, next_cursor=cursor)
+
+
+@contextmanager
+def open_thread(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Iterator[BinaryIO]:
+    """Open a thread's rollout for reading, also where it is being moved.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and that was not asked for.
+    """
+    path = require_path(home, index, thread_id, include_archived=include_archived)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_rollout(path))
+        except FileNotFoundError:
+            file = stack.enter_context(open_rollout(home.require_rollout(thread_id)))
+        yield file
 
 
 def require_path(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Path:

@@ -125,19 +125,28 @@ class Refresher:
         return stale
 
     def _refresh_names(self) -> None:
-        misnamed = self._names_rest.run(self._misnamed_rollouts)
-        # Those of threads that are being written are compared again: codex names a thread while it holds it.
-        if misnamed is not None and not self._read(misnamed[1]):
+        misnamed = self._names_rest.run(self._misnamed)
+        if misnamed is not None and all(self._rename(id_, misnamed[0][id_]) for id_ in misnamed[1]):
             self._compared_names = misnamed[0]
 
-    def _misnamed_rollouts(self) -> tuple[dict[str, str | None], _Rollouts]:
-        """Return the present names, and the rollouts of the threads for which the index has another one."""
+    def _misnamed(self) -> tuple[dict[str, str | None], list[str]]:
+        """Return the present names, and the threads for which the index has another one."""
         names = self._names.names()
         if names is self._compared_names:
             return names, []
-        stale = [id_ for id_, name in self.index.names(names).items() if name != names[id_]]
-        paths = ((id_, self.home.find_rollout(id_)) for id_ in stale)
-        return names, [(id_, path) for id_, path in paths if path is not None]
+        return names, [id_ for id_, name in self.index.names(names).items() if name != names[id_]]
+
+    def _rename(self, thread_id: str, name: str | None) -> bool:
+        """Tell the index a name; return whether that was done, or somebody has stored the thread just now.
+
+        It needs no lock, and codex names a thread while it holds it.
+        """
+        state = self.index.load_states({thread_id: set()}).get(thread_id)
+        if state is None or state.thread is None or state.thread.name == name:
+            return True
+        loaded = state.thread
+        state.thread = loaded.model_copy(update={"name": name})
+        return not self.index.commit([thread_rows(state, loaded)])
 
     def _differs(self, thread_id: str, path: Path) -> bool:
         """Whether the index has something else than the rollout at *path*.
@@ -162,7 +171,7 @@ class Refresher:
         while batch := list(islice(remaining, BATCH_THREADS)):
             found = {id_: (self.home.relative(path), _size(path)) for id_, path in batch if path.exists()}
             busy = index_batch(
-                self.home, self.index, batch, RebuildReport(), is_needed=self._is_needed(), wait_s=wait_s
+                self.home, self.index, batch, RebuildReport(), is_needed=self._is_needed, wait_s=wait_s
             )
             for thread_id in found.keys() - dict(busy).keys():
                 self._held_since.pop(thread_id, None)
@@ -189,19 +198,10 @@ class Refresher:
             self.index.replace([thread_rows(state, None)], is_locked=False)
         return True
 
-    def _is_needed(self) -> Callable[[ThreadState | None, Path], bool]:
-        names = self._names.names()
-
-        def is_needed(known: ThreadState | None, path: Path) -> bool:
-            if known is None or known.thread is None:
-                return True
-            if known.thread.name != names.get(known.thread_id, known.thread.name):
-                return True
-            return self._is_stale(
-                known.thread_id, (known.path, known.rollout_bytes), self.home.relative(path), _size(path)
-            )
-
-        return is_needed
+    def _is_needed(self, known: ThreadState | None, path: Path) -> bool:
+        return known is None or self._is_stale(
+            known.thread_id, (known.path, known.rollout_bytes), self.home.relative(path), _size(path)
+        )
 
     def _forget(self, missing: Iterable[str]) -> None:
         gone = [thread_id for thread_id in missing if not self.home.find_rollout(thread_id)]

@@ -15,7 +15,7 @@ from livethread.metadata import ThreadMetadataPatch
 from livethread.rollout_item import decode_line
 from livethread.types import SearchThreadsParams
 from livethread_worker.store.doctor import DoctorReport, FaultKind, examine
-from livethread_worker.store.index import IndexUnavailable
+from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.locking import file_lock
 from livethread_worker.store.rollout.compressed import compress
 from livethread_worker.store.rollout.name_index import read_names, set_name
@@ -450,3 +450,28 @@ def test_every_kind_of_fault_is_in_the_reference() -> None:
     text = (Path(__file__).parents[4] / "docs" / "reference.md").read_text(encoding="utf-8")
 
     assert [kind for kind in FaultKind if f"`{kind}`" not in text] == []
+
+
+@pytest.mark.parametrize("make_ill", [break_utf8, lose_the_first_line])
+def test_a_rollout_that_was_mended_just_before_a_crash_is_read_anew_by_whoever_comes_next(
+    patient: Patient, make_ill: Callable[[Patient], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines stand elsewhere than the index says."""
+    make_ill(patient)
+    with monkeypatch.context() as crash:
+        crash.setattr(Index, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            patient.examined(fix=True)
+
+    patient.apply(patient.mail, patient.mail.append("further"))
+
+    assert patient.texts(patient.mail)[-1] == "further"
+    assert patient.examined().faults == []
+
+
+def test_a_pipe_named_like_a_rollout_holds_nobody_up(patient: Patient) -> None:
+    os.mkfifo(patient.rollout.with_name(f"rollout-2026-11-22T13-00-00-{TWO}.jsonl"), 0o600)
+
+    report = patient.examined()
+
+    assert [fault.kind for fault in report.faults] == [FaultKind.UNREADABLE_FILE]

@@ -24,6 +24,7 @@ from livethread.types import (
     StoredTurnStatus,
     TurnPage,
 )
+from livethread_worker.store import read
 from livethread_worker.store.list_items import list_items
 from livethread_worker.store.list_turns import list_turns
 
@@ -420,3 +421,20 @@ def test_a_rollback_in_a_later_batch_takes_back_the_turns_of_an_earlier_one(stor
 
     assert ids(before) == ["t1", "t2"]
     assert ids(turns(store)) == ["t1"]
+
+
+def test_a_thread_that_is_moved_while_it_is_opened_is_read_all_the_same(
+    paged: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(paged, message_line("here"))
+    moved = path.with_name(path.name.replace("T12", "T13"))
+    require_path = read.require_path
+
+    def then_moved(*arguments: Any, **options: Any) -> Path:
+        found = require_path(*arguments, **options)
+        path.rename(moved)
+        return found
+
+    monkeypatch.setattr(read, "require_path", then_moved)
+
+    assert len(items(paged).items) == 2

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, opened_store, thread_id
 
+from livethread.types import SearchThreadsParams
 from livethread_worker.store import rebuild, refresh
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.saving import thread_rows
@@ -154,7 +155,7 @@ class TestARolloutOfSomebodyElse:
 
         assert (reads.of, preview(store)) == ([ONE], None)
 
-    def test_has_the_name_that_somebody_else_gave_it(self, store: Store, look: object) -> None:
+    def test_has_the_name_that_somebody_else_gave_it(self, store: Store, reads: Reads, look: object) -> None:
         store.write_rollout(ONE)
         look()  # type: ignore[operator]
         set_name(store.home, ONE, "named by codex", AT)
@@ -163,7 +164,9 @@ class TestARolloutOfSomebodyElse:
 
         thread = store.index.read_thread(ONE)
         assert thread is not None
-        assert thread.name == "named by codex"
+        assert (thread.name, reads.of) == ("named by codex", [ONE])
+        [found] = store.index.search_threads(SearchThreadsParams(search_term="named")).threads
+        assert found[0].thread_id == ONE
         forget_names(store.home, ONE)
 
 

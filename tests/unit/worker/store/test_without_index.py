@@ -121,6 +121,16 @@ async def test_an_index_that_is_locked_for_long_does_not_keep_anybody_from_readi
                 await append(store, thread_id, message("waits for the index"))
 
 
+async def test_what_is_asked_of_the_index_alone_is_not_answered_without_it(settings: Settings) -> None:
+    settings.own_dir.rename(settings.home / "away")
+    settings.own_dir.write_text("in the way")
+    async with LocalThreadStore(settings) as store:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="cannot be used"):
+                await store.list_threads(ListThreadsParams(use_state_db_only=True))
+            assert len((await store.list_threads(ListThreadsParams())).items) == 2
+
+
 async def test_the_index_is_used_again_when_it_can_be(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("livethread_worker.store.local.INDEX_RETRY_INTERVAL", 0.0)
     settings.own_dir.rename(settings.home / "away")

@@ -58,13 +58,10 @@ class ThreadExamination:
             return
         path, state, torn = read
         is_mended = self._examine_lines(path, state, torn)
-        if is_mended:
-            mended = self.home.find_rollout(self.thread_id)
-            if mended is None:
-                return
-            path, (state, _) = mended, self._state_of(mended)
-        if state.thread is not None and self.index is not None:
+        if not is_mended and state.thread is not None and self.index is not None:
             self._examine_row(self.index, path, state)
+        elif is_mended and self.index is not None and (mended := self.home.find_rollout(self.thread_id)):
+            self._read_in(self.index, self._state_of(mended)[0])
 
     # -- the rollout ---------------------------------------------------------------------------------------
 
@@ -141,6 +138,7 @@ class ThreadExamination:
     def _make_readable(self, path: Path) -> str:
         """Write U+FFFD for what is no UTF-8; keep the lines as they were."""
         path = self._plain(path)
+        self._distrust_row()
         with path.open("rb") as old, replacing(path, old.fileno()) as new:
             lines = []
             for line in old:
@@ -161,6 +159,7 @@ class ThreadExamination:
             return self._moved_away(path)
         meta = session_meta(CreateThreadParams(thread_id=state.thread_id, created_at=created_at))
         line = encode_json({"timestamp": format_time(created_at), "type": "session_meta", "payload": meta})
+        self._distrust_row()
         with path.open("rb") as old:
             kept = keep(self.home, path.name, old.read())
             old.seek(0)
@@ -170,6 +169,11 @@ class ThreadExamination:
                     if decode_line(old_line) is not None:
                         new.write(old_line)
         return f"begun by one; the rollout as it was is kept in {self.home.relative(kept)}"
+
+    def _distrust_row(self) -> None:
+        """Have whoever comes after a crash read the whole rollout: its lines will stand elsewhere."""
+        if self.index is not None:
+            self.index.distrust(self.thread_id)
 
     def _plain(self, path: Path) -> Path:
         """Return the path of the rollout where it can be changed; to mend another fault may have made it plain."""
@@ -186,9 +190,14 @@ class ThreadExamination:
         found = len(self.faults)
         self._compare(index, path, state)
         if self.fix and len(self.faults) > found:
-            index.replace([thread_rows(state, None)])
+            self._read_in(index, state)
             for fault in self.faults[found:]:
                 fault.mended = "read into the index"
+
+    @staticmethod
+    def _read_in(index: Index, state: ThreadState) -> None:
+        if state.thread is not None:
+            index.replace([thread_rows(state, None)])
 
     def _compare(self, index: Index, path: Path, state: ThreadState) -> None:
         """Compare what the index has of the thread with *state*, as the files say it."""

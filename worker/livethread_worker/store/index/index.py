@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from livethread.cursor import MAX_OFFSET
 from livethread.model import format_time
 from livethread.turns import TurnPhase, TurnPlace
 from livethread_worker.store.index.database import identity, in_memory_database, is_damaged, open_database, set_aside
@@ -204,6 +205,15 @@ class Index:
         """
         with self.transaction() as connection:
             connection.execute(QUERIES["set_path"], {"thread_id": thread_id, "path": path})
+
+    def distrust(self, thread_id: str) -> None:
+        """Note that what is known of a thread's lines holds no longer: its whole rollout is to be read again.
+
+        Raises:
+            IndexUnavailable: it could not be noted.
+        """
+        with self.transaction() as connection:
+            connection.execute(QUERIES["distrust"], {"thread_id": thread_id, "rollout_bytes": MAX_OFFSET})
 
     def rollouts(self) -> dict[str, tuple[str, int]]:
         """Return path and committed length of the rollout of every thread."""

@@ -93,7 +93,7 @@ class NameCache:
 
     home: Home
     _names: dict[str, str | None] = field(default_factory=dict)
-    _stamp: tuple[int, int] | None = None
+    _stamp: tuple[int, ...] | None = None
 
     def names(self) -> dict[str, str | None]:
         """Return the present name of every thread that ever had one; the same object while nothing has changed."""
@@ -102,12 +102,12 @@ class NameCache:
             self._names, self._stamp = read_names(self.home), stamp
         return self._names
 
-    def _present_stamp(self) -> tuple[int, int]:
+    def _present_stamp(self) -> tuple[int, ...]:
         try:
             stat = self.home.session_index.stat()
         except FileNotFoundError:
-            return 0, 0
-        return stat.st_mtime_ns, stat.st_size
+            return ()
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def read_names(home: Home) -> dict[str, str | None]:
@@ -134,7 +134,7 @@ class NameReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: dict[str, NameLine] = {}
-        self._identity: tuple[int, int] | None = None
+        self._identity: tuple[int, ...] | None = None
         self._end = 0
 
     def read(self) -> dict[str, NameLine]:

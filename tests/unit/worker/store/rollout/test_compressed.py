@@ -127,3 +127,11 @@ def test_what_cannot_be_written_leaves_the_rollout_as_it_was(plain: Path, limit_
 
     assert [path.name for path in plain.parent.iterdir()] == [plain.name]
     assert plain.read_bytes() == LINES
+
+
+def test_what_is_no_regular_file_is_refused_and_nobody_waits(tmp_path: Path) -> None:
+    pipe = tmp_path / "rollout.jsonl"
+    os.mkfifo(pipe)
+
+    with pytest.raises(OSError, match="no regular file"):
+        read(pipe)

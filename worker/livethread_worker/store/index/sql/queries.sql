@@ -132,3 +132,7 @@ SELECT (SELECT count(*) FROM messages WHERE thread_id = :thread_id AND role <> '
 
 -- lengths --
 SELECT thread_id, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
+
+-- distrust --
+-- As if the rollout had been cut: no rollout is that long.
+UPDATE rollouts SET rollout_bytes = :rollout_bytes WHERE thread_id = :thread_id
