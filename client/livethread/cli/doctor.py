@@ -52,6 +52,8 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
 
 
 def _print(report: DoctorReport, *, fix: bool) -> None:
+    from livethread_worker.store.doctor import FaultKind
+
     shown: Counter[str] = Counter()
     for fault in report.faults:
         shown[fault.kind] += 1
@@ -66,8 +68,10 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
         click.echo(f"busy: {thread_id} was being written all the time; run again")
     found = ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items())) or "no fault"
     click.echo(f"{report.threads} threads examined: {found}")
-    left = sum(1 for fault in report.faults if not fault.mended)
-    if left and not fix:
-        click.echo("livethread doctor --fix mends them and loses nothing")
+    left = Counter(fault.kind for fault in report.faults if not fault.mended)
+    if fix and left:
+        click.echo(f"not mended: {left.total()}; see what is said of each")
+    elif left.keys() - {FaultKind.LINK_OUT}:
+        click.echo("livethread doctor --fix mends them, links excepted, and loses nothing")
     elif left:
-        click.echo(f"{left} are left: see what they say")
+        click.echo("livethread doctor --fix leaves links as they are")

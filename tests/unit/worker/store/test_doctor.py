@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 from tests.unit.worker.builders import AT, DAY, Mail, Store, message_line, thread_id
 
+from livethread.cli import main
 from livethread.metadata import ThreadMetadataPatch
 from livethread.rollout_item import decode_line
 from livethread.types import SearchThreadsParams
@@ -475,3 +477,20 @@ def test_a_pipe_named_like_a_rollout_holds_nobody_up(patient: Patient) -> None:
     report = patient.examined()
 
     assert [fault.kind for fault in report.faults] == [FaultKind.UNREADABLE_FILE]
+
+
+def test_the_command_does_not_say_that_it_mends_links(
+    patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIVETHREAD_HOME", str(patient.home.root))
+    (patient.home.sessions / "2020").symlink_to(tmp_path)
+
+    only_link = CliRunner().invoke(main, ["doctor"])
+    patient.edit(lambda data: data + b"torn")
+    both = CliRunner().invoke(main, ["doctor"])
+    fixed = CliRunner().invoke(main, ["doctor", "--fix"])
+
+    assert [result.exit_code for result in (only_link, both, fixed)] == [1, 1, 1]
+    assert only_link.stdout.splitlines()[-1] == "livethread doctor --fix leaves links as they are"
+    assert both.stdout.splitlines()[-1] == "livethread doctor --fix mends them, links excepted, and loses nothing"
+    assert fixed.stdout.splitlines()[-1] == "not mended: 1; see what is said of each"
