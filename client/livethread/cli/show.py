@@ -51,7 +51,8 @@ def _print(thread: StoredThread, *, full: bool) -> None:
     for item in thread.history.items if thread.history else ():
         kind = f"{item.type}/{item.kind}" if item.kind else item.type
         text = compact(item.payload) if full else one_line(_summary(item), max(20, out.width - 44))
-        line = f"[dim]{item.ordinal!s:>5}[/] {escape(kind):36} {escape(text)}"
+        ordinal = "" if item.ordinal is None else item.ordinal  # codex's older lines have none
+        line = f"[dim]{ordinal:>5}[/] {escape(kind):36} {escape(text)}"
         out.print(line, soft_wrap=full, no_wrap=not full, overflow="ellipsis", crop=not full)
 
 
