@@ -170,7 +170,10 @@ def _apply_one(
     if isinstance(entries, LateEntries):
         entries = entries.make(state.applied if state else START)
     thread = _open(stack, home, thread_id, entries, state)
-    thread.work.take(entries)
+    if thread.recorder is None:
+        thread.work.take_deletion(entries)
+    else:
+        thread.work.take(entries)
     _carry_out(home, thread, sync=sync)
     if thread.recorder is not None:
         thread.work.state.rollout_bytes = thread.recorder.size

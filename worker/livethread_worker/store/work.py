@@ -127,6 +127,14 @@ class ThreadWork:
             self.position = entry.position
             self.state.applied = max(self.state.applied, entry.position, key=position_key)
 
+    def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:
+        """Plan the deletion among *entries* of a thread whose rollout is gone, or need not be read.
+
+        What stands before it goes with the thread: a crash may have come when both the rollout and its row were gone.
+        """
+        self.is_deleted = True
+        self.position = entries[-1].position
+
     def _is_committed(self, entry: MailboxEntry) -> bool:
         is_known = entry.n <= self.committed.get(entry.writer, 0)
         return is_known and position_key(entry.position) <= position_key(self.committed_up_to)

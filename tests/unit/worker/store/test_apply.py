@@ -935,3 +935,27 @@ def test_a_thread_that_a_reader_took_in_meanwhile_is_tried_again_and_applied_onc
     assert store.apply(mail, append).kind is DONE
     assert store.texts(mail) == ["one", "from codex", "two"]
     assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, None, 3]
+
+
+@pytest.mark.parametrize("crash", DELETING.values(), ids=list(DELETING))
+@pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
+def test_a_crash_in_a_deletion_behind_other_tasks_is_made_good(
+    store: Store, mail: Mail, crash: tuple[str, str, int | None], is_index_lost: bool
+) -> None:
+    where, name, after = crash
+    store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")))
+    entries = [
+        mail.append("a"),
+        mail.patch(ThreadMetadataPatch(title="t"), writer="w2"),
+        mail.archive(),
+        mail.delete(),
+    ]
+    with killed(place(store, where), name, after=after):
+        store.apply(mail, *entries)
+    if is_index_lost:
+        store.drop_index()
+
+    outcome = store.apply(mail, *entries)
+
+    assert outcome == Outcome(OutcomeKind.DELETED, "1006-0")
+    assert_nothing_left(store, mail)
