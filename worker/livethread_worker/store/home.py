@@ -78,7 +78,7 @@ class Home:
         """
         path = self.root / relative
         try:
-            folder = path.parent.resolve().relative_to(self.root.resolve())
+            folder = _without_links(path.parent).relative_to(self.root.resolve())
         except ValueError:
             raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is no path") from None
         if path.name in {"", ".", ".."}:
@@ -130,8 +130,11 @@ class Home:
         yield self.archived_sessions
 
     def is_within(self, folder: Path) -> bool:
-        """Whether *folder* lies in the home: a symlink may lead anywhere."""
-        return folder.resolve().is_relative_to(self.root.resolve())
+        """Whether *folder* lies in the home: a symlink may lead anywhere, or in a circle."""
+        try:
+            return _without_links(folder).is_relative_to(self.root.resolve())
+        except ValueError:
+            return False
 
     def thread_of(self, path: Path) -> str | None:
         """Return the id of the thread whose rollout *path* is, going by its name; None for any other file."""
@@ -149,6 +152,21 @@ class Home:
     def is_archived(self, path: Path) -> bool:
         """Whether *path* lies among the archived rollouts."""
         return path.parent == self.archived_sessions
+
+
+def _without_links(path: Path) -> Path:
+    """Return *path* without a symlink in it.
+
+    Raises:
+        ValueError: it is no path, or its links lead in a circle.
+    """
+    try:
+        real = path.resolve()
+    except RuntimeError as error:  # Python < 3.13
+        raise ValueError(str(error)) from None
+    if real.is_symlink():
+        raise ValueError(f"the symlink {real} leads in a circle")
+    return real
 
 
 def is_compressed(path: Path) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from livethread.errors import ThreadStoreError
 from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.rollout.compressed import open_rollout
@@ -147,6 +148,12 @@ def index_batch(
             try:
                 state = read_state(home, thread_id, path, names)
                 rows = thread_rows(state, None)
+            except ThreadStoreError as error:
+                logger.warning(
+                    "a rollout cannot be read: %s", error, extra={"action": "rebuild", "thread_id": thread_id}
+                )
+                report.unreadable.append(home.relative(path))
+                continue
             except Exception:  # one bad rollout must not keep the others out of the index
                 logger.exception("reading a rollout failed", extra={"action": "rebuild", "thread_id": thread_id})
                 report.unreadable.append(home.relative(path))

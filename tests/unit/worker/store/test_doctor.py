@@ -395,6 +395,26 @@ def test_a_rollout_that_is_a_link_is_told_and_left(patient: Patient, tmp_path: P
     assert patient.rollout.is_symlink()
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a folder"])
+def test_what_is_no_file_is_told_and_left(patient: Patient, make: Callable[[Path, int], None]) -> None:
+    patient.rollout.unlink()
+    make(patient.rollout, 0o700)
+
+    report = patient.examined(fix=True)
+
+    assert [fault.kind for fault in report.faults] == [FaultKind.UNREADABLE_FILE]
+    assert patient.rollout.exists()
+
+
+def test_a_link_in_a_circle_is_told_and_left(patient: Patient) -> None:
+    circle = patient.home.sessions / "2020"
+    circle.symlink_to(circle)
+
+    assert patient.kinds(fix=True) == [FaultKind.LINK_OUT]
+
+    assert circle.is_symlink()
+
+
 def test_what_others_may_use_becomes_the_owners_alone(patient: Patient) -> None:
     patient.home.sessions.chmod(0o755)
     patient.home.session_index.chmod(0o664)
@@ -469,14 +489,6 @@ def test_a_rollout_that_was_mended_just_before_a_crash_is_read_anew_by_whoever_c
 
     assert patient.texts(patient.mail)[-1] == "further"
     assert patient.examined().faults == []
-
-
-def test_a_pipe_named_like_a_rollout_holds_nobody_up(patient: Patient) -> None:
-    os.mkfifo(patient.rollout.with_name(f"rollout-2026-11-22T13-00-00-{TWO}.jsonl"), 0o600)
-
-    report = patient.examined()
-
-    assert [fault.kind for fault in report.faults] == [FaultKind.UNREADABLE_FILE]
 
 
 def test_the_command_does_not_say_that_it_mends_links(

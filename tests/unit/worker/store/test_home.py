@@ -110,6 +110,15 @@ def test_a_link_that_leads_out_is_refused(home: Home, tmp_path: Path) -> None:
         home.resolve("sessions/away/rollout.jsonl")
 
 
+def test_a_link_in_a_circle_is_refused(home: Home) -> None:
+    circle = home.sessions / "circle"
+    circle.symlink_to(circle)
+
+    assert not home.is_within(circle)
+    with pytest.raises(InvalidRequest, match="leads out of"):
+        home.resolve("sessions/circle/rollout.jsonl")
+
+
 def test_a_path_within_is_resolved(home: Home) -> None:
     path = home.new_rollout(ONE, datetime(2026, 11, 22, tzinfo=UTC))
 

@@ -5,6 +5,7 @@ Workers may go on writing meanwhile. Without *fix* nothing is changed.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import defaultdict
 from contextlib import ExitStack, closing, contextmanager
@@ -169,7 +170,7 @@ class HomeExamination:
         )
         for path in folders:
             if path.is_symlink() and not self.home.is_within(path):
-                detail = f"it leads to {path.resolve()}: remove it, or import what lies there"
+                detail = f"it leads to {os.path.realpath(path)}: remove it, or import what lies there"
                 self._found(FaultKind.LINK_OUT, path, detail)
 
     @contextmanager

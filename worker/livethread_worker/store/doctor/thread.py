@@ -51,8 +51,11 @@ class ThreadExamination:
         path = self._only_one(paths)
         try:
             read = self._read(path)
-        except InvalidRequest as error:  # a link: nothing reads it, and nothing mends it
-            self._found(FaultKind.LINK_OUT, path, f"{error}: remove it, or import what it leads to")
+        except InvalidRequest as error:  # nothing reads it, and nothing mends it
+            if path.is_symlink():
+                self._found(FaultKind.LINK_OUT, path, f"{error}: remove it, or import what it leads to")
+            else:
+                self._found(FaultKind.UNREADABLE_FILE, path, f"{error}: move it away")
             return
         if read is None:
             return

@@ -41,7 +41,7 @@ def open_rollout(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: there is no such rollout.
-        InvalidRequest: it is a symlink, which may lead anywhere.
+        InvalidRequest: it is a symlink, which may lead anywhere, or no file.
         Internal: it is compressed, and damaged.
     """
     with ExitStack() as stack:
@@ -107,7 +107,7 @@ def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
     The caller holds the thread's lock. A crash leaves nothing, or all of it.
 
     Raises:
-        InvalidRequest: the source is a symlink.
+        InvalidRequest: the source is a symlink, or no file.
         OSError: it cannot be read, or the target cannot be written.
     """
     with _opened(source) as file, replacing(target, file.fileno()) as copy:
@@ -118,15 +118,18 @@ def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:  # a pipe would wait for who writes it
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    # O_NONBLOCK: a FIFO without a writer would hold up whoever opens it, for ever.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise InvalidRequest(f"{path.name} is a symlink, which leads out of what is ours") from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InvalidRequest(f"{path.name} is no file: a folder, a FIFO or the like")
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "no regular file", str(path))
         yield file
 
 

@@ -128,6 +128,11 @@ class NameLine:
         return parse_time(self.updated_at) or _LONG_AGO
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open *path*; a FIFO that lies in the place of the index does not wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 class NameReader:
     """Reads a name index, and from then on what was added to it."""
 
@@ -144,7 +149,7 @@ class NameReader:
             OSError: there is an index, and it cannot be read.
         """
         try:
-            with self._path.open("rb") as file:
+            with open(self._path, "rb", opener=_open_at_once) as file:
                 self._read_on(file)
         except FileNotFoundError:
             self._lines, self._identity = {}, None

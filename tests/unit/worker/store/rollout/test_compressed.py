@@ -10,6 +10,7 @@ from livethread.errors import Internal, InvalidRequest
 from livethread_worker.store.rollout.compressed import compress, decompress, open_rollout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 LINES = b"".join(b'{"type":"event_msg","payload":{"n":%d}}\n' % n for n in range(20_000))
@@ -72,6 +73,15 @@ def test_a_rollout_of_several_frames_is_read_whole(plain: Path) -> None:
     assert read(compressed) == LINES
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a folder"])
+@pytest.mark.parametrize("name", ["rollout.jsonl", "rollout.jsonl.zst"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None], name: str) -> None:
+    make(tmp_path / name)
+
+    with pytest.raises(InvalidRequest, match="is no file"):
+        read(tmp_path / name)
+
+
 def test_a_plain_rollout_is_never_replaced(plain: Path) -> None:
     compressed = compress(plain)
     plain.write_bytes(LINES + b"{}\n")
@@ -127,11 +137,3 @@ def test_what_cannot_be_written_leaves_the_rollout_as_it_was(plain: Path, limit_
 
     assert [path.name for path in plain.parent.iterdir()] == [plain.name]
     assert plain.read_bytes() == LINES
-
-
-def test_what_is_no_regular_file_is_refused_and_nobody_waits(tmp_path: Path) -> None:
-    pipe = tmp_path / "rollout.jsonl"
-    os.mkfifo(pipe)
-
-    with pytest.raises(OSError, match="no regular file"):
-        read(pipe)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import stat
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -143,6 +144,13 @@ def test_an_index_that_was_replaced_or_cut_or_is_gone_is_read_anew(home: Home) -
     assert given(reader) == {ONE: "again"}
     home.session_index.unlink()
     assert given(reader) == {}
+
+
+def test_a_fifo_in_its_place_holds_nobody_up(home: Home) -> None:
+    os.mkfifo(home.session_index)
+
+    with pytest.raises(OSError, match="seek"):
+        NameReader(home.session_index).read()
 
 
 @pytest.mark.parametrize(
