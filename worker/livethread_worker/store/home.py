@@ -27,7 +27,7 @@ FILE_MODE: Final = 0o600
 COMPRESSED_SUFFIX: Final = ".zst"
 
 _ROLLOUT_NAME: Final = re.compile(
-    r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f-]{36})\.jsonl(\.zst)?"
+    r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})\.jsonl(\.zst)?"
 )
 
 #: Folders of days. Others hold no rollout of ours or codex's, and their names may be no text.

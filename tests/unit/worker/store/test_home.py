@@ -147,6 +147,13 @@ def test_rollouts_behind_a_link_that_leads_out_are_not_ours(home: Home, tmp_path
     assert home.find_rollout(ONE) is None
 
 
+@pytest.mark.parametrize("text", ["-" * 36, "a" * 36, ONE.upper(), ONE.replace("-", "a", 1)])
+def test_a_file_whose_name_says_no_uuid_is_no_rollout(home: Home, text: str) -> None:
+    put(home, DAY, text)
+
+    assert list(home.rollouts()) == []
+
+
 def test_a_folder_that_is_no_date_holds_no_rollouts(home: Home) -> None:
     put(home, "sessions/2026/11/kept", ONE)
 
