@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from livethread.cli.output import json_option, print_json, progress
-from livethread.errors import Unavailable
+from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
     from livethread_worker.store.locking import LockBusy
 
     home = Home(Settings().home)
+    if not home.root.is_dir():
+        raise InvalidRequest(
+            f"there is no home {home.root}; LIVETHREAD_HOME says where it lies, on the workers' host"
+        )
     try:
         home.create()
         with progress("examining", sum(1 for _ in home.rollouts()), quiet=quiet) as advance:
@@ -67,7 +71,7 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
     for thread_id in report.busy:
         click.echo(f"busy: {thread_id} was being written all the time; run again")
     found = ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items())) or "no fault"
-    click.echo(f"{report.threads} threads examined: {found}")
+    click.echo(f"{report.threads} threads of {Settings().home} examined: {found}")
     left = Counter(fault.kind for fault in report.faults if not fault.mended)
     if fix and left:
         click.echo(f"not mended: {left.total()}; see what is said of each")

@@ -47,10 +47,13 @@ async def require_redis(settings: Settings) -> None:
 
 def no_redis(settings: Settings, error: Exception) -> Unavailable:
     """Return the error that says what to do where Redis does not answer."""
-    return Unavailable(
-        f"Redis at {without_password(settings.client_url)} does not answer: {str(error).rstrip('.') or 'it timed out'}. "
-        "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
+    remedy = (
+        "Set LIVETHREAD_REDIS_URL, or run livethread up with the same LIVETHREAD_HOME, which needs the worker extra"
+        if settings.is_embedded
+        else "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
     )
+    reason = str(error).rstrip(".") or "it timed out"
+    return Unavailable(f"Redis at {without_password(settings.client_url)} does not answer: {reason}. {remedy}")
 
 
 def without_password(url: str) -> str:

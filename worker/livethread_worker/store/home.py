@@ -17,7 +17,7 @@ from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread_config.settings import OWN_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: Permissions of every directory and file we create: the owner's alone.
 DIRECTORY_MODE: Final = 0o700
@@ -123,6 +123,36 @@ class Home:
             for entry in by_name:
                 if match := _ROLLOUT_NAME.fullmatch(entry.name):
                     yield match["id"], entry
+
+    def one_rollout_each(
+        self, known: Mapping[str, tuple[str, int]]
+    ) -> tuple[dict[str, os.DirEntry[str]], list[os.DirEntry[str]]]:
+        """Return one rollout of each thread, and those that are left over where a thread has several.
+
+        It is the one that the index knows, by *known* (thread -> path relative to the home, length); else a plain one
+        before a compressed, and the longest: a copy that somebody made of a thread does not go on.
+        """
+        root = f"{self.root}/"
+        chosen: dict[str, os.DirEntry[str]] = {}
+        others: list[os.DirEntry[str]] = []
+
+        def rank(thread_id: str, entry: os.DirEntry[str]) -> tuple[bool, bool, int]:
+            is_known = thread_id in known and known[thread_id][0] == entry.path.removeprefix(root)
+            try:
+                size = entry.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:  # moved or deleted since it was listed
+                size = -1
+            return is_known, not entry.name.endswith(COMPRESSED_SUFFIX), size
+
+        for thread_id, entry in self.rollout_entries():
+            rival = chosen.get(thread_id)
+            if rival is not None and rank(thread_id, rival) >= rank(thread_id, entry):
+                others.append(entry)
+                continue
+            chosen[thread_id] = entry
+            if rival is not None:
+                others.append(rival)
+        return chosen, others
 
     def _folders(self) -> Iterator[Path]:
         """Yield the folders that hold rollouts: the dated ones, and that of the archived."""

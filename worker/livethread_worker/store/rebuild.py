@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from livethread.errors import ThreadStoreError
@@ -20,8 +21,6 @@ from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
@@ -102,7 +101,10 @@ def _read_all(
 ) -> RebuildReport:
     report = RebuildReport()
     busy: list[_Rollout] = []
-    rollouts = _first_of_each(home.rollouts(), seen, report)
+    chosen, others = home.one_rollout_each(index.rollouts())
+    seen |= chosen.keys()
+    report.duplicates = [entry.path for entry in others]
+    rollouts = ((thread_id, Path(entry)) for thread_id, entry in chosen.items())
     while batch := list(islice(rollouts, BATCH_THREADS)):
         busy += index_batch(home, index, batch, report, is_needed=is_needed)
         advance(len(batch))
@@ -176,13 +178,3 @@ def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | No
     state.settle_first_observed()
     complete_from_home(home, state, names)
     return state
-
-
-def _first_of_each(rollouts: Iterator[_Rollout], seen: set[str], report: RebuildReport) -> Iterator[_Rollout]:
-    """Yield one rollout a thread; active ones come first, and are what codex takes, too."""
-    for thread_id, path in rollouts:
-        if thread_id in seen:
-            report.duplicates.append(str(path))
-        else:
-            seen.add(thread_id)
-            yield thread_id, path

@@ -110,18 +110,15 @@ class Refresher:
         """Return the rollouts that are not as the index has them; forget those that are gone, in memory."""
         known = self.index.rollouts()
         root = f"{self.home.root}/"
-        present: set[str] = set()
+        present, _ = self.home.one_rollout_each(known)
         stale: _Rollouts = []
-        for thread_id, entry in self.home.rollout_entries():
-            if thread_id in present:
-                continue
-            present.add(thread_id)
+        for thread_id, entry in present.items():
             with suppress(FileNotFoundError):  # moved or deleted since it was listed
                 size = entry.stat(follow_symlinks=False).st_size
                 if self._is_stale(thread_id, known.get(thread_id), entry.path.removeprefix(root), size):
                     stale.append((thread_id, self.home.root / entry.path))
         if self.index.in_memory:  # in a file, a row without a rollout stays until somebody decides
-            self._forget(known.keys() - present)
+            self._forget(known.keys() - present.keys())
         return stale
 
     def _refresh_names(self) -> None:

@@ -355,3 +355,20 @@ def test_a_lock_that_is_held_for_a_moment_is_left_alone(
     refresher.refresh(ONE)
 
     assert preview(store) == ""
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_a_stale_copy_of_a_rollout_does_not_take_over(store: Store, refresher: Refresher, is_indexed: bool) -> None:
+    path = store.write_rollout(ONE, message_line("one"), message_line("two"))
+    if is_indexed:
+        refresher.refresh_all()
+    copy = store.home.sessions / "2020/01/01" / path.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+
+    refresher.refresh_all()
+    refresher.refresh(ONE)
+
+    thread = store.index.read_thread(ONE)
+    assert thread is not None
+    assert (thread.rollout_path, thread.preview) == (path, "one")

@@ -73,7 +73,7 @@ class ThreadExamination:
         kept = paths[0] if len(paths) == 1 else self._best(paths)
         for path in paths:
             if path != kept:
-                detail = f"{self.home.relative(kept)} is a rollout of the same thread"
+                detail = f"{_described(path)}; {self.home.relative(kept)} of the same thread has {_described(kept)}"
                 self._found(FaultKind.DUPLICATE_ID, path, detail, partial(self._moved_away, path))
         return kept
 
@@ -231,6 +231,11 @@ class ThreadExamination:
         if self.fix and mend is not None:
             fault.mended = mend()
         return fault
+
+
+def _described(path: Path) -> str:
+    length = _length(path)
+    return f"{length} bytes" if length >= 0 else "nothing that can be read"
 
 
 def _length(path: Path) -> int:
