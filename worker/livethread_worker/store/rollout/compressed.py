@@ -30,6 +30,8 @@ _LEVEL: Final = 9
 #: As far back as any zstd may look: what others compressed with ``--long`` is read too.
 _MAX_WINDOW_BYTES: Final = 2**31
 _READ_BYTES: Final = 256 * 1024
+#: Compressed bytes that are decompressed at once: they may come to 32,000 times as many.
+_COMPRESSED_READ_BYTES: Final = 2 * 1024
 
 
 @contextmanager
@@ -159,7 +161,7 @@ def _decompress(path: Path, source: BinaryIO, target: BinaryIO) -> None:
     frame = decompressor.decompressobj()
     is_within = False
     try:
-        while chunk := source.read(_READ_BYTES):
+        while chunk := source.read(_COMPRESSED_READ_BYTES):
             while chunk:
                 is_within = True
                 target.write(frame.decompress(chunk))

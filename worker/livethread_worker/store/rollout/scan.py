@@ -38,44 +38,57 @@ class Record(NamedTuple):
 def scan_records(file: BinaryIO, start: int = 0, *, read_bytes: int = READ_BYTES) -> Iterator[Record]:
     """Yield the lines of *file* from offset *start*, good and bad."""
     file.seek(start)
-    offset, rest = start, b""
+    offset, pieces = start, list[bytes]()
     while chunk := file.read(read_bytes):
-        text = rest + chunk
+        pieces.append(chunk)
+        if b"\n" not in chunk:
+            continue  # joined once: a line may be as long as the file
+        text = b"".join(pieces)
         *lines, rest = text.split(b"\n")
+        pieces = [rest]
         for line, value in zip(lines, decode_lines(lines, text), strict=True):
             size = len(line) + 1
             yield Record(offset, size, value)
             offset += size
-    if rest:
+    if rest := b"".join(pieces):
         yield Record(offset, len(rest), decode_line(rest), is_complete=False)
 
 
 def scan_values(file: BinaryIO, *, read_bytes: int = VALUES_READ_BYTES) -> Iterator[dict[str, Any] | None]:
     """Yield what the lines of *file* hold, for who reads them all and need not know where they stand."""
-    rest = b""
+    pieces: list[bytes] = []
     while chunk := file.read(read_bytes):
-        text = rest + chunk
+        pieces.append(chunk)
+        if b"\n" not in chunk:
+            continue
+        text = b"".join(pieces)
         *lines, rest = text.split(b"\n")
+        pieces = [rest]
         yield from decode_lines(lines, text)
-    if rest:
+    if rest := b"".join(pieces):
         yield decode_line(rest)
 
 
 def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
     """Yield the lines of *file* between the offsets *start* and *end*, the last one first."""
-    position, rest, is_last = end, b"", True
+    position, is_last = end, True
+    pieces: list[bytes] = []  # the last one first
     while position > start:
         size = min(PAGE_READ_BYTES, position - start)
         position -= size
         file.seek(position)
-        first, *lines = (file.read(size) + rest).split(b"\n")
+        pieces.append(file.read(size))
+        if b"\n" not in pieces[-1]:
+            continue
+        first, *lines = b"".join(reversed(pieces)).split(b"\n")
+        pieces = [first]
         offset = position + len(first) + 1 + sum(len(line) + 1 for line in lines)
         for line in reversed(lines):
             offset -= len(line) + 1
             if line or not is_last:  # behind the last line's end there is nothing
                 yield Record(offset, len(line) + (not is_last), decode_line(line), is_complete=not is_last)
             is_last = False
-        rest = first
+    rest = b"".join(reversed(pieces))
     if rest or not is_last:
         yield Record(start, len(rest) + (not is_last), decode_line(rest), is_complete=not is_last)
 

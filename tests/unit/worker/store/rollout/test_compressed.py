@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,6 +81,21 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path
 
     with pytest.raises(InvalidRequest, match="is no file"):
         read(tmp_path / name)
+
+
+def test_what_comes_to_far_more_than_it_says_does_not_fill_the_memory(tmp_path: Path) -> None:
+    size = 150_000_000
+    (tmp_path / "rollout.jsonl.zst").write_bytes(zstandard.compress(b"\0" * size, 3))
+
+    tracemalloc.start()
+    try:
+        with open_rollout(tmp_path / "rollout.jsonl") as file:
+            assert file.seek(0, os.SEEK_END) == size
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < size * 2 / 3
 
 
 def test_a_plain_rollout_is_never_replaced(plain: Path) -> None:
