@@ -21,7 +21,6 @@ from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
 if TYPE_CHECKING:
-
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
     from livethread_worker.store.index.saving import ThreadRows
@@ -147,20 +146,8 @@ def index_batch(
         for thread_id, path in held:
             if not path.exists() or (is_needed and not is_needed(known.get(thread_id), path)):
                 continue  # moved or deleted since it was listed, or read by somebody else
-            try:
-                state = read_state(home, thread_id, path, names)
-                rows = thread_rows(state, None)
-            except ThreadStoreError as error:
-                logger.warning(
-                    "a rollout cannot be read: %s", error, extra={"action": "rebuild", "thread_id": thread_id}
-                )
-                report.unreadable.append(home.relative(path))
-                continue
-            except Exception:  # one bad rollout must not keep the others out of the index
-                logger.exception("reading a rollout failed", extra={"action": "rebuild", "thread_id": thread_id})
-                report.unreadable.append(home.relative(path))
-                continue
-            if state.thread is None:
+            rows = _rows_of(home, thread_id, path, names)
+            if rows is None:
                 report.unreadable.append(home.relative(path))
             else:
                 read.append(rows)
@@ -168,6 +155,22 @@ def index_batch(
             index.replace(read)
     report.threads += len(read)
     return busy
+
+
+def _rows_of(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadRows | None:
+    """Return what is to be stored of a rollout; None where it cannot be read, or holds no thread of this id.
+
+    One bad rollout must not keep the others out of the index.
+    """
+    extra = {"action": "rebuild", "thread_id": thread_id}
+    try:
+        state = read_state(home, thread_id, path, names)
+        return thread_rows(state, None) if state.thread is not None else None
+    except ThreadStoreError as error:
+        logger.warning("a rollout cannot be read: %s", error, extra=extra)
+    except Exception:
+        logger.exception("reading a rollout failed", extra=extra)
+    return None
 
 
 def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
