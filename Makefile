@@ -40,6 +40,10 @@ demo: .venv/.run ## Run the demonstration
 test: .venv/.test ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: codex
+codex: .venv/.uv ## Install the versions of codex that test-codex runs with, by npm
+	@sh .ci/codex $(CODEX_VERSIONS)
+
 .PHONY: test-codex
 test-codex: .venv/.test ## Run the tests with the real codex, which npm installs
 	LIVETHREAD_TEST_CODEX="$$(sh .ci/codex $(CODEX_VERSIONS))" && export LIVETHREAD_TEST_CODEX && \
