@@ -101,7 +101,7 @@ def _read_all(
     report = RebuildReport()
     busy: list[_Rollout] = []
     chosen, others = home.one_rollout_each(index.rollouts())
-    seen |= chosen.keys()
+    seen.update(chosen)
     report.duplicates = [entry.path for entry in others]
     rollouts = ((thread_id, Path(entry)) for thread_id, entry in chosen.items())
     while batch := list(islice(rollouts, BATCH_THREADS)):

@@ -348,3 +348,16 @@ def test_a_store_completes_a_new_index_before_it_answers(tmp_path: Path) -> None
             return [thread.thread_id for thread in page.items]
 
     assert asyncio.run(listed()) == [thread_id(1)]
+
+
+def test_a_rollout_that_was_read_is_not_looked_for_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To find one costs a look into a folder: with thousands of threads that took as long as all the reading."""
+    ids = [thread_id(n) for n in range(1, 6)]
+    for id_ in ids:
+        store.write_rollout(id_, message_line("here"))
+    looked_for: list[str] = []
+    monkeypatch.setattr(type(store.home), "find_rollout", lambda _, id_: looked_for.append(id_))
+
+    report = rebuild(store.home, store.index)
+
+    assert (report.threads, report.forgotten, looked_for) == (5, 0, [])

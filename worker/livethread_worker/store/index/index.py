@@ -15,7 +15,7 @@ from livethread_worker.store.index.database import identity, in_memory_database,
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import from_row, from_rows
-from livethread_worker.store.index.saving import add_lines, forget, save_threads
+from livethread_worker.store.index.saving import add_lines, forget, forget_lines, lengths, save_threads
 from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.state import ThreadState, WriterMark
@@ -164,8 +164,7 @@ class Index:
     @staticmethod
     def _save(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
         renamed = [each.state for each in rows if each.is_renamed]
-        reread = [each.state.thread_id for each in rows if each.state.is_reread]
-        forget(connection, reread, ("messages", "turns"))
+        forget_lines(connection, [each for each in rows if each.state.is_reread])
         save_threads(connection, rows)
         connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
         connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
@@ -185,7 +184,7 @@ class Index:
             if not is_locked:
                 overtaken = _overtaken(connection, rows)
                 rows = [each for each in rows if each.state.thread_id not in overtaken]
-            forget(connection, [each.state.thread_id for each in rows], ("messages", "turns"))
+            forget_lines(connection, rows)
             save_threads(connection, rows)
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
             connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
@@ -300,9 +299,8 @@ class Index:
 
 def _overtaken(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> set[str]:
     """Return those threads of *rows* of which the index has another length than when they were loaded."""
-    arguments = {"thread_ids": json.dumps([each.state.thread_id for each in rows])}
-    lengths = dict(connection.execute(QUERIES["lengths"], arguments).fetchall())
-    return {each.state.thread_id for each in rows if lengths.get(each.state.thread_id) != each.state.loaded_bytes}
+    known = lengths(connection, [each.state.thread_id for each in rows])
+    return {each.state.thread_id for each in rows if known.get(each.state.thread_id) != each.state.loaded_bytes}
 
 
 def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:

@@ -54,7 +54,7 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
         rollout=_rollout_row(state),
         writers=_writer_rows(state),
         messages=_message_rows(state),
-        is_renamed=state.is_reread or _name(state.thread) != _name(loaded),
+        is_renamed=_name(state.thread) != _name(loaded),
         text=_text(state.thread) if is_said_anew else None,
     )
 
@@ -122,6 +122,29 @@ def forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: It
     rows = [{"thread_id": thread_id} for thread_id in thread_ids]
     for table in tables:
         connection.executemany(QUERIES[f"delete_{table}"], rows)
+
+
+def forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
+    """Delete what whole rollouts that were read again no longer say.
+
+    A message that they still say keeps its row: later pages of a search by relevance leave out newer ones.
+    """
+    known = lengths(connection, [each.state.thread_id for each in rows])
+    kept = [
+        {
+            "thread_id": each.state.thread_id,
+            "digests": json.dumps([row["digest"] for row in (*each.messages, _name_row(each.state))]),
+        }
+        for each in rows
+        if each.state.thread_id in known
+    ]
+    connection.executemany(QUERIES["forget_messages"], kept)
+    forget(connection, known, ("turns",))
+
+
+def lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[str, int]:
+    """Return the committed length of the rollouts of those threads of *thread_ids* that the index knows."""
+    return dict(connection.execute(QUERIES["lengths"], {"thread_ids": json.dumps(thread_ids)}).fetchall())
 
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:

@@ -325,7 +325,18 @@ def test_of_a_commit_that_fails_nothing_is_stored(store: Store) -> None:
 
 def test_every_query_has_a_name_and_parses(store: Store) -> None:
     parameters = dict.fromkeys(
-        ("thread_ids", "writers", "thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "before"), "[]"
+        (
+            "thread_ids",
+            "writers",
+            "thread_id",
+            "path",
+            "rollout_bytes",
+            "next_ordinal",
+            "meta_offset",
+            "before",
+            "digests",
+        ),
+        "[]",
     )
     parameters |= dict.fromkeys(("meta_bytes", "applied", "observed", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")

@@ -277,6 +277,25 @@ def test_pages_lose_and_repeat_no_thread(
     assert shown == whole
 
 
+@pytest.mark.parametrize("how", ["rebuilt", "cut and gone on with"])
+def test_a_thread_that_is_read_again_between_two_pages_is_on_the_second_all_the_same(store: Store, how: str) -> None:
+    mails = [say(store, "needle", "hay", n=n, thread_id=thread_id(n)) for n in range(1, 5)]
+    first = search(store, "needle", page_size=2)
+    for mail in mails:
+        if how == "rebuilt":
+            store.read_in(mail.thread_id)
+        else:
+            path = store.path(mail)
+            path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+            store.apply(mail, mail.append("more"))
+
+    second = search(store, "needle", page_size=2, cursor=first.next_cursor)
+
+    seen = [result.thread.thread_id for result in (*first.items, *second.items)]
+    assert sorted(seen) == [mail.thread_id for mail in mails]
+    assert found(store, "hay") == ([1, 2, 3, 4] if how == "rebuilt" else [])
+
+
 def cursor_of(value: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
 

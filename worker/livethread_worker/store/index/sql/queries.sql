@@ -86,6 +86,9 @@ INSERT INTO messages_fts (rowid, text) SELECT id, text FROM messages WHERE id > 
 -- forget_name --
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
 
+-- forget_messages --
+DELETE FROM messages WHERE thread_id = :thread_id AND digest NOT IN (SELECT value FROM json_each(:digests))
+
 -- delete_messages --
 DELETE FROM messages WHERE thread_id = :thread_id
 
