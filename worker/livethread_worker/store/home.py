@@ -124,6 +124,14 @@ class Home:
                 if match := _ROLLOUT_NAME.fullmatch(entry.name):
                     yield match["id"], entry
 
+    def unfinished_copies(self) -> Iterator[tuple[str, Path]]:
+        """Yield the thread and the path of every copy of a rollout that is being made, or that a crash left."""
+        for folder in self._folders():
+            if folder.is_dir() and self.is_within(folder):
+                for path in sorted(folder.glob(".rollout-*.new")):
+                    if match := _ROLLOUT_NAME.fullmatch(path.name.removeprefix(".").removesuffix(".new")):
+                        yield match["id"], path
+
     def one_rollout_each(
         self, known: Mapping[str, tuple[str, int]]
     ) -> tuple[dict[str, os.DirEntry[str]], list[os.DirEntry[str]]]:

@@ -135,6 +135,13 @@ def open_to_others(patient: Patient) -> None:
     patient.rollout.chmod(0o644)
 
 
+def leave_a_copy(patient: Patient) -> None:
+    """As a process that is killed while it compresses."""
+    path = patient.rollout.with_name(f".{patient.rollout.name}.zst.new")
+    path.write_bytes(patient.rollout.read_bytes().splitlines(keepends=True)[0])
+    path.chmod(0o600)
+
+
 def damage_the_index(patient: Patient) -> None:
     patient.close()
     size = patient.home.index.stat().st_size
@@ -162,6 +169,7 @@ FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     lose_the_first_line: [FaultKind.NO_SESSION_META],
     damage_compressed: [FaultKind.DAMAGED_FILE],
     double: [FaultKind.DUPLICATE_ID],
+    leave_a_copy: [FaultKind.UNFINISHED_COPY],
     open_to_others: [FaultKind.BAD_PERMISSIONS],
     damage_the_index: [FaultKind.DAMAGED_INDEX],
     delete_the_index: [FaultKind.DAMAGED_INDEX],
@@ -506,3 +514,12 @@ def test_the_command_does_not_say_that_it_mends_links(
     assert only_link.stdout.splitlines()[-1] == "livethread doctor --fix leaves links as they are"
     assert both.stdout.splitlines()[-1] == "livethread doctor --fix mends them, links excepted, and loses nothing"
     assert fixed.stdout.splitlines()[-1] == "not mended: 1; see what is said of each"
+
+
+def test_a_copy_that_is_being_made_is_left_to_its_maker(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("livethread_worker.store.doctor.home.LOCK_WAIT", 0.0)
+    leave_a_copy(patient)
+    with file_lock(patient.home.locks / f"{ONE}.lock"):
+        assert patient.kinds(fix=True) == []
+
+    assert len(list(patient.home.unfinished_copies())) == 1

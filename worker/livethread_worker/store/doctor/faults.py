@@ -39,6 +39,8 @@ class FaultKind(StrEnum):
     UNREADABLE_FILE = "unreadable_file"
     #: Several rollouts of one thread: the one that holds all the others' lines stays, or the one the index knows.
     DUPLICATE_ID = "duplicate_id"
+    #: A crash left a copy that was being made of a rollout: it was never whole, and is removed.
+    UNFINISHED_COPY = "unfinished_copy"
     #: Others may read or write it: the owner's alone.
     BAD_PERMISSIONS = "bad_permissions"
     #: A link that leads out of the home, which nothing follows. Nothing mends it: remove it, or import what it leads to.

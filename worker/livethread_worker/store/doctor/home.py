@@ -70,6 +70,8 @@ class HomeExamination:
         """Examine everything."""
         self._examine_links()
         self._examine_permissions()
+        for thread_id, path in self.home.unfinished_copies():
+            self._examine_copy(thread_id, path)
         index = self._examine_index()
         try:
             rollouts: dict[str, list[Path]] = defaultdict(list)
@@ -89,6 +91,14 @@ class HomeExamination:
         finally:
             if index is not None:
                 index.close()
+
+    def _examine_copy(self, thread_id: str, path: Path) -> None:
+        with self._locked(thread_id) as is_locked:
+            if is_locked and path.exists():  # and nobody is at it
+                fault = self._found(FaultKind.UNFINISHED_COPY, path, "a crash left it; it was never whole", thread_id)
+                if self.fix:
+                    path.unlink()
+                    fault.mended = "removed"
 
     def _examine_thread(self, index: Index | None, names: NameCache, thread_id: str, paths: list[Path]) -> None:
         self.report.threads += 1
