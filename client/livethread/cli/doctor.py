@@ -56,7 +56,7 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
 
 
 def _print(report: DoctorReport, *, fix: bool) -> None:
-    from livethread_worker.store.doctor import FaultKind
+    from livethread_worker.store.doctor.faults import BEYOND_MENDING
 
     shown: Counter[str] = Counter()
     for fault in report.faults:
@@ -75,7 +75,8 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
     left = Counter(fault.kind for fault in report.faults if not fault.mended)
     if fix and left:
         click.echo(f"not mended: {left.total()}; see what is said of each")
-    elif left.keys() - {FaultKind.LINK_OUT}:
-        click.echo("livethread doctor --fix mends them, links excepted, and loses nothing")
+    elif left.keys() - BEYOND_MENDING:
+        others = ", links and what cannot be opened excepted," if left.keys() & BEYOND_MENDING else ""
+        click.echo(f"livethread doctor --fix mends them{others} and loses nothing")
     elif left:
-        click.echo("livethread doctor --fix leaves links as they are")
+        click.echo("livethread doctor --fix leaves them as they are: see what is said of each")

@@ -511,8 +511,13 @@ def test_the_command_does_not_say_that_it_mends_links(
     fixed = CliRunner().invoke(main, ["doctor", "--fix"])
 
     assert [result.exit_code for result in (only_link, both, fixed)] == [1, 1, 1]
-    assert only_link.stdout.splitlines()[-1] == "livethread doctor --fix leaves links as they are"
-    assert both.stdout.splitlines()[-1] == "livethread doctor --fix mends them, links excepted, and loses nothing"
+    assert (
+        only_link.stdout.splitlines()[-1]
+        == "livethread doctor --fix leaves them as they are: see what is said of each"
+    )
+    assert both.stdout.splitlines()[-1] == (
+        "livethread doctor --fix mends them, links and what cannot be opened excepted, and loses nothing"
+    )
     assert fixed.stdout.splitlines()[-1] == "not mended: 1; see what is said of each"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 
 class FaultKind(StrEnum):
@@ -45,6 +46,10 @@ class FaultKind(StrEnum):
     BAD_PERMISSIONS = "bad_permissions"
     #: A link that leads out of the home, which nothing follows. Nothing mends it: remove it, or import what it leads to.
     LINK_OUT = "link_out"
+
+
+#: What only its owner can decide on.
+BEYOND_MENDING: Final = frozenset({FaultKind.LINK_OUT, FaultKind.UNREADABLE_FILE})
 
 
 @dataclass(slots=True)

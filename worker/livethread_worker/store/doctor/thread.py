@@ -124,7 +124,7 @@ class ThreadExamination:
         with open_rollout(path) as file:
             bad = _invalid_lines(file, state.rollout_bytes)
         if bad:
-            detail = f"{len(bad)} lines are no UTF-8; codex cannot read the thread"
+            detail = f"no UTF-8 in line{'s' if len(bad) > 1 else ''} {_listed(bad)}; codex cannot read the thread"
             self._found(FaultKind.INVALID_UTF8, path, detail, lambda: self._make_readable(path))
         if state.thread is None:
             self._found(FaultKind.NO_SESSION_META, path, "no line says whose it is", lambda: self._begin(path, state))
@@ -272,6 +272,10 @@ def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
         except UnicodeDecodeError:
             bad.append(number)
     return bad
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
 
 
 def _is_utf8(file: BinaryIO, end: int) -> bool:
