@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from livethread_worker.store.rollout.scan import Record
 
 _READ_BYTES: Final = 256 * 1024
+#: Lines of one fault that are named.
+_LISTED: Final = 5
 
 
 @dataclass(slots=True)
@@ -275,7 +277,8 @@ def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
 
 
 def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+    more = len(numbers) - _LISTED
+    return ", ".join(map(str, numbers[:_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_utf8(file: BinaryIO, end: int) -> bool:
