@@ -23,7 +23,7 @@ from livethread_worker.store.rollout.compressed import compress
 from livethread_worker.store.rollout.name_index import read_names, set_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ONE, TWO = thread_id(1), thread_id(2)
 
@@ -62,8 +62,10 @@ class Patient(Store):
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Patient:
-    return Patient(tmp_path / "home")
+def patient(tmp_path: Path) -> Iterator[Patient]:
+    patient = Patient(tmp_path / "home")
+    yield patient
+    patient.close()
 
 
 def unindex(patient: Patient) -> None:

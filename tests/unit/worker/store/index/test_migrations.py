@@ -45,7 +45,12 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-NAMES = [migration.name for migration in migrations.pending(Database(memory=True))]
+def all_names() -> list[str]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        return [migration.name for migration in migrations.pending(Database(connection))]
+
+
+NAMES = all_names()
 
 
 @pytest.mark.parametrize("stop_before", [None, NAMES[1]])
