@@ -325,10 +325,13 @@ class LocalThreadStore:
     def _try_to_apply(self, thread_id: str, entries: LateEntries) -> Outcome:
         """Apply *entries*; where the index was in the way, once more: what stands in the file is recognised."""
         is_synced = self._settings.sync == "fdatasync"
-        self._home.create()
         for _ in range(ATTEMPTS):
-            batch = {thread_id: entries}
-            outcome = apply_batch(self._home, self._index(), batch, sync=is_synced, lock_wait_s=LOCK_WAIT)[thread_id]
+            index = self._index()
+            if index.in_memory:  # it made no folders
+                self._home.create()
+            outcome = apply_batch(self._home, index, {thread_id: entries}, sync=is_synced, lock_wait_s=LOCK_WAIT)[
+                thread_id
+            ]
             if outcome.kind is not OutcomeKind.BUSY:
                 break
         return outcome

@@ -123,8 +123,11 @@ class Refresher:
 
     def _refresh_names(self) -> None:
         misnamed = self._names_rest.run(self._misnamed)
-        if misnamed is not None and all(self._rename(id_, misnamed[0][id_]) for id_ in misnamed[1]):
-            self._compared_names = misnamed[0]
+        if misnamed is not None:
+            names, thread_ids = misnamed
+            for thread_id in thread_ids:  # without their locks: codex names a thread while it holds it
+                self.index.rename(thread_id, names[thread_id])
+            self._compared_names = names
 
     def _misnamed(self) -> tuple[dict[str, str | None], list[str]]:
         """Return the present names, and the threads for which the index has another one."""
@@ -132,18 +135,6 @@ class Refresher:
         if names is self._compared_names:
             return names, []
         return names, [id_ for id_, name in self.index.names(names).items() if name != names[id_]]
-
-    def _rename(self, thread_id: str, name: str | None) -> bool:
-        """Tell the index a name; return whether that was done, or somebody has stored the thread just now.
-
-        It needs no lock, and codex names a thread while it holds it.
-        """
-        state = self.index.load_states({thread_id: set()}).get(thread_id)
-        if state is None or state.thread is None or state.thread.name == name:
-            return True
-        loaded = state.thread
-        state.thread = loaded.model_copy(update={"name": name})
-        return not self.index.commit([thread_rows(state, loaded)])
 
     def _differs(self, thread_id: str, path: Path) -> bool:
         """Whether the index has something else than the rollout at *path*.

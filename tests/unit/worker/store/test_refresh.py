@@ -372,3 +372,19 @@ def test_a_stale_copy_of_a_rollout_does_not_take_over(store: Store, refresher: R
     thread = store.index.read_thread(ONE)
     assert thread is not None
     assert (thread.rollout_path, thread.preview) == (path, "one")
+
+
+def test_a_name_that_somebody_else_gave_changes_nothing_else_of_the_thread(
+    store: Store, refresher: Refresher
+) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("one"))
+    before = store.index.load_states({ONE: {"w1"}})[ONE]
+    set_name(store.home, ONE, "named by codex", AT)
+
+    refresher.refresh(ONE)
+
+    after = store.index.load_states({ONE: {"w1"}})[ONE]
+    assert before.thread is not None
+    before.thread = before.thread.model_copy(update={"name": "named by codex"})
+    assert after == before

@@ -15,7 +15,7 @@ from livethread_worker.store.index.database import identity, in_memory_database,
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import from_row, from_rows
-from livethread_worker.store.index.saving import add_lines, forget, forget_lines, lengths, save_threads
+from livethread_worker.store.index.saving import add_lines, forget, forget_lines, lengths, save_threads, thread_rows
 from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.state import ThreadState, WriterMark
@@ -189,6 +189,19 @@ class Index:
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
             connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
             add_lines(connection, rows, [each.state for each in rows])
+
+    def rename(self, thread_id: str, name: str | None) -> None:
+        """Store a thread's name and nothing else of it, whoever is at work on the thread.
+
+        Raises:
+            IndexUnavailable: the transaction could not be made; nothing of it is stored.
+        """
+        with self.transaction() as connection:
+            state = self.load_states({thread_id: set()}).get(thread_id)
+            if state is not None and state.thread is not None:
+                loaded = state.thread
+                state.thread = loaded.model_copy(update={"name": name})
+                self._save(connection, [thread_rows(state, loaded)])
 
     def unchanged_since(self, before: datetime) -> list[str]:
         """Return the ids of the threads without a change since *before* whose rollouts are plain."""
