@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import re
+import secrets
 from collections import deque
 from functools import partial
 from itertools import repeat
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import from_json
 
 from livethread.errors import InvalidRequest, ResourceExhausted
 from livethread.model import ANY_TIME_SCHEMA, Model, format_time, parse_time
@@ -49,6 +51,10 @@ MAX_DEPTH: Final = 120
 _LONG_NUMBER = re.compile(rb"[:,\[]\s*-?\d{19}")
 _DIGITS_AS_ZEROS: Final = bytes(ord("0") if chr(byte).isdecimal() else ord(" ") for byte in range(256))
 _ZEROS: Final = b"0" * 19
+
+#: What is put between lines to parse them as one array.
+_MARK: Final = secrets.token_hex(8)
+_BETWEEN_LINES: Final = b',"%b",' % _MARK.encode()
 
 _STORE_FIELDS: Final = frozenset({"seq", "ordinal"})
 
@@ -222,6 +228,25 @@ def decode_lines(lines: list[bytes], text: bytes) -> list[dict[str, Any] | None]
     return list(map(decode_line, lines))
 
 
+def decode_whole(text: bytes) -> list[dict[str, Any] | None]:
+    """Return what `decode_line` returns of each line of *text*, in half the time; the last line needs no end.
+
+    One difference: a number beyond a double's range reads as infinity, and does not make its line a bad one.
+
+    The lines are parsed as one array, with a mark between them that nobody can have written into a line: so where the
+    marks are every second element, the others are the lines.
+    """
+    marked = text.replace(b"\n", _BETWEEN_LINES)
+    with contextlib.suppress(ValueError):
+        # This parser keeps integers of any size, and orjson would need a look for them, which takes a third as long again.
+        values = from_json(b"[%b]" % marked, allow_inf_nan=False, cache_strings="keys")
+        records, marks = values[::2], values[1::2]
+        ends = (len(marked) - len(text)) // (len(_BETWEEN_LINES) - 1)
+        if len(marks) == marks.count(_MARK) == ends and set(map(type, records)) == {dict}:
+            return records  # type: ignore[no-any-return]  # a parser's values are Any
+    return list(map(decode_line, text.split(b"\n")))
+
+
 def _may_hold_long_numbers(text: bytes) -> bool:
     return _ZEROS in text.translate(_DIGITS_AS_ZEROS)
 
@@ -280,7 +305,7 @@ def _made(known: list[dict[str, Any]], extra: list[dict[str, Any]]) -> tuple[Rol
     It does what model_construct does, but by dictionaries, since a line's keys may be any text, and slot by slot for all
     items, since a history has many.
     """
-    items = [RolloutItem.__new__(RolloutItem) for _ in known]
+    items = list(map(RolloutItem.__new__, repeat(RolloutItem, len(known))))
     for slot, values in (
         ("__dict__", known),
         ("__pydantic_fields_set__", repeat(set(_FIELDS))),  # frozen as they are, they can share it

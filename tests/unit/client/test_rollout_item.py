@@ -18,6 +18,7 @@ from livethread.rollout_item import (
     MAX_DEPTH,
     RolloutItem,
     decode_line,
+    decode_whole,
     encode_items,
     encode_line,
     item_of,
@@ -352,6 +353,35 @@ def test_a_line_that_holds_no_object_is_none(line: bytes) -> None:
 @pytest.mark.parametrize("prefix", [b'{"a":', b'{"n":12345678901234567890,"a":'])
 def test_a_line_nested_absurdly_is_none(prefix: bytes) -> None:
     assert decode_line(prefix + b"[" * 100_000 + b"]" * 100_000 + b"}") is None
+
+
+#: Pieces that lines are made of which together may read as other lines than each for itself.
+_pieces = st.sampled_from([
+    *(b'{"a":1}', b'{"b":[2', b'{"c":3}]}', b'{"d":"', b'x"}', b"{}", b"[", b"]", b",", b'"', b"\\", b" ", b"\r"),
+    *(b"\xff", b'{"n":12345678901234567890}', b'{"e":"\\ud800"}', b'{"f":NaN}', b"[" * 300 + b"]" * 300),
+])
+
+
+@given(st.lists(st.lists(_pieces, max_size=4).map(b"".join), min_size=1, max_size=8))
+@example([b'{"a":1},{"a":2}', b'{"b":[2', b'{"c":3}]}'])
+@example([b'{"a":1}', b"", b'{"n":12345678901234567890}'])
+def test_lines_read_together_hold_what_each_holds(lines: list[bytes]) -> None:
+    assert decode_whole(b"\n".join(lines)) == list(map(decode_line, lines))
+
+
+@given(st.lists(json_values, min_size=1, max_size=8))
+def test_values_read_together_are_exact(values: list[Any]) -> None:
+    lines = [encode_line(RolloutItem(type="x", payload=value), AT, max_bytes=100_000) for value in values]
+
+    records = decode_whole(b"\n".join(lines))
+
+    assert [record and record["payload"] for record in records] == values
+    assert records == list(map(decode_line, lines))
+
+
+def test_a_number_beyond_a_double_is_infinite_where_lines_are_read_together() -> None:
+    assert decode_line(b'{"a":1e999}') is None
+    assert decode_whole(b'{"a":1e999}') == [{"a": math.inf}]
 
 
 def test_a_line_that_ends_with_a_carriage_return_is_read() -> None:

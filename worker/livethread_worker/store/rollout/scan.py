@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from livethread.rollout_item import decode_line, decode_lines
+from livethread.rollout_item import decode_line, decode_lines, decode_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,10 +61,9 @@ def scan_values(file: BinaryIO, *, read_bytes: int = VALUES_READ_BYTES) -> Itera
         pieces.append(chunk)
         if b"\n" not in chunk:
             continue
-        text = b"".join(pieces)
-        *lines, rest = text.split(b"\n")
+        text, _, rest = b"".join(pieces).rpartition(b"\n")
         pieces = [rest]
-        yield from decode_lines(lines, text)
+        yield from decode_whole(text)
     if rest := b"".join(pieces):
         yield decode_line(rest)
 
