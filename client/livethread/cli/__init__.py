@@ -24,6 +24,7 @@ COMMANDS = {
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
     "parked": ("livethread.cli.parked", "List parked threads and why; retry them."),
     "doctor": ("livethread.cli.doctor", "Compare files and index, and mend what does not fit."),
+    "verify": ("livethread.cli.verify", "Decide from journals whether every promise was kept."),
     "rebuild": ("livethread.cli.rebuild", "Make the index again from the rollouts."),
     "schema": ("livethread.cli.schema", "Print the JSON schemas of what stands on the wire."),
     "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),

@@ -1,0 +1,76 @@
+"""``livethread verify``: decide from journals whether a home kept the promises."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from livethread.cli.output import json_option, print_json
+from livethread.errors import InvalidRequest, Unavailable
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from livethread_worker.verify import VerifyReport
+
+#: Lines for violations of one kind.
+SHOWN_OF_A_KIND = 20
+
+
+@click.command("verify")
+@click.argument("journals", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--redis-lost-data", is_flag=True, help="Clients had to send tasks again: judge each writer's order alone."
+)
+@json_option
+def command(*, journals: tuple[Path, ...], redis_lost_data: bool, as_json: bool) -> None:
+    """Compare LIVETHREAD_HOME with the JOURNALS of all who wrote to it.
+
+    A journal is what `livethread.journal.journaled` notes. The writers must have ended, and their tasks be applied.
+    Exits with 1 where a promise was not kept.
+    """
+    report = _verify(journals, redis_lost_data=redis_lost_data)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _print(report)
+    sys.exit(1 if report.violations else 0)
+
+
+def _verify(journals: tuple[Path, ...], *, redis_lost_data: bool) -> VerifyReport:
+    from livethread_worker.store.home import Home
+    from livethread_worker.store.index import IndexUnavailable
+    from livethread_worker.store.locking import LockBusy
+    from livethread_worker.verify import verify
+
+    home = Home(Settings().home)
+    if not home.root.is_dir():
+        raise InvalidRequest(
+            f"there is no home {home.root}; LIVETHREAD_HOME says where it lies, on the workers' host"
+        )
+    try:
+        return verify(home, journals, redis_lost_data=redis_lost_data)
+    except (IndexUnavailable, LockBusy, OSError) as error:
+        raise Unavailable(f"the home cannot be read now: {error}") from None
+
+
+def _print(report: VerifyReport) -> None:
+    shown: Counter[str] = Counter()
+    for violation in report.violations:
+        shown[violation.kind] += 1
+        if shown[violation.kind] <= SHOWN_OF_A_KIND:
+            click.echo(f"{violation.kind}: {violation.thread_id}: {violation.detail}")
+    for kind, count in shown.items():
+        if count > SHOWN_OF_A_KIND:
+            click.echo(f"{kind}: … and {count - SHOWN_OF_A_KIND} more; --json shows all")
+    calls = report.calls
+    click.echo(
+        f"{report.threads} threads: {calls['ok']} calls accepted, {calls['fail']} refused, {calls['info']} unknown; "
+        f"{report.applied} appends stand in the rollouts"
+    )
+    found = ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items()))
+    click.echo(found or "every promise was kept")

@@ -1,0 +1,155 @@
+"""A journal of what each writer was told, for `livethread verify` to judge a home by.
+
+It is a history in Jepsen's sense: each call is noted twice, when it is made (``invoke``) and when it is answered: ``ok``,
+``fail`` (certainly not carried out) or ``info`` (nobody knows). A process that dies in between leaves the second out. One
+file may hold several processes; each notes its calls in lines of JSON, appended whole. Items stand in it as digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from livethread.errors import Conflict, InvalidRequest, ResourceExhausted, Unsupported
+from livethread.rollout_item import encode_json
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable, Iterator
+    from pathlib import Path
+
+    from livethread.metadata import StoredThreadHistory
+    from livethread.rollout_item import RolloutItem
+    from livethread.store import ThreadStore
+    from livethread.types import (
+        AppendThreadItemsParams,
+        ArchiveThreadParams,
+        DeleteThreadParams,
+        LoadThreadHistoryParams,
+        Receipt,
+        ShutdownThreadParams,
+        UpdateThreadMetadataParams,
+    )
+
+T = TypeVar("T")
+
+#: Errors that say for certain: nothing of the request is stored, nor will be.
+REFUSALS: Final = (InvalidRequest, Conflict, ResourceExhausted, Unsupported)
+
+
+@contextmanager
+def journaled(store: ThreadStore, path: Path, process: str) -> Iterator[ThreadStore]:
+    """Yield *store*, with its calls that change a thread and its histories noted at *path* under the name *process*.
+
+    A name stands for one store object: one that is opened later, in another process or not, needs another name. An
+    invocation is in the file before the store is asked, so that the process may be killed at any time.
+    """
+    with closing(Journal(path, process)) as journal:
+        yield cast("ThreadStore", _JournaledThreadStore(store, journal))
+
+
+def item_digest(kind: str, payload: Any) -> str:
+    """Return what a journal says of an item. Two items of one type and payload are the same."""
+    try:
+        content = encode_json([kind, payload])
+    except InvalidRequest:
+        content = b"not JSON"  # no store accepts it
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def digests_of(items: Iterable[RolloutItem]) -> list[str]:
+    """Return the digest of each item."""
+    return [item_digest(item.type, item.payload) for item in items]
+
+
+def history_digest(digests: Iterable[str]) -> str:
+    """Return what a journal says of a whole history."""
+    return hashlib.blake2b("".join(digests).encode(), digest_size=8).hexdigest()
+
+
+class Journal:
+    """Appends the events of one process. They survive the process, not the machine."""
+
+    def __init__(self, path: Path, process: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        self._process = process
+        self._calls = 0
+
+    def invoke(self, f: str, thread_id: str, value: Any = None) -> int:
+        """Note that *f* is asked for; return the number of the call."""
+        self._calls += 1
+        self._note(self._calls, type="invoke", f=f, thread_id=thread_id, value=value)
+        return self._calls
+
+    def answer(self, call: int, kind: str, **details: Any) -> None:
+        """Note how a call ended."""
+        self._note(call, type=kind, **details)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _note(self, call: int, **event: Any) -> None:
+        # The machine's monotonic clock: it tells the order of calls across processes, and nobody sets it back.
+        line = encode_json({"process": self._process, "call": call, "at": time.monotonic_ns(), **event}) + b"\n"
+        os.write(self._file.fileno(), line)  # in one write, so that processes may share a file
+
+
+class _JournaledThreadStore:
+    """A store that notes what it is asked and what it answers; whatever it does not note goes straight to the store."""
+
+    def __init__(self, store: ThreadStore, journal: Journal) -> None:
+        self._store = store
+        self._journal = journal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+        value = digests_of(params.items)
+        return await self._change("append_items", params.thread_id, self._store.append_items(params), value)
+
+    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+        if params.observed_from is not None:  # it follows from items
+            return await self._store.update_thread_metadata(params)
+        value = params.patch.to_wire()
+        call = self._store.update_thread_metadata(params)
+        return await self._change("update_thread_metadata", params.thread_id, call, value)
+
+    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+        return await self._change("archive_thread", params.thread_id, self._store.archive_thread(params))
+
+    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+        return await self._change("unarchive_thread", params.thread_id, self._store.unarchive_thread(params))
+
+    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+        return await self._change("delete_thread", params.thread_id, self._store.delete_thread(params))
+
+    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+        number = self._journal.invoke("shutdown_thread", params.thread_id)
+        await self._noted(number, self._store.shutdown_thread(params))
+        self._journal.answer(number, "ok")
+
+    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+        number = self._journal.invoke("load_history", params.thread_id)
+        history = await self._noted(number, self._store.load_history(params))
+        digests = digests_of(history.items)
+        self._journal.answer(number, "ok", count=len(digests), digest=history_digest(digests))
+        return history
+
+    async def _change(self, f: str, thread_id: str, call: Awaitable[Receipt], value: Any = None) -> Receipt:
+        number = self._journal.invoke(f, thread_id, value)
+        receipt = await self._noted(number, call)
+        self._journal.answer(number, "ok", position=receipt.position)
+        return receipt
+
+    async def _noted(self, number: int, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except BaseException as error:
+            kind = "fail" if isinstance(error, REFUSALS) else "info"
+            self._journal.answer(number, kind, error=f"{type(error).__name__}: {error}")
+            raise

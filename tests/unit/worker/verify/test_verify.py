@@ -1,0 +1,324 @@
+"""The checker, on what two processes were told, and on the same with faults planted."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.nodes.items import message, payloads
+
+from livethread import (
+    ArchiveThreadParams,
+    Conflict,
+    CreateThreadParams,
+    DeleteThreadParams,
+    DiscardThreadParams,
+    InvalidRequest,
+    LiveThread,
+    ReadThreadParams,
+    ResumeThreadParams,
+    RolloutItem,
+    Settings,
+    ThreadMetadataPatch,
+    ThreadNotFound,
+)
+from livethread.journal import journaled
+from livethread.types import AppendThreadItemsParams
+from livethread_worker.store import LocalThreadStore
+from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
+from livethread_worker.store.rebuild import rebuild
+from livethread_worker.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from livethread import ThreadStore
+
+Lines = list[bytes]
+
+
+class Audited:
+    """A home that two processes have written one thread to, and their journals."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.home = Home(tmp_path / "home")
+        self.settings = Settings(home=self.home.root)
+        self.folder = tmp_path
+        self.thread_id = ""
+
+    @property
+    def journals(self) -> list[Path]:
+        return sorted(self.folder.glob("*.jsonl"))
+
+    async def open(self, stack: AsyncExitStack, process: str) -> ThreadStore:
+        store = await stack.enter_async_context(LocalThreadStore(self.settings))
+        return stack.enter_context(journaled(store, self.folder / f"{process}.jsonl", process))
+
+    async def write(self) -> None:
+        """Append by turns, two items at a time; patch, read, and be refused once."""
+        async with AsyncExitStack() as stack:
+            one = await self.open(stack, "one")
+            two = await self.open(stack, "two")
+            a = await LiveThread.create(one, CreateThreadParams(cwd="/repo"))
+            self.thread_id = a.thread_id
+            await a.append_items([message("a0"), message("a0, too")])
+            b = await LiveThread.resume(two, ResumeThreadParams(thread_id=self.thread_id))
+            for n in range(1, 4):
+                await b.append_items([message(f"b{n}"), message(f"b{n}, too")])
+                await a.append_items([message(f"a{n}"), message(f"a{n}, too")])
+                await a.load_history()
+            item = RolloutItem.parse(message("refused"))
+            with pytest.raises(Conflict):
+                await one.append_items(
+                    AppendThreadItemsParams(thread_id=self.thread_id, items=(item,), expected_position="1-0")
+                )
+            await b.update_metadata(ThreadMetadataPatch(name="first"))
+            await a.update_metadata(ThreadMetadataPatch(name="last"))
+            await one.archive_thread(ArchiveThreadParams(thread_id=self.thread_id))
+            await one.unarchive_thread(ArchiveThreadParams(thread_id=self.thread_id))
+            await a.shutdown()
+            await b.shutdown()
+
+    def edit(self, change: Callable[[Lines], None]) -> None:
+        """Change the rollout's lines, and have the index know them as they are then."""
+        [path] = (path for _, path in self.home.rollouts())
+        lines = path.read_bytes().splitlines(keepends=True)
+        change(lines)
+        path.write_bytes(b"".join(lines))
+        index = Index(self.home)
+        rebuild(self.home, index)
+        index.close()
+
+    def edit_journal(self, process: str, change: Callable[[dict[str, Any]], None]) -> None:
+        path = self.folder / f"{process}.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        for event in events:
+            change(event)
+        path.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+
+    def kinds(self, **options: bool) -> set[str]:
+        """Return what is violated; doctor's own word, where an edit broke the numbers of the lines, is its own."""
+        report = verify(self.home, self.journals, **options)
+        return {str(violation.kind) for violation in report.violations} - {"fault"}
+
+
+@pytest.fixture
+async def audited(tmp_path: Path) -> Audited:
+    audited = Audited(tmp_path)
+    await audited.write()
+    return audited
+
+
+def at(lines: Lines, text: str) -> int:
+    """Return the number of the line that says *text*."""
+    return next(n for n, line in enumerate(lines) if f'"{text}"'.encode() in line)
+
+
+async def test_what_was_done_is_found_done(audited: Audited) -> None:
+    report = verify(audited.home, audited.journals)
+
+    assert report.violations == []
+    assert (report.threads, report.applied) == (1, 7)
+    assert report.calls == {"ok": 7 + 3 + 2 + 2 + 2, "fail": 1, "info": 0}
+
+
+def swap(one: str, other: str) -> Callable[[Lines], None]:
+    """Swap two appends of two lines each."""
+
+    def change(lines: Lines) -> None:
+        i, j = at(lines, one), at(lines, other)
+        lines[i : i + 2], lines[j : j + 2] = lines[j : j + 2], lines[i : i + 2]
+
+    return change
+
+
+def drop(*texts: str) -> Callable[[Lines], None]:
+    def change(lines: Lines) -> None:
+        for text in texts:
+            del lines[at(lines, text)]
+
+    return change
+
+
+def double(lines: Lines) -> None:
+    """As a task that was applied twice stands: all its lines, again."""
+    i = at(lines, "b2")
+    lines += lines[i : i + 2]
+
+
+def double_a_line(lines: Lines) -> None:
+    i = at(lines, "b2")
+    lines.insert(i, lines[i])
+
+
+def forge(lines: Lines) -> None:
+    lines.append(lines[at(lines, "b3")].replace(b'"b3"', b'"nobody said this"').replace(b'"seq":"', b'"seq":"x'))
+
+
+def apply_the_refused(lines: Lines) -> None:
+    lines.append(lines[at(lines, "b3")].replace(b'"b3"', b'"refused"').replace(b'"seq":"', b'"seq":"x'))
+
+
+READS = {"read_contradicted"}
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        pytest.param(
+            swap("a2", "a3"), {"writer_order", "thread_order", "real_time_order"} | READS, id="swapped, of one"
+        ),
+        pytest.param(swap("b3", "a3"), {"thread_order", "real_time_order"} | READS, id="swapped, of two writers"),
+        pytest.param(drop("a3", "a3, too"), {"lost"} | READS, id="dropped"),
+        pytest.param(drop("b3, too"), {"partly_applied"} | READS, id="half dropped"),
+        pytest.param(double, {"applied_twice"}, id="doubled, later"),
+        pytest.param(double_a_line, {"applied_twice"} | READS, id="a line doubled"),
+        pytest.param(forge, {"not_accepted"}, id="appended by nobody"),
+        pytest.param(apply_the_refused, {"not_accepted"}, id="refused, and there"),
+    ],
+)
+async def test_a_planted_fault_is_caught(audited: Audited, change: Callable[[Lines], None], kinds: set[str]) -> None:
+    audited.edit(change)
+
+    assert audited.kinds() == kinds
+
+
+async def test_where_redis_lost_data_each_writers_order_is_still_judged(audited: Audited) -> None:
+    audited.edit(swap("b3", "a3"))
+    assert audited.kinds(redis_lost_data=True) == READS
+
+    audited.edit(swap("a1", "a2"))
+    assert audited.kinds(redis_lost_data=True) == {"writer_order"} | READS
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+async def test_what_nobody_knows_may_be_applied_or_not(audited: Audited, is_applied: bool) -> None:
+    """The process was killed before it was answered."""
+
+    audited.edit_journal("two", lose_answer(3))
+    if not is_applied:
+        audited.edit(drop("b3", "b3, too"))
+
+    assert audited.kinds() == (set() if is_applied else READS)
+
+
+def lose_answer(call: int) -> Callable[[dict[str, Any]], None]:
+    def change(event: dict[str, Any]) -> None:
+        if (event["type"], event["call"]) == ("ok", call):
+            event.update(type="info", position=None)
+
+    return change
+
+
+async def test_an_append_whose_answer_was_lost_is_not_applied_twice(audited: Audited) -> None:
+    audited.edit_journal("two", lose_answer(2))
+    audited.edit(double)
+
+    assert audited.kinds() == {"applied_twice"}
+
+
+async def test_a_reader_that_was_shown_too_little_is_caught(audited: Audited) -> None:
+    """It had appended itself what it was not shown."""
+    shown: list[dict[str, Any]] = []
+    audited.edit_journal("one", lambda event: shown.append(event) if "count" in event else None)
+
+    audited.edit_journal(
+        "one",
+        lambda event: event.update(count=shown[0]["count"], digest=shown[0]["digest"]) if "count" in event else None,
+    )
+
+    assert audited.kinds() == {"stale_read"}
+
+
+async def test_a_name_that_is_not_the_last_one_is_caught(audited: Audited) -> None:
+    connection = sqlite3.connect(audited.home.index)
+    connection.execute("UPDATE threads SET name = 'first'")
+    connection.commit()
+    connection.close()
+
+    assert audited.kinds() == {"metadata"}
+
+
+async def test_an_archived_state_that_is_not_the_last_one_is_caught(audited: Audited) -> None:
+    async with LocalThreadStore(audited.settings) as store:
+        await store.archive_thread(ArchiveThreadParams(thread_id=audited.thread_id))
+
+    assert audited.kinds() == {"metadata"}
+
+
+async def test_a_row_that_says_other_than_the_rollout_is_caught(audited: Audited) -> None:
+    connection = sqlite3.connect(audited.home.index)
+    connection.execute("UPDATE threads SET cwd = '/elsewhere'")
+    connection.commit()
+    connection.close()
+
+    assert audited.kinds() == {"metadata"}
+
+
+async def test_a_rollout_that_is_gone_is_caught(audited: Audited) -> None:
+    [path] = (path for _, path in audited.home.rollouts())
+    path.unlink()
+
+    assert audited.kinds() == {"deletion"}
+
+
+async def test_a_deleted_thread_is_to_be_gone(audited: Audited) -> None:
+    [path] = (path for _, path in audited.home.rollouts())
+    content = path.read_bytes()
+    async with AsyncExitStack() as stack:
+        store = await audited.open(stack, "three")
+        await store.delete_thread(DeleteThreadParams(thread_id=audited.thread_id))
+    assert audited.kinds() == set()
+
+    path.write_bytes(content)
+
+    assert audited.kinds() == {"deletion"}
+
+
+async def test_what_doctor_finds_is_a_violation(audited: Audited) -> None:
+    [path] = (path for _, path in audited.home.rollouts())
+    path.chmod(0o644)
+
+    [violation] = verify(audited.home, audited.journals).violations
+
+    assert (violation.kind, "bad_permissions" in violation.detail) == ("fault", True)
+
+
+async def test_a_line_that_was_being_written_is_no_event(audited: Audited) -> None:
+    with (audited.folder / "one.jsonl").open("ab") as file:
+        file.write(b'{"process":"one","cal')
+
+    assert audited.kinds() == set()
+
+
+@pytest.mark.parametrize("line", [b"{}\n", b"garbage\n", b'{"type":"ok","process":"x","call":1,"at":1}\n'])
+async def test_what_is_no_journal_is_refused(audited: Audited, line: bytes) -> None:
+    (audited.folder / "other.jsonl").write_bytes(line)
+
+    with pytest.raises(InvalidRequest, match=r"other\.jsonl:1 is no event"):
+        audited.kinds()
+
+
+async def test_a_journaled_store_is_the_store(tmp_path: Path) -> None:
+    """What it does not note goes to the store; errors come through, and say how sure they are."""
+    async with LocalThreadStore(Settings(home=tmp_path / "home")) as local:
+        with journaled(local, tmp_path / "one.jsonl", "one") as store:
+            thread = await LiveThread.create(store, CreateThreadParams())
+            await thread.append_items([message("said")])
+            with pytest.raises(InvalidRequest):
+                await thread.append_items([message("bad", value=float("nan"))])
+            stored = await store.read_thread(ReadThreadParams(thread_id=thread.thread_id))
+            said = await payloads(store, thread.thread_id)
+            await store.discard_thread(DiscardThreadParams(thread_id=thread.thread_id))
+            with pytest.raises(ThreadNotFound):
+                await thread.append_items([message("late")])
+
+            assert store.observers is local.observers
+    events = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    assert (stored.thread_id, said) == (thread.thread_id, [message("said")["payload"]])
+    assert [event["type"] for event in events] == ["invoke", "ok", "invoke", "fail", "invoke", "ok", "invoke", "info"]
