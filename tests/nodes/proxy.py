@@ -1,0 +1,173 @@
+"""A Redis that is slow, or loses connections at the worst moment: a proxy before a real one.
+
+It runs on a thread of its own, so that blocking clients and workers may use it as well as the test's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+
+    from tests.nodes.processes import RedisServer
+
+#: Closing takes no time; a proxy that hangs is a fault.
+DEADLINE = 5.0  # seconds
+CHUNK = 64 * 1024  # bytes
+
+
+@dataclass(slots=True)
+class _Cut:
+    """Cut the connection in the middle of the reply to a request that holds *to*."""
+
+    to: bytes
+    after: int
+    #: Set once the connection is cut.
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(eq=False, slots=True)
+class _Link:
+    """One client's connection, and ours to Redis."""
+
+    to_client: asyncio.StreamWriter
+    to_redis: asyncio.StreamWriter
+    #: The end of the last request, as what is looked for may stand across two chunks.
+    seen: bytes = b""
+    #: What is to happen to the reply that comes next, and how many of its bytes have passed.
+    cut: _Cut | None = None
+    passed: int = 0
+
+    def close(self) -> None:
+        self.to_client.close()
+        self.to_redis.close()
+
+
+class RedisProxy:
+    """Passes on what clients and *server* say, on a socket beside that of *server*, with the faults that are set.
+
+    Use as a context manager. The server may die and come back meanwhile; so long, connections are closed at once.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self._upstream = server.url.removeprefix("unix://").partition("?")[0]
+        self._path = server.folder / "proxy.sock"
+        self.url = f"unix://{self._path}?db=0"
+        #: Seconds by which each answer comes late.
+        self.delay_s = 0.0
+        self._cuts: list[_Cut] = []
+        self._links: set[_Link] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="redis-proxy", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._run(self._listen())
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE)
+        self._loop.close()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open now."""
+        return len(self._links)
+
+    def cut_all(self) -> None:
+        """Cut all connections now; new ones are welcome."""
+        self._run(self._cut_all())
+
+    def cut_reply(self, after: int, to: bytes = b"") -> threading.Event:
+        """Cut the connection after *after* bytes of the reply to the next request that holds *to*.
+
+        Return what is set once it is cut. Several wait in the order in which they were asked for.
+        """
+        cut = _Cut(to, after)
+        self._loop.call_soon_threadsafe(self._cuts.append, cut)
+        return cut.done
+
+    def swallow_reply(self, to: bytes = b"") -> threading.Event:
+        """Have Redis carry out the next request that holds *to*, drop the answer and cut the connection."""
+        return self.cut_reply(0, to)
+
+    def _run(self, work: Coroutine[object, object, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self._path)
+
+    async def _cut_all(self) -> None:
+        for link in tuple(self._links):
+            link.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        await self._cut_all()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        try:
+            from_redis, to_redis = await asyncio.open_unix_connection(self._upstream)
+        except OSError:
+            to_client.close()
+            return
+        link = _Link(to_client, to_redis)
+        self._links.add(link)
+        ways = [
+            asyncio.ensure_future(self._pass_requests(link, from_client)),
+            asyncio.ensure_future(self._pass_replies(link, from_redis)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._links.discard(link)
+            link.close()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _pass_requests(self, link: _Link, from_client: asyncio.StreamReader) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await from_client.read(CHUNK):
+                self._arm(link, chunk)
+                link.to_redis.write(chunk)
+                await link.to_redis.drain()
+
+    async def _pass_replies(self, link: _Link, from_redis: asyncio.StreamReader) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await from_redis.read(CHUNK):
+                await asyncio.sleep(self.delay_s)
+                if link.cut is not None and link.passed + len(chunk) >= link.cut.after:
+                    link.to_client.write(chunk[: link.cut.after - link.passed])
+                    await link.to_client.drain()
+                    link.close()
+                    link.cut.done.set()
+                    return
+                link.passed += len(chunk)
+                link.to_client.write(chunk)
+                await link.to_client.drain()
+
+    def _arm(self, link: _Link, chunk: bytes) -> None:
+        """Take the first cut that waits for a request such as this one."""
+        seen = link.seen + chunk
+        for cut in self._cuts if link.cut is None else ():
+            if cut.to in seen:
+                self._cuts.remove(cut)
+                link.cut, link.passed = cut, 0
+                break
+        longest = max((len(cut.to) for cut in self._cuts), default=0)
+        link.seen = seen[-(longest - 1) :] if longest > 1 else b""
