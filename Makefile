@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12    the interpreter to make .venv with
 #   ARGS='…'             what to pass on: make test ARGS='tests/unit -k flush', make lock ARGS=--upgrade
+#   SEED=1 MINUTES=30    of test-faults
 
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -39,6 +40,11 @@ demo: .venv/.run ## Run the demonstration
 .PHONY: test
 test: .venv/.test ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-faults
+test-faults: .venv/.test ## Kill, stop, cut and fill up everything, for MINUTES=10, at random but for SEED=…
+	LIVETHREAD_TEST_SEED="$(SEED)" LIVETHREAD_TEST_MINUTES="$(or $(MINUTES),10)" \
+	$(BIN)/python -m pytest tests/acceptance/faults $(ARGS)
 
 .PHONY: codex
 codex: .venv/.uv ## Install the versions of codex that test-codex runs with, by npm

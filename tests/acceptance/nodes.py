@@ -98,10 +98,10 @@ class ProcessRedis(RedisContainer):  # type: ignore[misc]  # pytest-celery has n
 
 
 class ProcessWorker(CeleryWorkerContainer):  # type: ignore[misc]  # pytest-celery has no types
-    """A worker of ours, by the documented command."""
+    """A worker of ours, by the documented command, or one that loads another *app*."""
 
-    def __init__(self, settings: Settings, folder: Path, name: str, *options: str) -> None:
-        self.process = worker_process(settings, folder, name, *options)
+    def __init__(self, settings: Settings, folder: Path, name: str, *options: str, **app: str) -> None:
+        self.process = worker_process(settings, folder, name, *options, **app)
         super().__init__(ProcessAsContainer(self.process, READY))
 
     @property

@@ -135,11 +135,13 @@ class RedisServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def worker_process(settings: Settings, folder: Path, name: str, *options: str) -> ChildProcess:
+def worker_process(
+    settings: Settings, folder: Path, name: str, *options: str, app: str = "livethread_worker.entrypoint"
+) -> ChildProcess:
     """Return the worker command of the documentation, not yet started: no ``-Q``, no checkout as its directory."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [
-        *(sys.executable, "-P", "-m", "celery", "--app", "livethread_worker.entrypoint", "worker"),
+        *(sys.executable, "-P", "-m", "celery", "--app", app, "worker"),
         *("--hostname", f"{name}@%h", "--concurrency", "2", "--loglevel", "INFO"),
         # Neighbours have nothing to tell each other, and asking for them takes a second.
         *("--without-mingle", "--without-gossip", *options),

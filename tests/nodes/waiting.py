@@ -17,11 +17,11 @@ DEADLINE = 20.0  # seconds
 INTERVAL = 0.01  # seconds
 
 
-def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
+def wait_until(condition: Callable[[], T], what: str = "the condition", deadline: float = DEADLINE) -> T:
     """Return the first true value of *condition*."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + deadline
     while not (value := condition()):
-        assert time.monotonic() < end, f"{what} did not come true within {DEADLINE:g} s"
+        assert time.monotonic() < end, f"{what} did not come true within {deadline:g} s"
         time.sleep(INTERVAL)
     return value
 

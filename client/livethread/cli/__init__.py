@@ -86,6 +86,6 @@ def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
 def main() -> None:
     """Durable, ordered persistence for agent threads.
 
-    Settings are read from LIVETHREAD_* (LIVETHREAD_HOME: where threads live, ~/.livethread by default;
-    LIVETHREAD_REDIS_URL: unset runs an embedded Redis).
+    Settings are read from LIVETHREAD_*: LIVETHREAD_HOME (default ~/.livethread), LIVETHREAD_REDIS_URL (unset: an
+    embedded Redis), and more.
     """

@@ -1,0 +1,157 @@
+"""A deployment under fire: workers, sessions that write and read, and what decides in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tests.acceptance.faults import session
+from tests.nodes.processes import ChildProcess
+from tests.nodes.waiting import wait_until
+
+from livethread import ReadThreadParams
+from livethread_config import names
+from livethread_worker.embedded.processes import settings_env
+from livethread_worker.store import LocalThreadStore
+from livethread_worker.store.home import Home
+from livethread_worker.verify import VerifyReport, verify
+
+if TYPE_CHECKING:
+    import random
+    from pathlib import Path
+
+    from pytest_celery import CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
+    from redis import Redis
+    from tests.nodes.processes import RedisServer
+    from tests.nodes.proxy import RedisProxy
+
+    from livethread_config import Settings
+
+#: Conversations that every session takes part in.
+THREADS = ("apples", "pears", "plums", "cherries")
+
+#: How many sessions write at the same time.
+SESSIONS = 3
+
+#: Appends that are to come through between two faults.
+BETWEEN_FAULTS = 60
+
+
+@dataclass(slots=True)
+class Cluster:
+    """What the faults are done to."""
+
+    settings: Settings
+    redis_server: RedisServer
+    proxy: RedisProxy
+    workers: list[CeleryTestWorker]
+    folder: Path
+    random: random.Random
+    seed: int
+    pace_s: float = 0.01
+    turn_over_s: float = 1e9
+    sessions: list[ChildProcess] = field(default_factory=list)
+    #: Whether Redis may have forgotten what it had accepted.
+    redis_lost_data: bool = False
+    _started: int = 0
+
+    @property
+    def redis(self) -> Redis:
+        return self.redis_server.client
+
+    @property
+    def keys(self) -> names.ShardKeys:
+        return names.ShardKeys(self.settings.key_prefix, 0)
+
+    @property
+    def queue(self) -> str:
+        """Key of the list in which the doorbells wait."""
+        prefix = self.settings.key_prefix
+        return f"{prefix}:celery:{names.queue_name(prefix, 0)}"
+
+    @property
+    def home(self) -> Home:
+        return Home(self.settings.home)
+
+    def arm(self, point: str) -> Path:
+        """Arm a fault point of the workers; return the file that appears when one of them was killed at it."""
+        reached = self.folder / "points" / f"{point}.reached"
+        reached.unlink(missing_ok=True)
+        (self.folder / "points" / point).touch()
+        return reached
+
+    # -- sessions ------------------------------------------------------------------------------------------
+
+    def start_session(self) -> ChildProcess:
+        """Start a session; return once it is open, and ends in order when it is told to."""
+        self._started += 1
+        process = f"session-{self._started}"
+        plan = {
+            "settings": self.settings.model_dump(mode="json", exclude_none=True),
+            "journal": str(self.folder / f"{process}.jsonl"),
+            "process": process,
+            "seed": self.seed,
+            "threads": list(THREADS),
+            "pace_s": self.pace_s,
+            "turn_over_s": self.turn_over_s,
+        }
+        command = [sys.executable, session.__file__, json.dumps(plan)]
+        child = ChildProcess(command, settings_env(self.settings), self.folder, process)
+        child.start()
+        self.sessions.append(child)
+        child.wait_for_log(session.OPEN)
+        return child
+
+    def start(self) -> None:
+        for _ in range(SESSIONS):
+            self.start_session()
+        self.go_on()
+
+    def appended(self) -> int:
+        """Return how many lines the rollouts have."""
+        count = 0
+        for _, path in self.home.rollouts():
+            with suppress(OSError):  # it is being moved
+                count += path.read_bytes().count(b"\n")
+        return count
+
+    def go_on(self, appends: int = BETWEEN_FAULTS) -> None:
+        """Wait until so many more lines stand in the rollouts: the deployment works."""
+        due = self.appended() + appends
+        wait_until(lambda: self.appended() >= due, f"{appends} more lines")
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def finish(self) -> VerifyReport:
+        """End the sessions in order, and decide."""
+        running = [child for child in self.sessions if child.is_running]
+        for child in running:
+            child.signal(signal.SIGTERM)
+        for child in running:
+            wait_until(lambda: not child.is_running, f"the end of {child.name}", session.CLOSING + 20)  # noqa: B023 - awaited at once
+            assert child.returncode == 0, f"{child.name} ended with {child.returncode}:\n{child.logs()[-3000:]}"
+        wait_until(self.is_settled, f"empty mailboxes: {self.left()}")
+        asyncio.run(self.read_all())
+        return verify(self.home, sorted(self.folder.glob("session-*.jsonl")), redis_lost_data=self.redis_lost_data)
+
+    async def read_all(self) -> None:
+        """Read every thread: what another program wrote last is known once somebody has looked."""
+        async with LocalThreadStore(self.settings) as store:
+            for thread_id, _ in self.home.rollouts():
+                await store.read_thread(ReadThreadParams(thread_id=thread_id))
+
+    def is_settled(self) -> bool:
+        """Whether nothing waits to be applied."""
+        return not self.left()
+
+    def left(self) -> dict[str, Any]:
+        """Return what waits to be applied, and what is parked."""
+        mailboxes: dict[str, Any] = {
+            str(key): self.redis.xlen(key) for key in self.redis.keys(self.keys.mailbox("*"))
+        }
+        return mailboxes | {f"parked {thread!r}": why for thread, why in self.redis.hgetall(self.keys.parked).items()}

@@ -1,0 +1,82 @@
+"""A cluster under fire: two workers that can be killed at points, a proxy before Redis, sessions that write."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pytest_celery import CeleryTestWorker, CeleryWorkerCluster  # type: ignore[import-untyped]  # it has no types
+from tests.acceptance.faults.cluster import Cluster
+from tests.acceptance.nodes import ProcessWorker
+from tests.nodes.proxy import RedisProxy
+
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+    from pytest_celery import CeleryTestSetup
+    from tests.nodes.processes import RedisServer
+
+#: The seed of everything that is drawn; the same one asks the same of the sessions, and faults follow in the same order.
+SEED = int(os.environ.get("LIVETHREAD_TEST_SEED") or random.randrange(10**6))
+
+
+@pytest.fixture
+def proxy(own_redis: RedisServer) -> Iterator[RedisProxy]:
+    with RedisProxy(own_redis) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def deployment(proxy: RedisProxy, tmp_path: Path) -> Settings:
+    """Claims, drains and sweeps are short, so that a fault's consequences come soon."""
+    return Settings(
+        redis_url=proxy.url,
+        home=tmp_path / "home",
+        reads="local",
+        claim_ttl_s=1.0,
+        drain_max_s=2.0,
+        sweep_interval_s=0.5,
+    )
+
+
+@pytest.fixture
+def celery_worker_cluster(
+    deployment: Settings, celery_setup_app: Celery, tmp_path: Path
+) -> Iterator[CeleryWorkerCluster]:
+    """Two workers, the first of which sweeps; both load the fault points."""
+    points = tmp_path / "points"
+    points.mkdir()
+    options = ("--beat", "--schedule", str(tmp_path / "beat")), ()
+    nodes = [
+        ProcessWorker(
+            deployment, tmp_path / "workers", f"worker-{number}", *each, app="tests.acceptance.faults.faulty_worker"
+        )
+        for number, each in enumerate(options, start=1)
+    ]
+    for node in nodes:
+        node.process.env |= {"FAULT_POINTS": str(points), "PYTHONPATH": str(Path(__file__).parents[3])}
+        node.process.start()
+    for node in nodes:
+        assert node.ready()
+    yield CeleryWorkerCluster(*(CeleryTestWorker(node, celery_setup_app) for node in nodes))
+    for node in nodes:
+        node.process.kill()
+
+
+@pytest.fixture
+def cluster(
+    celery_setup: CeleryTestSetup, deployment: Settings, own_redis: RedisServer, proxy: RedisProxy, tmp_path: Path
+) -> Iterator[Cluster]:
+    """A cluster at work; what it draws follows from `SEED`, which a failure shows."""
+    print(f"LIVETHREAD_TEST_SEED={SEED}")  # noqa: T201 - shown where it fails
+    workers = list(celery_setup.worker_cluster.nodes)
+    cluster = Cluster(deployment, own_redis, proxy, workers, tmp_path, random.Random(SEED), SEED)
+    yield cluster
+    for child in cluster.sessions:
+        child.kill()

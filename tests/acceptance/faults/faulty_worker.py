@@ -1,0 +1,75 @@
+"""The worker as shipped, with points at which a test may kill its process: nothing of them is in the product.
+
+A point is armed by a file of its name in the folder that ``FAULT_POINTS`` names; the process that reaches it removes the
+file and is gone, as by ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from livethread_worker.drain.mailbox import Mailbox
+from livethread_worker.entrypoint import app
+from livethread_worker.store.index import Index
+from livethread_worker.store.rollout.recorder import RolloutRecorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["app"]
+
+FOLDER = Path(os.environ["FAULT_POINTS"])
+
+#: Where a worker may be killed, in the order in which it gets there.
+POINTS = ("after_claim", "half_write", "after_write", "after_sync", "after_commit", "before_settle", "after_settle")
+
+
+def _take(point: str) -> bool:
+    """Whether *point* is armed; then it is no longer: one process alone is to be killed."""
+    try:
+        (FOLDER / point).rename(FOLDER / f"{point}.reached")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _may_die(cls: type, name: str, *, before: str | None = None, after: str | None = None) -> None:
+    method: Callable[..., Any] = getattr(cls, name)
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if before and _take(before):
+            _die()
+        result = method(*args, **kwargs)
+        if after and _take(after):
+            _die()
+        return result
+
+    setattr(cls, name, wrapped)
+
+
+_append = RolloutRecorder.append
+
+
+def _append_half(self: RolloutRecorder, lines: bytes) -> None:
+    if len(lines) > 1 and _take("half_write"):
+        os.pwrite(self.file.fileno(), lines[: len(lines) * 2 // 3], self.size)
+        _die()
+    _append(self, lines)
+    if lines and _take("after_write"):
+        _die()
+
+
+RolloutRecorder.append = _append_half  # type: ignore[method-assign]
+_may_die(RolloutRecorder, "sync", after="after_sync")
+_may_die(Index, "commit", after="after_commit")
+_may_die(Mailbox, "claim", after="after_claim")
+_may_die(Mailbox, "settle", before="before_settle", after="after_settle")

@@ -1,0 +1,328 @@
+"""The faults: each is done to a working cluster, and over when its function returns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+import psutil  # type: ignore[import-untyped]  # it comes with pytest-celery
+import pytest
+from tests.nodes.items import history, message, texts
+from tests.nodes.stores import opened
+from tests.nodes.waiting import wait_until
+
+from livethread import CreateThreadParams, LiveThread, ThreadParked
+from livethread_worker.embedded.processes import settings_env
+from livethread_worker.store.index.database import BUSY_TIMEOUT
+from livethread_worker.store.locking import file_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pytest_celery import CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
+    from tests.acceptance.faults.cluster import Cluster
+
+    from livethread import ThreadStore
+
+#: An hour, by which a clock is set back.
+HOUR_MS = 3_600_000
+
+
+def worker_killed(cluster: Cluster) -> None:
+    """``kill -9`` of a worker with its pool; it is started again."""
+    worker = _any_worker(cluster)
+    worker.kill()
+    cluster.go_on()
+    worker.restart()
+
+
+def every_worker_killed(cluster: Cluster) -> None:
+    """``kill -9`` of all workers; nothing is applied for a while."""
+    for worker in cluster.workers:
+        worker.kill()
+    for worker in cluster.workers:
+        worker.restart()
+
+
+def pool_child_killed(cluster: Cluster) -> None:
+    """``kill -9`` of the process in which a drain runs; its worker starts another."""
+    children = [pid for worker in cluster.workers for pid in _children(_pid(worker))]
+    victim = cluster.random.choice(children)
+    with suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+
+
+def client_killed(cluster: Cluster) -> None:
+    """``kill -9`` of a session in the middle of its appends; another begins."""
+    victim = cluster.random.choice([child for child in cluster.sessions if child.is_running])
+    victim.kill()
+    cluster.start_session()
+
+
+def worker_stopped(cluster: Cluster) -> None:
+    """SIGSTOP of a worker for longer than its claims hold, then SIGCONT: it wakes up with work that others may have done.
+
+    Stopped in the middle of a batch it keeps its threads' locks, and may keep the index': then nobody goes on so long.
+    """
+    group = os.getpgid(_pid(_any_worker(cluster)))
+    os.killpg(group, signal.SIGSTOP)
+    time.sleep(cluster.settings.claim_ttl_s * 2)  # what is waited for is time itself
+    os.killpg(group, signal.SIGCONT)
+
+
+def _killed_at(point: str) -> Callable[[Cluster], None]:
+    def fault(cluster: Cluster) -> None:
+        reached = cluster.arm(point)
+        wait_until(reached.exists, f"a worker at {point}")
+
+    fault.__doc__ = f"A worker's process dies at the point {point}."
+    return fault
+
+
+def worker_shut_down(cluster: Cluster) -> None:
+    """Warm shutdown: the worker ends its drain first."""
+    _shut_down(cluster, signal.SIGTERM)
+
+
+def worker_shut_down_cold(cluster: Cluster) -> None:
+    """Cold shutdown: the worker gives up what it is at."""
+    _shut_down(cluster, signal.SIGQUIT)
+
+
+def _shut_down(cluster: Cluster, number: int) -> None:
+    worker = _any_worker(cluster)
+    os.kill(_pid(worker), number)
+    wait_until(lambda: worker.container.status == "exited", "the worker's end", 40.0)
+    cluster.go_on()
+    worker.restart()
+
+
+def redis_killed(cluster: Cluster) -> None:
+    """``kill -9`` of Redis, which starts again from its append-only file; one that syncs each second may lose the last."""
+    cluster.redis_lost_data = True
+    cluster.redis_server.kill()
+    time.sleep(cluster.random.random())
+    cluster.redis_server.start()
+
+
+def redis_flushed(cluster: Cluster) -> None:
+    """Redis forgets everything: the clients send again what they have not seen applied."""
+    cluster.redis_lost_data = True
+    cluster.redis.flushall()
+
+
+def redis_paused(cluster: Cluster) -> None:
+    """Redis stops answering for longer than its clients' timeout, and goes on."""
+    cluster.redis_server.pause()
+    time.sleep(6.0)
+    cluster.redis_server.go_on()
+
+
+def connections_cut(cluster: Cluster) -> None:
+    """All connections are cut again and again, in the middle of calls and of answers."""
+    for _ in range(5):
+        cluster.proxy.cut_reply(cluster.random.randrange(1, 40), b"EVALSHA")
+        time.sleep(0.1)
+        cluster.proxy.cut_all()
+        cluster.go_on(10)
+
+
+def answers_lost(cluster: Cluster) -> None:
+    """Calls are carried out, and their answers never arrive."""
+    for _ in range(10):
+        swallowed = cluster.proxy.swallow_reply(b"EVALSHA")
+        wait_until(swallowed.is_set, "a call whose answer is lost")
+
+
+def redis_slow(cluster: Cluster) -> None:
+    """Each answer of Redis comes late."""
+    cluster.proxy.delay_s = 0.05
+    try:
+        cluster.go_on()
+    finally:
+        cluster.proxy.delay_s = 0.0
+
+
+def doorbells_lost(cluster: Cluster) -> None:
+    """Every doorbell that waits is removed, for a while."""
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end:
+        cluster.redis.delete(cluster.queue)
+        time.sleep(0.005)
+
+
+def doorbells_doubled(cluster: Cluster) -> None:
+    """Each doorbell that is heard was rung three times."""
+    for _ in range(5):
+        found = cluster.redis.blpop([cluster.queue], timeout=0.5)
+        if found is not None:
+            cluster.redis.rpush(cluster.queue, found[1], found[1], found[1])
+
+
+def disk_full(cluster: Cluster) -> None:
+    """No file of the workers may grow, which is a full disk to them; then there is space again."""
+    _limit_files(cluster, 0)
+    try:
+        wait_until(lambda: cluster.redis.hlen(cluster.keys.attempts), "an attempt that fails")
+    finally:
+        _limit_files(cluster, psutil.RLIM_INFINITY)
+
+
+def _limit_files(cluster: Cluster, size: int) -> None:
+    for worker in cluster.workers:
+        for pid in (_pid(worker), *_children(_pid(worker))):
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
+
+
+def index_locked(cluster: Cluster) -> None:
+    """Another process holds the index for longer than the workers wait for it."""
+    with closing(sqlite3.connect(cluster.home.index, isolation_level=None, timeout=10.0)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        time.sleep(BUSY_TIMEOUT + 1.0)
+        connection.execute("ROLLBACK")
+
+
+def index_deleted(cluster: Cluster) -> None:
+    """The index is removed under the running workers, who make it again."""
+    for path in cluster.home.index.parent.glob(f"{cluster.home.index.name}*"):
+        if path.suffix != ".lock":
+            path.unlink(missing_ok=True)
+
+
+def clock_set_back(cluster: Cluster) -> None:
+    """Redis' clock was an hour ahead until now: positions, claims and delays are of a time that is yet to come."""
+    ahead = int(time.time() * 1000) + HOUR_MS
+    for thread_id, _ in cluster.home.rollouts():
+        cluster.redis.hset(cluster.keys.writers(thread_id), "tail", f"{ahead}-0")
+        for zset in (cluster.keys.ready, cluster.keys.claims):
+            cluster.redis.zadd(zset, {thread_id: ahead}, xx=True)
+
+
+def rollout_appended_to(cluster: Cluster) -> None:
+    """Another program appends to a thread, under its lock; it is killed in the middle of a line, and ends that later."""
+    thread_id, _ = cluster.random.choice(list(cluster.home.rollouts()))
+    line = '{"timestamp":"2026-11-23T00:00:00.000Z","type":"event_msg","payload":{"type":"foreign"}}\n'
+    for text, behind in ((line, ""), (line[:40], ""), (line[40:], line[:40])):
+        with file_lock(cluster.home.locks / f"{thread_id}.lock", wait_s=10.0):
+            path = cluster.home.require_rollout(thread_id)
+            if path.read_text().endswith(behind):  # else a worker has put the half line into the quarantine
+                with path.open("a") as file:
+                    file.write(text)
+        cluster.go_on(20)
+
+
+def rollout_truncated(cluster: Cluster) -> None:
+    """Another program cuts a rollout, in the middle of a line: what it left stays, and the thread goes on behind it."""
+
+    async def write() -> list[str]:
+        async with opened(cluster.settings) as store:
+            thread = await _written(store, range(20))
+            path = await thread.rollout_path()
+            assert path is not None
+            lines = path.read_bytes().splitlines(keepends=True)
+            os.truncate(path, sum(map(len, lines[:-2])) + 10)
+            await thread.append_items([message("20")])
+            await thread.shutdown(60.0)
+            return texts(await history(store, thread.thread_id))
+
+    assert asyncio.run(write()) == [str(n) for n in (*range(18), 20)]
+
+
+def rollout_deleted(cluster: Cluster) -> None:
+    """Another program moves a rollout away: its thread is parked, and goes on when the file is back and it is retried."""
+
+    async def write() -> list[str]:
+        async with opened(cluster.settings) as store:
+            thread = await _written(store, range(3))
+            path = await thread.rollout_path()
+            assert path is not None
+            path.rename(path.with_suffix(".away"))
+            await thread.append_items([message("3")])
+            with pytest.raises(ThreadParked):
+                await thread.flush(60.0)
+            await thread.append_items([message("4")])
+            path.with_suffix(".away").rename(path)
+            await asyncio.to_thread(_livethread, cluster, "parked", "retry", thread.thread_id)
+            await thread.shutdown(60.0)
+            return texts(await history(store, thread.thread_id))
+
+    assert asyncio.run(write()) == [str(n) for n in range(5)]
+
+
+def _livethread(cluster: Cluster, *arguments: str) -> None:
+    command = [sys.executable, "-m", "livethread", *arguments]
+    subprocess.run(command, env=settings_env(cluster.settings), check=True, capture_output=True)
+
+
+async def _written(store: ThreadStore, numbers: Iterable[int]) -> LiveThread:
+    """Return a thread of its own, with an item of each of *numbers*, durable."""
+    thread = await LiveThread.create(store, CreateThreadParams())
+    for n in numbers:
+        await thread.append_items([message(str(n))])
+    await thread.flush(60.0)
+    return thread
+
+
+#: Name -> what is done. All leave a working cluster behind.
+FAULTS: dict[str, Callable[[Cluster], None]] = {
+    fault.__name__: fault
+    for fault in (
+        worker_killed,
+        every_worker_killed,
+        pool_child_killed,
+        client_killed,
+        worker_stopped,
+        worker_shut_down,
+        worker_shut_down_cold,
+        redis_killed,
+        redis_flushed,
+        redis_paused,
+        redis_slow,
+        connections_cut,
+        answers_lost,
+        doorbells_lost,
+        doorbells_doubled,
+        index_locked,
+        index_deleted,
+        clock_set_back,
+        rollout_appended_to,
+        rollout_truncated,
+        rollout_deleted,
+    )
+}
+FAULTS |= {
+    f"killed_{point}": _killed_at(point)
+    for point in (
+        "after_claim",
+        "half_write",
+        "after_write",
+        "after_sync",
+        "after_commit",
+        "before_settle",
+        "after_settle",
+    )
+}
+if sys.platform == "linux":  # only there may one process limit another
+    FAULTS["disk_full"] = disk_full
+
+
+def _any_worker(cluster: Cluster) -> CeleryTestWorker:
+    return cluster.random.choice(cluster.workers)
+
+
+def _pid(worker: CeleryTestWorker) -> int:
+    pid: int = worker.container._container.process.pid
+    return pid
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes of the pool of the worker *pid*."""
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]

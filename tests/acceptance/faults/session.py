@@ -1,0 +1,193 @@
+"""An agent's sessions, as a process that may be killed: several threads at once, all calls journaled.
+
+It runs until SIGTERM, then flushes and closes its threads. Everything that it does follows from its seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import signal
+import sys
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from livethread import (
+    AppendThreadItemsParams,
+    ArchiveThreadParams,
+    Conflict,
+    CreateThreadParams,
+    GitInfoPatch,
+    LiveThread,
+    LoadThreadHistoryParams,
+    MemoryMode,
+    ResumeThreadParams,
+    RolloutItem,
+    Settings,
+    ThreadMetadataPatch,
+    ThreadNotFound,
+    ThreadStoreError,
+    Unavailable,
+    open_store,
+)
+from livethread.journal import journaled
+
+if TYPE_CHECKING:
+    from livethread import ThreadStore
+
+#: Wait before what was refused is tried again.
+RETRY = 0.05  # seconds
+
+#: How long a session that is to end waits for the workers.
+CLOSING = 90.0  # seconds
+
+
+#: What a session says once it writes.
+OPEN = "session is open"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a session is told."""
+
+    settings: dict[str, Any]
+    journal: str
+    process: str
+    seed: int
+    #: Names of conversations; all sessions of a test write to the same.
+    threads: list[str]
+    #: Mean wait between two calls of a conversation.
+    pace_s: float
+    #: Seconds after which a conversation goes on in a new thread.
+    turn_over_s: float
+
+
+class Conversation:
+    """One coroutine's thread: what it asks is drawn from its own random numbers."""
+
+    def __init__(self, store: ThreadStore, plan: Plan, name: str) -> None:
+        self.store = store
+        self.plan = plan
+        self.name = name
+        self.random = random.Random(f"{plan.seed} {plan.process} {name}")
+        self.said = 0
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        while not stopped.is_set():
+            turn = int(time.time() / self.plan.turn_over_s)
+            thread_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.plan.seed} {self.name} {turn}"))
+            thread = await self.open(thread_id, stopped)
+            while thread and not stopped.is_set() and turn == int(time.time() / self.plan.turn_over_s):
+                try:
+                    await self.step(thread)
+                except ThreadNotFound:
+                    break
+                except ThreadStoreError:
+                    await asyncio.sleep(RETRY)
+                await asyncio.sleep(self.random.expovariate(1 / self.plan.pace_s))
+            if thread:
+                await self.close(thread)
+
+    async def open(self, thread_id: str, stopped: asyncio.Event) -> LiveThread | None:
+        """Create the thread, or resume it where another session was first."""
+        while not stopped.is_set():
+            try:
+                return await LiveThread.resume(self.store, ResumeThreadParams(thread_id=thread_id))
+            except ThreadNotFound:
+                with suppress(ThreadStoreError):
+                    thread = await LiveThread.create(self.store, CreateThreadParams(thread_id=thread_id, cwd="/repo"))
+                    with suppress(Conflict):
+                        await thread.persist()
+                    await thread.discard()
+            except ThreadStoreError:
+                pass
+            await asyncio.sleep(RETRY)
+        return None
+
+    async def step(self, thread: LiveThread) -> None:
+        match self.random.choices(("append", "compare", "patch", "read", "move"), (86, 4, 4, 4, 2))[0]:
+            case "append":
+                await thread.append_items(self.items())
+            case "compare":
+                await self.compare_and_append(thread)
+            case "patch":
+                await thread.update_metadata(self.patch())
+            case "read":
+                await self.store.load_history(LoadThreadHistoryParams(thread_id=thread.thread_id))
+            case "move":
+                params = ArchiveThreadParams(thread_id=thread.thread_id)
+                await self.store.archive_thread(params)
+                await self.store.unarchive_thread(params)
+
+    def items(self, told: float = 0.1) -> list[dict[str, Any]]:
+        """Return one to three items that nobody else says; so large a part of them a user's, from which metadata follows."""
+        items = []
+        for _ in range(self.random.choice((1, 1, 1, 2, 3))):
+            self.said += 1
+            text = f"{self.plan.process} says its {self.said} in {self.name}" + " etc." * self.random.randrange(40)
+            if self.random.random() < told:
+                items.append({"type": "event_msg", "payload": {"type": "user_message", "message": text}})
+            else:
+                content = [{"type": "output_text", "text": text}]
+                items.append({
+                    "type": "response_item",
+                    "payload": {"type": "message", "role": "assistant", "content": content},
+                })
+        return items
+
+    async def compare_and_append(self, thread: LiveThread) -> None:
+        """Append behind the own last task, where nobody else has come in between; mostly somebody has."""
+        receipt = await thread.append_items(self.items())
+        params = AppendThreadItemsParams(
+            thread_id=thread.thread_id,
+            items=tuple(map(RolloutItem.parse, self.items(told=0.0))),  # straight to the store: nobody observes them
+            expected_position=receipt.position,
+        )
+        with suppress(Conflict):
+            await self.store.append_items(params)
+
+    def patch(self) -> ThreadMetadataPatch:
+        self.said += 1
+        match self.random.randrange(3):
+            case 0:
+                return ThreadMetadataPatch(name=f"{self.plan.process} names it {self.said}")
+            case 1:
+                return ThreadMetadataPatch(git_info=GitInfoPatch(branch=f"{self.plan.process}/{self.said}"))
+            case _:
+                return ThreadMetadataPatch(memory_mode=self.random.choice(list(MemoryMode)))
+
+    async def close(self, thread: LiveThread) -> None:
+        """Flush and close, however often that takes."""
+        end = time.monotonic() + CLOSING
+        while thread.is_open:
+            try:
+                await thread.shutdown(timeout_s=10.0)
+            except ThreadStoreError:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(RETRY)
+
+
+async def main(plan: Plan) -> None:
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    while True:
+        try:
+            async with open_store(Settings(**plan.settings)) as plain:
+                with journaled(plain, Path(plan.journal), plan.process) as store:
+                    print(OPEN, flush=True)  # noqa: T201 - whoever started it waits for this
+                    await asyncio.gather(*(Conversation(store, plan, name).run(stopped) for name in plan.threads))
+                return
+        except Unavailable:  # no Redis yet
+            await asyncio.sleep(RETRY)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    asyncio.run(main(Plan(**json.loads(sys.argv[1]))))

@@ -1,0 +1,89 @@
+"""Every fault, done to a deployment at work; the journals of its sessions then tell whether a promise was broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.acceptance.faults.conftest import SEED
+from tests.acceptance.faults.nemesis import FAULTS
+
+if TYPE_CHECKING:
+    from tests.acceptance.faults.cluster import Cluster
+
+#: What `make test` does, one after the other to one deployment. `make test-faults` does all, each to one of its own.
+SELECTED = (
+    "worker_killed",
+    "killed_half_write",
+    "killed_after_commit",
+    "client_killed",
+    "answers_lost",
+    "doorbells_lost",
+    "index_deleted",
+    "rollout_deleted",
+)
+
+#: After these, Redis may have forgotten what it had accepted: then the clients must live on, which send it again.
+LOSING = frozenset({"redis_killed", "redis_flushed"})
+
+#: Minutes for which `make test-faults` goes on with all faults at random; without, this is `make test`.
+MINUTES = float(os.environ.get("LIVETHREAD_TEST_MINUTES") or 0)
+
+ALL = pytest.mark.skipif(not MINUTES, reason="make test-faults does this")
+
+
+def test_no_promise_is_broken_by_one_fault_after_the_other(cluster: Cluster) -> None:
+    cluster.start()
+
+    for fault in SELECTED:
+        FAULTS[fault](cluster)
+        cluster.go_on()
+    report = cluster.finish()
+
+    assert report.violations == []
+    assert report.applied > 0
+
+
+@ALL
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_promise_is_broken_by(cluster: Cluster, fault: str) -> None:
+    cluster.start()
+
+    FAULTS[fault](cluster)
+    cluster.go_on()
+    report = cluster.finish()
+
+    assert report.violations == []
+    assert report.applied > 0
+
+
+@ALL
+@pytest.mark.parametrize("redis_keeps_all", [True, False], ids=["Redis keeps all", "Redis loses data"])
+def test_no_promise_is_broken_by_all_faults_at_random(cluster: Cluster, redis_keeps_all: bool) -> None:
+    """Threads come to their end, too, and new ones begin. What was done and found is written where the settings say."""
+    names = sorted(FAULTS.keys() - LOSING) if redis_keeps_all else sorted(FAULTS.keys() - {"client_killed"})
+    cluster.turn_over_s = 20.0
+    done: Counter[str] = Counter()
+    end = time.monotonic() + MINUTES * 60 / 2
+    cluster.start()
+
+    while time.monotonic() < end:
+        fault = cluster.random.choice(names)
+        FAULTS[fault](cluster)
+        done[fault] += 1
+        cluster.go_on(cluster.random.randrange(10, 200))
+    report = cluster.finish()
+
+    totals = {"seed": SEED, "redis_keeps_all": redis_keeps_all, "faults": dict(done), **asdict(report)}
+    print(json.dumps(totals, indent=2))  # noqa: T201 - shown where it fails
+    if folder := os.environ.get("LIVETHREAD_TEST_TOTALS"):
+        name = "keeps" if redis_keeps_all else "loses"
+        Path(folder, f"faults-redis-{name}.json").write_text(json.dumps(totals, indent=2))
+    assert report.violations == []
+    assert report.applied > 0
