@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from celery import Celery
 from tests.nodes.items import append, flush, history, message, new_thread, payloads, said, texts, update
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually, wait_until
@@ -260,6 +262,19 @@ async def test_a_thread_whose_rollout_is_gone_is_parked_and_a_flush_says_why(
     assert "are kept in order" in str(failure.value)
 
 
+async def test_the_log_of_a_worker_says_which_thread_is_parked_and_why(
+    store: QueuedThreadStore, hand_worker: HandWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread_id, _, _ = await a_parked_thread(store, hand_worker)
+
+    [line] = [record for record in caplog.records if getattr(record, "action", "") == "park"]
+
+    shown = logging.Formatter(Celery(set_as_current=False).conf.worker_log_format).format(line)
+    assert f"thread {thread_id} is parked: ThreadNotFound" in shown
+    assert vars(line)["thread_id"] == thread_id
+    assert "two" not in shown
+
+
 async def test_other_threads_go_on_while_one_is_parked(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
     parked, _, _ = await a_parked_thread(store, hand_worker)
     await append(store, parked, message("three"))
@@ -322,7 +337,7 @@ async def test_what_may_work_later_is_tried_again_and_parks_after_so_many_attemp
             redis_server.client.hgetall(keys(settings).attempts),
             redis_server.client.hlen(keys(settings).parked),
         )
-        wait_until(lambda: hand_worker.drain()["parked"] or redis_server.client.hlen(keys(settings).parked))
+        wait_until(lambda: hand_worker.drain()["parked"], "the count of what is parked")
 
         assert after_one == ({thread_id.encode(): b"1"}, 0)
         with pytest.raises(ThreadParked, match="failed 2 times"):

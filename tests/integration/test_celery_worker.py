@@ -177,6 +177,23 @@ async def test_a_poisoned_task_is_a_failed_task_to_those_who_watch(
     assert "secret" not in repr(watcher.events)
 
 
+async def test_an_entry_that_is_no_task_is_a_failed_task_to_those_who_watch(
+    settings: Settings, store: QueuedThreadStore, redis_server: RedisServer
+) -> None:
+    with Watcher(settings) as watcher:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("one"))
+        await flush(store, thread_id)
+        mailbox = names.ShardKeys(settings.key_prefix, 0).mailbox(thread_id)
+        redis_server.client.xadd(mailbox, {"junk": "secret"}, id="99999999999999-0")
+        await store._outbox.poke(thread_id)
+        [failed] = await eventually(lambda: watcher.of("task-failed", thread_id), "the failure")
+
+    assert failed["uuid"] == f"{thread_id}-99999999999999-0"
+    assert failed["exception"].startswith("the entry at 99999999999999-0 is no task")
+    assert "secret" not in repr(watcher.events)
+
+
 async def test_plain_redis_commands_in_the_scripts_layout_are_applied(
     settings: Settings, redis_server: RedisServer, store: QueuedThreadStore
 ) -> None:

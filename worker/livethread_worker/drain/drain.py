@@ -106,11 +106,7 @@ class Drain:
         except Exception as error:  # whatever it is, the threads must not wait for their claims to expire
             logger.exception("a batch failed", extra={"action": "drain", "threads": len(batch)})
             outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
-        for claim in claims:
-            outcome = outcomes[claim.thread_id]
-            if claim.malformed is not None and outcome.kind is OutcomeKind.DONE:
-                outcomes[claim.thread_id] = Outcome(OutcomeKind.POISONED, outcome.position, claim.malformed)
-        return outcomes
+        return {claim.thread_id: self._mailbox.judge(claim, outcomes[claim.thread_id]) for claim in claims}
 
     def _count(self, claims: list[Claim], outcomes: dict[str, Outcome]) -> None:
         counts = self._counts
@@ -124,8 +120,11 @@ class Drain:
                     counts.lines += sum(len(entry.task.lines) for entry in claim.entries)
                 case OutcomeKind.POISONED:
                     counts.parked += 1
+                    # Who reads a log needs both, and Celery's default format shows no extra.
                     logger.error(
-                        "thread parked",
+                        "thread %s is parked: %s",
+                        claim.thread_id,
+                        outcome.reason,
                         extra={"action": "park", "thread_id": claim.thread_id, "reason": outcome.reason},
                     )
                 case OutcomeKind.LOCKED | OutcomeKind.BUSY | OutcomeKind.FAILED:

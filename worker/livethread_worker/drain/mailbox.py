@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest
+from livethread.model import format_time, utc_now
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.tasks import MailboxEntry, OrderedTask
 from livethread.types import ArchiveThreadParams, position_key
 from livethread_config import names
-from livethread_worker.store.apply import OutcomeKind
+from livethread_worker.store.apply import Outcome, OutcomeKind
 from livethread_worker.store.rollout.scan import MAX_COUNTER
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from livethread_config import Settings
-    from livethread_worker.store.apply import Outcome
 
 #: ms after which a drain that claimed nothing counts as gone, so that the next enqueue rings.
 DRAIN_TTL_MS: Final = 1_000
@@ -43,6 +43,19 @@ _WRITER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
+class Malformed:
+    """An entry of a mailbox that is no task."""
+
+    position: str
+    #: Bytes of its fields.
+    size: int
+    fault: str
+
+    def __str__(self) -> str:
+        return f"the entry at {self.position} is no task: {self.fault}"
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """Tasks of one thread that this drain holds."""
 
@@ -50,8 +63,8 @@ class Claim:
     #: Failed attempts in a row at the first of them.
     attempts: int
     entries: list[MailboxEntry]
-    #: Position and fault of an entry that is no task; what follows it was not read.
-    malformed: str | None = None
+    #: The entry behind them, where it is no task; what follows it was not read.
+    malformed: Malformed | None = None
 
 
 class Mailbox:
@@ -88,13 +101,23 @@ class Mailbox:
         self._is_first = False
         return bool(ring), [_claim(*thread) for thread in threads]
 
+    def judge(self, claim: Claim, outcome: Outcome) -> Outcome:
+        """Return what becomes of *claim*: what failed too often, or is followed by no task, is poisoned."""
+        attempts = claim.attempts + 1
+        if outcome.kind is OutcomeKind.FAILED and attempts >= self._settings.park_after_attempts:
+            reason = f"failed {attempts} times, last with {outcome.reason}"
+            return Outcome(OutcomeKind.POISONED, outcome.position, reason)
+        if outcome.kind is OutcomeKind.DONE and claim.malformed is not None:
+            return Outcome(OutcomeKind.POISONED, outcome.position, str(claim.malformed))
+        return outcome
+
     def settle(self, claims: list[Claim], outcomes: Mapping[str, Outcome]) -> int:
         """Finish *claims* and return how many of them still were ours."""
         keys = self._keys
         script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked]
         args: list[Any] = [self._token, self._settings.writer_ttl_days * 86_400]
         for claim in claims:
-            outcome = outcomes[claim.thread_id]
+            outcome = self.judge(claim, outcomes[claim.thread_id])
             script_keys += [
                 keys.mailbox(claim.thread_id),
                 keys.applied(claim.thread_id),
@@ -126,7 +149,8 @@ class Mailbox:
         )
         return bool(ring)
 
-    def _verdict(self, claim: Claim, outcome: Outcome) -> tuple[str, str | int]:
+    @staticmethod
+    def _verdict(claim: Claim, outcome: Outcome) -> tuple[str, str | int]:
         """Say what settling does with the thread: ``settle.lua``'s outcome and detail."""
         match outcome.kind:
             case OutcomeKind.DONE:
@@ -135,14 +159,11 @@ class Mailbox:
                 return "deleted", ""
             case OutcomeKind.LOCKED | OutcomeKind.BUSY:
                 return "later", BUSY_WAIT_MS
-            case OutcomeKind.FAILED if claim.attempts + 1 < self._settings.park_after_attempts:
-                return "failed", min(RETRY_FIRST_MS * 2**claim.attempts, RETRY_LONGEST_MS)
             case OutcomeKind.FAILED:
-                return "parked", _parked_detail(
-                    f"failed {claim.attempts + 1} times, last with {outcome.reason}", outcome
-                )
+                return "failed", min(RETRY_FIRST_MS * 2**claim.attempts, RETRY_LONGEST_MS)
             case OutcomeKind.POISONED:
-                return "parked", _parked_detail(outcome.reason, outcome)
+                detail = {"reason": outcome.reason, "applied": outcome.position, "parked_at": format_time(utc_now())}
+                return "parked", json.dumps(detail)
 
 
 def _last_counters(claim: Claim, outcome: Outcome) -> dict[str, int]:
@@ -153,10 +174,6 @@ def _last_counters(claim: Claim, outcome: Outcome) -> dict[str, int]:
     return {entry.writer: entry.n for entry in claim.entries if position_key(entry.position) <= last}
 
 
-def _parked_detail(reason: str, outcome: Outcome) -> str:
-    return json.dumps({"reason": reason, "applied": outcome.position})
-
-
 def _claim(thread: bytes, attempts: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Claim:
     taken: list[MailboxEntry] = []
     malformed = None
@@ -164,7 +181,8 @@ def _claim(thread: bytes, attempts: bytes, entries: list[tuple[bytes, list[bytes
         try:
             taken.append(_entry(thread, position, dict(zip(pairs[::2], pairs[1::2], strict=True))))
         except (InvalidRequest, KeyError, ValueError) as error:
-            malformed = f"the entry at {position.decode()} is no task: {type(error).__name__}: {error}"
+            size = sum(map(len, pairs[1::2]))
+            malformed = Malformed(position.decode(), size, f"{type(error).__name__}: {error}")
             break
     return Claim(thread.decode(errors="replace"), int(attempts), taken, malformed)
 

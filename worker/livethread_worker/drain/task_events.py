@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from livethread.types import position_key
 from livethread_worker.store.apply import OutcomeKind
@@ -16,10 +17,42 @@ if TYPE_CHECKING:
     from celery.events.dispatcher import EventDispatcher
 
     from livethread.tasks import MailboxEntry
-    from livethread_worker.drain.mailbox import Claim
+    from livethread.types import Position
+    from livethread_worker.drain.mailbox import Claim, Malformed
     from livethread_worker.store.apply import Outcome
 
 logger = logging.getLogger(__name__)
+
+#: Name under which an entry of a mailbox is shown that is no task.
+MALFORMED: Final = "livethread.malformed_entry"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A mailbox entry as those who watch see it."""
+
+    uuid: str
+    name: str
+    thread_id: str
+    position: Position
+    items: int
+    size: int
+
+    @classmethod
+    def of(cls, thread_id: str, entry: MailboxEntry) -> Self:
+        return cls(
+            f"{entry.writer}-{entry.n}",
+            f"livethread.{entry.task.header.op}",
+            thread_id,
+            entry.position,
+            len(entry.task.lines),
+            entry.task.size,
+        )
+
+    @classmethod
+    def of_malformed(cls, thread_id: str, entry: Malformed) -> Self:
+        """Name it by its place: who wrote it, and what it should have done, cannot be known."""
+        return cls(f"{thread_id}-{entry.position}", MALFORMED, thread_id, entry.position, 0, entry.size)
 
 
 class TaskEvents:
@@ -42,26 +75,27 @@ class TaskEvents:
             done = [entry for entry in claim.entries if _is_applied(entry, outcome)]
             applied += [(claim.thread_id, entry) for entry in done]
             if outcome.kind is OutcomeKind.POISONED and len(done) < len(claim.entries):
-                self._report(claim.thread_id, claim.entries[len(done)], started_at, outcome.reason)
+                self._report(_Shown.of(claim.thread_id, claim.entries[len(done)]), started_at, outcome.reason)
+            elif outcome.kind is OutcomeKind.POISONED and claim.malformed is not None:
+                self._report(_Shown.of_malformed(claim.thread_id, claim.malformed), started_at, outcome.reason)
         for thread_id, entry in self._budget.sample(applied):
-            self._report(thread_id, entry, started_at, None)
+            self._report(_Shown.of(thread_id, entry), started_at, None)
         try:
             self._dispatcher.flush()
         except OSError as error:
             logger.warning("sending events failed", extra={"action": "events", "error": type(error).__name__})
 
-    def _report(self, thread_id: str, entry: MailboxEntry, started_at: float, failure: str | None) -> None:
-        uuid = f"{entry.writer}-{entry.n}"
-        enqueued_at = position_key(entry.position)[0] / 1000
+    def _report(self, task: _Shown, started_at: float, failure: str | None) -> None:
+        uuid = task.uuid
         kwargs = (
-            f"{{'thread': '{thread_id}', 'position': '{entry.position}', "
-            f"'items': {len(entry.task.lines)}, 'bytes': {entry.task.size}}}"
+            f"{{'thread': '{task.thread_id}', 'position': '{task.position}', "
+            f"'items': {task.items}, 'bytes': {task.size}}}"
         )
         self._send(
             "task-received",
-            enqueued_at,
+            position_key(task.position)[0] / 1000,  # the time at which it was enqueued
             uuid=uuid,
-            name=f"livethread.{entry.task.header.op}",
+            name=task.name,
             args="()",
             kwargs=kwargs,
             retries=0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from tests.unit.worker.builders import Mail
 
-from livethread_worker.drain.mailbox import Claim
+from livethread_worker.drain.mailbox import Claim, Malformed
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.apply import Outcome, OutcomeKind
 
@@ -121,14 +121,20 @@ def test_a_thread_that_is_tried_again_later_is_not_reported(dispatcher: FakeDisp
     assert dispatcher.sent == []
 
 
-def test_a_malformed_entry_behind_the_applied_ones_reports_these(dispatcher: FakeDispatcher) -> None:
+def test_a_malformed_entry_failed_and_what_stands_before_it_succeeded(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
-    claim = Claim(mail.thread_id, 0, [mail.append("x")], malformed="the entry at 1002-0 is no task")
-    outcome = Outcome(POISONED, "1001-0", "the entry at 1002-0 is no task")
+    malformed = Malformed("1002-0", 40, "KeyError: b'writer'")
+    claim = Claim(mail.thread_id, 0, [mail.append("x")], malformed)
 
-    events(dispatcher, 100).report([claim], {mail.thread_id: outcome}, STARTED_AT)
+    events(dispatcher, 100).report([claim], {mail.thread_id: Outcome(POISONED, "1001-0", str(malformed))}, STARTED_AT)
 
-    assert dispatcher.kinds() == ["task-received", "task-started", "task-succeeded"]
+    uuid = f"{mail.thread_id}-1002-0"
+    assert (dispatcher.uuids("task-succeeded"), dispatcher.uuids("task-failed")) == (["w1-1"], [uuid])
+    received = dispatcher.sent[0][1]
+    assert (received["uuid"], received["name"]) == (uuid, "livethread.malformed_entry")
+    assert received["kwargs"] == f"{{'thread': '{mail.thread_id}', 'position': '1002-0', 'items': 0, 'bytes': 40}}"
+    (failed,) = [fields for kind, fields in dispatcher.sent if kind == "task-failed"]
+    assert failed["exception"] == "the entry at 1002-0 is no task: KeyError: b'writer'"
 
 
 def test_no_event_tells_contents(dispatcher: FakeDispatcher) -> None:
