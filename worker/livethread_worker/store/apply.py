@@ -120,8 +120,12 @@ def apply_batch(
             return outcomes | dict.fromkeys(locked, Outcome(OutcomeKind.BUSY, reason=str(error)))
         for thread_id, entries in locked.items():
             try:
-                works[thread_id] = _apply_one(stack, home, thread_id, entries, states.get(thread_id), sync=sync)
-                rows[thread_id] = thread_rows(works[thread_id].state, works[thread_id].loaded)
+                work = _apply_one(stack, home, thread_id, entries, states.get(thread_id), sync=sync)
+                if work.state.thread is None and not work.is_deleted:  # its creation is poisoned: there is no thread
+                    outcomes[thread_id] = _outcome(work)
+                    continue
+                works[thread_id] = work
+                rows[thread_id] = thread_rows(work.state, work.loaded)
             except LockBusy as error:
                 outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
             except ThreadStoreError as error:
@@ -213,6 +217,9 @@ def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> None:
     if work.renamed is not None:
         set_name(home, work.state.thread_id, *work.renamed)
     assert recorder is not None
+    if work.state.thread is None and recorder.is_new:
+        recorder.path.unlink()
+        return
     recorder.append(b"".join(work.lines))
     if sync and (work.lines or thread.took_in):
         recorder.sync()

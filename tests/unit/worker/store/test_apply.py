@@ -372,6 +372,17 @@ def test_a_thread_that_was_never_created_is_poison(store: Store, mail: Mail) -> 
     assert store.index.read_thread(mail.thread_id) is None
 
 
+def test_a_poisoned_creation_leaves_nothing_and_is_poison_again_when_it_is_retried(store: Store, mail: Mail) -> None:
+    misnamed = Mail(7).create()
+
+    outcomes = [store.apply(mail, misnamed, mail.append("a")) for _ in range(2)]
+
+    assert [(outcome.kind, outcome.position) for outcome in outcomes] == [(POISONED, None)] * 2
+    assert [path for path in store.home.sessions.rglob("*") if path.is_file()] == []
+    assert store.index.rollout(mail.thread_id) is None
+    assert store.apply(mail, mail.create()).kind is DONE
+
+
 @pytest.mark.parametrize("line", ODD_ITEMS.values(), ids=list(ODD_ITEMS))
 def test_no_item_whatever_holds_up_its_thread_or_another(store: Store, mail: Mail, other: Mail, line: bytes) -> None:
     outcomes = store.apply_batch({

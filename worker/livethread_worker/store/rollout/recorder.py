@@ -26,7 +26,8 @@ class RolloutRecorder:
     def __init__(self, path: Path, file: BinaryIO, *, is_new: bool) -> None:
         self.path = path
         self.file = file
-        self._is_new = is_new
+        #: Whether the file was made just now, and nothing of it was forced to the disk yet.
+        self.is_new = is_new
         #: Length of the file, in bytes, as far as it is good.
         self.size = os.fstat(file.fileno()).st_size
 
@@ -71,9 +72,9 @@ class RolloutRecorder:
     def sync(self) -> None:
         """Force what was written to the disk, and a new file's name with it."""
         _datasync(self.file.fileno())
-        if self._is_new:
+        if self.is_new:
             sync_directories(self.path.parent)
-            self._is_new = False
+            self.is_new = False
 
 
 def sync_directories(folder: Path) -> None:
