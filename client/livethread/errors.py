@@ -92,5 +92,5 @@ class ThreadParked(ThreadStoreError):
     def __str__(self) -> str:
         return (
             f"thread {self.thread_id} is parked: {self.reason}; "
-            "its tasks are kept in order until the cause is mended and it is retried"
+            "its tasks are kept in order until the cause is mended and it is retried (livethread parked)"
         )

@@ -55,7 +55,7 @@ class MetadataUpdated:
 
 @dataclass(frozen=True, slots=True)
 class TasksApplied:
-    """Everything up to *position* is durable."""
+    """Everything up to *position* is durable, or somebody dropped it from a parked thread."""
 
     action: ClassVar[str] = "tasks_applied"
 

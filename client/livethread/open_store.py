@@ -129,5 +129,10 @@ def _reads_locally(settings: Settings) -> bool:
     return _has_worker_extra() and (settings.is_embedded or "home" in settings.model_fields_set)
 
 
+def has_home(settings: Settings) -> bool:
+    """Whether the home that *settings* name may be written here: it is the workers', and their code is at hand."""
+    return _has_worker_extra() and _reads_locally(settings)
+
+
 def _has_worker_extra() -> bool:
     return find_spec("livethread_worker") is not None and find_spec("sqlite_utils") is not None

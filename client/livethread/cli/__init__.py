@@ -22,7 +22,7 @@ COMMANDS = {
     "show": ("livethread.cli.show", "Show one thread."),
     "import": ("livethread.cli.import_rollouts", "Bring existing rollouts into the home, such as a codex home's."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
-    "parked": ("livethread.cli.parked", "List parked threads and why; retry them."),
+    "parked": ("livethread.cli.parked", "List parked threads and why; retry them, or drop a task."),
     "doctor": ("livethread.cli.doctor", "Compare files and index, and mend what does not fit."),
     "verify": ("livethread.cli.verify", "Decide from journals whether every promise was kept."),
     "rebuild": ("livethread.cli.rebuild", "Make the index again from the rollouts."),

@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from contextlib import AsyncExitStack
-from typing import Any
+import os
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+import orjson
 
-from livethread.cli.output import json_option, print_json
-from livethread.errors import ThreadNotFound
-from livethread.open_store import open_doorbell, open_redis
+from livethread.cli.output import as_indented_json, json_option, print_json
+from livethread.errors import Conflict, InvalidRequest
+from livethread.open_store import has_home, open_doorbell, open_redis
 from livethread.queued.outbox import Outbox
+from livethread.queued.parked import ParkedThread, ParkedThreads, WaitingEntry
 from livethread.types import ArchiveThreadParams
-from livethread_config import Settings, names
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 @click.group("parked", invoke_without_command=True)
 @json_option
 @click.pass_context
 def command(context: click.Context, *, as_json: bool) -> None:
-    """List threads with a task that cannot be applied, and why; or let them be tried again.
+    """List threads with a task that cannot be applied, and why; or decide what becomes of them.
 
-    A parked thread waits, with its tasks in order; all others go on. Mend the cause, then retry.
+    A parked thread waits, with its tasks in order; all others go on. Mend the cause, then retry; or drop the task.
     """
     if context.invoked_subcommand is None:
-        parked = asyncio.run(_list())
-        if as_json:
-            print_json(parked)
-        elif not parked:
-            click.echo("no thread is parked")
-        for thread in () if as_json else parked:
-            click.echo(f"{thread['thread_id']}  {thread['reason']}")
+        _list(as_json=as_json)
+
+
+@command.command("list")
+@json_option
+def list_(*, as_json: bool) -> None:
+    """List parked threads, and why they are; as without a command."""
+    _list(as_json=as_json)
+
+
+@command.command("show")
+@click.argument("thread_id", metavar="THREAD")
+@click.option("--contents", "with_contents", is_flag=True, help="Show what the task holds, too.")
+@json_option
+def show(thread_id: str, *, with_contents: bool, as_json: bool) -> None:
+    """Show why THREAD is parked, at which task, and what waits behind it."""
+    shown = asyncio.run(_show(thread_id, with_contents=with_contents))
+    if as_json:
+        print_json(shown)
+        return
+    stopped, waiting = shown["stopped_at"] or {}, shown["waiting"]
+    click.echo(f"thread {shown['thread_id']} is parked since {shown['parked_at'] or 'an unknown time'}")
+    click.echo(f"  reason   {shown['reason']}")
+    if stopped:
+        op = stopped["op"] or "no task"
+        size = (
+            f"{stopped['items']} items, {stopped['bytes']} bytes"
+            if "items" in stopped
+            else f"{stopped['bytes']} bytes"
+        )
+        click.echo(f"  at       {stopped['position']}: {op}, {size}")
+    if stopped.get("writer"):
+        click.echo(f"  writer   {stopped['writer']}, its task {stopped['n']}")
+    click.echo(f"  waiting  {waiting['tasks']} tasks, {waiting['bytes']} bytes; this one included")
+    if with_contents and stopped:
+        click.echo(as_indented_json(stopped["contents"]))
 
 
 @command.command("retry")
@@ -42,28 +78,136 @@ def retry(thread_ids: tuple[str, ...]) -> None:
     asyncio.run(_retry([ArchiveThreadParams(thread_id=thread_id).thread_id for thread_id in thread_ids]))
 
 
-async def _list() -> list[dict[str, Any]]:
-    settings = Settings()
-    async with AsyncExitStack() as stack:
-        redis = await open_redis(stack, settings)
-        found: list[dict[str, Any]] = []
-        for shard in range(settings.shards):
-            parked = await redis.hgetall(names.ShardKeys(settings.key_prefix, shard).parked)
-            for thread_id, why in parked.items():
-                found.append({"thread_id": _text(thread_id), **json.loads(why)})
-        return sorted(found, key=lambda thread: str(thread["thread_id"]))
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What of a parked thread is to be dropped."""
+
+    position: str | None
+    is_all: bool
+    save_to: Path | None
+    is_sure: bool
 
 
-async def _retry(thread_ids: list[str]) -> None:
+@command.command("drop")
+@click.argument("thread_id", metavar="THREAD")
+@click.option("--position", metavar="P", help="The task that you mean; refused unless THREAD stopped at it.")
+@click.option("--all", "is_all", is_flag=True, help="All tasks that wait, not only the one at which it stopped.")
+@click.option(
+    "--save",
+    "save_to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep what is dropped in this new file, not in the home; needed where the home is on another host.",
+)
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+def drop(thread_id: str, position: str | None, is_all: bool, save_to: Path | None, is_sure: bool) -> None:
+    """Drop the task at which THREAD stopped, and let workers go on behind it.
+
+    What is dropped is kept, whole, as JSON lines in livethread/quarantine of the home, or in --save.
+    """
+    if position is not None and is_all:
+        raise click.UsageError("--position names one task, and --all means them all")
+    asyncio.run(_drop(thread_id, _Choice(position, is_all, save_to, is_sure)))
+
+
+def _list(*, as_json: bool) -> None:
+    parked = asyncio.run(_all())
+    if as_json:
+        print_json(parked)
+    elif not parked:
+        click.echo("no thread is parked")
+    for thread in () if as_json else parked:
+        click.echo(f"{thread['thread_id']}  {thread['reason']}")
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[tuple[ParkedThreads, Outbox, Settings]]:
     settings = Settings()
     async with AsyncExitStack() as stack:
         redis = await open_redis(stack, settings)
         outbox = Outbox(redis, settings, open_doorbell(stack, settings).ring)
+        yield ParkedThreads(redis, settings), outbox, settings
+
+
+async def _all() -> list[dict[str, Any]]:
+    async with _opened() as (threads, _, _):
+        return [parked.as_dict() for parked in await threads.all()]
+
+
+async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
+    async with _opened() as (threads, _, _):
+        parked = await threads.require(thread_id)
+        stopped_at: dict[str, Any] | None = None
+        tasks = size = 0
+        async for entry in threads.waiting(parked):
+            if stopped_at is None:
+                stopped_at = entry.as_dict() | ({"contents": entry.contents()} if with_contents else {})
+            tasks, size = tasks + 1, size + entry.size
+        return {**parked.as_dict(), "stopped_at": stopped_at, "waiting": {"tasks": tasks, "bytes": size}}
+
+
+async def _retry(thread_ids: list[str]) -> None:
+    async with _opened() as (threads, outbox, _):
         for thread_id in thread_ids:
-            if not await outbox.unpark(thread_id):
-                raise ThreadNotFound(thread_id, "it is not parked")
+            await threads.require(thread_id)
+            await outbox.unpark(thread_id)
             click.echo(f"{thread_id} is tried again")
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+async def _drop(thread_id: str, choice: _Choice) -> None:
+    async with _opened() as (threads, outbox, settings):
+        parked = await threads.require(thread_id)
+        entries = [entry async for entry in _chosen(threads, parked, choice)]
+        if not entries:
+            raise Conflict(f"nothing waits in the mailbox of thread {thread_id}; retry it")
+        if choice.save_to is None and not has_home(settings):
+            raise InvalidRequest("the home is on another host: say with --save where to keep what is dropped")
+        if not choice.is_sure:
+            click.confirm(f"Drop {_named(entries)} of thread {thread_id}?", abort=True)
+        saved = _save(settings, parked, entries, choice.save_to)
+        try:
+            await threads.drop(parked, entries)
+        except Conflict:
+            saved.unlink()
+            raise
+        click.echo(f"dropped {_named(entries)}, kept in {saved}; {thread_id} is tried again")
+        await outbox.poke(thread_id)
+
+
+async def _chosen(threads: ParkedThreads, parked: ParkedThread, choice: _Choice) -> AsyncIterator[WaitingEntry]:
+    async for entry in threads.waiting(parked):
+        if choice.position not in {None, entry.position}:
+            raise InvalidRequest(
+                f"thread {parked.thread_id} stopped at {entry.position}: nothing behind it is dropped before it, as "
+                "its order would no longer be known"
+            )
+        yield entry
+        if not choice.is_all:
+            return
+
+
+def _named(entries: list[WaitingEntry]) -> str:
+    first = entries[0].as_dict()
+    what = f"the {first['op'] or 'entry'} at {first['position']}"
+    return what if len(entries) == 1 else f"{what} and the {len(entries) - 1} behind it"
+
+
+def _save(settings: Settings, parked: ParkedThread, entries: list[WaitingEntry], save_to: Path | None) -> Path:
+    """Keep *entries* durably, a line each, and return where."""
+    lines = [{**parked.as_dict(), **entry.as_dict(), "fields": entry.contents()} for entry in entries]
+    content = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
+    if save_to is None:
+        from livethread_worker.store.home import Home
+        from livethread_worker.store.quarantine import keep
+
+        # Whoever can write to Redis can park a thread of any name.
+        name = parked.thread_id if parked.thread_id.replace("-", "").isalnum() else "thread"
+        return keep(Home(settings.home), f"{name}-{entries[0].position}.dropped", content)
+    try:
+        descriptor = os.open(save_to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidRequest(f"{save_to}: {error.strerror}") from None
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return save_to

@@ -315,7 +315,11 @@ def _is_passing(error: Exception) -> bool:
 def _full(writer: Writer, bound: int) -> ResourceExhausted:
     return ResourceExhausted(
         f"thread {writer.thread_id} has {bound} unapplied tasks, the most its mailbox holds; "
-        "wait until workers have applied some (flush), or start more workers"
+        + (
+            f"it is parked: {writer.parked}"
+            if writer.parked
+            else "wait until workers have applied some (flush), or start more workers"
+        )
     )
 
 

@@ -114,7 +114,7 @@ class Writer:
         if len(self.unapplied) + len(self.queue) >= self._max_tasks:
             raise ResourceExhausted(
                 f"{self._max_tasks} tasks of thread {self.thread_id} wait to be applied, the most that are kept; "
-                "flush before you append more"
+                + (f"it is parked: {self.parked}" if self.parked else "flush before you append more")
             )
         loop = asyncio.get_running_loop()
         submission = Submission(task.header.op, wire, expected, loop.create_future(), loop.time(), self._orders + 1)

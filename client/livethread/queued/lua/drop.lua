@@ -1,0 +1,92 @@
+#!lua flags=allow-oom
+-- drop: remove the first entries of a parked thread's mailbox, and let the thread be claimed again.
+--
+-- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
+--        2 parked    hash    thread -> why it is parked
+--        3 deleted   zset    thread -> time (ms) at which its deletion was accepted
+--        4 mailbox   stream  unapplied tasks
+--        5 writers   hash    see enqueue.lua
+--        6 applied   string  last applied position; also the channel on which it is published
+-- ARGV   1 thread
+--        2 why it is parked, as the caller has read it
+--        3 s for which positions and counters are kept
+--        4 how many positions follow, then the positions of the entries, in order
+--        then pairs: writer, n
+--          n         last counter of that writer among the entries: it counts as applied, so that nobody waits for it
+--
+-- Returns how many entries were removed. That is none where the thread is no longer parked for that reason, or the
+-- entries are not the first of its mailbox: what the caller has not seen, it does not drop.
+
+local ready, parked, deleted = KEYS[1], KEYS[2], KEYS[3]
+local mailbox, writers, applied_key = KEYS[4], KEYS[5], KEYS[6]
+local thread, why, keep, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local PAGE = 50
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function later_than(a, b)
+  local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
+  local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
+  ams, aseq, bms, bseq = tonumber(ams), tonumber(aseq), tonumber(bms), tonumber(bseq)
+  return ams > bms or (ams == bms and aseq > bseq)
+end
+
+if redis.call('HGET', parked, thread) ~= why then
+  return 0
+end
+
+local from, seen = '-', 0
+while seen < count do
+  local found = redis.call('XRANGE', mailbox, from, '+', 'COUNT', math.min(count - seen, PAGE))
+  if #found == 0 then
+    return 0
+  end
+  for _, entry in ipairs(found) do
+    seen = seen + 1
+    if entry[1] ~= ARGV[4 + seen] then
+      return 0
+    end
+    from = '(' .. entry[1]
+  end
+end
+
+for i = 5, 4 + count do
+  redis.call('XDEL', mailbox, ARGV[i])
+end
+
+-- Applied is what was given out up to the last of them: a position that nobody gave out moves no other.
+local last, tail, applied = ARGV[4 + count], redis.call('HGET', writers, 'tail'), redis.call('GET', applied_key)
+if tail and later_than(last, tail) then
+  last = tail
+end
+if tail and (not applied or later_than(last, applied)) then
+  applied = last
+  redis.call('SET', applied_key, applied)
+end
+
+local message = 'applied ' .. (applied or '0-0')
+for i = 5 + count, #ARGV, 2 do
+  -- Nobody can say of a writer that more of its tasks were dropped than it had accepted.
+  local n, accepted = tonumber(ARGV[i + 1]), redis.call('HGET', writers, ARGV[i])
+  if accepted then
+    n = math.min(n, tonumber(string.match(accepted, '^%d+')))
+  end
+  if n > tonumber(redis.call('HGET', writers, 'a:' .. ARGV[i]) or '0') then
+    redis.call('HSET', writers, 'a:' .. ARGV[i], string.format('%.0f', n))
+  end
+  message = message .. string.format(' %s:%.0f', ARGV[i], n)
+end
+redis.call('EXPIRE', applied_key, keep)
+redis.call('EXPIRE', writers, keep)
+
+redis.call('HDEL', parked, thread)
+if redis.call('XLEN', mailbox) == 0 then
+  redis.call('DEL', mailbox)
+  -- Nothing is accepted behind a deletion: where it was accepted, it was the last of the entries.
+  redis.call('ZREM', deleted, thread)
+else
+  redis.call('ZADD', ready, 'NX', now, thread)
+end
+redis.call('PUBLISH', applied_key, message)
+return count

@@ -1,0 +1,534 @@
+"""Parked threads as whoever decides about them sees them: shown, dropped, saved, and what clients notice of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+from redis.asyncio import Redis
+from tests.nodes.items import append, flush, history, message, new_thread, read, texts
+from tests.nodes.stores import opened
+from tests.nodes.waiting import eventually
+
+from livethread import (
+    Conflict,
+    DeleteThreadParams,
+    QueuedThreadStore,
+    ResourceExhausted,
+    ResumeThreadParams,
+    ThreadNotFound,
+    ThreadParked,
+    new_thread_id,
+)
+from livethread.cli import main
+from livethread.model import parse_time, utc_now
+from livethread.queued.parked import ParkedThreads
+from livethread.tasks import AppendItems, CreateThread, OrderedTask
+from livethread_config import Settings, names
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.nodes.processes import RedisServer
+    from tests.nodes.workers import HandWorker
+
+    Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"reads": "local"})
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[QueuedThreadStore]:
+    async with opened(settings) as store:
+        yield store
+
+
+@pytest.fixture
+async def own_store(own_settings: Settings) -> AsyncIterator[QueuedThreadStore]:
+    async with opened(own_settings) as store:
+        yield store
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Any:
+    return redis_server.client
+
+
+def keys(settings: Settings) -> names.ShardKeys:
+    return names.ShardKeys(settings.key_prefix, 0)
+
+
+async def cli(settings: Settings, *args: str, answer: str | None = None, **env: str | None) -> Result:
+    """Run ``livethread parked`` with *args*, as in a shell on the workers' host."""
+    of_deployment = {
+        "LIVETHREAD_REDIS_URL": settings.redis_url,
+        "LIVETHREAD_HOME": str(settings.home),
+        "LIVETHREAD_KEY_PREFIX": settings.key_prefix,
+    }
+    return await asyncio.to_thread(
+        CliRunner().invoke, main, ["parked", *args], input=answer, env={**of_deployment, **env}
+    )
+
+
+async def done(settings: Settings, *args: str) -> str:
+    """Return what ``livethread parked`` with *args* says; it must succeed."""
+    result = await cli(settings, *args)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+async def drain(worker: HandWorker) -> None:
+    await asyncio.to_thread(worker.drain)
+
+
+async def poison(store: QueuedThreadStore, thread_id: str, line: bytes = b'{"poison": "secret"}') -> str:
+    """Append what is no item, as another client might, with the counters of *store*'s writer."""
+    return await store._enqueue(store._open.require(thread_id), OrderedTask(AppendItems(at=utc_now()), (line,)))
+
+
+async def a_parked_thread(store: QueuedThreadStore, worker: HandWorker) -> tuple[str, str]:
+    """Return a thread with a poisoned task between two good ones, and where that stands."""
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("before"))
+    position = await poison(store, thread_id)
+    await append(store, thread_id, message("behind"))
+    await drain(worker)
+    return thread_id, position
+
+
+def kept_in(settings: Settings) -> list[list[dict[str, Any]]]:
+    """Return what the quarantine folder holds of dropped tasks, a list for each file."""
+    files = sorted((settings.home / "livethread" / "quarantine").glob("*.dropped.*"))
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
+# -- show --------------------------------------------------------------------------------------------------
+
+
+async def test_a_parked_thread_is_listed_with_its_reason(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+
+    bare, listed = await done(settings), await done(settings, "list")
+    [as_json] = json.loads(await done(settings, "list", "--json"))
+
+    assert bare == listed == f"{thread_id}  InvalidRequest: a line of an append_items is no item\n"
+    assert as_json == json.loads(await done(settings, "--json"))[0]
+    assert (as_json["thread_id"], as_json["reason"]) == (thread_id, listed.split("  ")[1].strip())
+
+
+async def test_it_is_shown_where_a_thread_stopped_and_what_waits_and_no_contents(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id, position = await a_parked_thread(store, hand_worker)
+    writer = store._open.require(thread_id).writer.id
+
+    shown = json.loads(await done(settings, "show", thread_id, "--json"))
+    said = await done(settings, "show", thread_id)
+
+    assert parse_time(shown["parked_at"]) is not None
+    stopped = shown["stopped_at"]
+    assert (stopped["position"], stopped["writer"], stopped["n"]) == (position, writer, 3)
+    assert (stopped["op"], stopped["items"]) == ("append_items", 1)
+    assert shown["waiting"]["tasks"] == 2
+    assert shown["waiting"]["bytes"] > stopped["bytes"] > len("secret")
+    assert f"at       {position}: append_items, 1 items" in said
+    assert shown["parked_at"] in said
+    assert "secret" not in said + json.dumps(shown)
+
+
+async def test_contents_are_shown_to_who_asks_for_them(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+
+    shown = json.loads(await done(settings, "show", thread_id, "--json", "--contents"))
+    said = await done(settings, "show", thread_id, "--contents")
+
+    assert shown["stopped_at"]["contents"]["lines"] == '{"poison": "secret"}'
+    assert "secret" in said
+
+
+async def test_an_entry_that_is_no_task_is_shown_as_one(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    redis.xadd(keys(settings).mailbox(thread_id), {"junk": b"\xff\x1b[2J"}, id="99999999999999-0")
+    await drain(hand_worker)
+
+    shown = json.loads(await done(settings, "show", thread_id, "--json", "--contents"))
+    said = await done(settings, "show", thread_id, "--contents")
+
+    assert shown["reason"].startswith("the entry at 99999999999999-0 is no task")
+    assert shown["stopped_at"] == {
+        "position": "99999999999999-0",
+        "writer": None,
+        "n": None,
+        "op": None,
+        "bytes": 5,
+        "contents": {"junk": {"base64": "/xtbMko="}},
+    }
+    assert "at       99999999999999-0: no task, 5 bytes" in said
+
+
+@pytest.mark.parametrize("what", ["show", "drop", "retry"])
+async def test_of_a_thread_that_is_not_parked_it_is_said(
+    store: QueuedThreadStore, settings: Settings, what: str
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+
+    result = await cli(settings, what, thread_id)
+
+    assert (result.exit_code, result.stderr) == (1, f"Error: thread {thread_id} not found: it is not parked\n")
+
+
+# -- drop --------------------------------------------------------------------------------------------------
+
+
+async def test_a_dropped_task_is_kept_whole_and_what_stands_behind_it_is_applied(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id, position = await a_parked_thread(store, hand_worker)
+    with pytest.raises(ThreadParked):
+        await flush(store, thread_id)
+
+    said = await done(settings, "drop", thread_id, "--yes")
+    await drain(hand_worker)
+
+    await flush(store, thread_id)
+    assert texts(await history(store, thread_id)) == ["before", "behind"]
+    [[kept]] = kept_in(settings)
+    assert (kept["thread_id"], kept["position"], kept["op"]) == (thread_id, position, "append_items")
+    assert kept["reason"] == "InvalidRequest: a line of an append_items is no item"
+    assert kept["fields"]["lines"] == '{"poison": "secret"}'
+    assert sorted(kept["fields"]) == ["lines", "n", "task", "writer"]
+    assert str(settings.home / "livethread" / "quarantine") in said
+    assert "secret" not in said
+
+
+async def test_tasks_that_their_writer_makes_after_a_drop_are_applied(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+    await done(settings, "drop", thread_id, "--yes")
+
+    await append(store, thread_id, message("later"))
+    await drain(hand_worker)
+
+    await flush(store, thread_id)
+    assert texts(await history(store, thread_id)) == ["before", "behind", "later"]
+    assert not store._open.require(thread_id).writer.has_outstanding
+
+
+async def test_nobody_waits_for_a_dropped_task_though_it_was_the_last(
+    own_store: QueuedThreadStore, own_worker: HandWorker, own_settings: Settings, own_redis: RedisServer
+) -> None:
+    """The publication is lost, too: neither who flushes nor who resumes hangs."""
+    thread_id = await new_thread(own_store)
+    await append(own_store, thread_id, message("before"))
+    await poison(own_store, thread_id)
+    await drain(own_worker)
+    own_redis.client.client_kill_filter(_type="pubsub")
+
+    await done(own_settings, "drop", thread_id, "--yes")
+
+    await flush(own_store, thread_id, timeout_s=15)
+    async with opened(own_settings) as other:
+        await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
+        assert texts(await history(other, thread_id)) == ["before"]
+
+
+async def test_a_flush_under_way_ends_when_the_last_of_its_tasks_is_dropped(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    """It has not heard that the thread was parked."""
+    thread_id = await new_thread(store)
+    await poison(store, thread_id)
+    writer = store._open.require(thread_id).writer
+    await drain(hand_worker)
+    await eventually(lambda: writer.parked, "the publication")
+    writer.note_parked(None)
+    store._waiter._note_parked = lambda _writer, _detail: None  # nor does it hear of it when it asks
+    flushing = asyncio.ensure_future(flush(store, thread_id, timeout_s=15))
+    await asyncio.wait([flushing], timeout=0.1)
+    waited = not flushing.done()
+
+    await done(settings, "drop", thread_id, "--yes")
+
+    assert waited
+    await flushing
+
+
+async def test_a_dropped_task_does_not_come_back_when_redis_forgets_everything(
+    own_store: QueuedThreadStore, own_worker: HandWorker, own_settings: Settings, own_redis: RedisServer
+) -> None:
+    thread_id, _ = await a_parked_thread(own_store, own_worker)
+    await done(own_settings, "drop", thread_id, "--yes")
+    await drain(own_worker)
+    await flush(own_store, thread_id)
+
+    own_redis.client.flushall()
+    await append(own_store, thread_id, message("later"))
+    await drain(own_worker)
+
+    await flush(own_store, thread_id, timeout_s=15)
+    assert texts(await history(own_store, thread_id)) == ["before", "behind", "later"]
+
+
+async def test_what_a_client_sends_again_of_a_dropped_task_is_not_taken_again(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    """It has not heard of the drop, and offers its last task again."""
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("before"))
+    await poison(store, thread_id)
+    await drain(hand_worker)
+    writer = store._open.require(thread_id).writer
+    await eventually(lambda: writer.floor == 2, "what is applied")
+    await store._applied.unsubscribe(keys(settings).applied(thread_id))
+    await done(settings, "drop", thread_id, "--yes")
+
+    writer.rewind(2)
+    store._outbox.send(writer)
+    await eventually(lambda: not writer.queue, "the answer")
+
+    assert redis.exists(keys(settings).mailbox(thread_id)) == 0
+
+
+async def test_all_that_waits_is_dropped_where_that_is_asked_for(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+    async with opened(settings) as other:
+        await other._open_thread(thread_id)
+        await append(other, thread_id, message("of another writer"))
+
+        await done(settings, "drop", thread_id, "--all", "--yes")
+
+        await flush(store, thread_id)
+        await flush(other, thread_id)
+    assert texts(await history(store, thread_id)) == ["before"]
+    [kept] = kept_in(settings)
+    assert [json.loads(entry["fields"]["task"])["op"] for entry in kept] == ["append_items"] * 3
+    assert redis.exists(keys(settings).mailbox(thread_id)) == 0
+
+
+async def test_a_task_is_dropped_by_its_position_only_where_the_thread_stopped_at_it(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    thread_id, position = await a_parked_thread(store, hand_worker)
+    behind = store._open.require(thread_id).writer.unapplied[-1].position
+
+    refused = await cli(settings, "drop", thread_id, "--position", behind, "--yes")
+    waiting = redis.xlen(keys(settings).mailbox(thread_id))
+    await done(settings, "drop", thread_id, "--position", position, "--yes")
+
+    assert refused.exit_code == 1
+    assert f"stopped at {position}" in refused.stderr
+    assert waiting == 2
+    assert redis.xlen(keys(settings).mailbox(thread_id)) == 1
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", 1), ("n\n", 2), ("", 2)])
+async def test_who_does_not_say_yes_is_asked(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, answer: str, left: int
+) -> None:
+    thread_id, position = await a_parked_thread(store, hand_worker)
+
+    result = await cli(settings, "drop", thread_id, answer=answer)
+
+    assert f"Drop the append_items at {position} of thread {thread_id}? [y/N]" in result.stdout
+    assert hand_worker.redis.xlen(keys(settings).mailbox(thread_id)) == left
+    assert len(kept_in(settings)) == 2 - left
+
+
+async def test_without_the_home_it_must_be_said_where_to_keep_what_is_dropped(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any, tmp_path: Path
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+    file, taken = tmp_path / "dropped.jsonl", tmp_path / "taken.jsonl"
+    taken.write_text("mine")
+
+    unsaid = await cli(settings, "drop", thread_id, "--yes", LIVETHREAD_HOME=None)
+    occupied = await cli(settings, "drop", thread_id, "--yes", "--save", str(taken), LIVETHREAD_HOME=None)
+    waiting = redis.xlen(keys(settings).mailbox(thread_id))
+    said = await cli(settings, "drop", thread_id, "--yes", "--save", str(file), LIVETHREAD_HOME=None)
+
+    assert (unsaid.exit_code, occupied.exit_code, said.exit_code) == (1, 1, 0)
+    assert "--save" in unsaid.stderr
+    assert "exists" in occupied.stderr
+    assert (waiting, taken.read_text()) == (2, "mine")
+    assert json.loads(file.read_text())["fields"]["lines"] == '{"poison": "secret"}'
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_entry_that_is_no_task_is_dropped_and_positions_go_on_as_before(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    thread_id = await new_thread(store)
+    last = await append(store, thread_id, message("one"))
+    redis.xadd(keys(settings).mailbox(thread_id), {"junk": b"\xff", "writer": "x", "n": "-1"}, id="99999999999999-0")
+    await drain(hand_worker)
+
+    await done(settings, "drop", thread_id, "--yes")
+
+    assert redis.get(keys(settings).applied(thread_id)).decode() == last.position
+    assert (await append(store, thread_id, message("two"))).position < "99999999999999-0"
+    await drain(hand_worker)
+    await flush(store, thread_id)
+    assert texts(await history(store, thread_id)) == ["one", "two"]
+    assert kept_in(settings)[0][0]["fields"] == {"junk": {"base64": "/w=="}, "writer": "x", "n": "-1"}
+
+
+async def test_no_writer_has_more_dropped_than_it_had_accepted(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    """Junk that bears a writer's name must not make its later tasks count as applied."""
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    writer = store._open.require(thread_id).writer.id
+    redis.xadd(keys(settings).mailbox(thread_id), {"writer": writer, "n": "100"}, id="99999999999999-0")
+    await drain(hand_worker)
+
+    await done(settings, "drop", thread_id, "--yes")
+    await append(store, thread_id, message("two"))
+
+    assert redis.hget(keys(settings).writers(thread_id), f"a:{writer}") == b"2"
+    assert store._open.require(thread_id).writer.has_outstanding
+
+
+async def test_where_a_creation_is_dropped_the_thread_stops_at_what_stands_behind_it(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    thread_id = await new_thread(store)
+    another = CreateThread(at=utc_now(), session_meta={"id": new_thread_id()})
+    store._open.require(thread_id).creation = OrderedTask(another)
+    await append(store, thread_id, message("one"))
+    await append(store, thread_id, message("two"))
+    await drain(hand_worker)
+
+    await done(settings, "drop", thread_id, "--yes")
+    await drain(hand_worker)
+    with pytest.raises(ThreadParked, match=r"ThreadNotFound.*holds no rollout of it"):
+        await flush(store, thread_id)
+    waiting = redis.xlen(keys(settings).mailbox(thread_id))
+    await done(settings, "drop", thread_id, "--all", "--yes")
+
+    await flush(store, thread_id)
+    assert waiting == 2
+    assert [len(kept) for kept in kept_in(settings)] == [1, 2]
+    assert not list(settings.home.glob("sessions/*/*/*/*"))
+    with pytest.raises(ThreadNotFound):
+        await read(store, thread_id)
+
+
+async def test_where_a_deletion_is_dropped_the_thread_is_open_again(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    """A folder in the rollout's place cannot be removed as a file is."""
+    hand_worker.settings = settings.model_copy(update={"park_after_attempts": 1})
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    await drain(hand_worker)
+    path = (await read(store, thread_id)).rollout_path
+    assert path is not None
+    away = path.rename(path.with_suffix(".away"))
+    path.mkdir()
+    await store.delete_thread(DeleteThreadParams(thread_id=thread_id))
+    await drain(hand_worker)
+    with pytest.raises(ThreadNotFound):
+        await append(store, thread_id, message("refused"))
+
+    path.rmdir()
+    away.rename(path)
+    await done(settings, "drop", thread_id, "--yes")
+
+    await append(store, thread_id, message("two"))
+    await drain(hand_worker)
+    await flush(store, thread_id)
+    assert texts(await history(store, thread_id)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("meanwhile", ["retried", "retried and parked again", "its first task was dropped"])
+async def test_nothing_is_dropped_that_was_not_seen(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any, meanwhile: str
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+    client = Redis.from_url(settings.client_url)
+    threads = ParkedThreads(client, settings)
+    parked = await threads.require(thread_id)
+    entries = [entry async for entry in threads.waiting(parked)]
+    if meanwhile == "its first task was dropped":
+        redis.xdel(keys(settings).mailbox(thread_id), entries[0].position)
+    else:
+        await store._outbox.unpark(thread_id)
+    if meanwhile == "retried and parked again":
+        await drain(hand_worker)
+    before = {key: redis.dump(key) for key in redis.scan_iter(f"{settings.key_prefix}:*")}
+
+    with pytest.raises(Conflict, match="nothing was dropped"):
+        await threads.drop(parked, entries[:1])
+
+    await client.aclose()
+    assert {key: redis.dump(key) for key in redis.scan_iter(f"{settings.key_prefix}:*")} == before
+
+
+async def test_many_tasks_are_dropped_in_one_go(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+    await asyncio.gather(*(append(store, thread_id, message(f"{n}")) for n in range(250)))
+
+    said = await done(settings, "drop", thread_id, "--all", "--yes")
+
+    assert "and the 251 behind it" in said
+    assert [len(kept) for kept in kept_in(settings)] == [252]
+    assert redis.exists(keys(settings).mailbox(thread_id)) == 0
+    await flush(store, thread_id)
+
+
+# -- retry, and the bound ----------------------------------------------------------------------------------
+
+
+async def test_a_retried_thread_whose_cause_is_not_mended_stops_at_the_same_task_in_the_same_order(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+    mailbox = keys(settings).mailbox(thread_id)
+    before = redis.xrange(mailbox)
+
+    said = await done(settings, "retry", thread_id)
+    await drain(hand_worker)
+
+    assert said == f"{thread_id} is tried again\n"
+    assert redis.xrange(mailbox) == before
+    assert redis.hexists(keys(settings).parked, thread_id)
+
+
+async def test_a_parked_thread_takes_tasks_up_to_its_bound_and_then_says_why_no_more(
+    settings: Settings, hand_worker: HandWorker
+) -> None:
+    async with opened(settings.model_copy(update={"mailbox_max_tasks": 4})) as store:
+        thread_id, _ = await a_parked_thread(store, hand_worker)
+        writer = store._open.require(thread_id).writer
+        await eventually(lambda: writer.parked, "the publication")
+        await append(store, thread_id, message("third"))
+        await append(store, thread_id, message("fourth"))
+
+        with pytest.raises(ResourceExhausted, match=r"4 tasks of thread .*it is parked: InvalidRequest"):
+            await append(store, thread_id, message("refused"))
+
+        await done(settings, "drop", thread_id, "--yes")
+        await drain(hand_worker)
+        await flush(store, thread_id)
+        assert texts(await history(store, thread_id)) == ["before", "behind", "third", "fourth"]
