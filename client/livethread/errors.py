@@ -16,6 +16,12 @@ The first six and `Internal` are codex's (``thread-store/src/error.rs``). Each e
 
 from __future__ import annotations
 
+from typing import Final
+
+#: Note on a ``CancelledError`` of a call that waited for room (``LIVETHREAD_BACKPRESSURE=wait``). Without it, what
+#: was cancelled is only the wait: the request takes effect.
+NOTHING_STORED: Final = "nothing was stored of the request: it still waited for room"
+
 
 class ThreadStoreError(Exception):
     """Base of all errors of a thread store."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Self
 
-from livethread.errors import ThreadNotFound, ThreadStoreError, Unavailable
+from livethread.errors import NOTHING_STORED, ThreadNotFound, ThreadStoreError, Unavailable
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import parse_time
@@ -103,7 +103,8 @@ class LiveThread:
 
         Returns once they are ordered and in the mailbox; `flush` tells when they are durable. Items that the
         persistence policy drops are dropped silently; where none is left, the receipt is that of the append
-        before. To cancel the call is to stop waiting: the items are appended all the same.
+        before. To cancel the call is to stop waiting: the items are appended all the same, unless they waited for
+        room (``LIVETHREAD_BACKPRESSURE=wait``): then the `CancelledError` bears the note `NOTHING_STORED`.
 
         Raises:
             InvalidRequest: an item is malformed; nothing was appended.
@@ -119,8 +120,9 @@ class LiveThread:
         times = [parse_time(item.timestamp) or params.appended_at for item in canonical]
         try:
             receipt = await self._store.append_items(params)
-        except asyncio.CancelledError:
-            self._sync.observe_late_items(canonical, times)
+        except asyncio.CancelledError as error:
+            if NOTHING_STORED not in getattr(error, "__notes__", ()):
+                self._sync.observe_late_items(canonical, times)
             raise
         except Unavailable as error:
             if error.is_queued:

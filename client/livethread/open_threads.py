@@ -26,6 +26,10 @@ class OpenThreads(Generic[T]):
         """Return what is kept of the thread; None where it is not open."""
         return self._open.get(thread_id)
 
+    def values(self) -> list[T]:
+        """Return what is kept of each thread."""
+        return list(self._open.values())
+
     def require(self, thread_id: str) -> T:
         """Return what is kept of the thread.
 

@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     mailbox_max_tasks: Annotated[int, Field(ge=1)] = 10_000
     #: Most bytes of unapplied tasks that a client keeps, of all its threads; beyond it an append is refused.
     outbox_max_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
+    #: What becomes of an append beyond those two bounds: ``refuse`` raises `ResourceExhausted` at once; ``wait`` waits
+    #: for room, in order, and raises it after *backpressure_timeout_s*.
+    backpressure: Literal["refuse", "wait"] = "refuse"
+    #: Seconds an append waits for room where *backpressure* is ``wait``.
+    backpressure_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     #: Seconds until an unreachable Redis is reported when a store is opened.
     connect_timeout_s: Annotated[float, Field(gt=0)] = 1.5
     #: Seconds an append waits for Redis to accept it.

@@ -20,18 +20,22 @@ from tests.nodes.waiting import eventually, wait_until
 from livethread import (
     Conflict,
     CreateThreadParams,
+    DiscardThreadParams,
     LiveThread,
     QueuedThreadStore,
     ReadThreadParams,
+    Receipt,
     ResourceExhausted,
     ResumeThreadParams,
     Settings,
     ThreadMetadataPatch,
+    ThreadNotFound,
     ThreadParked,
     ThreadStoreError,
     Unavailable,
     UpdateThreadMetadataParams,
 )
+from livethread.types import position_key
 from livethread_config import names
 from livethread_worker.store.apply import apply_batch
 
@@ -231,6 +235,119 @@ async def test_a_live_thread_over_a_small_mailbox_has_every_accepted_item_once(
         await asyncio.to_thread(hand_worker.drain)
         await drained_while(hand_worker, thread.flush(timeout_s=15))
         assert texts(await history(store, thread.thread_id)) == [f"{n}" for n in range(10)]
+
+
+@pytest.fixture
+def patient(settings: Settings) -> Settings:
+    return settings.model_copy(
+        update={"mailbox_max_tasks": 3, "backpressure": "wait", "backpressure_timeout_s": 20.0}
+    )
+
+
+async def test_appends_wait_for_room_while_the_worker_is_stopped_and_go_on_in_order_when_it_is_back(
+    patient: Settings, hand_worker: HandWorker
+) -> None:
+    async with opened(patient) as store:
+        thread_id = await new_thread(store)
+        waiting = [asyncio.ensure_future(append(store, thread_id, message(f"{n}"))) for n in range(20)]
+        await asyncio.wait(waiting, timeout=0.1)
+        accepted = [task.done() for task in waiting]
+
+        receipts = await drained_while(hand_worker, asyncio.wait_for(asyncio.gather(*waiting), 15))
+
+        assert accepted == [True] * 2 + [False] * 18
+        positions = [position_key(receipt.position) for receipt in receipts]
+        assert positions == sorted(set(positions))
+        await drained_until_flushed(hand_worker, store, thread_id)
+        assert texts(await history(store, thread_id)) == [f"{n}" for n in range(20)]
+
+
+async def test_two_writers_wait_for_room_in_the_same_mailbox(patient: Settings, hand_worker: HandWorker) -> None:
+    """Neither is beyond its own bound: Redis says that the mailbox is full."""
+    async with opened(patient) as store, opened(patient) as other:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("mine 0"))
+        await asyncio.to_thread(hand_worker.drain)
+        await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
+        waiting = [
+            asyncio.ensure_future(append(each, thread_id, message(f"{whose} {n}")))
+            for n in range(1, 4)
+            for each, whose in ((store, "mine"), (other, "theirs"))
+        ]
+        await asyncio.wait(waiting, timeout=0.1)
+        accepted = sum(task.done() for task in waiting)
+
+        await drained_while(hand_worker, asyncio.wait_for(asyncio.gather(*waiting), 15))
+        await drained_until_flushed(hand_worker, store, thread_id)
+        await drained_until_flushed(hand_worker, other, thread_id)
+
+        assert accepted == 3
+        said = texts(await history(store, thread_id))
+        assert [text for text in said if text.startswith("mine")] == [f"mine {n}" for n in range(4)]
+        assert [text for text in said if text.startswith("theirs")] == [f"theirs {n}" for n in range(1, 4)]
+
+
+async def test_who_waits_too_long_for_room_or_is_cancelled_has_appended_nothing(
+    patient: Settings, hand_worker: HandWorker
+) -> None:
+    async with opened(patient.model_copy(update={"backpressure_timeout_s": 0.3})) as store, opened(patient) as other:
+        thread = await LiveThread.create(store, CreateThreadParams())
+        await thread.append_items([message("0")])
+        await asyncio.to_thread(hand_worker.drain)
+        await other.resume_thread(ResumeThreadParams(thread_id=thread.thread_id))
+        for n in range(3):
+            await append(other, thread.thread_id, message(f"other {n}"))
+
+        cancelled = asyncio.ensure_future(thread.append_items([said("cancelled")]))
+        too_long = asyncio.ensure_future(thread.append_items([said("too long")]))
+        writer = store._open.require(thread.thread_id).writer
+        await eventually(lambda: writer.queue and writer.queue[0].is_postponed, "the answer")
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        with pytest.raises(ResourceExhausted, match="has 3 unapplied tasks"):
+            await too_long
+
+        await asyncio.to_thread(hand_worker.drain)
+        await thread.append_items([said("a title")])
+        await drained_while(hand_worker, thread.flush(timeout_s=15))
+        assert texts(await history(store, thread.thread_id)) == ["0", "other 0", "other 1", "other 2", "a title"]
+        assert (await thread.read_thread()).title == "a title"
+
+
+async def test_bytes_are_waited_for_as_well(patient: Settings, hand_worker: HandWorker) -> None:
+    bounded = patient.model_copy(update={"mailbox_max_tasks": 100, "outbox_max_bytes": 4096})
+    async with opened(bounded) as store:
+        threads = [await new_thread(store) for _ in range(3)]
+        waiting = [
+            asyncio.ensure_future(append(store, thread_id, message("x" * 700)))
+            for _ in range(4)
+            for thread_id in threads
+        ]
+        await asyncio.wait(waiting, timeout=0.1)
+        accepted = sum(task.done() for task in waiting)
+
+        await drained_while(hand_worker, asyncio.wait_for(asyncio.gather(*waiting), 15))
+
+        assert 0 < accepted < 12
+        for thread_id in threads:
+            await drained_until_flushed(hand_worker, store, thread_id)
+            assert len(await history(store, thread_id)) == 4
+
+
+async def test_a_thread_that_is_discarded_lets_nobody_wait_for_room_in_it(
+    patient: Settings, hand_worker: HandWorker
+) -> None:
+    async with opened(patient) as store:
+        thread_id = await new_thread(store)
+        waiting = [asyncio.ensure_future(append(store, thread_id, message(f"{n}"))) for n in range(4)]
+        await asyncio.wait(waiting, timeout=0.1)
+
+        await store.discard_thread(DiscardThreadParams(thread_id=thread_id))
+
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [Receipt] * 2 + [ThreadNotFound] * 2
 
 
 # -- what cannot be applied --------------------------------------------------------------------------------

@@ -221,6 +221,8 @@ class Outbox:
             writer.drop_all(ThreadNotFound(writer.thread_id, "it was deleted"))
         elif status == b"exists" and writer.queue[0].is_promised:
             writer.queue[0].is_repeated = True  # its caller was told that it stays queued: it joins the thread
+        elif status == b"full" and self._postpone(writer):
+            return
         elif not writer.refuse(self._refusal(writer, status, tail.decode())):
             self._offer_again(writer)
 
@@ -260,14 +262,27 @@ class Outbox:
         """Refuse what *batch* has queued and nobody was promised; offer the rest again."""
         for writer, submissions in batch:
             for submission in submissions:
-                if writer.queue and writer.queue[0] is submission and not writer.refuse(error):
+                if not writer.queue or writer.queue[0] is not submission:
+                    continue
+                if isinstance(error, ResourceExhausted) and self._postpone(writer):
+                    break
+                if not writer.refuse(error):
                     self._offer_again(writer)
                     break
 
-    def _offer_again(self, writer: Writer) -> None:
-        """Send *writer*'s queue again after a while: it begins with a task that is promised."""
+    def _postpone(self, writer: Writer) -> bool:
+        """Offer *writer*'s queue again once there may be room; return whether its first task may wait so long."""
+        left = writer.queue[0].deadline - asyncio.get_running_loop().time()
+        if left <= 0 or writer.queue[0].is_promised:
+            return False
+        writer.postpone()
+        self._offer_again(writer, min(left, OFFER_AGAIN))
+        return True
+
+    def _offer_again(self, writer: Writer, wait_s: float = OFFER_AGAIN) -> None:
+        """Send *writer*'s queue again after a while: it begins with a task that is promised, or may wait."""
         self.forget(writer)
-        asyncio.get_running_loop().call_later(OFFER_AGAIN, self.send, writer)
+        asyncio.get_running_loop().call_later(wait_s, self.send, writer)
 
     def _tell_waiters(self, shard: int, error: Exception) -> None:
         """Tell those who have waited too long. Their tasks stay queued: their order must not be lost."""

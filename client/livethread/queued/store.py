@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from redis.exceptions import RedisError
 
-from livethread.errors import Conflict, ThreadNotFound
+from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied, ThreadParkedEvent
 from livethread.open_threads import OpenThreads
+from livethread.queued.admission import Admission
 from livethread.queued.applied import AppliedListener
 from livethread.queued.connection import no_redis
 from livethread.queued.outbox import Outbox
@@ -93,6 +94,8 @@ class _OpenThread:
     creation: OrderedTask | None = None
     #: That task on its way.
     creating: Submission | None = None
+    #: Whether it was shut down or discarded: who waited for room meanwhile comes too late.
+    is_closed: bool = False
 
 
 class QueuedThreadStore:
@@ -119,6 +122,7 @@ class QueuedThreadStore:
         )
         self._open: OpenThreads[_OpenThread] = OpenThreads()
         self._budget = Budget(settings.outbox_max_bytes)
+        self._admission = Admission(settings, self._budget, self._ask_for_room)
         #: Position of the last change of each thread that is not open, until a read has waited for it.
         self._cold: dict[str, Position] = {}
         self._keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
@@ -143,6 +147,7 @@ class QueuedThreadStore:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._outbox.stop()
+        self._admission.stop()
         await self._applied.stop()
         self._doorbell.close()
         await self._redis.aclose()
@@ -178,10 +183,15 @@ class QueuedThreadStore:
     async def persist_thread(self, params: PersistThreadParams) -> None:
         """Enqueue the creation of a thread that has no item yet, and wait until it is accepted."""
         opened = self._open.require(params.thread_id)
-        self._submit_creation(opened)
+
+        def submit(deadline: float) -> Submission | None:
+            self._submit_creation(opened, deadline)
+            return opened.creating
+
+        creating = await self._admission.submit(opened.writer, submit)
         self._outbox.send(opened.writer)
-        if opened.creating is not None:
-            await asyncio.shield(opened.creating.accepted)
+        if creating is not None:
+            await asyncio.shield(creating.accepted)
 
     async def flush_thread(self, params: FlushThreadParams) -> None:
         """Wait until everything accepted from this store is durable."""
@@ -276,12 +286,24 @@ class QueuedThreadStore:
 
     async def _enqueue(self, opened: _OpenThread, task: OrderedTask, expected: Position | None = None) -> Position:
         """Submit *task*, behind the thread's creation where that is due, and return its position."""
-        if self._submit_creation(opened) and expected == START:
-            expected = None  # the creation itself asks for a thread without tasks
-        submission = opened.writer.submit(task, expected)
+
+        def submit(deadline: float) -> Submission:
+            nonlocal expected
+            if opened.is_closed:
+                raise ThreadNotFound(opened.writer.thread_id, "it was shut down or discarded")
+            if self._submit_creation(opened, deadline) and expected == START:
+                expected = None  # the creation itself asks for a thread without tasks
+            return opened.writer.submit(task, expected, deadline)
+
+        submission = await self._admission.submit(opened.writer, submit)
         self._outbox.send(opened.writer)
-        # Shielded: the submission outlives whoever waits for it.
-        return await asyncio.shield(submission.accepted)
+        try:
+            # Shielded: the submission outlives whoever waits for it, unless Redis has no room for it.
+            return await asyncio.shield(submission.accepted)
+        except asyncio.CancelledError as error:
+            if opened.writer.withdraw(submission):
+                error.add_note(NOTHING_STORED)
+            raise
 
     async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:
         """Enqueue a task of a thread, open or not."""
@@ -295,8 +317,7 @@ class QueuedThreadStore:
             self._remember(thread_id, position)
         return Receipt(thread_id=thread_id, position=position)
 
-    @staticmethod
-    def _submit_creation(opened: _OpenThread) -> bool:
+    def _submit_creation(self, opened: _OpenThread, deadline: float) -> bool:
         """Submit the creation where it is neither accepted nor on its way; return whether it was.
 
         A refused one is submitted again.
@@ -304,7 +325,9 @@ class QueuedThreadStore:
         if opened.creation is None:
             return False
         if opened.creating is None or opened.creating.is_refused:
-            opened.creating = opened.writer.submit(opened.creation)
+            opened.creating = opened.writer.submit(opened.creation, deadline=deadline)
+            if deadline:  # what stands behind it may have to wait until it is applied
+                self._outbox.send(opened.writer)
             return True
         if opened.creating.n and opened.creating.n <= opened.writer.last_accepted:
             opened.creation = opened.creating = None
@@ -320,6 +343,13 @@ class QueuedThreadStore:
         return Writer(thread_id, self._budget, self._settings.mailbox_max_tasks)
 
     # -- waiting -------------------------------------------------------------------------------------------
+
+    async def _ask_for_room(self, first: Writer) -> None:
+        """Ask Redis what is applied: of *first*, and then of all others whose tasks take up room."""
+        writers = [opened.writer for opened in self._open.values()]
+        for writer in (first, *(each for each in writers if each is not first)):
+            if writer.unapplied and await self._waiter.ask(writer) is not None:
+                return  # Redis does not answer
 
     async def _wait_for_own(self, thread_id: str) -> None:
         """Wait until what this store had accepted for the thread is applied."""
@@ -351,6 +381,8 @@ class QueuedThreadStore:
         if what == "parked":
             self._note_parked(opened.writer, detail)
         elif what == "applied":
+            if opened.writer.queue:
+                self._outbox.send(opened.writer)  # there is room again
             position, *counters = detail.split(" ")
             for counter in counters:
                 writer, _, n = counter.partition(":")
@@ -388,6 +420,7 @@ class QueuedThreadStore:
         if opened is not None and self._open.close(thread_id):
             if opened.writer.unapplied:
                 self._remember(thread_id, opened.writer.unapplied[-1].position)
+            opened.is_closed = True
             opened.writer.close()
             await self._applied.unsubscribe(self._keys_of(thread_id).applied(thread_id))
 

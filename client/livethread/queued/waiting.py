@@ -62,7 +62,7 @@ class Waiter:
                 wait = ASK_FIRST
                 while not writer.is_applied_up_to(marker):
                     if writer.parked is not None:
-                        failure = await self._ask(writer)  # it may have been retried since we heard of it
+                        failure = await self.ask(writer)  # it may have been retried since we heard of it
                         if writer.parked is not None:
                             raise ThreadParked(writer.thread_id, writer.parked)
                     writer.changed.clear()
@@ -70,12 +70,12 @@ class Waiter:
                         async with asyncio.timeout(wait):
                             await writer.changed.wait()
                     except TimeoutError:
-                        failure = await self._ask(writer)
+                        failure = await self.ask(writer)
                         wait = min(wait * 2, ASK_LONGEST)
         except TimeoutError:
             raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
 
-    async def _ask(self, writer: Writer) -> Exception | None:
+    async def ask(self, writer: Writer) -> Exception | None:
         """Ask Redis how far *writer* is, and offer its last task again; return why Redis does not answer.
 
         Offering is harmless where Redis has the task; where Redis lost it, or a doorbell was lost, this is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from livethread.errors import ResourceExhausted
@@ -15,12 +15,23 @@ if TYPE_CHECKING:
     from livethread.tasks import OrderedTask
 
 
+class NoRoom(ResourceExhausted):
+    """A bound is reached that workers will free."""
+
+
 @dataclass(slots=True)
 class Budget:
     """Bytes that all writers of a store may keep."""
 
     limit: int
     used: int = 0
+    #: Set whenever a task is let go.
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def give_back(self, size: int) -> None:
+        """Note that a task of *size* bytes is no longer kept."""
+        self.used -= size
+        self.freed.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +55,10 @@ class Submission:
     is_repeated: bool = False
     #: Whether it was refused: nothing of it is stored, and it is no longer queued.
     is_refused: bool = False
+    #: Loop time until which it is offered again where the mailbox is full.
+    deadline: float = 0.0
+    #: Whether Redis had no room for it, and it waits to be offered again: Redis holds nothing of it.
+    is_postponed: bool = False
 
     @property
     def size(self) -> int:
@@ -82,6 +97,9 @@ class Writer:
         self._max_tasks = max_tasks
         self._orders = 0
         self._is_closed = False
+        #: Whose turn it is to be submitted, and how many are in line for it; see `Admission`.
+        self.turn = asyncio.Lock()
+        self.in_line = 0
 
     @property
     def last_accepted(self) -> int:
@@ -103,26 +121,33 @@ class Writer:
         pending = self.unapplied or self.queue
         return not pending or pending[0].order > marker
 
-    def submit(self, task: OrderedTask, expected: Position | None = None) -> Submission:
-        """Queue *task* behind all others of this writer.
+    def submit(self, task: OrderedTask, expected: Position | None = None, deadline: float = 0.0) -> Submission:
+        """Queue *task* behind all others of this writer; where its mailbox is full, it waits until *deadline*.
 
         Raises:
             InvalidRequest: it cannot be encoded.
-            ResourceExhausted: too much is outstanding, of this thread or of the store.
+            NoRoom: too much is outstanding, of this thread or of the store.
+            ResourceExhausted: it is larger than all that may be outstanding.
         """
         wire = task.to_wire()
         if len(self.unapplied) + len(self.queue) >= self._max_tasks:
-            raise ResourceExhausted(
+            raise NoRoom(
                 f"{self._max_tasks} tasks of thread {self.thread_id} wait to be applied, the most that are kept; "
                 + (f"it is parked: {self.parked}" if self.parked else "flush before you append more")
             )
         loop = asyncio.get_running_loop()
         submission = Submission(task.header.op, wire, expected, loop.create_future(), loop.time(), self._orders + 1)
-        if self._budget.used + submission.size > self._budget.limit:
+        if submission.size > self._budget.limit:
             raise ResourceExhausted(
+                f"a task of {submission.size} bytes, where {self._budget.limit} are the most that are kept in all "
+                "(LIVETHREAD_OUTBOX_MAX_BYTES)"
+            )
+        if self._budget.used + submission.size > self._budget.limit:
+            raise NoRoom(
                 f"{self._budget.used} bytes of tasks wait to be applied, the most that are kept; "
                 "flush before you append more (or raise LIVETHREAD_OUTBOX_MAX_BYTES)"
             )
+        submission.deadline = deadline
         self._orders += 1
         self._budget.used += submission.size
         self.queue.append(submission)
@@ -133,6 +158,7 @@ class Writer:
         batch = [self.queue[i] for i in range(min(count, len(self.queue)))]
         for n, submission in enumerate(batch, start=self.last_accepted + 1):
             submission.n = n
+            submission.is_postponed = False
         return batch
 
     def accept(self, last: int, position: Position, fresh: int) -> None:
@@ -172,6 +198,21 @@ class Writer:
         self.changed.set()
         return True
 
+    def postpone(self) -> None:
+        """Keep what is queued for later: Redis has no room for the first, and took nothing behind it."""
+        for waiting in self.queue:
+            waiting.n = 0
+            waiting.is_postponed = True
+
+    def withdraw(self, submission: Submission) -> bool:
+        """Take *submission* back, and return True, where it is postponed and nobody was promised it."""
+        if not submission.is_postponed or submission.is_promised:
+            return False
+        self.queue.remove(submission)
+        self._drop(submission, asyncio.CancelledError())
+        self.changed.set()
+        return True
+
     def drop_all(self, error: Exception) -> None:
         """Give up everything queued: the thread is gone, or the store is closed."""
         while self.queue:
@@ -183,7 +224,7 @@ class Writer:
         while self.unapplied and self.unapplied[0].n <= n:
             submission = self.unapplied.popleft()
             self.floor = submission.n
-            self._budget.used -= submission.size
+            self._budget.give_back(submission.size)
         self.applied = position
         self.changed.set()
 
@@ -204,9 +245,9 @@ class Writer:
             submission.is_repeated = True
             self.queue.appendleft(submission)
 
-    def _drop(self, submission: Submission, error: Exception) -> None:
+    def _drop(self, submission: Submission, error: BaseException) -> None:
         submission.is_refused = True
-        self._budget.used -= submission.size
+        self._budget.give_back(submission.size)
         if not submission.accepted.done():
             submission.accepted.set_exception(error)
             submission.accepted.exception()  # the outcome of a creation may interest nobody

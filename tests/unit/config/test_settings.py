@@ -77,6 +77,8 @@ def test_what_is_passed_wins_over_the_environment(monkeypatch: pytest.MonkeyPatc
         ("sync", "fsync"),
         ("max_item_bytes", 1023),
         ("mailbox_max_tasks", 0),
+        ("backpressure", "block"),
+        ("backpressure_timeout_s", 0),
         ("enqueue_timeout_s", 0),
         ("claim_ttl_s", -1),
         ("task_events_per_s", -1),

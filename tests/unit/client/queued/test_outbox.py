@@ -728,3 +728,76 @@ async def test_each_shard_has_its_own_sender(redis: FakeMailboxes, settings: Set
     assert sorted(results) == ["1-0", "2-0"]
     assert len(redis.calls) == 2
     assert len(set(bell.rung)) == 2
+
+
+# -- waiting for room --------------------------------------------------------------------------------------
+
+
+def in_an_hour() -> float:
+    return asyncio.get_running_loop().time() + 3600
+
+
+def submit_patient(outbox: Outbox, writer: Writer, *texts: str, deadline: float) -> list[Submission]:
+    submissions = [writer.submit(append(text), None, deadline) for text in texts]
+    outbox.send(writer)
+    return submissions
+
+
+@pytest.mark.parametrize("why", ["the mailbox is full", "Redis is out of memory"])
+async def test_a_task_that_may_wait_is_offered_until_there_is_room(
+    outbox: Outbox, redis: FakeMailboxes, why: str
+) -> None:
+    writer = new_writer(A)
+    if why == "the mailbox is full":
+        await outcomes(*submit(outbox, new_writer(A), "1", "2", "3"))
+        redis.meanwhile.extend([lambda: None, lambda: None, redis.mailboxes[A].entries.clear])
+    else:
+        redis.faults.extend([OOM, OOM])
+
+    results = await outcomes(*submit_patient(outbox, writer, "a", "b", deadline=in_an_hour()))
+
+    assert len(redis.calls) > 2
+    assert all(isinstance(result, str) for result in results)
+    assert redis.mailboxes[A].lines() == [b"a", b"b"]
+
+
+async def test_a_task_that_may_wait_is_refused_when_its_time_is_over(outbox: Outbox, redis: FakeMailboxes) -> None:
+    writer = new_writer(A)
+    await outcomes(*submit(outbox, new_writer(A), "1", "2", "3"))
+
+    (early,) = submit_patient(outbox, writer, "early", deadline=asyncio.get_running_loop().time() + 0.02)
+    (late,) = submit_patient(outbox, writer, "late", deadline=in_an_hour())
+    (refused,) = await outcomes(early)
+    redis.mailboxes[A].entries.clear()
+
+    assert isinstance(refused, ResourceExhausted)
+    assert isinstance((await outcomes(late))[0], str)
+    assert redis.mailboxes[A].entries == [(writer.id, 1, b"late")]
+
+
+async def test_who_waits_in_vain_for_room_can_take_his_task_back(outbox: Outbox, redis: FakeMailboxes) -> None:
+    writer = new_writer(A)
+    await outcomes(*submit(outbox, new_writer(A), "1", "2", "3"))
+    first, second, third = submit_patient(outbox, writer, "a", "b", "c", deadline=in_an_hour())
+    await until(lambda: first.is_postponed)
+
+    taken_back = writer.withdraw(second)
+    redis.mailboxes[A].entries.clear()
+    await until_sent(writer)
+
+    assert taken_back
+    assert [first.n, third.n] == [1, 2]
+    assert redis.mailboxes[A].lines() == [b"a", b"c"]
+
+
+async def test_a_task_that_is_on_its_way_cannot_be_taken_back(outbox: Outbox, redis: FakeMailboxes) -> None:
+    writer = new_writer(A)
+    redis.open.clear()
+    (sent,) = submit_patient(outbox, writer, "a", deadline=in_an_hour())
+    await redis.called.wait()
+
+    assert not writer.withdraw(sent)
+
+    redis.open.set()
+    await outcomes(sent)
+    assert not writer.withdraw(sent)

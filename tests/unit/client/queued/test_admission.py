@@ -1,0 +1,194 @@
+"""Tasks for which there is no room: refused, or let in later and in order. The room is a writer's of two tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from livethread.errors import NOTHING_STORED, InvalidRequest, ResourceExhausted, Unavailable
+from livethread.queued import admission as admission_module
+from livethread.queued.admission import Admission
+from livethread.queued.writer import Budget, Submission, Writer
+from livethread.tasks import AppendItems, OrderedTask
+from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+THREAD = "019a93b9-f380-7600-98ff-940e6b99603a"
+ROOM = 2
+
+
+class Gate:
+    """An `Admission` to one writer, with what Redis would say to those who ask."""
+
+    def __init__(self, settings: Settings, *, limit: int = 1_000_000) -> None:
+        self.budget = Budget(limit)
+        self.writer = Writer(THREAD, self.budget, ROOM)
+        self.asked: list[Writer] = []
+        self.on_ask: Callable[[], None] = lambda: None
+        self.admission = Admission(settings, self.budget, self._ask)
+
+    async def _ask(self, writer: Writer) -> None:
+        self.asked.append(writer)
+        self.on_ask()
+
+    async def append(self, text: str, writer: Writer | None = None) -> Submission:
+        into = writer or self.writer
+        task = OrderedTask(AppendItems(at=AT), (text.encode(),))
+        return await self.admission.submit(into, lambda deadline: into.submit(task, None, deadline))
+
+    def start(self, *texts: str) -> list[asyncio.Task[Submission]]:
+        return [asyncio.create_task(self.append(text)) for text in texts]
+
+    def apply_one(self) -> None:
+        """Let go of the first task, as when a worker has applied it."""
+        self.writer.number(1)
+        n = self.writer.last_accepted + 1
+        self.writer.accept(n, f"{n}-0", 1)
+        self.writer.note_applied(n, f"{n}-0")
+
+    def texts(self) -> list[bytes]:
+        return [submission.wire[1] for submission in self.writer.queue]
+
+
+@pytest.fixture
+def waiting() -> Settings:
+    return Settings(redis_url="redis://none", backpressure="wait", backpressure_timeout_s=10.0)
+
+
+async def turns() -> None:
+    """Let everybody who can go on do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_by_default_a_task_without_room_is_refused_at_once() -> None:
+    gate = Gate(Settings(redis_url="redis://none"))
+    for text in "ab":
+        assert (await gate.append(text)).deadline == 0.0
+
+    with pytest.raises(ResourceExhausted, match="2 tasks of thread"):
+        await gate.append("c")
+
+    assert gate.texts() == [b"a", b"b"]
+
+
+async def test_who_waits_is_let_in_as_soon_as_there_is_room_and_in_order(waiting: Settings) -> None:
+    gate = Gate(waiting)
+    tasks = gate.start("a", "b", "c", "d", "e")
+    await turns()
+    assert gate.texts() == [b"a", b"b"]
+    seen = []
+
+    while gate.writer.queue:
+        seen += gate.texts()[:1]
+        gate.apply_one()
+        await turns()
+
+    assert seen == [b"a", b"b", b"c", b"d", b"e"]
+    assert [(await task).order for task in tasks] == [1, 2, 3, 4, 5]
+    assert gate.writer.in_line == 0
+
+
+async def test_nobody_overtakes_who_waits_though_there_is_room_for_him(waiting: Settings) -> None:
+    """There is room, but who is in line has not had the time to take it."""
+    gate = Gate(waiting)
+    gate.start("a", "b", "first in line")
+    await turns()
+
+    gate.apply_one()
+    gate.apply_one()
+    await gate.append("late")
+
+    assert gate.texts() == [b"first in line", b"late"]
+
+
+async def test_a_cancelled_waiter_leaves_nothing_and_the_others_keep_their_order(waiting: Settings) -> None:
+    gate = Gate(waiting)
+    tasks = gate.start("a", "b", "c", "d", "e")
+    await turns()
+
+    for cancelled in (tasks[2], tasks[3]):  # the one whose turn it is, and one in line
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await cancelled
+        assert raised.value.__notes__ == [NOTHING_STORED]
+    gate.apply_one()
+    await turns()
+
+    assert gate.texts() == [b"b", b"e"]
+
+
+async def test_when_the_time_is_over_nothing_is_stored_and_the_error_says_why(waiting: Settings) -> None:
+    gate = Gate(waiting.model_copy(update={"backpressure_timeout_s": 0.01}))
+    tasks = gate.start("a", "b", "c", "d")
+
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(result).__mro__[1] for result in results[2:]] == [ResourceExhausted] * 2
+    assert str(results[2]).startswith("waited 0.01 s for room: 2 tasks of thread")
+    assert gate.texts() == [b"a", b"b"]
+    assert (gate.writer.in_line, gate.budget.used) == (0, sum(s.size for s in gate.writer.queue))
+
+
+async def test_bytes_are_waited_for_whoever_frees_them(waiting: Settings) -> None:
+    size = (await Gate(waiting).append("x" * 100)).size
+    gate = Gate(waiting, limit=size)
+    other = Writer("another", gate.budget, ROOM)
+    await gate.append("x" * 100, other)
+    [task] = gate.start("y" * 100)
+    await turns()
+    waited = not task.done()
+
+    other.drop_all(Unavailable("gone"))
+    await turns()
+
+    assert waited
+    assert task.done()
+
+
+async def test_a_task_that_can_never_fit_is_refused_at_once(waiting: Settings) -> None:
+    gate = Gate(waiting, limit=100)
+
+    with pytest.raises(ResourceExhausted, match="100 are the most that are kept in all"):
+        await gate.append("x" * 100)
+
+
+async def test_an_error_that_no_room_can_mend_is_raised_at_once(waiting: Settings) -> None:
+    gate = Gate(waiting)
+    gate.start("a", "b")
+    await turns()
+
+    def fail(_: float) -> None:
+        raise InvalidRequest("odd")
+
+    with pytest.raises(InvalidRequest):
+        await gate.admission.submit(gate.writer, fail)
+
+
+async def test_redis_is_asked_where_nobody_tells_of_room(waiting: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission_module, "ASK_INTERVAL", 0.001)
+    gate = Gate(waiting)
+    gate.on_ask = gate.apply_one
+    tasks = gate.start("a", "b", "c")
+
+    await tasks[2]
+
+    assert gate.asked == [gate.writer]
+
+
+async def test_who_waits_when_the_store_is_closed_is_told_so(waiting: Settings) -> None:
+    gate = Gate(waiting)
+    tasks = gate.start("a", "b", "c", "d")
+    await turns()
+
+    gate.admission.stop()
+
+    results = await asyncio.gather(*tasks[2:], return_exceptions=True)
+    assert [str(result) for result in results] == ["the store was closed before Redis accepted the task"] * 2
+    assert gate.texts() == [b"a", b"b"]
