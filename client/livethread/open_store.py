@@ -34,7 +34,7 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
     of the home runs either, one worker process is. Both end with the last process that uses them.
 
     Raises:
-        Unavailable: Redis does not answer, or no embedded server can be started.
+        Unavailable: Redis does not answer (unless ``require_redis`` is false), or no embedded server can be started.
     """
     settings = settings or Settings()
     async with AsyncExitStack() as stack:

@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     backpressure: Literal["refuse", "wait"] = "refuse"
     #: Seconds an append waits for room where *backpressure* is ``wait``.
     backpressure_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    #: Whether opening a store fails where Redis does not answer. Otherwise it opens, and takes appends to new threads,
+    #: up to the bounds above, until Redis is there.
+    require_redis: bool = True
     #: Seconds until an unreachable Redis is reported when a store is opened.
     connect_timeout_s: Annotated[float, Field(gt=0)] = 1.5
     #: Seconds an append waits for Redis to accept it.

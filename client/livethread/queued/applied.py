@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from redis.asyncio import Redis
     from redis.asyncio.client import PubSub
@@ -27,16 +27,31 @@ _IDLE_CHANNEL: Final = "livethread:idle"
 
 
 class AppliedListener:
-    """Subscribes to the ``applied`` channels of the open threads."""
+    """Subscribes to the ``applied`` channels of the open threads, again and again where the connection breaks."""
 
-    def __init__(self, redis: Redis, on_message: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, redis: Redis, on_message: Callable[[str, str], None], on_return: Callable[[], Awaitable[None]]
+    ) -> None:
         self._pubsub: PubSub = redis.pubsub(ignore_subscribe_messages=True)
         self._on_message = on_message
+        #: Called when Redis is back: what was published meanwhile is lost.
+        self._on_return = on_return
+        self._channels = {_IDLE_CHANNEL}
+        #: Whether the connection stands; while it does not, it is for the listener alone to mend.
+        self._is_connected = False
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Start listening."""
-        await self._pubsub.subscribe(_IDLE_CHANNEL)
+    async def connect(self) -> None:
+        """Connect.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        await self._pubsub.subscribe(*self._channels)
+        self._is_connected = True
+
+    def start(self) -> None:
+        """Start listening; where `connect` failed, as soon as Redis answers."""
         self._task = asyncio.create_task(self._listen())
 
     async def stop(self) -> None:
@@ -48,7 +63,10 @@ class AppliedListener:
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
 
     async def subscribe(self, channel: str) -> None:
-        """Hear of the thread whose ``applied`` key is *channel*; while Redis is out of reach, do nothing."""
+        """Hear of the thread whose ``applied`` key is *channel*; while Redis is out of reach, once it is back."""
+        self._channels.add(channel)
+        if not self._is_connected:
+            return
         try:
             await self._pubsub.subscribe(channel)
         except (RedisError, OSError):
@@ -56,6 +74,9 @@ class AppliedListener:
 
     async def unsubscribe(self, channel: str) -> None:
         """Hear no more of it."""
+        self._channels.discard(channel)
+        if not self._is_connected:
+            return
         try:
             await self._pubsub.unsubscribe(channel)
         except (RedisError, OSError):
@@ -65,10 +86,14 @@ class AppliedListener:
         level = logging.WARNING
         while True:
             try:
+                if not self._is_connected:
+                    await self.connect()
+                    await self._on_return()
                 async for message in self._pubsub.listen():
                     level = logging.WARNING
                     self._on_message(message["channel"].decode(), message["data"].decode())
             except (RedisError, OSError) as error:
+                self._is_connected = False
                 logger.log(level, "listening failed", extra={"action": "listen", "error": type(error).__name__})
                 level = logging.DEBUG
                 await asyncio.sleep(RETRY_INTERVAL)

@@ -44,6 +44,9 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 RETRY_FIRST: Final = 0.05  # seconds
 RETRY_LONGEST: Final = 2.0  # seconds
 
+#: Shortest wait before those who wait for an answer are told that there is none.
+WATCH_SHORTEST: Final = 0.02  # seconds
+
 #: Wait before a promised task that was refused is offered again.
 OFFER_AGAIN: Final = 0.5  # seconds
 
@@ -163,6 +166,7 @@ class Outbox:
         keys, args = self._arguments(shard, batch)
         wait = RETRY_FIRST
         while True:
+            watch = self._watch(shard)
             try:
                 reply: _Reply = await self._enqueue(keys=keys, args=args)
             except (RedisError, OSError) as error:
@@ -177,6 +181,8 @@ class Outbox:
                 wait = min(wait * 2, RETRY_LONGEST)
             else:
                 break
+            finally:
+                watch.cancel()
         if reply[0]:
             self._ring(shard)
         for (writer, _), answer in zip(batch, reply[1:], strict=True):
@@ -284,6 +290,12 @@ class Outbox:
         self.forget(writer)
         asyncio.get_running_loop().call_later(wait_s, self.send, writer)
 
+    def _watch(self, shard: int) -> _Watch:
+        """Tell those who have waited too long, also while a call is under way that is not answered."""
+        return _Watch(
+            self._settings.enqueue_timeout_s, lambda: self._tell_waiters(shard, TimeoutError("no answer yet"))
+        )
+
     def _tell_waiters(self, shard: int, error: Exception) -> None:
         """Tell those who have waited too long. Their tasks stay queued: their order must not be lost."""
         now = asyncio.get_running_loop().time()
@@ -293,6 +305,23 @@ class Outbox:
                 if now - submission.since > limit and not submission.accepted.done():
                     submission.accepted.set_exception(_no_answer(self._settings, error))
                     submission.accepted.exception()
+
+
+class _Watch:
+    """Calls *tell* after a time, and again and again until it is cancelled."""
+
+    def __init__(self, interval: float, tell: Callable[[], None]) -> None:
+        self._interval = max(interval, WATCH_SHORTEST)
+        self._tell = tell
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._due)
+
+    def cancel(self) -> None:
+        """Tell nobody any more."""
+        self._timer.cancel()
+
+    def _due(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._due)
+        self._tell()
 
 
 def _next_batch(waiting: dict[Writer, None]) -> _Batch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     )
     from livethread_config import Settings
 
+logger = logging.getLogger(__name__)
 
 #: Threads that are not open and whose last change a read still waits for; of older ones it is long applied.
 COLD_THREADS: Final = 10_000
@@ -111,7 +113,7 @@ class QueuedThreadStore:
         self._doorbell = doorbell
         self._observers = Observers()
         self._outbox = Outbox(redis, settings, doorbell.ring)
-        self._applied = AppliedListener(redis, self._on_message)
+        self._applied = AppliedListener(redis, self._on_message, self._ask_all)
         self._waiter = Waiter(
             redis,
             settings,
@@ -122,7 +124,7 @@ class QueuedThreadStore:
         )
         self._open: OpenThreads[_OpenThread] = OpenThreads()
         self._budget = Budget(settings.outbox_max_bytes)
-        self._admission = Admission(settings, self._budget, self._ask_for_room)
+        self._admission = Admission(settings, self._budget, self._ask_all)
         #: Position of the last change of each thread that is not open, until a read has waited for it.
         self._cold: dict[str, Position] = {}
         self._keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
@@ -131,15 +133,18 @@ class QueuedThreadStore:
         """Connect.
 
         Raises:
-            Unavailable: Redis does not answer.
+            Unavailable: Redis does not answer, and the settings require that it does.
         """
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 await self._redis.ping()
-                await self._applied.start()
+                await self._applied.connect()
         except (RedisError, OSError) as error:
-            await self._redis.aclose()
-            raise no_redis(self._settings, error) from None
+            if self._settings.require_redis:
+                await self._redis.aclose()
+                raise no_redis(self._settings, error) from None
+            logger.warning("opened without Redis", extra={"action": "open", "error": type(error).__name__})
+        self._applied.start()
         self._outbox.start()
         return self
 
@@ -344,10 +349,10 @@ class QueuedThreadStore:
 
     # -- waiting -------------------------------------------------------------------------------------------
 
-    async def _ask_for_room(self, first: Writer) -> None:
-        """Ask Redis what is applied: of *first*, and then of all others whose tasks take up room."""
-        writers = [opened.writer for opened in self._open.values()]
-        for writer in (first, *(each for each in writers if each is not first)):
+    async def _ask_all(self, first: Writer | None = None) -> None:
+        """Ask Redis what is applied of the tasks that this store keeps; of *first* at first."""
+        writers = [opened.writer for opened in self._open.values() if opened.writer is not first]
+        for writer in (first, *writers) if first else writers:
             if writer.unapplied and await self._waiter.ask(writer) is not None:
                 return  # Redis does not answer
 
