@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from livethread_worker.store.index import Index
 
 logger = logging.getLogger(__name__)
+
+#: Longest turn of a drain where there are several shards: a worker may serve others, which wait meanwhile.
+SHARD_TURN: Final = 1.0  # seconds
 
 
 @dataclass(slots=True)
@@ -59,7 +62,7 @@ class Drain:
         self._counts = DrainCounts()
 
     def run(self) -> dict[str, int]:
-        """Apply what is ready; linger for more; end when idle, or hand over after ``drain_max_s``.
+        """Apply what is ready; linger for more; end when idle, or hand over after its turn, at most ``drain_max_s``.
 
         Where Redis goes away, the drain ends: what it had claimed is claimed again when the claims expire.
         """
@@ -70,7 +73,8 @@ class Drain:
         return asdict(self._counts)
 
     def _run(self) -> None:
-        ends_at = time.monotonic() + self._settings.drain_max_s
+        longest = self._settings.drain_max_s
+        ends_at = time.monotonic() + (longest if self._settings.shards == 1 else min(longest, SHARD_TURN))
         linger = self._settings.drain_linger_ms / 1000
         while time.monotonic() < ends_at:
             if self._apply_ready() or self._mailbox.wait(linger):

@@ -33,6 +33,13 @@ TASKS_PER_THREAD: Final = 500
 #: Bytes of lines that one claim takes, about.
 CLAIM_BYTES: Final = 16 * 1024 * 1024
 
+#: Where those budgets are spent: threads that are looked at behind those taken, the most tasks of one that has few,
+#: and what is taken of all such threads.
+LOOK_AHEAD: Final = 1_000
+FEW_TASKS: Final = 16
+FEW_TASKS_IN_ALL: Final = 500
+FEW_TASKS_BYTES: Final = 4 * 1024 * 1024
+
 #: Wait before a busy thread, or one whose task failed, may be claimed again: the first, and the longest.
 BUSY_WAIT_MS: Final = 200
 RETRY_FIRST_MS: Final = 200
@@ -96,6 +103,10 @@ class Mailbox:
                 keys.thread_prefix,
                 int(self._is_first),
                 CLAIM_BYTES,
+                LOOK_AHEAD,
+                FEW_TASKS,
+                FEW_TASKS_IN_ALL,
+                FEW_TASKS_BYTES,
             ],
         )
         self._is_first = False

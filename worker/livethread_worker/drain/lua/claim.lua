@@ -17,6 +17,12 @@
 --          so their keys cannot be passed; they carry the shard's hash tag, as all keys above
 --        9 "1" at the first claim of a drain: the doorbell that started it is answered
 --       10 most bytes of lines, about
+--       11 threads that are looked at behind those      12 most tasks of such a thread
+--       13 most tasks of all of them                    14 most bytes of theirs, about
+--
+-- Threads are taken in the order in which they became ready, and go to the end when more is left. Where that spends
+-- the budgets, threads with few tasks are taken from behind those with many: they need not wait until all of those
+-- had their turn.
 --
 -- Returns { ring, { thread, attempts, entries }, ... }. ring is 1 where more is ready than was taken and the
 -- caller must publish a doorbell, so that idle workers wake in a chain.
@@ -70,10 +76,7 @@ local function take(mailbox, most)
 end
 
 local reply = { 0 }
-for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', 0, max_threads)) do
-  if budget <= 0 or bytes <= 0 then
-    break
-  end
+local function claim(thread)
   redis.call('ZREM', ready, thread)
   if redis.call('HEXISTS', parked, thread) == 0 then
     local entries = take(ARGV[8] .. 'mailbox:' .. thread, math.min(budget, per_thread))
@@ -82,6 +85,26 @@ for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT',
       redis.call('ZADD', claims, now + ttl, thread)
       redis.call('HSET', tokens, thread, token)
       reply[#reply + 1] = { thread, redis.call('HGET', attempts, thread) or '0', entries }
+    end
+  end
+end
+
+for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', 0, max_threads)) do
+  if budget <= 0 or bytes <= 0 then
+    break
+  end
+  claim(thread)
+end
+
+if budget <= 0 or bytes <= 0 then
+  local few = tonumber(ARGV[12])
+  budget, bytes = tonumber(ARGV[13]), tonumber(ARGV[14])
+  for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', 0, ARGV[11])) do
+    if budget <= 0 or bytes <= 0 or #reply > max_threads then
+      break
+    end
+    if redis.call('XLEN', ARGV[8] .. 'mailbox:' .. thread) <= few then
+      claim(thread)
     end
   end
 end
