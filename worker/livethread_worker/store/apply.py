@@ -282,6 +282,7 @@ def _open(
     took_in = recorder.size > state.rollout_bytes
     if took_in:
         _take_in_tail(home, state, recorder)
+    _end_last_line(state, recorder)
     work = ThreadWork(
         state,
         loaded,
@@ -353,13 +354,18 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
         keep(home, f"{state.thread_id}-{torn.offset}.torn", content)
         recorder.size = torn.offset
         recorder.cut()
-    elif os.pread(recorder.file.fileno(), 1, recorder.size - 1) != b"\n":
-        recorder.append(b"\n")  # a whole line without its end: ours would be glued onto it
     state.rollout_bytes = recorder.size
     logger.info(
         "took in lines beyond the committed length",
         extra={"action": "apply", "thread_id": state.thread_id, "bytes": recorder.size - begin, "torn": bool(torn)},
     )
+
+
+def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
+    """End a whole last line that has no end: ours would be glued onto it. The index may have taken it in as it is."""
+    if recorder.size and os.pread(recorder.file.fileno(), 1, recorder.size - 1) != b"\n":
+        recorder.append(b"\n")
+        state.rollout_bytes = recorder.size
 
 
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:

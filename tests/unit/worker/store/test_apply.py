@@ -18,6 +18,7 @@ from livethread_worker.store import apply
 from livethread_worker.store.apply import Outcome, OutcomeKind
 from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.rebuild import read_state
+from livethread_worker.store.refresh import Refresher
 from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.rollout.recorder import RolloutRecorder
 from livethread_worker.store.work import number_line
@@ -267,6 +268,20 @@ def test_a_foreign_last_line_without_its_end_gets_one(store: Store, mail: Mail) 
     store.apply(mail, mail.append("ours"))
 
     assert (store.texts(mail), store.quarantined()) == (["codex's", "ours"], [])
+
+
+def test_a_foreign_last_line_without_its_end_gets_one_also_after_a_reader_took_it_in(
+    store: Store, mail: Mail
+) -> None:
+    """The index then has the whole file: nothing stands beyond the committed length."""
+    store.apply(mail, mail.create())
+    add(store.path(mail), message_line("codex's"))
+    Refresher(store.home, store.index).refresh(mail.thread_id)
+
+    store.apply(mail, mail.append("ours"))
+
+    assert (store.texts(mail), store.quarantined()) == (["codex's", "ours"], [])
+    assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, None, 2]
 
 
 def test_a_thread_of_codex_is_written_on(store: Store, mail: Mail) -> None:
