@@ -46,6 +46,8 @@ def apply_patch(
 
 
 def _counts(thread: StoredThread, name: str, observed_from: Position, marks: dict[str, Position]) -> bool:
+    if name == "advance_recency_at":
+        return True  # whoever says it, and when, it only ever advances
     if name in FIRST_OBSERVED:
         known = marks.get(name)
         present: Any = getattr(thread, name)

@@ -202,3 +202,12 @@ def test_of_patches_that_were_asked_for_the_last_one_counts_for_every_field(data
 
     assert observed.thread == expected
     assert all(position_key(mark) >= position_key(START) for mark in observed.marks.values())
+
+
+def test_a_turn_that_is_told_late_advances_what_somebody_set_meanwhile() -> None:
+    observed = Observed()
+
+    observed.take(ThreadMetadataPatch(advance_recency_at=at(-1)), None, "3-0")
+    observed.take(ThreadMetadataPatch(advance_recency_at=at(1)), "2-0", "4-0")
+
+    assert observed.thread.recency_at == at(1)
