@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
-from livethread.metadata import StoredThread, StoredThreadHistory
-from livethread.model import format_time, utc_now
+from livethread.item_observer import patch_of_append
+from livethread.metadata import StoredThread, StoredThreadHistory, ThreadMetadataPatch
+from livethread.model import format_time, parse_time, utc_now
 from livethread.observed import apply_patch
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
@@ -69,6 +70,8 @@ class _Stored:
     position: Position = START
     #: Field of the metadata -> position from which it was last observed or set.
     observed: dict[str, Position] = field(default_factory=dict)
+    #: Idempotency key -> position of the append that took it, and what its items say of the thread.
+    keys: dict[str, tuple[Position, ThreadMetadataPatch]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -118,12 +121,19 @@ class InMemoryThreadStore:
         """Append the items."""
         self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self.max_item_bytes)
-        last = self._stored[params.thread_id].position if params.thread_id in self._stored else START
-        if params.expected_position is not None and params.expected_position != last:
+        known = self._stored.get(params.thread_id)
+        last, key = known.position if known else START, params.idempotency_key
+        is_repeated = known is not None and key in known.keys
+        if params.expected_position not in {None, last} and not is_repeated:
             raise Conflict(f"the thread's last position is {last}, not {params.expected_position}")
         stored = self._created(params.thread_id)
-        stored.lines += lines
         receipt = self._receipt(stored)
+        if not is_repeated:
+            stored.lines += lines
+            if key is not None:
+                times = (parse_time(item.timestamp) or params.appended_at for item in params.items)
+                said = patch_of_append(params.thread_id, zip(params.items, times, strict=True))
+                stored.keys[key] = receipt.position, said
         self._observers.emit(ItemsAppended(params.thread_id, receipt.position, len(lines), sum(map(len, lines))))
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
@@ -168,12 +178,15 @@ class InMemoryThreadStore:
             self._read(params.thread_id, include_archived=params.include_archived)
         stored = self._created(params.thread_id)
         receipt = self._receipt(stored)
+        patch, observed_from = params.patch, params.observed_from
+        if observed_from is not None and params.idempotency_key is not None:
+            taken = stored.keys.get(params.idempotency_key)
+            if taken is None:
+                patch = ThreadMetadataPatch()  # the append never came
+            elif taken[0] != observed_from:
+                observed_from, patch = taken
         stored.thread = apply_patch(
-            stored.thread,
-            stored.observed,
-            params.patch,
-            observed_from=params.observed_from,
-            position=receipt.position,
+            stored.thread, stored.observed, patch, observed_from=observed_from, position=receipt.position
         )
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))

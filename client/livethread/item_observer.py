@@ -212,6 +212,18 @@ def patch_of(changes: dict[str, Any]) -> ThreadMetadataPatch:
         return functools.reduce(ThreadMetadataPatch.merge, fitting, ThreadMetadataPatch())
 
 
+def patch_of_append(thread_id: str, items: Iterable[tuple[RolloutItem, datetime]]) -> ThreadMetadataPatch:
+    """Return what the items of one append say of the thread, whatever others said, and when the last of it happened."""
+    observer, changes, times = ItemObserver(thread_id), dict[str, Any](), list[datetime]()
+    for item, at in items:
+        observer.add(changes, item.type, item.payload, at)
+        if not observer.is_own_meta(item):  # to say anew what a thread is, is no happening in it
+            times.append(at)
+    if times:
+        changes["updated_at"] = max(times)
+    return patch_of(changes)
+
+
 def _from_token_count(event: dict[str, Any]) -> dict[str, Any]:
     info = event.get("info")
     usage = info.get("total_token_usage") if isinstance(info, dict) else None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from livethread.metadata_sync import ObservedUpdate
     from livethread.rollout_item import RolloutItem
     from livethread.store import ThreadStore
+    from livethread.types import Position
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,13 @@ class LiveThread:
         """Whether neither `shutdown` nor `discard` has succeeded yet."""
         return self._is_open
 
-    async def append_items(self, items: Sequence[RolloutItem | Mapping[str, Any]]) -> Receipt:
+    async def append_items(
+        self,
+        items: Sequence[RolloutItem | Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
+        expected_position: Position | None = None,
+    ) -> Receipt:
         """Append those of *items* that are persisted, all or none, in order.
 
         Returns once they are ordered and in the mailbox; `flush` tells when they are durable. Items that the
@@ -106,8 +113,14 @@ class LiveThread:
         before. To cancel the call is to stop waiting: the items are appended all the same, unless they waited for
         room (``LIVETHREAD_BACKPRESSURE=wait``): then the `CancelledError` bears the note `NOTHING_STORED`.
 
+        With an *idempotency_key* that an append of the thread had before, whoever made it and however long ago, nothing
+        is appended, whatever *items* are: the first one counts. The call succeeds, and its receipt is a position at
+        which the first is applied, too; whether it was a repetition is for the store to find, and not said. With an
+        *expected_position* the items are appended only behind the thread's task at this position, as its next one.
+
         Raises:
-            InvalidRequest: an item is malformed; nothing was appended.
+            InvalidRequest: an item, the key or the position is malformed; nothing was appended.
+            Conflict: the thread's last position is not the expected one; nothing was appended.
             ResourceExhausted: an item is too large, or too many tasks of the thread wait; nothing was appended.
             ThreadNotFound: the thread was shut down or discarded.
             Unavailable: Redis did not answer in time; see its message for what became of the items.
@@ -116,21 +129,26 @@ class LiveThread:
         canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
         if not canonical:
             return self._last
-        params = AppendThreadItemsParams(thread_id=self._thread_id, items=canonical)
+        params = AppendThreadItemsParams(
+            thread_id=self._thread_id,
+            items=canonical,
+            expected_position=expected_position,
+            idempotency_key=idempotency_key,
+        )
         times = [parse_time(item.timestamp) or params.appended_at for item in canonical]
         try:
             receipt = await self._store.append_items(params)
         except asyncio.CancelledError as error:
             if NOTHING_STORED not in getattr(error, "__notes__", ()):
-                self._sync.observe_late_items(canonical, times)
+                self._sync.observe_late_items(canonical, times, idempotency_key)
             raise
         except Unavailable as error:
             if error.is_queued:
-                self._sync.observe_late_items(canonical, times)
+                self._sync.observe_late_items(canonical, times, idempotency_key)
             raise
         self._last = max(self._last, receipt, key=lambda known: position_key(known.position))
         try:
-            await self._send(self._sync.observe_appended_items(canonical, times, receipt.position))
+            await self._send(self._sync.observe_appended_items(canonical, times, receipt.position, idempotency_key))
         except ThreadStoreError as error:
             # The items are accepted: to fail now would make the caller append them again. What follows from them
             # stays pending, and goes along with the next append or flush.
@@ -227,7 +245,10 @@ class LiveThread:
             try:
                 await self._store.update_thread_metadata(
                     UpdateThreadMetadataParams(
-                        thread_id=self._thread_id, patch=update.patch, observed_from=update.observed_from
+                        thread_id=self._thread_id,
+                        patch=update.patch,
+                        observed_from=update.observed_from,
+                        idempotency_key=update.idempotency_key,
                     )
                 )
             except BaseException:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from livethread.item_observer import ItemObserver
+from livethread.item_observer import ItemObserver, patch_of_append
 from livethread.metadata import ThreadMetadataPatch
 from livethread.observed import FIRST_OBSERVED
 from livethread.types import END, START, position_key
@@ -32,6 +32,8 @@ class ObservedUpdate:
 
     patch: ThreadMetadataPatch
     observed_from: Position
+    #: Of that append. Only the store learns whether it was a repetition, and what to make of the patch then.
+    idempotency_key: str | None = None
 
 
 class ThreadMetadataSync:
@@ -62,13 +64,21 @@ class ThreadMetadataSync:
         return cls(ItemObserver.of(thread))
 
     def observe_appended_items(
-        self, items: Sequence[RolloutItem], times: Sequence[datetime], position: Position
+        self,
+        items: Sequence[RolloutItem],
+        times: Sequence[datetime],
+        position: Position,
+        idempotency_key: str | None = None,
     ) -> list[ObservedUpdate]:
         """Take in *items*, accepted at *position*, each with the time of its line; hand over the patches that are due.
 
         Facts are due at once. A mere touch of ``updated_at`` within `TOUCH_INTERVAL` of the last one stays
-        pending until a fact, a later touch, or a flush takes it along.
+        pending until a fact, a later touch, or a flush takes it along. Items of an append with a key may count for
+        nothing: they are observed by themselves, and what they say is due at once, with nothing of other appends.
         """
+        if idempotency_key is not None:
+            self._add(self._alone(items, times), position, idempotency_key)
+            return self.take_pending()
         facts = self._observer.observe(zip(items, times, strict=True))
         if facts is not None:
             self._add(facts, position)
@@ -78,12 +88,17 @@ class ThreadMetadataSync:
             return []
         return self.take_pending()
 
-    def observe_late_items(self, items: Sequence[RolloutItem], times: Sequence[datetime]) -> None:
+    def observe_late_items(
+        self, items: Sequence[RolloutItem], times: Sequence[datetime], idempotency_key: str | None = None
+    ) -> None:
         """Take in *items* that will be accepted nobody knows where; they stay pending.
 
         Of what the first item decides they count as the last, of everything else as the first: so they set what
-        nobody else has set.
+        nobody else has set. With a key the store finds where they landed.
         """
+        if idempotency_key is not None:
+            self._add(self._alone(items, times), START, idempotency_key)
+            return
         facts = self._observer.observe(zip(items, times, strict=True))
         self._touch(items, times)
         if facts is None:
@@ -100,13 +115,16 @@ class ThreadMetadataSync:
             return updates
         touch = ObservedUpdate(ThreadMetadataPatch(updated_at=self._updated_at), self._position)
         self._updated_at, self._touched_at = None, self._monotonic()
-        if updates and updates[-1].observed_from == touch.observed_from:
+        if updates and (updates[-1].observed_from, updates[-1].idempotency_key) == (touch.observed_from, None):
             return [*updates[:-1], ObservedUpdate(updates[-1].patch.merge(touch.patch), touch.observed_from)]
         return [*updates, touch]
 
     def give_back(self, updates: Sequence[ObservedUpdate]) -> None:
         """Take back patches that could not be sent; they go out with the next."""
         for update in updates:
+            if update.idempotency_key is not None:
+                self._add(update.patch, update.observed_from, update.idempotency_key)
+                continue
             facts = {name: value for name, value in update.patch.changes().items() if name != "updated_at"}
             if facts:
                 self._add(ThreadMetadataPatch(**facts), update.observed_from)
@@ -114,12 +132,15 @@ class ThreadMetadataSync:
                 self._advance(update.patch.updated_at)
         self._touched_at = None
 
-    def _add(self, facts: ThreadMetadataPatch, position: Position) -> None:
+    def _alone(self, items: Sequence[RolloutItem], times: Sequence[datetime]) -> ThreadMetadataPatch:
+        return patch_of_append(self._observer.thread_id, zip(items, times, strict=True))
+
+    def _add(self, facts: ThreadMetadataPatch, position: Position, idempotency_key: str | None = None) -> None:
         for number, known in enumerate(self._facts):
-            if known.observed_from == position:
-                self._facts[number] = ObservedUpdate(known.patch.merge(facts), position)
+            if (known.observed_from, known.idempotency_key) == (position, idempotency_key):
+                self._facts[number] = ObservedUpdate(known.patch.merge(facts), position, idempotency_key)
                 return
-        self._facts.append(ObservedUpdate(facts, position))
+        self._facts.append(ObservedUpdate(facts, position, idempotency_key))
         self._facts.sort(key=lambda update: position_key(update.observed_from))
 
     def _touch(self, items: Sequence[RolloutItem], times: Sequence[datetime]) -> None:

@@ -31,7 +31,7 @@ class ThreadInitialized:
 
 @dataclass(frozen=True, slots=True)
 class ItemsAppended:
-    """Items were accepted, in order."""
+    """Items were accepted, in order; with an idempotency key perhaps as a repetition that changes nothing."""
 
     action: ClassVar[str] = "items_appended"
 

@@ -56,7 +56,10 @@ _ZEROS: Final = b"0" * 19
 _MARK: Final = secrets.token_hex(8)
 _BETWEEN_LINES: Final = b',"%b",' % _MARK.encode()
 
-_STORE_FIELDS: Final = frozenset({"seq", "ordinal"})
+#: Field of a line that names its append; only lines of ours say it, and only those of such an append.
+KEY_FIELD: Final = "idempotency_key"
+
+_STORE_FIELDS: Final = frozenset({"seq", "ordinal", KEY_FIELD})
 
 
 def _needs_key(kind: str, key: str) -> JsonSchemaValue:
@@ -139,7 +142,7 @@ class RolloutItem(Model):
 
 
 def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> bytes:
-    r"""Return *item* as the rollout line it will be, without ``ordinal``, ``seq`` and the final ``\n``.
+    r"""Return *item* as the rollout line it will be, without what the store adds and the final ``\n``.
 
     ``timestamp`` comes first and contains no comma, so that the writer can put its fields behind it. Text is raw
     UTF-8: codex's search does not find ``\u`` escapes. Integers of any size are kept exactly.
@@ -270,7 +273,7 @@ def items_of(records: Iterable[dict[str, Any] | None]) -> tuple[RolloutItem, ...
         fields: tuple[dict[str, Any], dict[str, Any]] | None
         get = record.get
         if (
-            len(record) == len(_LINE)
+            len(record) == _USUAL_LENGTH
             and "seq" in record
             and "payload" in record
             and type(get("type")) is type(get("timestamp")) is str
@@ -317,8 +320,9 @@ def _made(known: list[dict[str, Any]], extra: list[dict[str, Any]]) -> tuple[Rol
 
 
 _FIELDS: Final = frozenset(RolloutItem.model_fields)
-#: The keys of a line of ours: an item's, and the store's mark.
-_LINE: Final = _FIELDS | {"seq"}
+#: The keys of a line of ours: an item's, the store's mark, and the key that few appends have.
+_LINE: Final = _FIELDS | {"seq", KEY_FIELD}
+_USUAL_LENGTH: Final = len(_LINE) - 1
 
 
 def encode_json(value: object) -> bytes:

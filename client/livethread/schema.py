@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from livethread import metadata, tasks, types
 from livethread.model import LINE_TIME_SCHEMA, Model
-from livethread.rollout_item import RolloutItem
+from livethread.rollout_item import KEY_FIELD, RolloutItem
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
@@ -98,12 +98,13 @@ def _ordered_task() -> JsonSchemaValue:
 def _rollout_line(item: JsonSchemaValue) -> JsonSchemaValue:
     """Return the schema of an item on its way into the rollout: it has its time, and nothing of the store's."""
     fields = {name: field for name, field in item["properties"].items() if name != "ordinal"}
+    the_stores = dict.fromkeys(("ordinal", "seq", KEY_FIELD), False)
     time = {**LINE_TIME_SCHEMA, "description": "The line's time; the first key, so that the store's stand behind it."}
     return item | {
         "title": ROLLOUT_LINE,
         "description": "One line of the field ``lines`` of a mailbox entry, and of a rollout.\n\n"
-        "Compact JSON in UTF-8. The store adds ``ordinal`` and ``seq`` when it writes it.",
-        "properties": {"timestamp": time} | fields | {"timestamp": time, "ordinal": False, "seq": False},
+        "Compact JSON in UTF-8. The store adds ``ordinal``, ``seq`` and the key of the append when it writes it.",
+        "properties": {"timestamp": time} | fields | {"timestamp": time} | the_stores,
         "required": ["timestamp", "type", "payload"],
     }
 

@@ -134,7 +134,8 @@ class ThreadStore(ThreadReader, Protocol):
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
         """Append canonical items to an open thread: all of them, in order, or none.
 
-        Nothing is inferred from them. The persistence policy is the caller's to apply (`LiveThread` does).
+        Nothing is inferred from them. The persistence policy is the caller's to apply (`LiveThread` does). An append
+        whose ``idempotency_key`` the thread has taken before changes nothing, and succeeds.
 
         Raises:
             ThreadNotFound: the thread is not open in this store.

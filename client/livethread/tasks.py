@@ -17,7 +17,7 @@ from livethread.metadata import ThreadMetadataPatch
 from livethread.model import Model, UtcTime
 from livethread.rollout_item import MAX_TASK_BYTES, encode_json
 from livethread.session_meta import SESSION_META_SCHEMA
-from livethread.types import Position
+from livethread.types import IdempotencyKey, Position
 
 
 def _require_op(schema: dict[str, Any]) -> None:
@@ -46,6 +46,8 @@ class AppendItems(_Header):
 
     op: Literal["append_items"] = "append_items"
     at: UtcTime
+    #: Append only if no append of the thread had this key before.
+    idempotency_key: IdempotencyKey | None = None
 
 
 class UpdateThreadMetadata(_Header):
@@ -55,6 +57,9 @@ class UpdateThreadMetadata(_Header):
     at: UtcTime
     patch: ThreadMetadataPatch
     observed_from: Position | None = None
+    #: Key of the append at that position, where it has one. Was it a repetition, then the patch is what the first one's
+    #: items say.
+    idempotency_key: IdempotencyKey | None = None
 
     @field_serializer("patch")
     def _present_fields(self, patch: ThreadMetadataPatch) -> dict[str, Any]:
@@ -109,7 +114,10 @@ class OrderedTask:
             ResourceExhausted: the header is longer than `MAX_TASK_BYTES`.
         """
         try:
-            header = encode_json(self.header.model_dump(mode="json"))
+            fields = self.header.model_dump(mode="json")
+            if fields.get("idempotency_key") is None:
+                fields.pop("idempotency_key", None)  # which a worker of an older release does not know
+            header = encode_json(fields)
         except (PydanticSerializationError, UnicodeError) as error:
             raise InvalidRequest(f"{type(self.header).__name__}: {error}") from None
         if len(header) > MAX_TASK_BYTES:

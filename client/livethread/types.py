@@ -25,6 +25,9 @@ PageSize = Annotated[int, Field(ge=1, le=1000)]
 #: Where a task stands in its thread's order: opaque, and comparable by `position_key` only.
 Position = Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+$")]
 
+#: Names an append within its thread, for good; see `AppendThreadItemsParams`. No control characters.
+IdempotencyKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
+
 #: Before every task.
 START: Position = "0-0"
 
@@ -91,6 +94,10 @@ class AppendThreadItemsParams(Model):
     appended_at: UtcTime = Field(default_factory=utc_now)
     #: Append only if the thread's last accepted task has this position (compare-and-append).
     expected_position: Position | None = None
+    #: Append only if no append of the thread had this key before, whoever made it and however long ago: the first one
+    #: counts, whatever the items of the others, which succeed and change nothing. One whose key the store knows to be
+    #: taken needs no expected position any more.
+    idempotency_key: IdempotencyKey | None = None
 
 
 class PersistThreadParams(Model):
@@ -149,6 +156,8 @@ class UpdateThreadMetadataParams(Model):
     #: Position of the append from which `LiveThread` observed the patch; None for one somebody asked for.
     #: An observed patch follows from the items, so it is not written to the rollout again.
     observed_from: Position | None = None
+    #: Key of that append, where it has one. Was it a repetition, then the patch is what the first one's items say.
+    idempotency_key: IdempotencyKey | None = None
 
 
 class ArchiveThreadParams(Model):

@@ -111,6 +111,10 @@ class ShardKeys:
         """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position."""
         return f"{self._base}:writers:{thread_id}"
 
+    def keys(self, thread_id: str) -> str:
+        """Return the zset idempotency key -> time (ms) at which an append with it was last accepted."""
+        return f"{self._base}:keys:{thread_id}"
+
     def applied(self, thread_id: str) -> str:
         """Return the string with the last applied position, and the channel on which it is published."""
         return f"{self._base}:applied:{thread_id}"

@@ -60,16 +60,17 @@ class Enqueuer:
         floor: int = 0,
         new: bool = False,
         expected: str = "",
+        key: str = "",
         delete: bool = False,
     ) -> Reply:
         keys = self.keys
         shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
-        of_thread = [keys.mailbox(thread_id), keys.writers(thread_id), keys.applied(thread_id)]
+        of_thread = [keys.mailbox(thread_id), keys.writers(thread_id), keys.applied(thread_id), keys.keys(thread_id)]
         args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, len(counters)]
         for number, n in enumerate(counters):
             first, last_one = number == 0, number == len(counters) - 1
             kind = "create" if new and first else "delete" if delete and last_one else ""
-            args += [n, kind, expected, TASK, line(n)]
+            args += [n, kind, expected, key, TASK, line(n)]
         ring, [status, last, position, tail, fresh] = self._script(keys=shard + of_thread, args=args)
         return Reply(bool(ring), status.decode(), last, position.decode(), tail.decode(), fresh)
 
@@ -544,6 +545,74 @@ def test_what_is_applied_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis
     assert message["data"].decode() == f"applied {reply.position} w1:1"
 
 
+# -- idempotency keys --------------------------------------------------------------------------------------
+
+
+def test_a_repeated_key_is_a_task_like_any_other_for_the_worker_to_drop(enqueue: Enqueuer, thread_id: str) -> None:
+    first = enqueue(thread_id, [1], key="k")
+    second = enqueue(thread_id, [1], writer="w2", key="k")
+
+    assert (first.status, second.status, second.fresh) == ("ok", "ok", 1)
+    assert [(writer, n) for _, writer, n in enqueue.stored(thread_id)] == [("w1", 1), ("w2", 1)]
+
+
+def test_an_expected_position_counts_for_nothing_where_the_key_was_accepted_before(
+    enqueue: Enqueuer, thread_id: str
+) -> None:
+    start = enqueue(thread_id, [1])
+    enqueue(thread_id, [2], expected=start.position, key="k")
+
+    repeated = enqueue(thread_id, [1], writer="w2", expected=start.position, key="k")
+    other = enqueue(thread_id, [2], writer="w2", expected=start.position, key="other")
+    without = enqueue(thread_id, [2], writer="w2", expected=start.position)
+
+    assert [repeated.status, other.status, without.status] == ["ok", "moved", "moved"]
+
+
+def test_a_key_that_was_refused_is_not_remembered(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
+    enqueue(thread_id, [1])
+
+    refused = [enqueue(thread_id, [2], expected="1-1", key="k"), enqueue(thread_id, [7], key="k")]
+
+    assert [reply.status for reply in refused] == ["moved", "gap"]
+    assert not redis.exists(enqueue.keys.keys(thread_id))
+
+
+def test_the_newest_thousand_keys_of_a_thread_are_remembered(
+    redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    enqueue = Enqueuer(redis, settings, bound=2_000)
+    start = enqueue(thread_id, [1], key="0")
+    redis.zadd(enqueue.keys.keys(thread_id), {f"old {n}": n for n in range(1_500)})
+
+    enqueue(thread_id, [2], key="new")
+
+    assert redis.zcard(enqueue.keys.keys(thread_id)) == 1_000
+    outcomes = [
+        enqueue(thread_id, [3 + n], expected=start.position, key=key).status
+        for n, key in enumerate(["0", "new", "old 1499"])
+    ]
+    assert outcomes == ["ok", "ok", "ok"]
+    assert enqueue(thread_id, [6], expected=start.position, key="old 1").status == "moved"
+
+
+def test_keys_expire_with_the_counters_and_go_with_the_thread(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    keys = enqueue.keys
+    reply = enqueue(thread_id, [1], key="k")
+    _, claims = mailbox.claim()
+    mailbox.settle(claims, {thread_id: done(reply.position)})
+    settled = redis.ttl(keys.keys(thread_id)), redis.ttl(keys.writers(thread_id))
+    deletion = enqueue(thread_id, [2], delete=True)
+    _, claims = mailbox.claim()
+
+    mailbox.settle(claims, {thread_id: Outcome(OutcomeKind.DELETED, deletion.position)})
+
+    assert settled[0] == settled[1] == settings.writer_ttl_days * 86_400
+    assert not redis.exists(keys.keys(thread_id), keys.writers(thread_id))
+
+
 # -- what cannot be applied --------------------------------------------------------------------------------
 
 
@@ -703,7 +772,7 @@ def test_a_sweep_does_not_wake_a_parked_thread(enqueue: Enqueuer, mailbox: Mailb
 
 
 def test_an_entry_that_is_no_task_is_reported_by_the_claim_and_what_precedes_it_is_taken(
-    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     keys = enqueue.keys
     redis.xadd(keys.mailbox(thread_id), {"writer": "w", "n": 1, "task": TASK, "lines": line(1)}, id="1-1")

@@ -73,12 +73,12 @@ class Outsider:
         return int(self.redis.execute_command("HGET", self.key("writers"), f"a:{self.writer}") or 0)  # type: ignore[no-untyped-call]  # redis-py
 
 
-def append(*texts: str) -> tuple[str, str, str]:
+def append(*texts: str, **header: str) -> tuple[str, str, str]:
     payloads = [{"type": "user_message", "message": text} for text in texts]
     lines = [{"timestamp": TIME, "type": "event_msg", "payload": payload} for payload in payloads]
     return (
         "",
-        valid("AppendItems", {"op": "append_items", "at": TIME}),
+        valid("AppendItems", {"op": "append_items", "at": TIME, **header}),
         "\n".join(valid("RolloutLine", x) for x in lines),
     )
 
@@ -163,6 +163,23 @@ def test_a_task_that_is_sent_twice_is_answered_twice_and_written_once(
 
     assert (first[:2], again, after) == (("ok", 2), first, first)
     assert [line["type"] for line in rollout(settings, outsider.thread_id)] == ["session_meta", "event_msg"]
+
+
+def test_an_append_of_another_writer_with_the_same_key_is_written_once(
+    outsider: Outsider, hand_worker: HandWorker, settings: Settings
+) -> None:
+    """A job that is started again has neither its writer nor its number."""
+    other = Outsider(outsider.redis, outsider.prefix)
+    other.thread_id = outsider.thread_id
+    outsider.enqueue(1, outsider.create(), append("once", idempotency_key="job 7"))
+
+    other.enqueue(1, append("once", idempotency_key="job 7"), append("more"))
+    hand_worker.drain()
+
+    _meta, *items = rollout(settings, outsider.thread_id)
+    assert [item["payload"]["message"] for item in items] == ["once", "more"]
+    assert [item.get("idempotency_key") for item in items] == ["job 7", None]
+    assert (outsider.applied(), other.applied()) == (2, 2)
 
 
 def test_refusals_are_those_of_the_table(outsider: Outsider) -> None:

@@ -46,10 +46,16 @@ async def new_thread(store: ThreadStore, **params: Any) -> str:
 
 
 async def append(
-    store: ThreadStore, thread_id: str, *values: dict[str, Any], expected: Position | None = None
+    store: ThreadStore,
+    thread_id: str,
+    *values: dict[str, Any],
+    expected: Position | None = None,
+    key: str | None = None,
 ) -> Receipt:
     items = tuple(map(RolloutItem.parse, values))
-    params = AppendThreadItemsParams(thread_id=thread_id, items=items, expected_position=expected)
+    params = AppendThreadItemsParams(
+        thread_id=thread_id, items=items, expected_position=expected, idempotency_key=key
+    )
     return await store.append_items(params)
 
 

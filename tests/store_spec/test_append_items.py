@@ -140,11 +140,15 @@ async def test_fields_and_types_that_this_release_does_not_know_are_kept(store: 
 async def test_what_the_store_adds_is_not_taken_from_the_item(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
-    await append(store, thread_id, {**message("one"), "ordinal": 77, "seq": "somebody:1"})
+    forged = {**message("one"), "ordinal": 77, "seq": "somebody:1", "idempotency_key": "k"}
 
-    [item] = await history(store, thread_id)
-    assert item.ordinal == 1
-    assert "seq" not in (item.model_extra or {})
+    await append(store, thread_id, forged, key="l")
+    await append(store, thread_id, message("two"), key="k")
+
+    first, second = await history(store, thread_id)
+    assert (first.ordinal, second.ordinal) == (1, 2)
+    assert not first.model_extra
+    assert not second.model_extra
 
 
 async def test_an_item_without_a_time_gets_that_of_its_append(store: ThreadStore) -> None:

@@ -197,7 +197,7 @@ class Outbox:
                 kind, expected = _KINDS.get(submission.op, ""), submission.expected or ""
                 if submission.is_repeated:
                     kind, expected = kind if kind == "delete" else "", ""
-                args += [submission.n, kind, expected, *submission.wire]
+                args += [submission.n, kind, expected, submission.key or "", *submission.wire]
         return keys, args
 
     def _head(self, shard: int) -> tuple[list[str], list[str | bytes | int]]:
@@ -209,7 +209,7 @@ class Outbox:
 
     def _thread_keys(self, shard: int, thread_id: str) -> list[str]:
         of = self._keys[shard]
-        return [of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id)]
+        return [of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.keys(thread_id)]
 
     def _take_answer(self, writer: Writer, answer: _Reply) -> None:
         status, last, position, tail, fresh = answer

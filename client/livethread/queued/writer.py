@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from livethread.errors import ResourceExhausted
+from livethread.tasks import AppendItems
 from livethread.types import START, Position, position_key
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Submission:
     since: float
     #: Number among the submissions of its writer.
     order: int
+    #: Idempotency key of an append.
+    key: str | None = None
     #: The writer's counter; 0 until it is sent for the first time.
     n: int = 0
     position: Position = START
@@ -136,7 +139,9 @@ class Writer:
                 + (f"it is parked: {self.parked}" if self.parked else "flush before you append more")
             )
         loop = asyncio.get_running_loop()
-        submission = Submission(task.header.op, wire, expected, loop.create_future(), loop.time(), self._orders + 1)
+        header, accepted = task.header, loop.create_future()
+        key = header.idempotency_key if isinstance(header, AppendItems) else None
+        submission = Submission(header.op, wire, expected, accepted, loop.time(), self._orders + 1, key)
         if submission.size > self._budget.limit:
             raise ResourceExhausted(
                 f"a task of {submission.size} bytes, where {self._budget.limit} are the most that are kept in all "

@@ -232,3 +232,48 @@ def test_items_that_land_nobody_knows_where_set_only_what_nobody_else_has_set(sy
         ObservedUpdate(texts, END),
         ObservedUpdate(ThreadMetadataPatch(updated_at=after(3)), START),
     ]
+
+
+# -- appends with a key ------------------------------------------------------------------------------------
+
+
+def test_what_an_append_with_a_key_says_goes_out_by_itself(sync: ThreadMetadataSync) -> None:
+    touch(sync, 1, "1-0")
+    touch(sync, 2, "2-0")  # stays pending
+
+    due = sync.observe_appended_items([TURN], [after(3)], "3-0", "k")
+
+    assert due == [
+        ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(3)), "3-0", "k"),
+        ObservedUpdate(ThreadMetadataPatch(updated_at=after(2)), "2-0"),
+    ]
+
+
+def test_an_append_with_a_key_leaves_nothing_to_be_taken_for_known() -> None:
+    sync = ThreadMetadataSync(ItemObserver(THREAD))
+    message = RolloutItem(type="event_msg", payload={"type": "user_message", "message": "hello"})
+    sync.observe_appended_items([message], [AT], "1-0", "k")
+
+    (update,) = sync.observe_appended_items([message], [AT], "2-0")
+
+    assert (update.patch.title, update.observed_from, update.idempotency_key) == ("hello", "2-0", None)
+
+
+def test_items_with_a_key_that_land_nobody_knows_where_are_left_to_the_store(sync: ThreadMetadataSync) -> None:
+    sync.observe_late_items([TURN], [AT], "k")
+    sync.observe_late_items([TURN], [after(1)], "l")
+    sync.observe_late_items([TURN], [after(2)])
+
+    assert sync.take_pending() == [
+        ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=AT), START, "k"),
+        ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(1)), START, "l"),
+        ObservedUpdate(ThreadMetadataPatch(model="m", updated_at=after(2)), START),
+    ]
+
+
+def test_a_patch_with_a_key_that_could_not_be_sent_is_given_back_whole(sync: ThreadMetadataSync) -> None:
+    due = sync.observe_appended_items([TURN], [AT], "1-0", "k")
+
+    sync.give_back(due)
+
+    assert sync.take_pending() == due

@@ -169,7 +169,7 @@ def test_a_timestamp_beyond_the_calendar_is_refused(own: str) -> None:
 
 
 def test_what_is_the_stores_to_write_is_left_out() -> None:
-    item = RolloutItem.parse({"type": "x", "payload": 1, "ordinal": 7, "seq": "somebody:7"})
+    item = RolloutItem.parse({"type": "x", "payload": 1, "ordinal": 7, "seq": "somebody:7", "idempotency_key": "k"})
 
     line = encode_line(item, AT, max_bytes=1_000)
 
@@ -393,8 +393,9 @@ def test_a_record_without_type_or_payload_is_no_item(record: dict[str, Any]) -> 
     assert item_of(record) is None
 
 
-def test_an_item_is_read_without_what_the_store_added_but_its_ordinal() -> None:
-    record = {"timestamp": "t", "ordinal": 7, "seq": "w:1", "type": "x", "payload": {"a": 1}}
+@pytest.mark.parametrize("named", [{}, {"idempotency_key": "k"}])
+def test_an_item_is_read_without_what_the_store_added_but_its_ordinal(named: dict[str, str]) -> None:
+    record = {"timestamp": "t", "ordinal": 7, "seq": "w:1", **named, "type": "x", "payload": {"a": 1}}
 
     item = item_of(record)
 
@@ -441,11 +442,14 @@ def test_any_json_value_survives_as_payload_and_as_field(payload: Any, extra: An
 
 
 odd_values = st.sampled_from(["x", "", "thread_metadata", 7, True, None, {"a": 1}])
-records = st.dictionaries(st.sampled_from(["type", "payload", "timestamp", "ordinal", "seq", "more"]), odd_values)
+records = st.dictionaries(
+    st.sampled_from(["type", "payload", "timestamp", "ordinal", "seq", "idempotency_key", "more"]), odd_values
+)
 
 
 @given(st.lists(records | st.none()))
 @example([{"timestamp": "t", "ordinal": 7, "seq": "w:1", "type": "x", "payload": {"a": 1}}])
+@example([{"timestamp": "t", "ordinal": 7, "seq": "w:1", "idempotency_key": "k", "type": "x", "payload": {"a": 1}}])
 def test_many_records_are_read_as_one_is(values: list[dict[str, Any] | None]) -> None:
     each = [item_of(record) for record in values if record is not None]
     expected = [item for item in each if item is not None and item.type != "thread_metadata"]

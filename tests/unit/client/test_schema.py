@@ -143,6 +143,9 @@ TASK_OK: list[dict[str, Any]] = [
     {"op": "update_thread_metadata", "at": TIME, "patch": {"name": None, "preview": None}, "observed_from": "17-0"},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"git_info": {"sha": None}, "memory_mode": "enabled"}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"approval_mode": ["x"], "advance_recency_at": TIME}},
+    {"op": "append_items", "at": TIME, "idempotency_key": "k" * 200},
+    {"op": "append_items", "at": TIME, "idempotency_key": None},
+    {"op": "update_thread_metadata", "at": TIME, "patch": {}, "observed_from": "17-0", "idempotency_key": "é 🎉"},
     {"op": "archive_thread", "at": TIME},
     {"op": "unarchive_thread", "at": TIME},
     {"op": "delete_thread", "at": TIME},
@@ -158,6 +161,11 @@ TASK_BAD: list[Any] = [
     {"op": "append_items", "at": "2026-11-22T24:00:00Z"},
     {"op": "append_items", "at": None},
     {"op": "append_items", "at": TIME, "items": []},
+    {"op": "append_items", "at": TIME, "idempotency_key": ""},
+    {"op": "append_items", "at": TIME, "idempotency_key": "k" * 201},
+    {"op": "append_items", "at": TIME, "idempotency_key": "a\nb"},
+    {"op": "append_items", "at": TIME, "idempotency_key": 7},
+    {"op": "archive_thread", "at": TIME, "idempotency_key": "k"},
     {"op": "create_thread", "at": TIME},
     {"op": "create_thread", "at": TIME, "session_meta": []},
     {"op": "update_thread_metadata", "at": TIME},
@@ -335,12 +343,14 @@ def test_what_this_library_sends_is_what_the_schemas_describe() -> None:
         CreateThread(at=AT, session_meta=session_meta(full)),
         CreateThread(at=AT.replace(microsecond=0), session_meta=session_meta(CreateThreadParams())),
         UpdateThreadMetadata(at=AT, patch=patch, observed_from="1-1"),
+        UpdateThreadMetadata(at=AT, patch=patch, observed_from="1-1", idempotency_key="k"),
         AppendItems(at=AT),
+        AppendItems(at=AT, idempotency_key="k"),
     ]
 
     sent = [json.loads(OrderedTask(header).to_wire()[0]) for header in headers]
 
-    assert [complaints("OrderedTask", task) for task in sent] == [[]] * 4
+    assert [complaints("OrderedTask", task) for task in sent] == [[]] * 6
 
 
 @pytest.mark.parametrize("value", ITEM_OK, ids=json.dumps)
@@ -357,6 +367,7 @@ def test_a_line_that_this_library_sends_is_what_the_schema_describes(value: Any)
         {"timestamp": "2026-11-22T12:00:00Z"},
         {"timestamp": "2026-11-22T12:00:00.123+01:00"},
         {"seq": "w:1"},
+        {"idempotency_key": "k"},
         {"ordinal": 1},
         {"ordinal": None},
         {"type": "thread_metadata"},

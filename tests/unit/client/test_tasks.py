@@ -13,6 +13,7 @@ AT = datetime(2026, 11, 22, 12, 0, 0, 123_000, tzinfo=UTC)
 TASKS = [
     OrderedTask(CreateThread(at=AT, session_meta={"id": "x", "n": 2**70, "null": None, "text": "naïve"})),
     OrderedTask(AppendItems(at=AT), (b'{"a":1}',)),
+    OrderedTask(AppendItems(at=AT, idempotency_key='"é" 🎉'), (b'{"a":1}',)),
     OrderedTask(AppendItems(at=AT), ('{"a":"é"}'.encode(), b"not checked here", b'{"b":2}')),
 ]
 
@@ -75,6 +76,7 @@ GARBAGE: list[bytes] = [
     b'{"op":"from_the_future","at":"2026-11-22T12:00:00Z"}',
     b'{"op":["append_items"],"at":"2026-11-22T12:00:00Z"}',
     b'{"op":"append_items"}',
+    b'{"op":"append_items","at":"2026-11-22T12:00:00Z","idempotency_key":""}',
     b'{"op":"append_items","at":"yesterday"}',
     b'{"op":"append_items","at":"2026-11-22T12:00:00"}',
     b'{"op":"append_items","at":"0001-01-01T00:00:00+14:00"}',

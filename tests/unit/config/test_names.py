@@ -42,7 +42,7 @@ def test_the_keys_of_a_shard_share_one_hash_tag_and_are_all_different() -> None:
     keys = ShardKeys("prefix", 7)
     properties = [name for name, value in vars(ShardKeys).items() if isinstance(value, property)]
     spelled = [getattr(keys, name) for name in properties if not name.startswith("_")]
-    spelled += [keys.mailbox(THREAD), keys.writers(THREAD), keys.applied(THREAD)]
+    spelled += [keys.mailbox(THREAD), keys.writers(THREAD), keys.applied(THREAD), keys.keys(THREAD)]
 
     assert all(key.startswith("prefix:{7}:") for key in spelled)
     assert len(set(spelled)) == len(spelled)

@@ -133,6 +133,7 @@ class Mailbox:
                 keys.mailbox(claim.thread_id),
                 keys.applied(claim.thread_id),
                 keys.writers(claim.thread_id),
+                keys.keys(claim.thread_id),
             ]
             applied = _last_counters(claim, outcome)
             args += [claim.thread_id, outcome.position or "", *self._verdict(claim, outcome), len(applied)]

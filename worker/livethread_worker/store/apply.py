@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from livethread.errors import Conflict, ThreadStoreError
 from livethread.rollout_item import decode_line, item_of
-from livethread.tasks import CreateThread, DeleteThread
+from livethread.tasks import AppendItems, CreateThread, DeleteThread, UpdateThreadMetadata
 from livethread.types import START
 from livethread_worker.store.home import is_compressed, make_directory, other_form
 from livethread_worker.store.index import IndexUnavailable
@@ -27,6 +27,7 @@ from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
 from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory, unfinished
+from livethread_worker.store.rollout.scan import scan_records
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 
@@ -80,8 +81,12 @@ class LateEntries:
     """
 
     writer: str
-    #: May raise `ThreadStoreError`, as for a compare-and-append that came too late.
     make: Callable[[Position], Sequence[MailboxEntry]]
+    #: Raises `ThreadStoreError` where they are not to be applied, as a compare-and-append that came too late. It is asked
+    #: when the rollout is read up to its end, and nothing is written.
+    check: Callable[[ThreadState], None]
+    #: The idempotency key that they name.
+    key: str | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +120,10 @@ def apply_batch(
         locked = _lock(stack, home, batch, lock_wait_s, outcomes)
         try:
             # Under the locks: what is loaded before them may be old by now.
-            states = index.load_states({id_: _writers(entries) for id_, entries in locked.items()})
+            states = index.load_states(
+                {id_: _writers(entries) for id_, entries in locked.items()},
+                set().union(*map(_keys, locked.values())),
+            )
         except IndexUnavailable as error:
             return outcomes | dict.fromkeys(locked, Outcome(OutcomeKind.BUSY, reason=str(error)))
         for thread_id, entries in locked.items():
@@ -161,6 +169,15 @@ def _writers(entries: Sequence[MailboxEntry] | LateEntries) -> set[str]:
     return {entries.writer} if isinstance(entries, LateEntries) else {entry.writer for entry in entries}
 
 
+def _keys(entries: Sequence[MailboxEntry] | LateEntries) -> set[str]:
+    """Return the idempotency keys that *entries* name."""
+    if isinstance(entries, LateEntries):
+        return set() if entries.key is None else {entries.key}
+    headers = (entry.task.header for entry in entries)
+    keys = (header.idempotency_key for header in headers if isinstance(header, AppendItems | UpdateThreadMetadata))
+    return {key for key in keys if key is not None}
+
+
 def _apply_one(
     stack: ExitStack,
     home: Home,
@@ -171,9 +188,12 @@ def _apply_one(
     sync: bool,
 ) -> ThreadWork:
     """Bring one thread's files up to its entries."""
+    late = entries if isinstance(entries, LateEntries) else None
     if isinstance(entries, LateEntries):
         entries = entries.make(state.applied if state else START)
     thread = _open(stack, home, thread_id, entries, state)
+    if late is not None:
+        late.check(thread.work.state)
     if thread.recorder is None:
         thread.work.take_deletion(entries)
     else:
@@ -288,6 +308,7 @@ def _open(
         loaded,
         recorder.size,
         lambda: _read_meta(recorder.file, state),
+        lambda offset: (record.value for record in scan_records(recorder.file, offset)),
         committed_up_to=committed_up_to,
         committed=committed,
     )

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         UpdateThreadMetadataParams,
     )
     from livethread_worker.store.refresh import Refresh
+    from livethread_worker.store.state import ThreadState
 
 T = TypeVar("T")
 
@@ -189,7 +190,7 @@ class LocalThreadStore:
         """Append the items: durable on return."""
         opened = self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
-        task = OrderedTask(AppendItems(at=params.appended_at), lines)
+        task = OrderedTask(AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key), lines)
         position = await self._apply(opened, task, params.expected_position)
         self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), task.size))
         self._observers.emit(TasksApplied(params.thread_id, position))
@@ -197,7 +198,12 @@ class LocalThreadStore:
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         """Apply the patch: durable on return."""
-        header = UpdateThreadMetadata(at=utc_now(), patch=params.patch, observed_from=params.observed_from)
+        header = UpdateThreadMetadata(
+            at=utc_now(),
+            patch=params.patch,
+            observed_from=params.observed_from,
+            idempotency_key=params.idempotency_key,
+        )
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
         return receipt
@@ -292,24 +298,30 @@ class LocalThreadStore:
     def _apply_now(self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None) -> Position:
         """Apply *task*, behind the thread's creation where that is due, as a batch of one thread."""
         tasks = [pending for pending in (opened.creation, task) if pending is not None]
+        key = _key(task)
         last = START
 
         def make(applied: Position) -> list[MailboxEntry]:
             nonlocal last
-            if expected is not None and opened.creation is None and applied == START:
-                raise Conflict(
-                    "the thread's last position is not known since its index was made again; "
-                    "read it, and append once without expected_position"
-                )
-            if expected is not None and expected != applied:
-                raise Conflict(f"the thread's last position is {applied}, not {expected}")
+            if opened.creation is not None:  # nothing is to be made in vain
+                _require_position(applied, expected)
             entries: list[MailboxEntry] = []
             for n, pending in enumerate(tasks, start=opened.n + 1):
                 applied = last = _next_position(applied)
                 entries.append(MailboxEntry(last, opened.writer, n, pending))
             return entries
 
-        outcome = self._try_to_apply(opened.thread_id, LateEntries(opened.writer, make))
+        def check(state: ThreadState) -> None:
+            if expected is None or opened.creation is not None or (key is not None and key in state.keys):
+                return
+            if state.applied == START:
+                raise Conflict(
+                    "the thread's last position is not known since its index was made again; "
+                    "read it, and append once without expected_position"
+                )
+            _require_position(state.applied, expected)
+
+        outcome = self._try_to_apply(opened.thread_id, LateEntries(opened.writer, make, check, key))
         if outcome.kind is OutcomeKind.LOCKED:
             raise Unavailable(f"nothing was stored: {outcome.reason}; try again when it is done")
         if outcome.kind in {OutcomeKind.DONE, OutcomeKind.DELETED}:
@@ -355,6 +367,17 @@ class LocalThreadStore:
 
     def _open_thread(self, thread_id: str) -> _OpenThread:
         return self._open.open(thread_id, lambda: _OpenThread(thread_id))
+
+
+def _require_position(last: Position, expected: Position | None) -> None:
+    if expected is not None and expected != last:
+        raise Conflict(f"the thread's last position is {last}, not {expected}")
+
+
+def _key(task: OrderedTask | None) -> str | None:
+    """Return the idempotency key that *task* names."""
+    header = task.header if task is not None else None
+    return header.idempotency_key if isinstance(header, AppendItems | UpdateThreadMetadata) else None
 
 
 def _next_position(position: Position) -> Position:

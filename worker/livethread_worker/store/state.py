@@ -19,7 +19,7 @@ from livethread.search_text import SearchText, search_text
 from livethread.session_meta import thread_from_meta
 from livethread.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place
 from livethread.types import START, Position
-from livethread_worker.store.rollout.scan import ordinal_of, scan_records, writer_mark
+from livethread_worker.store.rollout.scan import key_of, ordinal_of, scan_records, writer_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,6 +40,16 @@ class WriterMark(NamedTuple):
     n: int
     #: Lines of that task that stand in the rollout: a crash can leave a task half written.
     lines: int
+
+
+class KeyMark(NamedTuple):
+    """The append that took an idempotency key."""
+
+    #: None where the whole rollout was read, and the metadata with it: its lines do not tell. `START` where they stood
+    #: beyond the committed length, until its task comes again.
+    position: Position | None
+    #: Where the first of its lines stands.
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,8 @@ class ThreadState:
     meta_bytes: int = 0
     applied: Position = START
     writers: dict[str, WriterMark] = field(default_factory=dict)
+    #: Idempotency keys that are taken, of those that were asked for or stand in the lines taken in.
+    keys: dict[str, KeyMark] = field(default_factory=dict)
     #: Field of the metadata -> position from which it was last observed or set.
     observed: dict[str, Position] = field(default_factory=dict)
     #: Where the last line leaves the turns.
@@ -108,6 +120,7 @@ class ThreadState:
     #: Whether the whole rollout was read anew: what the index has of its lines is to be replaced.
     is_reread: bool = False
     _counters: dict[str, WriterMark] = field(default_factory=dict)
+    _known_keys: frozenset[str] = frozenset()
 
     def mark(self, writer: str) -> WriterMark:
         """Return how far *writer*'s tasks are applied."""
@@ -116,12 +129,14 @@ class ThreadState:
     def begin_again(self) -> None:
         """Forget what is known of the lines, all of which are to be read again; what was applied stays applied."""
         self._counters, self.writers = self.writers, {}
+        self._known_keys, self.keys = frozenset(self.keys), {}
         self.thread, self.turn = None, TurnPlace()
         self.rollout_bytes = self.next_ordinal = 0
         self.observed = {}
 
     def keep_counters(self) -> None:
-        """Keep the counters from before `begin_again`, where the lines that are left know less."""
+        """Keep counters and keys from before `begin_again`, where the lines that are left know less."""
+        self.keys = dict.fromkeys(self._known_keys, KeyMark(None, 0)) | self.keys
         for writer, mark in self._counters.items():
             if mark.n >= self.mark(writer).n:
                 self.writers[writer] = mark
@@ -181,6 +196,8 @@ class _Reader:
         #: The last task of ours at or before the line, and whether the line is its.
         self._task: tuple[str, int] | None = None
         self._is_ours = False
+        #: What is known of the position of a line.
+        self._position = None if state.rollout_bytes == 0 else START
         #: The time of a line that tells none: that of the line before, or of the file.
         self._at = state.thread.updated_at if state.thread else changed_at
         #: What the lines since the last patch say; applied at once, since most say the same fields again.
@@ -196,6 +213,8 @@ class _Reader:
         if mark:
             _count(state, *mark)
             self._task = mark
+            if (key := key_of(value)) is not None:
+                state.keys.setdefault(key, KeyMark(self._position, record.offset))
         is_old = "payload" not in value
         if is_old:
             value = modern_record(value) or {}

@@ -6,17 +6,18 @@ counter; a task that can never be applied stops its thread, and what stands befo
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError
-from livethread.item_observer import ItemObserver
+from livethread.item_observer import ItemObserver, patch_of_append
 from livethread.metadata import PAGINATED, ThreadMetadataPatch
-from livethread.model import format_time
+from livethread.model import format_time, parse_time
 from livethread.observed import ALL_FIELDS, FIRST_OBSERVED, apply_patch
-from livethread.rollout_item import THREAD_METADATA_TYPE, decode_line, encode_json
+from livethread.rollout_item import KEY_FIELD, THREAD_METADATA_TYPE, decode_line, encode_json, item_of
 from livethread.session_meta import thread_from_meta, with_present_values
 from livethread.tasks import (
     AppendItems,
@@ -27,10 +28,11 @@ from livethread.tasks import (
     UpdateThreadMetadata,
 )
 from livethread.types import START, position_key
-from livethread_worker.store.state import ARCHIVED_AT, ThreadState, WriterMark
+from livethread_worker.store.rollout.scan import key_of
+from livethread_worker.store.state import ARCHIVED_AT, KeyMark, ThreadState, WriterMark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from livethread.metadata import StoredThread
@@ -53,6 +55,8 @@ class _Line:
     item: dict[str, Any] | None = None
     #: Whether it is the thread's own ``session_meta``.
     is_meta: bool = False
+    #: The idempotency key of its append, where that has one.
+    key: str | None = None
 
 
 @dataclass(slots=True)
@@ -66,6 +70,8 @@ class ThreadWork:
     size: int
     #: Reads the payload of the last own ``session_meta`` line from the rollout.
     read_meta: Callable[[], dict[str, Any]]
+    #: Reads what the lines of the rollout hold, from an offset on.
+    read_from: Callable[[int], Iterable[dict[str, Any] | None]] = lambda _: ()
     #: Numbered lines to write, each with its end.
     lines: list[bytes] = field(default_factory=list)
     #: The name that the name index is to have, with the time of the change.
@@ -153,6 +159,7 @@ class ThreadWork:
         mark = self.state.mark(entry.writer)
         if entry.n < mark.n or (is_passed and entry.n > mark.n):
             self._observe_again(entry)
+            self._place_key(entry)
             self.state.writers[entry.writer] = max(mark, WriterMark(entry.n, 0), key=lambda known: known.n)
             return
         # Of a task that a crash left half written, the lines that stand are not written again.
@@ -160,8 +167,8 @@ class ThreadWork:
         match entry.task.header:
             case CreateThread() as header:
                 lines = self._create(header)
-            case AppendItems():
-                lines = self._append(entry.task.lines)
+            case AppendItems() as header:
+                lines = self._append(header, entry, done)
             case UpdateThreadMetadata() as header:
                 if entry.n == mark.n and done >= _line_count(header, self.state.thread):
                     self._observe_again(entry)
@@ -195,14 +202,34 @@ class ThreadWork:
         self._meta = meta
         return [_Line(_encode("session_meta", meta, header.at), is_meta=True)]
 
-    def _append(self, lines: tuple[bytes, ...]) -> list[_Line]:
+    def _append(self, header: AppendItems, entry: MailboxEntry, done: int) -> list[_Line]:
+        """Return the lines of an append, *done* of which stand already; none of one whose key another has taken."""
+        key = header.idempotency_key
         self._require_thread()
-        if not lines:
+        if not entry.task.lines:
             raise InvalidRequest("an append_items has no lines")
-        return [_Line(line, _require_item(line)) for line in lines]
+        if key is not None and key in self.state.keys and not done:
+            return []
+        lines = [_Line(line, _require_item(line), key=key) for line in entry.task.lines]
+        if key is not None and lines[done:]:
+            standing = self.state.keys.get(key)
+            self.state.keys[key] = KeyMark(entry.position, standing.offset if standing else self.size)
+        self._place_key(entry)
+        return lines
+
+    def _place_key(self, entry: MailboxEntry) -> None:
+        """Note where the append stands whose lines were found beyond the committed length, now that it comes again."""
+        header = entry.task.header
+        key = header.idempotency_key if isinstance(header, AppendItems) else None
+        if key is not None and (known := self.state.keys.get(key)) and known.position == START:
+            self.state.keys[key] = KeyMark(entry.position, known.offset)
 
     def _update(self, header: UpdateThreadMetadata, position: Position) -> list[_Line]:
         thread = self._require_thread()
+        followed = self._of_first_append(header)
+        if followed is None:
+            return []
+        header = followed
         marks = dict(self.state.observed)
         patched = apply_patch(thread, marks, header.patch, observed_from=header.observed_from, position=position)
         lines = [] if header.observed_from is not None else self._lines_of_patch(header, patched)
@@ -240,13 +267,45 @@ class ThreadWork:
         payload = {ARCHIVED_AT: archived_at and format_time(archived_at)}
         return [_Line(_encode(THREAD_METADATA_TYPE, payload, at))]
 
+    def _of_first_append(self, header: UpdateThreadMetadata) -> UpdateThreadMetadata | None:
+        """Return the patch that follows from the append with the key of the one that *header* was observed from.
+
+        That is *header* itself, or what the lines of an earlier append say. None where nothing follows: the append never
+        came, or the metadata was read from its lines.
+        """
+        key = header.idempotency_key
+        if key is None or header.observed_from is None:
+            return header
+        taken = self.state.keys.get(key)
+        if taken is None or taken.position in {None, START}:
+            return None
+        if taken.position == header.observed_from:
+            return header
+        said = [
+            (item, parse_time(item.timestamp) or header.at)
+            for value in self._lines_of(key, taken.offset)
+            if (item := item_of(value)) is not None
+        ]
+        patch = patch_of_append(self.state.thread_id, said)
+        return header.model_copy(update={"patch": patch, "observed_from": taken.position})
+
+    def _lines_of(self, key: str, offset: int) -> Iterator[dict[str, Any]]:
+        """Yield what the lines from *offset* on hold that have *key*, in the rollout and among those that are planned."""
+        begins = list(itertools.accumulate(map(len, self.lines), initial=self.size - sum(map(len, self.lines))))
+        written = self.read_from(offset) if offset < begins[0] else ()
+        planned = (decode_line(line) for begin, line in zip(begins, self.lines, strict=False) if begin >= offset)
+        for value in itertools.chain(written, planned):
+            if value is None or key_of(value) != key:
+                return
+            yield value
+
     def _require_thread(self) -> StoredThread:
         if self.state.thread is None:
             raise ThreadNotFound(self.state.thread_id, "its rollout is gone, or was never created")
         return self.state.thread
 
     def _write(self, line: _Line, seq: str) -> None:
-        numbered = number_line(line.body, self.state.next_ordinal, seq)
+        numbered = number_line(line.body, self.state.next_ordinal, seq, line.key)
         if line.is_meta:
             self.state.meta_offset, self.state.meta_bytes = self.size, len(numbered)
         if line.item is not None:
@@ -256,28 +315,34 @@ class ThreadWork:
         self.size += len(numbered)
 
 
-def number_line(line: bytes, ordinal: int, seq: str) -> bytes:
+def number_line(line: bytes, ordinal: int, seq: str, key: str | None = None) -> bytes:
     """Return *line* with what the store adds behind its timestamp, and its end.
 
-    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task.
-    codex ignores both: it skips keys it does not know, and an integer ordinal in a legacy file.
+    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task, and *key*
+    is the idempotency key of its append. codex ignores all: it skips keys it does not know, and an integer ordinal in a
+    legacy file.
     """
+    named = b"" if key is None else b'"%b":%b,' % (KEY_FIELD.encode(), encode_json(key))
     if timestamp := _TIMESTAMP_FIRST.match(line):
         end = timestamp.end()
-        return b'%b"ordinal":%d,"seq":"%b",%b\n' % (line[:end], ordinal, seq.encode(), line[end:])
+        return b'%b"ordinal":%d,"seq":"%b",%b%b\n' % (line[:end], ordinal, seq.encode(), named, line[end:])
     # Written by a client that puts its keys in another order.
-    return b'{"ordinal":%d,"seq":"%b",%b\n' % (ordinal, seq.encode(), line.strip()[1:])
+    return b'{"ordinal":%d,"seq":"%b",%b%b\n' % (ordinal, seq.encode(), named, line.strip()[1:])
 
 
 #: How a line of our own clients begins.
 _TIMESTAMP_FIRST: Final = re.compile(rb'\{"timestamp":"[^"\\]*",')
 
 
+#: Fields that only the store adds to a line.
+_THE_STORES: Final = frozenset({"seq", "ordinal", KEY_FIELD})
+
+
 def _require_item(line: bytes) -> dict[str, Any]:
     value = decode_line(line)
     if value is None or not isinstance(value.get("type"), str) or "payload" not in value:
         raise InvalidRequest("a line of an append_items is no item")
-    if "seq" in value or "ordinal" in value or value["type"] == THREAD_METADATA_TYPE:
+    if not _THE_STORES.isdisjoint(value) or value["type"] == THREAD_METADATA_TYPE:
         raise InvalidRequest("a line of an append_items says what is the store's to say")
     return value
 

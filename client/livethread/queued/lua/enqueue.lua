@@ -13,13 +13,16 @@
 --          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out;
 --                            a:<writer> -> its last counter that is applied (see settle.lua)
 --          applied   string  last applied position
+--          keys      zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a writer's counter may be forgotten
 --        3 most entries of a mailbox
---        then for each thread: id, writer, floor, count, and count times: n, kind, expected, task, lines
+--        then for each thread: id, writer, floor, count, and count times: n, kind, expected, key, task, lines
 --          floor     counter up to which the writer knows its tasks to be applied: it holds all later ones
 --          kind      "create" or "delete" where the task does that to the thread, or ""
---          expected  position that must be the thread's last, or ""
+--          expected  position that must be the thread's last, or ""; where the key was accepted before, any will do
+--          key       idempotency key of the append, or "". A repeated one is accepted as any task: the worker, who
+--                    knows all that the thread ever took, drops it
 --
 -- Returns { ring, { status, last, position, tail, fresh }, ... }, a reply for each thread. ring is 1 where the
 -- caller must publish a doorbell. last and position are those of the writer's last accepted task; the last *fresh*
@@ -36,6 +39,7 @@
 local ready, claims, tokens, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, drain, wake, deleted = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local bell_ttl, writer_ttl, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local keys_kept = 1000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -69,6 +73,16 @@ local function release_expired_claim(thread)
   return deadline
 end
 
+local function is_taken(keys, idempotency_key)
+  return idempotency_key ~= '' and redis.call('ZSCORE', keys, idempotency_key)
+end
+
+local function remember(keys, idempotency_key)
+  redis.call('ZADD', keys, now, idempotency_key)
+  redis.call('ZREMRANGEBYRANK', keys, 0, -1 - keys_kept)
+  redis.call('EXPIRE', keys, writer_ttl)
+end
+
 local became_ready = false
 
 local function make_ready(thread)
@@ -83,10 +97,10 @@ local replies = { 0 }
 local key, arg = 9, 4
 
 while key <= #KEYS do
-  local mailbox, writers, applied_key = KEYS[key], KEYS[key + 1], KEYS[key + 2]
+  local mailbox, writers, applied_key, keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
   local thread, writer, floor = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
   local count = tonumber(ARGV[arg + 3])
-  key, arg = key + 3, arg + 4
+  key, arg = key + 4, arg + 4
 
   local last, position = 0, '0-0'
   local record = redis.call('HGET', writers, writer)
@@ -104,8 +118,8 @@ while key <= #KEYS do
   local is_deleted = redis.call('ZSCORE', deleted, thread)
 
   for i = 0, count - 1 do
-    local base = arg + i * 5
-    local n, kind, expected = tonumber(ARGV[base]), ARGV[base + 1], ARGV[base + 2]
+    local base = arg + i * 6
+    local n, kind, expected, idempotency_key = tonumber(ARGV[base]), ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
     if status == 'ok' and n > last then
       if n > last + 1 then
         status = 'gap'
@@ -115,11 +129,14 @@ while key <= #KEYS do
         status = 'exists'
       elseif length >= bound then
         status = 'full'
-      elseif expected ~= '' and expected ~= (tail or applied or '0-0') then
+      elseif expected ~= '' and expected ~= (tail or applied or '0-0') and not is_taken(keys, idempotency_key) then
         status = 'moved'
       else
         position = next_position(tail, applied)
-        redis.call('XADD', mailbox, position, 'writer', writer, 'n', n, 'task', ARGV[base + 3], 'lines', ARGV[base + 4])
+        redis.call('XADD', mailbox, position, 'writer', writer, 'n', n, 'task', ARGV[base + 4], 'lines', ARGV[base + 5])
+        if idempotency_key ~= '' then
+          remember(keys, idempotency_key)
+        end
         if kind == 'delete' then
           redis.call('ZADD', deleted, now, thread)
           is_deleted = true
@@ -128,7 +145,7 @@ while key <= #KEYS do
       end
     end
   end
-  arg = arg + count * 5
+  arg = arg + count * 6
 
   if accepted > 0 then
     redis.call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)

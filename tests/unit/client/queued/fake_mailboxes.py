@@ -15,7 +15,7 @@ from livethread.types import START
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-HEAD_KEYS, THREAD_KEYS, HEAD_ARGS = 8, 3, 3
+HEAD_KEYS, THREAD_KEYS, HEAD_ARGS = 8, 4, 3
 
 Reply = list[int | list[bytes]]
 
@@ -39,6 +39,7 @@ class Task:
     n: int
     kind: str
     expected: str
+    key: str
     header: bytes
     lines: bytes
 
@@ -51,6 +52,7 @@ class Mailbox:
     #: Writer -> its last accepted counter and position.
     last: dict[str, tuple[int, str]] = field(default_factory=dict)
     tail: str | None = None
+    keys: set[str] = field(default_factory=set)
     is_deleted: bool = False
 
     def lines(self) -> list[bytes]:
@@ -145,10 +147,10 @@ class FakeMailboxes:
 
     @staticmethod
     def _task(rest: Iterator[str | bytes | int]) -> Task:
-        n, kind, expected, header, lines = next(rest), next(rest), next(rest), next(rest), next(rest)
+        n, kind, expected, key, header, lines = (next(rest) for _ in range(6))
         assert isinstance(header, bytes)
         assert isinstance(lines, bytes)
-        return Task(int(n), str(kind), str(expected), header, lines)
+        return Task(int(n), str(kind), str(expected), str(key), header, lines)
 
     def _enqueue(self, box: Mailbox, writer: str, floor: int, tasks: list[Task], bound: int) -> list[bytes]:
         last, position = box.last.get(writer, (0, START))
@@ -165,12 +167,13 @@ class FakeMailboxes:
                 status = "exists"
             elif len(box.entries) >= bound:
                 status = "full"
-            elif task.expected and task.expected != (box.tail or START):
+            elif task.expected and task.expected != (box.tail or START) and task.key not in box.keys:
                 status = "moved"
             else:
                 # One position after the other, all of the time of the call.
                 last, position, accepted = task.n, f"{self._clock}-{accepted}", accepted + 1
                 box.tail = position
+                box.keys |= {task.key} - {""}
                 box.entries.append((writer, task.n, task.lines))
                 box.is_deleted = task.kind == "delete"
                 box.last[writer] = (last, position)

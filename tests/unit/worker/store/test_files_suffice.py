@@ -17,7 +17,7 @@ from tests.unit.worker.builders import AT, Mail, Store, item_line
 from livethread.item_observer import ItemObserver
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
-from livethread.rollout_item import RolloutItem
+from livethread.rollout_item import RolloutItem, decode_line
 from livethread.types import ReadThreadParams
 from livethread_worker.store.apply import OutcomeKind
 from livethread_worker.store.read import read_thread
@@ -67,20 +67,27 @@ class World:
 
     # -- what sessions do ----------------------------------------------------------------------------------
 
-    def append(self, session: int, items: list[tuple[str, Any]]) -> None:
-        """Append *items*; what follows from them goes out with a later `send`."""
+    def append(self, session: int, items: list[tuple[str, Any]], key: str | None = None) -> None:
+        """Append *items*, with or without a key; what follows from them goes out with a later `send`."""
         at = AT + timedelta(seconds=self.clock)
         held = self.sessions[session]
         parsed = [RolloutItem(type=kind, payload=self._own(payload)) for kind, payload in items]
         lines = [item_line(item.type, item.payload, at) for item in parsed]
-        entry = self._post(self.mail.append_lines(*lines, writer=held.writer))
-        held.outgoing += held.sync.observe_appended_items(parsed, [at] * len(parsed), entry.position)
+        entry = self._post(self.mail.append_lines(*lines, writer=held.writer, key=key))
+        held.outgoing += held.sync.observe_appended_items(parsed, [at] * len(parsed), entry.position, key)
 
     def send(self, session: int) -> None:
         held = self.sessions[session]
         updates, held.outgoing = held.outgoing, []
         for update in updates:
-            self._post(self.mail.patch(update.patch, writer=held.writer, observed_from=update.observed_from))
+            self._post(
+                self.mail.patch(
+                    update.patch,
+                    writer=held.writer,
+                    observed_from=update.observed_from,
+                    key=update.idempotency_key,
+                )
+            )
 
     def flush(self, session: int) -> None:
         self.sessions[session].outgoing += self.sessions[session].sync.take_pending()
@@ -190,6 +197,15 @@ class World:
         )
         self.apply_all()
 
+    def tasks_of_keys(self) -> dict[str, set[str]]:
+        """Return the tasks whose lines name each idempotency key."""
+        tasks: dict[str, set[str]] = {}
+        for line in self.store.path(self.mail).read_bytes().splitlines():
+            record = decode_line(line) or {}
+            if "idempotency_key" in record:
+                tasks.setdefault(record["idempotency_key"], set()).add(record["seq"])
+        return tasks
+
     def everything(self) -> dict[str, Any]:
         connection = self.store.index.db.conn
         return {
@@ -285,6 +301,7 @@ def step(method: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStra
 
 WRITING = [
     step("append", SESSION, st.lists(st.sampled_from(ITEMS), min_size=1, max_size=3)),
+    step("append", SESSION, st.lists(st.sampled_from(ITEMS), min_size=1, max_size=3), st.sampled_from(["k1", "k2"])),
     step("send", SESSION),
     step("patch", st.integers(0, SESSIONS), PATCHES.map(ThreadMetadataPatch.model_validate)),
     step("tick", st.integers(0, 9)),
@@ -317,6 +334,7 @@ def come_to_the_same(steps: list[Any], creation: dict[str, Any]) -> None:
             for method, arguments, named in steps:
                 getattr(world, method)(*arguments, **named)
             world.come_to_rest()
+            assert [key for key, tasks in world.tasks_of_keys().items() if len(tasks) > 1] == []
             known = world.everything()
             store.drop_index()
             rebuild(store.home, store.index)

@@ -214,6 +214,7 @@ def test_a_patch_half_written_is_completed() -> None:
         b'{"type":"x","payload":"\xff"}',
         b'{"type":"x","payload":1,"seq":"w9:1"}',
         b'{"type":"x","payload":1,"ordinal":3}',
+        b'{"type":"x","payload":1,"idempotency_key":"k"}',
         b'{"type":"thread_metadata","payload":{"title":"forged"}}',
         b'{"type":"x","payload":1}\n{"type":"y","payload":2}',
     ],
@@ -319,3 +320,5 @@ def test_numbering_any_object_adds_two_fields_and_changes_none(
     line = json.dumps(record, ensure_ascii=ascii_only, separators=(",", ":")).encode()
 
     assert json.loads(number_line(line, 0, "w:1")) == record | {"ordinal": 0, "seq": "w:1"}
+    named = json.loads(number_line(line, 0, "w:1", 'a "key" \\'))
+    assert named == record | {"ordinal": 0, "seq": "w:1", "idempotency_key": 'a "key" \\'}

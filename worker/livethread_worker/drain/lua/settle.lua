@@ -10,6 +10,7 @@
 --          mailbox   stream  unapplied tasks
 --          applied   string  last applied position; also the channel on which it is published
 --          writers   hash    see enqueue.lua
+--          keys      zset    see enqueue.lua
 -- ARGV   1 token of this drain
 --        2 s for which positions and counters are kept
 --        then for each thread: id, position, outcome, detail, count, and count times: writer, n
@@ -43,10 +44,10 @@ local mine = 0
 local key, arg = 6, 3
 
 while key <= #KEYS do
-  local mailbox, applied, writers = KEYS[key], KEYS[key + 1], KEYS[key + 2]
+  local mailbox, applied, writers, keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
   local thread, position, outcome, detail = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
   local count, first = tonumber(ARGV[arg + 4]), arg + 5
-  key, arg = key + 3, first + count * 2
+  key, arg = key + 4, first + count * 2
 
   if redis.call('HGET', tokens, thread) == token then
     mine = mine + 1
@@ -67,12 +68,13 @@ while key <= #KEYS do
       end
       redis.call('EXPIRE', applied, keep)
       redis.call('EXPIRE', writers, keep)
+      redis.call('EXPIRE', keys, keep)
       redis.call('HDEL', attempts, thread)
       redis.call('PUBLISH', applied, message)
     end
 
     if outcome == 'deleted' then
-      redis.call('DEL', mailbox, applied, writers)
+      redis.call('DEL', mailbox, applied, writers, keys)
       redis.call('HDEL', attempts, thread)
     elseif redis.call('XLEN', mailbox) == 0 then
       redis.call('DEL', mailbox)

@@ -15,13 +15,21 @@ from livethread_worker.store.index.database import identity, in_memory_database,
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import from_row, from_rows
-from livethread_worker.store.index.saving import add_lines, forget, forget_lines, lengths, save_threads, thread_rows
+from livethread_worker.store.index.saving import (
+    add_lines,
+    forget,
+    forget_lines,
+    lengths,
+    save_keys,
+    save_threads,
+    thread_rows,
+)
 from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.state import ThreadState, WriterMark
+from livethread_worker.store.state import KeyMark, ThreadState, WriterMark
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from sqlite_utils import Database
@@ -130,8 +138,11 @@ class Index:
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    def load_states(self, writers: dict[str, set[str]]) -> dict[str, ThreadState]:
-        """Return the states of those threads that the index knows, each with the counters of the writers named."""
+    def load_states(self, writers: dict[str, set[str]], keys: Collection[str] = ()) -> dict[str, ThreadState]:
+        """Return the states of those threads that the index knows, each with the counters of the writers named.
+
+        And with those of *keys* that its appends have taken.
+        """
         arguments = {
             "thread_ids": json.dumps(list(writers)),
             "writers": json.dumps(sorted(set().union(*writers.values()))),
@@ -144,6 +155,11 @@ class Index:
             for row in self.db.conn.execute(QUERIES["load_writers"], arguments):
                 if state := states.get(row["thread_id"]):
                     state.writers[row["writer"]] = WriterMark(row["n"], row["lines"])
+            if keys:
+                arguments["keys"] = json.dumps(sorted(keys))
+                for row in self.db.conn.execute(QUERIES["load_keys"], arguments):
+                    if state := states.get(row["thread_id"]):
+                        state.keys[row["key"]] = KeyMark(row["position"], row["offset"])
         return states
 
     def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> set[str]:
@@ -158,7 +174,7 @@ class Index:
         with self.transaction() as connection:
             overtaken = _overtaken(connection, rows)
             self._save(connection, [each for each in rows if each.state.thread_id not in overtaken])
-            forget(connection, deleted, ("messages", "turns", "writers", "rollout", "thread"))
+            forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
         return overtaken
 
     @staticmethod
@@ -168,6 +184,7 @@ class Index:
         save_threads(connection, rows)
         connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
         connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
+        save_keys(connection, rows)
         connection.executemany(QUERIES["forget_name"], [{"thread_id": state.thread_id} for state in renamed])
         add_lines(connection, rows, renamed)
 
@@ -188,6 +205,7 @@ class Index:
             save_threads(connection, rows)
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
             connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
+            save_keys(connection, rows)
             add_lines(connection, rows, [each.state for each in rows])
 
     def rename(self, thread_id: str, name: str | None) -> None:

@@ -147,3 +147,13 @@ def m004_several_open_turns(db: Database) -> None:
 def m005_messages_indexed_together(db: Database) -> None:
     """Let a batch's messages be indexed by one statement: a trigger's cost FTS5 five times the time."""
     db.execute("DROP TRIGGER messages_ai")
+
+
+@migrations()
+def m006_append_keys(db: Database) -> None:
+    """Which idempotency keys are taken, from which position, and where the lines of that append begin."""
+    db.table("append_keys").create(
+        {"thread_id": str, "key": str, "position": str, "offset": int},
+        pk=("thread_id", "key"),
+        not_null={"offset"},
+    )

@@ -105,6 +105,17 @@ def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
     ]
 
 
+def save_keys(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
+    """Store the idempotency keys that the batch named or read: what was taken before stays taken."""
+    keys = [
+        {"thread_id": each.state.thread_id, "key": key, "position": mark.position, "offset": mark.offset}
+        for each in rows
+        for key, mark in each.state.keys.items()
+    ]
+    if keys:
+        connection.executemany(QUERIES["save_key"], keys)
+
+
 def add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> None:
     """Store what the lines taken in add to turns and search, and the names of *named*."""
     for each in rows:

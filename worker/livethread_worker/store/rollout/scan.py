@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from livethread.rollout_item import decode_line, decode_lines, decode_whole
+from livethread.rollout_item import KEY_FIELD, decode_line, decode_lines, decode_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +106,12 @@ def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:
         return None
     match = _SEQ.fullmatch(seq)
     return (match[1], int(match[2])) if match else None
+
+
+def key_of(value: dict[str, Any]) -> str | None:
+    """Return the idempotency key of the append that wrote a line of ours, where it had one."""
+    key = value.get(KEY_FIELD)
+    return key if isinstance(key, str) else None
 
 
 def ordinal_of(value: dict[str, Any]) -> int | None:

@@ -42,6 +42,7 @@ TABLES = {
         *("phase", "turn_id"),
     },
     "writers": {"thread_id", "writer", "n", "lines"},
+    "append_keys": {"thread_id", "key", "position", "offset"},
     "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
     "messages": {"id", "thread_id", "digest", "ordinal", "role", "text"},
 }
@@ -340,7 +341,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
     )
     parameters |= dict.fromkeys(("meta_bytes", "applied", "observed", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
-    parameters |= dict.fromkeys(("texts", "newest"), "[]")
+    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "position"), "[]")
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()

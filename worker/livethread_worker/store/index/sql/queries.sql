@@ -11,6 +11,13 @@ SELECT thread_id, writer, n, lines
  WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
    AND writer IN (SELECT value FROM json_each(:writers))
 
+-- load_keys --
+-- Which of a JSON array of idempotency keys are taken.
+SELECT thread_id, key, position, offset
+  FROM append_keys
+ WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
+   AND key IN (SELECT value FROM json_each(:keys))
+
 -- save_rollout --
 INSERT INTO rollouts
        (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed, phase, turn_id)
@@ -28,6 +35,10 @@ SELECT t.id, j.value FROM json_each(:texts) AS j CROSS JOIN threads AS t ON t.th
 -- save_writer --
 INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
     ON CONFLICT (thread_id, writer) DO UPDATE SET n = excluded.n, lines = excluded.lines
+
+-- save_key --
+INSERT INTO append_keys (thread_id, key, position, offset) VALUES (:thread_id, :key, :position, :offset)
+    ON CONFLICT (thread_id, key) DO UPDATE SET position = excluded.position, offset = excluded.offset
 
 -- read_thread --
 SELECT r.path, t.* FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id WHERE t.thread_id = :thread_id
@@ -94,6 +105,9 @@ DELETE FROM messages WHERE thread_id = :thread_id
 
 -- delete_turns --
 DELETE FROM turns WHERE thread_id = :thread_id
+
+-- delete_keys --
+DELETE FROM append_keys WHERE thread_id = :thread_id
 
 -- delete_writers --
 DELETE FROM writers WHERE thread_id = :thread_id

@@ -1,0 +1,281 @@
+"""An append with an idempotency key takes effect once in a thread's life."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.nodes.items import append, flush, history, message, new_thread, read, said, texts, update
+from tests.store_spec.kinds import FILES, LOCAL, SHARED
+from tests.store_spec.operations import delete, home_of
+
+from livethread import (
+    AppendThreadItemsParams,
+    Conflict,
+    CreateThreadParams,
+    InvalidRequest,
+    LiveThread,
+    ResumeThreadParams,
+    RolloutItem,
+    Settings,
+    ThreadMetadataPatch,
+    ThreadNotFound,
+    ThreadStore,
+    new_thread_id,
+)
+from livethread.types import position_key
+from livethread_worker.store import LocalThreadStore
+
+if TYPE_CHECKING:
+    from tests.store_spec.conftest import OpenStore
+
+
+def usage(total: int, timestamp: str | None = None) -> dict[str, Any]:
+    payload = {"type": "token_count", "info": {"total_token_usage": {"total_tokens": total}}}
+    return {"type": "event_msg", "payload": payload} | ({"timestamp": timestamp} if timestamp else {})
+
+
+async def test_of_appends_with_one_key_the_first_is_stored_and_all_succeed(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    first = await append(store, thread_id, message("first"), key="k")
+    again = await append(store, thread_id, message("first"), key="k")
+    other = await append(store, thread_id, message("other"), message("items"), key="k")
+    await append(store, thread_id, message("behind"))
+
+    assert texts(await history(store, thread_id)) == ["first", "behind"]
+    assert [position_key(receipt.position) for receipt in (again, other)] >= [position_key(first.position)] * 2
+
+
+async def test_concurrent_appends_with_one_key_are_one(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    await asyncio.gather(*(append(store, thread_id, message(f"{n % 5}"), key=f"{n % 5}") for n in range(25)))
+
+    assert texts(await history(store, thread_id)) == ["0", "1", "2", "3", "4"]
+
+
+async def test_other_keys_and_other_threads_do_not_count(store: ThreadStore) -> None:
+    threads = [await new_thread(store) for _ in range(2)]
+
+    for thread_id in threads:
+        await append(store, thread_id, message("lower"), key="k")
+        await append(store, thread_id, message("upper"), key="K")
+        await append(store, thread_id, message("none"))
+
+    for thread_id in threads:
+        assert texts(await history(store, thread_id)) == ["lower", "upper", "none"]
+
+
+async def test_items_of_an_append_with_a_key_come_back_as_any_others(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    item = {"timestamp": "2026-01-02T03:04:05.678Z", **message("one"), "more": 1}
+
+    await append(store, thread_id, item, key='a "key" \\ é 🎉')
+
+    assert await history(store, thread_id) == [RolloutItem.model_validate({**item, "ordinal": 1})]
+
+
+@pytest.mark.parametrize("key", ["", "k" * 201, "a\nb", "\0", "\x7f", "\u2028", "\ud800", 7])
+def test_a_key_that_is_none_is_refused(key: Any) -> None:
+    items = (RolloutItem.parse(message("one")),)
+
+    with pytest.raises(InvalidRequest, match="idempotency_key"):
+        AppendThreadItemsParams(thread_id=new_thread_id(), items=items, idempotency_key=key)
+
+
+async def test_a_key_may_be_long(store: ThreadStore) -> None:
+    thread_id, key = await new_thread(store), "🎉" * 200
+
+    for _ in range(2):
+        await append(store, thread_id, message("one"), key=key)
+
+    assert texts(await history(store, thread_id)) == ["one"]
+
+
+# -- with compare-and-append -------------------------------------------------------------------------------
+
+
+async def test_a_compare_and_append_that_succeeded_can_be_repeated(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    start = await append(store, thread_id, message("start"))
+    await append(store, thread_id, message("one"), expected=start.position, key="k")
+
+    again = await append(store, thread_id, message("one"), expected=start.position, key="k")
+
+    await append(store, thread_id, message("two"), expected=again.position)
+    assert texts(await history(store, thread_id)) == ["start", "one", "two"]
+
+
+async def test_one_that_conflicted_has_not_taken_its_key(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("start"))
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            await append(store, thread_id, message("stale"), expected="1-1", key="k")
+
+    await append(store, thread_id, message("one"), key="k")
+
+    assert texts(await history(store, thread_id)) == ["start", "one"]
+
+
+# -- whoever repeats it, and whenever ----------------------------------------------------------------------
+
+
+@SHARED
+async def test_a_key_is_taken_for_every_store(store: ThreadStore, second_store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"), key="k")
+    await second_store.resume_thread(ResumeThreadParams(thread_id=thread_id))
+
+    await append(second_store, thread_id, message("again"), key="k")
+    await append(second_store, thread_id, message("two"), key="l")
+    await flush(second_store, thread_id)
+    await append(store, thread_id, message("again"), key="l")
+
+    await flush(store, thread_id)
+    assert texts(await history(second_store, thread_id)) == ["one", "two"]
+
+
+@SHARED
+async def test_a_compare_and_append_can_be_repeated_by_another_store(
+    store: ThreadStore, second_store: ThreadStore
+) -> None:
+    thread_id = await new_thread(store)
+    start = await append(store, thread_id, message("start"))
+    await second_store.resume_thread(ResumeThreadParams(thread_id=thread_id))
+    await append(store, thread_id, message("one"), expected=start.position, key="k")
+
+    await append(second_store, thread_id, message("one"), expected=start.position, key="k")
+
+    await flush(second_store, thread_id)
+    assert texts(await history(second_store, thread_id)) == ["start", "one"]
+
+
+@pytest.mark.parametrize("kind", [LOCAL, FILES])
+async def test_a_key_is_remembered_without_the_index(store: ThreadStore, open_another: OpenStore) -> None:
+    thread_id = await new_thread(store)
+    start = await append(store, thread_id, message("start"))
+    await append(store, thread_id, message("one"), key="k")
+    home = home_of(await read(store, thread_id))
+    for path in (home / "livethread").glob("index.sqlite*"):
+        path.unlink()
+
+    later = await open_another()
+    await later.resume_thread(ResumeThreadParams(thread_id=thread_id))
+    await append(later, thread_id, message("again"), expected=start.position, key="k")
+
+    assert texts(await history(later, thread_id)) == ["start", "one"]
+
+
+@pytest.mark.parametrize("kind", [LOCAL])
+async def test_a_store_with_an_index_and_one_without_know_each_others_keys(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"), key="k")
+    home = home_of(await read(store, thread_id))
+    async with LocalThreadStore(Settings(home=home, redis_url=None), index=None) as other:
+        await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
+        await append(other, thread_id, message("two"), key="l")
+
+        await append(store, thread_id, message("again"), key="l")
+        await append(other, thread_id, message("again"), key="k")
+
+    assert texts(await history(store, thread_id)) == ["one", "two"]
+
+
+async def test_a_deleted_thread_refuses_its_keys_like_any_other(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"), key="k")
+    await delete(store, thread_id)
+
+    with pytest.raises(ThreadNotFound):
+        await append(store, thread_id, message("one"), key="k")
+
+
+# -- live threads ------------------------------------------------------------------------------------------
+
+
+async def create(store: ThreadStore) -> LiveThread:
+    return await LiveThread.create(store, CreateThreadParams())
+
+
+async def test_metadata_after_a_repeated_append_is_that_after_one(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([said("A title"), usage(1)], idempotency_key="k")
+    await thread.append_items([usage(2)])
+    await thread.flush()
+    before = await thread.read_thread()
+
+    for items in ([said("A title"), usage(1)], [said("Another"), usage(9, "2100-01-01T00:00:00Z")]):
+        await thread.append_items(items, idempotency_key="k")
+        await thread.flush()
+
+    assert await thread.read_thread() == before
+    assert (before.title, before.token_usage) == ("A title", {"total_tokens": 2})
+
+
+async def test_what_a_live_thread_appends_with_keys_is_observed_as_without(store: ThreadStore) -> None:
+    items = [[said("A title"), usage(1)], [message("one")], [usage(2), said("later")]]
+    params = [CreateThreadParams(created_at=datetime(2020, 1, 1, tzinfo=UTC)) for _ in range(2)]
+    threads = [await LiveThread.create(store, each) for each in params]
+    for number, each in enumerate(items):
+        stamped = [{"timestamp": f"2026-01-0{number + 1}T00:00:00Z", **item} for item in each]
+        await threads[0].append_items(stamped)
+        await threads[1].append_items(stamped, idempotency_key=f"{number}")
+
+    found = []
+    for thread in threads:
+        await thread.flush()
+        stored = await thread.read_thread()
+        found.append((stored.title, stored.preview, stored.token_usage, stored.updated_at))
+
+    assert found[0] == found[1]
+
+
+async def test_a_message_that_was_repeated_does_not_hide_the_title_that_comes(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([message("first")], idempotency_key="k")
+    await thread.append_items([said("Dropped")], idempotency_key="k")
+
+    await thread.append_items([said("A title")])
+
+    await thread.flush()
+    assert (await thread.read_thread()).title == "A title"
+
+
+async def test_who_repeats_an_append_brings_what_its_writer_did_not_live_to_say(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, said("A title"), key="k")  # its writer dies before it observes
+    await flush(store, thread_id)
+    thread = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread_id))
+
+    await thread.append_items([said("A title")], idempotency_key="k")
+
+    await thread.flush()
+    assert (await thread.read_thread()).title == "A title"
+
+
+async def test_a_title_that_somebody_gave_stays_whoever_repeats_what(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([said("Said")], idempotency_key="k")
+    await update(store, thread.thread_id, ThreadMetadataPatch(title="Given"))
+
+    await thread.append_items([said("Said")], idempotency_key="k")
+
+    await thread.flush()
+    assert (await thread.read_thread()).title == "Given"
+
+
+async def test_a_live_thread_compares_and_appends(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([message("one")])
+    await thread.flush()  # and what was observed from it
+    last = await thread.update_metadata(ThreadMetadataPatch(name="A name"))
+
+    await thread.append_items([message("two")], expected_position=last.position)
+    with pytest.raises(Conflict):
+        await thread.append_items([message("stale")], expected_position=last.position)
+
+    assert texts(await history(store, thread.thread_id)) == ["one", "two"]
