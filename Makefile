@@ -56,7 +56,7 @@ test-codex: .venv/.test ## Run the tests with the real codex, which npm installs
 	$(BIN)/python -m pytest tests/codex $(ARGS)
 
 .PHONY: bench
-bench: .venv/.run ## Measure listing, rebuilding, reading and writing: make bench ARGS=--help
+bench: .venv/.bench ## Measure the queue, listing, rebuilding, reading and writing: make bench ARGS=--help
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: lint
@@ -95,7 +95,7 @@ clean: ## Remove .venv, builds and caches
 	rm -rf .venv build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps. .uv: .venv stands and has uv. .run, .test, .dev: it has the locked dependencies of these groups.
+# Stamps. .uv: .venv stands and has uv. .run, .test, .bench, .dev: it has the locked dependencies of these groups.
 
 # .uv's lines say for which directory and which PYTHON .venv was made; for another one it is looked at again.
 ifneq ($(shell sed -n 1p .venv/.uv 2>/dev/null),$(CURDIR))
@@ -112,7 +112,7 @@ endif
 # Missing, or a link that leads nowhere any more: .ci/venv makes it.
 $(BIN)/python: ;
 
-.venv/.run .venv/.test .venv/.dev: .venv/.uv uv.lock pyproject.toml
+.venv/.run .venv/.test .venv/.bench .venv/.dev: .venv/.uv uv.lock pyproject.toml
 
 .venv/.run:
 	@echo 'Installing the locked dependencies into .venv'
@@ -122,6 +122,11 @@ $(BIN)/python: ;
 .venv/.test:
 	@echo 'Installing the locked dependencies and the test tools into .venv'
 	@$(SYNC) --no-default-groups --group test
+	@touch $@
+
+.venv/.bench:
+	@echo 'Installing the locked dependencies and what the benchmarks compare with into .venv'
+	@$(SYNC) --no-default-groups --group bench
 	@touch $@
 
 .venv/.dev:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import os
 import platform
 import sqlite3
 import tempfile
@@ -11,15 +13,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from benchmarks import history, listing, rebuilding, writing
+from benchmarks import chart, history, listing, memory, queueing, rebuilding, report, sessions, writing
 from livethread.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-#: Heading of the column that says what a figure is compared with.
-_WHAT: Final = "bare is"
-PARTS: Final = ("listing", "rebuild", "history", "writing")
+#: What is measured by default; `memory` takes minutes of its own.
+DEFAULT_PARTS: Final = ("queue", "sessions", "listing", "rebuild", "history", "writing")
+PARTS: Final = (*DEFAULT_PARTS, "memory")
+
+#: Distributions whose versions a result depends on; they need not be installed.
+_DISTRIBUTIONS: Final = ("livethread", "celery", "redis", "openai-agents")
 
 
 def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
@@ -32,8 +37,10 @@ def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
 @click.option("--threads", default=2000, help="Threads to rebuild from.")
 @click.option("--items", default=5000, help="Items of the history.")
 @click.option("--lines", default=1_000_000, help="Lines of the thread to append to.")
+@click.option("--appends", default=1_000_000, help="Appends of the part memory.")
 @click.option("--repeats", default=5, type=click.IntRange(5), help="Measurements of which the median is taken.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the homes in this folder, and use those found.")
+@click.option("--chart", "drawing", type=click.Path(path_type=Path), help="Draw queue and sessions as an SVG.")
 @json_option
 def main(
     parts: tuple[str, ...],
@@ -42,13 +49,17 @@ def main(
     threads: int,
     items: int,
     lines: int,
+    appends: int,
     repeats: int,
     keep: Path | None,
+    drawing: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure PARTS of the store; all of them by default."""
+    """Measure PARTS of livethread; all but memory by default."""
     with _folder(keep) as folder:
         runs: dict[str, Callable[[], Any]] = {
+            "queue": lambda: queueing.run(repeats),
+            "sessions": lambda: sessions.run(items, repeats),
             "listing": lambda: listing.run(folder, sizes, repeats),
             "rebuild": lambda: rebuilding.run(folder, threads, repeats),
             "history": lambda: history.run(folder, items, repeats),
@@ -56,13 +67,44 @@ def main(
                 "batch": writing.batches(listing.made_home(folder, sizes[-1]), sizes[-1], repeats),
                 "append": writing.appends(folder, lines, repeats),
             },
+            "memory": lambda: memory.run(appends, max(appends // 10, 1)),
         }
-        results = {part: runs[part]() for part in parts or PARTS}
+        results = {part: runs[part]() for part in parts or DEFAULT_PARTS}
+    versions = _versions(results)
+    if drawing is not None:
+        _draw(drawing, results, versions)
     if as_json:
-        versions = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
-        print_json({"versions": versions, "machine": platform.machine()} | results)
+        print_json({"versions": versions, "machine": platform.machine(), "cores": os.cpu_count()} | results)
     else:
-        _print(results, sizes)
+        report.print_results(results, sizes)
+        click.echo(f"{_said(versions)}; {os.cpu_count()} cores, {platform.machine()}")
+
+
+def _draw(path: Path, results: dict[str, Any], versions: dict[str, str]) -> None:
+    panels = chart.panels(results)
+    if not panels:
+        raise click.UsageError("--chart draws the parts queue and sessions, and neither was measured")
+    notes = [
+        f"make bench, medians of one run on {os.cpu_count()} cores, {platform.machine()}.",
+        f"{_said(versions)}.",
+    ]
+    path.write_text(chart.draw(panels, notes), encoding="utf-8")
+
+
+def _versions(results: dict[str, Any]) -> dict[str, str]:
+    versions = {"Python": platform.python_version(), "SQLite": sqlite3.sqlite_version}
+    for name in _DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    if queue := results.get("queue"):
+        name, _, version = queue["server"].partition(" ")
+        versions[name] = version
+    return versions
+
+
+def _said(versions: dict[str, str]) -> str:
+    # The Python client is called redis, and so may the server be.
+    return ", ".join(f"{'redis-py' if name == 'redis' else name} {version}" for name, version in versions.items())
 
 
 @contextlib.contextmanager
@@ -73,69 +115,6 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="livethread-bench-") as folder:
         yield Path(folder)
-
-
-def _print(results: dict[str, Any], sizes: Sequence[int]) -> None:
-    if records := results.get("listing"):
-        _print_listing(records, sizes)
-    rows = []
-    if rebuilt := results.get("rebuild"):
-        what = f"rebuild, threads of {rebuilt['bytes'] / 1000:.1f} KB"
-        rows.append((what, 1 / rebuilt["rebuild_per_s"], 1 / rebuilt["bare_per_s"], "reading and parsing the files"))
-    if read := results.get("history"):
-        what = f"load_history, {read['items']} items, {read['bytes'] / 1e6:.1f} MB"
-        rows.append((what, read["product"], read["bare"], "reading and parsing the file"))
-    if written := results.get("writing"):
-        batch, append = written["batch"], written["append"]
-        what = f"a batch of {batch['batch']} threads x {batch['appends']} appends"
-        rows.append((what, batch["product"], batch["bare"], f"without {batch['dropped']} indexes that serve filters"))
-        for how, who in (("batch", "a worker"), ("store", "the local store")):
-            what = f"an append by {who}, to a thread of {append['lines']} lines"
-            rows.append((what, append[how]["product"], append[how]["bare"], "to one of 10 lines"))
-    if rows:
-        _print_table(
-            ("", "ms", "bare, ms", "ratio", _WHAT),
-            [(what, f"{a * 1000:.2f}", f"{b * 1000:.2f}", f"{a / b:.2f}", bare) for what, a, b, bare in rows],
-        )
-    if rebuilt:
-        rates = rebuilt["rebuild_per_s"], rebuilt["rebuild_per_cpu_s"]
-        click.echo("rebuild: {:.0f} threads/s; {:.0f} in a second of one core".format(*rates))
-
-
-def _print_listing(records: list[dict[str, Any]], sizes: Sequence[int]) -> None:
-    """Print one line a filter: the worst of all keys and directions."""
-    rows = []
-    for name in dict.fromkeys(record["filter"] for record in records):
-        worst = {
-            size: max(
-                (record for record in records if record["filter"] == name and record["threads"] == size),
-                key=lambda record: float(record["product"]),
-            )
-            for size in sizes
-        }
-        largest, smallest = worst[sizes[-1]], worst[sizes[0]]
-        rows.append((
-            name,
-            *(f"{worst[size]['product'] * 1000:.2f}" for size in sizes),
-            f"{largest['product'] / smallest['product']:.1f}",
-            f"{largest['bare'] * 1000:.2f}",
-            f"{largest['product'] / largest['bare']:.2f}",
-        ))
-    times = (f"{size} threads, ms" for size in sizes)
-    _print_table((f"a page of {listing.PAGE}, worst key and order", *times, "growth", "bare, ms", "ratio"), rows)
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print *rows*: text to the left in the first column and behind the numbers, numbers to the right."""
-    table = [headings, *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (
-            cell.ljust(width) if heading in {headings[0], _WHAT} else cell.rjust(width)
-            for cell, width, heading in zip(row, widths, headings, strict=True)
-        )
-        click.echo("  ".join(cells).rstrip())
-    click.echo()
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class _Rollout:
 
 def write_rollouts(home: Home, threads: int, shape: Shape) -> None:
     """Write a rollout for each of *threads*, with values that many and that few of them share."""
-    words = _Words()
+    words = Words()
     home.create()
     home.archived_sessions.mkdir(exist_ok=True)
     folders: set[Path] = set()
@@ -105,7 +105,7 @@ def write_rollouts(home: Home, threads: int, shape: Shape) -> None:
 
 def write_long_rollout(home: Home, number: int, lines: int) -> None:
     """Write the rollout of one thread of so many *lines*: one turn, and what the agent says in it."""
-    rollout = _begun(number, 1000, SMALL, _Words())
+    rollout = _begun(number, 1000, SMALL, Words())
     path = home.new_rollout(thread_id(number), _created_at(number))
     home.create()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def write_long_rollout(home: Home, number: int, lines: int) -> None:
 
 def write_history(path: Path, items: int) -> None:
     """Write a rollout of *items* lines whose sizes are those of real sessions: p50 0.4 KB, p90 2.2 KB."""
-    words, rollout = _Words(), _begun(0, 1000, WHOLE, _Words())
+    words, rollout = Words(), _begun(0, 1000, WHOLE, Words())
     sizes = words.random
     while len(rollout.lines) < items:
         text = words.text(min(1500, int(sizes.lognormvariate(3.6, 1.35)) + 1))
@@ -140,7 +140,7 @@ def write_history(path: Path, items: int) -> None:
     path.write_bytes(b"".join(rollout.lines))
 
 
-class _Words:
+class Words:
     """Text of random words; the same in every run."""
 
     def __init__(self) -> None:
@@ -149,10 +149,11 @@ class _Words:
         self._words = ["".join(self.random.choices(letters, k=2 + n % 9)) for n in range(5000)]
 
     def text(self, words: int) -> str:
+        """Return the next text of so many words."""
         return " ".join(self.random.choices(self._words, k=words))
 
 
-def _lines(number: int, threads: int, shape: Shape, words: _Words) -> list[bytes]:
+def _lines(number: int, threads: int, shape: Shape, words: Words) -> list[bytes]:
     rollout = _begun(number, threads, shape, words)
     for turn in range(shape.turns):
         asked, answered = words.text(shape.asked), words.text(shape.answered)
@@ -174,7 +175,7 @@ def _lines(number: int, threads: int, shape: Shape, words: _Words) -> list[bytes
     return rollout.lines
 
 
-def _begun(number: int, threads: int, shape: Shape, words: _Words) -> _Rollout:
+def _begun(number: int, threads: int, shape: Shape, words: Words) -> _Rollout:
     """Return a rollout with its first line."""
     rollout = _Rollout(_created_at(number))
     # Threads are not written on in the order in which they were made.

@@ -1,0 +1,66 @@
+"""Real deployments to measure: an embedded Redis with the shipped configuration, and Celery worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from redis import Redis
+
+from livethread import open_store
+from livethread_config import Settings, names
+from livethread_config.celery_settings import celery_settings
+from livethread_worker.embedded.runtime import running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from livethread.queued import QueuedThreadStore
+    from livethread_worker.embedded.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A home with its Redis and its workers, and a store that session code would use."""
+
+    settings: Settings
+    store: QueuedThreadStore
+    redis: Redis
+    supervisor: Supervisor
+
+    def calls(self, command: str) -> int:
+        """Return how often Redis has run *command*."""
+        stats: Any = self.redis.info("commandstats")
+        return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+    def server(self) -> str:
+        """Return name and version of the server."""
+        info: Any = self.redis.info("server")
+        name = info.get("server_name", "redis")
+        return f"{name} {info.get(f'{name}_version', info['redis_version'])}"
+
+    def celery_tasks(self) -> dict[str, int]:
+        """Return how many Celery messages the workers have taken, by task."""
+        with Celery("benchmark", set_as_current=False) as app:
+            app.conf.update(celery_settings(self.settings))
+            replies: dict[str, Any] = app.control.inspect(timeout=2.0).stats() or {}
+        totals: dict[str, int] = {}
+        for reply in replies.values():
+            for task, count in reply["total"].items():
+                totals[task] = totals.get(task, 0) + count
+        return {task: count for task, count in totals.items() if task in {names.DRAIN_TASK, names.SWEEP_TASK}}
+
+
+@contextlib.asynccontextmanager
+async def deployed(workers: int) -> AsyncIterator[Deployment]:
+    """Run a deployment of so many *workers*, each a process that does one thing at a time."""
+    with tempfile.TemporaryDirectory(prefix="livethread-bench-") as folder:
+        settings = Settings(home=Path(folder) / "home", redis_url=None)
+        with running(settings, workers=workers, concurrency=1) as supervisor:
+            async with open_store(settings) as store:
+                with Redis.from_url(settings.client_url) as redis:
+                    yield Deployment(settings, store, redis, supervisor)

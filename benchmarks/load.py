@@ -1,0 +1,158 @@
+"""What session code asks of the queue: many threads that append at once, or operations at a fixed rate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.homes import Words
+from livethread import CreateThreadParams, LiveThread, TasksApplied, ThreadMetadataPatch
+from livethread.types import position_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from livethread.queued import QueuedThreadStore
+    from livethread.types import Position, Receipt
+
+#: Words of an item: with its envelope, about 500 bytes.
+_WORDS: Final = 60
+
+#: Threads that are opened, or closed, at a time.
+_OPENING: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many threads append how much."""
+
+    threads: int
+    #: To each of them.
+    appends: int
+    #: Appends after which a thread's metadata is patched; 0: it never is.
+    patch_every: int = 0
+    #: Appends of one thread that are under way at once.
+    at_once: int = 1
+
+    @property
+    def operations(self) -> int:
+        """Appends and patches, of all threads."""
+        return self.threads * (self.appends + (self.appends // self.patch_every if self.patch_every else 0))
+
+    def __str__(self) -> str:
+        return f"{self.threads:,} x {self.appends:,}".replace(",", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of a shape took, from its first append until everything is durable."""
+
+    seconds: float
+    #: Of the process that appends.
+    cpu_s: float
+
+
+@lru_cache(maxsize=1)
+def texts() -> tuple[str, ...]:
+    """Return texts to append, each another one: all of them end up in the search."""
+    words = Words()
+    return tuple(words.text(_WORDS) for _ in range(10_000))
+
+
+def items(number: int, count: int) -> Iterator[dict[str, Any]]:
+    """Yield the items of one thread: what the user asks, and what the agent has to say."""
+    kind = "user_message"
+    for text in islice(cycle(texts()), number * 37 % 10_000, number * 37 % 10_000 + count):
+        yield {"type": "event_msg", "payload": {"type": kind, "message": text}}
+        kind = "agent_message"
+
+
+def patch(number: int) -> ThreadMetadataPatch:
+    """Return a patch that somebody asks for: it goes into the file, the row, and what listings search."""
+    return ThreadMetadataPatch(title=f"After {number} appends")
+
+
+async def opened(store: QueuedThreadStore, count: int) -> list[LiveThread]:
+    """Return new threads of *store*."""
+    threads: list[LiveThread] = []
+    while len(threads) < count:
+        several = min(_OPENING, count - len(threads))
+        params = [CreateThreadParams(cwd="/benchmark") for _ in range(several)]
+        threads += await asyncio.gather(*(LiveThread.create(store, each) for each in params))
+    return threads
+
+
+async def close(threads: list[LiveThread]) -> None:
+    """Shut *threads* down."""
+    for begin in range(0, len(threads), _OPENING):
+        await asyncio.gather(*(thread.shutdown() for thread in threads[begin : begin + _OPENING]))
+
+
+async def write(store: QueuedThreadStore, shape: Shape) -> Run:
+    """Write *shape* through new threads of *store*, all of them at once; each thread awaits what it does."""
+    threads = await opened(store, shape.threads)
+    texts()
+    began, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(_write_one(thread, number, shape) for number, thread in enumerate(threads)))
+    run = Run(time.perf_counter() - began, time.process_time() - cpu)
+    await close(threads)
+    return run
+
+
+async def _write_one(thread: LiveThread, number: int, shape: Shape) -> None:
+    left = enumerate(items(number, shape.appends), start=1)
+
+    async def append() -> None:
+        for n, item in left:
+            await thread.append_items([item])
+            if shape.patch_every and n % shape.patch_every == 0:
+                await thread.update_metadata(patch(n))
+
+    await asyncio.gather(*(append() for _ in range(shape.at_once)))
+    await thread.flush()
+
+
+async def latencies(store: QueuedThreadStore, threads: int, per_second: int, seconds: float) -> list[float]:
+    """Return the seconds of each operation from when it was due until this process has heard that it is durable.
+
+    The operations are due at a fixed rate, however long those before them take; every eleventh is a patch.
+    """
+    opened_threads = await opened(store, threads)
+    applied: dict[str, list[tuple[tuple[int, int], float]]] = defaultdict(list)
+
+    def note(event: object) -> None:
+        if isinstance(event, TasksApplied):
+            applied[event.thread_id].append((position_key(event.position), time.perf_counter()))
+
+    async def one(number: int, due: float) -> tuple[str, Position, float]:
+        thread = opened_threads[number % threads]
+        receipt: Receipt
+        if number % 11 == 10:  # noqa: PLR2004 - see above
+            receipt = await thread.update_metadata(patch(number))
+        else:
+            receipt = await thread.append_items(list(items(number, 1)))
+        return receipt.thread_id, receipt.position, due
+
+    unsubscribe = store.observers.subscribe(note)
+    began = time.perf_counter()
+    tasks = []
+    for number in range(int(per_second * seconds)):
+        due = began + number / per_second
+        if (early := due - time.perf_counter()) > 0:
+            await asyncio.sleep(early)
+        tasks.append(asyncio.create_task(one(number, due)))
+    done = await asyncio.gather(*tasks)
+    await close(opened_threads)
+    unsubscribe()
+    return [_applied_at(applied[thread_id], position) - due for thread_id, position, due in done]
+
+
+def _applied_at(events: list[tuple[tuple[int, int], float]], position: Position) -> float:
+    """Return when the first of a thread's *events* came that covers *position*."""
+    return events[bisect_left(events, position_key(position), key=lambda event: event[0])][1]

@@ -1,0 +1,64 @@
+"""Whether a client and its worker keep their size over many appends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from benchmarks import load
+from benchmarks.deployments import deployed
+
+if TYPE_CHECKING:
+    from benchmarks.deployments import Deployment
+
+#: What is written at a time; then the threads are closed, and others are opened.
+_SHAPE: Final = load.Shape(threads=100, appends=100, patch_every=10)
+
+
+def run(appends: int, every: int) -> list[dict[str, Any]]:
+    """Write so many *appends*, and return the resident sizes, in bytes, each time *every* more are durable."""
+    return asyncio.run(_run(appends, every))
+
+
+async def _run(appends: int, every: int) -> list[dict[str, Any]]:
+    sizes = []
+    async with deployed(1) as deployment:
+        at_once = replace(_SHAPE, appends=min(_SHAPE.appends, every // _SHAPE.threads))
+        await load.write(deployment.store, at_once)
+        for done in range(0, appends + 1, every):
+            if done:
+                for _ in range(every // (at_once.threads * at_once.appends)):
+                    await load.write(deployment.store, at_once)
+            sizes.append({"appends": done} | _sizes(deployment))
+            click.echo(
+                f"{done:>9} appends: client {sizes[-1]['client'] / 1e6:.1f} MB, worker {sizes[-1]['worker'] / 1e6:.1f} MB"
+                f", Redis {sizes[-1]['redis'] / 1e6:.1f} MB",
+                err=True,
+            )
+    return sizes
+
+
+def _sizes(deployment: Deployment) -> dict[str, int]:
+    pids = deployment.supervisor.pids()
+    processes = _processes()
+    # The worker's parent takes the messages; a child of it does the work.
+    working = [size for _, parent, size in processes if parent == pids["worker.1"]]
+    sizes = {pid: size for pid, _, size in processes}
+    return {"client": sizes[os.getpid()], "worker": max(working), "redis": sizes[pids["redis"]]}
+
+
+def _processes() -> list[tuple[int, int, int]]:
+    """Return pid, parent and resident bytes of every process."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,rss="],  # noqa: S607 - where it lies differs
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = (map(int, line.split()) for line in listed.stdout.splitlines())
+    return [(pid, parent, kilobytes * 1024) for pid, parent, kilobytes in rows]
