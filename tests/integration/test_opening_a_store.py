@@ -11,8 +11,8 @@ import pytest
 from tests.nodes.items import append, flush, message, new_thread
 from tests.nodes.stores import opened
 
-from livethread import Settings, Unavailable, open_store
-from livethread.queued.connection import connect
+from livethread import Settings, Unavailable, new_thread_id, open_store
+from livethread.queued.connection import CONNECTIONS, connect
 from livethread_config.celery_settings import celery_settings
 
 if TYPE_CHECKING:
@@ -138,3 +138,13 @@ async def test_a_wrong_password_is_reported_without_it(own_redis: RedisServer, t
     said = await open_in_vain(at(f"unix://:{PASSWORD}@{path}?db=0", tmp_path))
 
     assert PASSWORD not in said
+
+
+async def test_more_threads_than_connections_are_asked_for_at_once(settings: Settings) -> None:
+    thread_ids = [new_thread_id() for _ in range(10 * CONNECTIONS)]
+
+    async with opened(settings.model_copy(update={"reads": "local"})) as store:
+        # Of an id that is given, Redis is asked whether it is taken.
+        made = await asyncio.gather(*(new_thread(store, thread_id=thread_id) for thread_id in thread_ids))
+
+    assert made == thread_ids

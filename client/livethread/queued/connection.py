@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
@@ -17,11 +17,15 @@ from livethread.errors import Unavailable
 if TYPE_CHECKING:
     from livethread_config import Settings
 
+#: Most connections of a client, beside one for what each shard is sent.
+CONNECTIONS: Final = 64
+
 
 def connect(settings: Settings) -> Redis:
     """Return a client of *settings*' Redis that reports a failure at once: the outbox does the retrying."""
     return Redis.from_url(
         settings.client_url,
+        max_connections=settings.shards + CONNECTIONS,
         socket_connect_timeout=settings.connect_timeout_s,
         socket_timeout=5.0,
         health_check_interval=25,

@@ -384,6 +384,7 @@ class QueuedThreadStore:
     # -- what the workers say ------------------------------------------------------------------------------
 
     def _on_message(self, channel: str, message: str) -> None:
+        self._waiter.note_heard()
         opened = self._open.get(channel.rpartition(":")[2])
         if opened is None:
             return

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
-from livethread.queued.connection import no_redis, without_password
+from livethread.queued.connection import CONNECTIONS, no_redis, without_password
 from livethread.types import START, position_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from redis.asyncio import Redis
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Waits for a publication before Redis is asked instead: the first, and the longest.
 ASK_FIRST: Final = 0.02  # seconds
 ASK_LONGEST: Final = 1.0  # seconds
+
+#: Most questions that are under way at once: each takes a connection, of which there are so many.
+ASKING: Final = CONNECTIONS // 4
 
 
 class Waiter:
@@ -46,6 +49,13 @@ class Waiter:
         self._keys_of = keys_of
         self._note_applied = note_applied
         self._note_parked = note_parked
+        self._turns = asyncio.Semaphore(ASKING)
+        #: Loop time of the last publication, of whatever thread.
+        self._heard_at = float("-inf")
+
+    def note_heard(self) -> None:
+        """Note that publications come in: for a while, the silence of one thread says only that it is not its turn."""
+        self._heard_at = asyncio.get_running_loop().time()
 
     async def flush(self, writer: Writer, timeout_s: float | None) -> None:
         """Return once everything submitted to *writer* so far is applied.
@@ -57,9 +67,10 @@ class Waiter:
         limit = timeout_s or self._settings.flush_timeout_s
         marker = writer.marker
         failure: Exception | None = None
+        now = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(limit):
-                wait = ASK_FIRST
+                wait, asked_at = ASK_FIRST, now()
                 while not writer.is_applied_up_to(marker):
                     if writer.parked is not None:
                         failure = await self.ask(writer)  # it may have been retried since we heard of it
@@ -70,7 +81,9 @@ class Waiter:
                         async with asyncio.timeout(wait):
                             await writer.changed.wait()
                     except TimeoutError:
-                        failure = await self.ask(writer)
+                        if now() - self._heard_at >= wait or now() - asked_at >= ASK_LONGEST:
+                            failure = await self.ask(writer)
+                            asked_at = now()
                         wait = min(wait * 2, ASK_LONGEST)
         except TimeoutError:
             raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
@@ -83,9 +96,11 @@ class Waiter:
         """
         keys, thread_id = self._keys_of(writer.thread_id), writer.thread_id
         try:
-            n = await self._redis.hget(keys.writers(thread_id), f"a:{writer.id}")
-            position = await self._redis.get(keys.applied(thread_id))
-            parked = await self._redis.hget(keys.parked, thread_id)
+            async with self._turns, self._redis.pipeline(transaction=False) as asking:
+                asking.hget(keys.writers(thread_id), f"a:{writer.id}")
+                asking.get(keys.applied(thread_id))
+                asking.hget(keys.parked, thread_id)
+                n, position, parked = await asking.execute()
         except (RedisError, OSError) as error:
             return error
         if n is not None and position is not None:
@@ -106,7 +121,7 @@ class Waiter:
         try:
             if await self.is_deleted(thread_id):
                 raise ThreadNotFound(thread_id, "it was deleted")
-            tail = await self._redis.hget(self._keys_of(thread_id).writers(thread_id), "tail")
+            tail = await self._in_turn(self._redis.hget, self._keys_of(thread_id).writers(thread_id), "tail")
         except (RedisError, OSError) as error:
             raise no_redis(self._settings, error) from error
         if tail is not None:
@@ -121,7 +136,7 @@ class Waiter:
                 while not await self._is_settled(thread_id, position):
                     await asyncio.sleep(wait)
                     with suppress(OutOfMemoryError):  # workers make room
-                        await self._outbox.poke(thread_id)
+                        await self._in_turn(self._outbox.poke, thread_id)
                     wait = min(wait * 2, ASK_LONGEST)
         except TimeoutError:
             raise _not_applied(thread_id, limit, None, self._settings) from None
@@ -130,12 +145,12 @@ class Waiter:
 
     async def _is_settled(self, thread_id: str, tail: Position) -> bool:
         keys = self._keys_of(thread_id)
-        applied = await self._redis.get(keys.applied(thread_id)) or START
+        applied = await self._in_turn(self._redis.get, keys.applied(thread_id)) or START
         if position_key(_text(applied)) >= position_key(tail):
             return True
         if await self.is_deleted(thread_id):
-            return not await self._redis.exists(keys.mailbox(thread_id))
-        return bool(await self._redis.hexists(keys.parked, thread_id))
+            return not await self._in_turn(self._redis.exists, keys.mailbox(thread_id))
+        return bool(await self._in_turn(self._redis.hexists, keys.parked, thread_id))
 
     async def is_deleted(self, thread_id: str) -> bool:
         """Whether the thread's deletion was accepted.
@@ -143,7 +158,11 @@ class Waiter:
         Raises:
             RedisError: Redis does not answer.
         """
-        return await self._redis.zscore(self._keys_of(thread_id).deleted, thread_id) is not None
+        return await self._in_turn(self._redis.zscore, self._keys_of(thread_id).deleted, thread_id) is not None
+
+    async def _in_turn(self, question: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        async with self._turns:
+            return await question(*args)
 
 
 def _not_applied(thread_id: str, limit: float, failure: Exception | None, settings: Settings) -> Unavailable:
