@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,11 @@ SESSION_META_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
+@cache  # to look it up reads the distribution's files
+def _own_version() -> str:
+    return version("livethread")
+
+
 def session_meta(params: CreateThreadParams) -> dict[str, Any]:
     """Return the payload of a new thread's ``session_meta``."""
     meta: dict[str, Any] = {
@@ -54,7 +60,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "timestamp": format_time(params.created_at),
         "cwd": params.cwd or "",
         "originator": params.originator,
-        "cli_version": params.cli_version or version("livethread"),
+        "cli_version": params.cli_version or _own_version(),
         "source": params.source,
         "thread_source": params.thread_source,
         "agent_nickname": params.agent_nickname,
