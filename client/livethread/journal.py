@@ -78,10 +78,10 @@ class Journal:
         self._process = process
         self._calls = 0
 
-    def invoke(self, f: str, thread_id: str, value: Any = None) -> int:
+    def invoke(self, f: str, thread_id: str, value: Any = None, **details: Any) -> int:
         """Note that *f* is asked for; return the number of the call."""
         self._calls += 1
-        self._note(self._calls, type="invoke", f=f, thread_id=thread_id, value=value)
+        self._note(self._calls, type="invoke", f=f, thread_id=thread_id, value=value, **details)
         return self._calls
 
     def answer(self, call: int, kind: str, **details: Any) -> None:
@@ -109,8 +109,9 @@ class _JournaledThreadStore:
         return getattr(self._store, name)
 
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
-        value = digests_of(params.items)
-        return await self._change("append_items", params.thread_id, self._store.append_items(params), value)
+        value, key = digests_of(params.items), params.idempotency_key
+        call = self._store.append_items(params)
+        return await self._change("append_items", params.thread_id, call, value, key=key)
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         if params.observed_from is not None:  # it follows from items
@@ -140,8 +141,10 @@ class _JournaledThreadStore:
         self._journal.answer(number, "ok", count=len(digests), digest=history_digest(digests))
         return history
 
-    async def _change(self, f: str, thread_id: str, call: Awaitable[Receipt], value: Any = None) -> Receipt:
-        number = self._journal.invoke(f, thread_id, value)
+    async def _change(
+        self, f: str, thread_id: str, call: Awaitable[Receipt], value: Any = None, **details: Any
+    ) -> Receipt:
+        number = self._journal.invoke(f, thread_id, value, **details)
         receipt = await self._noted(number, call)
         self._journal.answer(number, "ok", position=receipt.position)
         return receipt

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from livethread import (
-    AppendThreadItemsParams,
     ArchiveThreadParams,
     Conflict,
     CreateThreadParams,
@@ -28,7 +27,6 @@ from livethread import (
     LoadThreadHistoryParams,
     MemoryMode,
     ResumeThreadParams,
-    RolloutItem,
     Settings,
     ThreadMetadataPatch,
     ThreadNotFound,
@@ -111,9 +109,11 @@ class Conversation:
         return None
 
     async def step(self, thread: LiveThread) -> None:
-        match self.random.choices(("append", "compare", "patch", "read", "move"), (86, 4, 4, 4, 2))[0]:
+        match self.random.choices(("append", "repeat", "compare", "patch", "read", "move"), (82, 4, 4, 4, 4, 2))[0]:
             case "append":
                 await thread.append_items(self.items())
+            case "repeat":
+                await self.append_until_sure(thread)
             case "compare":
                 await self.compare_and_append(thread)
             case "patch":
@@ -125,13 +125,13 @@ class Conversation:
                 await self.store.archive_thread(params)
                 await self.store.unarchive_thread(params)
 
-    def items(self, told: float = 0.1) -> list[dict[str, Any]]:
-        """Return one to three items that nobody else says; so large a part of them a user's, from which metadata follows."""
+    def items(self) -> list[dict[str, Any]]:
+        """Return one to three items that nobody else says; of those that a user says, metadata follows."""
         items = []
         for _ in range(self.random.choice((1, 1, 1, 2, 3))):
             self.said += 1
             text = f"{self.plan.process} says its {self.said} in {self.name}" + " etc." * self.random.randrange(40)
-            if self.random.random() < told:
+            if self.random.random() < 0.1:
                 items.append({"type": "event_msg", "payload": {"type": "user_message", "message": text}})
             else:
                 content = [{"type": "output_text", "text": text}]
@@ -141,16 +141,18 @@ class Conversation:
                 })
         return items
 
+    async def append_until_sure(self, thread: LiveThread) -> None:
+        """Append with a key, once more than is needed: as an agent that does not remember whether it has."""
+        items = self.items()
+        key = f"{self.plan.process} {self.name} {self.said}"
+        for _ in range(2):
+            await thread.append_items(items, idempotency_key=key)
+
     async def compare_and_append(self, thread: LiveThread) -> None:
         """Append behind the own last task, where nobody else has come in between; mostly somebody has."""
         receipt = await thread.append_items(self.items())
-        params = AppendThreadItemsParams(
-            thread_id=thread.thread_id,
-            items=tuple(map(RolloutItem.parse, self.items(told=0.0))),  # straight to the store: nobody observes them
-            expected_position=receipt.position,
-        )
         with suppress(Conflict):
-            await self.store.append_items(params)
+            await thread.append_items(self.items(), expected_position=receipt.position)
 
     def patch(self) -> ThreadMetadataPatch:
         self.said += 1

@@ -31,6 +31,8 @@ class Call:
     value: Any
     #: Nanoseconds of the machine's monotonic clock.
     invoked_at: int
+    #: Idempotency key of an append.
+    key: str | None = None
     #: ``ok``, ``fail`` (certainly not carried out) or ``info`` (nobody knows).
     outcome: str = "info"
     answered_at: int = NEVER
@@ -92,7 +94,7 @@ def _take(calls: dict[tuple[str, int], Call], event: dict[str, Any]) -> None:
     if event["type"] == "invoke":
         if key in calls:
             raise ValueError
-        calls[key] = Call(*key, event["f"], event["thread_id"], event["value"], event["at"])
+        calls[key] = Call(*key, event["f"], event["thread_id"], event["value"], event["at"], event.get("key"))
         return
     call = calls[key]
     call.outcome, call.answered_at = event["type"], event["at"]

@@ -126,16 +126,48 @@ class ThreadVerdict:
         for place, task in enumerate(tasks):
             standing[tuple(task.digests)].append(place)
         calls: dict[tuple[str, ...], list[Call]] = defaultdict(list)
-        for call in self.history.of("append_items"):
+        single, repeated = self._by_key()
+        for call in single:
             calls[tuple(call.value)].append(call)
+        for same in repeated:
+            self._judge_repeated(same, standing)
+        known = calls.keys() | {tuple(call.value) for same in repeated for call in same}
         damaged = self._judge_unmatched(
-            [task for task in tasks if tuple(task.digests) not in calls], set().union(*calls)
+            [task for task in tasks if tuple(task.digests) not in known], set().union(*known)
         )
         places: dict[int, Call] = {}
         for digests, same in calls.items():
             if not damaged.intersection(digests):
                 places |= self._matched(same, standing[digests])
         return places
+
+    def _by_key(self) -> tuple[list[Call], list[list[Call]]]:
+        """Return the appends that stand for themselves, and those that share an idempotency key and an unknown order.
+
+        Of appends with one key the first counts.
+        """
+        single: list[Call] = []
+        by_key: dict[str, list[Call]] = defaultdict(list)
+        for call in self.history.of("append_items"):
+            if call.key is None or call.outcome == "fail":
+                single.append(call)
+            else:
+                by_key[call.key].append(call)
+        repeated = []
+        for same in by_key.values():
+            if len(same) == 1 or (self.is_ordered and all(call.outcome == "ok" for call in same)):
+                single.append(min(same, key=lambda call: call.order))
+            else:
+                repeated.append(same)
+        return single, repeated
+
+    def _judge_repeated(self, calls: list[Call], standing: dict[tuple[str, ...], list[int]]) -> None:
+        """Judge appends with one key, of which nobody knows which was the first: one of them stands, once."""
+        found = [place for digests in {tuple(call.value) for call in calls} for place in standing.get(digests, [])]
+        if len(found) > 1:
+            self._violated(ViolationKind.APPLIED_TWICE, f"{calls[0]} stands {len(found)} times, or one with its key")
+        elif not found and any(call.outcome == "ok" for call in calls):
+            self._violated(ViolationKind.LOST, f"{calls[0]} is not in the rollout, nor is one with its key")
 
     def _matched(self, calls: list[Call], found: list[int]) -> dict[int, Call]:
         """Match appends of the same items with the *found* places: those that were accepted first."""

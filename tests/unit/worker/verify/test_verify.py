@@ -222,6 +222,28 @@ async def test_an_append_whose_answer_was_lost_is_not_applied_twice(audited: Aud
     assert audited.kinds() == {"applied_twice"}
 
 
+@pytest.mark.parametrize("lost", [(), (1,), (2,), (1, 2)], ids=["none", "the first", "the second", "both"])
+async def test_of_appends_with_one_key_one_stands_whichever_answers_were_lost(
+    audited: Audited, lost: tuple[int, ...]
+) -> None:
+    async with AsyncExitStack() as stack:
+        store = await audited.open(stack, "three")
+        thread = await LiveThread.resume(store, ResumeThreadParams(thread_id=audited.thread_id))
+        for _ in range(2):
+            await thread.append_items([message("keyed")], idempotency_key="k")
+        await thread.shutdown()
+    for call in lost:
+        audited.edit_journal("three", lose_answer(call))
+
+    assert audited.kinds() == set()
+
+    audited.edit(lambda lines: lines.append(lines[at(lines, "keyed")].replace(b'"seq":"', b'"seq":"x')))
+    assert audited.kinds() == {"applied_twice"}
+
+    audited.edit(drop("keyed", "keyed"))
+    assert audited.kinds() == (set() if lost == (1, 2) else {"lost"})
+
+
 async def test_a_reader_that_was_shown_too_little_is_caught(audited: Audited) -> None:
     """It had appended itself what it was not shown."""
     shown: list[dict[str, Any]] = []
