@@ -1,0 +1,138 @@
+"""A process that is killed in the middle of its work: at any change that it makes to files or index."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import strategies as st
+
+from livethread_worker.store.index import Index
+from livethread_worker.store.rollout import recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from sqlite3 import Connection
+
+#: What changes a file or a folder, beside a write and a creation.
+_CHANGES: Final = ("ftruncate", "fsync", "mkdir", "rename", "replace", "unlink")
+
+#: The whole of a change, as a share of it.
+WHOLE: Final = 1_000
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Where a process is killed."""
+
+    #: The change that is its last, counted from 1; one that makes fewer lives on.
+    change: int
+    #: How much of that change is made, in thousandths: of a write so many of its bytes, of any other all or nothing.
+    share: int
+
+
+DEATHS: Final = st.builds(Death, st.integers(1, 10), st.sampled_from([0, WHOLE]) | st.integers(1, WHOLE - 1))
+
+
+class Killer:
+    """Kills whoever changes files or index inside `killing_at`, where its death says.
+
+    The kernel keeps what a killed process wrote, and SQLite takes back its open transaction: so it is here. What
+    Python still runs on the way out of it changes nothing any more.
+    """
+
+    def __init__(self) -> None:
+        self._death: Death | None = None
+        self._changes = 0
+        #: What the victim did last; None while it lives.
+        self.killed_at: str | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Watch all changes that this process makes."""
+        with pytest.MonkeyPatch.context() as patched:
+            for name in _CHANGES:
+                patched.setattr(os, name, self._watched(name, getattr(os, name)))
+            patched.setattr(os, "pwrite", self._watched_write(os.pwrite))
+            patched.setattr(os, "open", self._watched_open(os.open))
+            patched.setattr(recorder, "_datasync", self._watched("fdatasync", recorder._datasync))
+            patched.setattr(Index, "transaction", self._watched_transaction(Index.transaction))
+            yield
+
+    @contextmanager
+    def killing_at(self, death: Death | None) -> Iterator[None]:
+        """Kill whoever makes the changes of the block; `Killed` is theirs to let through."""
+        self._death, self._changes, self.killed_at = death, 0, None
+        try:
+            yield
+        finally:
+            self._death = None
+
+    def _share(self, what: str) -> int | None:
+        """Return how much is made of the change that begins; None where the process survives it."""
+        if self._death is None:
+            return None
+        if self.killed_at is not None:
+            raise Killed
+        self._changes += 1
+        if self._changes < self._death.change:
+            return None
+        self.killed_at = f"{what}, of which {self._death.share}/{WHOLE} are done"
+        return self._death.share
+
+    def _watched(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            share = self._share(f"{name} {_names(args)}")
+            if share is None:
+                return original(*args, **kwargs)
+            if share > WHOLE // 2:
+                original(*args, **kwargs)
+            raise Killed
+
+        return call
+
+    def _watched_write(self, original: Callable[..., int]) -> Callable[..., int]:
+        def pwrite(file: int, data: memoryview, offset: int) -> int:
+            share = self._share(f"a write of {len(data)} bytes")
+            if share is None:
+                return original(file, data, offset)
+            original(file, data[: len(data) * share // WHOLE], offset)
+            raise Killed
+
+        return pwrite
+
+    def _watched_open(self, original: Callable[..., int]) -> Callable[..., int]:
+        def open_(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+            is_creation = flags & os.O_CREAT and not os.path.lexists(path)
+            share = self._share(f"creating {_names((path,))}") if is_creation else None
+            if share is None:
+                return original(path, flags, *args, **kwargs)
+            if share > WHOLE // 2:
+                os.close(original(path, flags, *args, **kwargs))
+            raise Killed
+
+        return open_
+
+    def _watched_transaction(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @contextmanager
+        def transaction(index: Index) -> Iterator[Connection]:
+            share = self._share("a commit to the index")
+            with original(index) as connection:
+                yield connection
+                if share is not None and share <= WHOLE // 2:
+                    raise Killed
+            if share is not None:
+                raise Killed
+
+        return transaction
+
+
+def _names(args: tuple[Any, ...]) -> str:
+    return " to ".join(os.path.basename(os.fspath(arg)) for arg in args if isinstance(arg, str | os.PathLike))  # noqa: PTH119 - of whatever was passed

@@ -1,0 +1,557 @@
+"""Several stores over one home, killed anywhere, against a model: what a store shows is what was done.
+
+Three stores stand for three processes. Each operation may be cut at any change that it makes to a file or to the index:
+then its process is gone, and nobody knows whether it was done. The model holds every state that a thread may have by
+then; what a store shows must be one of them, and from then on it is the one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from tests.nodes import items as items_module
+from tests.nodes.examples import assert_finds_a_fault, machine_settings
+from tests.nodes.killing import DEATHS, Death, Killed, Killer
+from tests.unit.worker.builders import AT, item_line, thread_id
+
+from livethread.errors import ThreadNotFound
+from livethread.metadata import MemoryMode, ThreadMetadataPatch
+from livethread.rollout_item import decode_line
+from livethread.types import (
+    ArchiveThreadParams,
+    CreateThreadParams,
+    DeleteThreadParams,
+    DiscardThreadParams,
+    ListThreadsParams,
+    ListTurnsParams,
+    LoadThreadHistoryParams,
+    PersistThreadParams,
+    ReadThreadParams,
+    ResumeThreadParams,
+)
+from livethread_config import Settings
+from livethread_worker.store import apply, home, refresh
+from livethread_worker.store.doctor import FaultKind, examine
+from livethread_worker.store.index.handle import IndexHandle
+from livethread_worker.store.local import LocalThreadStore
+from livethread_worker.store.locking import file_lock
+from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.rollout.name_index import read_names
+from livethread_worker.store.state import read_on
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import BinaryIO
+
+    from livethread_worker.store.doctor import Fault
+    from livethread_worker.store.state import ThreadState
+
+STORE: Final = st.integers(0, 2)
+THREAD: Final = st.integers(0, 3)
+#: Most operations are let live.
+DEATH: Final = st.none() | st.none() | DEATHS
+#: Fields that a patch sets, each with values to set; None clears it.
+PATCHES: Final = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["one", "two", None]),
+        "title": st.sampled_from(["a title", ""]),
+        "model": st.sampled_from(["m1", "m2"]),
+        "thread_source": st.sampled_from(["user", None]),
+        "memory_mode": st.sampled_from([MemoryMode.ENABLED, MemoryMode.DISABLED]),
+        "branch": st.sampled_from(["main", None]),
+    },
+).filter(bool)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A thread as it may be."""
+
+    #: Whether it has a rollout that says whose it is.
+    is_stored: bool = False
+    #: What its items say, each another thing.
+    items: tuple[str, ...] = ()
+    #: Those of its fields that were patched.
+    fields: frozenset[tuple[str, Any]] = frozenset()
+    is_archived: bool = False
+
+    def patched(self, changes: dict[str, Any]) -> State:
+        fields = dict(self.fields) | changes
+        return replace(self, fields=frozenset((name, value) for name, value in fields.items() if value is not None))
+
+
+NOTHING: Final = State()
+#: What an operation does to a state: what a death may leave of it, and what it comes to.
+Effect = Callable[[State], tuple[set[State], State]]
+
+
+@dataclass(slots=True)
+class Thread:
+    """What the model knows of a thread."""
+
+    thread_id: str
+    #: Store in which it waits for its first task.
+    creator: int | None
+    #: States that it may have: several after a death, until somebody looks.
+    states: set[State] = field(default_factory=lambda: {NOTHING})
+    #: Whether its last line may be torn: somebody was killed, and nobody has written since.
+    may_be_torn: bool = False
+    #: Whether index or names may hold it though it is not stored: after a death, or in an index of before.
+    may_haunt: bool = False
+    #: Whether codex's index of names is known to say the same as the thread: nobody was killed naming it.
+    is_surely_named: bool = True
+    #: Torn lines that a foreign writer ended.
+    garbage: int = 0
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it has a rollout, for all that is known."""
+        return all(state.is_stored for state in self.states)
+
+    def see(self, fits: Callable[[State], bool], what: Any) -> None:
+        """Note what was seen of the thread: a state that it may have."""
+        seen = set(filter(fits, self.states))
+        assert seen, f"thread {self.thread_id} is seen with {what}, and can only be one of {self.states}"
+        self.states = seen
+
+    def become(self, effect: Effect, *, is_done: bool) -> None:
+        """Apply *effect* to each state, wholly, or as far as a death let it."""
+        ends: set[State] = set()
+        for state in self.states:
+            between, end = effect(state)
+            ends |= {end} if is_done else {state, *between, end}
+        self.states = ends
+
+
+class Stores(RuleBasedStateMachine):
+    """What is done to a home, by whom, and what befalls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.root = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        self.settings = Settings(home=self.root / "home", redis_url=None)
+        self.home = home.Home(self.settings.home)
+        self.killer = Killer()
+        self.stack.enter_context(self.killer.installed())
+        # A store rests between two looks at all files, for some time; here no time passes.
+        self.stack.enter_context(pytest.MonkeyPatch.context()).setattr(refresh, "REST_FACTOR", 0)
+        self.runner = self.stack.enter_context(asyncio.Runner())
+        self.stores = [LocalThreadStore(self.settings) for _ in range(3)]
+        self.opened: list[set[str]] = [set() for _ in self.stores]
+        self.threads: list[Thread] = []
+        self.said = 0
+        #: Threads that stood in the index when it was saved.
+        self.saved: set[str] | None = None
+
+    def teardown(self) -> None:
+        try:
+            self.look_at_all(0)
+            self.examine()
+        finally:
+            for store in self.stores:
+                self.runner.run(store.aclose())
+            self.stack.close()
+
+    # -- what sessions do ----------------------------------------------------------------------------------
+
+    @initialize(stores=st.lists(STORE, min_size=1, max_size=2))
+    def begin(self, stores: list[int]) -> None:
+        """Have threads with an item: what befalls those without one is seldom of interest."""
+        for store in stores:
+            self.create(store)
+            self.append(store, len(self.threads) - 1, ["m"], None)
+
+    @precondition(lambda self: len(self.threads) < 4)
+    @rule(store=STORE)
+    def create(self, store: int) -> None:
+        params = CreateThreadParams(thread_id=thread_id(len(self.threads) + 1), created_at=AT, cwd="/work")
+        self.runner.run(self.stores[store].create_thread(params))
+        self.threads.append(Thread(params.thread_id, store))
+        self.opened[store].add(params.thread_id)
+
+    @rule(store=STORE, thread=THREAD, kinds=st.lists(st.sampled_from("mmtr"), min_size=1, max_size=3), death=DEATH)
+    def append(self, store: int, thread: int, kinds: list[str], death: Death | None) -> None:
+        known, store = self.pick(thread, store)
+        items = [self.item(kind) for kind in kinds]
+        said = tuple(map(says, items))
+        if self.resume(store, known):
+            self.change(
+                store,
+                known,
+                items_module.append(self.stores[store], known.thread_id, *items),
+                lambda state: (
+                    {replace(state, items=state.items + said[:count]) for count in range(len(said))},
+                    replace(state, items=state.items + said),
+                ),
+                death,
+            )
+
+    @rule(store=STORE, thread=THREAD, death=DEATH)
+    def persist(self, store: int, thread: int, death: Death | None) -> None:
+        known, store = self.pick(thread, store)
+        if known.thread_id in self.opened[store]:
+            params = PersistThreadParams(thread_id=known.thread_id)
+            work = self.stores[store].persist_thread(params)
+            if known.creator == store:
+                self.change(store, known, work, lambda state: (set(), state), death)
+            else:
+                self.runner.run(work)
+
+    @rule(store=STORE, thread=THREAD, changes=PATCHES, death=DEATH)
+    def patch(self, store: int, thread: int, changes: dict[str, Any], death: Death | None) -> None:
+        known, store = self.pick(thread, store)
+        given = {name: value for name, value in changes.items() if name != "branch"}
+        if "branch" in changes:
+            given["git_info"] = {"branch": changes["branch"]}
+        patch = ThreadMetadataPatch.model_validate(given)
+        parts = [
+            dict(part) for count in range(len(changes)) for part in itertools.combinations(changes.items(), count)
+        ]
+        self.change(
+            store,
+            known,
+            items_module.update(self.stores[store], known.thread_id, patch),
+            lambda state: ({state.patched(part) for part in parts}, state.patched(changes)),
+            death,
+        )
+        if "name" in changes:
+            known.is_surely_named = self.killer.killed_at is None
+
+    @rule(store=STORE, thread=THREAD, death=DEATH)
+    def archive(self, store: int, thread: int, death: Death | None) -> None:
+        known, store = self.pick(thread, store)
+        work = self.stores[store].archive_thread(ArchiveThreadParams(thread_id=known.thread_id))
+        self.change(store, known, work, lambda state: (set(), replace(state, is_archived=True)), death)
+
+    @rule(store=STORE, thread=THREAD, death=DEATH)
+    def unarchive(self, store: int, thread: int, death: Death | None) -> None:
+        known, store = self.pick(thread, store)
+        work = self.stores[store].unarchive_thread(ArchiveThreadParams(thread_id=known.thread_id))
+        self.change(store, known, work, lambda state: (set(), replace(state, is_archived=False)), death)
+
+    @rule(store=STORE, thread=THREAD, death=DEATH)
+    def delete(self, store: int, thread: int, death: Death | None) -> None:
+        known, store = self.pick(thread, store)
+        work = self.stores[store].delete_thread(DeleteThreadParams(thread_id=known.thread_id))
+        self.change(store, known, work, lambda state: (set(), NOTHING), death)
+
+    @rule(store=STORE, thread=THREAD)
+    def discard(self, store: int, thread: int) -> None:
+        known, _ = self.pick(thread)
+        self.runner.run(self.stores[store].discard_thread(DiscardThreadParams(thread_id=known.thread_id)))
+        self.closed(store, known.thread_id)
+
+    @rule(store=STORE)
+    def reopen(self, store: int) -> None:
+        self.runner.run(self.stores[store].aclose())
+        self.new_process(store)
+
+    # -- what befalls the home -----------------------------------------------------------------------------
+
+    @rule(garbage=st.none() | st.sampled_from([b"", b"garbage", b"SQLite format 3\0" + b"\xff" * 5000]))
+    def lose_index(self, garbage: bytes | None) -> None:
+        """Somebody deletes the index, or puts something else in its place."""
+        if garbage is None:
+            for path in self.home.own.glob("index.sqlite*"):
+                path.unlink()
+        elif self.home.own.is_dir():
+            self.put_in_place(lambda path: path.write_bytes(garbage))
+
+    @precondition(lambda self: self.home.index.exists() and self.home.index.stat().st_size)
+    @rule()
+    def save_index(self) -> None:
+        (self.root / "saved").unlink(missing_ok=True)
+        try:
+            with (
+                closing(sqlite3.connect(self.home.index)) as index,
+                closing(sqlite3.connect(self.root / "saved")) as copy,
+            ):
+                index.backup(copy)
+                self.saved = {row[0] for row in copy.execute("SELECT thread_id FROM threads")}
+        except sqlite3.DatabaseError:  # garbage, or not made yet
+            self.saved = None
+
+    @precondition(lambda self: self.saved is not None)
+    @rule()
+    def put_back_index(self) -> None:
+        """Somebody restores an old copy."""
+        assert self.saved is not None
+        self.put_in_place(lambda path: shutil.copyfile(self.root / "saved", path))
+        for thread in self.threads:
+            thread.may_haunt |= thread.thread_id in self.saved
+
+    @rule(death=DEATH)
+    def rebuild(self, death: Death | None) -> None:
+        self.home.create()
+        with self.killer.killing_at(death), suppress(Killed), closing(IndexHandle(self.home)) as handle:
+            rebuild(self.home, handle.get())
+
+    @rule(thread=THREAD, torn=st.none() | st.integers(1, 80), is_ended=st.booleans())
+    def write_foreign(self, thread: int, torn: int | None, is_ended: bool) -> None:
+        """Somebody else, such as codex, writes a line, under the lock; it may be killed, too."""
+        known, _ = self.pick(thread)
+        path = self.home.find_rollout(known.thread_id)
+        if path is None or not known.is_stored:
+            return
+        item = self.item("m")
+        line = item_line(item["type"], item["payload"])
+        with file_lock(self.home.locks / f"{known.thread_id}.lock"), path.open("r+b") as file:
+            if not file.seek(0, 2) or not path.read_bytes().endswith(b"\n"):
+                known.garbage += 1
+                line = b"\n" + line
+            file.write(line[:torn] if torn is not None else line + b"\n" * is_ended)
+        known.may_be_torn = torn is not None
+        if torn is None:
+            known.states = {replace(state, items=(*state.items, says(item))) for state in known.states}
+
+    # -- what is seen --------------------------------------------------------------------------------------
+
+    @rule(store=STORE, thread=THREAD, death=DEATH)
+    def look(self, store: int, thread: int, death: Death | None) -> None:
+        """Read all of a thread."""
+        known, _ = self.pick(thread)
+        try:
+            with self.killer.killing_at(death):
+                self.look_at(store, known)
+        except Killed:
+            self.kill(store)
+
+    @rule(store=STORE)
+    def look_at_all(self, store: int) -> None:
+        """List the threads, both ways, and read each."""
+        listed = {archived: self.listed(store, archived=archived) for archived in (False, True)}
+        assert set().union(*listed.values()) <= {thread.thread_id for thread in self.threads}
+        for thread in self.threads:
+            where = {archived for archived, ids in listed.items() if thread.thread_id in ids}
+            thread.see(
+                lambda state: (
+                    where == {state.is_archived} if state.is_stored else not where or thread.may_haunt  # noqa: B023 - called at once
+                ),
+                {"listed as archived": where},
+            )
+        for thread in self.threads:
+            self.look_at(store, thread)
+
+    @rule(fix=st.booleans())
+    def examine(self, fix: bool = True) -> None:
+        """Have the doctor look: it finds only what deaths leave, and what is mended is well."""
+        self.look_at_all(0)
+        faults = examine(self.home, fix=fix).faults if self.home.index.exists() else []
+        for fault in faults:
+            [known] = [thread for thread in self.threads if thread.thread_id in (fault.thread_id or fault.detail)]
+            assert self.is_expected(known, fault), fault
+        if fix and faults:
+            assert examine(self.home, fix=False).faults == []
+            self.look_at_all(0)
+        for thread in self.threads:
+            if thread.is_stored:
+                self.check_numbering(thread)
+                [state] = thread.states
+                if thread.is_surely_named:
+                    assert read_names(self.home).get(thread.thread_id) == dict(state.fields).get("name")
+            if fix:
+                thread.may_be_torn = thread.may_haunt = False
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    def pick(self, n: int, store: int = 0) -> tuple[Thread, int]:
+        """Return a thread and who is to change it: before its first task, nobody can but who has created it."""
+        thread = self.threads[n % len(self.threads)]
+        return thread, store if thread.creator is None else thread.creator
+
+    def item(self, kind: str) -> dict[str, Any]:
+        """Return a new item: a message, a turn's start, or that the last one is taken back."""
+        self.said += 1
+        match kind:
+            case "m":
+                return items_module.message(f"m{self.said}")
+            case "t":
+                payload: dict[str, Any] = {"type": "task_started", "turn_id": f"t{self.said}"}
+            case _:
+                payload = {"type": "thread_rolled_back", "num_turns": 1, "id": f"r{self.said}"}
+        return {"type": "event_msg", "payload": payload}
+
+    def resume(self, store: int, thread: Thread) -> bool:
+        """See to it that the thread is open in the store; return whether it is."""
+        if thread.thread_id in self.opened[store]:
+            return True
+        params = ResumeThreadParams(thread_id=thread.thread_id, include_archived=True)
+        try:
+            self.runner.run(self.stores[store].resume_thread(params))
+        except ThreadNotFound:
+            thread.see(lambda state: not state.is_stored, "no rollout")
+            return False
+        thread.see(lambda state: state.is_stored, "a rollout")
+        self.opened[store].add(thread.thread_id)
+        return True
+
+    def change(
+        self, store: int, thread: Thread, work: Coroutine[Any, Any, Any], effect: Effect, death: Death | None
+    ) -> None:
+        """Do *work* in the store, and note what it did to the thread."""
+        is_creation = thread.creator == store
+
+        def of_stored(state: State) -> tuple[set[State], State]:
+            if state.is_stored:
+                return effect(state)
+            if not is_creation:
+                return set(), state
+            created = State(is_stored=True)
+            between, end = effect(created)
+            return {created, *between}, end
+
+        try:
+            with self.killer.killing_at(death):
+                self.runner.run(work)
+        except Killed:
+            thread.become(of_stored, is_done=False)
+            thread.may_be_torn = True
+            thread.may_haunt |= not thread.is_stored
+            self.kill(store)
+            return
+        except ThreadNotFound:
+            thread.see(lambda state: not state.is_stored and not is_creation, "no rollout")
+            return
+        thread.see(lambda state: state.is_stored or is_creation, "a rollout")
+        thread.become(of_stored, is_done=True)
+        thread.may_be_torn = False
+        if is_creation:
+            thread.creator = None
+
+    def kill(self, store: int) -> None:
+        """End a store's process; the kernel frees its locks, and another takes its place."""
+        note(f"killed at {self.killer.killed_at}")
+        self.reopen(store)
+
+    def new_process(self, store: int) -> None:
+        for id_ in tuple(self.opened[store]):
+            self.closed(store, id_)
+        self.stores[store] = LocalThreadStore(self.settings)
+
+    def closed(self, store: int, thread_id: str) -> None:
+        self.opened[store].discard(thread_id)
+        for thread in self.threads:
+            if thread.thread_id == thread_id and thread.creator == store:
+                thread.creator = None
+
+    def put_in_place(self, make: Callable[[Path], Any]) -> None:
+        """Replace the index by what *make* makes."""
+        new = self.home.own / "new"
+        make(new)
+        new.chmod(0o600)
+        for suffix in ("-wal", "-shm"):
+            self.home.index.with_name(self.home.index.name + suffix).unlink(missing_ok=True)
+        new.replace(self.home.index)
+
+    def look_at(self, store: int, thread: Thread) -> None:
+        seen = self.runner.run(self.seen(self.stores[store], thread.thread_id))
+        thread.see(lambda state: state == seen, seen)
+
+    async def seen(self, store: LocalThreadStore, thread_id: str) -> State:
+        """Return the thread as *store* shows it."""
+        try:
+            read = await store.read_thread(ReadThreadParams(thread_id=thread_id))
+        except ThreadNotFound:
+            with suppress(ThreadNotFound):  # a rollout may be there, of which a death left less than its first line
+                assert not (await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))).items
+            return NOTHING
+        history = await items_module.history(store, thread_id)
+        # A patch of git or memory mode is a copy of the session_meta, as in codex.
+        items = tuple(says({"payload": item.payload}) for item in history if item.type != "session_meta")
+        page = await store.list_turns(ListTurnsParams(thread_id=thread_id, page_size=1_000))
+        assert [turn.turn_id for turn in page.turns] == turns_of(items)
+        fields = {name: getattr(read, name) for name in ("name", "title", "model", "thread_source", "memory_mode")}
+        fields["branch"] = read.git_info.branch if read.git_info else None
+        given = frozenset((name, value) for name, value in fields.items() if value is not None)
+        return State(is_stored=True, items=items, fields=given, is_archived=read.archived_at is not None)
+
+    def listed(self, store: int, *, archived: bool) -> set[str]:
+        page = self.runner.run(self.stores[store].list_threads(ListThreadsParams(archived=archived)))
+        ids = [thread.thread_id for thread in page.items]
+        assert len(ids) == len(set(ids))
+        return set(ids)
+
+    @staticmethod
+    def is_expected(thread: Thread, fault: Fault) -> bool:
+        """Whether the doctor may find *fault*."""
+        match fault.kind:
+            case FaultKind.TORN_TAIL | FaultKind.NO_SESSION_META:
+                return thread.may_be_torn
+            case FaultKind.ROW_WITHOUT_FILE | FaultKind.NAME_WITHOUT_THREAD:
+                return thread.may_haunt and not thread.is_stored
+            case _:
+                return False
+
+    def check_numbering(self, thread: Thread) -> None:
+        """Check that each line of ours has its record's number, and each writer's tasks stand in order."""
+        path = self.home.require_rollout(thread.thread_id)
+        lines = [decode_line(line) for line in path.read_bytes().splitlines()]
+        whole = [line for line in lines if line is not None]
+        assert len(lines) - len(whole) <= thread.garbage + thread.may_be_torn
+        counters: dict[str, int] = {}
+        for number, line in enumerate(whole):
+            assert line.get("ordinal", number) == number
+            if "seq" in line:
+                writer, _, n = line["seq"].rpartition(":")
+                assert counters.get(writer, 0) <= int(n)
+                counters[writer] = int(n)
+
+
+def says(item: dict[str, Any]) -> str:
+    """Return what tells an item from all others."""
+    payload = item["payload"]
+    return str(payload.get("turn_id") or payload.get("id") or payload["content"][0]["text"])
+
+
+def turns_of(items: tuple[str, ...]) -> list[str]:
+    """Return the turns that *items* leave: an item begins one, or takes the last back."""
+    turns: list[str] = []
+    for item in items:
+        if item[0] == "t":
+            turns.append(item)
+        elif item[0] == "r":
+            del turns[-1:]
+    return turns
+
+
+TestStores = Stores.TestCase
+TestStores.settings = machine_settings(examples=35, steps=30)
+
+
+# -- that it can fail --------------------------------------------------------------------------------------
+
+
+def test_the_machine_catches_a_store_that_leaves_half_a_line_standing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_on_and_forget_what_is_torn(state: ThreadState, file: BinaryIO) -> None:
+        read_on(state, file)
+
+    monkeypatch.setattr(apply, "read_on", read_on_and_forget_what_is_torn)
+
+    assert_finds_a_fault(Stores)
+
+
+def test_the_machine_catches_a_store_that_glues_its_line_onto_a_foreign_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "_end_last_line", lambda _state, _recorder: None)
+
+    assert_finds_a_fault(Stores)
+
+
+def test_the_machine_catches_a_store_that_does_not_move_what_it_archives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "_move_to_its_folder", lambda _home, _state: None)
+
+    assert_finds_a_fault(Stores)
