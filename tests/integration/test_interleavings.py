@@ -1,0 +1,463 @@
+"""Two workers and three writers over a real Redis, interleaved at every call that one of them makes to it.
+
+Each is a thread that stops before and behind each call; Hypothesis says who goes on, whose connection breaks, who is
+killed, and when: also within the files. The scripts are those that ship, but that they are told the time. What Redis
+accepted is the truth: it must stand in the rollouts, once, in the order of its positions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import pytest
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from tests.acceptance.checker import check_rollout, records
+from tests.nodes.directing import Actor, Closed, Order, WatchedRedis
+from tests.nodes.examples import assert_finds_a_fault, machine_settings
+from tests.nodes.killing import DEATHS, Death, Killed, Killer
+from tests.nodes.workers import HandWorker
+from tests.unit.worker.builders import AT, message_line, thread_id
+
+from livethread.metadata import ThreadMetadataPatch
+from livethread.queued import outbox as outbox_module
+from livethread.queued.outbox import Outbox
+from livethread.queued.scripts import load_script
+from livethread.queued.writer import Budget, Writer
+from livethread.session_meta import session_meta
+from livethread.tasks import AppendItems, CreateThread, OrderedTask, UpdateThreadMetadata
+from livethread.types import CreateThreadParams, position_key
+from livethread_config import Settings, names
+from livethread_worker.drain import mailbox as mailbox_module
+from livethread_worker.drain.mailbox import Mailbox
+from livethread_worker.store.doctor import examine
+from livethread_worker.store.home import Home
+from livethread_worker.store.state import ThreadState, WriterMark
+from livethread_worker.store.work import ThreadWork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from redis import Redis
+    from tests.nodes.processes import RedisServer
+
+    from livethread.queued.writer import Submission
+
+THREADS: Final = [thread_id(1), thread_id(2)]
+WORKERS: Final = 2
+WRITERS: Final = 3
+
+#: A time that goes by: longer than a claim holds.
+WHILE: Final = 60  # seconds
+
+#: Two drains that end, and a sweep between them, settle all that a fault leaves; more than that is a fault itself.
+ROUNDS: Final = 6
+#: Steps of a drain that finds nothing, and of the start of the next.
+DRAIN_STEPS: Final = 10
+#: Steps in which all that is written comes to rest, by far.
+STEPS: Final = 5_000
+
+#: What a writer does at once: to which thread, how many tasks, and whether they are patches.
+PROGRAM: Final = st.lists(
+    st.tuples(st.sampled_from([0, 1]), st.integers(1, 3), st.booleans()), min_size=1, max_size=4
+)
+WHO: Final = st.integers(0, WORKERS + WRITERS - 1)
+
+
+class AwaitedRedis:
+    """Answers an outbox by a blocking connection: nothing else runs in its thread's loop meanwhile."""
+
+    def __init__(self, redis: WatchedRedis) -> None:
+        self._redis = redis
+
+    def register_script(self, source: str) -> Callable[..., Any]:
+        script = self._redis.register_script(source)
+
+        async def call(keys: Any, args: Any) -> Any:
+            return script(keys=keys, args=args)
+
+        return call
+
+    async def hget(self, name: str, key: str) -> Any:
+        return self._redis.hget(name, key)
+
+
+class Interleaving(RuleBasedStateMachine):
+    """Who goes on, who fails, and what must hold all the time and in the end."""
+
+    server: ClassVar[RedisServer]
+    #: What a planted fault changes in the scripts: script -> text, and what stands there instead.
+    planted: ClassVar[Mapping[str, tuple[str, str]]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.settings = Settings(
+            redis_url=self.server.url,
+            home=Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "home",
+            key_prefix="interleaved",
+            drain_linger_ms=1,
+            claim_tasks=3,
+        )
+        self.redis = self.server.client
+        self.keys = names.ShardKeys(self.settings.key_prefix, 0)
+        self.forget_keys()
+        self.clock = f"{self.settings.key_prefix}:clock"
+        self.redis.set(self.clock, 1_800_000_000)
+        self.scripts: dict[str, str] = {}
+        self.killer = Killer()
+        self.stack.enter_context(self.killer.installed())
+        patched = self.stack.enter_context(pytest.MonkeyPatch.context())
+        for module in (outbox_module, mailbox_module):
+            patched.setattr(module, "load_script", self.load_script)
+            patched.setattr(module, "BELL_TTL_MS", 10**9)  # until a while goes by
+        patched.setattr(mailbox_module, "DRAIN_TTL_MS", 10**9)
+        patched.setattr(outbox_module, "RETRY_FIRST", 0)
+        self.bells = 0
+        #: Whether something was done that only time makes good.
+        self.is_disturbed = False
+        self.set_back_by = 0  # seconds
+        #: Thread -> actor that holds its claim, until it may have expired.
+        self.holders: dict[str, Actor] = {}
+        #: Thread -> (writer, n) -> position: all that Redis ever accepted.
+        self.accepted: dict[str, dict[tuple[str, int], str]] = {id_: {} for id_ in THREADS}
+        self.submissions: list[tuple[Writer, Submission]] = []
+        self.actors: list[Actor] = []
+
+    @initialize(programs=st.lists(PROGRAM, min_size=WRITERS, max_size=WRITERS))
+    def begin(self, programs: list[list[tuple[int, int, bool]]]) -> None:
+        for number in range(WORKERS):
+            self.actors.append(Actor(f"worker {number}", self.work))
+        for number, program in enumerate(programs):
+            todo = [(0, 0, False), (1, 0, False), *program] if number == 0 else program  # it creates the threads
+            self.actors.append(Actor(f"writer {number}", partial(self.write, todo)))
+        for worker in self.actors[:WORKERS]:
+            worker.step()
+        creator = self.actors[WORKERS]
+        while not all(self.accepted.values()):
+            creator.step()
+            self.observe()
+
+    # -- who goes on ---------------------------------------------------------------------------------------
+
+    @rule(who=st.lists(WHO, min_size=1, max_size=20))
+    def go_on(self, who: list[int]) -> None:
+        for number in who:
+            self.step(self.actors[number])
+
+    @rule(who=st.integers(0, WORKERS - 1), steps=st.integers(1, 8))
+    def drain(self, who: int, steps: int) -> None:
+        """Let one worker go on while all others wait, wherever they are."""
+        for _ in range(steps):
+            self.step(self.actors[who])
+
+    # -- what befalls them ---------------------------------------------------------------------------------
+
+    @rule(who=WHO, order=st.sampled_from([Order.DISCONNECT, Order.DIE]))
+    def fail(self, who: int, order: Order) -> None:
+        actor = self.actors[who]
+        if actor.place.startswith(("before", "behind")):
+            self.is_disturbed = True
+            self.step(actor, order)
+
+    @precondition(lambda self: self.applying())
+    @rule(who=WHO, death=DEATHS)
+    def kill_in_the_files(self, who: int, death: Death) -> None:
+        """Let a worker that has claimed go on, and kill it in what it does then; it may do too little for that."""
+        self.is_disturbed = True
+        applying = self.applying()
+        with self.killer.killing_at(death):
+            self.step(applying[who % len(applying)])
+            if self.killer.killed_at:
+                note(f"killed at {self.killer.killed_at}")
+
+    @rule(is_set_back=st.sampled_from([False, False, True]))
+    def a_while_goes_by(self, is_set_back: bool) -> None:
+        """Claims expire, and so do doorbells and the heartbeats of drains; or the clock is set back."""
+        self.holders.clear()
+        if is_set_back:
+            self.is_disturbed = True
+            self.set_back_by += WHILE
+            self.redis.decrby(self.clock, WHILE)
+        else:
+            self.redis.incrby(self.clock, WHILE)
+            self.redis.delete(self.keys.bell, self.keys.drain)
+        self.sweep()
+
+    @precondition(lambda self: self.applying())
+    @rule()
+    def overtake(self) -> None:
+        """Let a worker that has claimed sleep until its claims are another's."""
+        sleeper = self.applying()[0]
+        self.a_while_goes_by(is_set_back=False)
+        [other] = [worker for worker in self.actors[:WORKERS] if worker is not sleeper]
+        for _ in range(DRAIN_STEPS):
+            self.step(other)
+            if other.place == "behind claim":
+                break
+
+    @precondition(lambda self: self.bells)
+    @rule(change=st.sampled_from([-1, 1]))
+    def lose_or_double_a_bell(self, change: int) -> None:
+        self.is_disturbed = True
+        self.bells += change
+
+    # -- how it ends ---------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            if self.actors:
+                self.come_to_rest()
+                self.check()
+        finally:
+            for actor in self.actors:
+                actor.close()
+            self.forget_keys()
+            self.stack.close()
+
+    def come_to_rest(self) -> None:
+        """Let everybody go on until nothing is left to do; where something was disturbed, time helps."""
+        self.go_on_to_the_end()
+        self.redis.incrby(self.clock, self.set_back_by)
+        for _ in range(ROUNDS if self.is_disturbed else 0):
+            self.a_while_goes_by(is_set_back=False)
+            self.go_on_to_the_end()
+
+    def go_on_to_the_end(self) -> None:
+        for _ in range(STEPS):
+            able = [actor for actor in self.actors if self.can_step(actor)]
+            if not able:
+                return
+            for actor in able:
+                self.step(actor)
+        raise AssertionError("they do not come to rest")
+
+    def check(self) -> None:
+        redis, keys = self.redis, self.keys
+        left = [
+            keys.ready,
+            keys.claims,
+            keys.tokens,
+            keys.attempts,
+            keys.parked,
+            keys.drain,
+            *map(keys.mailbox, THREADS),
+        ]
+        assert [key for key in left if redis.exists(key)] == []
+        for id_ in THREADS:
+            in_order = sorted(self.accepted[id_], key=lambda task: position_key(self.accepted[id_][task]))
+            expected = [(task, self.line_counts[task]) for task in in_order]
+            assert self.applied(id_) == expected, f"the rollout of {id_} is not what Redis accepted"
+            check_rollout(self.settings.home, id_)
+        for writer, submission in self.submissions:
+            assert submission.accepted.done()
+            if not submission.accepted.cancelled():  # as it is where the process that waited was killed
+                assert (writer.id, submission.n) in self.accepted[writer.thread_id]
+        assert examine(Home(self.settings.home), fix=False).faults == []
+
+    def applied(self, id_: str) -> list[tuple[tuple[str, int], int]]:
+        """Return the tasks that stand in a rollout, in order, each with its number of lines."""
+        tasks: list[tuple[tuple[str, int], int]] = []
+        for record in records(self.settings.home, id_):
+            writer, _, n = record["seq"].rpartition(":")
+            task, count = (writer, int(n)), 1
+            if tasks and tasks[-1][0] == task:
+                count += tasks.pop()[1]
+            tasks.append((task, count))
+        return tasks
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    @property
+    def line_counts(self) -> dict[tuple[str, int], int]:
+        """Lines of each task that was sent."""
+        return {
+            (writer.id, each.n): max(1, each.wire[1].count(b"\n") + 1) for writer, each in self.submissions if each.n
+        }
+
+    def load_script(self, package: str, name: str) -> str:
+        """Return a script that is told the time."""
+        source = load_script(package, name)
+        timed = source.replace("redis.call('TIME')", f"{{ redis.call('GET', '{self.clock}'), 0 }}")
+        assert timed != source
+        if name in self.planted:
+            assert self.planted[name][0] in timed
+            timed = timed.replace(*self.planted[name])
+        self.scripts[hashlib.sha1(timed.encode()).hexdigest()] = name  # as Redis knows it
+        self.redis.script_load(timed)
+        return timed
+
+    def forget_keys(self) -> None:
+        if keys := list(self.redis.scan_iter(f"{self.settings.key_prefix}:*", count=1_000)):
+            self.redis.delete(*keys)
+
+    def applying(self) -> list[Actor]:
+        """Return the workers that are about to apply what they have claimed, if anything."""
+        return [actor for actor in self.actors if actor.place == "behind claim"]
+
+    def can_step(self, actor: Actor) -> bool:
+        return not actor.is_over and (actor.place != "idle" or self.bells > 0)
+
+    def step(self, actor: Actor, order: Order = Order.GO_ON) -> None:
+        if not self.can_step(actor):
+            return
+        if actor.place == "idle" and order is Order.GO_ON:
+            self.bells -= 1
+        before = actor.place
+        actor.step(order)
+        note(f"{actor.name}: {before} -> {actor.place}")
+        self.observe()
+
+    def sweep(self) -> None:
+        if Mailbox(self.redis, self.settings, 0).sweep():
+            self.ring()
+
+    def ring(self) -> None:
+        self.bells += 1
+
+    def observe(self) -> None:
+        """Note what Redis has accepted, and check what must hold after each step."""
+        redis, keys = self.redis, self.keys
+        for id_, known in self.accepted.items():
+            entries: Any = redis.xrange(keys.mailbox(id_))
+            for position, fields in entries:
+                task = fields[b"writer"].decode(), int(fields[b"n"])
+                assert known.setdefault(task, position.decode()) == position.decode(), f"{task} was accepted twice"
+        claims: set[Any] = set(redis.zrange(keys.claims, 0, -1))
+        assert claims == set(redis.hkeys(keys.tokens))
+        assert not claims & set(redis.zrange(keys.ready, 0, -1))
+        assert self.holders.keys() <= {claimed.decode() for claimed in claims}, "a claim was lost"
+
+    def heard(self, actor: Actor, name: str, reply: Any) -> None:
+        """Note who holds which claims: nobody is given what another holds."""
+        if name == "claim":
+            for claimed, *_ in reply[1:]:
+                holder = self.holders.get(claimed.decode())
+                assert holder is None, f"{actor.name} was given what {holder.name} holds"
+                self.holders[claimed.decode()] = actor
+        elif name == "settle":
+            self.holders = {id_: holder for id_, holder in self.holders.items() if holder is not actor}
+
+    def watched(self, actor: Actor) -> WatchedRedis:
+        return WatchedRedis.of(self.settings.client_url, actor, self.scripts, self.heard)
+
+    def work(self, actor: Actor) -> None:
+        """Be a worker process, and the next one where it is killed."""
+        while True:
+            worker = Hand(self.settings, self.watched(actor), self.ring)
+            try:
+                while True:
+                    actor.stand("idle")
+                    worker.drain()
+            except Killed:
+                continue
+            except Closed:
+                return
+            finally:
+                worker.close()
+
+    def write(self, program: list[tuple[int, int, bool]], actor: Actor) -> None:
+        """Be a process that writes, and the next one where it is killed: that goes on behind what was under way."""
+        todo = iter(program)
+        while True:
+            try:
+                asyncio.run(self.write_all(todo, actor))
+            except Killed:
+                continue
+            return
+
+    async def write_all(self, todo: Iterator[tuple[int, int, bool]], actor: Actor) -> None:
+        """Write as a store does: through one outbox, with a writer for each thread."""
+        redis = self.watched(actor)
+        all_it_uses: Any = AwaitedRedis(redis)
+        outbox = Outbox(all_it_uses, self.settings, lambda _: self.ring())
+        writers = [Writer(id_, Budget(10**9), 1_000) for id_ in THREADS]
+        outbox.start()
+        try:
+            for thread, count, is_patch in todo:
+                writer = writers[thread]
+                tasks = [task_of(writer, n, is_patch=is_patch) for n in range(count)] or [creation(writer.thread_id)]
+                submissions = [writer.submit(task) for task in tasks]
+                self.submissions += [(writer, submission) for submission in submissions]
+                outbox.send(writer)
+                accepted = asyncio.gather(*(submission.accepted for submission in submissions))
+                ends: list[asyncio.Future[Any]] = [accepted, *outbox._senders]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if not accepted.done():
+                    accepted.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await accepted
+                    raise outbox._senders[0].exception() or AssertionError("the sender ended")
+        finally:
+            redis.close()
+
+
+class Hand(HandWorker):
+    """A worker over a watched connection, whose doorbells are heard."""
+
+    def __init__(self, settings: Settings, redis: Redis, ring: Callable[[], None]) -> None:
+        super().__init__(settings)
+        self.redis.close()
+        self.redis, self._rung = redis, ring
+
+    def _ring(self) -> None:
+        self._rung()
+
+
+def creation(id_: str) -> OrderedTask:
+    params = CreateThreadParams(thread_id=id_, created_at=AT)
+    return OrderedTask(CreateThread(at=AT, session_meta=session_meta(params)))
+
+
+def task_of(writer: Writer, n: int, *, is_patch: bool) -> OrderedTask:
+    """Return a task that leaves lines: a patch one, an append one or two."""
+    if is_patch:
+        return OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title=f"{writer.id} {n}")))
+    return OrderedTask(AppendItems(at=AT), tuple(message_line(f"{writer.id} {n}") for _ in range(1 + n % 2)))
+
+
+def served_by(server: RedisServer, **planted: tuple[str, str]) -> type[Interleaving]:
+    return type("Interleaving", (Interleaving,), {"server": server, "planted": planted})
+
+
+def test_whoever_goes_on_and_whoever_fails_what_is_accepted_is_applied_once_in_order(
+    redis_server: RedisServer,
+) -> None:
+    run_state_machine_as_test(served_by(redis_server), settings=machine_settings(examples=40, steps=30))
+
+
+# -- that it can fail --------------------------------------------------------------------------------------
+
+
+def test_the_machine_catches_a_settle_that_does_not_ask_whose_claim_it_is(redis_server: RedisServer) -> None:
+    planted = served_by(redis_server, settle=("redis.call('HGET', tokens, thread) == token", "true"))
+
+    assert_finds_a_fault(planted, "a claim was lost")
+
+
+def test_the_machine_catches_a_settle_that_drops_what_came_meanwhile(redis_server: RedisServer) -> None:
+    planted = served_by(redis_server, settle=("redis.call('XTRIM', mailbox, 'MINID',", "redis.call('DEL', mailbox,"))
+
+    assert_finds_a_fault(planted)
+
+
+def test_the_machine_catches_an_enqueue_that_accepts_a_repeated_call_again(redis_server: RedisServer) -> None:
+    planted = served_by(redis_server, enqueue=("status == 'ok' and n > last", "status == 'ok'"))
+
+    assert_finds_a_fault(planted, "was accepted twice")
+
+
+def test_the_machine_catches_workers_that_forget_the_counters(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ThreadState, "mark", lambda _state, _writer: WriterMark(0, 0))
+    monkeypatch.setattr(ThreadWork, "_is_committed", lambda _work, _entry: False)
+
+    assert_finds_a_fault(served_by(redis_server), "is not what Redis accepted")

@@ -1,0 +1,120 @@
+"""Threads that run one at a time, as somebody directs: each stops before and behind every call that it makes to Redis.
+
+Nothing depends on the speed of anything, so that the same directions always come to the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from tests.nodes.killing import Killed
+from tests.nodes.waiting import DEADLINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Closed(BaseException):
+    """The play is over."""
+
+
+class Order(Enum):
+    """What an actor is told where it stands."""
+
+    GO_ON = auto()
+    #: Its connection breaks: before a call that is not made then, or behind one whose reply it does not get.
+    DISCONNECT = auto()
+    DIE = auto()
+    CLOSE = auto()
+
+
+class Actor:
+    """A thread that goes on only when it is told to."""
+
+    def __init__(self, name: str, play: Callable[[Actor], None]) -> None:
+        self.name = name
+        #: Where it stands.
+        self.place = "the beginning"
+        self.is_over = False
+        self._play = play
+        self._order = Order.GO_ON
+        self._go = threading.Semaphore(0)
+        self._stands = threading.Semaphore(0)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def step(self, order: Order = Order.GO_ON) -> None:
+        """Let the actor go on to its next place."""
+        if self.is_over:
+            return
+        self._order = order
+        self._go.release()
+        assert self._stands.acquire(timeout=DEADLINE), f"{self.name} went on from {self.place} and stopped nowhere"
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """End the thread, wherever it stands."""
+        while not self.is_over:
+            self.step(Order.CLOSE)
+        self._thread.join(DEADLINE)
+
+    def stand(self, place: str) -> None:
+        """Stop here, in the actor's own thread, until it is told what to do."""
+        self.place = place
+        self._stands.release()
+        self._go.acquire()
+        match self._order:
+            case Order.DISCONNECT:
+                raise RedisConnectionError(f"cut {place}")
+            case Order.DIE:
+                raise Killed
+            case Order.CLOSE:
+                raise Closed
+
+    def _run(self) -> None:
+        try:
+            self._go.acquire()
+            if self._order is not Order.CLOSE:
+                self._play(self)
+        except (Killed, Closed):
+            pass
+        except BaseException as error:  # noqa: BLE001 - the director raises it
+            self._error = error
+        self.place, self.is_over = "the end", True
+        self._stands.release()
+
+
+class WatchedRedis(Redis):
+    """A connection whose owner stops before and behind each call."""
+
+    owner: Actor
+    #: Names of the scripts, by their digests.
+    scripts: dict[str, str]
+    #: Is told of each reply.
+    heard: Callable[[Actor, str, Any], None]
+
+    @classmethod
+    def of(
+        cls, url: str, owner: Actor, scripts: dict[str, str], heard: Callable[[Actor, str, Any], None]
+    ) -> WatchedRedis:
+        redis = cls.from_url(url)
+        assert isinstance(redis, WatchedRedis)
+        redis.owner, redis.scripts, redis.heard = owner, scripts, heard
+        return redis
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        name = self.scripts[args[1]] if args[0] == "EVALSHA" else args[0]
+        self.owner.stand(f"before {name}")
+        if name == "BLPOP":  # no time passes here
+            reply = super().execute_command("LPOP", args[1])  # type: ignore[no-untyped-call]  # redis-py's is not typed
+        else:
+            reply = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as above
+        self.heard(self.owner, name, reply)
+        self.owner.stand(f"behind {name}")
+        return reply
