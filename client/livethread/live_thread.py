@@ -77,7 +77,7 @@ class LiveThread:
 
     @classmethod
     async def resume(cls, store: ThreadStore, params: ResumeThreadParams) -> LiveThread:
-        """Reopen an existing thread. A second writer is served, not refused.
+        """Reopen an existing thread. A second writer is served, not refused, unless a later one asks to be exclusive.
 
         Raises:
             ThreadNotFound: no such thread, or it is archived and that was not asked for.
@@ -120,7 +120,8 @@ class LiveThread:
 
         Raises:
             InvalidRequest: an item, the key or the position is malformed; nothing was appended.
-            Conflict: the thread's last position is not the expected one; nothing was appended.
+            Conflict: the thread's last position is not the expected one, or a newer exclusive writer has taken the
+                thread over; nothing was appended.
             ResourceExhausted: an item is too large, or too many tasks of the thread wait; nothing was appended.
             ThreadNotFound: the thread was shut down or discarded.
             Unavailable: Redis did not answer in time; see its message for what became of the items.

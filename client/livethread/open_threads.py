@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from livethread.errors import ThreadNotFound
+from livethread.errors import Conflict, ThreadNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+
+def taken_over(thread_id: str) -> Conflict:
+    """Return what a writer is told that was fenced."""
+    return Conflict(
+        f"a newer exclusive writer has taken thread {thread_id} over: this change was refused, and what was accepted "
+        "before is kept. Resume the thread, and read what has become of it, to write on"
+    )
 
 
 class OpenThreads(Generic[T]):

@@ -126,6 +126,9 @@ class ThreadStore(ThreadReader, Protocol):
     async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
         """Open an existing thread for appends and return what is stored of it.
 
+        Opened with ``exclusive``, it has everything that older writers in other stores had accepted, and they get
+        `Conflict` for their later appends, patches and other changes.
+
         Raises:
             ThreadNotFound: no such thread, or it is archived and that was not asked for.
         """
@@ -141,7 +144,7 @@ class ThreadStore(ThreadReader, Protocol):
             ThreadNotFound: the thread is not open in this store.
             InvalidRequest: an item cannot be stored.
             ResourceExhausted: an item is too large, or the thread has too many unapplied tasks.
-            Conflict: another position than the expected one was reached.
+            Conflict: another position than the expected one was reached, or a newer exclusive writer took over.
             Unavailable: nothing answered in time.
         """
         ...

@@ -29,11 +29,11 @@ class ThreadManager:
         return self._load(await LiveThread.create(self._store, params))
 
     async def resume_thread(self, params: ResumeThreadParams) -> LiveThread:
-        """Return the loaded thread, or reopen it and keep it loaded."""
-        if thread := self.get(params.thread_id):
+        """Return the loaded thread, or reopen it and keep it loaded. An exclusive opening fences others in any case."""
+        if (thread := self.get(params.thread_id)) and not params.exclusive:
             return thread
         resumed = await LiveThread.resume(self._store, params)
-        if thread := self.get(params.thread_id):  # somebody else was faster
+        if thread := self.get(params.thread_id):  # it shares its writer
             await resumed.discard()
             return thread
         return self._load(resumed)

@@ -75,6 +75,8 @@ class CreateThreadParams(Model):
     multi_agent_version: Text | None = None
     git: GitInfo | None = None
     created_at: UtcTime = Field(default_factory=utc_now)
+    #: Refuse what other stores change that have opened the thread before; see `ResumeThreadParams`.
+    exclusive: bool = False
 
 
 class ResumeThreadParams(Model):
@@ -82,6 +84,10 @@ class ResumeThreadParams(Model):
 
     thread_id: ThreadId
     include_archived: bool = False
+    #: Fence the thread's writers in other stores, whoever has opened it so far: what they have accepted is kept, and
+    #: what they change from now on is refused with `Conflict`. Whoever opens the thread later is served, and so is a change
+    #: of a thread that is not open in its store. Handles in this store are one writer, with the newest opening's rights.
+    exclusive: bool = False
 
 
 class AppendThreadItemsParams(Model):

@@ -29,6 +29,10 @@ LIST_TURNS_TASK = "livethread.list_turns"
 LIST_ITEMS_TASK = "livethread.list_items"
 
 
+#: Field of the hash ``writers`` with the thread's newest epoch; no writer's id has a colon.
+EPOCH = ":epoch"
+
+
 def shard_of(thread_id: str, shards: int) -> int:
     """Return the shard that owns *thread_id*; stable across releases, processes and platforms."""
     return zlib.crc32(thread_id.encode("ascii")) % shards
@@ -108,7 +112,10 @@ class ShardKeys:
         return f"{self._base}:mailbox:{thread_id}"
 
     def writers(self, thread_id: str) -> str:
-        """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position."""
+        """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position.
+
+        And ``:epoch`` -> the newest epoch.
+        """
         return f"{self._base}:writers:{thread_id}"
 
     def keys(self, thread_id: str) -> str:

@@ -62,14 +62,16 @@ class Enqueuer:
         expected: str = "",
         key: str = "",
         delete: bool = False,
+        epoch: int | str = "",
+        observed: bool = False,
     ) -> Reply:
         keys = self.keys
         shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
         of_thread = [keys.mailbox(thread_id), keys.writers(thread_id), keys.applied(thread_id), keys.keys(thread_id)]
-        args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, len(counters)]
+        args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, epoch, len(counters)]
         for number, n in enumerate(counters):
             first, last_one = number == 0, number == len(counters) - 1
-            kind = "create" if new and first else "delete" if delete and last_one else ""
+            kind = "create" if new and first else "delete" if delete and last_one else "observed" if observed else ""
             args += [n, kind, expected, key, TASK, line(n)]
         ring, [status, last, position, tail, fresh] = self._script(keys=shard + of_thread, args=args)
         return Reply(bool(ring), status.decode(), last, position.decode(), tail.decode(), fresh)
@@ -611,6 +613,78 @@ def test_keys_expire_with_the_counters_and_go_with_the_thread(
 
     assert settled[0] == settled[1] == settings.writer_ttl_days * 86_400
     assert not redis.exists(keys.keys(thread_id), keys.writers(thread_id))
+
+
+# -- fences ------------------------------------------------------------------------------------------------
+
+
+def fence(redis: Redis, settings: Settings, thread_id: str) -> int:
+    script = redis.register_script(load_script("livethread.queued", "fence"))
+    return int(script(keys=[names.ShardKeys(settings.key_prefix, 0).writers(thread_id)], args=[60]))
+
+
+def test_a_writer_of_an_older_epoch_is_fenced_and_of_the_newest_is_not(
+    enqueue: Enqueuer, redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    before = enqueue(thread_id, [1], epoch=0, new=True)
+    epoch = fence(redis, settings, thread_id)
+
+    older = enqueue(thread_id, [2, 3], epoch=0)
+    newest = enqueue(thread_id, [1], writer="w2", epoch=epoch)
+    unasked = enqueue(thread_id, [1], writer="w3")
+
+    assert [reply.status for reply in (before, older, newest, unasked)] == ["ok", "fenced", "ok", "ok"]
+    assert (older.last, older.fresh) == (1, 0)
+    assert [writer for _, writer, _ in enqueue.stored(thread_id)] == ["w1", "w2", "w3"]
+
+
+def test_a_fenced_writer_is_answered_what_was_accepted_of_it_and_its_observations_pass(
+    enqueue: Enqueuer, redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    first = enqueue(thread_id, [1], epoch=0)
+    fence(redis, settings, thread_id)
+
+    again = enqueue(thread_id, [1], epoch=0)
+    observed = enqueue(thread_id, [2], epoch=0, observed=True)
+
+    assert (again.status, again.position, observed.status) == ("ok", first.position, "ok")
+
+
+def test_epochs_only_grow_and_are_ahead_of_the_clock_of_those_that_redis_lost(
+    redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    writers = names.ShardKeys(settings.key_prefix, 0).writers(thread_id)
+    seconds, micros = redis.time()
+    epochs = [fence(redis, settings, thread_id) for _ in range(5)]
+    redis.hset(writers, names.EPOCH, FUTURE_MS)
+
+    ahead = fence(redis, settings, thread_id)
+    redis.delete(writers)
+    anew = fence(redis, settings, thread_id)
+
+    assert epochs == sorted(set(epochs))
+    assert epochs[0] >= seconds * 1000 + micros // 1000
+    assert (ahead, anew >= epochs[-1] - 5) == (FUTURE_MS + 1, True)
+    assert 0 < int(redis.ttl(writers)) <= 60
+
+
+def test_an_epoch_that_redis_lost_is_back_with_its_writers_next_task(
+    enqueue: Enqueuer, redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    epoch = fence(redis, settings, thread_id)
+    redis.delete(enqueue.keys.writers(thread_id))
+    served = enqueue(thread_id, [1], epoch=0)  # not promised: who comes first after a loss is served
+
+    enqueue(thread_id, [1], writer="w2", epoch=epoch)
+
+    assert (served.status, enqueue(thread_id, [2], epoch=0).status) == ("ok", "fenced")
+    assert redis.hget(enqueue.keys.writers(thread_id), names.EPOCH) == str(epoch).encode()
+
+
+def test_a_refused_task_leaves_no_epoch(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
+    enqueue(thread_id, [1], epoch=5, expected="1-1")
+
+    assert not redis.exists(enqueue.keys.writers(thread_id))
 
 
 # -- what cannot be applied --------------------------------------------------------------------------------

@@ -310,7 +310,7 @@ async def test_all_that_waits_is_dropped_where_that_is_asked_for(
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
     async with opened(settings) as other:
-        await other._open_thread(thread_id)
+        await other._open_thread(thread_id, epoch=0)
         await append(other, thread_id, message("of another writer"))
 
         await done(settings, "drop", thread_id, "--all", "--yes")

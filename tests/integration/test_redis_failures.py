@@ -12,6 +12,7 @@ from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
 
 from livethread import (
+    Conflict,
     Internal,
     LiveThread,
     QueuedThreadStore,
@@ -358,3 +359,21 @@ async def test_metadata_observed_before_redis_forgot_it_is_applied_as_well(
         await thread.flush(timeout_s=15)
     stored: Any = await store.read_thread(ReadThreadParams(thread_id=thread.thread_id))
     assert (stored.title, texts(await history(store, thread.thread_id))) == ("A title", ["A title"])
+
+
+async def test_what_redis_forgot_of_a_fenced_writer_goes_in_and_what_is_new_does_not(
+    store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
+) -> None:
+    thread_id = await appended(store, 1)
+    async with opened(own_settings) as other:
+        async with draining(own_worker):
+            await flush(store, thread_id, timeout_s=15)
+            await append(store, thread_id, message("1"))
+            own_redis.client.flushall()
+            await other.resume_thread(ResumeThreadParams(thread_id=thread_id, exclusive=True))
+
+            with pytest.raises(Conflict):
+                await append(store, thread_id, message("fenced"))
+
+            await flush(store, thread_id, timeout_s=15)
+        assert texts(await history(other, thread_id)) == numbers(2)

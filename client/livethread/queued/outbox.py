@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from livethread.errors import Conflict, Internal, ResourceExhausted, ThreadNotFound, ThreadStoreError, Unavailable
+from livethread.open_threads import taken_over
 from livethread.queued.connection import without_password
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread_config import names
@@ -79,6 +80,7 @@ class Outbox:
         self._ring = ring
         self._enqueue = redis.register_script(load_script("livethread.queued", "enqueue"))
         self._unpark = redis.register_script(load_script("livethread.queued", "unpark"))
+        self._fence = redis.register_script(load_script("livethread.queued", "fence"))
         self._keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
         #: Writers with queued tasks, by shard, in the order in which they came.
         self._waiting: list[dict[Writer, None]] = [{} for _ in self._keys]
@@ -124,10 +126,27 @@ class Outbox:
         """
         shard = self._shard(thread_id)
         keys, args = self._head(shard)
-        args += [thread_id, "", 0, 0]
+        args += [thread_id, "", 0, "", 0]
         reply: _Reply = await self._enqueue(keys=keys + self._thread_keys(shard, thread_id), args=args)
         if reply[0]:
             self._ring(shard)
+
+    async def fence(self, thread_id: str) -> int:
+        """Fence all writers of the thread so far, and return the epoch that is its newest now.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        key = self._keys[self._shard(thread_id)].writers(thread_id)
+        return int(await self._fence(keys=[key], args=[self._settings.writer_ttl_days * 86_400]))
+
+    async def epoch(self, thread_id: str) -> int:
+        """Return the thread's newest epoch.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        return int(await self._redis.hget(self._keys[self._shard(thread_id)].writers(thread_id), names.EPOCH) or 0)
 
     async def unpark(self, thread_id: str) -> bool:
         """Let a parked thread be tried again, its tasks in the order in which they stand; return whether it was parked.
@@ -192,9 +211,10 @@ class Outbox:
         keys, args = self._head(shard)
         for writer, submissions in batch:
             keys += self._thread_keys(shard, writer.thread_id)
-            args += [writer.thread_id, writer.id, writer.floor, len(submissions)]
+            epoch = "" if writer.epoch is None or submissions[0].is_promised else writer.epoch
+            args += [writer.thread_id, writer.id, writer.floor, epoch, len(submissions)]
             for submission in submissions:
-                kind, expected = _KINDS.get(submission.op, ""), submission.expected or ""
+                kind, expected = _kind(submission), submission.expected or ""
                 if submission.is_repeated:
                     kind, expected = kind if kind == "delete" else "", ""
                 args += [submission.n, kind, expected, submission.key or "", *submission.wire]
@@ -238,6 +258,8 @@ class Outbox:
                 return _full(writer, self._settings.mailbox_max_tasks)
             case b"moved":
                 return Conflict(f"the thread's last position is {tail}, not {writer.queue[0].expected}")
+            case b"fenced":
+                return taken_over(writer.thread_id)
             case b"exists":
                 return Conflict(f"thread {writer.thread_id} exists; resume it instead")
             case _:
@@ -342,13 +364,20 @@ def _next_batch(waiting: dict[Writer, None]) -> _Batch:
 
 
 def _fitting(writer: Writer, tasks: int, size: int) -> int:
-    count = 0
+    count, is_promised = 0, writer.queue[0].is_promised
     for submission in writer.queue:
         if count == tasks or (count and size < submission.size):
+            break
+        # What is promised passes every fence: it is sent without an epoch, and what comes behind it by itself.
+        if writer.epoch is not None and submission.is_promised != is_promised:
             break
         count += 1
         size -= submission.size
     return count
+
+
+def _kind(submission: Submission) -> str:
+    return "observed" if submission.is_observed else _KINDS.get(submission.op, "")
 
 
 def _is_passing(error: Exception) -> bool:

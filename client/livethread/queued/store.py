@@ -174,15 +174,16 @@ class QueuedThreadStore:
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
         if params.thread_id in self._open:  # created while we asked
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
-        (await self._open_thread(params.thread_id)).creation = creation
+        # Redis learns the epoch with the first task. Any later one is higher.
+        (await self._open_thread(params.thread_id, epoch=int(params.exclusive))).creation = creation
 
     async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
         """Open an existing thread, after what its mailbox holds now is applied."""
-        await self._waiter.until_settled(params.thread_id)
-        thread = await self._reader.read_thread(
-            ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
-        )
-        await self._open_thread(params.thread_id)
+        thread = await self._read_settled(params)
+        epoch = await self._waiter.epoch(params.thread_id, is_new=params.exclusive)
+        if params.exclusive:  # what others had accepted until then is the last of theirs
+            thread = await self._read_settled(params)
+        await self._open_thread(params.thread_id, epoch=epoch)
         return thread
 
     async def persist_thread(self, params: PersistThreadParams) -> None:
@@ -370,6 +371,12 @@ class QueuedThreadStore:
             await self._waiter.until_applied(thread_id, position)
             self._cold.pop(thread_id, None)
 
+    async def _read_settled(self, params: ResumeThreadParams) -> StoredThread:
+        await self._waiter.until_settled(params.thread_id)
+        return await self._reader.read_thread(
+            ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
+        )
+
     async def _require_stored(self, thread_id: str, *, include_archived: bool) -> None:
         await self._waiter.until_settled(thread_id)
         await self._reader.read_thread(ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
@@ -420,9 +427,10 @@ class QueuedThreadStore:
     def _keys_of(self, thread_id: str) -> names.ShardKeys:
         return self._keys[names.shard_of(thread_id, len(self._keys))]
 
-    async def _open_thread(self, thread_id: str) -> _OpenThread:
-        """Open the thread once more; handles of one thread in one store share its writer."""
+    async def _open_thread(self, thread_id: str, *, epoch: int) -> _OpenThread:
+        """Open the thread once more; handles of one thread in one store share its writer, and so its epoch."""
         opened = self._open.open(thread_id, lambda: _OpenThread(self._new_writer(thread_id)))
+        opened.writer.epoch = max(opened.writer.epoch or 0, epoch)
         await self._applied.subscribe(self._keys_of(thread_id).applied(thread_id))
         return opened
 

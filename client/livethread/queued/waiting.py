@@ -127,6 +127,17 @@ class Waiter:
         if tail is not None:
             await self.until_applied(thread_id, _text(tail))
 
+    async def epoch(self, thread_id: str, *, is_new: bool) -> int:
+        """Return the thread's newest epoch; one that *is_new* is begun now, and fences all writers so far.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        try:
+            return int(await self._in_turn(self._outbox.fence if is_new else self._outbox.epoch, thread_id))
+        except (RedisError, OSError) as error:
+            raise no_redis(self._settings, error) from error
+
     async def until_applied(self, thread_id: str, position: Position) -> None:
         """Wait until the thread is applied up to *position*, parked or deleted."""
         limit = self._settings.flush_timeout_s

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from livethread.errors import ResourceExhausted
-from livethread.tasks import AppendItems
+from livethread.tasks import AppendItems, UpdateThreadMetadata
 from livethread.types import START, Position, position_key
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Submission:
     order: int
     #: Idempotency key of an append.
     key: str | None = None
+    #: Whether it is a patch that follows from items that were accepted before.
+    is_observed: bool = False
     #: The writer's counter; 0 until it is sent for the first time.
     n: int = 0
     position: Position = START
@@ -86,6 +88,8 @@ class Writer:
         self.thread_id = thread_id
         #: Identifies this writer for good; never used again once it is closed.
         self.id = uuid.uuid4().hex[:16]
+        #: Writers of an older epoch than the thread's newest are fenced; None: this one never is.
+        self.epoch: int | None = None
         #: Last counter known to be applied.
         self.floor = 0
         self.unapplied: deque[Submission] = deque()
@@ -141,7 +145,10 @@ class Writer:
         loop = asyncio.get_running_loop()
         header, accepted = task.header, loop.create_future()
         key = header.idempotency_key if isinstance(header, AppendItems) else None
-        submission = Submission(header.op, wire, expected, accepted, loop.time(), self._orders + 1, key)
+        is_observed = isinstance(header, UpdateThreadMetadata) and header.observed_from is not None
+        submission = Submission(
+            header.op, wire, expected, accepted, loop.time(), self._orders + 1, key, is_observed=is_observed
+        )
         if submission.size > self._budget.limit:
             raise ResourceExhausted(
                 f"a task of {submission.size} bytes, where {self._budget.limit} are the most that are kept in all "

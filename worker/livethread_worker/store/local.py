@@ -39,12 +39,13 @@ from livethread.types import START, ReadThreadParams, Receipt, position_key
 from livethread_config import Settings
 from livethread_worker.store import read
 from livethread_worker.store.apply import LateEntries, Outcome, OutcomeKind, apply_batch
+from livethread_worker.store.conditions import epoch_of_change, key_of, require_position
 from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.handle import IndexHandle
 from livethread_worker.store.list_items import list_items
 from livethread_worker.store.list_turns import list_turns
-from livethread_worker.store.locking import LockBusy
+from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.rebuild import complete_once
 from livethread_worker.store.refresh import of_all, of_none, of_thread
 
@@ -104,6 +105,8 @@ class _OpenThread:
     n: int = 0
     #: The task that creates it, until it is applied: creation is lazy.
     creation: OrderedTask | None = None
+    #: Writers of an older epoch than the thread's are fenced. None: not known, and that of the next change.
+    epoch: int | None = None
 
 
 class LocalThreadStore:
@@ -154,14 +157,22 @@ class LocalThreadStore:
         is_given = "thread_id" in params.model_fields_set
         if params.thread_id in self._open or (is_given and await self._exists(params.thread_id)):
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
-        self._open_thread(params.thread_id).creation = creation
+        self._open_thread(params.thread_id, epoch=int(params.exclusive)).creation = creation
 
     async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
-        """Open an existing thread."""
-        thread = await self.read_thread(
-            ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
+        """Open an existing thread. Its epoch is in the index: without one no writer in another store is fenced."""
+        wanted = ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
+        thread, epoch = await self._read(
+            lambda index: (
+                read.read_thread(self._home, index, wanted),
+                None if index.in_memory else index.epoch(params.thread_id),
+            ),
+            of_thread(params.thread_id),
         )
-        self._open_thread(params.thread_id)
+        if params.exclusive:
+            epoch = await self._run(lambda: self._fence_now(params.thread_id))
+            thread = await self.read_thread(wanted)  # with all that others had applied until then
+        self._open_thread(params.thread_id, epoch=epoch)
         return thread
 
     async def persist_thread(self, params: PersistThreadParams) -> None:
@@ -298,13 +309,13 @@ class LocalThreadStore:
     def _apply_now(self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None) -> Position:
         """Apply *task*, behind the thread's creation where that is due, as a batch of one thread."""
         tasks = [pending for pending in (opened.creation, task) if pending is not None]
-        key = _key(task)
+        key = key_of(task)
         last = START
 
         def make(applied: Position) -> list[MailboxEntry]:
             nonlocal last
-            if opened.creation is not None:  # nothing is to be made in vain
-                _require_position(applied, expected)
+            if opened.creation is not None and expected not in {None, START}:  # nothing is to be made in vain
+                raise Conflict(f"the thread's last position is {START}, not {expected}")
             entries: list[MailboxEntry] = []
             for n, pending in enumerate(tasks, start=opened.n + 1):
                 applied = last = _next_position(applied)
@@ -312,14 +323,9 @@ class LocalThreadStore:
             return entries
 
         def check(state: ThreadState) -> None:
-            if expected is None or opened.creation is not None or (key is not None and key in state.keys):
-                return
-            if state.applied == START:
-                raise Conflict(
-                    "the thread's last position is not known since its index was made again; "
-                    "read it, and append once without expected_position"
-                )
-            _require_position(state.applied, expected)
+            opened.epoch = epoch_of_change(state, opened.epoch, task)
+            if opened.creation is None and (key is None or key not in state.keys):
+                require_position(state.applied, expected)
 
         outcome = self._try_to_apply(opened.thread_id, LateEntries(opened.writer, make, check, key))
         if outcome.kind is OutcomeKind.LOCKED:
@@ -365,19 +371,20 @@ class LocalThreadStore:
             return False
         return True
 
-    def _open_thread(self, thread_id: str) -> _OpenThread:
-        return self._open.open(thread_id, lambda: _OpenThread(thread_id))
+    def _fence_now(self, thread_id: str) -> int:
+        """Begin a new epoch, under the thread's lock: whoever is at work on it is done before."""
+        index = self._index(of_thread(thread_id))
+        if index.in_memory:  # it made no folders
+            self._home.create()
+        with file_lock(self._home.locks / f"{thread_id}.lock", wait_s=LOCK_WAIT):
+            return index.fence(thread_id, time.time_ns() // 1_000_000)
 
-
-def _require_position(last: Position, expected: Position | None) -> None:
-    if expected is not None and expected != last:
-        raise Conflict(f"the thread's last position is {last}, not {expected}")
-
-
-def _key(task: OrderedTask | None) -> str | None:
-    """Return the idempotency key that *task* names."""
-    header = task.header if task is not None else None
-    return header.idempotency_key if isinstance(header, AppendItems | UpdateThreadMetadata) else None
+    def _open_thread(self, thread_id: str, *, epoch: int | None) -> _OpenThread:
+        """Open the thread once more; handles of one thread in one store share its writer, and so its epoch."""
+        opened = self._open.open(thread_id, lambda: _OpenThread(thread_id))
+        if epoch is not None:
+            opened.epoch = max(opened.epoch or 0, epoch)
+        return opened
 
 
 def _next_position(position: Position) -> Position:

@@ -103,6 +103,8 @@ class ThreadState:
     meta_offset: int = 0
     meta_bytes: int = 0
     applied: Position = START
+    #: Writers that opened the thread in an older one are fenced; only a `LocalThreadStore` asks.
+    epoch: int = 0
     writers: dict[str, WriterMark] = field(default_factory=dict)
     #: Idempotency keys that are taken, of those that were asked for or stand in the lines taken in.
     keys: dict[str, KeyMark] = field(default_factory=dict)

@@ -11,15 +11,18 @@
 --        then for each thread
 --          mailbox   stream  unapplied tasks; the entry id is the task's position
 --          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out;
---                            a:<writer> -> its last counter that is applied (see settle.lua)
+--                            a:<writer> -> its last counter that is applied (see settle.lua);
+--                            :epoch -> the newest epoch (see fence.lua)
 --          applied   string  last applied position
 --          keys      zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a writer's counter may be forgotten
 --        3 most entries of a mailbox
---        then for each thread: id, writer, floor, count, and count times: n, kind, expected, key, task, lines
+--        then for each thread: id, writer, floor, epoch, count, and count times: n, kind, expected, key, task, lines
 --          floor     counter up to which the writer knows its tasks to be applied: it holds all later ones
---          kind      "create" or "delete" where the task does that to the thread, or ""
+--          epoch     that of the writer when it opened the thread; "": no fence is asked for
+--          kind      "create" or "delete" where the task does that to the thread; "observed" for a patch that follows
+--                    from items that were accepted, which passes every fence; or ""
 --          expected  position that must be the thread's last, or ""; where the key was accepted before, any will do
 --          key       idempotency key of the append, or "". A repeated one is accepted as any task: the worker, who
 --                    knows all that the thread ever took, drops it
@@ -33,6 +36,7 @@
 --   full      the mailbox is full; the tasks after last are not accepted
 --   moved     expected is not tail; the tasks after last are not accepted
 --   exists    the thread that is to be created has tasks of other writers
+--   fenced    a newer epoch was given out; the tasks after last are not accepted
 --   deleted   the thread's deletion was accepted before; the tasks after last are not accepted
 -- A repeated call is safe: a task whose n is accepted already is not added again.
 
@@ -99,11 +103,12 @@ local key, arg = 9, 4
 while key <= #KEYS do
   local mailbox, writers, applied_key, keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
   local thread, writer, floor = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
-  local count = tonumber(ARGV[arg + 3])
-  key, arg = key + 4, arg + 4
+  local epoch, count = tonumber(ARGV[arg + 3]), tonumber(ARGV[arg + 4])
+  key, arg = key + 4, arg + 5
 
   local last, position = 0, '0-0'
-  local record = redis.call('HGET', writers, writer)
+  local known = redis.call('HMGET', writers, writer, 'tail', ':epoch')
+  local record, tail, newest = known[1], known[2], tonumber(known[3] or 0)
   if record then
     local n, p = string.match(record, '^(%d+) (.+)$')
     last, position = tonumber(n), p
@@ -111,7 +116,6 @@ while key <= #KEYS do
   if floor > last then
     last = floor
   end
-  local tail = redis.call('HGET', writers, 'tail')
   local applied = redis.call('GET', applied_key)
   local length = redis.call('XLEN', mailbox)
   local status, accepted = 'ok', 0
@@ -127,6 +131,8 @@ while key <= #KEYS do
         status = 'deleted'
       elseif kind == 'create' and last == 0 and tail then
         status = 'exists'
+      elseif epoch and epoch < newest and kind ~= 'observed' then
+        status = 'fenced'
       elseif length >= bound then
         status = 'full'
       elseif expected ~= '' and expected ~= (tail or applied or '0-0') and not is_taken(keys, idempotency_key) then
@@ -149,6 +155,9 @@ while key <= #KEYS do
 
   if accepted > 0 then
     redis.call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)
+    if epoch and epoch > newest then -- Redis lost it
+      redis.call('HSET', writers, ':epoch', string.format('%.0f', epoch))
+    end
     redis.call('EXPIRE', writers, writer_ttl)
   end
   if length > 0 then

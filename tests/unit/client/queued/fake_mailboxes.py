@@ -53,6 +53,7 @@ class Mailbox:
     last: dict[str, tuple[int, str]] = field(default_factory=dict)
     tail: str | None = None
     keys: set[str] = field(default_factory=set)
+    epoch: int = 0
     is_deleted: bool = False
 
     def lines(self) -> list[bytes]:
@@ -86,6 +87,8 @@ class FakeMailboxes:
     def register_script(self, source: str) -> Callable[..., Awaitable[Reply | int]]:
         if "\n-- unpark:" in source:
             return self._run_unpark
+        if source.startswith("-- fence:"):
+            return self._run_fence
         assert source.startswith("-- enqueue:")
         return self._run
 
@@ -101,6 +104,9 @@ class FakeMailboxes:
         assert kind == "writers"
         record = self.mailboxes[thread].last.get(field)
         return None if record is None else f"{record[0]} {record[1]}".encode()
+
+    async def _run_fence(self, *, keys: list[str], args: list[int]) -> int:
+        raise AssertionError("no writer fences another here")
 
     async def _run_unpark(self, *, keys: list[str], args: list[str]) -> int:
         assert [key.rpartition(":")[2] for key in keys] == ["ready", "parked"]
@@ -135,12 +141,14 @@ class FakeMailboxes:
         threads = []
         for thread in rest:
             threads.append(str(thread))
-            writer, floor, count = str(next(rest)), int(next(rest)), int(next(rest))
+            writer, floor, epoch, count = str(next(rest)), int(next(rest)), str(next(rest)), int(next(rest))
             tasks = [self._task(rest) for _ in range(count)]
             self.calls[-1][str(thread)] = [task.n for task in tasks]
             self.offered += tasks
             if most is not None:
-                replies.append(self._enqueue(self.mailboxes[str(thread)], writer, floor, tasks[:most], bound))
+                replies.append(
+                    self._enqueue(self.mailboxes[str(thread)], (writer, epoch), floor, tasks[:most], bound)
+                )
         assert len(keys) == HEAD_KEYS + THREAD_KEYS * len(threads)
         assert [key.rpartition(":")[2] for key in keys[HEAD_KEYS::THREAD_KEYS]] == threads
         return replies
@@ -152,8 +160,11 @@ class FakeMailboxes:
         assert isinstance(lines, bytes)
         return Task(int(n), str(kind), str(expected), str(key), header, lines)
 
-    def _enqueue(self, box: Mailbox, writer: str, floor: int, tasks: list[Task], bound: int) -> list[bytes]:
-        last, position = box.last.get(writer, (0, START))
+    def _enqueue(
+        self, box: Mailbox, writer: tuple[str, str], floor: int, tasks: list[Task], bound: int
+    ) -> list[bytes]:
+        writer_id, epoch = writer
+        last, position = box.last.get(writer_id, (0, START))
         last = max(last, floor)
         status, accepted = "ok", 0
         for task in tasks:
@@ -165,6 +176,8 @@ class FakeMailboxes:
                 status = "deleted"
             elif task.kind == "create" and last == 0 and box.tail:
                 status = "exists"
+            elif epoch != "" and int(epoch) < box.epoch and task.kind != "observed":
+                status = "fenced"
             elif len(box.entries) >= bound:
                 status = "full"
             elif task.expected and task.expected != (box.tail or START) and task.key not in box.keys:
@@ -174,7 +187,7 @@ class FakeMailboxes:
                 last, position, accepted = task.n, f"{self._clock}-{accepted}", accepted + 1
                 box.tail = position
                 box.keys |= {task.key} - {""}
-                box.entries.append((writer, task.n, task.lines))
+                box.entries.append((writer_id, task.n, task.lines))
                 box.is_deleted = task.kind == "delete"
-                box.last[writer] = (last, position)
+                box.last[writer_id] = (last, position)
         return [text.encode() for text in (status, str(last), position, box.tail or START, str(accepted))]

@@ -544,6 +544,84 @@ async def test_a_deletion_that_is_offered_again_still_deletes(outbox: Outbox, re
     assert redis.mailboxes[A].is_deleted
 
 
+# -- fences ------------------------------------------------------------------------------------------------
+
+
+def fenced_writer(redis: FakeMailboxes) -> Writer:
+    """Return a writer that opened its thread before the thread's newest epoch."""
+    writer = new_writer(A)
+    writer.epoch, redis.mailboxes[A].epoch = 6, 7
+    return writer
+
+
+async def test_a_fenced_writers_tasks_are_refused_one_by_one_and_what_it_observed_passes(
+    outbox: Outbox, redis: FakeMailboxes
+) -> None:
+    writer = fenced_writer(redis)
+    patch = UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(name="n"))
+    observed = patch.model_copy(update={"observed_from": "1-0"})
+
+    first = writer.submit(append("fenced"))
+    sent = [writer.submit(OrderedTask(header)) for header in (patch, observed)]
+    results = await outcomes(first, *sent, *submit(outbox, writer, "fenced, too"))
+
+    assert [type(result) for result in results] == [Conflict, Conflict, str, Conflict]
+    assert "a newer exclusive writer has taken thread" in str(results[0])
+    assert redis.mailboxes[A].lines() == [b""]
+
+
+async def test_a_writer_that_opened_the_thread_again_is_served(outbox: Outbox, redis: FakeMailboxes) -> None:
+    writer = fenced_writer(redis)
+    await outcomes(*submit(outbox, writer, "fenced"))
+
+    writer.epoch = 7
+    await outcomes(*submit(outbox, writer, "served"))
+
+    assert redis.mailboxes[A].lines() == [b"served"]
+
+
+async def test_a_change_of_a_thread_that_is_not_open_passes_every_fence(outbox: Outbox, redis: FakeMailboxes) -> None:
+    writer = fenced_writer(redis)
+    writer.epoch = None
+
+    await outcomes(*submit(outbox, writer, "cold"))
+
+    assert redis.mailboxes[A].lines() == [b"cold"]
+
+
+async def test_what_redis_held_of_a_fenced_writer_and_lost_goes_in_and_nothing_new_with_it(
+    outbox: Outbox, redis: FakeMailboxes
+) -> None:
+    writer = fenced_writer(redis)
+    redis.mailboxes[A].epoch = 0
+    await outcomes(*submit(outbox, writer, "one", "two"))
+    redis.lose_everything()
+    redis.mailboxes[A].epoch = 7
+
+    results = await outcomes(*submit(outbox, writer, "new"))
+
+    assert [type(result) for result in results] == [Conflict]
+    assert redis.mailboxes[A].lines() == [b"one", b"two"]
+
+
+async def test_what_was_said_to_stay_queued_goes_in_though_its_writer_is_fenced_meanwhile(
+    redis: FakeMailboxes, settings: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
+    monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.001)
+    outbox = Outbox(cast("Redis", redis), settings.model_copy(update={"enqueue_timeout_s": 1e-9}), bell)
+    outbox.start()
+    redis.faults.append(RedisConnectionError("refused"))
+    writer = fenced_writer(redis)
+
+    (told,) = await outcomes(*submit(outbox, writer, "promised"))
+    await until_sent(writer)
+    await outbox.stop()
+
+    assert isinstance(told, Unavailable)
+    assert redis.mailboxes[A].lines() == [b"promised"]
+
+
 # -- poking ------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,9 @@ from livethread import Conflict, ResumeThreadParams, Settings, Unavailable
 from livethread.types import START
 from livethread_worker.store import LocalThreadStore, local
 from livethread_worker.store.home import Home
+from livethread_worker.store.index import Index
 from livethread_worker.store.locking import file_lock
+from livethread_worker.store.rebuild import rebuild
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,3 +56,74 @@ async def test_a_position_that_the_lost_index_knew_is_no_ground_to_append(tmp_pa
         await append(store, thread_id, message("three"), expected=receipt.position)
 
         assert texts(await history(store, thread_id)) == ["one", "two", "three"]
+
+
+# -- epochs ------------------------------------------------------------------------------------------------
+
+
+async def taken_over(older: LocalThreadStore, newer: LocalThreadStore) -> str:
+    """Return a thread that *older* has open, and *newer* has since opened exclusively."""
+    thread_id = await new_thread(older)
+    await append(older, thread_id, message("one"))
+    await newer.resume_thread(ResumeThreadParams(thread_id=thread_id, exclusive=True))
+    return thread_id
+
+
+async def test_a_fence_holds_after_the_index_was_rebuilt_and_the_rollout_read_anew(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    async with (
+        LocalThreadStore(Settings(home=home.root)) as older,
+        LocalThreadStore(Settings(home=home.root)) as newer,
+    ):
+        thread_id = await taken_over(older, newer)
+        index = Index(home)
+        rebuild(home, index)
+        index.distrust(thread_id)
+        index.rename(thread_id, "A name")
+        index.close()
+
+        with pytest.raises(Conflict, match="newer exclusive writer"):
+            await append(older, thread_id, message("fenced"))
+
+
+async def test_an_epoch_that_was_lost_with_the_index_is_back_with_its_writers_next_change(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    async with (
+        LocalThreadStore(Settings(home=home.root)) as older,
+        LocalThreadStore(Settings(home=home.root)) as newer,
+    ):
+        thread_id = await taken_over(older, newer)
+        for path in home.own.glob("index.sqlite*"):
+            path.unlink()
+        await append(older, thread_id, message("two"))  # not promised: who comes first is served
+
+        await append(newer, thread_id, message("three"))
+
+        with pytest.raises(Conflict, match="newer exclusive writer"):
+            await append(older, thread_id, message("fenced"))
+        assert texts(await history(older, thread_id)) == ["one", "two", "three"]
+
+
+async def test_a_store_without_an_index_takes_over_nothing_and_is_not_fenced(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    async with LocalThreadStore(settings) as one, LocalThreadStore(settings, index=None) as other:
+        thread_id = await taken_over(one, other)
+        await append(one, thread_id, message("two"))
+        await one.resume_thread(ResumeThreadParams(thread_id=thread_id, exclusive=True))
+
+        await append(other, thread_id, message("three"))
+
+        assert texts(await history(one, thread_id)) == ["one", "two", "three"]
+
+
+async def test_a_thread_that_somebody_writes_is_not_taken_over_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "LOCK_WAIT", 0.01)
+    home = Home(tmp_path / "home")
+    async with LocalThreadStore(Settings(home=home.root)) as store:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("one"))
+
+        with file_lock(home.locks / f"{thread_id}.lock"), pytest.raises(Unavailable):
+            await store.resume_thread(ResumeThreadParams(thread_id=thread_id, exclusive=True))

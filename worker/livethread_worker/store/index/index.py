@@ -221,6 +221,22 @@ class Index:
                 state.thread = loaded.model_copy(update={"name": name})
                 self._save(connection, [thread_rows(state, loaded)])
 
+    def fence(self, thread_id: str, now: int) -> int:
+        """Begin a new epoch of a thread and return it: at least *now*, which is in ms, and later than all before.
+
+        Raises:
+            IndexUnavailable: the transaction could not be made; nothing of it is stored.
+        """
+        with self.transaction() as connection:
+            connection.execute(QUERIES["fence"], {"thread_id": thread_id, "now": now})
+            return self.epoch(thread_id)
+
+    def epoch(self, thread_id: str) -> int:
+        """Return a thread's newest epoch; 0 where none was begun, or none is known."""
+        with self._using():
+            row = self.db.conn.execute(QUERIES["epoch"], {"thread_id": thread_id}).fetchone()
+        return row[0] if row else 0
+
     def unchanged_since(self, before: datetime) -> list[str]:
         """Return the ids of the threads without a change since *before* whose rollouts are plain."""
         with self._using():
@@ -347,4 +363,5 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         applied=row["applied"],
         observed=json.loads(row["observed"]),
         turn=TurnPlace(TurnPhase(row["phase"]), row["turn_id"]),
+        epoch=row["epoch"],
     )

@@ -150,8 +150,9 @@ def m005_messages_indexed_together(db: Database) -> None:
 
 
 @migrations()
-def m006_append_keys(db: Database) -> None:
-    """Which idempotency keys are taken, from which position, and where the lines of that append begin."""
+def m006_append_keys_and_epochs(db: Database) -> None:
+    """Which idempotency keys are taken, from where, and where the lines of that append begin; each thread's epoch."""
+    db.table("rollouts").add_column("epoch", int, not_null_default=0)
     db.table("append_keys").create(
         {"thread_id": str, "key": str, "position": str, "offset": int},
         pk=("thread_id", "key"),

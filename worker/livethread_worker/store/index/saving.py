@@ -95,6 +95,7 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "observed": json.dumps(state.observed),
         "phase": state.turn.phase.value,
         "turn_id": state.turn.turn_id,
+        "epoch": state.epoch,
     }
 
 

@@ -39,7 +39,7 @@ TABLES = {
     },  # is_archived is generated, and hidden from table_info
     "rollouts": {
         *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "observed"),
-        *("phase", "turn_id"),
+        *("phase", "turn_id", "epoch"),
     },
     "writers": {"thread_id", "writer", "n", "lines"},
     "append_keys": {"thread_id", "key", "position", "offset"},
@@ -341,7 +341,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
     )
     parameters |= dict.fromkeys(("meta_bytes", "applied", "observed", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
-    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "position"), "[]")
+    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "position", "now", "epoch"), "[]")
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()

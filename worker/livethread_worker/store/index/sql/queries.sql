@@ -1,6 +1,6 @@
 -- load_states --
 -- Rollouts and threads of a JSON array of ids.
-SELECT r.thread_id, r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.observed, r.phase, r.turn_id, t.*
+SELECT r.thread_id, r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.observed, r.phase, r.turn_id, r.epoch, t.*
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
 
@@ -20,12 +20,20 @@ SELECT thread_id, key, position, offset
 
 -- save_rollout --
 INSERT INTO rollouts
-       (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed, phase, turn_id)
-VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :observed, :phase, :turn_id)
+       (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed, phase, turn_id, epoch)
+VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :observed, :phase, :turn_id,
+        :epoch)
     ON CONFLICT (thread_id) DO UPDATE
    SET path = excluded.path, rollout_bytes = excluded.rollout_bytes, next_ordinal = excluded.next_ordinal,
        meta_offset = excluded.meta_offset, meta_bytes = excluded.meta_bytes, applied = excluded.applied,
-       observed = excluded.observed, phase = excluded.phase, turn_id = excluded.turn_id
+       observed = excluded.observed, phase = excluded.phase, turn_id = excluded.turn_id,
+       epoch = max(epoch, excluded.epoch)
+
+-- fence --
+UPDATE rollouts SET epoch = max(epoch + 1, :now) WHERE thread_id = :thread_id
+
+-- epoch --
+SELECT epoch FROM rollouts WHERE thread_id = :thread_id
 
 -- save_texts --
 -- A JSON object: thread -> text. Ascending, and in one statement: FTS5 writes out what it holds before each one.
