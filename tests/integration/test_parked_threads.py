@@ -269,6 +269,23 @@ async def test_a_flush_under_way_ends_when_the_last_of_its_tasks_is_dropped(
     await flushing
 
 
+async def test_a_dropped_append_has_not_taken_its_key(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+    await append(store, thread_id, message("dropped"), key="k")
+    await done(settings, "drop", thread_id, "--all", "--yes")
+    await flush(store, thread_id)
+
+    with pytest.raises(Conflict):
+        await append(store, thread_id, message("stale"), key="k", expected="1-1")
+    await append(store, thread_id, message("again"), key="k")
+
+    await drain(hand_worker)
+    await flush(store, thread_id)
+    assert texts(await history(store, thread_id)) == ["before", "again"]
+
+
 async def test_a_dropped_task_does_not_come_back_when_redis_forgets_everything(
     own_store: QueuedThreadStore, own_worker: HandWorker, own_settings: Settings, own_redis: RedisServer
 ) -> None:

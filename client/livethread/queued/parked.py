@@ -143,6 +143,7 @@ class ParkedThreads:
                 keys.mailbox(thread_id),
                 keys.writers(thread_id),
                 keys.applied(thread_id),
+                keys.keys(thread_id),
             ],
             args=[
                 thread_id,

@@ -7,6 +7,7 @@
 --        4 mailbox   stream  unapplied tasks
 --        5 writers   hash    see enqueue.lua
 --        6 applied   string  last applied position; also the channel on which it is published
+--        7 keys      zset    see enqueue.lua; forgotten, since an append that is dropped has taken no key
 -- ARGV   1 thread
 --        2 why it is parked, as the caller has read it
 --        3 s for which positions and counters are kept
@@ -79,6 +80,7 @@ for i = 5 + count, #ARGV, 2 do
 end
 redis.call('EXPIRE', applied_key, keep)
 redis.call('EXPIRE', writers, keep)
+redis.call('DEL', KEYS[7])
 
 redis.call('HDEL', parked, thread)
 if redis.call('XLEN', mailbox) == 0 then
