@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from livethread.queued.writer import Submission, Writer
+    from livethread.types import Position
     from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
@@ -325,7 +326,7 @@ class Outbox:
         for writer in self._waiting[shard]:
             for submission in writer.queue:
                 if now - submission.since > limit and not submission.accepted.done():
-                    submission.accepted.set_exception(_no_answer(self._settings, error))
+                    submission.accepted.set_exception(_no_answer(self._settings, error, submission.expected))
                     submission.accepted.exception()
 
 
@@ -396,12 +397,17 @@ def _full(writer: Writer, bound: int) -> ResourceExhausted:
     )
 
 
-def _no_answer(settings: Settings, error: Exception) -> Unavailable:
-    return Unavailable(
+def _no_answer(settings: Settings, error: Exception, expected: Position | None) -> Unavailable:
+    happened = (
         f"Redis at {without_password(settings.client_url)} has not accepted the task within "
         f"{settings.enqueue_timeout_s:g} s ({error}); it stays queued in this process, in order, and is sent when "
-        "Redis answers: do not append it again, flush",
-        is_queued=True,
+        "Redis answers"
+    )
+    if expected is None:
+        return Unavailable(f"{happened}: do not append it again, flush", is_queued=True)
+    return Unavailable(
+        f"{happened}, for the case that the thread's last position is {expected} then: flush and read the history, or "
+        "append it again with the idempotency key that it has"
     )
 
 

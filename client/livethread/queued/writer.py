@@ -72,8 +72,13 @@ class Submission:
 
     @property
     def is_promised(self) -> bool:
-        """Whether its caller knows that it will take effect: it was accepted, or is said to stay queued."""
-        return self.accepted.done()
+        """Whether its caller knows that it will take effect: it was accepted, or is said to stay queued.
+
+        One with an expected position is said to take effect only where that holds once Redis answers.
+        """
+        if self.expected is None or self.is_repeated or not self.accepted.done():
+            return self.accepted.done()
+        return self.accepted.cancelled() or self.accepted.exception() is None
 
 
 class Writer:

@@ -500,6 +500,27 @@ async def test_a_task_that_is_said_to_stay_queued_is_never_refused_after_all(
     assert redis.mailboxes[A].lines() == [b"promised"]
 
 
+@pytest.mark.parametrize("expected", ["0-0", "9-9"], ids=["it holds", "it does not"])
+async def test_what_expects_a_position_is_promised_nothing_before_redis_answers(
+    redis: FakeMailboxes, settings: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch, expected: str
+) -> None:
+    """Else one whose position is not the last would be offered for ever, and hold up all behind it."""
+    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
+    outbox = Outbox(cast("Redis", redis), settings.model_copy(update={"enqueue_timeout_s": 1e-9}), bell)
+    outbox.start()
+    redis.faults.append(RedisConnectionError("refused"))
+    writer = new_writer(A)
+    conditional = writer.submit(append("conditional"), expected)
+
+    told, _ = await outcomes(conditional, *submit(outbox, writer, "behind"))
+    await until_sent(writer)
+    await outbox.stop()
+
+    assert isinstance(told, Unavailable)
+    assert (told.is_queued, f"last position is {expected} then" in str(told)) == (False, True)
+    assert redis.mailboxes[A].lines() == [b"conditional", b"behind"][expected != "0-0" :]
+
+
 # -- deletion ----------------------------------------------------------------------------------------------
 
 
