@@ -317,6 +317,31 @@ async def test_an_append_whose_wait_was_cancelled_before_it_was_sent_is_stored_a
     assert texts(await history(store, thread_id)) == ["cancelled", "next"]
 
 
+async def test_a_cancelled_append_is_stored_though_redis_has_no_memory_for_it_at_first(
+    store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
+) -> None:
+    """Whoever cancels is told that it is appended; so it is not refused either."""
+    thread_id = await appended(store, 1)
+    writer = store._open.require(thread_id).writer
+    own_redis.client.config_set("maxmemory", 1)
+    own_redis.pause()
+    try:
+        cancelled = asyncio.ensure_future(append(store, thread_id, message("1")))
+        await eventually(lambda: bool(writer.queue), "the task")
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+    finally:
+        own_redis.go_on()
+    await eventually(lambda: writer not in store._outbox._waiting[0], "the refusal")
+    own_redis.client.config_set("maxmemory", 0)
+    await append(store, thread_id, message("2"))
+
+    async with draining(own_worker):
+        await flush(store, thread_id, timeout_s=15)
+    assert cancelled.cancelled()
+    assert texts(await history(store, thread_id)) == numbers(3)
+
+
 async def test_a_flush_outlives_a_redis_that_is_away(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:

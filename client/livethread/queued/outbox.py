@@ -248,6 +248,13 @@ class Outbox:
             writer.drop_all(ThreadNotFound(writer.thread_id, "it was deleted"))
         elif status == b"exists" and writer.queue[0].is_promised:
             writer.queue[0].is_repeated = True  # its caller was told that it stays queued: it joins the thread
+        elif status == b"moved" and writer.queue[0].is_promised:
+            # Its caller no longer waits, and its condition will never hold again: it must not hold up the others.
+            logger.warning(
+                "a compare-and-append came too late",
+                extra={"action": "enqueue", "thread_id": writer.thread_id, "position": writer.queue[0].expected},
+            )
+            writer.give_up_first(self._refusal(writer, status, tail.decode()))
         elif status == b"full" and self._postpone(writer):
             return
         elif not writer.refuse(self._refusal(writer, status, tail.decode())):

@@ -314,6 +314,8 @@ class QueuedThreadStore:
         except asyncio.CancelledError as error:
             if opened.writer.withdraw(submission):
                 error.add_note(NOTHING_STORED)
+            else:
+                submission.accepted.cancel()  # from now on it is promised, and no longer refused
             raise
 
     async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:

@@ -215,6 +215,13 @@ class Writer:
         self.changed.set()
         return True
 
+    def give_up_first(self, error: Exception) -> None:
+        """Give up the first queued task, whatever was promised: what it was to take effect under holds no longer."""
+        self._drop(self.queue.popleft(), error)
+        for waiting in self.queue:
+            waiting.n = 0
+        self.changed.set()
+
     def postpone(self) -> None:
         """Keep what is queued for later: Redis has no room for the first, and took nothing behind it."""
         for waiting in self.queue:

@@ -521,6 +521,24 @@ async def test_what_expects_a_position_is_promised_nothing_before_redis_answers(
     assert redis.mailboxes[A].lines() == [b"conditional", b"behind"][expected != "0-0" :]
 
 
+async def test_a_compare_and_append_that_comes_too_late_holds_up_nobody(
+    outbox: Outbox, redis: FakeMailboxes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its caller no longer waits, and another writer was first."""
+    writer = new_writer(A)
+    await outcomes(*submit(outbox, new_writer(A), "theirs"))
+    compared = writer.submit(append("mine"), "0-0")
+    compared.accepted.cancel()
+    outbox.send(writer)
+
+    (behind,) = await outcomes(*submit(outbox, writer, "behind"))
+
+    assert isinstance(behind, str)
+    assert compared.is_refused
+    assert redis.mailboxes[A].lines() == [b"theirs", b"behind"]
+    assert "a compare-and-append came too late" in caplog.messages
+
+
 # -- deletion ----------------------------------------------------------------------------------------------
 
 
