@@ -335,6 +335,26 @@ async def test_bytes_are_waited_for_as_well(patient: Settings, hand_worker: Hand
             assert len(await history(store, thread_id)) == 4
 
 
+@pytest.mark.parametrize("backpressure", ["refuse", "wait"])
+async def test_a_thread_is_not_created_where_its_first_append_has_no_room(
+    patient: Settings, hand_worker: HandWorker, backpressure: str
+) -> None:
+    bounded = {"outbox_max_bytes": 3000, "backpressure": backpressure, "backpressure_timeout_s": 0.1}
+    async with opened(patient.model_copy(update=bounded)) as store:
+        full, thread_id = await new_thread(store), await new_thread(store)
+        await append(store, full, message("x" * 1500))
+
+        with pytest.raises(ResourceExhausted, match="bytes of tasks wait to be applied"):
+            await append(store, thread_id, message("x" * 900))
+
+        await drained_until_flushed(hand_worker, store, full)
+        with pytest.raises(ThreadNotFound):
+            await store.read_thread(ReadThreadParams(thread_id=thread_id))
+        await append(store, thread_id, message("y" * 900))
+        await drained_until_flushed(hand_worker, store, thread_id)
+        assert texts(await history(store, thread_id)) == ["y" * 900]
+
+
 async def test_a_thread_that_is_discarded_lets_nobody_wait_for_room_in_it(
     patient: Settings, hand_worker: HandWorker
 ) -> None:

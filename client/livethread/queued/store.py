@@ -302,6 +302,8 @@ class QueuedThreadStore:
             nonlocal expected
             if opened.is_closed:
                 raise ThreadNotFound(opened.writer.thread_id, "it was shut down or discarded")
+            if opened.creation is not None and opened.creating is None:
+                opened.writer.require_room_for_both(opened.creation, task)
             if self._submit_creation(opened, deadline) and expected == START:
                 expected = None  # the creation itself asks for a thread without tasks
             return opened.writer.submit(task, expected, deadline)

@@ -159,16 +159,29 @@ class Writer:
                 f"a task of {submission.size} bytes, where {self._budget.limit} are the most that are kept in all "
                 "(LIVETHREAD_OUTBOX_MAX_BYTES)"
             )
-        if self._budget.used + submission.size > self._budget.limit:
-            raise NoRoom(
-                f"{self._budget.used} bytes of tasks wait to be applied, the most that are kept; "
-                "flush before you append more (or raise LIVETHREAD_OUTBOX_MAX_BYTES)"
-            )
+        self._require_bytes(submission.size)
         submission.deadline = deadline
         self._orders += 1
         self._budget.used += submission.size
         self.queue.append(submission)
         return submission
+
+    def require_room_for_both(self, creation: OrderedTask, task: OrderedTask) -> None:
+        """Return if the thread's *creation* and *task* have room together, or never will have.
+
+        Raises:
+            NoRoom: there is none now: a thread would be created that nothing is appended to.
+        """
+        size = sum(len(part) for each in (creation, task) for part in each.to_wire())
+        if size <= self._budget.limit:
+            self._require_bytes(size)
+
+    def _require_bytes(self, size: int) -> None:
+        if self._budget.used + size > self._budget.limit:
+            raise NoRoom(
+                f"{self._budget.used} bytes of tasks wait to be applied, the most that are kept; "
+                "flush before you append more (or raise LIVETHREAD_OUTBOX_MAX_BYTES)"
+            )
 
     def number(self, count: int) -> list[Submission]:
         """Give the first *count* queued tasks their counters and return them."""
