@@ -1,8 +1,8 @@
 """Applies tasks to files and index: any number of threads, each in its order, exactly once.
 
 1. Take each thread's lock. 2. Load what the index knows, and take in what stands in the file beyond it. 3. Write
-all lines of a thread in one write and force them to the disk. 4. Commit the whole batch in one transaction. A
-thread that fails is taken out of the batch; the others go on. A crash anywhere leaves what the next attempt
+all lines of a thread in one write, and force those of the batch to the disk. 4. Commit the whole batch in one
+transaction. A thread that fails is taken out of the batch; the others go on. A crash anywhere leaves what the next attempt
 recognises.
 """
 
@@ -26,7 +26,7 @@ from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
-from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory, unfinished
+from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_all, sync_directory, unfinished
 from livethread_worker.store.rollout.scan import scan_records
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
@@ -116,6 +116,7 @@ def apply_batch(
     outcomes: dict[str, Outcome] = {}
     rows: dict[str, ThreadRows] = {}
     works: dict[str, ThreadWork] = {}
+    unsynced: dict[str, RolloutRecorder] = {}
     with ExitStack() as stack:
         locked = _lock(stack, home, batch, lock_wait_s, outcomes)
         try:
@@ -128,12 +129,13 @@ def apply_batch(
             return outcomes | dict.fromkeys(locked, Outcome(OutcomeKind.BUSY, reason=str(error)))
         for thread_id, entries in locked.items():
             try:
-                work = _apply_one(stack, home, thread_id, entries, states.get(thread_id), sync=sync)
+                work, recorder = _apply_one(stack, home, thread_id, entries, states.get(thread_id), sync=sync)
                 if work.state.thread is None and not work.is_deleted:  # its creation is poisoned: there is no thread
                     outcomes[thread_id] = _outcome(work)
                     continue
-                works[thread_id] = work
-                rows[thread_id] = thread_rows(work.state, work.loaded)
+                works[thread_id], rows[thread_id] = work, thread_rows(work.state, work.loaded)
+                if recorder is not None:
+                    unsynced[thread_id] = recorder
             except LockBusy as error:
                 outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
             except ThreadStoreError as error:
@@ -141,6 +143,9 @@ def apply_batch(
             except Exception as error:  # whatever it is, the other threads go on
                 logger.exception("applying failed", extra={"action": "apply", "thread_id": thread_id})
                 outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
+        for thread_id, failure in _sync(unsynced).items():
+            del rows[thread_id]
+            outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(failure).__name__}: {failure}")
         return outcomes | _commit(index, {id_: works[id_] for id_ in rows}, rows)
 
 
@@ -186,8 +191,8 @@ def _apply_one(
     state: ThreadState | None,
     *,
     sync: bool,
-) -> ThreadWork:
-    """Bring one thread's files up to its entries."""
+) -> tuple[ThreadWork, RolloutRecorder | None]:
+    """Bring one thread's files up to its entries; also return what is still to be forced to the disk."""
     late = entries if isinstance(entries, LateEntries) else None
     if isinstance(entries, LateEntries):
         entries = entries.make(state.applied if state else START)
@@ -198,10 +203,18 @@ def _apply_one(
         thread.work.take_deletion(entries)
     else:
         thread.work.take(entries)
-    _carry_out(home, thread, sync=sync)
+    must_sync = _carry_out(home, thread, sync=sync)
     if thread.recorder is not None:
         thread.work.state.rollout_bytes = thread.recorder.size
-    return thread.work
+    return thread.work, thread.recorder if must_sync else None
+
+
+def _sync(recorders: Mapping[str, RolloutRecorder]) -> dict[str, OSError]:
+    """Force the rollouts to the disk, all of a batch together, and return what failed."""
+    if not recorders:
+        return {}
+    errors = zip(recorders, sync_all(list(recorders.values())), strict=True)
+    return {thread_id: error for thread_id, error in errors if error is not None}
 
 
 def _commit(index: Index, works: Mapping[str, ThreadWork], rows: Mapping[str, ThreadRows]) -> dict[str, Outcome]:
@@ -228,22 +241,28 @@ def _poisoned(position: Position | None, error: ThreadStoreError) -> Outcome:
     return Outcome(OutcomeKind.POISONED, position, f"{type(error).__name__}: {error}", error)
 
 
-def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> None:
-    """Change the files as planned. Names go first: a repeated one is harmless, a forgotten one would not be."""
+def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> bool:
+    """Change the files as planned, and return whether the rollout is still to be forced to the disk.
+
+    Names go first: a repeated one is harmless, a forgotten one would not be.
+    """
     work, recorder = thread.work, thread.recorder
     if work.is_deleted:
         _remove(home, work.state)
-        return
+        return False
     if work.renamed is not None:
         set_name(home, work.state.thread_id, *work.renamed)
     assert recorder is not None
     if work.state.thread is None and recorder.is_new:
         recorder.path.unlink()
-        return
+        return False
     recorder.append(b"".join(work.lines))
-    if sync and (work.lines or thread.took_in):
-        recorder.sync()
+    must_sync = sync and bool(work.lines or thread.took_in)
+    if must_sync and _is_misplaced(home, work.state):
+        recorder.sync()  # the line that says why it moves is there before it does
+        must_sync = False
     _move_to_its_folder(home, work.state)
+    return must_sync
 
 
 def _remove(home: Home, state: ThreadState) -> None:
@@ -257,15 +276,16 @@ def _remove(home: Home, state: ThreadState) -> None:
     (home.locks / f"{state.thread_id}.lock").unlink(missing_ok=True)
 
 
+def _is_misplaced(home: Home, state: ThreadState) -> bool:
+    return state.thread is not None and (state.thread.archived_at is None) == home.is_archived(home.root / state.path)
+
+
 def _move_to_its_folder(home: Home, state: ThreadState) -> None:
     """Move the rollout to the archived ones, or back, where its thread says that it belongs there."""
-    if state.thread is None:
+    if not _is_misplaced(home, state):
         return
     path = home.root / state.path
-    belongs_archived = state.thread.archived_at is not None
-    if belongs_archived == home.is_archived(path):
-        return
-    target = home.archived_sessions / path.name if belongs_archived else home.active_path(path)
+    target = home.active_path(path) if home.is_archived(path) else home.archived_sessions / path.name
     if target.exists():
         raise Conflict(f"{home.relative(target)} exists already, beside {state.path}")
     make_directory(target.parent)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,10 +16,11 @@ from tests.unit.worker.builders import AT, DAY, ODD_ITEMS, Mail, Store, item_lin
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, ThreadMetadataPatch
 from livethread_worker.store import apply
-from livethread_worker.store.apply import Outcome, OutcomeKind
+from livethread_worker.store.apply import Outcome, OutcomeKind, apply_batch
 from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.rebuild import read_state
 from livethread_worker.store.refresh import Refresher
+from livethread_worker.store.rollout import recorder
 from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.rollout.recorder import RolloutRecorder
 from livethread_worker.store.work import number_line
@@ -493,6 +495,30 @@ def test_a_full_disk_fails_the_thread_and_leaves_no_half_a_line(
     assert store.path(mail).read_bytes() == before
     assert store.apply(mail, long) == Outcome(DONE, "1003-0")
     assert store.texts(mail) == ["a", "x" * 100_000]
+
+
+def test_a_rollout_that_cannot_be_forced_to_the_disk_fails_its_thread_alone(
+    store: Store, mail: Mail, other: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = {each.thread_id: [each.create(), each.append("a")] for each in (mail, other)}
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        if os.path.samestat(os.fstat(descriptor), store.path(other).stat()):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder, "_datasync", sync)
+        outcomes = apply_batch(store.home, store.index, batch, sync=True)
+
+    assert outcomes[mail.thread_id] == Outcome(DONE, "1002-0")
+    assert (outcomes[other.thread_id].kind, outcomes[other.thread_id].position) == (FAILED, None)
+    assert "Input/output error" in outcomes[other.thread_id].reason
+    assert sorted(synced) == sorted(store.path(each).stat().st_ino for each in (mail, other))
+    assert store.index.read_thread(other.thread_id) is None
+    assert {outcome.kind for outcome in apply_batch(store.home, store.index, batch, sync=True).values()} == {DONE}
+    assert store.texts(mail) == store.texts(other) == ["a"]
 
 
 def test_an_index_that_is_locked_is_no_fault_of_the_tasks_and_their_lines_are_recognised(
