@@ -45,6 +45,7 @@ from livethread.types import (
 from livethread_config import Settings
 from livethread_worker.store import apply, home, refresh
 from livethread_worker.store.doctor import FaultKind, examine
+from livethread_worker.store.index import index
 from livethread_worker.store.index.handle import IndexHandle
 from livethread_worker.store.local import LocalThreadStore
 from livethread_worker.store.locking import file_lock
@@ -166,6 +167,9 @@ class Stores(RuleBasedStateMachine):
             for store in self.stores:
                 self.runner.run(store.aclose())
             self.stack.close()
+            # Connections to indexes that were replaced: a process keeps the few that it meets, here are thousands.
+            while index._left_open:
+                index._left_open.pop().close()
 
     # -- what sessions do ----------------------------------------------------------------------------------
 
@@ -278,10 +282,10 @@ class Stores(RuleBasedStateMachine):
         (self.root / "saved").unlink(missing_ok=True)
         try:
             with (
-                closing(sqlite3.connect(self.home.index)) as index,
+                closing(sqlite3.connect(self.home.index)) as present,
                 closing(sqlite3.connect(self.root / "saved")) as copy,
             ):
-                index.backup(copy)
+                present.backup(copy)
                 self.saved = {row[0] for row in copy.execute("SELECT thread_id FROM threads")}
         except sqlite3.DatabaseError:  # garbage, or not made yet
             self.saved = None
