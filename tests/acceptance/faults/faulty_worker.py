@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.entrypoint import app
+from livethread_worker.store import apply
 from livethread_worker.store.index import Index
 from livethread_worker.store.rollout.recorder import RolloutRecorder
 
@@ -41,8 +42,8 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _may_die(cls: type, name: str, *, before: str | None = None, after: str | None = None) -> None:
-    method: Callable[..., Any] = getattr(cls, name)
+def _may_die(owner: Any, name: str, *, before: str | None = None, after: str | None = None) -> None:
+    method: Callable[..., Any] = getattr(owner, name)
 
     @functools.wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -53,7 +54,7 @@ def _may_die(cls: type, name: str, *, before: str | None = None, after: str | No
             _die()
         return result
 
-    setattr(cls, name, wrapped)
+    setattr(owner, name, wrapped)
 
 
 _append = RolloutRecorder.append
@@ -69,7 +70,7 @@ def _append_half(self: RolloutRecorder, lines: bytes) -> None:
 
 
 RolloutRecorder.append = _append_half  # type: ignore[method-assign]
-_may_die(RolloutRecorder, "sync", after="after_sync")
+_may_die(apply, "sync_all", after="after_sync")
 _may_die(Index, "commit", after="after_commit")
 _may_die(Mailbox, "claim", after="after_claim")
 _may_die(Mailbox, "settle", before="before_settle", after="after_settle")
