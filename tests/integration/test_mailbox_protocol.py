@@ -464,6 +464,21 @@ def test_the_sweep_returns_expired_claims_and_asks_for_a_doorbell_once(
     assert [claim.thread_id for claim in mailbox.claim()[1]] == [thread_id]
 
 
+def test_the_sweep_returns_claims_of_a_time_before_the_clock_was_set_back(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    """By less than an hour, too: who made them may be dead, and nobody would claim before that time is reached again."""
+    enqueue(thread_id, [1])
+    mailbox.claim()
+    redis.zincrby(enqueue.keys.claims, 60_000, thread_id)
+    redis.delete(enqueue.keys.drain)
+
+    assert mailbox.sweep() is False  # now it counts as expired
+
+    wait_until(mailbox.sweep, "a doorbell")
+    assert redis.zscore(enqueue.keys.claims, thread_id) is None
+
+
 def test_the_sweep_leaves_claims_that_hold_and_is_silent_while_a_drain_is_at_work(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
 ) -> None:

@@ -157,7 +157,7 @@ class Mailbox:
         keys = self._keys
         ring, _ = self._sweep(
             keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain, keys.deleted],
-            args=[BELL_TTL_MS, self._settings.writer_ttl_days * 86_400],
+            args=[BELL_TTL_MS, self._settings.writer_ttl_days * 86_400, int(self._settings.claim_ttl_s * 1000)],
         )
         return bool(ring)
 

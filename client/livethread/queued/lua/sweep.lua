@@ -5,6 +5,7 @@
 -- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain  6 deleted   (as in enqueue.lua)
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a deletion may be forgotten
+--        3 ms for which claims hold: one that ends later was made before the clock was set back
 --
 -- Returns { ring, expired }: ring is 1 where the caller must publish a doorbell.
 
@@ -17,7 +18,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '(' .. (now + 60000), '+inf', 'LIMIT', 0, 1000)) do
   redis.call('ZADD', ready, now, thread)
 end
-for _, thread in ipairs(redis.call('ZRANGEBYSCORE', claims, '(' .. (now + 3600000), '+inf', 'LIMIT', 0, 1000)) do
+for _, thread in ipairs(redis.call('ZRANGEBYSCORE', claims, '(' .. (now + tonumber(ARGV[3])), '+inf', 'LIMIT', 0, 1000)) do
   redis.call('ZADD', claims, now, thread)
 end
 
