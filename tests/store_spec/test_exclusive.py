@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
+from livethread.model import format_time, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -193,14 +195,15 @@ async def test_a_fenced_live_thread_reports_what_it_observed_and_is_shut_down(
 ) -> None:
     thread = await LiveThread.create(store, CreateThreadParams())
     await thread.append_items([said("A title")])
-    await thread.append_items([{"timestamp": "2100-01-01T00:00:00Z", **message("late")}])  # a touch, held back
+    late = utc_now() + timedelta(hours=1)
+    await thread.append_items([{"timestamp": format_time(late), **message("late")}])  # a touch, held back
     await resume(second_store, thread.thread_id, exclusive=True)
     with pytest.raises(Conflict, match=TAKEN_OVER):
         await thread.append_items([message("fenced")])
 
     await thread.shutdown()
 
-    assert (await read(second_store, thread.thread_id)).updated_at.year == 2100
+    assert (await read(second_store, thread.thread_id)).updated_at == late
 
 
 @FENCED
