@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import RedisError
 
 from livethread.errors import Unavailable
@@ -23,7 +24,7 @@ CONNECTIONS: Final = 64
 
 def connect(settings: Settings) -> Redis:
     """Return a client of *settings*' Redis that reports a failure at once: the outbox does the retrying."""
-    return Redis.from_url(
+    redis = Redis.from_url(
         settings.client_url,
         max_connections=settings.shards + CONNECTIONS,
         socket_connect_timeout=settings.connect_timeout_s,
@@ -31,6 +32,21 @@ def connect(settings: Settings) -> Redis:
         health_check_interval=25,
         retry=Retry(NoBackoff(), 0),
     )
+    pool = redis.connection_pool
+    pool.connection_class = type("Packing", (_PacksInC, pool.connection_class), {})
+    return redis
+
+
+class _PacksInC:
+    """Packs commands with hiredis, as redis-py's blocking connections do and its asyncio ones do not.
+
+    In Python it would take a fifth of what an append costs.
+    """
+
+    _serializer: Final = HiredisRespSerializer()
+
+    def pack_command(self, *args: Any) -> Any:
+        return self._serializer.pack(*args)
 
 
 async def require_redis(settings: Settings) -> None:

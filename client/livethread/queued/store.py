@@ -311,13 +311,11 @@ class QueuedThreadStore:
         submission = await self._admission.submit(opened.writer, submit)
         self._outbox.send(opened.writer)
         try:
-            # Shielded: the submission outlives whoever waits for it, unless Redis has no room for it.
-            return await asyncio.shield(submission.accepted)
+            return await submission.accepted
         except asyncio.CancelledError as error:
+            # The submission outlives whoever waited for it: it is promised now. Only what Redis has no room for is not.
             if opened.writer.withdraw(submission):
                 error.add_note(NOTHING_STORED)
-            else:
-                submission.accepted.cancel()  # from now on it is promised, and no longer refused
             raise
 
     async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:

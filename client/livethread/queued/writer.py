@@ -40,8 +40,9 @@ class Submission:
     """A task on its way."""
 
     op: str
-    #: The task as it travels.
+    #: The task as it travels, and how many bytes that are.
     wire: tuple[bytes, bytes]
+    size: int
     expected: Position | None
     #: Resolves to the position once Redis holds the task.
     accepted: asyncio.Future[Position]
@@ -64,11 +65,6 @@ class Submission:
     deadline: float = 0.0
     #: Whether Redis had no room for it, and it waits to be offered again: Redis holds nothing of it.
     is_postponed: bool = False
-
-    @property
-    def size(self) -> int:
-        """Bytes that travel."""
-        return len(self.wire[0]) + len(self.wire[1])
 
     @property
     def is_promised(self) -> bool:
@@ -147,22 +143,22 @@ class Writer:
                 f"{self._max_tasks} tasks of thread {self.thread_id} wait to be applied, the most that are kept; "
                 + (f"it is parked: {self.parked}" if self.parked else "flush before you append more")
             )
-        loop = asyncio.get_running_loop()
-        header, accepted = task.header, loop.create_future()
-        key = header.idempotency_key if isinstance(header, AppendItems) else None
-        is_observed = isinstance(header, UpdateThreadMetadata) and header.observed_from is not None
-        submission = Submission(
-            header.op, wire, expected, accepted, loop.time(), self._orders + 1, key, is_observed=is_observed
-        )
-        if submission.size > self._budget.limit:
+        size = len(wire[0]) + len(wire[1])
+        if size > self._budget.limit:
             raise ResourceExhausted(
-                f"a task of {submission.size} bytes, where {self._budget.limit} are the most that are kept in all "
+                f"a task of {size} bytes, where {self._budget.limit} are the most that are kept in all "
                 "(LIVETHREAD_OUTBOX_MAX_BYTES)"
             )
-        self._require_bytes(submission.size)
-        submission.deadline = deadline
+        self._require_bytes(size)
+        loop, header = asyncio.get_running_loop(), task.header
         self._orders += 1
-        self._budget.used += submission.size
+        submission = Submission(header.op, wire, size, expected, loop.create_future(), loop.time(), self._orders)
+        if isinstance(header, AppendItems):
+            submission.key = header.idempotency_key
+        elif isinstance(header, UpdateThreadMetadata):
+            submission.is_observed = header.observed_from is not None
+        submission.deadline = deadline
+        self._budget.used += size
         self.queue.append(submission)
         return submission
 
@@ -242,8 +238,8 @@ class Writer:
             waiting.is_postponed = True
 
     def withdraw(self, submission: Submission) -> bool:
-        """Take *submission* back, and return True, where it is postponed and nobody was promised it."""
-        if not submission.is_postponed or submission.is_promised:
+        """Take *submission*, whose caller no longer waits, back, and return True, where it is postponed."""
+        if not submission.is_postponed:
             return False
         self.queue.remove(submission)
         self._drop(submission, asyncio.CancelledError())
