@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12    the interpreter to make .venv with
 #   ARGS='…'             what to pass on: make test ARGS='tests/unit -k flush', make lock ARGS=--upgrade
-#   SEED=1 MINUTES=30    of test-faults
+#   SEED=1 MINUTES=30    of test-faults; EXAMPLES=1000 of its state machines
 
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -26,6 +26,9 @@ unexport UV_INDEX UV_DEFAULT_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL UV_FIND_LINKS
 # The recipes of .venv see it even where it comes from the command line.
 export PYTHON
 
+# What `make test` does a part of: faults done to processes, and state machines that go where processes do not come.
+FAULT_TESTS := tests/acceptance/faults tests/unit/worker/store/test_store_machine.py tests/integration/test_interleavings.py
+
 # Groups add up: what `make test` installed stays when `make demo` runs.
 SYNC = $(UV) sync --quiet --locked --inexact --default-index $(PYPI) --extra worker --extra flower
 
@@ -43,8 +46,8 @@ test: .venv/.test ## Run the tests
 
 .PHONY: test-faults
 test-faults: .venv/.test ## Kill, stop, cut and fill up everything, for MINUTES=10, at random but for SEED=…
-	LIVETHREAD_TEST_SEED="$(SEED)" LIVETHREAD_TEST_MINUTES="$(or $(MINUTES),10)" \
-	$(BIN)/python -m pytest tests/acceptance/faults $(ARGS)
+	LIVETHREAD_TEST_SEED="$(SEED)" LIVETHREAD_TEST_MINUTES="$(or $(MINUTES),10)" LIVETHREAD_TEST_EXAMPLES="$(or $(EXAMPLES),100)" \
+	$(BIN)/python -m pytest -o faulthandler_timeout=0 $(FAULT_TESTS) $(ARGS)
 
 .PHONY: codex
 codex: .venv/.uv ## Install the versions of codex that test-codex runs with, by npm
