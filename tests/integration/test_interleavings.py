@@ -465,7 +465,7 @@ def test_whoever_goes_on_and_whoever_fails_what_is_accepted_is_applied_once_in_o
 
 
 def test_the_machine_catches_a_settle_that_does_not_ask_whose_claim_it_is(redis_server: RedisServer) -> None:
-    planted = served_by(redis_server, settle=("redis.call('HGET', tokens, thread) == token", "true"))
+    planted = served_by(redis_server, settle=("holder == token", "true"))
 
     assert_finds_a_fault(planted, "a claim was lost")
 

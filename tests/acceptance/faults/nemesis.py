@@ -167,10 +167,11 @@ def doorbells_doubled(cluster: Cluster) -> None:
 
 
 def disk_full(cluster: Cluster) -> None:
-    """No file of the workers may grow, which is a full disk to them; then there is space again."""
+    """No file may grow, which is a full disk, to the processes that write rollouts and index; then there is space again."""
     _limit_files(cluster, 0)
     try:
         time.sleep(0.5)  # what was being written when the limit came may be read back until then
+        _limit_files(cluster, 0)  # of a process that was being started, too
         before = cluster.appended()
         time.sleep(1.5)
         assert cluster.appended() == before
@@ -180,14 +181,10 @@ def disk_full(cluster: Cluster) -> None:
 
 def _limit_files(cluster: Cluster, size: int) -> None:
     for worker in cluster.workers:
-        _limit_file(_pid(worker), size)
-        for pid in _children(_pid(worker)):  # those that come later have the limit of the first
-            _limit_file(pid, size)
-
-
-def _limit_file(pid: int, size: int) -> None:
-    with suppress(psutil.NoSuchProcess):
-        psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
+        # Not of the main process, which writes nothing but its log, and does not bear it well if it cannot.
+        for pid in _children(_pid(worker)):
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
 
 
 def index_locked(cluster: Cluster) -> None:

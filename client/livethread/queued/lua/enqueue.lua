@@ -67,16 +67,6 @@ local function next_position(tail, applied)
   return string.format('%.0f-%.0f', ms, seq + 1)
 end
 
-local function release_expired_claim(thread)
-  local deadline = redis.call('ZSCORE', claims, thread)
-  if deadline and tonumber(deadline) < now then
-    redis.call('ZREM', claims, thread)
-    redis.call('HDEL', tokens, thread)
-    return false
-  end
-  return deadline
-end
-
 local function is_taken(keys, idempotency_key)
   return idempotency_key ~= '' and redis.call('ZSCORE', keys, idempotency_key)
 end
@@ -87,14 +77,30 @@ local function remember(keys, idempotency_key)
   redis.call('EXPIRE', keys, writer_ttl)
 end
 
-local became_ready = false
+-- Threads with tasks: looked at together in the end, since each call costs more than what it does.
+local waiting = {}
+local any_deleted = redis.call('ZCARD', deleted) > 0
 
-local function make_ready(thread)
-  if redis.call('HEXISTS', parked, thread) == 0 and not release_expired_claim(thread) then
-    if redis.call('ZADD', ready, 'NX', now, thread) == 1 then
-      became_ready = true
+-- Make those ready that are neither parked nor claimed; a claim that has expired is released. Return how many became it.
+local function make_ready(first, last)
+  local deadlines = redis.call('ZMSCORE', claims, unpack(waiting, first, last))
+  local any_parked = redis.call('HLEN', parked) > 0
+  local due = {}
+  for i = first, last do
+    local thread, deadline = waiting[i], deadlines[i - first + 1]
+    if not (any_parked and redis.call('HEXISTS', parked, thread) == 1) then
+      if deadline and tonumber(deadline) < now then
+        redis.call('ZREM', claims, thread)
+        redis.call('HDEL', tokens, thread)
+        deadline = nil
+      end
+      if not deadline then
+        due[#due + 1] = now
+        due[#due + 1] = thread
+      end
     end
   end
+  return #due > 0 and redis.call('ZADD', ready, 'NX', unpack(due)) or 0
 end
 
 local replies = { 0 }
@@ -119,7 +125,7 @@ while key <= #KEYS do
   local applied = redis.call('GET', applied_key)
   local length = redis.call('XLEN', mailbox)
   local status, accepted = 'ok', 0
-  local is_deleted = redis.call('ZSCORE', deleted, thread)
+  local is_deleted = any_deleted and redis.call('ZSCORE', deleted, thread)
 
   for i = 0, count - 1 do
     local base = arg + i * 6
@@ -145,7 +151,7 @@ while key <= #KEYS do
         end
         if kind == 'delete' then
           redis.call('ZADD', deleted, now, thread)
-          is_deleted = true
+          is_deleted, any_deleted = true, true
         end
         last, tail, length, accepted = n, position, length + 1, accepted + 1
       end
@@ -161,13 +167,18 @@ while key <= #KEYS do
     redis.call('EXPIRE', writers, writer_ttl)
   end
   if length > 0 then
-    make_ready(thread)
+    waiting[#waiting + 1] = thread
   end
   replies[#replies + 1] = { status, last, position, tail or applied or '0-0', accepted }
 end
 
+local became_ready = 0
+for first = 1, #waiting, 1000 do -- Lua unpacks some thousand values at most
+  became_ready = became_ready + make_ready(first, math.min(first + 999, #waiting))
+end
+
 if redis.call('EXISTS', drain) == 1 then
-  if became_ready and redis.call('EXISTS', wake) == 0 then
+  if became_ready > 0 and redis.call('EXISTS', wake) == 0 then
     redis.call('LPUSH', wake, '1')
     redis.call('PEXPIRE', wake, 1000)
   end

@@ -76,17 +76,32 @@ local function take(mailbox, most)
 end
 
 local reply = { 0 }
+local any_parked = redis.call('HLEN', parked) > 0
+local any_attempts = redis.call('HLEN', attempts) > 0
+local removed, deadlines, held = {}, {}, {}
+
 local function claim(thread)
-  redis.call('ZREM', ready, thread)
-  if redis.call('HEXISTS', parked, thread) == 0 then
+  removed[#removed + 1] = thread
+  if not (any_parked and redis.call('HEXISTS', parked, thread) == 1) then
     local entries = take(ARGV[8] .. 'mailbox:' .. thread, math.min(budget, per_thread))
     if #entries > 0 then
       budget = budget - #entries
-      redis.call('ZADD', claims, now + ttl, thread)
-      redis.call('HSET', tokens, thread, token)
-      reply[#reply + 1] = { thread, redis.call('HGET', attempts, thread) or '0', entries }
+      deadlines[#deadlines + 1], deadlines[#deadlines + 2] = now + ttl, thread
+      held[#held + 1], held[#held + 2] = thread, token
+      reply[#reply + 1] = { thread, any_attempts and redis.call('HGET', attempts, thread) or '0', entries }
     end
   end
+end
+
+-- Note what was claimed, together, since each call costs more than what it does.
+local function write_down()
+  for _, what in ipairs({ { 'ZREM', ready, removed }, { 'ZADD', claims, deadlines }, { 'HSET', tokens, held } }) do
+    local values = what[3]
+    for first = 1, #values, 1000 do -- Lua unpacks some thousand values at most
+      redis.call(what[1], what[2], unpack(values, first, math.min(first + 999, #values)))
+    end
+  end
+  removed, deadlines, held = {}, {}, {}
 end
 
 for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', 0, max_threads)) do
@@ -95,6 +110,7 @@ for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT',
   end
   claim(thread)
 end
+write_down()
 
 if budget <= 0 or bytes <= 0 then
   local few = tonumber(ARGV[12])
@@ -107,6 +123,7 @@ if budget <= 0 or bytes <= 0 then
       claim(thread)
     end
   end
+  write_down()
 end
 
 if redis.call('ZCOUNT', ready, '-inf', now) > 0 and redis.call('SET', bell, '1', 'NX', 'PX', ARGV[7]) then

@@ -40,52 +40,95 @@ local function later_than(a, b)
   return ams > bms or (ams == bms and aseq > bseq)
 end
 
-local mine = 0
-local key, arg = 6, 3
+-- Whether these claims are held by the token that the caller gives, asked together, since each call costs more than
+-- what it does.
+local function are_held(threads)
+  local held = {}
+  for first = 1, #threads, 1000 do -- Lua unpacks some thousand values at most
+    local last = math.min(first + 999, #threads)
+    for i, holder in ipairs(redis.call('HMGET', tokens, unpack(threads, first, last))) do
+      held[first + i - 1] = holder == token
+    end
+  end
+  return held
+end
 
-while key <= #KEYS do
-  local mailbox, applied, writers, keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
-  local thread, position, outcome, detail = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
-  local count, first = tonumber(ARGV[arg + 4]), arg + 5
-  key, arg = key + 4, first + count * 2
+local function release(threads)
+  for first = 1, #threads, 1000 do
+    local last = math.min(first + 999, #threads)
+    redis.call('ZREM', claims, unpack(threads, first, last))
+    redis.call('HDEL', tokens, unpack(threads, first, last))
+  end
+end
 
-  if redis.call('HGET', tokens, thread) == token then
-    mine = mine + 1
-    redis.call('ZREM', claims, thread)
-    redis.call('HDEL', tokens, thread)
+-- Remove what stands in a mailbox up to a position; return whether something is left.
+local function trim(mailbox, position)
+  local newest = redis.call('XREVRANGE', mailbox, '+', '-', 'COUNT', 1)[1]
+  if newest and later_than(newest[1], position) then
+    local ms, seq = split(position)
+    redis.call('XTRIM', mailbox, 'MINID', string.format('%.0f-%.0f', ms, seq + 1))
+    return true
+  end
+  redis.call('DEL', mailbox)
+  return false
+end
 
+-- Note how far each writer is, and return that as it is published.
+local function note_counters(writers, first, count)
+  local counters, message = {}, ''
+  for i = first, first + count * 2 - 1, 2 do
+    counters[#counters + 1], counters[#counters + 2] = 'a:' .. ARGV[i], ARGV[i + 1]
+    message = message .. ' ' .. ARGV[i] .. ':' .. ARGV[i + 1]
+  end
+  for i = 1, #counters, 1000 do
+    if redis.call('HSET', writers, unpack(counters, i, math.min(i + 999, #counters))) > 0 then
+      redis.call('EXPIRE', writers, keep) -- which otherwise is done when it is written to by an enqueue
+    end
+  end
+  return message
+end
+
+local threads, starts = {}, {}
+local arg = 3
+while arg <= #ARGV do
+  threads[#threads + 1], starts[#starts + 1] = ARGV[arg], arg
+  arg = arg + 5 + tonumber(ARGV[arg + 4]) * 2
+end
+
+local held, mine = are_held(threads), {}
+local any_attempts = redis.call('HLEN', attempts) > 0
+
+for number, thread in ipairs(threads) do
+  if held[number] then
+    mine[#mine + 1] = thread
+    local key, start = 2 + number * 4, starts[number]
+    local mailbox, applied, writers, keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
+    local position, outcome, detail = ARGV[start + 1], ARGV[start + 2], ARGV[start + 3]
+    local count, first = tonumber(ARGV[start + 4]), start + 5
+    local is_left
     if position ~= '' then
-      local ms, seq = split(position)
-      redis.call('XTRIM', mailbox, 'MINID', string.format('%.0f-%.0f', ms, seq + 1))
-      local before = redis.call('GET', applied)
-      if not before or later_than(position, before) then
-        redis.call('SET', applied, position)
+      is_left = trim(mailbox, position)
+      local before = redis.call('SET', applied, position, 'EX', keep, 'GET')
+      if before and later_than(before, position) then
+        redis.call('SET', applied, before, 'EX', keep)
       end
-      local message = 'applied ' .. position
-      for i = first, arg - 1, 2 do
-        redis.call('HSET', writers, 'a:' .. ARGV[i], ARGV[i + 1])
-        message = message .. ' ' .. ARGV[i] .. ':' .. ARGV[i + 1]
-      end
-      redis.call('EXPIRE', applied, keep)
-      redis.call('EXPIRE', writers, keep)
-      redis.call('EXPIRE', keys, keep)
-      redis.call('HDEL', attempts, thread)
-      redis.call('PUBLISH', applied, message)
+      redis.call('PUBLISH', applied, 'applied ' .. position .. note_counters(writers, first, count))
+    else
+      is_left = redis.call('XLEN', mailbox) > 0
     end
 
+    local is_over = position ~= '' or outcome == 'parked' or outcome == 'deleted' or not is_left
+    if any_attempts and is_over then
+      redis.call('HDEL', attempts, thread)
+    end
     if outcome == 'deleted' then
       redis.call('DEL', mailbox, applied, writers, keys)
-      redis.call('HDEL', attempts, thread)
-    elseif redis.call('XLEN', mailbox) == 0 then
-      redis.call('DEL', mailbox)
-      redis.call('HDEL', attempts, thread)
-    elseif outcome == 'parked' then
+    elseif is_left and outcome == 'parked' then
       redis.call('HSET', parked, thread, detail)
-      redis.call('HDEL', attempts, thread)
       redis.call('PUBLISH', applied, 'parked ' .. detail)
-    elseif outcome == 'done' then
+    elseif is_left and outcome == 'done' then
       redis.call('ZADD', ready, 'NX', now, thread)
-    else
+    elseif is_left then
       if outcome == 'failed' then
         redis.call('HINCRBY', attempts, thread, 1)
       end
@@ -93,4 +136,5 @@ while key <= #KEYS do
     end
   end
 end
-return mine
+release(mine)
+return #mine
