@@ -121,9 +121,13 @@ async def _write_one(thread: LiveThread, number: int, shape: Shape) -> None:
 async def latencies(store: QueuedThreadStore, threads: int, per_second: int, seconds: float) -> list[float]:
     """Return the seconds of each operation from when it was due until this process has heard that it is durable.
 
-    The operations are due at a fixed rate, however long those before them take; every eleventh is a patch.
+    The operations are due at a fixed rate, however long those before them take; every eleventh is a patch. The threads
+    are there before: none of the operations has to make a file.
     """
     opened_threads = await opened(store, threads)
+    for thread in opened_threads:
+        await thread.persist()
+    await asyncio.gather(*(thread.flush() for thread in opened_threads))
     applied: dict[str, list[tuple[tuple[int, int], float]]] = defaultdict(list)
 
     def note(event: object) -> None:

@@ -77,3 +77,12 @@ async def test_the_other_quickstart_examples_do_what_they_say() -> None:
 
         assert (await store.list_threads(ListThreadsParams())).items == ()
     await scope["test_my_agent"]()
+
+
+def test_the_tests_and_faults_that_guarantees_names_are_there() -> None:
+    text = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+
+    named = set(re.findall(r"`(tests/[\w/.]+)`", text))
+
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
