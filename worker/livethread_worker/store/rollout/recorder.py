@@ -81,11 +81,24 @@ class RolloutRecorder:
 
 def sync_all(recorders: Sequence[RolloutRecorder]) -> list[OSError | None]:
     """Force what was written by *recorders* to the disk, and new files' names with it; return each one's error."""
+    errors: list[OSError | None] = [None] * len(recorders)
+
+    def sync_share(first: int) -> None:
+        for number in range(first, len(recorders), SYNCED_AT_ONCE):
+            errors[number] = _sync_data(recorders[number])
+
     if len(recorders) == 1:
-        errors = [_sync_data(recorders[0])]
+        sync_share(0)
     else:
+        # One call for each thread of the pool: to hand over each file takes more CPU time than to write it.
         with ThreadPoolExecutor(SYNCED_AT_ONCE, thread_name_prefix="sync") as pool:
-            errors = list(pool.map(_sync_data, recorders))
+            list(pool.map(sync_share, range(min(len(recorders), SYNCED_AT_ONCE))))
+    _sync_new_names(recorders, errors)
+    return errors
+
+
+def _sync_new_names(recorders: Sequence[RolloutRecorder], errors: list[OSError | None]) -> None:
+    """Force the names of new files to the disk, each folder once."""
     new: dict[Path, list[int]] = {}
     for number, recorder in enumerate(recorders):
         if recorder.is_new:
@@ -99,7 +112,6 @@ def sync_all(recorders: Sequence[RolloutRecorder]) -> list[OSError | None]:
         else:
             for number in numbers:
                 recorders[number].is_new = False
-    return errors
 
 
 def _sync_data(recorder: RolloutRecorder) -> OSError | None:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from livethread_worker.store.rollout.recorder import RolloutRecorder
+from livethread_worker.store.rollout.recorder import SYNCED_AT_ONCE, RolloutRecorder, sync_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,3 +124,23 @@ def test_a_link_in_the_rollouts_place_is_not_followed(rollout: Path, tmp_path: P
 
     with pytest.raises(OSError, match="symbolic link"), RolloutRecorder.open(link):
         pass
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, SYNCED_AT_ONCE + 3])
+def test_rollouts_that_are_synced_together_fail_each_by_itself(tmp_path: Path, count: int) -> None:
+    with ExitStack() as stack:
+        recorders = [
+            stack.enter_context(RolloutRecorder.open(tmp_path / f"{number}.jsonl", create=True))
+            for number in range(count)
+        ]
+        broken = recorders[-1:]
+        for recorder in broken:
+            reading, writing = os.pipe()  # which nothing can force to a disk
+            stack.callback(os.close, reading)
+            os.dup2(writing, recorder.file.fileno())
+            os.close(writing)
+
+        errors = sync_all(recorders)
+
+    assert [type(error) for error in errors] == [type(None)] * (count - len(broken)) + [OSError] * len(broken)
+    assert [recorder.is_new for recorder in recorders] == [False] * count
