@@ -147,6 +147,8 @@ class ThreadWork:
 
     def _standing(self, entries: Sequence[MailboxEntry]) -> int:
         """Return how many of *entries* there are up to the last whose lines a crash left."""
+        if all(mark.n <= self.committed.get(writer, 0) for writer, mark in self.state.writers.items()):
+            return 0  # as ever but after a crash
         numbers = (
             number
             for number, entry in enumerate(entries, start=1)
