@@ -113,6 +113,7 @@ def apply_batch(
     An outcome's position is durable: its tasks are in the rollout (fdatasynced where *sync*) and in the index.
     Entries that are applied already change nothing.
     """
+    home = home.for_a_batch()
     outcomes: dict[str, Outcome] = {}
     rows: dict[str, ThreadRows] = {}
     works: dict[str, ThreadWork] = {}
@@ -258,11 +259,12 @@ def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> bool:
         return False
     recorder.append(b"".join(work.lines))
     must_sync = sync and bool(work.lines or thread.took_in)
-    if must_sync and _is_misplaced(home, work.state):
+    if not _is_misplaced(home, work.state, recorder.path):
+        return must_sync
+    if must_sync:
         recorder.sync()  # the line that says why it moves is there before it does
-        must_sync = False
-    _move_to_its_folder(home, work.state)
-    return must_sync
+    _move_to_other_folder(home, work.state, recorder.path)
+    return False
 
 
 def _remove(home: Home, state: ThreadState) -> None:
@@ -276,15 +278,13 @@ def _remove(home: Home, state: ThreadState) -> None:
     (home.locks / f"{state.thread_id}.lock").unlink(missing_ok=True)
 
 
-def _is_misplaced(home: Home, state: ThreadState) -> bool:
-    return state.thread is not None and (state.thread.archived_at is None) == home.is_archived(home.root / state.path)
+def _is_misplaced(home: Home, state: ThreadState, path: Path) -> bool:
+    """Whether the rollout belongs to the archived ones, as its thread says, and is not there, or the other way round."""
+    return state.thread is not None and (state.thread.archived_at is None) == home.is_archived(path)
 
 
-def _move_to_its_folder(home: Home, state: ThreadState) -> None:
-    """Move the rollout to the archived ones, or back, where its thread says that it belongs there."""
-    if not _is_misplaced(home, state):
-        return
-    path = home.root / state.path
+def _move_to_other_folder(home: Home, state: ThreadState, path: Path) -> None:
+    """Move the rollout to the archived ones, or back."""
     target = home.active_path(path) if home.is_archived(path) else home.archived_sessions / path.name
     if target.exists():
         raise Conflict(f"{home.relative(target)} exists already, beside {state.path}")

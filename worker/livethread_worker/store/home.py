@@ -33,13 +33,16 @@ _ROLLOUT_NAME: Final = re.compile(
 #: Folders of days. Others hold no rollout of ours or codex's, and their names may be no text.
 _DATED: Final = "[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/"
 
+#: What no file is called.
+_NO_NAMES: Final = frozenset({"", ".", ".."})
+
 _name: Final = attrgetter("name")
 
 
 class Home:
     """The directory of one store."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, looks_once: bool = False) -> None:
         self.root = root
         self.sessions = root / "sessions"
         self.archived_sessions = root / "archived_sessions"
@@ -48,6 +51,12 @@ class Home:
         self.own = root / OWN_FOLDER
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
+        #: Folders that were looked at, as they are named -> without links; None: each is looked at again.
+        self._looked_at: dict[str, Path] | None = {} if looks_once else None
+
+    def for_a_batch(self) -> Home:
+        """Return this home for the work of a moment: it looks for links in a folder once, not with every rollout in it."""
+        return Home(self.root, looks_once=True)
 
     def create(self) -> None:
         """Create the folders, with mode 0700; existing ones keep theirs."""
@@ -61,6 +70,9 @@ class Home:
 
     def relative(self, path: Path) -> str:
         """Return *path* as the index holds it."""
+        root, text = f"{self.root}/", str(path)
+        if text.startswith(root):  # all but always, and told ten times as fast
+            return text[len(root) :]
         return path.relative_to(self.root).as_posix()
 
     def active_path(self, path: Path) -> Path:
@@ -76,14 +88,19 @@ class Home:
             InvalidRequest: it is no path, or leads out of the home. (Where the file itself is a symlink, opening it
                 for writing fails, and reading it is refused.)
         """
+        named, _, name = relative.rpartition("/")
+        if self._looked_at and name not in _NO_NAMES and (known := self._looked_at.get(named)):
+            return known / name
         path = self.root / relative
         try:
-            folder = _without_links(path.parent).relative_to(self.root.resolve())
+            folder = self.root / _without_links(path.parent).relative_to(self.root.resolve())
         except ValueError:
             raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is no path") from None
-        if path.name in {"", ".", ".."}:
+        if path.name in _NO_NAMES:
             raise InvalidRequest(f"{relative!r} is no file")
-        return self.root / folder / path.name
+        if self._looked_at is not None and path.name == name:
+            self._looked_at[named] = folder
+        return folder / path.name
 
     def find_rollout(self, thread_id: str) -> Path | None:
         """Return the rollout of *thread_id*, active ones first and plain ones before compressed; None if there is none.
@@ -189,7 +206,8 @@ class Home:
 
     def is_archived(self, path: Path) -> bool:
         """Whether *path* lies among the archived rollouts."""
-        return path.parent == self.archived_sessions
+        # As texts: to compare the paths takes five times as long.
+        return str(path).rpartition("/")[0] == str(self.archived_sessions)
 
 
 def _without_links(path: Path) -> Path:

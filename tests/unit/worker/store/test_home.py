@@ -119,6 +119,21 @@ def test_a_link_in_a_circle_is_refused(home: Home) -> None:
         home.resolve("sessions/circle/rollout.jsonl")
 
 
+def test_a_home_for_a_batch_resolves_as_any(home: Home, tmp_path: Path) -> None:
+    (home.sessions / "away").symlink_to(tmp_path)
+    (home.sessions / "within").symlink_to(home.archived_sessions, target_is_directory=True)
+    batch = home.for_a_batch()
+
+    for name in ("first.jsonl", "second.jsonl"):
+        assert batch.resolve(f"sessions/within/{name}") == home.archived_sessions / name
+        for outside in (f"sessions/away/{name}", f"../{name}", f"/{name}"):
+            with pytest.raises(InvalidRequest, match="leads out of"):
+                batch.resolve(outside)
+    for no_file in ("sessions/within/..", "..", "."):
+        with pytest.raises(InvalidRequest):
+            batch.resolve(no_file)
+
+
 def test_a_path_within_is_resolved(home: Home) -> None:
     path = home.new_rollout(ONE, datetime(2026, 11, 22, tzinfo=UTC))
 
