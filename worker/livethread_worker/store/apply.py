@@ -124,7 +124,7 @@ def apply_batch(
             # Under the locks: what is loaded before them may be old by now.
             states = index.load_states(
                 {id_: _writers(entries) for id_, entries in locked.items()},
-                set().union(*map(_keys, locked.values())),
+                {id_: _keys(entries) for id_, entries in locked.items()},
             )
         except IndexUnavailable as error:
             return outcomes | dict.fromkeys(locked, Outcome(OutcomeKind.BUSY, reason=str(error)))

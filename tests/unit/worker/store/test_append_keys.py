@@ -34,7 +34,7 @@ def mail() -> Mail:
 
 
 def keys(store: Store, mail: Mail, *named: str) -> dict[str, KeyMark]:
-    return store.index.load_states({mail.thread_id: set()}, named)[mail.thread_id].keys
+    return store.index.load_states({mail.thread_id: set()}, {mail.thread_id: named})[mail.thread_id].keys
 
 
 def named(store: Store, mail: Mail) -> list[tuple[str, str | None]]:

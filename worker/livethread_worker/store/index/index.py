@@ -29,7 +29,7 @@ from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.state import KeyMark, ThreadState, WriterMark
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from sqlite_utils import Database
@@ -138,15 +138,14 @@ class Index:
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    def load_states(self, writers: dict[str, set[str]], keys: Collection[str] = ()) -> dict[str, ThreadState]:
-        """Return the states of those threads that the index knows, each with the counters of the writers named.
+    def load_states(
+        self, writers: Mapping[str, Collection[str]], keys: Mapping[str, Collection[str]] | None = None
+    ) -> dict[str, ThreadState]:
+        """Return the states of those threads that the index knows, each with the counters of its writers named.
 
-        And with those of *keys* that its appends have taken.
+        And with those of its *keys* that its appends have taken.
         """
-        arguments = {
-            "thread_ids": json.dumps(list(writers)),
-            "writers": json.dumps(sorted(set().union(*writers.values()))),
-        }
+        arguments = {"thread_ids": json.dumps(list(writers)), "writers": _pairs(writers)}
         states: dict[str, ThreadState] = {}
         with self._using():
             rows = self.db.conn.execute(QUERIES["load_states"], arguments).fetchall()
@@ -155,8 +154,8 @@ class Index:
             for row in self.db.conn.execute(QUERIES["load_writers"], arguments):
                 if state := states.get(row["thread_id"]):
                     state.writers[row["writer"]] = WriterMark(row["n"], row["lines"])
-            if keys:
-                arguments["keys"] = json.dumps(sorted(keys))
+            if keys and any(keys.values()):
+                arguments["keys"] = _pairs(keys)
                 for row in self.db.conn.execute(QUERIES["load_keys"], arguments):
                     if state := states.get(row["thread_id"]):
                         state.keys[row["key"]] = KeyMark(row["position"], row["offset"])
@@ -342,6 +341,11 @@ class Index:
         with self._using():
             rows = list_rows(self.db.conn, params)
         return from_rows(rows, self._home.root)
+
+
+def _pairs(named: Mapping[str, Collection[str]]) -> str:
+    """Return each thread with each of what is *named* for it, as a query takes it."""
+    return json.dumps([(thread_id, name) for thread_id, names in named.items() for name in names])
 
 
 def _overtaken(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> set[str]:

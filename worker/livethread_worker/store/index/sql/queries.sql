@@ -5,18 +5,16 @@ SELECT r.thread_id, r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.me
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
 
 -- load_writers --
--- Counters of a JSON array of writers.
-SELECT thread_id, writer, n, lines
-  FROM writers
- WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
-   AND writer IN (SELECT value FROM json_each(:writers))
+-- Counters of a JSON array of pairs: thread, writer. Two lists would make it look for each writer in each thread.
+SELECT w.thread_id, w.writer, w.n, w.lines
+  FROM json_each(:writers) AS p
+ CROSS JOIN writers AS w ON w.thread_id = json_extract(p.value, '$[0]') AND w.writer = json_extract(p.value, '$[1]')
 
 -- load_keys --
--- Which of a JSON array of idempotency keys are taken.
-SELECT thread_id, key, position, offset
-  FROM append_keys
- WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
-   AND key IN (SELECT value FROM json_each(:keys))
+-- Which of a JSON array of pairs, thread and idempotency key, are taken.
+SELECT k.thread_id, k.key, k.position, k.offset
+  FROM json_each(:keys) AS p
+ CROSS JOIN append_keys AS k ON k.thread_id = json_extract(p.value, '$[0]') AND k.key = json_extract(p.value, '$[1]')
 
 -- save_rollout --
 INSERT INTO rollouts
