@@ -189,9 +189,13 @@ def _last_counters(claim: Claim, outcome: Outcome) -> dict[str, int]:
 def _claim(thread: bytes, attempts: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Claim:
     taken: list[MailboxEntry] = []
     malformed = None
+    is_checked = False
     for position, pairs in entries:
         try:
-            taken.append(_entry(thread, position, dict(zip(pairs[::2], pairs[1::2], strict=True))))
+            if not is_checked:
+                ArchiveThreadParams(thread_id=thread.decode())
+                is_checked = True
+            taken.append(_entry(position, dict(zip(pairs[::2], pairs[1::2], strict=True))))
         except (InvalidRequest, KeyError, ValueError) as error:
             size = sum(map(len, pairs[1::2]))
             malformed = Malformed(position.decode(), size, f"{type(error).__name__}: {error}")
@@ -199,7 +203,7 @@ def _claim(thread: bytes, attempts: bytes, entries: list[tuple[bytes, list[bytes
     return Claim(thread.decode(errors="replace"), int(attempts), taken, malformed)
 
 
-def _entry(thread: bytes, position: bytes, fields: dict[bytes, bytes]) -> MailboxEntry:
+def _entry(position: bytes, fields: dict[bytes, bytes]) -> MailboxEntry:
     """Return the task that a mailbox entry holds; whoever can write to Redis can put anything there.
 
     Raises:
@@ -207,7 +211,6 @@ def _entry(thread: bytes, position: bytes, fields: dict[bytes, bytes]) -> Mailbo
         KeyError: a field is missing.
         InvalidRequest: its task is none.
     """
-    ArchiveThreadParams(thread_id=thread.decode())
     writer, n = fields[b"writer"].decode(), int(fields[b"n"])
     if _WRITER.fullmatch(writer) is None or not 0 < n < MAX_COUNTER:
         raise ValueError("its writer or counter is none")
