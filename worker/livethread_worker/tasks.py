@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from celery.signals import worker_ready
+from celery.signals import worker_process_init, worker_ready
 
 from livethread.errors import ThreadStoreError, Unavailable
 from livethread.types import (
@@ -19,7 +19,7 @@ from livethread.types import (
     SearchThreadsParams,
 )
 from livethread_config import names
-from livethread_worker.process import WorkerProcess
+from livethread_worker.process import WorkerProcess, collect_garbage_rarely
 from livethread_worker.store import read
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.list_items import list_items
@@ -88,6 +88,9 @@ def register(app: Celery, settings: Settings) -> None:
     for name, (params_type, operation) in _READS.items():
         decorate: Any = app.task(name=name, **answers)  # celery-types knows no decorator of a variable's name
         decorate(_answer(process, params_type, operation))
+
+    # Sent in each process of a pool, and nowhere else.
+    worker_process_init.connect(collect_garbage_rarely, weak=False)
 
     @worker_ready.connect(weak=False)
     def sweep_at_start(sender: Any, **_: Any) -> None:
