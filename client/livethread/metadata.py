@@ -102,7 +102,8 @@ class _Patch(Model):
     def changes(self) -> dict[str, Any]:
         """Return the present fields and their values; None where one is cleared."""
         present = self.model_fields_set
-        return {name: getattr(self, name) for name in type(self).model_fields if name in present}
+        # Not by `model_fields`, which takes longer to look up than all the rest.
+        return {name: getattr(self, name) for name in type(self).__pydantic_fields__ if name in present}
 
     def is_empty(self) -> bool:
         """Whether the patch changes nothing."""

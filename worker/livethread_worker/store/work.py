@@ -122,6 +122,7 @@ class ThreadWork:
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
         standing = self._standing(entries)
+        applied = position_key(self.state.applied)
         for number, entry in enumerate(entries):
             try:
                 if not self._is_committed(entry):
@@ -131,7 +132,8 @@ class ThreadWork:
                 self.poison = error
                 return
             self.position = entry.position
-            self.state.applied = max(self.state.applied, entry.position, key=position_key)
+            if (key := position_key(entry.position)) > applied:
+                applied, self.state.applied = key, entry.position
 
     def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan the deletion among *entries* of a thread whose rollout is gone, or need not be read.

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from livethread.rollout_item import encode_json
 from livethread.search_text import SearchText, listing_text, spaced
 from livethread.turns import TurnsTakenBack
 from livethread_worker.store.index.queries import QUERIES
@@ -92,7 +93,7 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_offset": state.meta_offset,
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
-        "observed": json.dumps(state.observed),
+        "observed": encode_json(state.observed).decode(),
         "phase": state.turn.phase.value,
         "turn_id": state.turn.turn_id,
         "epoch": state.epoch,
