@@ -205,7 +205,8 @@ async def test_plain_redis_commands_in_the_scripts_layout_are_applied(
     of_thread = [keys.mailbox(thread_id), keys.writers(thread_id), keys.applied(thread_id), keys.keys(thread_id)]
     task = '{"op":"append_items","at":"2026-01-02T03:04:05Z"}'
     line = '{"timestamp":"2026-01-02T03:04:05.678Z","type":"response_item","payload":{"type":"message","content":[{"type":"output_text","text":"two"}]}}'
-    arguments: list[str | int] = [2000, 604800, 10000, thread_id, "another-writer", 0, 1, 1, "", "", "", task, line]
+    arguments: list[str | int] = [2000, 604800, 10000, thread_id, "another-writer", 0, "", 1]
+    arguments += [1, "", "", "", task, line]
 
     reply: Any = redis_server.client.eval(
         load_script("livethread.queued", "enqueue"), 12, *shard, *of_thread, *arguments

@@ -556,6 +556,6 @@ def test_the_machine_catches_a_store_that_glues_its_line_onto_a_foreign_one(monk
 
 
 def test_the_machine_catches_a_store_that_does_not_move_what_it_archives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "_move_to_its_folder", lambda _home, _state: None)
+    monkeypatch.setattr(apply, "_move_to_other_folder", lambda _home, _state, _path: None)
 
     assert_finds_a_fault(Stores)
