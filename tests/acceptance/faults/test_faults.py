@@ -10,11 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]  # it comes with pytest-celery
 import pytest
 from tests.acceptance.faults.conftest import SEED
 from tests.acceptance.faults.nemesis import FAULTS
-from tests.nodes.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.acceptance.faults.cluster import Cluster
@@ -89,28 +87,3 @@ def test_no_promise_is_broken_by_all_faults_at_random(cluster: Cluster, redis_ke
         Path(folder, f"faults-redis-{name}.json").write_text(json.dumps(totals, indent=2))
     assert report.violations == []
     assert report.applied > 0
-
-
-def test_a_worker_outlives_a_restart_of_redis_while_a_message_waits_in_it(cluster: Cluster) -> None:
-    """Its pool is busy, so that it has taken a message from the queue and not acknowledged it.
-
-    celery 5.7.0 ends for good then, where the next connection is accepted and closed, as by a proxy.
-    """
-    worker = cluster.workers[1]
-    cluster.start()
-    pool = psutil.Process(worker.container._container.process.pid).children()
-    for process in pool:
-        process.suspend()
-    wait_until(lambda: cluster.redis.hlen(f"{cluster.settings.key_prefix}:celery:unacked"), "a message that waits")
-
-    cluster.redis_lost_data = True
-    cluster.redis_server.kill()
-    time.sleep(1.0)  # the worker finds nobody behind the proxy
-    cluster.redis_server.start()
-    for process in pool:
-        process.resume()
-    cluster.go_on()
-    report = cluster.finish()
-
-    assert "Unrecoverable error" not in worker.logs()
-    assert report.violations == []
