@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from livethread.cli.output import json_option, print_json, progress
+from livethread.cli.output import json_option, print_findings, print_json, progress
 from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
 
 if TYPE_CHECKING:
     from livethread_worker.store.doctor import DoctorReport
-
-#: Lines for faults of one kind: a home that was copied has thousands of the same.
-SHOWN_OF_A_KIND = 20
 
 
 @click.command("doctor")
@@ -58,20 +55,13 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
 def _print(report: DoctorReport, *, fix: bool) -> None:
     from livethread_worker.store.doctor.faults import BEYOND_MENDING
 
-    shown: Counter[str] = Counter()
-    for fault in report.faults:
-        shown[fault.kind] += 1
-        if shown[fault.kind] <= SHOWN_OF_A_KIND:
-            click.echo(
-                f"{fault.kind}: {fault.path}: {fault.detail}" + (f" -> {fault.mended}" if fault.mended else "")
-            )
-    for kind, count in shown.items():
-        if count > SHOWN_OF_A_KIND:
-            click.echo(f"{kind}: … and {count - SHOWN_OF_A_KIND} more; --json shows all")
+    found = print_findings(
+        (fault.kind, f"{fault.path}: {fault.detail}" + (f" -> {fault.mended}" if fault.mended else ""))
+        for fault in report.faults
+    )
     for thread_id in report.busy:
         click.echo(f"busy: {thread_id} was being written all the time; run again")
-    found = ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items())) or "no fault"
-    click.echo(f"{report.threads} threads of {Settings().home} examined: {found}")
+    click.echo(f"{report.threads} threads of {Settings().home} examined: {found or 'no fault'}")
     left = Counter(fault.kind for fault in report.faults if not fault.mended)
     if fix and left:
         click.echo(f"not mended: {left.total()}; see what is said of each")

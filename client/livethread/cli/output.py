@@ -6,16 +6,20 @@ Tables and bars need rich, which comes with the worker extra; ``--json`` and ``-
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
     from rich.console import Console
+
+#: Lines for findings of one kind: a home that was copied has thousands of the same.
+SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -49,6 +53,22 @@ def print_json(value: Any) -> None:
 def as_indented_json(value: Any) -> bytes:
     """Return *value* as indented JSON."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str)
+
+
+def print_findings(findings: Iterable[tuple[str, str]]) -> str:
+    """Print the lines of *findings*, pairs of a kind and a line, up to `SHOWN_OF_A_KIND` each; return how many of each kind.
+
+    That is empty where there are none.
+    """
+    shown: Counter[str] = Counter()
+    for kind, line in findings:
+        shown[kind] += 1
+        if shown[kind] <= SHOWN_OF_A_KIND:
+            click.echo(f"{kind}: {line}")
+    for kind, count in shown.items():
+        if count > SHOWN_OF_A_KIND:
+            click.echo(f"{kind}: … and {count - SHOWN_OF_A_KIND} more; --json shows all")
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items()))
 
 
 def one_line(text: str, width: int) -> str:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from livethread.cli.output import json_option, print_json
+from livethread.cli.output import json_option, print_findings, print_json
 from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
 
 if TYPE_CHECKING:
     from livethread_worker.verify import VerifyReport
-
-#: Lines for violations of one kind.
-SHOWN_OF_A_KIND = 20
 
 
 @click.command("verify")
@@ -59,18 +55,10 @@ def _verify(journals: tuple[Path, ...], *, redis_lost_data: bool) -> VerifyRepor
 
 
 def _print(report: VerifyReport) -> None:
-    shown: Counter[str] = Counter()
-    for violation in report.violations:
-        shown[violation.kind] += 1
-        if shown[violation.kind] <= SHOWN_OF_A_KIND:
-            click.echo(f"{violation.kind}: {violation.thread_id}: {violation.detail}")
-    for kind, count in shown.items():
-        if count > SHOWN_OF_A_KIND:
-            click.echo(f"{kind}: … and {count - SHOWN_OF_A_KIND} more; --json shows all")
+    found = print_findings((each.kind, f"{each.thread_id}: {each.detail}") for each in report.violations)
     calls = report.calls
     click.echo(
         f"{report.threads} threads: {calls['ok']} calls accepted, {calls['fail']} refused, {calls['info']} unknown; "
         f"{report.applied} appends stand in the rollouts"
     )
-    found = ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items()))
     click.echo(found or "every promise was kept")

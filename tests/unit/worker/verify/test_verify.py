@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 from tests.nodes.items import message, payloads
 
 from livethread import (
@@ -25,6 +27,7 @@ from livethread import (
     ThreadMetadataPatch,
     ThreadNotFound,
 )
+from livethread.cli import main
 from livethread.journal import journaled
 from livethread.types import AppendThreadItemsParams
 from livethread_worker.store import LocalThreadStore
@@ -344,3 +347,20 @@ async def test_a_journaled_store_is_the_store(tmp_path: Path) -> None:
     events = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
     assert (stored.thread_id, said) == (thread.thread_id, [message("said")["payload"]])
     assert [event["type"] for event in events] == ["invoke", "ok", "invoke", "fail", "invoke", "ok", "invoke", "info"]
+
+
+async def test_the_command_says_what_it_found_and_fails_where_a_promise_was_not_kept(audited: Audited) -> None:
+    def run(*options: str) -> tuple[int, list[str]]:
+        arguments = ["verify", *options, *map(str, audited.journals)]
+        result = CliRunner().invoke(main, arguments, env={"LIVETHREAD_HOME": str(audited.home.root)})
+        return result.exit_code, result.output.splitlines()
+
+    counts = "1 threads: 16 calls accepted, 1 refused, 0 unknown; 7 appends stand in the rollouts"
+    assert run() == (0, [counts, "every promise was kept"])
+
+    audited.edit(swap("b3", "a3"))
+
+    code, lines = run()
+    assert (code, lines[-2]) == (1, counts)
+    assert {"thread_order", "real_time_order", "read_contradicted"} <= set(re.findall(r"[a-z_]+", lines[-1]))
+    assert "thread_order" not in run("--redis-lost-data")[1][-1]
