@@ -40,6 +40,7 @@
 --   deleted   the thread's deletion was accepted before; the tasks after last are not accepted
 -- A repeated call is safe: a task whose n is accepted already is not added again.
 
+local call = redis.call
 local ready, claims, tokens, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, drain, wake, deleted = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local bell_ttl, writer_ttl, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -47,60 +48,42 @@ local keys_kept = 1000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function split(position)
-  local ms, seq = string.match(position, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
--- The position after both: later than now, than the last given out, and than the last applied.
-local function next_position(tail, applied)
-  local ms, seq = now, -1
-  for _, position in ipairs({ tail, applied }) do
-    if position then
-      local pms, pseq = split(position)
-      if pms > ms or (pms == ms and pseq > seq) then
-        ms, seq = pms, pseq
-      end
-    end
-  end
-  return string.format('%.0f-%.0f', ms, seq + 1)
-end
+local now_text = string.format('%.0f', now)
 
 local function is_taken(keys, idempotency_key)
-  return idempotency_key ~= '' and redis.call('ZSCORE', keys, idempotency_key)
+  return idempotency_key ~= '' and call('ZSCORE', keys, idempotency_key)
 end
 
 local function remember(keys, idempotency_key)
-  redis.call('ZADD', keys, now, idempotency_key)
-  redis.call('ZREMRANGEBYRANK', keys, 0, -1 - keys_kept)
-  redis.call('EXPIRE', keys, writer_ttl)
+  call('ZADD', keys, now, idempotency_key)
+  call('ZREMRANGEBYRANK', keys, 0, -1 - keys_kept)
+  call('EXPIRE', keys, writer_ttl)
 end
 
 -- Threads with tasks: looked at together in the end, since each call costs more than what it does.
 local waiting = {}
-local any_deleted = redis.call('ZCARD', deleted) > 0
+local any_deleted = call('ZCARD', deleted) > 0
 
 -- Make those ready that are neither parked nor claimed; a claim that has expired is released. Return how many became it.
 local function make_ready(first, last)
-  local deadlines = redis.call('ZMSCORE', claims, unpack(waiting, first, last))
-  local any_parked = redis.call('HLEN', parked) > 0
+  local deadlines = call('ZMSCORE', claims, unpack(waiting, first, last))
+  local any_parked = call('HLEN', parked) > 0
   local due = {}
   for i = first, last do
     local thread, deadline = waiting[i], deadlines[i - first + 1]
-    if not (any_parked and redis.call('HEXISTS', parked, thread) == 1) then
+    if not (any_parked and call('HEXISTS', parked, thread) == 1) then
       if deadline and tonumber(deadline) < now then
-        redis.call('ZREM', claims, thread)
-        redis.call('HDEL', tokens, thread)
+        call('ZREM', claims, thread)
+        call('HDEL', tokens, thread)
         deadline = nil
       end
       if not deadline then
-        due[#due + 1] = now
+        due[#due + 1] = now_text
         due[#due + 1] = thread
       end
     end
   end
-  return #due > 0 and redis.call('ZADD', ready, 'NX', unpack(due)) or 0
+  return #due > 0 and call('ZADD', ready, 'NX', unpack(due)) or 0
 end
 
 local replies = { 0 }
@@ -112,23 +95,26 @@ while key <= #KEYS do
   local epoch, count = tonumber(ARGV[arg + 3]), tonumber(ARGV[arg + 4])
   key, arg = key + 4, arg + 5
 
-  local last, position = 0, '0-0'
-  local known = redis.call('HMGET', writers, writer, 'tail', ':epoch')
-  local record, tail, newest = known[1], known[2], tonumber(known[3] or 0)
-  if record then
-    local n, p = string.match(record, '^(%d+) (.+)$')
+  local known = call('HMGET', writers, writer, 'tail', ':epoch')
+  local last, position, tail, newest = 0, '0-0', known[2], tonumber(known[3] or 0)
+  if known[1] then
+    local n, p = string.match(known[1], '^(%d+) (.+)$')
     last, position = tonumber(n), p
   end
   if floor > last then
     last = floor
   end
-  local applied = redis.call('GET', applied_key)
-  local length = redis.call('XLEN', mailbox)
-  local status, accepted = 'ok', 0
-  local is_deleted = any_deleted and redis.call('ZSCORE', deleted, thread)
+  -- The thread's last position. What is applied was given out before: it counts only where Redis has lost that.
+  local behind = tail or call('GET', applied_key) or '0-0'
+  local high_text, low = string.match(behind, '^(%d+)-(%d+)$')
+  local high = tonumber(high_text)
+  local is_new_second = not tail or math.floor(high / 1000) ~= math.floor(now / 1000)
 
-  for i = 0, count - 1 do
-    local base = arg + i * 6
+  local length = call('XLEN', mailbox)
+  local status, accepted = 'ok', 0
+  local is_deleted = any_deleted and call('ZSCORE', deleted, thread)
+
+  for base = arg, arg + count * 6 - 1, 6 do
     local n, kind, expected, idempotency_key = tonumber(ARGV[base]), ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
     if status == 'ok' and n > last then
       if n > last + 1 then
@@ -141,35 +127,42 @@ while key <= #KEYS do
         status = 'fenced'
       elseif length >= bound then
         status = 'full'
-      elseif expected ~= '' and expected ~= (tail or applied or '0-0') and not is_taken(keys, idempotency_key) then
+      elseif expected ~= '' and expected ~= behind and not is_taken(keys, idempotency_key) then
         status = 'moved'
       else
-        position = next_position(tail, applied)
-        redis.call('XADD', mailbox, position, 'writer', writer, 'n', n, 'task', ARGV[base + 4], 'lines', ARGV[base + 5])
+        if high < now then
+          high, high_text, low = now, now_text, 0
+        else
+          low = low + 1
+        end
+        position = high_text .. '-' .. low
+        call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', ARGV[base + 4], 'lines', ARGV[base + 5])
         if idempotency_key ~= '' then
           remember(keys, idempotency_key)
         end
         if kind == 'delete' then
-          redis.call('ZADD', deleted, now, thread)
+          call('ZADD', deleted, now, thread)
           is_deleted, any_deleted = true, true
         end
-        last, tail, length, accepted = n, position, length + 1, accepted + 1
+        last, tail, behind, length, accepted = n, position, position, length + 1, accepted + 1
       end
     end
   end
   arg = arg + count * 6
 
   if accepted > 0 then
-    redis.call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)
+    call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)
     if epoch and epoch > newest then -- Redis lost it
-      redis.call('HSET', writers, ':epoch', string.format('%.0f', epoch))
+      call('HSET', writers, ':epoch', string.format('%.0f', epoch))
     end
-    redis.call('EXPIRE', writers, writer_ttl)
+    if is_new_second then -- more often would say nothing
+      call('EXPIRE', writers, writer_ttl)
+    end
   end
   if length > 0 then
     waiting[#waiting + 1] = thread
   end
-  replies[#replies + 1] = { status, last, position, tail or applied or '0-0', accepted }
+  replies[#replies + 1] = { status, last, position, behind, accepted }
 end
 
 local became_ready = 0
@@ -177,12 +170,12 @@ for first = 1, #waiting, 1000 do -- Lua unpacks some thousand values at most
   became_ready = became_ready + make_ready(first, math.min(first + 999, #waiting))
 end
 
-if redis.call('EXISTS', drain) == 1 then
-  if became_ready > 0 and redis.call('EXISTS', wake) == 0 then
-    redis.call('LPUSH', wake, '1')
-    redis.call('PEXPIRE', wake, 1000)
+if call('EXISTS', drain) == 1 then
+  if became_ready > 0 and call('EXISTS', wake) == 0 then
+    call('LPUSH', wake, '1')
+    call('PEXPIRE', wake, 1000)
   end
-elseif redis.call('ZCOUNT', ready, '-inf', now) > 0 and redis.call('SET', bell, '1', 'NX', 'PX', bell_ttl) then
+elseif call('ZCOUNT', ready, '-inf', now) > 0 and call('SET', bell, '1', 'NX', 'PX', bell_ttl) then
   replies[1] = 1
 end
 
