@@ -41,6 +41,23 @@ class Model(BaseModel):
             )
             raise InvalidRequest(f"{cls.__name__}: {problems}") from None
 
+    @classmethod
+    def of_valid(cls, **fields: Any) -> Self:
+        """Return the model of *fields*, which are all that it has and known to be valid: nothing is looked at.
+
+        It does what `model_construct` does, several times as fast: for what every append makes.
+        """
+        made = cls.__new__(cls)
+        _set(made, "__dict__", fields)
+        _set(made, "__pydantic_fields_set__", set(fields))
+        _set(made, "__pydantic_extra__", {} if cls.model_config.get("extra") == "allow" else None)
+        _set(made, "__pydantic_private__", None)
+        return made
+
+
+#: Sets what a frozen model refuses to.
+_set: Final = object.__setattr__
+
 
 def _to_utc_milliseconds(value: datetime) -> datetime:
     if value.tzinfo is not UTC:
@@ -99,7 +116,9 @@ def utc_now() -> datetime:
 
 def format_time(value: datetime) -> str:
     """Return *value* as a rollout line spells it: UTC, milliseconds, ``Z``."""
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
+    return value.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: object) -> datetime | None:

@@ -139,7 +139,23 @@ class RolloutItem(Model):
         Raises:
             InvalidRequest: it is no object, or lacks ``type`` or ``payload``.
         """
-        return value if isinstance(value, RolloutItem) else cls.model_validate(value)
+        if isinstance(value, RolloutItem):
+            return value
+        return _usual_item(value) or cls.model_validate(value)
+
+
+def _usual_item(value: Mapping[str, Any]) -> RolloutItem | None:
+    """Return the item of a *value* that is as nearly all are, and certainly valid: the model takes ten times as long.
+
+    None of any other, which may be valid, too: of a known type, with a payload that has the key it needs, and no more.
+    """
+    if type(value) is not dict or len(value) != 2 or "payload" not in value:  # noqa: PLR2004 - it and the type
+        return None
+    kind, payload = value.get("type"), value["payload"]
+    needed = _NEEDED_KEYS.get(kind) if type(kind) is str else None
+    if needed is None or type(payload) is not dict or type(payload.get(needed)) is not str:
+        return None
+    return RolloutItem.of_valid(type=kind, payload=payload, timestamp=None, ordinal=None)
 
 
 def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> bytes:
@@ -153,7 +169,11 @@ def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> 
             that is not JSON; or its timestamp is no time.
         ResourceExhausted: the line is longer than *max_bytes*.
     """
-    record: dict[str, Any] = {"timestamp": _line_time(item, appended_at), "type": item.type}
+    return _encode_line(item, format_time(appended_at), max_bytes)
+
+
+def _encode_line(item: RolloutItem, appended_at: str, max_bytes: int) -> bytes:
+    record: dict[str, Any] = {"timestamp": _own_time(item) or appended_at, "type": item.type}
     if item.model_extra:
         record |= {key: value for key, value in item.model_extra.items() if key not in _STORE_FIELDS}
     record["payload"] = item.payload
@@ -166,9 +186,9 @@ def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> 
     return line
 
 
-def _line_time(item: RolloutItem, appended_at: datetime) -> str:
+def _own_time(item: RolloutItem) -> str | None:
     if item.timestamp is None:
-        return format_time(appended_at)
+        return None
     own = parse_time(item.timestamp)
     if own is None:
         raise InvalidRequest(f"the item's timestamp {item.timestamp!r} is no RFC 3339 time")
@@ -186,8 +206,8 @@ def encode_items(items: Sequence[RolloutItem], appended_at: datetime, *, max_byt
         raise InvalidRequest("an append needs at least one item")
     if any(item.type == THREAD_METADATA_TYPE for item in items):
         raise InvalidRequest(f"items of type {THREAD_METADATA_TYPE} are the store's to write: patch the metadata")
-    encode = partial(encode_line, appended_at=appended_at, max_bytes=max_bytes)
-    lines = tuple(_naming(number, encode, item) for number, item in enumerate(items))
+    encode = partial(_encode_line, appended_at=format_time(appended_at), max_bytes=max_bytes)
+    lines = _each_named(encode, items)
     if sum(map(len, lines)) > MAX_TASK_BYTES:
         raise ResourceExhausted(f"an append of more than {MAX_TASK_BYTES} bytes; append the items in several calls")
     return lines
@@ -199,15 +219,18 @@ def parse_items(values: Sequence[RolloutItem | Mapping[str, Any]]) -> tuple[Roll
     Raises:
         InvalidRequest: one of them is none; says which.
     """
-    return tuple(_naming(number, RolloutItem.parse, value) for number, value in enumerate(values))
+    return _each_named(RolloutItem.parse, values)
 
 
-def _naming(number: int, make: Callable[[Any], T], value: Any) -> T:
-    """Return what *make* makes of an item; say its number in what it complains of."""
+def _each_named(make: Callable[[Any], T], values: Iterable[Any]) -> tuple[T, ...]:
+    """Return what *make* makes of each item; say its number in what it complains of."""
+    made: list[T] = []
     try:
-        return make(value)
+        for value in values:
+            made.append(make(value))  # noqa: PERF401 - how many there are is the number of the one that fails
     except (InvalidRequest, ResourceExhausted) as error:
-        raise type(error)(f"items[{number}]: {error.message.removeprefix('RolloutItem: ')}") from None
+        raise type(error)(f"items[{len(made)}]: {error.message.removeprefix('RolloutItem: ')}") from None
+    return tuple(made)
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:

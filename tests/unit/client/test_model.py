@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from livethread.errors import InvalidRequest
 from livethread.model import Model, UtcTime, format_time, parse_time, utc_now
+from livethread.rollout_item import RolloutItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +53,20 @@ def test_bad_input_is_an_invalid_request_that_names_model_field_and_problem() ->
         "Outer: n: Input should be a valid integer, unable to parse string as an integer; "
         "extra: Extra inputs are not permitted"
     )
+
+
+@pytest.mark.parametrize("model", [Inner(at=utc_now()), Outer(n=7), Outer(), RolloutItem(type="t", payload=[1])])
+def test_a_model_of_valid_fields_is_what_the_constructor_makes_of_them(model: Model) -> None:
+    fields = {name: getattr(model, name) for name in type(model).model_fields}
+
+    made = type(model).of_valid(**fields)
+
+    assert made == model
+    assert repr(made) == repr(model)
+    assert made.model_dump_json() == model.model_dump_json()
+    assert made.model_copy(update={"n": 1}) == model.model_copy(update={"n": 1})
+    with pytest.raises(ValidationError):
+        setattr(made, next(iter(fields)), None)
 
 
 def test_bad_input_of_an_inner_model_names_that_model() -> None:

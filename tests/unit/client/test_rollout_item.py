@@ -6,7 +6,7 @@ import math
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
@@ -25,6 +25,9 @@ from livethread.rollout_item import (
     items_of,
     parse_items,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 AT = datetime(2026, 11, 22, 17, 39, 40, 601_999, tzinfo=UTC)
 
@@ -120,6 +123,28 @@ def test_unknown_types_and_fields_are_kept_in_the_line_and_in_what_is_read_back(
 )
 def test_the_kind_is_the_payloads_own_type(payload: Any, kind: str | None) -> None:
     assert RolloutItem(type="x", payload=payload).kind == kind
+
+
+kinds = st.sampled_from(["event_msg", "response_item", "session_meta", "turn_context", "", 7, ["event_msg"]])
+payloads = st.dictionaries(st.sampled_from(["type", "id", "message"]), texts | st.integers()) | json_values
+
+
+@given(
+    st.fixed_dictionaries(
+        {}, optional={"type": kinds, "payload": payloads, "timestamp": texts, "ordinal": st.integers(), "more": texts}
+    )
+)
+@example({"type": "event_msg", "payload": {"type": "agent_message"}})
+@example({"type": "session_meta", "payload": {"id": "x"}})
+def test_a_usual_item_is_parsed_as_the_model_parses_any(value: dict[str, Any]) -> None:
+    def outcome(parse: Callable[[dict[str, Any]], RolloutItem]) -> object:
+        try:
+            item = parse(value)
+        except InvalidRequest as error:
+            return str(error)
+        return item, repr(item), item.model_dump(exclude_none=True), item.model_extra
+
+    assert outcome(RolloutItem.parse) == outcome(RolloutItem.model_validate)
 
 
 # -- encoding ----------------------------------------------------------------------------------------------
