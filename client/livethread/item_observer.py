@@ -79,7 +79,11 @@ class ItemObserver:
 
         Return the fields that it says.
         """
-        if kind not in _TELLING or not isinstance(payload, dict):
+        if (
+            kind not in _TELLING
+            or not isinstance(payload, dict)
+            or (payload.get("type") in _SILENT and kind == "event_msg")
+        ):
             return set()
         said = {
             name: value
@@ -97,10 +101,7 @@ class ItemObserver:
         return set(said)
 
     def _changes(self, kind: str, payload: dict[str, Any], at: datetime) -> dict[str, Any]:
-        what = payload.get("type")
-        if kind == "event_msg" and what in _SILENT:
-            return {}
-        match kind, what:
+        match kind, payload.get("type"):
             case "session_meta", _ if payload.get("id") == self.thread_id:
                 return self._from_session_meta(payload)
             case "turn_context", _:

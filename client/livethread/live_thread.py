@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from livethread.errors import NOTHING_STORED, ThreadNotFound, ThreadStoreError, Unavailable
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
-from livethread.model import parse_time
+from livethread.model import parse_time, utc_now
 from livethread.observers import ThreadInitialized
 from livethread.policy import is_persisted
 from livethread.rollout_item import parse_items
@@ -30,7 +30,6 @@ from livethread.types import (
     ResumeThreadParams,
     ShutdownThreadParams,
     UpdateThreadMetadataParams,
-    position_key,
 )
 
 if TYPE_CHECKING:
@@ -130,13 +129,8 @@ class LiveThread:
         canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
         if not canonical:
             return self._last
-        params = AppendThreadItemsParams(
-            thread_id=self._thread_id,
-            items=canonical,
-            expected_position=expected_position,
-            idempotency_key=idempotency_key,
-        )
-        times = [parse_time(item.timestamp) or params.appended_at for item in canonical]
+        params = self._append_params(canonical, expected_position, idempotency_key)
+        times = [(item.timestamp and parse_time(item.timestamp)) or params.appended_at for item in canonical]
         try:
             receipt = await self._store.append_items(params)
         except asyncio.CancelledError as error:
@@ -147,9 +141,10 @@ class LiveThread:
             if error.is_queued:
                 self._sync.observe_late_items(canonical, times, idempotency_key)
             raise
-        self._last = max(self._last, receipt, key=lambda known: position_key(known.position))
+        self._last = receipt
         try:
-            await self._send(self._sync.observe_appended_items(canonical, times, receipt.position, idempotency_key))
+            if due := self._sync.observe_appended_items(canonical, times, receipt.position, idempotency_key):
+                await self._send(due)
         except ThreadStoreError as error:
             # The items are accepted: to fail now would make the caller append them again. What follows from them
             # stays pending, and goes along with the next append or flush.
@@ -231,6 +226,23 @@ class LiveThread:
     def _require_open(self) -> None:
         if not self._is_open:
             raise ThreadNotFound(self._thread_id, "this handle was shut down or discarded; resume the thread")
+
+    def _append_params(
+        self, items: tuple[RolloutItem, ...], expected_position: Position | None, idempotency_key: str | None
+    ) -> AppendThreadItemsParams:
+        """Return the parameters of an append; where all of them are ours, they need not be looked at again."""
+        make = (
+            AppendThreadItemsParams.of_valid
+            if expected_position is None and idempotency_key is None
+            else AppendThreadItemsParams
+        )
+        return make(
+            thread_id=self._thread_id,
+            items=items,
+            appended_at=utc_now(),
+            expected_position=expected_position,
+            idempotency_key=idempotency_key,
+        )
 
     async def _send_pending(self, timeout_s: float | None) -> None:
         try:

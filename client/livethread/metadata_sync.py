@@ -48,7 +48,9 @@ class ThreadMetadataSync:
         #: What has been observed and not handed over, by where it stands: of several writers the position decides,
         #: so facts of one place never go out as those of another.
         self._facts: list[ObservedUpdate] = []
+        #: That of the last append observed, in the thread's order.
         self._position: Position = START
+        self._position_key = position_key(START)
         #: When the latest happened that is not reported; None where nothing did.
         self._updated_at: datetime | None = None
         self._touched_at: float | None = None
@@ -83,7 +85,8 @@ class ThreadMetadataSync:
         if facts is not None:
             self._add(facts, position)
         self._touch(items, times)
-        self._position = max(self._position, position, key=position_key)
+        if (key := position_key(position)) > self._position_key:
+            self._position, self._position_key = position, key
         if not self._facts and self._touched_recently():
             return []
         return self.take_pending()

@@ -7,7 +7,7 @@ writer's counter; its position only orders it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, field_serializer
 from pydantic_core import PydanticSerializationError
@@ -18,6 +18,9 @@ from livethread.model import Model, UtcTime
 from livethread.rollout_item import MAX_TASK_BYTES, encode_json
 from livethread.session_meta import SESSION_META_SCHEMA
 from livethread.types import IdempotencyKey, Position
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 def _require_op(schema: dict[str, Any]) -> None:
@@ -93,6 +96,24 @@ TaskHeader = CreateThread | AppendItems | UpdateThreadMetadata | ArchiveThread |
 TASK_HEADER: TypeAdapter[TaskHeader] = TypeAdapter(Annotated[TaskHeader, Field(discriminator="op")])
 
 
+class EncodedTask(NamedTuple):
+    """A task as it travels, and what must be known of it on its way."""
+
+    op: str
+    #: The mailbox entry's fields ``task`` and ``lines``.
+    header: bytes
+    lines: bytes
+    #: Idempotency key of an append.
+    key: str | None = None
+    #: Whether it is a patch that follows from items that were accepted before.
+    is_observed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that travel."""
+        return len(self.header) + len(self.lines)
+
+
 @dataclass(frozen=True, slots=True)
 class OrderedTask:
     """One change of one thread."""
@@ -124,6 +145,21 @@ class OrderedTask:
             raise ResourceExhausted(f"a task of more than {MAX_TASK_BYTES} bytes")
         return header, b"\n".join(self.lines)
 
+    def encode(self) -> EncodedTask:
+        """Return the task as it travels.
+
+        Raises:
+            InvalidRequest: a field holds what is not JSON.
+            ResourceExhausted: the header is longer than `MAX_TASK_BYTES`.
+        """
+        header = self.header
+        return EncodedTask(
+            header.op,
+            *self.to_wire(),
+            key=header.idempotency_key if isinstance(header, AppendItems) else None,
+            is_observed=isinstance(header, UpdateThreadMetadata) and header.observed_from is not None,
+        )
+
     @classmethod
     def from_wire(cls, task: bytes, lines: bytes) -> OrderedTask:
         """Return the task that a mailbox entry holds.
@@ -140,6 +176,16 @@ class OrderedTask:
         except InvalidRequest as error:
             raise InvalidRequest(f"not a task: {error}") from None
         return cls(header, tuple(lines.split(b"\n")) if lines else ())
+
+
+def encode_append(at: datetime, lines: tuple[bytes, ...], idempotency_key: str | None) -> EncodedTask:
+    """Return what `OrderedTask.encode` returns of such an `AppendItems`, in a fraction of the time: most tasks are one.
+
+    *at*, in UTC, and the key are valid.
+    """
+    named = b"" if idempotency_key is None else b',"idempotency_key":' + encode_json(idempotency_key)
+    header = b'{"op":"append_items","at":"%b"%b}' % (at.isoformat().replace("+00:00", "Z").encode(), named)
+    return EncodedTask("append_items", header, b"\n".join(lines), idempotency_key)
 
 
 @dataclass(frozen=True, slots=True)

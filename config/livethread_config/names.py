@@ -107,6 +107,18 @@ class ShardKeys:
         """What precedes ``mailbox:<thread>`` and the other keys of one thread."""
         return f"{self._base}:"
 
+    @property
+    def told_prefix(self) -> str:
+        """What precedes the name of a client in the channel on which it is told."""
+        return f"{self._base}:told:"
+
+    def told(self, client: str) -> str:
+        """Return the channel on which a client is told what is applied of its tasks, and which threads are parked.
+
+        The name of a client is what stands before the first dot in the ids of its writers, or the whole id.
+        """
+        return self.told_prefix + client
+
     def mailbox(self, thread_id: str) -> str:
         """Return the stream of *thread_id*'s unapplied tasks; an entry's id is its position."""
         return f"{self._base}:mailbox:{thread_id}"
@@ -123,5 +135,5 @@ class ShardKeys:
         return f"{self._base}:keys:{thread_id}"
 
     def applied(self, thread_id: str) -> str:
-        """Return the string with the last applied position, and the channel on which it is published."""
+        """Return the string with the last applied position."""
         return f"{self._base}:applied:{thread_id}"

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from tests.nodes.processes import RedisServer
 
     from livethread.queued.writer import Submission
+    from livethread.tasks import EncodedTask
 
 THREADS: Final = [thread_id(1), thread_id(2)]
 WORKERS: Final = 2
@@ -297,10 +298,10 @@ class Interleaving(RuleBasedStateMachine):
         for task in sorted(self.accepted[id_], key=lambda task: position_key(self.accepted[id_][task])):
             submission = sent[task]
             count = 1
-            if submission.op == "append_items":
-                count = submission.wire[1].count(b"\n") + 1
-            elif submission.op in {"archive_thread", "unarchive_thread"}:  # a thread that is so already stays so
-                archives = submission.op == "archive_thread"
+            if submission.task.op == "append_items":
+                count = submission.task.lines.count(b"\n") + 1
+            elif submission.task.op in {"archive_thread", "unarchive_thread"}:  # a thread that is so already stays so
+                archives = submission.task.op == "archive_thread"
                 count, is_archived = int(archives != is_archived), archives
             tasks += [(task, count)] if count else []
         return tasks, is_archived
@@ -434,21 +435,23 @@ class Hand(HandWorker):
         self._rung()
 
 
-def task_of(writer: Writer, kind: str, n: int) -> OrderedTask:
+def task_of(writer: Writer, kind: str, n: int) -> EncodedTask:
     """Return a task of *kind*; an append has one line or two."""
     match kind:
         case "create":
             params = CreateThreadParams(thread_id=writer.thread_id, created_at=AT)
-            return OrderedTask(CreateThread(at=AT, session_meta=session_meta(params)))
+            return OrderedTask(CreateThread(at=AT, session_meta=session_meta(params))).encode()
         case "patch":
             patch = ThreadMetadataPatch(title=f"{writer.id} {n}", name=f"{n}")
-            return OrderedTask(UpdateThreadMetadata(at=AT, patch=patch))
+            return OrderedTask(UpdateThreadMetadata(at=AT, patch=patch)).encode()
         case "archive":
-            return OrderedTask(ArchiveThread(at=AT))
+            return OrderedTask(ArchiveThread(at=AT)).encode()
         case "unarchive":
-            return OrderedTask(UnarchiveThread(at=AT))
+            return OrderedTask(UnarchiveThread(at=AT)).encode()
         case _:
-            return OrderedTask(AppendItems(at=AT), tuple(message_line(f"{writer.id} {n}") for _ in range(1 + n % 2)))
+            return OrderedTask(
+                AppendItems(at=AT), tuple(message_line(f"{writer.id} {n}") for _ in range(1 + n % 2))
+            ).encode()
 
 
 def served_by(server: RedisServer, **planted: tuple[str, str]) -> type[Interleaving]:

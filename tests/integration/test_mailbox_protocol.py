@@ -554,12 +554,34 @@ def test_what_is_applied_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis
     reply = enqueue(thread_id, [1])
     _, claims = mailbox.claim()
     with listening(redis) as heard:
-        heard.subscribe(enqueue.keys.applied(thread_id))
+        heard.subscribe(enqueue.keys.told("w1"))
 
         mailbox.settle(claims, {thread_id: done(reply.position)})
 
         message = wait_until(lambda: heard.get_message(timeout=0.1), "the publication")
-    assert message["data"].decode() == f"applied {reply.position} w1:1"
+    assert message["data"].decode() == f"applied {thread_id} {reply.position} w1:1"
+
+
+def test_each_client_is_told_of_all_its_writers_in_one_message(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis
+) -> None:
+    first, second = sorted(new_thread_id() for _ in range(2))
+    enqueue(first, [1], writer="c1.1")
+    enqueue(first, [1], writer="c2.1")
+    enqueue(second, [1, 2], writer="c1.2")
+    _, claims = mailbox.claim()
+    last = {claim.thread_id: claim.entries[-1].position for claim in claims}
+    with listening(redis) as heard:
+        heard.subscribe(enqueue.keys.told("c1"), enqueue.keys.told("c2"))
+
+        mailbox.settle(claims, {thread_id: done(position) for thread_id, position in last.items()})
+
+        messages = [wait_until(lambda: heard.get_message(timeout=0.1), "a publication") for _ in range(2)]
+    told = {message["channel"].decode(): sorted(message["data"].decode().split("\n")) for message in messages}
+    assert told == {
+        enqueue.keys.told("c1"): [f"applied {first} {last[first]} c1.1:1", f"applied {second} {last[second]} c1.2:2"],
+        enqueue.keys.told("c2"): [f"applied {first} {last[first]} c2.1:1"],
+    }
 
 
 # -- idempotency keys --------------------------------------------------------------------------------------
@@ -818,13 +840,13 @@ def test_what_stood_before_the_poisoned_task_counts_as_applied(
 def test_parking_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str) -> None:
     enqueue(thread_id, [1])
     with listening(redis) as heard:
-        heard.subscribe(enqueue.keys.applied(thread_id))
+        heard.subscribe(enqueue.keys.told("w1"))
 
         park(mailbox, thread_id)
 
         message = wait_until(lambda: heard.get_message(timeout=0.1), "the publication")
-    what, _, detail = message["data"].decode().partition(" ")
-    assert (what, json.loads(detail)["reason"]) == ("parked", "no such file")
+    what, thread, detail = message["data"].decode().split(" ", 2)
+    assert (what, thread, json.loads(detail)["reason"]) == ("parked", thread_id, "no such file")
 
 
 def test_an_unparked_thread_is_claimed_with_its_tasks_in_order(

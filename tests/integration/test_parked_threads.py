@@ -90,7 +90,8 @@ async def drain(worker: HandWorker) -> None:
 
 async def poison(store: QueuedThreadStore, thread_id: str, line: bytes = b'{"poison": "secret"}') -> str:
     """Append what is no item, as another client might, with the counters of *store*'s writer."""
-    return await store._enqueue(store._open.require(thread_id), OrderedTask(AppendItems(at=utc_now()), (line,)))
+    task = OrderedTask(AppendItems(at=utc_now()), (line,)).encode()
+    return await store._enqueue(store._open.require(thread_id), task)
 
 
 async def a_parked_thread(store: QueuedThreadStore, worker: HandWorker) -> tuple[str, str]:
@@ -312,7 +313,7 @@ async def test_what_a_client_sends_again_of_a_dropped_task_is_not_taken_again(
     await drain(hand_worker)
     writer = store._open.require(thread_id).writer
     await eventually(lambda: writer.floor == 2, "what is applied")
-    await store._applied.unsubscribe(keys(settings).applied(thread_id))
+    await store._applied.stop()
     await done(settings, "drop", thread_id, "--yes")
 
     writer.rewind(2)
@@ -327,7 +328,7 @@ async def test_all_that_waits_is_dropped_where_that_is_asked_for(
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
     async with opened(settings) as other:
-        await other._open_thread(thread_id, epoch=0)
+        other._open_thread(thread_id, epoch=0)
         await append(other, thread_id, message("of another writer"))
 
         await done(settings, "drop", thread_id, "--all", "--yes")
@@ -429,7 +430,7 @@ async def test_where_a_creation_is_dropped_the_thread_stops_at_what_stands_behin
 ) -> None:
     thread_id = await new_thread(store)
     another = CreateThread(at=utc_now(), session_meta={"id": new_thread_id()})
-    store._open.require(thread_id).creation = OrderedTask(another)
+    store._open.require(thread_id).creation = OrderedTask(another).encode()
     await append(store, thread_id, message("one"))
     await append(store, thread_id, message("two"))
     await drain(hand_worker)

@@ -45,6 +45,9 @@ class Outsider:
     def key(self, name: str) -> str:
         return f"{self.prefix}:{{0}}:{name}:{self.thread_id}"
 
+    def told(self) -> str:
+        return f"{self.prefix}:{{0}}:told:{self.writer}"
+
     def enqueue(self, first: int, *tasks: tuple[str, str, str], **options: Any) -> tuple[int, str, int, str]:
         enqueue: Callable[..., tuple[int, str, int, str]] = EXAMPLE["enqueue"]
         return enqueue(
@@ -123,14 +126,14 @@ def test_a_thread_is_created_and_written_by_plain_commands(
 ) -> None:
     heard = outsider.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
     with heard:
-        heard.subscribe(outsider.key("applied"))
+        heard.subscribe(outsider.told())
 
         status, last, position = outsider.send(1, outsider.create(), append("naïve", "hi"), rename("by hand"))
 
         message = wait_until(lambda: heard.get_message(timeout=0.1), "the publication")
     said = message["data"].decode()
     assert (status, last) == ("ok", 3)
-    assert said == f"applied {position} {outsider.writer}:3"
+    assert said == f"applied {outsider.thread_id} {position} {outsider.writer}:3"
     assert outsider.applied() == 3
     assert outsider.redis.execute_command("GET", outsider.key("applied")) == position.encode()  # type: ignore[no-untyped-call]  # redis-py
 

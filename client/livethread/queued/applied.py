@@ -1,4 +1,4 @@
-"""Hears from the workers which tasks are durable, and which threads are parked.
+"""Hears from the workers which of a client's tasks are durable, and which threads are parked.
 
 Publications may be lost: whoever waits asks Redis as well.
 """
@@ -22,21 +22,22 @@ logger = logging.getLogger(__name__)
 #: Wait before listening again after the connection broke.
 RETRY_INTERVAL: Final = 0.5  # seconds
 
-#: Something to subscribe to while no thread is open: a pub/sub connection without one cannot listen.
-_IDLE_CHANNEL: Final = "livethread:idle"
-
 
 class AppliedListener:
-    """Subscribes to the ``applied`` channels of the open threads, again and again where the connection breaks."""
+    """Subscribes to the *channels* on which one client is told, again and again where the connection breaks."""
 
     def __init__(
-        self, redis: Redis, on_message: Callable[[str, str], None], on_return: Callable[[], Awaitable[None]]
+        self,
+        redis: Redis,
+        channels: list[str],
+        on_message: Callable[[str], None],
+        on_return: Callable[[], Awaitable[None]],
     ) -> None:
         self._pubsub: PubSub = redis.pubsub(ignore_subscribe_messages=True)
+        self._channels = channels
         self._on_message = on_message
         #: Called when Redis is back: what was published meanwhile is lost.
         self._on_return = on_return
-        self._channels = {_IDLE_CHANNEL}
         #: Whether the connection stands; while it does not, it is for the listener alone to mend.
         self._is_connected = False
         self._task: asyncio.Task[None] | None = None
@@ -62,26 +63,6 @@ class AppliedListener:
             await asyncio.wait([self._task], timeout=RETRY_INTERVAL)
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
 
-    async def subscribe(self, channel: str) -> None:
-        """Hear of the thread whose ``applied`` key is *channel*; while Redis is out of reach, once it is back."""
-        self._channels.add(channel)
-        if not self._is_connected:
-            return
-        try:
-            await self._pubsub.subscribe(channel)
-        except (RedisError, OSError):
-            logger.warning("subscribing failed; flush will ask instead", extra={"action": "subscribe"})
-
-    async def unsubscribe(self, channel: str) -> None:
-        """Hear no more of it."""
-        self._channels.discard(channel)
-        if not self._is_connected:
-            return
-        try:
-            await self._pubsub.unsubscribe(channel)
-        except (RedisError, OSError):
-            logger.debug("unsubscribing failed", extra={"action": "unsubscribe"})
-
     async def _listen(self) -> None:
         level = logging.WARNING
         while True:
@@ -91,7 +72,7 @@ class AppliedListener:
                     await self._on_return()
                 async for message in self._pubsub.listen():
                     level = logging.WARNING
-                    self._on_message(message["channel"].decode(), message["data"].decode())
+                    self._on_message(message["data"].decode())
             except (RedisError, OSError) as error:
                 self._is_connected = False
                 logger.log(level, "listening failed", extra={"action": "listen", "error": type(error).__name__})

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -46,6 +47,8 @@ class _PacksInC:
     _serializer: Final = HiredisRespSerializer()
 
     def pack_command(self, *args: Any) -> Any:
+        if args[0] == "EVALSHA":  # of texts, bytes and numbers alone: the serializer looks at each for others
+            return [pack_command(args)]
         return self._serializer.pack(*args)
 
 

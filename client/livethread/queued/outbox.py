@@ -25,6 +25,7 @@ from livethread.errors import Conflict, Internal, ResourceExhausted, ThreadNotFo
 from livethread.open_threads import taken_over
 from livethread.queued.connection import without_password
 from livethread.queued.scripts import BELL_TTL_MS, load_script
+from livethread.queued.writer import Place
 from livethread_config import names
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from livethread.queued.writer import Submission, Writer
+    from livethread.tasks import EncodedTask
     from livethread.types import Position
     from livethread_config import Settings
 
@@ -111,13 +113,13 @@ class Outbox:
         if self._is_stopped:
             writer.drop_all(_closed())
             return
-        shard = self._shard(writer.thread_id)
+        shard = self._place(writer).shard
         self._waiting[shard][writer] = None
         self._wakeups[shard].set()
 
     def forget(self, writer: Writer) -> None:
         """Send no more of *writer*; a call that is under way may still be accepted."""
-        self._waiting[self._shard(writer.thread_id)].pop(writer, None)
+        self._waiting[self._place(writer).shard].pop(writer, None)
 
     async def poke(self, thread_id: str) -> None:
         """Have the thread claimed if it has tasks, and a doorbell rung if it is due.
@@ -128,7 +130,7 @@ class Outbox:
         shard = self._shard(thread_id)
         keys, args = self._head(shard)
         args += [thread_id, "", 0, "", 0]
-        reply: _Reply = await self._enqueue(keys=keys + self._thread_keys(shard, thread_id), args=args)
+        reply: _Reply = await self._enqueue(keys=[*keys, *self._thread_keys(shard, thread_id)], args=args)
         if reply[0]:
             self._ring(shard)
 
@@ -160,6 +162,12 @@ class Outbox:
         if was_parked:
             await self.poke(thread_id)
         return was_parked
+
+    def _place(self, writer: Writer) -> Place:
+        if writer.place is None:
+            shard = self._shard(writer.thread_id)
+            writer.place = Place(shard, self._thread_keys(shard, writer.thread_id))
+        return writer.place
 
     def _shard(self, thread_id: str) -> int:
         return names.shard_of(thread_id, len(self._keys))
@@ -211,14 +219,14 @@ class Outbox:
     def _arguments(self, shard: int, batch: _Batch) -> tuple[list[str], list[str | bytes | int]]:
         keys, args = self._head(shard)
         for writer, submissions in batch:
-            keys += self._thread_keys(shard, writer.thread_id)
+            keys += self._place(writer).keys
             epoch = "" if writer.epoch is None or submissions[0].is_promised else writer.epoch
             args += [writer.thread_id, writer.id, writer.floor, epoch, len(submissions)]
             for submission in submissions:
-                kind, expected = _kind(submission), submission.expected or ""
+                task, kind, expected = submission.task, _kind(submission.task), submission.expected or ""
                 if submission.is_repeated:
                     kind, expected = kind if kind == "delete" else "", ""
-                args += [submission.n, kind, expected, submission.key or "", *submission.wire]
+                args += (submission.n, kind, expected, task.key or "", task.header, task.lines)
         return keys, args
 
     def _head(self, shard: int) -> tuple[list[str], list[str | bytes | int]]:
@@ -228,9 +236,9 @@ class Outbox:
         keys = [of.ready, of.claims, of.tokens, of.parked, of.bell, of.drain, of.wake, of.deleted]
         return keys, [BELL_TTL_MS, settings.writer_ttl_days * 86_400, settings.mailbox_max_tasks]
 
-    def _thread_keys(self, shard: int, thread_id: str) -> list[str]:
+    def _thread_keys(self, shard: int, thread_id: str) -> tuple[str, ...]:
         of = self._keys[shard]
-        return [of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.keys(thread_id)]
+        return of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.keys(thread_id)
 
     def _take_answer(self, writer: Writer, answer: _Reply) -> None:
         status, last, position, tail, fresh = answer
@@ -384,8 +392,8 @@ def _fitting(writer: Writer, tasks: int, size: int) -> int:
     return count
 
 
-def _kind(submission: Submission) -> str:
-    return "observed" if submission.is_observed else _KINDS.get(submission.op, "")
+def _kind(task: EncodedTask) -> str:
+    return "observed" if task.is_observed else _KINDS.get(task.op, "")
 
 
 def _is_passing(error: Exception) -> bool:

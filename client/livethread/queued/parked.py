@@ -149,6 +149,7 @@ class ParkedThreads:
                 thread_id,
                 parked.detail,
                 self._settings.writer_ttl_days * 86_400,
+                keys.told_prefix,
                 len(entries),
                 *(entry.position for entry in entries),
                 *(field for pair in counters.items() for field in pair),

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import re
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -28,13 +30,13 @@ from livethread.queued.writer import Budget, Writer
 from livethread.rollout_item import encode_items
 from livethread.session_meta import session_meta
 from livethread.tasks import (
-    AppendItems,
     ArchiveThread,
     CreateThread,
     DeleteThread,
     OrderedTask,
     UnarchiveThread,
     UpdateThreadMetadata,
+    encode_append,
 )
 from livethread.types import (
     START,
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from livethread.queued.doorbell import Doorbell
     from livethread.queued.writer import Submission
     from livethread.store import ThreadReader
-    from livethread.tasks import TaskHeader
+    from livethread.tasks import EncodedTask, TaskHeader
     from livethread.types import (
         AppendThreadItemsParams,
         ArchiveThreadParams,
@@ -93,7 +95,7 @@ class _OpenThread:
 
     writer: Writer
     #: The task that creates it, until Redis holds it: creation is lazy.
-    creation: OrderedTask | None = None
+    creation: EncodedTask | None = None
     #: That task on its way.
     creating: Submission | None = None
     #: Whether it was shut down or discarded: who waited for room meanwhile comes too late.
@@ -113,7 +115,12 @@ class QueuedThreadStore:
         self._doorbell = doorbell
         self._observers = Observers()
         self._outbox = Outbox(redis, settings, doorbell.ring)
-        self._applied = AppliedListener(redis, self._on_message, self._ask_all)
+        self._keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
+        #: Names this store, for good; its writers are numbered.
+        self._client = uuid.uuid4().hex[:16]
+        self._writers = itertools.count()
+        channels = [keys.told(self._client) for keys in self._keys]
+        self._applied = AppliedListener(redis, channels, self._on_message, self._ask_all)
         self._waiter = Waiter(
             redis,
             settings,
@@ -127,7 +134,6 @@ class QueuedThreadStore:
         self._admission = Admission(settings, self._budget, self._ask_all)
         #: Position of the last change of each thread that is not open, until a read has waited for it.
         self._cold: dict[str, Position] = {}
-        self._keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -166,8 +172,8 @@ class QueuedThreadStore:
 
     async def create_thread(self, params: CreateThreadParams) -> None:
         """Open a new thread; nothing reaches Redis before its first task."""
-        creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params)))
-        creation.to_wire()  # what cannot be stored is refused now, not with the first append
+        # What cannot be stored is refused now, not with the first append.
+        creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params))).encode()
         # An id that was made for this thread is new; one that was given may not be.
         is_given = "thread_id" in params.model_fields_set
         if params.thread_id in self._open or (is_given and await self._exists(params.thread_id)):
@@ -175,7 +181,7 @@ class QueuedThreadStore:
         if params.thread_id in self._open:  # created while we asked
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
         # Redis learns the epoch with the first task. Any later one is higher.
-        (await self._open_thread(params.thread_id, epoch=int(params.exclusive))).creation = creation
+        self._open_thread(params.thread_id, epoch=int(params.exclusive)).creation = creation
 
     async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
         """Open an existing thread, after what its mailbox holds now is applied."""
@@ -183,7 +189,7 @@ class QueuedThreadStore:
         epoch = await self._waiter.epoch(params.thread_id, is_new=params.exclusive)
         if params.exclusive:  # what others had accepted until then is the last of theirs
             thread = await self._read_settled(params)
-        await self._open_thread(params.thread_id, epoch=epoch)
+        self._open_thread(params.thread_id, epoch=epoch)
         return thread
 
     async def persist_thread(self, params: PersistThreadParams) -> None:
@@ -207,7 +213,7 @@ class QueuedThreadStore:
         """Flush and close the writer."""
         opened = self._open.require(params.thread_id)
         await self._waiter.flush(opened.writer, params.timeout_s)
-        await self._close_thread(params.thread_id)
+        self._close_thread(params.thread_id)
 
     async def discard_thread(self, params: DiscardThreadParams) -> None:
         """Close the writer without waiting; what Redis holds is applied all the same."""
@@ -217,7 +223,7 @@ class QueuedThreadStore:
         if self._open.is_last(params.thread_id):
             self._outbox.forget(opened.writer)
             opened.writer.drop_all(ThreadNotFound(params.thread_id, "it was discarded"))
-        await self._close_thread(params.thread_id)
+        self._close_thread(params.thread_id)
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -225,10 +231,10 @@ class QueuedThreadStore:
         """Enqueue the items as one task. Who cancels the call stops waiting; the task stays on its way."""
         opened = self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
-        task = OrderedTask(AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key), lines)
+        task = encode_append(params.appended_at, lines, params.idempotency_key)
         position = await self._enqueue(opened, task, params.expected_position)
-        self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), task.size))
-        return Receipt(thread_id=params.thread_id, position=position)
+        self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), sum(map(len, lines))))
+        return Receipt.of_valid(thread_id=params.thread_id, position=position)
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         """Enqueue the patch as one task.
@@ -295,7 +301,7 @@ class QueuedThreadStore:
 
     # -- submitting ----------------------------------------------------------------------------------------
 
-    async def _enqueue(self, opened: _OpenThread, task: OrderedTask, expected: Position | None = None) -> Position:
+    async def _enqueue(self, opened: _OpenThread, task: EncodedTask, expected: Position | None = None) -> Position:
         """Submit *task*, behind the thread's creation where that is due, and return its position."""
 
         def submit(deadline: float) -> Submission:
@@ -325,7 +331,7 @@ class QueuedThreadStore:
             await self._require_stored(thread_id, include_archived=include_archived)
             opened = _OpenThread(self._new_writer(thread_id))
             opened.writer.close()
-        position = await self._enqueue(opened, OrderedTask(header))
+        position = await self._enqueue(opened, OrderedTask(header).encode())
         if thread_id not in self._open:
             self._remember(thread_id, position)
         return Receipt(thread_id=thread_id, position=position)
@@ -353,7 +359,8 @@ class QueuedThreadStore:
             del self._cold[next(iter(self._cold))]
 
     def _new_writer(self, thread_id: str) -> Writer:
-        return Writer(thread_id, self._budget, self._settings.mailbox_max_tasks)
+        id_ = f"{self._client}.{next(self._writers)}"
+        return Writer(thread_id, self._budget, self._settings.mailbox_max_tasks, id_)
 
     # -- waiting -------------------------------------------------------------------------------------------
 
@@ -392,19 +399,21 @@ class QueuedThreadStore:
 
     # -- what the workers say ------------------------------------------------------------------------------
 
-    def _on_message(self, channel: str, message: str) -> None:
+    def _on_message(self, message: str) -> None:
+        """Take in what ``settle.lua`` and ``drop.lua`` tell, a line for each writer."""
         self._waiter.note_heard()
-        opened = self._open.get(channel.rpartition(":")[2])
-        if opened is None:
-            return
-        what, _, detail = message.partition(" ")
-        if what == "parked":
-            self._note_parked(opened.writer, detail)
-        elif what == "applied":
-            if opened.writer.queue:
-                self._outbox.send(opened.writer)  # there is room again
-            position, *counters = detail.split(" ")
-            for counter in counters:
+        for line in message.split("\n"):
+            what, _, told = line.partition(" ")
+            thread_id, _, detail = told.partition(" ")
+            opened = self._open.get(thread_id)
+            if opened is None:
+                continue
+            if what == "parked":
+                self._note_parked(opened.writer, detail)
+            elif what == "applied":
+                if opened.writer.queue:
+                    self._outbox.send(opened.writer)  # there is room again
+                position, _, counter = detail.partition(" ")
                 writer, _, n = counter.partition(":")
                 if writer == opened.writer.id:
                     self._note_applied(opened.writer, int(n), position)
@@ -429,21 +438,19 @@ class QueuedThreadStore:
     def _keys_of(self, thread_id: str) -> names.ShardKeys:
         return self._keys[names.shard_of(thread_id, len(self._keys))]
 
-    async def _open_thread(self, thread_id: str, *, epoch: int) -> _OpenThread:
+    def _open_thread(self, thread_id: str, *, epoch: int) -> _OpenThread:
         """Open the thread once more; handles of one thread in one store share its writer, and so its epoch."""
         opened = self._open.open(thread_id, lambda: _OpenThread(self._new_writer(thread_id)))
         opened.writer.epoch = max(opened.writer.epoch or 0, epoch)
-        await self._applied.subscribe(self._keys_of(thread_id).applied(thread_id))
         return opened
 
-    async def _close_thread(self, thread_id: str) -> None:
+    def _close_thread(self, thread_id: str) -> None:
         opened = self._open.get(thread_id)
         if opened is not None and self._open.close(thread_id):
             if opened.writer.unapplied:
                 self._remember(thread_id, opened.writer.unapplied[-1].position)
             opened.is_closed = True
             opened.writer.close()
-            await self._applied.unsubscribe(self._keys_of(thread_id).applied(thread_id))
 
 
 def _parked_reason(detail: str) -> str:

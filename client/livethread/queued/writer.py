@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from livethread.errors import ResourceExhausted
-from livethread.tasks import AppendItems, UpdateThreadMetadata
 from livethread.types import START, Position, position_key
 
 if TYPE_CHECKING:
-    from livethread.tasks import OrderedTask
+    from livethread.tasks import EncodedTask
 
 
 class NoRoom(ResourceExhausted):
@@ -35,13 +35,21 @@ class Budget:
         self.freed.set()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a thread's mailbox is."""
+
+    shard: int
+    #: Keys of the thread, as ``enqueue.lua`` takes them.
+    keys: tuple[str, ...]
+
+
 @dataclass(slots=True, eq=False)
 class Submission:
     """A task on its way."""
 
-    op: str
-    #: The task as it travels, and how many bytes that are.
-    wire: tuple[bytes, bytes]
+    task: EncodedTask
+    #: Bytes of the task.
     size: int
     expected: Position | None
     #: Resolves to the position once Redis holds the task.
@@ -50,10 +58,8 @@ class Submission:
     since: float
     #: Number among the submissions of its writer.
     order: int
-    #: Idempotency key of an append.
-    key: str | None = None
-    #: Whether it is a patch that follows from items that were accepted before.
-    is_observed: bool = False
+    #: Loop time until which it is offered again where the mailbox is full.
+    deadline: float = 0.0
     #: The writer's counter; 0 until it is sent for the first time.
     n: int = 0
     position: Position = START
@@ -61,8 +67,6 @@ class Submission:
     is_repeated: bool = False
     #: Whether it was refused: nothing of it is stored, and it is no longer queued.
     is_refused: bool = False
-    #: Loop time until which it is offered again where the mailbox is full.
-    deadline: float = 0.0
     #: Whether Redis had no room for it, and it waits to be offered again: Redis holds nothing of it.
     is_postponed: bool = False
 
@@ -85,10 +89,13 @@ class Writer:
     can be sent again should Redis lose it. What is promised is never refused.
     """
 
-    def __init__(self, thread_id: str, budget: Budget, max_tasks: int) -> None:
+    def __init__(self, thread_id: str, budget: Budget, max_tasks: int, id_: str | None = None) -> None:
         self.thread_id = thread_id
-        #: Identifies this writer for good; never used again once it is closed.
-        self.id = uuid.uuid4().hex[:16]
+        #: Identifies this writer for good; never used again once it is closed. What stands before its first dot names the
+        #: client, who is told on a channel of that name.
+        self.id = id_ or uuid.uuid4().hex[:16]
+        #: Known once it has sent something.
+        self.place: Place | None = None
         #: Writers of an older epoch than the thread's newest are fenced; None: this one never is.
         self.epoch: int | None = None
         #: Last counter known to be applied.
@@ -129,46 +136,39 @@ class Writer:
         pending = self.unapplied or self.queue
         return not pending or pending[0].order > marker
 
-    def submit(self, task: OrderedTask, expected: Position | None = None, deadline: float = 0.0) -> Submission:
+    def submit(self, task: EncodedTask, expected: Position | None = None, deadline: float = 0.0) -> Submission:
         """Queue *task* behind all others of this writer; where its mailbox is full, it waits until *deadline*.
 
         Raises:
-            InvalidRequest: it cannot be encoded.
             NoRoom: too much is outstanding, of this thread or of the store.
             ResourceExhausted: it is larger than all that may be outstanding.
         """
-        wire = task.to_wire()
         if len(self.unapplied) + len(self.queue) >= self._max_tasks:
             raise NoRoom(
                 f"{self._max_tasks} tasks of thread {self.thread_id} wait to be applied, the most that are kept; "
                 + (f"it is parked: {self.parked}" if self.parked else "flush before you append more")
             )
-        size = len(wire[0]) + len(wire[1])
+        size = task.size
         if size > self._budget.limit:
             raise ResourceExhausted(
                 f"a task of {size} bytes, where {self._budget.limit} are the most that are kept in all "
                 "(LIVETHREAD_OUTBOX_MAX_BYTES)"
             )
         self._require_bytes(size)
-        loop, header = asyncio.get_running_loop(), task.header
+        loop = asyncio.get_running_loop()
         self._orders += 1
-        submission = Submission(header.op, wire, size, expected, loop.create_future(), loop.time(), self._orders)
-        if isinstance(header, AppendItems):
-            submission.key = header.idempotency_key
-        elif isinstance(header, UpdateThreadMetadata):
-            submission.is_observed = header.observed_from is not None
-        submission.deadline = deadline
+        submission = Submission(task, size, expected, loop.create_future(), loop.time(), self._orders, deadline)
         self._budget.used += size
         self.queue.append(submission)
         return submission
 
-    def require_room_for_both(self, creation: OrderedTask, task: OrderedTask) -> None:
+    def require_room_for_both(self, creation: EncodedTask, task: EncodedTask) -> None:
         """Return if the thread's *creation* and *task* have room together, or never will have.
 
         Raises:
             NoRoom: there is none now: a thread would be created that nothing is appended to.
         """
-        size = sum(len(part) for each in (creation, task) for part in each.to_wire())
+        size = creation.size + task.size
         if size <= self._budget.limit:
             self._require_bytes(size)
 
@@ -181,7 +181,7 @@ class Writer:
 
     def number(self, count: int) -> list[Submission]:
         """Give the first *count* queued tasks their counters and return them."""
-        batch = [self.queue[i] for i in range(min(count, len(self.queue)))]
+        batch = list(itertools.islice(self.queue, count))
         for n, submission in enumerate(batch, start=self.last_accepted + 1):
             submission.n = n
             submission.is_postponed = False
@@ -193,11 +193,10 @@ class Writer:
         The last *fresh* of them were accepted by this very call, one position after the other. Of those that an
         earlier call brought the own position is not known; that of the last serves, since waiting for it is safe.
         """
-        high, low = position_key(position)
         while self.queue and 0 < self.queue[0].n <= last:
             submission = self.queue.popleft()
             behind = last - submission.n
-            submission.position = f"{high}-{low - behind}" if behind < fresh else position
+            submission.position = _before(position, behind) if 0 < behind < fresh else position
             self.unapplied.append(submission)
             if not submission.accepted.done():
                 submission.accepted.set_result(submission.position)
@@ -214,7 +213,7 @@ class Writer:
         first = self.queue[0]
         if first.is_promised:
             return False
-        depending = len(self.queue) if first.op == "create_thread" else 1
+        depending = len(self.queue) if first.task.op == "create_thread" else 1
         for _ in range(depending):
             if self.queue[0].is_promised:
                 break
@@ -284,3 +283,9 @@ class Writer:
         if not submission.accepted.done():
             submission.accepted.set_exception(error)
             submission.accepted.exception()  # the outcome of a creation may interest nobody
+
+
+def _before(position: Position, count: int) -> Position:
+    """Return the position that was given out *count* places before *position*, by the same call."""
+    high, low = position_key(position)
+    return f"{high}-{low - count}"

@@ -3,10 +3,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import GitInfoPatch, MemoryMode, ThreadMetadataPatch
-from livethread.tasks import AppendItems, CreateThread, OrderedTask, UpdateThreadMetadata
+from livethread.tasks import AppendItems, CreateThread, OrderedTask, UpdateThreadMetadata, encode_append
 
 AT = datetime(2026, 11, 22, 12, 0, 0, 123_000, tzinfo=UTC)
 
@@ -62,6 +64,44 @@ def test_the_lines_travel_beside_the_header_byte_for_byte() -> None:
     assert header == b'{"op":"append_items","at":"2026-11-22T12:00:00.123000Z"}'
     assert lines == b'{"a":1}\n{"b":2}'
     assert task.size == 14
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.header.op)
+def test_an_encoded_task_is_what_travels(task: OrderedTask) -> None:
+    encoded = task.encode()
+
+    assert (encoded.header, encoded.lines) == task.to_wire()
+    assert (encoded.op, encoded.size) == (task.header.op, sum(map(len, task.to_wire())))
+    assert encoded.key == getattr(task.header, "idempotency_key", None)
+    assert not encoded.is_observed
+
+
+def test_a_patch_that_follows_from_items_says_so_on_its_way() -> None:
+    observed = UpdateThreadMetadata(at=AT, patch=PATCHES[1], observed_from="1763800000000-7")
+
+    assert OrderedTask(observed).encode().is_observed
+    assert not OrderedTask(UpdateThreadMetadata(at=AT, patch=PATCHES[1])).encode().is_observed
+
+
+def test_a_task_that_is_not_json_cannot_be_encoded() -> None:
+    odd = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
+    header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd, observed_from=None)
+
+    with pytest.raises(InvalidRequest):
+        OrderedTask(header).encode()
+
+
+@given(
+    at=st.datetimes(timezones=st.just(UTC)),
+    lines=st.lists(st.binary(max_size=20), min_size=1),
+    key=st.none() | st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=200),
+)
+def test_an_append_that_is_encoded_directly_is_encoded_as_any_other(
+    at: datetime, lines: list[bytes], key: str | None
+) -> None:
+    header = AppendItems(at=at, idempotency_key=key)
+
+    assert encode_append(header.at, tuple(lines), key) == OrderedTask(header, tuple(lines)).encode()
 
 
 GARBAGE: list[bytes] = [

@@ -63,6 +63,7 @@ def test_the_keys_are_spelled_as_ever() -> None:
     assert keys.mailbox(THREAD) == f"{keys.thread_prefix}mailbox:{THREAD}" == f"livethread:{{0}}:mailbox:{THREAD}"
     assert keys.writers(THREAD) == f"livethread:{{0}}:writers:{THREAD}"
     assert keys.applied(THREAD) == f"livethread:{{0}}:applied:{THREAD}"
+    assert keys.told("c1") == f"{keys.told_prefix}c1" == "livethread:{0}:told:c1"
 
 
 def test_queues_and_tasks_are_named_as_ever() -> None:

@@ -126,7 +126,7 @@ class Mailbox:
         """Finish *claims* and return how many of them still were ours."""
         keys = self._keys
         script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked]
-        args: list[Any] = [self._token, self._settings.writer_ttl_days * 86_400]
+        args: list[Any] = [self._token, self._settings.writer_ttl_days * 86_400, keys.told_prefix]
         for claim in claims:
             outcome = self.judge(claim, outcomes[claim.thread_id])
             script_keys += [

@@ -6,12 +6,13 @@
 --        3 deleted   zset    thread -> time (ms) at which its deletion was accepted
 --        4 mailbox   stream  unapplied tasks
 --        5 writers   hash    see enqueue.lua
---        6 applied   string  last applied position; also the channel on which it is published
+--        6 applied   string  last applied position
 --        7 keys      zset    see enqueue.lua; forgotten, since an append that is dropped has taken no key
 -- ARGV   1 thread
 --        2 why it is parked, as the caller has read it
 --        3 s for which positions and counters are kept
---        4 how many positions follow, then the positions of the entries, in order
+--        4 what precedes the name of a client in its channel: see settle.lua, which tells as this does
+--        5 how many positions follow, then the positions of the entries, in order
 --        then pairs: writer, n
 --          n         last counter of that writer among the entries: it counts as applied, so that nobody waits for it
 --
@@ -20,7 +21,7 @@
 
 local ready, parked, deleted = KEYS[1], KEYS[2], KEYS[3]
 local mailbox, writers, applied_key = KEYS[4], KEYS[5], KEYS[6]
-local thread, why, keep, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local thread, why, keep, told_prefix, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local PAGE = 50
 
 local time = redis.call('TIME')
@@ -45,19 +46,19 @@ while seen < count do
   end
   for _, entry in ipairs(found) do
     seen = seen + 1
-    if entry[1] ~= ARGV[4 + seen] then
+    if entry[1] ~= ARGV[5 + seen] then
       return 0
     end
     from = '(' .. entry[1]
   end
 end
 
-for i = 5, 4 + count do
+for i = 6, 5 + count do
   redis.call('XDEL', mailbox, ARGV[i])
 end
 
 -- Applied is what was given out up to the last of them: a position that nobody gave out moves no other.
-local last, tail, applied = ARGV[4 + count], redis.call('HGET', writers, 'tail'), redis.call('GET', applied_key)
+local last, tail, applied = ARGV[5 + count], redis.call('HGET', writers, 'tail'), redis.call('GET', applied_key)
 if tail and later_than(last, tail) then
   last = tail
 end
@@ -66,8 +67,8 @@ if tail and (not applied or later_than(last, applied)) then
   redis.call('SET', applied_key, applied)
 end
 
-local message = 'applied ' .. (applied or '0-0')
-for i = 5 + count, #ARGV, 2 do
+local told = {}
+for i = 6 + count, #ARGV, 2 do
   -- Nobody can say of a writer that more of its tasks were dropped than it had accepted.
   local n, accepted = tonumber(ARGV[i + 1]), redis.call('HGET', writers, ARGV[i])
   if accepted then
@@ -76,7 +77,8 @@ for i = 5 + count, #ARGV, 2 do
   if n > tonumber(redis.call('HGET', writers, 'a:' .. ARGV[i]) or '0') then
     redis.call('HSET', writers, 'a:' .. ARGV[i], string.format('%.0f', n))
   end
-  message = message .. string.format(' %s:%.0f', ARGV[i], n)
+  local line = string.format('applied %s %s %s:%.0f', thread, applied or '0-0', ARGV[i], n)
+  told[#told + 1] = { told_prefix .. string.match(ARGV[i], '^[^.]*'), line }
 end
 redis.call('EXPIRE', applied_key, keep)
 redis.call('EXPIRE', writers, keep)
@@ -90,5 +92,7 @@ if redis.call('XLEN', mailbox) == 0 then
 else
   redis.call('ZADD', ready, 'NX', now, thread)
 end
-redis.call('PUBLISH', applied_key, message)
+for _, message in ipairs(told) do
+  redis.call('PUBLISH', message[1], message[2])
+end
 return count

@@ -39,7 +39,7 @@ class Gate:
 
     async def append(self, text: str, writer: Writer | None = None) -> Submission:
         into = writer or self.writer
-        task = OrderedTask(AppendItems(at=AT), (text.encode(),))
+        task = OrderedTask(AppendItems(at=AT), (text.encode(),)).encode()
         return await self.admission.submit(into, lambda deadline: into.submit(task, None, deadline))
 
     def start(self, *texts: str) -> list[asyncio.Task[Submission]]:
@@ -53,7 +53,7 @@ class Gate:
         self.writer.note_applied(n, f"{n}-0")
 
     def texts(self) -> list[bytes]:
-        return [submission.wire[1] for submission in self.writer.queue]
+        return [submission.task.lines for submission in self.writer.queue]
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from livethread.tasks import EncodedTask
+
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 A = "019a93b9-f380-7600-98ff-940e6b99603a"
 B = "019a93b9-f380-7600-98ff-940e6b99603b"
@@ -79,8 +81,8 @@ def reply(text: str) -> Exception:
     return error
 
 
-def append(text: str) -> OrderedTask:
-    return OrderedTask(AppendItems(at=AT), (text.encode(),))
+def append(text: str) -> EncodedTask:
+    return OrderedTask(AppendItems(at=AT), (text.encode(),)).encode()
 
 
 def submit(outbox: Outbox, writer: Writer, *texts: str) -> list[Submission]:
@@ -98,7 +100,7 @@ async def outcomes(*submissions: Submission) -> list[Any]:
 
 def kept(writer: Writer) -> list[bytes]:
     """The lines that *writer* still holds, in order."""
-    return [submission.wire[1] for submission in (*writer.unapplied, *writer.queue)]
+    return [submission.task.lines for submission in (*writer.unapplied, *writer.queue)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -274,7 +276,7 @@ async def test_creating_a_thread_that_exists_fails_all_that_stands_behind_the_cr
 ) -> None:
     await outcomes(*submit(outbox, new_writer(A), "somebody else's"))
     writer = new_writer(A)
-    creation = writer.submit(OrderedTask(CreateThread(at=AT, session_meta={"id": A})))
+    creation = writer.submit(OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
 
     results = await outcomes(creation, *submit(outbox, writer, "1", "2"))
 
@@ -310,7 +312,7 @@ async def test_a_task_that_cannot_be_encoded_fails_alone_and_holds_nobody_up(
     (before,) = submit(outbox, writer, "before")
 
     with pytest.raises(InvalidRequest):
-        writer.submit(OrderedTask(header))
+        writer.submit(OrderedTask(header).encode())
     (behind,) = submit(outbox, writer, "behind")
     (other,) = submit(outbox, new_writer(B), "other")
 
@@ -362,7 +364,7 @@ async def test_an_accepted_creation_is_kept_though_another_writer_was_first_afte
 ) -> None:
     """Creating a thread that exists does nothing, so it is offered again without its condition."""
     writer, other = new_writer(A), new_writer(A)
-    creation = writer.submit(OrderedTask(CreateThread(at=AT, session_meta={"id": A})))
+    creation = writer.submit(OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
     outbox.send(writer)
     await outcomes(creation)
     redis.lose_everything()
@@ -544,7 +546,7 @@ async def test_a_compare_and_append_that_comes_too_late_holds_up_nobody(
 
 async def test_behind_a_threads_deletion_nothing_is_accepted(outbox: Outbox, redis: FakeMailboxes) -> None:
     writer = new_writer(A)
-    deletion = writer.submit(OrderedTask(DeleteThread(at=AT)))
+    deletion = writer.submit(OrderedTask(DeleteThread(at=AT)).encode())
 
     results = await outcomes(deletion, *submit(outbox, writer, "late", "later"))
 
@@ -570,7 +572,7 @@ async def test_of_a_deleted_thread_not_even_what_was_promised_is_offered_for_eve
 
 async def test_a_deletion_that_is_offered_again_still_deletes(outbox: Outbox, redis: FakeMailboxes) -> None:
     writer = new_writer(A)
-    deletion = writer.submit(OrderedTask(DeleteThread(at=AT)))
+    deletion = writer.submit(OrderedTask(DeleteThread(at=AT)).encode())
     outbox.send(writer)
     await outcomes(deletion)
     redis.lose_everything()
@@ -601,7 +603,7 @@ async def test_a_fenced_writers_tasks_are_refused_one_by_one_and_what_it_observe
     observed = patch.model_copy(update={"observed_from": "1-0"})
 
     first = writer.submit(append("fenced"))
-    sent = [writer.submit(OrderedTask(header)) for header in (patch, observed)]
+    sent = [writer.submit(OrderedTask(header).encode()) for header in (patch, observed)]
     results = await outcomes(first, *sent, *submit(outbox, writer, "fenced, too"))
 
     assert [type(result) for result in results] == [Conflict, Conflict, str, Conflict]

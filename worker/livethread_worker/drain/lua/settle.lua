@@ -8,11 +8,12 @@
 --        5 parked    hash    thread -> why it is parked
 --        then for each thread
 --          mailbox   stream  unapplied tasks
---          applied   string  last applied position; also the channel on which it is published
+--          applied   string  last applied position
 --          writers   hash    see enqueue.lua
 --          keys      zset    see enqueue.lua
 -- ARGV   1 token of this drain
 --        2 s for which positions and counters are kept
+--        3 what precedes the name of a client in its channel
 --        then for each thread: id, position, outcome, detail, count, and count times: writer, n
 --          position  last applied position, or "" where none was
 --          n         last counter of that writer up to the position: what a client knows its tasks by, since
@@ -20,11 +21,15 @@
 --          outcome   done | later (detail: ms until it may be claimed again) | failed (as later, and counts as
 --                    an attempt) | parked (detail: JSON that says why) | deleted (its keys go, too)
 --
+-- Clients are told on channels of their own, one message for all threads: a line "applied <thread> <position>
+-- <writer>:<n>" for each of their writers, and "parked <thread> <detail>". The name of a client is what stands before the
+-- first dot in the ids of its writers, or the whole id.
+--
 -- Returns how many of the claims still were this drain's. A stale token changes nothing: whoever holds the
 -- thread now finds by the counters what is applied.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local token, keep = ARGV[1], ARGV[2]
+local token, keep, told_prefix = ARGV[1], ARGV[2], ARGV[3]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -73,23 +78,44 @@ local function trim(mailbox, position)
   return false
 end
 
--- Note how far each writer is, and return that as it is published.
-local function note_counters(writers, first, count)
-  local counters, message = {}, ''
+local messages, clients = {}, {}
+
+local function tell(writer, line)
+  local client = string.match(writer, '^[^.]*')
+  if messages[client] then
+    table.insert(messages[client], line)
+  else
+    messages[client] = { line }
+    table.insert(clients, client)
+  end
+end
+
+-- Note how far each writer is, and tell it.
+local function note_counters(thread, position, writers, first, count)
+  local counters = {}
   for i = first, first + count * 2 - 1, 2 do
-    counters[#counters + 1], counters[#counters + 2] = 'a:' .. ARGV[i], ARGV[i + 1]
-    message = message .. ' ' .. ARGV[i] .. ':' .. ARGV[i + 1]
+    local writer, n = ARGV[i], ARGV[i + 1]
+    counters[#counters + 1], counters[#counters + 2] = 'a:' .. writer, n
+    tell(writer, 'applied ' .. thread .. ' ' .. position .. ' ' .. writer .. ':' .. n)
   end
   for i = 1, #counters, 1000 do
     if redis.call('HSET', writers, unpack(counters, i, math.min(i + 999, #counters))) > 0 then
       redis.call('EXPIRE', writers, keep) -- which otherwise is done when it is written to by an enqueue
     end
   end
-  return message
+end
+
+-- Tell all who may wait for a thread that it is parked: writers of tasks that are not applied.
+local function tell_parked(thread, writers, detail)
+  for _, writer in ipairs(redis.call('HKEYS', writers)) do
+    if writer ~= 'tail' and not string.find(writer, ':', 1, true) then
+      tell(writer, 'parked ' .. thread .. ' ' .. detail)
+    end
+  end
 end
 
 local threads, starts = {}, {}
-local arg = 3
+local arg = 4
 while arg <= #ARGV do
   threads[#threads + 1], starts[#starts + 1] = ARGV[arg], arg
   arg = arg + 5 + tonumber(ARGV[arg + 4]) * 2
@@ -112,7 +138,7 @@ for number, thread in ipairs(threads) do
       if before and later_than(before, position) then
         redis.call('SET', applied, before, 'EX', keep)
       end
-      redis.call('PUBLISH', applied, 'applied ' .. position .. note_counters(writers, first, count))
+      note_counters(thread, position, writers, first, count)
     else
       is_left = redis.call('XLEN', mailbox) > 0
     end
@@ -125,7 +151,7 @@ for number, thread in ipairs(threads) do
       redis.call('DEL', mailbox, applied, writers, keys)
     elseif is_left and outcome == 'parked' then
       redis.call('HSET', parked, thread, detail)
-      redis.call('PUBLISH', applied, 'parked ' .. detail)
+      tell_parked(thread, writers, detail)
     elseif is_left and outcome == 'done' then
       redis.call('ZADD', ready, 'NX', now, thread)
     elseif is_left then
@@ -137,4 +163,7 @@ for number, thread in ipairs(threads) do
   end
 end
 release(mine)
+for _, client in ipairs(clients) do
+  redis.call('PUBLISH', told_prefix .. client, table.concat(messages[client], '\n'))
+end
 return #mine
