@@ -35,8 +35,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_backend_transport_options": {"global_keyprefix": key_prefix, "retry_policy": {"timeout": 2.0}},
         "task_default_queue": queues[0],
         "task_queues": {name: {} for name in queues},
-        # The mailbox holds the truth and a doorbell may be lost, so it is acknowledged before it runs. (Celery
-        # 5.7.0 also dies of a late-acknowledged task that is in flight while Redis restarts.)
+        # The mailbox holds the truth and a doorbell may be lost, so it is acknowledged before it runs.
         "task_acks_late": False,
         "task_ignore_result": True,
         "task_serializer": "json",

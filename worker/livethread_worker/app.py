@@ -18,6 +18,6 @@ def create_app(settings: Settings) -> Celery:
     """Return an application that serves the queues of all shards; one per process, as pools are cached per app."""
     Home(settings.home).create()  # beat keeps its schedule there, from the first moment on
     app = Celery("livethread")
-    app.conf.update(celery_settings(settings))
+    app.conf.update(celery_settings(settings), worker_consumer="livethread_worker.consumer:Consumer")
     tasks.register(app, settings)
     return app

@@ -53,7 +53,7 @@ def every_worker_killed(cluster: Cluster) -> None:
 
 def pool_child_killed(cluster: Cluster) -> None:
     """``kill -9`` of the process in which a drain runs; its worker starts another."""
-    children = [pid for worker in cluster.workers for pid in _children(_pid(worker))]
+    children = [pid for worker in cluster.workers for pid in pool_of(worker)]
     victim = cluster.random.choice(children)
     with suppress(ProcessLookupError):
         os.kill(victim, signal.SIGKILL)
@@ -182,7 +182,7 @@ def disk_full(cluster: Cluster) -> None:
 def _limit_files(cluster: Cluster, size: int) -> None:
     for worker in cluster.workers:
         # Not of the main process, which writes nothing but its log, and does not bear it well if it cannot.
-        for pid in _children(_pid(worker)):
+        for pid in pool_of(worker):
             with suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
 
@@ -328,6 +328,6 @@ def _pid(worker: CeleryTestWorker) -> int:
     return pid
 
 
-def _children(pid: int) -> list[int]:
-    """Return the processes of the pool of the worker *pid*."""
-    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+def pool_of(worker: CeleryTestWorker) -> list[int]:
+    """Return the processes of the pool of *worker*."""
+    return [child.pid for child in psutil.Process(_pid(worker)).children(recursive=True)]

@@ -10,11 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil  # type: ignore[import-untyped]  # it comes with pytest-celery
 import pytest
 from tests.acceptance.faults.conftest import SEED
-from tests.acceptance.faults.nemesis import FAULTS
+from tests.acceptance.faults.nemesis import FAULTS, pool_of
+from tests.nodes.waiting import wait_until
+
+from livethread_config import names
 
 if TYPE_CHECKING:
+    from pytest_celery import CeleryTestSetup  # type: ignore[import-untyped]  # it has no types
     from tests.acceptance.faults.cluster import Cluster
 
 #: What `make test` does, one after the other to one deployment. `make test-faults` does all, each to one of its own.
@@ -87,3 +92,31 @@ def test_no_promise_is_broken_by_all_faults_at_random(cluster: Cluster, redis_ke
         Path(folder, f"faults-redis-{name}.json").write_text(json.dumps(totals, indent=2))
     assert report.violations == []
     assert report.applied > 0
+
+
+def test_a_worker_outlives_the_loss_of_redis_while_a_message_waits_in_it(
+    cluster: Cluster, celery_setup: CeleryTestSetup
+) -> None:
+    """Its pool is stopped, so that the message is not acknowledged; it has room for another, and so waits for one."""
+    sweeper, worker = cluster.workers
+    sweeper.kill()
+    pool = [psutil.Process(pid) for pid in pool_of(worker)]
+    for process in pool:
+        process.suspend()
+    unacked = f"{cluster.settings.key_prefix}:celery:unacked"
+    due = cluster.redis.hlen(unacked) + 1
+    celery_setup.app.send_task(names.SWEEP_TASK)
+    wait_until(lambda: cluster.redis.hlen(unacked) == due, "a message that waits")
+
+    cluster.redis_server.kill()
+    wait_until(lambda: "Connection to broker lost" in worker.logs(), "the loss of Redis")
+    cluster.redis_server.start()
+    for process in pool:
+        process.resume()
+    wait_until(lambda: worker.logs().count("Connected to") > 1, "another connection")
+    cluster.start_session()
+    cluster.go_on()
+    report = cluster.finish()
+
+    assert worker.container.status == "running"
+    assert report.violations == []
