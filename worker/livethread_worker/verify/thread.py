@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from livethread.journal import history_digest, item_digest
 from livethread.metadata import ThreadMetadataPatch
 from livethread.rollout_item import THREAD_METADATA_TYPE
+from livethread_worker.store.rollout.scan import ordinal_of, writer_mark
 from livethread_worker.verify.history import NEVER, by_process
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class ViolationKind(StrEnum):
     APPLIED_TWICE = "applied_twice"
     #: In the rollout in part.
     PARTLY_APPLIED = "partly_applied"
+    #: A line of ours does not carry the number that it has among its file's records.
+    NUMBERING = "numbering"
     #: Two tasks of one writer stand in another order than that in which it asked for them.
     WRITER_ORDER = "writer_order"
     #: Two tasks stand in another order than that of the positions that their writers were told.
@@ -93,6 +96,7 @@ class ThreadVerdict:
 
     def judge_rollout(self) -> None:
         """Compare appends and reads with the lines."""
+        self._judge_numbers()
         tasks = _tasks(self.records)
         places = self._places(tasks)
         self.applied = len(places)
@@ -117,6 +121,20 @@ class ThreadVerdict:
                 self._violated(
                     ViolationKind.METADATA, f"archived_at is {row.archived_at}, though {last} was the last"
                 )
+
+    def _judge_numbers(self) -> None:
+        """Find the first line that carries another number than its own: those behind it mostly follow."""
+        due = 0
+        for record in self.records:
+            if record.value is None:  # it is counted by nobody
+                continue
+            number = ordinal_of(record.value)
+            if number != due and writer_mark(record.value) is not None:
+                self._violated(
+                    ViolationKind.NUMBERING, f"the line at {record.offset} has the number {number}, not {due}"
+                )
+                return
+            due = max(due, number or 0) + 1  # as whoever writes the next line counts
 
     # -- appends -------------------------------------------------------------------------------------------
 
