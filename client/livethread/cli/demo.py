@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,13 +21,13 @@ import click
 from livethread.cli.demo_session import agent_session
 from livethread.cli.output import console, json_option, print_json, progress
 from livethread.errors import Internal
+from livethread.journal import journaled
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, GitInfoPatch, ThreadMetadataPatch
 from livethread.observers import ItemsAppended, MetadataUpdated, TasksApplied, ThreadEvent
 from livethread.open_store import open_store
 from livethread.policy import persisted_items
-from livethread.types import CreateThreadParams, ReadThreadParams, ResumeThreadParams, position_key
-from livethread.verify import check_rollout
+from livethread.types import CreateThreadParams, ResumeThreadParams, position_key
 from livethread_config import Settings
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ class Run:
     """What the demonstration did, and what came of it."""
 
     home: Path
-    threads: int = 0
+    #: What each writer was told.
+    journal: Path
+    threads: list[str] = field(default_factory=list)
     items: int = 0
     dropped: int = 0
     tasks: int = 0
@@ -87,8 +90,6 @@ class Run:
     killed: int = 0
     latencies: Latencies = field(default_factory=Latencies)
     problems: list[str] = field(default_factory=list)
-    #: thread id -> what each of its writers sent.
-    sent: dict[str, list[list[RolloutItem]]] = field(default_factory=dict)
 
     def count(self, event: ThreadEvent) -> None:
         """Count the tasks that Redis accepted."""
@@ -99,7 +100,8 @@ class Run:
         p50, p99 = _percentiles(self.latencies.seconds)
         return {
             "home": str(self.home),
-            "threads": self.threads,
+            "journal": str(self.journal),
+            "threads": len(self.threads),
             "items": self.items,
             "dropped_by_policy": self.dropped,
             "tasks": self.tasks,
@@ -125,8 +127,8 @@ def command(threads: int, kill: bool, home: Path | None, seed: int, as_json: boo
     """See it work: agent sessions, workers, and every line checked.
 
     Starts an embedded Redis and two workers, plays concurrent agent sessions, flushes, and compares every rollout
-    line by line with what was sent. It ends by itself; the threads stay to be looked at. LIVETHREAD_REDIS_URL is not
-    used.
+    line by line with what was sent, as `livethread verify` does. It ends by itself; the threads stay to be looked at.
+    LIVETHREAD_REDIS_URL is not used.
     """
     from livethread_worker.embedded.runtime import running
 
@@ -145,7 +147,8 @@ def command(threads: int, kill: bool, home: Path | None, seed: int, as_json: boo
 async def _play(
     settings: Settings, processes: Supervisor, *, threads: int, kill: bool, seed: int, quiet: bool
 ) -> Run:
-    run = Run(settings.home)
+    run = Run(settings.home, settings.own_dir / "demo.jsonl")
+    run.journal.unlink(missing_ok=True)  # an earlier one's, in the same home
     chance = random.Random(seed)  # noqa: S311 - a script, no secret
     scripts = [[agent_session(chance, turn) for turn in range(TURNS)] for _ in range(threads)]
     # One thread has a second writer, in a store of its own, as another process would have.
@@ -163,23 +166,29 @@ async def _play(
                 processes.kill("worker.2", signal.SIGKILL)
                 run.killed += 1
 
-        async with open_store(settings) as store, open_store(settings) as other_store:
-            for opened in (store, other_store):
-                opened.observers.subscribe(run.latencies.observe)
-                opened.observers.subscribe(run.count)
+        async with AsyncExitStack() as stack:
+            stores = [await _open(stack, settings, run, name) for name in ("one process", "another process")]
             begun = time.perf_counter()
             await asyncio.gather(
-                _two_writers((store, other_store), (scripts[0], second), run, advance),
-                *(_one_writer(store, script, run, advance) for script in scripts[1:]),
+                _two_writers(stores, (scripts[0], second), run, advance),
+                *(_one_writer(stores[0], script, run, advance) for script in scripts[1:]),
             )
             run.seconds = time.perf_counter() - begun
-            await _check(store, run)
+    _check(settings, run)
     return run
+
+
+async def _open(stack: AsyncExitStack, settings: Settings, run: Run, process: str) -> ThreadStore:
+    store = await stack.enter_async_context(open_store(settings))
+    store.observers.subscribe(run.latencies.observe)
+    store.observers.subscribe(run.count)
+    return stack.enter_context(journaled(store, run.journal, process))
 
 
 async def _one_writer(store: ThreadStore, script: _Script, run: Run, advance: Callable[[], None]) -> None:
     thread = await LiveThread.create(store, _params())
-    run.sent[thread.thread_id] = [await _perform(thread, script, run, advance)]
+    run.threads.append(thread.thread_id)
+    await _perform(thread, script, run, advance)
     await thread.update_metadata(
         ThreadMetadataPatch(name=f"Session {thread.thread_id[-4:]}", git_info=GitInfoPatch(branch="fix/build"))
     )
@@ -187,22 +196,23 @@ async def _one_writer(store: ThreadStore, script: _Script, run: Run, advance: Ca
 
 
 async def _two_writers(
-    stores: tuple[ThreadStore, ThreadStore], scripts: tuple[_Script, _Script], run: Run, advance: Callable[[], None]
+    stores: list[ThreadStore], scripts: tuple[_Script, _Script], run: Run, advance: Callable[[], None]
 ) -> None:
     first_writer = await LiveThread.create(stores[0], _params())
+    run.threads.append(first_writer.thread_id)
     await first_writer.persist()
     second_writer = await LiveThread.resume(stores[1], ResumeThreadParams(thread_id=first_writer.thread_id))
     performances = (
         _perform(writer, script, run, advance)
         for writer, script in zip((first_writer, second_writer), scripts, strict=True)
     )
-    run.sent[first_writer.thread_id] = list(await asyncio.gather(*performances))
+    await asyncio.gather(*performances)
     await first_writer.update_metadata(ThreadMetadataPatch(name="Two writers"))
     await asyncio.gather(first_writer.shutdown(), second_writer.shutdown())
 
 
-async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Callable[[], None]) -> list[RolloutItem]:
-    """Append the session item by item, flush after each turn, and return what must stand in the rollout."""
+async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Callable[[], None]) -> None:
+    """Append the session item by item, and flush after each turn."""
     for turn in script:
         for item in turn:
             called_at = time.perf_counter()
@@ -211,18 +221,23 @@ async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Calla
                 run.latencies.enqueued(thread.thread_id, receipt.position, called_at)
             advance()
         await thread.flush()
-    return persisted_items(item for turn in script for item in turn)
 
 
-async def _check(store: ThreadStore, run: Run) -> None:
-    """Compare every rollout, line by line, with what its writers sent."""
-    run.threads = len(run.sent)
-    for thread_id, writers in run.sent.items():
-        path = (await store.read_thread(ReadThreadParams(thread_id=thread_id))).rollout_path
-        assert path is not None
-        report = check_rollout(path, writers)
-        run.lines += report.lines
-        run.problems += [f"{thread_id}: {problem}" for problem in report.problems]
+def _check(settings: Settings, run: Run) -> None:
+    """Compare every rollout, line by line, with what its writers were told."""
+    from livethread_worker.store.home import Home
+    from livethread_worker.verify import verify
+
+    report = verify(Home(settings.home), [run.journal])
+    run.lines = report.lines
+    run.problems = [
+        f"{found.kind}: {found.thread_id}: {found.detail}"
+        for found in report.violations
+        if found.thread_id in run.threads  # a home that was there before may have faults of its own
+    ]
+    kept = run.items - run.dropped
+    if report.applied != kept:
+        run.problems.append(f"{report.applied} items stand in the rollouts; the policy keeps {kept}")
 
 
 def _params() -> CreateThreadParams:
@@ -257,7 +272,8 @@ def _print(run: Run) -> None:
     livethread = "livethread" if shutil.which("livethread") else sys.argv[0]
     for line in (
         f"LIVETHREAD_HOME={run.home} {livethread} ls",
-        f"LIVETHREAD_HOME={run.home} {livethread} show {next(iter(run.sent))}",
+        f"LIVETHREAD_HOME={run.home} {livethread} show {run.threads[0]}",
+        f"LIVETHREAD_HOME={run.home} {livethread} verify {run.journal}    compares once more",
         f"{livethread} demo --kill    the same, with a worker killed half-way",
         f"{livethread} up    Redis, workers and Flower, to build on: see README.md",
         f"rm -r {run.home}    when you have seen enough",

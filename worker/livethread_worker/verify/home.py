@@ -29,7 +29,8 @@ class VerifyReport:
     threads: int = 0
     #: Calls by how they ended: ``ok``, ``fail``, ``info``.
     calls: dict[str, int] = field(default_factory=lambda: {"ok": 0, "fail": 0, "info": 0})
-    #: Appends that stand in the rollouts.
+    #: Lines of the rollouts, and appends that stand in them.
+    lines: int = 0
     applied: int = 0
     violations: list[Violation] = field(default_factory=list)
 
@@ -72,6 +73,7 @@ def _judge(home: Home, index: Index, history: History, report: VerifyReport, *, 
         return
     with open_rollout(path) as file:
         verdict = ThreadVerdict(history, list(scan_records(file)), is_ordered)
+    report.lines += len(verdict.records)
     verdict.judge_rollout()
     row = index.read_thread(history.thread_id)
     replayed = read_state(home, history.thread_id, path, read_names(home)).thread

@@ -1,0 +1,27 @@
+"""``livethread demo`` as a user runs it: it ends by itself, and says whether every line stands as it was sent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.nodes.waiting import DEADLINE
+
+from livethread_worker.store.home import Home
+from livethread_worker.verify import verify
+
+LIVETHREAD = [sys.executable, "-P", "-m", "livethread"]
+
+
+def test_it_checks_every_line_and_leaves_threads_and_journal_to_be_looked_at(tmp_path: Path) -> None:
+    command = [*LIVETHREAD, "demo", "--threads", "2", "--json", "--home", str(tmp_path / "home")]
+
+    ended = subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=3 * DEADLINE, check=True)
+
+    figures = json.loads(ended.stdout)
+    report = verify(Home(tmp_path / "home"), [Path(figures["journal"])])
+    assert (figures["threads"], figures["problems"], report.violations) == (2, [], [])
+    assert report.applied == figures["items"] - figures["dropped_by_policy"]
+    assert report.lines == figures["lines"]
