@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.acceptance.checker import check_rollout
 from tests.nodes.items import message, texts
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually, wait_until
 
 from livethread import CreateThreadParams, LiveThread, ResumeThreadParams, Settings
+from livethread.journal import journaled
 from livethread_config import names
 from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index
+from livethread_worker.verify import verify
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from pytest_celery import CeleryTestSetup, CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
     from tests.nodes.processes import RedisServer
+
+    from livethread import ThreadStore
 
 THREADS = 10
 APPENDS = 500
 
 
-def said_in(home: Settings, thread_id: str) -> list[str]:
-    items = check_rollout(home.home, thread_id)
-    return [item["payload"]["content"][0]["text"] for item in items]
+@asynccontextmanager
+async def session_store(settings: Settings, process: str = "one") -> AsyncIterator[ThreadStore]:
+    """Open the store of a process that keeps a journal."""
+    async with opened(settings) as store:
+        with journaled(store, settings.home.parent / f"{process}.jsonl", process) as journaling:
+            yield journaling
+
+
+def check(settings: Settings, appends: int) -> None:
+    """Compare the rollouts with the journals: each of *appends* stands once, in its place."""
+    report = verify(Home(settings.home), settings.home.parent.glob("*.jsonl"))
+    assert report.violations == []
+    assert report.applied == appends
 
 
 async def kill_and_restart(worker: CeleryTestWorker) -> None:
@@ -50,7 +66,7 @@ async def test_every_line_stands_once_and_in_order_though_a_worker_is_killed_twi
             if n % 50 == 49:
                 await thread.flush(timeout_s=40)
 
-    async with opened(deployment) as store:
+    async with session_store(deployment) as store:
         threads = [await LiveThread.create(store, CreateThreadParams(cwd="/repo")) for _ in range(THREADS)]
         sessions = [asyncio.ensure_future(session(thread)) for thread in threads]
         for share in (1 / 4, 2 / 3):
@@ -61,35 +77,28 @@ async def test_every_line_stands_once_and_in_order_though_a_worker_is_killed_twi
         await asyncio.gather(*(thread.flush(timeout_s=40) for thread in threads))
         histories = [(await thread.load_history()).items[1:] for thread in threads]
 
-    expected = [f"{n}" for n in range(APPENDS)]
-    assert [said_in(deployment, thread.thread_id) for thread in threads] == [expected] * THREADS
-    assert [texts(list(items)) for items in histories] == [expected] * THREADS
+    check(deployment, THREADS * APPENDS)
+    assert [texts(list(items)) for items in histories] == [[f"{n}" for n in range(APPENDS)]] * THREADS
 
 
 @pytest.mark.parametrize("workers", [((), ())], ids=["two workers"])
 async def test_two_workers_and_two_writers_share_one_order_of_a_thread(
     celery_setup: CeleryTestSetup, deployment: Settings
 ) -> None:
-    async def session(thread: LiveThread, name: str) -> list[tuple[tuple[int, int], str]]:
-        accepted = []
-        for n in range(APPENDS):
-            receipt = await thread.append_items([message(f"{name}{n}")])
-            high, _, low = receipt.position.partition("-")
-            accepted.append(((int(high), int(low)), f"{name}{n}"))
-        return accepted
+    """The positions of the receipts are the one order; each writer awaited each of its own."""
 
-    async with opened(deployment) as store, opened(deployment) as other:
+    async def session(thread: LiveThread, name: str) -> None:
+        for n in range(APPENDS):
+            await thread.append_items([message(f"{name}{n}")])
+
+    async with session_store(deployment) as store, session_store(deployment, "other") as other:
         first = await LiveThread.create(store, CreateThreadParams())
         await first.persist()
         second = await LiveThread.resume(other, ResumeThreadParams(thread_id=first.thread_id))
-        a, b = await asyncio.gather(session(first, "a"), session(second, "b"))
+        await asyncio.gather(session(first, "a"), session(second, "b"))
         await asyncio.gather(first.flush(), second.flush())
 
-    stored = said_in(deployment, first.thread_id)
-    assert [text for text in stored if text.startswith("a")] == [f"a{n}" for n in range(APPENDS)]
-    assert [text for text in stored if text.startswith("b")] == [f"b{n}" for n in range(APPENDS)]
-    # The positions of the receipts are the one order; each writer awaited each of its own.
-    assert stored == [text for _, text in sorted(a + b)]
+    check(deployment, 2 * APPENDS)
 
 
 @pytest.mark.parametrize("workers", [(("--beat",),)], ids=["one worker that sweeps"])
@@ -99,7 +108,7 @@ async def test_what_a_killed_worker_had_claimed_is_applied_with_no_client_waitin
     """It is killed after its write and before its commit: the index is locked by somebody else meanwhile."""
     keys = names.ShardKeys(deployment.key_prefix, 0)
     home = Home(deployment.home)
-    async with opened(deployment) as store:
+    async with session_store(deployment) as store:
         thread = await LiveThread.create(store, CreateThreadParams())
         await thread.append_items([message("0")])
         await thread.flush()
@@ -118,7 +127,7 @@ async def test_what_a_killed_worker_had_claimed_is_applied_with_no_client_waitin
     wait_until(lambda: own_redis.client.exists(keys.mailbox(thread.thread_id)) == 0, "the sweep")
 
     assert claimed
-    assert said_in(deployment, thread.thread_id) == ["0", "1"]
+    check(deployment, 2)
 
 
 async def test_a_worker_that_starts_sweeps_what_was_left(
@@ -127,7 +136,7 @@ async def test_a_worker_that_starts_sweeps_what_was_left(
     """No doorbell, no client that waits, no beat: the worker's start is enough."""
     queue = f"{deployment.key_prefix}:celery:{names.queue_name(deployment.key_prefix, 0)}"
     keys = names.ShardKeys(deployment.key_prefix, 0)
-    async with opened(deployment) as store:
+    async with session_store(deployment) as store:
         thread = await LiveThread.create(store, CreateThreadParams())
         await thread.append_items([message("0")])
         await eventually(lambda: own_redis.client.llen(queue), "the doorbell")
@@ -136,7 +145,7 @@ async def test_a_worker_that_starts_sweeps_what_was_left(
     request.getfixturevalue("celery_worker_cluster")
 
     wait_until(lambda: own_redis.client.exists(keys.mailbox(thread.thread_id)) == 0, "the sweep")
-    assert said_in(deployment, thread.thread_id) == ["0"]
+    check(deployment, 1)
 
 
 async def test_the_documented_command_serves_the_queues_of_all_shards(
