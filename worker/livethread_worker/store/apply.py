@@ -333,7 +333,7 @@ def _open(
         committed=committed,
     )
     if state.is_reread or (loaded is not None and committed_up_to == START):
-        work.note_read_whole(entries)
+        work.note_read_whole()
     elif took_in:
         work.note_taken_in(entries)
     return _Opened(work, recorder, took_in)

@@ -27,7 +27,7 @@ from livethread.tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
-from livethread.types import START, position_key
+from livethread.types import END, START, position_key
 from livethread_worker.store.rollout.scan import key_of
 from livethread_worker.store.state import ARCHIVED_AT, KeyMark, ThreadState, WriterMark
 
@@ -89,22 +89,20 @@ class ThreadWork:
     #: Payload of the last own ``session_meta``, where this batch writes it.
     _meta: dict[str, Any] | None = None
 
-    def note_read_whole(self, entries: Sequence[MailboxEntry]) -> None:
+    def note_read_whole(self) -> None:
         """Note that the state's metadata was read from the whole rollout, whose lines say no positions.
 
-        They are those of tasks before *entries*, and of those entries that stand in the file already: a patch that
-        was observed so early says nothing new.
+        What was observed from them says nothing new: it is from before the next task that leaves a line.
         """
-        if entries:
-            standing = [entry.position for entry in entries if entry.n <= self.state.mark(entry.writer).n]
-            self.state.observed[ALL_FIELDS] = _right_after(standing[-1]) if standing else entries[0].position
+        self.state.observed[ALL_FIELDS] = END
         self.state.settle_first_observed()
 
     def note_taken_in(self, entries: Sequence[MailboxEntry]) -> None:
         """Note from which position on each field is known that the lines beyond the committed length say.
 
         A line says none, but its task may be among *entries*; what stands behind it was said right after it. What
-        stands before the first of *entries* was said before that, and after all that was applied.
+        stands before all tasks of ours was said before the first of *entries*, and after all that was applied. A task
+        that is not among *entries* may come in a later batch: all that is known is that the next line stands behind it.
         """
         state = self.state
         positions = {(entry.writer, entry.n): entry.position for entry in entries}
@@ -117,12 +115,13 @@ class ThreadWork:
             elif name in FIRST_OBSERVED or not entries:
                 state.observed[name] = _right_after(state.applied)
             else:
-                state.observed[name] = entries[0].position
+                state.observed[name] = END if said.task else entries[0].position
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
         standing = self._standing(entries)
         applied = position_key(self.state.applied)
+        is_unplaced = END in self.state.observed.values()
         for number, entry in enumerate(entries):
             try:
                 if not self._is_committed(entry):
@@ -131,6 +130,9 @@ class ThreadWork:
             except ThreadStoreError as error:
                 self.poison = error
                 return
+            if is_unplaced and self.lines:
+                self._place_observed(entry.position)
+                is_unplaced = False
             self.position = entry.position
             if (key := position_key(entry.position)) > applied:
                 applied, self.state.applied = key, entry.position
@@ -142,6 +144,11 @@ class ThreadWork:
         """
         self.is_deleted = True
         self.position = entries[-1].position
+
+    def _place_observed(self, position: Position) -> None:
+        """Note that the first line since what was read without a position is that of the task at *position*."""
+        marks = self.state.observed
+        marks |= dict.fromkeys((name for name, known in marks.items() if known == END), position)
 
     def _is_committed(self, entry: MailboxEntry) -> bool:
         is_known = entry.n <= self.committed.get(entry.writer, 0)

@@ -354,3 +354,46 @@ def test_whatever_is_written_the_files_say_it_all(steps: list[Any], creation: di
 @given(steps=st.lists(st.one_of(*WRITING, *DAMAGE), max_size=25), creation=CREATIONS)
 def test_whatever_befalls_the_files_the_index_says_what_they_say(steps: list[Any], creation: dict[str, Any]) -> None:
     come_to_the_same(steps, creation)
+
+
+def turn_of(model: str) -> list[tuple[str, Any]]:
+    return [("turn_context", {"model": model})]
+
+
+ASKED = ThreadMetadataPatch(model="asked", history_mode="paginated")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([("append", 0, turn_of("m")), ("patch", SESSIONS, ASKED), ("crash", 2)], id="another's patch"),
+        pytest.param(
+            [("append", 0, turn_of("m")), ("send", 0), ("patch", 0, ASKED), ("crash", 3)], id="its own patch"
+        ),
+        pytest.param(
+            [
+                ("append", 0, turn_of("m")),
+                ("patch", SESSIONS, ThreadMetadataPatch(title="asked")),
+                ("crash", 2),
+                ("foreign", *turn_of("n")),
+            ],
+            id="somebody else's line",
+        ),
+        pytest.param(
+            [
+                ("append", 0, turn_of("m")),
+                ("append", 1, turn_of("n")),
+                ("patch", SESSIONS, ASKED),
+                ("crash", 3),
+                ("refresh",),
+                ("apply", 1),
+            ],
+            id="all read anew",
+        ),
+    ],
+)
+def test_what_stands_behind_a_batch_after_a_crash_counts_over_what_is_observed_before_it(
+    steps: list[tuple[str, Any]],
+) -> None:
+    """A crash leaves the lines of more tasks than the next batch brings: which these are, only later ones tell."""
+    come_to_the_same([*((method, arguments, {}) for method, *arguments in steps), ("apply", (1,), {})], {})
