@@ -17,6 +17,7 @@ from livethread_config import Settings
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.nodes.processes import READY, RedisServer, worker_process
+from tests.nodes.proxy import RedisProxy
 from tests.nodes.workers import HandWorker
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ def own_redis() -> Iterator[RedisServer]:
     server = _start_redis()
     yield server
     server.close()
+
+
+@pytest.fixture
+def proxy(own_redis: RedisServer) -> Iterator[RedisProxy]:
+    """A way to `own_redis` that may be slow, or lose connections."""
+    with RedisProxy(own_redis) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, said, texts
-from tests.nodes.proxy import RedisProxy
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
+from tests.nodes.workers import draining
 
 from livethread import (
     CreateThreadParams,
@@ -27,9 +26,10 @@ from livethread import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from tests.nodes.processes import RedisServer
+    from tests.nodes.proxy import RedisProxy
     from tests.nodes.workers import HandWorker
 
 THREADS = 5
@@ -42,33 +42,9 @@ def hasty(own_settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def proxy(own_redis: RedisServer) -> Iterator[RedisProxy]:
-    with RedisProxy(own_redis) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def proxied(proxy: RedisProxy, own_settings: Settings) -> AsyncIterator[QueuedThreadStore]:
     async with opened(own_settings.model_copy(update={"redis_url": proxy.url})) as store:
         yield store
-
-
-@asynccontextmanager
-async def draining(worker: HandWorker) -> AsyncIterator[None]:
-    """Have *worker* drain again and again, as one that beats would, whatever becomes of Redis."""
-    ended = False
-
-    async def go_on() -> None:
-        while not ended:
-            await asyncio.to_thread(worker.drain)
-            await asyncio.sleep(0.02)
-
-    task = asyncio.ensure_future(go_on())
-    try:
-        yield
-    finally:
-        ended = True
-        await task
 
 
 async def queue(store: QueuedThreadStore, thread_id: str, text: str) -> None:

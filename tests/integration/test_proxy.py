@@ -10,7 +10,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
-from tests.nodes.proxy import RedisProxy
 from tests.nodes.waiting import DEADLINE, wait_until
 
 from livethread import new_thread_id
@@ -19,12 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.nodes.processes import RedisServer
-
-
-@pytest.fixture
-def proxy(own_redis: RedisServer) -> Iterator[RedisProxy]:
-    with RedisProxy(own_redis) as proxy:
-        yield proxy
+    from tests.nodes.proxy import RedisProxy
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, said, texts
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
+from tests.nodes.workers import draining
 
 from livethread import (
     Conflict,
@@ -37,25 +37,6 @@ if TYPE_CHECKING:
 async def store(own_settings: Settings) -> AsyncIterator[QueuedThreadStore]:
     async with opened(own_settings) as store:
         yield store
-
-
-@asynccontextmanager
-async def draining(worker: HandWorker) -> AsyncIterator[None]:
-    """Have *worker* drain again and again, as one that beats would, whatever becomes of Redis."""
-
-    ended = False
-
-    async def go_on() -> None:
-        while not ended:
-            await asyncio.to_thread(worker.drain)
-            await asyncio.sleep(0.02)
-
-    task = asyncio.ensure_future(go_on())
-    try:
-        yield
-    finally:
-        ended = True
-        await task  # the worker is stopped when this block is left, not soon after
 
 
 async def appended(store: QueuedThreadStore, count: int = 10) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from celery.contrib.testing.worker import start_worker
@@ -18,7 +19,7 @@ from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from livethread_config import Settings
 
@@ -58,6 +59,24 @@ class HandWorker:
 
     def _ring(self) -> None:
         self.rings += 1
+
+
+@asynccontextmanager
+async def draining(worker: HandWorker) -> AsyncIterator[None]:
+    """Have *worker* drain again and again, as one that beats would, whatever becomes of Redis; not behind the block."""
+    ended = False
+
+    async def go_on() -> None:
+        while not ended:
+            await asyncio.to_thread(worker.drain)
+            await asyncio.sleep(0.02)
+
+    task = asyncio.ensure_future(go_on())
+    try:
+        yield
+    finally:
+        ended = True
+        await task
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import pytest
 from pytest_celery import CeleryTestWorker, CeleryWorkerCluster  # type: ignore[import-untyped]  # it has no types
 from tests.acceptance.faults.cluster import Cluster
 from tests.acceptance.nodes import ProcessWorker
-from tests.nodes.proxy import RedisProxy
 
 from livethread_config import Settings
 
@@ -21,15 +20,10 @@ if TYPE_CHECKING:
     from celery import Celery
     from pytest_celery import CeleryTestSetup
     from tests.nodes.processes import RedisServer
+    from tests.nodes.proxy import RedisProxy
 
 #: The seed of everything that is drawn; the same one asks the same of the sessions, and faults follow in the same order.
 SEED = int(os.environ.get("LIVETHREAD_TEST_SEED") or random.randrange(10**6))
-
-
-@pytest.fixture
-def proxy(own_redis: RedisServer) -> Iterator[RedisProxy]:
-    with RedisProxy(own_redis) as proxy:
-        yield proxy
 
 
 @pytest.fixture
