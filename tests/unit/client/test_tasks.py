@@ -56,6 +56,18 @@ def test_a_patch_survives_the_wire_and_absent_stays_absent(
     assert copy.header.patch.to_wire() == patch.to_wire()
 
 
+def test_equal_headers_of_appends_are_read_once() -> None:
+    """Most of a moment's are equal; one that holds what can be changed is nobody else's."""
+    append, creation = AppendItems(at=AT), CreateThread(at=AT, session_meta={"id": "x"})
+
+    appends = [OrderedTask.from_wire(*OrderedTask(append, (line,)).to_wire()) for line in (b"1", b"2")]
+    creations = [OrderedTask.from_wire(*OrderedTask(creation).to_wire()) for _ in range(2)]
+
+    assert appends[0].header is appends[1].header
+    assert (appends[0].lines, appends[1].lines) == ((b"1",), (b"2",))
+    assert creations[0].header is not creations[1].header
+
+
 def test_the_lines_travel_beside_the_header_byte_for_byte() -> None:
     task = OrderedTask(AppendItems(at=AT), (b'{"a":1}', b'{"b":2}'))
 

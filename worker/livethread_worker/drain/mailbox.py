@@ -73,6 +73,15 @@ class Claim:
     #: The entry behind them, where it is no task; what follows it was not read.
     malformed: Malformed | None = None
 
+    def applied(self, outcome: Outcome) -> list[MailboxEntry]:
+        """Return the entries that are applied by *outcome*: those up to its position."""
+        if outcome.position is None:
+            return []
+        if self.entries and self.entries[-1].position == outcome.position:
+            return self.entries
+        last = position_key(outcome.position)
+        return [entry for entry in self.entries if position_key(entry.position) <= last]
+
 
 class Mailbox:
     """One drain's hold on a shard. Its token dies with it: claims that it leaves behind expire."""
@@ -135,7 +144,7 @@ class Mailbox:
                 keys.writers(claim.thread_id),
                 keys.keys(claim.thread_id),
             ]
-            applied = _last_counters(claim, outcome)
+            applied = {entry.writer: entry.n for entry in claim.applied(outcome)}  # the last one of each writer
             args += [claim.thread_id, outcome.position or "", *self._verdict(claim, outcome), len(applied)]
             args += [field for pair in applied.items() for field in pair]
         return int(self._settle(keys=script_keys, args=args))
@@ -176,14 +185,6 @@ class Mailbox:
             case OutcomeKind.POISONED:
                 detail = {"reason": outcome.reason, "applied": outcome.position, "parked_at": format_time(utc_now())}
                 return "parked", json.dumps(detail)
-
-
-def _last_counters(claim: Claim, outcome: Outcome) -> dict[str, int]:
-    """Return each writer's last counter up to the outcome's position."""
-    if outcome.position is None:
-        return {}
-    last = position_key(outcome.position)
-    return {entry.writer: entry.n for entry in claim.entries if position_key(entry.position) <= last}
 
 
 def _claim(thread: bytes, attempts: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Claim:

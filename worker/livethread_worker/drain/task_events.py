@@ -72,7 +72,7 @@ class TaskEvents:
         applied: list[tuple[str, MailboxEntry]] = []
         for claim in claims:
             outcome = outcomes[claim.thread_id]
-            done = _applied(claim.entries, outcome)
+            done = claim.applied(outcome)
             applied += [(claim.thread_id, entry) for entry in done]
             if outcome.kind is OutcomeKind.POISONED and len(done) < len(claim.entries):
                 self._report(_Shown.of(claim.thread_id, claim.entries[len(done)]), started_at, outcome.reason)
@@ -131,10 +131,3 @@ class _Budget:
         count = min(len(entries), int(self._tokens))
         self._tokens -= count
         return [entries[i * len(entries) // count] for i in range(count)]
-
-
-def _applied(entries: list[MailboxEntry], outcome: Outcome) -> list[MailboxEntry]:
-    if outcome.position is None:
-        return []
-    last = position_key(outcome.position)
-    return [entry for entry in entries if position_key(entry.position) <= last]
