@@ -129,10 +129,7 @@ class WorkerProcess:
         if self._events is None:
             dispatcher: EventDispatcher | None = None
             if self._app.conf.worker_send_task_events:
-                options: dict[str, Any] = {"buffer_group": {"task"}, "buffer_limit": 1000}
                 # The dispatcher outlives this call: it keeps the connection for the life of the process.
-                dispatcher = self._app.events.Dispatcher(
-                    self._app.connection_for_write(), hostname=hostname, **options
-                )
+                dispatcher = self._app.events.Dispatcher(self._app.connection_for_write(), hostname=hostname)
             self._events = TaskEvents(dispatcher, self.settings.task_events_per_s)
         return self._events

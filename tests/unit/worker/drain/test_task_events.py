@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from celery.utils.time import utcoffset
+from kombu import Exchange
+from kombu.clocks import LamportClock
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.unit.worker.builders import Mail
 
 from livethread_worker.drain.mailbox import Claim, Malformed
-from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.drain.task_events import EVENTS_KEPT, EVENTS_PER_MESSAGE, TaskEvents
 from livethread_worker.store.apply import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
@@ -18,21 +24,46 @@ STARTED_AT = 2_000.0
 DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
 
 
+#: What the dispatcher says of itself in each event.
+SENDER = {"hostname": "worker@host", "pid": 7, "utcoffset": utcoffset()}
+
+
 @dataclass
 class FakeDispatcher:
-    """Celery's dispatcher, as far as `TaskEvents` uses it."""
+    """Celery's dispatcher, and its producer, as far as `TaskEvents` uses them."""
 
     sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    flushed: int = 0
-    fault: OSError | None = None
+    clocks: list[int] = field(default_factory=list)
+    messages: int = 0
+    fault: Exception | None = None
+    hostname: str = "worker@host"
+    pid: int = 7
+    clock: LamportClock = field(default_factory=LamportClock)
+    exchange: Exchange = field(default_factory=lambda: Exchange("celeryev"))
+    headers: dict[str, str] = field(default_factory=lambda: {"hostname": "worker@host"})
+    delivery_mode: int = 1
 
-    def send(self, kind: str, **fields: Any) -> None:
-        self.sent.append((kind, fields))
+    @property
+    def producer(self) -> FakeDispatcher:
+        return self
 
-    def flush(self) -> None:
-        self.flushed += 1
+    def publish(self, body: bytes, **options: Any) -> None:
         if self.fault:
             raise self.fault
+        assert options == {
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+            "routing_key": "task.multi",
+            "exchange": "celeryev",
+            "declare": [self.exchange],
+            "headers": self.headers,
+            "delivery_mode": 1,
+        }
+        self.messages += 1
+        for event in json.loads(body):
+            self.clocks.append(event.pop("clock"))
+            assert {name: event.pop(name) for name in SENDER} == SENDER
+            self.sent.append((event.pop("type"), event))
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.sent]
@@ -95,7 +126,7 @@ def test_an_applied_task_is_received_started_and_succeeded(dispatcher: FakeDispa
     assert second == {"timestamp": STARTED_AT, "uuid": "w1-1"}
     assert (third["uuid"], third["result"]) == ("w1-1", "'durable'")
     assert third["runtime"] == third["timestamp"] - STARTED_AT
-    assert dispatcher.flushed == 1
+    assert (dispatcher.messages, dispatcher.clocks) == (1, [1, 2, 3])
 
 
 def test_of_a_poisoned_thread_what_stands_before_succeeded_and_the_poison_failed(dispatcher: FakeDispatcher) -> None:
@@ -187,20 +218,57 @@ def test_a_failure_is_reported_though_the_budget_is_spent(dispatcher: FakeDispat
 def test_a_rate_of_nothing_reports_nothing(dispatcher: FakeDispatcher) -> None:
     report(events(dispatcher, 0), Mail(), 3)
 
-    assert (dispatcher.sent, dispatcher.flushed) == ([], 0)
+    assert (dispatcher.sent, dispatcher.messages) == ([], 0)
 
 
 def test_without_a_dispatcher_nothing_happens() -> None:
     report(events(None, 100), Mail(), 3)
 
 
+@pytest.mark.parametrize(
+    "fault", [ConnectionResetError("gone"), RedisConnectionError("gone"), OperationalError("gone")]
+)
 def test_events_that_cannot_be_sent_disturb_nobody(
-    dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture
+    dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture, fault: Exception
 ) -> None:
-    dispatcher.fault = ConnectionResetError("gone")
+    dispatcher.fault = fault
 
     report(events(dispatcher, 100), Mail(), 1)
 
     assert [(r.name, r.getMessage()) for r in caplog.records] == [
         ("livethread_worker.drain.task_events", "sending events failed")
     ]
+
+
+def test_events_that_could_not_be_sent_are_sent_with_the_next(dispatcher: FakeDispatcher) -> None:
+    mail, reporter = Mail(), events(dispatcher, 100)
+    dispatcher.fault = ConnectionResetError("gone")
+    report(reporter, mail, 1)
+
+    dispatcher.fault = None
+    report(reporter, mail, 1)
+
+    assert dispatcher.uuids("task-succeeded") == ["w1-1", "w1-2"]
+
+
+def test_of_events_that_cannot_be_sent_the_newest_are_kept(dispatcher: FakeDispatcher, clock: Clock) -> None:
+    mail, reporter = Mail(), events(dispatcher, 2 * EVENTS_KEPT)
+    dispatcher.fault = ConnectionResetError("gone")
+    report(reporter, mail, EVENTS_KEPT)
+
+    dispatcher.fault = None
+    report(reporter, mail, 1)
+
+    assert dispatcher.messages == -(-(EVENTS_KEPT + 3) // EVENTS_PER_MESSAGE)
+    assert len(dispatcher.sent) == EVENTS_KEPT + 3
+    assert dispatcher.uuids("task-succeeded")[-1] == f"w1-{EVENTS_KEPT + 1}"
+
+
+def test_a_reason_that_no_text_may_hold_is_reported_all_the_same(dispatcher: FakeDispatcher) -> None:
+    mail = Mail()
+    claim = Claim(mail.thread_id, 0, [mail.append("bad")])
+
+    events(dispatcher, 1).report([claim], {mail.thread_id: Outcome(POISONED, reason="not there: \udcff")}, STARTED_AT)
+
+    (failed,) = [fields for kind, fields in dispatcher.sent if kind == "task-failed"]
+    assert failed["exception"] == "not there: ?"
