@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from livethread.model import parse_time
 from livethread.old_rollout import event_of_message
@@ -71,8 +71,7 @@ class TurnsTakenBack:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class TurnPlace:
+class TurnPlace(NamedTuple):
     """Where a thread stands between two lines, and in which turn, where that said its id."""
 
     phase: TurnPhase = TurnPhase.BEFORE

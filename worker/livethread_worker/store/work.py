@@ -10,11 +10,11 @@ import itertools
 import logging
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError
 from livethread.item_observer import ItemObserver, patch_of_append
-from livethread.metadata import PAGINATED, ThreadMetadataPatch
+from livethread.metadata import PAGINATED
 from livethread.model import format_time, parse_time
 from livethread.observed import ALL_FIELDS, FIRST_OBSERVED, apply_patch
 from livethread.rollout_item import KEY_FIELD, THREAD_METADATA_TYPE, decode_line, encode_json, item_of
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from livethread.metadata import StoredThread
+    from livethread.metadata import StoredThread, ThreadMetadataPatch
     from livethread.tasks import MailboxEntry
     from livethread.types import Position
 
@@ -46,8 +46,7 @@ logger = logging.getLogger(__name__)
 _IN_SESSION_META: Final = frozenset({"git_info", "memory_mode"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     """A line to write, not yet numbered."""
 
     body: bytes
@@ -120,22 +119,20 @@ class ThreadWork:
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
         standing = self._standing(entries)
-        applied = position_key(self.state.applied)
         is_unplaced = END in self.state.observed.values()
         for number, entry in enumerate(entries):
             try:
                 if not self._is_committed(entry):
-                    is_move = isinstance(entry.task.header, ArchiveThread | UnarchiveThread)
-                    self._take_entry(entry, is_passed=is_move and number < standing)
+                    is_passed = number < standing and isinstance(entry.task.header, ArchiveThread | UnarchiveThread)
+                    self._take_entry(entry, is_passed=is_passed)
             except ThreadStoreError as error:
                 self.poison = error
-                return
+                break
             if is_unplaced and self.lines:
                 self._place_observed(entry.position)
                 is_unplaced = False
             self.position = entry.position
-            if (key := position_key(entry.position)) > applied:
-                applied, self.state.applied = key, entry.position
+        self.state.applied = max(self.state.applied, self.position or START, key=position_key)
 
     def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan the deletion among *entries* of a thread whose rollout is gone, or need not be read.
@@ -176,10 +173,10 @@ class ThreadWork:
         # Of a task that a crash left half written, the lines that stand are not written again.
         done = mark.lines if entry.n == mark.n else 0
         match entry.task.header:
-            case CreateThread() as header:
-                lines = self._create(header)
             case AppendItems() as header:
                 lines = self._append(header, entry, done)
+            case CreateThread() as header:
+                lines = self._create(header)
             case UpdateThreadMetadata() as header:
                 if entry.n == mark.n and done >= _line_count(header, self.state.thread):
                     self._observe_again(entry)
@@ -192,8 +189,9 @@ class ThreadWork:
             case DeleteThread():
                 self.is_deleted = True
                 return
+        seq = f"{entry.writer}:{entry.n}"
         for line in lines[done:]:
-            self._write(line, f"{entry.writer}:{entry.n}")
+            self._write(line, seq)
         self.state.writers[entry.writer] = WriterMark(entry.n, max(done, len(lines)))
 
     def _observe_again(self, entry: MailboxEntry) -> None:
@@ -222,10 +220,11 @@ class ThreadWork:
         if key is not None and key in self.state.keys and not done:
             return []
         lines = [_Line(line, _require_item(line), key=key) for line in entry.task.lines]
-        if key is not None and lines[done:]:
-            standing = self.state.keys.get(key)
-            self.state.keys[key] = KeyMark(entry.position, standing.offset if standing else self.size)
-        self._place_key(entry)
+        if key is not None:
+            if lines[done:]:
+                standing = self.state.keys.get(key)
+                self.state.keys[key] = KeyMark(entry.position, standing.offset if standing else self.size)
+            self._place_key(entry)
         return lines
 
     def _place_key(self, entry: MailboxEntry) -> None:
@@ -260,7 +259,7 @@ class ThreadWork:
             self._meta = with_present_values(self._meta or self.read_meta(), patched, says_git=says_git)
             lines.append(_Line(_encode("session_meta", self._meta, header.at), is_meta=True))
         if rest := _in_own_line(header.patch, in_meta):
-            lines.append(_Line(_encode(THREAD_METADATA_TYPE, rest.to_wire(), header.at)))
+            lines.append(_Line(_encode(THREAD_METADATA_TYPE, rest, header.at)))
         return lines
 
     def _copied(self, lines: list[_Line], at: datetime) -> set[str]:
@@ -316,14 +315,15 @@ class ThreadWork:
         return self.state.thread
 
     def _write(self, line: _Line, seq: str) -> None:
-        numbered = number_line(line.body, self.state.next_ordinal, seq, line.key)
+        state, offset = self.state, self.size
+        numbered = number_line(line.body, state.next_ordinal, seq, line.key)
         if line.is_meta:
-            self.state.meta_offset, self.state.meta_bytes = self.size, len(numbered)
+            state.meta_offset, state.meta_bytes = offset, len(numbered)
         if line.item is not None:
-            self.state.note_item(line.item["type"], line.item["payload"], self.size, self.state.next_ordinal)
+            state.note_item(line.item["type"], line.item["payload"], offset, state.next_ordinal)
         self.lines.append(numbered)
-        self.state.next_ordinal += 1
-        self.size += len(numbered)
+        state.next_ordinal += 1
+        self.size = offset + len(numbered)
 
 
 def number_line(line: bytes, ordinal: int, seq: str, key: str | None = None) -> bytes:
@@ -380,9 +380,9 @@ def _in_session_meta(thread: StoredThread | None) -> frozenset[str]:
     return frozenset() if thread is not None and thread.history_mode == PAGINATED else _IN_SESSION_META
 
 
-def _in_own_line(patch: ThreadMetadataPatch, in_meta: frozenset[str]) -> ThreadMetadataPatch | None:
-    changes = {k: v for k, v in patch.changes().items() if k not in in_meta}
-    return ThreadMetadataPatch(**changes) if changes else None
+def _in_own_line(patch: ThreadMetadataPatch, in_meta: frozenset[str]) -> dict[str, Any]:
+    """Return what of *patch* goes into a line of our own, as JSON values."""
+    return {name: value for name, value in patch.to_wire().items() if name not in in_meta}
 
 
 def _encode(kind: str, payload: dict[str, Any], at: datetime) -> bytes:

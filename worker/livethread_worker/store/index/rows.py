@@ -61,7 +61,10 @@ SAVE_THREAD: Final = (
 
 def changed_columns(thread: StoredThread, before: StoredThread) -> tuple[str, ...]:
     """Return the columns in which *thread* differs from what was stored *before*."""
-    changed = [field for field in _COLUMN_OF if getattr(thread, field) != getattr(before, field)]
+    present, past = vars(thread), vars(before)
+    changed = {field for field in _COLUMN_OF if present[field] != past[field]}
+    if not changed:
+        return ()
     columns = {_COLUMN_OF[field] for field in changed} & set(COLUMNS)
     return tuple(name for name in COLUMNS if name in columns or (name in _GIT and "git_info" in changed))
 
@@ -71,19 +74,22 @@ def update_thread(columns: Iterable[str]) -> str:
     return f"UPDATE threads SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE thread_id = :thread_id"  # noqa: S608
 
 
-def to_row(thread: StoredThread) -> dict[str, Any]:
-    """Return *thread* as a row of ``threads``."""
-    row: dict[str, Any] = {name: getattr(thread, name) for name in ("thread_id", *_TEXTS)}
-    for name in _TIMES:
-        at: datetime | None = getattr(thread, name)
-        row[name] = None if at is None else format_time(at)
-    for name in _JSON:
-        value = getattr(thread, name)
-        row[name] = None if value is None else encode_json(value).decode()
-    git = thread.git_info or GitInfo()
-    row |= {column: getattr(git, name) for column, name in _GIT.items()}
-    row["memory_mode"] = thread.memory_mode and thread.memory_mode.value
-    return row
+def to_row(thread: StoredThread, columns: Iterable[str] = COLUMNS) -> dict[str, Any]:
+    """Return *thread* as a row of ``threads``: its id and these *columns*."""
+    return {"thread_id": thread.thread_id} | {name: _value(thread, name) for name in columns}
+
+
+def _value(thread: StoredThread, column: str) -> Any:
+    if column in _GIT:
+        return getattr(thread.git_info, _GIT[column], None)
+    value = getattr(thread, column)
+    if value is None:
+        return None
+    if column in _TIMES:
+        return format_time(value)
+    if column in _JSON:
+        return encode_json(value).decode()
+    return value.value if column == "memory_mode" else value
 
 
 def from_row(row: sqlite3.Row, root: Path) -> StoredThread:

@@ -10,7 +10,7 @@ from livethread.rollout_item import encode_json
 from livethread.search_text import SearchText, listing_text, spaced
 from livethread.turns import TurnsTakenBack
 from livethread_worker.store.index.queries import QUERIES
-from livethread_worker.store.index.rows import SAVE_THREAD, changed_columns, to_row, update_thread
+from livethread_worker.store.index.rows import COLUMNS, SAVE_THREAD, changed_columns, to_row, update_thread
 from livethread_worker.store.state import TextLine, ThreadState, TurnEndLine, TurnLine
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ class ThreadRows:
     """What is to be stored of one thread."""
 
     state: ThreadState
-    #: None where it is as the index has it.
+    #: Its id and the columns below, or all of them; None where it is as the index has it.
     thread: dict[str, Any] | None
-    #: Columns of it that differ; none for a thread that the index does not know.
+    #: Columns that differ; none for a thread that the index does not know.
     changed: tuple[str, ...]
     rollout: dict[str, Any]
     writers: list[dict[str, Any]]
@@ -47,11 +47,12 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
         InvalidRequest: the thread holds what is not JSON.
     """
     changed = state.thread if state.thread is not loaded else None
+    columns = changed_columns(changed, loaded) if changed and loaded else ()
     is_said_anew = loaded is None or (changed is not None and _texts(changed) != _texts(loaded))
     return ThreadRows(
         state,
-        thread=to_row(changed) if changed else None,
-        changed=changed_columns(changed, loaded) if changed and loaded else (),
+        thread=to_row(changed, columns or COLUMNS) if changed else None,
+        changed=columns,
         rollout=_rollout_row(state),
         writers=_writer_rows(state),
         messages=_message_rows(state),
@@ -67,8 +68,9 @@ def save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> 
         for each in rows
         if each.thread and each.changed and not connection.execute(update_thread(each.changed), each.thread).rowcount
     ]
-    whole = [each for each in rows if each.thread and not each.changed] + gone
-    connection.executemany(SAVE_THREAD, [each.thread for each in whole if each.thread])
+    whole = [each.thread for each in rows if each.thread and not each.changed]
+    whole += [to_row(each.state.thread) for each in gone if each.state.thread]
+    connection.executemany(SAVE_THREAD, whole)
     texts = {each.state.thread_id: each.text for each in rows if each.text is not None}
     texts |= {each.state.thread_id: _text(each.state.thread) for each in gone}
     if texts:
