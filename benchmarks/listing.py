@@ -73,9 +73,9 @@ FILTERS: Final = {
     ),
     "term, 10 threads": Filter(
         {"search_term": homes.RARE_WORD[1:7]},
-        "thread_texts MATCH ? AND instr(text, ?)",
+        "listing_texts MATCH ? AND instr(text, ?)",
         ('"yzz" AND "yva"', "yzzyva"),
-        "thread_texts CROSS JOIN threads AS t ON t.id = thread_texts.rowid",
+        "listing_texts CROSS JOIN threads AS t ON t.id = listing_texts.rowid / 3",
     ),
     "term, many threads": Filter({"search_term": "a"}, "(instr(t.title, ?1) OR instr(t.preview, ?1))", ("a",)),
 }

@@ -278,7 +278,7 @@ def test_rebuilding_twice_changes_nothing(store: Store) -> None:
 
     def dumped() -> list[str]:
         """All but what full-text search keeps of its own, which tells how often it was written."""
-        own = ("messages_fts", "thread_texts_data", "thread_texts_idx", "thread_texts_docsize")
+        own = ("messages_fts", "listing_texts_data", "listing_texts_idx", "listing_texts_docsize")
         return [line for line in store.index.db.conn.iterdump() if not any(name in line for name in own)]
 
     before = dumped()

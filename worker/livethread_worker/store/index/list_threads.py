@@ -16,6 +16,7 @@ from livethread.cursor import decode_cursor
 from livethread.rollout_item import encode_json
 from livethread.search_text import folded_term
 from livethread.types import RelationKind, SortDirection
+from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -164,7 +165,10 @@ def _sets(params: ListThreadsParams) -> list[_Set]:
     term = folded_term(params.search_term or "")
     if trigrams := _trigrams(term):
         expression = " AND ".join('"{}"'.format(trigram.replace('"', '""')) for trigram in trigrams)
-        found = _Sql("SELECT rowid AS id FROM thread_texts WHERE thread_texts MATCH ?", (expression,))
+        found = _Sql(
+            f"SELECT DISTINCT rowid / {TEXTS} AS id FROM listing_texts WHERE listing_texts MATCH ?",  # noqa: S608
+            (expression,),
+        )
         sets.append(_Set(found, _holds(term), is_rough=True))
     return sets
 
@@ -176,7 +180,8 @@ def _short_term(params: ListThreadsParams) -> list[_Sql]:
 
 
 def _holds(term: str) -> _Sql:
-    return _Sql("(SELECT instr(held.text, ?) FROM thread_texts AS held WHERE held.rowid = t.id)", (term,))
+    held = f"SELECT 1 FROM listing_texts AS held WHERE held.rowid {ROWS_OF_THREAD} AND instr(held.text, ?)"  # noqa: S608
+    return _Sql(f"EXISTS ({held})", (term,))
 
 
 def _trigrams(term: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlite_utils import Migrations
 
 from livethread.search_text import listing_text
+from livethread_worker.store.index.listing_texts import listing_rows
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -158,3 +159,24 @@ def m006_append_keys_and_epochs(db: Database) -> None:
         pk=("thread_id", "key"),
         not_null={"offset"},
     )
+
+
+@migrations()
+def m007_listing_texts(db: Database) -> None:
+    """Give each text that listings search a row of its own: a title that changed had the preview indexed again.
+
+    Under another name, so that a worker of the release before fails and leaves its threads to others.
+    """
+    db.execute("DROP TRIGGER threads_forget_text")
+    db.execute("DROP TABLE thread_texts")
+    db.execute(
+        "CREATE VIRTUAL TABLE listing_texts USING fts5 (text, tokenize = 'trigram case_sensitive 1', detail = none)"
+    )
+    db.execute(
+        "CREATE TRIGGER threads_forget_texts AFTER DELETE ON threads"
+        " BEGIN DELETE FROM listing_texts WHERE rowid BETWEEN old.id * 3 AND old.id * 3 + 2; END"
+    )
+    for row in db.query("SELECT id, preview, title, name FROM threads ORDER BY id"):
+        for number, text in enumerate(listing_rows(row["preview"], row["title"], row["name"])):
+            if text is not None:
+                db.execute("INSERT INTO listing_texts (rowid, text) VALUES (?, ?)", [row["id"] * 3 + number, text])

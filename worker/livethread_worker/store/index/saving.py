@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.rollout_item import encode_json
-from livethread.search_text import SearchText, listing_text, spaced
+from livethread.search_text import SearchText, spaced
 from livethread.turns import TurnsTakenBack
+from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import COLUMNS, SAVE_THREAD, changed_columns, to_row, update_thread
 from livethread_worker.store.state import TextLine, ThreadState, TurnEndLine, TurnLine
@@ -36,8 +37,8 @@ class ThreadRows:
     writers: list[dict[str, Any]]
     messages: list[dict[str, Any]]
     is_renamed: bool
-    #: What a listing's search term is looked for in; None where it is as the index has it.
-    text: str | None
+    #: What a listing's search term is looked for in, as far as it is not as the index has it: row, text.
+    texts: list[tuple[int, str | None]]
 
 
 def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
@@ -48,7 +49,6 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
     """
     changed = state.thread if state.thread is not loaded else None
     columns = changed_columns(changed, loaded) if changed and loaded else ()
-    is_said_anew = loaded is None or (changed is not None and _texts(changed) != _texts(loaded))
     return ThreadRows(
         state,
         thread=to_row(changed, columns or COLUMNS) if changed else None,
@@ -57,7 +57,7 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
         writers=_writer_rows(state),
         messages=_message_rows(state),
         is_renamed=_name(state.thread) != _name(loaded),
-        text=_text(state.thread) if is_said_anew else None,
+        texts=_changed_texts(changed, loaded) if changed else [],
     )
 
 
@@ -71,19 +71,22 @@ def save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> 
     whole = [each.thread for each in rows if each.thread and not each.changed]
     whole += [to_row(each.state.thread) for each in gone if each.state.thread]
     connection.executemany(SAVE_THREAD, whole)
-    texts = {each.state.thread_id: each.text for each in rows if each.text is not None}
-    texts |= {each.state.thread_id: _text(each.state.thread) for each in gone}
-    if texts:
-        connection.execute(QUERIES["save_texts"], {"texts": json.dumps(texts, ensure_ascii=False)})
+    texts = [(each.state.thread_id, *text) for each in rows for text in each.texts]
+    texts += [(each.state.thread_id, *text) for each in gone for text in _changed_texts(each.state.thread, None)]
+    save_listing_texts(connection, texts)
 
 
-def _text(thread: StoredThread | None) -> str:
-    """Return what a listing's search term is looked for in."""
-    return listing_text(*_texts(thread)) if thread else ""
+def _changed_texts(thread: StoredThread | None, loaded: StoredThread | None) -> list[tuple[int, str | None]]:
+    """Return the listing's rows of *thread* that differ from those of *loaded*; all, where the index does not know it."""
+    present, past = _texts(thread), _texts(loaded)
+    if loaded and present == past:
+        return []
+    before = listing_rows(*past)
+    return [row for row in enumerate(listing_rows(*present)) if not loaded or row[1] != before[row[0]]]
 
 
-def _texts(thread: StoredThread) -> tuple[str | None, ...]:
-    return thread.name, thread.title, thread.preview
+def _texts(thread: StoredThread | None) -> tuple[str | None, str | None, str | None]:
+    return (thread.preview, thread.title, thread.name) if thread else (None, None, None)
 
 
 def _rollout_row(state: ThreadState) -> dict[str, Any]:

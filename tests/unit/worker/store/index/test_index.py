@@ -51,8 +51,8 @@ TABLES = {
 COMPANIONS = {
     "_sqlite_migrations",
     *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),
-    *("thread_texts", "thread_texts_data", "thread_texts_idx", "thread_texts_docsize", "thread_texts_config"),
-    "thread_texts_content",
+    *("listing_texts", "listing_texts_data", "listing_texts_idx", "listing_texts_docsize", "listing_texts_config"),
+    "listing_texts_content",
 }
 
 FULL = StoredThread(

@@ -216,13 +216,41 @@ def test_a_text_that_changes_is_found_as_it_is_now(listed: Store) -> None:
     ]
 
 
+some_text = st.sampled_from(["", "former", "Former", "present", "a preview"])
+
+
+@given(st.lists(st.fixed_dictionaries({"preview": some_text, "title": some_text, "name": some_text}), min_size=1))
+def test_of_texts_that_change_those_are_held_that_are_there_now(listed: Store, changes: list[dict[str, str]]) -> None:
+    """Equal ones are held once, whichever of them goes."""
+    fill(listed, thread(1, **changes[0]))
+    for fields in changes[1:]:
+        loaded = listed.index.read_thread(thread_id(1))
+        assert loaded is not None
+        patched = loaded.model_copy(update=fields)
+        listed.commit(ThreadState(patched.thread_id, patched, path="sessions/1"), loaded=loaded)
+
+    held = [row["text"] for row in listed.index.db.query("SELECT text FROM listing_texts ORDER BY rowid")]
+
+    assert held == list(
+        dict.fromkeys(changes[-1][name].lower() for name in ("preview", "title", "name") if changes[-1][name])
+    )
+
+
+def test_what_a_rollout_that_is_read_again_no_longer_says_is_not_found(listed: Store) -> None:
+    fill(listed, thread(1, preview="preview", name="former"))
+
+    listed.commit(ThreadState(thread_id(1), thread(1, preview="preview"), path="sessions/1"))
+
+    assert (ids(listed, search_term="former"), ids(listed, search_term="preview")) == ([], [thread_id(1)])
+
+
 def test_the_text_of_a_thread_goes_with_it(listed: Store) -> None:
     fill(listed, thread(1, name="needle"), thread(2, name="needle"))
 
     listed.forget(thread_id(1))
 
     assert ids(listed, search_term="needle") == [thread_id(2)]
-    count = "SELECT count(*) FROM thread_texts WHERE thread_texts MATCH 'nee'"
+    count = "SELECT count(*) FROM listing_texts WHERE listing_texts MATCH 'nee'"
     assert listed.index.db.execute(count).fetchone()[0] == 1
 
 

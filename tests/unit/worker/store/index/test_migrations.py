@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlite_utils import Database
-from tests.unit.worker.builders import Mail, Store
+from tests.unit.worker.builders import Mail, Store, thread_id
 
 from livethread.types import ListThreadsParams, SearchThreadsParams
 from livethread_worker.store.home import Home
@@ -74,3 +74,31 @@ def test_an_index_of_an_earlier_release_serves_after_its_migration(home: Home, s
     assert [thread.preview for thread in store.index.list_threads(ListThreadsParams(search_term="ebr"))] == ["zebra"]
     assert len(store.index.search_threads(SearchThreadsParams(search_term="zebra")).threads) == 1
     store.close()
+
+
+def test_the_texts_of_an_earlier_release_are_found_after_the_migration(home: Home) -> None:
+    earlier_index(home, "m007_listing_texts")
+    with closing(sqlite3.connect(home.index)) as connection, connection:
+        for number, (preview, title, name) in enumerate([("zebra", "zebra", None), ("", "Okapi", "gnu")], start=1):
+            connection.execute(
+                "INSERT INTO threads (thread_id, preview, title, name, created_at, updated_at, recency_at, source)"
+                " VALUES (?, ?, ?, ?, '2026-11-22', '2026-11-22', '2026-11-22', '\"cli\"')",
+                [thread_id(number), preview, title, name],
+            )
+            connection.execute(
+                "INSERT INTO rollouts (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed)"
+                " VALUES (?, 'sessions/x', 0, 0, 0, 0, '0-0', '{}')",
+                [thread_id(number)],
+            )
+
+    with closing(Index(home)) as index:
+        found = [index.list_threads(ListThreadsParams(search_term=term)) for term in ("ebr", "okapi", "gnu", "none")]
+        held = [tuple(row) for row in index.db.execute("SELECT rowid, text FROM listing_texts")]
+
+    assert [[thread.thread_id for thread in threads] for threads in found] == [
+        [thread_id(1)],
+        [thread_id(2)],
+        [thread_id(2)],
+        [],
+    ]
+    assert held == [(3, "zebra"), (7, "okapi"), (8, "gnu")]

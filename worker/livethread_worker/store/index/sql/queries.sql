@@ -34,9 +34,17 @@ UPDATE rollouts SET epoch = max(epoch + 1, :now) WHERE thread_id = :thread_id
 SELECT epoch FROM rollouts WHERE thread_id = :thread_id
 
 -- save_texts --
--- A JSON object: thread -> text. Ascending, and in one statement: FTS5 writes out what it holds before each one.
-INSERT OR REPLACE INTO thread_texts (rowid, text)
-SELECT t.id, j.value FROM json_each(:texts) AS j CROSS JOIN threads AS t ON t.thread_id = j.key ORDER BY t.id
+-- A JSON array: thread, number of its row, text. Ascending, and in one statement: FTS5 writes out what it holds before each
+-- one.
+INSERT OR REPLACE INTO listing_texts (rowid, text)
+SELECT t.id * 3 + json_extract(j.value, '$[1]'), json_extract(j.value, '$[2]')
+  FROM json_each(:texts) AS j CROSS JOIN threads AS t ON t.thread_id = json_extract(j.value, '$[0]')
+ ORDER BY 1
+
+-- forget_texts --
+DELETE FROM listing_texts
+ WHERE rowid IN (SELECT t.id * 3 + json_extract(j.value, '$[1]')
+                   FROM json_each(:texts) AS j CROSS JOIN threads AS t ON t.thread_id = json_extract(j.value, '$[0]'))
 
 -- save_writer --
 INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
