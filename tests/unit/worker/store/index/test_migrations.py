@@ -102,3 +102,8 @@ def test_the_texts_of_an_earlier_release_are_found_after_the_migration(home: Hom
         [],
     ]
     assert held == [(3, "zebra"), (7, "okapi"), (8, "gnu")]
+
+
+def test_messages_are_merged_later_than_fts5_would(home: Home) -> None:
+    with closing(Index(home)) as index:
+        assert index.db.execute("SELECT v FROM messages_fts_config WHERE k = 'automerge'").fetchone()[0] == 8
