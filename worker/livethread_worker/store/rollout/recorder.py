@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from livethread_worker.store.home import FILE_MODE, make_directory
@@ -91,10 +92,19 @@ def sync_all(recorders: Sequence[RolloutRecorder]) -> list[OSError | None]:
         sync_share(0)
     else:
         # One call for each thread of the pool: to hand over each file takes more CPU time than to write it.
-        with ThreadPoolExecutor(SYNCED_AT_ONCE, thread_name_prefix="sync") as pool:
-            list(pool.map(sync_share, range(min(len(recorders), SYNCED_AT_ONCE))))
+        list(_sync_pool().map(sync_share, range(min(len(recorders), SYNCED_AT_ONCE))))
     _sync_new_names(recorders, errors)
     return errors
+
+
+@cache
+def _sync_pool() -> ThreadPoolExecutor:
+    """Return the process' pool: to start its threads for each batch took longer than to hand them their shares."""
+    return ThreadPoolExecutor(SYNCED_AT_ONCE, thread_name_prefix="sync")
+
+
+# A forked child has the pool, and none of its threads.
+os.register_at_fork(after_in_child=_sync_pool.cache_clear)
 
 
 def _sync_new_names(recorders: Sequence[RolloutRecorder], errors: list[OSError | None]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -144,3 +145,20 @@ def test_rollouts_that_are_synced_together_fail_each_by_itself(tmp_path: Path, c
 
     assert [type(error) for error in errors] == [type(None)] * (count - len(broken)) + [OSError] * len(broken)
     assert [recorder.is_new for recorder in recorders] == [False] * count
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*use of fork:DeprecationWarning"
+)  # whose threads are those of this test's subject
+def test_a_forked_child_syncs_with_threads_of_its_own(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        paths = [tmp_path / f"{number}.jsonl" for number in range(2)]
+        recorders = [stack.enter_context(RolloutRecorder.open(path, create=True)) for path in paths]
+        assert sync_all(recorders) == [None, None]
+
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # should it wait for threads that it has not
+            os._exit(0 if sync_all(recorders) == [None, None] else 1)
+
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
