@@ -6,7 +6,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from io import FileIO
+from typing import TYPE_CHECKING, Final, Self
 
 from livethread_worker.store.home import FILE_MODE, make_directory
 
@@ -28,7 +29,7 @@ class RolloutRecorder:
     Writes go to the committed length, all lines of a batch in one call, so that a crash leaves a prefix.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, *, is_new: bool) -> None:
+    def __init__(self, path: Path, file: FileIO, *, is_new: bool) -> None:
         self.path = path
         self.file = file
         #: Whether the file was made just now, and its name may not be on the disk yet.
@@ -36,10 +37,15 @@ class RolloutRecorder:
         #: Length of the file, in bytes, as far as it is good.
         self.size = os.fstat(file.fileno()).st_size
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
     @classmethod
-    @contextmanager
-    def open(cls, path: Path, *, create: bool = False) -> Iterator[RolloutRecorder]:
-        """Open *path* for appending.
+    def open(cls, path: Path, *, create: bool = False) -> Self:
+        """Open *path* for appending; the recorder closes it at the end of its block.
 
         Raises:
             FileNotFoundError: there is no such rollout, and it is not to be created.
@@ -48,8 +54,7 @@ class RolloutRecorder:
             make_directory(path.parent)
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         is_new = create and not path.exists()
-        with open(os.open(path, flags, FILE_MODE), "r+b", buffering=0) as file:  # noqa: PTH123 - a descriptor
-            yield cls(path, file, is_new=is_new)
+        return cls(path, FileIO(os.open(path, flags, FILE_MODE), "r+b"), is_new=is_new)
 
     def append(self, lines: bytes) -> None:
         """Write *lines* behind the last good one; on an error the file is cut back to what it was.
