@@ -30,6 +30,9 @@ MAX_TURNS: Final = 2**31
 
 _ENDS: Final = _COMPLETIONS | {"turn_aborted"}
 
+#: Events that may change where a thread stands.
+_TURNING: Final = _STARTS | _ENDS | {"user_message", "thread_rolled_back"}
+
 #: Errors that concern a request, and not the turn in which it came.
 _HARMLESS_ERRORS: Final = frozenset({"thread_rollback_failed", "active_turn_not_steerable"})
 
@@ -85,6 +88,8 @@ def next_place(
 
     *ordinal* names a turn that says no id of its own.
     """
+    if kind not in _TURNING:  # most events
+        return place, None
     named = _named(payload)
     if kind in _STARTS:
         return TurnPlace(TurnPhase.STARTED, named), TurnStart(named or f"turn-{ordinal}")

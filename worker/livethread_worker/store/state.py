@@ -42,6 +42,9 @@ class WriterMark(NamedTuple):
     lines: int
 
 
+_UNKNOWN_WRITER: Final = WriterMark(0, 0)
+
+
 class KeyMark(NamedTuple):
     """The append that took an idempotency key."""
 
@@ -126,7 +129,7 @@ class ThreadState:
 
     def mark(self, writer: str) -> WriterMark:
         """Return how far *writer*'s tasks are applied."""
-        return self.writers.get(writer, WriterMark(0, 0))
+        return self.writers.get(writer, _UNKNOWN_WRITER)
 
     def begin_again(self) -> None:
         """Forget what is known of the lines, all of which are to be read again; what was applied stays applied."""
