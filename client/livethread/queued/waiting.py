@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ASK_FIRST: Final = 0.02  # seconds
 ASK_LONGEST: Final = 1.0  # seconds
 
+NEVER: Final = float("-inf")
+
 #: Most questions that are under way at once: each takes a connection, of which there are so many.
 ASKING: Final = CONNECTIONS // 4
 
@@ -51,7 +53,9 @@ class Waiter:
         self._note_parked = note_parked
         self._turns = asyncio.Semaphore(ASKING)
         #: Loop time of the last publication, of whatever thread.
-        self._heard_at = float("-inf")
+        self._heard_at = NEVER
+        #: Loop time of the last question about a thread of a shard that was not answered with news.
+        self._asked_at: dict[int, float] = {}
 
     def note_heard(self) -> None:
         """Note that publications come in: for a while, the silence of one thread says only that it is not its turn."""
@@ -81,12 +85,16 @@ class Waiter:
                         async with asyncio.timeout(wait):
                             await writer.changed.wait()
                     except TimeoutError:
-                        if now() - self._heard_at >= wait or now() - asked_at >= ASK_LONGEST:
+                        if now() - self._last_sign(writer) >= wait or now() - asked_at >= ASK_LONGEST:
                             failure = await self.ask(writer)
                             asked_at = now()
                         wait = min(wait * 2, ASK_LONGEST)
         except TimeoutError:
             raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
+
+    def _last_sign(self, writer: Writer) -> float:
+        """Return when it last seemed that nothing is amiss. One bell serves a shard: one who waits asks for the others."""
+        return max(self._heard_at, self._asked_at.get(self._keys_of(writer.thread_id).shard, NEVER))
 
     async def ask(self, writer: Writer) -> Exception | None:
         """Ask Redis how far *writer* is, and offer its last task again; return why Redis does not answer.
@@ -95,6 +103,7 @@ class Waiter:
         what gets things going again.
         """
         keys, thread_id = self._keys_of(writer.thread_id), writer.thread_id
+        self._asked_at[keys.shard], known = asyncio.get_running_loop().time(), (writer.floor, writer.parked)
         try:
             async with self._turns, self._redis.pipeline(transaction=False) as asking:
                 asking.hget(keys.writers(thread_id), f"a:{writer.id}")
@@ -106,6 +115,8 @@ class Waiter:
         if n is not None and position is not None:
             self._note_applied(writer, int(n), _text(position))
         self._note_parked(writer, None if parked is None else _text(parked))
+        if (writer.floor, writer.parked) != known:  # it should have been heard: the others ask, too
+            self._asked_at[keys.shard] = NEVER
         if parked is None and writer.unapplied and not writer.queue:
             writer.rewind(writer.unapplied[-1].n - 1)
             self._outbox.send(writer)
