@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from livethread_worker.store.apply import Outcome, OutcomeKind, apply_batch
+from livethread_worker.store.index import IndexUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from livethread_worker.store.index import Index
 
 logger = logging.getLogger(__name__)
+
+#: Tasks behind which the index is tidied. As many pages of full text are merged then: a message is about one, in all.
+TIDY_AFTER: Final = 32
 
 #: Longest turn of a drain where there are several shards: a worker may serve others, which wait meanwhile.
 SHARD_TURN: Final = 1.0  # seconds
@@ -60,6 +64,7 @@ class Drain:
         self._ring = ring
         self._events = events
         self._counts = DrainCounts()
+        self._untidied = 0
 
     def run(self) -> dict[str, int]:
         """Apply what is ready; linger for more; end when idle, or hand over after its turn, at most ``drain_max_s``.
@@ -79,8 +84,11 @@ class Drain:
         while time.monotonic() < ends_at:
             if self._apply_ready() or self._mailbox.wait(linger):
                 continue
+            self._events.send()
+            self._tidy(1)
             if self._mailbox.rest():
                 return
+        self._events.send()
         self._mailbox.hand_over()
         if self._mailbox.sweep():
             self._ring()
@@ -99,7 +107,19 @@ class Drain:
             logger.warning("claims expired", extra={"action": "drain", "expired": len(claims) - still_ours})
         self._count(claims, outcomes)
         self._events.report(claims, outcomes, started_at)
+        self._untidied += sum(len(claim.entries) for claim in claims)
+        self._tidy(TIDY_AFTER)
         return True
+
+    def _tidy(self, least: int) -> None:
+        """Tidy the index where at least so many tasks came since, which are told to be durable: only the next ones wait."""
+        if self._untidied < least:
+            return
+        try:
+            self._open_index().tidy(self._untidied)
+        except IndexUnavailable as error:
+            logger.debug("tidying failed", extra={"action": "tidy", "error": str(error)})
+        self._untidied = 0
 
     def _apply(self, claims: list[Claim]) -> dict[str, Outcome]:
         batch = {claim.thread_id: claim.entries for claim in claims if claim.entries}

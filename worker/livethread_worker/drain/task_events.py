@@ -32,6 +32,9 @@ MALFORMED: Final = "livethread.malformed_entry"
 EVENTS_PER_MESSAGE: Final = 1_000
 EVENTS_KEPT: Final = 10_000
 
+#: Time in which small batches share a message: to send one takes as long as to apply a task or two.
+SEND_INTERVAL: Final = 0.1  # seconds
+
 
 class _Shown(NamedTuple):
     """A mailbox entry as those who watch see it."""
@@ -70,9 +73,13 @@ class TaskEvents:
         self._dispatcher = dispatcher if per_second else None
         self._budget = _Budget(per_second)
         self._unsent: list[dict[str, Any]] = []
+        self._sent_at = float("-inf")
 
     def report(self, claims: list[Claim], outcomes: dict[str, Outcome], started_at: float) -> None:
-        """Report what became of *claims* since *started_at*: what is applied succeeded, what is poisoned failed."""
+        """Report what became of *claims* since *started_at*: what is applied succeeded, what is poisoned failed.
+
+        It is sent with the first report that comes `SEND_INTERVAL` after the last that was sent, or by `send`.
+        """
         if self._dispatcher is None:
             return
         batch = _Batch(self._dispatcher, started_at)
@@ -88,6 +95,14 @@ class TaskEvents:
         for thread_id, entry in self._budget.sample(applied):
             batch.add(_Shown.of(thread_id, entry))
         self._unsent += batch.events
+        if time.monotonic() - self._sent_at >= SEND_INTERVAL:
+            self.send()
+
+    def send(self) -> None:
+        """Send what has been reported."""
+        if not self._unsent:
+            return
+        self._sent_at = time.monotonic()
         try:
             self._send(self._dispatcher)
         except Exception as error:  # noqa: BLE001 - whatever the broker's client raises

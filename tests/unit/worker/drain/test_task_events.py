@@ -211,8 +211,26 @@ def test_a_failure_is_reported_though_the_budget_is_spent(dispatcher: FakeDispat
     claim = Claim(mail.thread_id, 0, [mail.append("bad")])
 
     reporter.report([claim], {mail.thread_id: Outcome(POISONED, reason="bad")}, STARTED_AT)
+    reporter.send()
 
     assert dispatcher.uuids("task-failed") == ["w1-6"]
+
+
+def test_small_batches_share_a_message(dispatcher: FakeDispatcher, clock: Clock) -> None:
+    mail, reporter = Mail(), events(dispatcher, 100)
+    messages = []
+
+    for seconds in (0.0, 0.06, 0.06):
+        clock.now += seconds
+        report(reporter, mail, 1)
+        messages.append(dispatcher.messages)
+    report(reporter, mail, 1)
+    reporter.send()
+    reporter.send()
+
+    assert messages == [1, 1, 2]
+    assert dispatcher.messages == 3
+    assert dispatcher.uuids("task-succeeded") == ["w1-1", "w1-2", "w1-3", "w1-4"]
 
 
 def test_a_rate_of_nothing_reports_nothing(dispatcher: FakeDispatcher) -> None:
@@ -247,6 +265,7 @@ def test_events_that_could_not_be_sent_are_sent_with_the_next(dispatcher: FakeDi
 
     dispatcher.fault = None
     report(reporter, mail, 1)
+    reporter.send()
 
     assert dispatcher.uuids("task-succeeded") == ["w1-1", "w1-2"]
 
@@ -258,6 +277,7 @@ def test_of_events_that_cannot_be_sent_the_newest_are_kept(dispatcher: FakeDispa
 
     dispatcher.fault = None
     report(reporter, mail, 1)
+    reporter.send()
 
     assert dispatcher.messages == -(-(EVENTS_KEPT + 3) // EVENTS_PER_MESSAGE)
     assert len(dispatcher.sent) == EVENTS_KEPT + 3

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Final
 from livethread.cursor import MAX_OFFSET
 from livethread.model import format_time
 from livethread.turns import TurnPhase, TurnPlace
-from livethread_worker.store.index.database import identity, in_memory_database, is_damaged, open_database, set_aside
+from livethread_worker.store.index.database import (
+    CHECKPOINT_PAGES,
+    TIDY_PAGES,
+    identity,
+    in_memory_database,
+    is_damaged,
+    open_database,
+    set_aside,
+)
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import from_row, from_rows
@@ -305,6 +313,27 @@ class Index:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def tidy(self, pages: int) -> None:
+        """Do between batches what would hold one up: merge full text, up to about so many *pages*.
+
+        Where that writes something and the log is long, the log is moved into the database, too. Left undone, SQLite does
+        both within some commit, in larger pieces. It changes nothing that is read.
+
+        Raises:
+            IndexUnavailable: somebody else writes for long, or the like.
+        """
+        connection = self.db.conn
+        with self._using():
+            connection.execute("PRAGMA synchronous = NORMAL")  # a merge that a power cut takes is made again
+            connection.execute(f"PRAGMA wal_autocheckpoint = {TIDY_PAGES}")
+            try:
+                with self.transaction():
+                    for query in ("merge_messages", "merge_texts"):
+                        connection.execute(QUERIES[query], {"pages": pages})
+            finally:
+                connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                connection.execute("PRAGMA synchronous = FULL")
 
     # -- reading -------------------------------------------------------------------------------------------
 

@@ -108,6 +108,13 @@ SELECT coalesce(max(id), 0) FROM messages
 -- What came in since; in one statement, see save_texts.
 INSERT INTO messages_fts (rowid, text) SELECT id, text FROM messages WHERE id > :newest ORDER BY id
 
+-- merge_messages --
+-- Go on with merging the segments of a level where there are four or more, up to about so many pages.
+INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
+
+-- merge_texts --
+INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
+
 -- forget_name --
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
 
