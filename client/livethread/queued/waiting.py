@@ -88,7 +88,7 @@ class Waiter:
                         if now() - self._last_sign(writer) >= wait or now() - asked_at >= ASK_LONGEST:
                             failure = await self.ask(writer)
                             asked_at = now()
-                        wait = min(wait * 2, ASK_LONGEST)
+                        wait = min(wait * 4, ASK_LONGEST)
         except TimeoutError:
             raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
 
