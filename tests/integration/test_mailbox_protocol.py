@@ -896,6 +896,35 @@ def test_an_entry_that_is_no_task_is_reported_by_the_claim_and_what_precedes_it_
     assert str(claim.malformed).startswith("the entry at 1-2 is no task: InvalidRequest")
 
 
+@pytest.mark.parametrize(
+    ("fields", "n", "fault"),
+    [
+        ({"task": TASK, "lines": line(1), "n": 1, "writer": "w"}, 1, None),
+        ({"writer": "w", "n": 2, "task": TASK, "lines": line(1), "note": "by hand"}, 2, None),
+        ({"writer": "w", "n": 3, "task": TASK}, 3, None),
+        ({"writer": "w", "n": 4}, None, "KeyError: b'task'"),
+        ({"writer": "w"}, None, "KeyError: b'n'"),
+        ({"writer": "w w", "n": 5, "task": TASK, "lines": ""}, None, "ValueError: its writer or counter is none"),
+        ({"writer": "w", "n": "x", "task": TASK, "lines": ""}, None, "ValueError: invalid literal"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_whatever_fields_an_entry_has_it_is_a_task_or_says_why_not(
+    enqueue: Enqueuer, mailbox: Mailbox, fields: dict[Any, Any], n: int | None, fault: str | None
+) -> None:
+    thread_id = new_thread_id()
+    enqueue.redis.xadd(enqueue.keys.mailbox(thread_id), fields, id="1-1")
+    enqueue.redis.zadd(enqueue.keys.ready, {thread_id: 1})
+
+    [claim] = mailbox.claim()[1]
+
+    assert [entry.n for entry in claim.entries] == ([n] if n else [])
+    if fault:
+        assert str(claim.malformed).startswith(f"the entry at 1-1 is no task: {fault}")
+        assert claim.malformed is not None
+        assert claim.malformed.size == sum(len(str(value)) for value in fields.values())
+
+
 def test_shards_have_keys_of_their_own_in_one_slot_each() -> None:
     keys = names.ShardKeys("p", 3)
     thread_id = str(uuid.UUID(int=0))

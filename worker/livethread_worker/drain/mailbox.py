@@ -18,7 +18,7 @@ from livethread_worker.store.apply import Outcome, OutcomeKind
 from livethread_worker.store.rollout.scan import MAX_COUNTER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from redis import Redis
 
@@ -187,34 +187,45 @@ class Mailbox:
                 return "parked", json.dumps(detail)
 
 
-def _claim(thread: bytes, attempts: bytes, entries: list[tuple[bytes, list[bytes]]]) -> Claim:
+def _claim(thread: bytes, attempts: bytes, entries: list[list[Any]]) -> Claim:
     taken: list[MailboxEntry] = []
     malformed = None
     is_checked = False
-    for position, pairs in entries:
+    for position, *told in entries:
         try:
             if not is_checked:
                 ArchiveThreadParams(thread_id=thread.decode())
                 is_checked = True
-            taken.append(_entry(position, dict(zip(pairs[::2], pairs[1::2], strict=True))))
+            taken.append(_entry(position, *_fields(told)))
         except (InvalidRequest, KeyError, ValueError) as error:
-            size = sum(map(len, pairs[1::2]))
+            size = sum(map(len, told if len(told) > 1 else told[0][1::2]))
             malformed = Malformed(position.decode(), size, f"{type(error).__name__}: {error}")
             break
     return Claim(thread.decode(errors="replace"), int(attempts), taken, malformed)
 
 
-def _entry(position: bytes, fields: dict[bytes, bytes]) -> MailboxEntry:
+def _fields(told: list[Any]) -> Sequence[bytes]:
+    """Return writer, counter, task and lines as ``claim.lua`` tells them: bare, or among whatever somebody put there.
+
+    Raises:
+        KeyError: a field is missing.
+        ValueError: the fields are none.
+    """
+    if len(told) > 1:
+        return told
+    pairs = told[0]
+    fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    return fields[b"writer"], fields[b"n"], fields[b"task"], fields.get(b"lines", b"")
+
+
+def _entry(position: bytes, writer: bytes, n: bytes, task: bytes, lines: bytes) -> MailboxEntry:
     """Return the task that a mailbox entry holds; whoever can write to Redis can put anything there.
 
     Raises:
-        ValueError: it holds none.
-        KeyError: a field is missing.
+        ValueError: its writer or counter is none.
         InvalidRequest: its task is none.
     """
-    writer, n = fields[b"writer"].decode(), int(fields[b"n"])
-    if _WRITER.fullmatch(writer) is None or not 0 < n < MAX_COUNTER:
+    name, counter = writer.decode(), int(n)
+    if _WRITER.fullmatch(name) is None or not 0 < counter < MAX_COUNTER:
         raise ValueError("its writer or counter is none")
-    return MailboxEntry(
-        position.decode(), writer, n, OrderedTask.from_wire(fields[b"task"], fields.get(b"lines", b""))
-    )
+    return MailboxEntry(position.decode(), name, counter, OrderedTask.from_wire(task, lines))

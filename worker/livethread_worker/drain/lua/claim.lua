@@ -24,7 +24,8 @@
 -- the budgets, threads with few tasks are taken from behind those with many: they need not wait until all of those
 -- had their turn.
 --
--- Returns { ring, { thread, attempts, entries }, ... }. ring is 1 where more is ready than was taken and the
+-- Returns { ring, { thread, attempts, entries }, ... }. An entry is { position, writer, n, task, lines }, or, where it
+-- has not just these fields in this order, { position, { field, value, ... } }. ring is 1 where more is ready than was taken and the
 -- caller must publish a doorbell, so that idle workers wake in a chain.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -52,6 +53,11 @@ for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '(' .. (now + 60000),
   redis.call('ZADD', ready, now, thread)
 end
 
+-- Whether an entry has the fields that enqueue.lua gives it: the worker need not be told what they are called.
+local function is_usual(fields)
+  return #fields == 8 and fields[1] == 'writer' and fields[3] == 'n' and fields[5] == 'task' and fields[7] == 'lines'
+end
+
 -- The first entries of a mailbox, as many as the budgets allow, and at least one.
 local bytes = tonumber(ARGV[10])
 local function take(mailbox, most)
@@ -59,11 +65,12 @@ local function take(mailbox, most)
   while #entries < most and (bytes > 0 or #entries == 0) do
     local found = redis.call('XRANGE', mailbox, from, '+', 'COUNT', math.min(most - #entries, 50))
     for _, entry in ipairs(found) do
-      entries[#entries + 1] = entry
+      local fields = entry[2]
       from = '(' .. entry[1]
-      for _, field in ipairs(entry[2]) do
-        bytes = bytes - #field
+      for i = 2, #fields, 2 do
+        bytes = bytes - #fields[i]
       end
+      entries[#entries + 1] = is_usual(fields) and { entry[1], fields[2], fields[4], fields[6], fields[8] } or entry
       if bytes <= 0 then
         break
       end
