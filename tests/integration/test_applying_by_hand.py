@@ -38,6 +38,7 @@ from livethread import (
 from livethread.types import position_key
 from livethread_config import names
 from livethread_worker.store.apply import apply_batch
+from livethread_worker.store.index import Index, IndexUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -585,6 +586,33 @@ async def test_a_drain_reports_what_it_did(store: QueuedThreadStore, hand_worker
     counts = await asyncio.to_thread(hand_worker.drain)
 
     assert counts == {"batches": 1, "threads": 3, "tasks": 6, "lines": 6, "put_back": 0, "parked": 0}
+
+
+async def test_a_drain_tidies_the_index_behind_its_batches(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
+    thread_id = await new_thread(store)
+    for n in range(6):
+        await append(store, thread_id, message(f"number {n}"))
+        await asyncio.to_thread(hand_worker.drain)
+
+    segments = hand_worker.index().db.execute("SELECT count(DISTINCT segid) FROM messages_fts_idx").fetchone()[0]
+    assert segments < 4
+
+
+@pytest.mark.parametrize("fault", [IndexUnavailable("locked"), Unavailable("no home")])
+async def test_a_drain_that_cannot_tidy_the_index_has_done_its_work(
+    store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fail(_index: Index, _pages: int) -> None:
+        raise fault
+
+    monkeypatch.setattr(Index, "tidy", fail)
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+
+    counts = await asyncio.to_thread(hand_worker.drain)
+
+    assert counts["tasks"] == 2
+    await flush(store, thread_id)
 
 
 # -- the same writer, plain commands ------------------------------------------------------------------------

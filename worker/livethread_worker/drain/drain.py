@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from livethread.errors import Unavailable
 from livethread_worker.store.apply import Outcome, OutcomeKind, apply_batch
 from livethread_worker.store.index import IndexUnavailable
 
@@ -117,7 +118,7 @@ class Drain:
             return
         try:
             self._open_index().tidy(self._untidied)
-        except IndexUnavailable as error:
+        except (IndexUnavailable, Unavailable) as error:
             logger.debug("tidying failed", extra={"action": "tidy", "error": str(error)})
         self._untidied = 0
 

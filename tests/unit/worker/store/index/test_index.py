@@ -341,7 +341,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
     )
     parameters |= dict.fromkeys(("meta_bytes", "applied", "observed", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
-    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "position", "now", "epoch"), "[]")
+    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "position", "now", "epoch", "pages"), "[]")
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
