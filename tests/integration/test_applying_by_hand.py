@@ -602,10 +602,14 @@ async def test_a_drain_tidies_the_index_behind_its_batches(store: QueuedThreadSt
 async def test_a_drain_that_cannot_tidy_the_index_has_done_its_work(
     store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
-    def fail(_index: Index, _pages: int) -> None:
+    for_the_batch = iter([hand_worker.index()])
+
+    def open_index() -> Index:
+        for index in for_the_batch:
+            return index
         raise fault
 
-    monkeypatch.setattr(Index, "tidy", fail)
+    monkeypatch.setattr(hand_worker, "index", open_index)
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
 

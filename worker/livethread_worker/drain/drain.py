@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Tasks behind which the index is tidied. As many pages of full text are merged then: a message is about one, in all.
-TIDY_AFTER: Final = 32
+#: Rows of full text behind which the index is tidied: in small pieces, since the next tasks wait for each.
+TIDY_AFTER: Final = 8
 
 #: Longest turn of a drain where there are several shards: a worker may serve others, which wait meanwhile.
 SHARD_TURN: Final = 1.0  # seconds
@@ -65,7 +65,6 @@ class Drain:
         self._ring = ring
         self._events = events
         self._counts = DrainCounts()
-        self._untidied = 0
 
     def run(self) -> dict[str, int]:
         """Apply what is ready; linger for more; end when idle, or hand over after its turn, at most ``drain_max_s``.
@@ -86,7 +85,7 @@ class Drain:
             if self._apply_ready() or self._mailbox.wait(linger):
                 continue
             self._events.send()
-            self._tidy(1)
+            self._tidy(least=1)
             if self._mailbox.rest():
                 return
         self._events.send()
@@ -108,19 +107,15 @@ class Drain:
             logger.warning("claims expired", extra={"action": "drain", "expired": len(claims) - still_ours})
         self._count(claims, outcomes)
         self._events.report(claims, outcomes, started_at)
-        self._untidied += sum(len(claim.entries) for claim in claims)
         self._tidy(TIDY_AFTER)
         return True
 
     def _tidy(self, least: int) -> None:
-        """Tidy the index where at least so many tasks came since, which are told to be durable: only the next ones wait."""
-        if self._untidied < least:
-            return
+        """Tidy the index behind what is told to be durable: only the next tasks wait."""
         try:
-            self._open_index().tidy(self._untidied)
+            self._open_index().tidy(least)
         except (IndexUnavailable, Unavailable) as error:
             logger.debug("tidying failed", extra={"action": "tidy", "error": str(error)})
-        self._untidied = 0
 
     def _apply(self, claims: list[Claim]) -> dict[str, Outcome]:
         batch = {claim.thread_id: claim.entries for claim in claims if claim.entries}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 #: Databases whose file is gone; kept, since to drop the last reference is to close.
 _left_open: Final[list[Database]] = []
 
+#: Rows of full text after which the index tidies itself.
+UNTIDIED: Final = 256
+
 #: How long we wait for another process that migrates the schema.
 _MIGRATION_WAIT: Final = 30.0  # seconds
 
@@ -90,6 +93,8 @@ class Index:
             IndexUnavailable: it is locked for long, or no database.
         """
         self._home = home
+        #: Rows of full text that came since it was tidied.
+        self._untidied = 0
         #: Whether it has to be set aside and made again.
         self.is_damaged = False
         #: Whether nobody else uses it, and it ends with the process.
@@ -182,6 +187,7 @@ class Index:
             overtaken = _overtaken(connection, rows)
             self._save(connection, [each for each in rows if each.state.thread_id not in overtaken])
             forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
+        self._note_untidied(rows)
         return overtaken
 
     @staticmethod
@@ -214,6 +220,13 @@ class Index:
             connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
             save_keys(connection, rows)
             add_lines(connection, rows, [each.state for each in rows])
+        self._note_untidied(rows)
+
+    def _note_untidied(self, rows: Sequence[ThreadRows]) -> None:
+        """Count what *rows* brought, and tidy where nobody does: they are stored, whatever becomes of that."""
+        self._untidied += sum(len(each.messages) + len(each.texts) for each in rows)
+        with suppress(IndexUnavailable):
+            self.tidy(UNTIDIED)
 
     def rename(self, thread_id: str, name: str | None) -> None:
         """Store a thread's name and nothing else of it, whoever is at work on the thread.
@@ -314,16 +327,19 @@ class Index:
                     connection.execute("ROLLBACK")
                 raise
 
-    def tidy(self, pages: int) -> None:
-        """Do between batches what would hold one up: merge full text, up to about so many *pages*.
+    def tidy(self, least: int = 1) -> None:
+        """Do between batches what would hold one up: merge full text, where at least so many rows of it came since.
 
-        Where that writes something and the log is long, the log is moved into the database, too. Left undone, SQLite does
-        both within some commit, in larger pieces. It changes nothing that is read.
+        Where that writes something and the log is long, the log is moved into the database, too. It changes nothing that is
+        read. Who never calls it has it done behind a commit, by the time that `UNTIDIED` rows have come.
 
         Raises:
             IndexUnavailable: somebody else writes for long, or the like.
         """
-        connection = self.db.conn
+        pages, connection = self._untidied, self.db.conn
+        if pages < least:
+            return
+        self._untidied = 0
         with self._using():
             connection.execute("PRAGMA synchronous = NORMAL")  # a merge that a power cut takes is made again
             connection.execute(f"PRAGMA wal_autocheckpoint = {TIDY_PAGES}")

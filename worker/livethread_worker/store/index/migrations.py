@@ -183,9 +183,10 @@ def m007_listing_texts(db: Database) -> None:
 
 
 @migrations()
-def m008_messages_merged_later(db: Database) -> None:
-    """Let FTS5 gather 8 segments of a level before it merges them, not 4: it writes each message again half as often.
+def m008_full_text_merged_between_batches(db: Database) -> None:
+    """Have FTS5 merge no segments while a batch is committed, a few hundred pages at once: `Index.tidy` does, in between.
 
-    A search looks into as many more, a few microseconds each. Beyond 8, merges in one go (``crisismerge``) come too near.
+    Where nobody did, it would merge 16 segments of a level in one go (``crisismerge``).
     """
-    db.execute("INSERT INTO messages_fts (messages_fts, rank) VALUES ('automerge', 8)")
+    for table in ("messages_fts", "listing_texts"):
+        db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('automerge', 0)")  # noqa: S608

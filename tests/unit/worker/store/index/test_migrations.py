@@ -104,6 +104,7 @@ def test_the_texts_of_an_earlier_release_are_found_after_the_migration(home: Hom
     assert held == [(3, "zebra"), (7, "okapi"), (8, "gnu")]
 
 
-def test_messages_are_merged_later_than_fts5_would(home: Home) -> None:
+@pytest.mark.parametrize("table", ["messages_fts", "listing_texts"])
+def test_full_text_is_not_merged_within_commits(home: Home, table: str) -> None:
     with closing(Index(home)) as index:
-        assert index.db.execute("SELECT v FROM messages_fts_config WHERE k = 'automerge'").fetchone()[0] == 8
+        assert index.db.execute(f"SELECT v FROM {table}_config WHERE k = 'automerge'").fetchone()[0] == 0

@@ -8,10 +8,16 @@ import pytest
 from tests.unit.worker.builders import Mail
 
 from livethread.types import SearchThreadsParams
-from livethread_worker.store.index import IndexUnavailable, database
+from livethread_worker.store.index import IndexUnavailable, database, index
 
 if TYPE_CHECKING:
     from tests.unit.worker.builders import Store
+
+
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is tidied by nobody but the test."""
+    monkeypatch.setattr(index, "UNTIDIED", 1_000_000)
 
 
 def segments(store: Store) -> int:
@@ -31,7 +37,7 @@ def test_tidying_merges_what_batches_left_and_changes_nothing_that_is_found(stor
         store.apply(mail, mail.append(f"zebra number{n}"))
     before = segments(store)
 
-    store.index.tidy(100)
+    store.index.tidy()
 
     assert (before, segments(store)) == (6, 1)
     for query in ("zebra", "number0", "number5"):
@@ -40,34 +46,74 @@ def test_tidying_merges_what_batches_left_and_changes_nothing_that_is_found(stor
     store.index.db.execute("INSERT INTO messages_fts (messages_fts) VALUES ('integrity-check')")
 
 
-def test_tidying_stops_after_so_many_pages_and_goes_on_later(store: Store) -> None:
+def test_tidying_stops_after_so_many_pages_and_goes_on_later(store: Store, by_hand: None) -> None:
     mail = Mail()
     store.apply(mail, mail.create())
     for n in range(4):
         store.apply(mail, mail.append(*(f"word{n}x{i} " * 20 for i in range(200))))
-    store.index.tidy(1)
+    store.index._untidied = 1
+    store.index.tidy()
     after_a_little = segments(store)
 
     for _ in range(100):
-        store.index.tidy(1)
+        store.index._untidied = 1
+        store.index.tidy()
 
     assert after_a_little > segments(store) == 1
 
 
-def test_tidying_leaves_commits_as_durable_as_before(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = pragmas(store)
+def test_an_index_is_not_tidied_before_so_many_rows_came(store: Store) -> None:
+    mail = Mail()
+    store.apply(mail, mail.create())
+    for n in range(5):
+        store.apply(mail, mail.append(f"number {n}"))
 
-    store.index.tidy(10)
+    store.index.tidy(least=100)
+    untouched = segments(store)
+    store.index.tidy(least=5)
+
+    assert (untouched, segments(store)) == (5, 1)
+
+
+def test_who_never_tidies_has_it_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "UNTIDIED", 4)
+    mail = Mail()
+    store.apply(mail, mail.create())
+    for n in range(8):
+        store.apply(mail, mail.append(f"number {n}"))
+
+    assert segments(store) < 8
+
+
+def test_a_commit_that_cannot_be_tidied_behind_is_one_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_index: object, _least: int) -> None:
+        raise IndexUnavailable("locked")
+
+    mail = Mail()
+    monkeypatch.setattr(index.Index, "tidy", fail)
+
+    store.apply(mail, mail.create(), mail.append("zebra"))
+
+    assert len(store.index.search_threads(SearchThreadsParams(search_term="zebra")).threads) == 1
+
+
+def test_tidying_leaves_commits_as_durable_as_before(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    mail, before = Mail(), pragmas(store)
+    store.apply(mail, mail.create(), mail.append("one"))
+    store.index.tidy()
+    store.apply(mail, mail.append("two"))
     with closing(sqlite3.connect(store.home.index)) as other:
         store.index.db.execute("PRAGMA busy_timeout = 1")
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(IndexUnavailable, match="locked"):
-            store.index.tidy(10)
+            store.index.tidy()
 
     assert pragmas(store) == before == [2, database.CHECKPOINT_PAGES]
 
 
-def test_the_log_is_shortened_by_who_tidies(store: Store) -> None:
+def test_the_log_is_shortened_by_who_tidies(store: Store, by_hand: None) -> None:
     """It merges something: before a batch comes upon a log so long that its commit has to."""
     mail = Mail()
     store.apply(mail, mail.create())
@@ -76,6 +122,6 @@ def test_the_log_is_shortened_by_who_tidies(store: Store) -> None:
             store.apply(mail, mail.append(*(f"word{n}x{i} " * 50 for i in range(200))))
     size = store.home.index.stat().st_size
 
-    store.index.tidy(10)
+    store.index.tidy()
 
     assert store.home.index.stat().st_size > size
