@@ -339,6 +339,7 @@ class Index:
         pages, connection = self._untidied, self.db.conn
         if pages < least:
             return
+        # Also where it fails: a lock that is held for long is waited for once, not behind every batch.
         self._untidied = 0
         with self._using():
             connection.execute("PRAGMA synchronous = NORMAL")  # a merge that a power cut takes is made again
