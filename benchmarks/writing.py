@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import homes
 from benchmarks.timing import medians
-from livethread.metadata import ThreadMetadataPatch
 from livethread.model import utc_now
 from livethread.rollout_item import RolloutItem, encode_line
-from livethread.tasks import AppendItems, MailboxEntry, OrderedTask, UpdateThreadMetadata
+from livethread.tasks import AppendItems, MailboxEntry, OrderedTask
 from livethread.types import AppendThreadItemsParams, ResumeThreadParams
 from livethread_config import Settings
 from livethread_worker.store.apply import OutcomeKind, apply_batch
@@ -49,17 +48,11 @@ class _Writer:
         self._writer = f"w{id(self)}"
 
     def write(self) -> None:
-        """Apply one batch: so many appends to each thread, each with the patch that was observed from it."""
+        """Apply one batch: so many appends to each thread, with the metadata that follows."""
         now = utc_now()
-        first = [next(self._counter) for _ in range(2 * self._appends)]
-        append = OrderedTask(AppendItems(at=now), (encode_line(_ITEM, now, max_bytes=10_000),))
-        patch = ThreadMetadataPatch(updated_at=now, advance_recency_at=now)
-        entries = []
-        for n in first:
-            task = append
-            if n % 2 == 0:
-                task = OrderedTask(UpdateThreadMetadata(at=now, patch=patch, observed_from=f"{n - 1}-0"))
-            entries.append(MailboxEntry(f"{n}-0", self._writer, n, task))
+        append = OrderedTask(AppendItems(at=now, observe=True), (encode_line(_ITEM, now, max_bytes=10_000),))
+        counters = [next(self._counter) for _ in range(self._appends)]
+        entries = [MailboxEntry(f"{n}-0", self._writer, n, append) for n in counters]
         outcomes = apply_batch(self._home, self._index, dict.fromkeys(self._threads, entries), sync=True)
         assert all(outcome.kind is OutcomeKind.DONE for outcome in outcomes.values())
 

@@ -33,7 +33,6 @@ from livethread.metadata import (
     ThreadMetadataPatch,
     ThreadSource,
 )
-from livethread.metadata_sync import ThreadMetadataSync
 from livethread.observers import (
     ItemsAppended,
     MetadataUpdated,
@@ -136,7 +135,6 @@ __all__ = [
     "ThreadInitialized",
     "ThreadManager",
     "ThreadMetadataPatch",
-    "ThreadMetadataSync",
     "ThreadNotFound",
     "ThreadPage",
     "ThreadParked",

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
-from livethread.item_observer import patch_of_append
-from livethread.metadata import StoredThread, StoredThreadHistory, ThreadMetadataPatch
+from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.model import format_time, parse_time, utc_now
-from livethread.observed import apply_patch
+from livethread.observed import ObservedThread
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
 from livethread.rollout_item import RolloutItem, decode_line, encode_items, encode_line, items_of
@@ -68,10 +67,10 @@ class _Stored:
     thread: StoredThread
     lines: list[bytes]
     position: Position = START
-    #: Field of the metadata -> position from which it was last observed or set.
-    observed: dict[str, Position] = field(default_factory=dict)
-    #: Idempotency key -> position of the append that took it, and what its items say of the thread.
-    keys: dict[str, tuple[Position, ThreadMetadataPatch]] = field(default_factory=dict)
+    #: Fields of the metadata that no item decides any more.
+    settled: set[str] = field(default_factory=set)
+    #: Idempotency keys that are taken.
+    keys: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -131,9 +130,12 @@ class InMemoryThreadStore:
         if not is_repeated:
             stored.lines += lines
             if key is not None:
-                times = (parse_time(item.timestamp) or params.appended_at for item in params.items)
-                said = patch_of_append(params.thread_id, zip(params.items, times, strict=True))
-                stored.keys[key] = receipt.position, said
+                stored.keys.add(key)
+            if params.observe:
+                observed = ObservedThread(stored.thread, stored.settled)
+                for item in params.items:
+                    observed.observe(item.type, item.payload, parse_time(item.timestamp) or params.appended_at)
+                stored.thread = observed.finish()
         self._observers.emit(ItemsAppended(params.thread_id, receipt.position, len(lines), sum(map(len, lines))))
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
@@ -178,16 +180,7 @@ class InMemoryThreadStore:
             self._read(params.thread_id, include_archived=params.include_archived)
         stored = self._created(params.thread_id)
         receipt = self._receipt(stored)
-        patch, observed_from = params.patch, params.observed_from
-        if observed_from is not None and params.idempotency_key is not None:
-            taken = stored.keys.get(params.idempotency_key)
-            if taken is None:
-                patch = ThreadMetadataPatch()  # the append never came
-            elif taken[0] != observed_from:
-                observed_from, patch = taken
-        stored.thread = apply_patch(
-            stored.thread, stored.observed, patch, observed_from=observed_from, position=receipt.position
-        )
+        stored.thread = ObservedThread(stored.thread, stored.settled).patch(params.patch)
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt

@@ -18,8 +18,6 @@ from livethread.model import parse_time
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from livethread.rollout_item import RolloutItem
-
 #: What editors put before a user's own words.
 USER_MESSAGE_BEGIN: Final = "## My request for Codex:"
 IMAGE_ONLY_PREVIEW: Final = "[Image]"
@@ -59,38 +57,21 @@ class ItemObserver:
         self.first_user_message_seen = self.first_user_message_seen or "first_user_message" in asked_for
         self.title_seen = self.title_seen or "title" in asked_for
 
-    def is_own_meta(self, item: RolloutItem) -> bool:
-        """Whether *item* is the thread's own ``session_meta``; a fork also holds those of others."""
-        return (
-            item.type == "session_meta"
-            and isinstance(item.payload, dict)
-            and item.payload.get("id") == self.thread_id
-        )
+    def is_own_meta(self, kind: str, payload: Any) -> bool:
+        """Whether that is the thread's own ``session_meta``; a fork also holds those of others."""
+        return kind == "session_meta" and isinstance(payload, dict) and payload.get("id") == self.thread_id
 
-    def observe(self, items: Iterable[tuple[RolloutItem, datetime]]) -> ThreadMetadataPatch | None:
-        """Return what *items*, each with the time of its line, say about the thread; None where they say nothing."""
-        changes: dict[str, Any] = {}
-        for item, at in items:
-            self.add(changes, item.type, item.payload, at)
-        return patch_of(changes) if changes else None
-
-    def add(self, changes: dict[str, Any], kind: str, payload: Any, at: datetime) -> set[str]:
-        """Add to *changes* what an item of line type *kind* says; *at* is the time of its line.
-
-        Return the fields that it says.
-        """
+    def add(self, changes: dict[str, Any], kind: str, payload: Any, at: datetime) -> None:
+        """Add to *changes* what an item of line type *kind* says; *at* is the time of its line."""
         if (
             kind not in _TELLING
             or not isinstance(payload, dict)
             or (payload.get("type") in _SILENT and kind == "event_msg")
         ):
-            return set()
-        said = {
-            name: value
-            for name, value in self._changes(kind, payload, at).items()
-            if value is not None or name in ThreadMetadataPatch.clearable
-        }
-        for name, value in said.items():
+            return
+        for name, value in self._changes(kind, payload, at).items():
+            if value is None and name not in ThreadMetadataPatch.clearable:
+                continue
             match changes.get(name):
                 case GitInfoPatch() as earlier:
                     changes[name] = earlier.merge(value)
@@ -98,7 +79,6 @@ class ItemObserver:
                     changes[name] = max(earlier, value)
                 case _:
                     changes[name] = value
-        return set(said)
 
     def _changes(self, kind: str, payload: dict[str, Any], at: datetime) -> dict[str, Any]:
         match kind, payload.get("type"):
@@ -211,18 +191,6 @@ def patch_of(changes: dict[str, Any]) -> ThreadMetadataPatch:
     except InvalidRequest:
         fitting = (patch_of({name: value}) for name, value in changes.items() if len(changes) > 1)
         return functools.reduce(ThreadMetadataPatch.merge, fitting, ThreadMetadataPatch())
-
-
-def patch_of_append(thread_id: str, items: Iterable[tuple[RolloutItem, datetime]]) -> ThreadMetadataPatch:
-    """Return what the items of one append say of the thread, whatever others said, and when the last of it happened."""
-    observer, changes, times = ItemObserver(thread_id), dict[str, Any](), list[datetime]()
-    for item, at in items:
-        observer.add(changes, item.type, item.payload, at)
-        if not observer.is_own_meta(item):  # to say anew what a thread is, is no happening in it
-            times.append(at)
-    if times:
-        changes["updated_at"] = max(times)
-    return patch_of(changes)
 
 
 def _from_token_count(event: dict[str, Any]) -> dict[str, Any]:

@@ -114,8 +114,6 @@ class _JournaledThreadStore:
         return await self._change("append_items", params.thread_id, call, value, key=key)
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
-        if params.observed_from is not None:  # it follows from items
-            return await self._store.update_thread_metadata(params)
         value = params.patch.to_wire()
         call = self._store.update_thread_metadata(params)
         return await self._change("update_thread_metadata", params.thread_id, call, value)

@@ -1,6 +1,6 @@
 """`LiveThread`: what an agent's session holds.
 
-It applies the persistence policy, appends canonical items, and sends the metadata that follows from them.
+It applies the persistence policy and appends canonical items, with the metadata that follows from them.
 The same code serves every store.
 """
 
@@ -10,10 +10,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Self
 
-from livethread.errors import NOTHING_STORED, ThreadNotFound, ThreadStoreError, Unavailable
+from livethread.errors import ThreadNotFound
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
-from livethread.metadata_sync import ThreadMetadataSync
-from livethread.model import parse_time, utc_now
+from livethread.model import utc_now
 from livethread.observers import ThreadInitialized
 from livethread.policy import is_persisted
 from livethread.rollout_item import parse_items
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from livethread.metadata_sync import ObservedUpdate
     from livethread.rollout_item import RolloutItem
     from livethread.store import ThreadStore
     from livethread.types import Position
@@ -51,13 +49,10 @@ class LiveThread:
     Concurrent calls are safe: they take effect in the order in which they are made.
     """
 
-    def __init__(
-        self, store: ThreadStore, thread_id: str, sync: ThreadMetadataSync, history_mode: str | None = None
-    ) -> None:
+    def __init__(self, store: ThreadStore, thread_id: str, history_mode: str | None = None) -> None:
         """Use `create` or `resume`."""
         self._store = store
         self._thread_id = thread_id
-        self._sync = sync
         self._history_mode = history_mode
         self._last = Receipt(thread_id=thread_id, position=START)
         self._is_open = True
@@ -72,7 +67,7 @@ class LiveThread:
         """
         await store.create_thread(params)
         store.observers.emit(ThreadInitialized(params.thread_id, params.thread_source, resumed=False))
-        return cls(store, params.thread_id, ThreadMetadataSync.for_create(params))
+        return cls(store, params.thread_id)
 
     @classmethod
     async def resume(cls, store: ThreadStore, params: ResumeThreadParams) -> LiveThread:
@@ -83,7 +78,7 @@ class LiveThread:
         """
         thread = await store.resume_thread(params)
         store.observers.emit(ThreadInitialized(params.thread_id, thread.thread_source, resumed=True))
-        return cls(store, params.thread_id, ThreadMetadataSync.for_resume(thread), thread.history_mode)
+        return cls(store, params.thread_id, thread.history_mode)
 
     def __repr__(self) -> str:
         return f"<LiveThread {self._thread_id} {'open' if self._is_open else 'closed'}>"
@@ -129,30 +124,10 @@ class LiveThread:
         canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
         if not canonical:
             return self._last
-        params = self._append_params(canonical, expected_position, idempotency_key)
-        times = [(item.timestamp and parse_time(item.timestamp)) or params.appended_at for item in canonical]
-        try:
-            receipt = await self._store.append_items(params)
-        except asyncio.CancelledError as error:
-            if NOTHING_STORED not in getattr(error, "__notes__", ()):
-                self._sync.observe_late_items(canonical, times, idempotency_key)
-            raise
-        except Unavailable as error:
-            if error.is_queued:
-                self._sync.observe_late_items(canonical, times, idempotency_key)
-            raise
-        self._last = receipt
-        try:
-            if due := self._sync.observe_appended_items(canonical, times, receipt.position, idempotency_key):
-                await self._send(due)
-        except ThreadStoreError as error:
-            # The items are accepted: to fail now would make the caller append them again. What follows from them
-            # stays pending, and goes along with the next append or flush.
-            logger.warning(
-                "metadata is late",
-                extra={"action": "append_items", "thread_id": self._thread_id, "error": type(error).__name__},
-            )
-        return receipt
+        self._last = await self._store.append_items(
+            self._append_params(canonical, expected_position, idempotency_key)
+        )
+        return self._last
 
     async def update_metadata(self, patch: ThreadMetadataPatch) -> Receipt:
         """Apply *patch*, in order with the appends.
@@ -161,7 +136,6 @@ class LiveThread:
             ThreadNotFound: no such thread.
         """
         self._require_open()
-        await self._send(self._sync.take_pending())
         self._last = await self._store.update_thread_metadata(
             UpdateThreadMetadataParams(thread_id=self._thread_id, patch=patch)
         )
@@ -184,7 +158,6 @@ class LiveThread:
             ThreadParked: a task cannot be applied.
         """
         self._require_open()
-        await self._send_pending(timeout_s)
         await self._store.flush_thread(FlushThreadParams(thread_id=self._thread_id, timeout_s=timeout_s))
 
     async def shutdown(self, timeout_s: float | None = None) -> None:
@@ -196,7 +169,6 @@ class LiveThread:
         """
         async with self._closing:
             if self._is_open:
-                await self._send_pending(timeout_s)
                 await self._store.shutdown_thread(
                     ShutdownThreadParams(thread_id=self._thread_id, timeout_s=timeout_s)
                 )
@@ -242,31 +214,8 @@ class LiveThread:
             appended_at=utc_now(),
             expected_position=expected_position,
             idempotency_key=idempotency_key,
+            observe=True,
         )
-
-    async def _send_pending(self, timeout_s: float | None) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._send(self._sync.take_pending())
-        except TimeoutError:
-            raise Unavailable(
-                f"the metadata of thread {self._thread_id} was not accepted within {timeout_s:g} s"
-            ) from None
-
-    async def _send(self, updates: list[ObservedUpdate]) -> None:
-        for number, update in enumerate(updates):
-            try:
-                await self._store.update_thread_metadata(
-                    UpdateThreadMetadataParams(
-                        thread_id=self._thread_id,
-                        patch=update.patch,
-                        observed_from=update.observed_from,
-                        idempotency_key=update.idempotency_key,
-                    )
-                )
-            except BaseException:
-                self._sync.give_back(updates[number:])
-                raise
 
 
 class LiveThreadInitGuard:

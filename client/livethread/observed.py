@@ -1,57 +1,66 @@
-"""Which part of an observed patch still counts, where several writers observe one thread."""
+"""A thread's metadata as its lines say it: one way for what workers append, what is read again, and stores in memory."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from livethread.metadata import ThreadMetadataPatch
-from livethread.types import START, Position, position_key
+from livethread.item_observer import ItemObserver, patch_of
 
 if TYPE_CHECKING:
-    from livethread.metadata import StoredThread
+    from datetime import datetime
+
+    from livethread.metadata import StoredThread, ThreadMetadataPatch
 
 #: Fields that the first item to set them decides; every other is decided by the last.
 FIRST_OBSERVED: Final = frozenset({"preview", "title", "first_user_message", "cwd"})
 
-#: Mark of every field: whatever was observed before it is known, since the whole file was read.
-ALL_FIELDS: Final = "*"
 
-#: Times that observations only ever advance, in whatever order they arrive.
-_ADVANCING: Final = frozenset({"updated_at", "advance_recency_at"})
+class ObservedThread:
+    """A thread that takes in its lines, and the patches that somebody asks for, in their order.
 
-
-def apply_patch(
-    thread: StoredThread,
-    marks: dict[str, Position],
-    patch: ThreadMetadataPatch,
-    *,
-    observed_from: Position | None,
-    position: Position,
-) -> StoredThread:
-    """Return *thread* with *patch* applied, whatever order the observations of several writers arrive in.
-
-    A patch that somebody asked for is literal. An observed one follows from the items, so the outcome must be
-    that of reading the items in order: of two observations of a field the later item's counts, and of a field
-    that the first item decides, the earlier one's. A field of the latter kind that was asked for stays as it
-    was set, empty too. *marks* says from which position each field was last observed or set, and is updated.
+    What lines say is applied together, by `finish`, since most say the same fields again.
     """
-    if observed_from is None:
-        marks |= {name: START if name in FIRST_OBSERVED else position for name in patch.changes()}
-        return thread.patched(patch)
-    changes = {name: value for name, value in patch.changes().items() if _counts(thread, name, observed_from, marks)}
-    if "updated_at" in changes:
-        changes["updated_at"] = max(changes["updated_at"], thread.updated_at)
-    marks |= dict.fromkeys(changes.keys() - _ADVANCING, observed_from)
-    return thread.patched(ThreadMetadataPatch(**changes))
 
+    def __init__(self, thread: StoredThread, settled: set[str]) -> None:
+        """Continue where *thread* stands.
 
-def _counts(thread: StoredThread, name: str, observed_from: Position, marks: dict[str, Position]) -> bool:
-    if name == "advance_recency_at":
-        return True  # whoever says it, and when, it only ever advances
-    if name in FIRST_OBSERVED:
-        known = marks.get(name)
-        present: Any = getattr(thread, name)
-        is_earlier = known is not None and position_key(observed_from) < position_key(known)
-        return known != START and (not present or is_earlier)
-    known = marks.get(name) or marks.get(ALL_FIELDS)
-    return known is None or position_key(observed_from) >= position_key(known)
+        Of `FIRST_OBSERVED`, somebody asked for those that are *settled*, which `patch` adds to.
+        """
+        self._thread = thread
+        self._settled = settled
+        self._observer = ItemObserver.of(thread)
+        self._observer.settle(settled)
+        self._changes: dict[str, Any] = {}
+
+    def observe(self, kind: str, payload: Any, at: datetime) -> None:
+        """Take in a line of type *kind*, and when it says that it was written."""
+        # To say anew what a thread is, is no happening in it.
+        if not self._observer.is_own_meta(kind, payload) and at > (
+            self._changes.get("updated_at") or self._thread.updated_at
+        ):
+            self._changes["updated_at"] = at
+        self._observer.add(self._changes, kind, payload, at)
+
+    def patch(self, patch: ThreadMetadataPatch) -> StoredThread:
+        """Apply what somebody asks for, literally, and return the thread as it is then.
+
+        It holds against what lines before it say, and, of what the first line decides, against all that come.
+        """
+        self._thread = self.finish().patched(patch)
+        self._settled |= patch.changes().keys() & FIRST_OBSERVED
+        self._observer.settle(self._settled)
+        return self._thread
+
+    def archive(self, archived_at: datetime | None) -> StoredThread:
+        """Note when the thread was archived, or that it is active, and return it as it is then."""
+        self._thread = self.finish().model_copy(update={"archived_at": archived_at})
+        return self._thread
+
+    def finish(self) -> StoredThread:
+        """Return the thread with all that it was told."""
+        changes, self._changes = self._changes, {}
+        if changes.keys() == {"updated_at"}:  # as most often
+            self._thread = self._thread.model_copy(update=changes)
+        elif changes:
+            self._thread = self._thread.patched(patch_of(changes))
+        return self._thread

@@ -51,6 +51,8 @@ class AppendItems(_Header):
     at: UtcTime
     #: Append only if no append of the thread had this key before.
     idempotency_key: IdempotencyKey | None = None
+    #: Whether the thread's metadata follows the lines.
+    observe: bool = False
 
 
 class UpdateThreadMetadata(_Header):
@@ -59,10 +61,6 @@ class UpdateThreadMetadata(_Header):
     op: Literal["update_thread_metadata"] = "update_thread_metadata"
     at: UtcTime
     patch: ThreadMetadataPatch
-    observed_from: Position | None = None
-    #: Key of the append at that position, where it has one. Was it a repetition, then the patch is what the first one's
-    #: items say.
-    idempotency_key: IdempotencyKey | None = None
 
     @field_serializer("patch")
     def _present_fields(self, patch: ThreadMetadataPatch) -> dict[str, Any]:
@@ -109,8 +107,6 @@ class EncodedTask(NamedTuple):
     lines: bytes
     #: Idempotency key of an append.
     key: str | None = None
-    #: Whether it is a patch that follows from items that were accepted before.
-    is_observed: bool = False
 
     @property
     def size(self) -> int:
@@ -139,8 +135,8 @@ class OrderedTask(NamedTuple):
         """
         try:
             fields = self.header.model_dump(mode="json")
-            if fields.get("idempotency_key") is None:
-                fields.pop("idempotency_key", None)  # which a worker of an older release does not know
+            if isinstance(self.header, AppendItems):  # as `encode_append` does
+                fields = {name: value for name, value in fields.items() if value not in {None, False}}
             header = encode_json(fields)
         except (PydanticSerializationError, UnicodeError) as error:
             raise InvalidRequest(f"{type(self.header).__name__}: {error}") from None
@@ -156,12 +152,8 @@ class OrderedTask(NamedTuple):
             ResourceExhausted: the header is longer than `MAX_TASK_BYTES`.
         """
         header = self.header
-        return EncodedTask(
-            header.op,
-            *self.to_wire(),
-            key=header.idempotency_key if isinstance(header, AppendItems) else None,
-            is_observed=isinstance(header, UpdateThreadMetadata) and header.observed_from is not None,
-        )
+        key = header.idempotency_key if isinstance(header, AppendItems) else None
+        return EncodedTask(header.op, *self.to_wire(), key)
 
     @classmethod
     def from_wire(cls, task: bytes, lines: bytes) -> OrderedTask:
@@ -182,13 +174,17 @@ class OrderedTask(NamedTuple):
         return cls(header, tuple(lines.split(b"\n")) if lines else ())
 
 
-def encode_append(at: datetime, lines: tuple[bytes, ...], idempotency_key: str | None) -> EncodedTask:
+def encode_append(
+    at: datetime, lines: tuple[bytes, ...], idempotency_key: str | None, *, observe: bool
+) -> EncodedTask:
     """Return what `OrderedTask.encode` returns of such an `AppendItems`, in a fraction of the time: most tasks are one.
 
     *at*, in UTC, and the key are valid.
     """
-    named = b"" if idempotency_key is None else b',"idempotency_key":' + encode_json(idempotency_key)
-    header = b'{"op":"append_items","at":"%b"%b}' % (at.isoformat().replace("+00:00", "Z").encode(), named)
+    rest = b"" if idempotency_key is None else b',"idempotency_key":' + encode_json(idempotency_key)
+    if observe:
+        rest += b',"observe":true'
+    header = b'{"op":"append_items","at":"%b"%b}' % (at.isoformat().replace("+00:00", "Z").encode(), rest)
     return EncodedTask("append_items", header, b"\n".join(lines), idempotency_key)
 
 

@@ -31,9 +31,6 @@ IdempotencyKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[
 #: Before every task.
 START: Position = "0-0"
 
-#: After every task.
-END: Position = f"{2**53}-0"
-
 
 def position_key(position: Position) -> tuple[int, int]:
     """Return a key that sorts positions of one thread in their order."""
@@ -104,6 +101,8 @@ class AppendThreadItemsParams(Model):
     #: counts, whatever the items of the others, which succeed and change nothing. One whose key the store knows to be
     #: taken needs no expected position any more.
     idempotency_key: IdempotencyKey | None = None
+    #: Whether the thread's metadata follows the items, as `LiveThread` asks for; else the append is history alone.
+    observe: bool = False
 
 
 class PersistThreadParams(Model):
@@ -159,11 +158,6 @@ class UpdateThreadMetadataParams(Model):
     thread_id: ThreadId
     patch: ThreadMetadataPatch
     include_archived: bool = True
-    #: Position of the append from which `LiveThread` observed the patch; None for one somebody asked for.
-    #: An observed patch follows from the items, so it is not written to the rollout again.
-    observed_from: Position | None = None
-    #: Key of that append, where it has one. Was it a repetition, then the patch is what the first one's items say.
-    idempotency_key: IdempotencyKey | None = None
 
 
 class ArchiveThreadParams(Model):

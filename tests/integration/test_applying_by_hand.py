@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from celery import Celery
-from tests.nodes.items import append, flush, history, message, new_thread, payloads, said, texts, update
+from tests.nodes.items import append, flush, history, message, new_thread, said, texts, update
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually, wait_until
 
@@ -33,7 +33,6 @@ from livethread import (
     ThreadParked,
     ThreadStoreError,
     Unavailable,
-    UpdateThreadMetadataParams,
 )
 from livethread.types import position_key
 from livethread_config import names
@@ -671,22 +670,3 @@ async def test_a_store_closes_though_an_answer_arrives_at_that_moment(settings: 
         time.sleep(0.02)  # noqa: ASYNC251 - the loop must not see the answer before the store is closed
 
     await asyncio.gather(under_way, return_exceptions=True)
-
-
-async def test_a_patch_of_an_observer_that_comes_late_does_not_undo_a_later_one(
-    store: QueuedThreadStore, hand_worker: HandWorker
-) -> None:
-    thread_id = await new_thread(store)
-    first = await append(store, thread_id, message("one"))
-    second = await append(store, thread_id, message("two"))
-    for model, seen_at in (("later", second.position), ("earlier", first.position)):
-        await store.update_thread_metadata(
-            UpdateThreadMetadataParams(
-                thread_id=thread_id, patch=ThreadMetadataPatch(model=model), observed_from=seen_at
-            )
-        )
-
-    await asyncio.to_thread(hand_worker.drain)
-
-    assert (await store.read_thread(ReadThreadParams(thread_id=thread_id))).model == "later"
-    assert len(await payloads(store, thread_id)) == 2

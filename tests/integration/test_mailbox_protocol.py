@@ -63,7 +63,6 @@ class Enqueuer:
         key: str = "",
         delete: bool = False,
         epoch: int | str = "",
-        observed: bool = False,
     ) -> Reply:
         keys = self.keys
         shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
@@ -71,7 +70,7 @@ class Enqueuer:
         args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, epoch, len(counters)]
         for number, n in enumerate(counters):
             first, last_one = number == 0, number == len(counters) - 1
-            kind = "create" if new and first else "delete" if delete and last_one else "observed" if observed else ""
+            kind = "create" if new and first else "delete" if delete and last_one else ""
             args += [n, kind, expected, key, TASK, line(n)]
         ring, [status, last, position, tail, fresh] = self._script(keys=shard + of_thread, args=args)
         return Reply(bool(ring), status.decode(), last, position.decode(), tail.decode(), fresh)
@@ -675,16 +674,15 @@ def test_a_writer_of_an_older_epoch_is_fenced_and_of_the_newest_is_not(
     assert [writer for _, writer, _ in enqueue.stored(thread_id)] == ["w1", "w2", "w3"]
 
 
-def test_a_fenced_writer_is_answered_what_was_accepted_of_it_and_its_observations_pass(
+def test_a_fenced_writer_is_answered_what_was_accepted_of_it(
     enqueue: Enqueuer, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     first = enqueue(thread_id, [1], epoch=0)
     fence(redis, settings, thread_id)
 
     again = enqueue(thread_id, [1], epoch=0)
-    observed = enqueue(thread_id, [2], epoch=0, observed=True)
 
-    assert (again.status, again.position, observed.status) == ("ok", first.position, "ok")
+    assert (again.status, again.position) == ("ok", first.position)
 
 
 def test_epochs_only_grow_and_are_ahead_of_the_clock_of_those_that_redis_lost(

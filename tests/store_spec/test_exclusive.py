@@ -190,13 +190,13 @@ async def test_a_new_thread_whose_creation_is_still_due_is_nobody_elses_to_creat
 
 
 @FENCED
-async def test_a_fenced_live_thread_reports_what_it_observed_and_is_shut_down(
+async def test_a_fenced_live_thread_is_shut_down_and_what_it_was_told_is_there(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     thread = await LiveThread.create(store, CreateThreadParams())
     await thread.append_items([said("A title")])
     late = utc_now() + timedelta(hours=1)
-    await thread.append_items([{"timestamp": format_time(late), **message("late")}])  # a touch, held back
+    await thread.append_items([{"timestamp": format_time(late), **message("late")}])
     await resume(second_store, thread.thread_id, exclusive=True)
     with pytest.raises(Conflict, match=TAKEN_OVER):
         await thread.append_items([message("fenced")])

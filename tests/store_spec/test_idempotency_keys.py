@@ -245,16 +245,18 @@ async def test_a_message_that_was_repeated_does_not_hide_the_title_that_comes(st
     assert (await thread.read_thread()).title == "A title"
 
 
-async def test_who_repeats_an_append_brings_what_its_writer_did_not_live_to_say(store: ThreadStore) -> None:
-    thread_id = await new_thread(store)
-    await append(store, thread_id, said("A title"), key="k")  # its writer dies before it observes
-    await flush(store, thread_id)
-    thread = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread_id))
-
+async def test_what_follows_from_an_append_is_stored_with_it_though_its_session_ends_there(
+    store: ThreadStore,
+) -> None:
+    thread = await create(store)
     await thread.append_items([said("A title")], idempotency_key="k")
+    await thread.discard()
 
-    await thread.flush()
-    assert (await thread.read_thread()).title == "A title"
+    again = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id))
+    await again.append_items([said("Another")], idempotency_key="k")
+    await again.flush()
+
+    assert (await again.read_thread()).title == "A title"
 
 
 async def test_a_title_that_somebody_gave_stays_whoever_repeats_what(store: ThreadStore) -> None:

@@ -22,6 +22,7 @@ from livethread import (
     UpdateThreadMetadataParams,
     new_thread_id,
 )
+from livethread.rollout_item import RolloutItem
 from livethread.types import START, position_key
 
 TURN = {
@@ -227,14 +228,34 @@ async def test_a_resumed_thread_goes_on_where_it_stood(store: ThreadStore) -> No
     assert len(await history(store, thread.thread_id)) == 3
 
 
-async def test_a_touch_that_was_held_back_is_sent_with_the_flush(store: ThreadStore) -> None:
+async def test_a_thread_was_updated_when_its_last_item_says_it_was(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([said("a fact")])
-    await thread.append_items([{**message("later"), "timestamp": "2100-01-01T00:00:00.000Z"}])
 
-    await thread.flush()
+    await thread.append_items([
+        {**message("later"), "timestamp": "2100-01-01T00:00:00.000Z"},
+        {**message("earlier"), "timestamp": "2099-01-01T00:00:00.000Z"},
+    ])
 
     assert (await thread.read_thread()).updated_at.year == 2100
+
+
+async def test_what_follows_from_items_is_one_change_with_them(store: ThreadStore) -> None:
+    """No other task comes between, and none is left to be sent when the session ends."""
+    thread = await create(store)
+    receipt = await thread.append_items([said("a fact"), TURN])
+
+    stored = await store.append_items(
+        AppendThreadItemsParams(
+            thread_id=thread.thread_id,
+            items=(RolloutItem.parse(message("next")),),
+            expected_position=receipt.position,
+        )
+    )
+
+    assert position_key(stored.position) > position_key(receipt.position)
+    known = await store.read_thread(ReadThreadParams(thread_id=thread.thread_id))
+    assert (known.title, known.model) == ("a fact", "a-model")
 
 
 async def test_persisting_stores_a_thread_without_items(store: ThreadStore) -> None:
@@ -299,15 +320,13 @@ async def test_two_handles_of_one_thread_write_in_the_order_of_their_calls(store
 async def test_the_store_itself_takes_what_a_handle_wrote_for_its_own(store: ThreadStore) -> None:
     """A handle adds nothing that the store would not accept from anybody."""
     thread = await create(store)
-    receipt = await thread.append_items([message("one")])
+    await thread.append_items([message("one")])
     item = (await thread.load_history()).items[1]
 
     await thread.flush()
     await store.append_items(AppendThreadItemsParams(thread_id=thread.thread_id, items=(item,)))
     await store.update_thread_metadata(
-        UpdateThreadMetadataParams(
-            thread_id=thread.thread_id, patch=ThreadMetadataPatch(model="m"), observed_from=receipt.position
-        )
+        UpdateThreadMetadataParams(thread_id=thread.thread_id, patch=ThreadMetadataPatch(model="m"))
     )
 
     assert texts(await history(store, thread.thread_id)) == ["one", "one"]

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from livethread.queued.writer import Submission, Writer
-    from livethread.tasks import EncodedTask
     from livethread.types import Position
     from livethread_config import Settings
 
@@ -223,7 +222,7 @@ class Outbox:
             epoch = "" if writer.epoch is None or submissions[0].is_promised else writer.epoch
             args += [writer.thread_id, writer.id, writer.floor, epoch, len(submissions)]
             for submission in submissions:
-                task, kind, expected = submission.task, _kind(submission.task), submission.expected or ""
+                task, kind, expected = submission.task, _KINDS.get(submission.task.op, ""), submission.expected or ""
                 if submission.is_repeated:
                     kind, expected = kind if kind == "delete" else "", ""
                 args += (submission.n, kind, expected, task.key or "", task.header, task.lines)
@@ -390,10 +389,6 @@ def _fitting(writer: Writer, tasks: int, size: int) -> int:
         count += 1
         size -= submission.size
     return count
-
-
-def _kind(task: EncodedTask) -> str:
-    return "observed" if task.is_observed else _KINDS.get(task.op, "")
 
 
 def _is_passing(error: Exception) -> bool:

@@ -231,7 +231,7 @@ class QueuedThreadStore:
         """Enqueue the items as one task. Who cancels the call stops waiting; the task stays on its way."""
         opened = self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
-        task = encode_append(params.appended_at, lines, params.idempotency_key)
+        task = encode_append(params.appended_at, lines, params.idempotency_key, observe=params.observe)
         position = await self._enqueue(opened, task, params.expected_position)
         self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), sum(map(len, lines))))
         return Receipt.of_valid(thread_id=params.thread_id, position=position)
@@ -241,12 +241,7 @@ class QueuedThreadStore:
 
         Of a thread that is not open, the store keeps no copy: the patch is as durable as Redis makes it.
         """
-        header = UpdateThreadMetadata(
-            at=utc_now(),
-            patch=params.patch,
-            observed_from=params.observed_from,
-            idempotency_key=params.idempotency_key,
-        )
+        header = UpdateThreadMetadata(at=utc_now(), patch=params.patch)
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
         return receipt

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livethread.item_observer import ItemObserver, user_request
-from livethread.metadata import StoredThread, ThreadMetadataPatch
-from livethread.rollout_item import RolloutItem
+from livethread.item_observer import ItemObserver, patch_of, user_request
+from livethread.metadata import StoredThread
 
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 OTHER = "019a93b9-f380-7600-98ff-940e6b99603d"
@@ -18,12 +17,12 @@ LATER = datetime(2026, 11, 22, 13, tzinfo=UTC)
 MARKED = "# Context from my IDE\n\n## Open tabs: a.py\n\n## My request for Codex:\nfix it\n"
 
 
-def observe(*items: tuple[str, dict[str, Any]], observer: ItemObserver | None = None) -> dict[str, Any]:
+def observe(*items: tuple[str, Any], observer: ItemObserver | None = None) -> dict[str, Any]:
     """What *items* say, as the wire has it; nothing is an empty object."""
-    observed = (observer or ItemObserver(THREAD)).observe(
-        (RolloutItem(type=type_, payload=payload), AT) for type_, payload in items
-    )
-    return observed.to_wire() if observed else {}
+    observer, changes = observer or ItemObserver(THREAD), dict[str, Any]()
+    for kind, payload in items:
+        observer.add(changes, kind, payload, AT)
+    return patch_of(changes).to_wire()
 
 
 def event(kind: str, **fields: Any) -> tuple[str, dict[str, Any]]:
@@ -281,11 +280,12 @@ def test_a_goal_without_objective_says_nothing(goal: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["task_started", "turn_started"])
 def test_a_turns_start_advances_recency_to_the_time_of_its_line(kind: str) -> None:
-    started = RolloutItem(type="event_msg", payload={"type": kind})
+    observer, changes = ItemObserver(THREAD), dict[str, Any]()
 
-    observed = ItemObserver(THREAD).observe([(started, LATER), (started, AT)])
+    for at in (LATER, AT):
+        observer.add(changes, "event_msg", {"type": kind}, at)
 
-    assert observed == ThreadMetadataPatch(advance_recency_at=LATER)
+    assert changes == {"advance_recency_at": LATER}
 
 
 @pytest.mark.parametrize(
@@ -301,10 +301,6 @@ def test_a_turns_start_advances_recency_to_the_time_of_its_line(kind: str) -> No
 )
 def test_every_other_item_says_nothing(item: tuple[str, dict[str, Any]]) -> None:
     assert observe(item) == {}
-
-
-def test_nothing_says_nothing() -> None:
-    assert ItemObserver(THREAD).observe([]) is None
 
 
 def test_what_items_say_is_added_up_one_by_one() -> None:
@@ -372,12 +368,10 @@ KNOWN_FIELDS = [
     fields=st.dictionaries(st.sampled_from(KNOWN_FIELDS), json_values, max_size=4),
 )
 def test_no_item_whatever_makes_observing_fail(type_: str, kind: str, fields: dict[str, Any]) -> None:
-    item = RolloutItem(type=type_, payload={"id": THREAD, "type": kind, **fields})
-
-    ItemObserver(THREAD).observe([(item, AT)])
+    observe((type_, {"id": THREAD, "type": kind, **fields}))
 
 
 @given(payload=json_values)
 def test_a_payload_that_is_no_object_says_nothing(payload: Any) -> None:
     if not isinstance(payload, dict):
-        assert ItemObserver(THREAD).observe([(RolloutItem(type="turn_context", payload=payload), AT)]) is None
+        assert observe(("turn_context", payload)) == {}

@@ -1,213 +1,207 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livethread.item_observer import ItemObserver
 from livethread.metadata import StoredThread, ThreadMetadataPatch
-from livethread.observed import ALL_FIELDS, FIRST_OBSERVED, apply_patch
-from livethread.rollout_item import RolloutItem
-from livethread.types import START, position_key
+from livethread.observed import FIRST_OBSERVED, ObservedThread
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+THREAD = "019a93b9-f380-7600-98ff-000000000001"
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
-ONE = "019a93b9-f380-7600-98ff-000000000001"
-
-
-def new_thread() -> StoredThread:
-    return StoredThread(thread_id=ONE, created_at=AT, updated_at=AT, recency_at=AT)
-
-
-@dataclass
-class Observed:
-    """A thread, and what is known of its fields."""
-
-    thread: StoredThread = field(default_factory=new_thread)
-    marks: dict[str, str] = field(default_factory=dict)
-
-    def take(self, patch: ThreadMetadataPatch, observed_from: str | None, position: str) -> None:
-        self.thread = apply_patch(self.thread, self.marks, patch, observed_from=observed_from, position=position)
-
-
-#: Items that differ in what they say, by the field that they say it of.
-ITEMS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "message": [
-        ("event_msg", {"type": "user_message", "message": "a"}),
-        ("event_msg", {"type": "user_message", "message": "b"}),
-        ("event_msg", {"type": "user_message", "message": "", "images": ["i"]}),
-        ("event_msg", {"type": "thread_goal_updated", "goal": {"objective": "g"}}),
-    ],
-    "model": [("turn_context", {"model": "m", "effort": "low"}), ("turn_context", {"model": "n"})],
-    "cwd": [("turn_context", {"cwd": "/a"}), ("turn_context", {"cwd": "/b"})],
-    "tokens": [("event_msg", {"type": "token_count", "info": {"total_token_usage": {"n": n}}}) for n in (1, 2)],
-    "turn": [("event_msg", {"type": "task_started"})],
-    "touch": [("response_item", {"type": "reasoning"})],
-}
 
 
 def at(hours: int) -> datetime:
     return AT + timedelta(hours=hours)
 
 
-def read_in_order(items: Sequence[tuple[RolloutItem, datetime]]) -> StoredThread:
-    """The thread that reading the rollout gives: what every order of arrival must come to."""
-    thread = new_thread()
-    said = ItemObserver(ONE).observe(items)
-    updated = ThreadMetadataPatch(updated_at=max([AT, *(time for _, time in items)]))
-    return thread.patched(said.merge(updated) if said else updated)
+@pytest.fixture
+def settled() -> set[str]:
+    return set()
 
 
-@pytest.mark.parametrize("kind", list(ITEMS))
-@given(data=st.data())
-def test_two_writers_observations_come_to_the_same_in_any_order_of_arrival(kind: str, data: st.DataObject) -> None:
-    drawn = data.draw(st.lists(st.sampled_from(ITEMS[kind]), min_size=1, max_size=5), label="items")
-    hours = data.draw(st.lists(st.integers(0, 5), min_size=len(drawn), max_size=len(drawn)), label="hours")
-    if kind not in {"touch", "turn"}:
-        hours.sort()  # times that go back are tried there
-    writer_of = data.draw(st.lists(st.integers(0, 1), min_size=len(drawn), max_size=len(drawn)), label="writers")
-    items = [(RolloutItem(type=t, payload=p), at(h)) for (t, p), h in zip(drawn, hours, strict=True)]
-    observers = [ItemObserver(ONE), ItemObserver(ONE)]
-    latest = [AT, AT]
-    sent: list[list[tuple[ThreadMetadataPatch, str]]] = [[], []]
-    for place, (item, writer) in enumerate(zip(items, writer_of, strict=True), start=1):
-        latest[writer] = max(latest[writer], item[1])
-        touch = ThreadMetadataPatch(updated_at=latest[writer])
-        said = observers[writer].observe([item])
-        sent[writer].append((said.merge(touch) if said else touch, f"{place}-0"))
-    observed = Observed()
-
-    for position in range(len(items)):
-        choices = [queue for queue in sent if queue]
-        queue = data.draw(st.sampled_from(choices), label="next") if len(choices) > 1 else choices[0]
-        patch, observed_from = queue.pop(0)
-        observed.take(patch, observed_from, f"{100 + position}-0")
-
-    assert observed.thread == read_in_order(items)
+@pytest.fixture
+def observed(settled: set[str]) -> ObservedThread:
+    return ObservedThread(new_thread(), settled)
 
 
-def test_a_patch_that_somebody_asked_for_is_literal() -> None:
-    observed = Observed()
-
-    observed.take(ThreadMetadataPatch(title="t", model="m", name=None), None, "5-0")
-
-    assert observed.thread == read_in_order([]).model_copy(update={"title": "t", "model": "m"})
-    assert observed.marks == {"title": START, "model": "5-0", "name": "5-0"}
+def new_thread(**fields: Any) -> StoredThread:
+    return StoredThread(thread_id=THREAD, created_at=AT, updated_at=AT, recency_at=AT, **fields)
 
 
-def test_an_older_observation_does_not_undo_what_was_asked_for_since() -> None:
-    observed = Observed()
-    observed.take(ThreadMetadataPatch(model="asked", title="asked"), None, "5-0")
-
-    observed.take(ThreadMetadataPatch(model="observed", title="observed"), "3-0", "6-0")
-
-    assert (observed.thread.model, observed.thread.title) == ("asked", "asked")
+def say(observed: ObservedThread, text: str, hours: int = 0) -> None:
+    observed.observe("event_msg", {"type": "user_message", "message": text}, at(hours))
 
 
-def test_a_newer_observation_replaces_what_was_asked_for_but_never_a_first_come_field() -> None:
-    observed = Observed()
-    observed.take(ThreadMetadataPatch(model="asked", title="asked"), None, "5-0")
-
-    observed.take(ThreadMetadataPatch(model="observed", title="observed"), "7-0", "8-0")
-
-    assert (observed.thread.model, observed.thread.title) == ("observed", "asked")
+def turn(observed: ObservedThread, **context: Any) -> None:
+    observed.observe("turn_context", context, AT)
 
 
-def test_a_first_come_field_that_was_emptied_stays_empty() -> None:
-    """As any other that was asked for; the writers that saw the first item would not report the next one."""
-    observed = Observed()
-    observed.take(ThreadMetadataPatch(title=""), None, "5-0")
-
-    observed.take(ThreadMetadataPatch(title="observed"), "7-0", "8-0")
-
-    assert observed.thread.title == ""
+# -- what lines say ----------------------------------------------------------------------------------------
 
 
-def test_a_time_of_update_that_was_asked_for_outlives_what_was_appended_before_it() -> None:
-    observed = Observed()
-    observed.take(ThreadMetadataPatch(updated_at=at(1)), None, "5-0")
-
-    observed.take(ThreadMetadataPatch(updated_at=at(3)), "4-0", "6-0")
-    before = observed.thread.updated_at
-    observed.take(ThreadMetadataPatch(updated_at=at(2)), "7-0", "8-0")
-
-    assert (before, observed.thread.updated_at) == (at(1), at(2))
+def test_nothing_that_is_told_changes_nothing(observed: ObservedThread) -> None:
+    assert observed.finish() == new_thread()
 
 
-def test_a_thread_that_was_read_as_a_whole_knows_every_field_up_to_there() -> None:
-    observed = Observed(new_thread().model_copy(update={"model": "read"}))
-    observed.marks = {ALL_FIELDS: "5-0"}
+def test_a_line_from_which_nothing_follows_is_when_something_happened(observed: ObservedThread) -> None:
+    observed.observe("response_item", {"type": "reasoning"}, at(1))
 
-    observed.take(ThreadMetadataPatch(model="late", token_usage={"late": 1}), "4-0", "6-0")
-    late = observed.thread
-    observed.take(ThreadMetadataPatch(model="new"), "7-0", "8-0")
-
-    assert (late.model, late.token_usage, observed.thread.model) == ("read", None, "new")
+    assert observed.finish() == new_thread().model_copy(update={"updated_at": at(1)})
 
 
-def test_the_same_observation_again_changes_nothing() -> None:
-    observed = Observed()
-    patch = ThreadMetadataPatch(model="m", title="t", updated_at=at(1), advance_recency_at=at(1))
-    observed.take(patch, "3-0", "4-0")
-    once = (observed.thread, dict(observed.marks))
+def test_of_lines_whose_times_go_back_the_latest_counts(observed: ObservedThread) -> None:
+    for hours in (2, 3, 1):
+        observed.observe("response_item", {"type": "reasoning"}, at(hours))
 
-    observed.take(patch, "3-0", "4-0")
-
-    assert (observed.thread, observed.marks) == once
+    assert observed.finish().updated_at == at(3)
 
 
-def test_an_observed_time_never_goes_back() -> None:
-    observed = Observed()
-    observed.take(ThreadMetadataPatch(updated_at=at(5), advance_recency_at=at(5)), "7-0", "8-0")
+def test_a_line_of_before_the_thread_was_updated_does_not_set_it_back(observed: ObservedThread) -> None:
+    say(observed, "late", hours=-1)
 
-    observed.take(ThreadMetadataPatch(updated_at=at(1), advance_recency_at=at(1)), "9-0", "10-0")
-
-    assert (observed.thread.updated_at, observed.thread.recency_at) == (at(5), at(5))
+    assert observed.finish().updated_at == AT
 
 
-def test_a_time_that_somebody_asked_for_may_go_back() -> None:
-    observed = Observed()
-    observed.take(ThreadMetadataPatch(updated_at=at(5)), "7-0", "8-0")
+def test_to_say_anew_what_a_thread_is_is_no_happening_in_it(observed: ObservedThread) -> None:
+    """A copy of its ``session_meta``: the store writes such copies, too."""
+    observed.observe("session_meta", {"id": THREAD, "source": "exec"}, at(1))
 
-    observed.take(ThreadMetadataPatch(updated_at=at(1)), None, "9-0")
-
-    assert observed.thread.updated_at == at(1)
-
-
-def test_what_was_read_from_the_file_counts_as_asked_for() -> None:
-    """A rebuilt index marks first-come fields with the start, and the others with the last position it knows."""
-    observed = Observed(new_thread().model_copy(update={"title": "read", "model": "read"}))
-    observed.marks = {"title": START, "model": "5-0"}
-
-    observed.take(ThreadMetadataPatch(title="late", model="late"), "4-0", "6-0")
-
-    assert (observed.thread.title, observed.thread.model) == ("read", "read")
+    thread = observed.finish()
+    assert (thread.source, thread.updated_at) == ("exec", AT)
 
 
-@given(data=st.data())
-def test_of_patches_that_were_asked_for_the_last_one_counts_for_every_field(data: st.DataObject) -> None:
-    values = st.sampled_from(["a", "b", ""])
-    fields = st.dictionaries(st.sampled_from(sorted(FIRST_OBSERVED | {"model", "name"})), values, max_size=3)
-    observed, expected = Observed(), new_thread()
+def test_another_threads_session_meta_is_a_line_like_any_other(observed: ObservedThread) -> None:
+    observed.observe("session_meta", {"id": "another", "source": "exec"}, at(1))
 
-    for n, changes in enumerate(data.draw(st.lists(fields, max_size=5)), start=1):
-        observed.take(ThreadMetadataPatch.model_validate(changes), None, f"{n}-0")
-        expected = expected.model_copy(update=changes)
-
-    assert observed.thread == expected
-    assert all(position_key(mark) >= position_key(START) for mark in observed.marks.values())
+    assert observed.finish() == new_thread().model_copy(update={"updated_at": at(1)})
 
 
-def test_a_turn_that_is_told_late_advances_what_somebody_set_meanwhile() -> None:
-    observed = Observed()
+def test_the_first_line_that_says_them_decides_some_fields_and_the_last_one_the_others(
+    observed: ObservedThread,
+) -> None:
+    say(observed, "first")
+    turn(observed, model="m", cwd="/first")
+    observed.finish()  # the end of a batch decides nothing
+    say(observed, "second")
+    turn(observed, model="n", cwd="/second")
 
-    observed.take(ThreadMetadataPatch(advance_recency_at=at(-1)), None, "3-0")
-    observed.take(ThreadMetadataPatch(advance_recency_at=at(1)), "2-0", "4-0")
+    thread = observed.finish()
+    assert (thread.title, thread.preview, thread.first_user_message, thread.cwd) == ("first",) * 3 + ("/first",)
+    assert thread.model == "n"
 
-    assert observed.thread.recency_at == at(1)
+
+def test_who_continues_knows_what_is_decided() -> None:
+    observed = ObservedThread(new_thread(title="t", preview="p", first_user_message="f", cwd="/w"), set())
+
+    say(observed, "later")
+    turn(observed, cwd="/elsewhere")
+
+    thread = observed.finish()
+    assert (thread.title, thread.preview, thread.first_user_message, thread.cwd) == ("t", "p", "f", "/w")
+
+
+# -- what somebody asks for --------------------------------------------------------------------------------
+
+
+def test_a_patch_is_literal_and_counts_over_what_was_said_before_it(observed: ObservedThread) -> None:
+    say(observed, "said", hours=5)
+    turn(observed, model="said")
+
+    thread = observed.patch(ThreadMetadataPatch(title="asked", model="asked", updated_at=at(1)))
+
+    assert (thread.title, thread.model, thread.updated_at) == ("asked", "asked", at(1))
+    assert thread.preview == "said"
+    assert observed.finish() == thread
+
+
+def test_what_is_said_behind_a_patch_counts_but_for_what_the_first_decides(observed: ObservedThread) -> None:
+    observed.patch(ThreadMetadataPatch(title="asked", model="asked"))
+
+    say(observed, "said")
+    turn(observed, model="said")
+
+    thread = observed.finish()
+    assert (thread.title, thread.model, thread.preview) == ("asked", "said", "said")
+
+
+@pytest.mark.parametrize("name", sorted(FIRST_OBSERVED))
+def test_a_field_that_was_asked_for_empty_stays_empty_also_for_who_continues(
+    name: str, observed: ObservedThread, settled: set[str]
+) -> None:
+    thread = observed.patch(ThreadMetadataPatch.model_validate({name: "", "model": "m"}))
+    assert settled == {name}
+
+    again = ObservedThread(thread, settled)
+    for each in (observed, again):
+        say(each, "said")
+        turn(each, cwd="/said")
+
+    assert getattr(observed.finish(), name) == ""
+    assert again.finish() == observed.finish()
+
+
+def test_a_turn_advances_what_somebody_set_and_never_sets_it_back(observed: ObservedThread) -> None:
+    observed.patch(ThreadMetadataPatch(advance_recency_at=at(3)))
+    for hours in (5, 1):
+        observed.observe("event_msg", {"type": "task_started"}, at(hours))
+
+    assert observed.finish().recency_at == at(5)
+
+
+def test_a_thread_is_archived_as_of_all_that_was_said(observed: ObservedThread) -> None:
+    say(observed, "said")
+
+    archived = observed.archive(at(1))
+
+    assert (archived.title, archived.archived_at) == ("said", at(1))
+    assert observed.archive(None).archived_at is None
+
+
+LINES: list[tuple[str, dict[str, Any]]] = [
+    ("event_msg", {"type": "user_message", "message": "a"}),
+    ("event_msg", {"type": "user_message", "message": "", "images": ["i"]}),
+    ("event_msg", {"type": "thread_goal_updated", "goal": {"objective": "g"}}),
+    ("event_msg", {"type": "token_count", "info": {"total_token_usage": {"n": 1}}}),
+    ("event_msg", {"type": "task_started"}),
+    ("turn_context", {"model": "m", "effort": "low", "cwd": "/a"}),
+    ("turn_context", {"model": "n", "cwd": "/b"}),
+    ("session_meta", {"id": THREAD, "cwd": "/meta", "git": {"branch": "b"}}),
+    ("session_meta", {"id": THREAD, "git": {"commit_hash": "s"}, "agent_role": "r"}),
+    ("response_item", {"type": "reasoning"}),
+]
+PATCHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": st.sampled_from(["asked", ""]),
+        "preview": st.sampled_from(["asked", ""]),
+        "cwd": st.sampled_from(["/asked", ""]),
+        "model": st.sampled_from(["asked", ""]),
+        "updated_at": st.sampled_from([at(-1), at(3)]),
+        "git_info": st.fixed_dictionaries({}, optional={"branch": st.sampled_from(["asked", None])}),
+    },
+).map(ThreadMetadataPatch.model_validate)
+STEPS = st.lists(st.tuples(st.sampled_from(LINES), st.integers(-2, 5)) | PATCHES, max_size=12)
+
+
+@given(steps=STEPS, breaks=st.sets(st.integers(0, 12)))
+def test_wherever_it_is_broken_off_and_continued_it_comes_to_the_same(steps: list[Any], breaks: set[int]) -> None:
+    """A batch may end after any line, and its worker with it: what goes on is another."""
+    whole = ObservedThread(new_thread(), set())
+    settled: set[str] = set()
+    parts = ObservedThread(new_thread(), settled)
+
+    for number, step in enumerate(steps):
+        if number in breaks:
+            parts = ObservedThread(parts.finish(), settled)
+        for each in (whole, parts):
+            if isinstance(step, ThreadMetadataPatch):
+                each.patch(step)
+            else:
+                (kind, payload), hours = step
+                each.observe(kind, payload, at(hours))
+
+    assert parts.finish() == whole.finish()

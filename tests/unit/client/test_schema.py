@@ -140,12 +140,13 @@ TASK_OK: list[dict[str, Any]] = [
     {"op": "append_items", "at": "2026-11-22T13:00:00+01:00"},
     {"op": "append_items", "at": "2026-11-22T12:00:00Z"},
     {"op": "update_thread_metadata", "at": TIME, "patch": {}},
-    {"op": "update_thread_metadata", "at": TIME, "patch": {"name": None, "preview": None}, "observed_from": "17-0"},
+    {"op": "update_thread_metadata", "at": TIME, "patch": {"name": None, "preview": None}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"git_info": {"sha": None}, "memory_mode": "enabled"}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"approval_mode": ["x"], "advance_recency_at": TIME}},
     {"op": "append_items", "at": TIME, "idempotency_key": "k" * 200},
     {"op": "append_items", "at": TIME, "idempotency_key": None},
-    {"op": "update_thread_metadata", "at": TIME, "patch": {}, "observed_from": "17-0", "idempotency_key": "é 🎉"},
+    {"op": "append_items", "at": TIME, "idempotency_key": "é 🎉", "observe": True},
+    {"op": "append_items", "at": TIME, "observe": False},
     {"op": "archive_thread", "at": TIME},
     {"op": "unarchive_thread", "at": TIME},
     {"op": "delete_thread", "at": TIME},
@@ -178,8 +179,8 @@ TASK_BAD: list[Any] = [
     {"op": "update_thread_metadata", "at": TIME, "patch": {"memory_mode": "on"}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"git_info": {"commit_hash": "x"}}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"token_usage": 7}},
-    {"op": "update_thread_metadata", "at": TIME, "patch": {}, "observed_from": "17"},
-    {"op": "update_thread_metadata", "at": TIME, "patch": {}, "observed_from": "1-٣"},
+    {"op": "update_thread_metadata", "at": TIME, "patch": {}, "observe": True},
+    {"op": "append_items", "at": TIME, "observe": None},
     {"op": "delete_thread", "at": TIME, "patch": {}},
 ]
 ITEM_OK: list[Any] = [
@@ -342,15 +343,14 @@ def test_what_this_library_sends_is_what_the_schemas_describe() -> None:
     headers: list[TaskHeader] = [
         CreateThread(at=AT, session_meta=session_meta(full)),
         CreateThread(at=AT.replace(microsecond=0), session_meta=session_meta(CreateThreadParams())),
-        UpdateThreadMetadata(at=AT, patch=patch, observed_from="1-1"),
-        UpdateThreadMetadata(at=AT, patch=patch, observed_from="1-1", idempotency_key="k"),
+        UpdateThreadMetadata(at=AT, patch=patch),
         AppendItems(at=AT),
-        AppendItems(at=AT, idempotency_key="k"),
+        AppendItems(at=AT, idempotency_key="k", observe=True),
     ]
 
     sent = [json.loads(OrderedTask(header).to_wire()[0]) for header in headers]
 
-    assert [complaints("OrderedTask", task) for task in sent] == [[]] * 6
+    assert [complaints("OrderedTask", task) for task in sent] == [[]] * 5
 
 
 @pytest.mark.parametrize("value", ITEM_OK, ids=json.dumps)

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from livethread.item_observer import ItemObserver
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
 from livethread.model import format_time
-from livethread.rollout_item import RolloutItem
+from livethread.observed import ObservedThread
 from livethread.session_meta import session_meta, thread_from_meta, with_present_values
 from livethread.types import CreateThreadParams
 
@@ -181,8 +180,7 @@ def test_reading_the_copy_behind_the_first_line_gives_the_thread_again(git: GitI
     now = FULL_THREAD.model_copy(update={"git_info": git, "thread_source": None, "memory_mode": MemoryMode.ENABLED})
     copy = with_present_values(FULL_META, now)
 
-    observed = ItemObserver(THREAD).observe([(RolloutItem(type="session_meta", payload=copy), AT)])
-    assert observed is not None
-    again = thread_from_meta(THREAD, FULL_META, AT).patched(observed)
+    again = ObservedThread(thread_from_meta(THREAD, FULL_META, AT), set())
+    again.observe("session_meta", copy, AT)
 
-    assert again == now
+    assert again.finish() == now

@@ -43,11 +43,8 @@ def test_a_task_survives_the_wire(task: OrderedTask) -> None:
 
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: str(patch.to_wire()))
-@pytest.mark.parametrize("observed_from", [None, "1763800000000-7"])
-def test_a_patch_survives_the_wire_and_absent_stays_absent(
-    patch: ThreadMetadataPatch, observed_from: str | None
-) -> None:
-    task = OrderedTask(UpdateThreadMetadata(at=AT, patch=patch, observed_from=observed_from))
+def test_a_patch_survives_the_wire_and_absent_stays_absent(patch: ThreadMetadataPatch) -> None:
+    task = OrderedTask(UpdateThreadMetadata(at=AT, patch=patch))
 
     copy = OrderedTask.from_wire(*task.to_wire())
 
@@ -85,19 +82,11 @@ def test_an_encoded_task_is_what_travels(task: OrderedTask) -> None:
     assert (encoded.header, encoded.lines) == task.to_wire()
     assert (encoded.op, encoded.size) == (task.header.op, sum(map(len, task.to_wire())))
     assert encoded.key == getattr(task.header, "idempotency_key", None)
-    assert not encoded.is_observed
-
-
-def test_a_patch_that_follows_from_items_says_so_on_its_way() -> None:
-    observed = UpdateThreadMetadata(at=AT, patch=PATCHES[1], observed_from="1763800000000-7")
-
-    assert OrderedTask(observed).encode().is_observed
-    assert not OrderedTask(UpdateThreadMetadata(at=AT, patch=PATCHES[1])).encode().is_observed
 
 
 def test_a_task_that_is_not_json_cannot_be_encoded() -> None:
     odd = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
-    header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd, observed_from=None)
+    header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd)
 
     with pytest.raises(InvalidRequest):
         OrderedTask(header).encode()
@@ -107,13 +96,14 @@ def test_a_task_that_is_not_json_cannot_be_encoded() -> None:
     at=st.datetimes(timezones=st.just(UTC)),
     lines=st.lists(st.binary(max_size=20), min_size=1),
     key=st.none() | st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=200),
+    observe=st.booleans(),
 )
 def test_an_append_that_is_encoded_directly_is_encoded_as_any_other(
-    at: datetime, lines: list[bytes], key: str | None
+    at: datetime, lines: list[bytes], key: str | None, observe: bool
 ) -> None:
-    header = AppendItems(at=at, idempotency_key=key)
+    header = AppendItems(at=at, idempotency_key=key, observe=observe)
 
-    assert encode_append(header.at, tuple(lines), key) == OrderedTask(header, tuple(lines)).encode()
+    assert encode_append(header.at, tuple(lines), key, observe=observe) == OrderedTask(header, tuple(lines)).encode()
 
 
 GARBAGE: list[bytes] = [

@@ -84,19 +84,14 @@ class Mail:
     def append(self, *texts: str, writer: str = "w1", key: str | None = None) -> MailboxEntry:
         return self.append_lines(*map(message_line, texts), writer=writer, key=key)
 
-    def append_lines(self, *lines: bytes, writer: str = "w1", key: str | None = None) -> MailboxEntry:
-        return self._entry(writer, OrderedTask(AppendItems(at=AT, idempotency_key=key), lines))
-
-    def patch(
-        self,
-        patch: ThreadMetadataPatch,
-        *,
-        writer: str = "w1",
-        observed_from: str | None = None,
-        key: str | None = None,
+    def append_lines(
+        self, *lines: bytes, writer: str = "w1", key: str | None = None, observe: bool = False
     ) -> MailboxEntry:
-        header = UpdateThreadMetadata(at=AT, patch=patch, observed_from=observed_from, idempotency_key=key)
-        return self._entry(writer, OrderedTask(header))
+        header = AppendItems(at=AT, idempotency_key=key, observe=observe)
+        return self._entry(writer, OrderedTask(header, lines))
+
+    def patch(self, patch: ThreadMetadataPatch, *, writer: str = "w1") -> MailboxEntry:
+        return self._entry(writer, OrderedTask(UpdateThreadMetadata(at=AT, patch=patch)))
 
     def archive(self, *, writer: str = "w1", at: datetime = AT) -> MailboxEntry:
         return self._entry(writer, OrderedTask(ArchiveThread(at=at)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from livethread.errors import Conflict, ThreadStoreError
 from livethread.rollout_item import decode_line, item_of
-from livethread.tasks import AppendItems, CreateThread, DeleteThread, UpdateThreadMetadata
+from livethread.tasks import AppendItems, CreateThread, DeleteThread
 from livethread.types import START
 from livethread_worker.store.home import is_compressed, make_directory, other_form
 from livethread_worker.store.index import IndexUnavailable
@@ -27,7 +27,6 @@ from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
 from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_all, sync_directory, unfinished
-from livethread_worker.store.rollout.scan import scan_records
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 
@@ -180,7 +179,7 @@ def _keys(entries: Sequence[MailboxEntry] | LateEntries) -> set[str]:
     if isinstance(entries, LateEntries):
         return set() if entries.key is None else {entries.key}
     headers = (entry.task.header for entry in entries)
-    keys = (header.idempotency_key for header in headers if isinstance(header, AppendItems | UpdateThreadMetadata))
+    keys = (header.idempotency_key for header in headers if isinstance(header, AppendItems))
     return {key for key in keys if key is not None}
 
 
@@ -328,14 +327,9 @@ def _open(
         loaded,
         recorder.size,
         lambda: _read_meta(recorder.file, state),
-        lambda offset: (record.value for record in scan_records(recorder.file, offset)),
         committed_up_to=committed_up_to,
         committed=committed,
     )
-    if state.is_reread or (loaded is not None and committed_up_to == START):
-        work.note_read_whole()
-    elif took_in:
-        work.note_taken_in(entries)
     return _Opened(work, recorder, took_in)
 
 

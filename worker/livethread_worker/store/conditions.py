@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from livethread.errors import Conflict
 from livethread.open_threads import taken_over
-from livethread.tasks import AppendItems, UpdateThreadMetadata
+from livethread.tasks import AppendItems
 from livethread.types import START
 
 if TYPE_CHECKING:
@@ -30,19 +30,17 @@ def require_position(last: Position, expected: Position | None) -> None:
         raise Conflict(f"the thread's last position is {last}, not {expected}")
 
 
-def epoch_of_change(state: ThreadState, epoch: int | None, task: OrderedTask | None) -> int:
+def epoch_of_change(state: ThreadState, epoch: int | None) -> int:
     """Return the epoch of a writer that changes the thread, and bring the thread to it: it may be lost with the index.
 
     A writer that knows none (None) has the thread's.
 
     Raises:
-        Conflict: the thread's is newer. A patch that follows from items that were accepted before passes.
+        Conflict: the thread's is newer.
     """
-    header = task.header if task is not None else None
-    is_observed = isinstance(header, UpdateThreadMetadata) and header.observed_from is not None
     if epoch is None:
         return state.epoch
-    if epoch < state.epoch and not is_observed:
+    if epoch < state.epoch:
         raise taken_over(state.thread_id)
     state.epoch = max(state.epoch, epoch)
     return epoch
@@ -51,4 +49,4 @@ def epoch_of_change(state: ThreadState, epoch: int | None, task: OrderedTask | N
 def key_of(task: OrderedTask | None) -> str | None:
     """Return the idempotency key that *task* names."""
     header = task.header if task is not None else None
-    return header.idempotency_key if isinstance(header, AppendItems | UpdateThreadMetadata) else None
+    return header.idempotency_key if isinstance(header, AppendItems) else None

@@ -201,7 +201,8 @@ class LocalThreadStore:
         """Append the items: durable on return."""
         opened = self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
-        task = OrderedTask(AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key), lines)
+        header = AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key, observe=params.observe)
+        task = OrderedTask(header, lines)
         position = await self._apply(opened, task, params.expected_position)
         self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), task.size))
         self._observers.emit(TasksApplied(params.thread_id, position))
@@ -209,12 +210,7 @@ class LocalThreadStore:
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         """Apply the patch: durable on return."""
-        header = UpdateThreadMetadata(
-            at=utc_now(),
-            patch=params.patch,
-            observed_from=params.observed_from,
-            idempotency_key=params.idempotency_key,
-        )
+        header = UpdateThreadMetadata(at=utc_now(), patch=params.patch)
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
         return receipt
@@ -323,7 +319,7 @@ class LocalThreadStore:
             return entries
 
         def check(state: ThreadState) -> None:
-            opened.epoch = epoch_of_change(state, opened.epoch, task)
+            opened.epoch = epoch_of_change(state, opened.epoch)
             if opened.creation is None and (key is None or key not in state.keys):
                 require_position(state.applied, expected)
 

@@ -178,6 +178,5 @@ def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | No
     state = ThreadState(thread_id, path=home.relative(path))
     with open_rollout(path) as file:
         read_on(state, file)
-    state.settle_first_observed()
     complete_from_home(home, state, names)
     return state

@@ -6,18 +6,16 @@ counter; a task that can never be applied stops its thread, and what stands befo
 
 from __future__ import annotations
 
-import itertools
 import logging
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError
-from livethread.item_observer import ItemObserver, patch_of_append
 from livethread.metadata import PAGINATED
 from livethread.model import format_time, parse_time
-from livethread.observed import ALL_FIELDS, FIRST_OBSERVED, apply_patch
-from livethread.rollout_item import KEY_FIELD, THREAD_METADATA_TYPE, decode_line, encode_json, item_of
+from livethread.observed import ObservedThread
+from livethread.rollout_item import KEY_FIELD, THREAD_METADATA_TYPE, decode_line, encode_json
 from livethread.session_meta import thread_from_meta, with_present_values
 from livethread.tasks import (
     AppendItems,
@@ -27,16 +25,15 @@ from livethread.tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
-from livethread.types import END, START, position_key
-from livethread_worker.store.rollout.scan import key_of
-from livethread_worker.store.state import ARCHIVED_AT, KeyMark, ThreadState, WriterMark
+from livethread.types import START, position_key
+from livethread_worker.store.state import ARCHIVED_AT, ThreadState, WriterMark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from livethread.metadata import StoredThread, ThreadMetadataPatch
-    from livethread.tasks import MailboxEntry
+    from livethread.tasks import MailboxEntry, OrderedTask
     from livethread.types import Position
 
 logger = logging.getLogger(__name__)
@@ -69,8 +66,6 @@ class ThreadWork:
     size: int
     #: Reads the payload of the last own ``session_meta`` line from the rollout.
     read_meta: Callable[[], dict[str, Any]]
-    #: Reads what the lines of the rollout hold, from an offset on.
-    read_from: Callable[[int], Iterable[dict[str, Any] | None]] = lambda _: ()
     #: Numbered lines to write, each with its end.
     lines: list[bytes] = field(default_factory=list)
     #: The name that the name index is to have, with the time of the change.
@@ -87,39 +82,12 @@ class ThreadWork:
     committed: dict[str, int] = field(default_factory=dict)
     #: Payload of the last own ``session_meta``, where this batch writes it.
     _meta: dict[str, Any] | None = None
-
-    def note_read_whole(self) -> None:
-        """Note that the state's metadata was read from the whole rollout, whose lines say no positions.
-
-        What was observed from them says nothing new: it is from before the next task that leaves a line.
-        """
-        self.state.observed[ALL_FIELDS] = END
-        self.state.settle_first_observed()
-
-    def note_taken_in(self, entries: Sequence[MailboxEntry]) -> None:
-        """Note from which position on each field is known that the lines beyond the committed length say.
-
-        A line says none, but its task may be among *entries*; what stands behind it was said right after it. What
-        stands before all tasks of ours was said before the first of *entries*, and after all that was applied. A task
-        that is not among *entries* may come in a later batch: all that is known is that the next line stands behind it.
-        """
-        state = self.state
-        positions = {(entry.writer, entry.n): entry.position for entry in entries}
-        for name, said in state.said.items():
-            position = positions.get(said.task) if said.task else None
-            if name in FIRST_OBSERVED and name in state.asked_for:
-                state.observed[name] = START
-            elif position is not None:
-                state.observed[name] = position if said.is_ours else _right_after(position)
-            elif name in FIRST_OBSERVED or not entries:
-                state.observed[name] = _right_after(state.applied)
-            else:
-                state.observed[name] = END if said.task else entries[0].position
+    #: The thread at this place in the batch; the state's is as before until all of it is planned.
+    _observed: ObservedThread | None = None
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
         standing = self._standing(entries)
-        is_unplaced = END in self.state.observed.values()
         for number, entry in enumerate(entries):
             try:
                 if not self._is_committed(entry):
@@ -128,10 +96,9 @@ class ThreadWork:
             except ThreadStoreError as error:
                 self.poison = error
                 break
-            if is_unplaced and self.lines:
-                self._place_observed(entry.position)
-                is_unplaced = False
             self.position = entry.position
+        if self._observed is not None:
+            self.state.thread = self._observed.finish()
         self.state.applied = max(self.state.applied, self.position or START, key=position_key)
 
     def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:
@@ -141,11 +108,6 @@ class ThreadWork:
         """
         self.is_deleted = True
         self.position = entries[-1].position
-
-    def _place_observed(self, position: Position) -> None:
-        """Note that the first line since what was read without a position is that of the task at *position*."""
-        marks = self.state.observed
-        marks |= dict.fromkeys((name for name, known in marks.items() if known == END), position)
 
     def _is_committed(self, entry: MailboxEntry) -> bool:
         is_known = entry.n <= self.committed.get(entry.writer, 0)
@@ -166,22 +128,19 @@ class ThreadWork:
         """Plan *entry*; one that *is_passed* has left no line, or is known by it: a later one stands in the file."""
         mark = self.state.mark(entry.writer)
         if entry.n < mark.n or (is_passed and entry.n > mark.n):
-            self._observe_again(entry)
-            self._place_key(entry)
             self.state.writers[entry.writer] = max(mark, WriterMark(entry.n, 0), key=lambda known: known.n)
             return
         # Of a task that a crash left half written, the lines that stand are not written again.
         done = mark.lines if entry.n == mark.n else 0
         match entry.task.header:
             case AppendItems() as header:
-                lines = self._append(header, entry, done)
+                lines = self._append(header, entry.task, done)
             case CreateThread() as header:
                 lines = self._create(header)
             case UpdateThreadMetadata() as header:
-                if entry.n == mark.n and done >= _line_count(header, self.state.thread):
-                    self._observe_again(entry)
+                if entry.n == mark.n and done >= _line_count(header, self._observe().finish()):
                     return
-                lines = self._update(header, entry.position)
+                lines = self._update(header)
             case ArchiveThread() as header:
                 lines = self._set_archived_at(header.at, header.at)
             case UnarchiveThread() as header:
@@ -194,12 +153,6 @@ class ThreadWork:
             self._write(line, seq)
         self.state.writers[entry.writer] = WriterMark(entry.n, max(done, len(lines)))
 
-    def _observe_again(self, entry: MailboxEntry) -> None:
-        """Apply an observed patch whose counter was read from a later line: itself it leaves none."""
-        header = entry.task.header
-        if isinstance(header, UpdateThreadMetadata) and header.observed_from is not None:
-            self._update(header, entry.position)
-
     def _create(self, header: CreateThread) -> list[_Line]:
         meta = header.session_meta
         if meta.get("id") != self.state.thread_id:
@@ -211,47 +164,32 @@ class ThreadWork:
         self._meta = meta
         return [_Line(_encode("session_meta", meta, header.at), is_meta=True)]
 
-    def _append(self, header: AppendItems, entry: MailboxEntry, done: int) -> list[_Line]:
+    def _append(self, header: AppendItems, task: OrderedTask, done: int) -> list[_Line]:
         """Return the lines of an append, *done* of which stand already; none of one whose key another has taken."""
-        key = header.idempotency_key
-        self._require_thread()
-        if not entry.task.lines:
+        key, observed = header.idempotency_key, self._observe()
+        if not task.lines:
             raise InvalidRequest("an append_items has no lines")
         if key is not None and key in self.state.keys and not done:
             return []
-        lines = [_Line(line, _require_item(line), key=key) for line in entry.task.lines]
+        items = list(map(_require_item, task.lines))
         if key is not None:
-            if lines[done:]:
-                standing = self.state.keys.get(key)
-                self.state.keys[key] = KeyMark(entry.position, standing.offset if standing else self.size)
-            self._place_key(entry)
-        return lines
+            self.state.keys.add(key)
+        if header.observe:
+            for item in items[done:]:  # the others were observed where they were read
+                observed.observe(item["type"], item["payload"], parse_time(item.get("timestamp")) or header.at)
+        return [_Line(line, item, key=key) for line, item in zip(task.lines, items, strict=True)]
 
-    def _place_key(self, entry: MailboxEntry) -> None:
-        """Note where the append stands whose lines were found beyond the committed length, now that it comes again."""
-        header = entry.task.header
-        key = header.idempotency_key if isinstance(header, AppendItems) else None
-        if key is not None and (known := self.state.keys.get(key)) and known.position == START:
-            self.state.keys[key] = KeyMark(entry.position, known.offset)
-
-    def _update(self, header: UpdateThreadMetadata, position: Position) -> list[_Line]:
-        thread = self._require_thread()
-        followed = self._of_first_append(header)
-        if followed is None:
-            return []
-        header = followed
-        marks = dict(self.state.observed)
-        patched = apply_patch(thread, marks, header.patch, observed_from=header.observed_from, position=position)
-        lines = [] if header.observed_from is not None else self._lines_of_patch(header, patched)
+    def _update(self, header: UpdateThreadMetadata) -> list[_Line]:
+        """Return the lines of a patch: in codex's form, and whole in our own."""
+        observed = self._observe()
+        lines = self._lines_of_patch(header, observed.finish().patched(header.patch))
         # Only now: what cannot be encoded changes nothing.
-        marks |= dict.fromkeys(self._copied(lines, header.at), position)
-        self.state.thread, self.state.observed = patched, marks
+        observed.patch(header.patch)
         if lines and "name" in header.patch.model_fields_set:
             self.renamed = header.patch.name, header.at
         return lines
 
     def _lines_of_patch(self, header: UpdateThreadMetadata, patched: StoredThread) -> list[_Line]:
-        """Return the lines of a patch that somebody asked for: in codex's form, and whole in our own."""
         lines = []
         in_meta = _in_session_meta(patched)
         if header.patch.model_fields_set & in_meta:
@@ -262,57 +200,25 @@ class ThreadWork:
             lines.append(_Line(_encode(THREAD_METADATA_TYPE, rest, header.at)))
         return lines
 
-    def _copied(self, lines: list[_Line], at: datetime) -> set[str]:
-        """Return the fields that *lines* say though nobody asked: a copy of ``session_meta`` says all that it holds."""
-        if not self._meta or not any(line.is_meta for line in lines):
-            return set()
-        observer = ItemObserver(self.state.thread_id)
-        return observer.add({}, "session_meta", self._meta, at) - FIRST_OBSERVED
-
     def _set_archived_at(self, archived_at: datetime | None, at: datetime) -> list[_Line]:
-        thread = self._require_thread()
-        if (thread.archived_at is None) == (archived_at is None):
+        observed = self._observe()
+        if (observed.finish().archived_at is None) == (archived_at is None):
             return []
-        self.state.thread = thread.model_copy(update={"archived_at": archived_at})
+        observed.archive(archived_at)
         payload = {ARCHIVED_AT: archived_at and format_time(archived_at)}
         return [_Line(_encode(THREAD_METADATA_TYPE, payload, at))]
 
-    def _of_first_append(self, header: UpdateThreadMetadata) -> UpdateThreadMetadata | None:
-        """Return the patch that follows from the append with the key of the one that *header* was observed from.
+    def _observe(self) -> ObservedThread:
+        """Return the thread as it is at this place in the batch, to go on with.
 
-        That is *header* itself, or what the lines of an earlier append say. None where nothing follows: the append never
-        came, or the metadata was read from its lines.
+        Raises:
+            ThreadNotFound: there is none.
         """
-        key = header.idempotency_key
-        if key is None or header.observed_from is None:
-            return header
-        taken = self.state.keys.get(key)
-        if taken is None or taken.position in {None, START}:
-            return None
-        if taken.position == header.observed_from:
-            return header
-        said = [
-            (item, parse_time(item.timestamp) or header.at)
-            for value in self._lines_of(key, taken.offset)
-            if (item := item_of(value)) is not None
-        ]
-        patch = patch_of_append(self.state.thread_id, said)
-        return header.model_copy(update={"patch": patch, "observed_from": taken.position})
-
-    def _lines_of(self, key: str, offset: int) -> Iterator[dict[str, Any]]:
-        """Yield what the lines from *offset* on hold that have *key*, in the rollout and among those that are planned."""
-        begins = list(itertools.accumulate(map(len, self.lines), initial=self.size - sum(map(len, self.lines))))
-        written = self.read_from(offset) if offset < begins[0] else ()
-        planned = (decode_line(line) for begin, line in zip(begins, self.lines, strict=False) if begin >= offset)
-        for value in itertools.chain(written, planned):
-            if value is None or key_of(value) != key:
-                return
-            yield value
-
-    def _require_thread(self) -> StoredThread:
-        if self.state.thread is None:
-            raise ThreadNotFound(self.state.thread_id, "its rollout is gone, or was never created")
-        return self.state.thread
+        if self._observed is None:
+            if self.state.thread is None:
+                raise ThreadNotFound(self.state.thread_id, "its rollout is gone, or was never created")
+            self._observed = ObservedThread(self.state.thread, self.state.settled)
+        return self._observed
 
     def _write(self, line: _Line, seq: str) -> None:
         state, offset = self.state, self.size
@@ -358,26 +264,19 @@ def _require_item(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _right_after(position: Position) -> Position:
-    high, low = position_key(position)
-    return f"{high}-{low + 1}"
-
-
-def _line_count(header: UpdateThreadMetadata, thread: StoredThread | None) -> int:
-    """Return how many lines `ThreadWork` makes of a patch; an observed one follows from the items."""
-    if header.observed_from is not None:
-        return 0
+def _line_count(header: UpdateThreadMetadata, thread: StoredThread) -> int:
+    """Return how many lines `ThreadWork` makes of a patch."""
     in_meta = _in_session_meta(thread)
     return bool(header.patch.model_fields_set & in_meta) + bool(_in_own_line(header.patch, in_meta))
 
 
-def _in_session_meta(thread: StoredThread | None) -> frozenset[str]:
+def _in_session_meta(thread: StoredThread) -> frozenset[str]:
     """Return the fields of a patch that go into a copy of the thread's ``session_meta``.
 
     None of a paginated thread's: codex reads its rollout from the end, and stops at a ``session_meta``, so that the
     model would forget all that stands before the copy. Nor does it look for such copies there.
     """
-    return frozenset() if thread is not None and thread.history_mode == PAGINATED else _IN_SESSION_META
+    return frozenset() if thread.history_mode == PAGINATED else _IN_SESSION_META
 
 
 def _in_own_line(patch: ThreadMetadataPatch, in_meta: frozenset[str]) -> dict[str, Any]:

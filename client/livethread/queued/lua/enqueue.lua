@@ -21,8 +21,7 @@
 --        then for each thread: id, writer, floor, epoch, count, and count times: n, kind, expected, key, task, lines
 --          floor     counter up to which the writer knows its tasks to be applied: it holds all later ones
 --          epoch     that of the writer when it opened the thread; "": no fence is asked for
---          kind      "create" or "delete" where the task does that to the thread; "observed" for a patch that follows
---                    from items that were accepted, which passes every fence; or ""
+--          kind      "create" or "delete" where the task does that to the thread, or ""
 --          expected  position that must be the thread's last, or ""; where the key was accepted before, any will do
 --          key       idempotency key of the append, or "". A repeated one is accepted as any task: the worker, who
 --                    knows all that the thread ever took, drops it
@@ -123,7 +122,7 @@ while key <= #KEYS do
         status = 'deleted'
       elseif kind == 'create' and last == 0 and tail then
         status = 'exists'
-      elseif epoch and epoch < newest and kind ~= 'observed' then
+      elseif epoch and epoch < newest then
         status = 'fenced'
       elseif length >= bound then
         status = 'full'

@@ -176,7 +176,7 @@ class FakeMailboxes:
                 status = "deleted"
             elif task.kind == "create" and last == 0 and box.tail:
                 status = "exists"
-            elif epoch != "" and int(epoch) < box.epoch and task.kind != "observed":
+            elif epoch != "" and int(epoch) < box.epoch:
                 status = "fenced"
             elif len(box.entries) >= bound:
                 status = "full"

@@ -307,7 +307,7 @@ async def test_a_task_that_cannot_be_encoded_fails_alone_and_holds_nobody_up(
     outbox: Outbox, redis: FakeMailboxes
 ) -> None:
     odd = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
-    header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd, observed_from=None)
+    header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd)
     writer = new_writer(A)
     (before,) = submit(outbox, writer, "before")
 
@@ -595,20 +595,16 @@ def fenced_writer(redis: FakeMailboxes) -> Writer:
     return writer
 
 
-async def test_a_fenced_writers_tasks_are_refused_one_by_one_and_what_it_observed_passes(
-    outbox: Outbox, redis: FakeMailboxes
-) -> None:
+async def test_a_fenced_writers_tasks_are_refused_one_by_one(outbox: Outbox, redis: FakeMailboxes) -> None:
     writer = fenced_writer(redis)
-    patch = UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(name="n"))
-    observed = patch.model_copy(update={"observed_from": "1-0"})
+    patch = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(name="n")))
 
-    first = writer.submit(append("fenced"))
-    sent = [writer.submit(OrderedTask(header).encode()) for header in (patch, observed)]
-    results = await outcomes(first, *sent, *submit(outbox, writer, "fenced, too"))
+    sent = [writer.submit(task) for task in (append("fenced"), patch.encode())]
+    results = await outcomes(*sent, *submit(outbox, writer, "fenced, too"))
 
-    assert [type(result) for result in results] == [Conflict, Conflict, str, Conflict]
+    assert [type(result) for result in results] == [Conflict, Conflict, Conflict]
     assert "a newer exclusive writer has taken thread" in str(results[0])
-    assert redis.mailboxes[A].lines() == [b""]
+    assert redis.mailboxes[A].lines() == []
 
 
 async def test_a_writer_that_opened_the_thread_again_is_served(outbox: Outbox, redis: FakeMailboxes) -> None:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from tests.unit.worker.builders import Store
 
-    from livethread.tasks import MailboxEntry
-    from livethread_worker.store.state import KeyMark
 
 DONE = OutcomeKind.DONE
 
@@ -33,7 +31,7 @@ def mail() -> Mail:
     return Mail(1)
 
 
-def keys(store: Store, mail: Mail, *named: str) -> dict[str, KeyMark]:
+def keys(store: Store, mail: Mail, *named: str) -> set[str]:
     return store.index.load_states({mail.thread_id: set()}, {mail.thread_id: named})[mail.thread_id].keys
 
 
@@ -138,7 +136,7 @@ def test_an_append_that_a_crash_left_half_written_is_finished_and_is_no_duplicat
         store.apply(mail, mail.append_lines(*lines, key="k"), mail.append("again", writer="w2", key="k"))
 
         assert store.path(mail).read_bytes()[size:] == expected, f"after {written} bytes"
-        assert keys(store, mail, "k")["k"].offset == size
+        assert keys(store, mail, "k") == {"k"}
 
 
 def test_an_append_that_stands_uncommitted_in_the_file_has_taken_its_key(store: Store, mail: Mail) -> None:
@@ -219,82 +217,43 @@ def test_a_foreign_lines_field_of_that_name_takes_no_key(store: Store, mail: Mai
     assert store.texts(mail) == ["theirs", "ours"]
 
 
-# -- what was observed from a repetition -------------------------------------------------------------------
+# -- what a repetition says --------------------------------------------------------------------------------
 
 
-def observed(mail: Mail, entry: MailboxEntry, *, key: str | None, **patch: Any) -> MailboxEntry:
-    return mail.patch(ThreadMetadataPatch(**patch), writer=entry.writer, observed_from=entry.position, key=key)
-
-
-def test_a_patch_that_was_observed_from_a_repetition_undoes_nothing(store: Store, mail: Mail) -> None:
-    first = mail.append_lines(token_count(1), key="k")
-    second = mail.append_lines(token_count(2))
-    again = mail.append_lines(token_count(1), writer="w2", key="k")
-    said = observed(mail, first, key="k", token_usage={"total": 1}, updated_at=at(1))
-    store.apply(mail, mail.create(writer="w0"), first, said)
-    store.apply(mail, second, observed(mail, second, key=None, token_usage={"total": 2}))
+def test_nothing_follows_from_the_items_of_a_repetition(store: Store, mail: Mail) -> None:
+    first = mail.append_lines(token_count(1), key="k", observe=True)
+    store.apply(mail, mail.create(writer="w0"), first, mail.append_lines(token_count(2), observe=True))
     before = store.thread(mail)
 
-    store.apply(mail, again, observed(mail, again, key="k", token_usage={"total": 1}, updated_at=at(100)))
+    again = mail.append_lines(message_line("another"), token_count(9), writer="w2", key="k", observe=True)
+    store.apply(mail, again)
 
+    assert (before.token_usage, before.updated_at) == ({"total": 2}, at(2))
     assert store.thread(mail) == before
 
 
-@pytest.mark.parametrize("in_one_batch", [True, False])
-def test_a_repetition_brings_what_was_never_observed_from_the_first_and_nothing_of_its_own(
-    store: Store, mail: Mail, in_one_batch: bool
+@pytest.mark.parametrize("sizes", [(3,), (1, 2), (2, 1), (1, 1, 1)], ids=str)
+def test_metadata_follows_the_lines_though_a_crash_came_and_the_next_batches_are_smaller(
+    store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
 ) -> None:
-    """Who appended first died before it could say what followed; the patch of who repeats it is of other items."""
-    create, first = mail.create(writer="w0"), mail.append_lines(message_line("the first"), token_count(1), key="k")
-    again = mail.append_lines(message_line("another"), token_count(9), writer="w2", key="k")
-    patch = observed(mail, again, key="k", title="another", preview="another", token_usage={"total": 9})
-    entries = [create, first, mail.append("not observed"), again, patch]
+    """The lines are taken in before their tasks come again."""
+    store.apply(mail, mail.create(writer="w0"))
+    tasks = [
+        mail.append_lines(token_count(1), message_line("first"), observe=True),
+        mail.patch(ThreadMetadataPatch(token_usage={"asked": 1}, preview="")),
+        mail.append_lines(token_count(2), message_line("second"), writer="w2", key="k", observe=True),
+    ]
+    monkeypatch.setattr(store.index, "commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.apply(mail, *tasks)
+    monkeypatch.undo()
 
-    for batch in [entries] if in_one_batch else [[entry] for entry in entries]:
+    for size in sizes:
+        batch, tasks = tasks[:size], tasks[size:]
         store.apply(mail, *batch)
 
     thread = store.thread(mail)
-    assert (thread.title, thread.preview, thread.token_usage) == ("the first", "the first", {"total": 1})
-    assert thread.updated_at == at(1)
-
-
-def test_a_patch_whose_append_never_came_says_nothing(store: Store, mail: Mail) -> None:
-    store.apply(mail, mail.create())
-    before = store.thread(mail)
-
-    store.apply(mail, mail.patch(ThreadMetadataPatch(model="m"), observed_from="1-0", key="k"))
-
-    assert store.thread(mail) == before
-
-
-def test_lines_that_somebody_put_in_the_place_of_an_appends_say_nothing_for_it(store: Store, mail: Mail) -> None:
-    first, again = mail.append_lines(token_count(1), key="k"), mail.append("x", key="k", writer="w2")
-    store.apply(mail, mail.create(writer="w0"), first)
-    path = store.path(mail)
-    path.write_bytes(path.read_bytes().replace(b'"idempotency_key":"k"', b'"idempotency_key":"l"'))
-
-    store.apply(mail, again, observed(mail, again, key="k", token_usage={"total": 9}))
-
-    assert store.thread(mail).token_usage is None
-
-
-def test_a_patch_counts_though_a_crash_came_and_the_next_batch_was_smaller(
-    store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lines were taken in before their task came again: where they stand was not known then."""
-    store.apply(mail, mail.create(writer="w0"))
-    first, second = mail.append_lines(token_count(1)), mail.append_lines(token_count(2), writer="w2", key="k")
-    monkeypatch.setattr(store.index, "commit", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store.apply(mail, first, second)
-    monkeypatch.undo()
-
-    store.apply(mail, first)
-    store.apply(mail, second)
-    store.apply(mail, observed(mail, first, key=None, token_usage={"total": 1}))
-    store.apply(mail, observed(mail, second, key="k", token_usage={"total": 2}))
-
-    assert store.thread(mail).token_usage == {"total": 2}
+    assert (thread.token_usage, thread.title, thread.preview) == ({"total": 2}, "first", "")
 
 
 def interrupted(*_: Any) -> None:

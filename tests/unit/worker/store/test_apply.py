@@ -209,12 +209,10 @@ PATCHES = {
 def test_what_somebody_asked_for_is_in_the_files_alone(
     store: Store, mail: Mail, patch: ThreadMetadataPatch, when: str
 ) -> None:
-    said = ThreadMetadataPatch(title="hi", preview="hi", first_user_message="hi")
     store.apply(mail, mail.create(cwd="/work", git=GitInfo(commit_hash="s", branch="b"), agent_nickname="Ada"))
     if when.startswith("before"):
         store.apply(mail, mail.patch(patch))
-    message = mail.append("hi")
-    store.apply(mail, message, mail.patch(said, observed_from=message.position))
+    store.apply(mail, mail.append_lines(message_line("hi"), observe=True))
     if when.startswith("after"):
         store.apply(mail, mail.patch(patch))
     before = store.thread(mail)
@@ -410,10 +408,7 @@ def test_no_item_whatever_holds_up_its_thread_or_another(store: Store, mail: Mai
     assert outcomes == {mail.thread_id: Outcome(DONE, "1003-0"), other.thread_id: Outcome(DONE, "1002-0")}
 
 
-@pytest.mark.parametrize("observed_from", [None, "1002-0"])
-def test_a_patch_that_cannot_be_stored_stops_its_thread_and_no_other(
-    store: Store, mail: Mail, other: Mail, observed_from: str | None
-) -> None:
+def test_a_patch_that_cannot_be_stored_stops_its_thread_and_no_other(store: Store, mail: Mail, other: Mail) -> None:
     """One client's odd value must never hold up a shard."""
     deep: Any = "x"
     for _ in range(150):
@@ -423,7 +418,7 @@ def test_a_patch_that_cannot_be_stored_stops_its_thread_and_no_other(
     )
 
     outcomes = store.apply_batch({
-        mail.thread_id: [mail.create(), mail.append("a"), mail.patch(odd, observed_from=observed_from)],
+        mail.thread_id: [mail.create(), mail.append("a"), mail.patch(odd)],
         other.thread_id: [other.create(), other.append("b")],
     })
 
@@ -558,69 +553,16 @@ def test_what_was_written_and_not_committed_is_recognised(store: Store, mail: Ma
     assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, 2, 3]
 
 
-def test_what_was_observed_is_not_lost_with_a_commit_though_a_later_line_of_its_writer_stands(
-    store: Store, mail: Mail
-) -> None:
-    """An observed patch leaves no line: that of the next task says nothing of it."""
-    create, append = mail.create(), mail.append("hello")
-    store.apply(mail, create, append)
-    batch = (mail.patch(ThreadMetadataPatch(model="m"), observed_from=append.position), mail.append("y"))
-    with killed(store.index, "commit"):
-        store.apply(mail, *batch)
-
-    store.apply(mail, *batch)
-
-    assert store.thread(mail).model == "m"
-    assert store.texts(mail) == ["hello", "y"]
-
-
-def test_a_foreign_line_does_not_hide_what_was_observed_before_it(store: Store, mail: Mail) -> None:
-    create = mail.create()
-    first, second = mail.append("first", writer="a"), mail.append("second", writer="b")
-    store.apply(mail, create, first, second)
-    store.apply(mail, mail.patch(ThreadMetadataPatch(title="second"), writer="b", observed_from=second.position))
-    add(store.path(mail), item_line("response_item", {"type": "reasoning"}) + b"\n")
-
-    store.apply(
-        mail,
-        mail.patch(ThreadMetadataPatch(title="first", model="m"), writer="a", observed_from=first.position),
-    )
-
-    assert (store.thread(mail).title, store.thread(mail).model) == ("first", "m")
-
-
 def test_of_a_foreign_line_and_those_that_a_crash_left_the_first_decides(store: Store, mail: Mail) -> None:
-    """Lines say no positions: that of a standing task is its own, that of a foreign line lies right before it."""
     store.apply(mail, mail.create())
     add(store.path(mail), message_line("foreign") + b"\n")
-    append, other = mail.append("ours"), mail.append("other's", writer="w2")
-    observed = ThreadMetadataPatch(title="ours", preview="ours", first_user_message="ours")
-    batch = (append, other, mail.patch(observed, observed_from=append.position))
+    batch = [mail.append_lines(message_line(text), writer=text, observe=True) for text in ("ours", "other's")]
     with killed(store.index, "commit"):
         store.apply(mail, *batch)
 
     store.apply(mail, *batch)
 
     assert store.thread(mail).title == "foreign"
-
-
-@pytest.mark.parametrize("is_deleted", [False, True], ids=["rebuilt", "deleted"])
-def test_an_older_observation_does_not_undo_what_was_read_from_the_file(
-    store: Store, mail: Mail, is_deleted: bool
-) -> None:
-    older, newer = (
-        mail.append_lines(item_line("turn_context", {"model": model}), writer=writer)
-        for model, writer in (("older", "w1"), ("newer", "w2"))
-    )
-    late = mail.patch(ThreadMetadataPatch(model="older"), observed_from=older.position)
-    store.apply(mail, Mail(1).create(writer="w0"), older, newer)
-    store.drop_index()
-    if not is_deleted:
-        store.read_in(mail.thread_id)
-
-    store.apply(mail, late)
-
-    assert store.thread(mail).model == "newer"
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40, 200, 400])

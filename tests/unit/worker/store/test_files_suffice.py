@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Mail, Store, item_line
 
-from livethread.item_observer import ItemObserver
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
-from livethread.metadata_sync import ThreadMetadataSync
-from livethread.rollout_item import RolloutItem, decode_line
-from livethread.types import ReadThreadParams
+from livethread.rollout_item import decode_line
 from livethread_worker.store.apply import OutcomeKind
-from livethread_worker.store.read import read_thread
 from livethread_worker.store.rebuild import rebuild
 from livethread_worker.store.refresh import Refresher
 
 if TYPE_CHECKING:
-    from livethread.metadata_sync import ObservedUpdate
     from livethread.tasks import MailboxEntry
 
 SESSIONS = 3
@@ -33,16 +27,6 @@ SESSIONS = 3
 
 class Killed(BaseException):
     """The process ends here."""
-
-
-@dataclass
-class Session:
-    """A `LiveThread`, as far as the mailbox sees it."""
-
-    writer: str
-    sync: ThreadMetadataSync
-    #: What was observed and is not sent yet: other writers' tasks may come between.
-    outgoing: list[ObservedUpdate] = field(default_factory=list)
 
 
 class World:
@@ -57,49 +41,24 @@ class World:
         #: What was settled before is not delivered again: its lines may be cut.
         self.kept_from = 0
         self.writers = 0
-        self.sessions: list[Session] = []
         self.saved: Path | None = None
         params = self.mail.create("w0", **creation)
         self.mailbox.append(params)
         self.apply(1)
-        for _ in range(SESSIONS):
-            self.sessions.append(self._resumed())
+        self.sessions = [self._new_writer() for _ in range(SESSIONS)]
 
     # -- what sessions do ----------------------------------------------------------------------------------
 
     def append(self, session: int, items: list[tuple[str, Any]], key: str | None = None) -> None:
-        """Append *items*, with or without a key; what follows from them goes out with a later `send`."""
+        """Append *items* as a `LiveThread` does, with or without a key."""
         at = AT + timedelta(seconds=self.clock)
-        held = self.sessions[session]
-        parsed = [RolloutItem(type=kind, payload=self._own(payload)) for kind, payload in items]
-        lines = [item_line(item.type, item.payload, at) for item in parsed]
-        entry = self._post(self.mail.append_lines(*lines, writer=held.writer, key=key))
-        held.outgoing += held.sync.observe_appended_items(parsed, [at] * len(parsed), entry.position, key)
-
-    def send(self, session: int) -> None:
-        held = self.sessions[session]
-        updates, held.outgoing = held.outgoing, []
-        for update in updates:
-            self._post(
-                self.mail.patch(
-                    update.patch,
-                    writer=held.writer,
-                    observed_from=update.observed_from,
-                    key=update.idempotency_key,
-                )
-            )
-
-    def flush(self, session: int) -> None:
-        self.sessions[session].outgoing += self.sessions[session].sync.take_pending()
-        self.send(session)
+        lines = [item_line(kind, self._own(payload), at) for kind, payload in items]
+        self._post(self.mail.append_lines(*lines, writer=self.sessions[session], key=key, observe=True))
 
     def patch(self, session: int, patch: ThreadMetadataPatch) -> None:
         """Patch through a session, or, with none of that number, as somebody who has the thread not open."""
-        if session < SESSIONS:
-            self.flush(session)
-            self._post(self.mail.patch(patch, writer=self.sessions[session].writer))
-        else:
-            self._post(self.mail.patch(patch, writer=self._new_writer()))
+        writer = self.sessions[session] if session < SESSIONS else self._new_writer()
+        self._post(self.mail.patch(patch, writer=writer))
 
     def archive(self) -> None:
         at = AT + timedelta(seconds=self.clock)
@@ -111,9 +70,8 @@ class World:
 
     def resume(self, session: int) -> None:
         """Shut one session down, and open another."""
-        self.flush(session)
         self.apply_all()
-        self.sessions[session] = self._resumed()
+        self.sessions[session] = self._new_writer()
 
     def tick(self, seconds: int) -> None:
         self.clock += seconds
@@ -155,8 +113,6 @@ class World:
 
     def cut(self, lines: int) -> None:
         """Somebody takes the last *lines* away, and half of the one before; those who wrote them are gone, too."""
-        for session in range(SESSIONS):
-            self.flush(session)
         self.apply_all()
         path = self.store.path(self.mail)
         standing = path.read_bytes().splitlines(keepends=True)
@@ -165,11 +121,9 @@ class World:
         if any(b'"archived_at"' in line for line in standing[len(kept) :]):
             return  # where the thread lies says that it is archived, but nothing says since when
         path.write_bytes(b"".join(kept) + tail)
-        self._post(
-            self.mail.append_lines(item_line("response_item", {"type": "reasoning"}), writer=self._new_writer())
-        )
+        self._touch(self._new_writer())
         self.apply_all()
-        self.sessions = [self._resumed() for _ in range(SESSIONS)]
+        self.sessions = [self._new_writer() for _ in range(SESSIONS)]
         self.kept_from = self.settled
 
     def lose_index(self) -> None:
@@ -187,14 +141,7 @@ class World:
 
     def come_to_rest(self) -> None:
         """Have everything sent and applied, and what others wrote taken in."""
-        for session in range(SESSIONS):
-            self.flush(session)
-        self._post(self.mail.append_lines(item_line("response_item", {"type": "reasoning"}), writer="last"))
-        self._post(
-            self.mail.patch(
-                ThreadMetadataPatch(updated_at=AT), writer="last", observed_from=self.mailbox[-1].position
-            )
-        )
+        self._touch("last")
         self.apply_all()
 
     def tasks_of_keys(self) -> dict[str, set[str]]:
@@ -220,6 +167,10 @@ class World:
     def _own(self, payload: Any) -> Any:
         return payload | {"id": self.mail.thread_id} if isinstance(payload, dict) and "id" in payload else payload
 
+    def _touch(self, writer: str) -> None:
+        line = item_line("response_item", {"type": "reasoning"})
+        self._post(self.mail.append_lines(line, writer=writer, observe=True))
+
     def _post(self, entry: MailboxEntry) -> MailboxEntry:
         self.mailbox.append(entry)
         return entry
@@ -231,12 +182,6 @@ class World:
     def _new_writer(self) -> str:
         self.writers += 1
         return f"w{self.writers}"
-
-    def _resumed(self) -> Session:
-        params = ReadThreadParams(thread_id=self.mail.thread_id)
-        thread = read_thread(self.store.home, self.store.index, params)
-        sync = ThreadMetadataSync(ItemObserver.of(thread), monotonic=lambda: float(self.clock))
-        return Session(self._new_writer(), sync)
 
 
 def _killed(*_: Any) -> None:
@@ -302,7 +247,6 @@ def step(method: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStra
 WRITING = [
     step("append", SESSION, st.lists(st.sampled_from(ITEMS), min_size=1, max_size=3)),
     step("append", SESSION, st.lists(st.sampled_from(ITEMS), min_size=1, max_size=3), st.sampled_from(["k1", "k2"])),
-    step("send", SESSION),
     step("patch", st.integers(0, SESSIONS), PATCHES.map(ThreadMetadataPatch.model_validate)),
     step("tick", st.integers(0, 9)),
     step("resume", SESSION),
@@ -367,9 +311,7 @@ ASKED = ThreadMetadataPatch(model="asked", history_mode="paginated")
     "steps",
     [
         pytest.param([("append", 0, turn_of("m")), ("patch", SESSIONS, ASKED), ("crash", 2)], id="another's patch"),
-        pytest.param(
-            [("append", 0, turn_of("m")), ("send", 0), ("patch", 0, ASKED), ("crash", 3)], id="its own patch"
-        ),
+        pytest.param([("append", 0, turn_of("m")), ("patch", 0, ASKED), ("crash", 2)], id="its own patch"),
         pytest.param(
             [
                 ("append", 0, turn_of("m")),

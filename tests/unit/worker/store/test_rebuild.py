@@ -290,10 +290,8 @@ def test_rebuilding_twice_changes_nothing(store: Store) -> None:
 
 def test_counters_are_read_from_the_lines_and_a_higher_one_that_left_none_stays(store: Store) -> None:
     mail = Mail(1)
-    append = mail.append("a")
     create = Mail(1).create(writer="w0")
-    observed = mail.patch(ThreadMetadataPatch(model="m"), observed_from=append.position)
-    store.apply(mail, create, append, observed)
+    store.apply(mail, create, mail.append("a"), mail.unarchive())
 
     rebuild(store.home, store.index)
 
@@ -324,15 +322,14 @@ def test_what_another_process_completes_is_left_to_it(store: Store) -> None:
 
 
 def test_completing_leaves_what_the_index_knows(store: Store) -> None:
-    """What workers have stored meanwhile is newer than what was read."""
+    """What workers have stored meanwhile is newer than what was read; here, an append that asked for history alone."""
     mail = Mail(1)
-    store.apply(mail, mail.create(), mail.append("a"))
-    store.apply(mail, mail.patch(ThreadMetadataPatch(model="observed"), observed_from="1002-0"))
+    store.apply(mail, mail.create(), mail.append_lines(item_line("turn_context", {"model": "m"})))
     store.write_rollout(thread_id(2), message_line("b"))
 
     assert complete_once(store.home, store.index)["threads"] == 1
 
-    assert (store.thread(mail).model, store.index.is_complete) == ("observed", True)
+    assert (store.thread(mail).model, store.index.is_complete) == (None, True)
     assert sorted(store.index.thread_ids()) == [thread_id(1), thread_id(2)]
 
 

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.worker.builders import AT, Mail, message_line
+from tests.unit.worker.builders import AT, Mail, item_line, message_line
 
 from livethread.errors import InvalidRequest, ThreadNotFound
-from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
+from livethread.metadata import GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
 from livethread_worker.store.state import ThreadState, WriterMark
 from livethread_worker.store.work import ThreadWork, number_line
+
+LATER = AT + timedelta(hours=1)
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6)
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -177,15 +180,42 @@ def test_every_other_field_goes_to_a_line_of_our_own() -> None:
     }
 
 
-def test_an_observed_patch_is_not_written() -> None:
+def test_metadata_follows_an_append_that_asks_for_it() -> None:
+    mail = Mail()
+    work, raw = known_work(mail), known_work(mail)
+    context = item_line("turn_context", {"model": "m"}, LATER)
+
+    work.take([mail.append_lines(context, observe=True)])
+    raw.take([mail.append_lines(context)])
+
+    assert (thread_of(work).model, thread_of(work).updated_at) == ("m", LATER)
+    assert thread_of(raw) == raw.loaded
+    assert [type_ for _, _, type_ in written(work)] == [type_ for _, _, type_ in written(raw)] == ["turn_context"]
+
+
+def test_a_patch_stands_between_what_the_lines_before_and_behind_it_say() -> None:
+    mail = Mail()
+    work = known_work(mail)
+    contexts = [item_line("turn_context", {"model": model, "effort": model}) for model in ("before", "behind")]
+
+    work.take([
+        mail.append_lines(contexts[0], observe=True),
+        mail.patch(ThreadMetadataPatch(model="asked", title="")),
+        mail.append_lines(contexts[1], observe=True),
+    ])
+
+    assert (thread_of(work).model, thread_of(work).reasoning_effort, thread_of(work).title) == ("behind",) * 2 + ("",)
+    assert work.state.settled == {"title"}
+
+
+def test_what_a_poison_task_would_say_does_not_follow() -> None:
     mail = Mail()
     work = known_work(mail)
 
-    work.take([mail.patch(ThreadMetadataPatch(model="m", git_info=GitInfoPatch(sha="s")), observed_from="9-0")])
+    work.take([mail.append_lines(item_line("turn_context", {"model": "m"}), b"no item", observe=True)])
 
-    assert (work.lines, work.renamed) == ([], None)
-    assert (thread_of(work).model, thread_of(work).git_info) == ("m", GitInfo(commit_hash="s"))
-    assert work.state.observed == {"model": "9-0", "git_info": "9-0"}
+    assert work.poison is not None
+    assert thread_of(work) == work.loaded
 
 
 def test_a_patch_half_written_is_completed() -> None:

@@ -113,7 +113,6 @@ class ThreadExamination:
         state = ThreadState(self.thread_id, path=self.home.relative(path))
         with open_rollout(path) as file:
             torn = read_on(state, file)
-        state.settle_first_observed()
         complete_from_home(self.home, state, self.names.names())
         return state, torn
 

@@ -34,7 +34,7 @@ from livethread_worker.store.index.saving import (
 )
 from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.state import KeyMark, ThreadState, WriterMark
+from livethread_worker.store.state import ThreadState, WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -171,7 +171,7 @@ class Index:
                 arguments["keys"] = _pairs(keys)
                 for row in self.db.conn.execute(QUERIES["load_keys"], arguments):
                     if state := states.get(row["thread_id"]):
-                        state.keys[row["key"]] = KeyMark(row["position"], row["offset"])
+                        state.keys.add(row["key"])
         return states
 
     def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> set[str]:
@@ -411,7 +411,7 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         meta_offset=row["meta_offset"],
         meta_bytes=row["meta_bytes"],
         applied=row["applied"],
-        observed=json.loads(row["observed"]),
+        settled=set(json.loads(row["settled"])),
         turn=TurnPlace(TurnPhase(row["phase"]), row["turn_id"]),
         epoch=row["epoch"],
     )

@@ -190,3 +190,14 @@ def m008_full_text_merged_between_batches(db: Database) -> None:
     """
     for table in ("messages_fts", "listing_texts"):
         db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('automerge', 0)")  # noqa: S608
+
+
+@migrations()
+def m009_metadata_in_order(db: Database) -> None:
+    """Keep of metadata which fields no line decides any more: it follows the lines where these get their order."""
+    db.execute("ALTER TABLE rollouts RENAME COLUMN observed TO settled")
+    db.execute(
+        "UPDATE rollouts SET settled ="
+        " (SELECT json_group_array(known.key) FROM json_each(settled) AS known WHERE known.value = '0-0')"
+    )
+    db.table("append_keys").transform(drop={"position", "offset"})

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from livethread.rollout_item import encode_json
 from livethread.search_text import SearchText, spaced
 from livethread.turns import TurnsTakenBack
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
@@ -98,7 +97,7 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_offset": state.meta_offset,
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
-        "observed": encode_json(state.observed).decode(),
+        "settled": json.dumps(sorted(state.settled)),
         "phase": state.turn.phase.value,
         "turn_id": state.turn.turn_id,
         "epoch": state.epoch,
@@ -114,11 +113,7 @@ def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
 
 def save_keys(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
     """Store the idempotency keys that the batch named or read: what was taken before stays taken."""
-    keys = [
-        {"thread_id": each.state.thread_id, "key": key, "position": mark.position, "offset": mark.offset}
-        for each in rows
-        for key, mark in each.state.keys.items()
-    ]
+    keys = [{"thread_id": each.state.thread_id, "key": key} for each in rows for key in each.state.keys]
     if keys:
         connection.executemany(QUERIES["save_key"], keys)
 

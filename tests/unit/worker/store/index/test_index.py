@@ -38,11 +38,11 @@ TABLES = {
         *("approval_mode", "permission_profile", "token_usage", "memory_mode", "history_mode"),
     },  # is_archived is generated, and hidden from table_info
     "rollouts": {
-        *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "observed"),
+        *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "settled"),
         *("phase", "turn_id", "epoch"),
     },
     "writers": {"thread_id", "writer", "n", "lines"},
-    "append_keys": {"thread_id", "key", "position", "offset"},
+    "append_keys": {"thread_id", "key"},
     "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
     "messages": {"id", "thread_id", "digest", "ordinal", "role", "text"},
 }
@@ -286,7 +286,7 @@ def test_a_state_survives_the_index_with_the_counters_that_were_asked_for(store:
         meta_bytes=2,
         applied="9-1",
         writers={"w1": WriterMark(4, 2), "w2": WriterMark(5, 1)},
-        observed={"title": "0-0", "model": "8-0"},
+        settled={"title", "preview"},
     )
     store.commit(written)
 
@@ -303,7 +303,7 @@ def test_a_state_survives_the_index_with_the_counters_that_were_asked_for(store:
         meta_bytes=2,
         applied="9-1",
         writers={"w1": WriterMark(4, 2)},
-        observed={"title": "0-0", "model": "8-0"},
+        settled={"title", "preview"},
     )
 
 
@@ -339,9 +339,9 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
         ),
         "[]",
     )
-    parameters |= dict.fromkeys(("meta_bytes", "applied", "observed", "phase", "writer", "n", "lines"), "[]")
+    parameters |= dict.fromkeys(("meta_bytes", "applied", "settled", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
-    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "position", "now", "epoch", "pages"), "[]")
+    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "now", "epoch", "pages"), "[]")
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()

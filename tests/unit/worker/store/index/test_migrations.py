@@ -104,6 +104,27 @@ def test_the_texts_of_an_earlier_release_are_found_after_the_migration(home: Hom
     assert held == [(3, "zebra"), (7, "okapi"), (8, "gnu")]
 
 
+def test_what_somebody_asked_for_and_keys_that_are_taken_survive_the_migration(home: Home) -> None:
+    earlier_index(home, "m009_metadata_in_order")
+    with closing(sqlite3.connect(home.index)) as connection, connection:
+        connection.execute(
+            "INSERT INTO threads (thread_id, preview, created_at, updated_at, recency_at, source)"
+            " VALUES (?, '', '2026-11-22', '2026-11-22', '2026-11-22', '\"cli\"')",
+            [thread_id(1)],
+        )
+        connection.execute(
+            "INSERT INTO rollouts (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, observed)"
+            """ VALUES (?, 'sessions/x', 0, 0, 0, 0, '9-0', '{"preview": "0-0", "title": "8-0", "model": "9-0"}')""",
+            [thread_id(1)],
+        )
+        connection.execute("INSERT INTO append_keys VALUES (?, 'k', '9-0', 7)", [thread_id(1)])
+
+    with closing(Index(home)) as index:
+        [state] = index.load_states({thread_id(1): set()}, {thread_id(1): {"k", "l"}}).values()
+
+    assert (state.settled, state.keys) == ({"preview"}, {"k"})
+
+
 @pytest.mark.parametrize("table", ["messages_fts", "listing_texts"])
 def test_full_text_is_not_merged_within_commits(home: Home, table: str) -> None:
     with closing(Index(home)) as index:
