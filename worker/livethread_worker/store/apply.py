@@ -121,7 +121,7 @@ def apply_batch(
         locked = _lock(stack, home, batch, lock_wait_s, outcomes)
         try:
             # Under the locks: what is loaded before them may be old by now.
-            states = index.load_states(
+            states = index.states_of_batch(
                 {id_: _writers(entries) for id_, entries in locked.items()},
                 {id_: _keys(entries) for id_, entries in locked.items()},
             )

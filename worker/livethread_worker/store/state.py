@@ -107,6 +107,12 @@ class ThreadState:
         """Return how far *writer*'s tasks are applied."""
         return self.writers.get(writer, _UNKNOWN_WRITER)
 
+    def begin_batch(self) -> None:
+        """Note that all of it is stored: what comes is taken in since."""
+        self.loaded_bytes = self.rollout_bytes
+        self.turns, self.texts, self.is_reread = [], [], False
+        self.keys = set()
+
     def begin_again(self) -> None:
         """Forget what is known of the lines, all of which are to be read again; what was applied stays applied."""
         self._counters, self.writers = self.writers, {}

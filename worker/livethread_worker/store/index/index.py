@@ -22,6 +22,7 @@ from livethread_worker.store.index.database import (
 )
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.queries import QUERIES
+from livethread_worker.store.index.recent import RecentStates
 from livethread_worker.store.index.rows import from_row, from_rows
 from livethread_worker.store.index.saving import (
     add_lines,
@@ -101,6 +102,7 @@ class Index:
         self.in_memory = in_memory
         if in_memory:
             self.db = in_memory_database()
+            self._recent = RecentStates(self.db.conn)
             self._identity = None
             return
         with self._using(), file_lock(home.index.with_suffix(".lock"), wait_s=_MIGRATION_WAIT):
@@ -111,6 +113,7 @@ class Index:
                     raise
                 set_aside(home)
                 self.db = open_database(home)
+        self._recent = RecentStates(self.db.conn)
         self._identity = identity(home)
 
     def close(self) -> None:
@@ -151,6 +154,25 @@ class Index:
 
     # -- writing -------------------------------------------------------------------------------------------
 
+    def states_of_batch(
+        self, writers: Mapping[str, Collection[str]], keys: Mapping[str, Collection[str]]
+    ) -> dict[str, ThreadState]:
+        """Return what `load_states` does, in less time where this index stored the threads last; their paths may be missing.
+
+        The states are the caller's to change, and to `commit`.
+        """
+        with self._using():
+            self._recent.look()
+        states: dict[str, ThreadState] = {}
+        missing: dict[str, Collection[str]] = {}
+        for thread_id, names in writers.items():
+            state = self._recent.take(thread_id, names)
+            if state is None or keys[thread_id]:  # which keys are taken, the index alone says
+                missing[thread_id] = names
+            else:
+                states[thread_id] = state
+        return states | self.load_states(missing, keys) if missing else states
+
     def load_states(
         self, writers: Mapping[str, Collection[str]], keys: Mapping[str, Collection[str]] | None = None
     ) -> dict[str, ThreadState]:
@@ -183,10 +205,12 @@ class Index:
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
-        with self.transaction() as connection:
+        with self._transaction() as connection:
             overtaken = _overtaken(connection, rows)
-            self._save(connection, [each for each in rows if each.state.thread_id not in overtaken])
+            saved = [each for each in rows if each.state.thread_id not in overtaken]
+            self._save(connection, saved)
             forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
+        self._recent.keep(each.state for each in saved)
         self._note_untidied(rows)
         return overtaken
 
@@ -311,11 +335,18 @@ class Index:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run a write transaction. It takes the write lock at once: upgrading a read fails where two meet.
+        """Run a write transaction, which may change anything.
 
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
         """
+        self._recent.clear()
+        with self._transaction() as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run a write transaction. It takes the write lock at once: upgrading a read fails where two meet."""
         connection = self.db.conn
         with self._using():
             connection.execute("BEGIN IMMEDIATE")
@@ -345,7 +376,7 @@ class Index:
             connection.execute("PRAGMA synchronous = NORMAL")  # a merge that a power cut takes is made again
             connection.execute(f"PRAGMA wal_autocheckpoint = {TIDY_PAGES}")
             try:
-                with self.transaction():
+                with self._transaction():
                     for query in ("merge_messages", "merge_texts"):
                         connection.execute(QUERIES[query], {"pages": pages})
             finally:
