@@ -16,10 +16,10 @@ from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.entrypoint import app
 from livethread_worker.store import apply
 from livethread_worker.store.index import Index
-from livethread_worker.store.rollout.recorder import RolloutRecorder
+from livethread_worker.store.rollout.recorder import RolloutRecorder, begin_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["app"]
 
@@ -70,7 +70,22 @@ def _append_half(self: RolloutRecorder, lines: bytes) -> None:
 
 
 RolloutRecorder.append = _append_half  # type: ignore[method-assign]
-_may_die(apply, "sync_all", after="after_sync")
+_begin_sync = begin_sync
+
+
+def _begin_sync_and_die(recorders: Sequence[RolloutRecorder]) -> Callable[[], list[OSError | None]]:
+    wait = _begin_sync(recorders)
+
+    def wait_and_die() -> list[OSError | None]:
+        errors = wait()
+        if _take("after_sync"):
+            _die()
+        return errors
+
+    return wait_and_die
+
+
+apply.begin_sync = _begin_sync_and_die  # type: ignore[attr-defined]  # where the product looks it up
 _may_die(Index, "commit", after="after_commit")
 _may_die(Mailbox, "claim", after="after_claim")
 _may_die(Mailbox, "settle", before="before_settle", after="after_settle")

@@ -1,8 +1,8 @@
 """Applies tasks to files and index: any number of threads, each in its order, exactly once.
 
 1. Take each thread's lock. 2. Load what the index knows, and take in what stands in the file beyond it. 3. Write
-all lines of a thread in one write, and force those of the batch to the disk. 4. Commit the whole batch in one
-transaction. A thread that fails is taken out of the batch; the others go on. A crash anywhere leaves what the next attempt
+all lines of a thread in one write, and begin to force those of the batch to the disk. 4. Make the whole batch one
+transaction of the index, and commit it when they are there. A thread that fails is taken out of the batch; the others go on. A crash anywhere leaves what the next attempt
 recognises.
 """
 
@@ -26,7 +26,7 @@ from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
-from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_all, sync_directory, unfinished
+from livethread_worker.store.rollout.recorder import RolloutRecorder, begin_sync, sync_directory, unfinished
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 
@@ -143,10 +143,7 @@ def apply_batch(
             except Exception as error:  # whatever it is, the other threads go on
                 logger.exception("applying failed", extra={"action": "apply", "thread_id": thread_id})
                 outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
-        for thread_id, failure in _sync(unsynced).items():
-            del rows[thread_id]
-            outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(failure).__name__}: {failure}")
-        return outcomes | _commit(index, {id_: works[id_] for id_ in rows}, rows)
+        return outcomes | _commit(index, works, rows, unsynced)
 
 
 def _lock(
@@ -209,20 +206,49 @@ def _apply_one(
     return thread.work, thread.recorder if must_sync else None
 
 
-def _sync(recorders: Mapping[str, RolloutRecorder]) -> dict[str, OSError]:
-    """Force the rollouts to the disk, all of a batch together, and return what failed."""
-    if not recorders:
-        return {}
-    errors = zip(recorders, sync_all(list(recorders.values())), strict=True)
-    return {thread_id: error for thread_id, error in errors if error is not None}
+class _NotDurable(Exception):
+    """Rollouts could not be forced to the disk: thread -> why."""
 
 
-def _commit(index: Index, works: Mapping[str, ThreadWork], rows: Mapping[str, ThreadRows]) -> dict[str, Outcome]:
+def _commit(
+    index: Index,
+    works: Mapping[str, ThreadWork],
+    rows: Mapping[str, ThreadRows],
+    unsynced: Mapping[str, RolloutRecorder],
+) -> dict[str, Outcome]:
+    """Commit the works, and return what became of them.
+
+    Their rollouts are forced to the disk, all together, while the index takes in what they hold: it commits when they are.
+    """
+    wait = begin_sync(list(unsynced.values()))
+
+    def be_durable() -> None:
+        failures = {id_: error for id_, error in zip(unsynced, wait(), strict=True) if error is not None}
+        if failures:
+            raise _NotDurable(failures)
+
+    try:
+        return _commit_when(be_durable, index, works, rows)
+    except _NotDurable as error:
+        (failures,) = error.args
+        durable = {id_: work for id_, work in works.items() if id_ not in failures}
+        outcomes = {
+            id_: Outcome(OutcomeKind.FAILED, reason=f"{type(failure).__name__}: {failure}")
+            for id_, failure in failures.items()
+        }
+        return outcomes | _commit_when(lambda: None, index, durable, rows)
+    finally:
+        wait()  # also where the index gave up before: the files are closed then
+
+
+def _commit_when(
+    be_durable: Callable[[], None], index: Index, works: Mapping[str, ThreadWork], rows: Mapping[str, ThreadRows]
+) -> dict[str, Outcome]:
     kept = [rows[thread_id] for thread_id, work in works.items() if not work.is_deleted]
     deleted = [thread_id for thread_id, work in works.items() if work.is_deleted]
     # Where it fails, the lines stand in the files; the next attempt finds them by their counters.
     try:
-        overtaken = index.commit(kept, deleted)
+        overtaken = index.commit(kept, deleted, be_durable)
     except IndexUnavailable as error:
         return dict.fromkeys(works, Outcome(OutcomeKind.BUSY, reason=str(error)))
     busy = Outcome(OutcomeKind.BUSY, reason="somebody else has read the thread into the index meanwhile")

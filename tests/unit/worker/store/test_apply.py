@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import stat
+import time
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -514,6 +515,23 @@ def test_a_rollout_that_cannot_be_forced_to_the_disk_fails_its_thread_alone(
     assert store.index.read_thread(other.thread_id) is None
     assert {outcome.kind for outcome in apply_batch(store.home, store.index, batch, sync=True).values()} == {DONE}
     assert store.texts(mail) == store.texts(other) == ["a"]
+
+
+def test_nothing_is_committed_before_its_rollout_is_on_the_disk(
+    store: Store, mail: Mail, other: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def sync(_: int) -> None:
+        time.sleep(0.02)  # long enough for a commit that does not wait
+        steps.append("synced")
+
+    monkeypatch.setattr(recorder, "_datasync", sync)
+    store.index.db.conn.set_trace_callback(steps.append)
+
+    apply_batch(store.home, store.index, {each.thread_id: [each.create()] for each in (mail, other)}, sync=True)
+
+    assert [step for step in steps if step in {"synced", "COMMIT"}] == ["synced", "synced", "COMMIT"]
 
 
 def test_an_index_that_is_locked_is_no_fault_of_the_tasks_and_their_lines_are_recognised(

@@ -38,7 +38,7 @@ from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.state import ThreadState, WriterMark
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from sqlite_utils import Database
@@ -196,8 +196,10 @@ class Index:
                         state.keys.add(row["key"])
         return states
 
-    def commit(self, rows: Sequence[ThreadRows], deleted: Sequence[str] = ()) -> set[str]:
-        """Store *rows*, and forget the *deleted* threads, in one transaction.
+    def commit(
+        self, rows: Sequence[ThreadRows], deleted: Sequence[str] = (), before: Callable[[], None] = lambda: None
+    ) -> set[str]:
+        """Store *rows*, and forget the *deleted* threads, in one transaction, which is committed once *before* returns.
 
         Return the threads that somebody else has stored since their states were loaded: nothing is stored of these.
         It happens where a reader takes in a rollout that is locked for long, and the lock is let go just then.
@@ -210,6 +212,7 @@ class Index:
             saved = [each for each in rows if each.state.thread_id not in overtaken]
             self._save(connection, saved)
             forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
+            before()
         self._recent.keep(each.state for each in saved)
         self._note_untidied(rows)
         return overtaken

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 from livethread_worker.store.home import FILE_MODE, make_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -81,25 +81,32 @@ class RolloutRecorder:
 
     def sync(self) -> None:
         """Force what was written to the disk, and a new file's name with it."""
-        if error := sync_all([self])[0]:
+        if error := begin_sync([self])()[0]:
             raise error
 
 
-def sync_all(recorders: Sequence[RolloutRecorder]) -> list[OSError | None]:
-    """Force what was written by *recorders* to the disk, and new files' names with it; return each one's error."""
+def begin_sync(recorders: Sequence[RolloutRecorder]) -> Callable[[], list[OSError | None]]:
+    """Begin to force what was written by *recorders* to the disk, and new files' names with it.
+
+    Return what waits until it is done, and returns each one's error. The recorders stay open until then.
+    """
     errors: list[OSError | None] = [None] * len(recorders)
 
     def sync_share(first: int) -> None:
         for number in range(first, len(recorders), SYNCED_AT_ONCE):
             errors[number] = _sync_data(recorders[number])
 
-    if len(recorders) == 1:
-        sync_share(0)
-    else:
-        # One call for each thread of the pool: to hand over each file takes more CPU time than to write it.
-        list(_sync_pool().map(sync_share, range(min(len(recorders), SYNCED_AT_ONCE))))
-    _sync_new_names(recorders, errors)
-    return errors
+    # One call for each thread of the pool: to hand over each file takes more CPU time than to write it.
+    shares = [_sync_pool().submit(sync_share, first) for first in range(min(len(recorders), SYNCED_AT_ONCE))]
+
+    @cache
+    def wait() -> list[OSError | None]:
+        for share in shares:
+            share.result()
+        _sync_new_names(recorders, errors)
+        return errors
+
+    return wait
 
 
 @cache

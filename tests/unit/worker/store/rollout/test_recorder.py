@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from livethread_worker.store.rollout.recorder import SYNCED_AT_ONCE, RolloutRecorder, sync_all
+from livethread_worker.store.rollout.recorder import SYNCED_AT_ONCE, RolloutRecorder, begin_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +141,7 @@ def test_rollouts_that_are_synced_together_fail_each_by_itself(tmp_path: Path, c
             os.dup2(writing, recorder.file.fileno())
             os.close(writing)
 
-        errors = sync_all(recorders)
+        errors = begin_sync(recorders)()
 
     assert [type(error) for error in errors] == [type(None)] * (count - len(broken)) + [OSError] * len(broken)
     assert [recorder.is_new for recorder in recorders] == [False] * count
@@ -154,11 +154,11 @@ def test_a_forked_child_syncs_with_threads_of_its_own(tmp_path: Path) -> None:
     with ExitStack() as stack:
         paths = [tmp_path / f"{number}.jsonl" for number in range(2)]
         recorders = [stack.enter_context(RolloutRecorder.open(path, create=True)) for path in paths]
-        assert sync_all(recorders) == [None, None]
+        assert begin_sync(recorders)() == [None, None]
 
         child = os.fork()
         if child == 0:
             signal.alarm(10)  # should it wait for threads that it has not
-            os._exit(0 if sync_all(recorders) == [None, None] else 1)
+            os._exit(0 if begin_sync(recorders)() == [None, None] else 1)
 
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
