@@ -100,6 +100,10 @@ class Observers:
         self._subscribers[key] = subscriber
         return lambda: self._subscribers.pop(key, None) and None
 
+    def wants(self, kind: type[ThreadEvent]) -> bool:
+        """Whether anybody hears of events of that *kind*: of those that there are thousands of, none is made for nobody."""
+        return bool(self._subscribers) or logger.isEnabledFor(_LEVELS[kind])
+
     def emit(self, event: ThreadEvent) -> None:
         """Log *event* and hand it to every subscriber."""
         level = _LEVELS[type(event)]

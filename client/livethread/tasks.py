@@ -49,10 +49,10 @@ class AppendItems(_Header):
 
     op: Literal["append_items"] = "append_items"
     at: UtcTime
-    #: Append only if no append of the thread had this key before.
-    idempotency_key: IdempotencyKey | None = None
     #: Whether the thread's metadata follows the lines.
     observe: bool = False
+    #: Append only if no append of the thread had this key before.
+    idempotency_key: IdempotencyKey | None = None
 
 
 class UpdateThreadMetadata(_Header):
@@ -181,11 +181,17 @@ def encode_append(
 
     *at*, in UTC, and the key are valid.
     """
-    rest = b"" if idempotency_key is None else b',"idempotency_key":' + encode_json(idempotency_key)
-    if observe:
-        rest += b',"observe":true'
-    header = b'{"op":"append_items","at":"%b"%b}' % (at.isoformat().replace("+00:00", "Z").encode(), rest)
+    header = _begin_of_append(at, observe)
+    if idempotency_key is not None:
+        header += b',"idempotency_key":' + encode_json(idempotency_key)
+    header += b"}"
     return EncodedTask("append_items", header, b"\n".join(lines), idempotency_key)
+
+
+@lru_cache(maxsize=16)
+def _begin_of_append(at: datetime, observe: bool) -> bytes:
+    said = b',"observe":true' if observe else b""
+    return b'{"op":"append_items","at":"%b"%b' % (at.isoformat().replace("+00:00", "Z").encode(), said)
 
 
 @lru_cache(maxsize=1024)

@@ -233,7 +233,8 @@ class QueuedThreadStore:
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
         task = encode_append(params.appended_at, lines, params.idempotency_key, observe=params.observe)
         position = await self._enqueue(opened, task, params.expected_position)
-        self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), sum(map(len, lines))))
+        if self._observers.wants(ItemsAppended):
+            self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), sum(map(len, lines))))
         return Receipt.of_valid(thread_id=params.thread_id, position=position)
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
@@ -418,7 +419,7 @@ class QueuedThreadStore:
         writer.note_applied(n, position)
         if writer.parked is not None:
             writer.note_parked(None)
-        if advanced:
+        if advanced and self._observers.wants(TasksApplied):
             self._observers.emit(TasksApplied(writer.thread_id, position))
 
     def _note_parked(self, writer: Writer, detail: str | None) -> None:
