@@ -41,8 +41,8 @@ demo: .venv/.run ## Run the demonstration
 	$(BIN)/livethread demo $(ARGS)
 
 .PHONY: test
-test: .venv/.test ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: .venv/.test ## Run the tests, in two processes: ARGS='-n 0' takes one
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: test-faults
 test-faults: .venv/.test ## Kill, stop, cut and fill up everything, for MINUTES=10, at random but for SEED=…
