@@ -111,7 +111,7 @@ class _JournaledThreadStore:
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
         value, key = digests_of(params.items), params.idempotency_key
         call = self._store.append_items(params)
-        return await self._change("append_items", params.thread_id, call, value, key=key)
+        return await self._change("append_items", params.thread_id, call, value, key=key, observe=params.observe)
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         value = params.patch.to_wire()

@@ -33,6 +33,8 @@ class Call:
     invoked_at: int
     #: Idempotency key of an append.
     key: str | None = None
+    #: Whether an append asked that the metadata follows it.
+    observe: bool = False
     #: ``ok``, ``fail`` (certainly not carried out) or ``info`` (nobody knows).
     outcome: str = "info"
     answered_at: int = NEVER
@@ -94,7 +96,8 @@ def _take(calls: dict[tuple[str, int], Call], event: dict[str, Any]) -> None:
     if event["type"] == "invoke":
         if key in calls:
             raise ValueError
-        calls[key] = Call(*key, event["f"], event["thread_id"], event["value"], event["at"], event.get("key"))
+        told = event["f"], event["thread_id"], event["value"], event["at"]
+        calls[key] = Call(*key, *told, event.get("key"), event.get("observe", False))
         return
     call = calls[key]
     call.outcome, call.answered_at = event["type"], event["at"]

@@ -27,8 +27,8 @@ _STORES_OWN: Final = frozenset({"session_meta", THREAD_METADATA_TYPE})
 #: Fields that only an explicit patch changes, so that the last one decides them.
 _LITERAL: Final = ("name", "memory_mode", "git_info")
 
-#: Times that a store may tell later than the lines do.
-_TIMES: Final = frozenset({"updated_at", "recency_at", "archived_at", "rollout_path"})
+#: Fields of which the rollout's place says more than its lines.
+_OF_PLACE: Final = frozenset({"archived_at", "rollout_path"})
 
 
 class ViolationKind(StrEnum):
@@ -110,7 +110,7 @@ class ThreadVerdict:
             changing = [call for call in patches if name in call.value]
             if changing and self.is_ordered:
                 self._judge_field(name, changing, {"index": row, "rollout": replayed})
-        for name in _compared(row) if self._is_closed() else _LITERAL:
+        for name in _compared(row) if self._is_observed() else _LITERAL:
             if getattr(row, name) != getattr(replayed, name):
                 detail = f"{name} is {getattr(row, name)!r}; the rollout says {getattr(replayed, name)!r}"
                 self._violated(ViolationKind.METADATA, detail)
@@ -264,12 +264,9 @@ class ThreadVerdict:
                 detail = f"{name} is {getattr(thread, name)!r} in the {where}, though {last} was the last to set it"
                 self._violated(ViolationKind.METADATA, detail)
 
-    def _is_closed(self) -> bool:
-        """Whether all that follows from the items has been stored: every process flushed and closed the thread."""
-        writing = by_process(call for call in self.history.calls if call.f != "load_history")
-        return bool(writing) and all(
-            calls[-1].f == "shutdown_thread" and calls[-1].outcome == "ok" for calls in writing.values()
-        )
+    def _is_observed(self) -> bool:
+        """Whether the metadata is to follow from all that was appended: else the row may say less than the rollout."""
+        return all(call.observe or call.outcome == "fail" for call in self.history.of("append_items"))
 
     def _violated(self, kind: ViolationKind, detail: str) -> None:
         self.violations.append(Violation(kind, self.history.thread_id, detail))
@@ -297,4 +294,4 @@ def _tasks(records: Iterable[Record]) -> list[_Task]:
 
 
 def _compared(thread: StoredThread) -> list[str]:
-    return [name for name in type(thread).model_fields if name not in _TIMES | {"history"}]
+    return [name for name in type(thread).model_fields if name not in _OF_PLACE | {"history"}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -296,6 +296,22 @@ async def test_a_row_that_says_other_than_the_rollout_is_caught(audited: Audited
     connection.close()
 
     assert audited.kinds() == {"metadata"}
+
+
+@pytest.mark.parametrize("column", ["updated_at", "recency_at"])
+async def test_a_time_that_the_rollout_does_not_say_is_caught(audited: Audited, column: str) -> None:
+    with closing(sqlite3.connect(audited.home.index)) as connection, connection:
+        connection.execute(f"UPDATE threads SET {column} = '2030-01-01T00:00:00.000Z'")
+
+    assert audited.kinds() == {"metadata"}
+
+
+async def test_of_a_thread_with_appends_of_history_alone_the_row_may_say_less(audited: Audited) -> None:
+    audited.edit_journal("one", lambda event: event.pop("observe", None))
+    with closing(sqlite3.connect(audited.home.index)) as connection, connection:
+        connection.execute("UPDATE threads SET cwd = '/elsewhere'")
+
+    assert audited.kinds() == set()
 
 
 async def test_a_rollout_that_is_gone_is_caught(audited: Audited) -> None:
