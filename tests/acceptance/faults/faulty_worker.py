@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.entrypoint import app
-from livethread_worker.store import apply
 from livethread_worker.store.index import Index
-from livethread_worker.store.rollout.recorder import RolloutRecorder, begin_sync
+from livethread_worker.store.rollout.recorder import RolloutRecorder, Syncing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 __all__ = ["app"]
 
@@ -70,22 +69,7 @@ def _append_half(self: RolloutRecorder, lines: bytes) -> None:
 
 
 RolloutRecorder.append = _append_half  # type: ignore[method-assign]
-_begin_sync = begin_sync
-
-
-def _begin_sync_and_die(recorders: Sequence[RolloutRecorder]) -> Callable[[], list[OSError | None]]:
-    wait = _begin_sync(recorders)
-
-    def wait_and_die() -> list[OSError | None]:
-        errors = wait()
-        if _take("after_sync"):
-            _die()
-        return errors
-
-    return wait_and_die
-
-
-apply.begin_sync = _begin_sync_and_die  # type: ignore[attr-defined]  # where the product looks it up
+_may_die(Syncing, "wait", after="after_sync")
 _may_die(Index, "commit", after="after_commit")
 _may_die(Mailbox, "claim", after="after_claim")
 _may_die(Mailbox, "settle", before="before_settle", after="after_settle")

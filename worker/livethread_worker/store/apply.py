@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -26,7 +26,7 @@ from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
-from livethread_worker.store.rollout.recorder import RolloutRecorder, begin_sync, sync_directory, unfinished
+from livethread_worker.store.rollout.recorder import RolloutRecorder, Syncing, sync_directory, unfinished
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from livethread_worker.store.index.saving import ThreadRows
 
 logger = logging.getLogger(__name__)
+
+#: How long others wait for the index while the rollouts of a batch are forced to the disk.
+HELD_FOR_DISK = 0.2  # seconds
 
 
 class OutcomeKind(StrEnum):
@@ -207,7 +210,7 @@ def _apply_one(
 
 
 class _NotDurable(Exception):
-    """Rollouts could not be forced to the disk: thread -> why."""
+    """The batch's rollouts are not on the disk yet, or some never will be."""
 
 
 def _commit(
@@ -220,25 +223,28 @@ def _commit(
 
     Their rollouts are forced to the disk, all together, while the index takes in what they hold: it commits when they are.
     """
-    wait = begin_sync(list(unsynced.values()))
+    syncing = Syncing(list(unsynced.values()))
+    outcomes = None
 
     def be_durable() -> None:
-        failures = {id_: error for id_, error in zip(unsynced, wait(), strict=True) if error is not None}
-        if failures:
-            raise _NotDurable(failures)
+        # Others wait for the index meanwhile: not for a disk that takes its time.
+        if not syncing.is_done_within(HELD_FOR_DISK) or any(syncing.wait()):
+            raise _NotDurable
 
     try:
-        return _commit_when(be_durable, index, works, rows)
-    except _NotDurable as error:
-        (failures,) = error.args
-        durable = {id_: work for id_, work in works.items() if id_ not in failures}
-        outcomes = {
-            id_: Outcome(OutcomeKind.FAILED, reason=f"{type(failure).__name__}: {failure}")
-            for id_, failure in failures.items()
-        }
-        return outcomes | _commit_when(lambda: None, index, durable, rows)
+        with suppress(_NotDurable):
+            outcomes = _commit_when(be_durable, index, works, rows)
     finally:
-        wait()  # also where the index gave up before: the files are closed then
+        errors = syncing.wait()  # in any case: the files are closed then
+    failed = {id_: error for id_, error in zip(unsynced, errors, strict=True) if error is not None}
+    for thread_id in failed:
+        unsynced[thread_id].take_back()
+    if outcomes is None:
+        durable = {id_: work for id_, work in works.items() if id_ not in failed}
+        outcomes = _commit_when(lambda: None, index, durable, rows)
+    return outcomes | {
+        id_: Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}") for id_, error in failed.items()
+    }
 
 
 def _commit_when(
@@ -287,7 +293,11 @@ def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> bool:
     if not _is_misplaced(home, work.state, recorder.path):
         return must_sync
     if must_sync:
-        recorder.sync()  # the line that says why it moves is there before it does
+        try:
+            recorder.sync()  # the line that says why it moves is there before it does
+        except OSError:
+            recorder.take_back()
+            raise
     _move_to_other_folder(home, work.state, recorder.path)
     return False
 

@@ -111,7 +111,7 @@ class ThreadState:
         """Note that all of it is stored: what comes is taken in since."""
         self.loaded_bytes = self.rollout_bytes
         self.turns, self.texts, self.is_reread = [], [], False
-        self.keys = set()
+        self.keys, self._known_keys, self._counters = set(), frozenset(), {}
 
     def begin_again(self) -> None:
         """Forget what is known of the lines, all of which are to be read again; what was applied stays applied."""

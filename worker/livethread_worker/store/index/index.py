@@ -213,6 +213,7 @@ class Index:
             self._save(connection, saved)
             forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
             before()
+        self._recent.forget([*deleted, *overtaken])
         self._recent.keep(each.state for each in saved)
         self._note_untidied(rows)
         return overtaken

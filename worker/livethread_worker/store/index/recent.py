@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Iterable
 
-    from livethread.metadata import StoredThread
     from livethread_worker.store.state import ThreadState
 
-#: States that are kept, and the most that one holds of what has no bound of its own: all of them are some megabytes.
+#: States that are kept, and the characters that all of them, and one, may hold: some megabytes.
 KEPT: Final = 2048
-KEPT_CHARACTERS: Final = 4_096
-#: Counters beyond those that a batch asks for, which would be stored again with it.
-KEPT_WRITERS: Final = 8
+KEPT_CHARACTERS: Final = 8_000_000
+KEPT_OF_ONE: Final = 64_000
+#: Counters of one, and those beyond what a batch asks for: they are stored again with it.
+KEPT_WRITERS: Final = 64
+STORED_AGAIN: Final = 8
 
 
 class RecentStates:
@@ -30,38 +31,60 @@ class RecentStates:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._version = 0
-        self._states: dict[str, ThreadState] = {}
+        #: Each with the characters that it holds, the oldest first.
+        self._states: dict[str, tuple[ThreadState, int]] = {}
+        self._characters = 0
 
     def look(self) -> None:
         """Forget all where somebody else has written since. What `take` hands out is as of this call."""
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
         if version != self._version:
-            self._states.clear()
+            self.clear()
             self._version = version
 
     def take(self, thread_id: str, writers: Collection[str]) -> ThreadState | None:
         """Hand over the state of a thread, to be changed; None where it, or the counter of one of *writers*, is not known."""
-        state = self._states.pop(thread_id, None)
+        state = self._pop(thread_id)
         if state is None or any(writer not in state.writers for writer in writers):
             return None
-        return state if len(state.writers) <= len(writers) + KEPT_WRITERS else None
+        return state if len(state.writers) <= len(writers) + STORED_AGAIN else None
 
     def keep(self, states: Iterable[ThreadState]) -> None:
         """Keep *states*, which are stored as they are now; the oldest have to go."""
         for state in states:
-            if state.thread is not None and _characters(state.thread) <= KEPT_CHARACTERS:
+            if state.thread is None or len(state.writers) > KEPT_WRITERS:
+                continue
+            if (characters := _characters(state)) <= KEPT_OF_ONE:
                 state.begin_batch()
-                self._states[state.thread_id] = state
-        while len(self._states) > KEPT:
-            del self._states[next(iter(self._states))]
+                self._pop(state.thread_id)
+                self._states[state.thread_id] = state, characters
+                self._characters += characters
+        while len(self._states) > KEPT or self._characters > KEPT_CHARACTERS:
+            self._pop(next(iter(self._states)))
+
+    def forget(self, thread_ids: Iterable[str]) -> None:
+        """Forget threads: they are gone, or somebody else has stored them."""
+        for thread_id in thread_ids:
+            self._pop(thread_id)
+
+    def _pop(self, thread_id: str) -> ThreadState | None:
+        state, characters = self._states.pop(thread_id, (None, 0))
+        self._characters -= characters
+        return state
 
     def clear(self) -> None:
         """Forget all: something was changed that they do not say."""
         self._states.clear()
+        self._characters = 0
 
 
-def _characters(thread: StoredThread) -> int:
-    """Return how much *thread* holds of what has no bound of its own."""
-    texts = len(thread.preview) + len(thread.title or "") + len(thread.first_user_message or "")
-    values = (thread.approval_mode, thread.permission_profile, thread.token_usage)
-    return texts + (len(encode_json(values)) if any(values) else 0)
+def _characters(state: ThreadState) -> int:
+    """Return how many characters *state* holds in what its lines say, which has no bound of its own."""
+    thread = state.thread
+    values = [
+        *vars(thread).values(),
+        *(vars(thread.git_info).values() if thread and thread.git_info else ()),
+        state.turn.turn_id,
+    ]
+    others = [value for value in values if isinstance(value, dict | list)]
+    return sum(len(value) for value in values if type(value) is str) + (len(encode_json(others)) if others else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import cache
 from io import FileIO
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, Self
 from livethread_worker.store.home import FILE_MODE, make_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
     from typing import BinaryIO
 
@@ -29,13 +30,17 @@ class RolloutRecorder:
     Writes go to the committed length, all lines of a batch in one call, so that a crash leaves a prefix.
     """
 
-    def __init__(self, path: Path, file: FileIO, *, is_new: bool) -> None:
+    def __init__(self, path: Path, file: FileIO, *, is_new: bool, is_named: bool) -> None:
         self.path = path
         self.file = file
-        #: Whether the file was made just now, and its name may not be on the disk yet.
+        #: Whether the file was made just now.
         self.is_new = is_new
+        #: Whether its name is known to be on the disk: a crash may have come right behind its making.
+        self.is_named = is_named
         #: Length of the file, in bytes, as far as it is good.
         self.size = os.fstat(file.fileno()).st_size
+        #: Where what was appended last begins.
+        self.appended_from = self.size
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +59,7 @@ class RolloutRecorder:
             make_directory(path.parent)
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         is_new = create and not path.exists()
-        return cls(path, FileIO(os.open(path, flags, FILE_MODE), "r+b"), is_new=is_new)
+        return cls(path, FileIO(os.open(path, flags, FILE_MODE), "r+b"), is_new=is_new, is_named=not create)
 
     def append(self, lines: bytes) -> None:
         """Write *lines* behind the last good one; on an error the file is cut back to what it was.
@@ -62,7 +67,7 @@ class RolloutRecorder:
         Raises:
             OSError: the disk is full, or the like; nothing of *lines* counts as written.
         """
-        start = self.size
+        self.appended_from = start = self.size
         view = memoryview(lines)
         try:
             while view:
@@ -79,34 +84,55 @@ class RolloutRecorder:
         """Cut the file to the good length."""
         os.ftruncate(self.file.fileno(), self.size)
 
+    def take_back(self) -> None:
+        """Cut off what was appended last, which could not be forced to the disk: it is to be written again.
+
+        After such an error the kernel takes the pages for written, and the next ``fdatasync`` says nothing more of them.
+        """
+        self.size = self.appended_from
+        with suppress(OSError):
+            self.cut()
+
     def sync(self) -> None:
         """Force what was written to the disk, and a new file's name with it."""
-        if error := begin_sync([self])()[0]:
+        if error := Syncing([self]).wait()[0]:
             raise error
 
 
-def begin_sync(recorders: Sequence[RolloutRecorder]) -> Callable[[], list[OSError | None]]:
-    """Begin to force what was written by *recorders* to the disk, and new files' names with it.
+class Syncing:
+    """What *recorders* wrote, and new files' names with it, on its way to the disk.
 
-    Return what waits until it is done, and returns each one's error. The recorders stay open until then.
+    They stay open until `wait` has returned.
     """
-    errors: list[OSError | None] = [None] * len(recorders)
 
-    def sync_share(first: int) -> None:
-        for number in range(first, len(recorders), SYNCED_AT_ONCE):
-            errors[number] = _sync_data(recorders[number])
+    def __init__(self, recorders: Sequence[RolloutRecorder]) -> None:
+        self._recorders = recorders
+        self._errors: list[OSError | None] = [None] * len(recorders)
+        self._under_way: list[Future[None]] = []
+        #: Shares that nobody does meanwhile: of a single file, which is not worth a hand-over, or where no thread is to be had.
+        self._left = list(range(min(len(recorders), SYNCED_AT_ONCE)))
+        # One call for each thread of the pool: to hand over each file takes more CPU time than to write it.
+        with suppress(RuntimeError):  # the interpreter ends, or the machine has no thread left
+            while len(recorders) > 1 and self._left:
+                self._under_way.append(_sync_pool().submit(self._sync_share, self._left[-1]))
+                self._left.pop()
 
-    # One call for each thread of the pool: to hand over each file takes more CPU time than to write it.
-    shares = [_sync_pool().submit(sync_share, first) for first in range(min(len(recorders), SYNCED_AT_ONCE))]
+    def is_done_within(self, seconds: float) -> bool:
+        """Whether it is done after so long, but for what `wait` does itself."""
+        return not wait(self._under_way, seconds).not_done
 
-    @cache
-    def wait() -> list[OSError | None]:
-        for share in shares:
+    def wait(self) -> list[OSError | None]:
+        """Return each recorder's error, once all is done."""
+        while self._left:
+            self._sync_share(self._left.pop())
+        for share in self._under_way:
             share.result()
-        _sync_new_names(recorders, errors)
-        return errors
+        _sync_new_names(self._recorders, self._errors)
+        return self._errors
 
-    return wait
+    def _sync_share(self, first: int) -> None:
+        for number in range(first, len(self._recorders), SYNCED_AT_ONCE):
+            self._errors[number] = _sync_data(self._recorders[number])
 
 
 @cache
@@ -123,7 +149,7 @@ def _sync_new_names(recorders: Sequence[RolloutRecorder], errors: list[OSError |
     """Force the names of new files to the disk, each folder once."""
     new: dict[Path, list[int]] = {}
     for number, recorder in enumerate(recorders):
-        if recorder.is_new:
+        if not recorder.is_named:
             new.setdefault(recorder.path.parent, []).append(number)
     for folder, numbers in new.items():
         try:
@@ -133,7 +159,7 @@ def _sync_new_names(recorders: Sequence[RolloutRecorder], errors: list[OSError |
                 errors[number] = errors[number] or error
         else:
             for number in numbers:
-                recorders[number].is_new = False
+                recorders[number].is_named = True
 
 
 def _sync_data(recorder: RolloutRecorder) -> OSError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +11,16 @@ from tests.unit.worker.builders import Mail, item_line, message_line
 
 from livethread.metadata import GitInfoPatch, MemoryMode, ThreadMetadataPatch
 from livethread_worker.store.index import Index
-from livethread_worker.store.index.recent import KEPT, KEPT_CHARACTERS, KEPT_WRITERS
+from livethread_worker.store.index.recent import (
+    KEPT,
+    KEPT_CHARACTERS,
+    KEPT_OF_ONE,
+    KEPT_WRITERS,
+    STORED_AGAIN,
+    RecentStates,
+)
 from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.state import WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,18 +160,36 @@ def test_a_writer_or_a_key_that_is_not_remembered_is_looked_up(store: Store, mai
     assert store.texts(mail) == ["a", "b", "c", "d"]
 
 
+def test_what_is_forgotten_is_not_remembered(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+
+    store.index.commit([], [mail.thread_id])
+
+    assert store.index.states_of_batch({mail.thread_id: {"w1"}}, {mail.thread_id: set()}) == {}
+
+
 def test_it_is_bounded(store: Store, mail: Mail) -> None:
-    store.apply(mail, mail.create(), mail.append_lines(message_line("x" * KEPT_CHARACTERS), observe=True))
-    many = Mail(2)
-    store.apply(many, many.create(), *(many.append("a", writer=f"x{n}") for n in range(KEPT_WRITERS + 1)))
-    state = loaded(store, many, "w1")
-    store.index._recent.keep([_named(state, f"{n}") for n in range(KEPT + 1)])
-    statements = queries(store)
+    store.apply(mail, mail.create(), mail.append("a"))
+    state = loaded(store, mail, "w1")
+    assert state.thread is not None
+    recent = RecentStates(store.index.db.conn)
+    recent.look()
 
-    for thread_id, count in ((mail.thread_id, 1), (many.thread_id, 2), ("0", 3), ("1", 3), (f"{KEPT}", 3)):
-        store.index.states_of_batch({thread_id: {"w1"}}, {thread_id: set()})
-        assert len(statements) == count, thread_id
+    def kept(*states: ThreadState) -> set[str]:
+        recent.clear()
+        recent.keep(states)
+        return {each.thread_id for each in states if recent.take(each.thread_id, {"w1"})}
 
-
-def _named(state: ThreadState, thread_id: str) -> ThreadState:
-    return type(state)(thread_id, state.thread, writers=dict(state.writers))
+    many = [replace(state, thread_id=f"{n}") for n in range(KEPT + 2)]
+    assert kept(*many) == {each.thread_id for each in many[2:]}
+    long = state.thread.model_copy(update={"title": "x" * (KEPT_OF_ONE - 1_000)})
+    large = [replace(each, thread=long) for each in many[: KEPT_CHARACTERS // KEPT_OF_ONE + 10]]
+    assert large[-1].thread_id in kept(*large)
+    assert large[0].thread_id not in kept(*large)
+    for too_much in (
+        replace(state, thread=long.model_copy(update={"name": "x" * 1_000})),
+        replace(state, thread=long.model_copy(update={"token_usage": {"x" * 1_000: 1}})),
+        replace(state, writers={f"w{n}": WriterMark(1, 1) for n in range(KEPT_WRITERS + 1)}),
+        replace(state, writers={f"w{n}": WriterMark(1, 1) for n in range(STORED_AGAIN + 2)}),
+    ):
+        assert kept(too_much) == set()

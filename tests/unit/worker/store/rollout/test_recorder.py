@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 import signal
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from livethread_worker.store.rollout.recorder import SYNCED_AT_ONCE, RolloutRecorder, begin_sync
+from livethread_worker.store.rollout import recorder as recorder_module
+from livethread_worker.store.rollout.recorder import SYNCED_AT_ONCE, RolloutRecorder, Syncing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,10 +143,29 @@ def test_rollouts_that_are_synced_together_fail_each_by_itself(tmp_path: Path, c
             os.dup2(writing, recorder.file.fileno())
             os.close(writing)
 
-        errors = begin_sync(recorders)()
+        errors = Syncing(recorders).wait()
 
     assert [type(error) for error in errors] == [type(None)] * (count - len(broken)) + [OSError] * len(broken)
-    assert [recorder.is_new for recorder in recorders] == [False] * count
+    assert [recorder.is_named for recorder in recorders] == [True] * count
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_where_no_thread_is_to_be_had_the_caller_syncs_itself(
+    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as when the interpreter ends."""
+    ended = ThreadPoolExecutor()
+    ended.shutdown()
+    monkeypatch.setattr(recorder_module, "_sync_pool", lambda: ended)
+    synced: list[int] = []
+    monkeypatch.setattr(recorder_module, "_datasync", synced.append)
+    with ExitStack() as stack:
+        paths = [tmp_path / f"{number}.jsonl" for number in range(count)]
+        recorders = [stack.enter_context(RolloutRecorder.open(path, create=True)) for path in paths]
+
+        assert Syncing(recorders).wait() == [None] * count
+
+        assert sorted(synced) == sorted(recorder.file.fileno() for recorder in recorders)
 
 
 @pytest.mark.filterwarnings(
@@ -154,11 +175,11 @@ def test_a_forked_child_syncs_with_threads_of_its_own(tmp_path: Path) -> None:
     with ExitStack() as stack:
         paths = [tmp_path / f"{number}.jsonl" for number in range(2)]
         recorders = [stack.enter_context(RolloutRecorder.open(path, create=True)) for path in paths]
-        assert begin_sync(recorders)() == [None, None]
+        assert Syncing(recorders).wait() == [None, None]
 
         child = os.fork()
         if child == 0:
             signal.alarm(10)  # should it wait for threads that it has not
-            os._exit(0 if begin_sync(recorders)() == [None, None] else 1)
+            os._exit(0 if Syncing(recorders).wait() == [None, None] else 1)
 
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
