@@ -6,7 +6,7 @@ patch becomes an ordered task in Redis; workers apply them to rollout files in c
 Rules that hold everywhere:
 
 - The thread id is the only durable handle of a thread.
-- `append_items` infers nothing. Metadata comes by literal patches, which `LiveThread` observes above the store.
+- Metadata follows the items that a `LiveThread` appends, as one change with them; everything else is a literal patch.
 - A receipt means ordered and accepted; `flush` means fsynced and indexed. Nothing accepted is dropped.
 """
 

@@ -27,6 +27,10 @@ _TELLING: Final = frozenset({"session_meta", "turn_context", "event_msg"})
 #: Events that there are many of, and from which none follows.
 _SILENT: Final = ("agent_message", "agent_reasoning", "task_complete")
 
+#: Fields whose texts are limited, and the length up to which they are taken.
+_LIMITED: Final = frozenset({"source", "thread_source"})
+_SURELY_FIT: Final = 100
+
 
 @dataclass(slots=True)
 class ItemObserver:
@@ -71,6 +75,8 @@ class ItemObserver:
             return
         for name, value in self._changes(kind, payload, at).items():
             if value is None and name not in ThreadMetadataPatch.clearable:
+                continue
+            if not _is_fit(name, value):  # else it would take the place of one that is
                 continue
             match changes.get(name):
                 case GitInfoPatch() as earlier:
@@ -130,7 +136,7 @@ class ItemObserver:
         return changes | self._cwd(context)
 
     def _cwd(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Return the working directory, if it is the first: in whatever order two writers report it, it stays."""
+        """Return the working directory, if it is the first that anybody reports."""
         cwd = _text(payload, "cwd")
         if self.cwd_seen or not cwd:
             return {}
@@ -182,6 +188,13 @@ def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
         "message": "".join(_text(part, "text") or "" for part in parts),
         "images": [part for part in parts if part.get("type") in ("image", "local_image")],
     }
+
+
+def _is_fit(name: str, value: Any) -> bool:
+    """Whether a patch takes *value* for its field *name*: an item may say anything."""
+    if type(value) is str and (name not in _LIMITED or 0 < len(value) <= _SURELY_FIT):
+        return True  # as nearly all are, and told in no time
+    return value is None or isinstance(value, datetime | GitInfoPatch) or bool(patch_of({name: value}).changes())
 
 
 def patch_of(changes: dict[str, Any]) -> ThreadMetadataPatch:

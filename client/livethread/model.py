@@ -128,11 +128,13 @@ def _at(milliseconds: int) -> datetime:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@lru_cache(maxsize=16)
 def format_time(value: datetime) -> str:
     """Return *value* as a rollout line spells it: UTC, milliseconds, ``Z``."""
-    if value.tzinfo is not UTC:
-        value = value.astimezone(UTC)
+    return _format_utc(value if value.tzinfo is UTC else value.astimezone(UTC))
+
+
+@lru_cache(maxsize=16)
+def _format_utc(value: datetime) -> str:
     return value.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 

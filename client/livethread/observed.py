@@ -35,11 +35,13 @@ class ObservedThread:
     def observe(self, kind: str, payload: Any, at: datetime) -> None:
         """Take in a line of type *kind*, and when it says that it was written."""
         # To say anew what a thread is, is no happening in it.
-        if not self._observer.is_own_meta(kind, payload) and at > (
-            self._changes.get("updated_at") or self._thread.updated_at
-        ):
+        if not self.is_own_meta(kind, payload) and at > (self._changes.get("updated_at") or self._thread.updated_at):
             self._changes["updated_at"] = at
         self._observer.add(self._changes, kind, payload, at)
+
+    def is_own_meta(self, kind: str, payload: Any) -> bool:
+        """Whether a line of type *kind* says what the thread is."""
+        return self._observer.is_own_meta(kind, payload)
 
     def patch(self, patch: ThreadMetadataPatch) -> StoredThread:
         """Apply what somebody asks for, literally, and return the thread as it is then.

@@ -137,8 +137,9 @@ class ThreadStore(ThreadReader, Protocol):
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
         """Append canonical items to an open thread: all of them, in order, or none.
 
-        Nothing is inferred from them. The persistence policy is the caller's to apply (`LiveThread` does). An append
-        whose ``idempotency_key`` the thread has taken before changes nothing, and succeeds.
+        With ``observe`` the thread's metadata follows them, in their order and as one change with them (see `ObservedThread`);
+        else nothing does, before the thread is read anew. The persistence policy is the caller's to apply
+        (`LiveThread` does). An append whose ``idempotency_key`` the thread has taken before changes nothing, and succeeds.
 
         Raises:
             ThreadNotFound: the thread is not open in this store.

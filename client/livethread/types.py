@@ -101,7 +101,8 @@ class AppendThreadItemsParams(Model):
     #: counts, whatever the items of the others, which succeed and change nothing. One whose key the store knows to be
     #: taken needs no expected position any more.
     idempotency_key: IdempotencyKey | None = None
-    #: Whether the thread's metadata follows the items, as `LiveThread` asks for; else the append is history alone.
+    #: Whether the thread's metadata follows the items, as `LiveThread` asks for; else the append is history alone, until
+    #: somebody reads the rollout anew, who takes in all that its lines say.
     observe: bool = False
 
 

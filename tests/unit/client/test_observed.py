@@ -94,6 +94,32 @@ def test_the_first_line_that_says_them_decides_some_fields_and_the_last_one_the_
     assert thread.model == "n"
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [("session_meta", {"id": THREAD, "source": source}) for source in ("exec", {"a": 1, "b": 2})],
+        [("session_meta", {"id": THREAD, "source": "vscode", "thread_source": text}) for text in ("auto", "x" * 201)],
+        [("turn_context", {"approval_policy": policy}) for policy in ("never", {"a": float("inf")})],
+    ],
+    ids=["source", "thread source", "approval policy"],
+)
+def test_what_does_not_fit_takes_no_place_wherever_a_batch_ends(lines: list[tuple[str, Any]]) -> None:
+    settled: set[str] = set()
+    together, apart = ObservedThread(new_thread(), settled), ObservedThread(new_thread(), settled)
+
+    for line in lines:
+        together.observe(*line, AT)
+        apart.observe(*line, AT)
+        apart.finish()
+
+    assert together.finish() == apart.finish()
+    assert [
+        value
+        for value in (apart.finish().source, apart.finish().thread_source, apart.finish().approval_mode)
+        if value in {"exec", "auto", "never"}
+    ] != []
+
+
 def test_who_continues_knows_what_is_decided() -> None:
     observed = ObservedThread(new_thread(title="t", preview="p", first_user_message="f", cwd="/w"), set())
 

@@ -87,12 +87,10 @@ class ThreadWork:
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """Plan *entries*, in order, up to the first that can never be applied."""
-        standing = self._standing(entries)
-        for number, entry in enumerate(entries):
+        for entry in entries:
             try:
                 if not self._is_committed(entry):
-                    is_passed = number < standing and isinstance(entry.task.header, ArchiveThread | UnarchiveThread)
-                    self._take_entry(entry, is_passed=is_passed)
+                    self._take_entry(entry)
             except ThreadStoreError as error:
                 self.poison = error
                 break
@@ -113,22 +111,10 @@ class ThreadWork:
         is_known = entry.n <= self.committed.get(entry.writer, 0)
         return is_known and position_key(entry.position) <= position_key(self.committed_up_to)
 
-    def _standing(self, entries: Sequence[MailboxEntry]) -> int:
-        """Return how many of *entries* there are up to the last whose lines a crash left."""
-        if all(mark.n <= self.committed.get(writer, 0) for writer, mark in self.state.writers.items()):
-            return 0  # as ever but after a crash
-        numbers = (
-            number
-            for number, entry in enumerate(entries, start=1)
-            if self.committed.get(entry.writer, 0) < entry.n <= self.state.mark(entry.writer).n
-        )
-        return max(numbers, default=0)
-
-    def _take_entry(self, entry: MailboxEntry, *, is_passed: bool) -> None:
-        """Plan *entry*; one that *is_passed* has left no line, or is known by it: a later one stands in the file."""
+    def _take_entry(self, entry: MailboxEntry) -> None:
+        """Plan *entry*."""
         mark = self.state.mark(entry.writer)
-        if entry.n < mark.n or (is_passed and entry.n > mark.n):
-            self.state.writers[entry.writer] = max(mark, WriterMark(entry.n, 0), key=lambda known: known.n)
+        if entry.n < mark.n:
             return
         # Of a task that a crash left half written, the lines that stand are not written again.
         done = mark.lines if entry.n == mark.n else 0
@@ -175,9 +161,12 @@ class ThreadWork:
         if key is not None:
             self.state.keys.add(key)
         if header.observe:
-            for item in items[done:]:  # the others were observed where they were read
-                observed.observe(item["type"], item["payload"], parse_time(item.get("timestamp")) or header.at)
-        return [_Line(line, item, key=key) for line, item in zip(task.lines, items, strict=True)]
+            for item, at in items[done:]:  # the others were observed where they were read
+                observed.observe(item["type"], item["payload"], at)
+        return [
+            _Line(line, item, is_meta=observed.is_own_meta(item["type"], item["payload"]), key=key)
+            for line, (item, _) in zip(task.lines, items, strict=True)
+        ]
 
     def _update(self, header: UpdateThreadMetadata) -> list[_Line]:
         """Return the lines of a patch: in codex's form, and whole in our own."""
@@ -201,10 +190,13 @@ class ThreadWork:
         return lines
 
     def _set_archived_at(self, archived_at: datetime | None, at: datetime) -> list[_Line]:
+        """Return the line that says so, also where it says nothing new: a task of which none stands was not applied."""
         observed = self._observe()
-        if (observed.finish().archived_at is None) == (archived_at is None):
-            return []
-        observed.archive(archived_at)
+        known = observed.finish().archived_at
+        if known is None or archived_at is None:
+            observed.archive(archived_at)
+        else:
+            archived_at = known
         payload = {ARCHIVED_AT: archived_at and format_time(archived_at)}
         return [_Line(_encode(THREAD_METADATA_TYPE, payload, at))]
 
@@ -225,6 +217,8 @@ class ThreadWork:
         numbered = number_line(line.body, state.next_ordinal, seq, line.key)
         if line.is_meta:
             state.meta_offset, state.meta_bytes = offset, len(numbered)
+            if line.item is not None:
+                self._meta = line.item["payload"]
         if line.item is not None:
             state.note_item(line.item["type"], line.item["payload"], offset, state.next_ordinal)
         self.lines.append(numbered)
@@ -255,13 +249,17 @@ _TIMESTAMP_FIRST: Final = re.compile(rb'\{"timestamp":"[^"\\]*",')
 _THE_STORES: Final = frozenset({"seq", "ordinal", KEY_FIELD})
 
 
-def _require_item(line: bytes) -> dict[str, Any]:
+def _require_item(line: bytes) -> tuple[dict[str, Any], datetime]:
+    """Return the item that an append's *line* holds, and its time."""
     value = decode_line(line)
     if value is None or not isinstance(value.get("type"), str) or "payload" not in value:
         raise InvalidRequest("a line of an append_items is no item")
     if not _THE_STORES.isdisjoint(value) or value["type"] == THREAD_METADATA_TYPE:
         raise InvalidRequest("a line of an append_items says what is the store's to say")
-    return value
+    at = parse_time(value.get("timestamp"))
+    if at is None:  # who reads the rollout would have to guess, and may do so otherwise
+        raise InvalidRequest("a line of an append_items has no timestamp")
+    return value, at
 
 
 def _line_count(header: UpdateThreadMetadata, thread: StoredThread) -> int:

@@ -332,6 +332,9 @@ ASKED = ThreadMetadataPatch(model="asked", history_mode="paginated")
             ],
             id="all read anew",
         ),
+        pytest.param(
+            [("unarchive",), ("archive",), ("crash", 2)], id="archived behind a change that changes nothing"
+        ),
     ],
 )
 def test_what_stands_behind_a_batch_after_a_crash_counts_over_what_is_observed_before_it(

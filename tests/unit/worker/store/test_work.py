@@ -218,6 +218,33 @@ def test_what_a_poison_task_would_say_does_not_follow() -> None:
     assert thread_of(work) == work.loaded
 
 
+@pytest.mark.parametrize("time", [None, 7, "today"])
+def test_a_line_without_a_time_is_poison(time: Any) -> None:
+    """Who reads the rollout would have to guess."""
+    mail = Mail()
+    work = known_work(mail)
+    line = json.loads(message_line("a")) | {"timestamp": time}
+
+    work.take([mail.append_lines(json.dumps(line).encode())])
+
+    assert isinstance(work.poison, InvalidRequest)
+    assert "no timestamp" in str(work.poison)
+
+
+def test_the_next_copy_of_the_meta_is_made_from_one_that_was_appended() -> None:
+    mail = Mail()
+    work = known_work(mail)
+    meta = {"id": mail.thread_id, "source": "exec", "only_here": True}
+
+    work.take([
+        mail.append_lines(item_line("session_meta", meta), observe=True),
+        mail.patch(ThreadMetadataPatch(memory_mode=MemoryMode.DISABLED)),
+    ])
+
+    assert json.loads(work.lines[-1])["payload"]["only_here"] is True
+    assert work.state.meta_bytes == len(work.lines[-1])
+
+
 def test_a_patch_half_written_is_completed() -> None:
     mail = Mail()
     work = known_work(mail)
