@@ -42,7 +42,7 @@ demo: .venv/.run ## Run the demonstration
 
 .PHONY: test
 test: .venv/.test ## Run the tests, in two processes: ARGS='-n 0' takes one
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: test-faults
 test-faults: .venv/.test ## Kill, stop, cut and fill up everything, for MINUTES=10, at random but for SEED=…

@@ -301,10 +301,9 @@ class Interleaving(RuleBasedStateMachine):
             count = 1
             if submission.task.op == "append_items":
                 count = submission.task.lines.count(b"\n") + 1
-            elif submission.task.op in {"archive_thread", "unarchive_thread"}:  # a thread that is so already stays so
-                archives = submission.task.op == "archive_thread"
-                count, is_archived = int(archives != is_archived), archives
-            tasks += [(task, count)] if count else []
+            elif submission.task.op in {"archive_thread", "unarchive_thread"}:
+                is_archived = submission.task.op == "archive_thread"
+            tasks.append((task, count))
         return tasks, is_archived
 
     def load_script(self, package: str, name: str) -> str:

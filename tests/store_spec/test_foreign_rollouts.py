@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.parametrize("kind", [kinds.LOCAL, kinds.FILES, kinds.QUEUED, kinds.CELERY])
 
-META = {"cwd": "/x", "originator": "codex_cli_rs", "cli_version": "0.138.0", "source": "cli"}
+META = {"cwd": f"/{new_thread_id()}", "originator": "codex_cli_rs", "cli_version": "0.138.0", "source": "cli"}
 
 
 def line(kind: str, payload: object, time: str = "2026-11-22T12:00:00.000Z") -> str:
@@ -45,8 +45,9 @@ async def home(store: ThreadStore) -> Path:
 async def until_listed_first(store: ThreadStore, thread_id: str) -> None:
     async with asyncio.timeout(DEADLINE):
         while True:
-            page = await store.list_threads(ListThreadsParams(sort_key=ThreadSortKey.UPDATED_AT, page_size=1))
-            if page.items[0].thread_id == thread_id:
+            params = ListThreadsParams(sort_key=ThreadSortKey.UPDATED_AT, page_size=1, cwd_filters=(META["cwd"],))
+            page = await store.list_threads(params)
+            if [item.thread_id for item in page.items] == [thread_id]:
                 return
 
 

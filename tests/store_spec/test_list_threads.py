@@ -110,7 +110,7 @@ async def test_hundreds_of_threads_of_one_time_are_paged_once_each(store: Thread
     ids = sorted(await asyncio.gather(*(stored(store, cwd=cwd, created_at=AT) for _ in range(201))))
 
     oldest_first = await all_pages(store, 40, cwd_filters=(cwd,), sort_direction=SortDirection.ASC)
-    newest_first = await all_pages(store, 201, cwd_filters=(cwd, "/elsewhere"))
+    newest_first = await all_pages(store, 201, cwd_filters=(cwd, f"{cwd}/elsewhere"))
 
     assert (oldest_first, newest_first) == (paged(ids, 40), [ids[::-1]])
 
