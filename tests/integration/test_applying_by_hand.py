@@ -250,7 +250,8 @@ async def test_appends_wait_for_room_while_the_worker_is_stopped_and_go_on_in_or
     async with opened(patient) as store:
         thread_id = await new_thread(store)
         waiting = [asyncio.ensure_future(append(store, thread_id, message(f"{n}"))) for n in range(20)]
-        await asyncio.wait(waiting, timeout=0.1)
+        await asyncio.wait(waiting[:2], timeout=15)
+        await asyncio.wait(waiting[2:], timeout=0.1)
         accepted = [task.done() for task in waiting]
 
         receipts = await drained_while(hand_worker, asyncio.wait_for(asyncio.gather(*waiting), 15))
