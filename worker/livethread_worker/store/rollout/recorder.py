@@ -100,7 +100,7 @@ class RolloutRecorder:
 
 
 class Syncing:
-    """What *recorders* wrote, and new files' names with it, on its way to the disk.
+    """What *recorders* wrote, and new files' names with it, on its way to the disk; a single one's is there at once.
 
     They stay open until `wait` has returned.
     """
@@ -109,22 +109,21 @@ class Syncing:
         self._recorders = recorders
         self._errors: list[OSError | None] = [None] * len(recorders)
         self._under_way: list[Future[None]] = []
-        #: Shares that nobody does meanwhile: of a single file, which is not worth a hand-over, or where no thread is to be had.
-        self._left = list(range(min(len(recorders), SYNCED_AT_ONCE)))
+        shares = list(range(min(len(recorders), SYNCED_AT_ONCE)))
         # One call for each thread of the pool: to hand over each file takes more CPU time than to write it.
         with suppress(RuntimeError):  # the interpreter ends, or the machine has no thread left
-            while len(recorders) > 1 and self._left:
-                self._under_way.append(_sync_pool().submit(self._sync_share, self._left[-1]))
-                self._left.pop()
+            while len(recorders) > 1 and shares:
+                self._under_way.append(_sync_pool().submit(self._sync_share, shares[-1]))
+                shares.pop()
+        for first in shares:  # a single file is not worth a hand-over
+            self._sync_share(first)
 
     def is_done_within(self, seconds: float) -> bool:
-        """Whether it is done after so long, but for what `wait` does itself."""
+        """Whether all data is on the disk after so long; names follow in `wait`."""
         return not wait(self._under_way, seconds).not_done
 
     def wait(self) -> list[OSError | None]:
         """Return each recorder's error, once all is done."""
-        while self._left:
-            self._sync_share(self._left.pop())
         for share in self._under_way:
             share.result()
         _sync_new_names(self._recorders, self._errors)
