@@ -567,6 +567,33 @@ def test_a_disk_that_takes_its_time_does_not_hold_up_the_index(
     assert [step for step in steps if step in waited] == waited
 
 
+def test_a_folder_that_takes_its_time_does_not_hold_up_the_index(
+    store: Store, mail: Mail, other: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    synced = threading.Event()
+
+    def sync(_: Path) -> None:
+        synced.wait(60)
+        steps.append("synced")
+
+    def note(statement: str) -> None:
+        steps.append(statement)
+        if statement == "ROLLBACK":
+            synced.set()
+
+    monkeypatch.setattr(recorder, "sync_directories", sync)
+    monkeypatch.setattr(apply, "HELD_FOR_DISK", 0.01)
+    store.index.db.conn.set_trace_callback(note)
+    batch = {each.thread_id: [each.create()] for each in (mail, other)}
+
+    outcomes = apply_batch(store.home, store.index, batch, sync=True)
+
+    assert {outcome.kind for outcome in outcomes.values()} == {DONE}
+    waited = ["BEGIN IMMEDIATE", "ROLLBACK", "synced", "BEGIN IMMEDIATE", "COMMIT"]
+    assert [step for step in steps if step in waited] == waited
+
+
 def test_a_rollout_that_cannot_be_forced_to_the_disk_says_so_though_the_index_is_locked(
     store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,19 +115,28 @@ class Syncing:
             while len(recorders) > 1 and shares:
                 self._under_way.append(_sync_pool().submit(self._sync_share, shares[-1]))
                 shares.pop()
+            if self._under_way and not all(recorder.is_named for recorder in recorders):
+                self._under_way.append(_sync_pool().submit(self._sync_names, tuple(self._under_way)))
         for first in shares:  # a single file is not worth a hand-over
             self._sync_share(first)
+        if not self._under_way:
+            self._sync_names()
 
     def is_done_within(self, seconds: float) -> bool:
-        """Whether all data is on the disk after so long; names follow in `wait`."""
+        """Whether it is done after so long."""
         return not wait(self._under_way, seconds).not_done
 
     def wait(self) -> list[OSError | None]:
         """Return each recorder's error, once all is done."""
         for share in self._under_way:
             share.result()
-        _sync_new_names(self._recorders, self._errors)
+        self._sync_names()  # where no thread was to be had
         return self._errors
+
+    def _sync_names(self, shares: Sequence[Future[None]] = ()) -> None:
+        """Force the names of new files to the disk, once *shares* are done; of those that are there, nothing is done."""
+        wait(shares)
+        _sync_new_names(self._recorders, self._errors)
 
     def _sync_share(self, first: int) -> None:
         for number in range(first, len(self._recorders), SYNCED_AT_ONCE):
