@@ -178,7 +178,7 @@ def test_a_locked_child_waits_for_the_one_before_it(tmp_path: Path) -> None:
     ]
 
     with Supervisor(specs, Lines(record)) as supervisor:
-        wait_until(lambda: record.names_of("another process holds"))
+        wait_until(lambda: record.names_of("another process holds") and record.names_of("runs"))
         first = record.names_of("runs")
         supervisor.kill(first[0])
         wait_until(lambda: len(record.names_of("runs")) > 1)
