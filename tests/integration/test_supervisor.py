@@ -196,6 +196,7 @@ def test_no_child_outlives_a_supervisor_that(signals: list[signal.Signals], tmp_
         from pathlib import Path
         from livethread_worker.embedded.supervisor import LogFiles, ProcessSpec, Supervisor
         spec = ProcessSpec(name="a", command=["sh", "-c", sys.argv[2]], env={}, grace_s=3600)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
         with Supervisor([spec], LogFiles(Path(sys.argv[1]))) as supervisor:
             print(supervisor.pids()["a"], flush=True)
             signal.pause()
@@ -207,10 +208,12 @@ def test_no_child_outlives_a_supervisor_that(signals: list[signal.Signals], tmp_
         pid = int(process.stdout.readline())
         wait_until(lambda: "ready" in log.read_text())
 
-        process.send_signal(signals[0])
-        for signum in signals[1:]:
-            wait_until(lambda: "gets SIGTERM" in log.read_text())
-            process.send_signal(signum)
-
-        process.wait(DEADLINE_S)
+        try:
+            process.send_signal(signals[0])
+            for signum in signals[1:]:
+                wait_until(lambda: "gets SIGTERM" in log.read_text())
+                process.send_signal(signum)
+            process.wait(DEADLINE_S)
+        finally:
+            process.kill()
     wait_until(lambda: not is_alive(pid))
