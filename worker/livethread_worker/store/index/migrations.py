@@ -8,6 +8,7 @@ from sqlite_utils import Migrations
 
 from livethread.search_text import listing_text
 from livethread_worker.store.index.listing_texts import listing_rows
+from livethread_worker.store.index.rows import MINUTE_LENGTH, MINUTES
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -201,3 +202,32 @@ def m009_metadata_in_order(db: Database) -> None:
         " (SELECT json_group_array(known.key) FROM json_each(settled) AS known WHERE known.value = '0-0')"
     )
     db.table("append_keys").transform(drop={"position", "offset"})
+
+
+@migrations()
+def m010_listings_by_the_minute(db: Database) -> None:
+    """Index threads by the minutes of their times: each batch that appended to one had moved it in four indexes."""
+    for key in _SORT_KEYS:
+        minute = MINUTES[key]
+        db.table("threads").add_column(minute, str, not_null_default="")
+        for column in ("", *(f"{column}_" for column in _FILTERS)):
+            db.execute(f"DROP INDEX threads_by_{column}{key}")
+    minutes = (f"{MINUTES[key]} = substr({key}, 1, {MINUTE_LENGTH})" for key in _SORT_KEYS)
+    db.execute(f"UPDATE threads SET {', '.join(minutes)}")  # noqa: S608
+    for key in _SORT_KEYS:
+        minute = MINUTES[key]
+        db.execute(f"CREATE INDEX threads_by_{key} ON threads (is_archived, {minute})")
+        for column in _FILTERS:
+            where = "WHERE parent_thread_id IS NOT NULL" if column == "parent_thread_id" else ""
+            db.execute(f"CREATE INDEX threads_by_{column}_{key} ON threads ({column}, is_archived, {minute}) {where}")
+
+
+@migrations()
+def m011_full_text_merged_less_often(db: Database) -> None:
+    """Merge 16 segments of a level, not four: each message is written again half as often, and searches look in more.
+
+    What would be merged within a commit begins far behind that.
+    """
+    for table in ("messages_fts", "listing_texts"):
+        for setting, segments in (("usermerge", 16), ("crisismerge", 64)):
+            db.execute(f"INSERT INTO {table} ({table}, rank) VALUES (?, ?)", [setting, segments])  # noqa: S608

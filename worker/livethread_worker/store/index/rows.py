@@ -38,6 +38,11 @@ _TEXTS: Final = (
     "history_mode",
 )
 _TIMES: Final = ("created_at", "updated_at", "recency_at", "archived_at")
+#: What threads are listed by -> its minute, which the indexes hold in its place: a thread that is written again within the
+#: minute is written to no index. A page is read minute by minute, each sorted.
+MINUTES: Final = {"created_at": "created_minute", "updated_at": "updated_minute", "recency_at": "recency_minute"}
+MINUTE_LENGTH: Final = len("2026-01-01T00:00")
+_MINUTE_OF: Final = {minute: time for time, minute in MINUTES.items()}
 #: Columns that hold JSON; a source that is a plain name is its JSON string, too.
 _JSON: Final = ("source", "approval_mode", "permission_profile", "token_usage")
 _GIT: Final = {"git_sha": "commit_hash", "git_branch": "branch", "git_origin_url": "repository_url"}
@@ -51,7 +56,7 @@ _COLUMN_OF: Final = {
 
 _decode: Final = json.JSONDecoder().raw_decode
 
-COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_JSON, *_GIT, "memory_mode")
+COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_MINUTE_OF, *_JSON, *_GIT, "memory_mode")
 
 SAVE_THREAD: Final = (
     f"INSERT INTO threads ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)}) "  # noqa: S608
@@ -62,10 +67,15 @@ SAVE_THREAD: Final = (
 def changed_columns(thread: StoredThread, before: StoredThread) -> tuple[str, ...]:
     """Return the columns in which *thread* differs from what was stored *before*."""
     present, past = vars(thread), vars(before)
-    changed = {field for field in _COLUMN_OF if present[field] != past[field]}
+    changed = {field for field in _COLUMN_OF if present[field] is not past[field] and present[field] != past[field]}
     if not changed:
         return ()
     columns = {_COLUMN_OF[field] for field in changed} & set(COLUMNS)
+    columns |= {
+        column
+        for column, field in _MINUTE_OF.items()
+        if field in changed and _minute(present[field]) != _minute(past[field])
+    }
     return tuple(name for name in COLUMNS if name in columns or (name in _GIT and "git_info" in changed))
 
 
@@ -80,6 +90,8 @@ def to_row(thread: StoredThread, columns: Iterable[str] = COLUMNS) -> dict[str, 
 
 
 def _value(thread: StoredThread, column: str) -> Any:
+    if column in _MINUTE_OF:
+        return _minute(getattr(thread, _MINUTE_OF[column]))
     if column in _GIT:
         return getattr(thread.git_info, _GIT[column], None)
     value = getattr(thread, column)
@@ -90,6 +102,15 @@ def _value(thread: StoredThread, column: str) -> Any:
     if column in _JSON:
         return encode_json(value).decode()
     return value.value if column == "memory_mode" else value
+
+
+def _minute(time: datetime) -> str:
+    return minute_of(format_time(time))
+
+
+def minute_of(time: str) -> str:
+    """Return the minute of a *time* as a row holds it."""
+    return time[:MINUTE_LENGTH]
 
 
 def from_row(row: sqlite3.Row, root: Path) -> StoredThread:

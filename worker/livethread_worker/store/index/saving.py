@@ -62,17 +62,29 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
 
 def save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
     """Store threads. Of one that is known only what changed is written, since each index on it is written, too."""
-    gone = [  # since they were loaded
-        each
-        for each in rows
-        if each.thread and each.changed and not connection.execute(update_thread(each.changed), each.thread).rowcount
-    ]
+    gone = _update_threads(connection, [each for each in rows if each.thread and each.changed])
     whole = [each.thread for each in rows if each.thread and not each.changed]
     whole += [to_row(each.state.thread) for each in gone if each.state.thread]
     connection.executemany(SAVE_THREAD, whole)
     texts = [(each.state.thread_id, *text) for each in rows for text in each.texts]
     texts += [(each.state.thread_id, *text) for each in gone for text in _changed_texts(each.state.thread, None)]
     save_listing_texts(connection, texts)
+
+
+def _update_threads(connection: sqlite3.Connection, rows: Iterable[ThreadRows]) -> list[ThreadRows]:
+    """Store what changed, and return the threads that are gone since they were loaded."""
+    gone: list[ThreadRows] = []
+    alike: dict[tuple[str, ...], list[ThreadRows]] = {}
+    for each in rows:
+        alike.setdefault(each.changed, []).append(each)
+    for columns, several in alike.items():
+        changes = [each.thread or {} for each in several]
+        updated = connection.executemany(update_thread(columns), changes).rowcount
+        if updated < len(several):
+            ids = json.dumps([each.state.thread_id for each in several])
+            known = {row[0] for row in connection.execute(QUERIES["names"], {"thread_ids": ids})}
+            gone += [each for each in several if each.state.thread_id not in known]
+    return gone
 
 
 def _changed_texts(thread: StoredThread | None, loaded: StoredThread | None) -> list[tuple[int, str | None]]:

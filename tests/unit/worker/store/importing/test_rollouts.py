@@ -540,9 +540,9 @@ def test_a_name_that_is_no_utf8_can_be_said(store: Store, source: Path) -> None:
 def test_a_full_disk_leaves_nothing_half_made(
     store: Store, source: Path, rollout: Path, good: str, limit_file_size: LimitFileSize
 ) -> None:
-    rollout.write_bytes(META + message_line("x" * 900_000) + b"\n")
+    rollout.write_bytes(META + 2 * (message_line("x" * 900_000) + b"\n"))
 
-    with limit_file_size(500_000):
+    with limit_file_size(1_000_000):
         report = bring(store, source)
 
     assert report.failed == [Refused(str(rollout), "File too large")]

@@ -19,6 +19,7 @@ from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable, index
 from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.index.queries import QUERIES
+from livethread_worker.store.index.rows import changed_columns
 from livethread_worker.store.locking import file_lock
 from livethread_worker.store.state import ThreadState, WriterMark
 
@@ -36,6 +37,7 @@ TABLES = {
         *("recency_at", "archived_at", "cwd", "cli_version", "originator", "source", "thread_source"),
         *("agent_nickname", "agent_role", "agent_path", "git_sha", "git_branch", "git_origin_url"),
         *("approval_mode", "permission_profile", "token_usage", "memory_mode", "history_mode"),
+        *("created_minute", "updated_minute", "recency_minute"),
     },  # is_archived is generated, and hidden from table_info
     "rollouts": {
         *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "settled"),
@@ -114,8 +116,8 @@ def test_the_migrations_make_the_schema_that_is_expected(store: Store) -> None:
 def test_every_listing_by_one_filter_is_served_by_an_index(store: Store) -> None:
     indexed = {tuple(i.columns) for i in store.index.db.table("threads").indexes}
 
-    for key in ("created_at", "updated_at", "recency_at"):
-        in_order = ("is_archived", key, "thread_id")
+    for minute in ("created_minute", "updated_minute", "recency_minute"):
+        in_order = ("is_archived", minute)
         assert {in_order, ("cwd", *in_order), ("source", *in_order), ("model_provider", *in_order)} <= indexed
         assert ("parent_thread_id", *in_order) in indexed
 
@@ -270,6 +272,21 @@ def test_a_thread_whose_row_is_gone_since_it_was_loaded_is_stored_whole(store: S
 
     [listed] = store.index.list_threads(ListThreadsParams(archived=True, search_term=FULL.title))
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "columns"), [(1, {"updated_at"}), (60, {"updated_at", "updated_minute"})], ids=["soon", "later"]
+)
+def test_a_thread_that_is_written_again_within_the_minute_is_written_to_no_index(
+    store: Store, seconds: int, columns: set[str]
+) -> None:
+    later = FULL.model_copy(update={"updated_at": FULL.updated_at + timedelta(seconds=seconds)})
+
+    changed = changed_columns(later, FULL)
+
+    assert set(changed) == columns
+    indexed = {name for index in store.index.db.table("threads").indexes for name in index.columns}
+    assert bool(indexed & set(changed)) == ("updated_minute" in columns)
 
 
 def test_an_unknown_thread_is_none(store: Store) -> None:

@@ -13,6 +13,9 @@ from livethread_worker.store.index import IndexUnavailable, database, index
 if TYPE_CHECKING:
     from tests.unit.worker.builders import Store
 
+#: Segments of a level that are merged.
+MERGED = 16
+
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,13 +36,13 @@ def pragmas(store: Store) -> list[int]:
 def test_tidying_merges_what_batches_left_and_changes_nothing_that_is_found(store: Store) -> None:
     mail = Mail()
     store.apply(mail, mail.create())
-    for n in range(6):
+    for n in range(MERGED):
         store.apply(mail, mail.append(f"zebra number{n}"))
     before = segments(store)
 
     store.index.tidy()
 
-    assert (before, segments(store)) == (6, 1)
+    assert (before, segments(store)) == (MERGED, 1)
     for query in ("zebra", "number0", "number5"):
         [(thread, _)] = store.index.search_threads(SearchThreadsParams(search_term=query)).threads
         assert thread.thread_id == mail.thread_id
@@ -49,8 +52,8 @@ def test_tidying_merges_what_batches_left_and_changes_nothing_that_is_found(stor
 def test_tidying_stops_after_so_many_pages_and_goes_on_later(store: Store, by_hand: None) -> None:
     mail = Mail()
     store.apply(mail, mail.create())
-    for n in range(4):
-        store.apply(mail, mail.append(*(f"word{n}x{i} " * 20 for i in range(200))))
+    for n in range(MERGED):
+        store.apply(mail, mail.append(*(f"word{n}x{i} " * 20 for i in range(100))))
     store.index._untidied = 1
     store.index.tidy()
     after_a_little = segments(store)
@@ -65,24 +68,24 @@ def test_tidying_stops_after_so_many_pages_and_goes_on_later(store: Store, by_ha
 def test_an_index_is_not_tidied_before_so_many_rows_came(store: Store) -> None:
     mail = Mail()
     store.apply(mail, mail.create())
-    for n in range(5):
+    for n in range(MERGED):
         store.apply(mail, mail.append(f"number {n}"))
 
     store.index.tidy(least=100)
     untouched = segments(store)
-    store.index.tidy(least=5)
+    store.index.tidy(least=MERGED)
 
-    assert (untouched, segments(store)) == (5, 1)
+    assert (untouched, segments(store)) == (MERGED, 1)
 
 
 def test_who_never_tidies_has_it_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "UNTIDIED", 4)
     mail = Mail()
     store.apply(mail, mail.create())
-    for n in range(8):
+    for n in range(2 * MERGED):
         store.apply(mail, mail.append(f"number {n}"))
 
-    assert segments(store) < 8
+    assert segments(store) < 2 * MERGED
 
 
 def test_a_commit_that_cannot_be_tidied_behind_is_one_all_the_same(
@@ -118,8 +121,8 @@ def test_the_log_is_shortened_by_who_tidies(store: Store, by_hand: None) -> None
     mail = Mail()
     store.apply(mail, mail.create())
     while store.home.index.with_name("index.sqlite-wal").stat().st_size < database.TIDY_PAGES * 4_096:
-        for n in range(4):
-            store.apply(mail, mail.append(*(f"word{n}x{i} " * 50 for i in range(200))))
+        for n in range(MERGED):
+            store.apply(mail, mail.append(*(f"word{n}x{i} " * 50 for i in range(50))))
     size = store.home.index.stat().st_size
 
     store.index.tidy()

@@ -108,7 +108,7 @@ SELECT coalesce(max(id), 0) FROM messages
 INSERT INTO messages_fts (rowid, text) SELECT id, text FROM messages WHERE id > :newest ORDER BY id
 
 -- merge_messages --
--- Go on with merging the segments of a level where there are four or more, up to about so many pages. Each message is
+-- Go on with merging the segments of a level where there are 16 or more, up to about so many pages. Each message is
 -- written again once a level: about a page, in all.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
 
