@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from livethread_worker.store.index import Index
-from livethread_worker.store.rollout import recorder
+from livethread_worker.store.rollout import syncing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +62,8 @@ class Killer:
                 patched.setattr(os, name, self._watched(name, getattr(os, name)))
             patched.setattr(os, "pwrite", self._watched_write(os.pwrite))
             patched.setattr(os, "open", self._watched_open(os.open))
-            patched.setattr(recorder, "_datasync", self._watched("fdatasync", recorder._datasync))
+            for name in ("_datasync", "sync_filesystem"):
+                patched.setattr(syncing, name, self._watched(name, getattr(syncing, name)))
             patched.setattr(Index, "transaction", self._watched_transaction(Index.transaction))
             yield
 

@@ -26,7 +26,8 @@ from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
-from livethread_worker.store.rollout.recorder import RolloutRecorder, Syncing, sync_directory, unfinished
+from livethread_worker.store.rollout.recorder import RolloutRecorder, unfinished
+from livethread_worker.store.rollout.syncing import Syncing, sync_directory
 from livethread_worker.store.state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.work import ThreadWork
 

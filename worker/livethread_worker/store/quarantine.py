@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from livethread_worker.store.home import FILE_MODE, make_directory, other_form
-from livethread_worker.store.rollout.recorder import sync_directory
+from livethread_worker.store.rollout.syncing import sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path

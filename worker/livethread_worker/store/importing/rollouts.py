@@ -32,8 +32,9 @@ from livethread_worker.store.quarantine import keep
 from livethread_worker.store.rebuild import BATCH_THREADS, RebuildReport, index_batch
 from livethread_worker.store.rollout.compressed import copy_rollout, decompress
 from livethread_worker.store.rollout.name_index import set_name
-from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directories
+from livethread_worker.store.rollout.recorder import RolloutRecorder
 from livethread_worker.store.rollout.scan import READ_BYTES
+from livethread_worker.store.rollout.syncing import sync_directories
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,8 @@ import zstandard
 
 from livethread.errors import Internal, InvalidRequest
 from livethread_worker.store.home import is_compressed, other_form
-from livethread_worker.store.rollout.recorder import copy_times, replacing, sync_directory
+from livethread_worker.store.rollout.recorder import copy_times, replacing
+from livethread_worker.store.rollout.syncing import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,9 @@ from livethread.model import format_time, parse_time
 from livethread.rollout_item import decode_line, encode_json
 from livethread_worker.store.home import FILE_MODE
 from livethread_worker.store.locking import file_lock
-from livethread_worker.store.rollout.recorder import RolloutRecorder, sync_directory
+from livethread_worker.store.rollout.recorder import RolloutRecorder
 from livethread_worker.store.rollout.scan import scan_records
+from livethread_worker.store.rollout.syncing import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
-from livethread_worker.store.rollout import recorder as recorder_module
-from livethread_worker.store.rollout.recorder import SYNCED_AT_ONCE, RolloutRecorder, Syncing
+from livethread_worker.store.rollout.recorder import RolloutRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,59 +123,3 @@ def test_a_link_in_the_rollouts_place_is_not_followed(rollout: Path, tmp_path: P
 
     with pytest.raises(OSError, match="symbolic link"), RolloutRecorder.open(link):
         pass
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, SYNCED_AT_ONCE + 3])
-def test_rollouts_that_are_synced_together_fail_each_by_itself(tmp_path: Path, count: int) -> None:
-    with ExitStack() as stack:
-        recorders = [
-            stack.enter_context(RolloutRecorder.open(tmp_path / f"{number}.jsonl", create=True))
-            for number in range(count)
-        ]
-        broken = recorders[-1:]
-        for recorder in broken:
-            reading, writing = os.pipe()  # which nothing can force to a disk
-            stack.callback(os.close, reading)
-            os.dup2(writing, recorder.file.fileno())
-            os.close(writing)
-
-        errors = Syncing(recorders).wait()
-
-    assert [type(error) for error in errors] == [type(None)] * (count - len(broken)) + [OSError] * len(broken)
-    assert [recorder.is_named for recorder in recorders] == [True] * count
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_where_no_thread_is_to_be_had_the_caller_syncs_itself(
-    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as when the interpreter ends."""
-    ended = ThreadPoolExecutor()
-    ended.shutdown()
-    monkeypatch.setattr(recorder_module, "_sync_pool", lambda: ended)
-    synced: list[int] = []
-    monkeypatch.setattr(recorder_module, "_datasync", synced.append)
-    with ExitStack() as stack:
-        paths = [tmp_path / f"{number}.jsonl" for number in range(count)]
-        recorders = [stack.enter_context(RolloutRecorder.open(path, create=True)) for path in paths]
-
-        assert Syncing(recorders).wait() == [None] * count
-
-        assert sorted(synced) == sorted(recorder.file.fileno() for recorder in recorders)
-
-
-@pytest.mark.filterwarnings(
-    "ignore:.*use of fork:DeprecationWarning"
-)  # whose threads are those of this test's subject
-def test_a_forked_child_syncs_with_threads_of_its_own(tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        paths = [tmp_path / f"{number}.jsonl" for number in range(2)]
-        recorders = [stack.enter_context(RolloutRecorder.open(path, create=True)) for path in paths]
-        assert Syncing(recorders).wait() == [None, None]
-
-        child = os.fork()
-        if child == 0:
-            signal.alarm(10)  # should it wait for threads that it has not
-            os._exit(0 if Syncing(recorders).wait() == [None, None] else 1)
-
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
