@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.homes import Words
@@ -68,9 +67,9 @@ def texts() -> tuple[str, ...]:
 
 def items(number: int, count: int) -> Iterator[dict[str, Any]]:
     """Yield the items of one thread: what the user asks, and what the agent has to say."""
-    kind = "user_message"
-    for text in islice(cycle(texts()), number * 37 % 10_000, number * 37 % 10_000 + count):
-        yield {"type": "event_msg", "payload": {"type": kind, "message": text}}
+    kind, of_all = "user_message", texts()
+    for n in range(count):
+        yield {"type": "event_msg", "payload": {"type": kind, "message": of_all[(number * 37 + n) % len(of_all)]}}
         kind = "agent_message"
 
 
