@@ -32,7 +32,7 @@ from livethread.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -121,12 +121,9 @@ class LiveThread:
             Unavailable: Redis did not answer in time; see its message for what became of the items.
         """
         self._require_open()
-        canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
-        if not canonical:
-            return self._last
-        self._last = await self._store.append_items(
-            self._append_params(canonical, expected_position, idempotency_key)
-        )
+        append = self._append(items, expected_position, idempotency_key)
+        if append is not None:
+            self._last = await append
         return self._last
 
     async def update_metadata(self, patch: ThreadMetadataPatch) -> Receipt:
@@ -199,22 +196,31 @@ class LiveThread:
         if not self._is_open:
             raise ThreadNotFound(self._thread_id, "this handle was shut down or discarded; resume the thread")
 
-    def _append_params(
-        self, items: tuple[RolloutItem, ...], expected_position: Position | None, idempotency_key: str | None
-    ) -> AppendThreadItemsParams:
-        """Return the parameters of an append; where all of them are ours, they need not be looked at again."""
-        make = (
-            AppendThreadItemsParams.of_valid
-            if expected_position is None and idempotency_key is None
-            else AppendThreadItemsParams
-        )
-        return make(
-            thread_id=self._thread_id,
-            items=items,
-            appended_at=utc_now(),
-            expected_position=expected_position,
-            idempotency_key=idempotency_key,
-            observe=True,
+    def _append(
+        self,
+        items: Sequence[RolloutItem | Mapping[str, Any]],
+        expected_position: Position | None,
+        idempotency_key: str | None,
+    ) -> Coroutine[Any, Any, Receipt] | None:
+        """Return the append of those of *items* that are persisted, not begun; None where none is.
+
+        Whoever awaits it holds no item meanwhile: of thousands that wait, each would be looked at by the garbage collector.
+        """
+        canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
+        if not canonical:
+            return None
+        # Where all of the parameters are ours, they need not be looked at again.
+        are_ours = expected_position is None and idempotency_key is None
+        make = AppendThreadItemsParams.of_valid if are_ours else AppendThreadItemsParams
+        return self._store.append_items(
+            make(
+                thread_id=self._thread_id,
+                items=canonical,
+                appended_at=utc_now(),
+                expected_position=expected_position,
+                idempotency_key=idempotency_key,
+                observe=True,
+            )
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import (
@@ -52,9 +52,15 @@ class Model(BaseModel):
         made = cls.__new__(cls)
         _set_fields(made, fields)
         _set_extra(made, {} if cls.model_config.get("extra") == "allow" else None)
-        _set_fields_set(made, set(fields))
+        _set_fields_set(made, _all_fields(cls))
         _set_private(made, None)
         return made
+
+
+@cache
+def _all_fields(model: type[BaseModel]) -> set[str]:
+    """Return the names of a model's fields: frozen as they are, all that have them all can share the set."""
+    return set(model.model_fields)
 
 
 #: Sets what a frozen model refuses to.

@@ -590,12 +590,12 @@ async def test_a_drain_reports_what_it_did(store: QueuedThreadStore, hand_worker
 
 async def test_a_drain_tidies_the_index_behind_its_batches(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
     thread_id = await new_thread(store)
-    for n in range(6):
+    for n in range(18):
         await append(store, thread_id, message(f"number {n}"))
         await asyncio.to_thread(hand_worker.drain)
 
     segments = hand_worker.index().db.execute("SELECT count(DISTINCT segid) FROM messages_fts_idx").fetchone()[0]
-    assert segments < 4
+    assert segments < 16
 
 
 @pytest.mark.parametrize("fault", [IndexUnavailable("locked"), Unavailable("no home")])

@@ -46,6 +46,7 @@ from livethread.types import (
 from livethread_config import names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from redis.asyncio import Redis
@@ -100,6 +101,27 @@ class _OpenThread:
     creating: Submission | None = None
     #: Whether it was shut down or discarded: who waited for room meanwhile comes too late.
     is_closed: bool = False
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """Submits a task, as often as it takes until there is room for it."""
+
+    opened: _OpenThread
+    task: EncodedTask
+    expected: Position | None
+    submit_creation: Callable[[_OpenThread, float], bool]
+
+    def __call__(self, deadline: float) -> Submission:
+        opened, writer = self.opened, self.opened.writer
+        if opened.is_closed:
+            raise ThreadNotFound(writer.thread_id, "it was shut down or discarded")
+        if opened.creation is not None:
+            if opened.creating is None:
+                writer.require_room_for_both(opened.creation, self.task)
+            if self.submit_creation(opened, deadline) and self.expected == START:
+                self.expected = None  # the creation itself asks for a thread without tasks
+        return writer.submit(self.task, self.expected, deadline)
 
 
 class QueuedThreadStore:
@@ -229,13 +251,16 @@ class QueuedThreadStore:
 
     async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
         """Enqueue the items as one task. Who cancels the call stops waiting; the task stays on its way."""
-        opened = self._open.require(params.thread_id)
+        thread_id, expected = params.thread_id, params.expected_position
+        opened = self._open.require(thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
         task = encode_append(params.appended_at, lines, params.idempotency_key, observe=params.observe)
-        position = await self._enqueue(opened, task, params.expected_position)
+        count, size = len(lines), sum(map(len, lines))
+        del params, lines  # what waits for its answer is in memory once
+        position = await self._enqueue(opened, task, expected)
         if self._observers.wants(ItemsAppended):
-            self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), sum(map(len, lines))))
-        return Receipt.of_valid(thread_id=params.thread_id, position=position)
+            self._observers.emit(ItemsAppended(thread_id, position, count, size))
+        return Receipt.of_valid(thread_id=thread_id, position=position)
 
     async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
         """Enqueue the patch as one task.
@@ -299,18 +324,9 @@ class QueuedThreadStore:
 
     async def _enqueue(self, opened: _OpenThread, task: EncodedTask, expected: Position | None = None) -> Position:
         """Submit *task*, behind the thread's creation where that is due, and return its position."""
-
-        def submit(deadline: float) -> Submission:
-            nonlocal expected
-            if opened.is_closed:
-                raise ThreadNotFound(opened.writer.thread_id, "it was shut down or discarded")
-            if opened.creation is not None and opened.creating is None:
-                opened.writer.require_room_for_both(opened.creation, task)
-            if self._submit_creation(opened, deadline) and expected == START:
-                expected = None  # the creation itself asks for a thread without tasks
-            return opened.writer.submit(task, expected, deadline)
-
-        submission = await self._admission.submit(opened.writer, submit)
+        submission = await self._admission.submit(
+            opened.writer, _Attempt(opened, task, expected, self._submit_creation)
+        )
         self._outbox.send(opened.writer)
         try:
             return await submission.accepted

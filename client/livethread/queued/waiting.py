@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -26,10 +27,32 @@ if TYPE_CHECKING:
 ASK_FIRST: Final = 0.02  # seconds
 ASK_LONGEST: Final = 1.0  # seconds
 
+#: Wait of one thread before it asks though publications about others come in: what Redis lost of it alone, nobody tells.
+ASK_ANYWAY: Final = 10.0  # seconds
+
 NEVER: Final = float("-inf")
 
 #: Most questions that are under way at once: each takes a connection, of which there are so many.
 ASKING: Final = CONNECTIONS // 4
+
+
+@dataclass(slots=True)
+class Signs:
+    """What says that nothing is amiss, though a thread waits: it is not its turn. Times are the loop's, in seconds."""
+
+    #: Of the last publication, about whatever thread.
+    heard_at: float = NEVER
+    #: Of the last question about a thread of each shard: one bell serves a shard, so one who waits asks for the others.
+    asked_at: dict[int, float] = field(default_factory=dict)
+    #: Of the last one whose answer was news.
+    news_at: dict[int, float] = field(default_factory=dict)
+
+    def is_silent(self, shard: int, wait: float, now: float) -> bool:
+        """Whether nothing has said so for *wait* seconds, of threads of *shard*."""
+        sign, news_at = max(self.heard_at, self.asked_at.get(shard, NEVER)), self.news_at.get(shard, NEVER)
+        if self.heard_at < news_at < now - ASK_FIRST:  # nobody told us that, also soon after: each has to ask
+            sign = self.heard_at
+        return now - sign >= wait
 
 
 class Waiter:
@@ -52,14 +75,11 @@ class Waiter:
         self._note_applied = note_applied
         self._note_parked = note_parked
         self._turns = asyncio.Semaphore(ASKING)
-        #: Loop time of the last publication, of whatever thread.
-        self._heard_at = NEVER
-        #: Loop time of the last question about a thread of a shard that was not answered with news.
-        self._asked_at: dict[int, float] = {}
+        self._signs = Signs()
 
     def note_heard(self) -> None:
-        """Note that publications come in: for a while, the silence of one thread says only that it is not its turn."""
-        self._heard_at = asyncio.get_running_loop().time()
+        """Note that publications come in."""
+        self._signs.heard_at = asyncio.get_running_loop().time()
 
     async def flush(self, writer: Writer, timeout_s: float | None) -> None:
         """Return once everything submitted to *writer* so far is applied.
@@ -85,16 +105,13 @@ class Waiter:
                         async with asyncio.timeout(wait):
                             await writer.changed.wait()
                     except TimeoutError:
-                        if now() - self._last_sign(writer) >= wait or now() - asked_at >= ASK_LONGEST:
+                        is_silent = self._signs.is_silent(self._keys_of(writer.thread_id).shard, wait, now())
+                        if is_silent or now() - asked_at >= ASK_ANYWAY:
                             failure = await self.ask(writer)
                             asked_at = now()
                         wait = min(wait * 4, ASK_LONGEST)
         except TimeoutError:
             raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
-
-    def _last_sign(self, writer: Writer) -> float:
-        """Return when it last seemed that nothing is amiss. One bell serves a shard: one who waits asks for the others."""
-        return max(self._heard_at, self._asked_at.get(self._keys_of(writer.thread_id).shard, NEVER))
 
     async def ask(self, writer: Writer) -> Exception | None:
         """Ask Redis how far *writer* is, and offer its last task again; return why Redis does not answer.
@@ -102,8 +119,8 @@ class Waiter:
         Offering is harmless where Redis has the task; where Redis lost it, or a doorbell was lost, this is
         what gets things going again.
         """
-        keys, thread_id = self._keys_of(writer.thread_id), writer.thread_id
-        self._asked_at[keys.shard], known = asyncio.get_running_loop().time(), (writer.floor, writer.parked)
+        keys, thread_id, now = self._keys_of(writer.thread_id), writer.thread_id, asyncio.get_running_loop().time
+        self._signs.asked_at[keys.shard], known = now(), (writer.floor, writer.parked)
         try:
             async with self._turns, self._redis.pipeline(transaction=False) as asking:
                 asking.hget(keys.writers(thread_id), f"a:{writer.id}")
@@ -115,8 +132,8 @@ class Waiter:
         if n is not None and position is not None:
             self._note_applied(writer, int(n), _text(position))
         self._note_parked(writer, None if parked is None else _text(parked))
-        if (writer.floor, writer.parked) != known:  # it should have been heard: the others ask, too
-            self._asked_at[keys.shard] = NEVER
+        if (writer.floor, writer.parked) != known:
+            self._signs.news_at[keys.shard] = now()
         if parked is None and writer.unapplied and not writer.queue:
             writer.rewind(writer.unapplied[-1].n - 1)
             self._outbox.send(writer)
