@@ -248,4 +248,4 @@ class StoredThread(Model):
             changes["git_info"] = patch.git_info.apply_to(self.git_info)
         if (recency := changes.pop("advance_recency_at", None)) is not None:
             changes["recency_at"] = max(self.recency_at, recency)
-        return self.model_copy(update=changes)
+        return self.with_valid(changes)

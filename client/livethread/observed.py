@@ -55,14 +55,14 @@ class ObservedThread:
 
     def archive(self, archived_at: datetime | None) -> StoredThread:
         """Note when the thread was archived, or that it is active, and return it as it is then."""
-        self._thread = self.finish().model_copy(update={"archived_at": archived_at})
+        self._thread = self.finish().with_valid({"archived_at": archived_at})
         return self._thread
 
     def finish(self) -> StoredThread:
         """Return the thread with all that it was told."""
         changes, self._changes = self._changes, {}
         if changes.keys() == {"updated_at"}:  # as most often
-            self._thread = self._thread.model_copy(update=changes)
+            self._thread = self._thread.with_valid(changes)
         elif changes:
             self._thread = self._thread.patched(patch_of(changes))
         return self._thread

@@ -22,7 +22,7 @@ from livethread.types import START
 from livethread_worker.store.home import is_compressed, make_directory, other_form
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.index.saving import thread_rows
-from livethread_worker.store.locking import LockBusy, file_lock
+from livethread_worker.store.locking import LockBusy, take_lock
 from livethread_worker.store.quarantine import keep, move_other_form_away
 from livethread_worker.store.rollout.compressed import decompress
 from livethread_worker.store.rollout.name_index import forget_names, read_names, set_name
@@ -158,10 +158,10 @@ def _lock(
     outcomes: dict[str, Outcome],
 ) -> dict[str, Sequence[MailboxEntry] | LateEntries]:
     """Take the threads' locks and return the part of the batch whose locks are held."""
-    locked = {}
+    locked, locks = {}, str(home.locks)
     for thread_id, entries in batch.items():
         try:
-            stack.enter_context(file_lock(home.locks / f"{thread_id}.lock", wait_s=wait_s))
+            stack.callback(os.close, take_lock(f"{locks}/{thread_id}.lock", wait_s=wait_s))
         except LockBusy as error:
             outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
         except OSError as error:

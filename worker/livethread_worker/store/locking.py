@@ -32,6 +32,19 @@ def file_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         LockBusy: somebody else holds it.
     """
+    descriptor = take_lock(path, wait_s=wait_s)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def take_lock(path: Path | str, *, wait_s: float = 0.0) -> int:
+    """Take the lock that `file_lock` holds, and return a descriptor: to close it gives the lock back.
+
+    Raises:
+        LockBusy: somebody else holds it.
+    """
     deadline = time.monotonic() + wait_s
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
@@ -40,23 +53,19 @@ def file_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         except BlockingIOError:
             os.close(descriptor)
             if time.monotonic() >= deadline:
-                raise LockBusy(path.name) from None
+                raise LockBusy(os.path.basename(path)) from None  # noqa: PTH119 - see `path`
             time.sleep(_RETRY_INTERVAL)
             continue
         except BaseException:
             os.close(descriptor)
             raise
         if _is_current(path, descriptor):
-            break
+            return descriptor
         os.close(descriptor)  # somebody deleted the file between our open and our lock: that lock excludes nobody
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
-def _is_current(path: Path, descriptor: int) -> bool:
+def _is_current(path: Path | str, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 - it may be a text
     except FileNotFoundError:
         return False

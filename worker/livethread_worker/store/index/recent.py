@@ -80,11 +80,12 @@ class RecentStates:
 
 def _characters(state: ThreadState) -> int:
     """Return how many characters *state* holds in what its lines say, which has no bound of its own."""
-    thread = state.thread
-    values = [
-        *vars(thread).values(),
-        *(vars(thread.git_info).values() if thread and thread.git_info else ()),
-        state.turn.turn_id,
-    ]
-    others = [value for value in values if isinstance(value, dict | list)]
-    return sum(len(value) for value in values if type(value) is str) + (len(encode_json(others)) if others else 0)
+    assert state.thread is not None
+    count = len(state.turn.turn_id or "")
+    git = state.thread.git_info
+    for value in (*vars(state.thread).values(), *(vars(git).values() if git else ())):
+        if type(value) is str:
+            count += len(value)
+        elif type(value) is dict or type(value) is list:
+            count += len(encode_json(value))
+    return count

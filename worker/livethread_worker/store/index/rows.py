@@ -58,6 +58,11 @@ _decode: Final = json.JSONDecoder().raw_decode
 
 COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_MINUTE_OF, *_JSON, *_GIT, "memory_mode")
 
+#: Field of a thread -> the columns that say it; its path is told elsewhere.
+_COLUMNS_OF: Final = {
+    field: tuple(_GIT) if field == "git_info" else (field,) for field in _COLUMN_OF if field != "rollout_path"
+}
+
 SAVE_THREAD: Final = (
     f"INSERT INTO threads ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)}) "  # noqa: S608
     f"ON CONFLICT (thread_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
@@ -67,16 +72,13 @@ SAVE_THREAD: Final = (
 def changed_columns(thread: StoredThread, before: StoredThread) -> tuple[str, ...]:
     """Return the columns in which *thread* differs from what was stored *before*."""
     present, past = vars(thread), vars(before)
-    changed = {field for field in _COLUMN_OF if present[field] is not past[field] and present[field] != past[field]}
-    if not changed:
-        return ()
-    columns = {_COLUMN_OF[field] for field in changed} & set(COLUMNS)
-    columns |= {
-        column
-        for column, field in _MINUTE_OF.items()
-        if field in changed and _minute(present[field]) != _minute(past[field])
-    }
-    return tuple(name for name in COLUMNS if name in columns or (name in _GIT and "git_info" in changed))
+    columns: list[str] = []
+    for field, of_field in _COLUMNS_OF.items():
+        if present[field] is not past[field] and present[field] != past[field]:
+            columns += of_field
+            if field in MINUTES and _minute(present[field]) != _minute(past[field]):
+                columns.append(MINUTES[field])
+    return tuple(columns)
 
 
 def update_thread(columns: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from livethread.rollout_item import encode_json
 from livethread.search_text import SearchText, spaced
 from livethread.turns import TurnsTakenBack
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
@@ -109,7 +110,7 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_offset": state.meta_offset,
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
-        "settled": json.dumps(sorted(state.settled)),
+        "settled": encode_json(sorted(state.settled)).decode(),
         "phase": state.turn.phase.value,
         "turn_id": state.turn.turn_id,
         "epoch": state.epoch,
