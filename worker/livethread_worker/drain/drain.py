@@ -31,6 +31,9 @@ TIDY_AFTER: Final = 8
 #: Longest turn of a drain where there are several shards: a worker may serve others, which wait meanwhile.
 SHARD_TURN: Final = 1.0  # seconds
 
+#: How long a folder in which no link was found is taken for one.
+LOOK_AGAIN: Final = 1.0  # seconds
+
 
 @dataclass(slots=True)
 class DrainCounts:
@@ -59,7 +62,10 @@ class Drain:
         events: TaskEvents,
     ) -> None:
         self._mailbox = mailbox
+        #: The home, and as it was looked at a moment ago.
         self._home = home
+        self._moment = home.for_a_moment()
+        self._looked_at = time.monotonic()
         self._open_index = open_index
         self._settings = settings
         self._ring = ring
@@ -122,11 +128,18 @@ class Drain:
         outcomes = {claim.thread_id: Outcome(OutcomeKind.DONE) for claim in claims}
         try:
             sync = self._settings.sync == "fdatasync"
-            outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
+            outcomes |= apply_batch(self._home_now(), self._open_index(), batch, sync=sync)
         except Exception as error:  # whatever it is, the threads must not wait for their claims to expire
             logger.exception("a batch failed", extra={"action": "drain", "threads": len(batch)})
             outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
         return {claim.thread_id: self._mailbox.judge(claim, outcomes[claim.thread_id]) for claim in claims}
+
+    def _home_now(self) -> Home:
+        """Return the home; whether links lead out of it is looked at each `LOOK_AGAIN`, not with every batch."""
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_AGAIN:
+            self._moment, self._looked_at = self._home.for_a_moment(), now
+        return self._moment
 
     def _count(self, claims: list[Claim], outcomes: dict[str, Outcome]) -> None:
         counts = self._counts

@@ -116,7 +116,7 @@ def apply_batch(
     An outcome's position is durable: its tasks are in the rollout (fdatasynced where *sync*) and in the index.
     Entries that are applied already change nothing.
     """
-    home = home.for_a_batch()
+    home = home.for_a_moment()
     outcomes: dict[str, Outcome] = {}
     rows: dict[str, ThreadRows] = {}
     works: dict[str, ThreadWork] = {}

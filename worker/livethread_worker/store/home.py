@@ -54,9 +54,9 @@ class Home:
         #: Folders that were looked at, as they are named -> without links; None: each is looked at again.
         self._looked_at: dict[str, Path] | None = {} if looks_once else None
 
-    def for_a_batch(self) -> Home:
+    def for_a_moment(self) -> Home:
         """Return this home for the work of a moment: it looks for links in a folder once, not with every rollout in it."""
-        return Home(self.root, looks_once=True)
+        return self if self._looked_at is not None else Home(self.root, looks_once=True)
 
     def create(self) -> None:
         """Create the folders, with mode 0700; existing ones keep theirs."""

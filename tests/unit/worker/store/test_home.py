@@ -119,10 +119,10 @@ def test_a_link_in_a_circle_is_refused(home: Home) -> None:
         home.resolve("sessions/circle/rollout.jsonl")
 
 
-def test_a_home_for_a_batch_resolves_as_any(home: Home, tmp_path: Path) -> None:
+def test_a_home_of_a_moment_resolves_as_any(home: Home, tmp_path: Path) -> None:
     (home.sessions / "away").symlink_to(tmp_path)
     (home.sessions / "within").symlink_to(home.archived_sessions, target_is_directory=True)
-    batch = home.for_a_batch()
+    batch = home.for_a_moment()
 
     for name in ("first.jsonl", "second.jsonl"):
         assert batch.resolve(f"sessions/within/{name}") == home.archived_sessions / name

@@ -226,7 +226,7 @@ class Index:
         connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
         connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
         save_keys(connection, rows)
-        connection.executemany(QUERIES["forget_name"], [{"thread_id": state.thread_id} for state in renamed])
+        forget(connection, [state.thread_id for state in renamed], ["name"])
         add_lines(connection, rows, renamed)
 
     def replace(self, rows: Sequence[ThreadRows], *, is_locked: bool = True) -> None:

@@ -66,7 +66,8 @@ def save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> 
     gone = _update_threads(connection, [each for each in rows if each.thread and each.changed])
     whole = [each.thread for each in rows if each.thread and not each.changed]
     whole += [to_row(each.state.thread) for each in gone if each.state.thread]
-    connection.executemany(SAVE_THREAD, whole)
+    if whole:
+        connection.executemany(SAVE_THREAD, whole)
     texts = [(each.state.thread_id, *text) for each in rows for text in each.texts]
     texts += [(each.state.thread_id, *text) for each in gone for text in _changed_texts(each.state.thread, None)]
     save_listing_texts(connection, texts)
@@ -146,7 +147,7 @@ def add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named:
 def forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: Iterable[str]) -> None:
     """Delete what *tables* hold of threads."""
     rows = [{"thread_id": thread_id} for thread_id in thread_ids]
-    for table in tables:
+    for table in tables if rows else ():
         connection.executemany(QUERIES[f"delete_{table}"], rows)
 
 
@@ -155,6 +156,8 @@ def forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> 
 
     A message that they still say keeps its row: later pages of a search by relevance leave out newer ones.
     """
+    if not rows:
+        return
     known = lengths(connection, [each.state.thread_id for each in rows])
     kept = [
         {

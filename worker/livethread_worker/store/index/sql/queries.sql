@@ -115,7 +115,7 @@ INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
 -- merge_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
 
--- forget_name --
+-- delete_name --
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
 
 -- forget_messages --
