@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     park_after_attempts: Annotated[int, Field(ge=1)] = 60
     #: Seconds between two sweeps by Celery beat.
     sweep_interval_s: Annotated[float, Field(gt=0)] = 2.0
-    #: Whether each rollout is fdatasynced before its tasks count as applied; ``none`` trusts the page cache.
+    #: Whether each rollout is forced to the disk before its tasks count as applied; ``none`` trusts the page cache.
     sync: Literal["fdatasync", "none"] = "fdatasync"
     #: Days without a change after which Celery beat has a rollout compressed (``.jsonl.zst``). Unset: never.
     compress_after_days: Annotated[int, Field(ge=1)] | None = None
