@@ -204,7 +204,7 @@ class LiveThread:
     ) -> Coroutine[Any, Any, Receipt] | None:
         """Return the append of those of *items* that are persisted, not begun; None where none is.
 
-        Whoever awaits it holds no item meanwhile: of thousands that wait, each would be looked at by the garbage collector.
+        Whoever awaits it holds no parsed item meanwhile: of thousands that wait, the garbage collector would look at each.
         """
         canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
         if not canonical:

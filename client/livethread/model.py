@@ -59,12 +59,11 @@ class Model(BaseModel):
     def with_valid(self, fields: dict[str, Any]) -> Self:
         """Return a copy in which *fields*, known to be valid, have these values.
 
-        It does what `model_copy` does, several times as fast.
+        It does what `model_copy` does, several times as fast; what both have in common, they share.
         """
         made = self.__new__(type(self))
         _set_fields(made, self.__dict__ | fields)
         _set_extra(made, self.__pydantic_extra__)
-        # Frozen as they are, both can share what they have in common.
         known = self.__pydantic_fields_set__
         _set_fields_set(made, known if fields.keys() <= known else known | fields.keys())
         _set_private(made, None)

@@ -13,6 +13,7 @@ from tests.nodes.workers import draining
 
 from livethread import (
     Conflict,
+    FlushThreadParams,
     Internal,
     LiveThread,
     QueuedThreadStore,
@@ -108,6 +109,40 @@ async def test_what_redis_forgot_is_sent_again_in_order_and_once(
     async with draining(own_worker):
         await flush(store, thread_id, timeout_s=15)
     assert texts(await history(store, thread_id)) == numbers(10)
+
+
+async def test_what_redis_forgot_of_one_thread_is_sent_again_by_a_short_flush_while_others_go_on(
+    store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
+) -> None:
+    """Publications about the others say nothing of it: it has to be asked for."""
+    thread_id = await appended(store, 3)
+    own_redis.client.delete(*own_redis.client.scan_iter(f"{own_settings.key_prefix}:*:{thread_id}"))
+
+    async def go_on() -> None:
+        while True:
+            store._waiter.note_heard()
+            await asyncio.sleep(0.01)
+
+    others = asyncio.create_task(go_on())
+    async with draining(own_worker):
+        await store.flush_thread(FlushThreadParams(thread_id=thread_id, timeout_s=6))
+    others.cancel()
+
+    assert texts(await history(store, thread_id)) == numbers(3)
+
+
+async def test_every_flush_says_that_redis_is_away_not_only_the_one_that_asked(
+    store: QueuedThreadStore, own_redis: RedisServer
+) -> None:
+    threads = [await appended(store, 1) for _ in range(10)]
+    own_redis.kill()
+
+    flushes = (store.flush_thread(FlushThreadParams(thread_id=each, timeout_s=0.5)) for each in threads)
+    errors = await asyncio.gather(*flushes, return_exceptions=True)
+
+    own_redis.start()
+    assert [type(error) for error in errors] == [Unavailable] * 10
+    assert all("does not answer" in str(error) for error in errors)
 
 
 async def test_what_redis_forgot_is_sent_again_before_what_is_appended_since(

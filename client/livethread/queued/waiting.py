@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 ASK_FIRST: Final = 0.02  # seconds
 ASK_LONGEST: Final = 1.0  # seconds
 
-#: Wait of one thread before it asks though publications about others come in: what Redis lost of it alone, nobody tells.
+#: Longest wait of one thread before it asks though publications about others come in, and half a flush at most: what
+#: Redis lost of it alone, nobody tells.
 ASK_ANYWAY: Final = 10.0  # seconds
 
 NEVER: Final = float("-inf")
@@ -38,7 +39,7 @@ ASKING: Final = CONNECTIONS // 4
 
 @dataclass(slots=True)
 class Signs:
-    """What says that nothing is amiss, though a thread waits: it is not its turn. Times are the loop's, in seconds."""
+    """What says that nothing is amiss, and that a thread which waits will have its turn. Times are the loop's, in seconds."""
 
     #: Of the last publication, about whatever thread.
     heard_at: float = NEVER
@@ -46,13 +47,16 @@ class Signs:
     asked_at: dict[int, float] = field(default_factory=dict)
     #: Of the last one whose answer was news.
     news_at: dict[int, float] = field(default_factory=dict)
+    #: Why Redis did not answer the last question about each shard, where it did not.
+    failures: dict[int, Exception] = field(default_factory=dict)
 
     def is_silent(self, shard: int, wait: float, now: float) -> bool:
         """Whether nothing has said so for *wait* seconds, of threads of *shard*."""
-        sign, news_at = max(self.heard_at, self.asked_at.get(shard, NEVER)), self.news_at.get(shard, NEVER)
-        if self.heard_at < news_at < now - ASK_FIRST:  # nobody told us that, also soon after: each has to ask
-            sign = self.heard_at
-        return now - sign >= wait
+        news_at = self.news_at.get(shard, NEVER)
+        was_told = self.heard_at >= news_at or now - news_at <= ASK_FIRST  # or may be about to be
+        # What nobody told of one thread, it may not have told of others: each has to ask.
+        asked_at = self.asked_at.get(shard, NEVER) if was_told else NEVER
+        return now - max(self.heard_at, asked_at) >= wait
 
 
 class Waiter:
@@ -80,6 +84,7 @@ class Waiter:
     def note_heard(self) -> None:
         """Note that publications come in."""
         self._signs.heard_at = asyncio.get_running_loop().time()
+        self._signs.failures.clear()
 
     async def flush(self, writer: Writer, timeout_s: float | None) -> None:
         """Return once everything submitted to *writer* so far is applied.
@@ -90,14 +95,14 @@ class Waiter:
         """
         limit = timeout_s or self._settings.flush_timeout_s
         marker = writer.marker
-        failure: Exception | None = None
+        shard, signs = self._keys_of(writer.thread_id).shard, self._signs
         now = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(limit):
                 wait, asked_at = ASK_FIRST, now()
                 while not writer.is_applied_up_to(marker):
                     if writer.parked is not None:
-                        failure = await self.ask(writer)  # it may have been retried since we heard of it
+                        await self.ask(writer)  # it may have been retried since we heard of it
                         if writer.parked is not None:
                             raise ThreadParked(writer.thread_id, writer.parked)
                     writer.changed.clear()
@@ -105,12 +110,12 @@ class Waiter:
                         async with asyncio.timeout(wait):
                             await writer.changed.wait()
                     except TimeoutError:
-                        is_silent = self._signs.is_silent(self._keys_of(writer.thread_id).shard, wait, now())
-                        if is_silent or now() - asked_at >= ASK_ANYWAY:
-                            failure = await self.ask(writer)
+                        if signs.is_silent(shard, wait, now()) or now() - asked_at >= min(ASK_ANYWAY, limit / 2):
+                            await self.ask(writer)
                             asked_at = now()
                         wait = min(wait * 4, ASK_LONGEST)
         except TimeoutError:
+            failure = signs.failures.get(shard)
             raise _not_applied(writer.thread_id, limit, failure, self._settings) from failure
 
     async def ask(self, writer: Writer) -> Exception | None:
@@ -128,7 +133,9 @@ class Waiter:
                 asking.hget(keys.parked, thread_id)
                 n, position, parked = await asking.execute()
         except (RedisError, OSError) as error:
+            self._signs.failures[keys.shard] = error
             return error
+        self._signs.failures.pop(keys.shard, None)
         if n is not None and position is not None:
             self._note_applied(writer, int(n), _text(position))
         self._note_parked(writer, None if parked is None else _text(parked))

@@ -357,6 +357,7 @@ def _open(
         state.begin_again()
     took_in = recorder.size > state.rollout_bytes
     if took_in:
+        recorder.is_all_ours = False
         _take_in_tail(home, state, recorder)
     _end_last_line(state, recorder)
     work = ThreadWork(

@@ -32,14 +32,14 @@ def file_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         LockBusy: somebody else holds it.
     """
-    descriptor = take_lock(path, wait_s=wait_s)
+    descriptor = take_lock(str(path), wait_s=wait_s)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def take_lock(path: Path | str, *, wait_s: float = 0.0) -> int:
+def take_lock(path: str, *, wait_s: float = 0.0) -> int:
     """Take the lock that `file_lock` holds, and return a descriptor: to close it gives the lock back.
 
     Raises:
@@ -50,22 +50,23 @@ def take_lock(path: Path | str, *, wait_s: float = 0.0) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_current = _is_current(path, descriptor)
         except BlockingIOError:
             os.close(descriptor)
             if time.monotonic() >= deadline:
-                raise LockBusy(os.path.basename(path)) from None  # noqa: PTH119 - see `path`
+                raise LockBusy(path.rpartition("/")[2]) from None
             time.sleep(_RETRY_INTERVAL)
             continue
         except BaseException:
             os.close(descriptor)
             raise
-        if _is_current(path, descriptor):
+        if is_current:
             return descriptor
         os.close(descriptor)  # somebody deleted the file between our open and our lock: that lock excludes nobody
 
 
-def _is_current(path: Path | str, descriptor: int) -> bool:
+def _is_current(path: str, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 - it may be a text
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116 - a Path takes as long as the call
     except FileNotFoundError:
         return False

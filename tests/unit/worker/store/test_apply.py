@@ -622,6 +622,25 @@ def test_a_rollout_that_cannot_be_forced_to_the_disk_says_so_though_the_index_is
     assert store.texts(mail) == ["a", "late"]
 
 
+def test_what_others_wrote_is_forced_to_the_disk_file_by_file(
+    store: Store, mail: Mail, other: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another call for the whole file system may have been told of an error: ``fdatasync`` tells again."""
+    store.apply_batch({each.thread_id: [each.create()] for each in (mail, other)})
+    with store.path(mail).open("ab") as file:
+        file.write(message_line("theirs") + b"\n")
+    synced: list[int] = []
+    monkeypatch.setattr(syncing, "is_cheap_to_sync", lambda _: True)
+    monkeypatch.setattr(syncing, "_datasync", synced.append)
+    batch = {each.thread_id: [each.append("ours")] for each in (mail, other)}
+
+    outcomes = apply_batch(store.home, store.index, batch, sync=True)
+
+    assert {outcome.kind for outcome in outcomes.values()} == {DONE}
+    assert len(synced) == 2
+    assert store.texts(mail) == ["theirs", "ours"]
+
+
 def test_the_name_of_a_rollout_that_a_crash_left_is_forced_to_the_disk_too(
     store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import stat
 import subprocess
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from livethread_worker.store import locking
 from livethread_worker.store.locking import LockBusy, file_lock
 
 if TYPE_CHECKING:
@@ -139,3 +141,16 @@ def test_the_kernel_frees_the_lock_of_a_killed_process(path: Path) -> None:
 
         with file_lock(path):
             assert not is_free(path)
+
+
+def test_a_look_that_fails_leaves_nothing_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(locking, "_is_current", fail)
+        with pytest.raises(OSError, match="Stale file handle"), file_lock(path):
+            pass
+
+    with file_lock(path):
+        pass

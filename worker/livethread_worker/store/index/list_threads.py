@@ -1,7 +1,7 @@
 """One page of a listing, read off an index in its order: what it costs does not depend on how many threads there are.
 
-Each filter has an index for each sort key, in which the threads of one value stand in order, by the minute; a page by
-several values is merged from theirs. Of several filters the one that leaves fewest threads leads, and each of its rows is
+Each filter has an index for each sort key, in which the threads of one value stand in order, but for those of the same ten
+seconds, which are sorted when they are read; a page by several values is merged from theirs. Of several filters the one that leaves fewest threads leads, and each of its rows is
 checked against the others. Threads that hold a term, and descendants, stand in no order: where they are few they are
 collected and sorted, else the listing is walked until the page is full.
 """
@@ -17,7 +17,7 @@ from livethread.rollout_item import encode_json
 from livethread.search_text import folded_term
 from livethread.types import RelationKind, SortDirection
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
-from livethread_worker.store.index.rows import MINUTES, minute_of
+from livethread_worker.store.index.rows import SLOTS, slot_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -63,7 +63,7 @@ class _Filter:
 
     def sources(self, key: str) -> list[_Sql]:
         """Return where to read them, sorted by *key*: each begins a WHERE."""
-        index = f"threads_by_{self.column}_{key}"
+        index = f"threads_by_{self.column}_{SLOTS[key]}"
         return [_Sql(f"threads AS t INDEXED BY {index} WHERE t.{self.column} = ?", (v,)) for v in self.values]
 
 
@@ -104,7 +104,9 @@ def list_rows(connection: sqlite3.Connection, params: ListThreadsParams) -> list
     leading = _leading(connection, parts)
     checks += [part.check() for part in parts if part is not leading] + _short_term(params)
     key = params.sort_key.value
-    sources = leading.sources(key) if leading else [_Sql(f"threads AS t INDEXED BY threads_by_{key} WHERE true")]
+    sources = (
+        leading.sources(key) if leading else [_Sql(f"threads AS t INDEXED BY threads_by_{SLOTS[key]} WHERE true")]
+    )
     return _read(connection, params, sources, checks)
 
 
@@ -117,11 +119,11 @@ def _read(
     conditions = "".join(f" AND {check.text}" for check in checks)
     arguments = [argument for check in checks for argument in check.arguments]
     merged = " UNION ALL ".join(
-        f"SELECT t.id, t.{MINUTES[key]} AS minute, t.{key} AS at, t.thread_id FROM {source.text}{conditions}"  # noqa: S608
+        f"SELECT t.id, t.{SLOTS[key]} AS slot, t.{key} AS at, t.thread_id FROM {source.text}{conditions}"  # noqa: S608
         for source in sources
     )
     sql = (
-        f"SELECT r.path, t.* FROM ({merged} ORDER BY minute {direction}, at {direction}, thread_id {direction} LIMIT ?)"  # noqa: S608
+        f"SELECT r.path, t.* FROM ({merged} ORDER BY slot {direction}, at {direction}, thread_id {direction} LIMIT ?)"  # noqa: S608
         " AS page CROSS JOIN threads AS t ON t.id = page.id CROSS JOIN rollouts AS r ON r.thread_id = page.thread_id"
         f" ORDER BY page.at {direction}, page.thread_id {direction}"
     )
@@ -135,8 +137,8 @@ def _after_cursor(params: ListThreadsParams) -> list[_Sql]:
     comparison = "<" if params.sort_direction is SortDirection.DESC else ">"
     key = params.sort_key.value
     at, thread_id = decode_cursor(params.cursor, params.sort_key)
-    condition = f"t.{MINUTES[key]} {comparison}= ? AND (t.{key}, t.thread_id) {comparison} (?, ?)"
-    return [_Sql(condition, (minute_of(at), at, thread_id))]
+    condition = f"t.{SLOTS[key]} {comparison}= ? AND (t.{key}, t.thread_id) {comparison} (?, ?)"
+    return [_Sql(condition, (slot_of(at), at, thread_id))]
 
 
 def _filters(params: ListThreadsParams) -> list[_Filter]:

@@ -8,7 +8,7 @@ from sqlite_utils import Migrations
 
 from livethread.search_text import listing_text
 from livethread_worker.store.index.listing_texts import listing_rows
-from livethread_worker.store.index.rows import MINUTE_LENGTH, MINUTES
+from livethread_worker.store.index.rows import SLOT_LENGTH, SLOTS
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -205,28 +205,38 @@ def m009_metadata_in_order(db: Database) -> None:
 
 
 @migrations()
-def m010_listings_by_the_minute(db: Database) -> None:
-    """Index threads by the minutes of their times: each batch that appended to one had moved it in four indexes."""
-    for key in _SORT_KEYS:
-        minute = MINUTES[key]
-        db.table("threads").add_column(minute, str, not_null_default="")
-        for column in ("", *(f"{column}_" for column in _FILTERS)):
-            db.execute(f"DROP INDEX threads_by_{column}{key}")
-    minutes = (f"{MINUTES[key]} = substr({key}, 1, {MINUTE_LENGTH})" for key in _SORT_KEYS)
-    db.execute(f"UPDATE threads SET {', '.join(minutes)}")  # noqa: S608
-    for key in _SORT_KEYS:
-        minute = MINUTES[key]
-        db.execute(f"CREATE INDEX threads_by_{key} ON threads (is_archived, {minute})")
+def m010_listings_by_slots(db: Database) -> None:
+    """Index threads by slots of ten seconds: each batch that appended to one had moved it in four indexes.
+
+    A trigger keeps the slots for whoever does not say them, such as a worker of the release before.
+    """
+    for key, slot in SLOTS.items():
+        db.table("threads").add_column(slot, str, not_null_default="")
+        db.execute(f"DROP INDEX threads_by_{key}")
+        for column in _FILTERS:
+            db.execute(f"DROP INDEX threads_by_{column}_{key}")
+    slots = {slot: f"substr({key}, 1, {SLOT_LENGTH})" for key, slot in SLOTS.items()}
+    db.execute(f"UPDATE threads SET {', '.join(f'{slot} = {text}' for slot, text in slots.items())}")  # noqa: S608
+    for slot in slots:
+        db.execute(f"CREATE INDEX threads_by_{slot} ON threads (is_archived, {slot})")
         for column in _FILTERS:
             where = "WHERE parent_thread_id IS NOT NULL" if column == "parent_thread_id" else ""
-            db.execute(f"CREATE INDEX threads_by_{column}_{key} ON threads ({column}, is_archived, {minute}) {where}")
+            db.execute(f"CREATE INDEX threads_by_{column}_{slot} ON threads ({column}, is_archived, {slot}) {where}")
+    new = {slot: text.replace("(", "(new.") for slot, text in slots.items()}
+    for name, event in (("inserted", "INSERT"), ("updated", f"UPDATE OF {', '.join(SLOTS)}")):
+        db.execute(
+            f"CREATE TRIGGER threads_{name}_slots AFTER {event} ON threads"  # noqa: S608
+            f" WHEN {' OR '.join(f'new.{slot} <> {text}' for slot, text in new.items())}"
+            f" BEGIN UPDATE threads SET {', '.join(f'{slot} = {text}' for slot, text in new.items())}"
+            " WHERE id = new.id; END"
+        )
 
 
 @migrations()
 def m011_full_text_merged_less_often(db: Database) -> None:
     """Merge 16 segments of a level, not four: each message is written again half as often, and searches look in more.
 
-    What would be merged within a commit begins far behind that.
+    FTS5 itself, which would do it within a commit, begins at 64.
     """
     for table in ("messages_fts", "listing_texts"):
         for setting, segments in (("usermerge", 16), ("crisismerge", 64)):

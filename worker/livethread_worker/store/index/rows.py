@@ -38,11 +38,12 @@ _TEXTS: Final = (
     "history_mode",
 )
 _TIMES: Final = ("created_at", "updated_at", "recency_at", "archived_at")
-#: What threads are listed by -> its minute, which the indexes hold in its place: a thread that is written again within the
-#: minute is written to no index. A page is read minute by minute, each sorted.
-MINUTES: Final = {"created_at": "created_minute", "updated_at": "updated_minute", "recency_at": "recency_minute"}
-MINUTE_LENGTH: Final = len("2026-01-01T00:00")
-_MINUTE_OF: Final = {minute: time for time, minute in MINUTES.items()}
+#: What threads are listed by -> its first part, ten seconds long, which the indexes hold in its place: a thread that is
+#: written again within them is moved in no index. A page is read part by part, each sorted. A trigger keeps the slots where
+#: whoever changed a time did not say them.
+SLOTS: Final = {"created_at": "created_slot", "updated_at": "updated_slot", "recency_at": "recency_slot"}
+SLOT_LENGTH: Final = len("2026-01-01T00:00:0")
+_TIME_OF: Final = {slot: time for time, slot in SLOTS.items()}
 #: Columns that hold JSON; a source that is a plain name is its JSON string, too.
 _JSON: Final = ("source", "approval_mode", "permission_profile", "token_usage")
 _GIT: Final = {"git_sha": "commit_hash", "git_branch": "branch", "git_origin_url": "repository_url"}
@@ -56,7 +57,7 @@ _COLUMN_OF: Final = {
 
 _decode: Final = json.JSONDecoder().raw_decode
 
-COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_MINUTE_OF, *_JSON, *_GIT, "memory_mode")
+COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_TIME_OF, *_JSON, *_GIT, "memory_mode")
 
 #: Field of a thread -> the columns that say it; its path is told elsewhere.
 _COLUMNS_OF: Final = {
@@ -76,8 +77,8 @@ def changed_columns(thread: StoredThread, before: StoredThread) -> tuple[str, ..
     for field, of_field in _COLUMNS_OF.items():
         if present[field] is not past[field] and present[field] != past[field]:
             columns += of_field
-            if field in MINUTES and _minute(present[field]) != _minute(past[field]):
-                columns.append(MINUTES[field])
+            if field in SLOTS and _slot(present[field]) != _slot(past[field]):
+                columns.append(SLOTS[field])
     return tuple(columns)
 
 
@@ -92,8 +93,8 @@ def to_row(thread: StoredThread, columns: Iterable[str] = COLUMNS) -> dict[str, 
 
 
 def _value(thread: StoredThread, column: str) -> Any:
-    if column in _MINUTE_OF:
-        return _minute(getattr(thread, _MINUTE_OF[column]))
+    if column in _TIME_OF:
+        return _slot(getattr(thread, _TIME_OF[column]))
     if column in _GIT:
         return getattr(thread.git_info, _GIT[column], None)
     value = getattr(thread, column)
@@ -106,13 +107,13 @@ def _value(thread: StoredThread, column: str) -> Any:
     return value.value if column == "memory_mode" else value
 
 
-def _minute(time: datetime) -> str:
-    return minute_of(format_time(time))
+def _slot(time: datetime | None) -> str:
+    return slot_of(format_time(time)) if time else ""
 
 
-def minute_of(time: str) -> str:
-    """Return the minute of a *time* as a row holds it."""
-    return time[:MINUTE_LENGTH]
+def slot_of(time: str) -> str:
+    """Return the slot of a *time*; both as a row holds them."""
+    return time[:SLOT_LENGTH]
 
 
 def from_row(row: sqlite3.Row, root: Path) -> StoredThread:

@@ -2,7 +2,7 @@
 
 ``fdatasync`` of a hundred rollouts is up to a hundred commits of the file system's journal; ``syncfs`` is one. PostgreSQL
 has it for many files too (``recovery_init_sync_method``), and its documentation names what to look out for: the call
-writes out what other programs wrote as well, and before Linux 5.8 it did not tell of every error.
+writes out what other programs wrote as well, and older kernels did not tell of every error.
 """
 
 from __future__ import annotations
@@ -16,35 +16,41 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-#: File systems whose ``syncfs`` is known to end with a flush of the disk's cache. Of those in user space it need not be
-#: true, and for btrfs it is more work than a few files.
+#: File systems whose ``syncfs`` is known to write all that ``fsync`` does. Of those in user space it need not be true, and
+#: for btrfs it is more work than a few files.
 _KNOWN: Final = frozenset({"ext4", "xfs"})
 
-#: Linux tells of the errors since this version.
-_FIRST_LINUX: Final = (5, 8)
+#: Since 5.8 Linux tells of pages that could not be written, and since 5.17 of a journal that could not.
+_FIRST_LINUX: Final = (5, 17)
 
 #: kB that wait to be written, by whatever program: with more, the files are forced one by one.
 _MOST_DIRTY: Final = 64 * 1024
+
+#: Field of a line of ``mountinfo``.
+_DEVICE: Final = 2
 
 _DIRTY: Final = re.compile(rb"^(?:Dirty|Writeback): +([0-9]+) kB", re.MULTILINE)
 
 
 def is_cheap_to_sync(descriptor: int) -> bool:
     """Whether `sync_filesystem` does for the files beside *descriptor*'s what ``fdatasync`` would, and soon."""
-    with suppress(OSError):  # nobody says: /proc may be hidden
+    with suppress(OSError, ValueError, LookupError):  # nobody says: /proc may be hidden, or be another's
         return _is_known(os.fstat(descriptor).st_dev) and _dirty() <= _MOST_DIRTY
     return False
 
 
 def sync_filesystem(descriptor: int) -> None:
-    """Force what was written to the file system of *descriptor* to the disk: data, lengths and names.
+    """Force what was written to the file system of *descriptor*, a file, to the disk: data, lengths and names.
 
     Raises:
-        OSError: something that was written since *descriptor* was opened could not be; ``fdatasync`` tells what.
+        OSError: something that was written since *descriptor* was opened could not be; ``fdatasync`` tells what. What was
+            written before may have failed, and another call have been told.
     """
     if _syncfs(descriptor):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    # Flushes the disk's cache once more: without a journal, ext4 writes inodes behind its own flush.
+    os.fdatasync(descriptor)
 
 
 def _syncfs(descriptor: int) -> int:
@@ -68,15 +74,21 @@ def _is_known(device: int) -> bool:
 
 def _type_of(device: int) -> str | None:
     """Return the type of the file system on *device* (proc(5), ``mountinfo``); None where none is mounted from it."""
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-        fields = line.split()
-        if fields[2] == number:
-            return fields[fields.index("-") + 1]
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    # The kernel escapes spaces and line feeds in names, and nothing else that Python would split text at.
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n"):
+        fields = line.split(b" ")
+        if len(fields) > _DEVICE and fields[_DEVICE] == number:
+            return fields[fields.index(b"-") + 1].decode(errors="replace")
     return None
 
 
 def _dirty() -> int:
-    """Return how many kB wait to be written, or are being written."""
+    """Return how many kB wait to be written, or are being written.
+
+    Raises:
+        ValueError: it is not said.
+    """
     with open("/proc/meminfo", "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes longer than the rest
-        return sum(map(int, _DIRTY.findall(file.read(4096))))
+        dirty, writeback = _DIRTY.findall(file.read(4096))
+    return int(dirty) + int(writeback)

@@ -29,6 +29,9 @@ class RolloutRecorder:
         self.is_new = is_new
         #: Whether its name is known to be on the disk: a crash may have come right behind its making.
         self.is_named = is_named
+        #: Whether only this recorder has written what is not known to be on the disk. Of what a killed process, or another
+        #: program, wrote before it was opened, only ``fdatasync`` tells for certain whether it could be written.
+        self.is_all_ours = is_new or is_named
         stat = os.fstat(file.fileno())
         #: The file system that it lies on.
         self.device = stat.st_dev

@@ -33,25 +33,16 @@ class Syncing:
     def __init__(self, recorders: Sequence[RolloutRecorder]) -> None:
         self._recorders = recorders
         self._errors: list[OSError | None] = [None] * len(recorders)
+        self._name_errors: list[OSError | None] = [None] * len(recorders)
         self._under_way: list[Future[None]] = []
-        shares: list[Callable[[], None]] = [
-            partial(self._sync_share, first) for first in range(min(len(recorders), SYNCED_AT_ONCE))
-        ]
-        if len(recorders) > 1:
-            is_one = len({recorder.device for recorder in recorders}) == 1
-            if is_one and is_cheap_to_sync(recorders[0].file.fileno()):
-                shares = [self._sync_together]
-            # One call for each thread of the pool: to hand over each file takes more CPU time than to write it.
+        shares = self._shares()
+        if len(recorders) > 1:  # a single file is not worth a hand-over
             with suppress(RuntimeError):  # the interpreter ends, or the machine has no thread left
                 while shares:
                     self._under_way.append(_sync_pool().submit(shares[-1]))
                     shares.pop()
-                if len(self._under_way) > 1 and not all(recorder.is_named for recorder in recorders):
-                    self._under_way.append(_sync_pool().submit(self._sync_names, tuple(self._under_way)))
-        for share in shares:  # a single file is not worth a hand-over
+        for share in shares:
             share()
-        if not self._under_way:
-            self._sync_names()
 
     def is_done_within(self, seconds: float) -> bool:
         """Whether it is done after so long."""
@@ -61,18 +52,33 @@ class Syncing:
         """Return each recorder's error, once all is done."""
         for share in self._under_way:
             share.result()
-        self._sync_names()  # where that was left
-        return self._errors
+        return [error or of_name for error, of_name in zip(self._errors, self._name_errors, strict=True)]
 
-    def _sync_names(self, shares: Sequence[Future[None]] = ()) -> None:
-        """Force the names of new files to the disk, once *shares* are done; of those that are there, nothing is done."""
-        wait(shares)
-        _sync_new_names(self._recorders, self._errors)
+    def _shares(self) -> list[Callable[[], None]]:
+        """Return what is to be done, in parts that may be done at once."""
+        if self._is_one_call_as_good():
+            return [self._sync_together]
+        shares: list[Callable[[], None]] = []
+        if not all(recorder.is_named for recorder in self._recorders):
+            shares.append(self._sync_names)
+        # One for each thread of the pool: to hand over each file takes more CPU time than to write it.
+        shares += (partial(self._sync_share, first) for first in range(min(len(self._recorders), SYNCED_AT_ONCE)))
+        return shares
+
+    def _is_one_call_as_good(self) -> bool:
+        """Whether `sync_filesystem` does for all what a call for each would, and tells of every error."""
+        recorders = self._recorders
+        return (
+            len(recorders) > 1
+            and all(recorder.is_all_ours for recorder in recorders)
+            and len({recorder.device for recorder in recorders}) == 1
+            and is_cheap_to_sync(recorders[0].file.fileno())
+        )
 
     def _sync_together(self) -> None:
         """Sync all by one call. Of an error it is not said whose it is: each file is asked."""
         try:
-            # The first was opened before any of them was written.
+            # The first was opened before any of them was written to.
             sync_filesystem(self._recorders[0].file.fileno())
         except OSError:
             for first in range(SYNCED_AT_ONCE):
@@ -86,6 +92,22 @@ class Syncing:
         for number in range(first, len(self._recorders), SYNCED_AT_ONCE):
             self._errors[number] = _sync_data(self._recorders[number])
 
+    def _sync_names(self) -> None:
+        """Force the names of new files to the disk, each folder once."""
+        new: dict[Path, list[int]] = {}
+        for number, recorder in enumerate(self._recorders):
+            if not recorder.is_named:
+                new.setdefault(recorder.path.parent, []).append(number)
+        for folder, numbers in new.items():
+            try:
+                sync_directories(folder)
+            except OSError as error:
+                for number in numbers:
+                    self._name_errors[number] = error
+            else:
+                for number in numbers:
+                    self._recorders[number].is_named = True
+
 
 @cache
 def _sync_pool() -> ThreadPoolExecutor:
@@ -95,23 +117,6 @@ def _sync_pool() -> ThreadPoolExecutor:
 
 # A forked child has the pool, and none of its threads.
 os.register_at_fork(after_in_child=_sync_pool.cache_clear)
-
-
-def _sync_new_names(recorders: Sequence[RolloutRecorder], errors: list[OSError | None]) -> None:
-    """Force the names of new files to the disk, each folder once."""
-    new: dict[Path, list[int]] = {}
-    for number, recorder in enumerate(recorders):
-        if not recorder.is_named:
-            new.setdefault(recorder.path.parent, []).append(number)
-    for folder, numbers in new.items():
-        try:
-            sync_directories(folder)
-        except OSError as error:
-            for number in numbers:
-                errors[number] = errors[number] or error
-        else:
-            for number in numbers:
-                recorders[number].is_named = True
 
 
 def _sync_data(recorder: RolloutRecorder) -> OSError | None:

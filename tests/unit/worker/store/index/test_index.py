@@ -37,7 +37,7 @@ TABLES = {
         *("recency_at", "archived_at", "cwd", "cli_version", "originator", "source", "thread_source"),
         *("agent_nickname", "agent_role", "agent_path", "git_sha", "git_branch", "git_origin_url"),
         *("approval_mode", "permission_profile", "token_usage", "memory_mode", "history_mode"),
-        *("created_minute", "updated_minute", "recency_minute"),
+        *("created_slot", "updated_slot", "recency_slot"),
     },  # is_archived is generated, and hidden from table_info
     "rollouts": {
         *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "settled"),
@@ -116,8 +116,8 @@ def test_the_migrations_make_the_schema_that_is_expected(store: Store) -> None:
 def test_every_listing_by_one_filter_is_served_by_an_index(store: Store) -> None:
     indexed = {tuple(i.columns) for i in store.index.db.table("threads").indexes}
 
-    for minute in ("created_minute", "updated_minute", "recency_minute"):
-        in_order = ("is_archived", minute)
+    for slot in ("created_slot", "updated_slot", "recency_slot"):
+        in_order = ("is_archived", slot)
         assert {in_order, ("cwd", *in_order), ("source", *in_order), ("model_provider", *in_order)} <= indexed
         assert ("parent_thread_id", *in_order) in indexed
 
@@ -274,19 +274,38 @@ def test_a_thread_whose_row_is_gone_since_it_was_loaded_is_stored_whole(store: S
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
 
 
-@pytest.mark.parametrize(
-    ("seconds", "columns"), [(1, {"updated_at"}), (60, {"updated_at", "updated_minute"})], ids=["soon", "later"]
-)
-def test_a_thread_that_is_written_again_within_the_minute_is_written_to_no_index(
-    store: Store, seconds: int, columns: set[str]
-) -> None:
-    later = FULL.model_copy(update={"updated_at": FULL.updated_at + timedelta(seconds=seconds)})
-
-    changed = changed_columns(later, FULL)
-
-    assert set(changed) == columns
+def test_a_thread_that_is_written_again_within_ten_seconds_is_moved_in_no_index(store: Store) -> None:
+    store.commit(state(FULL))
+    moved: list[str] = []
+    store.index.db.execute(
+        "CREATE TRIGGER moved AFTER UPDATE OF updated_slot ON threads BEGIN SELECT note(new.updated_slot); END"
+    )
+    store.index.db.conn.create_function("note", 1, moved.append)
     indexed = {name for index in store.index.db.table("threads").indexes for name in index.columns}
-    assert bool(indexed & set(changed)) == ("updated_minute" in columns)
+    soon, later = (FULL.model_copy(update={"updated_at": AT + timedelta(seconds=seconds)}) for seconds in (9, 10))
+
+    store.commit(state(soon), loaded=FULL)
+    assert (moved, indexed & set(changed_columns(soon, FULL))) == ([], set())
+    store.commit(state(later), loaded=soon)
+
+    assert moved == ["2026-11-22T12:00:1"]
+
+
+def test_slots_are_kept_whoever_writes_the_times(store: Store) -> None:
+    """Such as a worker of an earlier release, which knows nothing of them."""
+    store.commit(state(FULL))
+    times = {"created_at": "2026-11-22", "updated_at": "", "recency_at": "2026-11-22T12:34:56.789Z"}
+    set_times = ", ".join(f"{name} = :{name}" for name in times)
+
+    store.index.db.execute(f"UPDATE threads SET {set_times}", times)
+    store.index.db.execute(
+        "INSERT INTO threads (thread_id, preview, source, created_at, updated_at, recency_at)"
+        " VALUES (:thread_id, '', '', :created_at, :updated_at, :recency_at)",
+        times | {"thread_id": TWO},
+    )
+
+    slots = store.index.db.execute("SELECT created_slot, updated_slot, recency_slot FROM threads").fetchall()
+    assert [tuple(row) for row in slots] == [("2026-11-22", "", "2026-11-22T12:34:5")] * 2
 
 
 def test_an_unknown_thread_is_none(store: Store) -> None:

@@ -154,6 +154,25 @@ def test_files_of_two_file_systems_are_synced_one_by_one(
     assert (together, len(synced)) == ([], COUNT)
 
 
+def test_files_that_hold_what_others_wrote_are_synced_one_by_one(
+    new: list[RolloutRecorder], together: list[int], synced: list[int]
+) -> None:
+    """Another call may have been told already that it could not be written: ``fdatasync`` tells again."""
+    new[3].is_all_ours = False
+
+    assert Syncing(new).wait() == [None] * COUNT
+
+    assert (together, len(synced)) == ([], COUNT)
+
+
+def test_what_a_crash_may_have_left_is_not_taken_for_ours(tmp_path: Path) -> None:
+    path = tmp_path / "left.jsonl"
+    with ExitStack() as stack:
+        recorders = [stack.enter_context(RolloutRecorder.open(path, create=create)) for create in (True, True, False)]
+
+        assert [recorder.is_all_ours for recorder in recorders] == [True, False, True]
+
+
 def test_a_single_file_is_synced_alone(new: list[RolloutRecorder], together: list[int], synced: list[int]) -> None:
     assert Syncing(new[:1]).wait() == [None]
 
@@ -164,7 +183,7 @@ def test_a_single_file_is_synced_alone(new: list[RolloutRecorder], together: lis
 def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """A machine on which one call is as good."""
     filesystem._is_known.cache_clear()
-    release = os.uname_result(("Linux", "host", "5.8.0-1-amd64", "#1", "x86_64"))
+    release = os.uname_result(("Linux", "host", "5.17.0-1-amd64", "#1", "x86_64"))
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(filesystem, "_libc", lambda: type("Libc", (), {"syncfs": None}))
     monkeypatch.setattr(os, "uname", lambda: release)
@@ -183,7 +202,7 @@ def test_one_call_is_made_where_it_is_as_good(known: pytest.MonkeyPatch, new: li
     [
         ("sys.platform", "darwin"),
         ("_libc", object),
-        ("os.uname", lambda: os.uname_result(("Linux", "host", "5.7.19", "#1", "x86_64"))),
+        ("os.uname", lambda: os.uname_result(("Linux", "host", "5.16.20", "#1", "x86_64"))),
         ("os.uname", lambda: os.uname_result(("Linux", "host", "unknown", "#1", "x86_64"))),
         ("_type_of", lambda _: "fuse.sshfs"),
         ("_type_of", lambda _: None),
@@ -199,15 +218,39 @@ def test_no_one_call_is_made_where_it_is_not_known_to_be_as_good(
     assert not filesystem.is_cheap_to_sync(new[0].file.fileno())
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("/proc/meminfo"), ValueError("no line of it")])
 def test_no_one_call_is_made_where_nobody_says_what_is_dirty(
-    known: pytest.MonkeyPatch, new: list[RolloutRecorder]
+    known: pytest.MonkeyPatch, new: list[RolloutRecorder], error: Exception
 ) -> None:
     def hidden() -> int:
-        raise FileNotFoundError("/proc/meminfo")
+        raise error
 
     known.setattr(filesystem, "_dirty", hidden)
 
     assert not filesystem.is_cheap_to_sync(new[0].file.fileno())
+
+
+def test_the_disk_is_flushed_behind_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a journal, ext4 writes inodes behind its own flush."""
+    calls: list[str] = []
+    monkeypatch.setattr(filesystem, "_syncfs", lambda _: calls.append("syncfs"))
+    monkeypatch.setattr(os, "fdatasync", lambda _: calls.append("fdatasync"), raising=False)
+
+    filesystem.sync_filesystem(7)
+
+    assert calls == ["syncfs", "fdatasync"]
+
+
+def test_a_file_system_is_told_whatever_others_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel escapes neither carriage returns nor other ends of lines that Python knows."""
+    mounts = (
+        "22 1 0:30 / /a\r\rb\u2028c\x0cd rw - tmpfs tmpfs rw\n23 1 8:1 / /my\\040home rw shared:1 - ext4 /dev/a rw\n"
+    )
+    monkeypatch.setattr(Path, "read_bytes", lambda _: mounts.encode())
+
+    assert filesystem._type_of(os.makedev(8, 1)) == "ext4"
+    assert filesystem._type_of(os.makedev(0, 30)) == "tmpfs"
+    assert filesystem._type_of(os.makedev(8, 2)) is None
 
 
 on_linux = pytest.mark.skipif(not hasattr(filesystem._libc(), "syncfs"), reason="there is no syncfs")
