@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest
@@ -190,18 +191,26 @@ class Mailbox:
 def _claim(thread: bytes, attempts: bytes, entries: list[list[Any]]) -> Claim:
     taken: list[MailboxEntry] = []
     malformed = None
-    is_checked = False
     for position, *told in entries:
         try:
-            if not is_checked:
-                ArchiveThreadParams(thread_id=thread.decode())
-                is_checked = True
+            _require_thread_id(thread)
             taken.append(_entry(position, *_fields(told)))
         except (InvalidRequest, KeyError, ValueError) as error:
             size = sum(map(len, told if len(told) > 1 else told[0][1::2]))
             malformed = Malformed(position.decode(), size, f"{type(error).__name__}: {error}")
             break
     return Claim(thread.decode(errors="replace"), int(attempts), taken, malformed)
+
+
+@lru_cache(maxsize=4096)
+def _require_thread_id(thread: bytes) -> None:
+    """Return where *thread* is the id of one.
+
+    Raises:
+        InvalidRequest: it is none.
+        ValueError: it is no text.
+    """
+    ArchiveThreadParams(thread_id=thread.decode())
 
 
 def _fields(told: list[Any]) -> Sequence[bytes]:

@@ -401,11 +401,9 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
             return path
     if state is None and _creates(entries):
         path = home.new_rollout(thread_id, entries[0].task.header.at)
-        archived = home.archived_sessions / path.name
         # A crash may have come between the move, by a later task of the batch, and the commit; or the index was lost,
         # and it has been compressed since.
-        present = (each for each in (path, archived, other_form(path), other_form(archived)) if each.exists())
-        return next(present, path)
+        return home.where_it_lies(path) or path
     if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
         return home.find_rollout(thread_id)
     return home.require_rollout(thread_id)

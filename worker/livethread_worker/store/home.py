@@ -114,6 +114,14 @@ class Home:
                     return path
         return None
 
+    def where_it_lies(self, path: Path) -> Path | None:
+        """Return *path*, or where else the rollout of that name lies: archived, or compressed; None where it does not."""
+        plain = (str(path), f"{self.archived_sessions}/{path.name}")
+        for text in (*plain, *(f"{each}{COMPRESSED_SUFFIX}" for each in plain)):
+            if os.path.exists(text):  # noqa: PTH110 - as paths they would take four times as long
+                return Path(text)
+        return None
+
     def require_rollout(self, thread_id: str) -> Path:
         """Return the rollout of *thread_id*.
 

@@ -119,6 +119,18 @@ def test_a_link_in_a_circle_is_refused(home: Home) -> None:
         home.resolve("sessions/circle/rollout.jsonl")
 
 
+@pytest.mark.parametrize("form", ["", ".zst"])
+@pytest.mark.parametrize("folder", ["sessions/2026/11/22", "archived_sessions"])
+def test_a_rollout_is_found_in_either_folder_and_form(home: Home, folder: str, form: str) -> None:
+    path = home.new_rollout(ONE, datetime(2026, 11, 22, 12, tzinfo=UTC))
+    nowhere = home.where_it_lies(path)
+    there = home.root / folder / f"{path.name}{form}"
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.touch()
+
+    assert (nowhere, home.where_it_lies(path)) == (None, there)
+
+
 def test_a_home_of_a_moment_resolves_as_any(home: Home, tmp_path: Path) -> None:
     (home.sessions / "away").symlink_to(tmp_path)
     (home.sessions / "within").symlink_to(home.archived_sessions, target_is_directory=True)
