@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 from redis.asyncio import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.nodes.items import append, flush, history, message, new_thread, read, texts
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
@@ -71,6 +72,7 @@ async def cli(settings: Settings, *args: str, answer: str | None = None, **env: 
         "LIVETHREAD_REDIS_URL": settings.redis_url,
         "LIVETHREAD_HOME": str(settings.home),
         "LIVETHREAD_KEY_PREFIX": settings.key_prefix,
+        "LIVETHREAD_CONNECT_TIMEOUT_S": "30",  # other tests may keep the machine busy
     }
     return await asyncio.to_thread(
         CliRunner().invoke, main, ["parked", *args], input=answer, env={**of_deployment, **env}
@@ -506,6 +508,23 @@ async def test_nothing_is_dropped_that_was_not_seen(
 
     await client.aclose()
     assert kept_in_redis(redis, settings) == before
+
+
+async def test_a_redis_that_stops_answering_is_said_in_a_line(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+
+    async def time_out(*_: object) -> None:
+        raise RedisTimeoutError("Timeout reading from socket")
+
+    monkeypatch.setattr(ParkedThreads, "drop", time_out)
+
+    result = await cli(settings, "drop", thread_id, "--yes")
+
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert "stopped answering (Timeout reading from socket): what was asked of it may be done or not" in result.output
+    assert len(kept_in(settings)) == 1  # what it was to drop is saved before
 
 
 async def test_many_tasks_are_dropped_in_one_go(

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
+from redis.exceptions import RedisError
 
 from livethread.cli.output import as_indented_json, json_option, print_json
-from livethread.errors import Conflict, InvalidRequest
+from livethread.errors import Conflict, InvalidRequest, Unavailable
 from livethread.open_store import has_home, open_doorbell, open_redis
+from livethread.queued.connection import without_password
 from livethread.queued.outbox import Outbox
 from livethread.queued.parked import ParkedThread, ParkedThreads, WaitingEntry
 from livethread.types import ArchiveThreadParams
@@ -125,7 +127,13 @@ async def _opened() -> AsyncIterator[tuple[ParkedThreads, Outbox, Settings]]:
     async with AsyncExitStack() as stack:
         redis = await open_redis(stack, settings)
         outbox = Outbox(redis, settings, open_doorbell(stack, settings).ring)
-        yield ParkedThreads(redis, settings), outbox, settings
+        try:
+            yield ParkedThreads(redis, settings), outbox, settings
+        except RedisError as error:
+            raise Unavailable(
+                f"Redis at {without_password(settings.client_url)} stopped answering ({error}): what was asked of it may be "
+                "done or not; look with livethread parked list, and repeat what is not"
+            ) from error
 
 
 async def _all() -> list[dict[str, Any]]:
