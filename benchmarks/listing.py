@@ -18,6 +18,7 @@ from livethread.types import (
 )
 from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index
+from livethread_worker.store.index.rows import SLOTS
 from livethread_worker.store.read import list_threads, search_threads
 from livethread_worker.store.rebuild import rebuild
 
@@ -118,7 +119,7 @@ def _listings(
     sql = (
         f"SELECT r.path, t.* FROM {wanted.tables} JOIN rollouts AS r ON r.thread_id = t.thread_id"  # noqa: S608
         f" WHERE {wanted.condition} AND t.is_archived = {int(params.archived)}"
-        f" ORDER BY t.{key} {direction}, t.thread_id {direction} LIMIT {PAGE + 1}"
+        f" ORDER BY t.{SLOTS[key]} {direction}, t.{key} {direction}, t.thread_id {direction} LIMIT {PAGE + 1}"
     )
     return {
         "product": partial(list_threads, home, index, params),
