@@ -20,6 +20,8 @@ from livethread import (
     ThreadMetadataPatch,
     ThreadStore,
 )
+from livethread.model import utc_now
+from livethread.rollout_item import encode_items, parse_items
 from livethread.types import position_key
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ async def test_an_accepted_append_is_reported_with_its_size_and_once_it_is_durab
 
     [appended] = [event for event in events if isinstance(event, ItemsAppended)]
     assert (appended.thread_id, appended.position, appended.items) == (thread_id, receipt.position, 2)
-    assert appended.size > len("one") + len("two")
+    items = parse_items([message("one"), message("two")])
+    assert appended.size == sum(map(len, encode_items(items, utc_now(), max_bytes=1_000)))
     await eventually(lambda: applied_up_to(events, receipt.position), "the event that it is durable")
 
 

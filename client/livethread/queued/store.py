@@ -255,10 +255,11 @@ class QueuedThreadStore:
         opened = self._open.require(thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
         task = encode_append(params.appended_at, lines, params.idempotency_key, observe=params.observe)
-        count, size = len(lines), sum(map(len, lines))
+        count = len(lines)
         del params, lines  # what waits for its answer is in memory once
         position = await self._enqueue(opened, task, expected)
         if self._observers.wants(ItemsAppended):
+            size = len(task.lines) - (count - 1)  # without the line feeds between them
             self._observers.emit(ItemsAppended(thread_id, position, count, size))
         return Receipt.of_valid(thread_id=thread_id, position=position)
 

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from livethread import new_thread_id
 from livethread.errors import InvalidRequest
+from livethread.metadata import StoredThread
 from livethread.model import Model, UtcTime, format_time, parse_time, utc_now
 from livethread.rollout_item import RolloutItem
 
@@ -165,3 +167,16 @@ def test_a_spelling_without_a_zone_never_means_the_machines_own(zone: str, text:
         datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC),
     }
+
+
+def test_a_copy_with_valid_fields_is_what_model_copy_makes() -> None:
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    thread = StoredThread(thread_id=new_thread_id(), created_at=at, updated_at=at, recency_at=at)
+    before = thread.model_copy(deep=True)
+
+    for fields in ({"updated_at": at}, {"title": "t", "git_info": None}, {}):
+        ours, pydantics = thread.with_valid(fields), thread.model_copy(update=fields)
+
+        assert ours == pydantics
+        assert ours.model_dump(exclude_unset=True) == pydantics.model_dump(exclude_unset=True)
+    assert (thread, thread.model_fields_set) == (before, before.model_fields_set)

@@ -40,7 +40,7 @@ _TEXTS: Final = (
 _TIMES: Final = ("created_at", "updated_at", "recency_at", "archived_at")
 #: What threads are listed by -> its first part, ten seconds long, which the indexes hold in its place: a thread that is
 #: written again within them is moved in no index. A page is read part by part, each sorted. A trigger keeps the slots where
-#: whoever changed a time did not say them.
+#: whoever changed a time did not say them: it holds their length, too, so that to change that takes a migration.
 SLOTS: Final = {"created_at": "created_slot", "updated_at": "updated_slot", "recency_at": "recency_slot"}
 SLOT_LENGTH: Final = len("2026-01-01T00:00:0")
 _TIME_OF: Final = {slot: time for time, slot in SLOTS.items()}

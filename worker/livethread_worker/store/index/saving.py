@@ -80,7 +80,7 @@ def _update_threads(connection: sqlite3.Connection, rows: Iterable[ThreadRows]) 
     for each in rows:
         alike.setdefault(each.changed, []).append(each)
     for columns, several in alike.items():
-        changes = [each.thread or {} for each in several]
+        changes = [each.thread for each in several if each.thread]
         updated = connection.executemany(update_thread(columns), changes).rowcount
         if updated < len(several):
             ids = json.dumps([each.state.thread_id for each in several])
