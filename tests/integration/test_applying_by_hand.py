@@ -28,13 +28,14 @@ from livethread import (
     ResourceExhausted,
     ResumeThreadParams,
     Settings,
+    TasksApplied,
     ThreadMetadataPatch,
     ThreadNotFound,
     ThreadParked,
     ThreadStoreError,
     Unavailable,
 )
-from livethread.types import position_key
+from livethread.types import START, position_key
 from livethread_config import names
 from livethread_worker.store.apply import apply_batch
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -113,6 +114,39 @@ async def test_a_shutdown_that_times_out_leaves_the_thread_open(settings: Settin
         await drained_while(hand_worker, thread.shutdown(timeout_s=15))
 
         assert texts(await history(store, thread.thread_id)) == ["one", "two"]
+
+
+async def test_what_is_applied_before_the_answer_comes_is_told_to_observers_and_not_asked_for(
+    store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's message may come before Redis' answer to the append; other threads' messages keep coming in."""
+    thread_id = await new_thread(store)
+    thread = store._open.get(thread_id)
+    assert thread is not None
+    writer, enqueue = thread.writer, store._outbox._enqueue
+    applied: list[str] = []
+
+    def note(event: object) -> None:
+        if isinstance(event, TasksApplied):
+            applied.append(event.position)
+
+    async def answered_late(**arguments: Any) -> Any:
+        answer = await enqueue(**arguments)
+        await asyncio.to_thread(hand_worker.drain)
+        await eventually(lambda: writer.applied != START, "the worker's message")
+        return answer
+
+    async def ask(*_: object) -> None:
+        raise AssertionError("nothing is to be asked for")
+
+    monkeypatch.setattr(store._outbox, "_enqueue", answered_late)
+    monkeypatch.setattr(store._waiter, "ask", ask)
+    store.observers.subscribe(note)
+
+    receipt = await append(store, thread_id, message("one"))
+    await flush(store, thread_id)
+
+    assert applied == [receipt.position]
 
 
 async def test_a_flush_waits_for_what_was_accepted_before_it_and_not_for_what_comes_after(

@@ -373,7 +373,7 @@ class QueuedThreadStore:
 
     def _new_writer(self, thread_id: str) -> Writer:
         id_ = f"{self._client}.{next(self._writers)}"
-        return Writer(thread_id, self._budget, self._settings.mailbox_max_tasks, id_)
+        return Writer(thread_id, self._budget, self._settings.mailbox_max_tasks, id_, self._tell_applied)
 
     # -- waiting -------------------------------------------------------------------------------------------
 
@@ -432,12 +432,13 @@ class QueuedThreadStore:
                     self._note_applied(opened.writer, int(n), position)
 
     def _note_applied(self, writer: Writer, n: int, position: Position) -> None:
-        advanced = writer.unapplied and writer.unapplied[0].n <= n
         writer.note_applied(n, position)
         if writer.parked is not None:
             writer.note_parked(None)
-        if advanced and self._observers.wants(TasksApplied):
-            self._observers.emit(TasksApplied(writer.thread_id, position))
+
+    def _tell_applied(self, writer: Writer) -> None:
+        if self._observers.wants(TasksApplied):
+            self._observers.emit(TasksApplied(writer.thread_id, writer.applied))
 
     def _note_parked(self, writer: Writer, detail: str | None) -> None:
         reason = None if detail is None else _parked_reason(detail)

@@ -13,6 +13,8 @@ from livethread.errors import ResourceExhausted
 from livethread.types import START, Position, position_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from livethread.tasks import EncodedTask
 
 
@@ -89,7 +91,14 @@ class Writer:
     can be sent again should Redis lose it. What is promised is never refused.
     """
 
-    def __init__(self, thread_id: str, budget: Budget, max_tasks: int, id_: str | None = None) -> None:
+    def __init__(
+        self,
+        thread_id: str,
+        budget: Budget,
+        max_tasks: int,
+        id_: str | None = None,
+        on_applied: Callable[[Writer], None] = lambda _: None,
+    ) -> None:
         self.thread_id = thread_id
         #: Identifies this writer for good; never used again once it is closed. What stands before its first dot names the
         #: client, who is told on a channel of that name.
@@ -102,10 +111,14 @@ class Writer:
         self.floor = 0
         self.unapplied: deque[Submission] = deque()
         self.queue: deque[Submission] = deque()
+        #: Counter up to which the workers told that tasks are applied: they may be quicker than Redis' answer to us.
+        self._told = 0
         #: Last position known to be applied.
         self.applied: Position = START
         #: Why the thread is parked, where it is.
         self.parked: str | None = None
+        #: Called when more tasks are known to be applied.
+        self._on_applied = on_applied
         #: Set whenever something above changes.
         self.changed = asyncio.Event()
         self._budget = budget
@@ -201,7 +214,9 @@ class Writer:
             if not submission.accepted.done():
                 submission.accepted.set_result(submission.position)
         if self._is_closed:
-            self.note_applied(last, self.applied)
+            self._let_go(last)
+        else:
+            self._let_go_applied()
         self.changed.set()
 
     def refuse(self, error: Exception) -> bool:
@@ -218,22 +233,20 @@ class Writer:
             if self.queue[0].is_promised:
                 break
             self._drop(self.queue.popleft(), error)
-        for waiting in self.queue:
-            waiting.n = 0
+        self._forget_counters()
         self.changed.set()
         return True
 
     def give_up_first(self, error: Exception) -> None:
         """Give up the first queued task, whatever was promised: what it was to take effect under holds no longer."""
         self._drop(self.queue.popleft(), error)
-        for waiting in self.queue:
-            waiting.n = 0
+        self._forget_counters()
         self.changed.set()
 
     def postpone(self) -> None:
         """Keep what is queued for later: Redis has no room for the first, and took nothing behind it."""
+        self._forget_counters()
         for waiting in self.queue:
-            waiting.n = 0
             waiting.is_postponed = True
 
     def withdraw(self, submission: Submission) -> bool:
@@ -252,18 +265,37 @@ class Writer:
         self.changed.set()
 
     def note_applied(self, n: int, position: Position) -> None:
-        """Let go of the tasks up to counter *n*: they are durable. *position* is how far the thread is."""
+        """Let go of the tasks up to counter *n*: they are durable. *position* is how far the thread is.
+
+        Those that are not known to be accepted yet are let go when they are.
+        """
+        self._told = max(self._told, n)
+        self.applied = position
+        self._let_go_applied()
+        self.changed.set()
+
+    def _let_go_applied(self) -> None:
+        if self.unapplied and self.unapplied[0].n <= self._told:
+            self._let_go(self._told)
+            self._on_applied(self)
+
+    def _let_go(self, n: int) -> None:
         while self.unapplied and self.unapplied[0].n <= n:
             submission = self.unapplied.popleft()
             self.floor = submission.n
             self._budget.give_back(submission.size)
-        self.applied = position
-        self.changed.set()
+
+    def _forget_counters(self) -> None:
+        """Have what is queued numbered anew: other tasks may get the counters that were told of."""
+        self._told = self.floor
+        for waiting in self.queue:
+            waiting.n = 0
 
     def close(self) -> None:
         """Keep nothing any longer for the case that Redis loses it; what is queued still goes out."""
         self._is_closed = True
-        self.note_applied(self.last_accepted, self.applied)
+        self._let_go(self.last_accepted)
+        self.changed.set()
 
     def note_parked(self, reason: str | None) -> None:
         """Note that the thread waits for somebody's decision, or no longer does."""

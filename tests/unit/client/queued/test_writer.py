@@ -166,6 +166,36 @@ async def test_tasks_are_known_by_their_counters_and_not_by_their_positions(writ
     assert counters(writer) == (1, [], [])
 
 
+async def test_what_is_told_to_be_applied_before_it_is_known_to_be_accepted_is_let_go_then(budget: Budget) -> None:
+    """The worker's message and Redis' answer come on two connections."""
+    told: list[tuple[int, str]] = []
+    writer = Writer(THREAD, budget, MANY, on_applied=lambda writer: told.append((writer.floor, writer.applied)))
+    submit(writer, 2)
+    marker = writer.marker
+    writer.number(2)
+
+    writer.note_applied(2, "7-1")
+    before = counters(writer), list(told)
+    writer.accept(2, "7-1", 2)
+
+    assert before == ((0, [], [1, 2]), [])
+    assert (counters(writer), told) == ((2, [], []), [(2, "7-1")])
+    assert writer.is_applied_up_to(marker)
+    assert budget.used == 0
+
+
+async def test_what_was_told_of_a_task_is_not_taken_to_be_of_one_that_gets_its_counter(writer: Writer) -> None:
+    submit(writer, 2)
+    writer.number(2)
+    writer.note_applied(1, "7-0")
+    writer.refuse(RuntimeError("no"))
+    writer.number(1)
+
+    writer.accept(1, "8-0", 1)
+
+    assert counters(writer) == (0, [1], [])
+
+
 async def test_counters_go_on_behind_what_is_applied(writer: Writer) -> None:
     submit(writer, 1)
     writer.number(1)
