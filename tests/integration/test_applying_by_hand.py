@@ -622,18 +622,36 @@ async def test_a_drain_reports_what_it_did(store: QueuedThreadStore, hand_worker
     assert counts == {"batches": 1, "threads": 3, "tasks": 6, "lines": 6, "put_back": 0, "parked": 0}
 
 
-async def test_a_drain_tidies_the_index_behind_its_batches(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
+async def test_a_drain_leaves_no_message_unindexed_when_it_ends(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
     thread_id = await new_thread(store)
-    for n in range(18):
-        await append(store, thread_id, message(f"number {n}"))
-        await asyncio.to_thread(hand_worker.drain)
+    await append(store, thread_id, message("one"))
 
-    segments = hand_worker.index().db.execute("SELECT count(DISTINCT segid) FROM messages_fts_idx").fetchone()[0]
-    assert segments < 16
+    await asyncio.to_thread(hand_worker.drain)
+
+    assert hand_worker.index().db.execute("SELECT count(*) FROM messages_fts_docsize").fetchone()[0] == 1
+
+
+async def test_a_drain_goes_on_with_what_is_due_until_tasks_come(
+    store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more, done = iter([True, True, False]), []
+
+    def maintain(_index: Index, *, is_idle: bool = False) -> bool:
+        done.append(is_idle)
+        return is_idle and next(more)
+
+    monkeypatch.setattr(Index, "maintain", maintain)
+    await append(store, await new_thread(store), message("one"))
+
+    await asyncio.to_thread(hand_worker.drain)
+
+    assert done == [False, True, True, True]
 
 
 @pytest.mark.parametrize("fault", [IndexUnavailable("locked"), Unavailable("no home")])
-async def test_a_drain_that_cannot_tidy_the_index_has_done_its_work(
+async def test_a_drain_that_cannot_maintain_the_index_has_done_its_work(
     store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     for_the_batch = iter([hand_worker.index()])

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Rows of full text behind which the index is tidied: in small pieces, since the next tasks wait for each.
-TIDY_AFTER: Final = 8
-
 #: Longest turn of a drain where there are several shards: a worker may serve others, which wait meanwhile.
 SHARD_TURN: Final = 1.0  # seconds
 
@@ -91,7 +88,8 @@ class Drain:
             if self._apply_ready() or self._mailbox.wait(linger):
                 continue
             self._events.send()
-            self._tidy(least=1)
+            if self._maintain(is_idle=True):
+                continue
             if self._mailbox.rest():
                 return
         self._events.send()
@@ -113,15 +111,16 @@ class Drain:
             logger.warning("claims expired", extra={"action": "drain", "expired": len(claims) - still_ours})
         self._count(claims, outcomes)
         self._events.report(claims, outcomes, started_at)
-        self._tidy(TIDY_AFTER)
+        self._maintain(is_idle=False)
         return True
 
-    def _tidy(self, least: int) -> None:
-        """Tidy the index behind what is told to be durable: only the next tasks wait."""
+    def _maintain(self, *, is_idle: bool) -> bool:
+        """Maintain the index behind what is told to be durable; return whether there is more of that to do."""
         try:
-            self._open_index().tidy(least)
+            return self._open_index().maintain(is_idle=is_idle)
         except (IndexUnavailable, Unavailable) as error:
-            logger.debug("tidying failed", extra={"action": "tidy", "error": str(error)})
+            logger.debug("maintaining the index failed", extra={"action": "maintain", "error": str(error)})
+            return False
 
     def _apply(self, claims: list[Claim]) -> dict[str, Outcome]:
         batch = {claim.thread_id: claim.entries for claim in claims if claim.entries}

@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
@@ -348,6 +349,8 @@ class LocalThreadStore:
             ]
             if outcome.kind is not OutcomeKind.BUSY:
                 break
+        with suppress(IndexUnavailable):
+            index.maintain()
         return outcome
 
     async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:

@@ -350,6 +350,17 @@ class Stores(RuleBasedStateMachine):
             )
         for thread in self.threads:
             self.look_at(store, thread)
+        self.look_at_full_text()
+
+    def look_at_full_text(self) -> None:
+        """Every message is in the full text once, or named as one that is still to be indexed."""
+        with closing(IndexHandle(self.home)) as handle:
+            count = handle.get().db.execute(
+                "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM messages_fts_docsize),"
+                " (SELECT count(*) FROM unindexed_messages)"
+            )
+            messages, indexed, unindexed = count.fetchone()
+        assert indexed + unindexed == messages
 
     @rule(fix=st.booleans())
     def examine(self, fix: bool = True) -> None:

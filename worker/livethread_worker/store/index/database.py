@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Pages of 4 KB in the write-ahead log at which they are moved into the database: by who tidies the index, between
-#: batches, and by who commits, where nobody tidies. A batch that comes upon it waits for some ten milliseconds.
-TIDY_PAGES: Final = 1_000
+#: Pages of 4 KB in the write-ahead log at which a commit moves them into the database, where nobody has done so before: it
+#: takes some ten milliseconds.
 CHECKPOINT_PAGES: Final = 4_000
 
 #: How long a statement waits for another process' transaction.

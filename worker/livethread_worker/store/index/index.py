@@ -12,8 +12,7 @@ from livethread.cursor import MAX_OFFSET
 from livethread.model import format_time
 from livethread.turns import TurnPhase, TurnPlace
 from livethread_worker.store.index.database import (
-    CHECKPOINT_PAGES,
-    TIDY_PAGES,
+    BUSY_TIMEOUT,
     identity,
     in_memory_database,
     is_damaged,
@@ -34,6 +33,7 @@ from livethread_worker.store.index.saving import (
     thread_rows,
 )
 from livethread_worker.store.index.search_threads import search_rows
+from livethread_worker.store.index.upkeep import Upkeep
 from livethread_worker.store.locking import LockBusy, file_lock
 from livethread_worker.store.state import ThreadState, WriterMark
 
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 #: Databases whose file is gone; kept, since to drop the last reference is to close.
 _left_open: Final[list[Database]] = []
 
-#: Rows of full text after which the index tidies itself.
-UNTIDIED: Final = 256
-
 #: How long we wait for another process that migrates the schema.
 _MIGRATION_WAIT: Final = 30.0  # seconds
+
+#: How long a search waits for another process' transaction before it goes without the newest messages.
+_SEARCH_WAIT: Final = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +94,13 @@ class Index:
             IndexUnavailable: it is locked for long, or no database.
         """
         self._home = home
-        #: Rows of full text that came since it was tidied.
-        self._untidied = 0
         #: Whether it has to be set aside and made again.
         self.is_damaged = False
         #: Whether nobody else uses it, and it ends with the process.
         self.in_memory = in_memory
         if in_memory:
             self.db = in_memory_database()
-            self._recent = RecentStates(self.db.conn)
+            self._recent, self._upkeep = RecentStates(self.db.conn), Upkeep(self.db.conn, self._transaction)
             self._identity = None
             return
         with self._using(), file_lock(home.index.with_suffix(".lock"), wait_s=_MIGRATION_WAIT):
@@ -113,15 +111,17 @@ class Index:
                     raise
                 set_aside(home)
                 self.db = open_database(home)
-        self._recent = RecentStates(self.db.conn)
+        self._recent, self._upkeep = RecentStates(self.db.conn), Upkeep(self.db.conn, self._transaction)
         self._identity = identity(home)
 
     def close(self) -> None:
-        """Close the database.
+        """Close the database, and leave no message to be indexed by others.
 
         One whose file was replaced is left open: SQLite would take its companion files to be ours, by their names.
         """
         if self.is_current():
+            with suppress(IndexUnavailable):
+                self.maintain(is_idle=True)
             self.db.close()
         else:
             _left_open.append(self.db)
@@ -210,16 +210,16 @@ class Index:
         with self._transaction() as connection:
             overtaken = _overtaken(connection, rows)
             saved = [each for each in rows if each.state.thread_id not in overtaken]
-            self._save(connection, saved)
+            messages = self._save(connection, saved)
             forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
             before()
         self._recent.forget([*deleted, *overtaken])
         self._recent.keep(each.state for each in saved)
-        self._note_untidied(rows)
+        self._note(saved, messages)
         return overtaken
 
     @staticmethod
-    def _save(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
+    def _save(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
         renamed = [each.state for each in rows if each.is_renamed]
         forget_lines(connection, [each for each in rows if each.state.is_reread])
         save_threads(connection, rows)
@@ -227,7 +227,7 @@ class Index:
         connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
         save_keys(connection, rows)
         forget(connection, [state.thread_id for state in renamed], ["name"])
-        add_lines(connection, rows, renamed)
+        return add_lines(connection, rows, renamed)
 
     def replace(self, rows: Sequence[ThreadRows], *, is_locked: bool = True) -> None:
         """Store what whole rollouts say, in place of what is known of their threads.
@@ -247,14 +247,13 @@ class Index:
             connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
             connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
             save_keys(connection, rows)
-            add_lines(connection, rows, [each.state for each in rows])
-        self._note_untidied(rows)
+            messages = add_lines(connection, rows, [each.state for each in rows])
+        self._note(rows, messages)
+        with suppress(IndexUnavailable):  # they are stored, whatever becomes of that
+            self.maintain()
 
-    def _note_untidied(self, rows: Sequence[ThreadRows]) -> None:
-        """Count what *rows* brought, and tidy where nobody does: they are stored, whatever becomes of that."""
-        self._untidied += sum(len(each.messages) + len(each.texts) for each in rows)
-        with suppress(IndexUnavailable):
-            self.tidy(UNTIDIED)
+    def _note(self, rows: Sequence[ThreadRows], messages: int) -> None:
+        self._upkeep.note(threads=len(rows), messages=messages, texts=sum(len(each.texts) for each in rows))
 
     def rename(self, thread_id: str, name: str | None) -> None:
         """Store a thread's name and nothing else of it, whoever is at work on the thread.
@@ -362,30 +361,17 @@ class Index:
                     connection.execute("ROLLBACK")
                 raise
 
-    def tidy(self, least: int = 1) -> None:
-        """Do between batches what would hold one up: merge full text, where at least so many rows of it came since.
+    def maintain(self, *, is_idle: bool = False) -> bool:
+        """Do a piece of what is due behind commits, if it is time for one, and return whether there is more.
 
-        Where that writes something and the log is long, the log is moved into the database, too. It changes nothing that is
-        read. Who never calls it has it done behind a commit, by the time that `UNTIDIED` rows have come.
+        It changes nothing that is read; what it is stands at `Upkeep`. Who stores calls it behind each batch, and, while
+        it *is_idle*, until there is no more.
 
         Raises:
-            IndexUnavailable: somebody else writes for long, or the like.
+            IndexUnavailable: somebody else writes for long, or the like; it is tried again later.
         """
-        pages, connection = self._untidied, self.db.conn
-        if pages < least:
-            return
-        # Also where it fails: a lock that is held for long is waited for once, not behind every batch.
-        self._untidied = 0
         with self._using():
-            connection.execute("PRAGMA synchronous = NORMAL")  # a merge that a power cut takes is made again
-            connection.execute(f"PRAGMA wal_autocheckpoint = {TIDY_PAGES}")
-            try:
-                with self._transaction():
-                    for query in ("merge_messages", "merge_texts"):
-                        connection.execute(QUERIES[query], {"pages": pages})
-            finally:
-                connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-                connection.execute("PRAGMA synchronous = FULL")
+            return self._upkeep.do_some(is_idle=is_idle)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -410,12 +396,28 @@ class Index:
         return TurnSpan(*row) if row else None
 
     def search_threads(self, params: SearchThreadsParams) -> SearchPage:
-        """Return one page of what a search finds and one more thread, where there is one."""
+        """Return one page of what a search finds and one more thread, where there is one.
+
+        Where somebody else writes the index for long, messages of the last moments may not be found.
+        """
+        self._make_searchable()
         with self._using():
             found = search_rows(self.db.conn, params)
         threads = from_rows([row for row, _ in found.rows], self._home.root)
         snippets = [snippet for _, snippet in found.rows]
         return SearchPage(list(zip(threads, snippets, strict=True)), found.snapshot, found.offset)
+
+    def _make_searchable(self) -> None:
+        """Index what batches left for later, unless somebody else writes for long: then a search goes without it."""
+        connection = self.db.conn
+        with suppress(IndexUnavailable), self._using():
+            if not connection.execute(QUERIES["any_unindexed"]).fetchone()[0]:
+                return
+            connection.execute(f"PRAGMA busy_timeout = {_SEARCH_WAIT * 1000:.0f}")
+            try:
+                self._upkeep.index_messages()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
 
     def list_threads(self, params: ListThreadsParams) -> list[StoredThread]:
         """Return one page of threads and one more, where there is one."""

@@ -241,3 +241,26 @@ def m011_full_text_merged_less_often(db: Database) -> None:
     for table in ("messages_fts", "listing_texts"):
         for setting, segments in (("usermerge", 16), ("crisismerge", 64)):
             db.execute(f"INSERT INTO {table} ({table}, rank) VALUES (?, ?)", [setting, segments])  # noqa: S608
+
+
+@migrations()
+def m012_messages_indexed_some_at_a_time(db: Database) -> None:
+    """Name the messages that are still to be indexed; who deletes one must not ask FTS5 to forget what it does not know.
+
+    A worker of the release before indexes its own at once.
+    """
+    db.table("unindexed_messages").create({"id": int}, pk="id")
+    is_indexed = "NOT EXISTS (SELECT 1 FROM unindexed_messages WHERE id = old.id)"
+    forget = (
+        f"INSERT INTO messages_fts (messages_fts, rowid, text) SELECT 'delete', old.id, old.text WHERE {is_indexed};"
+    )
+    db.execute("DROP TRIGGER messages_ad")
+    db.execute(
+        f"CREATE TRIGGER messages_ad AFTER DELETE ON messages BEGIN {forget}"  # noqa: S608
+        " DELETE FROM unindexed_messages WHERE id = old.id; END"
+    )
+    db.execute("DROP TRIGGER messages_au")
+    db.execute(
+        f"CREATE TRIGGER messages_au AFTER UPDATE ON messages WHEN {is_indexed} BEGIN {forget}"  # noqa: S608
+        " INSERT INTO messages_fts (rowid, text) VALUES (new.id, new.text); END"
+    )

@@ -12,6 +12,7 @@ from livethread.turns import TurnsTakenBack
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import COLUMNS, SAVE_THREAD, changed_columns, to_row, update_thread
+from livethread_worker.store.index.upkeep import TOGETHER
 from livethread_worker.store.state import TextLine, ThreadState, TurnEndLine, TurnLine
 
 if TYPE_CHECKING:
@@ -132,8 +133,11 @@ def save_keys(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> Non
         connection.executemany(QUERIES["save_key"], keys)
 
 
-def add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> None:
-    """Store what the lines taken in add to turns and search, and the names of *named*."""
+def add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> int:
+    """Store what the lines taken in add to turns and search, and the names of *named*; return how many messages that is.
+
+    Where they are few, they are left for `Upkeep` to be indexed with others.
+    """
     for each in rows:
         _save_turns(connection, each.state)
     messages = [row for each in rows for row in each.messages]
@@ -141,7 +145,10 @@ def add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named:
     if messages:
         newest = connection.execute(QUERIES["newest_message"]).fetchone()[0]
         connection.executemany(QUERIES["add_message"], messages)
-        connection.execute(QUERIES["index_messages"], {"newest": newest})
+        connection.execute(
+            QUERIES["index_messages" if len(messages) >= TOGETHER else "leave_unindexed"], {"newest": newest}
+        )
+    return len(messages)
 
 
 def forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: Iterable[str]) -> None:

@@ -47,6 +47,7 @@ TABLES = {
     "append_keys": {"thread_id", "key"},
     "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
     "messages": {"id", "thread_id", "digest", "ordinal", "role", "text"},
+    "unindexed_messages": {"id"},
 }
 
 #: The migrations' own table, and those of the full-text search.

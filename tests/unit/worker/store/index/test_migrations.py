@@ -129,3 +129,21 @@ def test_what_somebody_asked_for_and_keys_that_are_taken_survive_the_migration(h
 def test_full_text_is_not_merged_within_commits(home: Home, table: str) -> None:
     with closing(Index(home)) as index:
         assert index.db.execute(f"SELECT v FROM {table}_config WHERE k = 'automerge'").fetchone()[0] == 0
+
+
+def test_messages_of_an_earlier_index_are_found_and_forgotten(home: Home) -> None:
+    earlier_index(home, "m012_messages_indexed_some_at_a_time")
+    with closing(sqlite3.connect(home.index)) as connection, connection:
+        connection.execute(
+            "INSERT INTO messages (id, thread_id, digest, ordinal, role, text) VALUES (1, ?, 1, 1, 'user', 'zebra')",
+            [thread_id(1)],
+        )
+        connection.execute("INSERT INTO messages_fts (rowid, text) VALUES (1, 'zebra')")
+    query = "SELECT count(*) FROM messages_fts WHERE messages_fts MATCH 'zebra'"
+
+    with closing(Index(home)) as index:
+        before = index.db.execute(query).fetchone()[0]
+        index.db.execute("DELETE FROM messages")
+
+        assert (before, index.db.execute(query).fetchone()[0]) == (1, 0)
+        assert index.db.execute("SELECT count(*) FROM messages_fts_docsize").fetchone()[0] == 0

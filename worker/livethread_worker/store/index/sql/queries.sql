@@ -107,6 +107,20 @@ SELECT coalesce(max(id), 0) FROM messages
 -- What came in since; in one statement, see save_texts.
 INSERT INTO messages_fts (rowid, text) SELECT id, text FROM messages WHERE id > :newest ORDER BY id
 
+-- leave_unindexed --
+-- What came in since, for later.
+INSERT INTO unindexed_messages (id) SELECT id FROM messages WHERE id > :newest
+
+-- any_unindexed --
+SELECT EXISTS (SELECT 1 FROM unindexed_messages)
+
+-- index_unindexed --
+INSERT INTO messages_fts (rowid, text)
+SELECT m.id, m.text FROM unindexed_messages AS u CROSS JOIN messages AS m ON m.id = u.id ORDER BY u.id
+
+-- forget_unindexed --
+DELETE FROM unindexed_messages
+
 -- merge_messages --
 -- Go on with merging the segments of a level where there are 16 or more, up to about so many pages. Each message is
 -- written again once a level: about a page, in all.
