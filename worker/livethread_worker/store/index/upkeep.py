@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 #: Messages that are indexed together: FTS5 writes those of a transaction as a segment of their own, and merges that with
 #: others again and again, so that two or three at a time cost ten times as much. (PostgreSQL's GIN indexes have a pending
 #: list for the same reason: postgresql.org/docs/current/gin.html#GIN-FAST-UPDATE.)
-TOGETHER: Final = 256
+TOGETHER: Final = 128
 
 #: Segments behind which it is worth a look whether some are to be merged: FTS5 merges 16 of a level (see m011).
 MERGED_SEGMENTS: Final = 16
 #: Pages of full text that are merged at once: some milliseconds, since as many again are written for the segments in which
 #: it leaves off. Behind a large batch more for each message of it, so that segments become no more than they are merged.
-MERGED_PAGES: Final = 32
+MERGED_PAGES: Final = 16
 MERGED_PAGES_OF_MESSAGE: Final = 0.5
 
 #: Rows that SQLite counts where there was something to merge (sqlite.org/fts5.html#the_merge_command).
@@ -34,7 +34,7 @@ CHANGES_OF_MERGE: Final = 2
 #: once.
 LOGGED_PAGES_OF_THREAD: Final = 6
 LOGGED_PAGES_OF_MESSAGE: Final = 0.5
-LOGGED_PAGES: Final = 800
+LOGGED_PAGES: Final = 400
 
 #: A chore is left for so many times as long as it took, where others wait.
 REST: Final = 4
