@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -50,9 +51,13 @@ def xadds(redis: Redis, shape: load.Shape) -> float:
 
 
 def files(folder: Path, shape: load.Shape, at_a_time: int) -> float:
-    """Return the seconds in which the lines come into a file for each thread, some *at_a_time*, each time synced."""
+    """Return the seconds in which the lines come into a file for each thread, some *at_a_time*, each time synced.
+
+    The files stay in *folder*: to delete them would slow down who makes others next.
+    """
     folder.mkdir(exist_ok=True)
-    paths = [folder / f"{thread}.jsonl" for thread in range(shape.threads)]
+    run = tempfile.mkdtemp(dir=folder)
+    paths = [f"{run}/{thread}.jsonl" for thread in range(shape.threads)]
     lines = _by_thread(shape)
     sync = os.fdatasync if sys.platform == "linux" else os.fsync
 
@@ -64,10 +69,7 @@ def files(folder: Path, shape: load.Shape, at_a_time: int) -> float:
                 sync(file)
                 os.close(file)
 
-    seconds = _seconds(write)
-    for path in paths:
-        path.unlink()
-    return seconds
+    return _seconds(write)
 
 
 def sqlite(folder: Path, shape: load.Shape, at_a_time: int) -> float:

@@ -114,7 +114,10 @@ async def _write_one(thread: LiveThread, number: int, shape: Shape) -> None:
             if shape.patch_every and n % shape.patch_every == 0:
                 await thread.update_metadata(patch(n))
 
-    await asyncio.gather(*(append() for _ in range(shape.at_once)))
+    if shape.at_once == 1:
+        await append()
+    else:
+        await asyncio.gather(*(append() for _ in range(shape.at_once)))
     await thread.flush()
 
 
