@@ -55,7 +55,10 @@ class MetadataUpdated:
 
 @dataclass(frozen=True, slots=True)
 class TasksApplied:
-    """Everything up to *position* is durable, or somebody dropped it from a parked thread."""
+    """Everything up to *position* is durable, or somebody dropped it from a parked thread.
+
+    A worker may be quicker than the answer to the append: its `ItemsAppended` may come behind.
+    """
 
     action: ClassVar[str] = "tasks_applied"
 

@@ -37,6 +37,7 @@ from livethread import (
 )
 from livethread.types import START, position_key
 from livethread_config import names
+from livethread_worker.drain import drain
 from livethread_worker.store.apply import apply_batch
 from livethread_worker.store.index import Index, IndexUnavailable
 
@@ -648,6 +649,24 @@ async def test_a_drain_goes_on_with_what_is_due_until_tasks_come(
     await asyncio.to_thread(hand_worker.drain)
 
     assert done == [False, True, True, True]
+
+
+async def test_a_drain_ends_though_there_is_always_more_to_do_for_the_index(
+    store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+
+    def maintain(_index: Index, *, is_idle: bool = False) -> bool:
+        done.append(is_idle)
+        return True
+
+    monkeypatch.setattr(Index, "maintain", maintain)
+    monkeypatch.setattr(drain, "IDLE_TURN", 0.0)
+    await append(store, await new_thread(store), message("one"))
+
+    await asyncio.to_thread(hand_worker.drain)
+
+    assert done == [False, True]
 
 
 @pytest.mark.parametrize("fault", [IndexUnavailable("locked"), Unavailable("no home")])

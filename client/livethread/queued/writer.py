@@ -223,9 +223,11 @@ class Writer:
         """Refuse the first queued task, and with a thread's creation all that depend on it.
 
         Those behind it get new counters when they are sent. Return whether it could be refused: what is promised
-        cannot be, and has to be tried again.
+        cannot be, and has to be tried again. What the workers told to be applied is accepted instead.
         """
         first = self.queue[0]
+        if self._accept_told():
+            return True
         if first.is_promised:
             return False
         depending = len(self.queue) if first.task.op == "create_thread" else 1
@@ -239,12 +241,15 @@ class Writer:
 
     def give_up_first(self, error: Exception) -> None:
         """Give up the first queued task, whatever was promised: what it was to take effect under holds no longer."""
+        if self._accept_told():
+            return
         self._drop(self.queue.popleft(), error)
         self._forget_counters()
         self.changed.set()
 
     def postpone(self) -> None:
         """Keep what is queued for later: Redis has no room for the first, and took nothing behind it."""
+        self._accept_told()
         self._forget_counters()
         for waiting in self.queue:
             waiting.is_postponed = True
@@ -274,6 +279,13 @@ class Writer:
         self._let_go_applied()
         self.changed.set()
 
+    def _accept_told(self) -> bool:
+        """Accept the first queued tasks where they are told to be applied: Redis took them, and lost them since."""
+        is_told = bool(self.queue) and 0 < self.queue[0].n <= self._told
+        if is_told:
+            self.accept(self._told, self.applied, 0)
+        return is_told
+
     def _let_go_applied(self) -> None:
         if self.unapplied and self.unapplied[0].n <= self._told:
             self._let_go(self._told)
@@ -286,7 +298,7 @@ class Writer:
             self._budget.give_back(submission.size)
 
     def _forget_counters(self) -> None:
-        """Have what is queued numbered anew: other tasks may get the counters that were told of."""
+        """Have what is queued numbered anew."""
         self._told = self.floor
         for waiting in self.queue:
             waiting.n = 0

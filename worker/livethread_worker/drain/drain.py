@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How long a drain that has no tasks goes on maintaining the index: a worker that is to stop waits for it.
+IDLE_TURN: Final = 0.5  # seconds
+
 #: Longest turn of a drain where there are several shards: a worker may serve others, which wait meanwhile.
 SHARD_TURN: Final = 1.0  # seconds
 
@@ -84,15 +87,17 @@ class Drain:
         longest = self._settings.drain_max_s
         ends_at = time.monotonic() + (longest if self._settings.shards == 1 else min(longest, SHARD_TURN))
         linger = self._settings.drain_linger_ms / 1000
-        while time.monotonic() < ends_at:
-            if self._apply_ready() or self._mailbox.wait(linger):
+        worked_at, has_more = time.monotonic(), False
+        while (now := time.monotonic()) < ends_at:
+            if self._apply_ready() or (not has_more and self._mailbox.wait(linger)):
+                worked_at, has_more = time.monotonic(), False
                 continue
             self._events.send()
-            if self._maintain(is_idle=True):
-                continue
-            if self._mailbox.rest():
+            has_more = self._maintain(is_idle=True) and now < worked_at + IDLE_TURN
+            if not has_more and self._mailbox.rest():
                 return
         self._events.send()
+        self._maintain(is_idle=True)
         self._mailbox.hand_over()
         if self._mailbox.sweep():
             self._ring()

@@ -184,16 +184,24 @@ async def test_what_is_told_to_be_applied_before_it_is_known_to_be_accepted_is_l
     assert budget.used == 0
 
 
-async def test_what_was_told_of_a_task_is_not_taken_to_be_of_one_that_gets_its_counter(writer: Writer) -> None:
-    submit(writer, 2)
+@pytest.mark.parametrize("how", ["refused", "given up", "postponed"])
+async def test_what_is_told_to_be_applied_is_not_refused_though_redis_lost_it(writer: Writer, how: str) -> None:
+    """Its counter is taken: the next task with it would be dropped as a repetition."""
+    first, _ = submit(writer, 2)
     writer.number(2)
     writer.note_applied(1, "7-0")
-    writer.refuse(RuntimeError("no"))
-    writer.number(1)
 
-    writer.accept(1, "8-0", 1)
+    match how:
+        case "refused":
+            assert writer.refuse(RuntimeError("no"))
+        case "given up":
+            writer.give_up_first(RuntimeError("no"))
+        case _:
+            writer.postpone()
+    numbered = [submission.n for submission in writer.number(1)]
 
-    assert counters(writer) == (0, [1], [])
+    assert await first.accepted == "7-0"
+    assert (counters(writer), numbered) == ((1, [], [2]), [2])
 
 
 async def test_counters_go_on_behind_what_is_applied(writer: Writer) -> None:

@@ -355,11 +355,14 @@ class Stores(RuleBasedStateMachine):
     def look_at_full_text(self) -> None:
         """Every message is in the full text once, or named as one that is still to be indexed."""
         with closing(IndexHandle(self.home)) as handle:
-            count = handle.get().db.execute(
+            database = handle.get().db
+            count = database.execute(
                 "SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM messages_fts_docsize),"
                 " (SELECT count(*) FROM unindexed_messages)"
             )
             messages, indexed, unindexed = count.fetchone()
+            handle.get().maintain(is_idle=True)
+            database.execute("INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)")
         assert indexed + unindexed == messages
 
     @rule(fix=st.booleans())

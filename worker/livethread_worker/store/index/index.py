@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -48,14 +50,18 @@ if TYPE_CHECKING:
     from livethread_worker.store.home import Home
     from livethread_worker.store.index.saving import ThreadRows
 
+logger = logging.getLogger(__name__)
+
 #: Databases whose file is gone; kept, since to drop the last reference is to close.
 _left_open: Final[list[Database]] = []
 
 #: How long we wait for another process that migrates the schema.
 _MIGRATION_WAIT: Final = 30.0  # seconds
 
-#: How long a search waits for another process' transaction before it goes without the newest messages.
+#: How long a search waits for another process' transaction before it goes without the newest messages, and how long
+#: none waits then.
 _SEARCH_WAIT: Final = 1.0  # seconds
+_SEARCH_WITHOUT: Final = 3.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,8 @@ class Index:
         self._home = home
         #: Whether it has to be set aside and made again.
         self.is_damaged = False
+        #: Until when searches go without what could not be indexed; of the monotonic clock.
+        self._search_without_until = 0.0
         #: Whether nobody else uses it, and it ends with the process.
         self.in_memory = in_memory
         if in_memory:
@@ -115,13 +123,13 @@ class Index:
         self._identity = identity(home)
 
     def close(self) -> None:
-        """Close the database, and leave no message to be indexed by others.
+        """Close the database; what batches left for later is indexed, unless somebody else writes for long.
 
         One whose file was replaced is left open: SQLite would take its companion files to be ours, by their names.
         """
         if self.is_current():
-            with suppress(IndexUnavailable):
-                self.maintain(is_idle=True)
+            with suppress(IndexUnavailable), self._using(), self._waiting(_SEARCH_WAIT):
+                self._upkeep.index_messages()
             self.db.close()
         else:
             _left_open.append(self.db)
@@ -253,6 +261,7 @@ class Index:
             self.maintain()
 
     def _note(self, rows: Sequence[ThreadRows], messages: int) -> None:
+        """Count what was stored, and *messages* that were offered: some may have been there."""
         self._upkeep.note(threads=len(rows), messages=messages, texts=sum(len(each.texts) for each in rows))
 
     def rename(self, thread_id: str, name: str | None) -> None:
@@ -266,7 +275,8 @@ class Index:
             if state is not None and state.thread is not None:
                 loaded = state.thread
                 state.thread = loaded.model_copy(update={"name": name})
-                self._save(connection, [thread_rows(state, loaded)])
+                rows = [thread_rows(state, loaded)]
+                self._note(rows, self._save(connection, rows))
 
     def fence(self, thread_id: str, now: int) -> int:
         """Begin a new epoch of a thread and return it: at least *now*, which is in ms, and later than all before.
@@ -400,30 +410,48 @@ class Index:
 
         Where somebody else writes the index for long, messages of the last moments may not be found.
         """
-        self._make_searchable()
-        with self._using():
-            found = search_rows(self.db.conn, params)
+        if time.monotonic() >= self._search_without_until:
+            self._make_searchable()
+        with self._using(), _as_of_one_moment(self.db.conn) as connection:
+            found = search_rows(connection, params)
         threads = from_rows([row for row, _ in found.rows], self._home.root)
         snippets = [snippet for _, snippet in found.rows]
         return SearchPage(list(zip(threads, snippets, strict=True)), found.snapshot, found.offset)
 
     def _make_searchable(self) -> None:
-        """Index what batches left for later, unless somebody else writes for long: then a search goes without it."""
-        connection = self.db.conn
-        with suppress(IndexUnavailable), self._using():
-            if not connection.execute(QUERIES["any_unindexed"]).fetchone()[0]:
-                return
-            connection.execute(f"PRAGMA busy_timeout = {_SEARCH_WAIT * 1000:.0f}")
-            try:
+        """Index what batches left for later; where that cannot be done now, a search goes without it."""
+        try:
+            with self._using(), self._waiting(_SEARCH_WAIT):
                 self._upkeep.index_messages()
-            finally:
-                connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
+        except IndexUnavailable as error:
+            logger.debug("searching without the newest messages", extra={"action": "search", "error": str(error)})
+            self._search_without_until = time.monotonic() + _SEARCH_WITHOUT
+
+    @contextmanager
+    def _waiting(self, seconds: float) -> Iterator[None]:
+        """Wait so long at most for other processes' transactions."""
+        connection = self.db.conn
+        connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+        try:
+            yield
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
 
     def list_threads(self, params: ListThreadsParams) -> list[StoredThread]:
         """Return one page of threads and one more, where there is one."""
         with self._using():
             rows = list_rows(self.db.conn, params)
         return from_rows(rows, self._home.root)
+
+
+@contextmanager
+def _as_of_one_moment(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Have all statements see the same, whoever writes meanwhile."""
+    connection.execute("BEGIN")
+    try:
+        yield connection
+    finally:
+        connection.execute("ROLLBACK")  # nothing was written
 
 
 def _pairs(named: Mapping[str, Collection[str]]) -> str:

@@ -185,7 +185,7 @@ def m007_listing_texts(db: Database) -> None:
 
 @migrations()
 def m008_full_text_merged_between_batches(db: Database) -> None:
-    """Have FTS5 merge no segments while a batch is committed, a few hundred pages at once: `Index.tidy` does, in between.
+    """Have FTS5 merge no segments while a batch is committed, a few hundred pages at once: `Index.maintain` does, in between.
 
     Where nobody did, it would merge 16 segments of a level in one go (``crisismerge``).
     """
@@ -247,7 +247,7 @@ def m011_full_text_merged_less_often(db: Database) -> None:
 def m012_messages_indexed_some_at_a_time(db: Database) -> None:
     """Name the messages that are still to be indexed; who deletes one must not ask FTS5 to forget what it does not know.
 
-    A worker of the release before indexes its own at once.
+    A worker of the release before indexes its own at once, and does not find ours before we have indexed them.
     """
     db.table("unindexed_messages").create({"id": int}, pk="id")
     is_indexed = "NOT EXISTS (SELECT 1 FROM unindexed_messages WHERE id = old.id)"

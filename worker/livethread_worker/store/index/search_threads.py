@@ -22,7 +22,7 @@ class FoundRows:
     """What a search found: rows with their snippets."""
 
     rows: list[tuple[sqlite3.Row, str]]
-    #: Newest message when the first page was made, and how many threads the pages before have shown.
+    #: Newest message that could be found when the first page was made, and how many threads the pages before have shown.
     snapshot: int
     offset: int
 
@@ -39,18 +39,22 @@ SELECT r.path, t.*, best.id AS message_id
   FROM best JOIN threads AS t ON t.thread_id = best.thread_id JOIN rollouts AS r ON r.thread_id = t.thread_id
  WHERE {conditions} ORDER BY {order} LIMIT ? OFFSET ?"""
 
+_NEWEST_INDEXED: Final = (
+    "SELECT coalesce((SELECT min(id) - 1 FROM unindexed_messages), (SELECT max(id) FROM messages), 0)"
+)
+
 _SNIPPET: Final = (
     "SELECT snippet(messages_fts, 0, '', '', '…', ?) FROM messages_fts WHERE messages_fts MATCH ? AND rowid = ?"
 )
 
 
 def search_rows(connection: sqlite3.Connection, params: SearchThreadsParams) -> FoundRows:
-    """Return the page's rows and one more, where there is one.
+    """Return the page's rows and one more, where there is one; the caller sees to it that all is read as of one moment.
 
     Without a sort key the best matches come first (FTS5's bm25).
     """
     match = fts_expression(parse_query(params.search_term))
-    snapshot, offset = _newest(connection), 0
+    snapshot, offset = _newest_indexed(connection), 0
     conditions = [f"t.archived_at IS {'NOT ' if params.archived else ''}NULL"]
     arguments: list[Any] = []
     if params.allowed_sources:
@@ -73,8 +77,9 @@ def search_rows(connection: sqlite3.Connection, params: SearchThreadsParams) -> 
     return FoundRows([(row, _snippet(connection, match, row["message_id"])) for row in rows], snapshot, offset)
 
 
-def _newest(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0])
+def _newest_indexed(connection: sqlite3.Connection) -> int:
+    """Return the newest message before which all are indexed: later pages must not find what this one could not."""
+    return int(connection.execute(_NEWEST_INDEXED).fetchone()[0])
 
 
 def fts_expression(phrases: list[Phrase]) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: list for the same reason: postgresql.org/docs/current/gin.html#GIN-FAST-UPDATE.)
 TOGETHER: Final = 128
 
+#: Messages of a large batch that make a segment, about: FTS5 writes one, too, when it holds a megabyte of words.
+SEGMENT_MESSAGES: Final = 256
 #: Segments behind which it is worth a look whether some are to be merged: FTS5 merges 16 of a level (see m011).
 MERGED_SEGMENTS: Final = 16
 #: Pages of full text that are merged at once: some milliseconds, since as many again are written for the segments in which
@@ -72,7 +74,7 @@ class Upkeep:
         self._half_merged: set[str] = set()
         self._logged_pages = 0.0
         self._chores = [
-            _Chore(lambda: self._unindexed >= (1 if self._is_idle else TOGETHER), self.index_messages),
+            _Chore(self._is_to_be_indexed, self.index_messages),
             _Chore(lambda: self._logged_pages >= LOGGED_PAGES, self._checkpoint),
             *(_Chore(partial(self._is_to_be_merged, what), partial(self._merge, what)) for what in self._segments),
         ]
@@ -83,7 +85,7 @@ class Upkeep:
         if messages < TOGETHER:
             self._unindexed += messages
         else:
-            self._segments["messages"] += 1
+            self._segments["messages"] += 1 + messages // SEGMENT_MESSAGES
         if texts:
             self._segments["texts"] += 1
         self._logged_pages += threads * LOGGED_PAGES_OF_THREAD + messages * LOGGED_PAGES_OF_MESSAGE
@@ -91,19 +93,28 @@ class Upkeep:
     def do_some(self, *, is_idle: bool) -> bool:
         """Do one thing that is due, if it is time for it or nobody waits; return whether there is another.
 
+        Behind a large batch, all that is due: it takes little beside the batch, and must not become more.
+
         Raises:
             IndexUnavailable: somebody else writes for long, or the like; it is tried again later.
         """
         self._is_idle, began = is_idle, time.monotonic()
+        is_large = self._messages >= TOGETHER and not is_idle
         for chore in self._chores:
-            if chore.is_due() and (is_idle or began >= chore.not_before):
-                try:
-                    chore.do()
-                finally:  # also where it failed: a lock that is held for long is not waited for behind every batch
-                    ended = time.monotonic()
-                    chore.not_before = ended + (ended - began) * REST
-                break
+            if chore.is_due() and (is_large or is_idle or began >= chore.not_before):
+                self._do(chore)
+                if not is_large:
+                    break
         return any(chore.is_due() for chore in self._chores)
+
+    @staticmethod
+    def _do(chore: _Chore) -> None:
+        began = time.monotonic()
+        try:
+            chore.do()
+        finally:  # also where it failed: a lock that is held for long is not waited for behind every batch
+            ended = time.monotonic()
+            chore.not_before = ended + (ended - began) * REST
 
     def index_messages(self) -> None:
         """Index all messages that were left for later, whoever stored them.
@@ -111,11 +122,19 @@ class Upkeep:
         Raises:
             IndexUnavailable: somebody else writes for long, or the like.
         """
-        with self._less_durably(), self._transaction() as connection:
-            connection.execute(QUERIES["index_unindexed"])
-            connection.execute(QUERIES["forget_unindexed"])
+        if self._any_unindexed():  # else nothing is written: others would look anew at all that they know
+            with self._less_durably(), self._transaction() as connection:
+                connection.execute(QUERIES["index_unindexed"])
+                connection.execute(QUERIES["forget_unindexed"])
+            self._segments["messages"] += 1
         self._unindexed = 0
-        self._segments["messages"] += 1
+
+    def _is_to_be_indexed(self) -> bool:
+        # What others left is taken care of by who is idle: they may be gone.
+        return self._unindexed >= TOGETHER or (self._is_idle and self._any_unindexed())
+
+    def _any_unindexed(self) -> bool:
+        return bool(self._connection.execute(QUERIES["any_unindexed"]).fetchone()[0])
 
     def _is_to_be_merged(self, what: str) -> bool:
         return self._segments[what] >= MERGED_SEGMENTS or what in self._half_merged

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.worker.builders import Mail, thread_id
 
+from livethread.cursor import encode_relevance
 from livethread.metadata import ThreadMetadataPatch
 from livethread.types import SearchThreadsParams
 from livethread_worker.store.index import Index, IndexUnavailable, database, index, saving, upkeep
+from livethread_worker.store.index.queries import QUERIES
 
 if TYPE_CHECKING:
     from tests.unit.worker.builders import Store
@@ -67,10 +69,12 @@ def pragmas(store: Store) -> list[int]:
 
 
 def assert_is_whole(store: Store) -> None:
-    """Every message is in the full text once, or named as one that is not."""
+    """Every message is in the full text once, with its words, or named as one that is not."""
     messages = store.index.db.execute("SELECT count(*) FROM messages").fetchone()[0]
     assert indexed(store) + unindexed(store) == messages
-    store.index.db.execute("INSERT INTO messages_fts (messages_fts) VALUES ('integrity-check')")
+    store.index.maintain(is_idle=True)
+    # With the rank, what stands in the table is compared, too.
+    store.index.db.execute("INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)")
 
 
 # -- indexing ----------------------------------------------------------------------------------------------
@@ -136,10 +140,47 @@ def test_whoever_searches_indexes_what_others_left(store: Store) -> None:
     assert unindexed(store) == 0
 
 
+def test_who_finds_nothing_to_index_writes_nothing(store: Store) -> None:
+    """Whoever else has the index open would forget what it knows."""
+    said(store, "zebra")
+    with closing(Index(store.home)) as other:
+        other.maintain(is_idle=True)
+        before = other.db.execute("PRAGMA data_version").fetchone()[0]
+
+        store.index.maintain(is_idle=True)
+
+        assert other.db.execute("PRAGMA data_version").fetchone()[0] == before
+
+
+def test_who_is_idle_indexes_what_a_process_left_that_is_gone(store: Store) -> None:
+    said(store, "zebra")
+
+    with closing(Index(store.home)) as other:
+        other.maintain(is_idle=True)
+
+    assert unindexed(store) == 0
+
+
+def test_a_failure_between_two_statements_indexes_nothing_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(store, "zebra")
+    with monkeypatch.context() as patched:
+        patched.setitem(QUERIES, "forget_unindexed", "DELETE FROM nothing")
+        with pytest.raises(IndexUnavailable, match="nothing"):
+            store.index.maintain(is_idle=True)
+    between = indexed(store), unindexed(store)
+
+    assert between == (0, 1)
+    assert found(store, "zebra") == [thread_id(1)]
+    assert_is_whole(store)
+
+
 def test_a_search_goes_without_the_newest_messages_while_somebody_holds_the_index(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index, "_SEARCH_WAIT", 0.01)
+    monkeypatch.setattr(index, "_SEARCH_WITHOUT", 0.0)
     said(store, "zebra")
     store.index.maintain(is_idle=True)
     said(store, "zebra", n=2)
@@ -152,6 +193,47 @@ def test_a_search_goes_without_the_newest_messages_while_somebody_holds_the_inde
     assert meanwhile == [thread_id(1)]
     assert sorted(found(store, "zebra")) == [thread_id(1), thread_id(2)]
     assert pragmas(store) == before
+
+
+def test_not_every_search_waits_while_somebody_holds_the_index(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(store, "zebra")
+    waits = []
+
+    def locked() -> None:
+        waits.append(1)
+        raise IndexUnavailable("locked")
+
+    monkeypatch.setattr(store.index._upkeep, "index_messages", locked)
+
+    assert [found(store, "zebra"), found(store, "zebra")] == [[], []]
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize("is_indexed_after", ["the first page", "its look at what is left"])
+def test_later_pages_find_nothing_that_the_first_could_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_indexed_after: str
+) -> None:
+    """Else threads would come twice, and others never: a better match moves those that were shown."""
+    for n in range(1, 5):
+        said(store, "zebra " + "gnu " * n, n=n)
+    store.index.maintain(is_idle=True)
+    make_searchable = store.index._make_searchable
+
+    def late() -> None:
+        if is_indexed_after == "its look at what is left":
+            make_searchable()
+        said(store, "zebra", n=9)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(store.index, "_make_searchable", late)
+    term, pages = "zebra", []
+    page = store.index.search_threads(SearchThreadsParams(search_term=term, page_size=2))
+    pages += page.threads[:2]
+    cursor = encode_relevance(page.snapshot, 2)
+    page = store.index.search_threads(SearchThreadsParams(search_term=term, page_size=2, cursor=cursor))
+    pages += page.threads
+
+    assert [thread.thread_id for thread, _ in pages] == [thread_id(n) for n in range(1, 5)]
 
 
 def test_a_thread_that_is_deleted_before_it_is_indexed_leaves_nothing(store: Store) -> None:
@@ -278,6 +360,17 @@ def test_the_texts_that_listings_search_are_merged_too(store: Store) -> None:
     assert store.index.db.execute(query).fetchone()[0] == 1
 
 
+def test_segments_stay_few_where_all_batches_are_large(store: Store) -> None:
+    """At 64 of a level FTS5 would merge them all within a commit."""
+    mail, most = said(store), 0
+    for n in range(80):
+        store.apply(mail, mail.append(*(f"word{n}x{i} " * 8 for i in range(upkeep.TOGETHER))))
+        store.index.maintain()
+        most = max(most, segments(store))
+
+    assert MERGED <= most < 48
+
+
 # -- when --------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +417,18 @@ def test_a_lock_that_is_held_for_long_is_not_waited_for_behind_every_batch(store
 
     store.index.maintain(is_idle=True)
     assert unindexed(store) == 0
+
+
+def test_maintenance_does_not_wait_for_the_disk(store: Store) -> None:
+    said(store, "zebra")
+    statements: list[str] = []
+    store.index.db.conn.set_trace_callback(statements.append)
+
+    store.index.maintain(is_idle=True)
+
+    commit = statements.index("COMMIT")
+    assert [each for each in statements[:commit] if "synchronous" in each][-1] == "PRAGMA synchronous = NORMAL"
+    assert "PRAGMA synchronous = FULL" in statements[commit:]
 
 
 def test_maintenance_leaves_commits_as_durable_as_before(store: Store) -> None:

@@ -109,7 +109,7 @@ INSERT INTO messages_fts (rowid, text) SELECT id, text FROM messages WHERE id > 
 
 -- leave_unindexed --
 -- What came in since, for later.
-INSERT INTO unindexed_messages (id) SELECT id FROM messages WHERE id > :newest
+INSERT OR IGNORE INTO unindexed_messages (id) SELECT id FROM messages WHERE id > :newest
 
 -- any_unindexed --
 SELECT EXISTS (SELECT 1 FROM unindexed_messages)
