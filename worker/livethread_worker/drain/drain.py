@@ -84,13 +84,13 @@ class Drain:
         return asdict(self._counts)
 
     def _run(self) -> None:
-        longest = self._settings.drain_max_s
-        ends_at = time.monotonic() + (longest if self._settings.shards == 1 else min(longest, SHARD_TURN))
+        longest, worked_at = self._settings.drain_max_s, time.monotonic()
+        ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, SHARD_TURN))
         linger = self._settings.drain_linger_ms / 1000
-        worked_at, has_more = time.monotonic(), False
+        has_more = False
         while (now := time.monotonic()) < ends_at:
             if self._apply_ready() or (not has_more and self._mailbox.wait(linger)):
-                worked_at, has_more = time.monotonic(), False
+                worked_at, has_more = now, False
                 continue
             self._events.send()
             has_more = self._maintain(is_idle=True) and now < worked_at + IDLE_TURN
