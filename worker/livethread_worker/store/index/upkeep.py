@@ -25,7 +25,7 @@ SEGMENT_MESSAGES: Final = 256
 #: Segments behind which it is worth a look whether some are to be merged: FTS5 merges 16 of a level (see m011).
 MERGED_SEGMENTS: Final = 16
 #: Pages of full text that are merged at once: some milliseconds, since as many again are written for the segments in which
-#: it leaves off. Behind a large batch more for each message of it, so that segments become no more than they are merged.
+#: it leaves off. Behind a large batch more, for each message of it, so that segments are merged as fast as they come.
 MERGED_PAGES: Final = 16
 MERGED_PAGES_OF_MESSAGE: Final = 0.5
 
@@ -55,7 +55,8 @@ class _Chore:
 class Upkeep:
     """Indexes the messages that batches left for later, merges full text, and empties the write-ahead log.
 
-    None of it changes what is read. It counts what was stored through this connection, and takes care of all.
+    None of it changes what is read. When something is due it knows by what was stored through this connection; who is idle
+    also indexes what others left.
     """
 
     def __init__(
