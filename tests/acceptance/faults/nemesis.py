@@ -205,7 +205,8 @@ def index_deleted(cluster: Cluster) -> None:
 def clock_set_back(cluster: Cluster) -> None:
     """Redis' clock was an hour ahead until now: positions, claims and delays are of a time that is yet to come."""
     ahead = int(time.time() * 1000) + HOUR_MS
-    for thread_id, _ in cluster.home.rollouts():
+    # Each once: a thread that is archived meanwhile would be named again, and its positions given out a second time.
+    for thread_id in {thread_id for thread_id, _ in cluster.home.rollouts()}:
         cluster.redis.hset(cluster.keys.writers(thread_id), "tail", f"{ahead}-0")
         for zset in (cluster.keys.ready, cluster.keys.claims):
             cluster.redis.zadd(zset, {thread_id: ahead}, xx=True)
