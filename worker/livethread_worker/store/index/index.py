@@ -451,7 +451,8 @@ def _as_of_one_moment(connection: sqlite3.Connection) -> Iterator[sqlite3.Connec
     try:
         yield connection
     finally:
-        connection.execute("ROLLBACK")  # nothing was written
+        if connection.in_transaction:  # some errors end it
+            connection.execute("ROLLBACK")  # nothing was written
 
 
 def _pairs(named: Mapping[str, Collection[str]]) -> str:

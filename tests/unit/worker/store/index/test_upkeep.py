@@ -5,15 +5,21 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.nodes.items import message
 from tests.unit.worker.builders import Mail, thread_id
 
+from livethread import CreateThreadParams, LiveThread, Settings
 from livethread.cursor import encode_relevance
 from livethread.metadata import ThreadMetadataPatch
 from livethread.types import SearchThreadsParams
+from livethread_worker.store.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable, database, index, saving, upkeep
 from livethread_worker.store.index.queries import QUERIES
+from livethread_worker.store.local import LocalThreadStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.unit.worker.builders import Store
 
 #: Segments of a level that are merged.
@@ -234,6 +240,31 @@ def test_later_pages_find_nothing_that_the_first_could_not(
     pages += page.threads
 
     assert [thread.thread_id for thread, _ in pages] == [thread_id(n) for n in range(1, 5)]
+
+
+def test_an_error_that_ends_the_transaction_of_a_search_is_told_as_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its code a damaged index is known."""
+
+    def fail(connection: sqlite3.Connection, _params: SearchThreadsParams) -> None:
+        connection.execute("ROLLBACK")
+        raise sqlite3.DatabaseError("malformed")
+
+    monkeypatch.setattr(index, "search_rows", fail)
+
+    with pytest.raises(IndexUnavailable, match="malformed"):
+        found(store, "zebra")
+
+
+async def test_a_store_without_workers_indexes_behind_its_appends(tmp_path: Path, many: int) -> None:
+    async with LocalThreadStore(Settings(home=tmp_path / "home")) as local:
+        thread = await LiveThread.create(local, CreateThreadParams())
+        for n in range(many):
+            await thread.append_items([message(f"zebra {n}")])
+
+        with closing(sqlite3.connect(Home(tmp_path / "home").index)) as connection:
+            assert connection.execute("SELECT count(*) FROM messages_fts_docsize").fetchone() == (many,)
 
 
 def test_a_thread_that_is_deleted_before_it_is_indexed_leaves_nothing(store: Store) -> None:
