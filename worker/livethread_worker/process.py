@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: New objects after which a pool process looks for garbage in circles; Python's own figure is 700.
-YOUNG_OBJECTS: Final = 10_000
+#: New objects after which a pool process looks for garbage in circles: more than a batch of 2,000 tasks makes, so that it
+#: is not looked through while all of it is in use. Python's own figure is 700.
+YOUNG_OBJECTS: Final = 100_000
 
 
 def collect_garbage_rarely(**_: Any) -> None:
-    """Leave what was imported out of every search for garbage, and search a tenth as often.
+    """Leave what was imported out of every search for garbage, and search rarely.
 
     A batch makes tens of thousands of objects, nearly all of which go as it goes: the searches for circles among them
     took a seventh of a worker's CPU time. Only for a process that does nothing but our tasks.

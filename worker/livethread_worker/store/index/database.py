@@ -43,6 +43,9 @@ def open_database(home: Home) -> Database:
         connection.execute("PRAGMA synchronous = FULL")  # `flush` says that the index is durable, too
         database = Database(connection)
         migrations.apply(database)
+        # What a statement may have to take back, such as a new thread's row in fifteen indexes, then needs no file (see
+        # "statement journals" at https://www.sqlite.org/tempfiles.html). A migration's may be as large as the index.
+        connection.execute("PRAGMA temp_store = MEMORY")
     except BaseException:
         connection.close()
         raise

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,15 +21,17 @@ from livethread_worker.store.index import Index, IndexUnavailable, index
 from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.rows import changed_columns
+from livethread_worker.store.index.saving import thread_rows
 from livethread_worker.store.locking import file_lock
 from livethread_worker.store.state import ThreadState, WriterMark
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.worker.builders import Store
 
 ONE, TWO = thread_id(1), thread_id(2)
+
+#: Links to the files that this process has open, on Linux.
+OPEN_FILES = Path("/proc/self/fd")
 
 TABLES = {
     "threads": {
@@ -273,6 +276,21 @@ def test_a_thread_whose_row_is_gone_since_it_was_loaded_is_stored_whole(store: S
 
     [listed] = store.index.list_threads(ListThreadsParams(archived=True, search_term=FULL.title))
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
+
+
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="this system does not tell which files are open")
+def test_to_store_new_threads_takes_no_temporary_file(store: Store) -> None:
+    """SQLite keeps, row by row, what a statement may have to take back: fifteen pages of a thread."""
+    threads = [FULL.model_copy(update={"thread_id": thread_id(n)}) for n in range(1, 101)]
+    files: list[str] = []
+
+    def look() -> None:
+        files.extend(str(link.readlink()) for link in OPEN_FILES.iterdir() if link.exists())
+
+    store.index.commit([thread_rows(state(thread), None) for thread in threads], before=look)
+
+    assert any(file.endswith("index.sqlite-wal") for file in files)
+    assert not [file for file in files if "etilqs" in file]
 
 
 def test_a_thread_that_is_written_again_within_ten_seconds_is_moved_in_no_index(store: Store) -> None:
