@@ -146,14 +146,14 @@ def panels(results: Mapping[str, Any]) -> list[Panel]:
 
 
 def _rates(queue: Mapping[str, Any]) -> Iterator[Bar]:
-    for shape in queue["shapes"].values():
+    for name, shape in queue["shapes"].items():
         threads = "threads" if shape["threads"] > 1 else "thread"
         what = f"{shape['threads']:,} {threads} x {shape['appends']:,}".replace(",", " ")
         yield Bar(f"livethread, {what}", shape["per_s"], "ours")
+        for workers, measured in queue["workers"].get(name, {}).items():
+            if int(workers) > 1:
+                yield Bar(f"the same, {workers} workers", measured["per_s"], "ours")
         yield Bar("one Celery task each, the same", shape["naive_per_s"], "other")
-    for workers, measured in queue["workers"].items():
-        if int(workers) > 1:
-            yield Bar(f"livethread, 200 threads x 50, {workers} workers", measured["per_s"], "ours")
     names = {"redis": "pipelined XADD alone", "files": "files and fdatasync alone", "sqlite": "SQLite alone"}
     for name, label in names.items():
         yield Bar(label, queue["limits"][name]["per_s"], "limit")

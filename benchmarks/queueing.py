@@ -12,6 +12,7 @@ from collections import defaultdict
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import limits, load, naive
@@ -33,7 +34,9 @@ NAIVE_PART: Final = 10
 #: Threads that append at once where the client's CPU time is taken.
 _CPU: Final = load.Shape(threads=50, appends=100)
 
+#: Workers that each have one process, and what they are given. One Celery task an operation knows one only, to keep order.
 WORKERS: Final = (1, 2, 4)
+SHARED: Final = ("many", "wide")
 
 #: Operations a second that come whether or not those before them are done, and for how long.
 STEADY_PER_S: Final = 500
@@ -98,8 +101,15 @@ class _Bench:
             | {"lines_at_a_time": self._lines, "operations_at_a_time": self._batch},
             "client_cpu_us": median["cpu"] * 1e6,
             "workers": {
-                str(workers): {"per_s": median[_of(workers)], "ratio": self._ratio(_of(workers), _of(1))}
-                for workers in WORKERS
+                name: {
+                    str(workers): {
+                        "per_s": median[_by(name, workers)],
+                        "ratio": self._ratio(_by(name, workers), name),
+                        "naive_ratio": self._ratio(_by(name, workers), f"naive {name}"),
+                    }
+                    for workers in WORKERS
+                }
+                for name in SHARED
             },
         }
 
@@ -113,8 +123,8 @@ class _Bench:
             operations[f"naive {name}"] = partial(_naive, _part(shape))
         for name in ("redis", "files", "sqlite"):
             operations[name] = partial(self._limit, name)
-        for workers in WORKERS[1:]:
-            operations[_of(workers)] = partial(self._written, self._deployments[workers], SHAPES["many"])
+        for name, workers in product(SHARED, WORKERS[1:]):
+            operations[_by(name, workers)] = partial(self._written, self._deployments[workers], SHAPES[name])
         operations["cpu"] = self._cpu
         return operations
 
@@ -128,7 +138,6 @@ class _Bench:
         # Each settled thread is trimmed once; a claim looks four times for what is due.
         self._lines = round(shape.operations / (deployment.calls("xtrim") - writes))
         self._batch = round(shape.operations * 4 / (deployment.calls("zrangebyscore") - claims))
-        self._measured[_of(1)].append(rate)
         return rate
 
     async def _limit(self, name: str) -> float:
@@ -144,8 +153,9 @@ class _Bench:
         return (await load.write(self._alone.store, _CPU)).cpu_s / _CPU.operations
 
 
-def _of(workers: int) -> str:
-    return f"{workers} workers"
+def _by(name: str, workers: int) -> str:
+    """Return what the rate of the shape *name* is called with so many workers."""
+    return name if workers == 1 else f"{name}, {workers} workers"
 
 
 def _part(shape: load.Shape) -> load.Shape:

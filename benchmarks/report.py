@@ -48,14 +48,16 @@ def _queue_rows(queue: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, what in details.items():
         limit = limits[name]
         yield "the first, beside its limits", "", f"{limit['part']:.2f}", f"{what}: {limit['per_s']:.0f}/s"
-    for workers, measured in queue["workers"].items():
-        if workers != "1":
-            yield (
-                f"the first, {workers} workers",
-                f"{measured['per_s']:.0f}/s",
-                f"{measured['ratio']:.2f}",
-                "one worker",
-            )
+    for name, by_workers in queue["workers"].items():
+        shape = queue["shapes"][name]
+        for workers, measured in by_workers.items():
+            if workers != "1":
+                yield (
+                    f"{shape['threads']} x {shape['appends']}, {workers} workers",
+                    f"{measured['per_s']:.0f}/s",
+                    f"{measured['naive_ratio']:.1f}",
+                    f"one Celery task each; {measured['ratio']:.2f} of one worker",
+                )
     yield "CPU of the client, an append of 50 threads", f"{queue['client_cpu_us']:.0f} us", "", ""
     steady = queue["steady"]
     for percentile in ("p50", "p99"):
