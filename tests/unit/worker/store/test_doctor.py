@@ -15,8 +15,8 @@ from tests.unit.worker.builders import AT, DAY, Mail, Store, message_line, threa
 from livethread.cli import main
 from livethread.metadata import ThreadMetadataPatch
 from livethread.rollout_item import decode_line
-from livethread.types import SearchThreadsParams
-from livethread_worker.store.doctor import DoctorReport, FaultKind, examine
+from livethread.types import ListThreadsParams, SearchThreadsParams
+from livethread_worker.store.doctor import DoctorReport, FaultKind, examine, full_text
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.locking import file_lock
 from livethread_worker.store.rollout.compressed import compress
@@ -97,6 +97,27 @@ def forget_a_message(patient: Patient) -> None:
     patient.sql("DELETE FROM messages WHERE text = 'zebra'")
 
 
+def lose_full_text(patient: Patient) -> None:
+    patient.index.maintain(is_idle=True)
+    patient.sql(
+        "INSERT INTO messages_fts (messages_fts, rowid, text) SELECT 'delete', id, text FROM messages WHERE text = 'zebra'"
+    )
+
+
+def lose_all_full_text(patient: Patient) -> None:
+    patient.index.maintain(is_idle=True)
+    patient.sql("DELETE FROM messages_fts_data WHERE id > 10")
+    patient.sql("DELETE FROM listing_texts_data WHERE id > 10")
+
+
+def change_a_listed_text(patient: Patient) -> None:
+    patient.sql("UPDATE listing_texts SET text = 'another' WHERE text = 'a name'")
+
+
+def list_nobody(patient: Patient) -> None:
+    patient.sql("INSERT INTO listing_texts (rowid, text) VALUES (4000, 'of nobody')")
+
+
 def misname(patient: Patient) -> None:
     patient.sql("UPDATE threads SET name = 'another'")
 
@@ -164,7 +185,11 @@ FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     cut: [FaultKind.LENGTH_MISMATCH],
     miscount: [FaultKind.ORDINAL_MISMATCH],
     forget_a_message: [FaultKind.STALE_SEARCH],
-    misname: [FaultKind.STALE_NAME],
+    lose_full_text: [FaultKind.STALE_FULL_TEXT],
+    lose_all_full_text: [FaultKind.STALE_FULL_TEXT],
+    change_a_listed_text: [FaultKind.STALE_FULL_TEXT],
+    list_nobody: [FaultKind.STALE_FULL_TEXT],
+    misname: [FaultKind.STALE_NAME, FaultKind.STALE_FULL_TEXT],
     name_nobody: [FaultKind.NAME_WITHOUT_THREAD],
     tear: [FaultKind.TORN_TAIL],
     break_utf8: [FaultKind.INVALID_UTF8, FaultKind.STALE_SEARCH],
@@ -220,13 +245,34 @@ def test_no_line_is_lost(patient: Patient, make_ill: Callable[[Patient], None]) 
 
 def test_a_thread_that_was_ill_is_searched_and_read_as_before(patient: Patient) -> None:
     before = patient.thread(patient.mail)
-    for make_ill in (unindex, miscount, forget_a_message, misname, tear, double):
+    in_index = (lose_full_text, lose_all_full_text, change_a_listed_text, list_nobody)
+    for make_ill in (unindex, miscount, forget_a_message, misname, tear, double, *in_index):
         make_ill(patient)
 
         patient.examined(fix=True)
 
         assert patient.thread(patient.mail) == before
         assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).threads) == 1
+        assert len(patient.index.list_threads(ListThreadsParams(search_term="a name"))) == 1
+
+
+def test_messages_that_are_still_to_be_indexed_are_no_fault_and_stay_so(patient: Patient) -> None:
+    left = patient.index.db.table("unindexed_messages").count
+    assert left > 0
+
+    assert full_text.stale_full_texts(patient.home.index, fix=False) == []
+
+    assert patient.index.db.table("unindexed_messages").count == left
+
+
+def test_full_text_is_not_examined_while_another_writes_for_long(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_text, "BUSY_TIMEOUT", 0.01)
+    patient.sql("BEGIN IMMEDIATE")
+
+    with pytest.raises(IndexUnavailable, match="locked"):
+        patient.examined()
 
 
 def test_what_is_no_utf8_is_replaced_and_the_rest_of_its_line_kept(patient: Patient) -> None:

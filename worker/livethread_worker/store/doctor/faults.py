@@ -24,6 +24,8 @@ class FaultKind(StrEnum):
     ORDINAL_MISMATCH = "ordinal_mismatch"
     #: Messages or turns of the rollout are not those of the index: they are read again.
     STALE_SEARCH = "stale_search"
+    #: The index' full text is damaged, or is not that of its rows: it is made again from these.
+    STALE_FULL_TEXT = "stale_full_text"
     #: The index has another name than the files: it is told.
     STALE_NAME = "stale_name"
     #: A name of a thread without a rollout: its lines are kept in the quarantine.

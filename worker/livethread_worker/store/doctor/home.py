@@ -18,6 +18,7 @@ import orjson
 from livethread.errors import InvalidRequest
 from livethread.types import ReadThreadParams
 from livethread_worker.store.doctor.faults import DoctorReport, Fault, FaultKind
+from livethread_worker.store.doctor.full_text import stale_full_texts
 from livethread_worker.store.doctor.thread import ThreadExamination
 from livethread_worker.store.home import DIRECTORY_MODE, FILE_MODE
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -88,6 +89,8 @@ class HomeExamination:
                     if thread_id not in known:
                         self._examine_row(index, thread_id)
             self._examine_names(known)
+            if index is not None:
+                self._examine_full_texts()
         finally:
             if index is not None:
                 index.close()
@@ -157,6 +160,13 @@ class HomeExamination:
             forget_names(home, *nameless, keep=lambda lines: kept.append(keep(home, "names.jsonl", lines)))
             for fault in faults:
                 fault.mended = f"name kept in {home.relative(kept[0])}" if kept else "gone meanwhile"
+
+    def _examine_full_texts(self) -> None:
+        """Examine what is searched, when all that threads say stands in the index."""
+        for problem in stale_full_texts(self.home.index, fix=self.fix):
+            fault = self._found(FaultKind.STALE_FULL_TEXT, self.home.index, problem)
+            if self.fix:
+                fault.mended = "made again from the index"
 
     def _examine_permissions(self) -> None:
         for path in _private_paths(self.home):

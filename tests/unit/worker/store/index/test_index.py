@@ -396,7 +396,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
     )
     parameters |= dict.fromkeys(("meta_bytes", "applied", "settled", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
-    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "now", "epoch", "pages"), "[]")
+    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "now", "epoch", "pages", "id"), "[]")
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()

@@ -129,6 +129,30 @@ INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
 -- merge_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
 
+-- check_messages --
+-- Fails where the full text is damaged, or is not that of the messages.
+INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)
+
+-- check_texts --
+INSERT INTO listing_texts (listing_texts, rank) VALUES ('integrity-check', 1)
+
+-- rebuild_messages --
+INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')
+
+-- rebuild_texts --
+-- From its own rows.
+INSERT INTO listing_texts (listing_texts) VALUES ('rebuild')
+
+-- texts --
+SELECT rowid, text FROM listing_texts
+
+-- forget_text --
+DELETE FROM listing_texts WHERE rowid = :id
+
+-- listed_texts --
+-- What listings search of all threads; see listing_rows.
+SELECT id, thread_id, preview, title, name FROM threads
+
 -- delete_name --
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
 
