@@ -1,0 +1,102 @@
+"""A drain without Redis: what it is given, it applies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from tests.unit.worker.builders import DAY, Mail
+
+from livethread import Settings
+from livethread_worker.drain import drain as drain_module
+from livethread_worker.drain.drain import Drain
+from livethread_worker.drain.mailbox import Claim
+from livethread_worker.drain.task_events import TaskEvents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from tests.unit.worker.builders import Store
+
+    from livethread.tasks import MailboxEntry
+    from livethread_worker.drain.mailbox import Mailbox
+    from livethread_worker.store.apply import Outcome
+
+
+class GivenMailbox:
+    """Gives out batches of one thread, each after something has happened."""
+
+    def __init__(self, *batches: tuple[Callable[[], object], list[MailboxEntry]]) -> None:
+        self._batches = iter(batches)
+        self.outcomes: list[Outcome] = []
+
+    def claim(self) -> tuple[bool, list[Claim]]:
+        happen, entries = next(self._batches, (lambda: None, []))
+        happen()
+        return False, [Claim(Mail().thread_id, 0, entries)] if entries else []
+
+    def judge(self, _: Claim, outcome: Outcome) -> Outcome:
+        return outcome
+
+    def settle(self, claims: list[Claim], outcomes: Mapping[str, Outcome]) -> int:
+        self.outcomes += [outcomes[claim.thread_id] for claim in claims]
+        return len(claims)
+
+    def wait(self, _: float) -> bool:
+        return False
+
+    def rest(self) -> bool:
+        return True
+
+
+class Clock:
+    """Time as a drain has it: it stands still unless somebody moves it."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    time = monotonic
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(drain_module, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize(("seconds", "is_noticed"), [(0.5, False), (2.0, True)])
+def test_a_folder_that_becomes_a_link_out_of_the_home_is_noticed_within_a_second(
+    store: Store, tmp_path: Path, clock: Clock, seconds: float, *, is_noticed: bool
+) -> None:
+    mail, folder = Mail(), store.home.root / DAY
+
+    def lead_away() -> None:
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        clock.now += seconds
+
+    mailbox = GivenMailbox(
+        (lambda: None, [mail.create(), mail.append("first")]),
+        (lambda: None, [mail.append("second")]),
+        (lead_away, [mail.append("third")]),
+    )
+    drain = Drain(
+        cast("Mailbox", mailbox),
+        store.home,
+        lambda: store.index,
+        Settings(home=store.home.root, sync="none"),
+        ring=lambda: None,
+        events=TaskEvents(None, 0),
+    )
+
+    counts: dict[str, Any] = drain.run()
+
+    [rollout] = (tmp_path / "elsewhere").iterdir()
+    assert (b"third" in rollout.read_bytes()) is not is_noticed
+    assert counts["tasks"] == (3 if is_noticed else 4)
+    assert counts["parked"] == int(is_noticed)
+    assert ("leads out" in mailbox.outcomes[-1].reason) is is_noticed
