@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import stat
 import subprocess
@@ -124,6 +125,26 @@ def test_every_listing_by_one_filter_is_served_by_an_index(store: Store) -> None
         in_order = ("is_archived", slot)
         assert {in_order, ("cwd", *in_order), ("source", *in_order), ("model_provider", *in_order)} <= indexed
         assert ("parent_thread_id", *in_order) in indexed
+
+
+def test_the_references_queries_are_read_off_indexes(store: Store) -> None:
+    text = (Path(__file__).parents[5] / "docs" / "reference.md").read_text(encoding="utf-8")
+    queries = [query for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL) for query in block.split(";")[:-1]]
+
+    plans = [
+        [row["detail"] for row in store.index.db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()]
+        for query in queries
+    ]
+
+    by_time, by_words = plans
+    assert "USING INDEX threads_by_updated_slot (is_archived=?)" in by_time[0]
+    assert by_time[1:] in (
+        [],
+        ["USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"],
+        ["USE TEMP B-TREE FOR LAST TERM OF ORDER BY"],
+    )
+    assert "messages_fts VIRTUAL TABLE INDEX" in by_words[0]
+    assert "USING INTEGER PRIMARY KEY" in by_words[1]
 
 
 def test_an_index_of_before_is_brought_up_to_date_with_its_threads(tmp_path: Path) -> None:
