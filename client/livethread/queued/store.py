@@ -12,7 +12,6 @@ import json
 import logging
 import re
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from redis.exceptions import RedisError
@@ -24,6 +23,7 @@ from livethread.open_threads import OpenThreads
 from livethread.queued.admission import Admission
 from livethread.queued.applied import AppliedListener
 from livethread.queued.connection import no_redis
+from livethread.queued.opened import Attempt, OpenThread
 from livethread.queued.outbox import Outbox
 from livethread.queued.waiting import Waiter
 from livethread.queued.writer import Budget, Writer
@@ -38,15 +38,10 @@ from livethread.tasks import (
     UpdateThreadMetadata,
     encode_append,
 )
-from livethread.types import (
-    START,
-    ReadThreadParams,
-    Receipt,
-)
+from livethread.types import ReadThreadParams, Receipt
 from livethread_config import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from redis.asyncio import Redis
@@ -90,40 +85,6 @@ COLD_THREADS: Final = 10_000
 THREAD_ID_AT_END: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl(?:\.zst)?$")
 
 
-@dataclass(slots=True)
-class _OpenThread:
-    """A thread that is open in this store."""
-
-    writer: Writer
-    #: The task that creates it, until Redis holds it: creation is lazy.
-    creation: EncodedTask | None = None
-    #: That task on its way.
-    creating: Submission | None = None
-    #: Whether it was shut down or discarded: who waited for room meanwhile comes too late.
-    is_closed: bool = False
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """Submits a task, as often as it takes until there is room for it."""
-
-    opened: _OpenThread
-    task: EncodedTask
-    expected: Position | None
-    submit_creation: Callable[[_OpenThread, float], bool]
-
-    def __call__(self, deadline: float) -> Submission:
-        opened, writer = self.opened, self.opened.writer
-        if opened.is_closed:
-            raise ThreadNotFound(writer.thread_id, "it was shut down or discarded")
-        if opened.creation is not None:
-            if opened.creating is None:
-                writer.require_room_for_both(opened.creation, self.task)
-            if self.submit_creation(opened, deadline) and self.expected == START:
-                self.expected = None  # the creation itself asks for a thread without tasks
-        return writer.submit(self.task, self.expected, deadline)
-
-
 class QueuedThreadStore:
     """A thread store whose changes are applied by workers, in one order per thread and exactly once.
 
@@ -151,7 +112,7 @@ class QueuedThreadStore:
             note_applied=self._note_applied,
             note_parked=self._note_parked,
         )
-        self._open: OpenThreads[_OpenThread] = OpenThreads()
+        self._open: OpenThreads[OpenThread] = OpenThreads()
         self._budget = Budget(settings.outbox_max_bytes)
         self._admission = Admission(settings, self._budget, self._ask_all)
         #: Position of the last change of each thread that is not open, until a read has waited for it.
@@ -323,10 +284,10 @@ class QueuedThreadStore:
 
     # -- submitting ----------------------------------------------------------------------------------------
 
-    async def _enqueue(self, opened: _OpenThread, task: EncodedTask, expected: Position | None = None) -> Position:
+    async def _enqueue(self, opened: OpenThread, task: EncodedTask, expected: Position | None = None) -> Position:
         """Submit *task*, behind the thread's creation where that is due, and return its position."""
         submission = await self._admission.submit(
-            opened.writer, _Attempt(opened, task, expected, self._submit_creation)
+            opened.writer, Attempt(opened, task, expected, self._submit_creation)
         )
         self._outbox.send(opened.writer)
         try:
@@ -342,14 +303,14 @@ class QueuedThreadStore:
         opened = self._open.get(thread_id)
         if opened is None:
             await self._require_stored(thread_id, include_archived=include_archived)
-            opened = _OpenThread(self._new_writer(thread_id))
+            opened = OpenThread(self._new_writer(thread_id))
             opened.writer.close()
         position = await self._enqueue(opened, OrderedTask(header).encode())
         if thread_id not in self._open:
             self._remember(thread_id, position)
         return Receipt(thread_id=thread_id, position=position)
 
-    def _submit_creation(self, opened: _OpenThread, deadline: float) -> bool:
+    def _submit_creation(self, opened: OpenThread, deadline: float) -> bool:
         """Submit the creation where it is neither accepted nor on its way; return whether it was.
 
         A refused one is submitted again.
@@ -452,9 +413,9 @@ class QueuedThreadStore:
     def _keys_of(self, thread_id: str) -> names.ShardKeys:
         return self._keys[names.shard_of(thread_id, len(self._keys))]
 
-    def _open_thread(self, thread_id: str, *, epoch: int) -> _OpenThread:
+    def _open_thread(self, thread_id: str, *, epoch: int) -> OpenThread:
         """Open the thread once more; handles of one thread in one store share its writer, and so its epoch."""
-        opened = self._open.open(thread_id, lambda: _OpenThread(self._new_writer(thread_id)))
+        opened = self._open.open(thread_id, lambda: OpenThread(self._new_writer(thread_id)))
         opened.writer.epoch = max(opened.writer.epoch or 0, epoch)
         return opened
 
