@@ -58,6 +58,8 @@ class Cluster:
     sessions: list[ChildProcess] = field(default_factory=list)
     #: Whether Redis may have forgotten what it had accepted.
     redis_lost_data: bool = False
+    #: Size and time of each rollout when its lines were counted, and how many they were.
+    _counted: dict[Path, tuple[tuple[int, int], int]] = field(default_factory=dict)
     _started: int = 0
 
     @property
@@ -117,13 +119,22 @@ class Cluster:
         count = 0
         for _, path in self.home.rollouts():
             with suppress(OSError):  # it is being moved
-                count += path.read_bytes().count(b"\n")
+                stat = path.stat()
+                state = stat.st_size, stat.st_mtime_ns
+                if path not in self._counted or self._counted[path][0] != state:
+                    self._counted[path] = state, path.read_bytes().count(b"\n")
+                count += self._counted[path][1]
         return count
 
     def go_on(self, appends: int = BETWEEN_FAULTS) -> None:
         """Wait until so many more lines stand in the rollouts: the deployment works."""
         due = self.appended() + appends
-        wait_until(lambda: self.appended() >= due, f"{appends} more lines")
+        try:
+            wait_until(lambda: self.appended() >= due, f"{appends} more lines")
+        except AssertionError as error:
+            running = {child.name: child.is_running for child in self.sessions}
+            error.add_note(f"{due - self.appended()} are missing; sessions: {running}; left: {self.left()}")
+            raise
 
     # -- the end -------------------------------------------------------------------------------------------
 

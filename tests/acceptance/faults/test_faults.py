@@ -82,7 +82,11 @@ def test_no_promise_is_broken_by_all_faults_at_random(cluster: Cluster, redis_ke
         fault = cluster.random.choice(names)
         FAULTS[fault](cluster)
         done[fault] += 1
-        cluster.go_on(cluster.random.randrange(10, 200))
+        try:
+            cluster.go_on(cluster.random.randrange(10, 200))
+        except AssertionError as error:
+            error.add_note(f"behind {fault}, the {done.total()}th fault")
+            raise
     report = cluster.finish()
 
     totals = {"seed": SEED, "redis_keeps_all": redis_keeps_all, "faults": dict(done), **asdict(report)}
