@@ -16,7 +16,7 @@ The first six and `Internal` are codex's (``thread-store/src/error.rs``). Each e
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 #: Note on a ``CancelledError`` of a call that waited for room (``LIVETHREAD_BACKPRESSURE=wait``). Without it, what
 #: was cancelled is only the wait: the request takes effect.
@@ -51,8 +51,23 @@ class InvalidRequest(_MessageError):
     """The request is malformed; nothing was stored of it."""
 
 
-class Conflict(_MessageError):
+class Conflict(ThreadStoreError):
     """The request contradicts the thread's present state; nothing was stored of it."""
+
+    def __init__(self, message: str, last_position: str | None = None) -> None:
+        super().__init__(message, last_position)
+        self.message = message
+        #: Where another position was expected: the thread's last one. A later read through the same store holds what
+        #: stands up to it, so that a caller who has read again can append behind just that.
+        self.last_position = last_position
+
+    @classmethod
+    def of_position(cls, last: str, expected: str | None) -> Self:
+        """Return what is said where *last* is not the *expected* position."""
+        return cls(f"the thread's last position is {last}, not {expected}", last)
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ResourceExhausted(_MessageError):

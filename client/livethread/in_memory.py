@@ -124,7 +124,7 @@ class InMemoryThreadStore:
         last, key = known.position if known else START, params.idempotency_key
         is_repeated = known is not None and key in known.keys
         if params.expected_position not in {None, last} and not is_repeated:
-            raise Conflict(f"the thread's last position is {last}, not {params.expected_position}")
+            raise Conflict.of_position(last, params.expected_position)
         stored = self._created(params.thread_id)
         receipt = self._receipt(stored)
         if not is_repeated:

@@ -66,7 +66,7 @@ def keys(settings: Settings) -> names.ShardKeys:
     return names.ShardKeys(settings.key_prefix, 0)
 
 
-async def drained_while(worker: HandWorker, call: Coroutine[Any, Any, T]) -> T:
+async def drained_while(worker: HandWorker, call: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
     """Return what *call* returns, while the worker drains again and again, as one that beats would."""
     running = asyncio.ensure_future(call)
     while not running.done():
@@ -194,6 +194,27 @@ async def test_a_read_waits_for_a_patch_to_a_thread_that_is_not_open(
         await asyncio.to_thread(hand_worker.drain)
 
         assert (await reading).name == "A name"
+
+
+async def test_who_reads_again_after_a_conflict_sees_what_another_store_has_appended(
+    settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    thread_id = await new_thread(store)
+    start = await append(store, thread_id, message("start"))
+    await drained_while(hand_worker, flush(store, thread_id))
+    async with opened(settings) as other:
+        await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
+        theirs = await append(other, thread_id, message("theirs"))
+
+        with pytest.raises(Conflict) as conflict:
+            await append(store, thread_id, message("stale"), expected=start.position)
+        assert conflict.value.last_position == theirs.position
+        reading = asyncio.ensure_future(history(store, thread_id))
+        await asyncio.sleep(0.05)
+        assert not reading.done()  # no worker has applied it yet
+
+        assert texts(await drained_while(hand_worker, reading)) == ["start", "theirs"]
+        await append(store, thread_id, message("mine"), expected=conflict.value.last_position)
 
 
 async def test_a_thread_is_resumed_only_after_what_its_mailbox_holds_is_applied(

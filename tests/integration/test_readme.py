@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.nodes.items import said
+
 from livethread import CreateThreadParams, InMemoryThreadStore, ListThreadsParams, LiveThread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,24 +61,32 @@ def test_the_quickstart_session_runs(tmp_path: Path) -> None:
     assert result.stdout.split() == ["Fix", "the", "build", "automation", "4"]
 
 
-async def test_the_other_quickstart_examples_do_what_they_say() -> None:
+async def test_the_other_quickstart_examples_do_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, Any] = {}
     for block in python_blocks("docs/quickstart.md")[1:]:
         exec(block, scope)
     async with InMemoryThreadStore() as store:
         unsubscribe = scope["subscribe"](store)
         thread = await LiveThread.create(store, CreateThreadParams())
-        await thread.persist()
+        first = await thread.append_items([said("Fix the builds")])
 
-        await scope["rename"](store, thread.thread_id)
+        renamed_at = await scope["rename"](store, thread.thread_id)
 
         renamed = await thread.read_thread()
         assert renamed.name == "Release 1.4"
         assert renamed.git_info is not None
         assert renamed.git_info.branch == "main"
         unsubscribe()
+        capsys.readouterr()
+        assert await scope["run_job"](store, thread.thread_id, [said("A job")], first.position) is None
+        assert capsys.readouterr().out.endswith(f" {renamed_at}\n")
+        assert await scope["run_job"](store, thread.thread_id, [said("A job")], renamed_at) != renamed_at
         await scope["tidy"](store)
-
+        assert "Release 1.4" in capsys.readouterr().out
+        assert (await store.list_threads(ListThreadsParams())).items == ()
+        await scope["bring_back"](store, thread.thread_id)
+        assert len((await store.list_threads(ListThreadsParams())).items) == 1
+        await scope["forget"](store, thread.thread_id)
         assert (await store.list_threads(ListThreadsParams())).items == ()
     await scope["test_my_agent"]()
 

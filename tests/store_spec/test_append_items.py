@@ -296,9 +296,10 @@ async def test_an_append_that_expects_another_position_conflicts_and_stores_noth
     first = await append(store, thread_id, message("one"))
     last = await append(store, thread_id, message("two"))
 
-    with pytest.raises(Conflict, match=last.position):
+    with pytest.raises(Conflict, match=last.position) as conflict:
         await append(store, thread_id, message("stale"), expected=first.position)
 
+    assert conflict.value.last_position == last.position
     await append(store, thread_id, message("three"), expected=last.position)
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 

@@ -272,7 +272,7 @@ class Outbox:
             case b"full":
                 return _full(writer, self._settings.mailbox_max_tasks)
             case b"moved":
-                return Conflict(f"the thread's last position is {tail}, not {writer.queue[0].expected}")
+                return Conflict.of_position(tail, writer.queue[0].expected)
             case b"fenced":
                 return taken_over(writer.thread_id)
             case b"exists":

@@ -115,7 +115,8 @@ class QueuedThreadStore:
         self._open: OpenThreads[OpenThread] = OpenThreads()
         self._budget = Budget(settings.outbox_max_bytes)
         self._admission = Admission(settings, self._budget, self._ask_all)
-        #: Position of the last change of each thread that is not open, until a read has waited for it.
+        #: Positions that no open writer waits for, until a read has: of the last change of a thread that is not open, and
+        #: of what others did to one where another position was expected.
         self._cold: dict[str, Position] = {}
 
     async def __aenter__(self) -> Self:
@@ -218,7 +219,12 @@ class QueuedThreadStore:
         task = encode_append(params.appended_at, lines, params.idempotency_key, observe=params.observe)
         count = len(lines)
         del params, lines  # what waits for its answer is in memory once
-        position = await self._enqueue(opened, task, expected)
+        try:
+            position = await self._enqueue(opened, task, expected)
+        except Conflict as conflict:
+            if conflict.last_position is not None:  # whoever reads again is to see what was not expected
+                self._remember(thread_id, conflict.last_position)
+            raise
         if self._observers.wants(ItemsAppended):
             size = len(task.lines) - (count - 1)  # without the line feeds between them
             self._observers.emit(ItemsAppended(thread_id, position, count, size))
@@ -327,7 +333,10 @@ class QueuedThreadStore:
         return False
 
     def _remember(self, thread_id: str, position: Position) -> None:
-        """Have the next read of a thread that is not open wait for *position*; of the latest threads only."""
+        """Have the next read of a thread wait for *position*, which none of its open writers waits for.
+
+        Of the latest threads only.
+        """
         self._cold[thread_id] = position
         if len(self._cold) > COLD_THREADS:
             del self._cold[next(iter(self._cold))]

@@ -27,7 +27,7 @@ def require_position(last: Position, expected: Position | None) -> None:
             "read it, and append once without expected_position"
         )
     if expected is not None and expected != last:
-        raise Conflict(f"the thread's last position is {last}, not {expected}")
+        raise Conflict.of_position(last, expected)
 
 
 def epoch_of_change(state: ThreadState, epoch: int | None) -> int:

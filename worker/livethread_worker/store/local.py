@@ -312,7 +312,7 @@ class LocalThreadStore:
         def make(applied: Position) -> list[MailboxEntry]:
             nonlocal last
             if opened.creation is not None and expected not in {None, START}:  # nothing is to be made in vain
-                raise Conflict(f"the thread's last position is {START}, not {expected}")
+                raise Conflict.of_position(START, expected)
             entries: list[MailboxEntry] = []
             for n, pending in enumerate(tasks, start=opened.n + 1):
                 applied = last = _next_position(applied)
