@@ -128,10 +128,10 @@ class ThreadState:
             if mark.n >= self.mark(writer).n:
                 self.writers[writer] = mark
 
-    def line_counts(self) -> tuple[int, int]:
-        """Return how many messages and how many turns the lines taken in hold."""
+    def messages_and_turns(self) -> tuple[set[int], set[int]]:
+        """Return the digests of the messages and the offsets of the turns that the lines taken in hold."""
         turns = {change.offset for change in self.turns if isinstance(change, TurnLine)}
-        return len({line.text.digest for line in self.texts}), len(turns)
+        return {line.text.digest for line in self.texts}, turns
 
     def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
         """Note what an item's line at *offset* adds to turns and search."""

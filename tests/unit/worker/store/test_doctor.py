@@ -118,6 +118,10 @@ def list_nobody(patient: Patient) -> None:
     patient.sql("INSERT INTO listing_texts (rowid, text) VALUES (4000, 'of nobody')")
 
 
+def change_a_word(patient: Patient) -> None:
+    patient.edit(lambda lines: lines.replace(b"zebra", b"cobra"))
+
+
 def misname(patient: Patient) -> None:
     patient.sql("UPDATE threads SET name = 'another'")
 
@@ -185,6 +189,7 @@ FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     cut: [FaultKind.LENGTH_MISMATCH],
     miscount: [FaultKind.ORDINAL_MISMATCH],
     forget_a_message: [FaultKind.STALE_SEARCH],
+    change_a_word: [FaultKind.STALE_SEARCH],
     lose_full_text: [FaultKind.STALE_FULL_TEXT],
     lose_all_full_text: [FaultKind.STALE_FULL_TEXT],
     change_a_listed_text: [FaultKind.STALE_FULL_TEXT],
@@ -254,6 +259,18 @@ def test_a_thread_that_was_ill_is_searched_and_read_as_before(patient: Patient) 
         assert patient.thread(patient.mail) == before
         assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).threads) == 1
         assert len(patient.index.list_threads(ListThreadsParams(search_term="a name"))) == 1
+
+
+def test_a_thread_whose_words_were_changed_is_found_by_the_new_ones(patient: Patient) -> None:
+    change_a_word(patient)
+
+    patient.examined(fix=True)
+
+    found = [
+        len(patient.index.search_threads(SearchThreadsParams(search_term=term)).threads)
+        for term in ("zebra", "cobra")
+    ]
+    assert found == [0, 1]
 
 
 def test_messages_that_are_still_to_be_indexed_are_no_fault_and_stay_so(patient: Patient) -> None:

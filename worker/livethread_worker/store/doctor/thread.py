@@ -218,8 +218,9 @@ class ThreadExamination:
         elif known.next_ordinal != state.next_ordinal:
             detail = f"{state.next_ordinal} records; the index counts {known.next_ordinal}"
             self._found(FaultKind.ORDINAL_MISMATCH, path, detail)
-        elif (counts := index.line_counts(self.thread_id)) != state.line_counts():
-            detail = "{} messages and {} turns; the index has {} and {}".format(*state.line_counts(), *counts)
+        elif (indexed := index.messages_and_turns(self.thread_id)) != (found := state.messages_and_turns()):
+            counts = *map(len, found), *map(len, indexed)
+            detail = "{} messages and {} turns; the index has others: {} and {}".format(*counts)
             self._found(FaultKind.STALE_SEARCH, path, detail)
         if known.thread.name != state.thread.name:
             detail = f"named {state.thread.name!r}; the index says {known.thread.name!r}"

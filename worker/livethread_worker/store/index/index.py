@@ -335,11 +335,14 @@ class Index:
             rows = self.db.conn.execute(QUERIES["names"], {"thread_ids": json.dumps(list(thread_ids))})
             return {row[0]: row[1] for row in rows}
 
-    def line_counts(self, thread_id: str) -> tuple[int, int]:
-        """Return how many messages and how many turns of a thread's lines the index holds."""
+    def messages_and_turns(self, thread_id: str) -> tuple[set[int], set[int]]:
+        """Return the digests of the messages and the offsets of the turns that the index has of a thread's lines."""
+        of_thread = {"thread_id": thread_id}
         with self._using():
-            row = self.db.conn.execute(QUERIES["line_counts"], {"thread_id": thread_id}).fetchone()
-        return row[0], row[1]
+            digests, offsets = (
+                self.db.conn.execute(QUERIES[name], of_thread) for name in ("digests", "turn_offsets")
+            )
+            return {row[0] for row in digests}, {row[0] for row in offsets}
 
     def thread_ids(self) -> list[str]:
         """Return the ids of all threads."""

@@ -202,9 +202,11 @@ SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id
 -- names --
 SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
 
--- line_counts --
-SELECT (SELECT count(*) FROM messages WHERE thread_id = :thread_id AND role <> 'name'),
-       (SELECT count(*) FROM turns WHERE thread_id = :thread_id)
+-- digests --
+SELECT digest FROM messages WHERE thread_id = :thread_id AND role <> 'name'
+
+-- turn_offsets --
+SELECT offset FROM turns WHERE thread_id = :thread_id
 
 -- lengths --
 SELECT thread_id, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
