@@ -8,14 +8,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from celery import Celery
+from pydantic import ValidationError
 
-from livethread.errors import Unavailable
+from livethread.errors import InvalidRequest, Unavailable
 from livethread.queued import QueuedThreadStore
 from livethread.queued.celery_reader import CeleryReader
 from livethread.queued.connection import connect, require_redis
 from livethread.queued.doorbell import Doorbell
 from livethread_config import Settings
 from livethread_config.celery_settings import celery_settings
+from livethread_config.settings import explained
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,9 +36,11 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
     of the home runs either, one worker process is. Both end with the last process that uses them.
 
     Raises:
-        Unavailable: Redis does not answer (unless ``require_redis`` is false), or no embedded server can be started.
+        InvalidRequest: a variable ``LIVETHREAD_*`` is no setting of its kind.
+        Unavailable: Redis does not answer (unless ``require_redis`` is false), no embedded server can be started, or the
+            home cannot be made.
     """
-    settings = settings or Settings()
+    settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
         if settings.is_embedded:
             await _run_locally(stack, settings)
@@ -54,9 +58,10 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
     A home that is given, or an embedded deployment's, is read itself; any other is asked for over Celery.
 
     Raises:
+        InvalidRequest: a variable ``LIVETHREAD_*`` is no setting of its kind.
         Unavailable: Redis does not answer.
     """
-    settings = settings or Settings()
+    settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
         if not _reads_locally(settings):
             await require_redis(settings)
@@ -82,6 +87,13 @@ def open_doorbell(stack: AsyncExitStack, settings: Settings) -> Doorbell:
     doorbell = Doorbell(_client_app(stack, settings), settings)
     stack.callback(doorbell.close, wait=True)
     return doorbell
+
+
+def _settings_of_environment() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise InvalidRequest(explained(error)) from None
 
 
 def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:

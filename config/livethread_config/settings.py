@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: A unix socket's path must fit ``sun_path``: 108 bytes on Linux, 104 on macOS.
@@ -135,3 +135,12 @@ class Settings(BaseSettings):
         if parts.scheme != "unix":
             return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), ""))
         return f"redis+socket://{netloc}{parts.path}?virtual_host={query.get('db', '0')}"
+
+
+def explained(error: ValidationError) -> str:
+    """Return what is wrong with variables of which `Settings` could not be made, by their names."""
+    problems = (
+        f"LIVETHREAD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False)
+    )
+    return "; ".join(problems)

@@ -11,12 +11,14 @@ import pytest
 from tests.nodes.items import append, flush, message, new_thread
 from tests.nodes.stores import opened
 
-from livethread import Settings, Unavailable, new_thread_id, open_store
+from livethread import InvalidRequest, Settings, Unavailable, new_thread_id, open_store
+from livethread.open_store import open_reader
 from livethread.queued.connection import CONNECTIONS, connect
 from livethread_config.celery_settings import celery_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from tests.nodes.processes import RedisServer
@@ -69,6 +71,26 @@ async def test_a_server_that_never_answers_is_reported_after_the_configured_time
     said = await open_in_vain(at(f"redis://127.0.0.1:{black_hole}/0", tmp_path))
 
     assert f"127.0.0.1:{black_hole}" in said
+
+
+@pytest.mark.parametrize("open_", [open_store, open_reader])
+async def test_a_variable_that_is_no_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, open_: Callable[[], AbstractAsyncContextManager[object]]
+) -> None:
+    monkeypatch.setenv("LIVETHREAD_REDIS_URL", "foo:1")
+
+    with pytest.raises(InvalidRequest, match="LIVETHREAD_REDIS_URL: a Redis URL begins with"):
+        async with open_():
+            pytest.fail("it opened")
+
+
+async def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    said = await open_in_vain(Settings(home=tmp_path / "file"))
+
+    assert f"the home {tmp_path / 'file'} cannot be made" in said
+    assert "LIVETHREAD_HOME" in said
 
 
 async def test_a_missing_socket_is_reported_with_its_path(tmp_path: Path) -> None:

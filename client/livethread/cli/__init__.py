@@ -13,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from livethread.errors import ThreadStoreError
+from livethread_config.settings import explained
 
 #: name -> (module, line of the help); in the order of the help.
 COMMANDS = {
@@ -61,17 +62,9 @@ class LazyGroup(click.Group):
         except ThreadStoreError as error:
             raise click.ClickException(str(error)) from error
         except ValidationError as error:
-            raise click.ClickException(_settings_problem(error)) from None
+            raise click.ClickException(explained(error)) from None
         except ModuleNotFoundError as error:
             _explain_missing(error)
-
-
-def _settings_problem(error: ValidationError) -> str:
-    problems = (
-        f"LIVETHREAD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors(include_url=False)
-    )
-    return "; ".join(problems)
 
 
 def _explain_missing(error: ModuleNotFoundError) -> NoReturn:

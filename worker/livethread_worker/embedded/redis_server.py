@@ -83,14 +83,19 @@ def prepare_directories(settings: Settings) -> None:
     """Create the home and what the server needs in it, closed to other users.
 
     Raises:
-        Unavailable: the folder of the socket belongs to somebody else (it may lie in a shared temporary one).
-
+        Unavailable: they cannot be made, or the folder of the socket belongs to somebody else (it may lie in a shared
+            temporary one).
     """
-    settings.home.parent.mkdir(parents=True, exist_ok=True)
-    for folder in (settings.home, settings.own_dir):
-        folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
-    for folder in (run_dir(settings), data_dir(settings), settings.embedded_socket.parent):
-        _make_private(folder)
+    try:
+        settings.home.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (settings.home, settings.own_dir):
+            folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
+        for folder in (run_dir(settings), data_dir(settings), settings.embedded_socket.parent):
+            _make_private(folder)
+    except OSError as error:
+        raise Unavailable(
+            f"the home {settings.home} cannot be made: {error}; LIVETHREAD_HOME says where it lies"
+        ) from error
 
 
 def answers(settings: Settings) -> bool:
