@@ -217,6 +217,21 @@ async def test_who_reads_again_after_a_conflict_sees_what_another_store_has_appe
         await append(store, thread_id, message("mine"), expected=conflict.value.last_position)
 
 
+async def test_a_read_does_not_wait_for_what_redis_has_lost(
+    settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    await drained_while(hand_worker, flush(store, thread_id))
+    async with opened(settings) as other:
+        await update(other, thread_id, ThreadMetadataPatch(name="A name"))
+        for key in hand_worker.redis.scan_iter(f"{settings.key_prefix}:*"):
+            hand_worker.redis.delete(key)
+
+        async with asyncio.timeout(5):
+            assert texts(await history(other, thread_id)) == ["one"]
+
+
 async def test_a_thread_is_resumed_only_after_what_its_mailbox_holds_is_applied(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:

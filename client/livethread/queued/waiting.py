@@ -174,7 +174,7 @@ class Waiter:
             raise no_redis(self._settings, error) from error
 
     async def until_applied(self, thread_id: str, position: Position) -> None:
-        """Wait until the thread is applied up to *position*, parked or deleted."""
+        """Wait until the thread is applied up to *position*, parked or deleted, or Redis has lost what stood there."""
         limit = self._settings.flush_timeout_s
         try:
             async with asyncio.timeout(limit):
@@ -189,11 +189,14 @@ class Waiter:
         except (RedisError, OSError) as error:
             raise no_redis(self._settings, error) from error
 
-    async def _is_settled(self, thread_id: str, tail: Position) -> bool:
+    async def _is_settled(self, thread_id: str, position: Position) -> bool:
         keys = self._keys_of(thread_id)
         applied = await self._in_turn(self._redis.get, keys.applied(thread_id)) or START
-        if position_key(_text(applied)) >= position_key(tail):
+        if position_key(_text(applied)) >= position_key(position):
             return True
+        tail = await self._in_turn(self._redis.hget, keys.writers(thread_id), "tail") or START
+        if position_key(_text(tail)) < position_key(position):
+            return True  # lost
         if await self.is_deleted(thread_id):
             return not await self._in_turn(self._redis.exists, keys.mailbox(thread_id))
         return bool(await self._in_turn(self._redis.hexists, keys.parked, thread_id))
