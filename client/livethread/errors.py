@@ -57,8 +57,9 @@ class Conflict(ThreadStoreError):
     def __init__(self, message: str, last_position: str | None = None) -> None:
         super().__init__(message, last_position)
         self.message = message
-        #: Where another position was expected: the thread's last one. A later read through the same store holds what
-        #: stands up to it, so that a caller who has read again can append behind just that.
+        #: Where another position was expected: the thread's last one, if it is known. A later read of the thread through
+        #: the same store holds what stands up to it, unless the thread is parked: so whoever has read again can append
+        #: behind just that.
         self.last_position = last_position
 
     @classmethod

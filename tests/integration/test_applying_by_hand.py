@@ -217,6 +217,29 @@ async def test_who_reads_again_after_a_conflict_sees_what_another_store_has_appe
         await append(store, thread_id, message("mine"), expected=conflict.value.last_position)
 
 
+@pytest.mark.parametrize("what", ["applied", "mailbox"])
+async def test_a_read_after_a_conflict_does_not_wait_for_what_redis_knows_no_longer(
+    settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker, what: str
+) -> None:
+    """How far a thread is applied is forgotten in time; its mailbox goes where Redis loses it."""
+    thread_id = await new_thread(store)
+    start = await append(store, thread_id, message("start"))
+    await drained_while(hand_worker, flush(store, thread_id))
+    async with opened(settings) as other:
+        await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
+        await append(other, thread_id, message("theirs"))
+        with pytest.raises(Conflict):
+            await append(store, thread_id, message("stale"), expected=start.position)
+        if what == "applied":
+            await drained_while(hand_worker, flush(other, thread_id))
+        hand_worker.redis.delete(getattr(keys(settings), what)(thread_id))
+
+        async with asyncio.timeout(5):
+            read = texts(await history(store, thread_id))
+        assert read == (["start", "theirs"] if what == "applied" else ["start"])
+        await other.discard_thread(DiscardThreadParams(thread_id=thread_id))
+
+
 async def test_a_read_does_not_wait_for_what_redis_has_lost(
     settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: New objects after which a pool process looks for garbage in circles: more than a batch of 2,000 tasks makes, so that it
-#: is not looked through while all of it is in use. Python's own figure is 700.
+#: New objects after which a pool process looks for garbage in circles: more than most batches make, which would be looked
+#: through while all of them are in use. Python's own figure is 700.
 YOUNG_OBJECTS: Final = 100_000
 
 

@@ -59,8 +59,8 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
         (fault.kind, f"{fault.path}: {fault.detail}" + (f" -> {fault.mended}" if fault.mended else ""))
         for fault in report.faults
     )
-    for thread_id in report.busy:
-        click.echo(f"busy: {thread_id} was being written all the time; run again")
+    for busy in report.busy:
+        click.echo(f"busy: {busy} was being written all the time; run again")
     click.echo(f"{report.threads} threads of {Settings().home} examined: {found or 'no fault'}")
     left = Counter(fault.kind for fault in report.faults if not fault.mended)
     if fix and left:

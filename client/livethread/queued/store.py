@@ -38,7 +38,7 @@ from livethread.tasks import (
     UpdateThreadMetadata,
     encode_append,
 )
-from livethread.types import ReadThreadParams, Receipt
+from livethread.types import START, ReadThreadParams, Receipt, position_key
 from livethread_config import names
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Threads that are not open and whose last change a read still waits for; of older ones it is long applied.
+#: Threads of which a read still waits for a position; of older ones it is long applied.
 COLD_THREADS: Final = 10_000
 
 #: How the name of a rollout ends.
@@ -115,8 +115,8 @@ class QueuedThreadStore:
         self._open: OpenThreads[OpenThread] = OpenThreads()
         self._budget = Budget(settings.outbox_max_bytes)
         self._admission = Admission(settings, self._budget, self._ask_all)
-        #: Positions that no open writer waits for, until a read has: of the last change of a thread that is not open, and
-        #: of what others did to one where another position was expected.
+        #: Positions that a read still waits for: of the last change of a thread that is not open, and of what others did to
+        #: one where another position was expected.
         self._cold: dict[str, Position] = {}
 
     async def __aenter__(self) -> Self:
@@ -333,11 +333,8 @@ class QueuedThreadStore:
         return False
 
     def _remember(self, thread_id: str, position: Position) -> None:
-        """Have the next read of a thread wait for *position*, which none of its open writers waits for.
-
-        Of the latest threads only.
-        """
-        self._cold[thread_id] = position
+        """Have the next read of a thread wait for *position*; of the latest threads only."""
+        self._cold[thread_id] = max(position, self._cold.get(thread_id, START), key=position_key)
         if len(self._cold) > COLD_THREADS:
             del self._cold[next(iter(self._cold))]
 
@@ -361,7 +358,8 @@ class QueuedThreadStore:
             await self._waiter.flush(opened.writer, None)
         if (position := self._cold.get(thread_id)) is not None:
             await self._waiter.until_applied(thread_id, position)
-            self._cold.pop(thread_id, None)
+            if self._cold.get(thread_id) == position:  # and no later one was noted meanwhile
+                del self._cold[thread_id]
 
     async def _read_settled(self, params: ResumeThreadParams) -> StoredThread:
         await self._waiter.until_settled(params.thread_id)

@@ -11,7 +11,6 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
 from livethread.queued.connection import CONNECTIONS, no_redis, without_password
-from livethread.types import START, position_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -190,15 +189,12 @@ class Waiter:
             raise no_redis(self._settings, error) from error
 
     async def _is_settled(self, thread_id: str, position: Position) -> bool:
+        """Return whether nothing up to *position* waits to be applied: it is, or Redis has lost it; or it is parked."""
         keys = self._keys_of(thread_id)
-        applied = await self._in_turn(self._redis.get, keys.applied(thread_id)) or START
-        if position_key(_text(applied)) >= position_key(position):
+        if not await self._in_turn(self._redis.xrange, keys.mailbox(thread_id), "-", position, 1):
             return True
-        tail = await self._in_turn(self._redis.hget, keys.writers(thread_id), "tail") or START
-        if position_key(_text(tail)) < position_key(position):
-            return True  # lost
         if await self.is_deleted(thread_id):
-            return not await self._in_turn(self._redis.exists, keys.mailbox(thread_id))
+            return False  # its deletion stands behind that
         return bool(await self._in_turn(self._redis.hexists, keys.parked, thread_id))
 
     async def is_deleted(self, thread_id: str) -> bool:

@@ -94,7 +94,8 @@ def prepare_directories(settings: Settings) -> None:
             _make_private(folder)
     except OSError as error:
         raise Unavailable(
-            f"the home {settings.home} cannot be made: {error}; LIVETHREAD_HOME says where it lies"
+            f"what the home {settings.home} needs cannot be made: {error}; LIVETHREAD_HOME says where the home lies, "
+            "and TMPDIR where its socket does, if its path is long"
         ) from error
 
 

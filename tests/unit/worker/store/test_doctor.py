@@ -110,6 +110,19 @@ def lose_all_full_text(patient: Patient) -> None:
     patient.sql("DELETE FROM listing_texts_data WHERE id > 10")
 
 
+def lose_a_structure(patient: Patient) -> None:
+    patient.sql("DELETE FROM messages_fts_data WHERE id = 10")
+    patient.sql("DELETE FROM listing_texts_data WHERE id = 10")
+
+
+def lose_a_configuration(patient: Patient) -> None:
+    patient.sql("DELETE FROM messages_fts_config")
+
+
+def forget_a_row(patient: Patient) -> None:
+    patient.sql("DELETE FROM rollouts")
+
+
 def change_a_listed_text(patient: Patient) -> None:
     patient.sql("UPDATE listing_texts SET text = 'another' WHERE text = 'a name'")
 
@@ -191,7 +204,10 @@ FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     forget_a_message: [FaultKind.STALE_SEARCH],
     change_a_word: [FaultKind.STALE_SEARCH],
     lose_full_text: [FaultKind.STALE_FULL_TEXT],
-    lose_all_full_text: [FaultKind.STALE_FULL_TEXT],
+    # Newer releases of SQLite look into full text themselves.
+    lose_all_full_text: [
+        FaultKind.DAMAGED_INDEX if sqlite3.sqlite_version_info >= (3, 44) else FaultKind.STALE_FULL_TEXT
+    ],
     change_a_listed_text: [FaultKind.STALE_FULL_TEXT],
     list_nobody: [FaultKind.STALE_FULL_TEXT],
     misname: [FaultKind.STALE_NAME, FaultKind.STALE_FULL_TEXT],
@@ -282,14 +298,31 @@ def test_messages_that_are_still_to_be_indexed_are_no_fault_and_stay_so(patient:
     assert patient.index.db.table("unindexed_messages").count == left
 
 
-def test_full_text_is_not_examined_while_another_writes_for_long(
+def test_full_text_is_busy_while_another_writes_for_long_and_the_rest_is_examined(
     patient: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(full_text, "BUSY_TIMEOUT", 0.01)
+    tear(patient)
     patient.sql("BEGIN IMMEDIATE")
 
-    with pytest.raises(IndexUnavailable, match="locked"):
-        patient.examined()
+    report = patient.examined()
+
+    assert report.busy == ["livethread/index.sqlite"]
+    assert [fault.kind for fault in report.faults] == [FaultKind.TORN_TAIL]
+    assert not report.is_well
+
+
+@pytest.mark.parametrize("other", [lose_the_file, change_a_word, misname, forget_a_row])
+@pytest.mark.parametrize("make_ill", [lose_full_text, lose_all_full_text, lose_a_structure, lose_a_configuration])
+def test_damaged_full_text_keeps_no_other_fault_from_being_mended(
+    patient: Patient, make_ill: Callable[[Patient], None], other: Callable[[Patient], None]
+) -> None:
+    make_ill(patient)
+    other(patient)
+
+    assert patient.examined(fix=True).is_well
+
+    assert patient.examined().faults == []
 
 
 def test_what_is_no_utf8_is_replaced_and_the_rest_of_its_line_kept(patient: Patient) -> None:

@@ -73,7 +73,7 @@ class DoctorReport:
 
     threads: int = 0
     faults: list[Fault] = field(default_factory=list)
-    #: Threads that a writer held all the time: they were not examined.
+    #: Threads, or the file of the index, that a writer held all the time: they were not examined, or not whole.
     busy: list[str] = field(default_factory=list)
 
     @property

@@ -18,7 +18,7 @@ import orjson
 from livethread.errors import InvalidRequest
 from livethread.types import ReadThreadParams
 from livethread_worker.store.doctor.faults import DoctorReport, Fault, FaultKind
-from livethread_worker.store.doctor.full_text import stale_full_texts
+from livethread_worker.store.doctor.full_text import BeyondRepairError, stale_full_texts
 from livethread_worker.store.doctor.thread import ThreadExamination
 from livethread_worker.store.home import DIRECTORY_MODE, FILE_MODE
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -89,8 +89,9 @@ class HomeExamination:
                     if thread_id not in known:
                         self._examine_row(index, thread_id)
             self._examine_names(known)
-            if index is not None:
-                self._examine_full_texts()
+            # Again: what was mended since may have shown more.
+            if index is not None and self.fix and (problem := self._examine_full_texts()):
+                self._found(FaultKind.DAMAGED_INDEX, self.home.index, problem)
         finally:
             if index is not None:
                 index.close()
@@ -119,6 +120,9 @@ class HomeExamination:
     def _examine_index(self) -> Index | None:
         """Return the index; None where there is none that can be used."""
         home, problem = self.home, _index_problem(self.home)
+        if problem is None and home.index.exists():
+            # First: where full text is damaged, nothing of a thread can be mended.
+            problem = self._examine_full_texts()
         if problem is None:
             return Index(home) if home.index.exists() else None
         fault = self._found(FaultKind.DAMAGED_INDEX, home.index, problem)
@@ -161,12 +165,20 @@ class HomeExamination:
             for fault in faults:
                 fault.mended = f"name kept in {home.relative(kept[0])}" if kept else "gone meanwhile"
 
-    def _examine_full_texts(self) -> None:
-        """Examine what is searched, when all that threads say stands in the index."""
-        for problem in stale_full_texts(self.home.index, fix=self.fix):
+    def _examine_full_texts(self) -> str | None:
+        """Examine what is searched; return what is wrong with it where the whole index has to be made again."""
+        try:
+            problems = stale_full_texts(self.home.index, fix=self.fix)
+        except IndexUnavailable:
+            self.report.busy.append(self.home.relative(self.home.index))
+            return None
+        except BeyondRepairError as error:
+            return str(error)
+        for problem in problems:
             fault = self._found(FaultKind.STALE_FULL_TEXT, self.home.index, problem)
             if self.fix:
                 fault.mended = "made again from the index"
+        return None
 
     def _examine_permissions(self) -> None:
         for path in _private_paths(self.home):
