@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,14 +20,17 @@ from livethread_worker.store.rollout.name_index import read_names
 from livethread_worker.store.state import ThreadState, complete_from_home, read_on
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from livethread_worker.store.home import Home
     from livethread_worker.store.index import Index
     from livethread_worker.store.index.saving import ThreadRows
 
 logger = logging.getLogger(__name__)
 
-#: Threads of one transaction.
+#: Threads of one transaction, and bytes of their rollouts, about: their writers wait meanwhile, and at last all others.
 BATCH_THREADS: Final = 200
+BATCH_BYTES: Final = 4 * 1024 * 1024
 
 #: How long a thread may be held by a writer before the rebuild leaves it to the next one.
 BUSY_WAIT: Final = 10.0  # seconds
@@ -104,13 +106,28 @@ def _read_all(
     seen.update(chosen)
     report.duplicates = [entry.path for entry in others]
     rollouts = ((thread_id, Path(entry)) for thread_id, entry in chosen.items())
-    while batch := list(islice(rollouts, BATCH_THREADS)):
+    for batch in _batches(rollouts):
         busy += index_batch(home, index, batch, report, is_needed=is_needed)
         advance(len(batch))
     for rollout in busy:
         if index_batch(home, index, [rollout], report, is_needed=is_needed, wait_s=BUSY_WAIT):
             report.busy.append(rollout[0])
     return report
+
+
+def _batches(rollouts: Iterable[_Rollout]) -> Iterator[list[_Rollout]]:
+    """Yield *rollouts*, several at a time, as far as the bounds of a transaction allow, and one at least."""
+    batch: list[_Rollout] = []
+    size = 0
+    for rollout in rollouts:
+        with suppress(OSError):  # it was moved or deleted since it was listed
+            size += rollout[1].stat().st_size
+        batch.append(rollout)
+        if len(batch) >= BATCH_THREADS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def index_batch(

@@ -261,6 +261,20 @@ def test_a_thread_that_is_written_just_now_is_left_to_its_writer(
     assert store.index.thread_ids() == [thread_id(2)]
 
 
+def test_long_rollouts_are_read_a_few_at_a_time_so_that_their_writers_need_not_wait_for_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, length in ((1, 10_000), (2, 100), (3, 100), (4, 100), (5, 10_000)):
+        mail = Mail(n)
+        store.apply(mail, mail.create(), mail.append("x" * length))
+    monkeypatch.setattr(rebuild_module, "BATCH_BYTES", 5_000)
+    read: list[int] = []
+
+    rebuild(store.home, store.index, read.append)
+
+    assert (sum(read), len(read)) == (5, 2)
+
+
 def test_more_threads_than_one_transaction_holds_are_all_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuild_module, "BATCH_THREADS", 2)
     for n in range(5):
