@@ -196,63 +196,74 @@ async def test_a_read_waits_for_a_patch_to_a_thread_that_is_not_open(
         assert (await reading).name == "A name"
 
 
+async def started(store: QueuedThreadStore, worker: HandWorker) -> Receipt:
+    """Return the receipt of the first item of a new thread; it is applied."""
+    thread_id = await new_thread(store)
+    receipt = await append(store, thread_id, message("start"))
+    await drained_while(worker, flush(store, thread_id))
+    return receipt
+
+
+async def overtaken(store: QueuedThreadStore, other: QueuedThreadStore, start: Receipt) -> Conflict:
+    """Have *other* append behind *start*, and return what *store* is told, which expects nothing there."""
+    await other.resume_thread(ResumeThreadParams(thread_id=start.thread_id))
+    theirs = await append(other, start.thread_id, message("theirs"))
+    with pytest.raises(Conflict) as conflict:
+        await append(store, start.thread_id, message("stale"), expected=start.position)
+    assert conflict.value.last_position == theirs.position
+    return conflict.value
+
+
 async def test_who_reads_again_after_a_conflict_sees_what_another_store_has_appended(
     settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
-    thread_id = await new_thread(store)
-    start = await append(store, thread_id, message("start"))
-    await drained_while(hand_worker, flush(store, thread_id))
+    start = await started(store, hand_worker)
     async with opened(settings) as other:
-        await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
-        theirs = await append(other, thread_id, message("theirs"))
-
-        with pytest.raises(Conflict) as conflict:
-            await append(store, thread_id, message("stale"), expected=start.position)
-        assert conflict.value.last_position == theirs.position
-        reading = asyncio.ensure_future(history(store, thread_id))
-        await asyncio.sleep(0.05)
+        conflict = await overtaken(store, other, start)
+        reading = asyncio.ensure_future(history(store, start.thread_id))
+        await asyncio.wait([reading], timeout=0.05)
         assert not reading.done()  # no worker has applied it yet
 
         assert texts(await drained_while(hand_worker, reading)) == ["start", "theirs"]
-        await append(store, thread_id, message("mine"), expected=conflict.value.last_position)
+        await append(store, start.thread_id, message("mine"), expected=conflict.last_position)
 
 
-@pytest.mark.parametrize("what", ["applied", "mailbox"])
+@pytest.mark.parametrize(
+    ("what", "is_applied", "left"), [("applied", True, ["start", "theirs"]), ("mailbox", False, ["start"])]
+)
 async def test_a_read_after_a_conflict_does_not_wait_for_what_redis_knows_no_longer(
-    settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker, what: str
+    settings: Settings,
+    store: QueuedThreadStore,
+    hand_worker: HandWorker,
+    what: str,
+    left: list[str],
+    *,
+    is_applied: bool,
 ) -> None:
     """How far a thread is applied is forgotten in time; its mailbox goes where Redis loses it."""
-    thread_id = await new_thread(store)
-    start = await append(store, thread_id, message("start"))
-    await drained_while(hand_worker, flush(store, thread_id))
+    start = await started(store, hand_worker)
     async with opened(settings) as other:
-        await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
-        await append(other, thread_id, message("theirs"))
-        with pytest.raises(Conflict):
-            await append(store, thread_id, message("stale"), expected=start.position)
-        if what == "applied":
-            await drained_while(hand_worker, flush(other, thread_id))
-        hand_worker.redis.delete(getattr(keys(settings), what)(thread_id))
+        await overtaken(store, other, start)
+        if is_applied:
+            await drained_while(hand_worker, flush(other, start.thread_id))
+        hand_worker.redis.delete(getattr(keys(settings), what)(start.thread_id))
 
         async with asyncio.timeout(5):
-            read = texts(await history(store, thread_id))
-        assert read == (["start", "theirs"] if what == "applied" else ["start"])
-        await other.discard_thread(DiscardThreadParams(thread_id=thread_id))
+            assert texts(await history(store, start.thread_id)) == left
+        await other.discard_thread(DiscardThreadParams(thread_id=start.thread_id))
 
 
 async def test_a_read_does_not_wait_for_what_redis_has_lost(
     settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
-    thread_id = await new_thread(store)
-    await append(store, thread_id, message("one"))
-    await drained_while(hand_worker, flush(store, thread_id))
+    start = await started(store, hand_worker)
     async with opened(settings) as other:
-        await update(other, thread_id, ThreadMetadataPatch(name="A name"))
+        await update(other, start.thread_id, ThreadMetadataPatch(name="A name"))
         for key in hand_worker.redis.scan_iter(f"{settings.key_prefix}:*"):
             hand_worker.redis.delete(key)
 
         async with asyncio.timeout(5):
-            assert texts(await history(other, thread_id)) == ["one"]
+            assert texts(await history(other, start.thread_id)) == ["start"]
 
 
 async def test_a_thread_is_resumed_only_after_what_its_mailbox_holds_is_applied(
