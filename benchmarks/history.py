@@ -10,10 +10,10 @@ import orjson
 from benchmarks import homes
 from benchmarks.timing import medians
 from livethread.types import LoadThreadHistoryParams
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
-from livethread_worker.store.read import load_history
-from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.read.threads import load_history
+from livethread_worker.store.upkeep.rebuild import rebuild
 
 if TYPE_CHECKING:
     from pathlib import Path

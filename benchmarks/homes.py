@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from livethread.model import format_time
-from livethread_worker.store.work import number_line
+from livethread_worker.store.write.thread_work import number_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from livethread_worker.store.home import Home
+    from livethread_worker.store.files.home import Home
 
 #: The first thread is as old as this; each next one is younger by `_APART`.
 BEGIN: Final = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,11 +16,11 @@ from livethread.types import (
     ThreadRelationFilter,
     ThreadSortKey,
 )
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
-from livethread_worker.store.index.rows import SLOTS
-from livethread_worker.store.read import list_threads, search_threads
-from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.index.thread_rows import SLOTS
+from livethread_worker.store.read.threads import list_threads, search_threads
+from livethread_worker.store.upkeep.rebuild import rebuild
 
 if TYPE_CHECKING:
     import sqlite3

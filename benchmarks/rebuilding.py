@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from benchmarks import homes
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
-from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.upkeep.rebuild import rebuild
 
 if TYPE_CHECKING:
     from pathlib import Path

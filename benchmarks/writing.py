@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks import homes
 from benchmarks.timing import medians
 from livethread.model import utc_now
-from livethread.rollout_item import RolloutItem, encode_line
-from livethread.tasks import AppendItems, MailboxEntry, OrderedTask
+from livethread.ordered_tasks import AppendItems, MailboxEntry, OrderedTask
+from livethread.rollout.item import RolloutItem, encode_line
 from livethread.types import AppendThreadItemsParams, ResumeThreadParams
 from livethread_config import Settings
-from livethread_worker.store.apply import OutcomeKind, apply_batch
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.local import LocalThreadStore
-from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.write.batch import OutcomeKind, apply_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

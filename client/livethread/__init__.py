@@ -45,7 +45,7 @@ from livethread.observers import (
 from livethread.open_store import open_store
 from livethread.policy import is_persisted, persisted_items
 from livethread.queued import QueuedThreadStore
-from livethread.rollout_item import RolloutItem
+from livethread.rollout.item import RolloutItem
 from livethread.store import ThreadReader, ThreadStore
 from livethread.thread_id import ThreadId, new_thread_id
 from livethread.thread_manager import ThreadManager

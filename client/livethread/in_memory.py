@@ -13,10 +13,10 @@ from livethread.model import format_time, parse_time, utc_now
 from livethread.observed import ObservedThread
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
-from livethread.rollout_item import RolloutItem, decode_line, encode_items, encode_line, items_of
-from livethread.search_text import folded_term, listing_text, parse_query, search_text, words_of
-from livethread.session_meta import session_meta, thread_from_meta
-from livethread.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place, stored_turn
+from livethread.rollout.item import RolloutItem, decode_line, encode_items, encode_line, items_of
+from livethread.rollout.search_text import folded_term, listing_text, parse_query, search_text, words_of
+from livethread.rollout.session_meta import session_meta, thread_from_meta
+from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place, stored_turn
 from livethread.types import (
     START,
     ItemPage,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from livethread.search_text import Phrase
+    from livethread.rollout.search_text import Phrase
     from livethread.types import (
         AppendThreadItemsParams,
         ArchiveThreadParams,

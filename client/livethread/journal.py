@@ -14,14 +14,14 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from livethread.errors import Conflict, InvalidRequest, ResourceExhausted, Unsupported
-from livethread.rollout_item import encode_json
+from livethread.rollout.item import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Iterator
     from pathlib import Path
 
     from livethread.metadata import StoredThreadHistory
-    from livethread.rollout_item import RolloutItem
+    from livethread.rollout.item import RolloutItem
     from livethread.store import ThreadStore
     from livethread.types import (
         AppendThreadItemsParams,

@@ -15,7 +15,7 @@ from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, T
 from livethread.model import utc_now
 from livethread.observers import ThreadInitialized
 from livethread.policy import is_persisted
-from livethread.rollout_item import parse_items
+from livethread.rollout.item import parse_items
 from livethread.types import (
     START,
     AppendThreadItemsParams,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from livethread.rollout_item import RolloutItem
+    from livethread.rollout.item import RolloutItem
     from livethread.store import ThreadStore
     from livethread.types import Position
 

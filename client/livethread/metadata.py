@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJ
 
 from livethread.errors import InvalidRequest
 from livethread.model import Model, Text, UtcTime
-from livethread.rollout_item import RolloutItem, encode_json
+from livethread.rollout.item import RolloutItem, encode_json
 from livethread.thread_id import ThreadId
 
 _MAX_LABEL = 200

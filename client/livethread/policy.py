@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from livethread.metadata import PAGINATED
-from livethread.rollout_item import THREAD_METADATA_TYPE, RolloutItem
+from livethread.rollout.item import THREAD_METADATA_TYPE, RolloutItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

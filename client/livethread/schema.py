@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from livethread import metadata, tasks, types
+from livethread import metadata, ordered_tasks, types
 from livethread.model import LINE_TIME_SCHEMA, Model
-from livethread.rollout_item import KEY_FIELD, RolloutItem
+from livethread.rollout.item import KEY_FIELD, RolloutItem
 
 if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
@@ -49,12 +49,12 @@ READ: Final[tuple[type[Model], ...]] = (
     metadata.ThreadMetadataPatch,
     metadata.GitInfoPatch,
     RolloutItem,
-    tasks.CreateThread,
-    tasks.AppendItems,
-    tasks.UpdateThreadMetadata,
-    tasks.ArchiveThread,
-    tasks.UnarchiveThread,
-    tasks.DeleteThread,
+    ordered_tasks.CreateThread,
+    ordered_tasks.AppendItems,
+    ordered_tasks.UpdateThreadMetadata,
+    ordered_tasks.ArchiveThread,
+    ordered_tasks.UnarchiveThread,
+    ordered_tasks.DeleteThread,
 )
 
 #: What is written: models of results.
@@ -91,7 +91,7 @@ def _of_model(model: type[Model], mode: Literal["validation", "serialization"]) 
 
 
 def _ordered_task() -> JsonSchemaValue:
-    schema = tasks.TASK_HEADER.json_schema(schema_generator=_Generator)
+    schema = ordered_tasks.TASK_HEADER.json_schema(schema_generator=_Generator)
     return schema | {"description": "The field ``task`` of a mailbox entry: one change of one thread."}
 
 

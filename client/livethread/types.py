@@ -17,7 +17,7 @@ from livethread.metadata import (
     ThreadSource,
 )
 from livethread.model import Model, Text, UtcTime, utc_now
-from livethread.rollout_item import RolloutItem, encode_json
+from livethread.rollout.item import RolloutItem, encode_json
 from livethread.thread_id import ThreadId, new_thread_id
 
 PageSize = Annotated[int, Field(ge=1, le=1000)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.nodes.waiting import DEADLINE
 
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.verify import verify
 
 LIVETHREAD = [sys.executable, "-P", "-m", "livethread"]

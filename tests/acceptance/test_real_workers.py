@@ -14,7 +14,7 @@ from tests.nodes.waiting import eventually, wait_until
 from livethread import CreateThreadParams, LiveThread, ResumeThreadParams, Settings
 from livethread.journal import journaled
 from livethread_config import names
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.verify import verify
 

@@ -15,8 +15,8 @@ import pytest
 from livethread.cli.up import read_procfile
 from livethread.errors import InvalidRequest
 from livethread_config import Settings
+from livethread_worker.embedded.deployment_files import deployment_root
 from livethread_worker.embedded.redis_server import answers
-from livethread_worker.embedded.shipped import deployment_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

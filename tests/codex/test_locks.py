@@ -13,8 +13,8 @@ from tests.nodes.stores import opened
 
 from livethread import LiveThread, ResumeThreadParams, Settings, Unavailable
 from livethread_worker.store import LocalThreadStore, local
-from livethread_worker.store.home import Home
-from livethread_worker.store.locking import file_lock
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import file_lock
 
 if TYPE_CHECKING:
     from pathlib import Path

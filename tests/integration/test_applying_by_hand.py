@@ -38,8 +38,8 @@ from livethread import (
 from livethread.types import START, position_key
 from livethread_config import names
 from livethread_worker.drain import drain
-from livethread_worker.store.apply import apply_batch
 from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.write.batch import apply_batch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine

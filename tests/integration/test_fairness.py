@@ -17,7 +17,7 @@ from livethread_worker.drain import mailbox as mailbox_module
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import FEW_TASKS, TASKS_PER_THREAD, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
-from livethread_worker.store.apply import Outcome, OutcomeKind
+from livethread_worker.store.write.batch import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -27,12 +27,7 @@ from tests.nodes.workers import HandWorker
 from tests.unit.worker.builders import AT, message_line, thread_id
 
 from livethread.metadata import ThreadMetadataPatch
-from livethread.queued import outbox as outbox_module
-from livethread.queued.outbox import Outbox
-from livethread.queued.scripts import load_script
-from livethread.queued.writer import Budget, Writer
-from livethread.session_meta import session_meta
-from livethread.tasks import (
+from livethread.ordered_tasks import (
     AppendItems,
     ArchiveThread,
     CreateThread,
@@ -40,14 +35,19 @@ from livethread.tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
+from livethread.queued import outbox as outbox_module
+from livethread.queued.outbox import Outbox
+from livethread.queued.scripts import load_script
+from livethread.queued.writer import Budget, Writer
+from livethread.rollout.session_meta import session_meta
 from livethread.types import CreateThreadParams, position_key
 from livethread_config import Settings, names
 from livethread_worker.drain import mailbox as mailbox_module
 from livethread_worker.drain.mailbox import Mailbox
-from livethread_worker.store.doctor import examine
-from livethread_worker.store.home import Home
-from livethread_worker.store.state import ThreadState, WriterMark
-from livethread_worker.store.work import ThreadWork
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.thread_state import ThreadState, WriterMark
+from livethread_worker.store.upkeep.doctor import examine
+from livethread_worker.store.write.thread_work import ThreadWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from redis import Redis
     from tests.nodes.processes import RedisServer
 
+    from livethread.ordered_tasks import EncodedTask
     from livethread.queued.writer import Submission
-    from livethread.tasks import EncodedTask
 
 THREADS: Final = [thread_id(1), thread_id(2)]
 WORKERS: Final = 2

@@ -15,10 +15,10 @@ import pytest
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
-from livethread_worker.embedded.locks import read_state
 from livethread_worker.embedded.processes import settings_env
 from livethread_worker.embedded.redis_server import answers, find_server, prepare_directories
 from livethread_worker.embedded.runtime import running, use_local_runtime
+from livethread_worker.embedded.runtime_locks import read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from livethread.queued.scripts import load_script
 from livethread.types import position_key
 from livethread_config import names
 from livethread_worker.drain.mailbox import Mailbox
-from livethread_worker.store.apply import Outcome, OutcomeKind
+from livethread_worker.store.write.batch import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -26,8 +26,8 @@ from livethread import (
 )
 from livethread.cli import main
 from livethread.model import parse_time, utc_now
-from livethread.queued.parked import ParkedThreads
-from livethread.tasks import AppendItems, CreateThread, OrderedTask
+from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask
+from livethread.queued.parked_threads import ParkedThreads
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from hypothesis import strategies as st
 
+from livethread_worker.store.files import sync
 from livethread_worker.store.index import Index
-from livethread_worker.store.rollout import syncing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ class Killer:
             patched.setattr(os, "pwrite", self._watched_write(os.pwrite))
             patched.setattr(os, "open", self._watched_open(os.open))
             for name in ("_datasync", "sync_filesystem"):
-                patched.setattr(syncing, name, self._watched(name, getattr(syncing, name)))
+                patched.setattr(sync, name, self._watched(name, getattr(sync, name)))
             patched.setattr(Index, "transaction", self._watched_transaction(Index.transaction))
             yield
 

@@ -16,7 +16,7 @@ from redis import Redis
 from tests.nodes.waiting import DEADLINE, wait_until
 
 from livethread_config import Settings
-from livethread_worker.embedded import tied
+from livethread_worker.embedded import parent_death
 from livethread_worker.embedded.processes import settings_env
 from livethread_worker.embedded.redis_server import answers, find_server, prepare_directories, server_command
 
@@ -29,7 +29,15 @@ class ChildProcess:
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path, name: str) -> None:
         # -I -S: it must cost nothing, and import nothing of ours.
-        self.command = [sys.executable, "-I", "-S", tied.__file__, str(os.getpid()), tied.NO_LOCK, *command]
+        self.command = [
+            sys.executable,
+            "-I",
+            "-S",
+            parent_death.__file__,
+            str(os.getpid()),
+            parent_death.NO_LOCK,
+            *command,
+        ]
         self.env = dict(env)
         self.folder = folder
         self.name = name

@@ -15,7 +15,7 @@ from livethread_worker.app import create_app
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from livethread import (
     UpdateThreadMetadataParams,
     new_thread_id,
 )
-from livethread.rollout_item import RolloutItem
+from livethread.rollout.item import RolloutItem
 from livethread.types import START, position_key
 
 TURN = {

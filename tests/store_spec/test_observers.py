@@ -21,7 +21,7 @@ from livethread import (
     ThreadStore,
 )
 from livethread.model import utc_now
-from livethread.rollout_item import encode_items, parse_items
+from livethread.rollout.item import encode_items, parse_items
 from livethread.types import position_key
 
 if TYPE_CHECKING:

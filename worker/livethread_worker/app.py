@@ -8,7 +8,7 @@ from celery import Celery
 
 from livethread_config.celery_settings import celery_settings
 from livethread_worker import tasks
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 
 if TYPE_CHECKING:
     from livethread_config import Settings

@@ -16,10 +16,10 @@ from livethread_config import names
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
-from livethread_worker.store.compress_cold import compress_cold
-from livethread_worker.store.home import Home
-from livethread_worker.store.index.handle import IndexHandle
-from livethread_worker.store.rebuild import complete_once
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.upkeep.compress_cold import compress_cold
+from livethread_worker.store.upkeep.index_handle import IndexHandle
+from livethread_worker.store.upkeep.rebuild import complete_once
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from livethread_config import Settings
     from livethread_worker.store.index import Index
-    from livethread_worker.store.refresh import Refresh
+    from livethread_worker.store.upkeep.refresh import Refresh
 
 logger = logging.getLogger(__name__)
 

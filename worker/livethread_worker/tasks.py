@@ -20,11 +20,11 @@ from livethread.types import (
 )
 from livethread_config import names
 from livethread_worker.process import WorkerProcess, collect_garbage_rarely
-from livethread_worker.store import read
 from livethread_worker.store.index import IndexUnavailable
-from livethread_worker.store.list_items import list_items
-from livethread_worker.store.list_turns import list_turns
-from livethread_worker.store.refresh import of_all, of_none, of_thread
+from livethread_worker.store.read import threads as read
+from livethread_worker.store.read.list_items import list_items
+from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.upkeep.refresh import of_all, of_none, of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from livethread.model import Model
     from livethread_config import Settings
-    from livethread_worker.store.home import Home
+    from livethread_worker.store.files.home import Home
     from livethread_worker.store.index import Index
-    from livethread_worker.store.refresh import Refresh
+    from livethread_worker.store.upkeep.refresh import Refresh
 
 #: Reads whose answer is one model: Celery task -> parameters, operation.
 _READS: Final[dict[str, tuple[type[Model], Callable[[Home, Index, Any], Model]]]] = {

@@ -33,7 +33,7 @@ from livethread_config import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from livethread.rollout_item import RolloutItem
+    from livethread.rollout.item import RolloutItem
     from livethread.store import ThreadStore
     from livethread.types import Position
     from livethread_worker.embedded.supervisor import Supervisor
@@ -225,7 +225,7 @@ async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Calla
 
 def _check(settings: Settings, run: Run) -> None:
     """Compare every rollout, line by line, with what its writers were told."""
-    from livethread_worker.store.home import Home
+    from livethread_worker.store.files.home import Home
     from livethread_worker.verify import verify
 
     report = verify(Home(settings.home), [run.journal])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from livethread.rollout_item import RolloutItem
+from livethread.rollout.item import RolloutItem
 
 if TYPE_CHECKING:
     import random

@@ -14,7 +14,7 @@ from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
 
 if TYPE_CHECKING:
-    from livethread_worker.store.doctor import DoctorReport
+    from livethread_worker.store.upkeep.doctor import DoctorReport
 
 
 @click.command("doctor")
@@ -34,10 +34,10 @@ def command(*, fix: bool, as_json: bool) -> None:
 
 
 def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
-    from livethread_worker.store.doctor import examine
-    from livethread_worker.store.home import Home
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.files.locks import LockBusy
     from livethread_worker.store.index import IndexUnavailable
-    from livethread_worker.store.locking import LockBusy
+    from livethread_worker.store.upkeep.doctor import examine
 
     home = Home(Settings().home)
     if not home.root.is_dir():
@@ -53,7 +53,7 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
 
 
 def _print(report: DoctorReport, *, fix: bool) -> None:
-    from livethread_worker.store.doctor.faults import BEYOND_MENDING
+    from livethread_worker.store.upkeep.doctor.faults import BEYOND_MENDING
 
     found = print_findings(
         (fault.kind, f"{fault.path}: {fault.detail}" + (f" -> {fault.mended}" if fault.mended else ""))

@@ -13,7 +13,7 @@ from livethread.errors import Unavailable
 from livethread_config import Settings
 
 if TYPE_CHECKING:
-    from livethread_worker.store.importing.rollouts import ImportReport
+    from livethread_worker.store.upkeep.importing.rollouts import ImportReport
 
 
 @click.command("import")
@@ -43,12 +43,12 @@ def command(sources: tuple[Path, ...], *, dry_run: bool, as_json: bool) -> None:
 
 
 def _import(sources: tuple[Path, ...], *, dry_run: bool, quiet: bool) -> ImportReport:
-    from livethread_worker.store.home import Home
-    from livethread_worker.store.importing.rollouts import import_rollouts
-    from livethread_worker.store.importing.sources import Search
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.files.locks import LockBusy
     from livethread_worker.store.index import IndexUnavailable
-    from livethread_worker.store.index.handle import IndexHandle
-    from livethread_worker.store.locking import LockBusy
+    from livethread_worker.store.upkeep.importing.rollouts import import_rollouts
+    from livethread_worker.store.upkeep.importing.sources import Search
+    from livethread_worker.store.upkeep.index_handle import IndexHandle
 
     home = Home(Settings().home)
     search = Search()

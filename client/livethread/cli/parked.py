@@ -18,7 +18,7 @@ from livethread.errors import Conflict, InvalidRequest, Unavailable
 from livethread.open_store import has_home, open_doorbell, open_redis
 from livethread.queued.connection import without_password
 from livethread.queued.outbox import Outbox
-from livethread.queued.parked import ParkedThread, ParkedThreads, WaitingEntry
+from livethread.queued.parked_threads import ParkedThread, ParkedThreads, WaitingEntry
 from livethread.types import ArchiveThreadParams
 from livethread_config import Settings
 
@@ -204,8 +204,8 @@ def _save(settings: Settings, parked: ParkedThread, entries: list[WaitingEntry],
     lines = [{**parked.as_dict(), **entry.as_dict(), "fields": entry.contents()} for entry in entries]
     content = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
     if save_to is None:
-        from livethread_worker.store.home import Home
-        from livethread_worker.store.quarantine import keep
+        from livethread_worker.store.files.home import Home
+        from livethread_worker.store.files.quarantine import keep
 
         # Whoever can write to Redis can park a thread of any name.
         name = parked.thread_id if parked.thread_id.replace("-", "").isalnum() else "thread"

@@ -12,7 +12,7 @@ from livethread.errors import Unavailable
 from livethread_config import Settings
 
 if TYPE_CHECKING:
-    from livethread_worker.store.rebuild import RebuildReport
+    from livethread_worker.store.upkeep.rebuild import RebuildReport
 
 
 @click.command("rebuild")
@@ -37,10 +37,10 @@ def command(*, as_json: bool) -> None:
 
 
 def _rebuild(*, quiet: bool) -> RebuildReport:
-    from livethread_worker.store.home import Home
+    from livethread_worker.store.files.home import Home
     from livethread_worker.store.index import IndexUnavailable
-    from livethread_worker.store.index.handle import IndexHandle
-    from livethread_worker.store.rebuild import rebuild
+    from livethread_worker.store.upkeep.index_handle import IndexHandle
+    from livethread_worker.store.upkeep.rebuild import rebuild
 
     home = Home(Settings().home)
     handle = IndexHandle(home)

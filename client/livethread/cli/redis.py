@@ -31,8 +31,8 @@ def command() -> None:
 
 
 def _become_server(settings: Settings) -> None:
+    from livethread_worker.embedded.parent_death import hold_lock
     from livethread_worker.embedded.redis_server import prepare_directories, server_command, server_lock
-    from livethread_worker.embedded.tied import hold_lock
 
     argv = server_command(settings)
     prepare_directories(settings)

@@ -16,7 +16,7 @@ from livethread.metadata import GitInfo, MemoryMode
 from livethread.model import parse_time, utc_now
 from livethread.open_store import open_store
 from livethread.policy import is_persisted
-from livethread.rollout_item import RolloutItem, decode_line, items_of
+from livethread.rollout.item import RolloutItem, decode_line, items_of
 from livethread.types import CreateThreadParams
 from livethread_config import Settings
 

@@ -14,7 +14,7 @@ from livethread_config import Settings
 
 if TYPE_CHECKING:
     from livethread.metadata import StoredThread
-    from livethread.rollout_item import RolloutItem
+    from livethread.rollout.item import RolloutItem
 
 
 @click.command("show")

@@ -53,9 +53,9 @@ def command(procfile: Path | None, workers: int) -> None:
     Redis is the embedded one unless LIVETHREAD_REDIS_URL is set. What crashes is restarted. Ctrl-C stops everything
     in reverse order and lets workers finish; a second one kills them.
     """
-    from livethread_worker.embedded.locks import FileLock
+    from livethread_worker.embedded.deployment_files import deployment_root
     from livethread_worker.embedded.redis_server import prepare_directories, run_dir
-    from livethread_worker.embedded.shipped import deployment_root
+    from livethread_worker.embedded.runtime_locks import FileLock
 
     settings = Settings()
     prepare_directories(settings)

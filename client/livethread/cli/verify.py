@@ -38,9 +38,9 @@ def command(*, journals: tuple[Path, ...], redis_lost_data: bool, as_json: bool)
 
 
 def _verify(journals: tuple[Path, ...], *, redis_lost_data: bool) -> VerifyReport:
-    from livethread_worker.store.home import Home
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.files.locks import LockBusy
     from livethread_worker.store.index import IndexUnavailable
-    from livethread_worker.store.locking import LockBusy
     from livethread_worker.verify import verify
 
     home = Home(Settings().home)

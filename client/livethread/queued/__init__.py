@@ -1,5 +1,5 @@
 """The queued store: ordered tasks in Redis, applied by workers."""
 
-from livethread.queued.store import QueuedThreadStore
+from livethread.queued.queued_store import QueuedThreadStore
 
 __all__ = ["QueuedThreadStore"]

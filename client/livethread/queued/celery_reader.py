@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from livethread.errors import Unavailable, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
-from livethread.rollout_item import decode_line, items_of
+from livethread.rollout.item import decode_line, items_of
 from livethread.types import ItemPage, LoadThreadHistoryParams, ThreadPage, ThreadSearchPage, TurnPage
 from livethread_config import names
 

@@ -11,8 +11,8 @@ from livethread.types import START
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from livethread.ordered_tasks import EncodedTask
     from livethread.queued.writer import Submission, Writer
-    from livethread.tasks import EncodedTask
     from livethread.types import Position
 
 

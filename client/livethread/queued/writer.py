@@ -15,7 +15,7 @@ from livethread.types import START, Position, position_key
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from livethread.tasks import EncodedTask
+    from livethread.ordered_tasks import EncodedTask
 
 
 class NoRoom(ResourceExhausted):

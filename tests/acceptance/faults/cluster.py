@@ -18,7 +18,7 @@ from livethread import ReadThreadParams
 from livethread_config import names
 from livethread_worker.embedded.processes import settings_env
 from livethread_worker.store import LocalThreadStore
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.verify import VerifyReport, verify
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.entrypoint import app
+from livethread_worker.store.files.recorder import RolloutRecorder
+from livethread_worker.store.files.sync import Syncing
 from livethread_worker.store.index import Index
-from livethread_worker.store.rollout.recorder import RolloutRecorder
-from livethread_worker.store.rollout.syncing import Syncing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,8 +20,8 @@ from tests.nodes.waiting import wait_until
 
 from livethread import CreateThreadParams, LiveThread, ThreadParked
 from livethread_worker.embedded.processes import settings_env
+from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index.database import BUSY_TIMEOUT
-from livethread_worker.store.locking import file_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

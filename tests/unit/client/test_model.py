@@ -13,7 +13,7 @@ from livethread import new_thread_id
 from livethread.errors import InvalidRequest
 from livethread.metadata import StoredThread
 from livethread.model import Model, UtcTime, format_time, parse_time, utc_now
-from livethread.rollout_item import RolloutItem
+from livethread.rollout.item import RolloutItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

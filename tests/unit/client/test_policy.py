@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from livethread.policy import is_persisted, persisted_items
-from livethread.rollout_item import RolloutItem
+from livethread.rollout.item import RolloutItem
 
 KEPT_LINES = [
     "session_meta",

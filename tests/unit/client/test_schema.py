@@ -38,10 +38,10 @@ from livethread import types as wire_types
 from livethread.cli import main
 from livethread.cli.output import as_indented_json
 from livethread.model import Model
-from livethread.rollout_item import encode_items
+from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask, TaskHeader, UpdateThreadMetadata
+from livethread.rollout.item import encode_items
+from livethread.rollout.session_meta import session_meta
 from livethread.schema import READ, WRITTEN, field_comments, schemas
-from livethread.session_meta import session_meta
-from livethread.tasks import AppendItems, CreateThread, OrderedTask, TaskHeader, UpdateThreadMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import pytest
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import ThreadMetadataPatch
-from livethread.rollout_item import RolloutItem
+from livethread.rollout.item import RolloutItem
 from livethread.types import (
     START,
     AppendThreadItemsParams,

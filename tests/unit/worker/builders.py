@@ -7,9 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from livethread.rollout_item import RolloutItem, encode_line
-from livethread.session_meta import session_meta
-from livethread.tasks import (
+from livethread.ordered_tasks import (
     AppendItems,
     ArchiveThread,
     CreateThread,
@@ -19,20 +17,22 @@ from livethread.tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
+from livethread.rollout.item import RolloutItem, encode_line
+from livethread.rollout.session_meta import session_meta
 from livethread.types import CreateThreadParams
-from livethread_worker.store.apply import apply_batch
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
-from livethread_worker.store.index.saving import thread_rows
-from livethread_worker.store.rebuild import read_state
+from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.upkeep.rebuild import read_state
+from livethread_worker.store.write.batch import apply_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from livethread.metadata import StoredThread, ThreadMetadataPatch
-    from livethread_worker.store.apply import Outcome
-    from livethread_worker.store.state import ThreadState
+    from livethread_worker.store.thread_state import ThreadState
+    from livethread_worker.store.write.batch import Outcome
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = "sessions/2026/11/22"

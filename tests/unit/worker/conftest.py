@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from tests.unit.worker.builders import Store, opened_store
 
-from livethread_worker.store.rollout import syncing
+from livethread_worker.store.files import sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,11 +43,11 @@ def limit_file_size() -> LimitFileSize:
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rollouts are forced to the disk by a call for each, whatever the file system is."""
-    monkeypatch.setattr(syncing, "is_cheap_to_sync", lambda _: False)
+    monkeypatch.setattr(sync, "is_cheap_to_sync", lambda _: False)
 
 
 @pytest.fixture(params=["_datasync", "sync_filesystem"])
 def forcing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What forces the rollouts of a batch to the disk: a call for each, or one for all."""
-    monkeypatch.setattr(syncing, "is_cheap_to_sync", lambda _: request.param == "sync_filesystem")
+    monkeypatch.setattr(sync, "is_cheap_to_sync", lambda _: request.param == "sync_filesystem")
     return str(request.param)

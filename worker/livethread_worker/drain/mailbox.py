@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from livethread.errors import InvalidRequest
 from livethread.model import format_time, utc_now
+from livethread.ordered_tasks import MailboxEntry, OrderedTask
 from livethread.queued.scripts import BELL_TTL_MS, load_script
-from livethread.tasks import MailboxEntry, OrderedTask
 from livethread.types import ArchiveThreadParams, position_key
 from livethread_config import names
-from livethread_worker.store.apply import Outcome, OutcomeKind
-from livethread_worker.store.rollout.scan import MAX_COUNTER
+from livethread_worker.store.files.scan import MAX_COUNTER
+from livethread_worker.store.write.batch import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ class Mailbox:
         self._is_first = True
         scripts = (load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest"))
         self._claim, self._settle, self._rest = map(redis.register_script, scripts)
-        self._sweep = redis.register_script(load_script("livethread.queued", "sweep"))
+        self._sweep = redis.register_script(load_script("livethread_worker.drain", "sweep"))
 
     def claim(self) -> tuple[bool, list[Claim]]:
         """Take ready threads; also say whether a doorbell must be rung because more are ready."""

@@ -13,15 +13,15 @@ import orjson
 from celery.utils.time import utcoffset
 
 from livethread.types import position_key
-from livethread_worker.store.apply import OutcomeKind
+from livethread_worker.store.write.batch import OutcomeKind
 
 if TYPE_CHECKING:
     from celery.events.dispatcher import EventDispatcher
 
-    from livethread.tasks import MailboxEntry
+    from livethread.ordered_tasks import MailboxEntry
     from livethread.types import Position
     from livethread_worker.drain.mailbox import Claim, Malformed
-    from livethread_worker.store.apply import Outcome
+    from livethread_worker.store.write.batch import Outcome
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from livethread.errors import Unavailable
-from livethread_worker.embedded.shipped import deployment_root
+from livethread_worker.embedded.deployment_files import deployment_root
 
 if TYPE_CHECKING:
     from livethread_config import Settings

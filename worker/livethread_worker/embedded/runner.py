@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
-from livethread_worker.embedded.locks import RunnerState, publish_state, runner_lock, users_lock
 from livethread_worker.embedded.processes import redis_spec, worker_spec
 from livethread_worker.embedded.redis_server import run_dir
+from livethread_worker.embedded.runtime_locks import RunnerState, publish_state, runner_lock, users_lock
 from livethread_worker.embedded.supervisor import LogFiles, Supervisor
 
 if TYPE_CHECKING:

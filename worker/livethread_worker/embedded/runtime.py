@@ -16,7 +16,9 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from livethread.errors import Unavailable
-from livethread_worker.embedded.locks import (
+from livethread_worker.embedded.processes import redis_spec, settings_env, worker_spec
+from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir
+from livethread_worker.embedded.runtime_locks import (
     RunnerState,
     exit_lock,
     publish_state,
@@ -24,8 +26,6 @@ from livethread_worker.embedded.locks import (
     runner_lock,
     users_lock,
 )
-from livethread_worker.embedded.processes import redis_spec, settings_env, worker_spec
-from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir
 from livethread_worker.embedded.supervisor import LogFiles, Supervisor, explain_log
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Keep child processes running: start them in order, restart what crashes, stop in reverse, leave none behind.
 
 One thread, the keeper, forks every child and ends after the last of them: on Linux a child is killed when the thread
-that forked it ends (see `tied`), so neither an exception nor a ``kill -9`` of this process leaves a child alive.
+that forked it ends (see `parent_death`), so neither an exception nor a ``kill -9`` of this process leaves a child alive.
 All methods may be called from any thread; none needs the main one, so asyncio code calls them by ``to_thread``.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
 from livethread.errors import Unavailable
-from livethread_worker.embedded import tied
+from livethread_worker.embedded import parent_death
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -296,7 +296,14 @@ class Supervisor:
     def _spawn(self, child: _Child) -> None:
         spec = child.spec
         output = self._output.open(spec.name)
-        shim = [sys.executable, "-I", "-S", tied.__file__, str(os.getpid()), str(spec.lock or tied.NO_LOCK)]
+        shim = [
+            sys.executable,
+            "-I",
+            "-S",
+            parent_death.__file__,
+            str(os.getpid()),
+            str(spec.lock or parent_death.NO_LOCK),
+        ]
         with self._changed:
             try:
                 process = subprocess.Popen(
@@ -347,7 +354,7 @@ class Supervisor:
         try:
             self._spawn(child)
         except OSError as error:  # out of processes or memory, for now
-            child.note_exit(tied.EXIT_CANNOT_RUN)
+            child.note_exit(parent_death.EXIT_CANNOT_RUN)
             self._output.note(child.spec.name, f"cannot be started: {error}")
 
     def _stop_all(self) -> None:

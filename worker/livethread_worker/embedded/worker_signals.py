@@ -8,7 +8,7 @@ from typing import Any
 from celery.signals import beat_embedded_init, worker_ready
 
 from livethread_config import Settings
-from livethread_worker.embedded import tied
+from livethread_worker.embedded import parent_death
 from livethread_worker.embedded.processes import ready_file
 
 
@@ -24,7 +24,7 @@ def _tell_ready(sender: Any, **_: Any) -> None:
 def _tie_beat(**_: Any) -> None:
     # Celery ties its pool processes to the worker's main process, but not the beat it embeds: that would sweep on for
     # ever after a kill -9 of the worker.
-    tied.die_with_parent(os.getppid())
+    parent_death.die_with_parent(os.getppid())
 
 
 worker_ready.connect(_tell_ready)

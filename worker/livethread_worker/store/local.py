@@ -24,9 +24,7 @@ from livethread.errors import (
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
-from livethread.rollout_item import encode_items
-from livethread.session_meta import session_meta
-from livethread.tasks import (
+from livethread.ordered_tasks import (
     AppendItems,
     ArchiveThread,
     CreateThread,
@@ -36,26 +34,28 @@ from livethread.tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
+from livethread.rollout.item import encode_items
+from livethread.rollout.session_meta import session_meta
 from livethread.types import START, ReadThreadParams, Receipt, position_key
 from livethread_config import Settings
-from livethread_worker.store import read
-from livethread_worker.store.apply import LateEntries, Outcome, OutcomeKind, apply_batch
-from livethread_worker.store.conditions import epoch_of_change, key_of, require_position
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.index import Index, IndexUnavailable
-from livethread_worker.store.index.handle import IndexHandle
-from livethread_worker.store.list_items import list_items
-from livethread_worker.store.list_turns import list_turns
-from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.rebuild import complete_once
-from livethread_worker.store.refresh import of_all, of_none, of_thread
+from livethread_worker.store.read import threads as read
+from livethread_worker.store.read.list_items import list_items
+from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.upkeep.index_handle import IndexHandle
+from livethread_worker.store.upkeep.rebuild import complete_once
+from livethread_worker.store.upkeep.refresh import of_all, of_none, of_thread
+from livethread_worker.store.write.batch import LateEntries, Outcome, OutcomeKind, apply_batch
+from livethread_worker.store.write.conditions import epoch_of_change, key_of, require_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from livethread.metadata import StoredThread, StoredThreadHistory
-    from livethread.tasks import TaskHeader
+    from livethread.ordered_tasks import TaskHeader
     from livethread.types import (
         AppendThreadItemsParams,
         ArchiveThreadParams,
@@ -79,8 +79,8 @@ if TYPE_CHECKING:
         TurnPage,
         UpdateThreadMetadataParams,
     )
-    from livethread_worker.store.refresh import Refresh
-    from livethread_worker.store.state import ThreadState
+    from livethread_worker.store.thread_state import ThreadState
+    from livethread_worker.store.upkeep.refresh import Refresh
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ Every accepted task is applied exactly once; nothing else is, save tasks whose a
 order is kept, and one order per thread; no reader saw an order that the rollout contradicts; metadata is what the log says.
 """
 
-from livethread_worker.verify.home import VerifyReport, verify
-from livethread_worker.verify.thread import Violation, ViolationKind
+from livethread_worker.verify.judge_home import VerifyReport, verify
+from livethread_worker.verify.judge_thread import Violation, ViolationKind
 
 __all__ = ["VerifyReport", "Violation", "ViolationKind", "verify"]

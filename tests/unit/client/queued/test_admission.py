@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from livethread.errors import NOTHING_STORED, InvalidRequest, ResourceExhausted, Unavailable
+from livethread.ordered_tasks import AppendItems, OrderedTask
 from livethread.queued import admission as admission_module
 from livethread.queued.admission import Admission
 from livethread.queued.writer import Budget, Submission, Writer
-from livethread.tasks import AppendItems, OrderedTask
 from livethread_config import Settings
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from tests.unit.client.queued.fake_mailboxes import FakeMailboxes, LostReply, St
 
 from livethread.errors import Conflict, Internal, InvalidRequest, ResourceExhausted, ThreadNotFound, Unavailable
 from livethread.metadata import ThreadMetadataPatch
+from livethread.ordered_tasks import AppendItems, CreateThread, DeleteThread, OrderedTask, UpdateThreadMetadata
 from livethread.queued import outbox as outbox_module
 from livethread.queued.outbox import Outbox
 from livethread.queued.writer import Budget, Submission, Writer
-from livethread.tasks import AppendItems, CreateThread, DeleteThread, OrderedTask, UpdateThreadMetadata
 from livethread_config import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from livethread.tasks import EncodedTask
+    from livethread.ordered_tasks import EncodedTask
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 A = "019a93b9-f380-7600-98ff-940e6b99603a"

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from livethread.errors import Conflict, ResourceExhausted, Unavailable
+from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask
 from livethread.queued.writer import Budget, Submission, Writer
-from livethread.tasks import AppendItems, CreateThread, OrderedTask
 from livethread.types import START
 
 if TYPE_CHECKING:
-    from livethread.tasks import EncodedTask
+    from livethread.ordered_tasks import EncodedTask
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"

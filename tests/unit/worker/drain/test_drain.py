@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from tests.unit.worker.builders import Store
 
-    from livethread.tasks import MailboxEntry
+    from livethread.ordered_tasks import MailboxEntry
     from livethread_worker.drain.mailbox import Mailbox
-    from livethread_worker.store.apply import Outcome
+    from livethread_worker.store.write.batch import Outcome
 
 
 class GivenMailbox:

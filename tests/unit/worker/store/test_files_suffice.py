@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Mail, Store, item_line
 
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
-from livethread.rollout_item import decode_line
-from livethread_worker.store.apply import OutcomeKind
-from livethread_worker.store.rebuild import rebuild
-from livethread_worker.store.refresh import Refresher
+from livethread.rollout.item import decode_line
+from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.upkeep.refresh import Refresher
+from livethread_worker.store.write.batch import OutcomeKind
 
 if TYPE_CHECKING:
-    from livethread.tasks import MailboxEntry
+    from livethread.ordered_tasks import MailboxEntry
 
 SESSIONS = 3
 

@@ -10,10 +10,10 @@ from tests.nodes.items import append, history, message, new_thread, texts
 from livethread import Conflict, ResumeThreadParams, Settings, Unavailable
 from livethread.types import START
 from livethread_worker.store import LocalThreadStore, local
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index import Index
-from livethread_worker.store.locking import file_lock
-from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.upkeep.rebuild import rebuild
 
 if TYPE_CHECKING:
     from pathlib import Path

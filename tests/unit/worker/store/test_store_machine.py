@@ -29,7 +29,7 @@ from tests.unit.worker.builders import AT, item_line, thread_id
 
 from livethread.errors import ThreadNotFound
 from livethread.metadata import MemoryMode, ThreadMetadataPatch
-from livethread.rollout_item import decode_line
+from livethread.rollout.item import decode_line
 from livethread.types import (
     ArchiveThreadParams,
     CreateThreadParams,
@@ -43,22 +43,24 @@ from livethread.types import (
     ResumeThreadParams,
 )
 from livethread_config import Settings
-from livethread_worker.store import apply, home, refresh
-from livethread_worker.store.doctor import FaultKind, examine
+from livethread_worker.store.files import home
+from livethread_worker.store.files.locks import file_lock
+from livethread_worker.store.files.name_index import read_names
 from livethread_worker.store.index import index
-from livethread_worker.store.index.handle import IndexHandle
 from livethread_worker.store.local import LocalThreadStore
-from livethread_worker.store.locking import file_lock
-from livethread_worker.store.rebuild import rebuild
-from livethread_worker.store.rollout.name_index import read_names
-from livethread_worker.store.state import read_on
+from livethread_worker.store.thread_state import read_on
+from livethread_worker.store.upkeep import refresh
+from livethread_worker.store.upkeep.doctor import FaultKind, examine
+from livethread_worker.store.upkeep.index_handle import IndexHandle
+from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.write import batch
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import BinaryIO
 
-    from livethread_worker.store.doctor import Fault
-    from livethread_worker.store.state import ThreadState
+    from livethread_worker.store.thread_state import ThreadState
+    from livethread_worker.store.upkeep.doctor import Fault
 
 STORE: Final = st.integers(0, 2)
 THREAD: Final = st.integers(0, 3)
@@ -558,18 +560,18 @@ def test_the_machine_catches_a_store_that_leaves_half_a_line_standing(monkeypatc
     def read_on_and_forget_what_is_torn(state: ThreadState, file: BinaryIO) -> None:
         read_on(state, file)
 
-    monkeypatch.setattr(apply, "read_on", read_on_and_forget_what_is_torn)
+    monkeypatch.setattr(batch, "read_on", read_on_and_forget_what_is_torn)
 
     assert_finds_a_fault(Stores)
 
 
 def test_the_machine_catches_a_store_that_glues_its_line_onto_a_foreign_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "_end_last_line", lambda _state, _recorder: None)
+    monkeypatch.setattr(batch, "_end_last_line", lambda _state, _recorder: None)
 
     assert_finds_a_fault(Stores)
 
 
 def test_the_machine_catches_a_store_that_does_not_move_what_it_archives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply, "_move_to_other_folder", lambda _home, _state, _path: None)
+    monkeypatch.setattr(batch, "_move_to_other_folder", lambda _home, _state, _path: None)
 
     assert_finds_a_fault(Stores)

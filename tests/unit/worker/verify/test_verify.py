@@ -31,9 +31,9 @@ from livethread.cli import main
 from livethread.journal import journaled
 from livethread.types import AppendThreadItemsParams
 from livethread_worker.store import LocalThreadStore
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
-from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.verify import verify
 
 if TYPE_CHECKING:

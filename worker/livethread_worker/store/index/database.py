@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from sqlite_utils import Database
 
-from livethread_worker.store.home import FILE_MODE
+from livethread_worker.store.files.home import FILE_MODE
 from livethread_worker.store.index.migrations import migrations
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from livethread_worker.store.home import Home
+    from livethread_worker.store.files.home import Home
 
 logger = logging.getLogger(__name__)
 

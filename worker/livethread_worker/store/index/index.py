@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from livethread.cursor import MAX_OFFSET
 from livethread.model import format_time
-from livethread.turns import TurnPhase, TurnPlace
+from livethread.rollout.turns import TurnPhase, TurnPlace
+from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.index.database import (
     BUSY_TIMEOUT,
     identity,
@@ -22,10 +23,12 @@ from livethread_worker.store.index.database import (
     set_aside,
 )
 from livethread_worker.store.index.list_threads import list_rows
+from livethread_worker.store.index.maintenance import Upkeep
 from livethread_worker.store.index.queries import QUERIES
-from livethread_worker.store.index.recent import RecentStates
-from livethread_worker.store.index.rows import from_row, from_rows
-from livethread_worker.store.index.saving import (
+from livethread_worker.store.index.search_threads import search_rows
+from livethread_worker.store.index.state_cache import RecentStates
+from livethread_worker.store.index.thread_rows import from_row, from_rows
+from livethread_worker.store.index.thread_writes import (
     add_lines,
     forget,
     forget_lines,
@@ -34,10 +37,7 @@ from livethread_worker.store.index.saving import (
     save_threads,
     thread_rows,
 )
-from livethread_worker.store.index.search_threads import search_rows
-from livethread_worker.store.index.upkeep import Upkeep
-from livethread_worker.store.locking import LockBusy, file_lock
-from livethread_worker.store.state import ThreadState, WriterMark
+from livethread_worker.store.thread_state import ThreadState, WriterMark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from livethread.metadata import StoredThread
     from livethread.types import ListThreadsParams, SearchThreadsParams
-    from livethread_worker.store.home import Home
-    from livethread_worker.store.index.saving import ThreadRows
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.index.thread_writes import ThreadRows
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.cursor import decode_cursor
-from livethread.rollout_item import encode_json
-from livethread.search_text import folded_term
+from livethread.rollout.item import encode_json
+from livethread.rollout.search_text import folded_term
 from livethread.types import RelationKind, SortDirection
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
-from livethread_worker.store.index.rows import SLOTS, slot_of
+from livethread_worker.store.index.thread_rows import SLOTS, slot_of
 
 if TYPE_CHECKING:
     import sqlite3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from livethread.search_text import folded_term
+from livethread.rollout.search_text import folded_term
 from livethread_worker.store.index.queries import QUERIES
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from sqlite_utils import Migrations
 
-from livethread.search_text import listing_text
+from livethread.rollout.search_text import listing_text
 from livethread_worker.store.index.listing_texts import listing_rows
-from livethread_worker.store.index.rows import SLOT_LENGTH, SLOTS
+from livethread_worker.store.index.thread_rows import SLOT_LENGTH, SLOTS
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

@@ -17,14 +17,14 @@ from tests.unit.worker.builders import AT, thread_id
 
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
 from livethread.types import ListThreadsParams
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index import Index, IndexUnavailable, index
 from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.index.queries import QUERIES
-from livethread_worker.store.index.rows import changed_columns
-from livethread_worker.store.index.saving import thread_rows
-from livethread_worker.store.locking import file_lock
-from livethread_worker.store.state import ThreadState, WriterMark
+from livethread_worker.store.index.thread_rows import changed_columns
+from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.thread_state import ThreadState, WriterMark
 
 if TYPE_CHECKING:
     from tests.unit.worker.builders import Store
@@ -177,7 +177,7 @@ def test_opening_an_index_again_changes_nothing(store: Store) -> None:
 def test_two_processes_that_open_a_new_index_at_once_both_can_use_it(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"
-        "from livethread_worker.store.home import Home\n"
+        "from livethread_worker.store.files.home import Home\n"
         "from livethread_worker.store.index import Index\n"
         "home = Home(pathlib.Path(sys.argv[1])); home.create()\n"
         "print('ready', flush=True); sys.stdin.readline()\n"

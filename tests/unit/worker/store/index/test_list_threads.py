@@ -22,8 +22,8 @@ from livethread.types import (
     ThreadSortKey,
 )
 from livethread_worker.store.index import list_threads as list_threads_module
-from livethread_worker.store.read import list_threads
-from livethread_worker.store.state import ThreadState
+from livethread_worker.store.read.threads import list_threads
+from livethread_worker.store.thread_state import ThreadState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,10 @@ from sqlite_utils import Database
 from tests.unit.worker.builders import Mail, Store, thread_id
 
 from livethread.types import ListThreadsParams, SearchThreadsParams
-from livethread_worker.store.home import Home
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.migrations import migrations
-from livethread_worker.store.rebuild import rebuild
+from livethread_worker.store.upkeep.rebuild import rebuild
 
 if TYPE_CHECKING:
     from pathlib import Path

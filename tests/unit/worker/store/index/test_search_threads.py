@@ -14,7 +14,7 @@ from tests.unit.worker.builders import AT, Mail, item_line, message_line, thread
 from livethread.errors import InvalidRequest
 from livethread.metadata import ThreadMetadataPatch
 from livethread.types import SearchThreadsParams, SortDirection, ThreadSearchPage, ThreadSortKey
-from livethread_worker.store.read import search_threads
+from livethread_worker.store.read.threads import search_threads
 
 if TYPE_CHECKING:
     from tests.unit.worker.builders import Store

@@ -1,0 +1,1 @@
+"""What a rollout says: items and lines, old forms, turns, search text."""

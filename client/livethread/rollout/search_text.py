@@ -1,0 +1,129 @@
+"""What of a thread can be searched, and how a query is read: one set of rules for every store."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from livethread.errors import InvalidRequest
+from livethread.item_observer import user_request
+from livethread.rollout.old_forms import message_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Stands between characters of scripts that write no spaces, so that each is a word of its own; invisible.
+WORD_BREAK: Final = "\u200b"
+
+_UNSPACED: Final = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff])"
+)
+#: Stands between the texts of a listing, so that no term is found across them; U+0000 ends a text for SQLite.
+_BETWEEN: Final = "\x1f"
+_APART: Final = {0: " ", ord(_BETWEEN): " "}
+
+_QUERY_PART: Final = re.compile(r'"([^"]*)"|(\S+)')
+_WORD: Final = re.compile(r"[^\W_]+")
+
+
+class SearchText(NamedTuple):
+    """A message that can be found."""
+
+    role: str
+    text: str
+
+    @property
+    def digest(self) -> int:
+        """Tells texts of one thread apart: the same words stand in an event and in a response item."""
+        return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Words that must follow one another."""
+
+    words: tuple[str, ...]
+    #: Whether the last word may go on.
+    is_prefix: bool = False
+
+
+def search_text(kind: str, payload: Any) -> SearchText | None:
+    """Return what can be found of an item: what a user or the agent said; None for any other item."""
+    if not isinstance(payload, dict):
+        return None
+    what = payload.get("type")
+    if what not in ("user_message", "agent_message", "message"):  # most items: told before they are matched
+        return None
+    text, role = "", "assistant"
+    match kind, what:
+        case "event_msg", "user_message":
+            text, role = user_request(str(payload.get("message") or "")), "user"
+        case "event_msg", "agent_message":
+            text = str(payload.get("message") or "")
+        case "response_item", "message" if payload.get("role") in ("user", "assistant"):
+            role = payload["role"]
+            text = message_text(payload.get("content"))
+            text = user_request(text) if role == "user" else text
+            if text.startswith("<"):  # what the harness tells the model in the user's name
+                return None
+        case _:
+            return None
+    text = _composed(text).strip()
+    return SearchText(role, text) if text else None
+
+
+def parse_query(query: str) -> list[Phrase]:
+    """Return the phrases that a text must all hold: words, ``"quoted phrases"``, and ``prefix*``.
+
+    Raises:
+        InvalidRequest: there is no word in it.
+    """
+    phrases = [
+        Phrase(words, part.endswith("*"))
+        for part in _parts(query)
+        if (words := tuple(_WORD.findall(spaced(_composed(part)))))
+    ]
+    if not phrases:
+        raise InvalidRequest("a search needs at least one word")
+    return phrases
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of *text* as they are compared: without case and diacritics."""
+    return _WORD.findall(_folded(spaced(_composed(text))))
+
+
+def folded_term(text: str) -> str:
+    """Return *text* as a listing's search term is compared: without case, and with letters and their marks as one."""
+    return _composed(text).casefold().translate(_APART)
+
+
+def listing_text(*texts: str | None) -> str:
+    """Return what a listing's search term is looked for in: the *texts*, compared as `folded_term` is."""
+    return _BETWEEN.join(dict.fromkeys(folded_term(text) for text in texts if text))
+
+
+def spaced(text: str) -> str:
+    """Return *text* with word breaks where its script writes none."""
+    if text.isascii():
+        return text
+    return _UNSPACED.sub(f"{WORD_BREAK}\\1{WORD_BREAK}", text)
+
+
+def _parts(query: str) -> Iterator[str]:
+    for match in _QUERY_PART.finditer(query):
+        yield match[1] if match[1] is not None else match[2]
+
+
+def _composed(text: str) -> str:
+    """Return *text* with letters and their marks as one: apart, a mark would end a word."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _folded(text: str) -> str:
+    decomposed = unicodedata.normalize("NFD", text.casefold())
+    return "".join(char for char in decomposed if not unicodedata.combining(char))

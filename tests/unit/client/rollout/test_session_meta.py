@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+
+from livethread.metadata import GitInfo, MemoryMode, StoredThread
+from livethread.model import format_time
+from livethread.observed import ObservedThread
+from livethread.rollout.session_meta import session_meta, thread_from_meta, with_present_values
+from livethread.types import CreateThreadParams
+
+THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
+OTHER = "019a93b9-f380-7600-98ff-940e6b99603d"
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LATER = datetime(2026, 11, 22, 13, tzinfo=UTC)
+
+FULL = CreateThreadParams(
+    thread_id=THREAD,
+    session_id=OTHER,
+    forked_from_id=OTHER,
+    parent_thread_id=OTHER,
+    cwd="/work",
+    model_provider="azure",
+    source={"custom": "x"},
+    thread_source="automation",
+    originator="me",
+    cli_version="1.2.3",
+    base_instructions="be kind",
+    dynamic_tools=({"name": "t"},),
+    agent_nickname="Ada",
+    agent_role="reviewer",
+    agent_path="/root/ada",
+    memory_mode=MemoryMode.DISABLED,
+    multi_agent_version="v2",
+    git=GitInfo(commit_hash="s", branch="b"),
+    created_at=AT,
+)
+FULL_META: dict[str, Any] = {
+    "id": THREAD,
+    "session_id": OTHER,
+    "forked_from_id": OTHER,
+    "parent_thread_id": OTHER,
+    "timestamp": "2026-11-22T12:00:00.000Z",
+    "cwd": "/work",
+    "originator": "me",
+    "cli_version": "1.2.3",
+    "source": {"custom": "x"},
+    "thread_source": "automation",
+    "agent_nickname": "Ada",
+    "agent_role": "reviewer",
+    "agent_path": "/root/ada",
+    "model_provider": "azure",
+    "base_instructions": {"text": "be kind"},
+    "dynamic_tools": [{"name": "t"}],
+    "memory_mode": "disabled",
+    "multi_agent_version": "v2",
+    "git": {"commit_hash": "s", "branch": "b"},
+}
+FULL_THREAD = StoredThread(
+    thread_id=THREAD,
+    session_id=OTHER,
+    forked_from_id=OTHER,
+    parent_thread_id=OTHER,
+    model_provider="azure",
+    created_at=AT,
+    updated_at=AT,
+    recency_at=AT,
+    cwd="/work",
+    cli_version="1.2.3",
+    originator="me",
+    source={"custom": "x"},
+    thread_source="automation",
+    agent_nickname="Ada",
+    agent_role="reviewer",
+    agent_path="/root/ada",
+    git_info=GitInfo(commit_hash="s", branch="b"),
+    memory_mode=MemoryMode.DISABLED,
+)
+
+
+def test_the_first_line_says_all_that_is_known() -> None:
+    assert session_meta(FULL) == FULL_META
+
+
+def test_the_first_line_has_every_field_that_codex_requires_and_no_null() -> None:
+    assert session_meta(CreateThreadParams(thread_id=THREAD, created_at=AT)) == {
+        "id": THREAD,
+        "session_id": THREAD,
+        "timestamp": "2026-11-22T12:00:00.000Z",
+        "cwd": "",
+        "originator": "livethread",
+        "cli_version": version("livethread"),
+        "source": "cli",
+        "model_provider": "openai",
+    }
+
+
+def test_a_thread_is_what_its_first_line_says() -> None:
+    assert thread_from_meta(THREAD, FULL_META, LATER) == FULL_THREAD
+
+
+def test_a_bare_line_gives_a_thread_of_the_lines_own_time() -> None:
+    assert thread_from_meta(THREAD, {}, LATER) == StoredThread(
+        thread_id=THREAD, created_at=LATER, updated_at=LATER, recency_at=LATER, source="vscode"
+    )
+
+
+def test_what_is_no_text_is_not_taken() -> None:
+    odd = {"session_id": 7, "originator": None, "parent_thread_id": ["x"], "cwd": 7}
+
+    assert thread_from_meta(THREAD, odd, LATER) == thread_from_meta(THREAD, {}, LATER)
+
+
+def test_a_copy_says_what_the_thread_says_now_and_keeps_the_rest() -> None:
+    now = FULL_THREAD.model_copy(
+        update={
+            "created_at": LATER,
+            "history_mode": "paginated",
+            "cwd": "/moved",
+            "source": "exec",
+            "thread_source": None,
+            "agent_role": None,
+            "memory_mode": MemoryMode.ENABLED,
+            "git_info": GitInfo(branch="new"),
+        }
+    )
+
+    copy = with_present_values(FULL_META, now)
+
+    changed = {
+        "timestamp": format_time(LATER),
+        "history_mode": "paginated",
+        "cwd": "/moved",
+        "source": "exec",
+        "memory_mode": "enabled",
+        "git": {"branch": "new"},
+    }
+    kept = {key: value for key, value in FULL_META.items() if key not in {"thread_source", "agent_role"}}
+    assert copy == kept | changed
+
+
+def test_a_copy_of_an_unchanged_thread_is_equal() -> None:
+    assert with_present_values(FULL_META, FULL_THREAD) == FULL_META
+
+
+def test_a_cleared_git_is_an_empty_object_since_its_absence_would_keep_it() -> None:
+    cleared = FULL_THREAD.model_copy(update={"git_info": None})
+
+    assert with_present_values(FULL_META, cleared)["git"] == {}
+
+
+def test_a_copy_that_is_to_say_git_says_even_that_there_is_none() -> None:
+    meta = {key: value for key, value in FULL_META.items() if key != "git"}
+
+    copy = with_present_values(meta, FULL_THREAD.model_copy(update={"git_info": None}), says_git=True)
+
+    assert copy["git"] == {}
+
+
+def test_a_git_that_never_was_is_not_mentioned() -> None:
+    meta = {key: value for key, value in FULL_META.items() if key != "git"}
+
+    assert with_present_values(meta, FULL_THREAD.model_copy(update={"git_info": None})) == meta
+
+
+@pytest.mark.parametrize(
+    "git",
+    [
+        None,
+        GitInfo(branch="b"),
+        GitInfo(commit_hash="s"),
+        GitInfo(commit_hash="s", branch="b", repository_url="u"),
+    ],
+)
+def test_reading_the_copy_behind_the_first_line_gives_the_thread_again(git: GitInfo | None) -> None:
+    """The files alone suffice: whatever was cleared stays cleared when they are read again."""
+    now = FULL_THREAD.model_copy(update={"git_info": git, "thread_source": None, "memory_mode": MemoryMode.ENABLED})
+    copy = with_present_values(FULL_META, now)
+
+    again = ObservedThread(thread_from_meta(THREAD, FULL_META, AT), set())
+    again.observe("session_meta", copy, AT)
+
+    assert again.finish() == now

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+
+from livethread.errors import Internal, InvalidRequest
+from livethread_worker.store.files.compression import compress, decompress, open_rollout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LINES = b"".join(b'{"type":"event_msg","payload":{"n":%d}}\n' % n for n in range(20_000))
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    path = tmp_path / "rollout.jsonl"
+    path.write_bytes(LINES)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    return path
+
+
+def read(path: Path) -> bytes:
+    with open_rollout(path) as file:
+        return file.read()
+
+
+def test_a_rollout_is_compressed_in_place_and_reads_the_same(plain: Path) -> None:
+    compressed = compress(plain)
+
+    assert compressed.name == "rollout.jsonl.zst"
+    assert [path.name for path in plain.parent.iterdir()] == [compressed.name]
+    assert compressed.stat().st_size < len(LINES) / 10
+    assert read(compressed) == LINES
+
+
+def test_it_is_made_plain_again(plain: Path) -> None:
+    assert decompress(compress(plain)) == plain
+
+    assert plain.read_bytes() == LINES
+    assert [path.name for path in plain.parent.iterdir()] == [plain.name]
+
+
+def test_the_time_of_the_last_change_and_the_mode_are_kept(plain: Path) -> None:
+    plain.chmod(0o600)
+
+    compressed = compress(plain)
+
+    assert (compressed.stat().st_mtime, compressed.stat().st_mode & 0o777) == (1_700_000_000, 0o600)
+    with open_rollout(compressed) as file:
+        assert os.fstat(file.fileno()).st_mtime == 1_700_000_000
+    assert decompress(compressed).stat().st_mtime == 1_700_000_000
+
+
+def test_either_name_opens_what_is_there(plain: Path) -> None:
+    compressed = compress(plain)
+
+    assert read(plain) == LINES
+    decompress(compressed)
+    assert read(compressed) == LINES
+
+
+def test_a_rollout_of_several_frames_is_read_whole(plain: Path) -> None:
+    frames = [zstandard.compress(LINES[:1000]), zstandard.compress(b""), zstandard.compress(LINES[1000:])]
+    compressed = plain.with_suffix(".jsonl.zst")
+    compressed.write_bytes(b"".join(frames))
+    plain.unlink()
+
+    assert read(compressed) == LINES
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a folder"])
+@pytest.mark.parametrize("name", ["rollout.jsonl", "rollout.jsonl.zst"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None], name: str) -> None:
+    make(tmp_path / name)
+
+    with pytest.raises(InvalidRequest, match="is no file"):
+        read(tmp_path / name)
+
+
+def test_what_comes_to_far_more_than_it_says_does_not_fill_the_memory(tmp_path: Path) -> None:
+    size = 150_000_000
+    (tmp_path / "rollout.jsonl.zst").write_bytes(zstandard.compress(b"\0" * size, 3))
+
+    tracemalloc.start()
+    try:
+        with open_rollout(tmp_path / "rollout.jsonl") as file:
+            assert file.seek(0, os.SEEK_END) == size
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < size * 2 / 3
+
+
+def test_a_plain_rollout_is_never_replaced(plain: Path) -> None:
+    compressed = compress(plain)
+    plain.write_bytes(LINES + b"{}\n")
+
+    with pytest.raises(FileExistsError):
+        decompress(compressed)
+
+    assert plain.read_bytes() == LINES + b"{}\n"
+    assert compressed.exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda data: data[: len(data) // 2], "cut short"),
+        (lambda data: data[:-4] + b"\0\0\0\0", "damaged"),
+        (lambda data: b"garbage" + data, "damaged"),
+        (lambda data: data + b"garbage!", "damaged"),
+    ],
+    ids=["cut", "checksum", "garbage before", "garbage behind"],
+)
+def test_damage_is_told_and_the_file_kept(plain: Path, damage: object, complaint: str) -> None:
+    compressed = compress(plain)
+    damaged = damage(compressed.read_bytes())  # type: ignore[operator]
+    compressed.write_bytes(damaged)
+
+    with pytest.raises(Internal, match=complaint):
+        read(compressed)
+    with pytest.raises(Internal, match=complaint):
+        decompress(compressed)
+
+    assert [path.name for path in plain.parent.iterdir()] == [compressed.name]
+    assert compressed.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("make", [compress, decompress, read])
+def test_a_symlink_is_refused(tmp_path: Path, make: object) -> None:
+    target = tmp_path / "elsewhere"
+    target.write_bytes(LINES)
+    link = tmp_path / ("rollout.jsonl.zst" if make is decompress else "rollout.jsonl")
+    link.symlink_to(target)
+
+    with pytest.raises(InvalidRequest, match="symlink"):
+        make(link)  # type: ignore[operator]
+
+    assert target.read_bytes() == LINES
+    assert link.is_symlink()
+
+
+def test_what_cannot_be_written_leaves_the_rollout_as_it_was(plain: Path, limit_file_size: object) -> None:
+    with limit_file_size(100), pytest.raises(OSError, match="File too large"):  # type: ignore[operator]
+        compress(plain)
+
+    assert [path.name for path in plain.parent.iterdir()] == [plain.name]
+    assert plain.read_bytes() == LINES

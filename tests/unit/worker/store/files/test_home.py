@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import stat
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.worker.builders import DAY, thread_id
+
+from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread_worker.store.files.home import Home
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE = thread_id(1)
+V4 = "3b241101-e2bb-4255-8caf-4136c566a962"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "home")
+    home.create()
+    return home
+
+
+def put(home: Home, folder: str, id_: str) -> Path:
+    path = home.root / folder / f"rollout-2026-11-22T12-00-00-{id_}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_a_new_home_is_its_owners_alone(home: Home) -> None:
+    folders = [home.root, home.sessions, home.locks, home.own, home.quarantine]
+
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * len(folders)
+
+
+def test_an_existing_home_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+
+    Home(tmp_path).create()
+
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_a_rollouts_name_says_its_time_in_utc(home: Home) -> None:
+    at = datetime(2026, 11, 23, 1, 30, tzinfo=timezone(timedelta(hours=2)))
+
+    assert home.relative(home.new_rollout(ONE, at)) == f"{DAY}/rollout-2026-11-22T23-30-00-{ONE}.jsonl"
+
+
+@pytest.mark.parametrize("id_", [ONE, V4])
+@pytest.mark.parametrize("folder", [DAY, "sessions/2020/01/31", "archived_sessions"])
+def test_a_rollout_is_found_wherever_it_lies(home: Home, id_: str, folder: str) -> None:
+    path = put(home, folder, id_)
+    put(home, folder, thread_id(2))
+
+    assert home.find_rollout(id_) == home.require_rollout(id_) == path
+    assert home.is_archived(path) == (folder == "archived_sessions")
+
+
+def test_an_active_rollout_counts_before_an_archived_one(home: Home) -> None:
+    put(home, "archived_sessions", ONE)
+    active = put(home, DAY, ONE)
+
+    assert home.find_rollout(ONE) == active
+
+
+def test_a_rollout_that_is_not_there_is_not_found(home: Home) -> None:
+    assert home.find_rollout(ONE) is None
+    with pytest.raises(ThreadNotFound, match=ONE):
+        home.require_rollout(ONE)
+
+
+@pytest.mark.parametrize(
+    "id_",
+    [
+        "ffffffff-ffff-7fff-bfff-ffffffffffff",  # its time is in the year 10889
+        "e677d21f-dbff-7fff-bfff-ffffffffffff",  # the last millisecond of 9999
+        "00000000-0000-7000-8000-000000000000",
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+    ],
+)
+def test_an_id_of_any_time_can_be_looked_for(home: Home, id_: str) -> None:
+    assert home.find_rollout(id_) is None
+    path = put(home, DAY, id_)
+    assert home.find_rollout(id_) == path
+
+
+def test_the_rollouts_of_a_home_are_listed_with_their_ids(home: Home) -> None:
+    active, archived = put(home, DAY, ONE), put(home, "archived_sessions", V4)
+    (active.parent / "rollout-notes.jsonl").touch()
+    (active.parent / "notes.txt").touch()
+
+    assert list(home.rollouts()) == [(ONE, active), (V4, archived)]
+
+
+@pytest.mark.parametrize("relative", ["../outside", "/etc/passwd", "sessions/../../outside"])
+def test_a_path_that_leads_out_is_refused(home: Home, relative: str) -> None:
+    with pytest.raises(InvalidRequest, match="leads out of"):
+        home.resolve(relative)
+
+
+def test_a_link_that_leads_out_is_refused(home: Home, tmp_path: Path) -> None:
+    (home.sessions / "away").symlink_to(tmp_path)
+
+    with pytest.raises(InvalidRequest, match="leads out of"):
+        home.resolve("sessions/away/rollout.jsonl")
+
+
+def test_a_link_in_a_circle_is_refused(home: Home) -> None:
+    circle = home.sessions / "circle"
+    circle.symlink_to(circle)
+
+    assert not home.is_within(circle)
+    with pytest.raises(InvalidRequest, match="leads out of"):
+        home.resolve("sessions/circle/rollout.jsonl")
+
+
+@pytest.mark.parametrize("form", ["", ".zst"])
+@pytest.mark.parametrize("folder", ["sessions/2026/11/22", "archived_sessions"])
+def test_a_rollout_is_found_in_either_folder_and_form(home: Home, folder: str, form: str) -> None:
+    path = home.new_rollout(ONE, datetime(2026, 11, 22, 12, tzinfo=UTC))
+    nowhere = home.where_it_lies(path)
+    there = home.root / folder / f"{path.name}{form}"
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.touch()
+
+    assert (nowhere, home.where_it_lies(path)) == (None, there)
+
+
+def test_a_home_of_a_moment_resolves_as_any(home: Home, tmp_path: Path) -> None:
+    (home.sessions / "away").symlink_to(tmp_path)
+    (home.sessions / "within").symlink_to(home.archived_sessions, target_is_directory=True)
+    batch = home.for_a_moment()
+
+    for name in ("first.jsonl", "second.jsonl"):
+        assert batch.resolve(f"sessions/within/{name}") == home.archived_sessions / name
+        for outside in (f"sessions/away/{name}", f"../{name}", f"/{name}"):
+            with pytest.raises(InvalidRequest, match="leads out of"):
+                batch.resolve(outside)
+    for no_file in ("sessions/within/..", "..", "."):
+        with pytest.raises(InvalidRequest):
+            batch.resolve(no_file)
+
+
+def test_a_path_within_is_resolved(home: Home) -> None:
+    path = home.new_rollout(ONE, datetime(2026, 11, 22, tzinfo=UTC))
+
+    assert home.resolve(home.relative(path)) == path
+
+
+def test_compressed_rollouts_are_listed_behind_plain_ones(home: Home) -> None:
+    plain = put(home, DAY, ONE)
+    compressed = plain.with_name(plain.name + ".zst")
+    compressed.touch()
+
+    assert list(home.rollouts()) == [(ONE, plain), (ONE, compressed)]
+    assert home.find_rollout(ONE) == plain
+    plain.unlink()
+    assert home.find_rollout(ONE) == compressed
+
+
+@pytest.mark.parametrize("link", ["sessions/2026", DAY, "archived_sessions"])
+def test_rollouts_behind_a_link_that_leads_out_are_not_ours(home: Home, tmp_path: Path, link: str) -> None:
+    outside = Home(tmp_path / "outside")
+    put(outside, f"{link}{DAY.removeprefix(link)}" if DAY.startswith(link) else link, ONE)
+    (home.root / link).parent.mkdir(parents=True, exist_ok=True)
+    (home.root / link).symlink_to(outside.root / link)
+
+    assert list(home.rollouts()) == []
+    assert home.find_rollout(ONE) is None
+
+
+@pytest.mark.parametrize("text", ["-" * 36, "a" * 36, ONE.upper(), ONE.replace("-", "a", 1)])
+def test_a_file_whose_name_says_no_uuid_is_no_rollout(home: Home, text: str) -> None:
+    put(home, DAY, text)
+
+    assert list(home.rollouts()) == []
+
+
+def test_a_folder_that_is_no_date_holds_no_rollouts(home: Home) -> None:
+    put(home, "sessions/2026/11/kept", ONE)
+
+    assert list(home.rollouts()) == []
+    assert home.find_rollout(ONE) is None

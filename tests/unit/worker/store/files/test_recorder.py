@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from livethread_worker.store.files.recorder import RolloutRecorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.unit.worker.conftest import LimitFileSize
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "sessions" / "2026" / "11" / "22" / "rollout.jsonl"
+
+
+@pytest.fixture
+def rollout(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"first\n")
+    return path
+
+
+@pytest.fixture(params=[0o000, 0o002, 0o022, 0o027, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_lines_are_written_behind_what_stands(rollout: Path) -> None:
+    with RolloutRecorder.open(rollout) as recorder:
+        assert recorder.size == 6
+
+        recorder.append(b"second\n")
+        recorder.append(b"third\n")
+
+        assert recorder.size == 19
+    assert rollout.read_bytes() == b"first\nsecond\nthird\n"
+
+
+def test_lines_are_written_at_the_good_length_over_what_is_not_good(rollout: Path) -> None:
+    with RolloutRecorder.open(rollout) as recorder:
+        recorder.size = 2
+
+        recorder.append(b"SECOND\n")
+
+    assert rollout.read_bytes() == b"fiSECOND\n"
+
+
+def test_cutting_leaves_the_good_length(rollout: Path) -> None:
+    with RolloutRecorder.open(rollout) as recorder:
+        recorder.size = 2
+
+        recorder.cut()
+
+    assert rollout.read_bytes() == b"fi"
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(rollout: Path, limit_file_size: LimitFileSize) -> None:
+    with RolloutRecorder.open(rollout) as recorder:
+        with limit_file_size(10), pytest.raises(OSError, match="File too large"):
+            recorder.append(b"second\n" * 100)
+
+        assert recorder.size == 6
+        assert rollout.read_bytes() == b"first\n"
+        recorder.append(b"second\n")
+    assert rollout.read_bytes() == b"first\nsecond\n"
+
+
+def test_a_write_that_is_cut_short_is_continued(rollout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    # The kernel may write less than it is asked to; no file system here does so on its own.
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, bytes(data[:3]), offset))
+    with RolloutRecorder.open(rollout) as recorder:
+        recorder.append(b"second\n")
+
+        assert recorder.size == 13
+    assert rollout.read_bytes() == b"first\nsecond\n"
+
+
+def test_a_missing_rollout_is_not_created_unasked(path: Path) -> None:
+    with pytest.raises(FileNotFoundError), RolloutRecorder.open(path):
+        pass
+
+    assert not path.parent.exists()
+
+
+def test_a_new_rollout_is_its_owners_alone(path: Path, umask: int) -> None:
+    with RolloutRecorder.open(path, create=True) as recorder:
+        recorder.append(b"first\n")
+        recorder.sync()
+
+    assert path.read_bytes() == b"first\n"
+    assert mode(path) == 0o600
+    home = path.parents[4]
+    assert [mode(folder) for folder in (path.parent, *path.parents[1:4], home)] == [0o700] * 5
+
+
+def test_creating_a_rollout_that_exists_opens_it(rollout: Path) -> None:
+    with RolloutRecorder.open(rollout, create=True) as recorder:
+        recorder.append(b"second\n")
+        recorder.sync()
+
+    assert rollout.read_bytes() == b"first\nsecond\n"
+
+
+def test_a_link_in_the_rollouts_place_is_not_followed(rollout: Path, tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_bytes(b"")
+    link = rollout.with_name("link.jsonl")
+    link.symlink_to(target)
+
+    with pytest.raises(OSError, match="symbolic link"), RolloutRecorder.open(link):
+        pass

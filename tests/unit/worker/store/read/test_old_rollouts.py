@@ -1,0 +1,185 @@
+"""Rollouts from before September 2025: today's codex finds them empty, here they have a history."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.worker.builders import Mail, message_line
+
+from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
+from livethread.types import (
+    ListItemsParams,
+    ListTurnsParams,
+    LoadThreadHistoryParams,
+    ReadThreadParams,
+    SearchThreadsParams,
+    SortDirection,
+    StoredTurnItemsView,
+)
+from livethread_worker.store.read import threads as read
+from livethread_worker.store.read.list_items import list_items
+from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.write.batch import OutcomeKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.worker.builders import Store
+
+STATE = {"record_type": "state"}
+
+
+def message(role: str, text: str) -> dict[str, Any]:
+    part = "input_text" if role == "user" else "output_text"
+    return {"type": "message", "id": None, "role": role, "content": [{"type": part, "text": text}]}
+
+
+CALL = {"type": "function_call", "id": None, "name": "shell", "arguments": "{}", "call_id": "c1"}
+OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "done"}
+
+
+@pytest.fixture
+def mail() -> Mail:
+    return Mail()
+
+
+@pytest.fixture
+def old(store: Store, mail: Mail) -> Path:
+    """An old rollout, which the index does not know."""
+    meta = {
+        "id": mail.thread_id,
+        "timestamp": "2025-08-05T10:00:00.000Z",
+        "instructions": "be kind",
+        "git": {"branch": "main"},
+    }
+    records = (
+        meta,
+        STATE,
+        message("user", "<environment_context>\n  <cwd>/x</cwd>\n</environment_context>"),
+        STATE,
+        message("user", "count the zebras"),
+        CALL,
+        OUTPUT,
+        STATE,
+        message("assistant", "seven zebras"),
+        message("user", "and the gnus"),
+        message("assistant", "none"),
+    )
+    path = store.home.sessions / f"2025/08/05/rollout-2025-08-05T10-00-00-{mail.thread_id}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+    return path
+
+
+def test_an_old_rollout_is_read_with_its_metadata(store: Store, mail: Mail, old: Path) -> None:
+    thread = read.read_thread(store.home, store.index, ReadThreadParams(thread_id=mail.thread_id))
+
+    assert thread.created_at.isoformat() == "2025-08-05T10:00:00+00:00"
+    assert (thread.preview, thread.title, thread.rollout_path) == ("count the zebras", "count the zebras", old)
+    assert thread.git_info == GitInfo(branch="main")
+
+
+def test_its_items_are_those_that_were_written_without_the_state(store: Store, mail: Mail, old: Path) -> None:
+    params = LoadThreadHistoryParams(thread_id=mail.thread_id)
+
+    items = read.load_history(store.home, store.index, params).items
+
+    assert [item.type for item in items] == ["session_meta"] + ["response_item"] * 7
+    assert [item.payload for item in items][2:5] == [message("user", "count the zebras"), CALL, OUTPUT]
+
+
+def test_its_items_are_paged_from_the_end(store: Store, mail: Mail, old: Path) -> None:
+    params = ListItemsParams(thread_id=mail.thread_id, page_size=2, sort_direction=SortDirection.DESC)
+
+    page = list_items(store.home, store.index, params)
+
+    assert [item.payload for item in page.items] == [message("assistant", "none"), message("user", "and the gnus")]
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_its_turns_begin_with_what_a_person_said(store: Store, mail: Mail, old: Path, is_indexed: bool) -> None:
+    if is_indexed:
+        store.read_in(mail.thread_id)
+
+    turns = list_turns(store.home, store.index, ListTurnsParams(thread_id=mail.thread_id)).turns
+
+    assert [[item.payload for item in turn.items] for turn in turns] == [
+        [message("user", "count the zebras"), message("assistant", "seven zebras")],
+        [message("user", "and the gnus"), message("assistant", "none")],
+    ]
+
+
+def test_a_turn_in_full_holds_its_calls(store: Store, mail: Mail, old: Path) -> None:
+    params = ListTurnsParams(thread_id=mail.thread_id, items_view=StoredTurnItemsView.FULL)
+
+    turns = list_turns(store.home, store.index, params).turns
+
+    assert [len(turn.items) for turn in turns] == [4, 2]
+
+
+@pytest.mark.parametrize(("term", "count"), [("zebras", 1), ("gnus", 1), ("environment_context", 0)])
+def test_it_is_found_by_what_was_said(store: Store, mail: Mail, old: Path, term: str, count: int) -> None:
+    store.read_in(mail.thread_id)
+
+    found = read.search_threads(store.home, store.index, SearchThreadsParams(search_term=term))
+
+    assert len(found.items) == count
+
+
+def test_reading_changes_nothing(store: Store, mail: Mail, old: Path) -> None:
+    before = old.read_bytes()
+
+    store.read_in(mail.thread_id)
+    read.load_history(store.home, store.index, LoadThreadHistoryParams(thread_id=mail.thread_id))
+
+    assert old.read_bytes() == before
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_it_goes_on_in_the_present_form(store: Store, mail: Mail, old: Path, is_indexed: bool) -> None:
+    if is_indexed:
+        store.read_in(mail.thread_id)
+    before = old.read_bytes()
+    patch = ThreadMetadataPatch(memory_mode=MemoryMode.DISABLED)
+
+    outcome = store.apply(mail, mail.append("and the lions"), mail.patch(patch))
+
+    assert outcome.kind is OutcomeKind.DONE
+    assert old.read_bytes().startswith(before)
+    thread = store.thread(mail)
+    assert (thread.preview, thread.memory_mode) == ("count the zebras", MemoryMode.DISABLED)
+    assert store.records(mail)[-1]["payload"]["instructions"] == "be kind"
+    turns = list_turns(store.home, store.index, ListTurnsParams(thread_id=mail.thread_id)).turns
+    assert [turn.items[0].payload.get("message") for turn in turns] == [None, None, "and the lions"]
+    store.read_in(mail.thread_id)
+    again = store.thread(mail)
+    assert again == thread.model_copy(update={"updated_at": again.updated_at})  # no live thread observed the append
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type":[]}',
+        b'{"type":{}}',
+        b'{"type":"message","role":[]}',
+        b'{"type":"response_item","payload":{"type":"message","role":["user"]}}',
+        b'{"type":"response_item","payload":[1]}',
+        b'{"type":"response_item","payload":"text"}',
+    ],
+)
+def test_a_line_like_an_old_one_that_says_odd_things_keeps_nobody_from_the_others(
+    store: Store, mail: Mail, line: bytes
+) -> None:
+    path = store.write_rollout(mail.thread_id, message_line("hello"), line)
+
+    outcome = store.apply(mail, mail.append("and on"))
+
+    assert (outcome.kind, store.thread(mail).preview) == (OutcomeKind.DONE, "hello")
+    store.read_in(mail.thread_id)
+    history = read.load_history(store.home, store.index, LoadThreadHistoryParams(thread_id=mail.thread_id))
+    turns = list_turns(store.home, store.index, ListTurnsParams(thread_id=mail.thread_id)).turns
+    assert [turn.items[0].payload["message"] for turn in turns] == ["hello", "and on"]
+    assert history.items[-1].payload["message"] == "and on"
+    assert path.read_bytes().count(b"\n") == 4

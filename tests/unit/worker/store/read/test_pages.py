@@ -1,0 +1,440 @@
+"""`list_items` and `list_turns`: pages of a thread, wherever it is known from."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.worker.builders import Mail, Store, item_line, message_line, opened_store, thread_id
+
+from livethread.cursor import encode_offset
+from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread.rollout.item import RolloutItem, decode_line, items_of
+from livethread.types import (
+    ItemPage,
+    ListItemsParams,
+    ListTurnsParams,
+    SortDirection,
+    StoredTurnItemsView,
+    StoredTurnStatus,
+    TurnPage,
+)
+from livethread_worker.store.read import threads as read
+from livethread_worker.store.read.list_items import list_items
+from livethread_worker.store.read.list_turns import list_turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ASC, DESC = SortDirection.ASC, SortDirection.DESC
+ONE = thread_id(1)
+MOST = 1_000
+
+
+@pytest.fixture(scope="module")
+def paged() -> Iterator[Store]:
+    """A home in which each test, or example, writes the one rollout anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield from opened_store(Path(folder))
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    return item_line("event_msg", {"type": kind, **fields})
+
+
+def write(store: Store, *lines: bytes, is_indexed: bool = True, tail: bytes = b"") -> Path:
+    store.forget(ONE)
+    path = store.write_rollout(ONE, *lines, tail=tail)
+    if is_indexed:
+        store.read_in(ONE)
+    return path
+
+
+def items(store: Store, **params: Any) -> ItemPage:
+    return list_items(store.home, store.index, ListItemsParams.model_validate({"thread_id": ONE} | params))
+
+
+def turns(store: Store, **params: Any) -> TurnPage:
+    full = {"thread_id": ONE, "items_view": StoredTurnItemsView.FULL}
+    return list_turns(store.home, store.index, ListTurnsParams.model_validate(full | params))
+
+
+def texts(page: ItemPage) -> list[str]:
+    return [item.payload["message"] for item in page.items if item.kind == "user_message"]
+
+
+def ids(page: TurnPage) -> list[str]:
+    return [turn.turn_id for turn in page.turns]
+
+
+both = pytest.mark.parametrize("is_indexed", [True, False], ids=["indexed", "not indexed"])
+
+
+# -- any rollout -------------------------------------------------------------------------------------------
+
+GARBAGE = [b"", b"garbage", b"[1]", b'{"type":"x"}', item_line("thread_metadata", {"title": "t"})]
+LINES = st.one_of(
+    st.sampled_from(["a", "é" * 40, "x" * 70_000]).map(message_line),
+    st.sampled_from(["task_started", "task_complete", "turn_aborted", "agent_message", "token_count"]).map(event),
+    st.tuples(
+        st.sampled_from(["task_started", "task_started", "task_complete", "turn_aborted"]),
+        st.sampled_from(["t1", "t2", "t3"]),
+    ).map(lambda drawn: event(drawn[0], turn_id=drawn[1])),
+    st.integers(0, 4).map(lambda n: event("thread_rolled_back", num_turns=n)),
+    st.sampled_from([item_line("response_item", {"type": "reasoning"}), item_line("turn_context", {"model": "m"})]),
+    st.sampled_from(GARBAGE),
+)
+rollouts = st.lists(LINES, max_size=20)
+
+
+@dataclass
+class Turn:
+    turn_id: str
+    lines: list[bytes]
+    said_when_it_began: bool
+    said_its_id: bool = False
+    status: StoredTurnStatus | None = None
+
+
+def turns_of(lines: list[bytes]) -> list[Turn]:
+    """The turns that *lines* come to: each reaches to the next, taken back or not."""
+    standing: list[Turn] = []
+    present: Turn | None = None
+    is_open = False
+    number = 0  # of the session_meta; a line that is no record has none
+    for line in lines:
+        record = decode_line(line) or {}
+        number += bool(record)
+        payload: Any = record.get("payload")
+        kind = payload.get("type") if record.get("type") == "event_msg" and isinstance(payload, dict) else None
+        if kind == "task_started" or (kind == "user_message" and not is_open):
+            is_open = kind == "task_started"
+            present = Turn(payload.get("turn_id") or f"turn-{number}", [], is_open, said_its_id="turn_id" in payload)
+            standing.append(present)
+        elif kind in {"task_complete", "turn_aborted"}:
+            named = payload.get("turn_id")
+            is_others = present is not None and named not in {None, present.turn_id}
+            ended = next((turn for turn in standing[::-1] if is_others and turn.turn_id == named), present)
+            if ended is not None and (kind == "turn_aborted" or ended.status is None):
+                completed, interrupted = StoredTurnStatus.COMPLETED, StoredTurnStatus.INTERRUPTED
+                ended.status = completed if kind == "task_complete" else interrupted
+            is_open = is_open and is_others and present is not None and present.said_its_id
+        elif kind == "thread_rolled_back" and payload["num_turns"] > 0:
+            standing = standing[: max(0, len(standing) - payload["num_turns"])]
+            is_open = False
+        if present is not None:
+            present.lines.append(line)
+    for turn in standing:
+        if turn.status is None and not turn.said_when_it_began:
+            turn.status = StoredTurnStatus.COMPLETED
+        if turn.status is None:
+            turn.status = StoredTurnStatus.IN_PROGRESS if turn is present else StoredTurnStatus.INTERRUPTED
+    return standing
+
+
+def items_in(lines: list[bytes]) -> list[RolloutItem]:
+    return list(items_of(map(decode_line, lines)))
+
+
+def walk(page_of: Callable[[str | None], Any], count: int) -> list[Any]:
+    """All pages from the first to the last."""
+    pages = [page_of(None)]
+    while pages[-1].next_cursor is not None:
+        assert len(pages) <= count, "the pages do not end"
+        pages.append(page_of(pages[-1].next_cursor))
+    return pages
+
+
+@given(lines=rollouts, page_size=st.integers(1, 6), is_indexed=st.booleans())
+def test_pages_of_items_lose_and_repeat_nothing_either_way(
+    paged: Store, lines: list[bytes], page_size: int, is_indexed: bool
+) -> None:
+    path = write(paged, *lines, is_indexed=is_indexed)
+    expected = items_in(path.read_bytes().split(b"\n"))
+
+    forward = walk(lambda c: items(paged, cursor=c, page_size=page_size), len(expected))
+    backward = walk(lambda c: items(paged, cursor=c, page_size=page_size, sort_direction=DESC), len(expected))
+
+    assert [item for page in forward for item in page.items] == expected
+    assert [item for page in backward for item in page.items] == expected[::-1]
+    assert all(len(page.items) == page_size for page in (*forward[:-1], *backward[:-1]))
+    for number, page in enumerate(forward):
+        back = items(paged, cursor=page.backwards_cursor, page_size=MOST, sort_direction=DESC)
+        assert list(back.items) == expected[: number * page_size + 1][::-1]
+    for number, page in enumerate(backward):
+        back = items(paged, cursor=page.backwards_cursor, page_size=MOST)
+        assert list(back.items) == expected[len(expected) - number * page_size - 1 :]
+
+
+@given(lines=rollouts, page_size=st.integers(1, 4), is_indexed=st.booleans())
+def test_pages_of_turns_lose_and_repeat_nothing_either_way(
+    paged: Store, lines: list[bytes], page_size: int, is_indexed: bool
+) -> None:
+    write(paged, *lines, is_indexed=is_indexed)
+    expected = [(turn.turn_id, turn.status, tuple(items_in(turn.lines))) for turn in turns_of(lines)]
+
+    forward = walk(lambda c: turns(paged, cursor=c, page_size=page_size), len(expected))
+    backward = walk(lambda c: turns(paged, cursor=c, page_size=page_size, sort_direction=DESC), len(expected))
+
+    def shown(*pages: TurnPage) -> list[tuple[str, StoredTurnStatus | None, tuple[Any, ...]]]:
+        return [
+            (turn.turn_id, turn.status, tuple(item.model_copy(update={"ordinal": None}) for item in turn.items))
+            for page in pages
+            for turn in page.turns
+        ]
+
+    assert shown(*forward) == expected
+    assert shown(*backward) == expected[::-1]
+    for number, page in enumerate(forward):
+        if page.turns:
+            back = turns(paged, cursor=page.backwards_cursor, page_size=MOST, sort_direction=DESC)
+            assert shown(back) == expected[: number * page_size + 1][::-1]
+    for number, page in enumerate(backward):
+        if page.turns:
+            back = turns(paged, cursor=page.backwards_cursor, page_size=MOST)
+            assert shown(back) == expected[len(expected) - number * page_size - 1 :]
+
+
+@given(lines=rollouts)
+def test_a_turn_is_found_by_its_id_in_the_index_as_in_the_file(paged: Store, lines: list[bytes]) -> None:
+    write(paged, *lines, is_indexed=False)
+    wanted = ["t1", "t2", *(f"turn-{n}" for n in range(1, len(lines) + 1))]
+
+    def found() -> list[ItemPage | str]:
+        pages: list[ItemPage | str] = []
+        for turn_id in wanted:
+            try:
+                pages.append(items(paged, turn_id=turn_id, page_size=MOST))
+            except InvalidRequest as error:
+                pages.append(str(error))
+        return pages
+
+    in_file = found()
+    paged.read_in(ONE)
+
+    assert found() == in_file
+
+
+# -- items -------------------------------------------------------------------------------------------------
+
+TWO_TURNS = [
+    event("task_started", turn_id="t1"),
+    message_line("a"),
+    event("task_complete", turn_id="t1"),
+    event("task_started", turn_id="t2"),
+    message_line("b"),
+    message_line("c"),
+]
+
+
+@both
+def test_the_items_of_one_turn_are_shown_alone(paged: Store, is_indexed: bool) -> None:
+    write(paged, *TWO_TURNS, is_indexed=is_indexed)
+
+    first, second = (items(paged, turn_id=turn_id) for turn_id in ("t1", "t2"))
+
+    assert [item.kind for item in first.items] == ["task_started", "user_message", "task_complete"]
+    assert texts(second) == ["b", "c"]
+    assert first.next_cursor is None
+    back = items(paged, turn_id="t1", cursor=first.backwards_cursor, sort_direction=DESC)
+    assert [item.kind for item in back.items] == ["task_started"]
+
+
+@both
+@pytest.mark.parametrize("direction", SortDirection)
+def test_the_items_of_one_turn_come_in_pages(paged: Store, is_indexed: bool, direction: SortDirection) -> None:
+    write(paged, *TWO_TURNS, is_indexed=is_indexed)
+
+    def page_of(cursor: str | None) -> ItemPage:
+        return items(paged, turn_id="t1", cursor=cursor, page_size=2, sort_direction=direction)
+
+    shown = [item.kind for page in walk(page_of, 3) for item in page.items]
+
+    expected = ["task_started", "user_message", "task_complete"]
+    assert shown == (expected if direction is ASC else expected[::-1])
+
+
+@both
+def test_a_turn_that_is_none_is_refused(paged: Store, is_indexed: bool) -> None:
+    write(paged, *TWO_TURNS, is_indexed=is_indexed)
+
+    with pytest.raises(InvalidRequest, match=f"thread {ONE} has no turn t3"):
+        items(paged, turn_id="t3")
+
+
+@both
+def test_a_turn_that_was_rolled_back_has_no_items(paged: Store, is_indexed: bool) -> None:
+    """It is in no listing of the turns; whoever still knows its id is told the same."""
+    write(paged, *TWO_TURNS, event("thread_rolled_back", num_turns=1), is_indexed=is_indexed)
+
+    assert texts(items(paged, turn_id="t1")) == ["a"]
+    with pytest.raises(InvalidRequest, match="has no turn t2"):
+        items(paged, turn_id="t2")
+
+
+@pytest.mark.parametrize("offset", [-1, 10**6, 10**30])
+@pytest.mark.parametrize("turn_id", [None, "t1"])
+def test_a_cursor_of_another_place_is_refused(paged: Store, offset: int, turn_id: str | None) -> None:
+    write(paged, *TWO_TURNS)
+
+    with pytest.raises(InvalidRequest, match="cursor"):
+        items(paged, cursor=encode_offset("items", offset), turn_id=turn_id)
+
+
+@pytest.mark.parametrize("cursor", ["garbage", "WyJvZmZzZXQiLCAieCIsICIiXQ==", "WyJ1cGRhdGVkX2F0IiwgNywgIiJd"])
+def test_what_is_no_cursor_of_items_or_turns_is_refused(paged: Store, cursor: str) -> None:
+    write(paged, *TWO_TURNS)
+
+    with pytest.raises(InvalidRequest, match="cursor"):
+        items(paged, cursor=cursor)
+    with pytest.raises(InvalidRequest, match="cursor"):
+        turns(paged, cursor=cursor)
+
+
+def test_what_comes_later_is_found_from_the_newest_on(store: Store) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("a", "b"))
+    newest = items(store, page_size=1, sort_direction=DESC)
+    assert texts(newest) == ["b"]
+    assert texts(items(store, cursor=newest.backwards_cursor)) == ["b"]
+
+    store.apply(mail, mail.append("c", "d"))
+
+    assert texts(items(store, cursor=newest.backwards_cursor)) == ["b", "c", "d"]
+
+
+def test_a_line_that_is_being_written_is_found_from_the_newest_on_once_it_stands(paged: Store) -> None:
+    """A page that meets a half-written line must not skip it for good."""
+    line = message_line("b") + b"\n"
+    path = write(paged, message_line("a"), is_indexed=False, tail=line[:20])
+    newest = items(paged, sort_direction=DESC)
+    assert texts(newest) == ["a"]
+
+    with path.open("ab") as file:
+        file.write(line[20:])
+
+    assert texts(items(paged, cursor=newest.backwards_cursor)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("page_of", [items, turns])
+def test_an_archived_thread_is_shown_where_that_is_asked_for(store: Store, page_of: Callable[..., Any]) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("a"), mail.archive())
+
+    assert page_of(store).next_cursor is None
+    with pytest.raises(ThreadNotFound, match="archived"):
+        page_of(store, include_archived=False)
+
+
+@pytest.mark.parametrize("page_of", [items, turns])
+def test_a_thread_that_never_was_has_no_page(store: Store, page_of: Callable[..., Any]) -> None:
+    with pytest.raises(ThreadNotFound):
+        page_of(store)
+
+
+# -- turns -------------------------------------------------------------------------------------------------
+
+
+@both
+def test_turns_have_their_items_and_how_they_ended(paged: Store, is_indexed: bool) -> None:
+    write(paged, *TWO_TURNS, is_indexed=is_indexed)
+
+    page = turns(paged)
+
+    assert [(t.turn_id, t.status, len(t.items)) for t in page.turns] == [
+        ("t1", StoredTurnStatus.COMPLETED, 3),
+        ("t2", StoredTurnStatus.IN_PROGRESS, 3),
+    ]
+    assert page.next_cursor is None
+
+
+@both
+def test_turns_that_were_rolled_back_are_not_shown_and_their_lines_are_nobodys(
+    paged: Store, is_indexed: bool
+) -> None:
+    lines = [
+        *TWO_TURNS,
+        event("thread_rolled_back", num_turns=1),
+        event("task_started", turn_id="t3"),
+        message_line("d"),
+    ]
+    write(paged, *lines, is_indexed=is_indexed)
+
+    page = turns(paged)
+
+    assert ids(page) == ["t1", "t3"]
+    assert [item.kind for item in page.turns[0].items] == ["task_started", "user_message", "task_complete"]
+    assert ids(turns(paged, sort_direction=DESC)) == ["t3", "t1"]
+
+
+@both
+@pytest.mark.parametrize("count", [2, 7, 10**30])
+def test_more_than_all_turns_may_be_rolled_back(paged: Store, is_indexed: bool, count: int) -> None:
+    write(paged, *TWO_TURNS, event("thread_rolled_back", num_turns=count), is_indexed=is_indexed)
+
+    assert ids(turns(paged)) == []
+
+
+@both
+@pytest.mark.parametrize("count", [0, -1, -(10**30)])
+def test_a_rollback_of_none_or_less_takes_nothing_back(paged: Store, is_indexed: bool, count: int) -> None:
+    write(paged, *TWO_TURNS, event("thread_rolled_back", num_turns=count), is_indexed=is_indexed)
+
+    assert ids(turns(paged)) == ["t1", "t2"]
+
+
+@pytest.mark.parametrize("offset", [-1, 10**6, 10**30])
+def test_a_cursor_of_turns_that_lies_beyond_the_file_finds_nothing_or_is_refused(paged: Store, offset: int) -> None:
+    write(paged, *TWO_TURNS)
+
+    try:
+        found = ids(turns(paged, cursor=encode_offset("turns", offset)))
+    except InvalidRequest:
+        return
+
+    assert found == (["t1", "t2"] if offset < 0 else [])
+
+
+def test_a_turn_that_goes_on_in_a_later_batch_is_one_turn(store: Store) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append_lines(event("task_started", turn_id="t1"), message_line("a")))
+    store.apply(mail, mail.append("b"))
+    store.apply(mail, mail.append_lines(event("task_complete"), message_line("c")))
+
+    page = turns(store)
+
+    assert ids(page) == ["t1", "turn-5"]
+    assert [item.payload.get("message") for item in page.turns[0].items] == [None, "a", "b", None]
+
+
+def test_a_rollback_in_a_later_batch_takes_back_the_turns_of_an_earlier_one(store: Store) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append_lines(*TWO_TURNS))
+    before = turns(store)
+
+    store.apply(mail, mail.append_lines(event("thread_rolled_back", num_turns=1)))
+
+    assert ids(before) == ["t1", "t2"]
+    assert ids(turns(store)) == ["t1"]
+
+
+def test_a_thread_that_is_moved_while_it_is_opened_is_read_all_the_same(
+    paged: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(paged, message_line("here"))
+    moved = path.with_name(path.name.replace("T12", "T13"))
+    require_path = read.require_path
+
+    def then_moved(*arguments: Any, **options: Any) -> Path:
+        found = require_path(*arguments, **options)
+        path.rename(moved)
+        return found
+
+    monkeypatch.setattr(read, "require_path", then_moved)
+
+    assert len(items(paged).items) == 2

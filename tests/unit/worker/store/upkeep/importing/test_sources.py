@@ -1,0 +1,293 @@
+"""What an import finds, and whose it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.worker.builders import DAY, item_line, message_line, thread_id
+
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.upkeep.importing.sources import NotRollout, Search, as_thread_id, identify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from livethread_worker.store.upkeep.importing.sources import Source
+
+ONE = thread_id(1)
+NAMED = f"rollout-2026-11-22T12-00-00-{ONE}.jsonl"
+
+
+def meta_line(id_: str, **fields: Any) -> bytes:
+    return item_line("session_meta", {"id": id_, "timestamp": "2026-11-20T23:30:00.000Z", **fields}) + b"\n"
+
+
+def write(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def names_of(search: Search, root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in search.found]
+
+
+def looked(*sources: Path) -> Search:
+    search = Search()
+    for source in sources:
+        search.look(source)
+    return search
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path.resolve() / "source"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+# -- finding -----------------------------------------------------------------------------------------------
+
+
+def test_a_home_holds_rollouts_in_its_two_folders(source: Path) -> None:
+    wanted = [
+        f"sessions/2026/11/22/{NAMED}",
+        f"sessions/2026/11/22/{NAMED}.zst",
+        "archived_sessions/child.jsonl",
+        f"archived_sessions/{NAMED}",
+    ]
+    for name in (*wanted, "history.jsonl", "session_index.jsonl", "sessions/notes.jsonl", "archived_sessions/a.txt"):
+        write(source / name)
+
+    search = looked(source)
+
+    assert names_of(search, source) == wanted
+    assert (search.not_rollouts, search.failed) == ([], [])
+
+
+def test_any_other_folder_is_searched_for_what_ends_like_a_rollout(source: Path) -> None:
+    for name in ("b.jsonl", "a/b/c.jsonl.zst", "a/session_index.jsonl", "a/d.json", "a/.rollout.jsonl.new"):
+        write(source / name)
+
+    assert names_of(looked(source), source) == ["a/b/c.jsonl.zst", "b.jsonl"]
+
+
+def test_single_files_are_taken_and_each_once(source: Path) -> None:
+    file = write(source / "a.jsonl")
+
+    search = looked(file, source, file)
+
+    assert list(search.found) == [file]
+
+
+def test_a_file_that_ends_otherwise_is_no_rollout(source: Path) -> None:
+    search = looked(write(source / "a.json"))
+
+    assert [(refused.path, refused.reason) for refused in search.not_rollouts] == [
+        (str(source / "a.json"), "it ends neither in .jsonl nor in .jsonl.zst")
+    ]
+
+
+def test_a_pipe_is_not_waited_for(source: Path) -> None:
+    os.mkfifo(source / "a.jsonl")
+
+    search = looked(source)
+
+    assert (search.found, [refused.reason for refused in search.not_rollouts]) == ({}, ["no file"])
+
+
+def test_a_symlink_that_leads_out_is_named_and_not_followed(source: Path, tmp_path: Path) -> None:
+    outside = write(tmp_path / "outside/secret.jsonl").resolve()
+    (source / "file.jsonl").symlink_to(outside)
+    (source / "folder").symlink_to(outside.parent)
+    (source / "passwd").symlink_to("/etc/passwd")
+
+    search = looked(source)
+
+    assert not search.found
+    reason = f"a symlink that leads out of {source}"
+    assert [(refused.path, refused.reason) for refused in search.not_rollouts] == [
+        (str(source / "file.jsonl"), reason),
+        (str(source / "folder"), reason),
+    ]
+
+
+def test_the_folders_of_a_home_may_be_symlinks_no_more_than_what_is_in_them(source: Path, tmp_path: Path) -> None:
+    outside = write(tmp_path / f"outside/2026/11/22/{NAMED}").resolve()
+    (source / "sessions").symlink_to(outside.parents[3])
+
+    search = looked(source)
+
+    assert not search.found
+    assert [refused.path for refused in search.not_rollouts] == [str(source / "sessions")]
+
+
+def test_a_symlink_within_the_source_leads_to_its_file_once(source: Path) -> None:
+    write(source / "a/b.jsonl")
+    (source / "a/around").symlink_to(source)
+    (source / "c.jsonl").symlink_to(source / "a/b.jsonl")
+
+    search = looked(source)
+
+    assert (names_of(search, source), search.not_rollouts) == (["a/b.jsonl"], [])
+
+
+def test_what_was_named_may_be_a_symlink_itself(source: Path, tmp_path: Path) -> None:
+    file = write(source / "a.jsonl")
+    (tmp_path / "link").symlink_to(source)
+
+    assert list(looked(tmp_path / "link").found) == [file]
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        (f"sessions/2026/11/22/{NAMED}", "session_index.jsonl"),
+        ("archived_sessions/a.jsonl", "session_index.jsonl"),
+        ("backup/a.jsonl", "session_index.jsonl"),
+        ("backup/home/sessions/a.jsonl", "backup/home/session_index.jsonl"),
+    ],
+)
+def test_names_stand_beside_the_folders_of_a_home_or_in_what_was_named(source: Path, name: str, names: str) -> None:
+    file = write(source / name)
+    search = Search()
+
+    search.look(source if not name.startswith("sessions") else file)
+
+    assert search.found[file].names == source / names
+
+
+# -- whose it is -------------------------------------------------------------------------------------------
+
+
+def identified(home: Home, path: Path) -> Source:
+    return identify(looked(path).found[path], home)
+
+
+def test_a_rollout_keeps_its_name_and_lies_where_that_says(home: Home, source: Path) -> None:
+    path = write(source / NAMED, meta_line(ONE) + message_line("a"))
+
+    whose = identified(home, path)
+
+    assert (whose.thread_id, whose.original_id, whose.first) == (ONE, ONE, b"")
+    assert whose.target == home.root / DAY / NAMED
+
+
+def test_an_archived_one_stays_archived(home: Home, source: Path) -> None:
+    plain = write(source / f"archived_sessions/{NAMED}", meta_line(ONE))
+    odd = write(source / "archived_sessions/odd.jsonl", meta_line(ONE))
+
+    assert identified(home, plain).target == home.archived_sessions / NAMED
+    assert identified(home, odd).target == home.archived_sessions / f"rollout-2026-11-20T23-30-00-{ONE}.jsonl"
+
+
+def test_another_name_is_replaced_by_what_the_first_session_meta_says(home: Home, source: Path) -> None:
+    path = write(source / "odd.jsonl", meta_line(ONE) + meta_line(thread_id(2)))
+
+    whose = identified(home, path)
+
+    assert whose.thread_id == ONE
+    assert whose.target == home.sessions / f"2026/11/20/rollout-2026-11-20T23-30-00-{ONE}.jsonl"
+
+
+def test_without_a_time_in_it_that_of_the_line_and_then_of_the_file_counts(home: Home, source: Path) -> None:
+    payload = {"id": ONE}
+    lines = {
+        "a.jsonl": {"timestamp": "2025-01-02T03:04:05Z", "type": "session_meta", "payload": payload},
+        "b.jsonl": {"timestamp": "[trimmed]", "type": "session_meta", "payload": payload},
+    }
+    for name, line in lines.items():
+        os.utime(write(source / name, json.dumps(line).encode()), (0, 0))
+
+    targets = [identified(home, source / name).target.name for name in lines]
+
+    assert targets == [f"rollout-2025-01-02T03-04-05-{ONE}.jsonl", f"rollout-1970-01-01T00-00-00-{ONE}.jsonl"]
+
+
+def test_a_rollouts_own_session_meta_is_that_of_the_thread_in_its_name(home: Home, source: Path) -> None:
+    path = write(source / NAMED, message_line("a") + b"\n" + meta_line(thread_id(2)) + meta_line(ONE))
+
+    assert identified(home, path).thread_id == ONE
+
+
+def test_the_bare_first_line_of_an_old_rollout_says_whose_it_is(home: Home, source: Path) -> None:
+    line = json.dumps({"id": ONE, "timestamp": "2025-05-07T17:24:21.597Z", "instructions": None})
+    path = write(source / "old.jsonl", line.encode() + b'\n{"record_type":"state"}\n')
+
+    whose = identified(home, path)
+
+    assert (whose.thread_id, whose.first) == (ONE, b"")
+    assert whose.target == home.sessions / f"2025/05/07/rollout-2025-05-07T17-24-21-{ONE}.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.jsonl", b"", "it has no readable session_meta"),
+        ("a.jsonl", b"\xff\xfe\n\0\n{}\n[1]\nnull\n", "it has no readable session_meta"),
+        ("a.jsonl", b'{"type":["message"],"id":{}}\n', "it has no readable session_meta"),
+        ("a.jsonl", b'{"type":"session_meta","payload":[1]}\n', "it has no readable session_meta"),
+        ("a.jsonl", b'{"type":"session_meta","payload":{"id":""}}\n', "it has no readable session_meta"),
+        ("a.jsonl", b'{"session_id":"x","ts":1,"text":"history"}\n', "it has no readable session_meta"),
+        ("a.jsonl", b'{"id":"7","timestamp":"2026-01-01T00:00:00Z"}\n', "it has no readable session_meta"),
+        (NAMED, meta_line(thread_id(2)), f"its name says the thread {ONE}, its session_meta says '{thread_id(2)}'"),
+    ],
+)
+def test_what_is_no_rollout_says_why(home: Home, source: Path, name: str, data: bytes, reason: str) -> None:
+    path = write(source / name, data)
+
+    with pytest.raises(NotRollout) as caught:
+        identified(home, path)
+
+    assert str(caught.value) == reason
+
+
+def test_an_id_that_is_no_uuid_becomes_one_always_the_same(home: Home, source: Path) -> None:
+    spawned = {"subagent": {"thread_spawn": {"parent_thread_id": "root", "depth": 1}}}
+    meta = {"cwd": "/w", "forked_from_id": thread_id(7), "parent_thread_id": "root", "session_id": "root"}
+    path = write(source / "child.jsonl", meta_line("child", **meta, source=spawned))
+
+    whose = identified(home, path)
+
+    child, root = as_thread_id("child"), as_thread_id("root")
+    # What was imported under it would be imported again under another.
+    assert child == "729b5d40-1e1d-5125-996b-3feed5b209d6"
+    assert (whose.thread_id, whose.original_id, uuid.UUID(child).version) == (child, "child", 5)
+    line = json.loads(whose.first)
+    assert whose.first.endswith(b"\n")
+    assert (line["type"], line["timestamp"]) == ("session_meta", "2026-11-22T12:00:00.000Z")
+    assert line["payload"] == {
+        "id": child,
+        "timestamp": "2026-11-20T23:30:00.000Z",
+        "cwd": "/w",
+        "originator": "",
+        "cli_version": "",
+        "forked_from_id": thread_id(7),
+        "parent_thread_id": root,
+        "session_id": root,
+        "source": {"subagent": {"thread_spawn": {"parent_thread_id": root, "depth": 1}}},
+    }
+
+
+def test_an_id_in_capitals_is_the_same_thread(home: Home, source: Path) -> None:
+    whose = identified(home, write(source / "a.jsonl", meta_line(ONE.upper())))
+
+    assert whose.thread_id == ONE
+    assert json.loads(whose.first)["payload"]["id"] == ONE
+
+
+@pytest.mark.parametrize("id_", ["../../../../etc/cron.d/x", "/etc/passwd", "a\0b", "x" * 100_000, "rollout-*"])
+def test_no_path_is_built_from_what_an_id_says(home: Home, source: Path, id_: str) -> None:
+    whose = identified(home, write(source / "a.jsonl", meta_line(id_)))
+
+    assert whose.target.parent == home.sessions / "2026/11/20"
+    assert home.thread_of(whose.target) == whose.thread_id == as_thread_id(id_)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.worker.builders import AT, Mail, message_line
+
+from livethread.metadata import ThreadMetadataPatch
+from livethread.types import (
+    ListItemsParams,
+    ListThreadsParams,
+    ListTurnsParams,
+    LoadThreadHistoryParams,
+    ReadThreadByRolloutPathParams,
+    ReadThreadParams,
+    SearchThreadsParams,
+)
+from livethread_worker.store.files.locks import file_lock
+from livethread_worker.store.read import threads as read
+from livethread_worker.store.read.list_items import list_items
+from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.upkeep.compress_cold import compress_cold
+from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.write.batch import OutcomeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.unit.worker.builders import Store
+
+LATER = AT + timedelta(days=30)
+
+
+@pytest.fixture
+def mail() -> Mail:
+    return Mail()
+
+
+@pytest.fixture
+def plain(store: Store, mail: Mail) -> Path:
+    """The rollout of a thread that was last changed at `AT`."""
+    store.apply(mail, mail.create(), mail.append("hello zebra"), mail.patch(ThreadMetadataPatch(name="a name")))
+    store.read_in(mail.thread_id)
+    path = store.path(mail)
+    os.utime(path, (AT.timestamp(), AT.timestamp()))
+    return path
+
+
+@pytest.fixture
+def cold(store: Store, plain: Path) -> Path:
+    """The same, compressed."""
+    assert compress_cold(store.home, store.index, LATER)["threads"] == 1
+    return plain.with_name(plain.name + ".zst")
+
+
+def reads(store: Store, mail: Mail) -> dict[str, Any]:
+    """What every reading operation says of the thread."""
+    id_, home, index = mail.thread_id, store.home, store.index
+    return {
+        "thread": read.read_thread(home, index, ReadThreadParams(thread_id=id_, include_history=True)),
+        "history": read.load_history(home, index, LoadThreadHistoryParams(thread_id=id_)),
+        "lines": read.read_lines(home, index, LoadThreadHistoryParams(thread_id=id_), 0, 10_000),
+        "items": list_items(home, index, ListItemsParams(thread_id=id_)),
+        "turns": list_turns(home, index, ListTurnsParams(thread_id=id_)),
+        "list": read.list_threads(home, index, ListThreadsParams()),
+        "search": read.search_threads(home, index, SearchThreadsParams(search_term="zebra")),
+    }
+
+
+def without_path(said: Any) -> str:
+    return str(said).replace(".jsonl.zst", ".jsonl")
+
+
+def test_a_cold_rollout_is_compressed(store: Store, plain: Path, cold: Path) -> None:
+    assert cold.exists()
+    assert not plain.exists()
+    assert compress_cold(store.home, store.index, LATER) == {"threads": 0, "bytes": 0, "compressed_bytes": 0}
+
+
+def test_every_read_says_the_same_of_it(store: Store, mail: Mail, plain: Path) -> None:
+    before = reads(store, mail)
+
+    compress_cold(store.home, store.index, LATER)
+
+    after = reads(store, mail)
+    assert {name: without_path(said) for name, said in after.items()} == {k: str(v) for k, v in before.items()}
+    assert str(after["thread"].rollout_path).endswith(".jsonl.zst")
+
+
+def test_and_so_does_an_index_that_is_made_again(store: Store, mail: Mail, cold: Path) -> None:
+    before = reads(store, mail)
+
+    store.drop_index()
+    rebuild(store.home, store.index)
+
+    assert reads(store, mail) == before
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+def test_it_is_read_by_either_path(store: Store, mail: Mail, plain: Path, cold: Path, suffix: str) -> None:
+    params = ReadThreadByRolloutPathParams(rollout_path=str(plain) + suffix)
+
+    assert read.read_thread_by_rollout_path(store.home, store.index, params).thread_id == mail.thread_id
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_the_next_append_makes_it_plain_again(
+    store: Store, mail: Mail, plain: Path, cold: Path, is_indexed: bool
+) -> None:
+    if not is_indexed:
+        store.forget(mail.thread_id)
+
+    outcome = store.apply(mail, mail.append("and a gnu"))
+
+    assert outcome.kind is OutcomeKind.DONE
+    assert (plain.exists(), cold.exists()) == (True, False)
+    assert store.texts(mail) == ["hello zebra", "and a gnu"]
+    assert store.thread(mail).rollout_path == plain
+    assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_a_task_that_is_applied_already_is_recognised_in_it(store: Store, mail: Mail, is_indexed: bool) -> None:
+    entries = mail.create(), mail.append("once")
+    store.apply(mail, *entries)
+    store.read_in(mail.thread_id)
+    os.utime(store.path(mail), (AT.timestamp(), AT.timestamp()))
+    compress_cold(store.home, store.index, LATER)
+    if not is_indexed:
+        store.forget(mail.thread_id)
+
+    store.apply(mail, *entries)
+
+    assert store.texts(mail) == ["once"]
+    assert len(list(store.home.rollouts())) == 1
+
+
+def test_it_is_archived_and_brought_back(store: Store, mail: Mail, plain: Path, cold: Path) -> None:
+    store.apply(mail, mail.archive())
+    archived = store.path(mail)
+    store.apply(mail, mail.unarchive())
+
+    assert (archived.parent.name, store.path(mail)) == ("archived_sessions", plain)
+    assert not cold.exists()
+
+
+def archive(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.archive())
+
+
+def append_where_the_index_knows_the_compressed_one(store: Store, mail: Mail) -> None:
+    store.index.set_path(mail.thread_id, store.home.relative(store.path(mail)) + ".zst")
+    store.apply(mail, mail.append("and a gnu"))
+    assert store.texts(mail) == ["hello zebra", "and a gnu"]
+
+
+def compress_again(store: Store, mail: Mail) -> None:
+    assert compress_cold(store.home, store.index, LATER)["threads"] == 1
+
+
+@pytest.mark.parametrize("change", [archive, append_where_the_index_knows_the_compressed_one, compress_again])
+def test_what_lies_compressed_beside_a_plain_one_is_kept(
+    store: Store, mail: Mail, plain: Path, change: Callable[[Store, Mail], None]
+) -> None:
+    """A crash leaves the same lines there; a person who decompressed by hand, and stopped, more of them."""
+    left = plain.with_name(plain.name + ".zst")
+    left.write_bytes(b"whatever it holds")
+
+    change(store, mail)
+
+    assert not left.exists() or left.read_bytes() != b"whatever it holds"
+    assert store.quarantined() == [b"whatever it holds"]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_it_is_deleted(store: Store, mail: Mail, cold: Path, is_damaged: bool) -> None:
+    if is_damaged:
+        cold.write_bytes(b"garbage")
+
+    outcome = store.apply(mail, mail.delete())
+
+    assert outcome.kind is OutcomeKind.DELETED
+    assert store.home.find_rollout(mail.thread_id) is None
+
+
+def test_what_a_crash_left_of_its_lines_is_deleted_with_it(store: Store, mail: Mail, plain: Path, cold: Path) -> None:
+    left = [path.with_name(f".{path.name}.new") for path in (plain, cold)]
+    for path in left:
+        path.write_bytes(b"zebra")
+
+    store.apply(mail, mail.delete())
+
+    assert [path for path in left if path.exists()] == []
+
+
+def test_an_append_to_a_damaged_one_stops_its_thread_and_changes_nothing(
+    store: Store, mail: Mail, cold: Path
+) -> None:
+    cold.write_bytes(cold.read_bytes()[:-20])
+
+    outcome = store.apply(mail, mail.append("more"))
+
+    assert outcome.kind is OutcomeKind.POISONED
+    assert "cut short" in outcome.reason
+    assert cold.exists()
+
+
+def test_what_was_changed_since_stays_plain(store: Store, plain: Path) -> None:
+    assert compress_cold(store.home, store.index, AT)["threads"] == 0
+
+    assert plain.exists()
+
+
+def test_what_somebody_wrote_to_stays_plain(store: Store, plain: Path) -> None:
+    with plain.open("ab") as file:
+        file.write(message_line("from codex") + b"\n")
+    os.utime(plain, (AT.timestamp(), AT.timestamp()))
+
+    assert compress_cold(store.home, store.index, LATER)["threads"] == 0
+
+
+def test_what_is_being_written_stays_plain(store: Store, mail: Mail, plain: Path) -> None:
+    with file_lock(store.home.locks / f"{mail.thread_id}.lock"):
+        counts = compress_cold(store.home, store.index, LATER)
+
+    assert counts["threads"] == 0
+    assert plain.exists()
+
+
+def test_a_rollout_behind_a_link_that_leads_out_keeps_no_other_from_it(
+    store: Store, plain: Path, tmp_path: Path
+) -> None:
+    outside = plain.parent.rename(tmp_path / "outside")
+    plain.parent.symlink_to(outside)
+    other = Mail(2)
+    store.apply(other, other.create(created_at=AT + timedelta(days=1)))
+    os.utime(store.path(other), (AT.timestamp(), AT.timestamp()))
+
+    assert compress_cold(store.home, store.index, LATER)["threads"] == 1
+
+    assert (outside / plain.name).exists()

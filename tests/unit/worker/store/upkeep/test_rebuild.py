@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.worker.builders import AT, ODD_ITEMS, Mail, Store, item_line, message_line, thread_id
+
+from livethread.live_thread import LiveThread
+from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
+from livethread.types import (
+    ArchiveThreadParams,
+    CreateThreadParams,
+    ListThreadsParams,
+    ListTurnsParams,
+    ReadThreadParams,
+    ResumeThreadParams,
+    SearchThreadsParams,
+    ThreadSortKey,
+)
+from livethread_config import Settings
+from livethread_worker.store.files.locks import file_lock
+from livethread_worker.store.local import LocalThreadStore
+from livethread_worker.store.upkeep import rebuild as rebuild_module
+from livethread_worker.store.upkeep.rebuild import complete_once, rebuild
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+
+def event(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "event_msg", "payload": {"type": kind, **fields}}
+
+
+TURN = [
+    event("task_started", turn_id="t1"),
+    {"type": "turn_context", "payload": {"cwd": "/turn", "model": "m", "effort": "high", "approval_policy": "never"}},
+    event("user_message", message="find the needle"),
+    event("token_count", info={"total_token_usage": {"total": 7}}),
+    event("agent_message", message="found it"),
+    event("task_complete", turn_id="t1"),
+]
+
+
+async def plain(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.append_items(TURN)
+
+
+async def named(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.append_items(TURN)
+    await thread.update_metadata(ThreadMetadataPatch(name="former"))
+    await thread.update_metadata(ThreadMetadataPatch(name="Größe"))
+
+
+async def unnamed_again(store: LocalThreadStore, thread: LiveThread) -> None:
+    await named(store, thread)
+    await thread.update_metadata(ThreadMetadataPatch(name=None))
+
+
+async def with_git(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.append_items(TURN[:3])
+    await thread.update_metadata(ThreadMetadataPatch(git_info=GitInfoPatch(sha="s2", branch=None)))
+    await thread.update_memory_mode(MemoryMode.DISABLED)
+    await thread.append_items(TURN[3:])
+
+
+async def without_git(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.append_items(TURN)
+    await thread.update_metadata(ThreadMetadataPatch(git_info=GitInfoPatch(sha=None, branch=None, origin_url=None)))
+
+
+async def archived(store: LocalThreadStore, thread: LiveThread) -> None:
+    await named(store, thread)
+    await thread.flush()
+    await store.archive_thread(ArchiveThreadParams(thread_id=thread.thread_id))
+
+
+async def unarchived(store: LocalThreadStore, thread: LiveThread) -> None:
+    await archived(store, thread)
+    await store.unarchive_thread(ArchiveThreadParams(thread_id=thread.thread_id))
+    await thread.append_items([event("user_message", message="again")])
+
+
+async def titled_before_the_first_message(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.persist()
+    await thread.update_metadata(ThreadMetadataPatch(title="given", preview="given"))
+    await thread.append_items(TURN)
+
+
+async def titled_after_the_first_message(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.append_items(TURN)
+    await thread.update_metadata(ThreadMetadataPatch(title="given", agent_role=None, thread_source="automation"))
+    await thread.append_items([event("user_message", message="again")])
+
+
+async def asked_for_everything(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.append_items(TURN)
+    patch = ThreadMetadataPatch(
+        first_user_message="f",
+        model_provider="azure",
+        model="asked",
+        reasoning_effort="low",
+        created_at=AT,
+        updated_at=AT,
+        source={"custom": "x"},
+        agent_nickname="a",
+        agent_path="/a",
+        cwd="/asked",
+        cli_version="9",
+        approval_mode={"granular": None},
+        permission_profile=["p"],
+        token_usage={"total": 2**70},
+        history_mode="paginated",
+    )
+    await thread.update_metadata(patch)
+
+
+async def rolled_back(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.append_items([*TURN, event("task_started", turn_id="t2"), event("user_message", message="oops")])
+    await thread.append_items([event("thread_rolled_back", num_turns=1)])
+
+
+async def persisted_only(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.persist()
+
+
+async def resumed(store: LocalThreadStore, thread: LiveThread) -> None:
+    await thread.append_items(TURN)
+    await thread.flush()
+    again = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id))
+    await again.append_items([event("user_message", message="later", images=["i"]), event("task_started")])
+    await again.shutdown()
+
+
+HISTORIES = [
+    *(plain, named, unnamed_again, with_git, without_git, archived, unarchived, titled_before_the_first_message),
+    *(titled_after_the_first_message, asked_for_everything, rolled_back, persisted_only, resumed),
+]
+
+
+async def everything_of(store: LocalThreadStore, thread_id: str) -> dict[str, Any]:
+    """All that a store says of the one thread in it."""
+    return {
+        "thread": await store.read_thread(ReadThreadParams(thread_id=thread_id, include_history=True)),
+        "turns": await store.list_turns(ListTurnsParams(thread_id=thread_id)),
+        "listed": [
+            await store.list_threads(ListThreadsParams(archived=is_archived, sort_key=key))
+            for is_archived in (False, True)
+            for key in ThreadSortKey
+        ],
+        "found": [
+            [
+                (result.thread, result.snippet)
+                for result in (
+                    await store.search_threads(SearchThreadsParams(search_term=term, archived=is_archived))
+                ).items
+            ]
+            for term in ("needle", "found", "oops", "former", "größe", "given")
+            for is_archived in (False, True)
+        ],
+    }
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.__name__)
+@pytest.mark.parametrize("how", ["deleted", "rebuilt"])
+async def test_an_index_that_is_made_again_says_what_it_said_before(
+    tmp_path: Path, history: Callable[[LocalThreadStore, LiveThread], Awaitable[None]], how: str
+) -> None:
+    settings = Settings(home=tmp_path / "home", sync="none")
+    params = CreateThreadParams(
+        cwd="/work",
+        git=GitInfo(commit_hash="s", branch="b", repository_url="u"),
+        thread_source="user",
+        agent_role="reviewer",
+        memory_mode=MemoryMode.ENABLED,
+        forked_from_id=thread_id(8),
+        parent_thread_id=thread_id(9),
+    )
+    async with LocalThreadStore(settings) as store:
+        thread = await LiveThread.create(store, params)
+        await history(store, thread)
+        await thread.shutdown()
+        before = await everything_of(store, params.thread_id)
+    files = {path: path.read_bytes() for path in settings.home.rglob("*.jsonl")}
+    if how == "deleted":
+        for path in settings.own_dir.glob("index.sqlite*"):
+            path.unlink()
+    else:
+        opened = Store(settings.home)
+        assert rebuild(opened.home, opened.index).threads == 1
+        opened.close()
+
+    async with LocalThreadStore(settings) as store:
+        after = await everything_of(store, params.thread_id)
+
+    assert isinstance(before["thread"], StoredThread)
+    assert after["thread"].model_dump() == before["thread"].model_dump()
+    assert after == before
+    assert {path: path.read_bytes() for path in settings.home.rglob("*.jsonl")} == files
+
+
+# -- what a rebuild does -----------------------------------------------------------------------------------
+
+
+def test_rows_without_a_rollout_are_forgotten_and_the_rest_is_read(store: Store) -> None:
+    kept, gone = Mail(1), Mail(2)
+    store.apply(kept, kept.create(), kept.append("a"))
+    store.apply(gone, gone.create(), gone.append("b"))
+    store.path(gone).unlink()
+    batches: list[int] = []
+
+    report = rebuild(store.home, store.index, batches.append)
+
+    assert (report.threads, report.forgotten, batches) == (1, 1, [1])
+    assert store.index.thread_ids() == [kept.thread_id]
+    assert store.index.is_complete
+
+
+def test_what_is_no_rollout_of_its_own_or_a_second_one_is_reported(store: Store) -> None:
+    path = store.write_rollout(thread_id(1), message_line("a"))
+    store.home.archived_sessions.mkdir()
+    second = store.home.archived_sessions / path.name
+    second.write_bytes(path.read_bytes())
+    stranger = store.write_rollout(thread_id(2))
+    stranger.write_bytes(item_line("session_meta", {"id": thread_id(3)}) + b"\n")
+
+    report = rebuild(store.home, store.index)
+
+    assert (report.threads, report.unreadable) == (1, [store.home.relative(stranger)])
+    assert report.duplicates == [str(second)]
+    thread = store.index.read_thread(thread_id(1))
+    assert thread is not None
+    assert (thread.rollout_path, thread.archived_at) == (path, None)
+
+
+@pytest.mark.parametrize("line", ODD_ITEMS.values(), ids=list(ODD_ITEMS))
+def test_no_rollout_whatever_stops_the_rebuild(store: Store, line: bytes) -> None:
+    """Else the index of the whole home could never be made again."""
+    store.write_rollout(thread_id(1), line, message_line("a"))
+    store.write_rollout(thread_id(2), message_line("b"))
+
+    rebuild(store.home, store.index)
+
+    assert sorted(store.index.thread_ids()) == [thread_id(1), thread_id(2)]
+
+
+def test_a_thread_that_is_written_just_now_is_left_to_its_writer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild_module, "BUSY_WAIT", 0.0)  # nobody will let go here
+    store.write_rollout(thread_id(1), message_line("a"))
+    store.write_rollout(thread_id(2), message_line("b"))
+
+    with (store.home.locks / f"{thread_id(1)}.lock").open("wb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        report = rebuild(store.home, store.index)
+
+    assert (report.threads, report.busy) == (1, [thread_id(1)])
+    assert store.index.thread_ids() == [thread_id(2)]
+
+
+def test_long_rollouts_are_read_a_few_at_a_time_so_that_their_writers_need_not_wait_for_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, length in ((1, 10_000), (2, 100), (3, 100), (4, 100), (5, 10_000)):
+        mail = Mail(n)
+        store.apply(mail, mail.create(), mail.append("x" * length))
+    monkeypatch.setattr(rebuild_module, "BATCH_BYTES", 5_000)
+    read: list[int] = []
+
+    rebuild(store.home, store.index, read.append)
+
+    assert (sum(read), len(read)) == (5, 2)
+
+
+def test_more_threads_than_one_transaction_holds_are_all_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild_module, "BATCH_THREADS", 2)
+    for n in range(5):
+        store.write_rollout(thread_id(n), message_line("a"))
+
+    assert rebuild(store.home, store.index).threads == 5
+
+    assert sorted(store.index.thread_ids()) == [thread_id(n) for n in range(5)]
+
+
+def test_rebuilding_twice_changes_nothing(store: Store) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("a"), mail.patch(ThreadMetadataPatch(name="n")))
+    rebuild(store.home, store.index)
+
+    def dumped() -> list[str]:
+        """All but what full-text search keeps of its own, which tells how often it was written."""
+        own = ("messages_fts", "listing_texts_data", "listing_texts_idx", "listing_texts_docsize")
+        return [line for line in store.index.db.conn.iterdump() if not any(name in line for name in own)]
+
+    before = dumped()
+
+    rebuild(store.home, store.index)
+
+    assert dumped() == before
+
+
+def test_counters_are_read_from_the_lines_and_a_higher_one_that_left_none_stays(store: Store) -> None:
+    mail = Mail(1)
+    create = Mail(1).create(writer="w0")
+    store.apply(mail, create, mail.append("a"), mail.unarchive())
+
+    rebuild(store.home, store.index)
+
+    marks = store.index.load_states({mail.thread_id: {"w0", "w1"}})[mail.thread_id].writers
+    assert {writer: mark.n for writer, mark in marks.items()} == {"w0": 1, "w1": 2}
+
+
+# -- once --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_index_is_completed_once(store: Store) -> None:
+    store.write_rollout(thread_id(1), message_line("a"))
+
+    assert complete_once(store.home, store.index)["threads"] == 1
+    store.write_rollout(thread_id(2), message_line("b"))
+
+    assert complete_once(store.home, store.index) == {}
+    assert store.index.thread_ids() == [thread_id(1)]
+
+
+def test_what_another_process_completes_is_left_to_it(store: Store) -> None:
+    store.write_rollout(thread_id(1), message_line("a"))
+
+    with file_lock(store.home.own / "rebuild.lock"):
+        assert complete_once(store.home, store.index) == {}
+
+    assert not store.index.is_complete
+
+
+def test_completing_leaves_what_the_index_knows(store: Store) -> None:
+    """What workers have stored meanwhile is newer than what was read; here, an append that asked for history alone."""
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append_lines(item_line("turn_context", {"model": "m"})))
+    store.write_rollout(thread_id(2), message_line("b"))
+
+    assert complete_once(store.home, store.index)["threads"] == 1
+
+    assert (store.thread(mail).model, store.index.is_complete) == (None, True)
+    assert sorted(store.index.thread_ids()) == [thread_id(1), thread_id(2)]
+
+
+def test_a_store_completes_a_new_index_before_it_answers(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", sync="none")
+    store = Store(settings.home)
+    store.write_rollout(thread_id(1), message_line("a"))
+    store.close()
+
+    async def listed() -> list[str]:
+        async with LocalThreadStore(settings) as local:
+            page = await local.list_threads(ListThreadsParams())
+            return [thread.thread_id for thread in page.items]
+
+    assert asyncio.run(listed()) == [thread_id(1)]
+
+
+def test_a_rollout_that_was_read_is_not_looked_for_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To find one costs a look into a folder: with thousands of threads that took as long as all the reading."""
+    ids = [thread_id(n) for n in range(1, 6)]
+    for id_ in ids:
+        store.write_rollout(id_, message_line("here"))
+    looked_for: list[str] = []
+    monkeypatch.setattr(type(store.home), "find_rollout", lambda _, id_: looked_for.append(id_))
+
+    report = rebuild(store.home, store.index)
+
+    assert (report.threads, report.forgotten, looked_for) == (5, 0, [])

@@ -1,0 +1,390 @@
+"""What somebody else wrote into a home is read, listed and found; what we wrote is not read again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, opened_store, thread_id
+
+from livethread.types import SearchThreadsParams
+from livethread_worker.store.files.compression import compress
+from livethread_worker.store.files.locks import file_lock
+from livethread_worker.store.files.name_index import forget_names, set_name
+from livethread_worker.store.index import Index
+from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.upkeep import rebuild, refresh
+from livethread_worker.store.upkeep.refresh import Refresher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.thread_state import ThreadState
+
+ONE, TWO = thread_id(1), thread_id(2)
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A home with an index that has read it: the file, or one in memory."""
+    for store in opened_store(tmp_path / "home"):
+        if request.param == "memory":
+            store.index.close()
+            store.index = Index(store.home, in_memory=True)
+        store.index.mark_complete()
+        yield store
+
+
+@pytest.fixture
+def refresher(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
+    monkeypatch.setattr(refresh, "REST_FACTOR", 0)
+    return Refresher(store.home, store.index)
+
+
+class Reads:
+    """Counts the rollouts that are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.of: list[str] = []
+        read_state = rebuild.read_state
+
+        def counting(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
+            self.of.append(thread_id)
+            return read_state(home, thread_id, path, names)
+
+        monkeypatch.setattr(rebuild, "read_state", counting)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    return Reads(monkeypatch)
+
+
+def preview(store: Store, id_: str = ONE) -> str | None:
+    thread = store.index.read_thread(id_)
+    return thread.preview if thread else None
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("is_of_one", [True, False])
+class TestARolloutOfSomebodyElse:
+    @pytest.fixture
+    def look(self, refresher: Refresher, is_of_one: bool) -> object:
+        return (lambda: refresher.refresh(ONE)) if is_of_one else refresher.refresh_all
+
+    def test_is_read_when_it_is_new(self, store: Store, look: object) -> None:
+        store.write_rollout(ONE, message_line("new"))
+
+        look()  # type: ignore[operator]
+
+        assert preview(store) == "new"
+
+    def test_is_read_again_when_it_has_grown(self, store: Store, look: object) -> None:
+        path = store.write_rollout(ONE)
+        look()  # type: ignore[operator]
+        append(path, message_line("said since") + b"\n")
+
+        look()  # type: ignore[operator]
+
+        assert preview(store) == "said since"
+
+    def test_is_read_again_when_it_was_cut(self, store: Store, look: object) -> None:
+        path = store.write_rollout(ONE, message_line("cut off"))
+        look()  # type: ignore[operator]
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+
+        look()  # type: ignore[operator]
+
+        assert preview(store) == ""
+
+    @pytest.mark.parametrize("tail", [b"", b'{"torn'])
+    def test_is_followed_when_it_was_moved(self, store: Store, look: object, tail: bytes) -> None:
+        path = store.write_rollout(ONE, message_line("here"), tail=tail)
+        look()  # type: ignore[operator]
+        store.home.archived_sessions.mkdir()
+        moved = path.rename(store.home.archived_sessions / path.name)
+
+        look()  # type: ignore[operator]
+
+        thread = store.index.read_thread(ONE)
+        assert thread is not None
+        assert (thread.rollout_path, thread.archived_at is not None) == (moved, True)
+
+    def test_is_followed_when_it_was_compressed(self, store: Store, reads: Reads, look: object) -> None:
+        path = store.write_rollout(ONE, message_line("here"))
+        look()  # type: ignore[operator]
+        compressed = compress(path)
+
+        look()  # type: ignore[operator]
+        look()  # type: ignore[operator]
+
+        thread = store.index.read_thread(ONE)
+        assert thread is not None
+        assert thread.rollout_path == compressed
+        assert reads.of == [ONE, ONE]
+
+    def test_is_not_read_again_while_it_stays_the_same(self, store: Store, reads: Reads, look: object) -> None:
+        store.write_rollout(ONE, message_line("once"))
+
+        for _ in range(3):
+            look()  # type: ignore[operator]
+
+        assert reads.of == [ONE]
+
+    @pytest.mark.parametrize("tail", [b'{"torn', b"\xff\xfe"])
+    def test_is_read_once_when_its_end_is_torn(self, store: Store, reads: Reads, look: object, tail: bytes) -> None:
+        path = store.write_rollout(ONE, message_line("whole"), tail=tail)
+        before = path.read_bytes()
+
+        for _ in range(3):
+            look()  # type: ignore[operator]
+
+        assert (reads.of, preview(store), path.read_bytes()) == ([ONE], "whole", before)
+
+    def test_is_read_once_when_it_holds_no_thread(self, store: Store, reads: Reads, look: object) -> None:
+        store.write_rollout(ONE).write_bytes(b"garbage\n")
+
+        for _ in range(3):
+            look()  # type: ignore[operator]
+
+        assert (reads.of, preview(store)) == ([ONE], None)
+
+    def test_has_the_name_that_somebody_else_gave_it(self, store: Store, reads: Reads, look: object) -> None:
+        store.write_rollout(ONE)
+        look()  # type: ignore[operator]
+        set_name(store.home, ONE, "named by codex", AT)
+
+        look()  # type: ignore[operator]
+
+        thread = store.index.read_thread(ONE)
+        assert thread is not None
+        assert (thread.name, reads.of) == ("named by codex", [ONE])
+        [found] = store.index.search_threads(SearchThreadsParams(search_term="named")).threads
+        assert found[0].thread_id == ONE
+        forget_names(store.home, ONE)
+
+
+def test_what_we_wrote_is_not_read_again(store: Store, refresher: Refresher, reads: Reads) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("ours"))
+
+    refresher.refresh(ONE)
+    refresher.refresh_all()
+
+    assert reads.of == []
+
+
+def test_a_look_at_everything_is_not_repeated_at_once(store: Store) -> None:
+    refresher = Refresher(store.home, store.index)
+    refresher.refresh_all()
+    store.write_rollout(ONE, message_line("new"))
+
+    refresher.refresh_all()
+
+    assert preview(store) is None
+    refresher.refresh(ONE)
+    assert preview(store) == "new"
+
+
+def test_how_long_it_takes_to_read_does_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a home that was copied in would be looked at once, and not again for many minutes."""
+    now = 0.0
+    monkeypatch.setattr("livethread_worker.store.upkeep.refresh.time.monotonic", lambda: now)
+    index_batch = rebuild.index_batch
+
+    def slowly(*args: Any, **kwargs: Any) -> list[tuple[str, Path]]:
+        nonlocal now
+        now += 10.0
+        return index_batch(*args, **kwargs)
+
+    monkeypatch.setattr(refresh, "index_batch", slowly)
+    refresher = Refresher(store.home, store.index)
+    store.write_rollout(ONE, message_line("one"))
+    refresher.refresh_all()
+    store.write_rollout(TWO, message_line("two"))
+
+    refresher.refresh_all()
+
+    assert (preview(store, ONE), preview(store, TWO)) == ("one", "two")
+
+
+def test_a_name_given_while_the_thread_was_held_is_seen_when_it_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """codex holds a thread's lock for as long as it has it loaded."""
+    monkeypatch.setattr(refresh, "REST_FACTOR", 0)
+    for store in opened_store(tmp_path / "home"):
+        store.index.mark_complete()
+        store.write_rollout(ONE)
+        refresher = Refresher(store.home, store.index)
+        refresher.refresh_all()
+        set_name(store.home, ONE, "named by codex", AT)
+        with file_lock(store.home.locks / f"{ONE}.lock"):
+            refresher.refresh_all()
+
+        refresher.refresh_all()
+
+        thread = store.index.read_thread(ONE)
+        assert thread is not None
+        assert thread.name == "named by codex"
+
+
+def test_a_thread_that_is_being_written_is_left_to_its_writer(tmp_path: Path) -> None:
+    for store in opened_store(tmp_path / "home"):
+        store.index.mark_complete()
+        path = store.write_rollout(ONE, message_line("being written"))
+        refresher = Refresher(store.home, store.index)
+
+        with file_lock(store.home.locks / f"{ONE}.lock"):
+            refresher.refresh(ONE)
+            assert preview(store) is None
+
+        refresher.refresh(ONE)
+        assert preview(store) == "being written"
+        assert path.exists()
+
+
+def test_a_row_without_a_rollout_stays_in_the_file_and_goes_from_memory(store: Store, refresher: Refresher) -> None:
+    path = store.write_rollout(ONE, message_line("here"))
+    store.write_rollout(TWO)
+    refresher.refresh_all()
+    path.unlink()
+
+    refresher.refresh_all()
+
+    assert (preview(store) is None) == store.index.in_memory
+    assert preview(store, TWO) == ""
+
+
+def test_an_index_that_is_not_complete_is_completed_by_others(tmp_path: Path) -> None:
+    for store in opened_store(tmp_path / "home"):
+        store.write_rollout(ONE, item_line("event_msg", {"type": "task_started"}))
+
+        Refresher(store.home, store.index).refresh_all()
+
+        assert store.index.thread_ids() == []
+
+
+def test_what_a_worker_commits_while_we_look_is_neither_read_nor_locked(
+    store: Store, refresher: Refresher, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are those from before the commit, the lengths of the files from after it."""
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("one"))
+    before = store.index.rollouts()
+    store.apply(mail, mail.append("two"))
+    monkeypatch.setattr(store.index, "rollouts", lambda: before)
+
+    with file_lock(store.home.locks / f"{ONE}.lock"):
+        refresher.refresh_all()
+
+    assert reads.of == []
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Refresher, Path]]:
+    """A thread with one turn, which codex has loaded and goes on with."""
+    monkeypatch.setattr(refresh, "REST_FACTOR", 0)
+    monkeypatch.setattr(refresh, "LOCK_WAIT", 0.0)
+    monkeypatch.setattr(refresh, "HELD_FOR_LONG", 0.0)
+    for store in opened_store(tmp_path / "home"):
+        store.index.mark_complete()
+        path = store.write_rollout(ONE, item_line("event_msg", {"type": "task_started", "turn_id": "t1"}))
+        refresher = Refresher(store.home, store.index)
+        refresher.refresh(ONE)
+        with file_lock(store.home.locks / f"{ONE}.lock"):
+            for line in (item_line("event_msg", {"type": "task_started", "turn_id": "t2"}), message_line("more")):
+                append(path, line + b"\n")
+            yield store, refresher, path
+
+
+@pytest.mark.parametrize("is_of_one", [True, False])
+def test_what_codex_adds_while_it_holds_a_thread_is_read(
+    held: tuple[Store, Refresher, Path], is_of_one: bool
+) -> None:
+    store, refresher, _ = held
+
+    refresher.refresh(ONE) if is_of_one else refresher.refresh_all()
+
+    assert preview(store) == "more"
+    assert [turn.turn_id for turn in store.index.turns(ONE, 0, 9, backward=False)] == ["t1", "t2"]
+
+
+def test_a_thread_that_codex_has_begun_and_holds_is_listed(held: tuple[Store, Refresher, Path]) -> None:
+    store, refresher, _ = held
+    with file_lock(store.home.locks / f"{TWO}.lock"):
+        store.write_rollout(TWO, message_line("new"))
+
+        refresher.refresh_all()
+
+    assert preview(store, TWO) == "new"
+
+
+def test_what_somebody_stored_while_a_held_thread_was_read_stays(
+    held: tuple[Store, Refresher, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, refresher, path = held
+    read_state = rebuild.read_state
+
+    def slowly(*arguments: Any) -> ThreadState:
+        state = read_state(*arguments)
+        append(path, message_line("of the worker, which got the lock") + b"\n")
+        store.index.replace([thread_rows(read_state(*arguments), None)])
+        return state
+
+    monkeypatch.setattr(refresh, "read_state", slowly)
+
+    refresher.refresh(ONE)
+
+    assert store.index.rollout(ONE) == (store.home.relative(path), path.stat().st_size)
+
+
+def test_a_lock_that_is_held_for_a_moment_is_left_alone(
+    held: tuple[Store, Refresher, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker holds it: what it writes is in the index at once."""
+    store, refresher, _ = held
+    monkeypatch.setattr(refresh, "HELD_FOR_LONG", 60.0)
+
+    refresher.refresh(ONE)
+
+    assert preview(store) == ""
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_a_stale_copy_of_a_rollout_does_not_take_over(store: Store, refresher: Refresher, is_indexed: bool) -> None:
+    path = store.write_rollout(ONE, message_line("one"), message_line("two"))
+    if is_indexed:
+        refresher.refresh_all()
+    copy = store.home.sessions / "2020/01/01" / path.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+
+    refresher.refresh_all()
+    refresher.refresh(ONE)
+
+    thread = store.index.read_thread(ONE)
+    assert thread is not None
+    assert (thread.rollout_path, thread.preview) == (path, "one")
+
+
+def test_a_name_that_somebody_else_gave_changes_nothing_else_of_the_thread(
+    store: Store, refresher: Refresher
+) -> None:
+    mail = Mail(1)
+    store.apply(mail, mail.create(), mail.append("one"))
+    before = store.index.load_states({ONE: {"w1"}})[ONE]
+    set_name(store.home, ONE, "named by codex", AT)
+
+    refresher.refresh(ONE)
+
+    after = store.index.load_states({ONE: {"w1"}})[ONE]
+    assert before.thread is not None
+    before.thread = before.thread.model_copy(update={"name": "named by codex"})
+    assert after == before

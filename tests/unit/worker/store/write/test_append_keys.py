@@ -1,0 +1,260 @@
+"""An append with an idempotency key is applied once in a thread's life, whatever happens to worker and index."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.worker.builders import AT, Mail, item_line, message_line
+
+from livethread.metadata import ThreadMetadataPatch
+from livethread_worker.store.upkeep.compress_cold import compress_cold
+from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.upkeep.refresh import Refresher
+from livethread_worker.store.write.batch import OutcomeKind
+from livethread_worker.store.write.thread_work import number_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.unit.worker.builders import Store
+
+
+DONE = OutcomeKind.DONE
+
+
+@pytest.fixture
+def mail() -> Mail:
+    return Mail(1)
+
+
+def keys(store: Store, mail: Mail, *named: str) -> set[str]:
+    return store.index.load_states({mail.thread_id: set()}, {mail.thread_id: named})[mail.thread_id].keys
+
+
+def named(store: Store, mail: Mail) -> list[tuple[str, str | None]]:
+    """Task and key of each line behind the first."""
+    return [(record["seq"], record.get("idempotency_key")) for record in store.records(mail)[1:]]
+
+
+def counters(store: Store, mail: Mail, *writers: str) -> dict[str, int]:
+    states = store.index.load_states({mail.thread_id: set(writers)})
+    return {writer: mark.n for writer, mark in states[mail.thread_id].writers.items()}
+
+
+def token_count(n: int) -> bytes:
+    return item_line("event_msg", {"type": "token_count", "info": {"total_token_usage": {"total": n}}}, at(n))
+
+
+def at(seconds: int) -> Any:
+    return AT + timedelta(seconds=seconds)
+
+
+# -- once --------------------------------------------------------------------------------------------------
+
+
+def test_each_line_of_an_append_names_its_key_and_no_other_line_does(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a", "b", key='"é"'), mail.append("c"))
+
+    assert named(store, mail) == [("w1:2", '"é"'), ("w1:2", '"é"'), ("w1:3", None)]
+    assert list(store.records(mail)[1]) == ["timestamp", "ordinal", "seq", "idempotency_key", "type", "payload"]
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+@pytest.mark.parametrize("writer", ["w1", "w2"])
+def test_of_two_appends_with_one_key_the_first_counts_and_the_others_number_is_used(
+    store: Store, mail: Mail, writer: str, in_one_batch: bool
+) -> None:
+    entries = [
+        mail.create(),
+        mail.append("first", key="k"),
+        mail.append("second", "again", key="k", writer=writer),
+        mail.append("third", writer=writer),
+    ]
+
+    for batch in [entries] if in_one_batch else [[entry] for entry in entries]:
+        assert store.apply(mail, *batch).position == batch[-1].position
+
+    assert store.texts(mail) == ["first", "third"]
+    assert counters(store, mail, writer) == {writer: entries[-1].n}
+    assert [record["ordinal"] for record in store.records(mail)] == [0, 1, 2]
+
+
+def test_keys_are_of_their_thread_and_of_the_letter(store: Store, mail: Mail) -> None:
+    other = Mail(2)
+    for each in (mail, other):
+        store.apply(each, each.create(), each.append("a", key="k"), each.append("b", key="K"))
+
+    assert store.texts(mail) == store.texts(other) == ["a", "b"]
+
+
+def test_a_deleted_threads_keys_go_with_it(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a", key="k"))
+
+    store.apply(mail, mail.delete())
+
+    assert list(store.index.db.query("select * from append_keys")) == []
+
+
+def test_a_duplicate_that_is_no_append_stops_the_thread_like_any_other(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a", key="k"))
+
+    outcome = store.apply(mail, mail.append_lines(key="k"))
+
+    assert outcome.kind is OutcomeKind.POISONED
+
+
+def test_a_batch_without_keys_asks_the_index_for_none(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("a", key="k"))
+    statements: list[str] = []
+    store.index.db.conn.set_trace_callback(statements.append)
+
+    store.apply(mail, mail.append("b"))
+    without = list(statements)
+    store.apply(mail, mail.append("c", key="l"))
+
+    assert [statement for statement in without if "append_keys" in statement] == []
+    assert len([statement for statement in statements if "append_keys" in statement]) == 2
+
+
+# -- crashes -----------------------------------------------------------------------------------------------
+
+
+def test_an_append_that_a_crash_left_half_written_is_finished_and_is_no_duplicate_of_itself(store: Store) -> None:
+    lines = message_line("héllo"), message_line("world")
+    expected = number_line(lines[0], 1, "w1:2", "k") + number_line(lines[1], 2, "w1:2", "k")
+    for written in range(len(expected) + 1):
+        mail = Mail(1_000 + written)
+        store.apply(mail, mail.create())
+        size = store.path(mail).stat().st_size
+        with store.path(mail).open("ab") as file:
+            file.write(expected[:written])
+
+        store.apply(mail, mail.append_lines(*lines, key="k"), mail.append("again", writer="w2", key="k"))
+
+        assert store.path(mail).read_bytes()[size:] == expected, f"after {written} bytes"
+        assert keys(store, mail, "k") == {"k"}
+
+
+def test_an_append_that_stands_uncommitted_in_the_file_has_taken_its_key(store: Store, mail: Mail) -> None:
+    """After Redis lost data another writer's append with the key may come first."""
+    store.apply(mail, mail.create())
+    with store.path(mail).open("ab") as file:
+        file.write(number_line(message_line("stands"), 1, "w2:1", "k"))
+
+    store.apply(mail, mail.append("late", key="k"), mail.append("stands", "rest", writer="w2", key="k"))
+
+    assert store.texts(mail) == ["stands", "rest"]
+
+
+def test_a_duplicate_that_is_delivered_again_stays_one(store: Store, mail: Mail) -> None:
+    batch = [mail.create(), mail.append("first", key="k"), mail.append("second", key="k", writer="w2")]
+    store.apply(mail, *batch)
+    later = batch[2].__class__("9999-0", "w2", 1, batch[2].task)  # Redis lost it, and was offered it again
+
+    for again in (batch, batch[1:], batch[2:], [later]):
+        store.apply(mail, *again)
+
+    assert store.texts(mail) == ["first"]
+
+
+def lose_and_rebuild(store: Store, _: Mail) -> None:
+    store.drop_index()
+    rebuild(store.home, store.index)
+
+
+def lose_and_look(store: Store, mail: Mail) -> None:
+    store.drop_index()
+    Refresher(store.home, store.index).refresh(mail.thread_id)
+
+
+LOSSES: dict[str, Callable[[Store, Mail], object]] = {
+    "a new index, by the next task": lambda store, _: store.drop_index(),
+    "a new index, rebuilt": lose_and_rebuild,
+    "a new index, by a reader": lose_and_look,
+    "the index rebuilt in place": lambda store, _: rebuild(store.home, store.index),
+    "compressed": lambda store, _: compress_cold(store.home, store.index, at(10**9)),
+    "a row that is distrusted": lambda store, mail: store.index.distrust(mail.thread_id),
+}
+
+
+@pytest.mark.parametrize("lose", LOSSES.values(), ids=list(LOSSES))
+def test_the_files_alone_say_which_keys_are_taken(
+    store: Store, mail: Mail, lose: Callable[[Store, Mail], object]
+) -> None:
+    store.apply(mail, mail.create(), mail.append("first", "of it", key="k"), mail.append("other"))
+
+    lose(store, mail)
+    outcome = store.apply(mail, mail.append("again", writer="w2", key="k"), mail.append("new", key="l"))
+
+    assert outcome.kind is DONE
+    assert store.texts(mail) == ["first", "of it", "other", "new"]
+
+
+def test_a_key_whose_lines_somebody_cut_off_stays_taken_while_the_index_lives(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.append("stays"))
+    size = store.path(mail).stat().st_size
+    store.apply(mail, mail.append("cut", key="k"))
+    os.truncate(store.path(mail), size)
+
+    store.apply(mail, mail.append("again", writer="w2", key="k"))
+    rebuild(store.home, store.index)
+    store.apply(mail, mail.append("once more", writer="w3", key="k"))
+
+    assert store.texts(mail) == ["stays"]
+
+
+def test_a_foreign_lines_field_of_that_name_takes_no_key(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create())
+    with store.path(mail).open("ab") as file:
+        file.write(json.dumps({**json.loads(message_line("theirs")), "idempotency_key": "k"}).encode() + b"\n")
+
+    store.apply(mail, mail.append("ours", key="k"))
+
+    assert store.texts(mail) == ["theirs", "ours"]
+
+
+# -- what a repetition says --------------------------------------------------------------------------------
+
+
+def test_nothing_follows_from_the_items_of_a_repetition(store: Store, mail: Mail) -> None:
+    first = mail.append_lines(token_count(1), key="k", observe=True)
+    store.apply(mail, mail.create(writer="w0"), first, mail.append_lines(token_count(2), observe=True))
+    before = store.thread(mail)
+
+    again = mail.append_lines(message_line("another"), token_count(9), writer="w2", key="k", observe=True)
+    store.apply(mail, again)
+
+    assert (before.token_usage, before.updated_at) == ({"total": 2}, at(2))
+    assert store.thread(mail) == before
+
+
+@pytest.mark.parametrize("sizes", [(3,), (1, 2), (2, 1), (1, 1, 1)], ids=str)
+def test_metadata_follows_the_lines_though_a_crash_came_and_the_next_batches_are_smaller(
+    store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
+) -> None:
+    """The lines are taken in before their tasks come again."""
+    store.apply(mail, mail.create(writer="w0"))
+    tasks = [
+        mail.append_lines(token_count(1), message_line("first"), observe=True),
+        mail.patch(ThreadMetadataPatch(token_usage={"asked": 1}, preview="")),
+        mail.append_lines(token_count(2), message_line("second"), writer="w2", key="k", observe=True),
+    ]
+    monkeypatch.setattr(store.index, "commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.apply(mail, *tasks)
+    monkeypatch.undo()
+
+    for size in sizes:
+        batch, tasks = tasks[:size], tasks[size:]
+        store.apply(mail, *batch)
+
+    thread = store.thread(mail)
+    assert (thread.token_usage, thread.title, thread.preview) == ({"total": 2}, "first", "")
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt

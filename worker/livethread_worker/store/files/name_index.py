@@ -1,0 +1,170 @@
+"""``session_index.jsonl``: codex's append-only index of thread names. The last line of an id wins."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from livethread.model import format_time, parse_time
+from livethread.rollout.item import decode_line, encode_json
+from livethread_worker.store.files.home import FILE_MODE
+from livethread_worker.store.files.locks import file_lock
+from livethread_worker.store.files.recorder import RolloutRecorder
+from livethread_worker.store.files.scan import scan_records
+from livethread_worker.store.files.sync import sync_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from livethread_worker.store.files.home import Home
+
+#: How long codex may hold the index's lock before we give up and try again later.
+_LOCK_WAIT: Final = 2.0  # seconds
+
+_LONG_AGO: Final = datetime.fromtimestamp(0, UTC)
+
+
+def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None:
+    """Give the thread a name, at the time of the change; None takes it away.
+
+    Saying the same again changes nothing, so a repeated task is harmless. A name is taken away with its lines, as
+    codex passes over an empty one and shows the one before.
+
+    Raises:
+        LockBusy: somebody else holds the index for long.
+        OSError: it cannot be written.
+    """
+    if name is None:
+        forget_names(home, thread_id)
+        return
+    lines = encode_json({"id": thread_id, "thread_name": name, "updated_at": format_time(at)}) + b"\n"
+    with _locked(home), RolloutRecorder.open(home.session_index, create=True) as recorder:
+        size = recorder.size
+        if size and os.pread(recorder.file.fileno(), 1, size - 1) != b"\n":
+            lines = b"\n" + lines  # end a torn line, so that ours is not glued onto it
+        recorder.append(lines)
+        recorder.sync()
+
+
+def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] = lambda _: None) -> None:
+    """Take every line of *thread_ids* out of the index, when *keep* has them; all others stay as they are.
+
+    Raises:
+        LockBusy: somebody else holds the index for long.
+        OSError: it cannot be written.
+    """
+    if read_names(home).keys().isdisjoint(thread_ids):
+        return
+    forgotten = frozenset(thread_ids)
+    with _locked(home):
+        kept: list[bytes] = []
+        taken: list[bytes] = []
+        for line in home.session_index.read_bytes().splitlines(keepends=True):
+            (taken if _id_of(line) in forgotten else kept).append(line)
+        if not taken:
+            return
+        keep(b"".join(taken))
+        replacement = home.session_index.with_name(f"{home.session_index.name}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        with open(os.open(replacement, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        replacement.replace(home.session_index)
+        sync_directory(home.root)
+
+
+def _id_of(line: bytes) -> str | None:
+    id_ = (decode_line(line) or {}).get("id")
+    return id_ if isinstance(id_, str) else None
+
+
+def _locked(home: Home) -> AbstractContextManager[None]:
+    return file_lock(home.session_index.with_name(f"{home.session_index.name}.lock"), wait_s=_LOCK_WAIT)
+
+
+@dataclass(slots=True)
+class NameCache:
+    """The present names, read again only when the name index has changed."""
+
+    home: Home
+    _names: dict[str, str | None] = field(default_factory=dict)
+    _stamp: tuple[int, ...] | None = None
+
+    def names(self) -> dict[str, str | None]:
+        """Return the present name of every thread that ever had one; the same object while nothing has changed."""
+        stamp = self._present_stamp()  # taken first: what is written while we read is read again
+        if stamp != self._stamp:
+            self._names, self._stamp = read_names(self.home), stamp
+        return self._names
+
+    def _present_stamp(self) -> tuple[int, ...]:
+        try:
+            stat = self.home.session_index.stat()
+        except FileNotFoundError:
+            return ()
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def read_names(home: Home) -> dict[str, str | None]:
+    """Return the present name of every thread that ever had one."""
+    return {thread_id: line.name for thread_id, line in NameReader(home.session_index).read().items()}
+
+
+@dataclass(frozen=True, slots=True)
+class NameLine:
+    """The last line of a thread in a name index."""
+
+    name: str | None
+    updated_at: Any
+
+    @property
+    def at(self) -> datetime:
+        """When the name was given; long ago, where the line does not say it."""
+        return parse_time(self.updated_at) or _LONG_AGO
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open *path*; a FIFO that lies in the place of the index does not wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+class NameReader:
+    """Reads a name index, and from then on what was added to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[str, NameLine] = {}
+        self._identity: tuple[int, ...] | None = None
+        self._end = 0
+
+    def read(self) -> dict[str, NameLine]:
+        """Return the last line of every thread that ever had a name, by the id as it is spelled there.
+
+        Raises:
+            OSError: there is an index, and it cannot be read.
+        """
+        try:
+            with open(self._path, "rb", opener=_open_at_once) as file:
+                self._read_on(file)
+        except FileNotFoundError:
+            self._lines, self._identity = {}, None
+        return self._lines
+
+    def _read_on(self, file: BinaryIO) -> None:
+        stat = os.fstat(file.fileno())
+        identity = stat.st_dev, stat.st_ino
+        if identity != self._identity or stat.st_size < self._end:  # replaced, or cut
+            self._lines, self._identity, self._end = {}, identity, 0
+        for record in scan_records(file, self._end):
+            if record.value is None and not record.is_complete:
+                break  # still being written
+            self._end = record.offset + record.size
+            value = record.value or {}
+            if isinstance(value.get("id"), str) and isinstance(value.get("thread_name"), str):
+                self._lines[value["id"]] = NameLine(value["thread_name"] or None, value.get("updated_at"))

@@ -1,0 +1,51 @@
+"""Where what is cut out of a home goes: nothing is thrown away, not even what nobody can read."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from livethread_worker.store.files.home import FILE_MODE, make_directory, other_form
+from livethread_worker.store.files.sync import sync_directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from livethread_worker.store.files.home import Home
+
+
+def keep(home: Home, name: str, content: bytes) -> Path:
+    """Store *content* in the quarantine folder, durably, under a name that begins with *name*."""
+    path = _free_path(home, name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(path, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(path.parent)
+    return path
+
+
+def move_away(home: Home, path: Path) -> Path:
+    """Move the file *path* into the quarantine folder, durably."""
+    target = _free_path(home, path.name)
+    path.rename(target)
+    sync_directory(target.parent)
+    sync_directory(path.parent)
+    return target
+
+
+def move_other_form_away(home: Home, path: Path) -> None:
+    """Move the other form of the rollout *path*, if there is one, into the quarantine folder.
+
+    A crash leaves the same lines in both forms; somebody else may leave others, and then *path* is what counts.
+    """
+    other = other_form(path)
+    if other.exists():
+        move_away(home, other)
+
+
+def _free_path(home: Home, name: str) -> Path:
+    make_directory(home.quarantine)
+    return home.quarantine / f"{name}.{time.time_ns()}"

@@ -1,0 +1,120 @@
+"""Reads rollout lines; a bad one is skipped, as codex does."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from livethread.rollout.item import KEY_FIELD, decode_line, decode_lines, decode_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+#: Numbers from here on are nobody's counters: the index holds 64 bits.
+MAX_COUNTER: Final = 2**62
+
+_SEQ: Final = re.compile(r"(?P<writer>[!-9;-~]{1,64}):(?P<n>[0-9]{1,18})")
+
+#: Bytes read at once: of a whole rollout, of one whose lines are decoded together, and of a page.
+READ_BYTES: Final = 1024 * 1024
+VALUES_READ_BYTES: Final = 128 * 1024
+PAGE_READ_BYTES: Final = 64 * 1024
+
+
+class Record(NamedTuple):
+    """One line of a rollout."""
+
+    #: Where the line begins, and its length with its end.
+    offset: int
+    size: int
+    #: The JSON object it holds; None for a line that holds none.
+    value: dict[str, Any] | None
+    #: Whether the line has its end; only the last one may lack it.
+    is_complete: bool = True
+
+
+def scan_records(file: BinaryIO, start: int = 0, *, read_bytes: int = READ_BYTES) -> Iterator[Record]:
+    """Yield the lines of *file* from offset *start*, good and bad."""
+    file.seek(start)
+    offset, pieces = start, list[bytes]()
+    while chunk := file.read(read_bytes):
+        pieces.append(chunk)
+        if b"\n" not in chunk:
+            continue  # joined once: a line may be as long as the file
+        text = b"".join(pieces)
+        *lines, rest = text.split(b"\n")
+        pieces = [rest]
+        for line, value in zip(lines, decode_lines(lines, text), strict=True):
+            size = len(line) + 1
+            yield Record(offset, size, value)
+            offset += size
+    if rest := b"".join(pieces):
+        yield Record(offset, len(rest), decode_line(rest), is_complete=False)
+
+
+def scan_values(file: BinaryIO, *, read_bytes: int = VALUES_READ_BYTES) -> Iterator[dict[str, Any] | None]:
+    """Yield what the lines of *file* hold, for who reads them all and need not know where they stand."""
+    pieces: list[bytes] = []
+    while chunk := file.read(read_bytes):
+        pieces.append(chunk)
+        if b"\n" not in chunk:
+            continue
+        text, _, rest = b"".join(pieces).rpartition(b"\n")
+        pieces = [rest]
+        yield from decode_whole(text)
+    if rest := b"".join(pieces):
+        yield decode_line(rest)
+
+
+def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
+    """Yield the lines of *file* between the offsets *start* and *end*, the last one first."""
+    position, is_last = end, True
+    pieces: list[bytes] = []  # the last one first
+    while position > start:
+        size = min(PAGE_READ_BYTES, position - start)
+        position -= size
+        file.seek(position)
+        pieces.append(file.read(size))
+        if b"\n" not in pieces[-1]:
+            continue
+        first, *lines = b"".join(reversed(pieces)).split(b"\n")
+        pieces = [first]
+        offset = position + len(first) + 1 + sum(len(line) + 1 for line in lines)
+        for line in reversed(lines):
+            offset -= len(line) + 1
+            if line or not is_last:  # behind the last line's end there is nothing
+                yield Record(offset, len(line) + (not is_last), decode_line(line), is_complete=not is_last)
+            is_last = False
+    rest = b"".join(reversed(pieces))
+    if rest or not is_last:
+        yield Record(start, len(rest) + (not is_last), decode_line(rest), is_complete=not is_last)
+
+
+def end_of_lines(file: BinaryIO) -> int:
+    """Return where the last whole line ends: what stands behind it is still being written, or torn."""
+    size = os.fstat(file.fileno()).st_size
+    last = next(scan_backward(file, size), None)
+    return size if last is None or last.is_complete else last.offset
+
+
+def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:
+    """Return writer and counter of the task that wrote a line; None for a line that is not ours."""
+    seq = value.get("seq")
+    if not isinstance(seq, str) or ordinal_of(value) is None:
+        return None
+    match = _SEQ.fullmatch(seq)
+    return (match[1], int(match[2])) if match else None
+
+
+def key_of(value: dict[str, Any]) -> str | None:
+    """Return the idempotency key of the append that wrote a line of ours, where it had one."""
+    key = value.get(KEY_FIELD)
+    return key if isinstance(key, str) else None
+
+
+def ordinal_of(value: dict[str, Any]) -> int | None:
+    """Return a line's number in its file; None where it has none that can be one."""
+    ordinal = value.get("ordinal")
+    return ordinal if type(ordinal) is int and 0 <= ordinal < MAX_COUNTER else None

@@ -1,0 +1,1 @@
+"""Reads threads from the index and the rollouts."""

@@ -1,0 +1,86 @@
+"""One page of a thread's items: costs what the page costs, wherever it lies in the rollout.
+
+A cursor is a place in the rollout. Lines are only ever added behind, so it stays good while the thread grows.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from livethread.cursor import decode_offset, encode_offset
+from livethread.errors import InvalidRequest
+from livethread.rollout.item import THREAD_METADATA_TYPE, item_of
+from livethread.types import ItemPage, SortDirection
+from livethread_worker.store.files.scan import PAGE_READ_BYTES, end_of_lines, scan_backward, scan_records
+from livethread_worker.store.read.threads import open_thread
+from livethread_worker.store.read.turn_spans import find_turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from livethread.rollout.item import RolloutItem
+    from livethread.types import ListItemsParams
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.files.scan import Record
+    from livethread_worker.store.index import Index
+
+#: An item, and where its line begins and ends.
+_Placed = tuple["RolloutItem", int, int]
+
+
+def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
+    """Return one page of items.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and that was not asked for.
+        InvalidRequest: it has no such turn, or the cursor is none.
+    """
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+        start, end = 0, end_of_lines(file)
+        if params.turn_id is not None:
+            turn = find_turn(index, params.thread_id, params.turn_id, file)
+            start, end = turn.offset, end if turn.end is None else turn.end
+        if params.sort_direction is SortDirection.ASC:
+            return _forward(file, params, start, end)
+        return _backward(file, params, start, end)
+
+
+def _forward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> ItemPage:
+    begin = _clamped(params.cursor, start, end, default=start)
+    records = scan_records(file, begin, read_bytes=PAGE_READ_BYTES)
+    page = list(islice(_items(record for record in records if record.offset < end), params.page_size + 1))
+    shown = page[: params.page_size]
+    return ItemPage(
+        items=tuple(item for item, _, _ in shown),
+        next_cursor=encode_offset("items", page[-1][1]) if len(page) > params.page_size else None,
+        backwards_cursor=encode_offset("items", shown[0][2]) if shown else None,
+    )
+
+
+def _backward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> ItemPage:
+    begin = _clamped(params.cursor, start, end, default=end)
+    page = list(islice(_items(scan_backward(file, begin, start)), params.page_size + 1))
+    shown = page[: params.page_size]
+    return ItemPage(
+        items=tuple(item for item, _, _ in shown),
+        next_cursor=encode_offset("items", page[-1][2]) if len(page) > params.page_size else None,
+        backwards_cursor=encode_offset("items", shown[0][1]) if shown else None,
+    )
+
+
+def _items(records: Iterator[Record]) -> Iterator[_Placed]:
+    for record in records:
+        item = item_of(record.value) if record.value is not None else None
+        if item is not None and item.type != THREAD_METADATA_TYPE:
+            yield item, record.offset, record.offset + record.size
+
+
+def _clamped(cursor: str | None, start: int, end: int, *, default: int) -> int:
+    if cursor is None:
+        return default
+    offset = decode_offset("items", cursor)
+    if not start <= offset <= end:
+        raise InvalidRequest("this cursor belongs to another thread, or to another turn")
+    return offset

@@ -1,0 +1,73 @@
+"""Where a thread's turns stand: from the index, and where it does not know the thread, from the rollout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from livethread.errors import InvalidRequest
+from livethread.rollout.turns import TurnsTakenBack
+from livethread_worker.store.index.index import TurnSpan
+from livethread_worker.store.thread_state import ThreadState, TurnEndLine, TurnLine, read_on
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+    from typing import BinaryIO
+
+    from livethread_worker.store.index import Index
+
+
+def turns_from(
+    index: Index, thread_id: str, offset: int, limit: int, file: BinaryIO, *, backward: bool
+) -> list[TurnSpan]:
+    """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
+    if index.read_thread(thread_id) is not None:
+        return index.turns(thread_id, offset, limit, backward=backward)
+    spans = _scanned(thread_id, file)
+    if backward:
+        return [span for span in reversed(spans) if span.offset <= offset][:limit]
+    return [span for span in spans if span.offset >= offset][:limit]
+
+
+def find_turn(index: Index, thread_id: str, turn_id: str, file: BinaryIO) -> TurnSpan:
+    """Return where a turn stands.
+
+    Raises:
+        InvalidRequest: the thread has no such turn.
+    """
+    found = index.turn(thread_id, turn_id)
+    if found is None and index.read_thread(thread_id) is None:
+        found = next((span for span in _scanned(thread_id, file) if span.turn_id == turn_id), None)
+    if found is None:
+        raise InvalidRequest(f"thread {thread_id} has no turn {turn_id}")
+    return found
+
+
+def starts_of(index: Index, thread_id: str, turn_ids: AbstractSet[str], file: BinaryIO) -> dict[str, int]:
+    """Return where those of *turn_ids* begin that are turns of the thread."""
+    starts = {turn_id: span.offset for turn_id in turn_ids if (span := index.turn(thread_id, turn_id))}
+    if turn_ids and not starts and index.read_thread(thread_id) is None:
+        starts = {span.turn_id: span.offset for span in _scanned(thread_id, file) if span.turn_id in turn_ids}
+    return starts
+
+
+def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
+    state = ThreadState(thread_id)
+    read_on(state, file)
+    starts = [change for change in state.turns if isinstance(change, TurnLine)]
+    ends = [start.offset for start in starts[1:]]
+    spans: list[TurnSpan] = []
+    numbers = iter(range(len(starts)))
+    for change in state.turns:
+        match change:
+            case TurnLine():
+                number = next(numbers)
+                end = ends[number] if number < len(ends) else None
+                spans.append(TurnSpan(change.turn_id, change.offset, end))
+            case TurnEndLine():
+                number = next((n for n, span in reversed([*enumerate(spans)]) if span.turn_id == change.turn_id), -1)
+                if number >= 0:
+                    spans[number] = replace(spans[number], late_end=change.offset)
+            case TurnsTakenBack():
+                del spans[max(0, len(spans) - change.count) :]
+    return spans

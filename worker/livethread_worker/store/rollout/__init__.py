@@ -1,1 +1,0 @@
-"""Rollout files: reading them tolerantly, and the one way of writing them."""

@@ -1,0 +1,1 @@
+"""Keeps index and files in step: rebuild, refresh, import, doctor, compression."""

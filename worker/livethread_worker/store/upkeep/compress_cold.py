@@ -1,0 +1,64 @@
+"""Compresses the rollouts that nobody has written to for long."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from livethread.errors import ThreadStoreError
+from livethread_worker.store.files.compression import compress
+from livethread_worker.store.files.home import is_compressed
+from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.quarantine import move_other_form_away
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.index import Index
+
+logger = logging.getLogger(__name__)
+
+
+def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
+    """Compress the rollouts of threads without a change since *before*; return how many, and the bytes before and after.
+
+    Each under its thread's lock; what is in use is left for the next time, and so is a rollout with lines that the
+    index does not know, and one that does not read back or lies behind a link. They are read in place, and made plain
+    again by the next change.
+
+    Raises:
+        IndexUnavailable: the index cannot be used.
+        OSError: the home cannot be written; every rollout is whole, in one form or both.
+    """
+    counts = {"threads": 0, "bytes": 0, "compressed_bytes": 0}
+    for thread_id in index.unchanged_since(before):
+        try:
+            with file_lock(home.locks / f"{thread_id}.lock"):
+                if sizes := _compress(home, index, thread_id, before):
+                    counts["threads"] += 1
+                    counts["bytes"] += sizes[0]
+                    counts["compressed_bytes"] += sizes[1]
+        except LockBusy:
+            continue
+        except ThreadStoreError:
+            logger.exception("compressing failed", extra={"action": "compress", "thread_id": thread_id})
+    return counts
+
+
+def _compress(home: Home, index: Index, thread_id: str, before: datetime) -> tuple[int, int] | None:
+    """Compress one rollout and return its sizes; None where it is no longer cold, or was never."""
+    state = index.load_states({thread_id: set()}).get(thread_id)
+    if state is None or state.thread is None or state.thread.updated_at >= before:
+        return None
+    path = home.resolve(state.path)
+    if is_compressed(path) or not path.exists():
+        return None
+    stat = path.stat()
+    # codex before 0.160 takes no lock while it writes; its file is new, or longer than the index knows.
+    if stat.st_mtime >= before.timestamp() or stat.st_size != state.rollout_bytes:
+        return None
+    move_other_form_away(home, path)
+    compressed = compress(path)
+    index.set_path(thread_id, home.relative(compressed))
+    return stat.st_size, compressed.stat().st_size

@@ -1,0 +1,6 @@
+"""Compares the files and the index of a home, and mends what does not fit; nothing is lost by it."""
+
+from livethread_worker.store.upkeep.doctor.examine_home import examine
+from livethread_worker.store.upkeep.doctor.faults import DoctorReport, Fault, FaultKind
+
+__all__ = ["DoctorReport", "Fault", "FaultKind", "examine"]

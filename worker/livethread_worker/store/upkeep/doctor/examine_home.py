@@ -1,0 +1,264 @@
+"""Examines a whole home: its index, each thread under its lock, then what belongs to no thread.
+
+Workers may go on writing meanwhile. Without *fix* nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import defaultdict
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import orjson
+
+from livethread.errors import InvalidRequest
+from livethread.types import ReadThreadParams
+from livethread_worker.store.files.home import DIRECTORY_MODE, FILE_MODE
+from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.name_index import NameCache, forget_names, read_names
+from livethread_worker.store.files.quarantine import keep
+from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.index.database import BUSY_TIMEOUT, is_damaged, set_aside
+from livethread_worker.store.upkeep.doctor.examine_thread import ThreadExamination
+from livethread_worker.store.upkeep.doctor.faults import DoctorReport, Fault, FaultKind
+from livethread_worker.store.upkeep.doctor.full_text import BeyondRepairError, stale_full_texts
+from livethread_worker.store.upkeep.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+    from pathlib import Path
+
+    from livethread_worker.store.files.home import Home
+
+#: How long a writer may hold a thread before it is left out.
+LOCK_WAIT: Final = 2.0  # seconds
+
+#: Permissions that only the owner may have.
+_OTHERS: Final = 0o077
+
+#: Folders of years, months and days.
+_DEPTHS: Final = ("*", "*/*", "*/*/*")
+
+
+def examine(home: Home, *, fix: bool, advance: Callable[[int], None] = lambda _: None) -> DoctorReport:
+    """Return what is wrong with *home*, and mend it where *fix*; *advance* is told of each thread.
+
+    What is cut goes to the quarantine folder. A second examination of a mended home finds nothing.
+
+    Raises:
+        IndexUnavailable: the index is locked for long.
+        LockBusy: somebody else sets the index aside.
+        OSError: the home cannot be read, or, where *fix*, not be written.
+    """
+    examination = HomeExamination(home, fix=fix)
+    examination.run(advance)
+    return examination.report
+
+
+@dataclass(slots=True)
+class HomeExamination:
+    """Looks for the faults of a home, and mends them where that is asked for."""
+
+    home: Home
+    fix: bool
+    report: DoctorReport = field(default_factory=DoctorReport)
+
+    def run(self, advance: Callable[[int], None]) -> None:
+        """Examine everything."""
+        self._examine_links()
+        self._examine_permissions()
+        for thread_id, path in self.home.unfinished_copies():
+            self._examine_copy(thread_id, path)
+        index = self._examine_index()
+        try:
+            rollouts: dict[str, list[Path]] = defaultdict(list)
+            for thread_id, path in self.home.rollouts():
+                rollouts[thread_id].append(path)
+            names = NameCache(self.home)
+            for thread_id, paths in rollouts.items():
+                self._examine_thread(index, names, thread_id, paths)
+                advance(1)
+            # What was moved to the quarantine is there no longer.
+            known = {thread_id for thread_id, paths in rollouts.items() if any(path.exists() for path in paths)}
+            if index is not None:
+                for thread_id in index.thread_ids():
+                    if thread_id not in known:
+                        self._examine_row(index, thread_id)
+            self._examine_names(known)
+            # Again: what was mended since may have shown more.
+            if index is not None and self.fix and (problem := self._examine_full_texts()):
+                self._found(FaultKind.DAMAGED_INDEX, self.home.index, problem)
+        finally:
+            if index is not None:
+                index.close()
+
+    def _examine_copy(self, thread_id: str, path: Path) -> None:
+        with self._locked(thread_id) as is_locked:
+            if is_locked and path.exists():  # and nobody is at it
+                fault = self._found(FaultKind.UNFINISHED_COPY, path, "a crash left it; it was never whole", thread_id)
+                if self.fix:
+                    path.unlink()
+                    fault.mended = "removed"
+
+    def _examine_thread(self, index: Index | None, names: NameCache, thread_id: str, paths: list[Path]) -> None:
+        self.report.threads += 1
+        with self._locked(thread_id) as is_locked:
+            if not is_locked:
+                return
+            present = [path for path in paths if path.exists()]
+            if not present:  # moved or deleted since it was listed
+                found = self.home.find_rollout(thread_id)
+                present = [found] if found else []
+            if present:
+                examination = ThreadExamination(self.home, index, names, thread_id, self.report.faults, fix=self.fix)
+                examination.examine(present)
+
+    def _examine_index(self) -> Index | None:
+        """Return the index; None where there is none that can be used."""
+        home, problem = self.home, _index_problem(self.home)
+        if problem is None and home.index.exists():
+            # First: where full text is damaged, nothing of a thread can be mended.
+            problem = self._examine_full_texts()
+        if problem is None:
+            return Index(home) if home.index.exists() else None
+        fault = self._found(FaultKind.DAMAGED_INDEX, home.index, problem)
+        if not self.fix:
+            return None
+        fault.mended = "made again from the rollouts"
+        with file_lock(home.index.with_suffix(".lock"), wait_s=LOCK_WAIT):
+            if home.index.exists():
+                set_aside(home)
+                fault.mended += f"; the old one is kept in {home.relative(home.quarantine)}"
+        index = Index(home)
+        rebuild(home, index)
+        return index
+
+    def _examine_row(self, index: Index, thread_id: str) -> None:
+        """Examine a thread that the index knows, and no rollout."""
+        home = self.home
+        with self._locked(thread_id) as is_locked:
+            thread = index.read_thread(thread_id)
+            if not is_locked or thread is None or thread.rollout_path is None or home.find_rollout(thread_id):
+                return  # deleted, or created, since they were listed
+            fault = self._found(
+                FaultKind.ROW_WITHOUT_FILE, thread.rollout_path, "the index knows it, and it is gone", thread_id
+            )
+            if self.fix:
+                kept = keep(home, f"{thread_id}.row.json", orjson.dumps(thread.model_dump(mode="json")))
+                index.commit((), [thread_id])
+                fault.mended = f"row kept in {home.relative(kept)}"
+
+    def _examine_names(self, known: Container[str]) -> None:
+        home = self.home
+        nameless = [id_ for id_ in read_names(home) if id_ not in known and not _is_there(home, id_)]
+        faults = [
+            self._found(FaultKind.NAME_WITHOUT_THREAD, home.session_index, f"no rollout has the id {thread_id!r}")
+            for thread_id in nameless
+        ]
+        if self.fix and nameless:
+            kept: list[Path] = []
+            forget_names(home, *nameless, keep=lambda lines: kept.append(keep(home, "names.jsonl", lines)))
+            for fault in faults:
+                fault.mended = f"name kept in {home.relative(kept[0])}" if kept else "gone meanwhile"
+
+    def _examine_full_texts(self) -> str | None:
+        """Examine what is searched; return what is wrong with it where the whole index has to be made again."""
+        try:
+            problems = stale_full_texts(self.home.index, fix=self.fix)
+        except IndexUnavailable:
+            self.report.busy.append(self.home.relative(self.home.index))
+            return None
+        except BeyondRepairError as error:
+            return str(error)
+        for problem in problems:
+            fault = self._found(FaultKind.STALE_FULL_TEXT, self.home.index, problem)
+            if self.fix:
+                fault.mended = "made again from the index"
+        return None
+
+    def _examine_permissions(self) -> None:
+        for path in _private_paths(self.home):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # moved or deleted since it was listed
+                continue
+            if not mode & _OTHERS or path.is_symlink():
+                continue
+            fault = self._found(FaultKind.BAD_PERMISSIONS, path, f"others may use it: mode {mode & 0o777:04o}")
+            if self.fix:
+                path.chmod(DIRECTORY_MODE if path.is_dir() else FILE_MODE)
+                fault.mended = "the owner's alone"
+
+    def _examine_links(self) -> None:
+        sessions = self.home.sessions
+        folders = (
+            sessions,
+            self.home.archived_sessions,
+            *(path for depth in _DEPTHS for path in sessions.glob(depth)),
+        )
+        for path in folders:
+            if path.is_symlink() and not self.home.is_within(path):
+                detail = f"it leads to {os.path.realpath(path)}: remove it, or import what lies there"
+                self._found(FaultKind.LINK_OUT, path, detail)
+
+    @contextmanager
+    def _locked(self, thread_id: str) -> Iterator[bool]:
+        """Hold the thread's lock; note a thread that a writer holds for long, and tell so."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(self.home.locks / f"{thread_id}.lock", wait_s=LOCK_WAIT))
+            except LockBusy:
+                self.report.busy.append(thread_id)
+                yield False
+            else:
+                yield True
+
+    def _found(self, kind: FaultKind, path: Path, detail: str, thread_id: str | None = None) -> Fault:
+        relative = "." if path == self.home.root else self.home.relative(path)
+        fault = Fault(kind, relative, detail, thread_id)
+        self.report.faults.append(fault)
+        return fault
+
+
+def _index_problem(home: Home) -> str | None:
+    """Say what is wrong with the file of the index; None where it is whole, or there is nothing to know.
+
+    Raises:
+        IndexUnavailable: it cannot be told now; one that is in use is not damaged.
+    """
+    if not home.index.exists():
+        return "there is none" if any(home.rollouts()) else None
+    try:
+        uri = f"file:{quote(str(home.index))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)) as connection:
+            [[answer]] = connection.execute("PRAGMA quick_check(1)").fetchall()
+    except sqlite3.DatabaseError as error:
+        if not is_damaged(error):
+            raise IndexUnavailable(f"the index: {error}") from error
+        return str(error)
+    return None if answer == "ok" else str(answer)
+
+
+def _is_there(home: Home, thread_id: str) -> bool:
+    """Whether a rollout of *thread_id* was created since they were listed; the name index may say any text."""
+    try:
+        return home.find_rollout(ReadThreadParams(thread_id=thread_id).thread_id) is not None
+    except InvalidRequest:
+        return False
+
+
+def _private_paths(home: Home) -> Iterator[Path]:
+    """Yield what holds contents, or leads to them."""
+    own = (home.index.with_name(home.index.name + suffix) for suffix in ("", "-wal", "-shm"))
+    tops = (home.root, home.sessions, home.archived_sessions, home.locks, home.own, home.quarantine)
+    for path in (*tops, home.session_index, *own):
+        if path.exists():
+            yield path
+    for depth in _DEPTHS:
+        yield from (path for path in home.sessions.glob(depth) if path.is_dir() and home.is_within(path))
+    for _, path in home.rollouts():
+        yield path

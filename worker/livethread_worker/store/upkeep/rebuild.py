@@ -1,0 +1,199 @@
+"""Makes the index again from the files, online: each thread is read under its lock, and writers go on.
+
+Files are never changed. A thread that somebody writes just now is tried again at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from livethread.errors import ThreadStoreError
+from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.thread_state import ThreadState, complete_from_home, read_on
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.index import Index
+    from livethread_worker.store.index.thread_writes import ThreadRows
+
+logger = logging.getLogger(__name__)
+
+#: Threads of one transaction, and bytes of their rollouts, about: their writers wait meanwhile, and at last all others.
+BATCH_THREADS: Final = 200
+BATCH_BYTES: Final = 4 * 1024 * 1024
+
+#: How long a thread may be held by a writer before the rebuild leaves it to the next one.
+BUSY_WAIT: Final = 10.0  # seconds
+
+#: A rollout, by its thread.
+_Rollout = tuple[str, "Path"]
+
+#: Whether a rollout is to be read, given what the index knows of its thread.
+IsNeeded = Callable[["ThreadState | None", "Path"], bool]
+
+
+@dataclass(slots=True)
+class RebuildReport:
+    """What a rebuild did."""
+
+    threads: int = 0
+    #: Rows whose rollout is gone.
+    forgotten: int = 0
+    #: Files without a ``session_meta`` of their own.
+    unreadable: list[str] = field(default_factory=list)
+    #: Files of a thread that has another one, which was taken.
+    duplicates: list[str] = field(default_factory=list)
+    #: Threads that a writer held all the time.
+    busy: list[str] = field(default_factory=list)
+
+
+def complete_once(home: Home, index: Index) -> dict[str, int]:
+    """Read the rollouts that an index does not know, unless that was done, or another process is at it.
+
+    Raises:
+        IndexUnavailable: the index cannot be written.
+    """
+    if index.is_complete:
+        return {}
+    try:
+        with file_lock(home.own / "rebuild.lock"):
+            report = _read_all(home, index, lambda _: None, set(), is_needed=_is_missing)
+            index.mark_complete()
+    except LockBusy:
+        return {}
+    return {"threads": report.threads}
+
+
+def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _: None) -> RebuildReport:
+    """Read every rollout into the index and forget rows without one; *advance* is told of each batch's size.
+
+    Raises:
+        IndexUnavailable: the index cannot be written.
+    """
+    seen: set[str] = set()
+    report = _read_all(home, index, advance, seen, is_needed=None)
+    # What was not seen may have been created since.
+    gone = [id_ for id_ in index.thread_ids() if id_ not in seen and not home.find_rollout(id_)]
+    index.commit((), gone)
+    index.mark_complete()
+    report.forgotten = len(gone)
+    logger.info(
+        "index rebuilt", extra={"action": "rebuild", "threads": report.threads, "forgotten": report.forgotten}
+    )
+    return report
+
+
+def _is_missing(known: ThreadState | None, _path: Path) -> bool:
+    return known is None
+
+
+def _read_all(
+    home: Home, index: Index, advance: Callable[[int], None], seen: set[str], *, is_needed: IsNeeded | None
+) -> RebuildReport:
+    report = RebuildReport()
+    busy: list[_Rollout] = []
+    chosen, others = home.one_rollout_each(index.rollouts())
+    seen.update(chosen)
+    report.duplicates = [entry.path for entry in others]
+    rollouts = ((thread_id, Path(entry)) for thread_id, entry in chosen.items())
+    for batch in _batches(rollouts):
+        busy += index_batch(home, index, batch, report, is_needed=is_needed)
+        advance(len(batch))
+    for rollout in busy:
+        if index_batch(home, index, [rollout], report, is_needed=is_needed, wait_s=BUSY_WAIT):
+            report.busy.append(rollout[0])
+    return report
+
+
+def _batches(rollouts: Iterable[_Rollout]) -> Iterator[list[_Rollout]]:
+    """Yield *rollouts*, several at a time, as far as the bounds of a transaction allow, and one at least."""
+    batch: list[_Rollout] = []
+    size = 0
+    for rollout in rollouts:
+        with suppress(OSError):  # it was moved or deleted since it was listed
+            size += rollout[1].stat().st_size
+        batch.append(rollout)
+        if len(batch) >= BATCH_THREADS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def index_batch(
+    home: Home,
+    index: Index,
+    rollouts: list[_Rollout],
+    report: RebuildReport,
+    *,
+    is_needed: IsNeeded | None,
+    wait_s: float = 0.0,
+) -> list[_Rollout]:
+    """Read *rollouts* into the index, in one transaction; return those whose threads are being written.
+
+    *is_needed* is asked under the thread's lock, of what the index knows by then; None: every rollout is. For an
+    index in memory no lock is taken: nobody else writes it, and the home may be one that cannot be written.
+
+    Raises:
+        IndexUnavailable: the index cannot be written.
+    """
+    names = read_names(home)
+    busy: list[_Rollout] = []
+    read: list[ThreadRows] = []
+    with ExitStack() as locks:
+        held: list[_Rollout] = []
+        for rollout in rollouts:
+            try:
+                if not index.in_memory:
+                    locks.enter_context(file_lock(home.locks / f"{rollout[0]}.lock", wait_s=wait_s))
+                held.append(rollout)
+            except LockBusy:
+                busy.append(rollout)
+        known = index.load_states({thread_id: set() for thread_id, _ in held}) if is_needed else {}
+        for thread_id, path in held:
+            if not path.exists() or (is_needed and not is_needed(known.get(thread_id), path)):
+                continue  # moved or deleted since it was listed, or read by somebody else
+            rows = _rows_of(home, thread_id, path, names)
+            if rows is None:
+                report.unreadable.append(home.relative(path))
+            else:
+                read.append(rows)
+        if read:
+            index.replace(read)
+    report.threads += len(read)
+    return busy
+
+
+def _rows_of(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadRows | None:
+    """Return what is to be stored of a rollout; None where it cannot be read, or holds no thread of this id.
+
+    One bad rollout must not keep the others out of the index.
+    """
+    extra = {"action": "rebuild", "thread_id": thread_id}
+    try:
+        state = read_state(home, thread_id, path, names)
+        return thread_rows(state, None) if state.thread is not None else None
+    except ThreadStoreError as error:
+        logger.warning("a rollout cannot be read: %s", error, extra=extra)
+    except Exception:
+        logger.exception("reading a rollout failed", extra=extra)
+    return None
+
+
+def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
+    """Return the state that the whole rollout at *path* and the home come to."""
+    state = ThreadState(thread_id, path=home.relative(path))
+    with open_rollout(path) as file:
+        read_on(state, file)
+    complete_from_home(home, state, names)
+    return state

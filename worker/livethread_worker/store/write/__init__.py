@@ -1,0 +1,1 @@
+"""Applies ordered tasks to rollouts and index."""

@@ -1,0 +1,83 @@
+"""Judges a home by the journals of those who wrote to it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.files.scan import scan_records
+from livethread_worker.store.index import Index
+from livethread_worker.store.upkeep.doctor import examine
+from livethread_worker.store.upkeep.rebuild import read_state
+from livethread_worker.verify.calls import History, read_journals
+from livethread_worker.verify.judge_thread import ThreadVerdict, Violation, ViolationKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from livethread_worker.store.files.home import Home
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What was compared, and which promises were not kept."""
+
+    threads: int = 0
+    #: Calls by how they ended: ``ok``, ``fail``, ``info``.
+    calls: dict[str, int] = field(default_factory=lambda: {"ok": 0, "fail": 0, "info": 0})
+    #: Lines of the rollouts, and appends that stand in them.
+    lines: int = 0
+    applied: int = 0
+    violations: list[Violation] = field(default_factory=list)
+
+
+def verify(home: Home, journals: Iterable[Path], *, redis_lost_data: bool = False) -> VerifyReport:
+    """Compare *home* with *journals*: those of all its writers, who have ended, and whose tasks are applied.
+
+    Where *redis_lost_data*, its clients have sent again what it had accepted, behind what others sent meanwhile: then
+    neither positions nor times tell the order of tasks of different writers, and the last patch is not known.
+
+    Raises:
+        InvalidRequest: a journal is none.
+        IndexUnavailable: the index cannot be used.
+    """
+    report = VerifyReport()
+    histories = read_journals(journals)
+    for fault in examine(home, fix=False).faults:
+        detail = f"{fault.kind}: {fault.path}: {fault.detail}"
+        report.violations.append(Violation(ViolationKind.FAULT, fault.thread_id or "", detail))
+    with closing(Index(home)) as index:
+        for history in histories.values():
+            report.threads += 1
+            for call in history.calls:
+                report.calls[call.outcome] += 1
+            _judge(home, index, history, report, is_ordered=not redis_lost_data)
+    return report
+
+
+def _judge(home: Home, index: Index, history: History, report: VerifyReport, *, is_ordered: bool) -> None:
+    path = home.find_rollout(history.thread_id)
+    deletions = [call for call in history.of("delete_thread") if call.outcome != "fail"]
+    accepted = [call for call in (*history.of("append_items"), *deletions) if call.outcome == "ok"]
+    if path is None:
+        if accepted and not deletions:
+            detail = f"{len(accepted)} appends were accepted, and there is no rollout"
+            report.violations.append(Violation(ViolationKind.DELETION, history.thread_id, detail))
+        return
+    if any(call.outcome == "ok" for call in deletions):
+        report.violations.append(Violation(ViolationKind.DELETION, history.thread_id, "it was deleted, and is there"))
+        return
+    with open_rollout(path) as file:
+        verdict = ThreadVerdict(history, list(scan_records(file)), is_ordered)
+    report.lines += len(verdict.records)
+    verdict.judge_rollout()
+    row = index.read_thread(history.thread_id)
+    replayed = read_state(home, history.thread_id, path, read_names(home)).thread
+    if row is not None and replayed is not None:
+        verdict.judge_metadata(row, replayed)
+    report.applied += verdict.applied
+    report.violations += verdict.violations
