@@ -8,16 +8,14 @@ import os
 import platform
 import sqlite3
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from benchmarks import chart, history, listing, memory, queueing, rebuilding, report, sessions, writing
 from livethread.cli.output import json_option, print_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 #: What is measured by default; `memory` takes minutes of its own.
 DEFAULT_PARTS: Final = ("queue", "sessions", "listing", "rebuild", "history", "writing")

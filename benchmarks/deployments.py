@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import Celery
 from redis import Redis
 
 from livethread import open_store
+from livethread.queued import QueuedThreadStore
 from livethread_config import Settings, names
 from livethread_config.celery_settings import celery_settings
 from livethread_worker.embedded.runtime import running
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from livethread.queued import QueuedThreadStore
-    from livethread_worker.embedded.supervisor import Supervisor
+from livethread_worker.embedded.supervisor import Supervisor
 
 
 @dataclass(frozen=True, slots=True)

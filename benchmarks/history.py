@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -14,9 +15,6 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.threads import load_history
 from livethread_worker.store.upkeep.rebuild import rebuild
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def run(folder: Path, items: int, repeats: int) -> dict[str, Any]:

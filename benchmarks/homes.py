@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import orjson
 
 from livethread.model import format_time
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.write.thread_work import number_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
 
 #: The first thread is as old as this; each next one is younger by `_APART`.
 BEGIN: Final = datetime(2026, 1, 1, tzinfo=UTC)

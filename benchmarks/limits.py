@@ -7,17 +7,14 @@ import sqlite3
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
 
 import orjson
+from redis import Redis
 
 from benchmarks import load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from redis import Redis
 
 #: Commands of one pipeline: as many as the client joins into a call.
 _PIPELINED: Final = 1_000

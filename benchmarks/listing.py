@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from benchmarks import homes
 from benchmarks.timing import medians
-from livethread.types import (
-    ListThreadsParams,
-    RelationKind,
-    SearchThreadsParams,
-    SortDirection,
-    ThreadRelationFilter,
-    ThreadSortKey,
-)
+from livethread import types
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_rows import SLOTS
 from livethread_worker.store.read.threads import list_threads, search_threads
 from livethread_worker.store.upkeep.rebuild import rebuild
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 PAGE: Final = 50
 
@@ -40,8 +31,8 @@ class Filter:
     tables: str = "threads AS t"
 
 
-def _related(kind: RelationKind) -> dict[str, Any]:
-    return {"relation_filter": ThreadRelationFilter(kind=kind, thread_id=homes.ROOT)}
+def _related(kind: types.RelationKind) -> dict[str, Any]:
+    return {"relation_filter": types.ThreadRelationFilter(kind=kind, thread_id=homes.ROOT)}
 
 
 FILTERS: Final = {
@@ -63,9 +54,9 @@ FILTERS: Final = {
         (homes.RARE_CWD, '"cli"', '"vscode"', '"exec"'),
     ),
     "archived, 10 threads": Filter({"archived": True}, "1"),
-    "children": Filter(_related(RelationKind.DIRECT_CHILDREN), "t.parent_thread_id = ?", (homes.ROOT,)),
+    "children": Filter(_related(types.RelationKind.DIRECT_CHILDREN), "t.parent_thread_id = ?", (homes.ROOT,)),
     "descendants": Filter(
-        _related(RelationKind.DESCENDANTS),
+        _related(types.RelationKind.DESCENDANTS),
         "true",
         (homes.ROOT,),
         "(WITH RECURSIVE d (id, thread_id) AS (SELECT id, thread_id FROM threads WHERE parent_thread_id = ? UNION"
@@ -90,8 +81,8 @@ def run(folder: Path, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]
         index = Index(home)
         try:
             for name, wanted in FILTERS.items():
-                for key in ThreadSortKey:
-                    for direction in SortDirection:
+                for key in types.ThreadSortKey:
+                    for direction in types.SortDirection:
                         seconds = medians(_listings(home, index, wanted, key, direction), repeats)
                         records.append({"threads": size, "filter": name, "key": key, "order": direction} | seconds)
             seconds = medians(_searches(home, index), repeats)
@@ -113,9 +104,9 @@ def made_home(folder: Path, size: int) -> Home:
 
 
 def _listings(
-    home: Home, index: Index, wanted: Filter, key: ThreadSortKey, direction: SortDirection
+    home: Home, index: Index, wanted: Filter, key: types.ThreadSortKey, direction: types.SortDirection
 ) -> dict[str, Callable[[], object]]:
-    params = ListThreadsParams(page_size=PAGE, sort_key=key, sort_direction=direction, **wanted.params)
+    params = types.ListThreadsParams(page_size=PAGE, sort_key=key, sort_direction=direction, **wanted.params)
     sql = (
         f"SELECT r.path, t.* FROM {wanted.tables} JOIN rollouts AS r ON r.thread_id = t.thread_id"  # noqa: S608
         f" WHERE {wanted.condition} AND t.is_archived = {int(params.archived)}"
@@ -128,7 +119,7 @@ def _listings(
 
 
 def _searches(home: Home, index: Index) -> dict[str, Callable[[], object]]:
-    params = SearchThreadsParams(search_term=homes.RARE_WORD, page_size=PAGE)
+    params = types.SearchThreadsParams(search_term=homes.RARE_WORD, page_size=PAGE)
     sql = (
         "SELECT r.path, t.*, snippet(messages_fts, 0, '', '', '…', 16)"
         " FROM messages_fts AS f JOIN messages AS m ON m.id = f.rowid JOIN threads AS t ON t.thread_id = m.thread_id"

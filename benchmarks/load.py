@@ -7,19 +7,15 @@ import gc
 import time
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from benchmarks.homes import Words
 from livethread import CreateThreadParams, LiveThread, TasksApplied, ThreadMetadataPatch
-from livethread.types import position_key
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from livethread.queued import QueuedThreadStore
-    from livethread.types import Position, Receipt
+from livethread.queued import QueuedThreadStore
+from livethread.types import Position, Receipt, position_key
 
 #: Words of an item: with its envelope, about 500 bytes.
 _WORDS: Final = 60

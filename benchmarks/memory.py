@@ -6,15 +6,12 @@ import asyncio
 import os
 import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from benchmarks import load
-from benchmarks.deployments import deployed
-
-if TYPE_CHECKING:
-    from benchmarks.deployments import Deployment
+from benchmarks.deployments import Deployment, deployed
 
 #: What is written at a time; then the threads are closed, and others are opened.
 _SHAPE: Final = load.Shape(threads=100, appends=100, patch_every=10)

@@ -10,24 +10,21 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import uuid4
 
 from celery import Celery
 from sqlite_utils import Database
 
 from benchmarks import load
+from livethread_config import Settings
 from livethread_worker.embedded.processes import settings_env
 from livethread_worker.embedded.redis_server import run_dir
 from livethread_worker.embedded.supervisor import ProcessSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from livethread_config import Settings
 
 #: Seconds in which the worker answers once it is there, and in which it has done a run.
 _PING_S: Final = 0.5

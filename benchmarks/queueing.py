@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from benchmarks import limits, load, naive
 from benchmarks.deployments import Deployment, deployed
 from livethread_worker.embedded.redis_server import run_dir
 from livethread_worker.embedded.supervisor import LogFiles, Supervisor
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 SHAPES: Final = {
     "many": load.Shape(threads=200, appends=50, patch_every=10),

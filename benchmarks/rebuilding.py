@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -13,9 +14,6 @@ from benchmarks import homes
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.rebuild import rebuild
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def run(folder: Path, threads: int, repeats: int) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import click
 
 from benchmarks import listing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 #: Heading of the column that says what a figure is compared with.
 _WHAT: Final = "bare is"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any, Final
@@ -16,8 +17,6 @@ from livethread_config import Settings
 from livethread_worker.store.local import LocalThreadStore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     Append = Callable[[list[Any]], Awaitable[object]]
     Read = Callable[[], Awaitable[object]]
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping
 
 
 def medians(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from benchmarks import homes
 from benchmarks.timing import medians
@@ -20,10 +22,6 @@ from livethread_worker.store.index import Index
 from livethread_worker.store.local import LocalThreadStore
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write.batch import OutcomeKind, apply_batch
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 #: A drain's batch: threads, and appends to each. `LiveThread` reports metadata with each of them.
 _BATCH_THREADS: Final = 200

@@ -6,7 +6,6 @@ import os
 import sys
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,12 +15,11 @@ from livethread_config import Settings
 # The helpers in tests/nodes; pytest itself puts only the source roots on the path.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from collections.abc import Iterator
+
 from tests.nodes.processes import READY, RedisServer, worker_process
 from tests.nodes.proxy import RedisProxy
 from tests.nodes.workers import HandWorker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def _start_redis() -> RedisServer:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from livethread.errors import InvalidRequest
+from livethread.metadata import StoredThread
 from livethread.model import format_time
-
-if TYPE_CHECKING:
-    from livethread.metadata import StoredThread
-    from livethread.types import ThreadSortKey
+from livethread.types import ThreadSortKey
 
 #: No rollout is that long.
 MAX_OFFSET = 2**62

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from datetime import datetime
+from types import TracebackType
+from typing import Self
 
+from livethread import types
 from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
@@ -14,50 +18,9 @@ from livethread.observed import ObservedThread
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
 from livethread.rollout.item import RolloutItem, decode_line, encode_items, encode_line, items_of
-from livethread.rollout.search_text import folded_term, listing_text, parse_query, search_text, words_of
+from livethread.rollout.search_text import Phrase, folded_term, listing_text, parse_query, search_text, words_of
 from livethread.rollout.session_meta import session_meta, thread_from_meta
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place, stored_turn
-from livethread.types import (
-    START,
-    ItemPage,
-    ListThreadsParams,
-    Receipt,
-    RelationKind,
-    SortDirection,
-    StoredThreadSearchResult,
-    StoredTurn,
-    StoredTurnItemsView,
-    ThreadPage,
-    ThreadSearchPage,
-    ThreadSortKey,
-    TurnPage,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
-    from types import TracebackType
-
-    from livethread.rollout.search_text import Phrase
-    from livethread.types import (
-        AppendThreadItemsParams,
-        ArchiveThreadParams,
-        CreateThreadParams,
-        DeleteThreadParams,
-        DiscardThreadParams,
-        FlushThreadParams,
-        ListItemsParams,
-        ListTurnsParams,
-        LoadThreadHistoryParams,
-        PersistThreadParams,
-        Position,
-        ReadThreadByRolloutPathParams,
-        ReadThreadParams,
-        ResumeThreadParams,
-        SearchThreadsParams,
-        ShutdownThreadParams,
-        UpdateThreadMetadataParams,
-    )
 
 
 @dataclass(slots=True)
@@ -66,7 +29,7 @@ class _Stored:
 
     thread: StoredThread
     lines: list[bytes]
-    position: Position = START
+    position: types.Position = types.START
     #: Fields of the metadata that no item decides any more.
     settled: set[str] = field(default_factory=set)
     #: Idempotency keys that are taken.
@@ -77,7 +40,7 @@ class _Stored:
 class _Open:
     """A thread that is open, with its creation until that is due."""
 
-    creation: CreateThreadParams | None = None
+    creation: types.CreateThreadParams | None = None
 
 
 @dataclass
@@ -104,24 +67,24 @@ class InMemoryThreadStore:
         """Where this store reports what happens to its threads."""
         return self._observers
 
-    async def create_thread(self, params: CreateThreadParams) -> None:
+    async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread."""
         if params.thread_id in self._stored or params.thread_id in self._open:
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
         self._open.open(params.thread_id, _Open).creation = params
 
-    async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
+    async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
         """Open an existing thread."""
         thread = self._read(params.thread_id, include_archived=params.include_archived)
         self._open.open(params.thread_id, _Open)
         return thread
 
-    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+    async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
         """Append the items."""
         self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self.max_item_bytes)
         known = self._stored.get(params.thread_id)
-        last, key = known.position if known else START, params.idempotency_key
+        last, key = known.position if known else types.START, params.idempotency_key
         is_repeated = known is not None and key in known.keys
         if params.expected_position not in {None, last} and not is_repeated:
             raise Conflict.of_position(last, params.expected_position)
@@ -140,41 +103,41 @@ class InMemoryThreadStore:
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
 
-    async def persist_thread(self, params: PersistThreadParams) -> None:
+    async def persist_thread(self, params: types.PersistThreadParams) -> None:
         """Create the thread."""
         self._open.require(params.thread_id)
         self._created(params.thread_id)
 
-    async def flush_thread(self, params: FlushThreadParams) -> None:
+    async def flush_thread(self, params: types.FlushThreadParams) -> None:
         """Do nothing: everything is as durable as it will be."""
         self._open.require(params.thread_id)
 
-    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+    async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Close the thread."""
         self._open.require(params.thread_id)
         self._open.close(params.thread_id)
 
-    async def discard_thread(self, params: DiscardThreadParams) -> None:
+    async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the thread; without an item it never was."""
         self._open.close(params.thread_id)
 
-    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+    async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return the items."""
         self._read(params.thread_id, include_archived=params.include_archived)
         return self._history(params.thread_id)
 
-    async def read_thread(self, params: ReadThreadParams) -> StoredThread:
+    async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return the thread."""
         thread = self._read(params.thread_id, include_archived=params.include_archived)
         if not params.include_history:
             return thread
         return thread.model_copy(update={"history": self._history(params.thread_id)})
 
-    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+    async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Return one page of threads."""
         return self._page(params, lambda _: True)
 
-    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+    async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Apply the patch."""
         if params.thread_id not in self._open:
             self._read(params.thread_id, include_archived=params.include_archived)
@@ -185,15 +148,15 @@ class InMemoryThreadStore:
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
 
-    async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
+    async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Not supported: there are no rollouts."""
         raise Unsupported("read_thread_by_rollout_path")
 
-    async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
+    async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Return one page of threads with a message, or the name, that holds every phrase; no ranking."""
         phrases = parse_query(params.search_term)
-        key = params.sort_key or ThreadSortKey.UPDATED_AT
-        listing = ListThreadsParams(
+        key = params.sort_key or types.ThreadSortKey.UPDATED_AT
+        listing = types.ListThreadsParams(
             page_size=params.page_size,
             cursor=params.cursor,
             sort_key=key,
@@ -207,27 +170,29 @@ class InMemoryThreadStore:
             if (snippet := _first_match(self._texts(stored), phrases)) is not None
         }
         page = self._page(listing, lambda thread: thread.thread_id in found)
-        items = (StoredThreadSearchResult(thread=thread, snippet=found[thread.thread_id]) for thread in page.items)
-        return ThreadSearchPage(items=tuple(items), next_cursor=page.next_cursor)
+        items = (
+            types.StoredThreadSearchResult(thread=thread, snippet=found[thread.thread_id]) for thread in page.items
+        )
+        return types.ThreadSearchPage(items=tuple(items), next_cursor=page.next_cursor)
 
-    async def list_turns(self, params: ListTurnsParams) -> TurnPage:
+    async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of turns; a cursor is the number of the item with which it begins."""
         self._read(params.thread_id, include_archived=params.include_archived)
         items = self._history(params.thread_id).items
         turns = _turns(items)
-        descending = params.sort_direction is SortDirection.DESC
+        descending = params.sort_direction is types.SortDirection.DESC
         ordered = turns[::-1] if descending else turns
         begin = decode_offset("turns", params.cursor) if params.cursor else None
         if begin is not None:
             ordered = [turn for turn in ordered if (turn.start <= begin if descending else turn.start >= begin)]
         shown, more = ordered[: params.page_size], ordered[params.page_size :]
-        return TurnPage(
+        return types.TurnPage(
             turns=tuple(_stored_turn(items, turn, turns, params.items_view) for turn in shown),
             next_cursor=encode_offset("turns", more[0].start) if more else None,
             backwards_cursor=encode_offset("turns", shown[0].start) if shown else None,
         )
 
-    async def list_items(self, params: ListItemsParams) -> ItemPage:
+    async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of items; a cursor is an item's number."""
         self._read(params.thread_id, include_archived=params.include_archived)
         items = self._history(params.thread_id).items
@@ -237,40 +202,40 @@ class InMemoryThreadStore:
             if turn is None:
                 raise InvalidRequest(f"thread {params.thread_id} has no turn {params.turn_id}")
             start, end = turn.start, end if turn.end is None else turn.end
-        descending = params.sort_direction is SortDirection.DESC
+        descending = params.sort_direction is types.SortDirection.DESC
         begin = decode_offset("items", params.cursor) if params.cursor else (end if descending else start)
         if not start <= begin <= end:
             raise InvalidRequest("this cursor belongs to another thread, or to another turn")
         if descending:
             edge = max(start, begin - params.page_size)
-            return ItemPage(
+            return types.ItemPage(
                 items=items[edge:begin][::-1],
                 next_cursor=encode_offset("items", edge) if edge > start else None,
                 backwards_cursor=encode_offset("items", begin - 1) if begin > edge else None,
             )
         edge = min(end, begin + params.page_size)
-        return ItemPage(
+        return types.ItemPage(
             items=items[begin:edge],
             next_cursor=encode_offset("items", edge) if edge < end else None,
             backwards_cursor=encode_offset("items", begin + 1) if begin < edge else None,
         )
 
-    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Archive the thread."""
         return self._set_archived_at(params.thread_id, utc_now())
 
-    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Unarchive the thread."""
         return self._set_archived_at(params.thread_id, None)
 
-    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+    async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Forget the thread."""
         receipt = self._receipt(self._created(params.thread_id))
         del self._stored[params.thread_id]
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
 
-    def _set_archived_at(self, thread_id: str, archived_at: datetime | None) -> Receipt:
+    def _set_archived_at(self, thread_id: str, archived_at: datetime | None) -> types.Receipt:
         stored = self._created(thread_id)
         if (stored.thread.archived_at is None) != (archived_at is None):
             stored.thread = stored.thread.model_copy(update={"archived_at": archived_at})
@@ -292,9 +257,9 @@ class InMemoryThreadStore:
             raise ThreadNotFound(thread_id)
         return self._stored[thread_id]
 
-    def _receipt(self, stored: _Stored) -> Receipt:
+    def _receipt(self, stored: _Stored) -> types.Receipt:
         stored.position = f"{next(self._positions)}-0"
-        return Receipt(thread_id=stored.thread.thread_id, position=stored.position)
+        return types.Receipt(thread_id=stored.thread.thread_id, position=stored.position)
 
     def _read(self, thread_id: str, *, include_archived: bool) -> StoredThread:
         stored = self._stored.get(thread_id)
@@ -310,13 +275,13 @@ class InMemoryThreadStore:
         )
         return StoredThreadHistory(thread_id=thread_id, items=items_of(records))
 
-    def _page(self, params: ListThreadsParams, wanted: Callable[[StoredThread], bool]) -> ThreadPage:
+    def _page(self, params: types.ListThreadsParams, wanted: Callable[[StoredThread], bool]) -> types.ThreadPage:
         key = params.sort_key.value
 
         def order(thread: StoredThread) -> tuple[str, str]:
             return format_time(getattr(thread, key)), thread.thread_id
 
-        descending = params.sort_direction is SortDirection.DESC
+        descending = params.sort_direction is types.SortDirection.DESC
         threads = (stored.thread for stored in self._stored.values())
         matching = sorted((t for t in threads if wanted(t) and self._matches(t, params)), key=order)
         if descending:
@@ -326,7 +291,7 @@ class InMemoryThreadStore:
             matching = [t for t in matching if (order(t) < after if descending else order(t) > after)]
         page = tuple(matching[: params.page_size])
         more = len(matching) > params.page_size
-        return ThreadPage(items=page, next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
+        return types.ThreadPage(items=page, next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
 
     def _texts(self, stored: _Stored) -> Iterator[str]:
         if stored.thread.name:
@@ -335,7 +300,7 @@ class InMemoryThreadStore:
             if found := search_text(item.type, item.payload):
                 yield found.text
 
-    def _matches(self, thread: StoredThread, params: ListThreadsParams) -> bool:
+    def _matches(self, thread: StoredThread, params: types.ListThreadsParams) -> bool:
         term = folded_term(params.search_term or "")
         return (
             (thread.archived_at is not None) == params.archived
@@ -346,10 +311,10 @@ class InMemoryThreadStore:
             and (params.relation_filter is None or self._is_related(thread, params))
         )
 
-    def _is_related(self, thread: StoredThread, params: ListThreadsParams) -> bool:
+    def _is_related(self, thread: StoredThread, params: types.ListThreadsParams) -> bool:
         assert params.relation_filter is not None
         ancestor = thread.parent_thread_id
-        if params.relation_filter.kind is RelationKind.DESCENDANTS:
+        if params.relation_filter.kind is types.RelationKind.DESCENDANTS:
             seen: set[str] = set()
             while ancestor in self._stored and ancestor != params.relation_filter.thread_id and ancestor not in seen:
                 seen.add(ancestor)
@@ -391,8 +356,8 @@ def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
 
 
 def _stored_turn(
-    items: Sequence[RolloutItem], turn: _Turn, turns: Sequence[_Turn], view: StoredTurnItemsView
-) -> StoredTurn:
+    items: Sequence[RolloutItem], turn: _Turn, turns: Sequence[_Turn], view: types.StoredTurnItemsView
+) -> types.StoredTurn:
     own = items[turn.start : turn.end]
     is_late = turn.end is not None and turn.late_end is not None and turn.late_end >= turn.end
     return stored_turn(

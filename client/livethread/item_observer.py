@@ -7,16 +7,14 @@ clock, the line's own timestamp is taken, so that reading the files again gives 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
 from livethread.model import parse_time
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 #: What editors put before a user's own words.
 USER_MESSAGE_BEGIN: Final = "## My request for Codex:"

@@ -10,28 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
 
+from livethread import types
 from livethread.errors import Conflict, InvalidRequest, ResourceExhausted, Unsupported
-from livethread.rollout.item import encode_json
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Iterator
-    from pathlib import Path
-
-    from livethread.metadata import StoredThreadHistory
-    from livethread.rollout.item import RolloutItem
-    from livethread.store import ThreadStore
-    from livethread.types import (
-        AppendThreadItemsParams,
-        ArchiveThreadParams,
-        DeleteThreadParams,
-        LoadThreadHistoryParams,
-        Receipt,
-        ShutdownThreadParams,
-        UpdateThreadMetadataParams,
-    )
+from livethread.metadata import StoredThreadHistory
+from livethread.rollout.item import RolloutItem, encode_json
+from livethread.store import ThreadStore
 
 T = TypeVar("T")
 
@@ -108,31 +96,31 @@ class _JournaledThreadStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+    async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
         value, key = digests_of(params.items), params.idempotency_key
         call = self._store.append_items(params)
         return await self._change("append_items", params.thread_id, call, value, key=key, observe=params.observe)
 
-    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+    async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         value = params.patch.to_wire()
         call = self._store.update_thread_metadata(params)
         return await self._change("update_thread_metadata", params.thread_id, call, value)
 
-    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         return await self._change("archive_thread", params.thread_id, self._store.archive_thread(params))
 
-    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         return await self._change("unarchive_thread", params.thread_id, self._store.unarchive_thread(params))
 
-    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+    async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         return await self._change("delete_thread", params.thread_id, self._store.delete_thread(params))
 
-    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+    async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         number = self._journal.invoke("shutdown_thread", params.thread_id)
         await self._noted(number, self._store.shutdown_thread(params))
         self._journal.answer(number, "ok")
 
-    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+    async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         number = self._journal.invoke("load_history", params.thread_id)
         history = await self._noted(number, self._store.load_history(params))
         digests = digests_of(history.items)
@@ -140,8 +128,8 @@ class _JournaledThreadStore:
         return history
 
     async def _change(
-        self, f: str, thread_id: str, call: Awaitable[Receipt], value: Any = None, **details: Any
-    ) -> Receipt:
+        self, f: str, thread_id: str, call: Awaitable[types.Receipt], value: Any = None, **details: Any
+    ) -> types.Receipt:
         number = self._journal.invoke(f, thread_id, value, **details)
         receipt = await self._noted(number, call)
         self._journal.answer(number, "ok", position=receipt.position)

@@ -8,37 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
+from livethread import types
 from livethread.errors import ThreadNotFound
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.model import utc_now
 from livethread.observers import ThreadInitialized
 from livethread.policy import is_persisted
-from livethread.rollout.item import parse_items
-from livethread.types import (
-    START,
-    AppendThreadItemsParams,
-    CreateThreadParams,
-    DiscardThreadParams,
-    FlushThreadParams,
-    LoadThreadHistoryParams,
-    PersistThreadParams,
-    ReadThreadParams,
-    Receipt,
-    ResumeThreadParams,
-    ShutdownThreadParams,
-    UpdateThreadMetadataParams,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
-    from pathlib import Path
-    from types import TracebackType
-
-    from livethread.rollout.item import RolloutItem
-    from livethread.store import ThreadStore
-    from livethread.types import Position
+from livethread.rollout.item import RolloutItem, parse_items
+from livethread.store import ThreadStore
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +36,12 @@ class LiveThread:
         self._store = store
         self._thread_id = thread_id
         self._history_mode = history_mode
-        self._last = Receipt(thread_id=thread_id, position=START)
+        self._last = types.Receipt(thread_id=thread_id, position=types.START)
         self._is_open = True
         self._closing = asyncio.Lock()
 
     @classmethod
-    async def create(cls, store: ThreadStore, params: CreateThreadParams) -> LiveThread:
+    async def create(cls, store: ThreadStore, params: types.CreateThreadParams) -> LiveThread:
         """Open a new thread. Nothing is stored before its first item, or `persist`.
 
         Raises:
@@ -70,7 +52,7 @@ class LiveThread:
         return cls(store, params.thread_id)
 
     @classmethod
-    async def resume(cls, store: ThreadStore, params: ResumeThreadParams) -> LiveThread:
+    async def resume(cls, store: ThreadStore, params: types.ResumeThreadParams) -> LiveThread:
         """Reopen an existing thread. A second writer is served, not refused, unless a later one asks to be exclusive.
 
         Raises:
@@ -98,8 +80,8 @@ class LiveThread:
         items: Sequence[RolloutItem | Mapping[str, Any]],
         *,
         idempotency_key: str | None = None,
-        expected_position: Position | None = None,
-    ) -> Receipt:
+        expected_position: types.Position | None = None,
+    ) -> types.Receipt:
         """Append those of *items* that are persisted, all or none, in order.
 
         Returns once they are ordered and in the mailbox; `flush` tells when they are durable. Items that the
@@ -126,7 +108,7 @@ class LiveThread:
             self._last = await append
         return self._last
 
-    async def update_metadata(self, patch: ThreadMetadataPatch) -> Receipt:
+    async def update_metadata(self, patch: ThreadMetadataPatch) -> types.Receipt:
         """Apply *patch*, in order with the appends.
 
         Raises:
@@ -134,18 +116,18 @@ class LiveThread:
         """
         self._require_open()
         self._last = await self._store.update_thread_metadata(
-            UpdateThreadMetadataParams(thread_id=self._thread_id, patch=patch)
+            types.UpdateThreadMetadataParams(thread_id=self._thread_id, patch=patch)
         )
         return self._last
 
-    async def update_memory_mode(self, mode: MemoryMode) -> Receipt:
+    async def update_memory_mode(self, mode: MemoryMode) -> types.Receipt:
         """Say whether the thread may feed the agent's memory."""
         return await self.update_metadata(ThreadMetadataPatch(memory_mode=mode))
 
     async def persist(self) -> None:
         """Create the thread's rollout now, though it has no item yet."""
         self._require_open()
-        await self._store.persist_thread(PersistThreadParams(thread_id=self._thread_id))
+        await self._store.persist_thread(types.PersistThreadParams(thread_id=self._thread_id))
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """Return once everything accepted is fsynced in the rollout and committed in the index.
@@ -155,7 +137,7 @@ class LiveThread:
             ThreadParked: a task cannot be applied.
         """
         self._require_open()
-        await self._store.flush_thread(FlushThreadParams(thread_id=self._thread_id, timeout_s=timeout_s))
+        await self._store.flush_thread(types.FlushThreadParams(thread_id=self._thread_id, timeout_s=timeout_s))
 
     async def shutdown(self, timeout_s: float | None = None) -> None:
         """Flush and close. A second call does nothing; a failed one leaves the thread open.
@@ -167,7 +149,7 @@ class LiveThread:
         async with self._closing:
             if self._is_open:
                 await self._store.shutdown_thread(
-                    ShutdownThreadParams(thread_id=self._thread_id, timeout_s=timeout_s)
+                    types.ShutdownThreadParams(thread_id=self._thread_id, timeout_s=timeout_s)
                 )
                 self._is_open = False
 
@@ -175,17 +157,17 @@ class LiveThread:
         """Close without making the thread's start durable; what was accepted before is kept. Idempotent."""
         async with self._closing:
             if self._is_open:
-                await self._store.discard_thread(DiscardThreadParams(thread_id=self._thread_id))
+                await self._store.discard_thread(types.DiscardThreadParams(thread_id=self._thread_id))
                 self._is_open = False
 
     async def load_history(self) -> StoredThreadHistory:
         """Return the thread's items, with everything accepted through this handle."""
-        return await self._store.load_history(LoadThreadHistoryParams(thread_id=self._thread_id))
+        return await self._store.load_history(types.LoadThreadHistoryParams(thread_id=self._thread_id))
 
     async def read_thread(self, *, include_history: bool = False) -> StoredThread:
         """Return the thread's metadata, with everything accepted through this handle."""
         return await self._store.read_thread(
-            ReadThreadParams(thread_id=self._thread_id, include_history=include_history)
+            types.ReadThreadParams(thread_id=self._thread_id, include_history=include_history)
         )
 
     async def rollout_path(self) -> Path | None:
@@ -199,9 +181,9 @@ class LiveThread:
     def _append(
         self,
         items: Sequence[RolloutItem | Mapping[str, Any]],
-        expected_position: Position | None,
+        expected_position: types.Position | None,
         idempotency_key: str | None,
-    ) -> Coroutine[Any, Any, Receipt] | None:
+    ) -> Coroutine[Any, Any, types.Receipt] | None:
         """Return the append of those of *items* that are persisted, not begun; None where none is.
 
         Whoever awaits it holds no parsed item meanwhile: of thousands that wait, the garbage collector would look at each.
@@ -211,7 +193,7 @@ class LiveThread:
             return None
         # Where all of the parameters are ours, they need not be looked at again.
         are_ours = expected_position is None and idempotency_key is None
-        make = AppendThreadItemsParams.of_valid if are_ours else AppendThreadItemsParams
+        make = types.AppendThreadItemsParams.of_valid if are_ours else types.AppendThreadItemsParams
         return self._store.append_items(
             make(
                 thread_id=self._thread_id,

@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
+    ModelWrapValidatorHandler,
     ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
 from livethread.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from pydantic import ModelWrapValidatorHandler
 
 
 class Model(BaseModel):

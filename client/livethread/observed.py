@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from datetime import datetime
+from typing import Any, Final
 
 from livethread.item_observer import ItemObserver, patch_of
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from livethread.metadata import StoredThread, ThreadMetadataPatch
+from livethread.metadata import StoredThread, ThreadMetadataPatch
 
 #: Fields that the first item to set them decides; every other is decided by the last.
 FIRST_OBSERVED: Final = frozenset({"preview", "title", "first_user_message", "cwd"})

@@ -6,13 +6,11 @@ Every event is also a structured log line with ids and sizes, never contents.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from livethread.types import Position
+from livethread.types import Position
 
 logger = logging.getLogger(__name__)
 

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from celery import Celery
 from pydantic import ValidationError
+from redis.asyncio import Redis
 
 from livethread.errors import InvalidRequest, Unavailable
 from livethread.queued import QueuedThreadStore
 from livethread.queued.celery_reader import CeleryReader
 from livethread.queued.connection import connect, require_redis
 from livethread.queued.doorbell import Doorbell
+from livethread.store import ThreadReader
 from livethread_config import Settings
 from livethread_config.celery_settings import celery_settings
 from livethread_config.settings import explained
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from contextlib import AbstractContextManager
-
-    from redis.asyncio import Redis
-
-    from livethread.store import ThreadReader
 
 
 @asynccontextmanager

@@ -6,8 +6,9 @@ writer's counter; its position only orders it.
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, field_serializer
 from pydantic_core import PydanticSerializationError
@@ -18,9 +19,6 @@ from livethread.model import Model, UtcTime
 from livethread.rollout.item import MAX_TASK_BYTES, encode_json
 from livethread.rollout.session_meta import SESSION_META_SCHEMA
 from livethread.types import IdempotencyKey, Position
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 
 def _require_op(schema: dict[str, Any]) -> None:

@@ -5,13 +5,11 @@ The rules are codex's (``rollout/src/policy.rs``); line types it does not know a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
 from livethread.metadata import PAGINATED
 from livethread.rollout.item import THREAD_METADATA_TYPE, RolloutItem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _RESPONSE_ITEMS: Final = frozenset({
     "additional_tools",

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from livethread import metadata, ordered_tasks, types
 from livethread.model import LINE_TIME_SCHEMA, Model
 from livethread.rollout.item import KEY_FIELD, RolloutItem
-
-if TYPE_CHECKING:
-    from pydantic.json_schema import JsonSchemaValue
-    from pydantic_core import core_schema
 
 DIALECT: Final = GenerateJsonSchema.schema_dialect
 

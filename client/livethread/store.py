@@ -7,35 +7,11 @@ tests; `tests/store_spec` holds all of them to this contract.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from livethread.metadata import StoredThread, StoredThreadHistory
-    from livethread.observers import Observers
-    from livethread.types import (
-        AppendThreadItemsParams,
-        ArchiveThreadParams,
-        CreateThreadParams,
-        DeleteThreadParams,
-        DiscardThreadParams,
-        FlushThreadParams,
-        ItemPage,
-        ListItemsParams,
-        ListThreadsParams,
-        ListTurnsParams,
-        LoadThreadHistoryParams,
-        PersistThreadParams,
-        ReadThreadByRolloutPathParams,
-        ReadThreadParams,
-        Receipt,
-        ResumeThreadParams,
-        SearchThreadsParams,
-        ShutdownThreadParams,
-        ThreadPage,
-        ThreadSearchPage,
-        TurnPage,
-        UpdateThreadMetadataParams,
-    )
+from livethread import types
+from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.observers import Observers
 
 
 class ThreadReader(Protocol):
@@ -45,7 +21,7 @@ class ThreadReader(Protocol):
     they stand: what is not applied yet is not in it.
     """
 
-    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+    async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return a thread's persisted items, in order.
 
         Raises:
@@ -53,7 +29,7 @@ class ThreadReader(Protocol):
         """
         ...
 
-    async def read_thread(self, params: ReadThreadParams) -> StoredThread:
+    async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history where asked for.
 
         Raises:
@@ -61,7 +37,7 @@ class ThreadReader(Protocol):
         """
         ...
 
-    async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
+    async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Return the thread whose rollout this is, by its path relative to the home or absolute within it.
 
         Raises:
@@ -71,15 +47,15 @@ class ThreadReader(Protocol):
         """
         ...
 
-    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+    async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Return one page of threads."""
         ...
 
-    async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
+    async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Return one page of the threads in which a text occurs."""
         ...
 
-    async def list_turns(self, params: ListTurnsParams) -> TurnPage:
+    async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of a thread's turns, without those that were rolled back.
 
         A cursor stays good while the thread grows: to follow `TurnPage.next_cursor` to its end meets every turn once.
@@ -90,7 +66,7 @@ class ThreadReader(Protocol):
         """
         ...
 
-    async def list_items(self, params: ListItemsParams) -> ItemPage:
+    async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of a thread's items, or of those of one turn.
 
         A cursor stays good while the thread grows: to follow `ItemPage.next_cursor` to its end meets every item once.
@@ -115,7 +91,7 @@ class ThreadStore(ThreadReader, Protocol):
         """Where this store reports what happens to its threads."""
         ...
 
-    async def create_thread(self, params: CreateThreadParams) -> None:
+    async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread for appends. Nothing is stored before its first item or `persist_thread`.
 
         Raises:
@@ -123,7 +99,7 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
-    async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
+    async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
         """Open an existing thread for appends and return what is stored of it.
 
         Opened with ``exclusive``, it has everything that older writers in other stores had accepted, and they get
@@ -134,7 +110,7 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
-    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+    async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
         """Append canonical items to an open thread: all of them, in order, or none.
 
         With ``observe`` the thread's metadata follows them, in their order and as one change with them (see `ObservedThread`);
@@ -150,7 +126,7 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
-    async def persist_thread(self, params: PersistThreadParams) -> None:
+    async def persist_thread(self, params: types.PersistThreadParams) -> None:
         """Create the rollout of an open thread that has no item yet; otherwise do nothing.
 
         Raises:
@@ -158,7 +134,7 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
-    async def flush_thread(self, params: FlushThreadParams) -> None:
+    async def flush_thread(self, params: types.FlushThreadParams) -> None:
         """Return once everything accepted from this store is fsynced in the rollout and committed in the index.
 
         Raises:
@@ -168,15 +144,15 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
-    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+    async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Flush the thread and close its writer. A failed flush leaves the writer open."""
         ...
 
-    async def discard_thread(self, params: DiscardThreadParams) -> None:
+    async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the writer; a thread without an accepted task leaves no file, row or key. Idempotent."""
         ...
 
-    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+    async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Apply a literal patch, in order with the thread's appends. The thread need not be open.
 
         Raises:
@@ -184,7 +160,7 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
-    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Archive a thread, in order with its appends; to archive it again changes nothing.
 
         The thread need not be open, and handles that are open stay so: what they append is stored, and the thread
@@ -195,7 +171,7 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
-    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Make an archived thread active again, in order with its appends; one that is active stays as it is.
 
         Raises:
@@ -203,7 +179,7 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
-    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+    async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Delete a thread, archived or not: its history, its names and its metadata, in order with its appends.
 
         What was accepted before goes with it. Whatever is asked of the thread from then on is

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
+from livethread import types
 from livethread.live_thread import LiveThread
-from livethread.types import CreateThreadParams, Receipt, ResumeThreadParams, UpdateThreadMetadataParams
-
-if TYPE_CHECKING:
-    from livethread.metadata import ThreadMetadataPatch
-    from livethread.store import ThreadStore
+from livethread.metadata import ThreadMetadataPatch
+from livethread.store import ThreadStore
 
 
 class ThreadManager:
@@ -24,11 +21,11 @@ class ThreadManager:
         self._store = store
         self._loaded: dict[str, LiveThread] = {}
 
-    async def create_thread(self, params: CreateThreadParams) -> LiveThread:
+    async def create_thread(self, params: types.CreateThreadParams) -> LiveThread:
         """Open a new thread and keep it loaded."""
         return self._load(await LiveThread.create(self._store, params))
 
-    async def resume_thread(self, params: ResumeThreadParams) -> LiveThread:
+    async def resume_thread(self, params: types.ResumeThreadParams) -> LiveThread:
         """Return the loaded thread, or reopen it and keep it loaded. An exclusive opening fences others in any case."""
         if (thread := self.get(params.thread_id)) and not params.exclusive:
             return thread
@@ -50,13 +47,13 @@ class ThreadManager:
         """Return the loaded threads."""
         return tuple(filter(None, map(self.get, tuple(self._loaded))))
 
-    async def update_thread_metadata(self, thread_id: str, patch: ThreadMetadataPatch) -> Receipt:
+    async def update_thread_metadata(self, thread_id: str, patch: ThreadMetadataPatch) -> types.Receipt:
         """Apply *patch* to a thread, loaded or not.
 
         Raises:
             ThreadNotFound: no such thread.
         """
-        params = UpdateThreadMetadataParams(thread_id=thread_id, patch=patch)
+        params = types.UpdateThreadMetadataParams(thread_id=thread_id, patch=patch)
         thread = self.get(params.thread_id)
         if thread is not None:
             return await thread.update_metadata(patch)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from livethread_config import names
-
-if TYPE_CHECKING:
-    from livethread_config.settings import Settings
-
+from livethread_config.settings import Settings
 
 #: Seconds after which a Redis that accepts a connection and does not answer counts as gone.
 SOCKET_TIMEOUT = 10.0

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from pytest_celery import CeleryBrokerCluster, CeleryTestWorker, CeleryWorkerCluster, RedisTestBroker  # type: ignore[import-untyped]  # it has no types
 from tests.acceptance.nodes import ProcessRedis, ProcessWorker
+from tests.nodes.processes import RedisServer
 
 from livethread_config import Settings
 from livethread_worker.app import create_app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from celery import Celery
-    from tests.nodes.processes import RedisServer
 
 
 @pytest.fixture

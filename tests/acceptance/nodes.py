@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import signal
 import uuid
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pytest_celery import CeleryWorkerContainer, RedisContainer  # type: ignore[import-untyped]  # it has no types
 from tests.nodes.processes import READY, ChildProcess, RedisServer, worker_process
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread_config import Settings
+from livethread_config import Settings
 
 
 class ProcessAsContainer:

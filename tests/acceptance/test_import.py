@@ -10,16 +10,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.nodes.waiting import DEADLINE, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROLLOUTS = os.environ.get("LIVETHREAD_TEST_ROLLOUTS", "")
 

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import pytest
+from pytest_celery import CeleryTestSetup, CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
 from tests.nodes.items import message, texts
+from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually, wait_until
 
-from livethread import CreateThreadParams, LiveThread, ResumeThreadParams, Settings
+from livethread import CreateThreadParams, LiveThread, ResumeThreadParams, Settings, ThreadStore
 from livethread.journal import journaled
 from livethread_config import names
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.verify import verify
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from pytest_celery import CeleryTestSetup, CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
-    from tests.nodes.processes import RedisServer
-
-    from livethread import ThreadStore
 
 THREADS = 10
 APPENDS = 500

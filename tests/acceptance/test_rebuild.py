@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from livethread import (
     AppendThreadItemsParams,
@@ -19,9 +20,6 @@ from livethread import (
     ThreadMetadataPatch,
 )
 from livethread_worker.store import LocalThreadStore
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def livethread(home: Path, *arguments: str) -> Any:

@@ -11,14 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.nodes.waiting import DEADLINE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROLLOUTS = os.environ.get("LIVETHREAD_TEST_ROLLOUTS", "")
 

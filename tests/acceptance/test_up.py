@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,6 @@ from livethread.errors import InvalidRequest
 from livethread_config import Settings
 from livethread_worker.embedded.deployment_files import deployment_root
 from livethread_worker.embedded.redis_server import answers
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 DEADLINE_S = 30.0
 LIVETHREAD = [sys.executable, "-m", "livethread"]

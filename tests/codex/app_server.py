@@ -8,14 +8,12 @@ import itertools
 import json
 import os
 import signal
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from tests.codex.conversation import PROVIDER
 from tests.nodes.waiting import DEADLINE, eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
 
 #: A line holds a whole answer, such as a thread with all its turns.
 MAX_LINE_BYTES = 64 * 1024 * 1024

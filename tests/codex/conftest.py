@@ -8,19 +8,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import pytest
 from tests.codex.app_server import AppServer
-from tests.codex.model_server import model_server
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.codex.model_server import ModelServer
+from tests.codex.model_server import ModelServer, model_server
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from livethread import CreateThreadParams, LiveThread
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from livethread import ThreadStore
+from livethread import CreateThreadParams, LiveThread, ThreadStore
 
 #: The provider that the tests' codex is configured for: it lists no other's threads unless asked.
 PROVIDER = "canned"

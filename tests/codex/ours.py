@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from tests.codex.conversation import Turn
 from tests.nodes.waiting import eventually
 from tests.store_spec.turns import turns_of
 
@@ -11,15 +10,14 @@ from livethread import (
     ListThreadsParams,
     LiveThread,
     ResumeThreadParams,
+    RolloutItem,
     SearchThreadsParams,
+    StoredThread,
     StoredTurnItemsView,
     StoredTurnStatus,
+    ThreadReader,
+    ThreadStore,
 )
-
-if TYPE_CHECKING:
-    from tests.codex.conversation import Turn
-
-    from livethread import RolloutItem, StoredThread, ThreadReader, ThreadStore
 
 
 def said(item: RolloutItem) -> str:

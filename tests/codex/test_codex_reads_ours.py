@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.codex.app_server import CodexError, said_in
+from tests.codex.conftest import Serve
 from tests.codex.conversation import TURNS, begin
+from tests.codex.model_server import ModelServer
 from tests.nodes.items import read
 from tests.nodes.stores import opened
 
@@ -25,18 +30,9 @@ from livethread import (
     StoredThread,
     ThreadMetadataPatch,
     ThreadNotFound,
+    ThreadStore,
 )
 from livethread_worker.store import LocalThreadStore
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
-
-    from tests.codex.conftest import Serve
-    from tests.codex.model_server import ModelServer
-
-    from livethread import ThreadStore
 
 GIT = GitInfo(commit_hash="c0ffee", branch="main", repository_url="https://example.com/r.git")
 

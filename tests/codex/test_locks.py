@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.codex.app_server import CodexError
+from tests.codex.conftest import Codex, Serve
 from tests.codex.conversation import TURNS, begin
+from tests.codex.model_server import ModelServer
 from tests.codex.ours import go_on, summary
 from tests.nodes.items import read
 from tests.nodes.stores import opened
@@ -15,12 +17,6 @@ from livethread import LiveThread, ResumeThreadParams, Settings, Unavailable
 from livethread_worker.store import LocalThreadStore, local
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.codex.conftest import Codex, Serve
-    from tests.codex.model_server import ModelServer
 
 BEFORE, LATER = TURNS[1:]
 

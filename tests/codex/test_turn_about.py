@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from tests.codex.app_server import CodexError
+from tests.codex.conftest import Serve
 from tests.codex.conversation import TURNS, Turn, begin
+from tests.codex.model_server import ModelServer
 from tests.codex.ours import found, found_soon, go_on, summary
 from tests.nodes.items import read
 
@@ -21,13 +24,6 @@ from livethread import (
     ThreadMetadataPatch,
 )
 from livethread_worker.store import LocalThreadStore
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from tests.codex.conftest import Serve
-    from tests.codex.model_server import ModelServer
 
 ASKED, ANSWERED = "Und weiter, wombat?", "Gern 🎉"
 LATER = Turn("turn-later", "Wer fragt nach dem quokkasort?", "Niemand ✅")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+from tests.codex.conftest import Serve
 from tests.codex.conversation import PROVIDER, Turn
+from tests.codex.model_server import ModelServer
 from tests.codex.ours import found, found_soon, go_on, listed, listed_soon, summary
 from tests.nodes.items import read
 from tests.store_spec.turns import item_page, turns_of
@@ -19,13 +22,6 @@ from livethread import (
     ThreadMetadataPatch,
 )
 from livethread_worker.store import LocalThreadStore
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from tests.codex.conftest import Serve
-    from tests.codex.model_server import ModelServer
 
 TALK = [("Wie heißt 世界? 🌍", "So: world ✅"), ("ועכשיו?", "Weiter so.")]
 OURS = Turn("turn-ours", "Und der quokkasort?", "Der auch 🎉")

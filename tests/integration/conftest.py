@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.nodes.processes import RedisServer
 from tests.nodes.workers import HandWorker
 
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.nodes.processes import RedisServer
 
 
 @pytest.fixture

@@ -9,13 +9,17 @@ import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from celery import Celery
 from tests.nodes.items import append, flush, history, message, new_thread, said, texts, update
+from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually, wait_until
+from tests.nodes.workers import HandWorker
 
 from livethread import (
     Conflict,
@@ -40,13 +44,6 @@ from livethread_config import names
 from livethread_worker.drain import drain
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.write.batch import apply_batch
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-    from pathlib import Path
-
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.workers import HandWorker
 
 T = TypeVar("T")
 

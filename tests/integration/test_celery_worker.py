@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import os
 import threading
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pytest
 from celery import Celery
 from tests.nodes.items import append, flush, history, message, new_thread, texts, update
+from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
 from tests.nodes.workers import celery_worker
@@ -29,11 +31,6 @@ from livethread import (
 from livethread.queued.scripts import load_script
 from livethread_config import names
 from livethread_config.celery_settings import celery_settings
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from tests.nodes.processes import RedisServer
 
 
 @pytest.fixture

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, said, texts
+from tests.nodes.processes import RedisServer
+from tests.nodes.proxy import RedisProxy
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
-from tests.nodes.workers import draining
+from tests.nodes.workers import HandWorker, draining
 
 from livethread import (
     CreateThreadParams,
@@ -24,13 +26,6 @@ from livethread import (
     Unavailable,
     new_thread_id,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.proxy import RedisProxy
-    from tests.nodes.workers import HandWorker
 
 THREADS = 5
 

@@ -6,26 +6,20 @@ import itertools
 import json
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
+from redis import Redis
+from tests.nodes.processes import RedisServer
+from tests.nodes.workers import HandWorker
 
 from livethread import new_thread_id
-from livethread_config import names
+from livethread_config import Settings, names
 from livethread_worker.drain import drain as drain_module
 from livethread_worker.drain import mailbox as mailbox_module
 from livethread_worker.drain.drain import Drain
-from livethread_worker.drain.mailbox import FEW_TASKS, TASKS_PER_THREAD, Mailbox
+from livethread_worker.drain.mailbox import FEW_TASKS, TASKS_PER_THREAD, Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.write.batch import Outcome, OutcomeKind
-
-if TYPE_CHECKING:
-    from redis import Redis
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.workers import HandWorker
-
-    from livethread_config import Settings
-    from livethread_worker.drain.mailbox import Claim
 
 TASK = json.dumps({"op": "append_items", "at": "2026-01-01T00:00:00Z"})
 LINE = json.dumps({"timestamp": "2026-01-01T00:00:00.000Z", "type": "event_msg", "payload": {}})

@@ -11,18 +11,21 @@ import asyncio
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import pytest
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from redis import Redis
 from tests.nodes.directing import Actor, Closed, Order, WatchedRedis
 from tests.nodes.examples import assert_finds_a_fault, machine_settings
 from tests.nodes.killing import DEATHS, Death, Killed, Killer
+from tests.nodes.processes import RedisServer
 from tests.nodes.workers import HandWorker
 from tests.unit.worker.builders import AT, message_line, thread_id
 
@@ -31,6 +34,7 @@ from livethread.ordered_tasks import (
     AppendItems,
     ArchiveThread,
     CreateThread,
+    EncodedTask,
     OrderedTask,
     UnarchiveThread,
     UpdateThreadMetadata,
@@ -38,7 +42,7 @@ from livethread.ordered_tasks import (
 from livethread.queued import outbox as outbox_module
 from livethread.queued.outbox import Outbox
 from livethread.queued.scripts import load_script
-from livethread.queued.writer import Budget, Writer
+from livethread.queued.writer import Budget, Submission, Writer
 from livethread.rollout.session_meta import session_meta
 from livethread.types import CreateThreadParams, position_key
 from livethread_config import Settings, names
@@ -48,15 +52,6 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.thread_state import ThreadState, WriterMark
 from livethread_worker.store.upkeep.doctor import examine
 from livethread_worker.store.write.thread_work import ThreadWork
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from redis import Redis
-    from tests.nodes.processes import RedisServer
-
-    from livethread.ordered_tasks import EncodedTask
-    from livethread.queued.writer import Submission
 
 THREADS: Final = [thread_id(1), thread_id(2)]
 WORKERS: Final = 2

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,9 +19,6 @@ from livethread_worker.embedded.processes import settings_env
 from livethread_worker.embedded.redis_server import answers, find_server, prepare_directories
 from livethread_worker.embedded.runtime import running, use_local_runtime
 from livethread_worker.embedded.runtime_locks import read_state
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds a home's processes in /proc")
 

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from redis import Redis
+from redis.client import PubSub
+from tests.nodes.processes import RedisServer
 from tests.nodes.waiting import wait_until
 
 from livethread import new_thread_id
 from livethread.model import parse_time
 from livethread.queued.scripts import load_script
 from livethread.types import position_key
-from livethread_config import names
+from livethread_config import Settings, names
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.store.write.batch import Outcome, OutcomeKind
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from redis import Redis
-    from redis.client import PubSub
-    from tests.nodes.processes import RedisServer
-
-    from livethread_config import Settings
 
 #: A time that Redis' clock has not reached.
 FUTURE_MS = 9_999_999_999_999

@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 from tests.nodes.items import append, flush, message, new_thread
+from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 
 from livethread import InvalidRequest, Settings, Unavailable, new_thread_id, open_store
 from livethread.open_store import open_reader
 from livethread.queued.connection import CONNECTIONS, connect
 from livethread_config.celery_settings import celery_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
-
-    from tests.nodes.processes import RedisServer
 
 PASSWORD = "hunter2"
 

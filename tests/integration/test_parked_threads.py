@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +13,10 @@ from click.testing import CliRunner, Result
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.nodes.items import append, flush, history, message, new_thread, read, texts
+from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
+from tests.nodes.workers import HandWorker
 
 from livethread import (
     Conflict,
@@ -31,12 +35,6 @@ from livethread.queued.parked_threads import ParkedThreads
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
-
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.workers import HandWorker
-
     Cli = Callable[..., Result]
 
 

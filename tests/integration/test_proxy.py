@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 from redis import Redis
@@ -10,15 +10,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from tests.nodes.processes import RedisServer
+from tests.nodes.proxy import RedisProxy
 from tests.nodes.waiting import DEADLINE, wait_until
 
 from livethread import new_thread_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.proxy import RedisProxy
 
 
 @pytest.fixture

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from tests.nodes.items import said
 
 from livethread import CreateThreadParams, InMemoryThreadStore, ListThreadsParams, LiveThread
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pytest
 
 ROOT = Path(__file__).parents[2]
 

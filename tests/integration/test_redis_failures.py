@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, said, texts
+from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
-from tests.nodes.workers import draining
+from tests.nodes.workers import HandWorker, draining
 
 from livethread import (
     Conflict,
@@ -26,12 +28,6 @@ from livethread import (
 )
 from livethread.types import CreateThreadParams
 from livethread_config import names
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.workers import HandWorker
 
 
 @pytest.fixture

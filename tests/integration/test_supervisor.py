@@ -8,17 +8,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from livethread.errors import Unavailable
 from livethread_worker.embedded import supervisor as module
 from livethread_worker.embedded.supervisor import Lines, LogFiles, ProcessSpec, Supervisor, restart_delay_s
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 DEADLINE_S = 10.0
 SLEEP = "exec sleep 60"

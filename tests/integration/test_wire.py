@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from redis import Redis
+from tests.nodes.processes import RedisServer
 from tests.nodes.waiting import wait_until
-from tests.nodes.workers import celery_worker
+from tests.nodes.workers import HandWorker, celery_worker
 
 from livethread.queued.scripts import BELL_TTL_MS
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from redis import Redis
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.workers import HandWorker
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")

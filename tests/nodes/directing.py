@@ -6,16 +6,14 @@ Nothing depends on the speed of anything, so that the same directions always com
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.nodes.killing import Killed
 from tests.nodes.waiting import DEADLINE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Closed(BaseException):

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-
-if TYPE_CHECKING:
-    from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 #: Set to a number, each machine runs so many examples, other ones each time; what fails prints how to repeat it.
 VARIABLE = "LIVETHREAD_TEST_EXAMPLES"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from livethread import (
     AppendThreadItemsParams,
     CreateThreadParams,
     FlushThreadParams,
     LoadThreadHistoryParams,
+    Position,
     ReadThreadParams,
+    Receipt,
     RolloutItem,
+    StoredThread,
+    ThreadMetadataPatch,
+    ThreadReader,
+    ThreadStore,
     UpdateThreadMetadataParams,
 )
-
-if TYPE_CHECKING:
-    from livethread import Position, Receipt, StoredThread, ThreadMetadataPatch, ThreadReader, ThreadStore
 
 
 def said(text: str) -> dict[str, Any]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from sqlite3 import Connection
+from typing import Any, Final
 
 import pytest
 from hypothesis import strategies as st
 
 from livethread_worker.store.files import sync
 from livethread_worker.store.index import Index
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from sqlite3 import Connection
 
 #: What changes a file or a folder, beside a write and a creation.
 _CHANGES: Final = ("ftruncate", "fsync", "mkdir", "rename", "replace", "unlink")

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from redis import Redis
 from tests.nodes.waiting import DEADLINE, wait_until
@@ -19,9 +20,6 @@ from livethread_config import Settings
 from livethread_worker.embedded import parent_death
 from livethread_worker.embedded.processes import settings_env
 from livethread_worker.embedded.redis_server import answers, find_server, prepare_directories, server_command
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 class ChildProcess:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from types import TracebackType
+from typing import Self
 
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from types import TracebackType
-
-    from tests.nodes.processes import RedisServer
+from tests.nodes.processes import RedisServer
 
 #: Closing takes no time; a proxy that hangs is a fault.
 DEADLINE = 5.0  # seconds

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
-from livethread import open_store
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from livethread import QueuedThreadStore, Settings
+from livethread import QueuedThreadStore, Settings, open_store
 
 #: A store that does not close within this is a fault, and must not hold up the tests.
 CLOSING = 5.0  # seconds

@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
 
 from celery.contrib.testing.worker import start_worker
 from redis import Redis
 
+from livethread_config import Settings
 from livethread_worker.app import create_app
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from livethread_config import Settings
 
 
 class HandWorker:

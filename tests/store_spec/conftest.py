@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 from tests.nodes.stores import opened
 from tests.store_spec import kinds
 
-from livethread import InMemoryThreadStore, Settings
+from livethread import InMemoryThreadStore, Settings, ThreadStore
 from livethread_worker.store import LocalThreadStore
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from livethread import ThreadStore
 
 
 class OpenStore(Protocol):

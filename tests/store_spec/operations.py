@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from tests.nodes.items import append, flush, message, new_thread, update
 
-from livethread import ArchiveThreadParams, DeleteThreadParams, LoadThreadHistoryParams, ThreadMetadataPatch
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread import Receipt, StoredThread, ThreadReader, ThreadStore
+from livethread import (
+    ArchiveThreadParams,
+    DeleteThreadParams,
+    LoadThreadHistoryParams,
+    Receipt,
+    StoredThread,
+    ThreadMetadataPatch,
+    ThreadReader,
+    ThreadStore,
+)
 
 
 async def archive(store: ThreadStore, thread_id: str) -> Receipt:

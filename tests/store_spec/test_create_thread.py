@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, flush, message, new_thread, payloads, read
@@ -20,11 +20,9 @@ from livethread import (
     ShutdownThreadParams,
     StoredThread,
     ThreadNotFound,
+    ThreadStore,
     new_thread_id,
 )
-
-if TYPE_CHECKING:
-    from livethread import ThreadStore
 
 
 async def test_nothing_is_stored_before_the_first_item(store: ThreadStore) -> None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Awaitable, Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, read, said, texts, update
+from tests.nodes.processes import RedisServer
 from tests.nodes.waiting import eventually
 from tests.store_spec import kinds
 from tests.store_spec.kinds import EVERY_READER, SHARED
@@ -24,6 +27,7 @@ from livethread import (
     RelationKind,
     ResumeThreadParams,
     SearchThreadsParams,
+    Settings,
     ShutdownThreadParams,
     ThreadManager,
     ThreadMetadataPatch,
@@ -34,14 +38,6 @@ from livethread import (
 )
 from livethread.types import position_key
 from livethread_config import names
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
-
-    from tests.nodes.processes import RedisServer
-
-    from livethread import Settings
 
 #: Every other operation on one thread that is not open.
 OPERATIONS: dict[str, Callable[[ThreadStore, str], Awaitable[Any]]] = {

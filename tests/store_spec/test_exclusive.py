@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, read, said, texts, update
+from tests.store_spec.conftest import OpenStore
 from tests.store_spec.kinds import LOCAL, QUEUED
 from tests.store_spec.operations import archive, delete, unarchive
 
@@ -25,11 +27,6 @@ from livethread import (
     new_thread_id,
 )
 from livethread.model import format_time, utc_now
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from tests.store_spec.conftest import OpenStore
 
 #: For tests of fences: stores over the same home, which tell each other of their epochs.
 FENCED = pytest.mark.parametrize("kind", [LOCAL, QUEUED])

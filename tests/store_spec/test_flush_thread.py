@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, read, texts, update
+from tests.store_spec.conftest import OpenStore
 from tests.store_spec.kinds import SHARED
 
 from livethread import (
@@ -17,9 +17,6 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-
-if TYPE_CHECKING:
-    from tests.store_spec.conftest import OpenStore
 
 
 async def test_what_was_accepted_is_stored_and_listed(store: ThreadStore) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.nodes.items import append, flush, message, texts
@@ -19,13 +19,9 @@ from livethread import (
     ResumeThreadParams,
     SearchThreadsParams,
     ThreadSortKey,
+    ThreadStore,
     new_thread_id,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread import ThreadStore
 
 pytestmark = pytest.mark.parametrize("kind", [kinds.LOCAL, kinds.FILES, kinds.QUEUED, kinds.CELERY])
 

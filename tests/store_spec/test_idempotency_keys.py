@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, read, said, texts, update
+from tests.store_spec.conftest import OpenStore
 from tests.store_spec.kinds import FILES, LOCAL, SHARED
 from tests.store_spec.operations import delete, home_of
 
@@ -27,9 +28,6 @@ from livethread import (
 )
 from livethread.types import position_key
 from livethread_worker.store import LocalThreadStore
-
-if TYPE_CHECKING:
-    from tests.store_spec.conftest import OpenStore
 
 
 def usage(total: int, timestamp: str | None = None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, flush, message, new_thread, read, update
@@ -20,9 +21,6 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 pytestmark = EVERY_READER
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.nodes.items import history, message, read, texts
+from tests.nodes.processes import RedisServer
 from tests.store_spec.kinds import LOCAL, QUEUED, SHARED
 
 from livethread import (
@@ -17,11 +18,6 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.nodes.processes import RedisServer
 
 
 class StartFailed(Exception):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, update
@@ -13,6 +12,7 @@ from livethread import (
     ItemsAppended,
     LiveThread,
     MetadataUpdated,
+    Position,
     ResumeThreadParams,
     TasksApplied,
     ThreadEvent,
@@ -23,9 +23,6 @@ from livethread import (
 from livethread.model import utc_now
 from livethread.rollout.item import encode_items, parse_items
 from livethread.types import position_key
-
-if TYPE_CHECKING:
-    from livethread import Position
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.nodes.items import append, message, new_thread, read, update
@@ -11,17 +11,13 @@ from livethread import (
     InvalidRequest,
     LoadThreadHistoryParams,
     ReadThreadByRolloutPathParams,
+    StoredThread,
     ThreadMetadataPatch,
     ThreadNotFound,
     ThreadStore,
     Unsupported,
     new_thread_id,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread import StoredThread
 
 WITH_FILES = pytest.mark.parametrize("kind", [kinds.LOCAL, kinds.QUEUED, kinds.CELERY])
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.nodes.items import message, read, said
@@ -8,6 +8,7 @@ from tests.nodes.items import message, read, said
 from livethread import (
     CreateThreadParams,
     InvalidRequest,
+    LiveThread,
     ResumeThreadParams,
     ThreadManager,
     ThreadMetadataPatch,
@@ -15,9 +16,6 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-
-if TYPE_CHECKING:
-    from livethread import LiveThread
 
 NAMED = ThreadMetadataPatch(name="A name")
 

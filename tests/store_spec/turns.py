@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from livethread import (
     ItemPage,
     ListItemsParams,
     ListTurnsParams,
+    RolloutItem,
     SortDirection,
     StoredTurn,
     StoredTurnItemsView,
     StoredTurnStatus,
+    ThreadReader,
     TurnPage,
 )
-
-if TYPE_CHECKING:
-    from livethread import RolloutItem, ThreadReader
 
 ASC, DESC = SortDirection.ASC, SortDirection.DESC
 COMPLETED, INTERRUPTED = StoredTurnStatus.COMPLETED, StoredTurnStatus.INTERRUPTED

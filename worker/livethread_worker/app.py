@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from celery import Celery
 
+from livethread_config import Settings
 from livethread_config.celery_settings import celery_settings
 from livethread_worker import tasks
 from livethread_worker.store.files.home import Home
-
-if TYPE_CHECKING:
-    from livethread_config import Settings
 
 
 def create_app(settings: Settings) -> Celery:

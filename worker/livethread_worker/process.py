@@ -12,22 +12,21 @@ from redis import Redis
 
 from livethread.model import utc_now
 from livethread.queued.doorbell import DOORBELL_EXPIRES
-from livethread_config import names
+from livethread_config import Settings, names
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
+from livethread_worker.store.upkeep.refresh import Refresh
 
 if TYPE_CHECKING:
     from celery import Celery
     from celery.events.dispatcher import EventDispatcher
 
-    from livethread_config import Settings
-    from livethread_worker.store.index import Index
-    from livethread_worker.store.upkeep.refresh import Refresh
 
 logger = logging.getLogger(__name__)
 

@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.signals import worker_process_init, worker_ready
 
+from livethread import types
 from livethread.errors import ThreadStoreError, Unavailable
-from livethread.types import (
-    ListItemsParams,
-    ListThreadsParams,
-    ListTurnsParams,
-    LoadThreadHistoryParams,
-    ReadThreadByRolloutPathParams,
-    ReadThreadParams,
-    SearchThreadsParams,
-)
-from livethread_config import names
+from livethread.model import Model
+from livethread_config import Settings, names
 from livethread_worker.process import WorkerProcess, collect_garbage_rarely
-from livethread_worker.store.index import IndexUnavailable
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.upkeep.refresh import of_all, of_none, of_thread
+from livethread_worker.store.upkeep.refresh import Refresh, of_all, of_none, of_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from celery import Celery, Task
 
-    from livethread.model import Model
-    from livethread_config import Settings
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
-    from livethread_worker.store.upkeep.refresh import Refresh
 
 #: Reads whose answer is one model: Celery task -> parameters, operation.
 _READS: Final[dict[str, tuple[type[Model], Callable[[Home, Index, Any], Model]]]] = {
-    names.READ_THREAD_TASK: (ReadThreadParams, read.read_thread),
-    names.READ_THREAD_BY_ROLLOUT_PATH_TASK: (ReadThreadByRolloutPathParams, read.read_thread_by_rollout_path),
-    names.LIST_THREADS_TASK: (ListThreadsParams, read.list_threads),
-    names.SEARCH_THREADS_TASK: (SearchThreadsParams, read.search_threads),
-    names.LIST_TURNS_TASK: (ListTurnsParams, list_turns),
-    names.LIST_ITEMS_TASK: (ListItemsParams, list_items),
+    names.READ_THREAD_TASK: (types.ReadThreadParams, read.read_thread),
+    names.READ_THREAD_BY_ROLLOUT_PATH_TASK: (types.ReadThreadByRolloutPathParams, read.read_thread_by_rollout_path),
+    names.LIST_THREADS_TASK: (types.ListThreadsParams, read.list_threads),
+    names.SEARCH_THREADS_TASK: (types.SearchThreadsParams, read.search_threads),
+    names.LIST_TURNS_TASK: (types.ListTurnsParams, list_turns),
+    names.LIST_ITEMS_TASK: (types.ListItemsParams, list_items),
 }
 
 
@@ -79,7 +67,7 @@ def register(app: Celery, settings: Settings) -> None:
 
     @app.task(name=names.LOAD_HISTORY_TASK, **answers)
     def load_history(params: dict[str, Any], start: int, max_bytes: int) -> dict[str, Any]:
-        parsed = LoadThreadHistoryParams.model_validate(params)
+        parsed = types.LoadThreadHistoryParams.model_validate(params)
         with _translated():
             index = process.fresh_index(of_thread(parsed.thread_id))
             lines, following = read.read_lines(process.home, index, parsed, start, max_bytes)
@@ -113,11 +101,11 @@ def _answer(
 def _refresh(home: Home, params: Model) -> Refresh:
     """Return what to bring up to date before a read."""
     match params:
-        case ListThreadsParams(use_state_db_only=True):
+        case types.ListThreadsParams(use_state_db_only=True):
             return of_none
-        case ListThreadsParams() | SearchThreadsParams():
+        case types.ListThreadsParams() | types.SearchThreadsParams():
             return of_all
-        case ReadThreadByRolloutPathParams():
+        case types.ReadThreadByRolloutPathParams():
             return of_thread(home.thread_of(Path(params.rollout_path)))
         case _:
             return of_thread(getattr(params, "thread_id", None))

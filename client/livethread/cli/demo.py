@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from livethread import types
 from livethread.cli.demo_session import agent_session
 from livethread.cli.output import console, json_option, print_json, progress
 from livethread.errors import Internal
@@ -27,17 +29,12 @@ from livethread.metadata import GitInfo, GitInfoPatch, ThreadMetadataPatch
 from livethread.observers import ItemsAppended, MetadataUpdated, TasksApplied, ThreadEvent
 from livethread.open_store import open_store
 from livethread.policy import persisted_items
-from livethread.types import CreateThreadParams, ResumeThreadParams, position_key
+from livethread.rollout.item import RolloutItem
+from livethread.store import ThreadStore
 from livethread_config import Settings
+from livethread_worker.embedded.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from livethread.rollout.item import RolloutItem
-    from livethread.store import ThreadStore
-    from livethread.types import Position
-    from livethread_worker.embedded.supervisor import Supervisor
-
     #: A session's items, turn by turn.
     _Script = list[list[RolloutItem]]
 
@@ -52,13 +49,13 @@ class Latencies:
     """Measures, task by task, the time from the call until the task is durable."""
 
     seconds: list[float] = field(default_factory=list)
-    _waiting: dict[str, deque[tuple[Position, float]]] = field(default_factory=dict)
-    _applied: dict[str, Position] = field(default_factory=dict)
+    _waiting: dict[str, deque[tuple[types.Position, float]]] = field(default_factory=dict)
+    _applied: dict[str, types.Position] = field(default_factory=dict)
 
-    def enqueued(self, thread_id: str, position: Position, called_at: float) -> None:
+    def enqueued(self, thread_id: str, position: types.Position, called_at: float) -> None:
         """Note a task that was called for at *called_at*."""
         applied = self._applied.get(thread_id)
-        if applied is not None and position_key(position) <= position_key(applied):
+        if applied is not None and types.position_key(position) <= types.position_key(applied):
             self.seconds.append(time.perf_counter() - called_at)
         else:
             self._waiting.setdefault(thread_id, deque()).append((position, called_at))
@@ -67,10 +64,10 @@ class Latencies:
         """Note that tasks are durable."""
         if not isinstance(event, TasksApplied):
             return
-        now, key = time.perf_counter(), position_key(event.position)
+        now, key = time.perf_counter(), types.position_key(event.position)
         self._applied[event.thread_id] = event.position
         waiting = self._waiting.get(event.thread_id, deque())
-        while waiting and position_key(waiting[0][0]) <= key:
+        while waiting and types.position_key(waiting[0][0]) <= key:
             self.seconds.append(now - waiting.popleft()[1])
 
 
@@ -201,7 +198,7 @@ async def _two_writers(
     first_writer = await LiveThread.create(stores[0], _params())
     run.threads.append(first_writer.thread_id)
     await first_writer.persist()
-    second_writer = await LiveThread.resume(stores[1], ResumeThreadParams(thread_id=first_writer.thread_id))
+    second_writer = await LiveThread.resume(stores[1], types.ResumeThreadParams(thread_id=first_writer.thread_id))
     performances = (
         _perform(writer, script, run, advance)
         for writer, script in zip((first_writer, second_writer), scripts, strict=True)
@@ -240,8 +237,8 @@ def _check(settings: Settings, run: Run) -> None:
         run.problems.append(f"{report.applied} items stand in the rollouts; the policy keeps {kept}")
 
 
-def _params() -> CreateThreadParams:
-    return CreateThreadParams(cwd="/repo", model_provider="openai", source="cli", git=GitInfo(branch="main"))
+def _params() -> types.CreateThreadParams:
+    return types.CreateThreadParams(cwd="/repo", model_provider="openai", source="cli", git=GitInfo(branch="main"))
 
 
 def _percentiles(seconds: list[float]) -> tuple[float, float]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+import random
+from collections.abc import Iterator
+from typing import Any, Final
 
 from livethread.rollout.item import RolloutItem
-
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterator
 
 _REQUESTS: Final = (
     "Fix the build",

@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from livethread.cli.output import json_option, print_findings, print_json, progress
 from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from livethread_worker.store.upkeep.doctor import DoctorReport
+from livethread_worker.store.upkeep.doctor import DoctorReport
 
 
 @click.command("doctor")

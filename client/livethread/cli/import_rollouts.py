@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from livethread.cli.output import json_option, print_json, progress
 from livethread.errors import Unavailable
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from livethread_worker.store.upkeep.importing.rollouts import ImportReport
+from livethread_worker.store.upkeep.importing.rollouts import ImportReport
 
 
 @click.command("import")

@@ -6,9 +6,9 @@ import asyncio
 
 import click
 
+from livethread import types
 from livethread.cli.output import console, json_option, local_time, one_line, print_json
 from livethread.open_store import open_reader
-from livethread.types import ListThreadsParams, SortDirection, ThreadPage, ThreadSortKey
 from livethread_config import Settings
 
 #: Columns of a terminal from which on there is room for the directory.
@@ -18,7 +18,7 @@ WIDE = 110
 @click.command("ls")
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most threads.")
 @click.option(
-    "--sort", type=click.Choice([key.value for key in ThreadSortKey]), default="updated_at", show_default=True
+    "--sort", type=click.Choice([key.value for key in types.ThreadSortKey]), default="updated_at", show_default=True
 )
 @click.option("--asc", is_flag=True, help="Oldest first.")
 @click.option("--archived", is_flag=True, help="Archived threads instead of active ones.")
@@ -38,11 +38,11 @@ def command(
     as_json: bool,
 ) -> None:
     """List threads."""
-    params = ListThreadsParams(
+    params = types.ListThreadsParams(
         page_size=limit,
         cursor=cursor,
-        sort_key=ThreadSortKey(sort),
-        sort_direction=SortDirection.ASC if asc else SortDirection.DESC,
+        sort_key=types.ThreadSortKey(sort),
+        sort_direction=types.SortDirection.ASC if asc else types.SortDirection.DESC,
         archived=archived,
         search_term=search,
         cwd_filters=cwd or None,
@@ -54,12 +54,12 @@ def command(
         _print(page)
 
 
-async def _list(params: ListThreadsParams) -> ThreadPage:
+async def _list(params: types.ListThreadsParams) -> types.ThreadPage:
     async with open_reader(Settings()) as reader:
         return await reader.list_threads(params)
 
 
-def _print(page: ThreadPage) -> None:
+def _print(page: types.ThreadPage) -> None:
     from rich.markup import escape
     from rich.table import Table
 

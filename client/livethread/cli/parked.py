@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import orjson
@@ -21,9 +22,6 @@ from livethread.queued.outbox import Outbox
 from livethread.queued.parked_threads import ParkedThread, ParkedThreads, WaitingEntry
 from livethread.types import ArchiveThreadParams
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 
 @click.group("parked", invoke_without_command=True)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from types import FrameType
 
 import click
 
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 
 @click.command(name="redis")

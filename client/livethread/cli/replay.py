@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -17,13 +18,9 @@ from livethread.model import parse_time, utc_now
 from livethread.open_store import open_store
 from livethread.policy import is_persisted
 from livethread.rollout.item import RolloutItem, decode_line, items_of
+from livethread.store import ThreadStore
 from livethread.types import CreateThreadParams
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from livethread.store import ThreadStore
 
 #: Files that are replayed at the same time.
 CONCURRENT_FILES: Final = 16

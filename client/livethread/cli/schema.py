@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from pydantic.json_schema import JsonSchemaValue
 
 from livethread.cli.output import as_indented_json, json_option, print_json
 from livethread.schema import schemas
-
-if TYPE_CHECKING:
-    from pydantic.json_schema import JsonSchemaValue
 
 
 @click.command("schema")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from livethread.cli.output import compact, console, json_option, one_line, print_json
+from livethread.metadata import StoredThread
 from livethread.open_store import open_reader
+from livethread.rollout.item import RolloutItem
 from livethread.types import ReadThreadParams
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from livethread.metadata import StoredThread
-    from livethread.rollout.item import RolloutItem
 
 
 @click.command("show")

@@ -11,22 +11,18 @@ import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor
+from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor
 
 #: ``name: command``, as honcho and Heroku read it.
 PROCFILE_LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(\S.*)")

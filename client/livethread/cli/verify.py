@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from livethread.cli.output import json_option, print_findings, print_json
 from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from livethread_worker.verify import VerifyReport
+from livethread_worker.verify import VerifyReport
 
 
 @click.command("verify")

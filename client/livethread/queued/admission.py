@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from livethread.errors import NOTHING_STORED, Unavailable
-from livethread.queued.writer import NoRoom
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from livethread.queued.writer import Budget, Writer
-    from livethread_config import Settings
+from livethread.queued.writer import Budget, NoRoom, Writer
+from livethread_config import Settings
 
 T = TypeVar("T")
 

@@ -12,25 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 from celery.exceptions import CeleryError
 from kombu.exceptions import OperationalError
 
+from livethread import types
 from livethread.errors import Unavailable, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.model import Model
 from livethread.rollout.item import decode_line, items_of
-from livethread.types import ItemPage, LoadThreadHistoryParams, ThreadPage, ThreadSearchPage, TurnPage
-from livethread_config import names
+from livethread_config import Settings, names
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from livethread.model import Model
-    from livethread.types import (
-        ListItemsParams,
-        ListThreadsParams,
-        ListTurnsParams,
-        ReadThreadByRolloutPathParams,
-        ReadThreadParams,
-        SearchThreadsParams,
-    )
-    from livethread_config import Settings
 
 #: Bytes of a history that one message carries, about.
 PAGE_BYTES: Final = 1024 * 1024
@@ -53,7 +44,7 @@ class CeleryReader:
         """End the thread that talks to Celery."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+    async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Read a thread's items, page by page."""
         lines: list[str] = []
         start: int | None = 0
@@ -65,39 +56,39 @@ class CeleryReader:
         items = items_of(decode_line(line.encode()) for line in lines)
         return StoredThreadHistory.model_construct(thread_id=params.thread_id, items=items)
 
-    async def read_thread(self, params: ReadThreadParams) -> StoredThread:
+    async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Read a thread's metadata, and its history where asked for."""
         return await self._with_history(names.READ_THREAD_TASK, params.thread_id, params)
 
-    async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
+    async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Read the thread whose rollout this is."""
         return await self._with_history(names.READ_THREAD_BY_ROLLOUT_PATH_TASK, None, params)
 
-    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+    async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Read one page of the listing."""
-        return ThreadPage.model_validate(await self._ask_for(names.LIST_THREADS_TASK, None, params))
+        return types.ThreadPage.model_validate(await self._ask_for(names.LIST_THREADS_TASK, None, params))
 
-    async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
+    async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Read one page of what a search finds."""
-        return ThreadSearchPage.model_validate(await self._ask_for(names.SEARCH_THREADS_TASK, None, params))
+        return types.ThreadSearchPage.model_validate(await self._ask_for(names.SEARCH_THREADS_TASK, None, params))
 
-    async def list_turns(self, params: ListTurnsParams) -> TurnPage:
+    async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Read one page of a thread's turns."""
-        return TurnPage.model_validate(await self._ask_for(names.LIST_TURNS_TASK, params.thread_id, params))
+        return types.TurnPage.model_validate(await self._ask_for(names.LIST_TURNS_TASK, params.thread_id, params))
 
-    async def list_items(self, params: ListItemsParams) -> ItemPage:
+    async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Read one page of a thread's items."""
-        return ItemPage.model_validate(await self._ask_for(names.LIST_ITEMS_TASK, params.thread_id, params))
+        return types.ItemPage.model_validate(await self._ask_for(names.LIST_ITEMS_TASK, params.thread_id, params))
 
     async def _with_history(
-        self, task: str, thread_id: str | None, params: ReadThreadParams | ReadThreadByRolloutPathParams
+        self, task: str, thread_id: str | None, params: types.ReadThreadParams | types.ReadThreadByRolloutPathParams
     ) -> StoredThread:
         """Read a thread; its history comes in pages."""
         alone = params.model_copy(update={"include_history": False})
         thread = StoredThread.model_validate(await self._ask_for(task, thread_id, alone))
         if not params.include_history:
             return thread
-        request = LoadThreadHistoryParams(thread_id=thread.thread_id, include_archived=params.include_archived)
+        request = types.LoadThreadHistoryParams(thread_id=thread.thread_id, include_archived=params.include_archived)
         return thread.model_copy(update={"history": await self.load_history(request)})
 
     async def _ask_for(self, task: str, thread_id: str | None, params: Model) -> dict[str, Any]:

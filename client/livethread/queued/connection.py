@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from hiredis import pack_command
@@ -15,9 +15,7 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import RedisError
 
 from livethread.errors import Unavailable
-
-if TYPE_CHECKING:
-    from livethread_config import Settings
+from livethread_config import Settings
 
 #: Most connections of a client, beside one for what each shard is sent.
 CONNECTIONS: Final = 64

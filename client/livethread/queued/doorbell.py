@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from kombu.exceptions import OperationalError
 
-from livethread_config import names
+from livethread_config import Settings, names
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from livethread.errors import ThreadNotFound
-from livethread.types import START
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from livethread.ordered_tasks import EncodedTask
-    from livethread.queued.writer import Submission, Writer
-    from livethread.types import Position
+from livethread.ordered_tasks import EncodedTask
+from livethread.queued.writer import Submission, Writer
+from livethread.types import START, Position
 
 
 @dataclass(slots=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
+from redis.asyncio import Redis
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
@@ -25,17 +27,9 @@ from livethread.errors import Conflict, Internal, ResourceExhausted, ThreadNotFo
 from livethread.open_threads import taken_over
 from livethread.queued.connection import without_password
 from livethread.queued.scripts import BELL_TTL_MS, load_script
-from livethread.queued.writer import Place
-from livethread_config import names
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redis.asyncio import Redis
-
-    from livethread.queued.writer import Submission, Writer
-    from livethread.types import Position
-    from livethread_config import Settings
+from livethread.queued.writer import Place, Submission, Writer
+from livethread.types import Position
+from livethread_config import Settings, names
 
 logger = logging.getLogger(__name__)
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from redis.asyncio import Redis
 
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
 from livethread.ordered_tasks import OrderedTask
 from livethread.queued.scripts import load_script
-from livethread_config import names
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-
-    from redis.asyncio import Redis
-
-    from livethread_config import Settings
+from livethread_config import Settings, names
 
 #: Entries that are read in one call.
 PAGE: Final = 100

@@ -12,11 +12,15 @@ import json
 import logging
 import re
 import uuid
-from typing import TYPE_CHECKING, Any, Final, Self
+from types import TracebackType
+from typing import Any, Final, Self
 
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from livethread import types
 from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound
+from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied, ThreadParkedEvent
 from livethread.open_threads import OpenThreads
@@ -24,7 +28,9 @@ from livethread.ordered_tasks import (
     ArchiveThread,
     CreateThread,
     DeleteThread,
+    EncodedTask,
     OrderedTask,
+    TaskHeader,
     UnarchiveThread,
     UpdateThreadMetadata,
     encode_append,
@@ -32,49 +38,15 @@ from livethread.ordered_tasks import (
 from livethread.queued.acknowledgements import AppliedListener
 from livethread.queued.admission import Admission
 from livethread.queued.connection import no_redis
+from livethread.queued.doorbell import Doorbell
 from livethread.queued.opened import Attempt, OpenThread
 from livethread.queued.outbox import Outbox
 from livethread.queued.waiting import Waiter
-from livethread.queued.writer import Budget, Writer
+from livethread.queued.writer import Budget, Submission, Writer
 from livethread.rollout.item import encode_items
 from livethread.rollout.session_meta import session_meta
-from livethread.types import START, ReadThreadParams, Receipt, position_key
-from livethread_config import names
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from redis.asyncio import Redis
-
-    from livethread.metadata import StoredThread, StoredThreadHistory
-    from livethread.ordered_tasks import EncodedTask, TaskHeader
-    from livethread.queued.doorbell import Doorbell
-    from livethread.queued.writer import Submission
-    from livethread.store import ThreadReader
-    from livethread.types import (
-        AppendThreadItemsParams,
-        ArchiveThreadParams,
-        CreateThreadParams,
-        DeleteThreadParams,
-        DiscardThreadParams,
-        FlushThreadParams,
-        ItemPage,
-        ListItemsParams,
-        ListThreadsParams,
-        ListTurnsParams,
-        LoadThreadHistoryParams,
-        PersistThreadParams,
-        Position,
-        ReadThreadByRolloutPathParams,
-        ResumeThreadParams,
-        SearchThreadsParams,
-        ShutdownThreadParams,
-        ThreadPage,
-        ThreadSearchPage,
-        TurnPage,
-        UpdateThreadMetadataParams,
-    )
-    from livethread_config import Settings
+from livethread.store import ThreadReader
+from livethread_config import Settings, names
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +89,7 @@ class QueuedThreadStore:
         self._admission = Admission(settings, self._budget, self._ask_all)
         #: Positions that a read still waits for: of the last change of a thread that is not open, and of what others did to
         #: one where another position was expected.
-        self._cold: dict[str, Position] = {}
+        self._cold: dict[str, types.Position] = {}
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -154,7 +126,7 @@ class QueuedThreadStore:
 
     # -- opening and closing -------------------------------------------------------------------------------
 
-    async def create_thread(self, params: CreateThreadParams) -> None:
+    async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread; nothing reaches Redis before its first task."""
         # What cannot be stored is refused now, not with the first append.
         creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params))).encode()
@@ -167,7 +139,7 @@ class QueuedThreadStore:
         # Redis learns the epoch with the first task. Any later one is higher.
         self._open_thread(params.thread_id, epoch=int(params.exclusive)).creation = creation
 
-    async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
+    async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
         """Open an existing thread, after what its mailbox holds now is applied."""
         thread = await self._read_settled(params)
         epoch = await self._waiter.epoch(params.thread_id, is_new=params.exclusive)
@@ -176,7 +148,7 @@ class QueuedThreadStore:
         self._open_thread(params.thread_id, epoch=epoch)
         return thread
 
-    async def persist_thread(self, params: PersistThreadParams) -> None:
+    async def persist_thread(self, params: types.PersistThreadParams) -> None:
         """Enqueue the creation of a thread that has no item yet, and wait until it is accepted."""
         opened = self._open.require(params.thread_id)
 
@@ -189,17 +161,17 @@ class QueuedThreadStore:
         if creating is not None:
             await asyncio.shield(creating.accepted)
 
-    async def flush_thread(self, params: FlushThreadParams) -> None:
+    async def flush_thread(self, params: types.FlushThreadParams) -> None:
         """Wait until everything accepted from this store is durable."""
         await self._waiter.flush(self._open.require(params.thread_id).writer, params.timeout_s)
 
-    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+    async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Flush and close the writer."""
         opened = self._open.require(params.thread_id)
         await self._waiter.flush(opened.writer, params.timeout_s)
         self._close_thread(params.thread_id)
 
-    async def discard_thread(self, params: DiscardThreadParams) -> None:
+    async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the writer without waiting; what Redis holds is applied all the same."""
         opened = self._open.get(params.thread_id)
         if opened is None:
@@ -211,7 +183,7 @@ class QueuedThreadStore:
 
     # -- changes -------------------------------------------------------------------------------------------
 
-    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+    async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
         """Enqueue the items as one task. Who cancels the call stops waiting; the task stays on its way."""
         thread_id, expected = params.thread_id, params.expected_position
         opened = self._open.require(thread_id)
@@ -228,9 +200,9 @@ class QueuedThreadStore:
         if self._observers.wants(ItemsAppended):
             size = len(task.lines) - (count - 1)  # without the line feeds between them
             self._observers.emit(ItemsAppended(thread_id, position, count, size))
-        return Receipt.of_valid(thread_id=thread_id, position=position)
+        return types.Receipt.of_valid(thread_id=thread_id, position=position)
 
-    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+    async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Enqueue the patch as one task.
 
         Of a thread that is not open, the store keeps no copy: the patch is as durable as Redis makes it.
@@ -240,57 +212,59 @@ class QueuedThreadStore:
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
         return receipt
 
-    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Enqueue the archiving as one task."""
         return await self._change(params.thread_id, ArchiveThread(at=utc_now()))
 
-    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Enqueue the unarchiving as one task."""
         return await self._change(params.thread_id, UnarchiveThread(at=utc_now()))
 
-    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+    async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Enqueue the deletion as one task; from now on Redis refuses every other of the thread."""
         return await self._change(params.thread_id, DeleteThread(at=utc_now()))
 
     # -- reads ---------------------------------------------------------------------------------------------
 
-    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+    async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Read the items, after this store's own tasks are applied."""
         await self._wait_for_own(params.thread_id)
         return await self._reader.load_history(params)
 
-    async def read_thread(self, params: ReadThreadParams) -> StoredThread:
+    async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Read the thread, after this store's own tasks are applied."""
         await self._wait_for_own(params.thread_id)
         return await self._reader.read_thread(params)
 
-    async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
+    async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Read the thread whose rollout this is, after this store's own tasks are applied."""
         if named := THREAD_ID_AT_END.search(params.rollout_path):
             await self._wait_for_own(named[1])
         return await self._reader.read_thread_by_rollout_path(params)
 
-    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+    async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """List threads as they stand."""
         return await self._reader.list_threads(params)
 
-    async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
+    async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Search threads as they stand."""
         return await self._reader.search_threads(params)
 
-    async def list_turns(self, params: ListTurnsParams) -> TurnPage:
+    async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """List turns, after this store's own tasks are applied."""
         await self._wait_for_own(params.thread_id)
         return await self._reader.list_turns(params)
 
-    async def list_items(self, params: ListItemsParams) -> ItemPage:
+    async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """List items, after this store's own tasks are applied."""
         await self._wait_for_own(params.thread_id)
         return await self._reader.list_items(params)
 
     # -- submitting ----------------------------------------------------------------------------------------
 
-    async def _enqueue(self, opened: OpenThread, task: EncodedTask, expected: Position | None = None) -> Position:
+    async def _enqueue(
+        self, opened: OpenThread, task: EncodedTask, expected: types.Position | None = None
+    ) -> types.Position:
         """Submit *task*, behind the thread's creation where that is due, and return its position."""
         submission = await self._admission.submit(
             opened.writer, Attempt(opened, task, expected, self._submit_creation)
@@ -304,7 +278,7 @@ class QueuedThreadStore:
                 error.add_note(NOTHING_STORED)
             raise
 
-    async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:
+    async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> types.Receipt:
         """Enqueue a task of a thread, open or not."""
         opened = self._open.get(thread_id)
         if opened is None:
@@ -314,7 +288,7 @@ class QueuedThreadStore:
         position = await self._enqueue(opened, OrderedTask(header).encode())
         if thread_id not in self._open:
             self._remember(thread_id, position)
-        return Receipt(thread_id=thread_id, position=position)
+        return types.Receipt(thread_id=thread_id, position=position)
 
     def _submit_creation(self, opened: OpenThread, deadline: float) -> bool:
         """Submit the creation where it is neither accepted nor on its way; return whether it was.
@@ -332,9 +306,9 @@ class QueuedThreadStore:
             opened.creation = opened.creating = None
         return False
 
-    def _remember(self, thread_id: str, position: Position) -> None:
+    def _remember(self, thread_id: str, position: types.Position) -> None:
         """Have the next read of a thread wait for *position*; of the latest threads only."""
-        self._cold[thread_id] = max(position, self._cold.get(thread_id, START), key=position_key)
+        self._cold[thread_id] = max(position, self._cold.get(thread_id, types.START), key=types.position_key)
         if len(self._cold) > COLD_THREADS:
             del self._cold[next(iter(self._cold))]
 
@@ -361,15 +335,15 @@ class QueuedThreadStore:
             if self._cold.get(thread_id) == position:  # and no later one was noted meanwhile
                 del self._cold[thread_id]
 
-    async def _read_settled(self, params: ResumeThreadParams) -> StoredThread:
+    async def _read_settled(self, params: types.ResumeThreadParams) -> StoredThread:
         await self._waiter.until_settled(params.thread_id)
         return await self._reader.read_thread(
-            ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
+            types.ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
         )
 
     async def _require_stored(self, thread_id: str, *, include_archived: bool) -> None:
         await self._waiter.until_settled(thread_id)
-        await self._reader.read_thread(ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
+        await self._reader.read_thread(types.ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
 
     async def _exists(self, thread_id: str) -> bool:
         try:
@@ -399,7 +373,7 @@ class QueuedThreadStore:
                 if writer == opened.writer.id:
                     self._note_applied(opened.writer, int(n), position)
 
-    def _note_applied(self, writer: Writer, n: int, position: Position) -> None:
+    def _note_applied(self, writer: Writer, n: int, position: types.Position) -> None:
         writer.note_applied(n, position)
         if writer.parked is not None:
             writer.note_parked(None)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
 from livethread.queued.connection import CONNECTIONS, no_redis, without_password
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from redis.asyncio import Redis
-
-    from livethread.queued.outbox import Outbox
-    from livethread.queued.writer import Writer
-    from livethread.types import Position
-    from livethread_config import Settings, names
+from livethread.queued.outbox import Outbox
+from livethread.queued.writer import Writer
+from livethread.types import Position
+from livethread_config import Settings, names
 
 #: Waits for a publication before Redis is asked instead: the first, and the longest.
 ASK_FIRST: Final = 0.02  # seconds

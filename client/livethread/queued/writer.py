@@ -6,16 +6,12 @@ import asyncio
 import itertools
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from livethread.errors import ResourceExhausted
+from livethread.ordered_tasks import EncodedTask
 from livethread.types import START, Position, position_key
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from livethread.ordered_tasks import EncodedTask
 
 
 class NoRoom(ResourceExhausted):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest
 from livethread.item_observer import user_request
 from livethread.rollout.old_forms import message_text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 #: Stands between characters of scripts that write no spaces, so that each is a word of its own; invisible.
 WORD_BREAK: Final = "\u200b"

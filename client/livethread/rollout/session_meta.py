@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from livethread.item_observer import ItemObserver, patch_of
 from livethread.metadata import StoredThread
 from livethread.model import ANY_TIME_SCHEMA, format_time, parse_time
 from livethread.thread_id import CANONICAL_ID_SCHEMA
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from livethread.types import CreateThreadParams
+from livethread.types import CreateThreadParams
 
 #: What a thread's first line says once and for all.
 _FIXED: Final = ("session_id", "forked_from_id", "parent_thread_id", "originator")

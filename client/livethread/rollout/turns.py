@@ -7,20 +7,17 @@ turns. These are codex's rules (``thread-store/src/local/list_turns.rs``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from livethread.model import parse_time
+from livethread.rollout.item import RolloutItem
 from livethread.rollout.old_forms import event_of_message
 from livethread.types import StoredTurn, StoredTurnItemsView, StoredTurnStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from collections.abc import Set as AbstractSet
-    from datetime import datetime
-
-    from livethread.rollout.item import RolloutItem
 
 _STARTS: Final = frozenset({"task_started", "turn_started"})
 _COMPLETIONS: Final = frozenset({"task_complete", "turn_complete"})

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import signal
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from pytest_celery import CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
+from redis import Redis
 from tests.acceptance.faults import session
-from tests.nodes.processes import ChildProcess
+from tests.nodes.processes import ChildProcess, RedisServer
+from tests.nodes.proxy import RedisProxy
 from tests.nodes.waiting import wait_until
 
 from livethread import ReadThreadParams
-from livethread_config import names
+from livethread_config import Settings, names
 from livethread_worker.embedded.processes import settings_env
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
 from livethread_worker.verify import VerifyReport, verify
-
-if TYPE_CHECKING:
-    import random
-    from pathlib import Path
-
-    from pytest_celery import CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
-    from redis import Redis
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.proxy import RedisProxy
-
-    from livethread_config import Settings
 
 #: Conversations that every session takes part in.
 THREADS = ("apples", "pears", "plums", "cherries")

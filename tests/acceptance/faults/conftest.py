@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pytest_celery import CeleryTestWorker, CeleryWorkerCluster  # type: ignore[import-untyped]  # it has no types
+from pytest_celery import CeleryTestSetup, CeleryTestWorker, CeleryWorkerCluster  # type: ignore[import-untyped]  # it has no types
 from tests.acceptance.faults.cluster import Cluster
 from tests.acceptance.nodes import ProcessWorker
+from tests.nodes.processes import RedisServer
+from tests.nodes.proxy import RedisProxy
 
 from livethread_config import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery import Celery
-    from pytest_celery import CeleryTestSetup
-    from tests.nodes.processes import RedisServer
-    from tests.nodes.proxy import RedisProxy
 
 #: The seed of everything that is drawn; the same one asks the same of the sessions, and faults follow in the same order.
 SEED = int(os.environ.get("LIVETHREAD_TEST_SEED") or random.randrange(10**6))

@@ -9,17 +9,15 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.entrypoint import app
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.sync import Syncing
 from livethread_worker.store.index import Index
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["app"]
 

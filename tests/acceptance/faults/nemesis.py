@@ -9,27 +9,21 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]  # it comes with pytest-celery
 import pytest
+from pytest_celery import CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
+from tests.acceptance.faults.cluster import Cluster
 from tests.nodes.items import history, message, texts
 from tests.nodes.stores import opened
 from tests.nodes.waiting import wait_until
 
-from livethread import CreateThreadParams, LiveThread, ThreadParked
+from livethread import CreateThreadParams, LiveThread, ThreadParked, ThreadStore
 from livethread_worker.embedded.processes import settings_env
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index.database import BUSY_TIMEOUT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from pytest_celery import CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
-    from tests.acceptance.faults.cluster import Cluster
-
-    from livethread import ThreadStore
 
 #: An hour, by which a clock is set back.
 HOUR_MS = 3_600_000

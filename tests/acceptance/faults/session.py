@@ -16,7 +16,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from livethread import (
     ArchiveThreadParams,
@@ -30,14 +30,12 @@ from livethread import (
     Settings,
     ThreadMetadataPatch,
     ThreadNotFound,
+    ThreadStore,
     ThreadStoreError,
     Unavailable,
     open_store,
 )
 from livethread.journal import journaled
-
-if TYPE_CHECKING:
-    from livethread import ThreadStore
 
 #: Wait before what was refused is tried again.
 RETRY = 0.05  # seconds

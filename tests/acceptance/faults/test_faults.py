@@ -8,19 +8,16 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]  # it comes with pytest-celery
 import pytest
+from pytest_celery import CeleryTestSetup  # type: ignore[import-untyped]  # it has no types
+from tests.acceptance.faults.cluster import Cluster
 from tests.acceptance.faults.conftest import SEED
 from tests.acceptance.faults.nemesis import FAULTS, pool_of
 from tests.nodes.waiting import wait_until
 
 from livethread_config import names
-
-if TYPE_CHECKING:
-    from pytest_celery import CeleryTestSetup  # type: ignore[import-untyped]  # it has no types
-    from tests.acceptance.faults.cluster import Cluster
 
 #: What `make test` does, one after the other to one deployment. `make test-faults` does all, each to one of its own.
 SELECTED = (

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LATER = datetime(2026, 11, 22, 13, tzinfo=UTC)

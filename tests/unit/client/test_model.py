@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -14,9 +14,6 @@ from livethread.errors import InvalidRequest
 from livethread.metadata import StoredThread
 from livethread.model import Model, UtcTime, format_time, parse_time, utc_now
 from livethread.rollout.item import RolloutItem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TIMES = st.datetimes(
     datetime(1000, 1, 2),  # noqa: DTZ001 - hypothesis adds the zone

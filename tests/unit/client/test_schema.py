@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import typing
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -42,9 +43,6 @@ from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask, Tas
 from livethread.rollout.item import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.schema import READ, WRITTEN, field_comments, schemas
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FOLDER = Path(__file__).parents[3] / "docs" / "schema"
 AT = datetime(2026, 11, 22, 12, 0, 0, 123_000, tzinfo=UTC)

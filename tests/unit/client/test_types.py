@@ -1,27 +1,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from livethread import types
 from livethread.errors import InvalidRequest
 from livethread.metadata import ThreadMetadataPatch
+from livethread.model import Model
 from livethread.rollout.item import RolloutItem
-from livethread.types import (
-    START,
-    AppendThreadItemsParams,
-    CreateThreadParams,
-    FlushThreadParams,
-    ListThreadsParams,
-    ReadThreadParams,
-    SearchThreadsParams,
-    UpdateThreadMetadataParams,
-    position_key,
-)
-
-if TYPE_CHECKING:
-    from livethread.model import Model
 
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 
@@ -29,31 +17,35 @@ THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 @pytest.mark.parametrize(
     ("model", "fields", "named"),
     [
-        (CreateThreadParams, {"thread_id": "../.."}, "thread_id"),
-        (CreateThreadParams, {"session_id": "s"}, "session_id"),
-        (CreateThreadParams, {"parent_thread_id": ""}, "parent_thread_id"),
-        (CreateThreadParams, {"thread_source": {"custom": "x"}}, "thread_source"),
-        (CreateThreadParams, {"source": {}}, "source"),
-        (CreateThreadParams, {"created_at": "2026-11-22T12:00:00"}, "created_at"),
-        (CreateThreadParams, {"memory_mode": "perhaps"}, "memory_mode"),
-        (CreateThreadParams, {"dynamic_tools": ["tool"]}, "dynamic_tools.0"),
-        (CreateThreadParams, {"tread_id": THREAD}, "tread_id"),
-        (AppendThreadItemsParams, {"thread_id": THREAD}, "items"),
-        (AppendThreadItemsParams, {"thread_id": THREAD, "items": [{"payload": 1}]}, "type"),
-        (AppendThreadItemsParams, {"thread_id": THREAD, "items": [], "expected_position": "1"}, "expected_position"),
+        (types.CreateThreadParams, {"thread_id": "../.."}, "thread_id"),
+        (types.CreateThreadParams, {"session_id": "s"}, "session_id"),
+        (types.CreateThreadParams, {"parent_thread_id": ""}, "parent_thread_id"),
+        (types.CreateThreadParams, {"thread_source": {"custom": "x"}}, "thread_source"),
+        (types.CreateThreadParams, {"source": {}}, "source"),
+        (types.CreateThreadParams, {"created_at": "2026-11-22T12:00:00"}, "created_at"),
+        (types.CreateThreadParams, {"memory_mode": "perhaps"}, "memory_mode"),
+        (types.CreateThreadParams, {"dynamic_tools": ["tool"]}, "dynamic_tools.0"),
+        (types.CreateThreadParams, {"tread_id": THREAD}, "tread_id"),
+        (types.AppendThreadItemsParams, {"thread_id": THREAD}, "items"),
+        (types.AppendThreadItemsParams, {"thread_id": THREAD, "items": [{"payload": 1}]}, "type"),
         (
-            AppendThreadItemsParams,
+            types.AppendThreadItemsParams,
+            {"thread_id": THREAD, "items": [], "expected_position": "1"},
+            "expected_position",
+        ),
+        (
+            types.AppendThreadItemsParams,
             {"thread_id": THREAD, "items": [], "expected_position": "1-0\n"},
             "expected_position",
         ),
-        (FlushThreadParams, {"thread_id": THREAD, "timeout_s": 0}, "timeout_s"),
-        (ReadThreadParams, {}, "thread_id"),
-        (UpdateThreadMetadataParams, {"thread_id": THREAD, "patch": {"titel": "t"}}, "titel"),
-        (ListThreadsParams, {"page_size": 0}, "page_size"),
-        (ListThreadsParams, {"page_size": 1001}, "page_size"),
-        (ListThreadsParams, {"sort_key": "name"}, "sort_key"),
-        (ListThreadsParams, {"relation_filter": {"kind": "cousins", "thread_id": THREAD}}, "kind"),
-        (SearchThreadsParams, {"search_term": ""}, "search_term"),
+        (types.FlushThreadParams, {"thread_id": THREAD, "timeout_s": 0}, "timeout_s"),
+        (types.ReadThreadParams, {}, "thread_id"),
+        (types.UpdateThreadMetadataParams, {"thread_id": THREAD, "patch": {"titel": "t"}}, "titel"),
+        (types.ListThreadsParams, {"page_size": 0}, "page_size"),
+        (types.ListThreadsParams, {"page_size": 1001}, "page_size"),
+        (types.ListThreadsParams, {"sort_key": "name"}, "sort_key"),
+        (types.ListThreadsParams, {"relation_filter": {"kind": "cousins", "thread_id": THREAD}}, "kind"),
+        (types.SearchThreadsParams, {"search_term": ""}, "search_term"),
     ],
 )
 def test_bad_input_is_an_invalid_request_that_names_the_field(
@@ -64,11 +56,11 @@ def test_bad_input_is_an_invalid_request_that_names_the_field(
 
 
 def test_an_id_in_upper_case_is_the_same_thread() -> None:
-    assert ReadThreadParams(thread_id=THREAD.upper()) == ReadThreadParams(thread_id=THREAD)
+    assert types.ReadThreadParams(thread_id=THREAD.upper()) == types.ReadThreadParams(thread_id=THREAD)
 
 
 def test_a_new_thread_has_an_id_and_a_time_of_its_own() -> None:
-    first, second = CreateThreadParams(), CreateThreadParams()
+    first, second = types.CreateThreadParams(), types.CreateThreadParams()
 
     assert first.thread_id != second.thread_id
     assert first.created_at.tzinfo is UTC
@@ -76,18 +68,21 @@ def test_a_new_thread_has_an_id_and_a_time_of_its_own() -> None:
 
 
 def test_items_may_be_given_as_objects() -> None:
-    params = AppendThreadItemsParams.model_validate({"thread_id": THREAD, "items": [{"type": "x", "payload": 1}]})
+    params = types.AppendThreadItemsParams.model_validate({
+        "thread_id": THREAD,
+        "items": [{"type": "x", "payload": 1}],
+    })
 
     assert params.items == (RolloutItem(type="x", payload=1),)
 
 
 def test_a_patch_keeps_its_clears_inside_the_parameters() -> None:
-    params = UpdateThreadMetadataParams.model_validate({"thread_id": THREAD, "patch": {"name": None}})
+    params = types.UpdateThreadMetadataParams.model_validate({"thread_id": THREAD, "patch": {"name": None}})
 
     assert params.patch.changes() == ThreadMetadataPatch(name=None).changes() == {"name": None}
 
 
 def test_positions_sort_as_numbers_and_the_start_is_before_all() -> None:
-    positions = ["10-2", "9-11", "10-10", START, "9-2"]
+    positions = ["10-2", "9-11", "10-10", types.START, "9-2"]
 
-    assert sorted(positions, key=position_key) == [START, "9-2", "9-11", "10-2", "10-10"]
+    assert sorted(positions, key=types.position_key) == [types.START, "9-2", "9-11", "10-2", "10-10"]

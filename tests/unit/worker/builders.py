@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.ordered_tasks import (
     AppendItems,
     ArchiveThread,
@@ -23,16 +26,9 @@ from livethread.types import CreateThreadParams
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.rebuild import read_state
-from livethread_worker.store.write.batch import apply_batch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from livethread.metadata import StoredThread, ThreadMetadataPatch
-    from livethread_worker.store.thread_state import ThreadState
-    from livethread_worker.store.write.batch import Outcome
+from livethread_worker.store.write.batch import Outcome, apply_batch
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = "sessions/2026/11/22"

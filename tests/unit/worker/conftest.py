@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import resource
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 from tests.unit.worker.builders import Store, opened_store
 
 from livethread_worker.store.files import sync
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
 
 class LimitFileSize(Protocol):

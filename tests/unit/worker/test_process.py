@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from celery.signals import worker_process_init
@@ -9,10 +10,6 @@ from celery.signals import worker_process_init
 from livethread_config import Settings
 from livethread_worker.app import create_app
 from livethread_worker.process import YOUNG_OBJECTS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture

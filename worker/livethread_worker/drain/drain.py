@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from livethread.errors import Unavailable
-from livethread_worker.store.index import IndexUnavailable
+from livethread_config import Settings
+from livethread_worker.drain.mailbox import Claim, Mailbox
+from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.write.batch import Outcome, OutcomeKind, apply_batch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from livethread_config import Settings
-    from livethread_worker.drain.mailbox import Claim, Mailbox
-    from livethread_worker.drain.task_events import TaskEvents
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
 
 logger = logging.getLogger(__name__)
 

@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from redis import Redis
 
 from livethread.errors import InvalidRequest
 from livethread.model import format_time, utc_now
 from livethread.ordered_tasks import MailboxEntry, OrderedTask
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.types import ArchiveThreadParams, position_key
-from livethread_config import names
+from livethread_config import Settings, names
 from livethread_worker.store.files.scan import MAX_COUNTER
 from livethread_worker.store.write.batch import Outcome, OutcomeKind
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from redis import Redis
-
-    from livethread_config import Settings
 
 #: ms after which a drain that claimed nothing counts as gone, so that the next enqueue rings.
 DRAIN_TTL_MS: Final = 1_000

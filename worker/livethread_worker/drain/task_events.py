@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 import orjson
 from celery.utils.time import utcoffset
 
-from livethread.types import position_key
-from livethread_worker.store.write.batch import OutcomeKind
+from livethread.ordered_tasks import MailboxEntry
+from livethread.types import Position, position_key
+from livethread_worker.drain.mailbox import Claim, Malformed
+from livethread_worker.store.write.batch import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from celery.events.dispatcher import EventDispatcher
 
-    from livethread.ordered_tasks import MailboxEntry
-    from livethread.types import Position
-    from livethread_worker.drain.mailbox import Claim, Malformed
-    from livethread_worker.store.write.batch import Outcome
 
 logger = logging.getLogger(__name__)
 

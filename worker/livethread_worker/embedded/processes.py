@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from livethread_config import Settings
 from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir, server_command, server_lock
 from livethread_worker.embedded.supervisor import ProcessSpec
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread_config import Settings
 
 ENV_PREFIX = "LIVETHREAD_"
 #: What a worker includes to say when it is ready. Not imported here: it imports Celery, which supervisors can do without.

@@ -8,17 +8,14 @@ import platform
 import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from livethread.errors import Unavailable
+from livethread_config import Settings
 from livethread_worker.embedded.deployment_files import deployment_root
-
-if TYPE_CHECKING:
-    from livethread_config import Settings
 
 OWNER_ONLY = 0o700
 SYSTEM_SERVERS = ("valkey-server", "redis-server")

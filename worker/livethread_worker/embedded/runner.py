@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
@@ -19,9 +20,6 @@ from livethread_worker.embedded.processes import redis_spec, worker_spec
 from livethread_worker.embedded.redis_server import run_dir
 from livethread_worker.embedded.runtime_locks import RunnerState, publish_state, runner_lock, users_lock
 from livethread_worker.embedded.supervisor import LogFiles, Supervisor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 #: Seconds to wait for ``runner.lock``: longer than somebody who only looks at it holds it.
 CLAIM_TIMEOUT_S = 0.3

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterator
+from typing import Self
 
 from livethread.errors import Unavailable
+from livethread_config import Settings
 from livethread_worker.embedded.processes import redis_spec, settings_env, worker_spec
 from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir
 from livethread_worker.embedded.runtime_locks import (
@@ -27,11 +29,6 @@ from livethread_worker.embedded.runtime_locks import (
     users_lock,
 )
 from livethread_worker.embedded.supervisor import LogFiles, Supervisor, explain_log
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
 

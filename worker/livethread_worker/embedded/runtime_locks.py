@@ -15,14 +15,11 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from pathlib import Path
+from typing import Literal, Self
 
+from livethread_config import Settings
 from livethread_worker.embedded.redis_server import run_dir
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread_config import Settings
 
 POLL_INTERVAL_S = 0.02
 MAX_STATE_BYTES = 4096

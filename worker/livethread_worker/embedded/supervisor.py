@@ -15,15 +15,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from pathlib import Path
+from typing import Protocol, Self
 
 from livethread.errors import Unavailable
 from livethread_worker.embedded import parent_death
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 PROBE_INTERVAL_S = 0.02
 FIRST_RESTART_DELAY_S = 0.5

@@ -10,17 +10,21 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
+from types import TracebackType
+from typing import Final, Literal, Self, TypeVar
 
+from livethread import types
 from livethread.errors import (
     Conflict,
     ThreadNotFound,
     Unavailable,
 )
+from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
@@ -31,12 +35,12 @@ from livethread.ordered_tasks import (
     DeleteThread,
     MailboxEntry,
     OrderedTask,
+    TaskHeader,
     UnarchiveThread,
     UpdateThreadMetadata,
 )
 from livethread.rollout.item import encode_items
 from livethread.rollout.session_meta import session_meta
-from livethread.types import START, ReadThreadParams, Receipt, position_key
 from livethread_config import Settings
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
@@ -44,43 +48,12 @@ from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
-from livethread_worker.store.upkeep.refresh import of_all, of_none, of_thread
+from livethread_worker.store.upkeep.refresh import Refresh, of_all, of_none, of_thread
 from livethread_worker.store.write.batch import LateEntries, Outcome, OutcomeKind, apply_batch
 from livethread_worker.store.write.conditions import epoch_of_change, key_of, require_position
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-
-    from livethread.metadata import StoredThread, StoredThreadHistory
-    from livethread.ordered_tasks import TaskHeader
-    from livethread.types import (
-        AppendThreadItemsParams,
-        ArchiveThreadParams,
-        CreateThreadParams,
-        DeleteThreadParams,
-        DiscardThreadParams,
-        FlushThreadParams,
-        ItemPage,
-        ListItemsParams,
-        ListThreadsParams,
-        ListTurnsParams,
-        LoadThreadHistoryParams,
-        PersistThreadParams,
-        Position,
-        ReadThreadByRolloutPathParams,
-        ResumeThreadParams,
-        SearchThreadsParams,
-        ShutdownThreadParams,
-        ThreadPage,
-        ThreadSearchPage,
-        TurnPage,
-        UpdateThreadMetadataParams,
-    )
-    from livethread_worker.store.thread_state import ThreadState
-    from livethread_worker.store.upkeep.refresh import Refresh
 
 T = TypeVar("T")
 
@@ -151,7 +124,7 @@ class LocalThreadStore:
 
     # -- opening and closing -------------------------------------------------------------------------------
 
-    async def create_thread(self, params: CreateThreadParams) -> None:
+    async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread; no file and no row before its first task."""
         creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params)))
         creation.to_wire()  # what cannot be stored is refused now, not with the first append
@@ -160,9 +133,9 @@ class LocalThreadStore:
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
         self._open_thread(params.thread_id, epoch=int(params.exclusive)).creation = creation
 
-    async def resume_thread(self, params: ResumeThreadParams) -> StoredThread:
+    async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
         """Open an existing thread. Its epoch is in the index: without one no writer in another store is fenced."""
-        wanted = ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
+        wanted = types.ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
         thread, epoch = await self._read(
             lambda index: (
                 read.read_thread(self._home, index, wanted),
@@ -176,29 +149,29 @@ class LocalThreadStore:
         self._open_thread(params.thread_id, epoch=epoch)
         return thread
 
-    async def persist_thread(self, params: PersistThreadParams) -> None:
+    async def persist_thread(self, params: types.PersistThreadParams) -> None:
         """Create the rollout of a thread that has no item yet."""
         opened = self._open.require(params.thread_id)
         if opened.creation is not None:
             await self._apply(opened, None)
 
-    async def flush_thread(self, params: FlushThreadParams) -> None:
+    async def flush_thread(self, params: types.FlushThreadParams) -> None:
         """Return once the operations under way are done: each is durable by itself."""
         self._open.require(params.thread_id)
         await self._run(lambda: None)
 
-    async def shutdown_thread(self, params: ShutdownThreadParams) -> None:
+    async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Close the writer."""
         await self.flush_thread(params)
         self._open.close(params.thread_id)
 
-    async def discard_thread(self, params: DiscardThreadParams) -> None:
+    async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the writer; a thread without an item leaves nothing."""
         self._open.close(params.thread_id)
 
     # -- changes -------------------------------------------------------------------------------------------
 
-    async def append_items(self, params: AppendThreadItemsParams) -> Receipt:
+    async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
         """Append the items: durable on return."""
         opened = self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
@@ -207,65 +180,65 @@ class LocalThreadStore:
         position = await self._apply(opened, task, params.expected_position)
         self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), task.size))
         self._observers.emit(TasksApplied(params.thread_id, position))
-        return Receipt(thread_id=params.thread_id, position=position)
+        return types.Receipt(thread_id=params.thread_id, position=position)
 
-    async def update_thread_metadata(self, params: UpdateThreadMetadataParams) -> Receipt:
+    async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Apply the patch: durable on return."""
         header = UpdateThreadMetadata(at=utc_now(), patch=params.patch)
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
         self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
         return receipt
 
-    async def archive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Move the rollout to the archived ones."""
         return await self._change(params.thread_id, ArchiveThread(at=utc_now()))
 
-    async def unarchive_thread(self, params: ArchiveThreadParams) -> Receipt:
+    async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Move the rollout back."""
         return await self._change(params.thread_id, UnarchiveThread(at=utc_now()))
 
-    async def delete_thread(self, params: DeleteThreadParams) -> Receipt:
+    async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Remove rollout, names, row and search text."""
         opened = self._open.get(params.thread_id)
         if opened is None or opened.creation is None:
-            await self.read_thread(ReadThreadParams(thread_id=params.thread_id))
+            await self.read_thread(types.ReadThreadParams(thread_id=params.thread_id))
         return await self._change(params.thread_id, DeleteThread(at=utc_now()))
 
     # -- reads ---------------------------------------------------------------------------------------------
 
-    async def load_history(self, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+    async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return the items that stand in the rollout."""
         return await self._read(
             lambda index: read.load_history(self._home, index, params), of_thread(params.thread_id)
         )
 
-    async def read_thread(self, params: ReadThreadParams) -> StoredThread:
+    async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return what index and rollout say of the thread."""
         return await self._read(
             lambda index: read.read_thread(self._home, index, params), of_thread(params.thread_id)
         )
 
-    async def read_thread_by_rollout_path(self, params: ReadThreadByRolloutPathParams) -> StoredThread:
+    async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Return what index and rollout say of the thread whose rollout this is."""
         thread_id = self._home.thread_of(Path(params.rollout_path))
         return await self._read(
             lambda index: read.read_thread_by_rollout_path(self._home, index, params), of_thread(thread_id)
         )
 
-    async def list_threads(self, params: ListThreadsParams) -> ThreadPage:
+    async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Return one page of the index."""
         refresh = of_none if params.use_state_db_only else of_all
         return await self._read(lambda index: read.list_threads(self._home, index, params), refresh)
 
-    async def search_threads(self, params: SearchThreadsParams) -> ThreadSearchPage:
+    async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Return one page of what the index finds."""
         return await self._read(lambda index: read.search_threads(self._home, index, params), of_all)
 
-    async def list_turns(self, params: ListTurnsParams) -> TurnPage:
+    async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of the rollout's turns."""
         return await self._read(lambda index: list_turns(self._home, index, params), of_thread(params.thread_id))
 
-    async def list_items(self, params: ListItemsParams) -> ItemPage:
+    async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of the rollout's items."""
         return await self._read(lambda index: list_items(self._home, index, params), of_thread(params.thread_id))
 
@@ -299,20 +272,22 @@ class LocalThreadStore:
         return self._handle.get_fresh(refresh)
 
     async def _apply(
-        self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None = None
-    ) -> Position:
+        self, opened: _OpenThread, task: OrderedTask | None, expected: types.Position | None = None
+    ) -> types.Position:
         return await self._run(lambda: self._apply_now(opened, task, expected))
 
-    def _apply_now(self, opened: _OpenThread, task: OrderedTask | None, expected: Position | None) -> Position:
+    def _apply_now(
+        self, opened: _OpenThread, task: OrderedTask | None, expected: types.Position | None
+    ) -> types.Position:
         """Apply *task*, behind the thread's creation where that is due, as a batch of one thread."""
         tasks = [pending for pending in (opened.creation, task) if pending is not None]
         key = key_of(task)
-        last = START
+        last = types.START
 
-        def make(applied: Position) -> list[MailboxEntry]:
+        def make(applied: types.Position) -> list[MailboxEntry]:
             nonlocal last
-            if opened.creation is not None and expected not in {None, START}:  # nothing is to be made in vain
-                raise Conflict.of_position(START, expected)
+            if opened.creation is not None and expected not in {None, types.START}:  # nothing is to be made in vain
+                raise Conflict.of_position(types.START, expected)
             entries: list[MailboxEntry] = []
             for n, pending in enumerate(tasks, start=opened.n + 1):
                 applied = last = _next_position(applied)
@@ -353,19 +328,19 @@ class LocalThreadStore:
             index.maintain()
         return outcome
 
-    async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> Receipt:
+    async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> types.Receipt:
         """Apply a task to a thread, open or not."""
         opened = self._open.get(thread_id)
         if opened is None:
-            await self.read_thread(ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
+            await self.read_thread(types.ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
             opened = _OpenThread(thread_id)
         position = await self._apply(opened, OrderedTask(header))
         self._observers.emit(TasksApplied(thread_id, position))
-        return Receipt(thread_id=thread_id, position=position)
+        return types.Receipt(thread_id=thread_id, position=position)
 
     async def _exists(self, thread_id: str) -> bool:
         try:
-            await self.read_thread(ReadThreadParams(thread_id=thread_id))
+            await self.read_thread(types.ReadThreadParams(thread_id=thread_id))
         except ThreadNotFound:
             return False
         return True
@@ -386,13 +361,13 @@ class LocalThreadStore:
         return opened
 
 
-def _next_position(position: Position) -> Position:
+def _next_position(position: types.Position) -> types.Position:
     """Return a position after *position*, of the form that Redis gives: milliseconds, and a number within.
 
     The number is the nanosecond, so that writers that take turns, and share no index, go up, too.
     """
     now = divmod(time.time_ns(), 1_000_000)
-    high, low = position_key(position)
+    high, low = types.position_key(position)
     high, low = max(now, (high, low + 1))
     return f"{high}-{low}"
 

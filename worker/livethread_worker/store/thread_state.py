@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import StoredThread, ThreadMetadataPatch
@@ -18,15 +20,8 @@ from livethread.rollout.search_text import SearchText, search_text
 from livethread.rollout.session_meta import thread_from_meta
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place
 from livethread.types import START, Position
-from livethread_worker.store.files.scan import key_of, ordinal_of, scan_records, writer_mark
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-    from typing import BinaryIO
-
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.files.scan import Record
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.scan import Record, key_of, ordinal_of, scan_records, writer_mark
 
 #: Key of a ``thread_metadata`` line that says when the thread was archived; null: it is active again.
 ARCHIVED_AT: Final = "archived_at"

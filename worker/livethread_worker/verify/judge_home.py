@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.name_index import read_names
 from livethread_worker.store.files.scan import scan_records
 from livethread_worker.store.index import Index
@@ -14,12 +16,6 @@ from livethread_worker.store.upkeep.doctor import examine
 from livethread_worker.store.upkeep.rebuild import read_state
 from livethread_worker.verify.calls import History, read_journals
 from livethread_worker.verify.judge_thread import ThreadVerdict, Violation, ViolationKind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
 
 
 @dataclass(slots=True)

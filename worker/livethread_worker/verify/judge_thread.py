@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from livethread.journal import history_digest, item_digest
-from livethread.metadata import ThreadMetadataPatch
+from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.rollout.item import THREAD_METADATA_TYPE
-from livethread_worker.store.files.scan import ordinal_of, writer_mark
-from livethread_worker.verify.calls import NEVER, by_process
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from livethread.metadata import StoredThread
-    from livethread_worker.store.files.scan import Record
-    from livethread_worker.verify.calls import Call, History
+from livethread_worker.store.files.scan import Record, ordinal_of, writer_mark
+from livethread_worker.verify.calls import NEVER, Call, History, by_process
 
 #: Lines that the store writes by itself; as items, an agent hardly appends them.
 _STORES_OWN: Final = frozenset({"session_meta", THREAD_METADATA_TYPE})

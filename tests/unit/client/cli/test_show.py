@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from tests.unit.worker.builders import thread_id
 
 from livethread.cli import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
 
 AT = "2025-11-23T10:00:00.000Z"
 

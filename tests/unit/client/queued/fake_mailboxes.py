@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from livethread.types import START
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
 
 HEAD_KEYS, THREAD_KEYS, HEAD_ARGS = 8, 4, 3
 

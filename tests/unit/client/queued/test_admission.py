@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,9 +14,6 @@ from livethread.queued import admission as admission_module
 from livethread.queued.admission import Admission
 from livethread.queued.writer import Budget, Submission, Writer
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603a"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 from redis._parsers.base import BaseParser
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -13,18 +15,18 @@ from tests.unit.client.queued.fake_mailboxes import FakeMailboxes, LostReply, St
 
 from livethread.errors import Conflict, Internal, InvalidRequest, ResourceExhausted, ThreadNotFound, Unavailable
 from livethread.metadata import ThreadMetadataPatch
-from livethread.ordered_tasks import AppendItems, CreateThread, DeleteThread, OrderedTask, UpdateThreadMetadata
+from livethread.ordered_tasks import (
+    AppendItems,
+    CreateThread,
+    DeleteThread,
+    EncodedTask,
+    OrderedTask,
+    UpdateThreadMetadata,
+)
 from livethread.queued import outbox as outbox_module
 from livethread.queued.outbox import Outbox
 from livethread.queued.writer import Budget, Submission, Writer
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from redis.asyncio import Redis
-
-    from livethread.ordered_tasks import EncodedTask
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 A = "019a93b9-f380-7600-98ff-940e6b99603a"

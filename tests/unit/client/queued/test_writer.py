@@ -2,19 +2,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from livethread.errors import Conflict, ResourceExhausted, Unavailable
-from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask
+from livethread.ordered_tasks import AppendItems, CreateThread, EncodedTask, OrderedTask
 from livethread.queued.writer import Budget, Submission, Writer
 from livethread.types import START
-
-if TYPE_CHECKING:
-    from livethread.ordered_tasks import EncodedTask
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"

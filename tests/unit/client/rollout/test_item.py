@@ -4,9 +4,10 @@ import enum
 import json
 import math
 import uuid
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -25,9 +26,6 @@ from livethread.rollout.item import (
     items_of,
     parse_items,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 AT = datetime(2026, 11, 22, 17, 39, 40, 601_999, tzinfo=UTC)
 

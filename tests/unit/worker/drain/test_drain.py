@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from tests.unit.worker.builders import DAY, Mail
+from tests.unit.worker.builders import DAY, Mail, Store
 
 from livethread import Settings
+from livethread.ordered_tasks import MailboxEntry
 from livethread_worker.drain import drain as drain_module
 from livethread_worker.drain.drain import Drain
-from livethread_worker.drain.mailbox import Claim
+from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from tests.unit.worker.builders import Store
-
-    from livethread.ordered_tasks import MailboxEntry
-    from livethread_worker.drain.mailbox import Mailbox
-    from livethread_worker.store.write.batch import Outcome
+from livethread_worker.store.write.batch import Outcome
 
 
 class GivenMailbox:

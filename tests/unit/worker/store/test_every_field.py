@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from livethread import types
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, MemoryMode, StoredThread, ThreadMetadataPatch
 from livethread.thread_manager import ThreadManager
-from livethread.types import ArchiveThreadParams, CreateThreadParams, ReadThreadParams, ResumeThreadParams
 from livethread_config import Settings
 from livethread_worker.store.local import LocalThreadStore
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 AT = datetime(2030, 1, 2, 3, 4, 5, 678000, UTC)
 
@@ -46,7 +44,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "history_mode": ("paginated", "legacy"),
 }
 
-CREATED = CreateThreadParams(
+CREATED = types.CreateThreadParams(
     cwd="/work",
     git=GitInfo(commit_hash="s", branch="b", repository_url="u"),
     thread_source="user",
@@ -87,7 +85,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 async def stored(store: LocalThreadStore) -> StoredThread:
-    return await store.read_thread(ReadThreadParams(thread_id=CREATED.thread_id))
+    return await store.read_thread(types.ReadThreadParams(thread_id=CREATED.thread_id))
 
 
 def delete_index(settings: Settings) -> None:
@@ -130,7 +128,7 @@ async def test_a_patch_before_and_behind_items_and_an_archive_counts_as_while_it
 ) -> None:
     """What the items say of the same field, before and behind the patch, comes to the same, too."""
     first, second = (ThreadMetadataPatch.model_validate({field: value}) for value in VALUES[field])
-    archive = ArchiveThreadParams(thread_id=CREATED.thread_id)
+    archive = types.ArchiveThreadParams(thread_id=CREATED.thread_id)
     async with LocalThreadStore(settings) as store:
         thread = await LiveThread.create(store, CREATED)
         await thread.update_metadata(second)
@@ -140,7 +138,7 @@ async def test_a_patch_before_and_behind_items_and_an_archive_counts_as_while_it
         await store.archive_thread(archive)
         await thread.shutdown()
         thread = await LiveThread.resume(
-            store, ResumeThreadParams(thread_id=CREATED.thread_id, include_archived=True)
+            store, types.ResumeThreadParams(thread_id=CREATED.thread_id, include_archived=True)
         )
         await thread.append_items(TURN)
         await thread.update_metadata(second)

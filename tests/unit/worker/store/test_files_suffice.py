@@ -6,7 +6,7 @@ import tempfile
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Mail, Store, item_line
 
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
+from livethread.ordered_tasks import MailboxEntry
 from livethread.rollout.item import decode_line
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.upkeep.refresh import Refresher
 from livethread_worker.store.write.batch import OutcomeKind
-
-if TYPE_CHECKING:
-    from livethread.ordered_tasks import MailboxEntry
 
 SESSIONS = 3
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.nodes.items import append, history, message, new_thread, texts
@@ -14,9 +14,6 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.rebuild import rebuild
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 async def test_while_somebody_else_writes_the_thread_nothing_is_stored_and_then_it_goes_on(

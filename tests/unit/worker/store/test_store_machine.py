@@ -12,11 +12,11 @@ import itertools
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, BinaryIO, Final
 
 import pytest
 from hypothesis import note
@@ -27,40 +27,22 @@ from tests.nodes.examples import assert_finds_a_fault, machine_settings
 from tests.nodes.killing import DEATHS, Death, Killed, Killer
 from tests.unit.worker.builders import AT, item_line, thread_id
 
+from livethread import types
 from livethread.errors import ThreadNotFound
 from livethread.metadata import MemoryMode, ThreadMetadataPatch
 from livethread.rollout.item import decode_line
-from livethread.types import (
-    ArchiveThreadParams,
-    CreateThreadParams,
-    DeleteThreadParams,
-    DiscardThreadParams,
-    ListThreadsParams,
-    ListTurnsParams,
-    LoadThreadHistoryParams,
-    PersistThreadParams,
-    ReadThreadParams,
-    ResumeThreadParams,
-)
 from livethread_config import Settings
 from livethread_worker.store.files import home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.name_index import read_names
 from livethread_worker.store.index import index
 from livethread_worker.store.local import LocalThreadStore
-from livethread_worker.store.thread_state import read_on
+from livethread_worker.store.thread_state import ThreadState, read_on
 from livethread_worker.store.upkeep import refresh
-from livethread_worker.store.upkeep.doctor import FaultKind, examine
+from livethread_worker.store.upkeep.doctor import Fault, FaultKind, examine
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write import batch
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import BinaryIO
-
-    from livethread_worker.store.thread_state import ThreadState
-    from livethread_worker.store.upkeep.doctor import Fault
 
 STORE: Final = st.integers(0, 2)
 THREAD: Final = st.integers(0, 3)
@@ -185,7 +167,7 @@ class Stores(RuleBasedStateMachine):
     @precondition(lambda self: len(self.threads) < 4)
     @rule(store=STORE)
     def create(self, store: int) -> None:
-        params = CreateThreadParams(thread_id=thread_id(len(self.threads) + 1), created_at=AT, cwd="/work")
+        params = types.CreateThreadParams(thread_id=thread_id(len(self.threads) + 1), created_at=AT, cwd="/work")
         self.runner.run(self.stores[store].create_thread(params))
         self.threads.append(Thread(params.thread_id, store))
         self.opened[store].add(params.thread_id)
@@ -211,7 +193,7 @@ class Stores(RuleBasedStateMachine):
     def persist(self, store: int, thread: int, death: Death | None) -> None:
         known, store = self.pick(thread, store)
         if known.thread_id in self.opened[store]:
-            params = PersistThreadParams(thread_id=known.thread_id)
+            params = types.PersistThreadParams(thread_id=known.thread_id)
             work = self.stores[store].persist_thread(params)
             if known.creator == store:
                 self.change(store, known, work, lambda state: (set(), state), death)
@@ -241,25 +223,25 @@ class Stores(RuleBasedStateMachine):
     @rule(store=STORE, thread=THREAD, death=DEATH)
     def archive(self, store: int, thread: int, death: Death | None) -> None:
         known, store = self.pick(thread, store)
-        work = self.stores[store].archive_thread(ArchiveThreadParams(thread_id=known.thread_id))
+        work = self.stores[store].archive_thread(types.ArchiveThreadParams(thread_id=known.thread_id))
         self.change(store, known, work, lambda state: (set(), replace(state, is_archived=True)), death)
 
     @rule(store=STORE, thread=THREAD, death=DEATH)
     def unarchive(self, store: int, thread: int, death: Death | None) -> None:
         known, store = self.pick(thread, store)
-        work = self.stores[store].unarchive_thread(ArchiveThreadParams(thread_id=known.thread_id))
+        work = self.stores[store].unarchive_thread(types.ArchiveThreadParams(thread_id=known.thread_id))
         self.change(store, known, work, lambda state: (set(), replace(state, is_archived=False)), death)
 
     @rule(store=STORE, thread=THREAD, death=DEATH)
     def delete(self, store: int, thread: int, death: Death | None) -> None:
         known, store = self.pick(thread, store)
-        work = self.stores[store].delete_thread(DeleteThreadParams(thread_id=known.thread_id))
+        work = self.stores[store].delete_thread(types.DeleteThreadParams(thread_id=known.thread_id))
         self.change(store, known, work, lambda state: (set(), NOTHING), death)
 
     @rule(store=STORE, thread=THREAD)
     def discard(self, store: int, thread: int) -> None:
         known, _ = self.pick(thread)
-        self.runner.run(self.stores[store].discard_thread(DiscardThreadParams(thread_id=known.thread_id)))
+        self.runner.run(self.stores[store].discard_thread(types.DiscardThreadParams(thread_id=known.thread_id)))
         self.closed(store, known.thread_id)
 
     @rule(store=STORE)
@@ -410,7 +392,7 @@ class Stores(RuleBasedStateMachine):
         """See to it that the thread is open in the store; return whether it is."""
         if thread.thread_id in self.opened[store]:
             return True
-        params = ResumeThreadParams(thread_id=thread.thread_id, include_archived=True)
+        params = types.ResumeThreadParams(thread_id=thread.thread_id, include_archived=True)
         try:
             self.runner.run(self.stores[store].resume_thread(params))
         except ThreadNotFound:
@@ -485,15 +467,15 @@ class Stores(RuleBasedStateMachine):
     async def seen(self, store: LocalThreadStore, thread_id: str) -> State:
         """Return the thread as *store* shows it."""
         try:
-            read = await store.read_thread(ReadThreadParams(thread_id=thread_id))
+            read = await store.read_thread(types.ReadThreadParams(thread_id=thread_id))
         except ThreadNotFound:
             with suppress(ThreadNotFound):  # a rollout may be there, of which a death left less than its first line
-                assert not (await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))).items
+                assert not (await store.load_history(types.LoadThreadHistoryParams(thread_id=thread_id))).items
             return NOTHING
         history = await items_module.history(store, thread_id)
         # A patch of git or memory mode is a copy of the session_meta, as in codex.
         items = tuple(says({"payload": item.payload}) for item in history if item.type != "session_meta")
-        page = await store.list_turns(ListTurnsParams(thread_id=thread_id, page_size=1_000))
+        page = await store.list_turns(types.ListTurnsParams(thread_id=thread_id, page_size=1_000))
         assert [turn.turn_id for turn in page.turns] == turns_of(items)
         fields = {name: getattr(read, name) for name in ("name", "title", "model", "thread_source", "memory_mode")}
         fields["branch"] = read.git_info.branch if read.git_info else None
@@ -501,7 +483,7 @@ class Stores(RuleBasedStateMachine):
         return State(is_stored=True, items=items, fields=given, is_archived=read.archived_at is not None)
 
     def listed(self, store: int, *, archived: bool) -> set[str]:
-        page = self.runner.run(self.stores[store].list_threads(ListThreadsParams(archived=archived)))
+        page = self.runner.run(self.stores[store].list_threads(types.ListThreadsParams(archived=archived)))
         ids = [thread.thread_id for thread in page.items]
         assert len(ids) == len(set(ids))
         return set(ids)

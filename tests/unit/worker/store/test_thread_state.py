@@ -3,23 +3,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 import pytest
-from tests.unit.worker.builders import AT, item_line, message_line, thread_id
+from tests.unit.worker.builders import AT, Store, item_line, message_line, thread_id
 
 from livethread.metadata import GitInfo, ThreadMetadataPatch
 from livethread_worker.store.files.name_index import read_names
 from livethread_worker.store.files.scan import Record
 from livethread_worker.store.thread_state import ThreadState, WriterMark, complete_from_home, read_on
 from livethread_worker.store.write.thread_work import number_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
-
-    from tests.unit.worker.builders import Store
 
 ONE, OTHER = thread_id(1), thread_id(2)
 WRITTEN_AT = datetime(2026, 11, 22, 18, tzinfo=UTC)

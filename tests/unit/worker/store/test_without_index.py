@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.nodes.items import append, history, message, new_thread, texts
@@ -23,10 +24,6 @@ from livethread import (
 )
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.index import database
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 
 ONE, TWO = thread_id(1), thread_id(2)
 

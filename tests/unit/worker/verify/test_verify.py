@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -26,6 +28,7 @@ from livethread import (
     Settings,
     ThreadMetadataPatch,
     ThreadNotFound,
+    ThreadStore,
 )
 from livethread.cli import main
 from livethread.journal import journaled
@@ -35,12 +38,6 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.verify import verify
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from livethread import ThreadStore
 
 Lines = list[bytes]
 

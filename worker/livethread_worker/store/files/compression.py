@@ -11,20 +11,17 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import BinaryIO, Final
 
 import zstandard
 
 from livethread.errors import Internal, InvalidRequest
 from livethread_worker.store.files.home import is_compressed, other_form
-from livethread_worker.store.files.recorder import copy_times, replacing
+from livethread_worker.store.files.replacement import copy_times, replacing
 from livethread_worker.store.files.sync import sync_directory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-    from typing import BinaryIO
 
 #: Rollouts are text that repeats itself: a higher level takes far longer for a few per cent.
 _LEVEL: Final = 9

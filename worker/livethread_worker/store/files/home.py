@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread_config.settings import OWN_FOLDER
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 #: Permissions of every directory and file we create: the owner's alone.
 DIRECTORY_MODE: Final = 0o700

@@ -5,14 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from livethread_worker.store.files.home import FILE_MODE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 #: How often a busy lock is tried again by who may wait for it.
 _RETRY_INTERVAL: Final = 0.01  # seconds

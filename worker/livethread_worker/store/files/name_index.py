@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 from livethread.model import format_time, parse_time
 from livethread.rollout.item import decode_line, encode_json
-from livethread_worker.store.files.home import FILE_MODE
+from livethread_worker.store.files.home import FILE_MODE, Home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.scan import scan_records
-from livethread_worker.store.files.sync import sync_directory
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-    from typing import BinaryIO
-
-    from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.sync import sync_directory, sync_now
 
 #: How long codex may hold the index's lock before we give up and try again later.
 _LOCK_WAIT: Final = 2.0  # seconds
@@ -48,7 +43,7 @@ def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None
         if size and os.pread(recorder.file.fileno(), 1, size - 1) != b"\n":
             lines = b"\n" + lines  # end a torn line, so that ours is not glued onto it
         recorder.append(lines)
-        recorder.sync()
+        sync_now(recorder)
 
 
 def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] = lambda _: None) -> None:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from livethread_worker.store.files.home import FILE_MODE, make_directory, other_form
+from livethread_worker.store.files.home import FILE_MODE, Home, make_directory, other_form
 from livethread_worker.store.files.sync import sync_directory
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
 
 
 def keep(home: Home, name: str, content: bytes) -> Path:

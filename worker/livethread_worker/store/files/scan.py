@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from livethread.rollout.item import KEY_FIELD, decode_line, decode_lines, decode_whole
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
 
 #: Numbers from here on are nobody's counters: the index holds 64 bits.
 MAX_COUNTER: Final = 2**62

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
+from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.syncfs import is_cheap_to_sync, sync_filesystem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
-    from pathlib import Path
-
-    from livethread_worker.store.files.recorder import RolloutRecorder
 
 #: macOS has no fdatasync.
 _datasync: Final = getattr(os, "fdatasync", os.fsync)
@@ -107,6 +103,16 @@ class Syncing:
             else:
                 for number in numbers:
                     self._recorders[number].is_named = True
+
+
+def sync_now(recorder: RolloutRecorder) -> None:
+    """Force what *recorder* wrote to the disk, and a new file's name with it.
+
+    Raises:
+        OSError: the disk could not take it.
+    """
+    if error := Syncing([recorder]).wait()[0]:
+        raise error
 
 
 @cache

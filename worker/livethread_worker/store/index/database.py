@@ -6,17 +6,13 @@ import logging
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from sqlite_utils import Database
 
-from livethread_worker.store.files.home import FILE_MODE
+from livethread_worker.store.files.home import FILE_MODE, Home
 from livethread_worker.store.index.migrations import migrations
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,20 @@ import json
 import logging
 import sqlite3
 import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from datetime import datetime
+from typing import Final
+
+from sqlite_utils import Database
 
 from livethread.cursor import MAX_OFFSET
+from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread.rollout.turns import TurnPhase, TurnPlace
+from livethread.types import ListThreadsParams, SearchThreadsParams
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.index.database import (
     BUSY_TIMEOUT,
@@ -29,6 +36,7 @@ from livethread_worker.store.index.search_threads import search_rows
 from livethread_worker.store.index.state_cache import RecentStates
 from livethread_worker.store.index.thread_rows import from_row, from_rows
 from livethread_worker.store.index.thread_writes import (
+    ThreadRows,
     add_lines,
     forget,
     forget_lines,
@@ -38,17 +46,6 @@ from livethread_worker.store.index.thread_writes import (
     thread_rows,
 )
 from livethread_worker.store.thread_state import ThreadState, WriterMark
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
-
-    from sqlite_utils import Database
-
-    from livethread.metadata import StoredThread
-    from livethread.types import ListThreadsParams, SearchThreadsParams
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index.thread_writes import ThreadRows
 
 logger = logging.getLogger(__name__)
 

@@ -9,22 +9,18 @@ collected and sorted, else the listing is walked until the page is full.
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from livethread.cursor import decode_cursor
+from livethread.metadata import SessionSource
 from livethread.rollout.item import encode_json
 from livethread.rollout.search_text import folded_term
-from livethread.types import RelationKind, SortDirection
+from livethread.types import ListThreadsParams, RelationKind, SortDirection
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
 from livethread_worker.store.index.thread_rows import SLOTS, slot_of
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Sequence
-
-    from livethread.metadata import SessionSource
-    from livethread.types import ListThreadsParams
 
 #: Up to so many threads are collected and sorted; no more are counted to tell which filter leads.
 FEW: Final = 4000

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
 
 from livethread.rollout.search_text import folded_term
 from livethread_worker.store.index.queries import QUERIES
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Sequence
 
 #: Texts of a thread; their rows in ``listing_texts`` are ``threads.id`` * TEXTS + 0, 1, 2: preview, title, name.
 TEXTS: Final = 3

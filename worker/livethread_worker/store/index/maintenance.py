@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from livethread_worker.store.index.queries import QUERIES
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
 #: Messages that are indexed together: FTS5 writes those of a transaction as a segment of their own, and merges that with
 #: others again and again, so that two or three at a time cost ten times as much. (PostgreSQL's GIN indexes have a pending

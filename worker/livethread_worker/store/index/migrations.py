@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from sqlite_utils import Migrations
+from sqlite_utils import Database, Migrations
 
 from livethread.rollout.search_text import listing_text
 from livethread_worker.store.index.listing_texts import listing_rows
 from livethread_worker.store.index.thread_rows import SLOT_LENGTH, SLOTS
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
 
 migrations = Migrations("livethread")
 

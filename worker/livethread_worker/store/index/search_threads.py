@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from livethread.cursor import decode_cursor, decode_relevance
-from livethread.rollout.search_text import WORD_BREAK, parse_query
-from livethread.types import SortDirection
+from livethread.rollout.search_text import WORD_BREAK, Phrase, parse_query
+from livethread.types import SearchThreadsParams, SortDirection
 from livethread_worker.store.index.list_threads import source_condition
-
-if TYPE_CHECKING:
-    import sqlite3
-
-    from livethread.rollout.search_text import Phrase
-    from livethread.types import SearchThreadsParams
 
 
 @dataclass(frozen=True, slots=True)

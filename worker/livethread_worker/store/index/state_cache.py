@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import sqlite3
+from collections.abc import Collection, Iterable
+from typing import Final
 
 from livethread.rollout.item import encode_json
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Collection, Iterable
-
-    from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.thread_state import ThreadState
 
 #: States that are kept, and the characters that all of them, and one, may hold: some megabytes.
 KEPT: Final = 2048

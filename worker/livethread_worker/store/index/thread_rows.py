@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
 from livethread.model import format_time
 from livethread.rollout.item import encode_json
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 _TEXTS: Final = (
     "session_id",

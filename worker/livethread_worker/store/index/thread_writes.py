@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from livethread.metadata import StoredThread
 from livethread.rollout.item import encode_json
 from livethread.rollout.search_text import SearchText, spaced
 from livethread.rollout.turns import TurnsTakenBack
@@ -14,12 +17,6 @@ from livethread_worker.store.index.maintenance import TOGETHER
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import COLUMNS, SAVE_THREAD, changed_columns, to_row, update_thread
 from livethread_worker.store.thread_state import TextLine, ThreadState, TurnEndLine, TurnLine
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterable, Sequence
-
-    from livethread.metadata import StoredThread
 
 #: Sets a name apart from a message of the same words.
 NAME_MARK: Final = "\0name:"

@@ -5,26 +5,19 @@ A cursor is a place in the rollout. Lines are only ever added behind, so it stay
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
 from livethread.cursor import decode_offset, encode_offset
 from livethread.errors import InvalidRequest
-from livethread.rollout.item import THREAD_METADATA_TYPE, item_of
-from livethread.types import ItemPage, SortDirection
-from livethread_worker.store.files.scan import PAGE_READ_BYTES, end_of_lines, scan_backward, scan_records
+from livethread.rollout.item import THREAD_METADATA_TYPE, RolloutItem, item_of
+from livethread.types import ItemPage, ListItemsParams, SortDirection
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.scan import PAGE_READ_BYTES, Record, end_of_lines, scan_backward, scan_records
+from livethread_worker.store.index import Index
 from livethread_worker.store.read.threads import open_thread
 from livethread_worker.store.read.turn_spans import find_turn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
-
-    from livethread.rollout.item import RolloutItem
-    from livethread.types import ListItemsParams
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.files.scan import Record
-    from livethread_worker.store.index import Index
 
 #: An item, and where its line begins and ends.
 _Placed = tuple["RolloutItem", int, int]

@@ -3,48 +3,42 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
+from livethread import types
 from livethread.cursor import decode_offset, encode_offset
-from livethread.rollout.item import THREAD_METADATA_TYPE, item_of
+from livethread.rollout.item import THREAD_METADATA_TYPE, RolloutItem, item_of
 from livethread.rollout.turns import named_end, stored_turn
-from livethread.types import SortDirection, TurnPage
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import PAGE_READ_BYTES, scan_records
+from livethread_worker.store.index import Index
+from livethread_worker.store.index.index import TurnSpan
 from livethread_worker.store.read.threads import open_thread
 from livethread_worker.store.read.turn_spans import starts_of, turns_from
 
-if TYPE_CHECKING:
-    from typing import BinaryIO
 
-    from livethread.rollout.item import RolloutItem
-    from livethread.types import ListTurnsParams, StoredTurn
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
-    from livethread_worker.store.index.index import TurnSpan
-
-
-def list_turns(home: Home, index: Index, params: ListTurnsParams) -> TurnPage:
+def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types.TurnPage:
     """Return one page of turns, without those that were rolled back.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and that was not asked for.
         InvalidRequest: the cursor is none.
     """
-    backward = params.sort_direction is SortDirection.DESC
+    backward = params.sort_direction is types.SortDirection.DESC
     with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
         size = os.fstat(file.fileno()).st_size
         begin = decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
         spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)
         shown = spans[: params.page_size]
         turns = tuple(_turn(index, params, file, span) for span in shown)
-    return TurnPage(
+    return types.TurnPage(
         turns=turns,
         next_cursor=encode_offset("turns", spans[-1].offset) if len(spans) > params.page_size else None,
         backwards_cursor=encode_offset("turns", shown[0].offset) if shown else None,
     )
 
 
-def _turn(index: Index, params: ListTurnsParams, file: BinaryIO, span: TurnSpan) -> StoredTurn:
+def _turn(index: Index, params: types.ListTurnsParams, file: BinaryIO, span: TurnSpan) -> types.StoredTurn:
     items = _items(file, span)
     named = {turn_id for item in items if (turn_id := named_end(item)) is not None and turn_id != span.turn_id}
     starts = starts_of(index, params.thread_id, named, file)

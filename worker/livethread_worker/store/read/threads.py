@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import BinaryIO
 
+from livethread import types
 from livethread.cursor import encode_cursor, encode_relevance
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.rollout.item import items_of
-from livethread.types import StoredThreadSearchResult, ThreadPage, ThreadSearchPage
 from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.home import other_form
+from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.files.name_index import read_names
 from livethread_worker.store.files.scan import scan_values
+from livethread_worker.store.index import Index
 from livethread_worker.store.thread_state import ThreadState, complete_from_home, read_on
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-    from typing import BinaryIO
 
-    from livethread.types import (
-        ListThreadsParams,
-        LoadThreadHistoryParams,
-        ReadThreadByRolloutPathParams,
-        ReadThreadParams,
-        SearchThreadsParams,
-    )
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
-
-
-def read_thread(home: Home, index: Index, params: ReadThreadParams) -> StoredThread:
+def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> StoredThread:
     """Return a thread, and its history where asked for.
 
     Raises:
@@ -46,7 +34,9 @@ def read_thread(home: Home, index: Index, params: ReadThreadParams) -> StoredThr
     return _with_history(thread) if params.include_history else thread
 
 
-def read_thread_by_rollout_path(home: Home, index: Index, params: ReadThreadByRolloutPathParams) -> StoredThread:
+def read_thread_by_rollout_path(
+    home: Home, index: Index, params: types.ReadThreadByRolloutPathParams
+) -> StoredThread:
     """Return the thread whose rollout this is.
 
     Raises:
@@ -68,7 +58,7 @@ def read_thread_by_rollout_path(home: Home, index: Index, params: ReadThreadByRo
     return _with_history(thread) if params.include_history else thread
 
 
-def load_history(home: Home, index: Index, params: LoadThreadHistoryParams) -> StoredThreadHistory:
+def load_history(home: Home, index: Index, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
     """Return a thread's items, in order.
 
     Raises:
@@ -79,7 +69,7 @@ def load_history(home: Home, index: Index, params: LoadThreadHistoryParams) -> S
 
 
 def read_lines(
-    home: Home, index: Index, params: LoadThreadHistoryParams, start: int, max_bytes: int
+    home: Home, index: Index, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
 ) -> tuple[list[str], int | None]:
     """Return a thread's lines from offset *start*, about *max_bytes* of them, and the next offset, if any.
 
@@ -94,14 +84,14 @@ def read_lines(
     return [line.decode(errors="replace") for line in lines], following if more else None
 
 
-def list_threads(home: Home, index: Index, params: ListThreadsParams) -> ThreadPage:
+def list_threads(home: Home, index: Index, params: types.ListThreadsParams) -> types.ThreadPage:
     """Return one page of threads."""
     threads = index.list_threads(params)
     page, more = threads[: params.page_size], len(threads) > params.page_size
-    return ThreadPage(items=tuple(page), next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
+    return types.ThreadPage(items=tuple(page), next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
 
 
-def search_threads(home: Home, index: Index, params: SearchThreadsParams) -> ThreadSearchPage:
+def search_threads(home: Home, index: Index, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
     """Return one page of the threads in which a text occurs, each with its best match."""
     found = index.search_threads(params)
     page, more = found.threads[: params.page_size], len(found.threads) > params.page_size
@@ -110,8 +100,8 @@ def search_threads(home: Home, index: Index, params: SearchThreadsParams) -> Thr
         last = page[-1][0]
         by = params.sort_key
         cursor = encode_cursor(last, by) if by else encode_relevance(found.snapshot, found.offset + len(page))
-    items = tuple(StoredThreadSearchResult(thread=thread, snippet=snippet) for thread, snippet in page)
-    return ThreadSearchPage(items=items, next_cursor=cursor)
+    items = tuple(types.StoredThreadSearchResult(thread=thread, snippet=snippet) for thread, snippet in page)
+    return types.ThreadSearchPage(items=items, next_cursor=cursor)
 
 
 @contextmanager

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
 from livethread.errors import InvalidRequest
 from livethread.rollout.turns import TurnsTakenBack
+from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
 from livethread_worker.store.thread_state import ThreadState, TurnEndLine, TurnLine, read_on
-
-if TYPE_CHECKING:
-    from collections.abc import Set as AbstractSet
-    from typing import BinaryIO
-
-    from livethread_worker.store.index import Index
 
 
 def turns_from(

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from datetime import datetime
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files.compression import compress
-from livethread_worker.store.files.home import is_compressed
+from livethread_worker.store.files.home import Home, is_compressed
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.quarantine import move_other_form_away
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
+from livethread_worker.store.index import Index
 
 logger = logging.getLogger(__name__)
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from livethread.errors import Unavailable
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.index.database import set_aside
 from livethread_worker.store.index.index import Index, IndexUnavailable
-from livethread_worker.store.upkeep.refresh import Refresher
-
-if TYPE_CHECKING:
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.upkeep.refresh import Refresh
+from livethread_worker.store.upkeep.refresh import Refresh, Refresher
 
 #: How long another process may be busy with setting the same index aside.
 _LOCK_WAIT = 5.0  # seconds

@@ -6,25 +6,20 @@ Files are never changed. A thread that somebody writes just now is tried again a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names
-from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.index import Index
+from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
 from livethread_worker.store.thread_state import ThreadState, complete_from_home, read_on
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
-    from livethread_worker.store.index.thread_writes import ThreadRows
 
 logger = logging.getLogger(__name__)
 

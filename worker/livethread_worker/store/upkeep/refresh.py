@@ -9,25 +9,20 @@ has stored it meanwhile.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files.home import is_compressed
+from livethread_worker.store.files.home import Home, is_compressed
 from livethread_worker.store.files.name_index import NameCache
+from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
-    from livethread_worker.store.thread_state import ThreadState
 
 #: A look at everything is made only after so many times the time that the last one took: 2 % of a reader's time.
 REST_FACTOR: Final = 50

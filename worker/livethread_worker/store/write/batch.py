@@ -10,36 +10,29 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from livethread.errors import Conflict, ThreadStoreError
-from livethread.ordered_tasks import AppendItems, CreateThread, DeleteThread
+from livethread.ordered_tasks import AppendItems, CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.item import decode_line, item_of
-from livethread.types import START
+from livethread.types import START, Position
 from livethread_worker.store.files.compression import decompress
-from livethread_worker.store.files.home import is_compressed, make_directory, other_form
+from livethread_worker.store.files.home import Home, is_compressed, make_directory, other_form
 from livethread_worker.store.files.locks import LockBusy, take_lock
 from livethread_worker.store.files.name_index import forget_names, read_names, set_name
 from livethread_worker.store.files.quarantine import keep, move_other_form_away
-from livethread_worker.store.files.recorder import RolloutRecorder, unfinished
-from livethread_worker.store.files.sync import Syncing, sync_directory
-from livethread_worker.store.index import IndexUnavailable
-from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.files.recorder import RolloutRecorder
+from livethread_worker.store.files.replacement import unfinished
+from livethread_worker.store.files.sync import Syncing, sync_directory, sync_now
+from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
 from livethread_worker.store.thread_state import ThreadState, archived_by_folder, read_on
 from livethread_worker.store.write.thread_work import ThreadWork
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from livethread.ordered_tasks import MailboxEntry
-    from livethread.types import Position
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
-    from livethread_worker.store.index.thread_writes import ThreadRows
 
 logger = logging.getLogger(__name__)
 
@@ -295,7 +288,7 @@ def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> bool:
         return must_sync
     if must_sync:
         try:
-            recorder.sync()  # the line that says why it moves is there before it does
+            sync_now(recorder)  # the line that says why it moves is there before it does
         except OSError:
             recorder.take_back()
             raise

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from livethread.errors import Conflict
 from livethread.open_threads import taken_over
-from livethread.ordered_tasks import AppendItems
-from livethread.types import START
-
-if TYPE_CHECKING:
-    from livethread.ordered_tasks import OrderedTask
-    from livethread.types import Position
-    from livethread_worker.store.thread_state import ThreadState
+from livethread.ordered_tasks import AppendItems, OrderedTask
+from livethread.types import START, Position
+from livethread_worker.store.thread_state import ThreadState
 
 
 def require_position(last: Position, expected: Position | None) -> None:

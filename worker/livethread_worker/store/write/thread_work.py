@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError
-from livethread.metadata import PAGINATED
+from livethread.metadata import PAGINATED, StoredThread, ThreadMetadataPatch
 from livethread.model import format_time, parse_time
 from livethread.observed import ObservedThread
 from livethread.ordered_tasks import (
@@ -20,21 +22,15 @@ from livethread.ordered_tasks import (
     ArchiveThread,
     CreateThread,
     DeleteThread,
+    MailboxEntry,
+    OrderedTask,
     UnarchiveThread,
     UpdateThreadMetadata,
 )
 from livethread.rollout.item import KEY_FIELD, THREAD_METADATA_TYPE, decode_line, encode_json
 from livethread.rollout.session_meta import thread_from_meta, with_present_values
-from livethread.types import START, position_key
+from livethread.types import START, Position, position_key
 from livethread_worker.store.thread_state import ARCHIVED_AT, ThreadState, WriterMark
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from datetime import datetime
-
-    from livethread.metadata import StoredThread, ThreadMetadataPatch
-    from livethread.ordered_tasks import MailboxEntry, OrderedTask
-    from livethread.types import Position
 
 logger = logging.getLogger(__name__)
 

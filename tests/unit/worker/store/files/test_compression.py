@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import os
 import tracemalloc
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import zstandard
 
 from livethread.errors import Internal, InvalidRequest
 from livethread_worker.store.files.compression import compress, decompress, open_rollout
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 LINES = b"".join(b'{"type":"event_msg","payload":{"n":%d}}\n' % n for n in range(20_000))
 

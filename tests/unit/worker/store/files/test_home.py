@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import stat
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.unit.worker.builders import DAY, thread_id
 
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread_worker.store.files.home import Home
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ONE = thread_id(1)
 V4 = "3b241101-e2bb-4255-8caf-4136c566a962"

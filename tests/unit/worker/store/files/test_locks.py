@@ -6,15 +6,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
 import pytest
 
 from livethread_worker.store.files import locks as locking
 from livethread_worker.store.files.locks import LockBusy, file_lock
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
 
 
 @pytest.fixture

@@ -5,20 +5,16 @@ import json
 import os
 import stat
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.unit.worker.builders import thread_id
+from tests.unit.worker.conftest import LimitFileSize
 
 from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy
 from livethread_worker.store.files.name_index import NameReader, read_names, set_name
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.unit.worker.conftest import LimitFileSize
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ONE, TWO = thread_id(1), thread_id(2)

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import pytest
+from tests.unit.worker.builders import Store
 
 from livethread_worker.store.files import quarantine
 from livethread_worker.store.files.quarantine import keep
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
-    from tests.unit.worker.builders import Store
 
 
 def test_what_is_kept_is_on_the_disk_with_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

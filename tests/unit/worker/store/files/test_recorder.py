@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.unit.worker.conftest import LimitFileSize
 
 from livethread_worker.store.files.recorder import RolloutRecorder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.unit.worker.conftest import LimitFileSize
+from livethread_worker.store.files.sync import sync_now
 
 
 @pytest.fixture
@@ -99,7 +96,7 @@ def test_a_missing_rollout_is_not_created_unasked(path: Path) -> None:
 def test_a_new_rollout_is_its_owners_alone(path: Path, umask: int) -> None:
     with RolloutRecorder.open(path, create=True) as recorder:
         recorder.append(b"first\n")
-        recorder.sync()
+        sync_now(recorder)
 
     assert path.read_bytes() == b"first\n"
     assert mode(path) == 0o600
@@ -110,7 +107,7 @@ def test_a_new_rollout_is_its_owners_alone(path: Path, umask: int) -> None:
 def test_creating_a_rollout_that_exists_opens_it(rollout: Path) -> None:
     with RolloutRecorder.open(rollout, create=True) as recorder:
         recorder.append(b"second\n")
-        recorder.sync()
+        sync_now(recorder)
 
     assert rollout.read_bytes() == b"first\nsecond\n"
 

@@ -6,19 +6,16 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from livethread_worker.store.files import sync, syncfs
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.sync import SYNCED_AT_ONCE, Syncing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 COUNT = SYNCED_AT_ONCE + 3
 

@@ -9,11 +9,10 @@ import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from sqlite_utils import Database
-from tests.unit.worker.builders import AT, thread_id
+from tests.unit.worker.builders import AT, Store, thread_id
 
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
 from livethread.types import ListThreadsParams
@@ -25,9 +24,6 @@ from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import changed_columns
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState, WriterMark
-
-if TYPE_CHECKING:
-    from tests.unit.worker.builders import Store
 
 ONE, TWO = thread_id(1), thread_id(2)
 

@@ -1,32 +1,24 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Store, opened_store, thread_id
 
+from livethread import types
 from livethread.errors import InvalidRequest
 from livethread.in_memory import InMemoryThreadStore, _Stored
 from livethread.metadata import StoredThread
 from livethread.model import format_time
-from livethread.types import (
-    ListThreadsParams,
-    RelationKind,
-    SortDirection,
-    ThreadRelationFilter,
-    ThreadSortKey,
-)
 from livethread_worker.store.index import list_threads as list_threads_module
 from livethread_worker.store.read.threads import list_threads
 from livethread_worker.store.thread_state import ThreadState
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +40,7 @@ def fill(store: Store, *threads: StoredThread) -> None:
 
 
 def ids(store: Store, **params: Any) -> list[str]:
-    page = list_threads(store.home, store.index, ListThreadsParams.model_validate(params))
+    page = list_threads(store.home, store.index, types.ListThreadsParams.model_validate(params))
     assert page.next_cursor is None
     return sorted(t.thread_id for t in page.items)
 
@@ -56,15 +48,15 @@ def ids(store: Store, **params: Any) -> list[str]:
 @given(
     seconds=st.lists(st.tuples(*[st.sampled_from([0, 1, 10, 11])] * 3), max_size=12),
     page_size=st.integers(1, 5),
-    key=st.sampled_from(ThreadSortKey),
-    direction=st.sampled_from(SortDirection),
+    key=st.sampled_from(types.ThreadSortKey),
+    direction=st.sampled_from(types.SortDirection),
 )
 def test_pages_lose_and_repeat_no_thread_though_times_are_equal(
     listed: Store,
     seconds: list[tuple[int, int, int]],
     page_size: int,
-    key: ThreadSortKey,
-    direction: SortDirection,
+    key: types.ThreadSortKey,
+    direction: types.SortDirection,
 ) -> None:
     names = ("created_at", "updated_at", "recency_at")
     threads = [
@@ -76,7 +68,7 @@ def test_pages_lose_and_repeat_no_thread_though_times_are_equal(
     cursor: str | None = None
 
     for _ in range(len(threads) + 1):
-        params = ListThreadsParams(page_size=page_size, cursor=cursor, sort_key=key, sort_direction=direction)
+        params = types.ListThreadsParams(page_size=page_size, cursor=cursor, sort_key=key, sort_direction=direction)
         page = list_threads(listed.home, listed.index, params)
         assert len(page.items) == page_size or page.next_cursor is None
         seen += [t.thread_id for t in page.items]
@@ -85,7 +77,7 @@ def test_pages_lose_and_repeat_no_thread_though_times_are_equal(
             break
 
     ordered = sorted(threads, key=lambda t: (format_time(getattr(t, key.value)), t.thread_id))
-    expected = [t.thread_id for t in (ordered if direction is SortDirection.ASC else reversed(ordered))]
+    expected = [t.thread_id for t in (ordered if direction is types.SortDirection.ASC else reversed(ordered))]
     assert seen == expected
 
 
@@ -125,7 +117,7 @@ thread_fields = st.fixed_dictionaries({
     "updated_at": st.integers(0, 2).map(lambda s: AT + timedelta(seconds=s)),
 })
 relations = st.builds(
-    ThreadRelationFilter, kind=st.sampled_from(RelationKind), thread_id=st.integers(0, 9).map(thread_id)
+    types.ThreadRelationFilter, kind=st.sampled_from(types.RelationKind), thread_id=st.integers(0, 9).map(thread_id)
 )
 filters = {
     "cwd_filters": st.lists(st.sampled_from(CWDS), max_size=4),
@@ -136,8 +128,8 @@ filters = {
     "relation_filter": relations,
 }
 orders = st.fixed_dictionaries({
-    "sort_key": st.sampled_from(ThreadSortKey),
-    "sort_direction": st.sampled_from(SortDirection),
+    "sort_key": st.sampled_from(types.ThreadSortKey),
+    "sort_direction": st.sampled_from(types.SortDirection),
     "page_size": st.integers(1, 4),
 })
 #: Two filters at most: more of them leave hardly a thread.
@@ -174,7 +166,7 @@ def test_every_listing_is_that_of_the_store_in_memory(
         patch.setattr(list_threads_module, "FEW", few)
         patch.setattr(list_threads_module, "MERGED_VALUES", merged)
         for _ in range(len(threads) + 1):
-            params = ListThreadsParams.model_validate(wanted | order | {"cursor": cursor})
+            params = types.ListThreadsParams.model_validate(wanted | order | {"cursor": cursor})
             page = list_threads(listed.home, listed.index, params)
             expected = memory._page(params, lambda _: True)
             assert [t.thread_id for t in page.items] == [t.thread_id for t in expected.items]
@@ -257,11 +249,11 @@ def test_the_text_of_a_thread_goes_with_it(listed: Store) -> None:
 def test_a_thread_that_comes_in_before_the_cursor_shifts_no_later_page(listed: Store) -> None:
     threads = [thread(n, created_at=AT + timedelta(seconds=n)) for n in range(4)]
     fill(listed, *threads)
-    first = list_threads(listed.home, listed.index, ListThreadsParams(page_size=2))
+    first = list_threads(listed.home, listed.index, types.ListThreadsParams(page_size=2))
 
     newest = thread(9, created_at=AT + timedelta(seconds=9))
     fill(listed, *threads, newest)
-    second = list_threads(listed.home, listed.index, ListThreadsParams(page_size=2, cursor=first.next_cursor))
+    second = list_threads(listed.home, listed.index, types.ListThreadsParams(page_size=2, cursor=first.next_cursor))
 
     assert [t.thread_id for t in (*first.items, *second.items)] == [thread_id(n) for n in (3, 2, 1, 0)]
 
@@ -269,8 +261,8 @@ def test_a_thread_that_comes_in_before_the_cursor_shifts_no_later_page(listed: S
 def test_a_page_that_takes_the_last_thread_has_no_cursor(listed: Store) -> None:
     fill(listed, thread(1), thread(2))
 
-    assert list_threads(listed.home, listed.index, ListThreadsParams(page_size=2)).next_cursor is None
-    assert list_threads(listed.home, listed.index, ListThreadsParams(page_size=1)).next_cursor is not None
+    assert list_threads(listed.home, listed.index, types.ListThreadsParams(page_size=2)).next_cursor is None
+    assert list_threads(listed.home, listed.index, types.ListThreadsParams(page_size=1)).next_cursor is not None
 
 
 def test_an_empty_index_has_an_empty_page(listed: Store) -> None:
@@ -282,7 +274,7 @@ def test_an_empty_index_has_an_empty_page(listed: Store) -> None:
 @pytest.mark.parametrize("cursor", ["garbage", "WyJ1cGRhdGVkX2F0IiwgIngiLCAieSJd"])
 def test_a_cursor_of_something_else_is_refused(listed: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
-        list_threads(listed.home, listed.index, ListThreadsParams(cursor=cursor))
+        list_threads(listed.home, listed.index, types.ListThreadsParams(cursor=cursor))
 
 
 @pytest.mark.parametrize(
@@ -337,17 +329,17 @@ def test_children_and_descendants_are_found(listed: Store) -> None:
         thread(6),
     )
 
-    def related(kind: RelationKind, to: int) -> list[str]:
-        return ids(listed, relation_filter=ThreadRelationFilter(kind=kind, thread_id=thread_id(to)))
+    def related(kind: types.RelationKind, to: int) -> list[str]:
+        return ids(listed, relation_filter=types.ThreadRelationFilter(kind=kind, thread_id=thread_id(to)))
 
-    assert related(RelationKind.DIRECT_CHILDREN, 1) == [thread_id(2)]
-    assert related(RelationKind.DESCENDANTS, 1) == [thread_id(n) for n in (2, 3, 5)]
-    assert related(RelationKind.DESCENDANTS, 6) == []
+    assert related(types.RelationKind.DIRECT_CHILDREN, 1) == [thread_id(2)]
+    assert related(types.RelationKind.DESCENDANTS, 1) == [thread_id(n) for n in (2, 3, 5)]
+    assert related(types.RelationKind.DESCENDANTS, 6) == []
 
 
 def test_threads_that_are_each_others_parents_end(listed: Store) -> None:
     fill(listed, thread(1, parent_thread_id=thread_id(2)), thread(2, parent_thread_id=thread_id(1)))
 
-    relation = ThreadRelationFilter(kind=RelationKind.DESCENDANTS, thread_id=thread_id(1))
+    relation = types.ThreadRelationFilter(kind=types.RelationKind.DESCENDANTS, thread_id=thread_id(1))
 
     assert ids(listed, relation_filter=relation) == [thread_id(1), thread_id(2)]

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.nodes.items import message
-from tests.unit.worker.builders import Mail, thread_id
+from tests.unit.worker.builders import Mail, Store, thread_id
 
 from livethread import CreateThreadParams, LiveThread, Settings
 from livethread.cursor import encode_relevance
@@ -16,11 +16,6 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable, database, index, maintenance, thread_writes
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.local import LocalThreadStore
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.unit.worker.builders import Store
 
 #: Segments of a level that are merged.
 MERGED = 16

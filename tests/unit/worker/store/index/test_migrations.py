@@ -6,7 +6,7 @@ import multiprocessing
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from sqlite_utils import Database
@@ -17,9 +17,6 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.migrations import migrations
 from livethread_worker.store.upkeep.rebuild import rebuild
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PROCESSES = 4
 

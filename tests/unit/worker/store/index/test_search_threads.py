@@ -4,20 +4,17 @@ import base64
 import json
 import unicodedata
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.worker.builders import AT, Mail, item_line, message_line, thread_id
+from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, thread_id
 
+from livethread import types
 from livethread.errors import InvalidRequest
 from livethread.metadata import ThreadMetadataPatch
-from livethread.types import SearchThreadsParams, SortDirection, ThreadSearchPage, ThreadSortKey
 from livethread_worker.store.read.threads import search_threads
-
-if TYPE_CHECKING:
-    from tests.unit.worker.builders import Store
 
 
 def say(store: Store, *texts: str, n: int = 1, **params: Any) -> Mail:
@@ -26,8 +23,8 @@ def say(store: Store, *texts: str, n: int = 1, **params: Any) -> Mail:
     return mail
 
 
-def search(store: Store, term: str, **params: Any) -> ThreadSearchPage:
-    request = SearchThreadsParams.model_validate({"search_term": term} | params)
+def search(store: Store, term: str, **params: Any) -> types.ThreadSearchPage:
+    request = types.SearchThreadsParams.model_validate({"search_term": term} | params)
     return search_threads(store.home, store.index, request)
 
 
@@ -254,11 +251,11 @@ def test_the_best_match_of_a_thread_comes_first_and_its_snippet_is_shown(store: 
     assert results[0].snippet == "needle needle"
 
 
-@pytest.mark.parametrize("key", [None, *ThreadSortKey])
-@pytest.mark.parametrize("direction", SortDirection)
+@pytest.mark.parametrize("key", [None, *types.ThreadSortKey])
+@pytest.mark.parametrize("direction", types.SortDirection)
 @pytest.mark.parametrize("page_size", [1, 2, 3, 7, 8])
 def test_pages_lose_and_repeat_no_thread(
-    store: Store, key: ThreadSortKey | None, direction: SortDirection, page_size: int
+    store: Store, key: types.ThreadSortKey | None, direction: types.SortDirection, page_size: int
 ) -> None:
     for n in range(1, 8):  # some are as good, and as old, as one another
         say(store, "needle " * (n // 2 + 1), n=n, created_at=AT + timedelta(seconds=n // 3))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from tests.unit.worker.builders import Mail, item_line, message_line
+from tests.unit.worker.builders import Mail, Store, item_line, message_line
 
 from livethread.metadata import GitInfoPatch, MemoryMode, ThreadMetadataPatch
+from livethread.ordered_tasks import MailboxEntry
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.state_cache import (
     KEPT,
@@ -19,16 +21,8 @@ from livethread_worker.store.index.state_cache import (
     STORED_AGAIN,
     RecentStates,
 )
-from livethread_worker.store.thread_state import WriterMark
+from livethread_worker.store.thread_state import ThreadState, WriterMark
 from livethread_worker.store.upkeep.rebuild import rebuild
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.unit.worker.builders import Store
-
-    from livethread.ordered_tasks import MailboxEntry
-    from livethread_worker.store.thread_state import ThreadState
 
 
 @pytest.fixture

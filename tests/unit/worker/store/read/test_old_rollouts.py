@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.unit.worker.builders import Mail, message_line
+from tests.unit.worker.builders import Mail, Store, message_line
 
+from livethread import types
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
-from livethread.types import (
-    ListItemsParams,
-    ListTurnsParams,
-    LoadThreadHistoryParams,
-    ReadThreadParams,
-    SearchThreadsParams,
-    SortDirection,
-    StoredTurnItemsView,
-)
 from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
 from livethread_worker.store.write.batch import OutcomeKind
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.unit.worker.builders import Store
 
 STATE = {"record_type": "state"}
 
@@ -74,7 +62,7 @@ def old(store: Store, mail: Mail) -> Path:
 
 
 def test_an_old_rollout_is_read_with_its_metadata(store: Store, mail: Mail, old: Path) -> None:
-    thread = read.read_thread(store.home, store.index, ReadThreadParams(thread_id=mail.thread_id))
+    thread = read.read_thread(store.home, store.index, types.ReadThreadParams(thread_id=mail.thread_id))
 
     assert thread.created_at.isoformat() == "2025-08-05T10:00:00+00:00"
     assert (thread.preview, thread.title, thread.rollout_path) == ("count the zebras", "count the zebras", old)
@@ -82,7 +70,7 @@ def test_an_old_rollout_is_read_with_its_metadata(store: Store, mail: Mail, old:
 
 
 def test_its_items_are_those_that_were_written_without_the_state(store: Store, mail: Mail, old: Path) -> None:
-    params = LoadThreadHistoryParams(thread_id=mail.thread_id)
+    params = types.LoadThreadHistoryParams(thread_id=mail.thread_id)
 
     items = read.load_history(store.home, store.index, params).items
 
@@ -91,7 +79,7 @@ def test_its_items_are_those_that_were_written_without_the_state(store: Store, m
 
 
 def test_its_items_are_paged_from_the_end(store: Store, mail: Mail, old: Path) -> None:
-    params = ListItemsParams(thread_id=mail.thread_id, page_size=2, sort_direction=SortDirection.DESC)
+    params = types.ListItemsParams(thread_id=mail.thread_id, page_size=2, sort_direction=types.SortDirection.DESC)
 
     page = list_items(store.home, store.index, params)
 
@@ -103,7 +91,7 @@ def test_its_turns_begin_with_what_a_person_said(store: Store, mail: Mail, old: 
     if is_indexed:
         store.read_in(mail.thread_id)
 
-    turns = list_turns(store.home, store.index, ListTurnsParams(thread_id=mail.thread_id)).turns
+    turns = list_turns(store.home, store.index, types.ListTurnsParams(thread_id=mail.thread_id)).turns
 
     assert [[item.payload for item in turn.items] for turn in turns] == [
         [message("user", "count the zebras"), message("assistant", "seven zebras")],
@@ -112,7 +100,7 @@ def test_its_turns_begin_with_what_a_person_said(store: Store, mail: Mail, old: 
 
 
 def test_a_turn_in_full_holds_its_calls(store: Store, mail: Mail, old: Path) -> None:
-    params = ListTurnsParams(thread_id=mail.thread_id, items_view=StoredTurnItemsView.FULL)
+    params = types.ListTurnsParams(thread_id=mail.thread_id, items_view=types.StoredTurnItemsView.FULL)
 
     turns = list_turns(store.home, store.index, params).turns
 
@@ -123,7 +111,7 @@ def test_a_turn_in_full_holds_its_calls(store: Store, mail: Mail, old: Path) -> 
 def test_it_is_found_by_what_was_said(store: Store, mail: Mail, old: Path, term: str, count: int) -> None:
     store.read_in(mail.thread_id)
 
-    found = read.search_threads(store.home, store.index, SearchThreadsParams(search_term=term))
+    found = read.search_threads(store.home, store.index, types.SearchThreadsParams(search_term=term))
 
     assert len(found.items) == count
 
@@ -132,7 +120,7 @@ def test_reading_changes_nothing(store: Store, mail: Mail, old: Path) -> None:
     before = old.read_bytes()
 
     store.read_in(mail.thread_id)
-    read.load_history(store.home, store.index, LoadThreadHistoryParams(thread_id=mail.thread_id))
+    read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=mail.thread_id))
 
     assert old.read_bytes() == before
 
@@ -151,7 +139,7 @@ def test_it_goes_on_in_the_present_form(store: Store, mail: Mail, old: Path, is_
     thread = store.thread(mail)
     assert (thread.preview, thread.memory_mode) == ("count the zebras", MemoryMode.DISABLED)
     assert store.records(mail)[-1]["payload"]["instructions"] == "be kind"
-    turns = list_turns(store.home, store.index, ListTurnsParams(thread_id=mail.thread_id)).turns
+    turns = list_turns(store.home, store.index, types.ListTurnsParams(thread_id=mail.thread_id)).turns
     assert [turn.items[0].payload.get("message") for turn in turns] == [None, None, "and the lions"]
     store.read_in(mail.thread_id)
     again = store.thread(mail)
@@ -178,8 +166,8 @@ def test_a_line_like_an_old_one_that_says_odd_things_keeps_nobody_from_the_other
 
     assert (outcome.kind, store.thread(mail).preview) == (OutcomeKind.DONE, "hello")
     store.read_in(mail.thread_id)
-    history = read.load_history(store.home, store.index, LoadThreadHistoryParams(thread_id=mail.thread_id))
-    turns = list_turns(store.home, store.index, ListTurnsParams(thread_id=mail.thread_id)).turns
+    history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=mail.thread_id))
+    turns = list_turns(store.home, store.index, types.ListTurnsParams(thread_id=mail.thread_id)).turns
     assert [turn.items[0].payload["message"] for turn in turns] == ["hello", "and on"]
     assert history.items[-1].payload["message"] == "and on"
     assert path.read_bytes().count(b"\n") == 4

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.worker.builders import Mail, Store, item_line, message_line, opened_store, thread_id
 
+from livethread import types
 from livethread.cursor import encode_offset
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.rollout.item import RolloutItem, decode_line, items_of
-from livethread.types import (
-    ItemPage,
-    ListItemsParams,
-    ListTurnsParams,
-    SortDirection,
-    StoredTurnItemsView,
-    StoredTurnStatus,
-    TurnPage,
-)
 from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-ASC, DESC = SortDirection.ASC, SortDirection.DESC
+ASC, DESC = types.SortDirection.ASC, types.SortDirection.DESC
 ONE = thread_id(1)
 MOST = 1_000
 
@@ -55,20 +45,20 @@ def write(store: Store, *lines: bytes, is_indexed: bool = True, tail: bytes = b"
     return path
 
 
-def items(store: Store, **params: Any) -> ItemPage:
-    return list_items(store.home, store.index, ListItemsParams.model_validate({"thread_id": ONE} | params))
+def items(store: Store, **params: Any) -> types.ItemPage:
+    return list_items(store.home, store.index, types.ListItemsParams.model_validate({"thread_id": ONE} | params))
 
 
-def turns(store: Store, **params: Any) -> TurnPage:
-    full = {"thread_id": ONE, "items_view": StoredTurnItemsView.FULL}
-    return list_turns(store.home, store.index, ListTurnsParams.model_validate(full | params))
+def turns(store: Store, **params: Any) -> types.TurnPage:
+    full = {"thread_id": ONE, "items_view": types.StoredTurnItemsView.FULL}
+    return list_turns(store.home, store.index, types.ListTurnsParams.model_validate(full | params))
 
 
-def texts(page: ItemPage) -> list[str]:
+def texts(page: types.ItemPage) -> list[str]:
     return [item.payload["message"] for item in page.items if item.kind == "user_message"]
 
 
-def ids(page: TurnPage) -> list[str]:
+def ids(page: types.TurnPage) -> list[str]:
     return [turn.turn_id for turn in page.turns]
 
 
@@ -98,7 +88,7 @@ class Turn:
     lines: list[bytes]
     said_when_it_began: bool
     said_its_id: bool = False
-    status: StoredTurnStatus | None = None
+    status: types.StoredTurnStatus | None = None
 
 
 def turns_of(lines: list[bytes]) -> list[Turn]:
@@ -121,7 +111,7 @@ def turns_of(lines: list[bytes]) -> list[Turn]:
             is_others = present is not None and named not in {None, present.turn_id}
             ended = next((turn for turn in standing[::-1] if is_others and turn.turn_id == named), present)
             if ended is not None and (kind == "turn_aborted" or ended.status is None):
-                completed, interrupted = StoredTurnStatus.COMPLETED, StoredTurnStatus.INTERRUPTED
+                completed, interrupted = types.StoredTurnStatus.COMPLETED, types.StoredTurnStatus.INTERRUPTED
                 ended.status = completed if kind == "task_complete" else interrupted
             is_open = is_open and is_others and present is not None and present.said_its_id
         elif kind == "thread_rolled_back" and payload["num_turns"] > 0:
@@ -131,9 +121,11 @@ def turns_of(lines: list[bytes]) -> list[Turn]:
             present.lines.append(line)
     for turn in standing:
         if turn.status is None and not turn.said_when_it_began:
-            turn.status = StoredTurnStatus.COMPLETED
+            turn.status = types.StoredTurnStatus.COMPLETED
         if turn.status is None:
-            turn.status = StoredTurnStatus.IN_PROGRESS if turn is present else StoredTurnStatus.INTERRUPTED
+            turn.status = (
+                types.StoredTurnStatus.IN_PROGRESS if turn is present else types.StoredTurnStatus.INTERRUPTED
+            )
     return standing
 
 
@@ -181,7 +173,7 @@ def test_pages_of_turns_lose_and_repeat_nothing_either_way(
     forward = walk(lambda c: turns(paged, cursor=c, page_size=page_size), len(expected))
     backward = walk(lambda c: turns(paged, cursor=c, page_size=page_size, sort_direction=DESC), len(expected))
 
-    def shown(*pages: TurnPage) -> list[tuple[str, StoredTurnStatus | None, tuple[Any, ...]]]:
+    def shown(*pages: types.TurnPage) -> list[tuple[str, types.StoredTurnStatus | None, tuple[Any, ...]]]:
         return [
             (turn.turn_id, turn.status, tuple(item.model_copy(update={"ordinal": None}) for item in turn.items))
             for page in pages
@@ -205,8 +197,8 @@ def test_a_turn_is_found_by_its_id_in_the_index_as_in_the_file(paged: Store, lin
     write(paged, *lines, is_indexed=False)
     wanted = ["t1", "t2", *(f"turn-{n}" for n in range(1, len(lines) + 1))]
 
-    def found() -> list[ItemPage | str]:
-        pages: list[ItemPage | str] = []
+    def found() -> list[types.ItemPage | str]:
+        pages: list[types.ItemPage | str] = []
         for turn_id in wanted:
             try:
                 pages.append(items(paged, turn_id=turn_id, page_size=MOST))
@@ -246,11 +238,11 @@ def test_the_items_of_one_turn_are_shown_alone(paged: Store, is_indexed: bool) -
 
 
 @both
-@pytest.mark.parametrize("direction", SortDirection)
-def test_the_items_of_one_turn_come_in_pages(paged: Store, is_indexed: bool, direction: SortDirection) -> None:
+@pytest.mark.parametrize("direction", types.SortDirection)
+def test_the_items_of_one_turn_come_in_pages(paged: Store, is_indexed: bool, direction: types.SortDirection) -> None:
     write(paged, *TWO_TURNS, is_indexed=is_indexed)
 
-    def page_of(cursor: str | None) -> ItemPage:
+    def page_of(cursor: str | None) -> types.ItemPage:
         return items(paged, turn_id="t1", cursor=cursor, page_size=2, sort_direction=direction)
 
     shown = [item.kind for page in walk(page_of, 3) for item in page.items]
@@ -347,8 +339,8 @@ def test_turns_have_their_items_and_how_they_ended(paged: Store, is_indexed: boo
     page = turns(paged)
 
     assert [(t.turn_id, t.status, len(t.items)) for t in page.turns] == [
-        ("t1", StoredTurnStatus.COMPLETED, 3),
-        ("t2", StoredTurnStatus.IN_PROGRESS, 3),
+        ("t1", types.StoredTurnStatus.COMPLETED, 3),
+        ("t2", types.StoredTurnStatus.IN_PROGRESS, 3),
     ]
     assert page.next_cursor is None
 

@@ -1,22 +1,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.unit.worker.builders import AT, Mail, message_line
+from tests.unit.worker.builders import AT, Mail, Store, message_line
 
+from livethread import types
 from livethread.metadata import ThreadMetadataPatch
-from livethread.types import (
-    ListItemsParams,
-    ListThreadsParams,
-    ListTurnsParams,
-    LoadThreadHistoryParams,
-    ReadThreadByRolloutPathParams,
-    ReadThreadParams,
-    SearchThreadsParams,
-)
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
@@ -24,12 +18,6 @@ from livethread_worker.store.read.list_turns import list_turns
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write.batch import OutcomeKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from tests.unit.worker.builders import Store
 
 LATER = AT + timedelta(days=30)
 
@@ -60,13 +48,13 @@ def reads(store: Store, mail: Mail) -> dict[str, Any]:
     """What every reading operation says of the thread."""
     id_, home, index = mail.thread_id, store.home, store.index
     return {
-        "thread": read.read_thread(home, index, ReadThreadParams(thread_id=id_, include_history=True)),
-        "history": read.load_history(home, index, LoadThreadHistoryParams(thread_id=id_)),
-        "lines": read.read_lines(home, index, LoadThreadHistoryParams(thread_id=id_), 0, 10_000),
-        "items": list_items(home, index, ListItemsParams(thread_id=id_)),
-        "turns": list_turns(home, index, ListTurnsParams(thread_id=id_)),
-        "list": read.list_threads(home, index, ListThreadsParams()),
-        "search": read.search_threads(home, index, SearchThreadsParams(search_term="zebra")),
+        "thread": read.read_thread(home, index, types.ReadThreadParams(thread_id=id_, include_history=True)),
+        "history": read.load_history(home, index, types.LoadThreadHistoryParams(thread_id=id_)),
+        "lines": read.read_lines(home, index, types.LoadThreadHistoryParams(thread_id=id_), 0, 10_000),
+        "items": list_items(home, index, types.ListItemsParams(thread_id=id_)),
+        "turns": list_turns(home, index, types.ListTurnsParams(thread_id=id_)),
+        "list": read.list_threads(home, index, types.ListThreadsParams()),
+        "search": read.search_threads(home, index, types.SearchThreadsParams(search_term="zebra")),
     }
 
 
@@ -101,7 +89,7 @@ def test_and_so_does_an_index_that_is_made_again(store: Store, mail: Mail, cold:
 
 @pytest.mark.parametrize("suffix", ["", ".zst"])
 def test_it_is_read_by_either_path(store: Store, mail: Mail, plain: Path, cold: Path, suffix: str) -> None:
-    params = ReadThreadByRolloutPathParams(rollout_path=str(plain) + suffix)
+    params = types.ReadThreadByRolloutPathParams(rollout_path=str(plain) + suffix)
 
     assert read.read_thread_by_rollout_path(store.home, store.index, params).thread_id == mail.thread_id
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,9 +22,6 @@ from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.upkeep.doctor import DoctorReport, FaultKind, examine, full_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 ONE, TWO = thread_id(1), thread_id(2)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.unit.worker.builders import Mail, Store
@@ -11,10 +12,6 @@ from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.upkeep import index_handle
 from livethread_worker.store.upkeep.index_handle import IndexHandle
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture

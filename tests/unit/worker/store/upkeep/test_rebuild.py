@@ -2,32 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.worker.builders import AT, ODD_ITEMS, Mail, Store, item_line, message_line, thread_id
 
+from livethread import types
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
-from livethread.types import (
-    ArchiveThreadParams,
-    CreateThreadParams,
-    ListThreadsParams,
-    ListTurnsParams,
-    ReadThreadParams,
-    ResumeThreadParams,
-    SearchThreadsParams,
-    ThreadSortKey,
-)
 from livethread_config import Settings
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.local import LocalThreadStore
 from livethread_worker.store.upkeep import rebuild as rebuild_module
 from livethread_worker.store.upkeep.rebuild import complete_once, rebuild
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
 
 def event(kind: str, **fields: Any) -> dict[str, Any]:
@@ -74,12 +63,12 @@ async def without_git(store: LocalThreadStore, thread: LiveThread) -> None:
 async def archived(store: LocalThreadStore, thread: LiveThread) -> None:
     await named(store, thread)
     await thread.flush()
-    await store.archive_thread(ArchiveThreadParams(thread_id=thread.thread_id))
+    await store.archive_thread(types.ArchiveThreadParams(thread_id=thread.thread_id))
 
 
 async def unarchived(store: LocalThreadStore, thread: LiveThread) -> None:
     await archived(store, thread)
-    await store.unarchive_thread(ArchiveThreadParams(thread_id=thread.thread_id))
+    await store.unarchive_thread(types.ArchiveThreadParams(thread_id=thread.thread_id))
     await thread.append_items([event("user_message", message="again")])
 
 
@@ -129,7 +118,7 @@ async def persisted_only(store: LocalThreadStore, thread: LiveThread) -> None:
 async def resumed(store: LocalThreadStore, thread: LiveThread) -> None:
     await thread.append_items(TURN)
     await thread.flush()
-    again = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id))
+    again = await LiveThread.resume(store, types.ResumeThreadParams(thread_id=thread.thread_id))
     await again.append_items([event("user_message", message="later", images=["i"]), event("task_started")])
     await again.shutdown()
 
@@ -143,18 +132,18 @@ HISTORIES = [
 async def everything_of(store: LocalThreadStore, thread_id: str) -> dict[str, Any]:
     """All that a store says of the one thread in it."""
     return {
-        "thread": await store.read_thread(ReadThreadParams(thread_id=thread_id, include_history=True)),
-        "turns": await store.list_turns(ListTurnsParams(thread_id=thread_id)),
+        "thread": await store.read_thread(types.ReadThreadParams(thread_id=thread_id, include_history=True)),
+        "turns": await store.list_turns(types.ListTurnsParams(thread_id=thread_id)),
         "listed": [
-            await store.list_threads(ListThreadsParams(archived=is_archived, sort_key=key))
+            await store.list_threads(types.ListThreadsParams(archived=is_archived, sort_key=key))
             for is_archived in (False, True)
-            for key in ThreadSortKey
+            for key in types.ThreadSortKey
         ],
         "found": [
             [
                 (result.thread, result.snippet)
                 for result in (
-                    await store.search_threads(SearchThreadsParams(search_term=term, archived=is_archived))
+                    await store.search_threads(types.SearchThreadsParams(search_term=term, archived=is_archived))
                 ).items
             ]
             for term in ("needle", "found", "oops", "former", "größe", "given")
@@ -169,7 +158,7 @@ async def test_an_index_that_is_made_again_says_what_it_said_before(
     tmp_path: Path, history: Callable[[LocalThreadStore, LiveThread], Awaitable[None]], how: str
 ) -> None:
     settings = Settings(home=tmp_path / "home", sync="none")
-    params = CreateThreadParams(
+    params = types.CreateThreadParams(
         cwd="/work",
         git=GitInfo(commit_hash="s", branch="b", repository_url="u"),
         thread_source="user",
@@ -355,7 +344,7 @@ def test_a_store_completes_a_new_index_before_it_answers(tmp_path: Path) -> None
 
     async def listed() -> list[str]:
         async with LocalThreadStore(settings) as local:
-            page = await local.list_threads(ListThreadsParams())
+            page = await local.list_threads(types.ListThreadsParams())
             return [thread.thread_id for thread in page.items]
 
     assert asyncio.run(listed()) == [thread_id(1)]

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, opened_store, thread_id
 
 from livethread.types import SearchThreadsParams
 from livethread_worker.store.files.compression import compress
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.name_index import forget_names, set_name
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep import rebuild, refresh
 from livethread_worker.store.upkeep.refresh import Refresher
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.thread_state import ThreadState
 
 ONE, TWO = thread_id(1), thread_id(2)
 

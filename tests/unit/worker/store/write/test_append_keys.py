@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from tests.unit.worker.builders import AT, Mail, item_line, message_line
+from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line
 
 from livethread.metadata import ThreadMetadataPatch
 from livethread_worker.store.upkeep.compress_cold import compress_cold
@@ -16,12 +17,6 @@ from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.upkeep.refresh import Refresher
 from livethread_worker.store.write.batch import OutcomeKind
 from livethread_worker.store.write.thread_work import number_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.unit.worker.builders import Store
-
 
 DONE = OutcomeKind.DONE
 

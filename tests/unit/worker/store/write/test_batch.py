@@ -8,12 +8,15 @@ import sqlite3
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.worker.builders import AT, DAY, ODD_ITEMS, Mail, Store, item_line, message_line
+from tests.unit.worker.conftest import LimitFileSize
 
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, ThreadMetadataPatch
@@ -28,12 +31,6 @@ from livethread_worker.store.upkeep.refresh import Refresher
 from livethread_worker.store.write import batch as apply
 from livethread_worker.store.write.batch import Outcome, OutcomeKind, apply_batch
 from livethread_worker.store.write.thread_work import number_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tests.unit.worker.conftest import LimitFileSize
 
 DONE, POISONED, FAILED, BUSY = OutcomeKind.DONE, OutcomeKind.POISONED, OutcomeKind.FAILED, OutcomeKind.BUSY
 

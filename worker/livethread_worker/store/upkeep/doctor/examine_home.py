@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import orjson
 
 from livethread.errors import InvalidRequest
 from livethread.types import ReadThreadParams
-from livethread_worker.store.files.home import DIRECTORY_MODE, FILE_MODE
+from livethread_worker.store.files.home import DIRECTORY_MODE, FILE_MODE, Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import NameCache, forget_names, read_names
 from livethread_worker.store.files.quarantine import keep
@@ -27,12 +29,6 @@ from livethread_worker.store.upkeep.doctor.examine_thread import ThreadExaminati
 from livethread_worker.store.upkeep.doctor.faults import DoctorReport, Fault, FaultKind
 from livethread_worker.store.upkeep.doctor.full_text import BeyondRepairError, stale_full_texts
 from livethread_worker.store.upkeep.rebuild import rebuild
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
 
 #: How long a writer may hold a thread before it is left out.
 LOCK_WAIT: Final = 2.0  # seconds

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import BinaryIO, Final
 
 from livethread.errors import Internal, InvalidRequest
 from livethread.model import format_time
@@ -13,23 +15,15 @@ from livethread.rollout.item import decode_line, encode_json
 from livethread.rollout.session_meta import session_meta
 from livethread.types import CreateThreadParams
 from livethread_worker.store.files.compression import decompress, open_rollout, salvage
-from livethread_worker.store.files.home import is_compressed, other_form
+from livethread_worker.store.files.home import Home, is_compressed, other_form
+from livethread_worker.store.files.name_index import NameCache
 from livethread_worker.store.files.quarantine import keep, move_away
-from livethread_worker.store.files.recorder import replacing
-from livethread_worker.store.files.scan import scan_records
+from livethread_worker.store.files.replacement import replacing
+from livethread_worker.store.files.scan import Record, scan_records
+from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState, complete_from_home, read_on
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from typing import BinaryIO
-
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.files.name_index import NameCache
-    from livethread_worker.store.files.scan import Record
-    from livethread_worker.store.index import Index
 
 _READ_BYTES: Final = 256 * 1024
 #: Lines of one fault that are named.

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.index.database import BUSY_TIMEOUT
 from livethread_worker.store.index.listing_texts import TEXTS, listing_rows, save_listing_texts
 from livethread_worker.store.index.queries import QUERIES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MESSAGES: Final = "a search would not find what messages say"
 LISTINGS: Final = "a listing's search term would not find what threads are called"

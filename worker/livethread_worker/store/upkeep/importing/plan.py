@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 
 from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
-from livethread_worker.store.files.home import other_form
-from livethread_worker.store.files.name_index import NameReader
+from livethread_worker.store.files.home import Home, other_form
+from livethread_worker.store.files.name_index import NameLine, NameReader
 from livethread_worker.store.files.scan import READ_BYTES, scan_backward, scan_records
-from livethread_worker.store.upkeep.importing.sources import Lines, Refused, reason_of, shown
-
-if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.files.name_index import NameLine
-    from livethread_worker.store.upkeep.importing.sources import Source
+from livethread_worker.store.upkeep.importing.sources import Lines, Refused, Source, reason_of, shown
 
 
 class Outcome(StrEnum):

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files.compression import copy_rollout, decompress
-from livethread_worker.store.files.home import is_compressed, make_directory
+from livethread_worker.store.files.home import Home, is_compressed, make_directory
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import set_name
 from livethread_worker.store.files.quarantine import keep
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.scan import READ_BYTES
-from livethread_worker.store.files.sync import sync_directories
-from livethread_worker.store.index import IndexUnavailable
+from livethread_worker.store.files.sync import sync_directories, sync_now
+from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.importing.plan import Outcome, Plan, Planner
 from livethread_worker.store.upkeep.importing.sources import (
     Found,
@@ -30,20 +33,12 @@ from livethread_worker.store.upkeep.importing.sources import (
     NotRollout,
     Refused,
     Search,
+    Source,
     identify,
     reason_of,
     shown,
 )
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from livethread_worker.store.files.home import Home
-    from livethread_worker.store.index import Index
-    from livethread_worker.store.thread_state import ThreadState
-    from livethread_worker.store.upkeep.importing.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +222,7 @@ class _Importer:
                 raise
             stat = os.fstat(file.fileno())
             os.utime(recorder.file.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))
-            recorder.sync()
+            sync_now(recorder)
         return path
 
     # -- saying it, and the index ------------------------------------------------------------------------------

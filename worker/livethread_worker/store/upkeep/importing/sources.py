@@ -10,25 +10,20 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 from livethread.model import format_time, parse_time
 from livethread.rollout.item import encode_json
 from livethread.rollout.old_forms import modern_record
 from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.home import COMPRESSED_SUFFIX, is_compressed
+from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed
 from livethread_worker.store.files.scan import PAGE_READ_BYTES, scan_records
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-    from typing import BinaryIO
-
-    from livethread_worker.store.files.home import Home
 
 #: Ids that are no UUID become one under it: never to be changed, or what was imported would be imported again.
 _NAMESPACE: Final = uuid.UUID("6f5b3a52-0c1d-5e6f-9a53-6c6976657468")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.worker.builders import message_line
 
 from livethread_worker.store.upkeep.importing.plan import missing_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LINES = [b'{"not JSON', b"", b"7", *map(message_line, ("a", "Größe 🎉", "x" * 200))]
 

@@ -8,14 +8,16 @@ import stat
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
-from tests.unit.worker.builders import AT, DAY, Mail, item_line, message_line, thread_id
+from tests.unit.worker.builders import AT, DAY, Mail, Store, item_line, message_line, thread_id
+from tests.unit.worker.conftest import LimitFileSize
 
+from livethread import types
 from livethread.metadata import GitInfo, ThreadMetadataPatch
-from livethread.types import ListThreadsParams, LoadThreadHistoryParams, ReadThreadParams, SearchThreadsParams
 from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
@@ -27,12 +29,6 @@ from livethread_worker.store.upkeep.importing.rollouts import Conflict, ImportRe
 from livethread_worker.store.upkeep.importing.sources import Refused, Search, as_thread_id
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write.batch import OutcomeKind
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.unit.worker.builders import Store
-    from tests.unit.worker.conftest import LimitFileSize
 
 ONE = thread_id(1)
 NAME = f"rollout-2026-11-22T12-00-00-{ONE}.jsonl"
@@ -75,7 +71,7 @@ def ours(store: Store, id_: str = ONE) -> Path:
 
 def texts(store: Store, id_: str = ONE) -> list[Any]:
     """The user messages of a thread, as a reader gets them."""
-    history = read.load_history(store.home, store.index, LoadThreadHistoryParams(thread_id=id_))
+    history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
     return [item.payload["message"] for item in history.items if item.kind == "user_message"]
 
 
@@ -165,7 +161,7 @@ def test_an_archived_thread_is_archived_here(store: Store, source: Path, rollout
     bring(store, source)
 
     assert ours(store) == store.home.archived_sessions / NAME
-    page = read.list_threads(store.home, store.index, ListThreadsParams(archived=True))
+    page = read.list_threads(store.home, store.index, types.ListThreadsParams(archived=True))
     assert [thread.thread_id for thread in page.items] == [ONE]
 
 
@@ -245,7 +241,7 @@ def test_a_thread_without_a_uuid_gets_one_and_a_line_that_says_so(store: Store, 
     report = bring(store, source)
 
     assert report == ImportReport(imported=1, named=1, threads=[Taken(str(path), id_, Outcome.IMPORTED)])
-    history = read.load_history(store.home, store.index, LoadThreadHistoryParams(thread_id=id_))
+    history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
     assert [item.payload.get("id") for item in history.items] == [id_, "child", None]
     thread = store.index.read_thread(id_)
     assert thread is not None
@@ -281,7 +277,7 @@ def test_what_a_source_has_more_is_appended(store: Store, source: Path, rollout:
     assert ours(store).read_bytes() == rollout.read_bytes()
     assert ours(store).stat().st_mtime == 1_800_000_000
     assert store.index.rollout(ONE) == (f"{DAY}/{NAME}", rollout.stat().st_size)
-    found = read.search_threads(store.home, store.index, SearchThreadsParams(search_term="c"))
+    found = read.search_threads(store.home, store.index, types.SearchThreadsParams(search_term="c"))
     assert [result.thread.thread_id for result in found.items] == [ONE]
 
 
@@ -711,5 +707,5 @@ def test_the_name_of_a_thread_set_here_is_seen_while_importing(store: Store, sou
 
     assert bring(store, source).named == 0
 
-    thread = read.read_thread(store.home, store.index, ReadThreadParams(thread_id=ONE))
+    thread = read.read_thread(store.home, store.index, types.ReadThreadParams(thread_id=ONE))
     assert thread.name == "before"

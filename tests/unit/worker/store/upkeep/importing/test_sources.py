@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.worker.builders import DAY, item_line, message_line, thread_id
 
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.upkeep.importing.sources import NotRollout, Search, as_thread_id, identify
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from livethread_worker.store.upkeep.importing.sources import Source
+from livethread_worker.store.upkeep.importing.sources import NotRollout, Search, Source, as_thread_id, identify
 
 ONE = thread_id(1)
 NAMED = f"rollout-2026-11-22T12-00-00-{ONE}.jsonl"

@@ -1,0 +1,44 @@
+"""Replaces a file durably: the new one is complete on the disk before it takes the old one's name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from livethread_worker.store.files.home import FILE_MODE
+from livethread_worker.store.files.sync import sync_directory
+
+
+@contextmanager
+def replacing(target: Path, source: int) -> Iterator[BinaryIO]:
+    """Give a file that becomes *target* at the end of the block, with the times of *source*, durably.
+
+    Where the block fails, *target* is as it was.
+    """
+    new = unfinished(target)
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with open(os.open(new, flags, FILE_MODE), "r+b") as file:  # noqa: PTH123 - a descriptor
+            yield file
+            file.flush()
+            copy_times(source, file.fileno())
+            os.fsync(file.fileno())
+        new.replace(target)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def unfinished(target: Path) -> Path:
+    """Return where the file that is to replace *target* is made; a crash leaves it there."""
+    return target.with_name(f".{target.name}.new")
+
+
+def copy_times(source: int, target: int) -> None:
+    """Give the file *target* the times of *source*; both are descriptors."""
+    stat = os.fstat(source)
+    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
