@@ -575,7 +575,7 @@ def test_an_index_that_somebody_has_for_himself_is_not_set_aside(
 
 
 def test_every_kind_of_fault_is_in_the_reference() -> None:
-    text = (Path(__file__).parents[4] / "docs" / "reference.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[5] / "docs" / "reference.md").read_text(encoding="utf-8")
 
     assert [kind for kind in FaultKind if f"`{kind}`" not in text] == []
 

@@ -500,13 +500,13 @@ def test_a_rollout_that_cannot_be_forced_to_the_disk_fails_its_thread_alone(
     batch = {each.thread_id: [each.create(), each.append("a")] for each in (mail, other)}
     synced = []
 
-    def sync(descriptor: int) -> None:
+    def force(descriptor: int) -> None:
         synced.append(os.fstat(descriptor).st_ino)
         if os.path.samestat(os.fstat(descriptor), store.path(other).stat()):
             raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(sync, "_datasync", sync)
+        patched.setattr(sync, "_datasync", force)
         outcomes = apply_batch(store.home, store.index, batch, sync=True)
 
     assert outcomes[mail.thread_id] == Outcome(DONE, "1002-0")
@@ -526,11 +526,11 @@ def test_nothing_is_committed_before_its_rollout_is_on_the_disk(
 ) -> None:
     steps: list[str] = []
 
-    def sync(_: int) -> None:
+    def force(_: int) -> None:
         time.sleep(0.02)  # long enough for a commit that does not wait
         steps.append("synced")
 
-    monkeypatch.setattr(sync, forcing, sync)
+    monkeypatch.setattr(sync, forcing, force)
     store.index.db.conn.set_trace_callback(steps.append)
 
     apply_batch(store.home, store.index, {each.thread_id: [each.create()] for each in (mail, other)}, sync=True)
@@ -544,7 +544,7 @@ def steps_beside_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch, slow
     steps: list[str] = []
     let_go = threading.Event()
 
-    def sync(_: object) -> None:
+    def force(_: object) -> None:
         let_go.wait(60)
         steps.append("synced")
 
@@ -553,7 +553,7 @@ def steps_beside_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch, slow
         if statement == "ROLLBACK":
             let_go.set()
 
-    monkeypatch.setattr(sync, slow, sync)
+    monkeypatch.setattr(sync, slow, force)
     monkeypatch.setattr(apply, "HELD_FOR_DISK", 0.01)
     store.index.db.conn.set_trace_callback(note)
     return steps
