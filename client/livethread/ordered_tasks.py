@@ -57,13 +57,22 @@ class UpdateThreadMetadata(_Header):
     """Apply a literal patch."""
 
     op: Literal["update_thread_metadata"] = "update_thread_metadata"
+    #: Whether the patch was derived from the items of the writer's task directly before. It leaves no line, and has an
+    #: effect only if that append wrote its lines.
+    derived: bool = False
     at: UtcTime
     patch: ThreadMetadataPatch
+    #: Fields of *patch* that take effect only if the thread has no value for them yet.
+    only_if_unset: frozenset[str] = frozenset()
 
     @field_serializer("patch")
     def _present_fields(self, patch: ThreadMetadataPatch) -> dict[str, Any]:
         """Leave out what the patch leaves: as null it would clear."""
         return patch.to_wire()
+
+    @field_serializer("only_if_unset")
+    def _sorted(self, names: frozenset[str]) -> list[str]:
+        return sorted(names)
 
 
 class ArchiveThread(_Header):
@@ -132,10 +141,8 @@ class OrderedTask(NamedTuple):
             ResourceExhausted: the header is longer than `MAX_TASK_BYTES`.
         """
         try:
-            fields = self.header.model_dump(mode="json")
-            if isinstance(self.header, AppendItems):  # as `encode_append` does
-                fields = {name: value for name, value in fields.items() if value not in {None, False}}
-            header = encode_json(fields)
+            fields = self.header.model_dump(mode="json", exclude_defaults=True)
+            header = encode_json({"op": self.header.op} | fields)
         except (PydanticSerializationError, UnicodeError) as error:
             raise InvalidRequest(f"{type(self.header).__name__}: {error}") from None
         if len(header) > MAX_TASK_BYTES:

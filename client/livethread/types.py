@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_serializer, model_validator
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import (
@@ -87,6 +87,25 @@ class ResumeThreadParams(Model):
     exclusive: bool = False
 
 
+class MetadataUpdate(Model):
+    """A literal patch of a thread's metadata, whoever asks for it."""
+
+    patch: ThreadMetadataPatch
+    #: Fields of *patch* that take effect only if the thread has no value for them yet. A value that a caller set
+    #: explicitly counts, even an empty one.
+    only_if_unset: frozenset[str] = frozenset()
+
+    @model_validator(mode="after")
+    def _names_fields_of_patch(self) -> Self:
+        if foreign := self.only_if_unset - self.patch.model_fields_set:
+            raise ValueError(f"only_if_unset names fields that the patch does not set: {', '.join(sorted(foreign))}")
+        return self
+
+    @field_serializer("only_if_unset")
+    def _sorted(self, names: frozenset[str]) -> list[str]:
+        return sorted(names)
+
+
 class AppendThreadItemsParams(Model):
     """Parameters for appending items, all or none of them, in order."""
 
@@ -104,6 +123,10 @@ class AppendThreadItemsParams(Model):
     #: Whether the thread's metadata follows the items, as `LiveThread` asks for; else the append is history alone, until
     #: somebody reads the rollout anew, who takes in all that its lines say.
     observe: bool = False
+    #: Metadata derived from the items, such as `LiveThread` derives it: as if `update_thread_metadata` were called right
+    #: after the append, with nothing in between. Both are accepted or neither. If the append is refused, or repeats an
+    #: idempotency key, the patch has no effect. Without it an append changes history alone.
+    metadata: MetadataUpdate | None = None
 
 
 class PersistThreadParams(Model):
@@ -153,11 +176,10 @@ class ReadThreadByRolloutPathParams(Model):
     include_history: bool = False
 
 
-class UpdateThreadMetadataParams(Model):
+class UpdateThreadMetadataParams(MetadataUpdate):
     """Parameters for patching a thread's metadata."""
 
     thread_id: ThreadId
-    patch: ThreadMetadataPatch
     include_archived: bool = True
 
 
