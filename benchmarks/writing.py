@@ -21,7 +21,8 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.local import LocalThreadStore
 from livethread_worker.store.upkeep.rebuild import rebuild
-from livethread_worker.store.write.batch import OutcomeKind, apply_batch
+from livethread_worker.store.write.batch import apply_batch
+from livethread_worker.store.write.outcome import OutcomeKind
 
 #: A drain's batch: threads, and appends to each. `LiveThread` reports metadata with each of them.
 _BATCH_THREADS: Final = 200
@@ -46,9 +47,9 @@ class _Writer:
         self._writer = f"w{id(self)}"
 
     def write(self) -> None:
-        """Apply one batch: so many appends to each thread, with the metadata that follows."""
+        """Apply one batch: so many appends to each thread."""
         now = utc_now()
-        append = OrderedTask(AppendItems(at=now, observe=True), (encode_line(_ITEM, now, max_bytes=10_000),))
+        append = OrderedTask(AppendItems(at=now), (encode_line(_ITEM, now, max_bytes=10_000),))
         counters = [next(self._counter) for _ in range(self._appends)]
         entries = [MailboxEntry(f"{n}-0", self._writer, n, append) for n in counters]
         outcomes = apply_batch(self._home, self._index, dict.fromkeys(self._threads, entries), sync=True)

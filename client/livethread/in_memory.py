@@ -13,13 +13,14 @@ from livethread import types
 from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.metadata_state import MetadataState, is_activity
+from livethread.metadata_sync import thread_of_meta
 from livethread.model import format_time, parse_time, utc_now
-from livethread.observed import ObservedThread
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
 from livethread.rollout.item import RolloutItem, decode_line, encode_items, encode_line, items_of
 from livethread.rollout.search_text import Phrase, folded_term, listing_text, parse_query, search_text, words_of
-from livethread.rollout.session_meta import session_meta, thread_from_meta
+from livethread.rollout.session_meta import session_meta
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place, stored_turn
 
 
@@ -30,10 +31,14 @@ class _Stored:
     thread: StoredThread
     lines: list[bytes]
     position: types.Position = types.START
-    #: Fields of the metadata that no item decides any more.
-    settled: set[str] = field(default_factory=set)
+    #: First-wins fields that a caller set explicitly.
+    explicit_fields: set[str] = field(default_factory=set)
     #: Idempotency keys that are taken.
-    keys: set[str] = field(default_factory=set)
+    idempotency_keys: set[str] = field(default_factory=set)
+
+    def metadata(self) -> MetadataState:
+        """Return the metadata, to change."""
+        return MetadataState(self.thread, self.explicit_fields)
 
 
 @dataclass(slots=True)
@@ -85,21 +90,26 @@ class InMemoryThreadStore:
         lines = encode_items(params.items, params.appended_at, max_bytes=self.max_item_bytes)
         known = self._stored.get(params.thread_id)
         last, key = known.position if known else types.START, params.idempotency_key
-        is_repeated = known is not None and key in known.keys
+        is_repeated = known is not None and key in known.idempotency_keys
         if params.expected_position not in {None, last} and not is_repeated:
             raise Conflict.of_position(last, params.expected_position)
         stored = self._created(params.thread_id)
         receipt = self._receipt(stored)
+        self._observers.emit(ItemsAppended(params.thread_id, receipt.position, len(lines), sum(map(len, lines))))
+        metadata = stored.metadata()
         if not is_repeated:
             stored.lines += lines
             if key is not None:
-                stored.keys.add(key)
-            if params.observe:
-                observed = ObservedThread(stored.thread, stored.settled)
-                for item in params.items:
-                    observed.observe(item.type, item.payload, parse_time(item.timestamp) or params.appended_at)
-                stored.thread = observed.finish()
-        self._observers.emit(ItemsAppended(params.thread_id, receipt.position, len(lines), sum(map(len, lines))))
+                stored.idempotency_keys.add(key)
+            for item in params.items:
+                if is_activity(item.type):
+                    metadata.touch(parse_time(item.timestamp) or params.appended_at)
+        if params.metadata is not None:
+            receipt = self._receipt(stored)
+            self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params.metadata))
+            if not is_repeated:
+                metadata.update(params.metadata, is_explicit=False)
+        stored.thread = metadata.thread
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
 
@@ -143,8 +153,8 @@ class InMemoryThreadStore:
             self._read(params.thread_id, include_archived=params.include_archived)
         stored = self._created(params.thread_id)
         receipt = self._receipt(stored)
-        stored.thread = ObservedThread(stored.thread, stored.settled).patch(params.patch)
-        self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
+        stored.thread = stored.metadata().update(params, is_explicit=True)
+        self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params))
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
 
@@ -249,7 +259,7 @@ class InMemoryThreadStore:
         if opened is not None and opened.creation is not None:
             creation, opened.creation = opened.creation, None
             meta = session_meta(creation)
-            thread = thread_from_meta(thread_id, meta, creation.created_at)
+            thread = thread_of_meta(thread_id, meta, creation.created_at)
             first = RolloutItem(type="session_meta", payload=meta)
             line = encode_line(first, creation.created_at, max_bytes=self.max_item_bytes)
             self._stored[thread_id] = _Stored(thread, [line])

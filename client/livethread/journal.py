@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar, cast
 from livethread import types
 from livethread.errors import Conflict, InvalidRequest, ResourceExhausted, Unsupported
 from livethread.metadata import StoredThreadHistory
+from livethread.metadata_sync import ThreadMetadataSync
 from livethread.rollout.item import RolloutItem, encode_json
 from livethread.store import ThreadStore
 
@@ -45,6 +46,12 @@ def item_digest(kind: str, payload: Any) -> str:
     except InvalidRequest:
         content = b"not JSON"  # no store accepts it
     return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def _is_raw(params: types.AppendThreadItemsParams) -> bool:
+    """Whether the items state facts that the last one decides, and no metadata comes with them."""
+    update = params.metadata or ThreadMetadataSync(params.thread_id).derive(params.items, params.appended_at)
+    return params.metadata is None and update is not None and update.patch.model_fields_set > update.only_if_unset
 
 
 def digests_of(items: Iterable[RolloutItem]) -> list[str]:
@@ -97,9 +104,9 @@ class _JournaledThreadStore:
         return getattr(self._store, name)
 
     async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
-        value, key = digests_of(params.items), params.idempotency_key
+        value, key, raw = digests_of(params.items), params.idempotency_key, _is_raw(params)
         call = self._store.append_items(params)
-        return await self._change("append_items", params.thread_id, call, value, key=key, observe=params.observe)
+        return await self._change("append_items", params.thread_id, call, value, key=key, raw=raw)
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         value = params.patch.to_wire()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,7 @@ from typing import Any, Self
 from livethread import types
 from livethread.errors import ThreadNotFound
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
+from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import utc_now
 from livethread.observers import ThreadInitialized
 from livethread.policy import is_persisted
@@ -31,12 +33,17 @@ class LiveThread:
     Concurrent calls are safe: they take effect in the order in which they are made.
     """
 
-    def __init__(self, store: ThreadStore, thread_id: str, history_mode: str | None = None) -> None:
+    def __init__(
+        self, store: ThreadStore, sync: ThreadMetadataSync, event: ThreadInitialized, history_mode: str | None = None
+    ) -> None:
         """Use `create` or `resume`."""
         self._store = store
-        self._thread_id = thread_id
+        self._thread_id = sync.thread_id
         self._history_mode = history_mode
-        self._last = types.Receipt(thread_id=thread_id, position=types.START)
+        self._sync = sync
+        #: Emitted when the thread has started; None once it was.
+        self._start_event: ThreadInitialized | None = event
+        self._last = types.Receipt(thread_id=sync.thread_id, position=types.START)
         self._is_open = True
         self._closing = asyncio.Lock()
 
@@ -48,8 +55,7 @@ class LiveThread:
             Conflict: a thread with this id exists.
         """
         await store.create_thread(params)
-        store.observers.emit(ThreadInitialized(params.thread_id, params.thread_source, resumed=False))
-        return cls(store, params.thread_id)
+        return cls(store, ThreadMetadataSync.for_new(params), ThreadInitialized.of_new(params))
 
     @classmethod
     async def resume(cls, store: ThreadStore, params: types.ResumeThreadParams) -> LiveThread:
@@ -59,8 +65,8 @@ class LiveThread:
             ThreadNotFound: no such thread, or it is archived and that was not asked for.
         """
         thread = await store.resume_thread(params)
-        store.observers.emit(ThreadInitialized(params.thread_id, thread.thread_source, resumed=True))
-        return cls(store, params.thread_id, thread.history_mode)
+        sync, event = ThreadMetadataSync.for_stored(thread), ThreadInitialized.of_resumed(thread)
+        return cls(store, sync, event, thread.history_mode)
 
     def __repr__(self) -> str:
         return f"<LiveThread {self._thread_id} {'open' if self._is_open else 'closed'}>"
@@ -103,9 +109,15 @@ class LiveThread:
             Unavailable: Redis did not answer in time; see its message for what became of the items.
         """
         self._require_open()
-        append = self._append(items, expected_position, idempotency_key)
-        if append is not None:
-            self._last = await append
+        params = self._append_params(items, expected_position, idempotency_key)
+        if params is None:
+            return self._last
+        append, update = self._store.append_items(params), params.metadata
+        del params  # thousands of appends may wait: the garbage collector need not visit their items
+        self._last = await append
+        if update is not None and idempotency_key is None:
+            self._sync.confirm(update)
+        self.note_started(update.patch.model if update is not None else None)
         return self._last
 
     async def update_metadata(self, patch: ThreadMetadataPatch) -> types.Receipt:
@@ -118,6 +130,7 @@ class LiveThread:
         self._last = await self._store.update_thread_metadata(
             types.UpdateThreadMetadataParams(thread_id=self._thread_id, patch=patch)
         )
+        self.note_started(patch.model)
         return self._last
 
     async def update_memory_mode(self, mode: MemoryMode) -> types.Receipt:
@@ -128,6 +141,7 @@ class LiveThread:
         """Create the thread's rollout now, though it has no item yet."""
         self._require_open()
         await self._store.persist_thread(types.PersistThreadParams(thread_id=self._thread_id))
+        self.note_started()
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """Return once everything accepted is fsynced in the rollout and committed in the index.
@@ -178,32 +192,37 @@ class LiveThread:
         if not self._is_open:
             raise ThreadNotFound(self._thread_id, "this handle was shut down or discarded; resume the thread")
 
-    def _append(
+    def _append_params(
         self,
         items: Sequence[RolloutItem | Mapping[str, Any]],
         expected_position: types.Position | None,
         idempotency_key: str | None,
-    ) -> Coroutine[Any, Any, types.Receipt] | None:
-        """Return the append of those of *items* that are persisted, not begun; None where none is.
-
-        Whoever awaits it holds no parsed item meanwhile: of thousands that wait, the garbage collector would look at each.
-        """
+    ) -> types.AppendThreadItemsParams | None:
+        """Return the append of those *items* that are persisted, with the metadata derived from them; None if none is."""
         canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
         if not canonical:
             return None
-        # Where all of the parameters are ours, they need not be looked at again.
+        appended_at = utc_now()
+        # Parameters that are all ours need no validation.
         are_ours = expected_position is None and idempotency_key is None
         make = types.AppendThreadItemsParams.of_valid if are_ours else types.AppendThreadItemsParams
-        return self._store.append_items(
-            make(
-                thread_id=self._thread_id,
-                items=canonical,
-                appended_at=utc_now(),
-                expected_position=expected_position,
-                idempotency_key=idempotency_key,
-                observe=True,
-            )
+        return make(
+            thread_id=self._thread_id,
+            items=canonical,
+            appended_at=appended_at,
+            expected_position=expected_position,
+            idempotency_key=idempotency_key,
+            metadata=self._sync.derive(canonical, appended_at),
         )
+
+    def note_started(self, model: str | None = None) -> None:
+        """Emit `ThreadInitialized`, once: the thread will not be discarded. *model* is the one that its items name.
+
+        The first accepted change does so, and the guard that commits.
+        """
+        event, self._start_event = self._start_event, None
+        if event is not None:
+            self._store.observers.emit(replace(event, model=event.model or model))
 
 
 class LiveThreadInitGuard:
@@ -242,6 +261,7 @@ class LiveThreadInitGuard:
         if self._thread is None:
             raise RuntimeError("this guard no longer owns a thread")
         thread, self._thread = self._thread, None
+        thread.note_started()
         return thread
 
     async def discard(self) -> None:

@@ -6,11 +6,20 @@ Every field of a patch is literal: absent leaves, a value sets, and for clearabl
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    field_serializer,
+    model_validator,
+)
 
 from livethread.errors import InvalidRequest
 from livethread.model import Model, Text, UtcTime
@@ -192,6 +201,39 @@ class ThreadMetadataPatch(_Patch):
         if self.advance_recency_at is not None and later.advance_recency_at is not None:
             merged["advance_recency_at"] = max(self.advance_recency_at, later.advance_recency_at)
         return ThreadMetadataPatch(**merged)
+
+
+#: Fields that the first item to state them decides. The last item decides all others.
+FirstWins = Literal["cwd", "first_user_message", "preview", "title"]
+FIRST_WINS: Final[frozenset[str]] = frozenset(get_args(FirstWins))
+
+
+class MetadataUpdate(Model):
+    """A literal patch of a thread's metadata."""
+
+    patch: ThreadMetadataPatch
+    #: Fields of *patch* that take effect only if the thread has no value for them yet. A value that a caller set
+    #: explicitly counts, even an empty one.
+    only_if_unset: frozenset[FirstWins] = frozenset()
+
+    @model_validator(mode="after")
+    def _names_fields_of_patch(self) -> Self:
+        if foreign := self.only_if_unset - self.patch.model_fields_set:
+            raise ValueError(f"only_if_unset names fields that the patch does not set: {', '.join(sorted(foreign))}")
+        return self
+
+    @field_serializer("only_if_unset")
+    def _sorted(self, names: frozenset[str]) -> list[str]:
+        return sorted(names)
+
+    def effect_on(self, thread: StoredThread, explicit_fields: Collection[str]) -> ThreadMetadataPatch:
+        """Return the part of the patch that takes effect on *thread*, whose *explicit_fields* a caller set."""
+        kept = {name for name in self.only_if_unset if name in explicit_fields or getattr(thread, name)}
+        if not kept:
+            return self.patch
+        return ThreadMetadataPatch(**{
+            name: value for name, value in self.patch.changes().items() if name not in kept
+        })
 
 
 class StoredThreadHistory(Model):

@@ -1,4 +1,4 @@
-"""What happens to threads, told to whoever subscribes.
+"""Events of threads, and the observers that receive them.
 
 Every event is also a structured log line with ids and sizes, never contents.
 """
@@ -6,30 +6,110 @@ Every event is also a structured log line with ids and sizes, never contents.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
-from livethread.types import Position
+import orjson
+
+from livethread.metadata import MetadataUpdate, StoredThread
+from livethread.model import format_time, utc_now
+from livethread.rollout.session_meta import own_version
+from livethread.types import CreateThreadParams, Position
 
 logger = logging.getLogger(__name__)
 
 
+class InitializationMode(StrEnum):
+    """How a thread came to be open."""
+
+    NEW = "new"
+    FORKED = "forked"
+    RESUMED = "resumed"
+
+
 @dataclass(frozen=True, slots=True)
 class ThreadInitialized:
-    """A thread was opened by this process: created, or resumed."""
+    """A thread has started in this process: its guard committed, or its first change was accepted.
+
+    Emitted once per handle, and never for a start that was discarded.
+    """
 
     action: ClassVar[str] = "thread_initialized"
 
     thread_id: str
+    session_id: str | None
+    mode: InitializationMode
     #: Who started the thread: the plain label, as in `CreateThreadParams.thread_source`.
     thread_source: str | None
-    resumed: bool
+    source: str | dict[str, Any]
+    #: The kind of sub-agent, such as ``review`` or ``thread_spawn``; None if *source* names none.
+    subagent_source: str | None
+    parent_thread_id: str | None
+    forked_from_id: str | None
+    #: None until an item names it.
+    model: str | None
+    #: Whether the session does not mean to keep the thread; None if unknown.
+    ephemeral: bool | None
+    created_at: datetime
+    client_name: str
+    client_version: str
+
+    @classmethod
+    def of_new(cls, params: CreateThreadParams) -> Self:
+        """Return the event of a thread that is created, or forked."""
+        return cls(
+            thread_id=params.thread_id,
+            session_id=params.session_id or params.thread_id,
+            mode=InitializationMode.FORKED if params.forked_from_id else InitializationMode.NEW,
+            thread_source=params.thread_source,
+            source=params.source,
+            subagent_source=subagent_label(params.source),
+            parent_thread_id=params.parent_thread_id,
+            forked_from_id=params.forked_from_id,
+            model=None,
+            ephemeral=params.ephemeral,
+            created_at=params.created_at,
+            client_name=params.originator,
+            client_version=params.cli_version or own_version(),
+        )
+
+    @classmethod
+    def of_resumed(cls, thread: StoredThread) -> Self:
+        """Return the event of a thread that is reopened."""
+        return cls(
+            thread_id=thread.thread_id,
+            session_id=thread.session_id,
+            mode=InitializationMode.RESUMED,
+            thread_source=thread.thread_source,
+            source=thread.source,
+            subagent_source=subagent_label(thread.source),
+            parent_thread_id=thread.parent_thread_id,
+            forked_from_id=thread.forked_from_id,
+            model=thread.model,
+            ephemeral=None,
+            created_at=thread.created_at,
+            client_name=thread.originator,
+            client_version=thread.cli_version,
+        )
+
+
+def subagent_label(source: str | dict[str, Any]) -> str | None:
+    """Return the label of a sub-agent's *source*: ``{"subagent": "review"}``, ``{"subagent": {"thread_spawn": …}}``."""
+    kind = source.get("subagent") if isinstance(source, dict) else None
+    if isinstance(kind, dict) and len(kind) == 1:
+        label, detail = next(iter(kind.items()))
+        return detail if label == "other" and isinstance(detail, str) else label
+    return kind if isinstance(kind, str) else None
 
 
 @dataclass(frozen=True, slots=True)
 class ItemsAppended:
-    """Items were accepted, in order; with an idempotency key perhaps as a repetition that changes nothing."""
+    """Items were accepted, in order; with an idempotency key they may be a repetition that changes nothing."""
 
     action: ClassVar[str] = "items_appended"
 
@@ -42,7 +122,7 @@ class ItemsAppended:
 
 @dataclass(frozen=True, slots=True)
 class MetadataUpdated:
-    """A metadata patch was accepted, in order."""
+    """A metadata patch, explicit or derived, was accepted, in order."""
 
     action: ClassVar[str] = "metadata_updated"
 
@@ -50,12 +130,17 @@ class MetadataUpdated:
     position: Position
     fields: tuple[str, ...]
 
+    @classmethod
+    def of(cls, thread_id: str, position: Position, update: MetadataUpdate) -> Self:
+        """Return the event of *update*."""
+        return cls(thread_id, position, tuple(update.patch.changes()))
+
 
 @dataclass(frozen=True, slots=True)
 class TasksApplied:
-    """Everything up to *position* is durable, or somebody dropped it from a parked thread.
+    """Everything up to *position* is durable, or was dropped from a parked thread.
 
-    A worker may be quicker than the answer to the append: its `ItemsAppended` may come behind.
+    A worker may be quicker than Redis' answer to the append: this event may precede its `ItemsAppended`.
     """
 
     action: ClassVar[str] = "tasks_applied"
@@ -87,31 +172,65 @@ _LEVELS: dict[type[ThreadEvent], int] = {
 
 
 class Observers:
-    """The subscribers of one store."""
+    """The observers of one store: functions that receive its events."""
 
     def __init__(self) -> None:
-        self._subscribers: dict[object, Callable[[ThreadEvent], None]] = {}
+        self._observers: dict[object, Callable[[ThreadEvent], None]] = {}
 
-    def subscribe(self, subscriber: Callable[[ThreadEvent], None]) -> Callable[[], None]:
-        """Call *subscriber* with every event from now on; return the function that ends it.
+    def subscribe(self, observer: Callable[[ThreadEvent], None]) -> Callable[[], None]:
+        """Call *observer* with every event from now on; return the function that ends the subscription.
 
-        Subscribers run in the event loop and must not block. One that raises is logged, and disturbs nobody.
+        Observers run in the event loop and must not block. An observer that raises is logged; the others go on.
         """
-        key = object()
-        self._subscribers[key] = subscriber
-        return lambda: self._subscribers.pop(key, None) and None
+        subscription = object()
+        self._observers[subscription] = observer
+        return lambda: self._observers.pop(subscription, None) and None
 
     def wants(self, kind: type[ThreadEvent]) -> bool:
-        """Whether anybody hears of events of that *kind*: of those that there are thousands of, none is made for nobody."""
-        return bool(self._subscribers) or logger.isEnabledFor(_LEVELS[kind])
+        """Whether an event of this *kind* reaches anyone: lets callers skip frequent events that nobody receives."""
+        return bool(self._observers) or logger.isEnabledFor(_LEVELS[kind])
 
     def emit(self, event: ThreadEvent) -> None:
-        """Log *event* and hand it to every subscriber."""
+        """Log *event* and hand it to every observer."""
         level = _LEVELS[type(event)]
         if logger.isEnabledFor(level):
             logger.log(level, event.action, extra={"action": event.action, **asdict(event)})
-        for subscriber in tuple(self._subscribers.values()):
+        for observer in tuple(self._observers.values()):
             try:
-                subscriber(event)
+                observer(event)
             except Exception:
                 logger.exception("thread observer failed", extra={"action": event.action})
+
+
+class JsonLinesObserver:
+    """An observer that appends each event to a file, as one line of JSON: ``at``, ``event`` and the event's fields.
+
+    Events hold ids and sizes, never contents. Each line is handed to the operating system at once and whole, so that
+    several processes may append to one file.
+
+        with JsonLinesObserver("events.jsonl") as observer:
+            store.observers.subscribe(observer)
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open *path* for appending, and create it if it is missing.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._file = Path(path).open("ab", buffering=0)  # noqa: SIM115 - it is open as long as the observer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, event: ThreadEvent) -> None:
+        """Append *event*."""
+        record = {"at": format_time(utc_now()), "event": event.action, **asdict(event)}
+        self._file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+
+    def close(self) -> None:
+        """Close the file; later events are lost, and logged as a failed observer."""
+        self._file.close()

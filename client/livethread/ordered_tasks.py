@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, field_serializer
 from pydantic_core import PydanticSerializationError
 
 from livethread.errors import InvalidRequest, ResourceExhausted
-from livethread.metadata import ThreadMetadataPatch
+from livethread.metadata import MetadataUpdate, ThreadMetadataPatch
 from livethread.model import Model, UtcTime
 from livethread.rollout.item import MAX_TASK_BYTES, encode_json
 from livethread.rollout.session_meta import SESSION_META_SCHEMA
@@ -47,13 +47,11 @@ class AppendItems(_Header):
 
     op: Literal["append_items"] = "append_items"
     at: UtcTime
-    #: Whether the thread's metadata follows the lines.
-    observe: bool = False
     #: Append only if no append of the thread had this key before.
     idempotency_key: IdempotencyKey | None = None
 
 
-class UpdateThreadMetadata(_Header):
+class UpdateThreadMetadata(_Header, MetadataUpdate):
     """Apply a literal patch."""
 
     op: Literal["update_thread_metadata"] = "update_thread_metadata"
@@ -61,18 +59,16 @@ class UpdateThreadMetadata(_Header):
     #: effect only if that append wrote its lines.
     derived: bool = False
     at: UtcTime
-    patch: ThreadMetadataPatch
-    #: Fields of *patch* that take effect only if the thread has no value for them yet.
-    only_if_unset: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, update: MetadataUpdate, *, at: datetime, derived: bool = False) -> Self:
+        """Return the task of *update*."""
+        return cls(at=at, patch=update.patch, only_if_unset=update.only_if_unset, derived=derived)
 
     @field_serializer("patch")
     def _present_fields(self, patch: ThreadMetadataPatch) -> dict[str, Any]:
         """Leave out what the patch leaves: as null it would clear."""
         return patch.to_wire()
-
-    @field_serializer("only_if_unset")
-    def _sorted(self, names: frozenset[str]) -> list[str]:
-        return sorted(names)
 
 
 class ArchiveThread(_Header):
@@ -179,14 +175,12 @@ class OrderedTask(NamedTuple):
         return cls(header, tuple(lines.split(b"\n")) if lines else ())
 
 
-def encode_append(
-    at: datetime, lines: tuple[bytes, ...], idempotency_key: str | None, *, observe: bool
-) -> EncodedTask:
+def encode_append(at: datetime, lines: tuple[bytes, ...], idempotency_key: str | None) -> EncodedTask:
     """Return what `OrderedTask.encode` returns of such an `AppendItems`, in a fraction of the time: most tasks are one.
 
     *at*, in UTC, and the key are valid.
     """
-    header = _begin_of_append(at, observe)
+    header = _begin_of_append(at)
     if idempotency_key is not None:
         header += b',"idempotency_key":' + encode_json(idempotency_key)
     header += b"}"
@@ -194,9 +188,8 @@ def encode_append(
 
 
 @lru_cache(maxsize=16)
-def _begin_of_append(at: datetime, observe: bool) -> bytes:
-    said = b',"observe":true' if observe else b""
-    return b'{"op":"append_items","at":"%b"%b' % (at.isoformat().replace("+00:00", "Z").encode(), said)
+def _begin_of_append(at: datetime) -> bytes:
+    return b'{"op":"append_items","at":"%b"' % at.isoformat().replace("+00:00", "Z").encode()
 
 
 @lru_cache(maxsize=1024)

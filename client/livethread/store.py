@@ -113,9 +113,10 @@ class ThreadStore(ThreadReader, Protocol):
     async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
         """Append canonical items to an open thread: all of them, in order, or none.
 
-        With ``observe`` the thread's metadata follows them, in their order and as one change with them (see `ObservedThread`);
-        else nothing does, before the thread is read anew. The persistence policy is the caller's to apply
-        (`LiveThread` does). An append whose ``idempotency_key`` the thread has taken before changes nothing, and succeeds.
+        A raw append changes history, and ``updated_at``, alone. With ``metadata`` it is shorthand for calling
+        `update_thread_metadata` right after it, with nothing in between: both are accepted or neither, and the patch has
+        no effect if the append repeats an idempotency key. The receipt's position is that of the last of the two. The
+        persistence policy is the caller's to apply (`LiveThread` does).
 
         Raises:
             ThreadNotFound: the thread is not open in this store.

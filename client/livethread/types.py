@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, field_serializer, model_validator
+from pydantic import AfterValidator, Field
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import (
     GitInfo,
     MemoryMode,
+    MetadataUpdate,
     SessionSource,
     StoredThread,
-    ThreadMetadataPatch,
     ThreadSource,
 )
 from livethread.model import Model, Text, UtcTime, utc_now
@@ -72,6 +72,8 @@ class CreateThreadParams(Model):
     multi_agent_version: Text | None = None
     git: GitInfo | None = None
     created_at: UtcTime = Field(default_factory=utc_now)
+    #: Whether the session does not mean to keep the thread; None: unknown. Events carry it, and nothing stores it.
+    ephemeral: bool | None = None
     #: Refuse what other stores change that have opened the thread before; see `ResumeThreadParams`.
     exclusive: bool = False
 
@@ -85,25 +87,6 @@ class ResumeThreadParams(Model):
     #: what they change from now on is refused with `Conflict`. Whoever opens the thread later is served, and so is a change
     #: of a thread that is not open in its store. Handles in this store are one writer, with the newest opening's rights.
     exclusive: bool = False
-
-
-class MetadataUpdate(Model):
-    """A literal patch of a thread's metadata, whoever asks for it."""
-
-    patch: ThreadMetadataPatch
-    #: Fields of *patch* that take effect only if the thread has no value for them yet. A value that a caller set
-    #: explicitly counts, even an empty one.
-    only_if_unset: frozenset[str] = frozenset()
-
-    @model_validator(mode="after")
-    def _names_fields_of_patch(self) -> Self:
-        if foreign := self.only_if_unset - self.patch.model_fields_set:
-            raise ValueError(f"only_if_unset names fields that the patch does not set: {', '.join(sorted(foreign))}")
-        return self
-
-    @field_serializer("only_if_unset")
-    def _sorted(self, names: frozenset[str]) -> list[str]:
-        return sorted(names)
 
 
 class AppendThreadItemsParams(Model):
@@ -120,12 +103,9 @@ class AppendThreadItemsParams(Model):
     #: counts, whatever the items of the others, which succeed and change nothing. One whose key the store knows to be
     #: taken needs no expected position any more.
     idempotency_key: IdempotencyKey | None = None
-    #: Whether the thread's metadata follows the items, as `LiveThread` asks for; else the append is history alone, until
-    #: somebody reads the rollout anew, who takes in all that its lines say.
-    observe: bool = False
-    #: Metadata derived from the items, such as `LiveThread` derives it: as if `update_thread_metadata` were called right
-    #: after the append, with nothing in between. Both are accepted or neither. If the append is refused, or repeats an
-    #: idempotency key, the patch has no effect. Without it an append changes history alone.
+    #: Metadata derived from the items, as by `LiveThread`: as if `update_thread_metadata` were called right after the
+    #: append, with nothing in between. Both are accepted or neither. If the append repeats an idempotency key, the patch
+    #: has no effect. Without it an append changes history alone.
     metadata: MetadataUpdate | None = None
 
 

@@ -43,7 +43,7 @@ async def test_codex_writes_nothing_while_we_do(serve: Serve, model: ModelServer
     model.answers.append("Gern.")
 
     async with serve(home) as codex:
-        with file_lock(Home(home).locks / f"{thread_id}.lock"):
+        with file_lock(Home(home).thread_lock(thread_id)):
             with pytest.raises(CodexError, match="already has an active writer"):
                 await codex.call("thread/resume", threadId=thread_id)
             assert await codex.said(thread_id) == [BEFORE.said]

@@ -590,7 +590,7 @@ async def test_a_thread_that_another_process_writes_waits_and_that_does_not_coun
     """codex holds the same lock while it writes a thread."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
-    lock = hand_worker.home.locks / f"{thread_id}.lock"
+    lock = Path(hand_worker.home.thread_lock(thread_id))
     hand_worker.home.create()
     hold = (
         "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.flock(f,fcntl.LOCK_EX); print('held',flush=True); input()"

@@ -19,7 +19,7 @@ from livethread_worker.drain import mailbox as mailbox_module
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import FEW_TASKS, TASKS_PER_THREAD, Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
-from livethread_worker.store.write.batch import Outcome, OutcomeKind
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 TASK = json.dumps({"op": "append_items", "at": "2026-01-01T00:00:00Z"})
 LINE = json.dumps({"timestamp": "2026-01-01T00:00:00.000Z", "type": "event_msg", "payload": {}})

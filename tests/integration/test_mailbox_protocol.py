@@ -20,7 +20,7 @@ from livethread.queued.scripts import load_script
 from livethread.types import position_key
 from livethread_config import Settings, names
 from livethread_worker.drain.mailbox import Mailbox
-from livethread_worker.store.write.batch import Outcome, OutcomeKind
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 #: A time that Redis' clock has not reached.
 FUTURE_MS = 9_999_999_999_999

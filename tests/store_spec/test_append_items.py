@@ -27,18 +27,26 @@ from livethread import (
     Conflict,
     DiscardThreadParams,
     InvalidRequest,
+    ItemsAppended,
+    MetadataUpdated,
     PersistThreadParams,
     Receipt,
     ResourceExhausted,
     ResumeThreadParams,
     RolloutItem,
     ShutdownThreadParams,
+    ThreadEvent,
     ThreadMetadataPatch,
     ThreadNotFound,
     ThreadStore,
     new_thread_id,
 )
+from livethread.metadata import MetadataUpdate
+from livethread.rollout.item import parse_items
 from livethread.types import START, position_key
+
+#: Later than every thread of these tests.
+LATER = datetime(2126, 1, 1, tzinfo=UTC)
 
 
 def nested(depth: int) -> Any:
@@ -260,22 +268,101 @@ async def test_concurrent_appends_take_effect_in_the_order_in_which_they_are_cal
     assert positions == sorted(set(positions))
 
 
-async def test_nothing_is_inferred_from_raw_items(store: ThreadStore) -> None:
+async def test_a_raw_append_changes_history_and_updated_at_alone(store: ThreadStore) -> None:
     thread_id = await new_thread(store, cwd="/repo")
     await store.persist_thread(PersistThreadParams(thread_id=thread_id))
     await flush(store, thread_id)
     before = await read(store, thread_id)
 
-    await append(
-        store,
-        thread_id,
-        said("A title"),
-        {"type": "turn_context", "payload": {"cwd": "/elsewhere", "model": "a-model"}},
-        {"type": "session_meta", "payload": {"id": thread_id, "cwd": "/other", "source": "exec"}},
+    await store.append_items(
+        AppendThreadItemsParams(
+            thread_id=thread_id,
+            items=parse_items([
+                said("A title"),
+                {"type": "turn_context", "payload": {"cwd": "/elsewhere", "model": "a-model"}},
+                {"type": "session_meta", "payload": {"id": thread_id, "cwd": "/other", "source": "exec"}},
+            ]),
+            appended_at=LATER,
+        )
     )
 
     await flush(store, thread_id)
-    assert await read(store, thread_id) == before
+    assert await read(store, thread_id) == before.model_copy(update={"updated_at": LATER})
+
+
+# -- with metadata -----------------------------------------------------------------------------------------
+
+
+def with_title(thread_id: str, title: str, **params: Any) -> AppendThreadItemsParams:
+    """An append with the patch that `LiveThread` derives from it."""
+    patch = ThreadMetadataPatch(title=title, model=title)
+    update = MetadataUpdate(patch=patch, only_if_unset=frozenset({"title"}))
+    return AppendThreadItemsParams(thread_id=thread_id, items=parse_items([said(title)]), metadata=update, **params)
+
+
+async def title_and_model(store: ThreadStore, thread_id: str) -> tuple[str | None, str | None]:
+    await flush(store, thread_id)
+    thread = await read(store, thread_id)
+    return thread.title, thread.model
+
+
+async def test_an_append_and_its_metadata_take_effect_together(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+
+    for title in ("first", "second"):
+        await store.append_items(with_title(thread_id, title))
+
+    assert await title_and_model(store, thread_id) == ("first", "second")
+
+
+async def test_the_receipt_is_the_threads_last_position(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    receipt = await store.append_items(with_title(thread_id, "first"))
+
+    again = await store.append_items(with_title(thread_id, "second", expected_position=receipt.position))
+
+    assert position_key(again.position) > position_key(receipt.position)
+
+
+async def test_the_metadata_of_a_refused_append_has_no_effect(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await store.append_items(with_title(thread_id, "first"))
+
+    with pytest.raises(Conflict):
+        await store.append_items(with_title(thread_id, "second", expected_position=START))
+
+    assert await title_and_model(store, thread_id) == ("first", "first")
+
+
+async def test_the_metadata_of_a_repeated_append_has_no_effect(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await store.append_items(with_title(thread_id, "first", idempotency_key="k"))
+
+    await store.append_items(with_title(thread_id, "second", idempotency_key="k"))
+
+    assert await title_and_model(store, thread_id) == ("first", "first")
+
+
+async def test_a_title_that_a_caller_emptied_stays_empty(store: ThreadStore) -> None:
+    thread_id = await new_thread(store)
+    await update(store, thread_id, ThreadMetadataPatch(title=""))
+
+    await store.append_items(with_title(thread_id, "derived"))
+
+    assert await title_and_model(store, thread_id) == ("", "derived")
+
+
+async def test_both_are_reported(store: ThreadStore) -> None:
+    events: list[ThreadEvent] = []
+    store.observers.subscribe(events.append)
+    thread_id = await new_thread(store)
+
+    receipt = await store.append_items(with_title(thread_id, "first"))
+
+    [appended] = [event for event in events if isinstance(event, ItemsAppended)]
+    [updated] = [event for event in events if isinstance(event, MetadataUpdated)]
+    assert position_key(appended.position) < position_key(updated.position)
+    assert (updated.position, updated.fields) == (receipt.position, ("title", "model"))
 
 
 # -- compare and append ------------------------------------------------------------------------------------

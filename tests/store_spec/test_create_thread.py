@@ -58,6 +58,7 @@ async def test_the_first_item_stores_everything_the_thread_was_created_with(stor
     await append(store, params.thread_id, message("one"))
 
     thread = await read(store, params.thread_id)
+    assert thread.updated_at >= params.created_at
     assert thread == StoredThread(
         thread_id=params.thread_id,
         rollout_path=thread.rollout_path,
@@ -66,7 +67,7 @@ async def test_the_first_item_stores_everything_the_thread_was_created_with(stor
         parent_thread_id=parent,
         model_provider="a-provider",
         created_at=params.created_at,
-        updated_at=params.created_at,
+        updated_at=thread.updated_at,
         recency_at=params.created_at,
         cwd="/repo",
         cli_version="1.2.3",

@@ -11,6 +11,8 @@ from livethread import (
     GitInfoPatch,
     ItemsAppended,
     LiveThread,
+    LiveThreadInitGuard,
+    MemoryMode,
     MetadataUpdated,
     Position,
     ResumeThreadParams,
@@ -19,8 +21,10 @@ from livethread import (
     ThreadInitialized,
     ThreadMetadataPatch,
     ThreadStore,
+    new_thread_id,
 )
 from livethread.model import utc_now
+from livethread.observers import InitializationMode
 from livethread.rollout.item import encode_items, parse_items
 from livethread.types import position_key
 
@@ -38,22 +42,84 @@ def applied_up_to(events: list[ThreadEvent], position: Position) -> bool:
     )
 
 
+def initialized(events: list[ThreadEvent]) -> list[ThreadInitialized]:
+    return [event for event in events if isinstance(event, ThreadInitialized)]
+
+
 @pytest.mark.parametrize("label", ["user", "subagent", "automation", "eine Funktion", None])
-async def test_an_opened_thread_is_reported_with_the_plain_label_of_who_started_it(
+async def test_a_started_thread_is_reported_with_its_plain_thread_source(
     store: ThreadStore, events: list[ThreadEvent], label: str | None
 ) -> None:
     params = CreateThreadParams(thread_source=label)
     thread = await LiveThread.create(store, params)
     await thread.append_items([message("one")])
+    await thread.append_items([message("two")])
     await thread.shutdown()
-    await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id))
+    resumed = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id))
+    await resumed.append_items([message("three")])
 
-    initialized = [event for event in events if isinstance(event, ThreadInitialized)]
-    assert initialized == [
-        ThreadInitialized(params.thread_id, label, resumed=False),
-        ThreadInitialized(params.thread_id, label, resumed=True),
+    assert [(event.thread_id, event.thread_source, event.mode) for event in initialized(events)] == [
+        (params.thread_id, label, InitializationMode.NEW),
+        (params.thread_id, label, InitializationMode.RESUMED),
     ]
-    assert initialized[0].action == "thread_initialized"
+
+
+async def test_a_started_thread_is_reported_with_what_analytics_needs(
+    store: ThreadStore, events: list[ThreadEvent]
+) -> None:
+    params = CreateThreadParams(
+        session_id=new_thread_id(),
+        forked_from_id=new_thread_id(),
+        parent_thread_id=new_thread_id(),
+        source={"subagent": {"thread_spawn": {"depth": 1}}},
+        thread_source="subagent",
+        originator="agent",
+        cli_version="7",
+        ephemeral=False,
+    )
+    thread = await LiveThread.create(store, params)
+    await thread.append_items([{"type": "turn_context", "payload": {"model": "gpt-5", "cwd": "/work"}}])
+
+    assert initialized(events) == [
+        ThreadInitialized(
+            thread_id=params.thread_id,
+            session_id=params.session_id,
+            mode=InitializationMode.FORKED,
+            thread_source="subagent",
+            source={"subagent": {"thread_spawn": {"depth": 1}}},
+            subagent_source="thread_spawn",
+            parent_thread_id=params.parent_thread_id,
+            forked_from_id=params.forked_from_id,
+            model="gpt-5",
+            ephemeral=False,
+            created_at=params.created_at,
+            client_name="agent",
+            client_version="7",
+        )
+    ]
+
+
+@pytest.mark.parametrize("start", ["persist", "update_memory_mode", "commit"])
+async def test_a_thread_starts_with_its_first_change_or_when_its_guard_commits(
+    store: ThreadStore, events: list[ThreadEvent], start: str
+) -> None:
+    thread = await LiveThread.create(store, CreateThreadParams())
+    async with LiveThreadInitGuard(thread) as guard:
+        assert initialized(events) == []
+        if start == "persist":
+            await thread.persist()
+        elif start == "update_memory_mode":
+            await thread.update_memory_mode(MemoryMode.DISABLED)
+        guard.commit()
+
+    assert [event.thread_id for event in initialized(events)] == [thread.thread_id]
+
+
+async def test_a_discarded_start_is_not_reported(store: ThreadStore, events: list[ThreadEvent]) -> None:
+    async with LiveThreadInitGuard(await LiveThread.create(store, CreateThreadParams())):
+        pass
+
+    assert initialized(events) == []
 
 
 async def test_an_accepted_append_is_reported_with_its_size_and_once_it_is_durable(
@@ -117,8 +183,7 @@ async def test_events_are_log_lines_without_contents(store: ThreadStore, caplog:
     await thread.shutdown()
 
     actions = [record.__dict__.get("action") for record in caplog.records if record.name == "livethread.observers"]
-    assert actions[0] == "thread_initialized"
-    assert {"items_appended", "metadata_updated", "tasks_applied"} <= set(actions)
+    assert {"thread_initialized", "items_appended", "metadata_updated", "tasks_applied"} <= set(actions)
     assert "a secret" not in "".join(repr(record.__dict__) for record in caplog.records)
 
 

@@ -188,8 +188,9 @@ class QueuedThreadStore:
         thread_id, expected = params.thread_id, params.expected_position
         opened = self._open.require(thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
-        task = encode_append(params.appended_at, lines, params.idempotency_key, observe=params.observe)
-        count = len(lines)
+        task = encode_append(params.appended_at, lines, params.idempotency_key)
+        count, update = len(lines), params.metadata
+        patch = UpdateThreadMetadata.of(update, at=params.appended_at, derived=True) if update else None
         del params, lines  # what waits for its answer is in memory once
         try:
             position = await self._enqueue(opened, task, expected)
@@ -200,6 +201,9 @@ class QueuedThreadStore:
         if self._observers.wants(ItemsAppended):
             size = len(task.lines) - (count - 1)  # without the line feeds between them
             self._observers.emit(ItemsAppended(thread_id, position, count, size))
+        if update is not None and patch is not None:
+            position = await self._enqueue(opened, OrderedTask(patch).encode())
+            self._observers.emit(MetadataUpdated.of(thread_id, position, update))
         return types.Receipt.of_valid(thread_id=thread_id, position=position)
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
@@ -207,9 +211,9 @@ class QueuedThreadStore:
 
         Of a thread that is not open, the store keeps no copy: the patch is as durable as Redis makes it.
         """
-        header = UpdateThreadMetadata(at=utc_now(), patch=params.patch)
+        header = UpdateThreadMetadata.of(params, at=utc_now())
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
-        self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
+        self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params))
         return receipt
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest
-from livethread.item_observer import user_request
 from livethread.rollout.old_forms import message_text
+from livethread.rollout.user_message import user_request
 
 #: Stands between characters of scripts that write no spaces, so that each is a word of its own; invisible.
 WORD_BREAK: Final = "\u200b"

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
-from livethread.item_observer import ItemObserver, patch_of
 from livethread.metadata import StoredThread
-from livethread.model import ANY_TIME_SCHEMA, format_time, parse_time
+from livethread.model import ANY_TIME_SCHEMA, format_time
 from livethread.thread_id import CANONICAL_ID_SCHEMA
 from livethread.types import CreateThreadParams
-
-#: What a thread's first line says once and for all.
-_FIXED: Final = ("session_id", "forked_from_id", "parent_thread_id", "originator")
 
 _STRING: Final = {"type": "string"}
 _LABEL: Final = {"type": "string", "minLength": 1, "maxLength": 200}
@@ -43,7 +38,8 @@ SESSION_META_SCHEMA: Final[dict[str, Any]] = {
 
 
 @cache  # to look it up reads the distribution's files
-def _own_version() -> str:
+def own_version() -> str:
+    """Return the version of this package."""
     return version("livethread")
 
 
@@ -57,7 +53,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "timestamp": format_time(params.created_at),
         "cwd": params.cwd or "",
         "originator": params.originator,
-        "cli_version": params.cli_version or _own_version(),
+        "cli_version": params.cli_version or own_version(),
         "source": params.source,
         "thread_source": params.thread_source,
         "agent_nickname": params.agent_nickname,
@@ -97,18 +93,3 @@ def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git:
     }
     kept = {key: value for key, value in meta.items() if key not in present}
     return kept | {key: value for key, value in present.items() if value is not None}
-
-
-def thread_from_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> StoredThread:
-    """Return the thread that the own ``session_meta`` of *thread_id* begins; *at* is the time of its line."""
-    created_at = parse_time(meta.get("timestamp")) or at
-    thread = StoredThread(
-        thread_id=thread_id,
-        created_at=created_at,
-        updated_at=created_at,
-        recency_at=created_at,
-        **{key: meta[key] for key in _FIXED if isinstance(meta.get(key), str)},
-    )
-    said: dict[str, Any] = {}
-    ItemObserver(thread_id).add(said, "session_meta", meta | {"id": thread_id}, at)
-    return thread.patched(patch_of(said))

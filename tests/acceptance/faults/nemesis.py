@@ -211,7 +211,7 @@ def rollout_appended_to(cluster: Cluster) -> None:
     thread_id, _ = cluster.random.choice(list(cluster.home.rollouts()))
     line = '{"timestamp":"2026-11-23T00:00:00.000Z","type":"event_msg","payload":{"type":"foreign"}}\n'
     for text, behind in ((line, ""), (line[:40], ""), (line[40:], line[:40])):
-        with file_lock(cluster.home.locks / f"{thread_id}.lock", wait_s=60.0):
+        with file_lock(cluster.home.thread_lock(thread_id), wait_s=60.0):
             path = cluster.home.require_rollout(thread_id)
             if path.read_text().endswith(behind):  # else a worker has put the half line into the quarantine
                 with path.open("a") as file:

@@ -1,25 +1,46 @@
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from livethread.observers import (
+    InitializationMode,
     ItemsAppended,
+    JsonLinesObserver,
     MetadataUpdated,
     Observers,
     TasksApplied,
     ThreadEvent,
     ThreadInitialized,
     ThreadParkedEvent,
+    subagent_label,
 )
 
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 APPLIED = TasksApplied(THREAD, "1-0")
+INITIALIZED = ThreadInitialized(
+    thread_id=THREAD,
+    session_id=THREAD,
+    mode=InitializationMode.RESUMED,
+    thread_source="automation",
+    source={"subagent": "review"},
+    subagent_source="review",
+    parent_thread_id=None,
+    forked_from_id=None,
+    model="gpt-5",
+    ephemeral=None,
+    created_at=datetime(2026, 11, 22, 12, tzinfo=UTC),
+    client_name="livethread",
+    client_version="0.1.0",
+)
 EVENTS: list[tuple[ThreadEvent, str, int]] = [
-    (ThreadInitialized(THREAD, "automation", resumed=True), "thread_initialized", logging.INFO),
+    (INITIALIZED, "thread_initialized", logging.INFO),
     (ItemsAppended(THREAD, "1-0", 2, 300), "items_appended", logging.DEBUG),
     (MetadataUpdated(THREAD, "2-0", ("title", "name")), "metadata_updated", logging.DEBUG),
     (APPLIED, "tasks_applied", logging.DEBUG),
@@ -134,3 +155,62 @@ def test_frequent_events_are_quiet_in_production(observers: Observers, caplog: p
         observers.emit(event)
 
     assert [record.getMessage() for record in caplog.records] == ["thread_initialized", "thread_parked"]
+
+
+# -- events as JSON lines ----------------------------------------------------------------------------------
+
+
+def test_events_are_appended_to_a_file_as_json_lines(observers: Observers, tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+
+    for event in (INITIALIZED, APPLIED):  # opened again, it goes on at the end
+        with JsonLinesObserver(path) as observer:
+            end = observers.subscribe(observer)
+            observers.emit(event)
+            end()
+
+    initialized, applied = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert initialized.keys() == {"at", "event", *asdict(INITIALIZED)}
+    assert (initialized["event"], initialized["mode"], initialized["source"], initialized["created_at"]) == (
+        "thread_initialized",
+        "resumed",
+        {"subagent": "review"},
+        "2026-11-22T12:00:00Z",
+    )
+    assert applied == {"at": applied["at"], "event": "tasks_applied", "thread_id": THREAD, "position": "1-0"}
+
+
+def test_a_file_that_cannot_be_written_disturbs_no_other_observer(
+    observers: Observers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[ThreadEvent] = []
+    observer = JsonLinesObserver(tmp_path / "events.jsonl")
+    observers.subscribe(observer)
+    observers.subscribe(seen.append)
+    observer.close()
+
+    observers.emit(APPLIED)
+
+    assert seen == [APPLIED]
+    assert "thread observer failed" in caplog.messages
+
+
+def test_a_file_that_cannot_be_opened_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        JsonLinesObserver(tmp_path / "missing" / "events.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("source", "label"),
+    [
+        ("cli", None),
+        ({"custom": "x"}, None),
+        ({"subagent": "review"}, "review"),
+        ({"subagent": {"thread_spawn": {"parent_thread_id": THREAD, "depth": 1}}}, "thread_spawn"),
+        ({"subagent": {"other": "guardian"}}, "guardian"),
+        ({"subagent": None}, None),
+    ],
+    ids=str,
+)
+def test_a_sub_agents_source_has_a_plain_label(source: Any, label: str | None) -> None:
+    assert subagent_label(source) == label

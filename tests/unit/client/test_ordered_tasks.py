@@ -96,14 +96,13 @@ def test_a_task_that_is_not_json_cannot_be_encoded() -> None:
     at=st.datetimes(timezones=st.just(UTC)),
     lines=st.lists(st.binary(max_size=20), min_size=1),
     key=st.none() | st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=200),
-    observe=st.booleans(),
 )
 def test_an_append_that_is_encoded_directly_is_encoded_as_any_other(
-    at: datetime, lines: list[bytes], key: str | None, observe: bool
+    at: datetime, lines: list[bytes], key: str | None
 ) -> None:
-    header = AppendItems(at=at, idempotency_key=key, observe=observe)
+    header = AppendItems(at=at, idempotency_key=key)
 
-    assert encode_append(header.at, tuple(lines), key, observe=observe) == OrderedTask(header, tuple(lines)).encode()
+    assert encode_append(header.at, tuple(lines), key) == OrderedTask(header, tuple(lines)).encode()
 
 
 GARBAGE: list[bytes] = [

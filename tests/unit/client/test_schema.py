@@ -143,8 +143,15 @@ TASK_OK: list[dict[str, Any]] = [
     {"op": "update_thread_metadata", "at": TIME, "patch": {"approval_mode": ["x"], "advance_recency_at": TIME}},
     {"op": "append_items", "at": TIME, "idempotency_key": "k" * 200},
     {"op": "append_items", "at": TIME, "idempotency_key": None},
-    {"op": "append_items", "at": TIME, "idempotency_key": "é 🎉", "observe": True},
-    {"op": "append_items", "at": TIME, "observe": False},
+    {"op": "append_items", "at": TIME, "idempotency_key": "é 🎉"},
+    {
+        "op": "update_thread_metadata",
+        "at": TIME,
+        "patch": {"title": "t"},
+        "only_if_unset": ["title"],
+        "derived": True,
+    },
+    {"op": "update_thread_metadata", "at": TIME, "patch": {}, "only_if_unset": [], "derived": False},
     {"op": "archive_thread", "at": TIME},
     {"op": "unarchive_thread", "at": TIME},
     {"op": "delete_thread", "at": TIME},
@@ -178,7 +185,9 @@ TASK_BAD: list[Any] = [
     {"op": "update_thread_metadata", "at": TIME, "patch": {"git_info": {"commit_hash": "x"}}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"token_usage": 7}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {}, "observe": True},
-    {"op": "append_items", "at": TIME, "observe": None},
+    {"op": "update_thread_metadata", "at": TIME, "patch": {"model": "m"}, "only_if_unset": ["model"]},
+    {"op": "update_thread_metadata", "at": TIME, "patch": {}, "derived": None},
+    {"op": "append_items", "at": TIME, "observe": False},
     {"op": "delete_thread", "at": TIME, "patch": {}},
 ]
 ITEM_OK: list[Any] = [
@@ -342,13 +351,16 @@ def test_what_this_library_sends_is_what_the_schemas_describe() -> None:
         CreateThread(at=AT, session_meta=session_meta(full)),
         CreateThread(at=AT.replace(microsecond=0), session_meta=session_meta(CreateThreadParams())),
         UpdateThreadMetadata(at=AT, patch=patch),
+        UpdateThreadMetadata(
+            at=AT, patch=ThreadMetadataPatch(title="t"), only_if_unset=frozenset({"title"}), derived=True
+        ),
         AppendItems(at=AT),
-        AppendItems(at=AT, idempotency_key="k", observe=True),
+        AppendItems(at=AT, idempotency_key="k"),
     ]
 
     sent = [json.loads(OrderedTask(header).to_wire()[0]) for header in headers]
 
-    assert [complaints("OrderedTask", task) for task in sent] == [[]] * 5
+    assert [complaints("OrderedTask", task) for task in sent] == [[]] * len(headers)
 
 
 @pytest.mark.parametrize("value", ITEM_OK, ids=json.dumps)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from livethread.metadata import StoredThread, ThreadMetadataPatch
+from livethread.metadata_sync import ThreadMetadataSync
+from livethread.model import parse_time
 from livethread.ordered_tasks import (
     AppendItems,
     ArchiveThread,
@@ -28,7 +30,8 @@ from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.rebuild import read_state
-from livethread_worker.store.write.batch import Outcome, apply_batch
+from livethread_worker.store.write.batch import apply_batch
+from livethread_worker.store.write.outcome import Outcome
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = "sessions/2026/11/22"
@@ -69,6 +72,8 @@ class Mail:
     def __init__(self, n: int = 1) -> None:
         self.thread_id = thread_id(n)
         self.counters: Counter[str] = Counter()
+        #: What the `LiveThread` of each writer knows.
+        self.syncs: dict[str, ThreadMetadataSync] = {}
         self._positions = 1_000
 
     def create(self, writer: str = "w1", **params: Any) -> MailboxEntry:
@@ -80,11 +85,21 @@ class Mail:
     def append(self, *texts: str, writer: str = "w1", key: str | None = None) -> MailboxEntry:
         return self.append_lines(*map(message_line, texts), writer=writer, key=key)
 
-    def append_lines(
-        self, *lines: bytes, writer: str = "w1", key: str | None = None, observe: bool = False
-    ) -> MailboxEntry:
-        header = AppendItems(at=AT, idempotency_key=key, observe=observe)
-        return self._entry(writer, OrderedTask(header, lines))
+    def append_lines(self, *lines: bytes, writer: str = "w1", key: str | None = None) -> MailboxEntry:
+        return self._entry(writer, OrderedTask(AppendItems(at=AT, idempotency_key=key), lines))
+
+    def live(self, *lines: bytes, writer: str = "w1", key: str | None = None) -> list[MailboxEntry]:
+        """An append as a `LiveThread` makes it: with the patch that it derives from the items, if there is one."""
+        sync = self.syncs.setdefault(writer, ThreadMetadataSync(self.thread_id))
+        for line in lines:
+            record = json.loads(line)
+            sync.add(record["type"], record["payload"], parse_time(record["timestamp"]) or AT)
+        entries = [self.append_lines(*lines, writer=writer, key=key)]
+        if (update := sync.take()) is not None:
+            if key is None:
+                sync.confirm(update)
+            entries.append(self._entry(writer, OrderedTask(UpdateThreadMetadata.of(update, at=AT, derived=True))))
+        return entries
 
     def patch(self, patch: ThreadMetadataPatch, *, writer: str = "w1") -> MailboxEntry:
         return self._entry(writer, OrderedTask(UpdateThreadMetadata(at=AT, patch=patch)))

@@ -17,7 +17,8 @@ from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable
-from livethread_worker.store.write.batch import Outcome, OutcomeKind, apply_batch
+from livethread_worker.store.write.batch import apply_batch
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.types import ArchiveThreadParams, position_key
 from livethread_config import Settings, names
 from livethread_worker.store.files.scan import MAX_COUNTER
-from livethread_worker.store.write.batch import Outcome, OutcomeKind
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 #: ms after which a drain that claimed nothing counts as gone, so that the next enqueue rings.
 DRAIN_TTL_MS: Final = 1_000

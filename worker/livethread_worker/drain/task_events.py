@@ -15,7 +15,7 @@ from celery.utils.time import utcoffset
 from livethread.ordered_tasks import MailboxEntry
 from livethread.types import Position, position_key
 from livethread_worker.drain.mailbox import Claim, Malformed
-from livethread_worker.store.write.batch import Outcome, OutcomeKind
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from celery.events.dispatcher import EventDispatcher

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
@@ -33,7 +31,6 @@ from livethread.ordered_tasks import (
     ArchiveThread,
     CreateThread,
     DeleteThread,
-    MailboxEntry,
     OrderedTask,
     TaskHeader,
     UnarchiveThread,
@@ -48,12 +45,11 @@ from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
 from livethread_worker.store.upkeep.refresh import Refresh, of_all, of_none, of_thread
-from livethread_worker.store.write.batch import LateEntries, Outcome, OutcomeKind, apply_batch
-from livethread_worker.store.write.conditions import epoch_of_change, key_of, require_position
+from livethread_worker.store.write.local_writer import LOCK_WAIT, LocalWriter
+from livethread_worker.store.write.outcome import OutcomeKind
 
 T = TypeVar("T")
 
@@ -62,25 +58,8 @@ logger = logging.getLogger(__name__)
 #: How often an operation is tried while the index cannot be used; each attempt waits for it.
 ATTEMPTS = 3
 
-#: How long another writer of the thread, such as codex, may hold its lock before an operation gives up.
-LOCK_WAIT = 5.0  # seconds
-
 #: How long reads do without an index that could not be used, before they try it again.
 INDEX_RETRY_INTERVAL: Final = 10.0  # seconds
-
-
-@dataclass(slots=True)
-class _OpenThread:
-    """A thread that is open in this store."""
-
-    thread_id: str
-    writer: str = field(default_factory=lambda: uuid.uuid4().hex[:16])
-    #: Counter of the writer's last task.
-    n: int = 0
-    #: The task that creates it, until it is applied: creation is lazy.
-    creation: OrderedTask | None = None
-    #: Writers of an older epoch than the thread's are fenced. None: not known, and that of the next change.
-    epoch: int | None = None
 
 
 class LocalThreadStore:
@@ -98,8 +77,9 @@ class LocalThreadStore:
         #: What answers while the index cannot be used.
         self._without_index = IndexHandle(self._home, in_memory=True)
         self._index_not_before = 0.0
+        self._is_synced = self._settings.sync == "fdatasync"
         self._observers = Observers()
-        self._open: OpenThreads[_OpenThread] = OpenThreads()
+        self._open: OpenThreads[LocalWriter] = OpenThreads()
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-local")
 
@@ -151,9 +131,9 @@ class LocalThreadStore:
 
     async def persist_thread(self, params: types.PersistThreadParams) -> None:
         """Create the rollout of a thread that has no item yet."""
-        opened = self._open.require(params.thread_id)
-        if opened.creation is not None:
-            await self._apply(opened, None)
+        writer = self._open.require(params.thread_id)
+        if writer.creation is not None:
+            await self._apply(writer, [])
 
     async def flush_thread(self, params: types.FlushThreadParams) -> None:
         """Return once the operations under way are done: each is durable by itself."""
@@ -172,21 +152,25 @@ class LocalThreadStore:
     # -- changes -------------------------------------------------------------------------------------------
 
     async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
-        """Append the items: durable on return."""
-        opened = self._open.require(params.thread_id)
+        """Append the items, and apply the patch derived from them: durable on return."""
+        thread_id, writer = params.thread_id, self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
-        header = AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key, observe=params.observe)
-        task = OrderedTask(header, lines)
-        position = await self._apply(opened, task, params.expected_position)
-        self._observers.emit(ItemsAppended(params.thread_id, position, len(lines), task.size))
-        self._observers.emit(TasksApplied(params.thread_id, position))
-        return types.Receipt(thread_id=params.thread_id, position=position)
+        append = OrderedTask(AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key), lines)
+        tasks = [append]
+        if (update := params.metadata) is not None:
+            tasks.append(OrderedTask(UpdateThreadMetadata.of(update, at=params.appended_at, derived=True)))
+        positions = await self._apply(writer, tasks, params.expected_position)
+        self._observers.emit(ItemsAppended(thread_id, positions[0], len(lines), append.size))
+        if update is not None:
+            self._observers.emit(MetadataUpdated.of(thread_id, positions[-1], update))
+        self._observers.emit(TasksApplied(thread_id, positions[-1]))
+        return types.Receipt(thread_id=thread_id, position=positions[-1])
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Apply the patch: durable on return."""
-        header = UpdateThreadMetadata(at=utc_now(), patch=params.patch)
+        header = UpdateThreadMetadata.of(params, at=utc_now())
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
-        self._observers.emit(MetadataUpdated(params.thread_id, receipt.position, tuple(params.patch.changes())))
+        self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params))
         return receipt
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
@@ -272,69 +256,33 @@ class LocalThreadStore:
         return self._handle.get_fresh(refresh)
 
     async def _apply(
-        self, opened: _OpenThread, task: OrderedTask | None, expected: types.Position | None = None
-    ) -> types.Position:
-        return await self._run(lambda: self._apply_now(opened, task, expected))
+        self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None = None
+    ) -> list[types.Position]:
+        """Apply *tasks*, with the thread's creation before them if that is due, and return their positions."""
+        return await self._run(lambda: self._apply_now(writer, tasks, expected))
 
     def _apply_now(
-        self, opened: _OpenThread, task: OrderedTask | None, expected: types.Position | None
-    ) -> types.Position:
-        """Apply *task*, behind the thread's creation where that is due, as a batch of one thread."""
-        tasks = [pending for pending in (opened.creation, task) if pending is not None]
-        key = key_of(task)
-        last = types.START
-
-        def make(applied: types.Position) -> list[MailboxEntry]:
-            nonlocal last
-            if opened.creation is not None and expected not in {None, types.START}:  # nothing is to be made in vain
-                raise Conflict.of_position(types.START, expected)
-            entries: list[MailboxEntry] = []
-            for n, pending in enumerate(tasks, start=opened.n + 1):
-                applied = last = _next_position(applied)
-                entries.append(MailboxEntry(last, opened.writer, n, pending))
-            return entries
-
-        def check(state: ThreadState) -> None:
-            opened.epoch = epoch_of_change(state, opened.epoch)
-            if opened.creation is None and (key is None or key not in state.keys):
-                require_position(state.applied, expected)
-
-        outcome = self._try_to_apply(opened.thread_id, LateEntries(opened.writer, make, check, key))
-        if outcome.kind is OutcomeKind.LOCKED:
-            raise Unavailable(f"nothing was stored: {outcome.reason}; try again when it is done")
-        if outcome.kind in {OutcomeKind.DONE, OutcomeKind.DELETED}:
-            opened.n += len(tasks)
-            opened.creation = None
-            return last
-        # A counter that may have left a trace is never used for another task.
-        opened.writer, opened.n = uuid.uuid4().hex[:16], 0
-        if outcome.error is not None:
-            raise outcome.error
-        raise Unavailable(f"it is not certain that this was stored: {outcome.reason}")
-
-    def _try_to_apply(self, thread_id: str, entries: LateEntries) -> Outcome:
-        """Apply *entries*; where the index was in the way, once more: what stands in the file is recognised."""
-        is_synced = self._settings.sync == "fdatasync"
+        self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None
+    ) -> list[types.Position]:
         for _ in range(ATTEMPTS):
             index = self._index()
             if index.in_memory:  # it made no folders
                 self._home.create()
-            outcome = apply_batch(self._home, index, {thread_id: entries}, sync=is_synced, lock_wait_s=LOCK_WAIT)[
-                thread_id
-            ]
+            outcome, positions = writer.try_to_apply(self._home, index, tasks, expected, sync=self._is_synced)
             if outcome.kind is not OutcomeKind.BUSY:
                 break
         with suppress(IndexUnavailable):
             index.maintain()
-        return outcome
+        writer.finish(outcome, len(tasks))
+        return positions
 
     async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> types.Receipt:
         """Apply a task to a thread, open or not."""
         opened = self._open.get(thread_id)
         if opened is None:
             await self.read_thread(types.ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
-            opened = _OpenThread(thread_id)
-        position = await self._apply(opened, OrderedTask(header))
+            opened = LocalWriter(thread_id)
+        [position] = await self._apply(opened, [OrderedTask(header)])
         self._observers.emit(TasksApplied(thread_id, position))
         return types.Receipt(thread_id=thread_id, position=position)
 
@@ -350,26 +298,15 @@ class LocalThreadStore:
         index = self._index(of_thread(thread_id))
         if index.in_memory:  # it made no folders
             self._home.create()
-        with file_lock(self._home.locks / f"{thread_id}.lock", wait_s=LOCK_WAIT):
+        with file_lock(self._home.thread_lock(thread_id), wait_s=LOCK_WAIT):
             return index.fence(thread_id, time.time_ns() // 1_000_000)
 
-    def _open_thread(self, thread_id: str, *, epoch: int | None) -> _OpenThread:
+    def _open_thread(self, thread_id: str, *, epoch: int | None) -> LocalWriter:
         """Open the thread once more; handles of one thread in one store share its writer, and so its epoch."""
-        opened = self._open.open(thread_id, lambda: _OpenThread(thread_id))
+        writer = self._open.open(thread_id, lambda: LocalWriter(thread_id))
         if epoch is not None:
-            opened.epoch = max(opened.epoch or 0, epoch)
-        return opened
-
-
-def _next_position(position: types.Position) -> types.Position:
-    """Return a position after *position*, of the form that Redis gives: milliseconds, and a number within.
-
-    The number is the nanosecond, so that writers that take turns, and share no index, go up, too.
-    """
-    now = divmod(time.time_ns(), 1_000_000)
-    high, low = types.position_key(position)
-    high, low = max(now, (high, low + 1))
-    return f"{high}-{low}"
+            writer.raise_epoch(epoch)
+        return writer
 
 
 def _translated(operation: Callable[[], T]) -> Callable[[], T]:

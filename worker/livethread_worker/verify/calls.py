@@ -31,8 +31,8 @@ class Call:
     invoked_at: int
     #: Idempotency key of an append.
     key: str | None = None
-    #: Whether an append asked that the metadata follows it.
-    observe: bool = False
+    #: Whether an append states facts, and was made without the metadata that follows from them.
+    raw: bool = False
     #: ``ok``, ``fail`` (certainly not carried out) or ``info`` (nobody knows).
     outcome: str = "info"
     answered_at: int = NEVER
@@ -95,7 +95,7 @@ def _take(calls: dict[tuple[str, int], Call], event: dict[str, Any]) -> None:
         if key in calls:
             raise ValueError
         told = event["f"], event["thread_id"], event["value"], event["at"]
-        calls[key] = Call(*key, *told, event.get("key"), event.get("observe", False))
+        calls[key] = Call(*key, *told, event.get("key"), event.get("raw", False))
         return
     call = calls[key]
     call.outcome, call.answered_at = event["type"], event["at"]

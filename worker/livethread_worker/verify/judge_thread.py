@@ -104,7 +104,7 @@ class ThreadVerdict:
             changing = [call for call in patches if name in call.value]
             if changing and self.is_ordered:
                 self._judge_field(name, changing, {"index": row, "rollout": replayed})
-        for name in _compared(row) if self._is_observed() else _LITERAL:
+        for name in _compared(row) if self._is_derived() else _LITERAL:
             if getattr(row, name) != getattr(replayed, name):
                 detail = f"{name} is {getattr(row, name)!r}; the rollout says {getattr(replayed, name)!r}"
                 self._violated(ViolationKind.METADATA, detail)
@@ -258,9 +258,9 @@ class ThreadVerdict:
                 detail = f"{name} is {getattr(thread, name)!r} in the {where}, though {last} was the last to set it"
                 self._violated(ViolationKind.METADATA, detail)
 
-    def _is_observed(self) -> bool:
-        """Whether the metadata is to follow from all that was appended: else the row may say less than the rollout."""
-        return all(call.observe or call.outcome == "fail" for call in self.history.of("append_items"))
+    def _is_derived(self) -> bool:
+        """Whether the metadata follows from all items: after a raw append the row may say less than the rollout."""
+        return not any(call.raw and call.outcome != "fail" for call in self.history.of("append_items"))
 
     def _violated(self, kind: ViolationKind, detail: str) -> None:
         self.violations.append(Violation(kind, self.history.thread_id, detail))

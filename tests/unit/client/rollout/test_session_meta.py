@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
+from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
 from livethread.model import format_time
-from livethread.observed import ObservedThread
-from livethread.rollout.session_meta import session_meta, thread_from_meta, with_present_values
+from livethread.rollout.session_meta import session_meta, with_present_values
 from livethread.types import CreateThreadParams
 
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
@@ -99,11 +99,11 @@ def test_the_first_line_has_every_field_that_codex_requires_and_no_null() -> Non
 
 
 def test_a_thread_is_what_its_first_line_says() -> None:
-    assert thread_from_meta(THREAD, FULL_META, LATER) == FULL_THREAD
+    assert thread_of_meta(THREAD, FULL_META, LATER) == FULL_THREAD
 
 
 def test_a_bare_line_gives_a_thread_of_the_lines_own_time() -> None:
-    assert thread_from_meta(THREAD, {}, LATER) == StoredThread(
+    assert thread_of_meta(THREAD, {}, LATER) == StoredThread(
         thread_id=THREAD, created_at=LATER, updated_at=LATER, recency_at=LATER, source="vscode"
     )
 
@@ -111,7 +111,7 @@ def test_a_bare_line_gives_a_thread_of_the_lines_own_time() -> None:
 def test_what_is_no_text_is_not_taken() -> None:
     odd = {"session_id": 7, "originator": None, "parent_thread_id": ["x"], "cwd": 7}
 
-    assert thread_from_meta(THREAD, odd, LATER) == thread_from_meta(THREAD, {}, LATER)
+    assert thread_of_meta(THREAD, odd, LATER) == thread_of_meta(THREAD, {}, LATER)
 
 
 def test_a_copy_says_what_the_thread_says_now_and_keeps_the_rest() -> None:
@@ -180,7 +180,9 @@ def test_reading_the_copy_behind_the_first_line_gives_the_thread_again(git: GitI
     now = FULL_THREAD.model_copy(update={"git_info": git, "thread_source": None, "memory_mode": MemoryMode.ENABLED})
     copy = with_present_values(FULL_META, now)
 
-    again = ObservedThread(thread_from_meta(THREAD, FULL_META, AT), set())
-    again.observe("session_meta", copy, AT)
+    sync = ThreadMetadataSync(THREAD, {"cwd"})
+    sync.add("session_meta", copy, AT)
+    update = sync.take()
 
-    assert again.finish() == now
+    assert update is not None
+    assert thread_of_meta(THREAD, FULL_META, AT).patched(update.patch) == now

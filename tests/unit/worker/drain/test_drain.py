@@ -15,7 +15,7 @@ from livethread_worker.drain import drain as drain_module
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
-from livethread_worker.store.write.batch import Outcome
+from livethread_worker.store.write.outcome import Outcome
 
 
 class GivenMailbox:

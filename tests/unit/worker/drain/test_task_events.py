@@ -15,7 +15,7 @@ from tests.unit.worker.builders import Mail
 
 from livethread_worker.drain.mailbox import Claim, Malformed
 from livethread_worker.drain.task_events import EVENTS_KEPT, EVENTS_PER_MESSAGE, TaskEvents
-from livethread_worker.store.write.batch import Outcome, OutcomeKind
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from celery.events.dispatcher import EventDispatcher

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Mail, Store, item_line
 
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
+from livethread.metadata_sync import ThreadMetadataSync
 from livethread.ordered_tasks import MailboxEntry
 from livethread.rollout.item import decode_line
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.upkeep.refresh import Refresher
-from livethread_worker.store.write.batch import OutcomeKind
+from livethread_worker.store.write.outcome import OutcomeKind
 
 SESSIONS = 3
 
@@ -51,7 +52,7 @@ class World:
         """Append *items* as a `LiveThread` does, with or without a key."""
         at = AT + timedelta(seconds=self.clock)
         lines = [item_line(kind, self._own(payload), at) for kind, payload in items]
-        self._post(self.mail.append_lines(*lines, writer=self.sessions[session], key=key, observe=True))
+        self.mailbox += self.mail.live(*lines, writer=self.sessions[session], key=key)
 
     def patch(self, session: int, patch: ThreadMetadataPatch) -> None:
         """Patch through a session, or, with none of that number, as somebody who has the thread not open."""
@@ -69,7 +70,8 @@ class World:
     def resume(self, session: int) -> None:
         """Shut one session down, and open another."""
         self.apply_all()
-        self.sessions[session] = self._new_writer()
+        self.sessions[session] = writer = self._new_writer()
+        self.mail.syncs[writer] = ThreadMetadataSync.for_stored(self.store.thread(self.mail))
 
     def tick(self, seconds: int) -> None:
         self.clock += seconds
@@ -78,7 +80,7 @@ class World:
 
     def apply(self, count: int, *, again: int = 0) -> None:
         """Apply the next *count* tasks, behind the last *again* ones: delivered twice."""
-        begin, end = max(self.kept_from, self.settled - again), min(len(self.mailbox), self.settled + count)
+        begin, end = self._claim(max(self.kept_from, self.settled - again), self.settled + count)
         if begin == end:
             return
         outcome = self.store.apply(self.mail, *self.mailbox[begin:end])
@@ -90,7 +92,8 @@ class World:
 
     def crash(self, count: int) -> None:
         """Apply the next *count* tasks; the worker is killed between the files and the index."""
-        batch = self.mailbox[self.settled : self.settled + count]
+        begin, end = self._claim(self.settled, self.settled + count)
+        batch = self.mailbox[begin:end]
         if not batch:
             return
         with pytest.MonkeyPatch.context() as patched, suppress(Killed):
@@ -165,9 +168,16 @@ class World:
     def _own(self, payload: Any) -> Any:
         return payload | {"id": self.mail.thread_id} if isinstance(payload, dict) and "id" in payload else payload
 
+    def _claim(self, begin: int, end: int) -> tuple[int, int]:
+        """Claims never part an append from the patch derived from it."""
+        begin, end = (n - self._is_derived(n) if n == begin else n + self._is_derived(n) for n in (begin, end))
+        return begin, min(len(self.mailbox), end)
+
+    def _is_derived(self, number: int) -> bool:
+        return number < len(self.mailbox) and getattr(self.mailbox[number].task.header, "derived", False)
+
     def _touch(self, writer: str) -> None:
-        line = item_line("response_item", {"type": "reasoning"})
-        self._post(self.mail.append_lines(line, writer=writer, observe=True))
+        self._post(self.mail.append_lines(item_line("response_item", {"type": "reasoning"}), writer=writer))
 
     def _post(self, entry: MailboxEntry) -> MailboxEntry:
         self.mailbox.append(entry)

@@ -26,7 +26,7 @@ async def test_while_somebody_else_writes_the_thread_nothing_is_stored_and_then_
         await append(store, thread_id, message("one"))
 
         with (
-            file_lock(home.locks / f"{thread_id}.lock"),
+            file_lock(home.thread_lock(thread_id)),
             pytest.raises(Unavailable, match=r"nothing was stored: .*held by another writer"),
         ):
             await append(store, thread_id, message("refused"))
@@ -122,5 +122,5 @@ async def test_a_thread_that_somebody_writes_is_not_taken_over_now(
         thread_id = await new_thread(store)
         await append(store, thread_id, message("one"))
 
-        with file_lock(home.locks / f"{thread_id}.lock"), pytest.raises(Unavailable):
+        with file_lock(home.thread_lock(thread_id)), pytest.raises(Unavailable):
             await store.resume_thread(ResumeThreadParams(thread_id=thread_id, exclusive=True))

@@ -35,14 +35,15 @@ from livethread_config import Settings
 from livethread_worker.store.files import home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.files.rollout_reader import read_on
 from livethread_worker.store.index import index
 from livethread_worker.store.local import LocalThreadStore
-from livethread_worker.store.thread_state import ThreadState, read_on
+from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep import refresh
 from livethread_worker.store.upkeep.doctor import Fault, FaultKind, examine
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import rebuild
-from livethread_worker.store.write import batch
+from livethread_worker.store.write import batch, open_rollout
 
 STORE: Final = st.integers(0, 2)
 THREAD: Final = st.integers(0, 3)
@@ -298,7 +299,7 @@ class Stores(RuleBasedStateMachine):
             return
         item = self.item("m")
         line = item_line(item["type"], item["payload"])
-        with file_lock(self.home.locks / f"{known.thread_id}.lock"), path.open("r+b") as file:
+        with file_lock(self.home.thread_lock(known.thread_id)), path.open("r+b") as file:
             if not file.seek(0, 2) or not path.read_bytes().endswith(b"\n"):
                 known.garbage += 1
                 line = b"\n" + line
@@ -542,18 +543,18 @@ def test_the_machine_catches_a_store_that_leaves_half_a_line_standing(monkeypatc
     def read_on_and_forget_what_is_torn(state: ThreadState, file: BinaryIO) -> None:
         read_on(state, file)
 
-    monkeypatch.setattr(batch, "read_on", read_on_and_forget_what_is_torn)
+    monkeypatch.setattr(open_rollout, "read_on", read_on_and_forget_what_is_torn)
 
     assert_finds_a_fault(Stores)
 
 
 def test_the_machine_catches_a_store_that_glues_its_line_onto_a_foreign_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "_end_last_line", lambda _state, _recorder: None)
+    monkeypatch.setattr(open_rollout, "_end_last_line", lambda _state, _recorder: None)
 
     assert_finds_a_fault(Stores)
 
 
 def test_the_machine_catches_a_store_that_does_not_move_what_it_archives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "_move_to_other_folder", lambda _home, _state, _path: None)
+    monkeypatch.setattr(batch, "move_rollout", lambda _home, _state, _path: None)
 
     assert_finds_a_fault(Stores)

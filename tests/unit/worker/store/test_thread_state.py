@@ -12,8 +12,9 @@ from tests.unit.worker.builders import AT, Store, item_line, message_line, threa
 
 from livethread.metadata import GitInfo, ThreadMetadataPatch
 from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
 from livethread_worker.store.files.scan import Record
-from livethread_worker.store.thread_state import ThreadState, WriterMark, complete_from_home, read_on
+from livethread_worker.store.thread_state import ThreadState, WriterMark
 from livethread_worker.store.write.thread_work import number_line
 
 ONE, OTHER = thread_id(1), thread_id(2)

@@ -304,7 +304,7 @@ async def test_a_time_that_the_rollout_does_not_say_is_caught(audited: Audited, 
 
 
 async def test_of_a_thread_with_appends_of_history_alone_the_row_may_say_less(audited: Audited) -> None:
-    audited.edit_journal("one", lambda event: event.pop("observe", None))
+    audited.edit_journal("one", lambda event: event.update(raw=True) if "raw" in event else None)
     with closing(sqlite3.connect(audited.home.index)) as connection, connection:
         connection.execute("UPDATE threads SET cwd = '/elsewhere'")
 

@@ -58,27 +58,45 @@ local function is_usual(fields)
   return #fields == 8 and fields[1] == 'writer' and fields[3] == 'n' and fields[5] == 'task' and fields[7] == 'lines'
 end
 
+-- An entry as the worker is given it.
+local function bare(entry)
+  local fields = entry[2]
+  return is_usual(fields) and { entry[1], fields[2], fields[4], fields[6], fields[8] } or entry
+end
+
+-- The entry after *last* if it is a patch derived from that append: both are applied in one batch.
+local function derived_patch(mailbox, last)
+  local following = redis.call('XRANGE', mailbox, '(' .. last[1], '+', 'COUNT', 1)[1]
+  if following and is_usual(following[2]) then
+    local is_json, header = pcall(cjson.decode, following[2][6])
+    if is_json and type(header) == 'table' and header.derived == true then
+      return bare(following)
+    end
+  end
+end
+
 -- The first entries of a mailbox, as many as the budgets allow, and at least one.
 local bytes = tonumber(ARGV[10])
 local function take(mailbox, most)
   local entries, from = {}, '-'
   while #entries < most and (bytes > 0 or #entries == 0) do
-    local found = redis.call('XRANGE', mailbox, from, '+', 'COUNT', math.min(most - #entries, 50))
+    local count = math.min(most - #entries, 50)
+    local found = redis.call('XRANGE', mailbox, from, '+', 'COUNT', count)
     for _, entry in ipairs(found) do
-      local fields = entry[2]
       from = '(' .. entry[1]
-      for i = 2, #fields, 2 do
-        bytes = bytes - #fields[i]
+      for i = 2, #entry[2], 2 do
+        bytes = bytes - #entry[2][i]
       end
-      entries[#entries + 1] = is_usual(fields) and { entry[1], fields[2], fields[4], fields[6], fields[8] } or entry
+      entries[#entries + 1] = bare(entry)
       if bytes <= 0 then
         break
       end
     end
-    if #found < 50 then
-      break
+    if bytes > 0 and #found < count then
+      return entries
     end
   end
+  entries[#entries + 1] = derived_patch(mailbox, entries[#entries])
   return entries
 end
 

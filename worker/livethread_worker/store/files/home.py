@@ -46,6 +46,7 @@ class Home:
         self.archived_sessions = root / "archived_sessions"
         self.session_index = root / "session_index.jsonl"
         self.locks = root / "thread-writer-locks"
+        self._locks = str(self.locks)
         self.own = root / OWN_FOLDER
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
@@ -60,6 +61,10 @@ class Home:
         """Create the folders, with mode 0700; existing ones keep theirs."""
         for folder in (self.root, self.sessions, self.locks, self.own, self.own / "run", self.quarantine):
             make_directory(folder)
+
+    def thread_lock(self, thread_id: str) -> str:
+        """Return the path of the file whose ``flock`` a writer of the thread holds, codex too."""
+        return f"{self._locks}/{thread_id}.lock"
 
     def new_rollout(self, thread_id: str, created_at: datetime) -> Path:
         """Return the path of a new thread's rollout; its folder and name say the time in UTC."""

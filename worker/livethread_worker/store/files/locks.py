@@ -21,7 +21,7 @@ class LockBusy(Exception):
 
 
 @contextmanager
-def file_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+def file_lock(path: str | Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold ``flock(LOCK_EX)`` on *path*, for up to *wait_s* seconds of waiting.
 
     codex >= 0.160 holds the same lock on ``thread-writer-locks/<id>.lock`` while it writes a thread; POSIX

@@ -202,12 +202,13 @@ class Index:
         return states
 
     def commit(
-        self, rows: Sequence[ThreadRows], deleted: Sequence[str] = (), before: Callable[[], None] = lambda: None
-    ) -> set[str]:
-        """Store *rows*, and forget the *deleted* threads, in one transaction, which is committed once *before* returns.
+        self, rows: Sequence[ThreadRows], deleted: Sequence[str] = (), is_durable: Callable[[], bool] = lambda: True
+    ) -> set[str] | None:
+        """Store *rows*, and forget the *deleted* threads, in one transaction, which commits if *is_durable* says so.
 
-        Return the threads that somebody else has stored since their states were loaded: nothing is stored of these.
-        It happens where a reader takes in a rollout that is locked for long, and the lock is let go just then.
+        Return the threads that another process has stored since their states were loaded: nothing is stored of these.
+        It happens when a reader takes in a rollout that is locked for long, and the lock is released just then. None if
+        nothing was committed.
 
         Raises:
             IndexUnavailable: the transaction could not be made; nothing of it is stored.
@@ -217,7 +218,9 @@ class Index:
             saved = [each for each in rows if each.state.thread_id not in overtaken]
             messages = self._save(connection, saved)
             forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
-            before()
+            if not is_durable():
+                connection.execute("ROLLBACK")
+                return None
         self._recent.forget([*deleted, *overtaken])
         self._recent.keep(each.state for each in saved)
         self._note(saved, messages)
@@ -365,7 +368,8 @@ class Index:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
-                connection.execute("COMMIT")
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -477,7 +481,7 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         meta_offset=row["meta_offset"],
         meta_bytes=row["meta_bytes"],
         applied=row["applied"],
-        settled=set(json.loads(row["settled"])),
+        explicit_fields=set(json.loads(row["settled"])),
         turn=TurnPlace(TurnPhase(row["phase"]), row["turn_id"]),
         epoch=row["epoch"],
     )

@@ -15,9 +15,10 @@ from livethread.rollout.item import items_of
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
 from livethread_worker.store.files.scan import scan_values
 from livethread_worker.store.index import Index
-from livethread_worker.store.thread_state import ThreadState, complete_from_home, read_on
+from livethread_worker.store.thread_state import ThreadState
 
 
 def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> StoredThread:

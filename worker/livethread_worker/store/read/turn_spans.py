@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 from livethread.errors import InvalidRequest
 from livethread.rollout.turns import TurnsTakenBack
+from livethread_worker.store.files.rollout_reader import read_on
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
-from livethread_worker.store.thread_state import ThreadState, TurnEndLine, TurnLine, read_on
+from livethread_worker.store.thread_state import ThreadState, TurnEndLine, TurnLine
 
 
 def turns_from(

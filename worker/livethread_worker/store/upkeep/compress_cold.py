@@ -29,7 +29,7 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     counts = {"threads": 0, "bytes": 0, "compressed_bytes": 0}
     for thread_id in index.unchanged_since(before):
         try:
-            with file_lock(home.locks / f"{thread_id}.lock"):
+            with file_lock(home.thread_lock(thread_id)):
                 if sizes := _compress(home, index, thread_id, before):
                     counts["threads"] += 1
                     counts["bytes"] += sizes[0]

@@ -17,9 +17,10 @@ from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
-from livethread_worker.store.thread_state import ThreadState, complete_from_home, read_on
+from livethread_worker.store.thread_state import ThreadState
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def index_batch(
         for rollout in rollouts:
             try:
                 if not index.in_memory:
-                    locks.enter_context(file_lock(home.locks / f"{rollout[0]}.lock", wait_s=wait_s))
+                    locks.enter_context(file_lock(home.thread_lock(rollout[0]), wait_s=wait_s))
                 held.append(rollout)
             except LockBusy:
                 busy.append(rollout)

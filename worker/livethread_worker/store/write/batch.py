@@ -1,258 +1,218 @@
 """Applies tasks to files and index: any number of threads, each in its order, exactly once.
 
-1. Take each thread's lock. 2. Load what the index knows, and take in what stands in the file beyond it. 3. Write
-all lines of a thread in one write, and begin to force those of the batch to the disk. 4. Make the whole batch one
-transaction of the index, and commit it when they are there. A thread that fails is taken out of the batch; the others go on. A crash anywhere leaves what the next attempt
-recognises.
+1. Take each thread's lock. 2. Load what the index knows, and take in what the file holds beyond it. 3. Write all lines
+of a thread in one write, and begin to force the files of the batch to the disk. 4. Store the whole batch in one
+transaction, which commits when the files are on the disk. A thread that fails is taken out of the batch; the others go
+on. A crash anywhere leaves what the next attempt recognizes.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Final, Self
 
-from livethread.errors import Conflict, ThreadStoreError
-from livethread.ordered_tasks import AppendItems, CreateThread, DeleteThread, MailboxEntry
-from livethread.rollout.item import decode_line, item_of
-from livethread.types import START, Position
-from livethread_worker.store.files.compression import decompress
-from livethread_worker.store.files.home import Home, is_compressed, make_directory, other_form
+from livethread.errors import ThreadStoreError
+from livethread.ordered_tasks import AppendItems, MailboxEntry
+from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, take_lock
-from livethread_worker.store.files.name_index import forget_names, read_names, set_name
-from livethread_worker.store.files.quarantine import keep, move_other_form_away
+from livethread_worker.store.files.name_index import set_name
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.replacement import unfinished
-from livethread_worker.store.files.sync import Syncing, sync_directory, sync_now
+from livethread_worker.store.files.sync import Syncing, sync_now
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
-from livethread_worker.store.thread_state import ThreadState, archived_by_folder, read_on
+from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.write.archive_thread import is_misplaced, move_rollout
+from livethread_worker.store.write.delete_thread import remove_files
+from livethread_worker.store.write.open_rollout import OpenRollout, open_rollout
+from livethread_worker.store.write.operations import plan
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 from livethread_worker.store.write.thread_work import ThreadWork
 
 logger = logging.getLogger(__name__)
 
-#: How long others wait for the index while the rollouts of a batch are forced to the disk.
-HELD_FOR_DISK = 0.2  # seconds
-
-
-class OutcomeKind(StrEnum):
-    """What became of a thread's tasks."""
-
-    #: All are applied.
-    DONE = "done"
-    #: Somebody else writes the thread: no fault of the tasks, and nothing was written.
-    LOCKED = "locked"
-    #: The index cannot be used now: no fault of the tasks. None is applied, but their lines may stand in the file.
-    BUSY = "busy"
-    #: Something failed that may pass, such as a full disk; none is applied.
-    FAILED = "failed"
-    #: The task after the position can never be applied.
-    POISONED = "poisoned"
-    #: The thread is removed, with everything of it.
-    DELETED = "deleted"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one thread's tasks, and how far they are durable."""
-
-    kind: OutcomeKind
-    #: Up to here they are applied: fsynced and committed. None where none is.
-    position: Position | None = None
-    reason: str = ""
-    #: Why the task after the position can never be applied.
-    error: ThreadStoreError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LateEntries:
-    """Entries of one writer that are made under the thread's lock, from the position up to which it is applied.
-
-    That is `START` where none is, or none is known: the rollouts do not hold positions.
-    """
-
-    writer: str
-    make: Callable[[Position], Sequence[MailboxEntry]]
-    #: Raises `ThreadStoreError` where they are not to be applied, as a compare-and-append that came too late. It is asked
-    #: when the rollout is read up to its end, and nothing is written.
-    check: Callable[[ThreadState], None]
-    #: The idempotency key that they name.
-    key: str | None = None
-
-
-@dataclass(slots=True)
-class _Opened:
-    """A thread of the batch, locked and read up to its end."""
-
-    work: ThreadWork
-    #: None where the rollout is gone, and the thread is only to be deleted.
-    recorder: RolloutRecorder | None
-    #: Whether lines beyond the committed length were taken in: nobody may have forced them to the disk.
-    took_in: bool = False
+#: How long other processes wait for the index while the rollouts of a batch are forced to the disk.
+HELD_FOR_DISK: Final = 0.2  # seconds
 
 
 def apply_batch(
-    home: Home,
-    index: Index,
-    batch: Mapping[str, Sequence[MailboxEntry] | LateEntries],
-    *,
-    sync: bool,
-    lock_wait_s: float = 0.0,
+    home: Home, index: Index, tasks: Mapping[str, Sequence[MailboxEntry]], *, sync: bool
 ) -> dict[str, Outcome]:
     """Apply each thread's entries, in order, and return what became of them.
 
-    An outcome's position is durable: its tasks are in the rollout (fdatasynced where *sync*) and in the index.
-    Entries that are applied already change nothing.
+    An outcome's position is durable: its tasks are in the rollout (fdatasynced if *sync*) and in the index. Entries that
+    are already applied change nothing.
     """
-    home = home.for_a_moment()
-    outcomes: dict[str, Outcome] = {}
-    rows: dict[str, ThreadRows] = {}
-    works: dict[str, ThreadWork] = {}
-    unsynced: dict[str, RolloutRecorder] = {}
-    with ExitStack() as stack:
-        locked = _lock(stack, home, batch, lock_wait_s, outcomes)
+    with Batch(home, index, sync=sync) as batch:
+        batch.lock(tasks)
+        states = batch.load(tasks)
+        for thread_id in batch.locked:
+            with batch.outcome_of(thread_id):
+                batch.apply(batch.open(thread_id, tasks[thread_id], states.get(thread_id)), tasks[thread_id])
+        return batch.commit()
+
+
+class Batch:
+    """Threads whose tasks are applied together. It holds their locks until its block ends."""
+
+    def __init__(self, home: Home, index: Index, *, sync: bool) -> None:
+        self._home = home.for_a_moment()
+        self._index = index
+        self._sync = sync
+        self._stack = ExitStack()
+        #: Threads whose locks are held.
+        self.locked: list[str] = []
+        self._outcomes: dict[str, Outcome] = {}
+        self._works: dict[str, ThreadWork] = {}
+        self._rows: dict[str, ThreadRows] = {}
+        #: Recorders of lines that are not on the disk yet.
+        self._unsynced: dict[str, RolloutRecorder] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def lock(self, thread_ids: Iterable[str], *, wait_s: float = 0.0) -> None:
+        """Take the locks of threads, waiting up to *wait_s* for each."""
+        for thread_id in thread_ids:
+            with self.outcome_of(thread_id):
+                self._stack.callback(os.close, take_lock(self._home.thread_lock(thread_id), wait_s=wait_s))
+                self.locked.append(thread_id)
+
+    def load(self, tasks: Mapping[str, Collection[MailboxEntry]]) -> dict[str, ThreadState]:
+        """Return what the index knows of the locked threads, with the writers and idempotency keys of *tasks*.
+
+        Under the locks: an earlier answer may be out of date.
+        """
         try:
-            # Under the locks: what is loaded before them may be old by now.
-            states = index.states_of_batch(
-                {id_: _writers(entries) for id_, entries in locked.items()},
-                {id_: _keys(entries) for id_, entries in locked.items()},
+            return self._index.states_of_batch(
+                {thread_id: {entry.writer for entry in tasks[thread_id]} for thread_id in self.locked},
+                {thread_id: _idempotency_keys(tasks[thread_id]) for thread_id in self.locked},
             )
         except IndexUnavailable as error:
-            return outcomes | dict.fromkeys(locked, Outcome(OutcomeKind.BUSY, reason=str(error)))
-        for thread_id, entries in locked.items():
-            try:
-                work, recorder = _apply_one(stack, home, thread_id, entries, states.get(thread_id), sync=sync)
-                if work.state.thread is None and not work.is_deleted:  # its creation is poisoned: there is no thread
-                    outcomes[thread_id] = _outcome(work)
-                    continue
-                works[thread_id], rows[thread_id] = work, thread_rows(work.state, work.loaded)
-                if recorder is not None:
-                    unsynced[thread_id] = recorder
-            except LockBusy as error:
-                outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
-            except ThreadStoreError as error:
-                outcomes[thread_id] = _poisoned(None, error)
-            except Exception as error:  # whatever it is, the other threads go on
-                logger.exception("applying failed", extra={"action": "apply", "thread_id": thread_id})
-                outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
-        return outcomes | _commit(index, works, rows, unsynced)
+            self._outcomes |= dict.fromkeys(self.locked, Outcome(OutcomeKind.BUSY, reason=str(error)))
+            self.locked = []
+            return {}
 
+    def open(self, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> OpenRollout:
+        """Open a locked thread, and take in what its rollout holds beyond *state*.
 
-def _lock(
-    stack: ExitStack,
-    home: Home,
-    batch: Mapping[str, Sequence[MailboxEntry] | LateEntries],
-    wait_s: float,
-    outcomes: dict[str, Outcome],
-) -> dict[str, Sequence[MailboxEntry] | LateEntries]:
-    """Take the threads' locks and return the part of the batch whose locks are held."""
-    locked, locks = {}, str(home.locks)
-    for thread_id, entries in batch.items():
-        try:
-            stack.callback(os.close, take_lock(f"{locks}/{thread_id}.lock", wait_s=wait_s))
-        except LockBusy as error:
-            outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
-        except OSError as error:
-            outcomes[thread_id] = Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")
+        Raises:
+            ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
+        """
+        return open_rollout(self._stack, self._home, thread_id, entries, state)
+
+    def apply(self, rollout: OpenRollout, entries: Sequence[MailboxEntry]) -> None:
+        """Write the lines of *entries*, and prepare what `commit` stores.
+
+        Raises:
+            OSError: a file cannot be written; nothing of the thread is applied.
+            ThreadStoreError: the thread's state holds what cannot be stored.
+        """
+        work, recorder = rollout.work, rollout.recorder
+        if recorder is None:
+            work.take_deletion(entries)
         else:
-            locked[thread_id] = entries
-    return locked
+            plan(work, entries)
+        must_sync = self._carry_out(rollout)
+        if recorder is not None:
+            work.state.rollout_bytes = recorder.size
+        thread_id = work.state.thread_id
+        if work.state.thread is None and not work.is_deleted:  # its creation is poisoned: there is no thread
+            self._outcomes[thread_id] = _outcome(work)
+            return
+        self._rows[thread_id] = thread_rows(work.state, work.loaded)
+        self._works[thread_id] = work
+        if must_sync and recorder is not None:
+            self._unsynced[thread_id] = recorder
+
+    def commit(self) -> dict[str, Outcome]:
+        """Force the files to the disk, commit the index, and return what became of each thread.
+
+        The files are forced, all together, while the index stores what they hold: it commits when they are on the disk.
+        """
+        syncing = Syncing(list(self._unsynced.values()))
+        try:
+            # Other processes wait for the index meanwhile, and must not wait for a slow disk.
+            stored = self._store(
+                self._works, lambda: syncing.is_done_within(HELD_FOR_DISK) and not any(syncing.wait())
+            )
+        finally:
+            errors = syncing.wait()  # in any case: the files are closed then
+        failed = {id_: error for id_, error in zip(self._unsynced, errors, strict=True) if error is not None}
+        for thread_id in failed:
+            self._unsynced[thread_id].take_back()
+        if stored is None:
+            durable = {id_: work for id_, work in self._works.items() if id_ not in failed}
+            stored = self._store(durable, lambda: True) or {}
+        return self._outcomes | stored | {id_: Outcome.failed(error) for id_, error in failed.items()}
+
+    @contextmanager
+    def outcome_of(self, thread_id: str) -> Iterator[None]:
+        """Make an error within the block the outcome of *thread_id*: the other threads go on."""
+        try:
+            yield
+        except LockBusy as error:
+            self._outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
+        except ThreadStoreError as error:
+            self._outcomes[thread_id] = Outcome.poisoned(None, error)
+        except Exception as error:  # whatever it is, the other threads go on
+            logger.exception(
+                "applying tasks of thread %s failed", thread_id, extra={"action": "apply", "thread_id": thread_id}
+            )
+            self._outcomes[thread_id] = Outcome.failed(error)
+
+    def _carry_out(self, rollout: OpenRollout) -> bool:
+        """Change the files as planned, and return whether the rollout is still to be forced to the disk.
+
+        Names go first: repeating one is harmless, forgetting one is not.
+        """
+        home, work, recorder = self._home, rollout.work, rollout.recorder
+        if work.is_deleted:
+            remove_files(home, work.state.thread_id)
+            return False
+        if work.renamed is not None:
+            set_name(home, work.state.thread_id, *work.renamed)
+        assert recorder is not None
+        if work.state.thread is None and recorder.is_new:
+            recorder.path.unlink()
+            return False
+        recorder.append(b"".join(work.lines))
+        must_sync = self._sync and bool(work.lines or rollout.took_in)
+        if not is_misplaced(home, work.state, recorder.path):
+            return must_sync
+        if must_sync:
+            try:
+                sync_now(recorder)  # the line that says why the file moves is there before it moves
+            except OSError:
+                recorder.take_back()
+                raise
+        move_rollout(home, work.state, recorder.path)
+        return False
+
+    def _store(self, works: Mapping[str, ThreadWork], is_durable: Callable[[], bool]) -> dict[str, Outcome] | None:
+        """Store *works* in one transaction; None if the files were not durable in time, and nothing is stored."""
+        kept = [self._rows[thread_id] for thread_id, work in works.items() if not work.is_deleted]
+        deleted = [thread_id for thread_id, work in works.items() if work.is_deleted]
+        # If it fails, the lines are in the files; the next attempt finds them by their counters.
+        try:
+            outdated = self._index.commit(kept, deleted, is_durable)
+        except IndexUnavailable as error:
+            return dict.fromkeys(works, Outcome(OutcomeKind.BUSY, reason=str(error)))
+        if outdated is None:
+            return None
+        busy = Outcome(OutcomeKind.BUSY, reason="another process has read the thread into the index meanwhile")
+        return {id_: busy if id_ in outdated else _outcome(work) for id_, work in works.items()}
 
 
-def _writers(entries: Sequence[MailboxEntry] | LateEntries) -> set[str]:
-    return {entries.writer} if isinstance(entries, LateEntries) else {entry.writer for entry in entries}
-
-
-def _keys(entries: Sequence[MailboxEntry] | LateEntries) -> set[str]:
-    """Return the idempotency keys that *entries* name."""
-    if isinstance(entries, LateEntries):
-        return set() if entries.key is None else {entries.key}
+def _idempotency_keys(entries: Collection[MailboxEntry]) -> set[str]:
     headers = (entry.task.header for entry in entries)
     keys = (header.idempotency_key for header in headers if isinstance(header, AppendItems))
     return {key for key in keys if key is not None}
-
-
-def _apply_one(
-    stack: ExitStack,
-    home: Home,
-    thread_id: str,
-    entries: Sequence[MailboxEntry] | LateEntries,
-    state: ThreadState | None,
-    *,
-    sync: bool,
-) -> tuple[ThreadWork, RolloutRecorder | None]:
-    """Bring one thread's files up to its entries; also return what is still to be forced to the disk."""
-    late = entries if isinstance(entries, LateEntries) else None
-    if isinstance(entries, LateEntries):
-        entries = entries.make(state.applied if state else START)
-    thread = _open(stack, home, thread_id, entries, state)
-    if late is not None:
-        late.check(thread.work.state)
-    if thread.recorder is None:
-        thread.work.take_deletion(entries)
-    else:
-        thread.work.take(entries)
-    must_sync = _carry_out(home, thread, sync=sync)
-    if thread.recorder is not None:
-        thread.work.state.rollout_bytes = thread.recorder.size
-    return thread.work, thread.recorder if must_sync else None
-
-
-class _NotDurable(Exception):
-    """The batch's rollouts are not on the disk yet, or some never will be."""
-
-
-def _commit(
-    index: Index,
-    works: Mapping[str, ThreadWork],
-    rows: Mapping[str, ThreadRows],
-    unsynced: Mapping[str, RolloutRecorder],
-) -> dict[str, Outcome]:
-    """Commit the works, and return what became of them.
-
-    Their rollouts are forced to the disk, all together, while the index takes in what they hold: it commits when they are.
-    """
-    syncing = Syncing(list(unsynced.values()))
-    outcomes = None
-
-    def be_durable() -> None:
-        # Others wait for the index meanwhile: not for a disk that takes its time.
-        if not syncing.is_done_within(HELD_FOR_DISK) or any(syncing.wait()):
-            raise _NotDurable
-
-    try:
-        with suppress(_NotDurable):
-            outcomes = _commit_when(be_durable, index, works, rows)
-    finally:
-        errors = syncing.wait()  # in any case: the files are closed then
-    failed = {id_: error for id_, error in zip(unsynced, errors, strict=True) if error is not None}
-    for thread_id in failed:
-        unsynced[thread_id].take_back()
-    if outcomes is None:
-        durable = {id_: work for id_, work in works.items() if id_ not in failed}
-        outcomes = _commit_when(lambda: None, index, durable, rows)
-    return outcomes | {
-        id_: Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}") for id_, error in failed.items()
-    }
-
-
-def _commit_when(
-    be_durable: Callable[[], None], index: Index, works: Mapping[str, ThreadWork], rows: Mapping[str, ThreadRows]
-) -> dict[str, Outcome]:
-    kept = [rows[thread_id] for thread_id, work in works.items() if not work.is_deleted]
-    deleted = [thread_id for thread_id, work in works.items() if work.is_deleted]
-    # Where it fails, the lines stand in the files; the next attempt finds them by their counters.
-    try:
-        overtaken = index.commit(kept, deleted, be_durable)
-    except IndexUnavailable as error:
-        return dict.fromkeys(works, Outcome(OutcomeKind.BUSY, reason=str(error)))
-    busy = Outcome(OutcomeKind.BUSY, reason="somebody else has read the thread into the index meanwhile")
-    return {id_: busy if id_ in overtaken else _outcome(work) for id_, work in works.items()}
 
 
 def _outcome(work: ThreadWork) -> Outcome:
@@ -260,180 +220,4 @@ def _outcome(work: ThreadWork) -> Outcome:
         return Outcome(OutcomeKind.DELETED, work.position)
     if work.poison is None:
         return Outcome(OutcomeKind.DONE, work.position)
-    return _poisoned(work.position, work.poison)
-
-
-def _poisoned(position: Position | None, error: ThreadStoreError) -> Outcome:
-    return Outcome(OutcomeKind.POISONED, position, f"{type(error).__name__}: {error}", error)
-
-
-def _carry_out(home: Home, thread: _Opened, *, sync: bool) -> bool:
-    """Change the files as planned, and return whether the rollout is still to be forced to the disk.
-
-    Names go first: a repeated one is harmless, a forgotten one would not be.
-    """
-    work, recorder = thread.work, thread.recorder
-    if work.is_deleted:
-        _remove(home, work.state)
-        return False
-    if work.renamed is not None:
-        set_name(home, work.state.thread_id, *work.renamed)
-    assert recorder is not None
-    if work.state.thread is None and recorder.is_new:
-        recorder.path.unlink()
-        return False
-    recorder.append(b"".join(work.lines))
-    must_sync = sync and bool(work.lines or thread.took_in)
-    if not _is_misplaced(home, work.state, recorder.path):
-        return must_sync
-    if must_sync:
-        try:
-            sync_now(recorder)  # the line that says why it moves is there before it does
-        except OSError:
-            recorder.take_back()
-            raise
-    _move_to_other_folder(home, work.state, recorder.path)
-    return False
-
-
-def _remove(home: Home, state: ThreadState) -> None:
-    """Remove the rollout, the names and the lock; what is gone already is no error."""
-    while path := home.find_rollout(state.thread_id):
-        for left in (unfinished(path), unfinished(other_form(path))):
-            left.unlink(missing_ok=True)
-        path.unlink()
-        sync_directory(path.parent)
-    forget_names(home, state.thread_id)
-    (home.locks / f"{state.thread_id}.lock").unlink(missing_ok=True)
-
-
-def _is_misplaced(home: Home, state: ThreadState, path: Path) -> bool:
-    """Whether the rollout belongs to the archived ones, as its thread says, and is not there, or the other way round."""
-    return state.thread is not None and (state.thread.archived_at is None) == home.is_archived(path)
-
-
-def _move_to_other_folder(home: Home, state: ThreadState, path: Path) -> None:
-    """Move the rollout to the archived ones, or back."""
-    target = home.active_path(path) if home.is_archived(path) else home.archived_sessions / path.name
-    if target.exists():
-        raise Conflict(f"{home.relative(target)} exists already, beside {state.path}")
-    make_directory(target.parent)
-    path.rename(target)
-    sync_directory(target.parent)
-    sync_directory(path.parent)
-    move_other_form_away(home, path)
-    state.path = home.relative(target)
-
-
-def _open(
-    stack: ExitStack, home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None
-) -> _Opened:
-    loaded = state.thread if state else None
-    path = _find(home, thread_id, entries, state)
-    state = state or ThreadState(thread_id)
-    committed_up_to = state.applied
-    # Of a row that was made from the file, the counters are those of lines.
-    committed = {} if committed_up_to == START else {writer: mark.n for writer, mark in state.writers.items()}
-    if path is None:
-        return _Opened(ThreadWork(state, loaded, 0, dict), None)
-    if is_compressed(path):
-        path = _made_plain(home, path)
-    state.path = home.relative(path)
-    recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
-    if state.thread is not None:
-        state.thread = archived_by_folder(home, state.thread, path)
-    if recorder.size < state.rollout_bytes:
-        logger.error(
-            "rollout is shorter than what was committed; somebody cut it",
-            extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
-        )
-        state.begin_again()
-    took_in = recorder.size > state.rollout_bytes
-    if took_in:
-        recorder.is_all_ours = False
-        _take_in_tail(home, state, recorder)
-    _end_last_line(state, recorder)
-    work = ThreadWork(
-        state,
-        loaded,
-        recorder.size,
-        lambda: _read_meta(recorder.file, state),
-        committed_up_to=committed_up_to,
-        committed=committed,
-    )
-    return _Opened(work, recorder, took_in)
-
-
-def _made_plain(home: Home, path: Path) -> Path:
-    """Return the plain rollout of the compressed one *path*: that beside it, where there is one, as for codex."""
-    plain = other_form(path)
-    if not plain.exists():
-        return decompress(path)
-    move_other_form_away(home, plain)
-    return plain
-
-
-def _creates(entries: Sequence[MailboxEntry]) -> bool:
-    return bool(entries) and isinstance(entries[0].task.header, CreateThread)
-
-
-def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
-    """Return the path of the thread's rollout; where it does not exist yet, the one it will have.
-
-    None where the thread is to be deleted at once, or there is none any more and it is to be deleted: a crash came
-    between its file and its row.
-
-    Raises:
-        ThreadNotFound: there is none, and the first task does not create it.
-    """
-    if entries and isinstance(entries[0].task.header, DeleteThread):
-        return None
-    if state is not None:
-        path = home.resolve(state.path)
-        if path.exists():
-            return path
-    if state is None and _creates(entries):
-        path = home.new_rollout(thread_id, entries[0].task.header.at)
-        # A crash may have come between the move, by a later task of the batch, and the commit; or the index was lost,
-        # and it has been compressed since.
-        return home.where_it_lies(path) or path
-    if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
-        return home.find_rollout(thread_id)
-    return home.require_rollout(thread_id)
-
-
-def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> None:
-    """Take in what stands beyond the committed length: a crash's, or a foreign writer's lines."""
-    begin = state.rollout_bytes
-    state.is_reread = begin == 0
-    torn = read_on(state, recorder.file)
-    state.keep_counters()
-    if state.thread is not None:
-        name = read_names(home).get(state.thread_id, state.thread.name)
-        state.thread = state.thread.model_copy(update={"name": name})
-        if begin == 0:
-            state.thread = archived_by_folder(home, state.thread, recorder.path)
-    if torn is not None:
-        content = os.pread(recorder.file.fileno(), torn.size, torn.offset)
-        keep(home, f"{state.thread_id}-{torn.offset}.torn", content)
-        recorder.size = torn.offset
-        recorder.cut()
-    state.rollout_bytes = recorder.size
-    logger.info(
-        "took in lines beyond the committed length",
-        extra={"action": "apply", "thread_id": state.thread_id, "bytes": recorder.size - begin, "torn": bool(torn)},
-    )
-
-
-def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
-    """End a whole last line that has no end: ours would be glued onto it. The index may have taken it in as it is."""
-    if recorder.size and os.pread(recorder.file.fileno(), 1, recorder.size - 1) != b"\n":
-        recorder.append(b"\n")
-        state.rollout_bytes = recorder.size
-
-
-def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
-    """Return the payload of the last own ``session_meta`` line."""
-    line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
-    item = item_of(decode_line(line) or {})
-    return item.payload if item is not None and isinstance(item.payload, dict) else {"id": state.thread_id}
+    return Outcome.poisoned(work.position, work.poison)

@@ -301,10 +301,11 @@ def test_to_store_new_threads_takes_no_temporary_file(store: Store) -> None:
     threads = [FULL.model_copy(update={"thread_id": thread_id(n)}) for n in range(1, 101)]
     files: list[str] = []
 
-    def look() -> None:
+    def look() -> bool:
         files.extend(str(link.readlink()) for link in OPEN_FILES.iterdir() if link.exists())
+        return True
 
-    store.index.commit([thread_rows(state(thread), None) for thread in threads], before=look)
+    store.index.commit([thread_rows(state(thread), None) for thread in threads], is_durable=look)
 
     assert any(file.endswith("index.sqlite-wal") for file in files)
     assert not [file for file in files if "etilqs" in file]
@@ -358,7 +359,7 @@ def test_a_state_survives_the_index_with_the_counters_that_were_asked_for(store:
         meta_bytes=2,
         applied="9-1",
         writers={"w1": WriterMark(4, 2), "w2": WriterMark(5, 1)},
-        settled={"title", "preview"},
+        explicit_fields={"title", "preview"},
     )
     store.commit(written)
 
@@ -375,7 +376,7 @@ def test_a_state_survives_the_index_with_the_counters_that_were_asked_for(store:
         meta_bytes=2,
         applied="9-1",
         writers={"w1": WriterMark(4, 2)},
-        settled={"title", "preview"},
+        explicit_fields={"title", "preview"},
     )
 
 

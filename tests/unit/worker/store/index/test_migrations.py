@@ -119,7 +119,7 @@ def test_what_somebody_asked_for_and_keys_that_are_taken_survive_the_migration(h
     with closing(Index(home)) as index:
         [state] = index.load_states({thread_id(1): set()}, {thread_id(1): {"k", "l"}}).values()
 
-    assert (state.settled, state.keys) == ({"preview"}, {"k"})
+    assert (state.explicit_fields, state.keys) == ({"preview"}, {"k"})
 
 
 @pytest.mark.parametrize("table", ["messages_fts", "listing_texts"])

@@ -55,15 +55,12 @@ CONTEXT = {"model": "m", "effort": "low", "cwd": "/x", "approval_policy": {"a": 
 CHANGES: dict[str, Callable[[Mail], list[MailboxEntry]]] = {
     "nothing more": lambda _: [],
     "appends": lambda mail: [mail.append("a", "b"), mail.append("c")],
-    "appends that are observed": lambda mail: [
-        mail.append_lines(
-            message_line("\u2028 é"),
-            item_line("turn_context", CONTEXT),
-            item_line("event_msg", {"type": "task_started", "turn_id": "t"}),
-            item_line("event_msg", {"type": "token_count", "info": {"total_token_usage": {"total": 2**70}}}),
-            observe=True,
-        )
-    ],
+    "appends with derived metadata": lambda mail: mail.live(
+        message_line("\u2028 é"),
+        item_line("turn_context", CONTEXT),
+        item_line("event_msg", {"type": "task_started", "turn_id": "t"}),
+        item_line("event_msg", {"type": "token_count", "info": {"total_token_usage": {"total": 2**70}}}),
+    ),
     "an append with a key": lambda mail: [mail.append("a", key="k")],
     "a name and a title": lambda mail: [mail.patch(ThreadMetadataPatch(name="n", title="", preview=""))],
     "a copy of the meta": lambda mail: [

@@ -14,7 +14,7 @@ from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
 from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.write.batch import OutcomeKind
+from livethread_worker.store.write.outcome import OutcomeKind
 
 STATE = {"record_type": "state"}
 

@@ -17,7 +17,7 @@ from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.rebuild import rebuild
-from livethread_worker.store.write.batch import OutcomeKind
+from livethread_worker.store.write.outcome import OutcomeKind
 
 LATER = AT + timedelta(days=30)
 
@@ -211,7 +211,7 @@ def test_what_somebody_wrote_to_stays_plain(store: Store, plain: Path) -> None:
 
 
 def test_what_is_being_written_stays_plain(store: Store, mail: Mail, plain: Path) -> None:
-    with file_lock(store.home.locks / f"{mail.thread_id}.lock"):
+    with file_lock(store.home.thread_lock(mail.thread_id)):
         counts = compress_cold(store.home, store.index, LATER)
 
     assert counts["threads"] == 0

@@ -534,7 +534,7 @@ def test_a_thread_that_is_being_written_is_left_out_and_told(
 ) -> None:
     monkeypatch.setattr("livethread_worker.store.upkeep.doctor.examine_home.LOCK_WAIT", 0.0)
     tear(patient)
-    with file_lock(patient.home.locks / f"{ONE}.lock"):
+    with file_lock(patient.home.thread_lock(ONE)):
         report = patient.examined(fix=True)
 
     assert (report.busy, report.faults, report.is_well) == ([ONE], [], False)
@@ -622,7 +622,7 @@ def test_the_command_does_not_say_that_it_mends_links(
 def test_a_copy_that_is_being_made_is_left_to_its_maker(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("livethread_worker.store.upkeep.doctor.examine_home.LOCK_WAIT", 0.0)
     leave_a_copy(patient)
-    with file_lock(patient.home.locks / f"{ONE}.lock"):
+    with file_lock(patient.home.thread_lock(ONE)):
         assert patient.kinds(fix=True) == []
 
     assert len(list(patient.home.unfinished_copies())) == 1

@@ -242,7 +242,7 @@ def test_a_thread_that_is_written_just_now_is_left_to_its_writer(
     store.write_rollout(thread_id(1), message_line("a"))
     store.write_rollout(thread_id(2), message_line("b"))
 
-    with (store.home.locks / f"{thread_id(1)}.lock").open("wb") as writer:
+    with Path(store.home.thread_lock(thread_id(1))).open("wb") as writer:
         fcntl.flock(writer, fcntl.LOCK_EX)
         report = rebuild(store.home, store.index)
 

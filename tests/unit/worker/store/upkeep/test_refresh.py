@@ -222,7 +222,7 @@ def test_a_name_given_while_the_thread_was_held_is_seen_when_it_is_let_go(
         refresher = Refresher(store.home, store.index)
         refresher.refresh_all()
         set_name(store.home, ONE, "named by codex", AT)
-        with file_lock(store.home.locks / f"{ONE}.lock"):
+        with file_lock(store.home.thread_lock(ONE)):
             refresher.refresh_all()
 
         refresher.refresh_all()
@@ -238,7 +238,7 @@ def test_a_thread_that_is_being_written_is_left_to_its_writer(tmp_path: Path) ->
         path = store.write_rollout(ONE, message_line("being written"))
         refresher = Refresher(store.home, store.index)
 
-        with file_lock(store.home.locks / f"{ONE}.lock"):
+        with file_lock(store.home.thread_lock(ONE)):
             refresher.refresh(ONE)
             assert preview(store) is None
 
@@ -278,7 +278,7 @@ def test_what_a_worker_commits_while_we_look_is_neither_read_nor_locked(
     store.apply(mail, mail.append("two"))
     monkeypatch.setattr(store.index, "rollouts", lambda: before)
 
-    with file_lock(store.home.locks / f"{ONE}.lock"):
+    with file_lock(store.home.thread_lock(ONE)):
         refresher.refresh_all()
 
     assert reads.of == []
@@ -295,7 +295,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stor
         path = store.write_rollout(ONE, item_line("event_msg", {"type": "task_started", "turn_id": "t1"}))
         refresher = Refresher(store.home, store.index)
         refresher.refresh(ONE)
-        with file_lock(store.home.locks / f"{ONE}.lock"):
+        with file_lock(store.home.thread_lock(ONE)):
             for line in (item_line("event_msg", {"type": "task_started", "turn_id": "t2"}), message_line("more")):
                 append(path, line + b"\n")
             yield store, refresher, path
@@ -315,7 +315,7 @@ def test_what_codex_adds_while_it_holds_a_thread_is_read(
 
 def test_a_thread_that_codex_has_begun_and_holds_is_listed(held: tuple[Store, Refresher, Path]) -> None:
     store, refresher, _ = held
-    with file_lock(store.home.locks / f"{TWO}.lock"):
+    with file_lock(store.home.thread_lock(TWO)):
         store.write_rollout(TWO, message_line("new"))
 
         refresher.refresh_all()

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from livethread.metadata import ThreadMetadataPatch
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.upkeep.refresh import Refresher
-from livethread_worker.store.write.batch import OutcomeKind
+from livethread_worker.store.write.outcome import OutcomeKind
 from livethread_worker.store.write.thread_work import number_line
 
 DONE = OutcomeKind.DONE
@@ -216,12 +217,10 @@ def test_a_foreign_lines_field_of_that_name_takes_no_key(store: Store, mail: Mai
 
 
 def test_nothing_follows_from_the_items_of_a_repetition(store: Store, mail: Mail) -> None:
-    first = mail.append_lines(token_count(1), key="k", observe=True)
-    store.apply(mail, mail.create(writer="w0"), first, mail.append_lines(token_count(2), observe=True))
+    store.apply(mail, mail.create(writer="w0"), *mail.live(token_count(1), key="k"), *mail.live(token_count(2)))
     before = store.thread(mail)
 
-    again = mail.append_lines(message_line("another"), token_count(9), writer="w2", key="k", observe=True)
-    store.apply(mail, again)
+    store.apply(mail, *mail.live(message_line("another"), token_count(9), writer="w2", key="k"))
 
     assert (before.token_usage, before.updated_at) == ({"total": 2}, at(2))
     assert store.thread(mail) == before
@@ -234,18 +233,18 @@ def test_metadata_follows_the_lines_though_a_crash_came_and_the_next_batches_are
     """The lines are taken in before their tasks come again."""
     store.apply(mail, mail.create(writer="w0"))
     tasks = [
-        mail.append_lines(token_count(1), message_line("first"), observe=True),
-        mail.patch(ThreadMetadataPatch(token_usage={"asked": 1}, preview="")),
-        mail.append_lines(token_count(2), message_line("second"), writer="w2", key="k", observe=True),
+        mail.live(token_count(1), message_line("first")),
+        [mail.patch(ThreadMetadataPatch(token_usage={"asked": 1}, preview=""))],
+        mail.live(token_count(2), message_line("second"), writer="w2", key="k"),
     ]
     monkeypatch.setattr(store.index, "commit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        store.apply(mail, *tasks)
+        store.apply(mail, *chain.from_iterable(tasks))
     monkeypatch.undo()
 
     for size in sizes:
         batch, tasks = tasks[:size], tasks[size:]
-        store.apply(mail, *batch)
+        store.apply(mail, *chain.from_iterable(batch))
 
     thread = store.thread(mail)
     assert (thread.token_usage, thread.title, thread.preview) == ({"total": 2}, "first", "")

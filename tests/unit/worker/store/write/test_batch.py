@@ -28,8 +28,10 @@ from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.upkeep.rebuild import read_state
 from livethread_worker.store.upkeep.refresh import Refresher
-from livethread_worker.store.write import batch as apply
-from livethread_worker.store.write.batch import Outcome, OutcomeKind, apply_batch
+from livethread_worker.store.write import archive_thread, delete_thread
+from livethread_worker.store.write import batch as batch_module
+from livethread_worker.store.write.batch import apply_batch
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 from livethread_worker.store.write.thread_work import number_line
 
 DONE, POISONED, FAILED, BUSY = OutcomeKind.DONE, OutcomeKind.POISONED, OutcomeKind.FAILED, OutcomeKind.BUSY
@@ -213,7 +215,7 @@ def test_what_somebody_asked_for_is_in_the_files_alone(
     store.apply(mail, mail.create(cwd="/work", git=GitInfo(commit_hash="s", branch="b"), agent_nickname="Ada"))
     if when.startswith("before"):
         store.apply(mail, mail.patch(patch))
-    store.apply(mail, mail.append_lines(message_line("hi"), observe=True))
+    store.apply(mail, *mail.live(message_line("hi")))
     if when.startswith("after"):
         store.apply(mail, mail.patch(patch))
     before = store.thread(mail)
@@ -370,7 +372,7 @@ def test_poison_stops_its_thread_there_and_no_other(store: Store, mail: Mail, ot
         mail.thread_id: Outcome(
             POISONED,
             "1002-0",
-            "InvalidRequest: a line of an append_items is no item",
+            "InvalidRequest: a line of an append_items holds no item",
             outcomes[mail.thread_id].error,
         ),
         other.thread_id: Outcome(DONE, "1002-0"),
@@ -444,7 +446,7 @@ def test_a_thread_id_whose_time_is_absurd_stops_itself_and_no_other(store: Store
 
 
 def test_a_thread_that_somebody_writes_is_busy_and_the_others_go_on(store: Store, mail: Mail, other: Mail) -> None:
-    lock = store.home.locks / f"{mail.thread_id}.lock"
+    lock = Path(store.home.thread_lock(mail.thread_id))
     with lock.open("wb") as codex:
         fcntl.flock(codex, fcntl.LOCK_EX)
 
@@ -462,7 +464,7 @@ def test_a_thread_that_somebody_writes_is_busy_and_the_others_go_on(store: Store
 
 def test_a_busy_thread_is_applied_once_it_is_free(store: Store, mail: Mail) -> None:
     create, append = mail.create(), mail.append("a")
-    with (store.home.locks / f"{mail.thread_id}.lock").open("wb") as codex:
+    with Path(store.home.thread_lock(mail.thread_id)).open("wb") as codex:
         fcntl.flock(codex, fcntl.LOCK_EX)
         store.apply(mail, create, append)
 
@@ -473,7 +475,7 @@ def test_a_busy_thread_is_applied_once_it_is_free(store: Store, mail: Mail) -> N
 def test_no_lock_is_held_after_a_batch(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append_lines(b"garbage"))
 
-    with (store.home.locks / f"{mail.thread_id}.lock").open("rb") as lock:
+    with Path(store.home.thread_lock(mail.thread_id)).open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -554,7 +556,7 @@ def steps_beside_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch, slow
             let_go.set()
 
     monkeypatch.setattr(sync, slow, force)
-    monkeypatch.setattr(apply, "HELD_FOR_DISK", 0.01)
+    monkeypatch.setattr(batch_module, "HELD_FOR_DISK", 0.01)
     store.index.db.conn.set_trace_callback(note)
     return steps
 
@@ -686,7 +688,7 @@ def test_what_was_written_and_not_committed_is_recognised(store: Store, mail: Ma
 def test_of_a_foreign_line_and_those_that_a_crash_left_the_first_decides(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create())
     add(store.path(mail), message_line("foreign") + b"\n")
-    batch = [mail.append_lines(message_line(text), writer=text, observe=True) for text in ("ours", "other's")]
+    batch = [entry for text in ("ours", "others") for entry in mail.live(message_line(text), writer=text)]
     with killed(store.index, "commit"):
         store.apply(mail, *batch)
 
@@ -772,23 +774,28 @@ def killed(target: object, name: str, *, after: int | None = None) -> Iterator[N
 MOVING: dict[str, tuple[str, str, int | None]] = {
     "before its line": ("recorder", "append", None),
     "behind its line": ("recorder", "append", 1),
-    "before the move": ("apply", "make_directory", None),
-    "behind the move": ("apply", "sync_directory", None),
-    "between the two folders": ("apply", "sync_directory", 1),
+    "before the move": ("archive", "make_directory", None),
+    "behind the move": ("archive", "sync_directory", None),
+    "between the two folders": ("archive", "sync_directory", 1),
     "before the commit": ("index", "commit", None),
     "behind the commit": ("index", "commit", 1),
 }
 DELETING: dict[str, tuple[str, str, int | None]] = {
-    "behind the file": ("apply", "sync_directory", None),
-    "before its names": ("apply", "forget_names", None),
-    "behind its names": ("apply", "forget_names", 1),
+    "behind the file": ("delete", "sync_directory", None),
+    "before its names": ("delete", "forget_names", None),
+    "behind its names": ("delete", "forget_names", 1),
     "before the commit": ("index", "commit", None),
     "behind the commit": ("index", "commit", 1),
 }
 
 
 def place(store: Store, where: str) -> object:
-    places: dict[str, object] = {"apply": apply, "recorder": RolloutRecorder, "index": store.index}
+    places: dict[str, object] = {
+        "archive": archive_thread,
+        "delete": delete_thread,
+        "recorder": RolloutRecorder,
+        "index": store.index,
+    }
     return places[where]
 
 
@@ -983,7 +990,7 @@ def assert_nothing_left(store: Store, mail: Mail) -> None:
     assert set(rows_of(store, mail).values()) == {0}
     assert store.home.find_rollout(mail.thread_id) is None
     assert mail.thread_id not in store.home.session_index.read_text(encoding="utf-8")
-    assert not (store.home.locks / f"{mail.thread_id}.lock").exists()
+    assert not Path(store.home.thread_lock(mail.thread_id)).exists()
     assert [path for path in store.home.root.rglob("*") if mail.thread_id in path.name] == []
 
 
@@ -1054,7 +1061,7 @@ def test_a_thread_that_a_reader_took_in_meanwhile_is_tried_again_and_applied_onc
         file.write(codex)
     commit, append = store.index.commit, mail.append("two")
 
-    def after_a_reader(*arguments: Any) -> set[str]:
+    def after_a_reader(*arguments: Any) -> set[str] | None:
         state = read_state(store.home, mail.thread_id, store.path(mail), {})
         store.index.replace([thread_rows(state, None)])
         return commit(*arguments)

@@ -12,6 +12,7 @@ from tests.unit.worker.builders import AT, Mail, item_line, message_line
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.metadata import GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
 from livethread_worker.store.thread_state import ThreadState, WriterMark
+from livethread_worker.store.write.operations import plan
 from livethread_worker.store.write.thread_work import ThreadWork, number_line
 
 LATER = AT + timedelta(hours=1)
@@ -51,7 +52,7 @@ def test_a_creation_and_its_items_are_numbered_lines() -> None:
     mail = Mail()
     work = new_work(mail)
 
-    work.take([mail.create(), mail.append("a", "b")])
+    plan(work, [mail.create(), mail.append("a", "b")])
 
     assert written(work) == [(0, "w1:1", "session_meta"), (1, "w1:2", "event_msg"), (2, "w1:2", "event_msg")]
     assert (work.position, work.state.applied, work.poison) == ("1002-0", "1002-0", None)
@@ -64,9 +65,9 @@ def test_an_append_alone_changes_no_metadata() -> None:
     mail = Mail()
     work = known_work(mail)
 
-    work.take([mail.append("the store infers nothing")])
+    plan(work, [mail.append("the store derives nothing")])
 
-    assert work.state.thread is work.loaded
+    assert work.state.thread == work.loaded
     assert written(work) == [(5, "w1:1", "event_msg")]
 
 
@@ -74,7 +75,7 @@ def test_creating_a_thread_that_exists_writes_nothing() -> None:
     mail = Mail()
     work = known_work(mail)
 
-    work.take([mail.create(cwd="/other")])
+    plan(work, [mail.create(cwd="/other")])
 
     assert (work.lines, work.poison, work.position) == ([], None, "1001-0")
     assert work.state.thread is work.loaded
@@ -86,7 +87,7 @@ def test_a_task_whose_counter_is_applied_is_not_written_again(mark: WriterMark) 
     work = known_work(mail)
     work.state.writers["w1"] = mark
 
-    work.take([mail.create(), mail.append("a", "b")])
+    plan(work, [mail.create(), mail.append("a", "b")])
 
     assert (work.lines, work.position, work.state.writers) == ([], "1002-0", {"w1": mark})
 
@@ -96,7 +97,7 @@ def test_of_a_task_half_written_only_the_missing_lines_are_written() -> None:
     work = known_work(mail)
     work.state.writers["w1"] = WriterMark(1, 1)
 
-    work.take([mail.append("stands", "missing", "missing too")])
+    plan(work, [mail.append("stands", "missing", "missing too")])
 
     assert [json.loads(line)["payload"]["message"] for line in work.lines] == ["missing", "missing too"]
     assert work.state.writers == {"w1": WriterMark(1, 3)}
@@ -107,7 +108,7 @@ def test_the_counters_of_two_writers_do_not_meet() -> None:
     work = known_work(mail)
     work.state.writers["w1"] = WriterMark(3, 1)
 
-    work.take([mail.append("duplicate"), mail.append("new", writer="w2")])
+    plan(work, [mail.append("duplicate"), mail.append("new", writer="w2")])
 
     assert written(work) == [(5, "w2:1", "event_msg")]
 
@@ -119,7 +120,7 @@ def test_a_name_goes_to_the_name_index_and_leaves_a_line_with_its_counter() -> N
     mail = Mail()
     work = known_work(mail)
 
-    work.take([mail.patch(ThreadMetadataPatch(name="n")), mail.patch(ThreadMetadataPatch(name=None))])
+    plan(work, [mail.patch(ThreadMetadataPatch(name="n")), mail.patch(ThreadMetadataPatch(name=None))])
 
     assert work.renamed == (None, AT)
     assert written(work) == [(5, "w1:1", "thread_metadata"), (6, "w1:2", "thread_metadata")]
@@ -131,10 +132,13 @@ def test_git_and_memory_mode_go_to_one_complete_copy_of_the_session_meta() -> No
     mail = Mail()
     work = known_work(mail, cwd="/work", source="exec")
 
-    work.take([
-        mail.patch(ThreadMetadataPatch(git_info=GitInfoPatch(branch="b"), memory_mode=MemoryMode.DISABLED)),
-        mail.patch(ThreadMetadataPatch(git_info=GitInfoPatch(sha="s"))),
-    ])
+    plan(
+        work,
+        [
+            mail.patch(ThreadMetadataPatch(git_info=GitInfoPatch(branch="b"), memory_mode=MemoryMode.DISABLED)),
+            mail.patch(ThreadMetadataPatch(git_info=GitInfoPatch(sha="s"))),
+        ],
+    )
 
     first, second = (json.loads(line)["payload"] for line in work.lines)
     assert first == {
@@ -157,7 +161,7 @@ def test_in_a_paginated_thread_git_and_memory_mode_go_to_a_line_of_our_own() -> 
     work = known_work(mail, history_mode="paginated")
     patch = ThreadMetadataPatch(git_info=GitInfoPatch(branch="b"), memory_mode=MemoryMode.DISABLED, name="n")
 
-    work.take([mail.patch(patch)])
+    plan(work, [mail.patch(patch)])
 
     [line] = map(json.loads, work.lines)
     assert line["type"] == "thread_metadata"
@@ -168,9 +172,10 @@ def test_every_other_field_goes_to_a_line_of_our_own() -> None:
     mail = Mail()
     work = known_work(mail)
 
-    work.take([
-        mail.patch(ThreadMetadataPatch(title="t", thread_source=None, name="n", memory_mode=MemoryMode.ENABLED))
-    ])
+    plan(
+        work,
+        [mail.patch(ThreadMetadataPatch(title="t", thread_source=None, name="n", memory_mode=MemoryMode.ENABLED))],
+    )
 
     assert [type_ for _, _, type_ in written(work)] == ["session_meta", "thread_metadata"]
     assert json.loads(work.lines[1])["payload"] == {
@@ -180,16 +185,17 @@ def test_every_other_field_goes_to_a_line_of_our_own() -> None:
     }
 
 
-def test_metadata_follows_an_append_that_asks_for_it() -> None:
+def test_a_patch_derived_from_an_append_takes_effect_and_leaves_no_line() -> None:
     mail = Mail()
     work, raw = known_work(mail), known_work(mail)
     context = item_line("turn_context", {"model": "m"}, LATER)
 
-    work.take([mail.append_lines(context, observe=True)])
-    raw.take([mail.append_lines(context)])
+    plan(work, mail.live(context))
+    plan(raw, [mail.append_lines(context)])
 
     assert (thread_of(work).model, thread_of(work).updated_at) == ("m", LATER)
-    assert thread_of(raw) == raw.loaded
+    assert raw.loaded is not None
+    assert thread_of(raw) == raw.loaded.model_copy(update={"updated_at": LATER})
     assert [type_ for _, _, type_ in written(work)] == [type_ for _, _, type_ in written(raw)] == ["turn_context"]
 
 
@@ -198,21 +204,24 @@ def test_a_patch_stands_between_what_the_lines_before_and_behind_it_say() -> Non
     work = known_work(mail)
     contexts = [item_line("turn_context", {"model": model, "effort": model}) for model in ("before", "behind")]
 
-    work.take([
-        mail.append_lines(contexts[0], observe=True),
-        mail.patch(ThreadMetadataPatch(model="asked", title="")),
-        mail.append_lines(contexts[1], observe=True),
-    ])
+    plan(
+        work,
+        [
+            *mail.live(contexts[0]),
+            mail.patch(ThreadMetadataPatch(model="asked", title="")),
+            *mail.live(contexts[1]),
+        ],
+    )
 
     assert (thread_of(work).model, thread_of(work).reasoning_effort, thread_of(work).title) == ("behind",) * 2 + ("",)
-    assert work.state.settled == {"title"}
+    assert work.state.explicit_fields == {"title"}
 
 
 def test_what_a_poison_task_would_say_does_not_follow() -> None:
     mail = Mail()
     work = known_work(mail)
 
-    work.take([mail.append_lines(item_line("turn_context", {"model": "m"}), b"no item", observe=True)])
+    plan(work, [mail.append_lines(item_line("turn_context", {"model": "m"}), b"no item")])
 
     assert work.poison is not None
     assert thread_of(work) == work.loaded
@@ -225,7 +234,7 @@ def test_a_line_without_a_time_is_poison(time: Any) -> None:
     work = known_work(mail)
     line = json.loads(message_line("a")) | {"timestamp": time}
 
-    work.take([mail.append_lines(json.dumps(line).encode())])
+    plan(work, [mail.append_lines(json.dumps(line).encode())])
 
     assert isinstance(work.poison, InvalidRequest)
     assert "no timestamp" in str(work.poison)
@@ -236,10 +245,13 @@ def test_the_next_copy_of_the_meta_is_made_from_one_that_was_appended() -> None:
     work = known_work(mail)
     meta = {"id": mail.thread_id, "source": "exec", "only_here": True}
 
-    work.take([
-        mail.append_lines(item_line("session_meta", meta), observe=True),
-        mail.patch(ThreadMetadataPatch(memory_mode=MemoryMode.DISABLED)),
-    ])
+    plan(
+        work,
+        [
+            *mail.live(item_line("session_meta", meta)),
+            mail.patch(ThreadMetadataPatch(memory_mode=MemoryMode.DISABLED)),
+        ],
+    )
 
     assert json.loads(work.lines[-1])["payload"]["only_here"] is True
     assert work.state.meta_bytes == len(work.lines[-1])
@@ -250,7 +262,7 @@ def test_a_patch_half_written_is_completed() -> None:
     work = known_work(mail)
     work.state.writers["w1"] = WriterMark(1, 1)
 
-    work.take([mail.patch(ThreadMetadataPatch(memory_mode=MemoryMode.DISABLED, title="t"))])
+    plan(work, [mail.patch(ThreadMetadataPatch(memory_mode=MemoryMode.DISABLED, title="t"))])
 
     assert [type_ for _, _, type_ in written(work)] == ["thread_metadata"]
     assert thread_of(work).title == "t"
@@ -280,7 +292,7 @@ def test_a_line_that_is_no_item_stops_the_thread_there(line: bytes) -> None:
     mail = Mail()
     work = known_work(mail)
 
-    work.take([mail.append("before"), mail.append_lines(message_line("beside"), line), mail.append("behind")])
+    plan(work, [mail.append("before"), mail.append_lines(message_line("beside"), line), mail.append("behind")])
 
     assert type(work.poison) is InvalidRequest
     assert written(work) == [(5, "w1:1", "event_msg")]
@@ -291,7 +303,7 @@ def test_an_append_without_lines_stops_the_thread() -> None:
     mail = Mail()
     work = known_work(mail)
 
-    work.take([mail.append_lines()])
+    plan(work, [mail.append_lines()])
 
     assert type(work.poison) is InvalidRequest
     assert (str(work.poison), work.position) == ("an append_items has no lines", None)
@@ -301,7 +313,7 @@ def test_a_creation_of_another_thread_stops_the_thread() -> None:
     mail = Mail(1)
     work = new_work(mail)
 
-    work.take([Mail(2).create()])
+    plan(work, [Mail(2).create()])
 
     assert type(work.poison) is InvalidRequest
     assert str(work.poison) == "the session_meta of a create_thread names another thread"
@@ -313,7 +325,7 @@ def test_a_change_of_a_thread_that_never_was_stops_it(kind: str) -> None:
     mail = Mail()
     work = new_work(mail)
 
-    work.take([mail.append("x") if kind == "append" else mail.patch(ThreadMetadataPatch(title="t"))])
+    plan(work, [mail.append("x") if kind == "append" else mail.patch(ThreadMetadataPatch(title="t"))])
 
     assert type(work.poison) is ThreadNotFound
     assert work.poison.args == (mail.thread_id, "its rollout is gone, or was never created")
@@ -329,7 +341,7 @@ def test_nothing_of_a_patch_that_cannot_be_written_is_applied() -> None:
         _fields_set={"title", "name", "approval_mode"}, title="half", name="half", approval_mode=deep
     )
 
-    work.take([mail.append("before"), mail.patch(odd)])
+    plan(work, [mail.append("before"), mail.patch(odd)])
 
     assert work.poison is not None
     assert (work.position, work.renamed) == ("1001-0", None)
@@ -363,7 +375,7 @@ def test_a_line_of_another_client_stays_the_record_that_it_was_or_is_refused(lin
     mail = Mail()
     work = known_work(mail)
 
-    work.take([mail.append_lines(line)])
+    plan(work, [mail.append_lines(line)])
 
     expected = json.loads(line) | {"ordinal": 5, "seq": "w1:1"}
     assert work.poison is not None or [json.loads(numbered) for numbered in work.lines] == [expected]

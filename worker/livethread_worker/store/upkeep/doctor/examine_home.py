@@ -206,7 +206,7 @@ class HomeExamination:
         """Hold the thread's lock; note a thread that a writer holds for long, and tell so."""
         with ExitStack() as stack:
             try:
-                stack.enter_context(file_lock(self.home.locks / f"{thread_id}.lock", wait_s=LOCK_WAIT))
+                stack.enter_context(file_lock(self.home.thread_lock(thread_id), wait_s=LOCK_WAIT))
             except LockBusy:
                 self.report.busy.append(thread_id)
                 yield False

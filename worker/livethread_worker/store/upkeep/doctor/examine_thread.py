@@ -19,10 +19,11 @@ from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.name_index import NameCache
 from livethread_worker.store.files.quarantine import keep, move_away
 from livethread_worker.store.files.replacement import replacing
+from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
 from livethread_worker.store.files.scan import Record, scan_records
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
-from livethread_worker.store.thread_state import ThreadState, complete_from_home, read_on
+from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
 
 _READ_BYTES: Final = 256 * 1024

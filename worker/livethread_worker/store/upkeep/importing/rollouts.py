@@ -160,7 +160,7 @@ class _Importer:
         plan = self._planner.plan(source)
         path = plan.ours or source.target
         if not (plan.changes_nothing or self._dry_run):
-            with file_lock(self._home.locks / f"{source.thread_id}.lock", wait_s=wait_s):
+            with file_lock(self._home.thread_lock(source.thread_id), wait_s=wait_s):
                 plan = self._planner.plan(source)  # somebody may have written since
                 path = self._carry_out(source, plan)
         self._note(source, plan, path)

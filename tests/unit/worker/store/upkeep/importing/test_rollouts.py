@@ -28,7 +28,7 @@ from livethread_worker.store.upkeep.importing.plan import Outcome
 from livethread_worker.store.upkeep.importing.rollouts import Conflict, ImportReport, Taken, import_rollouts
 from livethread_worker.store.upkeep.importing.sources import Refused, Search, as_thread_id
 from livethread_worker.store.upkeep.rebuild import rebuild
-from livethread_worker.store.write.batch import OutcomeKind
+from livethread_worker.store.write.outcome import OutcomeKind
 
 ONE = thread_id(1)
 NAME = f"rollout-2026-11-22T12-00-00-{ONE}.jsonl"
@@ -590,7 +590,7 @@ def test_what_may_not_be_read_is_said(store: Store, source: Path, rollout: Path,
 def test_a_thread_that_is_being_written_is_left_to_the_next_import(
     store: Store, source: Path, rollout: Path, good: str
 ) -> None:
-    with file_lock(store.home.locks / f"{ONE}.lock"):
+    with file_lock(store.home.thread_lock(ONE)):
         report = bring(store, source)
 
         assert report.busy == [Refused(str(rollout), "its thread is being written; import it again")]
@@ -606,7 +606,7 @@ def test_a_thread_that_is_let_go_in_time_is_imported(
     search = Search()
     search.look(source)
     with ExitStack() as writer:
-        writer.enter_context(file_lock(store.home.locks / f"{ONE}.lock"))
+        writer.enter_context(file_lock(store.home.thread_lock(ONE)))
         # The others come first: after the last of them the writer lets go.
         steps = iter([lambda: None, writer.close])
         report = import_rollouts(store.home, store.index, search, lambda _: next(steps)())
@@ -617,7 +617,7 @@ def test_a_thread_that_is_let_go_in_time_is_imported(
 def test_a_busy_thread_that_has_all_lines_is_not_waited_for(store: Store, source: Path, rollout: Path) -> None:
     bring(store, source)
 
-    with file_lock(store.home.locks / f"{ONE}.lock"):
+    with file_lock(store.home.thread_lock(ONE)):
         assert bring(store, source) == ImportReport(unchanged=1)
 
 

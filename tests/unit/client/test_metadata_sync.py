@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livethread.item_observer import ItemObserver, patch_of, user_request
-from livethread.metadata import StoredThread
+from livethread.metadata import FIRST_WINS, MetadataUpdate, StoredThread
+from livethread.metadata_sync import ThreadMetadataSync
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.user_message import user_request
+from livethread.types import CreateThreadParams
 
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 OTHER = "019a93b9-f380-7600-98ff-940e6b99603d"
@@ -17,12 +20,21 @@ LATER = datetime(2026, 11, 22, 13, tzinfo=UTC)
 MARKED = "# Context from my IDE\n\n## Open tabs: a.py\n\n## My request for Codex:\nfix it\n"
 
 
-def observe(*items: tuple[str, Any], observer: ItemObserver | None = None) -> dict[str, Any]:
-    """What *items* say, as the wire has it; nothing is an empty object."""
-    observer, changes = observer or ItemObserver(THREAD), dict[str, Any]()
+def derive(*items: tuple[str, Any], sync: ThreadMetadataSync | None = None) -> dict[str, Any]:
+    """The patch derived from *items*, as it travels; no patch is an empty object."""
+    update = update_of(*items, sync=sync)
+    return update.patch.to_wire() if update else {}
+
+
+def update_of(*items: tuple[str, Any], sync: ThreadMetadataSync | None = None) -> MetadataUpdate | None:
+    sync = sync or ThreadMetadataSync(THREAD)
     for kind, payload in items:
-        observer.add(changes, kind, payload, AT)
-    return patch_of(changes).to_wire()
+        sync.add(kind, payload, AT)
+    return sync.take()
+
+
+def stored(**fields: Any) -> StoredThread:
+    return StoredThread(thread_id=THREAD, created_at=AT, updated_at=AT, recency_at=AT, **fields)
 
 
 def event(kind: str, **fields: Any) -> tuple[str, dict[str, Any]]:
@@ -63,9 +75,9 @@ def test_the_own_session_meta_sets_what_it_says() -> None:
         "git": {"commit_hash": "s", "branch": "b", "repository_url": "u"},
     }
 
-    observed = observe(meta(**said))
+    derived = derive(meta(**said))
 
-    assert observed == {
+    assert derived == {
         "created_at": "2026-11-22T10:11:12.345000Z",
         "source": "cli",
         "thread_source": "automation",
@@ -82,34 +94,34 @@ def test_the_own_session_meta_sets_what_it_says() -> None:
 
 
 def test_a_bare_session_meta_clears_labels_and_keeps_git_and_memory_mode() -> None:
-    assert observe(meta()) == BARE
+    assert derive(meta()) == BARE
 
 
 def test_an_empty_git_clears_git() -> None:
-    assert observe(meta(git={})) == BARE | {"git_info": {"sha": None, "branch": None, "origin_url": None}}
+    assert derive(meta(git={})) == BARE | {"git_info": {"sha": None, "branch": None, "origin_url": None}}
 
 
 def test_a_git_object_stands_for_the_whole_of_git() -> None:
     """What a copy of session_meta does not mention any more was cleared: codex takes the object as a whole, too."""
-    assert observe(meta(git={"commit_hash": "s"})) == BARE | {
+    assert derive(meta(git={"commit_hash": "s"})) == BARE | {
         "git_info": {"sha": "s", "branch": None, "origin_url": None}
     }
 
 
 def test_the_second_form_of_a_time_is_read_too() -> None:
-    assert observe(meta(timestamp="2026-11-22T10-11-12"))["created_at"] == "2026-11-22T10:11:12Z"
+    assert derive(meta(timestamp="2026-11-22T10-11-12"))["created_at"] == "2026-11-22T10:11:12Z"
 
 
 @pytest.mark.parametrize("timestamp", [None, 7, "long ago", ""])
 def test_a_time_that_is_none_is_left(timestamp: Any) -> None:
-    assert "created_at" not in observe(meta(timestamp=timestamp))
+    assert "created_at" not in derive(meta(timestamp=timestamp))
 
 
 def test_the_session_meta_that_a_fork_copied_says_nothing() -> None:
     copied = ("session_meta", {"id": OTHER, "cwd": "/elsewhere", "source": "exec", "model_provider": "other"})
 
-    assert observe(meta(source="cli", cwd="/work"), copied) == BARE | {"source": "cli", "cwd": "/work"}
-    assert observe(copied) == {}
+    assert derive(meta(source="cli", cwd="/work"), copied) == BARE | {"source": "cli", "cwd": "/work"}
+    assert derive(copied) == {}
 
 
 # -- turn_context ------------------------------------------------------------------------------------------
@@ -126,7 +138,7 @@ def test_a_turn_context_sets_the_turns_settings_and_the_directory_if_none_is_kno
         "summary": "auto",
     }
 
-    assert observe(("turn_context", context)) == {
+    assert derive(("turn_context", context)) == {
         "cwd": "/work",
         "model": "gpt-5",
         "reasoning_effort": "high",
@@ -139,22 +151,22 @@ def test_the_first_directory_counts_and_the_last_model() -> None:
     first = ("turn_context", {"cwd": "/first", "model": "a"})
     second = ("turn_context", {"cwd": "/second", "model": "b"})
 
-    assert observe(first, second) == {"cwd": "/first", "model": "b"}
-    assert observe(meta(cwd="/own"), first) == BARE | {"cwd": "/own", "model": "a"}
-    assert observe(first, observer=ItemObserver(THREAD, cwd_seen=True)) == {"model": "a"}
+    assert derive(first, second) == {"cwd": "/first", "model": "b"}
+    assert derive(meta(cwd="/own"), first) == BARE | {"cwd": "/own", "model": "a"}
+    assert derive(first, sync=ThreadMetadataSync(THREAD, {"cwd"})) == {"model": "a"}
 
 
 def test_what_a_turn_context_does_not_say_is_left() -> None:
-    assert observe(("turn_context", {"model": None, "effort": 7, "cwd": ""})) == {}
+    assert derive(("turn_context", {"model": None, "effort": 7, "cwd": ""})) == {}
 
 
 # -- messages ----------------------------------------------------------------------------------------------
 
 
 def test_the_first_message_with_text_names_the_thread() -> None:
-    observed = observe(event("user_message", message="  hello \n"), event("user_message", message="again"))
+    derived = derive(event("user_message", message="  hello \n"), event("user_message", message="again"))
 
-    assert observed == {"first_user_message": "hello", "preview": "hello", "title": "hello"}
+    assert derived == {"first_user_message": "hello", "preview": "hello", "title": "hello"}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +185,7 @@ def test_a_users_own_words_follow_the_editors_marker(message: str, request_: str
 
 
 def test_a_marked_message_gives_the_words_behind_the_marker() -> None:
-    assert observe(event("user_message", message=MARKED)) == {
+    assert derive(event("user_message", message=MARKED)) == {
         "first_user_message": "fix it",
         "preview": "fix it",
         "title": "fix it",
@@ -182,10 +194,11 @@ def test_a_marked_message_gives_the_words_behind_the_marker() -> None:
 
 @pytest.mark.parametrize("images", [{"images": ["data:image/png;base64,"]}, {"local_images": ["/a.png"]}])
 def test_an_image_alone_gives_a_preview_and_the_first_text_after_it_the_title(images: dict[str, Any]) -> None:
-    observer = ItemObserver(THREAD)
+    sync = ThreadMetadataSync(THREAD)
 
-    alone = observe(event("user_message", message=" ", **images), observer=observer)
-    after = observe(event("user_message", message="what is it?"), observer=observer)
+    alone = derive(event("user_message", message=" ", **images), sync=sync)
+    sync.confirm(MetadataUpdate.model_validate({"patch": alone, "only_if_unset": alone.keys()}))
+    after = derive(event("user_message", message="what is it?"), sync=sync)
 
     assert alone == {"first_user_message": "[Image]", "preview": "[Image]"}
     assert after == {"title": "what is it?"}
@@ -193,7 +206,7 @@ def test_an_image_alone_gives_a_preview_and_the_first_text_after_it_the_title(im
 
 @pytest.mark.parametrize("message", ["", "   ", None, 7, ["text"]])
 def test_a_message_without_text_and_image_says_nothing(message: Any) -> None:
-    assert observe(event("user_message", message=message, images=[], local_images=None)) == {}
+    assert derive(event("user_message", message=message, images=[], local_images=None)) == {}
 
 
 def test_a_users_message_of_a_paginated_thread_says_what_any_other_does() -> None:
@@ -204,9 +217,9 @@ def test_a_users_message_of_a_paginated_thread_says_what_any_other_does() -> Non
     ]
     said = {"first_user_message": "fix it", "preview": "fix it", "title": "fix it"}
 
-    assert observe(event("item_completed", item={"type": "UserMessage", "content": content})) == said
+    assert derive(event("item_completed", item={"type": "UserMessage", "content": content})) == said
     alone = event("item_completed", item={"type": "UserMessage", "content": content[1:2]})
-    assert observe(alone) == {"first_user_message": "[Image]", "preview": "[Image]"}
+    assert derive(alone) == {"first_user_message": "[Image]", "preview": "[Image]"}
 
 
 @pytest.mark.parametrize(
@@ -221,31 +234,98 @@ def test_a_users_message_of_a_paginated_thread_says_what_any_other_does() -> Non
     ],
 )
 def test_a_completed_item_that_is_no_message_of_a_user_says_nothing(item: Any) -> None:
-    assert observe(event("item_completed", item=item)) == {}
+    assert derive(event("item_completed", item=item)) == {}
 
 
-def test_an_observer_goes_on_where_the_thread_stands() -> None:
-    stored = StoredThread(
-        thread_id=THREAD,
-        created_at=AT,
-        updated_at=AT,
-        recency_at=AT,
-        cwd="/work",
-        preview="p",
-        first_user_message="f",
-        title="t",
-    )
-
-    observer = ItemObserver.of(stored)
-
-    assert observer == ItemObserver(THREAD, True, True, True, True)
-    assert observe(event("user_message", message="later"), ("turn_context", {"cwd": "/x"}), observer=observer) == {}
+# -- what is sent, and when --------------------------------------------------------------------------------
 
 
-def test_an_observer_of_a_thread_with_nothing_has_seen_nothing() -> None:
-    stored = StoredThread(thread_id=THREAD, created_at=AT, updated_at=AT, recency_at=AT)
+def test_first_wins_facts_are_sent_as_set_only_if_unset() -> None:
+    update = update_of(event("user_message", message="hello"), ("turn_context", {"model": "m", "cwd": "/work"}))
 
-    assert ItemObserver.of(stored) == ItemObserver(THREAD)
+    assert update is not None
+    assert update.only_if_unset == FIRST_WINS
+    assert update.patch.model == "m"
+
+
+def test_a_first_wins_fact_is_sent_until_it_is_known_to_take_effect() -> None:
+    """An append may be refused, or repeat an idempotency key."""
+    sync, hello = ThreadMetadataSync(THREAD), event("user_message", message="hello")
+    unconfirmed, update = update_of(hello, sync=sync), update_of(hello, sync=sync)
+    assert unconfirmed == update is not None
+
+    sync.confirm(update)
+
+    assert update_of(hello, event("user_message", message="again"), sync=sync) is None
+
+
+def test_a_last_wins_fact_is_sent_whenever_an_item_states_it() -> None:
+    """Another writer may have changed it since: only the order of the tasks can tell."""
+    sync, context = ThreadMetadataSync(THREAD), ("turn_context", {"model": "m"})
+
+    for _ in range(2):
+        update = update_of(context, sync=sync)
+        assert update is not None
+        sync.confirm(update)
+        assert update.patch.to_wire() == {"model": "m"}
+
+
+def test_facts_are_taken_once() -> None:
+    sync = ThreadMetadataSync(THREAD)
+    update_of(("turn_context", {"model": "m"}), sync=sync)
+
+    assert sync.take() is None
+
+
+def test_a_resumed_thread_starts_where_the_stored_one_stands() -> None:
+    sync = ThreadMetadataSync.for_stored(stored(cwd="/work", preview="p", first_user_message="f", title="t"))
+
+    assert derive(event("user_message", message="later"), ("turn_context", {"cwd": "/x"}), sync=sync) == {}
+
+
+def test_a_stored_thread_with_nothing_set_has_everything_to_be_sent() -> None:
+    sync = ThreadMetadataSync.for_stored(stored())
+
+    derived = derive(event("user_message", message="hi"), ("turn_context", {"cwd": "/x"}), sync=sync)
+
+    assert derived.keys() == FIRST_WINS
+
+
+@pytest.mark.parametrize(("created_in", "sent"), [("/work", {}), (None, {"cwd": "/x"}), ("", {"cwd": "/x"})])
+def test_a_new_thread_knows_the_directory_that_it_was_created_in(
+    created_in: str | None, sent: dict[str, Any]
+) -> None:
+    sync = ThreadMetadataSync.for_new(CreateThreadParams(thread_id=THREAD, cwd=created_in))
+
+    assert derive(("turn_context", {"cwd": "/x"}), sync=sync) == sent
+
+
+def test_an_items_own_time_counts_before_the_time_of_the_append() -> None:
+    started = RolloutItem(type="event_msg", payload={"type": "task_started"}, timestamp="2026-11-22T13:00:00Z")
+    sync = ThreadMetadataSync(THREAD)
+
+    own = sync.derive([started], AT)
+    of_append = sync.derive([started.model_copy(update={"timestamp": None})], AT)
+
+    assert own is not None
+    assert of_append is not None
+    assert (own.patch.advance_recency_at, of_append.patch.advance_recency_at) == (LATER, AT)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [("session_meta", {"id": THREAD, "source": source}) for source in ("exec", {"a": 1, "b": 2})],
+        [("session_meta", {"id": THREAD, "source": "exec", "thread_source": text}) for text in ("auto", "x" * 201)],
+        [("turn_context", {"approval_policy": policy}) for policy in ("never", {"a": float("inf")})],
+    ],
+    ids=["source", "thread source", "approval policy"],
+)
+def test_a_value_that_does_not_fit_displaces_none_that_does(lines: list[tuple[str, Any]]) -> None:
+    derived = derive(*lines)
+
+    assert {"exec", "auto", "never"} & {str(value) for value in derived.values()} != set()
+    assert derive(lines[0]) == derived
 
 
 # -- the other events --------------------------------------------------------------------------------------
@@ -254,38 +334,40 @@ def test_an_observer_of_a_thread_with_nothing_has_seen_nothing() -> None:
 def test_a_token_count_with_info_sets_the_usage() -> None:
     usage = {"total_tokens": 7, "input_tokens": 2**70}
 
-    observed = observe(event("token_count", info={"total_token_usage": usage, "last_token_usage": {}}))
+    derived = derive(event("token_count", info={"total_token_usage": usage, "last_token_usage": {}}))
 
-    assert observed == {"token_usage": usage}
+    assert derived == {"token_usage": usage}
 
 
 @pytest.mark.parametrize("info", [None, {}, {"total_token_usage": None}, 7, {"total_token_usage": 7}])
 def test_a_token_count_without_info_says_nothing(info: Any) -> None:
-    assert observe(event("token_count", info=info)) == {}
+    assert derive(event("token_count", info=info)) == {}
 
 
 def test_a_goal_is_the_preview_where_there_is_none_yet() -> None:
     goal = event("thread_goal_updated", goal={"objective": " reach it "})
     message = event("user_message", message="hello")
 
-    assert observe(goal) == {"preview": "reach it"}
-    assert observe(goal, message) == {"preview": "reach it", "first_user_message": "hello", "title": "hello"}
-    assert observe(message, goal) == {"preview": "hello", "first_user_message": "hello", "title": "hello"}
+    assert derive(goal) == {"preview": "reach it"}
+    assert derive(goal, message) == {"preview": "reach it", "first_user_message": "hello", "title": "hello"}
+    assert derive(message, goal) == {"preview": "hello", "first_user_message": "hello", "title": "hello"}
 
 
 @pytest.mark.parametrize("goal", [None, {}, {"objective": "  "}, {"objective": 7}, "reach it"])
 def test_a_goal_without_objective_says_nothing(goal: Any) -> None:
-    assert observe(event("thread_goal_updated", goal=goal)) == {}
+    assert derive(event("thread_goal_updated", goal=goal)) == {}
 
 
 @pytest.mark.parametrize("kind", ["task_started", "turn_started"])
 def test_a_turns_start_advances_recency_to_the_time_of_its_line(kind: str) -> None:
-    observer, changes = ItemObserver(THREAD), dict[str, Any]()
+    sync = ThreadMetadataSync(THREAD)
 
     for at in (LATER, AT):
-        observer.add(changes, "event_msg", {"type": kind}, at)
+        sync.add("event_msg", {"type": kind}, at)
 
-    assert changes == {"advance_recency_at": LATER}
+    update = sync.take()
+    assert update is not None
+    assert update.patch.changes() == {"advance_recency_at": LATER}
 
 
 @pytest.mark.parametrize(
@@ -300,32 +382,10 @@ def test_a_turns_start_advances_recency_to_the_time_of_its_line(kind: str) -> No
     ],
 )
 def test_every_other_item_says_nothing(item: tuple[str, dict[str, Any]]) -> None:
-    assert observe(item) == {}
+    assert derive(item) == {}
 
 
-def test_what_items_say_is_added_up_one_by_one() -> None:
-    observer = ItemObserver(THREAD)
-    changes: dict[str, Any] = {"updated_at": LATER}
-
-    observer.add(changes, "event_msg", {"type": "task_started"}, LATER)
-    observer.add(changes, "turn_context", {"model": "a", "effort": None, "cwd": "/first"}, AT)
-    observer.add(changes, "turn_context", {"model": "b", "cwd": "/second"}, AT)
-    observer.add(changes, "event_msg", {"type": "task_started"}, AT)
-    observer.add(changes, "from_the_future", "text", AT)
-
-    assert changes == {"updated_at": LATER, "advance_recency_at": LATER, "model": "b", "cwd": "/first"}
-
-
-def test_what_an_item_clears_is_added_as_cleared_only_where_it_can_be() -> None:
-    changes: dict[str, Any] = {"agent_role": "r", "history_mode": "legacy"}
-
-    ItemObserver(THREAD).add(changes, *meta(), AT)
-
-    assert changes["agent_role"] is None
-    assert changes["history_mode"] == "legacy"
-
-
-# -- items that nobody expects -----------------------------------------------------------------------------
+# -- odd items -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -348,7 +408,7 @@ def test_what_an_item_clears_is_added_as_cleared_only_where_it_can_be() -> None:
 )
 def test_a_session_meta_with_an_odd_field_still_says_the_rest(said: dict[str, Any]) -> None:
     """It may be a foreign one, or one of a newer codex; it must not make the thread unreadable."""
-    assert observe(meta(cwd="/work", **said))["cwd"] == "/work"
+    assert derive(meta(cwd="/work", **said))["cwd"] == "/work"
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -367,11 +427,11 @@ KNOWN_FIELDS = [
     kind=st.sampled_from(["user_message", "item_completed", "token_count", "thread_goal_updated", "task_started"]),
     fields=st.dictionaries(st.sampled_from(KNOWN_FIELDS), json_values, max_size=4),
 )
-def test_no_item_whatever_makes_observing_fail(type_: str, kind: str, fields: dict[str, Any]) -> None:
-    observe((type_, {"id": THREAD, "type": kind, **fields}))
+def test_no_item_makes_deriving_fail(type_: str, kind: str, fields: dict[str, Any]) -> None:
+    derive((type_, {"id": THREAD, "type": kind, **fields}))
 
 
 @given(payload=json_values)
 def test_a_payload_that_is_no_object_says_nothing(payload: Any) -> None:
     if not isinstance(payload, dict):
-        assert observe(("turn_context", payload)) == {}
+        assert derive(("turn_context", payload)) == {}

@@ -1,0 +1,218 @@
+"""`ThreadMetadataSync`: derives a thread's metadata from its items, for live threads and for rollouts that are read.
+
+`LiveThread` owns one and sends what it derives with each append; whoever reads a rollout runs the same over its lines.
+Stores only apply patches. The rules are codex's (``thread-store/src/thread_metadata_sync.rs``), except that times come
+from the lines and not from the clock, so that reading a rollout again gives the same metadata.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final, Self
+
+from livethread.errors import InvalidRequest
+from livethread.metadata import (
+    FIRST_WINS,
+    GitInfoPatch,
+    MemoryMode,
+    MetadataUpdate,
+    StoredThread,
+    ThreadMetadataPatch,
+)
+from livethread.model import parse_time
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.user_message import completed_user_message, user_request
+from livethread.types import CreateThreadParams
+
+IMAGE_ONLY_PREVIEW: Final = "[Image]"
+
+#: What the first ``session_meta`` fixes for good.
+_FIXED: Final = ("session_id", "forked_from_id", "parent_thread_id", "originator")
+
+#: Line types, and frequent events, that state no fact: skipped at once.
+_STATING: Final = frozenset({"session_meta", "turn_context", "event_msg"})
+_SILENT_EVENTS: Final = ("agent_message", "agent_reasoning", "task_complete")
+
+#: Fields whose length a patch limits, and a length that surely fits.
+_LIMITED: Final = frozenset({"source", "thread_source"})
+_SURELY_FITS: Final = 100
+
+
+class ThreadMetadataSync:
+    """Collects the facts that a thread's items state, in order, and turns them into literal patches.
+
+    A first-wins fact is left out once it is known to be set. A last-wins fact is in the patch whenever an item states
+    it: another writer may have changed it since, and only the order of the tasks can tell.
+    """
+
+    def __init__(self, thread_id: str, set_fields: Iterable[str] = ()) -> None:
+        """Start a thread of whose first-wins facts *set_fields* are set."""
+        self.thread_id = thread_id
+        self._set_fields = FIRST_WINS.intersection(set_fields)
+        self._facts: dict[str, Any] = {}
+
+    @classmethod
+    def for_new(cls, params: CreateThreadParams) -> Self:
+        """Start with a new thread, whose creation states its working directory if it has one."""
+        return cls(params.thread_id, {"cwd"} if params.cwd else ())
+
+    @classmethod
+    def for_stored(cls, thread: StoredThread) -> Self:
+        """Start where a stored thread stands."""
+        return cls(thread.thread_id, (name for name in FIRST_WINS if getattr(thread, name)))
+
+    def derive(self, items: Iterable[RolloutItem], appended_at: datetime) -> MetadataUpdate | None:
+        """Return the patch of what *items* state, or None; *appended_at* is the time of items without one of their own."""
+        for item in items:
+            if item.type in _STATING:
+                self.add(item.type, item.payload, parse_time(item.timestamp) or appended_at)
+        return self.take()
+
+    def add(self, kind: str, payload: Any, at: datetime) -> None:
+        """Collect the facts of one line of type *kind*, written *at*."""
+        if kind not in _STATING or not isinstance(payload, dict):
+            return
+        if kind == "event_msg" and payload.get("type") in _SILENT_EVENTS:
+            return
+        facts = self._facts
+        for name, value in self._stated(kind, payload, at).items():
+            if name in FIRST_WINS and (name in self._set_fields or name in facts):
+                continue
+            if not _fits(name, value):
+                continue
+            match facts.get(name):
+                case GitInfoPatch() as earlier:
+                    facts[name] = earlier.merge(value)
+                case datetime() as earlier if name == "advance_recency_at":
+                    facts[name] = max(earlier, value)
+                case _:
+                    facts[name] = value
+
+    def take(self) -> MetadataUpdate | None:
+        """Return the patch of the facts collected since the last call; None if there were none."""
+        facts, self._facts = self._facts, {}
+        patch = _patch_of(facts) if facts else None
+        if patch is None or patch.is_empty():
+            return None
+        return MetadataUpdate.model_validate({"patch": patch, "only_if_unset": FIRST_WINS & patch.model_fields_set})
+
+    def confirm(self, update: MetadataUpdate) -> None:
+        """Note that *update* certainly takes effect: its first-wins facts need not be sent again.
+
+        Not for an append with an idempotency key, which may be a repetition without effect.
+        """
+        self._set_fields |= update.only_if_unset
+
+    def _stated(self, kind: str, payload: dict[str, Any], at: datetime) -> dict[str, Any]:
+        match kind, payload.get("type"):
+            case "session_meta", _ if payload.get("id") == self.thread_id:  # a fork also holds its parent's
+                return _from_session_meta(payload)
+            case "turn_context", _:
+                return _from_turn_context(payload)
+            case "event_msg", "user_message":
+                return _from_user_message(payload)
+            case "event_msg", "item_completed" if (message := completed_user_message(payload)) is not None:
+                return _from_user_message(message)
+            case "event_msg", "token_count":
+                return _from_token_count(payload)
+            case "event_msg", "thread_goal_updated":
+                return _from_goal(payload)
+            case "event_msg", ("task_started" | "turn_started"):
+                return {"advance_recency_at": at}
+            case _:
+                return {}
+
+
+def thread_of_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> StoredThread:
+    """Return the thread that begins with its own ``session_meta``; *at* is the time of that line."""
+    created_at = parse_time(meta.get("timestamp")) or at
+    thread = StoredThread(
+        thread_id=thread_id,
+        created_at=created_at,
+        updated_at=created_at,
+        recency_at=created_at,
+        **{key: meta[key] for key in _FIXED if isinstance(meta.get(key), str)},
+    )
+    sync = ThreadMetadataSync(thread_id)
+    sync.add("session_meta", meta | {"id": thread_id}, at)
+    update = sync.take()
+    return thread.patched(update.patch) if update else thread
+
+
+def _from_session_meta(meta: dict[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "source": meta.get("source") or "vscode",
+        "thread_source": _text(meta, "thread_source"),
+        "agent_nickname": _text(meta, "agent_nickname"),
+        "agent_role": _text(meta, "agent_role"),
+        "agent_path": _text(meta, "agent_path"),
+    }
+    facts |= _texts(meta, ("cwd", "model_provider", "cli_version", "history_mode"))
+    if created_at := parse_time(meta.get("timestamp")):
+        facts["created_at"] = created_at
+    if isinstance(git := meta.get("git"), dict):
+        # A git object states all three; only its absence keeps what an earlier line stated.
+        facts["git_info"] = GitInfoPatch(
+            sha=_text(git, "commit_hash"), branch=_text(git, "branch"), origin_url=_text(git, "repository_url")
+        )
+    if (mode := _text(meta, "memory_mode")) in set(MemoryMode):
+        facts["memory_mode"] = MemoryMode(mode)
+    return facts
+
+
+def _from_turn_context(context: dict[str, Any]) -> dict[str, Any]:
+    facts = {
+        "model": _text(context, "model"),
+        "reasoning_effort": _text(context, "effort"),
+        "approval_mode": context.get("approval_policy"),
+        "permission_profile": context.get("permission_profile"),
+        "cwd": _text(context, "cwd") or None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _from_user_message(message: dict[str, Any]) -> dict[str, Any]:
+    text = user_request(_text(message, "message") or "")
+    has_image = bool(message.get("images") or message.get("local_images"))
+    preview = text or (IMAGE_ONLY_PREVIEW if has_image else "")
+    facts = {"first_user_message": preview, "preview": preview, "title": text}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _from_goal(event: dict[str, Any]) -> dict[str, Any]:
+    goal = event.get("goal")
+    objective = (_text(goal, "objective") or "").strip() if isinstance(goal, dict) else ""
+    return {"preview": objective} if objective else {}
+
+
+def _from_token_count(event: dict[str, Any]) -> dict[str, Any]:
+    info = event.get("info")
+    usage = info.get("total_token_usage") if isinstance(info, dict) else None
+    return {"token_usage": usage} if isinstance(usage, dict) else {}
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a patch accepts *value*: an item may hold anything, and must not displace an earlier value that fits."""
+    if type(value) is str and (name not in _LIMITED or 0 < len(value) <= _SURELY_FITS):
+        return True
+    return value is None or isinstance(value, datetime | GitInfoPatch) or not _patch_of({name: value}).is_empty()
+
+
+def _patch_of(facts: dict[str, Any]) -> ThreadMetadataPatch:
+    """Return the patch of those *facts* that fit their fields."""
+    try:
+        return ThreadMetadataPatch(**facts)
+    except InvalidRequest:
+        fitting = (_patch_of({name: value}) for name, value in facts.items() if len(facts) > 1)
+        return functools.reduce(ThreadMetadataPatch.merge, fitting, ThreadMetadataPatch())
+
+
+def _text(mapping: dict[str, Any], key: str) -> str | None:
+    value = mapping.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _texts(mapping: dict[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    return {key: text for key in keys if (text := _text(mapping, key))}

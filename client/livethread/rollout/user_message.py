@@ -1,0 +1,31 @@
+"""What a user said, in each form in which a rollout holds it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+#: Editors put their own context before this marker, and the user's words after it.
+REQUEST_MARKER: Final = "## My request for Codex:"
+
+
+def user_request(message: str) -> str:
+    """Return the user's own words, trimmed: the text after the editor's marker, or all of it."""
+    _, marker, request = message.partition(REQUEST_MARKER)
+    return (request if marker else message).strip()
+
+
+def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the user message that an ``item_completed`` event holds, as a ``user_message``; None for other items.
+
+    Paginated threads of codex hold ``item_completed`` events in place of ``user_message``.
+    """
+    item = event.get("item")
+    if not isinstance(item, dict) or item.get("type") != "UserMessage":
+        return None
+    content = item.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts)
+    return {
+        "message": "".join(text for text in texts if isinstance(text, str)),
+        "images": [part for part in parts if part.get("type") in ("image", "local_image")],
+    }

@@ -1,0 +1,54 @@
+"""Archives a thread, or makes it active again: a line says so, and its rollout moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from livethread.errors import Conflict
+from livethread.model import format_time
+from livethread.ordered_tasks import ArchiveThread, MailboxEntry
+from livethread.rollout.item import THREAD_METADATA_TYPE
+from livethread_worker.store.files.home import Home, make_directory
+from livethread_worker.store.files.quarantine import move_other_form_away
+from livethread_worker.store.files.sync import sync_directory
+from livethread_worker.store.thread_state import ARCHIVED_AT, ThreadState
+from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_record
+
+
+def archive_thread(work: ThreadWork, entry: MailboxEntry, _done: int) -> Sequence[Line]:
+    """Plan to archive or unarchive a thread. It leaves a line even if nothing changes: the line carries its counter.
+
+    Raises:
+        ThreadNotFound: there is no thread.
+    """
+    header, metadata = entry.task.header, work.metadata()
+    archived_at: datetime | None = None
+    if isinstance(header, ArchiveThread):
+        archived_at = metadata.thread.archived_at or header.at
+    metadata.archive(archived_at)
+    payload = {ARCHIVED_AT: archived_at and format_time(archived_at)}
+    return (Line(encode_record(THREAD_METADATA_TYPE, payload, header.at)),)
+
+
+def is_misplaced(home: Home, state: ThreadState, path: Path) -> bool:
+    """Whether the rollout at *path* lies among the archived ones while its thread is active, or the reverse."""
+    return state.thread is not None and (state.thread.archived_at is None) == home.is_archived(path)
+
+
+def move_rollout(home: Home, state: ThreadState, path: Path) -> None:
+    """Move the rollout to the archived ones, or back, durably.
+
+    Raises:
+        Conflict: another file has its name there.
+    """
+    target = home.active_path(path) if home.is_archived(path) else home.archived_sessions / path.name
+    if target.exists():
+        raise Conflict(f"{home.relative(target)} exists already, beside {state.path}")
+    make_directory(target.parent)
+    path.rename(target)
+    sync_directory(target.parent)
+    sync_directory(path.parent)
+    move_other_form_away(home, path)
+    state.path = home.relative(target)

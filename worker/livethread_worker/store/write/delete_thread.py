@@ -1,0 +1,30 @@
+"""Deletes a thread: its rollout, its names, its lock and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from livethread.ordered_tasks import MailboxEntry
+from livethread_worker.store.files.home import Home, other_form
+from livethread_worker.store.files.name_index import forget_names
+from livethread_worker.store.files.replacement import unfinished
+from livethread_worker.store.files.sync import sync_directory
+from livethread_worker.store.write.thread_work import Line, ThreadWork
+
+
+def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequence[Line]:
+    """Plan a deletion."""
+    work.is_deleted = True
+    return ()
+
+
+def remove_files(home: Home, thread_id: str) -> None:
+    """Remove the thread's files, durably; missing ones are no error."""
+    while path := home.find_rollout(thread_id):
+        for left in (unfinished(path), unfinished(other_form(path))):
+            left.unlink(missing_ok=True)
+        path.unlink()
+        sync_directory(path.parent)
+    forget_names(home, thread_id)
+    Path(home.thread_lock(thread_id)).unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""Opens a thread's rollout for writing: at its end, with everything taken in that is not committed yet."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
+from livethread.rollout.item import decode_line, item_of
+from livethread.types import START
+from livethread_worker.store.files.compression import decompress
+from livethread_worker.store.files.home import Home, is_compressed, other_form
+from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.files.quarantine import keep, move_other_form_away
+from livethread_worker.store.files.recorder import RolloutRecorder
+from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on
+from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.write.thread_work import ThreadWork
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class OpenRollout:
+    """A thread whose lock the batch holds, read up to the end of its rollout."""
+
+    work: ThreadWork
+    #: None if the thread is only to be deleted.
+    recorder: RolloutRecorder | None
+    #: Whether lines beyond the committed length were taken in, which may not be on the disk.
+    took_in: bool = False
+
+
+def open_rollout(
+    stack: ExitStack, home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None
+) -> OpenRollout:
+    """Open the rollout of *thread_id*, whose lock the caller holds; *stack* closes it.
+
+    Raises:
+        ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
+    """
+    loaded = state.thread if state else None
+    path = _find(home, thread_id, entries, state)
+    state = state or ThreadState(thread_id)
+    committed_up_to = state.applied
+    # A row that was made from the file has the counters of its lines, and says nothing of whole tasks.
+    committed = {} if committed_up_to == START else {writer: mark.n for writer, mark in state.writers.items()}
+    if path is None:
+        return OpenRollout(ThreadWork(state, loaded, 0, dict), None)
+    if is_compressed(path):
+        path = _plain(home, path)
+    state.path = home.relative(path)
+    recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
+    if state.thread is not None:
+        state.thread = archived_by_folder(home, state.thread, path)
+    if recorder.size < state.rollout_bytes:
+        logger.error(
+            "the rollout of thread %s is shorter than its committed length; another program cut it",
+            thread_id,
+            extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
+        )
+        state.begin_again()
+    took_in = recorder.size > state.rollout_bytes
+    if took_in:
+        recorder.is_all_ours = False
+        _take_in_tail(home, state, recorder)
+    _end_last_line(state, recorder)
+    work = ThreadWork(
+        state,
+        loaded,
+        recorder.size,
+        lambda: _read_meta(recorder.file, state),
+        committed_up_to=committed_up_to,
+        committed=committed,
+    )
+    return OpenRollout(work, recorder, took_in)
+
+
+def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
+    """Return the path of the thread's rollout, or the one that a new thread's will have.
+
+    None if the thread is to be deleted, and the rollout need not be read or is gone: a crash came between its file and
+    its row.
+    """
+    if entries and isinstance(entries[0].task.header, DeleteThread):
+        return None
+    if state is not None:
+        path = home.resolve(state.path)
+        if path.exists():
+            return path
+    if state is None and _creates(entries):
+        path = home.new_rollout(thread_id, entries[0].task.header.at)
+        # It may exist: a crash came before the commit, or the index was lost.
+        return home.where_it_lies(path) or path
+    if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
+        return home.find_rollout(thread_id)
+    return home.require_rollout(thread_id)
+
+
+def _creates(entries: Sequence[MailboxEntry]) -> bool:
+    return bool(entries) and isinstance(entries[0].task.header, CreateThread)
+
+
+def _plain(home: Home, path: Path) -> Path:
+    """Return the plain rollout of the compressed one *path*; an existing one wins, as in codex."""
+    plain = other_form(path)
+    if not plain.exists():
+        return decompress(path)
+    move_other_form_away(home, plain)
+    return plain
+
+
+def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> None:
+    """Take in the lines beyond the committed length: a crash left them, or another program wrote them."""
+    begin = state.rollout_bytes
+    state.is_reread = begin == 0
+    torn = read_on(state, recorder.file)
+    state.keep_counters()
+    if state.thread is not None:
+        name = read_names(home).get(state.thread_id, state.thread.name)
+        state.thread = state.thread.model_copy(update={"name": name})
+        if begin == 0:
+            state.thread = archived_by_folder(home, state.thread, recorder.path)
+    if torn is not None:
+        content = os.pread(recorder.file.fileno(), torn.size, torn.offset)
+        keep(home, f"{state.thread_id}-{torn.offset}.torn", content)
+        recorder.size = torn.offset
+        recorder.cut()
+    state.rollout_bytes = recorder.size
+    logger.info(
+        "took in lines of thread %s beyond its committed length",
+        state.thread_id,
+        extra={"action": "apply", "thread_id": state.thread_id, "bytes": recorder.size - begin, "torn": bool(torn)},
+    )
+
+
+def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
+    """End a whole last line without a line feed, or ours would be glued to it. The index may already know the line."""
+    if recorder.size and os.pread(recorder.file.fileno(), 1, recorder.size - 1) != b"\n":
+        recorder.append(b"\n")
+        state.rollout_bytes = recorder.size
+
+
+def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
+    """Return the payload of the last own ``session_meta`` line."""
+    line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
+    item = item_of(decode_line(line) or {})
+    return item.payload if item is not None and isinstance(item.payload, dict) else {"id": state.thread_id}
