@@ -10,6 +10,7 @@ Rules that hold everywhere:
 - A receipt means ordered and accepted; `flush` means fsynced and indexed. Nothing accepted is dropped.
 """
 
+from livethread.composition import open_store
 from livethread.errors import (
     Conflict,
     Internal,
@@ -42,7 +43,6 @@ from livethread.observers import (
     ThreadInitialized,
     ThreadParkedEvent,
 )
-from livethread.open_store import open_store
 from livethread.policy import is_persisted, persisted_items
 from livethread.queued import QueuedThreadStore
 from livethread.rollout.item import RolloutItem

@@ -15,7 +15,7 @@ from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 
 from livethread import InvalidRequest, Settings, Unavailable, new_thread_id, open_store
-from livethread.open_store import open_reader
+from livethread.composition import open_reader
 from livethread.queued.connection import CONNECTIONS, connect
 from livethread_config.celery_settings import celery_settings
 

@@ -22,12 +22,12 @@ import click
 from livethread import types
 from livethread.cli.demo_session import agent_session
 from livethread.cli.output import console, json_option, print_json, progress
+from livethread.composition import open_store
 from livethread.errors import Internal
 from livethread.journal import journaled
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, GitInfoPatch, ThreadMetadataPatch
 from livethread.observers import ItemsAppended, MetadataUpdated, TasksApplied, ThreadEvent
-from livethread.open_store import open_store
 from livethread.policy import persisted_items
 from livethread.rollout.item import RolloutItem
 from livethread.store import ThreadStore

@@ -8,7 +8,7 @@ import click
 
 from livethread import types
 from livethread.cli.output import console, json_option, local_time, one_line, print_json
-from livethread.open_store import open_reader
+from livethread.composition import open_reader
 from livethread_config import Settings
 
 #: Columns of a terminal from which on there is room for the directory.

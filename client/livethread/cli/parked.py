@@ -15,8 +15,8 @@ import orjson
 from redis.exceptions import RedisError
 
 from livethread.cli.output import as_indented_json, json_option, print_json
+from livethread.composition import has_home, open_doorbell, open_redis
 from livethread.errors import Conflict, InvalidRequest, Unavailable
-from livethread.open_store import has_home, open_doorbell, open_redis
 from livethread.queued.connection import without_password
 from livethread.queued.outbox import Outbox
 from livethread.queued.parked_threads import ParkedThread, ParkedThreads, WaitingEntry

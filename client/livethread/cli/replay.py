@@ -11,11 +11,11 @@ from typing import Any, Final
 import click
 
 from livethread.cli.output import console, json_option, print_json, progress
+from livethread.composition import open_store
 from livethread.errors import InvalidRequest
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, MemoryMode
 from livethread.model import parse_time, utc_now
-from livethread.open_store import open_store
 from livethread.policy import is_persisted
 from livethread.rollout.item import RolloutItem, decode_line, items_of
 from livethread.store import ThreadStore

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from livethread.cli.output import compact, console, json_option, one_line, print_json
+from livethread.composition import open_reader
 from livethread.metadata import StoredThread
-from livethread.open_store import open_reader
 from livethread.rollout.item import RolloutItem
 from livethread.types import ReadThreadParams
 from livethread_config import Settings

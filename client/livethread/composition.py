@@ -1,4 +1,4 @@
-"""`open_store`: builds the queued store from settings. A composition root: it may join client and worker."""
+"""The composition root: builds stores and what reads them from settings. It alone joins client and worker."""
 
 from __future__ import annotations
 
