@@ -1,4 +1,7 @@
-"""The composition root: builds stores and what reads them from settings. It alone joins client and worker."""
+"""The composition root: builds stores and what reads them from settings. It alone joins client and worker.
+
+Celery, redis and the worker's side are imported when they are used.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,45 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
-
-from celery import Celery
-from pydantic import ValidationError
-from redis.asyncio import Redis
+from typing import TYPE_CHECKING
 
 from livethread.errors import InvalidRequest, Unavailable
-from livethread.queued import QueuedThreadStore
-from livethread.queued.celery_reader import CeleryReader
-from livethread.queued.connection import connect, require_redis
-from livethread.queued.doorbell import Doorbell
-from livethread.store import ThreadReader
-from livethread_config import Settings
-from livethread_config.celery_settings import celery_settings
-from livethread_config.settings import explained
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from redis.asyncio import Redis
+
+    from livethread.queued import QueuedThreadStore
+    from livethread.queued.doorbell import Doorbell
+    from livethread.store import ThreadReader
+    from livethread_config import Settings
 
 
 @asynccontextmanager
 async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedThreadStore]:
     """Open the store that *settings* (by default ``LIVETHREAD_*``) describe, and close it at the end.
 
-    Without a ``redis_url`` an embedded server is used, started where none runs for the home; where no worker
-    of the home runs either, one worker process is. Both end with the last process that uses them.
+    Without a ``redis_url``, the store uses the embedded Redis and a worker of its home. It starts each if it does not
+    run yet; both end with the last process that uses them.
 
     Raises:
-        InvalidRequest: a variable ``LIVETHREAD_*`` is no setting of its kind.
-        Unavailable: Redis does not answer (unless ``require_redis`` is false), no embedded server can be started, or the
-            home cannot be made.
+        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value.
+        Unavailable: Redis does not answer (unless ``require_redis`` is false), the embedded server cannot be started, or
+            the home cannot be created.
     """
+    from livethread.queued import QueuedThreadStore
+    from livethread.queued.connection import connect
+    from livethread.queued.doorbell import Doorbell
+
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
         if settings.is_embedded:
             await _run_locally(stack, settings)
         app = _client_app(stack, settings)
-        reader = await _reader(stack, app, settings)
+        if _reads_locally(settings):
+            reader = await _local_reader(stack, settings)
+        else:
+            reader = _celery_reader(stack, app, settings)
         yield await stack.enter_async_context(
             QueuedThreadStore(connect(settings), settings, reader, Doorbell(app, settings))
         )
@@ -47,27 +55,33 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
 
 @asynccontextmanager
 async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadReader]:
-    """Open what reads the store that *settings* describe, and starts nothing: no Redis, no worker.
+    """Open the store that *settings* describe for reading. Starts neither Redis nor a worker.
 
-    A home that is given, or an embedded deployment's, is read itself; any other is asked for over Celery.
+    If *settings* name a home, or Redis is embedded, the reader reads the files itself; otherwise it asks the workers.
 
     Raises:
-        InvalidRequest: a variable ``LIVETHREAD_*`` is no setting of its kind.
+        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value.
         Unavailable: Redis does not answer.
     """
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
-        if not _reads_locally(settings):
+        if _reads_locally(settings):
+            yield await _local_reader(stack, settings)
+        else:
+            from livethread.queued.connection import require_redis
+
             await require_redis(settings)
-        yield await _reader(stack, _client_app(stack, settings), settings)
+            yield _celery_reader(stack, _client_app(stack, settings), settings)
 
 
 async def open_redis(stack: AsyncExitStack, settings: Settings) -> Redis:
-    """Return a client of *settings*' Redis, for as long as *stack* is open; an embedded one is run meanwhile.
+    """Return a client of *settings*' Redis, which is open, and runs if embedded, as long as *stack* is open.
 
     Raises:
         Unavailable: Redis does not answer.
     """
+    from livethread.queued.connection import connect, require_redis
+
     if settings.is_embedded:
         await _run_locally(stack, settings)
     await require_redis(settings)
@@ -77,13 +91,20 @@ async def open_redis(stack: AsyncExitStack, settings: Settings) -> Redis:
 
 
 def open_doorbell(stack: AsyncExitStack, settings: Settings) -> Doorbell:
-    """Return what rings for the workers, for as long as *stack* is open."""
+    """Return a doorbell that works as long as *stack* is open."""
+    from livethread.queued.doorbell import Doorbell
+
     doorbell = Doorbell(_client_app(stack, settings), settings)
     stack.callback(doorbell.close, wait=True)
     return doorbell
 
 
 def _settings_of_environment() -> Settings:
+    from pydantic import ValidationError
+
+    from livethread_config import Settings
+    from livethread_config.settings import explained
+
     try:
         return Settings()
     except ValidationError as error:
@@ -91,6 +112,10 @@ def _settings_of_environment() -> Settings:
 
 
 def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:
+    from celery import Celery
+
+    from livethread_config.celery_settings import celery_settings
+
     app = Celery("livethread.client", set_as_current=False)
     app.conf.update(celery_settings(settings))
     stack.callback(app.close)
@@ -100,13 +125,13 @@ def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:
 async def _run_locally(stack: AsyncExitStack, settings: Settings) -> None:
     if not _has_worker_extra():
         raise Unavailable(
-            "no LIVETHREAD_REDIS_URL is set, and the embedded server needs the worker extra: "
-            "set it, or pip install 'livethread[worker]'"
+            "LIVETHREAD_REDIS_URL is not set, and the embedded Redis needs the worker extra: "
+            "set LIVETHREAD_REDIS_URL, or run pip install 'livethread[worker]'"
         )
     from livethread_worker.embedded.runtime import use_local_runtime
 
     runtime = use_local_runtime(settings)
-    # Registered first: cancelled on the way in, it is left as soon as it is entered.
+    # Registered before it is entered: if this is cancelled meanwhile, the stack still leaves it.
     entering = asyncio.ensure_future(asyncio.to_thread(runtime.__enter__))
     stack.push_async_callback(_leave, runtime, entering)
     await asyncio.shield(entering)
@@ -118,25 +143,29 @@ async def _leave(runtime: AbstractContextManager[None], entering: asyncio.Future
         await asyncio.to_thread(runtime.__exit__, None, None, None)
 
 
-async def _reader(stack: AsyncExitStack, app: Celery, settings: Settings) -> ThreadReader:
-    if not _reads_locally(settings):
-        reader = CeleryReader(app, settings)
-        stack.callback(reader.close)
-        return reader
+async def _local_reader(stack: AsyncExitStack, settings: Settings) -> ThreadReader:
     from livethread_worker.store import LocalThreadStore
 
     return await stack.enter_async_context(LocalThreadStore(settings))
 
 
+def _celery_reader(stack: AsyncExitStack, app: Celery, settings: Settings) -> ThreadReader:
+    from livethread.queued.celery_reader import CeleryReader
+
+    reader = CeleryReader(app, settings)
+    stack.callback(reader.close)
+    return reader
+
+
 def _reads_locally(settings: Settings) -> bool:
-    """Whether the workers' home is on this host: so it is taken to be where it is given, or Redis is embedded."""
+    """Whether to read the home on this host: ``auto`` does if a home is set or Redis is embedded."""
     if settings.reads != "auto":
         return settings.reads == "local"
     return _has_worker_extra() and (settings.is_embedded or "home" in settings.model_fields_set)
 
 
 def has_home(settings: Settings) -> bool:
-    """Whether the home that *settings* name may be written here: it is the workers', and their code is at hand."""
+    """Whether this process may write to the workers' home: it is on this host, and the worker extra is installed."""
     return _has_worker_extra() and _reads_locally(settings)
 
 

@@ -10,10 +10,8 @@ import importlib
 from typing import NoReturn
 
 import click
-from pydantic import ValidationError
 
 from livethread.errors import ThreadStoreError
-from livethread_config.settings import explained
 
 #: name -> (module, line of the help); in the order of the help.
 COMMANDS = {
@@ -61,10 +59,10 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except ThreadStoreError as error:
             raise click.ClickException(str(error)) from error
-        except ValidationError as error:
-            raise click.ClickException(explained(error)) from None
         except ModuleNotFoundError as error:
             _explain_missing(error)
+        except ValueError as error:
+            _explain_setting(error)
 
 
 def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
@@ -72,6 +70,16 @@ def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
     if missing not in WORKER_EXTRA or (error.name or "").startswith("livethread_worker."):
         raise error
     raise click.ClickException(f"{missing} is not installed: pip install 'livethread[worker]'") from error
+
+
+def _explain_setting(error: ValueError) -> NoReturn:
+    from pydantic import ValidationError
+
+    from livethread_config.settings import explained
+
+    if not isinstance(error, ValidationError):
+        raise error
+    raise click.ClickException(explained(error)) from None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from livethread import types
 from livethread.cli.output import console, json_option, local_time, one_line, print_json
 from livethread.composition import open_reader
-from livethread_config import Settings
 
-#: Columns of a terminal from which on there is room for the directory.
-WIDE = 110
+if TYPE_CHECKING:
+    from livethread import types
+
+#: The values of `types.ThreadSortKey`; the help does without that module.
+SORT_KEYS: Final = ("created_at", "updated_at", "recency_at")
+
+#: Columns of a terminal that has room for the directory.
+WIDE: Final = 110
 
 
 @click.command("ls")
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most threads.")
-@click.option(
-    "--sort", type=click.Choice([key.value for key in types.ThreadSortKey]), default="updated_at", show_default=True
-)
+@click.option("--sort", type=click.Choice(SORT_KEYS), default="updated_at", show_default=True)
 @click.option("--asc", is_flag=True, help="Oldest first.")
 @click.option("--archived", is_flag=True, help="Archived threads instead of active ones.")
 @click.option("--search", metavar="TEXT", help="Only threads with TEXT in name, title or preview.")
@@ -38,6 +41,8 @@ def command(
     as_json: bool,
 ) -> None:
     """List threads."""
+    from livethread import types
+
     params = types.ListThreadsParams(
         page_size=limit,
         cursor=cursor,
@@ -55,13 +60,15 @@ def command(
 
 
 async def _list(params: types.ListThreadsParams) -> types.ThreadPage:
-    async with open_reader(Settings()) as reader:
+    async with open_reader() as reader:
         return await reader.list_threads(params)
 
 
 def _print(page: types.ThreadPage) -> None:
     from rich.markup import escape
     from rich.table import Table
+
+    from livethread_config import Settings
 
     if not page.items:
         click.echo(f"no threads in {Settings().home}")

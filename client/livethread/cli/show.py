@@ -12,7 +12,6 @@ from livethread.composition import open_reader
 from livethread.metadata import StoredThread
 from livethread.rollout.item import RolloutItem
 from livethread.types import ReadThreadParams
-from livethread_config import Settings
 
 
 @click.command("show")
@@ -29,7 +28,7 @@ def command(thread_id: str, full: bool, as_json: bool) -> None:
 
 
 async def _read(params: ReadThreadParams) -> StoredThread:
-    async with open_reader(Settings()) as reader:
+    async with open_reader() as reader:
         return await reader.read_thread(params)
 
 
