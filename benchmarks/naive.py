@@ -27,8 +27,8 @@ from livethread_worker.embedded.redis_server import run_dir
 from livethread_worker.embedded.supervisor import ProcessSpec
 
 #: Seconds in which the worker answers once it is there, and in which it has done a run.
-_PING_S: Final = 0.5
-_RUN_S: Final = 600
+_PING_TIMEOUT: Final = 0.5  # seconds
+_RUN_TIMEOUT: Final = 600  # seconds
 
 _BROKER, _FOLDER = "BENCHMARK_BROKER", "BENCHMARK_FOLDER"
 
@@ -88,7 +88,7 @@ def worker_spec(settings: Settings, folder: Path) -> ProcessSpec:
         "naive",
         [*command, "--hostname", "naive@%h"],
         settings_env(settings) | {"PYTHONPATH": str(checkout)},
-        ready=lambda _: bool(app.control.ping(timeout=_PING_S)),
+        ready=lambda _: bool(app.control.ping(timeout=_PING_TIMEOUT)),
         cwd=run_dir(settings),
     )
 
@@ -102,7 +102,7 @@ def write(shape: load.Shape) -> load.Run:
         task.apply_async(arguments)
     last, arguments = operations[-1]
     # The queue is first in, first out, and nobody else takes from it.
-    last.apply_async(arguments, ignore_result=False).get(timeout=_RUN_S)
+    last.apply_async(arguments, ignore_result=False).get(timeout=_RUN_TIMEOUT)
     return load.Run(time.perf_counter() - began, time.process_time() - cpu)
 
 

@@ -37,8 +37,8 @@ WORKERS: Final = (1, 2, 4)
 SHARED: Final = ("many", "wide")
 
 #: Operations a second that come whether or not those before them are done, and for how long.
-STEADY_PER_S: Final = 500
-STEADY_S: Final = 20.0
+STEADY_RATE: Final = 500  # tasks a second
+STEADY_TIME: Final = 20.0  # seconds
 
 
 def run(repeats: int) -> dict[str, Any]:
@@ -170,12 +170,12 @@ async def _steady(deployment: Deployment) -> dict[str, Any]:
     """Measure how long each operation takes to be durable at a steady rate, and how many Celery messages that takes."""
     threads = SHAPES["many"].threads
     before = await asyncio.to_thread(deployment.celery_tasks)
-    seconds = sorted(await load.latencies(deployment.store, threads, STEADY_PER_S, STEADY_S))
+    seconds = sorted(await load.latencies(deployment.store, threads, STEADY_RATE, STEADY_TIME))
     after = await asyncio.to_thread(deployment.celery_tasks)
     percentiles = {f"p{p}": seconds[int(len(seconds) * p / 100)] for p in (50, 99)}
     return {
-        "per_s": STEADY_PER_S,
-        "seconds": STEADY_S,
+        "per_s": STEADY_RATE,
+        "seconds": STEADY_TIME,
         "celery_messages": sum(after.values()) - sum(before.values()),
         **percentiles,
     }

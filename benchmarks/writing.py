@@ -31,7 +31,7 @@ _BATCH_APPENDS: Final = 10
 _ITEM: Final = RolloutItem(type="event_msg", payload={"type": "agent_reasoning", "text": "thinking " * 40})
 
 #: What one measurement lasts: how long the disk takes differs from write to write.
-_MEASURED_S: Final = 0.1
+_MEASURED: Final = 0.1  # seconds
 
 #: Where a benchmark of appends begins to number its threads.
 _LONG, _EMPTY = 1, 2
@@ -66,7 +66,7 @@ def batches(made: Home, threads: int, repeats: int) -> dict[str, Any]:
         name: _Writer(home, index, numbers, _BATCH_APPENDS).write
         for name, home, index in zip(("product", "bare"), (with_all, without), indexes, strict=True)
     }
-    seconds = medians(operations, repeats, _MEASURED_S)
+    seconds = medians(operations, repeats, _MEASURED)
     for index in indexes:
         index.close()
     return {"threads": threads, "batch": len(numbers), "appends": _BATCH_APPENDS, "dropped": dropped} | seconds
@@ -111,14 +111,14 @@ def appends(folder: Path, lines: int, repeats: int) -> dict[str, Any]:
     threads = {"product": _LONG, "bare": _EMPTY}
     index = Index(home)
     writers = {name: _Writer(home, index, [number], 1).write for name, number in threads.items()}
-    applied = medians(writers, repeats, _MEASURED_S)
+    applied = medians(writers, repeats, _MEASURED)
     index.close()
     with asyncio.Runner() as runner:
         store = runner.run(_opened(home, [homes.thread_id(number) for number in threads.values()]))
         appending = {
             name: partial(_append, runner, store, homes.thread_id(number)) for name, number in threads.items()
         }
-        stored = medians(appending, repeats, _MEASURED_S)
+        stored = medians(appending, repeats, _MEASURED)
         runner.run(store.aclose())
     return {"lines": lines, "batch": applied, "store": stored}
 

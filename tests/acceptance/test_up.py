@@ -19,12 +19,12 @@ from livethread_config import Settings
 from livethread_worker.embedded.deployment_files import deployment_root
 from livethread_worker.embedded.redis_server import answers
 
-DEADLINE_S = 30.0
+DEADLINE = 30.0  # seconds
 LIVETHREAD = [sys.executable, "-m", "livethread"]
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.02)
@@ -51,8 +51,8 @@ class Up:
         return [line.split()[1] for line in self.lines if f"| {event}" in line]
 
     def end(self) -> int:
-        returncode = self.process.wait(DEADLINE_S)
-        self._reader.join(DEADLINE_S)
+        returncode = self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
         return returncode
 
 

@@ -22,7 +22,7 @@ from livethread_worker.embedded.runtime_locks import read_state
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds a home's processes in /proc")
 
-DEADLINE_S = 30.0
+DEADLINE = 30.0  # seconds
 USER = textwrap.dedent("""
     import sys
     from livethread_config import Settings
@@ -34,7 +34,7 @@ USER = textwrap.dedent("""
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.02)
@@ -74,7 +74,7 @@ class User:
         assert self.process.stdout.readline() == "in\n"
 
     def leave(self) -> None:
-        self.process.communicate(timeout=DEADLINE_S)
+        self.process.communicate(timeout=DEADLINE)
         assert self.process.returncode == 0
 
     def kill(self) -> None:

@@ -17,13 +17,13 @@ from livethread.errors import Unavailable
 from livethread_worker.embedded import supervisor as module
 from livethread_worker.embedded.supervisor import Lines, LogFiles, ProcessSpec, Supervisor, restart_delay_s
 
-DEADLINE_S = 10.0
+DEADLINE = 10.0  # seconds
 SLEEP = "exec sleep 60"
 STUBBORN = "trap '' TERM QUIT; echo ready; while :; do sleep 0.02; done"
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.01)
@@ -112,7 +112,7 @@ def test_only_the_main_process_is_told_to_stop_and_its_group_is_killed_after_it(
 
 
 def test_a_child_that_ignores_every_signal_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "QUIT_GRACE_S", 0.05)
+    monkeypatch.setattr(module, "QUIT_GRACE", 0.05)
     record = Record()
 
     with Supervisor([spec("a", STUBBORN, grace_s=0.05)], Lines(record)):
@@ -210,7 +210,7 @@ def test_no_child_outlives_a_supervisor_that(signals: list[signal.Signals], tmp_
             for signum in signals[1:]:
                 wait_until(lambda: "gets SIGTERM" in log.read_text())
                 process.send_signal(signum)
-            process.wait(DEADLINE_S)
+            process.wait(DEADLINE)
         finally:
             process.kill()
     wait_until(lambda: not is_alive(pid))

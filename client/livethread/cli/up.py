@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -25,19 +26,19 @@ from livethread_config import Settings
 from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor
 
 #: ``name: command``, as honcho and Heroku read it.
-PROCFILE_LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(\S.*)")
+PROCFILE_LINE: Final = re.compile(r"([A-Za-z0-9_-]+):\s*(\S.*)")
 #: A command with these is left to the shell; any other replaces the shell, and so gets its signals.
-SHELL_SYNTAX = re.compile(r"[;&|<>()`\n]")
+SHELL_SYNTAX: Final = re.compile(r"[;&|<>()`\n]")
 #: The Procfile's line for the embedded server, which this command runs by itself.
-REDIS_COMMAND = "livethread redis"
-LOCALHOST = "127.0.0.1"
-FLOWER_PORT = 5555
-PORTS_TRIED = 20
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REDIS_COMMAND: Final = "livethread redis"
+LOCALHOST: Final = "127.0.0.1"
+FLOWER_PORT: Final = 5555
+PORTS_TRIED: Final = 20
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds until SIGQUIT for what is no worker (workers have their own, see `processes`).
-GRACE_S = 10.0
-COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
-NAME_WIDTH = 9
+GRACE: Final = 10.0  # seconds
+COLOURS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
+NAME_WIDTH: Final = 9
 
 
 @click.command(name="up")
@@ -56,7 +57,7 @@ def command(procfile: Path | None, workers: int) -> None:
     settings = Settings()
     prepare_directories(settings)
     with ExitStack() as stack:
-        if not stack.enter_context(FileLock(run_dir(settings) / "up.lock")).try_lock():
+        if not stack.enter_context(FileLock(run_dir(settings) / "up.lock")).take():
             raise Unavailable(f"livethread up runs already for {settings.home}")
         flower_port = os.environ.get("PORT") or str(_reserve_port(FLOWER_PORT, stack))
         _run(settings, _specs(settings, procfile or deployment_root() / "Procfile", workers, flower_port))
@@ -134,8 +135,8 @@ def read_procfile(path: Path) -> list[tuple[str, str]]:
 
 def _spec(settings: Settings, name: str, line: str, folder: Path) -> ProcessSpec:
     from livethread_worker.embedded.processes import (
-        WORKER_GRACE_S,
-        WORKER_READY_TIMEOUT_S,
+        WORKER_GRACE,
+        WORKER_READY_TIMEOUT,
         WORKER_SIGNALS,
         is_worker_ready,
         settings_env,
@@ -145,13 +146,13 @@ def _spec(settings: Settings, name: str, line: str, folder: Path) -> ProcessSpec
     env = settings_env(settings) | {"HONCHO_PROCESS_NAME": name, "PYTHONUNBUFFERED": "1"}
     # `livethread` may be run by its path, with no virtual environment activated.
     env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
-    spec = ProcessSpec(name=name, command=["sh", "-c", _shell_line(line)], env=env, grace_s=GRACE_S, cwd=folder)
+    spec = ProcessSpec(name=name, command=["sh", "-c", _shell_line(line)], env=env, grace_s=GRACE, cwd=folder)
     if spec.kind != "worker":
         return spec
     # A line without that module says nothing when its worker is ready, and is not waited for.
     ready = partial(is_worker_ready, settings, name) if WORKER_SIGNALS in line else None
     return replace(
-        spec, grace_s=WORKER_GRACE_S + settings.drain_max_s, ready=ready, ready_timeout_s=WORKER_READY_TIMEOUT_S
+        spec, grace_s=WORKER_GRACE + settings.drain_max_s, ready=ready, ready_timeout_s=WORKER_READY_TIMEOUT
     )
 
 

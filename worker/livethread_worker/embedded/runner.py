@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
@@ -21,10 +21,10 @@ from livethread_worker.embedded.redis_server import run_dir
 from livethread_worker.embedded.runtime_locks import RunnerState, publish_state, runner_lock, users_lock
 from livethread_worker.embedded.supervisor import LogFiles, Supervisor
 
-#: Seconds to wait for ``runner.lock``: longer than somebody who only looks at it holds it.
-CLAIM_TIMEOUT_S = 0.3
+#: Longer than a process that only reads the state holds ``runner.lock``.
+CLAIM_WAIT: Final = 0.3  # seconds
 #: What the runner reports when it serves, or when another one does.
-FINE = b"fine"
+FINE: Final = b"fine"
 
 
 class _Terminated(BaseException):
@@ -70,7 +70,7 @@ def _become_runner(writer: int) -> NoReturn:
 
 def _serve(settings: Settings, report: Callable[[bytes], None]) -> None:
     runner, users = runner_lock(settings), users_lock(settings)
-    if not runner.lock_within(CLAIM_TIMEOUT_S):
+    if not runner.take(wait_s=CLAIM_WAIT):
         report(FINE)
         return
     publish_state(runner, RunnerState(os.getpid(), "shared"))
@@ -78,7 +78,7 @@ def _serve(settings: Settings, report: Callable[[bytes], None]) -> None:
     with Supervisor(specs, LogFiles(run_dir(settings))):
         publish_state(runner, RunnerState(os.getpid(), "shared", ready=True))
         report(FINE)
-        users.lock()
+        users.take(wait_s=None)
 
 
 def _raise_terminated(*_: object) -> NoReturn:

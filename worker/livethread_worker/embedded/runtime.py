@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Self
+from typing import Final, Self
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
@@ -32,14 +32,14 @@ from livethread_worker.embedded.supervisor import LogFiles, Supervisor, explain_
 
 logger = logging.getLogger(__name__)
 
-POLL_INTERVAL_S = 0.02
+POLL_INTERVAL: Final = 0.02  # seconds
 #: Seconds until the runtime must serve; before it, an ending one may have to be waited for.
-START_TIMEOUT_S = 60.0
+START_TIMEOUT: Final = 60.0  # seconds
 #: Seconds between two looks whether the home still has a runner.
-GUARD_INTERVAL_S = 0.5
-MAX_GUARD_INTERVAL_S = 30.0
+GUARD_INTERVAL: Final = 0.5  # seconds
+MAX_GUARD_INTERVAL: Final = 30.0  # seconds
 #: Seconds the last user waits, beyond the worker's own grace, until the runner is gone.
-END_TIMEOUT_S = 30.0
+END_TIMEOUT: Final = 30.0  # seconds
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def use_local_runtime(settings: Settings) -> Iterator[None]:
     """
     prepare_directories(settings)
     with users_lock(settings) as users:
-        if not users.lock_within(START_TIMEOUT_S, shared=True):
+        if not users.take(shared=True, wait_s=START_TIMEOUT):
             raise Unavailable(f"the runner that ends in {run_dir(settings)} does not; see its logs")
         try:
             _ensure_served(settings)
@@ -127,12 +127,12 @@ class RunnerClaim:
         self._lock.release()
 
     def _keep_trying(self) -> None:
-        while not self._ended.wait(POLL_INTERVAL_S) and not self._try():
+        while not self._ended.wait(POLL_INTERVAL) and not self._try():
             pass
 
     def _try(self) -> bool:
         with self._mutex:
-            self._held = self._lock.try_lock()
+            self._held = self._lock.take()
             if self._held:
                 publish_state(self._lock, self._state)
             return self._held
@@ -155,9 +155,9 @@ class _Guard:
         self._thread.join()
 
     def _run(self) -> None:
-        interval_s = GUARD_INTERVAL_S
+        interval_s = GUARD_INTERVAL
         while not self._ended.wait(interval_s):
-            interval_s = GUARD_INTERVAL_S if self._mend() else min(2 * interval_s, MAX_GUARD_INTERVAL_S)
+            interval_s = GUARD_INTERVAL if self._mend() else min(2 * interval_s, MAX_GUARD_INTERVAL)
 
     def _mend(self) -> bool:
         try:
@@ -173,16 +173,14 @@ class _Guard:
 
 
 def _ensure_served(settings: Settings) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + START_TIMEOUT
     while not _is_served(settings):
         if time.monotonic() >= deadline:
-            raise Unavailable(
-                f"the local runtime does not serve within {START_TIMEOUT_S:g} s; see {run_dir(settings)}"
-            )
+            raise Unavailable(f"the local runtime does not serve within {START_TIMEOUT:g} s; see {run_dir(settings)}")
         if read_state(settings) is None:
             _start_runner(settings)
         else:
-            time.sleep(POLL_INTERVAL_S)
+            time.sleep(POLL_INTERVAL)
 
 
 def _is_served(settings: Settings) -> bool:
@@ -204,13 +202,11 @@ def _start_runner(settings: Settings) -> None:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
-                timeout=START_TIMEOUT_S,
+                timeout=START_TIMEOUT,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise Unavailable(
-                f"the runner does not start within {START_TIMEOUT_S:g} s; {explain_log(log)}"
-            ) from error
+            raise Unavailable(f"the runner does not start within {START_TIMEOUT:g} s; {explain_log(log)}") from error
     if started.returncode != 0:
         reason = started.stdout.decode(errors="replace").strip() or explain_log(log)
         raise Unavailable(f"the local runtime does not start: {reason}")
@@ -218,16 +214,16 @@ def _start_runner(settings: Settings) -> None:
 
 def _await_end_if_last(settings: Settings) -> None:
     """Return once the runner is gone, if nobody uses it any more; bounded, since it ends in any case."""
-    deadline = time.monotonic() + END_TIMEOUT_S + settings.drain_max_s
+    deadline = time.monotonic() + END_TIMEOUT + settings.drain_max_s
     while time.monotonic() < deadline:
         state = read_state(settings)
         if state is None or state.kind == "own" or _others_use(settings):
             return
-        time.sleep(POLL_INTERVAL_S)
+        time.sleep(POLL_INTERVAL)
 
 
 def _others_use(settings: Settings) -> bool:
     with exit_lock(settings) as one_at_a_time, users_lock(settings) as users:
-        one_at_a_time.lock()
+        one_at_a_time.take(wait_s=None)
         # Not lockable but shareable: other users. Not even that: the runner has it, and ends.
-        return not users.try_lock() and users.try_lock(shared=True)
+        return not users.take() and users.take(shared=True)

@@ -1,56 +1,41 @@
-"""The locks by which the processes of one home agree on who runs its Redis and workers.
+"""The locks by which the processes of one home agree on which of them runs its Redis and workers.
 
-``users.lock``   shared: somebody uses the runtime. Exclusive: the runner ends; newcomers wait for a fresh one.
-``runner.lock``  exclusive: this process provides the runtime. Its content, `RunnerState`, says how far it is.
-``exit.lock``    exclusive: somebody looks whether others still use the runtime; one at a time, or two would see each other.
+``users.lock``   shared: a process uses the runtime. Exclusive: the runner ends; newcomers wait for a fresh one.
+``runner.lock``  exclusive: this process provides the runtime. The file's content is its `RunnerState`.
+``exit.lock``    exclusive: a process checks whether others still use the runtime; one at a time, or two would see each other.
 
-The kernel frees a lock with the last process that holds it, also after ``kill -9``; the files stay.
+A lock ends with its process, also after ``kill -9``; the files stay.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from livethread_config import Settings
 from livethread_worker.embedded.redis_server import run_dir
+from livethread_worker.flock import flock
 
-POLL_INTERVAL_S = 0.02
-MAX_STATE_BYTES = 4096
+MAX_STATE_BYTES: Final = 4096
 
 
 class FileLock:
-    """A lock on *path*, held by this object until released or until the process ends."""
+    """A lock on the file *path*, held by this object until it is released or the process ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
 
-    def try_lock(self, *, shared: bool = False) -> bool:
-        """Take the lock if that needs no waiting, and return whether it is held now."""
-        with contextlib.suppress(BlockingIOError):
-            self._flock((fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            return True
-        return False
+    def take(self, *, shared: bool = False, wait_s: float | None = 0.0) -> bool:
+        """Take the lock, exclusively unless *shared*, and return whether it is held now.
 
-    def lock(self) -> None:
-        """Take the lock exclusively, however long that takes; an exception from a signal handler ends the wait."""
-        self._flock(fcntl.LOCK_EX)
-
-    def lock_within(self, timeout_s: float, *, shared: bool = False) -> bool:
-        """Take the lock, waiting up to *timeout_s*; return whether it is held now."""
-        deadline = time.monotonic() + timeout_s
-        while not self.try_lock(shared=shared):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL_INTERVAL_S)
-        return True
+        Waits up to *wait_s* seconds, or without end if that is None; an exception from a signal handler ends the wait.
+        """
+        return flock(self._open(), shared=shared, wait_s=wait_s)
 
     def release(self) -> None:
         """Free the lock, also for processes that were forked while it was held."""
@@ -60,11 +45,11 @@ class FileLock:
             self._descriptor = None
 
     def read(self) -> bytes:
-        """Return the file's content, whoever holds the lock."""
+        """Return the file's content; the lock need not be held."""
         return os.pread(self._open(), MAX_STATE_BYTES, 0)
 
     def write(self, content: bytes) -> None:
-        """Replace the file's content; for the holder of the exclusive lock."""
+        """Replace the file's content; only the holder of the exclusive lock may."""
         os.ftruncate(self._open(), 0)
         os.pwrite(self._open(), content, 0)
 
@@ -81,13 +66,10 @@ class FileLock:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self._descriptor
 
-    def _flock(self, operation: int) -> None:
-        fcntl.flock(self._open(), operation)
-
 
 @dataclass(frozen=True, slots=True)
 class RunnerState:
-    """What the holder of ``runner.lock`` says of itself."""
+    """The process that holds ``runner.lock``, and how far it is."""
 
     pid: int
     #: ``shared``: the detached runner, which ends with its last user; ``own``: lives as long as it likes.
@@ -112,14 +94,14 @@ def runner_lock(settings: Settings) -> FileLock:
 
 
 def publish_state(lock: FileLock, state: RunnerState) -> None:
-    """Say in *lock*, the held ``runner.lock``, how far its holder is."""
+    """Write *state* into *lock*, the ``runner.lock`` that this process holds."""
     lock.write(json.dumps(asdict(state)).encode())
 
 
 def read_state(settings: Settings) -> RunnerState | None:
-    """Return what the home's runner says of itself; None if there is none."""
+    """Return the state of the home's runner, or None if no runner runs."""
     with runner_lock(settings) as lock:
-        if lock.try_lock(shared=True):
+        if lock.take(shared=True):
             return None
         try:
             return RunnerState(**json.loads(lock.read()))

@@ -18,22 +18,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from livethread.errors import Unavailable
 from livethread_worker.embedded import parent_death
 
-PROBE_INTERVAL_S = 0.02
-FIRST_RESTART_DELAY_S = 0.5
-LAST_RESTART_DELAY_S = 30.0
+PROBE_INTERVAL: Final = 0.02  # seconds
+FIRST_RESTART_DELAY: Final = 0.5  # seconds
+LAST_RESTART_DELAY: Final = 30.0  # seconds
 #: A child that ran this long has not "crashed again": its delay starts anew.
-STEADY_AFTER_S = 60.0
+STEADY_AFTER: Final = 60.0  # seconds
 #: Seconds between SIGQUIT (Celery: stop now, requeue) and SIGKILL.
-QUIT_GRACE_S = 5.0
+QUIT_GRACE: Final = 5.0  # seconds
 #: Seconds until a killed process must be gone; beyond it the kernel holds it (a dead disk).
-KILL_GRACE_S = 10.0
-MAX_LOG_BYTES = 1_000_000
-TAIL_LINES = 8
+KILL_GRACE: Final = 10.0  # seconds
+MAX_LOG_BYTES: Final = 1_000_000
+TAIL_LINES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +166,13 @@ class _Child:
     def note_exit(self, returncode: int) -> None:
         now = time.monotonic()
         self.pid, self.returncode = None, returncode
-        self.crashes = 1 if now - self.started_at >= STEADY_AFTER_S else self.crashes + 1
+        self.crashes = 1 if now - self.started_at >= STEADY_AFTER else self.crashes + 1
         self.restart_at = now + restart_delay_s(self.crashes)
 
 
 def restart_delay_s(crashes: int) -> float:
     """Return how long to wait before a restart after so many *crashes* in a row (1: the first)."""
-    return float(min(LAST_RESTART_DELAY_S, FIRST_RESTART_DELAY_S * 2 ** min(crashes - 1, 16)))
+    return float(min(LAST_RESTART_DELAY, FIRST_RESTART_DELAY * 2 ** min(crashes - 1, 16)))
 
 
 @dataclass(slots=True)
@@ -331,7 +331,7 @@ class Supervisor:
                     raise self._failed(child, f"ended with {_describe(child.returncode)} before it was ready")
                 if time.monotonic() >= deadline:
                     raise self._failed(child, f"was not ready within {spec.ready_timeout_s:g} s")
-                self._changed.wait(PROBE_INTERVAL_S)
+                self._changed.wait(PROBE_INTERVAL)
 
     def _failed(self, child: _Child, what: str) -> Unavailable:
         hint = self._output.explain(child.spec.name)
@@ -365,7 +365,7 @@ class Supervisor:
         grace_s = max(child.spec.grace_s for child in children)
         if self._signal(children, signal.SIGTERM, grace_s):
             return
-        if self._orders.hurry or not self._signal(children, signal.SIGQUIT, QUIT_GRACE_S):
+        if self._orders.hurry or not self._signal(children, signal.SIGQUIT, QUIT_GRACE):
             self._kill_groups(children)
 
     def _signal(self, children: list[_Child], signum: signal.Signals, grace_s: float) -> bool:
@@ -384,7 +384,7 @@ class Supervisor:
                 if child.pid is not None:
                     self._output.note(child.spec.name, "gets SIGKILL")
                     _kill_group(child.pid)
-            self._changed.wait_for(lambda: _all_gone(children), KILL_GRACE_S)
+            self._changed.wait_for(lambda: _all_gone(children), KILL_GRACE)
 
     # ── a waiter's thread, one for each running child ────────────────────────────────────────────────────────
 

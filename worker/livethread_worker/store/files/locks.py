@@ -1,34 +1,29 @@
-"""Locks of a home: BSD ``flock``, as codex takes them, freed by the kernel with the process."""
+"""Exclusive locks on files of a home, identified by their paths."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
+from livethread_worker.flock import flock
 from livethread_worker.store.files.home import FILE_MODE
-
-#: How often a busy lock is tried again by who may wait for it.
-_RETRY_INTERVAL: Final = 0.01  # seconds
 
 
 class LockBusy(Exception):
-    """Somebody else holds the lock."""
+    """Another process holds the lock."""
 
 
 @contextmanager
 def file_lock(path: str | Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold ``flock(LOCK_EX)`` on *path*, for up to *wait_s* seconds of waiting.
+    """Hold the lock of *path*; wait for it up to *wait_s* seconds.
 
     codex >= 0.160 holds the same lock on ``thread-writer-locks/<id>.lock`` while it writes a thread; POSIX
     ``lockf`` would not exclude it.
 
     Raises:
-        LockBusy: somebody else holds it.
+        LockBusy: another process holds it.
     """
     descriptor = take_lock(str(path), wait_s=wait_s)
     try:
@@ -38,29 +33,24 @@ def file_lock(path: str | Path, *, wait_s: float = 0.0) -> Iterator[None]:
 
 
 def take_lock(path: str, *, wait_s: float = 0.0) -> int:
-    """Take the lock that `file_lock` holds, and return a descriptor: to close it gives the lock back.
+    """Take the lock that `file_lock` holds, and return its descriptor. Closing the descriptor frees the lock.
 
     Raises:
-        LockBusy: somebody else holds it.
+        LockBusy: another process holds it.
     """
-    deadline = time.monotonic() + wait_s
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_current = _is_current(path, descriptor)
-        except BlockingIOError:
-            os.close(descriptor)
-            if time.monotonic() >= deadline:
-                raise LockBusy(path.rpartition("/")[2]) from None
-            time.sleep(_RETRY_INTERVAL)
-            continue
+            is_held = flock(descriptor, wait_s=wait_s)
+            if is_held and _is_current(path, descriptor):
+                return descriptor
         except BaseException:
             os.close(descriptor)
             raise
-        if is_current:
-            return descriptor
-        os.close(descriptor)  # somebody deleted the file between our open and our lock: that lock excludes nobody
+        os.close(descriptor)
+        if not is_held:
+            raise LockBusy(path.rpartition("/")[2])
+        # The file was deleted between open and lock: the lock excludes no other process.
 
 
 def _is_current(path: str, descriptor: int) -> bool:

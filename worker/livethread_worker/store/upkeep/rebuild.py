@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 BATCH_THREADS: Final = 200
 BATCH_BYTES: Final = 4 * 1024 * 1024
 
-#: How long a thread may be held by a writer before the rebuild leaves it to the next one.
-BUSY_WAIT: Final = 10.0  # seconds
+#: How long the rebuild waits for a thread's writer before it leaves the thread to the next rebuild.
+LOCK_WAIT: Final = 10.0  # seconds
 
 #: A rollout, by its thread.
 _Rollout = tuple[str, "Path"]
@@ -106,7 +106,7 @@ def _read_all(
         busy += index_batch(home, index, batch, report, is_needed=is_needed)
         advance(len(batch))
     for rollout in busy:
-        if index_batch(home, index, [rollout], report, is_needed=is_needed, wait_s=BUSY_WAIT):
+        if index_batch(home, index, [rollout], report, is_needed=is_needed, wait_s=LOCK_WAIT):
             report.busy.append(rollout[0])
     return report
 

@@ -67,7 +67,7 @@ def test_whoever_may_wait_gets_the_lock_when_it_is_freed(path: Path, monkeypatch
     holder = path.open("wb")
     fcntl.flock(holder, fcntl.LOCK_EX)
     # The holder lets go while we would wait.
-    monkeypatch.setattr("livethread_worker.store.files.locks.time.sleep", lambda seconds: holder.close())
+    monkeypatch.setattr("livethread_worker.flock.time.sleep", lambda seconds: holder.close())
 
     with file_lock(path, wait_s=60.0):
         assert not is_free(path)

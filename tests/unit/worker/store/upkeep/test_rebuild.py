@@ -238,7 +238,7 @@ def test_no_rollout_whatever_stops_the_rebuild(store: Store, line: bytes) -> Non
 def test_a_thread_that_is_written_just_now_is_left_to_its_writer(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuild_module, "BUSY_WAIT", 0.0)  # nobody will let go here
+    monkeypatch.setattr(rebuild_module, "LOCK_WAIT", 0.0)  # nobody will let go here
     store.write_rollout(thread_id(1), message_line("a"))
     store.write_rollout(thread_id(2), message_line("b"))
 

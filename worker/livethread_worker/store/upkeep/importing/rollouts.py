@@ -42,8 +42,8 @@ from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport,
 
 logger = logging.getLogger(__name__)
 
-#: How long a thread may be held by a writer, at the end, before it is left to the next import.
-BUSY_WAIT: Final = 2.0  # seconds
+#: How long an import waits, at its end, for a thread's writer before it leaves the thread to the next import.
+LOCK_WAIT: Final = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class _Importer:
             if len(self._batch) >= BATCH_THREADS:
                 self._index_batch()
         for found in busy:
-            if not self._try(found, BUSY_WAIT):
+            if not self._try(found, LOCK_WAIT):
                 self._report.busy.append(Refused(shown(found.path), "its thread is being written; import it again"))
         self._index_batch()
         self._report.failed += self._planner.refused_names
@@ -258,7 +258,7 @@ class _Importer:
         try:
             busy = index_batch(self._home, self._index, list(batch.items()), read, is_needed=self._is_needed)
             for rollout in busy:
-                if index_batch(self._home, self._index, [rollout], read, is_needed=self._is_needed, wait_s=BUSY_WAIT):
+                if index_batch(self._home, self._index, [rollout], read, is_needed=self._is_needed, wait_s=LOCK_WAIT):
                     self._report.busy.append(
                         Refused(shown(rollout[1]), "it is there, but being written: not indexed")
                     )

@@ -38,7 +38,7 @@ A, B, C = (message_line(text) + b"\n" for text in "abc")
 
 @pytest.fixture(autouse=True)
 def nobody_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module, "BUSY_WAIT", 0.0)
+    monkeypatch.setattr(import_module, "LOCK_WAIT", 0.0)
 
 
 @pytest.fixture
