@@ -1,4 +1,4 @@
-"""What can go wrong, split by what the caller should do.
+"""The errors of a thread store, split by what the caller should do.
 
     ThreadStoreError
     ├── ThreadNotFound      create or resume the thread first
@@ -8,7 +8,7 @@
     ├── ResourceExhausted   wait, then retry: a bound is reached
     ├── Unavailable         Redis or the workers are out of reach; nothing accepted is lost
     ├── ThreadParked        a task of this thread cannot be applied; look at it, then retry or drop it
-    └── Internal            a fault of the store; report it
+    └── Internal            a fault of the store, or a damaged file; the message says which
 
 The first six and `Internal` are codex's (``thread-store/src/error.rs``). Each error passes its data to
 ``Exception.__init__`` and formats it in ``__str__``: Celery and pickle rebuild an error from ``args``.
@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from typing import Final, Self
 
-#: Note on a ``CancelledError`` of a call that waited for room (``LIVETHREAD_BACKPRESSURE=wait``). Without it, what
-#: was cancelled is only the wait: the request takes effect.
-NOTHING_STORED: Final = "nothing was stored of the request: it still waited for room"
+#: Note on the ``CancelledError`` of a call that was cancelled while it waited for room (``LIVETHREAD_BACKPRESSURE=wait``).
+#: Without this note the cancellation ended only the wait, and the request takes effect.
+NOTHING_STORED: Final = "nothing of the request was stored: it was still waiting for room"
 
 
 class ThreadStoreError(Exception):
@@ -40,7 +40,7 @@ class ThreadNotFound(ThreadStoreError):
 
 
 class _MessageError(ThreadStoreError):
-    """An error whose only datum is an explanation for people."""
+    """An error with a message and no other data."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -48,23 +48,22 @@ class _MessageError(ThreadStoreError):
 
 
 class InvalidRequest(_MessageError):
-    """The request is malformed; nothing was stored of it."""
+    """The request is malformed; nothing of it was stored."""
 
 
 class Conflict(ThreadStoreError):
-    """The request contradicts the thread's present state; nothing was stored of it."""
+    """The request contradicts the thread's present state; nothing of it was stored."""
 
     def __init__(self, message: str, last_position: str | None = None) -> None:
         super().__init__(message, last_position)
         self.message = message
-        #: Where another position was expected: the thread's last one, if it is known. A later read of the thread through
-        #: the same store holds what stands up to it, unless the thread is parked: so whoever has read again can append
-        #: behind just that.
+        #: The thread's last position, if the request expected another one and the store knows it. Unless the thread is
+        #: parked, a later read through the same store includes everything up to it. So read again, and append after it.
         self.last_position = last_position
 
     @classmethod
     def of_position(cls, last: str, expected: str | None) -> Self:
-        """Return what is said where *last* is not the *expected* position."""
+        """Return the error for a thread whose *last* position is not the *expected* one."""
         return cls(f"the thread's last position is {last}, not {expected}", last)
 
     def __str__(self) -> str:
@@ -72,16 +71,16 @@ class Conflict(ThreadStoreError):
 
 
 class ResourceExhausted(_MessageError):
-    """A bound is reached (mailbox, item size, client memory); nothing was stored of the request."""
+    """A bound is reached (mailbox, item size, client memory); nothing of the request was stored."""
 
 
 class Unavailable(ThreadStoreError):
-    """Redis or the workers did not answer in time. What was accepted before is kept and will be applied."""
+    """Redis or the workers did not answer in time. Tasks accepted before are kept and will be applied."""
 
     def __init__(self, message: str, is_queued: bool = False) -> None:
         super().__init__(message, is_queued)
         self.message = message
-        #: Whether the request itself stays queued in this process and takes effect later: do not repeat it.
+        #: Whether the request stays queued in this process and takes effect later. If so, do not repeat it.
         self.is_queued = is_queued
 
     def __str__(self) -> str:
@@ -89,7 +88,7 @@ class Unavailable(ThreadStoreError):
 
 
 class Internal(_MessageError):
-    """A fault of the store itself."""
+    """A fault of the store itself, which you should report; or a damaged file, with its remedy in the message."""
 
 
 class Unsupported(ThreadStoreError):
@@ -104,7 +103,7 @@ class Unsupported(ThreadStoreError):
 
 
 class ThreadParked(ThreadStoreError):
-    """A task of the thread cannot be applied: the thread waits, in order, until somebody decides."""
+    """A task of the thread cannot be applied. The thread's tasks wait, in order, until you retry or drop that one."""
 
     def __init__(self, thread_id: str, reason: str) -> None:
         super().__init__(thread_id, reason)
@@ -113,6 +112,6 @@ class ThreadParked(ThreadStoreError):
 
     def __str__(self) -> str:
         return (
-            f"thread {self.thread_id} is parked: {self.reason}; "
-            "its tasks are kept in order until the cause is mended and it is retried (livethread parked)"
+            f"thread {self.thread_id} is parked: {self.reason}; its tasks are kept, in order. "
+            "Remove the cause, then run livethread parked retry"
         )

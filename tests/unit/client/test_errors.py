@@ -34,7 +34,7 @@ ERRORS = [
     (Unsupported("list_turns"), "this store does not support list_turns"),
     (
         ThreadParked(THREAD, "disk full"),
-        f"thread {THREAD} is parked: disk full; its tasks are kept in order until the cause is mended and it is retried (livethread parked)",
+        f"thread {THREAD} is parked: disk full; its tasks are kept, in order. Remove the cause, then run livethread parked retry",
     ),
 ]
 

@@ -31,6 +31,9 @@ _READ_BYTES: Final = 256 * 1024
 #: Compressed bytes that are decompressed at once: they may come to 32,000 times as many.
 _COMPRESSED_READ_BYTES: Final = 2 * 1024
 
+#: What to do about a damaged rollout.
+_REMEDY: Final = "livethread doctor --fix restores what is readable, and keeps the damaged file in the quarantine"
+
 
 @contextmanager
 def open_rollout(path: Path) -> Iterator[BinaryIO]:
@@ -168,9 +171,9 @@ def _decompress(path: Path, source: BinaryIO, target: BinaryIO) -> None:
                     chunk, is_within = frame.unused_data, False
                     frame = decompressor.decompressobj()
     except zstandard.ZstdError as error:
-        raise Internal(f"{path.name} is damaged ({error}); restore it from a backup, or move it away") from None
+        raise Internal(f"{path.name} is damaged ({error}); {_REMEDY}") from None
     if is_within:
-        raise Internal(f"{path.name} is cut short; restore it from a backup, or move it away")
+        raise Internal(f"{path.name} is cut short; {_REMEDY}")
 
 
 def _are_equal(one: BinaryIO, other: BinaryIO) -> bool:

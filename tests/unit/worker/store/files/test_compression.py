@@ -109,10 +109,10 @@ def test_a_plain_rollout_is_never_replaced(plain: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda data: data[: len(data) // 2], "cut short"),
-        (lambda data: data[:-4] + b"\0\0\0\0", "damaged"),
-        (lambda data: b"garbage" + data, "damaged"),
-        (lambda data: data + b"garbage!", "damaged"),
+        (lambda data: data[: len(data) // 2], "is cut short; livethread doctor --fix"),
+        (lambda data: data[:-4] + b"\0\0\0\0", r"is damaged \(.+\); livethread doctor --fix"),
+        (lambda data: b"garbage" + data, r"is damaged \(.+\); livethread doctor --fix"),
+        (lambda data: data + b"garbage!", r"is damaged \(.+\); livethread doctor --fix"),
     ],
     ids=["cut", "checksum", "garbage before", "garbage behind"],
 )
