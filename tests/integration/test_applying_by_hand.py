@@ -114,7 +114,7 @@ async def test_a_shutdown_that_times_out_leaves_the_thread_open(settings: Settin
         assert texts(await history(store, thread.thread_id)) == ["one", "two"]
 
 
-async def test_what_is_applied_before_the_answer_comes_is_told_to_observers_and_not_asked_for(
+async def test_observers_hear_of_what_is_applied_before_its_receipt_and_no_flush_asks(
     store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker's message may come before Redis' answer to the append; other threads' messages keep coming in."""
@@ -346,7 +346,7 @@ def patient(settings: Settings) -> Settings:
     )
 
 
-async def test_appends_wait_for_room_while_the_worker_is_stopped_and_go_on_in_order_when_it_is_back(
+async def test_appends_wait_for_room_without_a_worker_and_go_on_in_order_with_one(
     patient: Settings, hand_worker: HandWorker
 ) -> None:
     async with opened(patient) as store:

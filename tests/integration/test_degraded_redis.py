@@ -65,7 +65,7 @@ async def all_are_applied_in_order(store: QueuedThreadStore, threads: list[str],
 # -- not there yet -----------------------------------------------------------------------------------------
 
 
-async def test_a_store_that_is_opened_without_redis_takes_new_threads_and_sends_them_in_order_when_it_comes(
+async def test_a_store_opened_without_redis_takes_new_threads_and_sends_them_in_order(
     hasty: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     own_redis.kill()

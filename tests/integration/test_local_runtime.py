@@ -115,7 +115,7 @@ def test_users_share_one_runner_which_ends_with_the_last(settings: Settings) -> 
     assert processes_of(settings) == set()
 
 
-def test_a_runner_ends_when_its_only_user_is_killed_and_serves_again_when_it_was_killed(settings: Settings) -> None:
+def test_a_runner_ends_with_its_killed_user_and_is_replaced_when_killed_itself(settings: Settings) -> None:
     user = User(settings)
     user.wait_entered()
     killed = runner_pid(settings)
@@ -129,7 +129,7 @@ def test_a_runner_ends_when_its_only_user_is_killed_and_serves_again_when_it_was
     wait_until(lambda: processes_of(settings) == set())
 
 
-def test_a_process_that_runs_the_workers_itself_serves_all_users_and_restarts_what_is_killed(tmp_path: Path) -> None:
+def test_a_process_with_workers_of_its_own_serves_all_and_restarts_what_is_killed(tmp_path: Path) -> None:
     """In a home whose path is too long for a socket."""
     settings = Settings(home=tmp_path / ("long" * 20), redis_url=None)
     with running(settings, workers=2, concurrency=1) as supervisor:

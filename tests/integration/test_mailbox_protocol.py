@@ -733,7 +733,7 @@ def test_a_busy_thread_waits_and_that_does_not_count_as_an_attempt(
     assert claim.attempts == 0
 
 
-def test_a_failed_thread_comes_back_later_and_later_and_is_parked_after_so_many_attempts(
+def test_a_failing_thread_is_retried_ever_later_and_parked_after_enough_attempts(
     enqueue: Enqueuer, settings: Settings, redis: Redis, thread_id: str
 ) -> None:
     mailbox = Mailbox(redis, settings.model_copy(update={"park_after_attempts": 3}), 0)
@@ -875,7 +875,7 @@ def test_a_sweep_does_not_wake_a_parked_thread(enqueue: Enqueuer, mailbox: Mailb
     assert mailbox.claim()[1] == []
 
 
-def test_an_entry_that_is_no_task_is_reported_by_the_claim_and_what_precedes_it_is_taken(
+def test_a_claim_takes_what_precedes_a_malformed_entry_and_reports_the_entry(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     keys = enqueue.keys

@@ -542,7 +542,7 @@ async def test_many_tasks_are_dropped_in_one_go(
 # -- retry, and the bound ----------------------------------------------------------------------------------
 
 
-async def test_a_retried_thread_whose_cause_is_not_mended_stops_at_the_same_task_in_the_same_order(
+async def test_a_retried_thread_stops_at_the_same_task_while_the_cause_remains(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)

@@ -107,7 +107,7 @@ async def test_what_redis_forgot_is_sent_again_in_order_and_once(
     assert texts(await history(store, thread_id)) == numbers(10)
 
 
-async def test_what_redis_forgot_of_one_thread_is_sent_again_by_a_short_flush_while_others_go_on(
+async def test_a_short_flush_sends_again_what_redis_forgot_while_other_threads_go_on(
     store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     """Publications about the others say nothing of it: it has to be asked for."""
@@ -192,7 +192,7 @@ async def test_what_redis_forgot_is_kept_though_another_writer_was_first_to_writ
     assert stored.count("other") == 1
 
 
-async def test_a_task_that_redis_forgot_does_not_count_as_applied_because_a_later_one_of_another_writer_is(
+async def test_a_forgotten_task_is_not_applied_because_another_writers_later_one_is(
     store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     """A position says nothing any more once Redis lost data; a task is its writer and counter."""
@@ -303,7 +303,7 @@ async def test_a_refusal_of_redis_is_an_error_and_the_store_goes_on(
     assert texts(await history(store, good)) == numbers(1)
 
 
-async def test_an_append_whose_wait_was_cancelled_before_it_was_sent_is_stored_all_the_same(
+async def test_an_append_whose_wait_is_cancelled_before_it_is_sent_is_still_stored(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     """Another thread's call is under way on a Redis that hangs; meanwhile this thread's first append times out."""

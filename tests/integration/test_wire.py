@@ -222,7 +222,7 @@ def test_a_task_that_no_schema_takes_parks_its_thread(worker: None, outsider: Ou
     assert outsider.applied() == 1
 
 
-def test_the_document_shows_the_doorbell_that_its_code_sends_and_the_defaults_that_hold(outsider: Outsider) -> None:
+def test_the_document_shows_the_real_doorbell_and_the_real_defaults(outsider: Outsider) -> None:
     [shown] = re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)
     EXAMPLE["ring"](outsider.redis, 0, prefix="livethread")
     sent = json.loads(outsider.redis.execute_command("RPOP", "livethread:celery:livethread.0"))  # type: ignore[no-untyped-call]  # redis-py

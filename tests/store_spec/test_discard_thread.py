@@ -27,11 +27,16 @@ async def test_a_thread_without_an_accepted_task_leaves_nothing(store: ThreadSto
 
 
 async def test_discarding_again_or_what_was_never_open_does_nothing(store: ThreadStore) -> None:
-    thread_id = await new_thread(store)
+    open_id, discarded_id = await new_thread(store), await new_thread(store)
+    await store.discard_thread(DiscardThreadParams(thread_id=discarded_id))
 
-    await store.discard_thread(DiscardThreadParams(thread_id=thread_id))
-    await store.discard_thread(DiscardThreadParams(thread_id=thread_id))
+    await store.discard_thread(DiscardThreadParams(thread_id=discarded_id))
     await store.discard_thread(DiscardThreadParams(thread_id=new_thread_id()))
+
+    with pytest.raises(ThreadNotFound):
+        await append(store, discarded_id, message("late"))
+    await append(store, open_id, message("one"))
+    assert texts(await history(store, open_id)) == ["one"]
 
 
 async def test_what_was_stored_is_kept(store: ThreadStore) -> None:

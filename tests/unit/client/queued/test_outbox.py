@@ -345,7 +345,7 @@ async def test_an_accepted_task_is_kept_though_the_mailbox_is_full_when_it_is_se
     assert redis.mailboxes[A].lines() == [b"mine", b"new"]
 
 
-async def test_an_accepted_task_is_kept_though_its_expected_position_is_gone_when_it_is_sent_again(
+async def test_an_accepted_task_is_sent_again_though_its_expected_position_is_gone(
     outbox: Outbox, redis: FakeMailboxes
 ) -> None:
     writer = new_writer(A)
@@ -361,7 +361,7 @@ async def test_an_accepted_task_is_kept_though_its_expected_position_is_gone_whe
     assert redis.mailboxes[A].lines() == [b"one", b"two", b"three"]
 
 
-async def test_an_accepted_creation_is_kept_though_another_writer_was_first_after_redis_lost_it(
+async def test_an_accepted_creation_is_kept_though_another_writer_was_first_after_a_loss(
     outbox: Outbox, redis: FakeMailboxes
 ) -> None:
     """Creating a thread that exists does nothing, so it is offered again without its condition."""

@@ -239,8 +239,14 @@ def test_a_rate_of_nothing_reports_nothing(dispatcher: FakeDispatcher) -> None:
     assert (dispatcher.sent, dispatcher.messages) == ([], 0)
 
 
-def test_without_a_dispatcher_nothing_happens() -> None:
-    report(events(None, 100), Mail(), 3)
+def test_without_a_dispatcher_nothing_is_kept_to_be_sent(caplog: pytest.LogCaptureFixture) -> None:
+    reporter = events(None, 100)
+
+    report(reporter, Mail(), 3)
+    reporter.send()
+
+    assert reporter._unsent == []
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,7 @@ ASKED = ThreadMetadataPatch(model="asked", history_mode="paginated")
         ),
     ],
 )
-def test_what_stands_behind_a_batch_after_a_crash_counts_over_what_is_observed_before_it(
+def test_lines_after_a_batch_outweigh_what_is_derived_before_it_after_a_crash(
     steps: list[tuple[str, Any]],
 ) -> None:
     """A crash leaves the lines of more tasks than the next batch brings: which these are, only later ones tell."""

@@ -113,7 +113,7 @@ def given(reader: NameReader) -> dict[str, str | None]:
     return {thread_id: line.name for thread_id, line in reader.read().items()}
 
 
-def test_what_was_added_since_is_read_and_a_line_that_is_being_written_when_it_is_whole(home: Home) -> None:
+def test_added_lines_are_read_and_an_unfinished_one_once_it_is_whole(home: Home) -> None:
     reader = NameReader(home.session_index)
     assert given(reader) == {}
     set_name(home, ONE, "n", AT)

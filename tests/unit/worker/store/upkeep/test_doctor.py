@@ -581,7 +581,7 @@ def test_every_kind_of_fault_is_in_the_reference() -> None:
 
 
 @pytest.mark.parametrize("make_ill", [break_utf8, lose_the_first_line])
-def test_a_rollout_that_was_mended_just_before_a_crash_is_read_anew_by_whoever_comes_next(
+def test_a_rollout_mended_just_before_a_crash_is_read_again_by_the_next_process(
     patient: Patient, make_ill: Callable[[Patient], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lines stand elsewhere than the index says."""

@@ -250,7 +250,7 @@ def test_a_thread_that_is_written_just_now_is_left_to_its_writer(
     assert store.index.thread_ids() == [thread_id(2)]
 
 
-def test_long_rollouts_are_read_a_few_at_a_time_so_that_their_writers_need_not_wait_for_all(
+def test_long_rollouts_are_read_a_few_at_a_time_to_let_their_writers_go_on(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n, length in ((1, 10_000), (2, 100), (3, 100), (4, 100), (5, 10_000)):

@@ -119,7 +119,7 @@ def test_a_batch_without_keys_asks_the_index_for_none(store: Store, mail: Mail) 
 # -- crashes -----------------------------------------------------------------------------------------------
 
 
-def test_an_append_that_a_crash_left_half_written_is_finished_and_is_no_duplicate_of_itself(store: Store) -> None:
+def test_a_half_written_append_is_finished_and_is_not_a_duplicate_of_itself(store: Store) -> None:
     lines = message_line("héllo"), message_line("world")
     expected = number_line(lines[0], 1, "w1:2", "k") + number_line(lines[1], 2, "w1:2", "k")
     for written in range(len(expected) + 1):
@@ -227,7 +227,7 @@ def test_nothing_follows_from_the_items_of_a_repetition(store: Store, mail: Mail
 
 
 @pytest.mark.parametrize("sizes", [(3,), (1, 2), (2, 1), (1, 1, 1)], ids=str)
-def test_metadata_follows_the_lines_though_a_crash_came_and_the_next_batches_are_smaller(
+def test_metadata_follows_the_lines_after_a_crash_though_later_batches_are_smaller(
     store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
 ) -> None:
     """The lines are taken in before their tasks come again."""

@@ -21,6 +21,7 @@ from tests.unit.worker.conftest import LimitFileSize
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, ThreadMetadataPatch
 from livethread.model import format_time
+from livethread_worker.flock import flock
 from livethread_worker.store.files import sync
 from livethread_worker.store.files.name_index import read_names
 from livethread_worker.store.files.recorder import RolloutRecorder
@@ -476,7 +477,7 @@ def test_no_lock_is_held_after_a_batch(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append_lines(b"garbage"))
 
     with Path(store.home.thread_lock(mail.thread_id)).open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert flock(lock.fileno())
 
 
 def test_a_full_disk_fails_the_thread_and_leaves_no_half_a_line(
@@ -591,7 +592,7 @@ def test_a_folder_that_takes_its_time_does_not_hold_up_the_index(
     assert [step for step in steps if step in waited(1)] == waited(1)
 
 
-def test_a_rollout_that_cannot_be_forced_to_the_disk_says_so_though_the_index_is_locked(
+def test_a_rollout_that_cannot_be_synced_says_so_though_the_index_is_locked(
     store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel says it once."""
@@ -648,7 +649,7 @@ def test_the_name_of_a_rollout_that_a_crash_left_is_forced_to_the_disk_too(
     assert folders == [store.path(mail).parent]
 
 
-def test_an_index_that_is_locked_is_no_fault_of_the_tasks_and_their_lines_are_recognised(
+def test_a_locked_index_does_not_fail_tasks_and_their_lines_are_recognised(
     store: Store, mail: Mail, other: Mail
 ) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
@@ -847,9 +848,7 @@ def test_archiving_twice_archives_once(store: Store, mail: Mail) -> None:
     assert [record["payload"]["archived_at"] for record in store.records(mail)[1:]] == [format_time(AT)] * 2
 
 
-def test_a_change_that_changed_nothing_is_not_applied_again_when_it_is_delivered_again(
-    store: Store, mail: Mail
-) -> None:
+def test_a_change_without_effect_is_not_applied_again_when_delivered_again(store: Store, mail: Mail) -> None:
     """A kill -9 between the commit and the settlement."""
     store.apply(mail, mail.create())
     batch = (mail.unarchive(writer="w2"), mail.archive(writer="w3"))
