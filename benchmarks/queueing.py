@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from benchmarks import limits, load, naive
 from benchmarks.deployments import Deployment, deployed
+from livethread_worker.embedded.output import LogFiles
 from livethread_worker.embedded.redis_server import run_dir
-from livethread_worker.embedded.supervisor import LogFiles, Supervisor
+from livethread_worker.embedded.supervisor import Supervisor
 
 SHAPES: Final = {
     "many": load.Shape(threads=200, appends=50, patch_every=10),

@@ -15,7 +15,8 @@ import pytest
 
 from livethread.errors import Unavailable
 from livethread_worker.embedded import supervisor as module
-from livethread_worker.embedded.supervisor import Lines, LogFiles, ProcessSpec, Supervisor, restart_delay_s
+from livethread_worker.embedded.output import Lines, LogFiles
+from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor, restart_delay_s
 
 DEADLINE = 10.0  # seconds
 SLEEP = "exec sleep 60"
@@ -191,7 +192,8 @@ def test_no_child_outlives_a_supervisor_that(signals: list[signal.Signals], tmp_
     script = textwrap.dedent("""
         import signal, sys
         from pathlib import Path
-        from livethread_worker.embedded.supervisor import LogFiles, ProcessSpec, Supervisor
+        from livethread_worker.embedded.output import LogFiles
+        from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor
         spec = ProcessSpec(name="a", command=["sh", "-c", sys.argv[2]], env={}, grace_s=3600)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
         with Supervisor([spec], LogFiles(Path(sys.argv[1]))) as supervisor:

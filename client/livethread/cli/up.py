@@ -64,8 +64,8 @@ def command(procfile: Path | None, workers: int) -> None:
 
 
 def _run(settings: Settings, specs: Sequence[ProcessSpec]) -> None:
+    from livethread_worker.embedded.output import Lines
     from livethread_worker.embedded.runtime import RunnerClaim
-    from livethread_worker.embedded.supervisor import Lines, Supervisor
 
     say = _Printer()
     supervisor = Supervisor(specs, Lines(say))

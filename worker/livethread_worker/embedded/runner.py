@@ -16,10 +16,11 @@ from typing import Final, NoReturn
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
+from livethread_worker.embedded.output import LogFiles
 from livethread_worker.embedded.processes import redis_spec, worker_spec
 from livethread_worker.embedded.redis_server import run_dir
 from livethread_worker.embedded.runtime_locks import RunnerState, publish_state, runner_lock, users_lock
-from livethread_worker.embedded.supervisor import LogFiles, Supervisor
+from livethread_worker.embedded.supervisor import Supervisor
 
 #: Longer than a process that only reads the state holds ``runner.lock``.
 CLAIM_WAIT: Final = 0.3  # seconds

@@ -18,6 +18,7 @@ from typing import Final, Self
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
+from livethread_worker.embedded.output import LogFiles, explain_log
 from livethread_worker.embedded.processes import redis_spec, settings_env, worker_spec
 from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir
 from livethread_worker.embedded.runtime_locks import (
@@ -28,7 +29,7 @@ from livethread_worker.embedded.runtime_locks import (
     runner_lock,
     users_lock,
 )
-from livethread_worker.embedded.supervisor import LogFiles, Supervisor, explain_log
+from livethread_worker.embedded.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
-"""Keep child processes running: start them in order, restart what crashes, stop in reverse, leave none behind.
+"""Keeps child processes running: starts them in order, restarts those that crash, stops them in reverse.
 
-One thread, the keeper, forks every child and ends after the last of them: on Linux a child is killed when the thread
-that forked it ends (see `parent_death`), so neither an exception nor a ``kill -9`` of this process leaves a child alive.
-All methods may be called from any thread; none needs the main one, so asyncio code calls them by ``to_thread``.
+No child outlives this process. On Linux the kernel kills a child when the thread that forked it ends (`parent_death`).
+So one thread, the keeper, forks every child and ends after the last of them; an exception or ``kill -9`` leaves none.
+Any thread may call any method; asyncio code uses ``to_thread``.
 """
 
 from __future__ import annotations
@@ -18,140 +18,51 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from livethread.errors import Unavailable
 from livethread_worker.embedded import parent_death
+from livethread_worker.embedded.output import Output
 
+#: How often a starting child is asked whether it is ready.
 PROBE_INTERVAL: Final = 0.02  # seconds
+
+#: The delay before a restart doubles with each crash in a row, from the first to the last.
 FIRST_RESTART_DELAY: Final = 0.5  # seconds
 LAST_RESTART_DELAY: Final = 30.0  # seconds
-#: A child that ran this long has not "crashed again": its delay starts anew.
+
+#: A crash after a run this long is the first in a row.
 STEADY_AFTER: Final = 60.0  # seconds
-#: Seconds between SIGQUIT (Celery: stop now, requeue) and SIGKILL.
+
+#: From SIGQUIT (Celery: stop now and requeue) to SIGKILL.
 QUIT_GRACE: Final = 5.0  # seconds
-#: Seconds until a killed process must be gone; beyond it the kernel holds it (a dead disk).
+
+#: How long to wait for a killed process. If it takes longer, the kernel holds it (a dead disk).
 KILL_GRACE: Final = 10.0  # seconds
-MAX_LOG_BYTES: Final = 1_000_000
-TAIL_LINES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """How to run one child."""
 
-    #: Unique; what precedes a dot is its kind. Neighbours of one kind start, and stop, together.
+    #: Unique. The part before the dot is the kind; neighbours of one kind start and stop together.
     name: str
     command: Sequence[str]
     #: The complete environment.
     env: Mapping[str, str]
     #: Seconds from SIGTERM to SIGQUIT.
     grace_s: float = 10.0
-    #: Whether the child with this pid serves; asked only while its start is awaited. None: it does once started.
+    #: Whether the child with this pid is ready; called until it is. None: it is ready when it has started.
     ready: Callable[[int], bool] | None = None
     ready_timeout_s: float = 20.0
     cwd: Path | None = None
-    #: A file that the child locks before it runs and while it lives; a second one waits for it.
+    #: A file whose lock the child holds while it runs; it waits for the lock before it starts.
     lock: Path | None = None
 
     @property
     def kind(self) -> str:
-        """What it is, without which one: ``worker`` of ``worker.2``."""
+        """The name without its number: ``worker`` for ``worker.2``."""
         return self.name.partition(".")[0]
-
-
-class Output(Protocol):
-    """Where the children's output, and what befalls them, goes."""
-
-    def open(self, name: str) -> int:
-        """Return a file descriptor for *name*'s stdout and stderr; the supervisor closes it."""
-
-    def note(self, name: str, event: str) -> None:
-        """Record what happened to *name*."""
-
-    def explain(self, name: str) -> str:
-        """Return where to look after *name* failed, and its last words; empty if they were seen already."""
-
-    def close(self) -> None:
-        """Return when everything that the children wrote is out."""
-
-
-class LogFiles:
-    """Output into ``<name>.log`` in *folder*, which is cut when it grows beyond a bound."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def path(self, name: str) -> Path:
-        """Return the log of *name*."""
-        return self._folder / f"{name}.log"
-
-    def open(self, name: str) -> int:
-        """Return a descriptor that appends to *name*'s log."""
-        path = self.path(name)
-        if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
-            path.replace(path.with_suffix(".log.old"))
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-    def note(self, name: str, event: str) -> None:
-        """Append *event* to *name*'s own log."""
-        with contextlib.suppress(OSError), self.path(name).open("a", encoding="utf-8") as log:
-            log.write(f"{time.strftime('%H:%M:%S')} supervisor: {name} {event}\n")
-
-    def explain(self, name: str) -> str:
-        """Return the log's path and its last lines."""
-        return explain_log(self.path(name))
-
-    def close(self) -> None:
-        """Do nothing: the children write to the files themselves."""
-
-
-def explain_log(path: Path) -> str:
-    """Return "see *path*" and the last lines of it."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-    except OSError:
-        return f"see {path}"
-    return "\n  ".join([f"see {path}:", *lines])
-
-
-class Lines:
-    """Output handed to *write* as (name, line), without the line's end; calls come from several threads.
-
-    A *write* that fails (a closed terminal) loses its line and stops nobody.
-    """
-
-    def __init__(self, write: Callable[[str, str], None]) -> None:
-        self._write = write
-        self._pumps: list[threading.Thread] = []
-
-    def open(self, name: str) -> int:
-        """Return the writing end of a pipe whose lines are passed on."""
-        reader, writer = os.pipe()
-        pump = threading.Thread(target=self._pump, args=(name, reader), name=f"output of {name}", daemon=True)
-        self._pumps = [p for p in self._pumps if p.is_alive()] + [pump]
-        pump.start()
-        return writer
-
-    def note(self, name: str, event: str) -> None:
-        """Pass *event* on among the lines of *name*."""
-        with contextlib.suppress(OSError, ValueError):
-            self._write(name, event)
-
-    def explain(self, name: str) -> str:  # noqa: ARG002
-        """Return nothing: the lines were passed on."""
-        return ""
-
-    def close(self) -> None:
-        """Wait for the last lines, but not for a stranger who inherited a pipe."""
-        for pump in self._pumps:
-            pump.join(timeout=1.0)
-
-    def _pump(self, name: str, reader: int) -> None:
-        with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                with contextlib.suppress(OSError, ValueError):
-                    self._write(name, line.rstrip("\n"))
 
 
 @dataclass(slots=True, eq=False)
@@ -171,13 +82,13 @@ class _Child:
 
 
 def restart_delay_s(crashes: int) -> float:
-    """Return how long to wait before a restart after so many *crashes* in a row (1: the first)."""
+    """Return the delay before the restart after the last of *crashes* in a row."""
     return float(min(LAST_RESTART_DELAY, FIRST_RESTART_DELAY * 2 ** min(crashes - 1, 16)))
 
 
 @dataclass(slots=True)
 class _Orders:
-    """What the keeper was told; only ever set, under the supervisor's condition."""
+    """Signals between the keeper and other threads. Each is set once; *stop* and *hurry* under the condition."""
 
     stop: bool = False
     hurry: bool = False
@@ -186,25 +97,25 @@ class _Orders:
 
 
 class Supervisor:
-    """Runs the processes of *specs* until stopped; used once.
+    """Runs the processes of *specs* until it is stopped. Not reusable.
 
-    Children run in sessions of their own: a terminal's Ctrl-C reaches this process alone, which then stops them in
-    order. Whatever a child's main process leaves in its group is killed when that process ends.
+    Each child has a session of its own, so a terminal's Ctrl-C reaches only this process, which stops the children in
+    order. When a child's main process ends, the rest of its process group is killed.
     """
 
     def __init__(self, specs: Sequence[ProcessSpec], output: Output) -> None:
         self._children = [_Child(spec) for spec in specs]
         self._output = output
-        # Reentrant: `request_stop` may run in a signal handler, in the midst of another method.
+        # Reentrant: a signal handler may call `request_stop` while another method holds the lock.
         self._changed = threading.Condition(threading.RLock())
         self._orders = _Orders()
         self._keeper = threading.Thread(target=self._keep, name="supervisor", daemon=True)
 
     def start(self) -> bool:
-        """Start every process in order; return True when all are ready, False if told to stop before.
+        """Start every process in order; return True when all are ready, or False if `request_stop` came first.
 
         Raises:
-            Unavailable: one ended, or did not get ready in time; the others are stopped again.
+            Unavailable: a process ended or was not ready in time; the others are stopped again.
 
         """
         self._keeper.start()
@@ -219,9 +130,9 @@ class Supervisor:
         return not self._orders.stop
 
     def stop(self) -> None:
-        """Stop every process, the last one first, and return when all are gone.
+        """Stop every process, the last one first, and return when all have ended.
 
-        An interrupt while this waits, a second Ctrl-C, kills what is left instead of waiting for it.
+        A second Ctrl-C, which interrupts the wait, kills the remaining ones.
         """
         self.request_stop()
         try:
@@ -232,26 +143,26 @@ class Supervisor:
             raise
 
     def request_stop(self) -> None:
-        """Begin to stop, and return at once; called again: kill what is left. Safe in a signal handler."""
+        """Begin to stop, and return at once. A second call kills what still runs. Safe in a signal handler."""
         with self._changed:
             self._orders.hurry = self._orders.stop
             self._orders.stop = True
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Return when every process is gone: after `request_stop` or a failed start."""
+        """Wait until every process has ended, after `request_stop` or a failed start."""
         self._keeper.join()
 
     def pids(self) -> dict[str, int]:
-        """Return the pid of each process that runs just now, by name."""
+        """Return the pid of each running process, by name."""
         with self._changed:
             return {child.spec.name: child.pid for child in self._children if child.pid is not None}
 
     def kill(self, name: str, signum: int = signal.SIGKILL) -> int:
-        """Send *signum* to the main process of *name*, which is restarted if it ends; return its pid.
+        """Send *signum* to the main process of *name* and return its pid. If the process ends, it is restarted.
 
         Raises:
-            KeyError: *name* does not run just now.
+            KeyError: *name* is not running.
 
         """
         with self._changed:
@@ -275,7 +186,7 @@ class Supervisor:
             self._start_all()
             self._orders.started.set()
             self._restart_crashed()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits in `start`
+        except BaseException as error:  # noqa: BLE001 - `start` raises it
             self._orders.failure = error
         finally:
             self._stop_all()
@@ -351,9 +262,9 @@ class Supervisor:
     def _respawn(self, child: _Child) -> None:
         try:
             self._spawn(child)
-        except OSError as error:  # out of processes or memory, for now
+        except OSError as error:  # such as too many processes, or too little memory
             child.note_exit(parent_death.EXIT_CANNOT_RUN)
-            self._output.note(child.spec.name, f"cannot be started: {error}")
+            self._output.note(child.spec.name, f"could not be started: {error}")
 
     def _stop_all(self) -> None:
         with self._changed:
@@ -369,7 +280,7 @@ class Supervisor:
             self._kill_groups(children)
 
     def _signal(self, children: list[_Child], signum: signal.Signals, grace_s: float) -> bool:
-        """Send *signum* to the main processes alone and return whether all are gone within *grace_s*."""
+        """Send *signum* to the main processes only, and return whether all end within *grace_s*."""
         with self._changed:
             for child in children:
                 if child.pid is not None:
@@ -407,8 +318,8 @@ def _all_gone(children: list[_Child]) -> bool:
 
 
 def _wait_unreaped(process: subprocess.Popen[bytes]) -> None:
-    """Wait until *process* ends, and leave its pid taken, where that can be: its group is signalled afterwards."""
-    if hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+    """Wait until *process* ends. Keep its pid taken if the platform can: its group is signalled afterwards."""
+    if hasattr(os, "waitid"):  # on macOS since Python 3.13
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
@@ -416,7 +327,7 @@ def _wait_unreaped(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_group(pid: int) -> None:
-    # PermissionError: macOS, where only the dead main process is left in the group.
+    # macOS raises PermissionError if only the dead main process is left in the group.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
