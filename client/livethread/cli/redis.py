@@ -1,4 +1,4 @@
-"""``livethread redis``: the embedded server in the foreground, for a process runner such as honcho."""
+"""``livethread redis``: run the embedded server in the foreground, for a process runner such as honcho."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from livethread_config import Settings
 def command() -> None:
     """Run the embedded Redis of LIVETHREAD_HOME in the foreground.
 
-    With LIVETHREAD_REDIS_URL set there is nothing to run; this then waits for SIGTERM, since a process runner takes a
-    process that ends for one that failed.
+    If LIVETHREAD_REDIS_URL is set, there is no server to run. Then this only waits for SIGTERM, because a process
+    runner treats a process that ends as failed.
     """
     settings = Settings()
     if settings.is_embedded:
         _become_server(settings)
     else:
-        click.echo("LIVETHREAD_REDIS_URL is set: no embedded Redis to run; waiting for a signal")
+        click.echo("LIVETHREAD_REDIS_URL is set, so there is no embedded Redis to run; waiting for a signal")
         _wait_for_signal()
 
 
@@ -35,14 +35,14 @@ def _become_server(settings: Settings) -> None:
     prepare_directories(settings)
     click.echo(f"embedded Redis on {settings.embedded_socket}")
     hold_lock(str(server_lock(settings)))
-    os.execv(argv[0], argv)  # noqa: S606 - the server takes this process's place, and its signals
+    os.execv(argv[0], argv)  # noqa: S606 - the server replaces this process and gets its signals
 
 
 def _wait_for_signal() -> None:
     ended = threading.Event()
 
     def end(_signum: int, _frame: FrameType | None) -> None:
-        # From a thread of its own: this handler may interrupt `wait` while that holds the event's lock.
+        # In a thread: this handler may interrupt `wait` while it holds the event's lock.
         threading.Thread(target=ended.set).start()
 
     for signum in (signal.SIGTERM, signal.SIGINT):

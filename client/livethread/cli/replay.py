@@ -1,4 +1,4 @@
-"""``livethread replay``: drive rollout files through `LiveThread`, each as a new thread."""
+"""``livethread replay``: send the items of rollout files through `LiveThread`, each file as a new thread."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from livethread.store import ThreadStore
 from livethread.types import CreateThreadParams
 from livethread_config import Settings
 
-#: Files that are replayed at the same time.
+#: Files replayed at the same time.
 CONCURRENT_FILES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of one file."""
+    """The result for one file."""
 
     file: str
     thread_id: str
     rollout_path: str | None
-    #: Items handed to `LiveThread`.
+    #: Items given to `LiveThread`.
     sent: int
-    #: Of these, those that the persistence policy drops.
+    #: Items among these that the persistence policy drops.
     dropped_by_policy: int
-    #: Lines of the new rollout: its own ``session_meta``, and the items that were kept.
+    #: Lines of the new rollout: its own ``session_meta`` and the kept items.
     lines: int
-    #: Lines of the file that hold no item.
+    #: Lines of the file without an item.
     unreadable: int
 
 
@@ -54,9 +54,9 @@ class _Source:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
 def command(files: tuple[Path, ...], as_json: bool) -> None:
-    """Drive each rollout FILE through a new LiveThread.
+    """Send the items of each rollout FILE through a new LiveThread.
 
-    The new thread is a fork: it has a session_meta of its own, and those of the file are copied behind it.
+    The new thread is a fork: it begins with a session_meta of its own, followed by the file's.
     """
     sources = [_load(path) for path in files]
     with progress("replaying", sum(len(source.items) for source in sources), quiet=as_json) as advance:
@@ -71,7 +71,7 @@ def _load(path: Path) -> _Source:
     records = [decode_line(line) for line in path.read_bytes().split(b"\n") if line.strip()]
     items = [_with_readable_time(item) for item in items_of(records)]
     if not any(item.type == "session_meta" for item in items):
-        raise InvalidRequest(f"{path} has no session_meta: it is no rollout, or one from before September 2025")
+        raise InvalidRequest(f"{path} has no session_meta: it is not a rollout, or is older than September 2025")
     return _Source(path, items, len(records) - len(items))
 
 
@@ -113,7 +113,7 @@ async def _replay(store: ThreadStore, source: _Source, advance: Callable[[int], 
 
 
 def _params(meta: dict[str, Any]) -> CreateThreadParams:
-    """Return the parameters of a thread that begins as *meta* did; what does not fit is left out."""
+    """Return the parameters of a thread that begins like *meta*, without values that are not valid."""
     git = meta.get("git")
     wanted: dict[str, Any] = {
         "forked_from_id": meta.get("id"),
@@ -154,4 +154,4 @@ def _print(results: list[Replayed]) -> None:
         counts = (result.sent, result.dropped_by_policy, result.lines, result.unreadable)
         table.add_row(result.thread_id, *map(str, counts), escape(Path(result.file).name))
     out.print(table)
-    out.print("drop: dropped by codex's persistence policy; bad: lines of the file that hold no item")
+    out.print("drop: dropped by codex's persistence policy; bad: lines of the file without an item")

@@ -1,4 +1,4 @@
-"""``livethread schema``: what stands on the wire, as JSON schemas."""
+"""``livethread schema``: print the JSON schemas of the wire format."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from livethread.schema import schemas
 )
 @json_option
 def command(name: str | None, out: Path | None, *, as_json: bool) -> None:
-    """Print the JSON schema NAME of what stands on the wire, or the list of them; or write them as files.
+    """Print the JSON schema NAME of the wire format, or list all schemas, or write them as files.
 
-    Other languages can enqueue by them: see docs/wire.md.
+    With them, other languages can enqueue tasks: see docs/wire.md.
     """
     chosen = _chosen(name)
     if out is not None:
@@ -40,7 +40,7 @@ def _chosen(name: str | None) -> dict[str, JsonSchemaValue]:
     if name is None:
         return every
     if name not in every:
-        raise click.BadParameter(f"there is no schema {name}; livethread schema lists them", param_hint="NAME")
+        raise click.BadParameter(f"unknown schema {name}; livethread schema lists them", param_hint="NAME")
     return {name: every[name]}
 
 

@@ -1,4 +1,4 @@
-"""``livethread show``: one thread, its metadata and its items."""
+"""``livethread show``: print a thread's metadata and items."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from livethread.types import ReadThreadParams
 
 @click.command("show")
 @click.argument("thread_id", metavar="THREAD")
-@click.option("--full", is_flag=True, help="Items whole, not a line each.")
+@click.option("--full", is_flag=True, help="Print whole items instead of one line each.")
 @json_option
 def command(thread_id: str, full: bool, as_json: bool) -> None:
-    """Show the thread whose id is THREAD."""
+    """Show the metadata and the items of THREAD."""
     thread = asyncio.run(_read(ReadThreadParams(thread_id=thread_id, include_history=True)))
     if as_json:
         print_json(thread.model_dump(mode="json"))
@@ -48,13 +48,13 @@ def _print(thread: StoredThread, *, full: bool) -> None:
     for item in thread.history.items if thread.history else ():
         kind = f"{item.type}/{item.kind}" if item.kind else item.type
         text = compact(item.payload) if full else one_line(_summary(item), max(20, out.width - 44))
-        ordinal = "" if item.ordinal is None else item.ordinal  # codex's older lines have none
+        ordinal = "" if item.ordinal is None else item.ordinal  # older lines of codex have no ordinal
         line = f"[dim]{ordinal:>5}[/] {escape(kind):36} {escape(text)}"
         out.print(line, soft_wrap=full, no_wrap=not full, overflow="ellipsis", crop=not full)
 
 
 def _summary(item: RolloutItem) -> str:
-    """Return the words of an item that say most, or its payload."""
+    """Return the most telling text of an item, else its payload."""
     payload: Any = item.payload
     if not isinstance(payload, dict):
         return compact(payload)

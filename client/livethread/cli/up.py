@@ -1,4 +1,4 @@
-"""``livethread up``: run the Procfile's processes on this machine, in order, until told to stop."""
+"""``livethread up``: run the processes of a Procfile on this machine until a signal stops them."""
 
 from __future__ import annotations
 
@@ -25,30 +25,37 @@ from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
 from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor
 
-#: ``name: command``, as honcho and Heroku read it.
+#: ``name: command``, as in honcho and Heroku.
 PROCFILE_LINE: Final = re.compile(r"([A-Za-z0-9_-]+):\s*(\S.*)")
-#: A command with these is left to the shell; any other replaces the shell, and so gets its signals.
+#: A command with any of these needs the shell. Any other command replaces the shell, so that it gets the signals.
 SHELL_SYNTAX: Final = re.compile(r"[;&|<>()`\n]")
-#: The Procfile's line for the embedded server, which this command runs by itself.
+#: The Procfile's line for the embedded server, which `up` starts by itself.
 REDIS_COMMAND: Final = "livethread redis"
 LOCALHOST: Final = "127.0.0.1"
+#: Flower's port, or the next free one.
 FLOWER_PORT: Final = 5555
 PORTS_TRIED: Final = 20
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Seconds until SIGQUIT for what is no worker (workers have their own, see `processes`).
+#: From SIGTERM to SIGQUIT, for all but workers (theirs is in `processes`).
 GRACE: Final = 10.0  # seconds
 COLOURS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
 NAME_WIDTH: Final = 9
 
 
 @click.command(name="up")
-@click.option("--procfile", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Instead of ours.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--procfile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run this Procfile instead of livethread's own.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of worker processes."
+)
 def command(procfile: Path | None, workers: int) -> None:
     """Run Redis, workers, beat and Flower on this machine.
 
-    Redis is the embedded one unless LIVETHREAD_REDIS_URL is set. What crashes is restarted. Ctrl-C stops everything
-    in reverse order and lets workers finish; a second one kills them.
+    Redis is the embedded one unless LIVETHREAD_REDIS_URL is set. A process that crashes is restarted. Ctrl-C stops all
+    processes in reverse order and lets workers finish; a second Ctrl-C kills them.
     """
     from livethread_worker.embedded.deployment_files import deployment_root
     from livethread_worker.embedded.redis_server import prepare_directories, run_dir
@@ -58,7 +65,7 @@ def command(procfile: Path | None, workers: int) -> None:
     prepare_directories(settings)
     with ExitStack() as stack:
         if not stack.enter_context(FileLock(run_dir(settings) / "up.lock")).take():
-            raise Unavailable(f"livethread up runs already for {settings.home}")
+            raise Unavailable(f"livethread up is already running for {settings.home}")
         flower_port = os.environ.get("PORT") or str(_reserve_port(FLOWER_PORT, stack))
         _run(settings, _specs(settings, procfile or deployment_root() / "Procfile", workers, flower_port))
 
@@ -72,7 +79,7 @@ def _run(settings: Settings, specs: Sequence[ProcessSpec]) -> None:
     _stop_on_signals(supervisor)
     say("up", f"home {settings.home}")
     with ExitStack() as stack:
-        # With no worker of ours, clients must go on to start their own.
+        # Without a worker here, clients must start their own.
         has_worker = any(spec.kind == "worker" for spec in specs)
         claim = stack.enter_context(RunnerClaim(settings)) if has_worker else None
         if supervisor.start():
@@ -87,12 +94,12 @@ def _welcome(specs: Sequence[ProcessSpec], say: _Printer) -> None:
     for spec in specs:
         if spec.kind == "flower":
             say("up", f"Flower: http://{LOCALHOST}:{spec.env['PORT']}")
-    say("up", "everything runs; Ctrl-C stops it")
+    say("up", "all processes are running; Ctrl-C stops them")
 
 
 def _stop_on_signals(supervisor: Supervisor) -> None:
     def stop(*_: object) -> None:
-        # In a thread: this handler may have interrupted a print that the supervisor's lock waits for.
+        # In a thread: this handler may interrupt a print while another thread waits for it with the supervisor's lock.
         threading.Thread(target=supervisor.request_stop).start()
 
     for signum in STOP_SIGNALS:
@@ -107,7 +114,7 @@ def _specs(settings: Settings, procfile: Path, workers: int, flower_port: str) -
         if line == REDIS_COMMAND:
             continue
         if re.search(r"\bflower\b", line) and importlib.util.find_spec("flower") is None:
-            click.echo("Flower is not installed, so it is left out: pip install 'livethread[flower]'")
+            click.echo("Flower is not installed and is left out; to get it, run: pip install 'livethread[flower]'")
             continue
         names = [f"{kind}.{number}" for number in range(1, workers + 1)] if kind == "worker" else [kind]
         specs += [_spec(settings, name, line, procfile.absolute().parent) for name in names]
@@ -118,7 +125,7 @@ def read_procfile(path: Path) -> list[tuple[str, str]]:
     """Return the (name, command) pairs of the Procfile *path*, in its order.
 
     Raises:
-        InvalidRequest: a line is neither empty, a comment, nor ``name: command``; or a name comes twice.
+        InvalidRequest: a line is not empty, a comment or ``name: command``, or repeats a name.
 
     """
     pairs: list[tuple[str, str]] = []
@@ -128,7 +135,7 @@ def read_procfile(path: Path) -> list[tuple[str, str]]:
             continue
         match = PROCFILE_LINE.fullmatch(line)
         if match is None or match[1] in dict(pairs):
-            raise InvalidRequest(f"{path}:{number}: expected a new name and a command, 'name: command'")
+            raise InvalidRequest(f"{path}:{number}: expected 'name: command', with a name of its own")
         pairs.append((match[1], match[2]))
     return pairs
 
@@ -141,15 +148,14 @@ def _spec(settings: Settings, name: str, line: str, folder: Path) -> ProcessSpec
         is_worker_ready,
         settings_env,
     )
-    from livethread_worker.embedded.supervisor import ProcessSpec
 
     env = settings_env(settings) | {"HONCHO_PROCESS_NAME": name, "PYTHONUNBUFFERED": "1"}
-    # `livethread` may be run by its path, with no virtual environment activated.
+    # The user may call `livethread` by its path, with no virtual environment active.
     env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
     spec = ProcessSpec(name=name, command=["sh", "-c", _shell_line(line)], env=env, grace_s=GRACE, cwd=folder)
     if spec.kind != "worker":
         return spec
-    # A line without that module says nothing when its worker is ready, and is not waited for.
+    # Without that module a worker does not report that it is ready, so `up` does not wait for it.
     ready = partial(is_worker_ready, settings, name) if WORKER_SIGNALS in line else None
     return replace(
         spec, grace_s=WORKER_GRACE + settings.drain_max_s, ready=ready, ready_timeout_s=WORKER_READY_TIMEOUT
@@ -157,14 +163,14 @@ def _spec(settings: Settings, name: str, line: str, folder: Path) -> ProcessSpec
 
 
 def _shell_line(line: str) -> str:
-    """Return *line* so that the shell expands its variables, then gives way to it (``env``: it may begin with A=b)."""
+    """Return *line* so that the shell expands its variables, then is replaced by it (``env``: it may begin with A=b)."""
     return line if SHELL_SYNTAX.search(line) or line.startswith("exec ") else f"exec env {line}"
 
 
 def _reserve_port(first: int, stack: ExitStack) -> int:
-    """Return the first port, from *first* on, that is free and not reserved by another `up` until *stack* ends.
+    """Return the first free port from *first* on, and reserve it until *stack* closes.
 
-    Flower listens only seconds later. The UDP port of the same number, which nobody uses, is the reservation.
+    Flower listens only seconds later. The UDP port of the same number, otherwise unused, reserves it for this `up`.
     """
     for port in range(first, first + PORTS_TRIED):
         reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -175,11 +181,11 @@ def _reserve_port(first: int, stack: ExitStack) -> int:
             stack.enter_context(reservation)
             return port
         reservation.close()
-    raise Unavailable(f"no free port for Flower from {first} on; set PORT")
+    raise Unavailable(f"ports {first} to {first + PORTS_TRIED - 1} are in use; set PORT to a free port for Flower")
 
 
 class _Printer:
-    """Prints lines with the time and the name of who wrote them, a colour for each name."""
+    """Prints lines with the time and the name of their process, each name in its own colour."""
 
     def __init__(self) -> None:
         self._next_colour: Iterator[str] = cycle(COLOURS)
@@ -189,6 +195,6 @@ class _Printer:
         colour = self._colours.setdefault(name, "") or next(self._next_colour)
         self._colours[name] = colour
         prefix = click.style(f"{time.strftime('%H:%M:%S')} {name:{NAME_WIDTH}}|", fg=colour)
-        # One write for one line: several threads print.
+        # One write a line, because several threads print.
         click.echo(f"{prefix} {line}\n", nl=False)
         sys.stdout.flush()

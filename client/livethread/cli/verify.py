@@ -1,4 +1,4 @@
-"""``livethread verify``: decide from journals whether a home kept the promises."""
+"""``livethread verify``: check from journals that a home kept every promise."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from livethread_worker.verify import VerifyReport
 @click.command("verify")
 @click.argument("journals", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--redis-lost-data", is_flag=True, help="Clients had to send tasks again: judge each writer's order alone."
+    "--redis-lost-data", is_flag=True, help="Clients sent tasks again: check only the order of each writer."
 )
 @json_option
 def command(*, journals: tuple[Path, ...], redis_lost_data: bool, as_json: bool) -> None:
-    """Compare LIVETHREAD_HOME with the JOURNALS of all who wrote to it.
+    """Compare LIVETHREAD_HOME with the JOURNALS of all its writers.
 
-    A journal is what `livethread.journal.journaled` notes. The writers must have ended, and their tasks be applied.
-    Exits with 1 where a promise was not kept.
+    `livethread.journal.journaled` writes a journal. All writers must have ended, and their tasks must be applied. The
+    exit code is 1 if a promise was not kept.
     """
     report = _verify(journals, redis_lost_data=redis_lost_data)
     if as_json:
@@ -43,12 +43,12 @@ def _verify(journals: tuple[Path, ...], *, redis_lost_data: bool) -> VerifyRepor
     home = Home(Settings().home)
     if not home.root.is_dir():
         raise InvalidRequest(
-            f"there is no home {home.root}; LIVETHREAD_HOME says where it lies, on the workers' host"
+            f"the home {home.root} does not exist; run this on the workers' host, and set LIVETHREAD_HOME"
         )
     try:
         return verify(home, journals, redis_lost_data=redis_lost_data)
     except (IndexUnavailable, LockBusy, OSError) as error:
-        raise Unavailable(f"the home cannot be read now: {error}") from None
+        raise Unavailable(f"the home could not be read: {error}; try again later") from None
 
 
 def _print(report: VerifyReport) -> None:
@@ -56,6 +56,6 @@ def _print(report: VerifyReport) -> None:
     calls = report.calls
     click.echo(
         f"{report.threads} threads: {calls['ok']} calls accepted, {calls['fail']} refused, {calls['info']} unknown; "
-        f"{report.applied} appends stand in the rollouts"
+        f"{report.applied} appends are in the rollouts"
     )
     click.echo(found or "every promise was kept")

@@ -473,4 +473,4 @@ def test_the_command_says_that_there_is_no_such_schema() -> None:
     result = run("Nothing")
 
     assert result.exit_code == 2
-    assert "there is no schema Nothing" in result.output
+    assert "unknown schema Nothing" in result.output

@@ -381,7 +381,7 @@ async def test_the_command_says_what_it_found_and_fails_where_a_promise_was_not_
         result = CliRunner().invoke(main, arguments, env={"LIVETHREAD_HOME": str(audited.home.root)})
         return result.exit_code, result.output.splitlines()
 
-    counts = "1 threads: 16 calls accepted, 1 refused, 0 unknown; 7 appends stand in the rollouts"
+    counts = "1 threads: 16 calls accepted, 1 refused, 0 unknown; 7 appends are in the rollouts"
     assert run() == (0, [counts, "every promise was kept"])
 
     audited.edit(swap("b3", "a3"))

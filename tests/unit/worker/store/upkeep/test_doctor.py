@@ -597,7 +597,7 @@ def test_a_rollout_mended_just_before_a_crash_is_read_again_by_the_next_process(
     assert patient.examined().faults == []
 
 
-def test_the_command_does_not_say_that_it_mends_links(
+def test_the_command_does_not_promise_to_repair_links(
     patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVETHREAD_HOME", str(patient.home.root))
@@ -609,14 +609,11 @@ def test_the_command_does_not_say_that_it_mends_links(
     fixed = CliRunner().invoke(main, ["doctor", "--fix"])
 
     assert [result.exit_code for result in (only_link, both, fixed)] == [1, 1, 1]
-    assert (
-        only_link.stdout.splitlines()[-1]
-        == "livethread doctor --fix leaves them as they are: see what is said of each"
-    )
+    assert only_link.stdout.splitlines()[-1] == "livethread doctor --fix leaves them as they are; see the lines above"
     assert both.stdout.splitlines()[-1] == (
-        "livethread doctor --fix mends them, links and what cannot be opened excepted, and loses nothing"
+        "livethread doctor --fix repairs them, except links and files that cannot be opened, and loses nothing"
     )
-    assert fixed.stdout.splitlines()[-1] == "not mended: 1; see what is said of each"
+    assert fixed.stdout.splitlines()[-1] == "not repaired: 1; see the lines above"
 
 
 def test_a_copy_that_is_being_made_is_left_to_its_maker(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
