@@ -623,7 +623,7 @@ async def test_an_entry_that_is_no_task_parks_its_thread_behind_what_precedes_it
     await asyncio.to_thread(hand_worker.drain)
 
     reason = json.loads(redis_server.client.hget(keys(settings).parked, thread_id) or b"{}")["reason"]
-    assert reason.startswith("the entry at 99999999999999-0 is no task")
+    assert reason.startswith("the entry at 99999999999999-0 is not a task")
     lines = next(settings.home.glob(f"sessions/*/*/*/*{thread_id}.jsonl")).read_bytes().splitlines()
     assert len(lines) == 2
 
@@ -728,7 +728,7 @@ async def test_a_drain_ends_though_there_is_always_more_to_do_for_the_index(
         return True
 
     monkeypatch.setattr(Index, "maintain", maintain)
-    monkeypatch.setattr(drain, "IDLE_TURN", 0.0)
+    monkeypatch.setattr(drain, "MAX_IDLE_MAINTENANCE", 0.0)
     await append(store, await new_thread(store), message("one"))
 
     await asyncio.to_thread(hand_worker.drain)

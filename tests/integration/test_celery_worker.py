@@ -187,7 +187,7 @@ async def test_an_entry_that_is_no_task_is_a_failed_task_to_those_who_watch(
         [failed] = await eventually(lambda: watcher.of("task-failed", thread_id), "the failure")
 
     assert failed["uuid"] == f"{thread_id}-99999999999999-0"
-    assert failed["exception"].startswith("the entry at 99999999999999-0 is no task")
+    assert failed["exception"].startswith("the entry at 99999999999999-0 is not a task")
     assert "secret" not in repr(watcher.events)
 
 

@@ -743,7 +743,8 @@ def test_a_failing_thread_is_retried_ever_later_and_parked_after_enough_attempts
         [claim] = mailbox.claim()[1]
         assert claim.attempts == attempt
         seconds, microseconds = redis.time()
-        mailbox.settle([claim], {thread_id: Outcome(OutcomeKind.FAILED, reason="disk full")})
+        outcome = mailbox.judge(claim, Outcome(OutcomeKind.FAILED, reason="disk full"))
+        mailbox.settle([claim], {thread_id: outcome})
         due: Any = redis.zscore(enqueue.keys.ready, thread_id)
         if due is not None:
             waits.append(due - (seconds * 1000 + microseconds // 1000))
@@ -886,7 +887,7 @@ def test_a_claim_takes_what_precedes_a_malformed_entry_and_reports_the_entry(
     [claim] = mailbox.claim()[1]
 
     assert [entry.n for entry in claim.entries] == [1]
-    assert str(claim.malformed).startswith("the entry at 1-2 is no task: InvalidRequest")
+    assert str(claim.malformed).startswith("the entry at 1-2 is not a task: InvalidRequest")
 
 
 @pytest.mark.parametrize(
@@ -897,7 +898,7 @@ def test_a_claim_takes_what_precedes_a_malformed_entry_and_reports_the_entry(
         ({"writer": "w", "n": 3, "task": TASK}, 3, None),
         ({"writer": "w", "n": 4}, None, "KeyError: b'task'"),
         ({"writer": "w"}, None, "KeyError: b'n'"),
-        ({"writer": "w w", "n": 5, "task": TASK, "lines": ""}, None, "ValueError: its writer or counter is none"),
+        ({"writer": "w w", "n": 5, "task": TASK, "lines": ""}, None, "ValueError: its writer or counter is invalid"),
         ({"writer": "w", "n": "x", "task": TASK, "lines": ""}, None, "ValueError: invalid literal"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
@@ -913,7 +914,7 @@ def test_whatever_fields_an_entry_has_it_is_a_task_or_says_why_not(
 
     assert [entry.n for entry in claim.entries] == ([n] if n else [])
     if fault:
-        assert str(claim.malformed).startswith(f"the entry at 1-1 is no task: {fault}")
+        assert str(claim.malformed).startswith(f"the entry at 1-1 is not a task: {fault}")
         assert claim.malformed is not None
         assert claim.malformed.size == sum(len(str(value)) for value in fields.values())
 

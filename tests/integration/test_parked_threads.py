@@ -176,7 +176,7 @@ async def test_an_entry_that_is_no_task_is_shown_as_one(
     shown = json.loads(await done(settings, "show", thread_id, "--json", "--contents"))
     said = await done(settings, "show", thread_id, "--contents")
 
-    assert shown["reason"].startswith("the entry at 99999999999999-0 is no task")
+    assert shown["reason"].startswith("the entry at 99999999999999-0 is not a task")
     assert shown["stopped_at"] == {
         "position": "99999999999999-0",
         "writer": None,

@@ -218,7 +218,7 @@ def test_a_task_that_no_schema_takes_parks_its_thread(worker: None, outsider: Ou
 
     why = wait_until(lambda: outsider.redis.execute_command("HGET", parked, outsider.thread_id), "the parking")  # type: ignore[no-untyped-call]  # redis-py
 
-    assert "is no task" in json.loads(why)["reason"]
+    assert "is not a task" in json.loads(why)["reason"]
     assert outsider.applied() == 1
 
 

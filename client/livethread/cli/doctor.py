@@ -50,20 +50,20 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
 
 
 def _print(report: DoctorReport, *, fix: bool) -> None:
-    from livethread_worker.store.upkeep.doctor.faults import BEYOND_MENDING
+    from livethread_worker.store.upkeep.doctor.faults import UNREPAIRABLE
 
     found = print_findings(
-        (fault.kind, f"{fault.path}: {fault.detail}" + (f" -> {fault.mended}" if fault.mended else ""))
+        (fault.kind, f"{fault.path}: {fault.detail}" + (f" -> {fault.repair}" if fault.repair else ""))
         for fault in report.faults
     )
     for busy in report.busy:
         click.echo(f"busy: {busy} was being written all the time; run this again")
     click.echo(f"{report.threads} threads of {Settings().home} examined: {found or 'no fault'}")
-    left = Counter(fault.kind for fault in report.faults if not fault.mended)
+    left = Counter(fault.kind for fault in report.faults if not fault.repair)
     if fix and left:
         click.echo(f"not repaired: {left.total()}; see the lines above")
-    elif left.keys() - BEYOND_MENDING:
-        others = ", except links and files that cannot be opened," if left.keys() & BEYOND_MENDING else ""
+    elif left.keys() - UNREPAIRABLE:
+        others = ", except links and files that cannot be opened," if left.keys() & UNREPAIRABLE else ""
         click.echo(f"livethread doctor --fix repairs them{others} and loses nothing")
     elif left:
         click.echo("livethread doctor --fix leaves them as they are; see the lines above")

@@ -1,1 +1,1 @@
-"""Claims ready threads, applies their tasks, and settles: the loop behind a doorbell."""
+"""Claims ready threads, applies their tasks and settles: what a doorbell starts."""

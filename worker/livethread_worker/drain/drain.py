@@ -1,4 +1,4 @@
-"""The drain: applies what is ready until nothing is, then ends; a doorbell starts the next."""
+"""The drain: claims, applies and settles until no thread is ready, then ends; a doorbell starts the next one."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 logger = logging.getLogger(__name__)
 
-#: How long a drain that has no tasks goes on maintaining the index: a worker that is to stop waits for it.
-IDLE_TURN: Final = 0.5  # seconds
+#: Longest maintenance of the index by an idle drain: a stopping worker waits for it.
+MAX_IDLE_MAINTENANCE: Final = 0.5  # seconds
 
-#: Longest turn of a drain where there are several shards: a worker may serve others, which wait meanwhile.
-SHARD_TURN: Final = 1.0  # seconds
+#: Longest drain if there are several shards: the worker's other shards wait for it.
+MAX_SHARD_DRAIN: Final = 1.0  # seconds
 
-#: How long a folder in which no link was found is taken for one.
-LOOK_AGAIN: Final = 1.0  # seconds
+#: How long a folder is trusted after a check found no symlink in its path.
+LINK_CHECK_INTERVAL: Final = 1.0  # seconds
 
 
 @dataclass(slots=True)
 class DrainCounts:
-    """What one drain did; the result of its Celery task."""
+    """Counts what one drain did; the result of its Celery task."""
 
     batches: int = 0
     threads: int = 0
     tasks: int = 0
     lines: int = 0
-    #: Threads put back because somebody else writes them, or something failed that may pass.
+    #: Threads put back because another program writes them, the index was busy, or an attempt failed.
     put_back: int = 0
     parked: int = 0
 
 
 class Drain:
-    """Drains one shard into one home."""
+    """Applies the tasks of one shard to one home."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class Drain:
         events: TaskEvents,
     ) -> None:
         self._mailbox = mailbox
-        #: The home, and as it was looked at a moment ago.
         self._home = home
-        self._moment = home.for_a_moment()
-        self._looked_at = time.monotonic()
+        #: The home with the folders whose links were checked since `_checked_at`.
+        self._checked_home = home.for_a_moment()
+        self._checked_at = time.monotonic()
         self._open_index = open_index
         self._settings = settings
         self._ring = ring
@@ -70,9 +70,9 @@ class Drain:
         self._counts = DrainCounts()
 
     def run(self) -> dict[str, int]:
-        """Apply what is ready; linger for more; end when idle, or hand over after its turn, at most ``drain_max_s``.
+        """Apply what is ready and linger for more; end when idle, or hand over after at most ``drain_max_s``.
 
-        Where Redis goes away, the drain ends: what it had claimed is claimed again when the claims expire.
+        The drain ends if Redis is out of reach: its threads can be claimed again when its claims expire.
         """
         try:
             self._run()
@@ -82,7 +82,7 @@ class Drain:
 
     def _run(self) -> None:
         longest, worked_at = self._settings.drain_max_s, time.monotonic()
-        ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, SHARD_TURN))
+        ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, MAX_SHARD_DRAIN))
         linger = self._settings.drain_linger_ms / 1000
         has_more = False
         while (now := time.monotonic()) < ends_at:
@@ -90,7 +90,7 @@ class Drain:
                 worked_at, has_more = now, False
                 continue
             self._events.send()
-            has_more = self._maintain(is_idle=True) and now < worked_at + IDLE_TURN
+            has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE
             if not has_more and self._mailbox.rest():
                 return
         self._events.send()
@@ -100,7 +100,7 @@ class Drain:
             self._ring()
 
     def _apply_ready(self) -> bool:
-        """Claim, apply and settle once; return whether there was anything."""
+        """Claim, apply and settle once; return whether any thread was ready."""
         must_ring, claims = self._mailbox.claim()
         if must_ring:
             self._ring()
@@ -108,20 +108,20 @@ class Drain:
             return False
         started_at = time.time()
         outcomes = self._apply(claims)
-        still_ours = self._mailbox.settle(claims, outcomes)
-        if still_ours < len(claims):
-            logger.warning("claims expired", extra={"action": "drain", "expired": len(claims) - still_ours})
+        expired = len(claims) - self._mailbox.settle(claims, outcomes)
+        if expired:
+            logger.warning("claims expired", extra={"action": "drain", "expired": expired})
         self._count(claims, outcomes)
         self._events.report(claims, outcomes, started_at)
         self._maintain(is_idle=False)
         return True
 
     def _maintain(self, *, is_idle: bool) -> bool:
-        """Maintain the index behind what is told to be durable; return whether there is more of that to do."""
+        """Maintain the index while no client waits for it; return whether more maintenance is due."""
         try:
             return self._open_index().maintain(is_idle=is_idle)
         except (IndexUnavailable, Unavailable) as error:
-            logger.debug("maintaining the index failed", extra={"action": "maintain", "error": str(error)})
+            logger.debug("index maintenance failed", extra={"action": "maintain", "error": str(error)})
             return False
 
     def _apply(self, claims: list[Claim]) -> dict[str, Outcome]:
@@ -129,18 +129,18 @@ class Drain:
         outcomes = {claim.thread_id: Outcome(OutcomeKind.DONE) for claim in claims}
         try:
             sync = self._settings.sync == "fdatasync"
-            outcomes |= apply_batch(self._home_now(), self._open_index(), batch, sync=sync)
-        except Exception as error:  # whatever it is, the threads must not wait for their claims to expire
-            logger.exception("a batch failed", extra={"action": "drain", "threads": len(batch)})
+            outcomes |= apply_batch(self._current_home(), self._open_index(), batch, sync=sync)
+        except Exception as error:  # after any error, release the threads before their claims expire
+            logger.exception("batch failed", extra={"action": "drain", "threads": len(batch)})
             outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
         return {claim.thread_id: self._mailbox.judge(claim, outcomes[claim.thread_id]) for claim in claims}
 
-    def _home_now(self) -> Home:
-        """Return the home; whether links lead out of it is looked at each `LOOK_AGAIN`, not with every batch."""
+    def _current_home(self) -> Home:
+        """Return the home, with its link checks forgotten after `LINK_CHECK_INTERVAL`: a check per batch is slow."""
         now = time.monotonic()
-        if now - self._looked_at > LOOK_AGAIN:
-            self._moment, self._looked_at = self._home.for_a_moment(), now
-        return self._moment
+        if now - self._checked_at > LINK_CHECK_INTERVAL:
+            self._checked_home, self._checked_at = self._home.for_a_moment(), now
+        return self._checked_home
 
     def _count(self, claims: list[Claim], outcomes: dict[str, Outcome]) -> None:
         counts = self._counts
@@ -154,7 +154,7 @@ class Drain:
                     counts.lines += sum(len(entry.task.lines) for entry in claim.entries)
                 case OutcomeKind.POISONED:
                     counts.parked += 1
-                    # Who reads a log needs both, and Celery's default format shows no extra.
+                    # In the message as well, since Celery's default format omits `extra`.
                     logger.error(
                         "thread %s is parked: %s",
                         claim.thread_id,

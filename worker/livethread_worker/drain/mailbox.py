@@ -1,4 +1,4 @@
-"""The mailboxes of one shard, as a worker sees them."""
+"""A worker's access to the mailboxes of one shard."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ from livethread_config import Settings, names
 from livethread_worker.store.files.scan import MAX_COUNTER
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
-#: ms after which a drain that claimed nothing counts as gone, so that the next enqueue rings.
+#: ms without a claim after which a drain counts as gone, so that the next enqueue rings.
 DRAIN_TTL_MS: Final = 1_000
 
-#: Most tasks of one thread that one claim takes: a hot thread goes behind the others after them.
+#: Tasks of one thread in a claim, at most: a hot thread then goes to the end of the queue.
 TASKS_PER_THREAD: Final = 500
 
-#: Bytes of lines that one claim takes, about.
+#: Bytes of lines in a claim, about.
 CLAIM_BYTES: Final = 16 * 1024 * 1024
 
-#: Where those budgets are spent: threads that are looked at behind those taken, the most tasks of one that has few,
-#: and what is taken of all such threads.
+#: After the main budgets are spent: how many more ready threads to check, how many tasks count as few, and the
+#: budgets for all threads with few tasks.
 LOOK_AHEAD: Final = 1_000
 FEW_TASKS: Final = 16
 FEW_TASKS_IN_ALL: Final = 500
 FEW_TASKS_BYTES: Final = 4 * 1024 * 1024
 
-#: Wait before a busy thread, or one whose task failed, may be claimed again: the first, and the longest.
+#: ms before a busy thread may be claimed again.
 BUSY_WAIT_MS: Final = 200
+
+#: ms before a thread may be claimed again after its first failed attempt, and at most; each failure doubles it.
 RETRY_FIRST_MS: Final = 200
 RETRY_LONGEST_MS: Final = 10_000
-
 
 _WRITER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """An entry of a mailbox that is no task."""
+    """A mailbox entry that is not a task."""
 
     position: str
     #: Bytes of its fields.
@@ -56,7 +57,7 @@ class Malformed:
     fault: str
 
     def __str__(self) -> str:
-        return f"the entry at {self.position} is no task: {self.fault}"
+        return f"the entry at {self.position} is not a task: {self.fault}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,14 @@ class Claim:
     """Tasks of one thread that this drain holds."""
 
     thread_id: str
-    #: Failed attempts in a row at the first of them.
+    #: Consecutive failed attempts at the first task.
     attempts: int
     entries: list[MailboxEntry]
-    #: The entry behind them, where it is no task; what follows it was not read.
+    #: The entry after these if it is malformed; later entries were not read.
     malformed: Malformed | None = None
 
     def applied(self, outcome: Outcome) -> list[MailboxEntry]:
-        """Return the entries that are applied by *outcome*: those up to its position."""
+        """Return the entries up to the position of *outcome*."""
         if outcome.position is None:
             return []
         if self.entries and self.entries[-1].position == outcome.position:
@@ -81,7 +82,7 @@ class Claim:
 
 
 class Mailbox:
-    """One drain's hold on a shard. Its token dies with it: claims that it leaves behind expire."""
+    """One drain's access to a shard. Its claims expire if it does not settle them."""
 
     def __init__(self, redis: Redis, settings: Settings, shard: int) -> None:
         self._redis = redis
@@ -89,12 +90,11 @@ class Mailbox:
         self._keys = names.ShardKeys(settings.key_prefix, shard)
         self._token = uuid.uuid4().hex
         self._is_first = True
-        scripts = (load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest"))
-        self._claim, self._settle, self._rest = map(redis.register_script, scripts)
-        self._sweep = redis.register_script(load_script("livethread_worker.drain", "sweep"))
+        scripts = (load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest", "sweep"))
+        self._claim, self._settle, self._rest, self._sweep = map(redis.register_script, scripts)
 
     def claim(self) -> tuple[bool, list[Claim]]:
-        """Take ready threads; also say whether a doorbell must be rung because more are ready."""
+        """Take ready threads; also return whether more are ready, so that a doorbell must be rung."""
         keys = self._keys
         ring, *threads = self._claim(
             keys=[keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, keys.bell, keys.drain],
@@ -119,7 +119,7 @@ class Mailbox:
         return bool(ring), [_claim(*thread) for thread in threads]
 
     def judge(self, claim: Claim, outcome: Outcome) -> Outcome:
-        """Return what becomes of *claim*: what failed too often, or is followed by no task, is poisoned."""
+        """Return *outcome*, or a poisoned one if the claim failed too often or ends before a malformed entry."""
         attempts = claim.attempts + 1
         if outcome.kind is OutcomeKind.FAILED and attempts >= self._settings.park_after_attempts:
             reason = f"failed {attempts} times, last with {outcome.reason}"
@@ -129,37 +129,37 @@ class Mailbox:
         return outcome
 
     def settle(self, claims: list[Claim], outcomes: Mapping[str, Outcome]) -> int:
-        """Finish *claims* and return how many of them still were ours."""
+        """Settle *claims* and return how many of them this drain still held."""
         keys = self._keys
         script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked]
         args: list[Any] = [self._token, self._settings.writer_ttl_days * 86_400, keys.told_prefix]
         for claim in claims:
-            outcome = self.judge(claim, outcomes[claim.thread_id])
+            outcome = outcomes[claim.thread_id]
             script_keys += [
                 keys.mailbox(claim.thread_id),
                 keys.applied(claim.thread_id),
                 keys.writers(claim.thread_id),
                 keys.keys(claim.thread_id),
             ]
-            applied = {entry.writer: entry.n for entry in claim.applied(outcome)}  # the last one of each writer
-            args += [claim.thread_id, outcome.position or "", *self._verdict(claim, outcome), len(applied)]
+            applied = {entry.writer: entry.n for entry in claim.applied(outcome)}  # keeps each writer's last counter
+            args += [claim.thread_id, outcome.position or "", *self._script_outcome(claim, outcome), len(applied)]
             args += [field for pair in applied.items() for field in pair]
         return int(self._settle(keys=script_keys, args=args))
 
     def rest(self) -> bool:
-        """End this drain and return True, unless work became due in the meantime."""
+        """End this drain and return True, unless a thread is ready."""
         return not self._rest(keys=[self._keys.ready, self._keys.drain], args=[self._token, 0])
 
     def wait(self, seconds: float) -> bool:
-        """Wait until something is enqueued; return whether it was."""
+        """Wait for an enqueue; return whether there was one."""
         return self._redis.blpop([self._keys.wake], timeout=seconds) is not None
 
     def hand_over(self) -> None:
-        """End this drain though there may be work; `sweep` then says whether to ring."""
+        """End this drain even if threads are ready; `sweep` then returns whether to ring."""
         self._rest(keys=[self._keys.ready, self._keys.drain], args=[self._token, 1])
 
     def sweep(self) -> bool:
-        """Return expired claims to ready; return whether a doorbell must be rung."""
+        """Make threads with expired claims ready; return whether a doorbell must be rung."""
         keys = self._keys
         ring, _ = self._sweep(
             keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain, keys.deleted],
@@ -168,8 +168,8 @@ class Mailbox:
         return bool(ring)
 
     @staticmethod
-    def _verdict(claim: Claim, outcome: Outcome) -> tuple[str, str | int]:
-        """Say what settling does with the thread: ``settle.lua``'s outcome and detail."""
+    def _script_outcome(claim: Claim, outcome: Outcome) -> tuple[str, str | int]:
+        """Return the outcome and its detail as ``settle.lua`` expects them."""
         match outcome.kind:
             case OutcomeKind.DONE:
                 return "done", ""
@@ -185,52 +185,52 @@ class Mailbox:
 
 
 def _claim(thread: bytes, attempts: bytes, entries: list[list[Any]]) -> Claim:
-    taken: list[MailboxEntry] = []
+    valid: list[MailboxEntry] = []
     malformed = None
-    for position, *told in entries:
+    for position, *content in entries:
         try:
             _require_thread_id(thread)
-            taken.append(_entry(position, *_fields(told)))
+            valid.append(_entry(position, *_fields(content)))
         except (InvalidRequest, KeyError, ValueError) as error:
-            size = sum(map(len, told if len(told) > 1 else told[0][1::2]))
+            size = sum(map(len, content if len(content) > 1 else content[0][1::2]))
             malformed = Malformed(position.decode(), size, f"{type(error).__name__}: {error}")
             break
-    return Claim(thread.decode(errors="replace"), int(attempts), taken, malformed)
+    return Claim(thread.decode(errors="replace"), int(attempts), valid, malformed)
 
 
 @lru_cache(maxsize=4096)
 def _require_thread_id(thread: bytes) -> None:
-    """Return where *thread* is the id of one.
+    """Check that *thread* is a thread id.
 
     Raises:
-        InvalidRequest: it is none.
-        ValueError: it is no text.
+        InvalidRequest: it is not a thread id.
+        ValueError: it is not UTF-8.
     """
     ArchiveThreadParams(thread_id=thread.decode())
 
 
-def _fields(told: list[Any]) -> Sequence[bytes]:
-    """Return writer, counter, task and lines as ``claim.lua`` tells them: bare, or among whatever somebody put there.
+def _fields(content: list[Any]) -> Sequence[bytes]:
+    """Return writer, counter, task and lines: ``claim.lua`` returns just these, or all fields if there are others.
 
     Raises:
         KeyError: a field is missing.
-        ValueError: the fields are none.
+        ValueError: the list is not one of pairs.
     """
-    if len(told) > 1:
-        return told
-    pairs = told[0]
+    if len(content) > 1:
+        return content
+    pairs = content[0]
     fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
     return fields[b"writer"], fields[b"n"], fields[b"task"], fields.get(b"lines", b"")
 
 
 def _entry(position: bytes, writer: bytes, n: bytes, task: bytes, lines: bytes) -> MailboxEntry:
-    """Return the task that a mailbox entry holds; whoever can write to Redis can put anything there.
+    """Return a mailbox entry after checking it: other programs can write anything to Redis.
 
     Raises:
-        ValueError: its writer or counter is none.
-        InvalidRequest: its task is none.
+        ValueError: its writer or counter is invalid.
+        InvalidRequest: its task is invalid.
     """
     name, counter = writer.decode(), int(n)
     if _WRITER.fullmatch(name) is None or not 0 < counter < MAX_COUNTER:
-        raise ValueError("its writer or counter is none")
+        raise ValueError("its writer or counter is invalid")
     return MailboxEntry(position.decode(), name, counter, OrderedTask.from_wire(task, lines))

@@ -1,6 +1,6 @@
-"""Celery task events for ordered tasks: each is a task of its own to those who watch, though no message was sent.
+"""Celery task events for ordered tasks: Flower and other monitors show each one as a Celery task of its own.
 
-Flower and every other consumer of Celery's events shows them. They say ids and sizes, never contents.
+Events carry ids and sizes, never contents.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Name under which an entry of a mailbox is shown that is no task.
+#: Name of the events of a malformed mailbox entry.
 MALFORMED: Final = "livethread.malformed_entry"
 
-#: Most events that one message carries, and that are kept while none can be sent: the newest.
 EVENTS_PER_MESSAGE: Final = 1_000
+
+#: How many of the newest events are kept while sending fails.
 EVENTS_KEPT: Final = 10_000
 
-#: Time in which small batches share a message: to send one takes as long as to apply a task or two.
+#: How long small batches share a message: sending one takes as long as applying a task or two.
 SEND_INTERVAL: Final = 0.1  # seconds
 
 
-class _Shown(NamedTuple):
-    """A mailbox entry as those who watch see it."""
+class _ShownTask(NamedTuple):
+    """A mailbox entry as monitors show it."""
 
     uuid: str
     name: str
@@ -57,14 +58,14 @@ class _Shown(NamedTuple):
 
     @classmethod
     def of_malformed(cls, thread_id: str, entry: Malformed) -> Self:
-        """Name it by its place: who wrote it, and what it should have done, cannot be known."""
+        """Identify the entry by its position, since its writer and operation are unknown."""
         return cls(f"{thread_id}-{entry.position}", MALFORMED, thread_id, entry.position, 0, entry.size)
 
 
 class TaskEvents:
-    """Reports the ordered tasks of a drain, up to a rate; beyond it, an even sample of them.
+    """Reports the ordered tasks of a drain, or an even sample of them above a rate.
 
-    Events are for people: a failure to send them is logged and disturbs nothing.
+    A failure to send events is logged and has no other effect.
     """
 
     def __init__(self, dispatcher: EventDispatcher | None, per_second: int) -> None:
@@ -74,9 +75,9 @@ class TaskEvents:
         self._sent_at = float("-inf")
 
     def report(self, claims: list[Claim], outcomes: dict[str, Outcome], started_at: float) -> None:
-        """Report what became of *claims* since *started_at*: what is applied succeeded, what is poisoned failed.
+        """Report applied tasks of *claims* as succeeded and poisoned ones as failed, all started at *started_at*.
 
-        It is sent with the first report that comes `SEND_INTERVAL` after the last that was sent, or by `send`.
+        Events are sent once `SEND_INTERVAL` has passed since the last message, or by `send`.
         """
         if self._dispatcher is None:
             return
@@ -87,28 +88,28 @@ class TaskEvents:
             done = claim.applied(outcome)
             applied += [(claim.thread_id, entry) for entry in done]
             if outcome.kind is OutcomeKind.POISONED and len(done) < len(claim.entries):
-                batch.add(_Shown.of(claim.thread_id, claim.entries[len(done)]), outcome.reason)
+                batch.add(_ShownTask.of(claim.thread_id, claim.entries[len(done)]), outcome.reason)
             elif outcome.kind is OutcomeKind.POISONED and claim.malformed is not None:
-                batch.add(_Shown.of_malformed(claim.thread_id, claim.malformed), outcome.reason)
+                batch.add(_ShownTask.of_malformed(claim.thread_id, claim.malformed), outcome.reason)
         for thread_id, entry in self._budget.sample(applied):
-            batch.add(_Shown.of(thread_id, entry))
+            batch.add(_ShownTask.of(thread_id, entry))
         self._unsent += batch.events
         if time.monotonic() - self._sent_at >= SEND_INTERVAL:
             self.send()
 
     def send(self) -> None:
-        """Send what has been reported."""
+        """Send the events that wait."""
         if not self._unsent:
             return
         self._sent_at = time.monotonic()
         try:
             self._send(self._dispatcher)
-        except Exception as error:  # noqa: BLE001 - whatever the broker's client raises
+        except Exception as error:  # noqa: BLE001 - the broker's client may raise anything
             logger.warning("sending events failed", extra={"action": "events", "error": type(error).__name__})
             del self._unsent[:-EVENTS_KEPT]
 
-    def _send(self, dispatcher: Any) -> None:  # the types of celery leave out most of its attributes
-        """Send what is unsent, as the dispatcher sends the events that it buffers; its JSON takes a third of the time."""
+    def _send(self, dispatcher: Any) -> None:  # celery-types lacks most of a dispatcher's attributes
+        """Publish as the dispatcher publishes its own buffer, but with orjson: in a third of the time."""
         while self._unsent:
             dispatcher.producer.publish(
                 orjson.dumps(self._unsent[:EVENTS_PER_MESSAGE]),
@@ -124,7 +125,7 @@ class TaskEvents:
 
 
 class _Batch:
-    """The events of one batch. Made here and not one by one by the dispatcher, which takes as long as to apply a task."""
+    """The events of one batch, built without the dispatcher: it takes as long for one as applying a task."""
 
     def __init__(self, dispatcher: Any, started_at: float) -> None:  # Any: see above
         self.events: list[dict[str, Any]] = []
@@ -133,8 +134,8 @@ class _Batch:
         self._started_at = started_at
         self._now = time.time()
 
-    def add(self, task: _Shown, failure: str | None = None) -> None:
-        """Add that *task* succeeded, or its *failure*."""
+    def add(self, task: _ShownTask, failure: str | None = None) -> None:
+        """Add the events of *task*: it succeeded unless there is a *failure*."""
         uuid = task.uuid
         kwargs = (
             f"{{'thread': '{task.thread_id}', 'position': '{task.position}', "
@@ -167,17 +168,15 @@ class _Batch:
 class _Budget:
     """Tokens that refill at a rate, up to one second's worth."""
 
-    _FULL: Final = 1.0  # seconds
-
     def __init__(self, per_second: int) -> None:
         self._per_second = per_second
         self._tokens = float(per_second)
         self._filled_at = time.monotonic()
 
     def sample(self, entries: list[tuple[str, MailboxEntry]]) -> list[tuple[str, MailboxEntry]]:
-        """Return *entries*, or as many of them, evenly spread, as the rate allows now."""
+        """Return *entries*, or an even sample of as many as the rate allows."""
         now = time.monotonic()
-        self._tokens = min(self._per_second * self._FULL, self._tokens + (now - self._filled_at) * self._per_second)
+        self._tokens = min(self._per_second, self._tokens + (now - self._filled_at) * self._per_second)
         self._filled_at = now
         count = min(len(entries), int(self._tokens))
         self._tokens -= count

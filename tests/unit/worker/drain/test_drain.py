@@ -1,4 +1,4 @@
-"""A drain without Redis: what it is given, it applies."""
+"""A drain without Redis: a fake mailbox hands out its claims."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.write.outcome import Outcome
 
 
-class GivenMailbox:
-    """Gives out batches of one thread, each after something has happened."""
+class FakeMailbox:
+    """Hands out batches of one thread, each after calling its function."""
 
     def __init__(self, *batches: tuple[Callable[[], object], list[MailboxEntry]]) -> None:
         self._batches = iter(batches)
         self.outcomes: list[Outcome] = []
 
     def claim(self) -> tuple[bool, list[Claim]]:
-        happen, entries = next(self._batches, (lambda: None, []))
-        happen()
+        prepare, entries = next(self._batches, (lambda: None, []))
+        prepare()
         return False, [Claim(Mail().thread_id, 0, entries)] if entries else []
 
     def judge(self, _: Claim, outcome: Outcome) -> Outcome:
@@ -45,7 +45,7 @@ class GivenMailbox:
 
 
 class Clock:
-    """Time as a drain has it: it stands still unless somebody moves it."""
+    """A drain's clock, which stands still until a test moves it."""
 
     now = 0.0
 
@@ -63,20 +63,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize(("seconds", "is_noticed"), [(0.5, False), (2.0, True)])
-def test_a_folder_that_becomes_a_link_out_of_the_home_is_noticed_within_a_second(
+def test_a_drain_notices_within_a_second_that_a_folder_became_a_link_out(
     store: Store, tmp_path: Path, clock: Clock, seconds: float, *, is_noticed: bool
 ) -> None:
     mail, folder = Mail(), store.home.root / DAY
 
-    def lead_away() -> None:
+    def link_out() -> None:
         folder.rename(tmp_path / "elsewhere")
         folder.symlink_to(tmp_path / "elsewhere")
         clock.now += seconds
 
-    mailbox = GivenMailbox(
+    mailbox = FakeMailbox(
         (lambda: None, [mail.create(), mail.append("first")]),
         (lambda: None, [mail.append("second")]),
-        (lead_away, [mail.append("third")]),
+        (link_out, [mail.append("third")]),
     )
     drain = Drain(
         cast("Mailbox", mailbox),

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 STARTED_AT = 2_000.0
 DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
 
-
-#: What the dispatcher says of itself in each event.
+#: The fields with which a dispatcher identifies itself in each event.
 SENDER = {"hostname": "worker@host", "pid": 7, "utcoffset": utcoffset()}
 
 
 @dataclass
 class FakeDispatcher:
-    """Celery's dispatcher, and its producer, as far as `TaskEvents` uses them."""
+    """Celery's dispatcher and its producer, with the attributes that `TaskEvents` uses."""
 
     sent: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     clocks: list[int] = field(default_factory=list)
@@ -129,7 +128,7 @@ def test_an_applied_task_is_received_started_and_succeeded(dispatcher: FakeDispa
     assert (dispatcher.messages, dispatcher.clocks) == (1, [1, 2, 3])
 
 
-def test_of_a_poisoned_thread_what_stands_before_succeeded_and_the_poison_failed(dispatcher: FakeDispatcher) -> None:
+def test_a_poisoned_task_failed_and_the_tasks_before_it_succeeded(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
     claim = Claim(mail.thread_id, 0, [mail.create(), mail.append("bad"), mail.append("waits")])
     outcome = Outcome(POISONED, "1001-0", "InvalidRequest: no item")
@@ -143,7 +142,7 @@ def test_of_a_poisoned_thread_what_stands_before_succeeded_and_the_poison_failed
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.LOCKED, OutcomeKind.BUSY, OutcomeKind.FAILED])
-def test_a_thread_that_is_tried_again_later_is_not_reported(dispatcher: FakeDispatcher, kind: OutcomeKind) -> None:
+def test_a_thread_that_will_be_retried_is_not_reported(dispatcher: FakeDispatcher, kind: OutcomeKind) -> None:
     mail = Mail()
     claim = Claim(mail.thread_id, 0, [mail.append("x")])
 
@@ -152,7 +151,7 @@ def test_a_thread_that_is_tried_again_later_is_not_reported(dispatcher: FakeDisp
     assert dispatcher.sent == []
 
 
-def test_a_malformed_entry_failed_and_what_stands_before_it_succeeded(dispatcher: FakeDispatcher) -> None:
+def test_a_malformed_entry_failed_and_the_tasks_before_it_succeeded(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
     malformed = Malformed("1002-0", 40, "KeyError: b'writer'")
     claim = Claim(mail.thread_id, 0, [mail.append("x")], malformed)
@@ -165,10 +164,10 @@ def test_a_malformed_entry_failed_and_what_stands_before_it_succeeded(dispatcher
     assert (received["uuid"], received["name"]) == (uuid, "livethread.malformed_entry")
     assert received["kwargs"] == f"{{'thread': '{mail.thread_id}', 'position': '1002-0', 'items': 0, 'bytes': 40}}"
     (failed,) = [fields for kind, fields in dispatcher.sent if kind == "task-failed"]
-    assert failed["exception"] == "the entry at 1002-0 is no task: KeyError: b'writer'"
+    assert failed["exception"] == "the entry at 1002-0 is not a task: KeyError: b'writer'"
 
 
-def test_no_event_tells_contents(dispatcher: FakeDispatcher) -> None:
+def test_no_event_contains_contents(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
     claim = Claim(
         mail.thread_id, 0, [mail.create(cwd="/secret", base_instructions="secret"), mail.append("secret", "secret")]
@@ -180,19 +179,19 @@ def test_no_event_tells_contents(dispatcher: FakeDispatcher) -> None:
     assert "secret" not in repr(dispatcher.sent)
 
 
-def test_up_to_the_rate_every_task_is_reported(dispatcher: FakeDispatcher, clock: Clock) -> None:
+def test_every_task_is_reported_up_to_the_rate(dispatcher: FakeDispatcher, clock: Clock) -> None:
     report(events(dispatcher, 10), Mail(), 10)
 
     assert dispatcher.uuids("task-succeeded") == [f"w1-{n}" for n in range(1, 11)]
 
 
-def test_beyond_the_rate_an_even_sample_is_reported(dispatcher: FakeDispatcher, clock: Clock) -> None:
+def test_an_even_sample_is_reported_above_the_rate(dispatcher: FakeDispatcher, clock: Clock) -> None:
     report(events(dispatcher, 4), Mail(), 12)
 
     assert dispatcher.uuids("task-succeeded") == ["w1-1", "w1-4", "w1-7", "w1-10"]
 
 
-def test_the_budget_is_spent_and_refills_with_time_up_to_one_second(dispatcher: FakeDispatcher, clock: Clock) -> None:
+def test_the_budget_refills_up_to_one_second_of_tasks(dispatcher: FakeDispatcher, clock: Clock) -> None:
     mail, reporter = Mail(), events(dispatcher, 4)
     counts = []
 
@@ -205,7 +204,7 @@ def test_the_budget_is_spent_and_refills_with_time_up_to_one_second(dispatcher: 
     assert counts == [4, 0, 2, 4, 0]
 
 
-def test_a_failure_is_reported_though_the_budget_is_spent(dispatcher: FakeDispatcher, clock: Clock) -> None:
+def test_a_failure_is_reported_even_if_the_budget_is_spent(dispatcher: FakeDispatcher, clock: Clock) -> None:
     mail, reporter = Mail(), events(dispatcher, 1)
     report(reporter, mail, 5)
     claim = Claim(mail.thread_id, 0, [mail.append("bad")])
@@ -233,7 +232,7 @@ def test_small_batches_share_a_message(dispatcher: FakeDispatcher, clock: Clock)
     assert dispatcher.uuids("task-succeeded") == ["w1-1", "w1-2", "w1-3", "w1-4"]
 
 
-def test_a_rate_of_nothing_reports_nothing(dispatcher: FakeDispatcher) -> None:
+def test_a_rate_of_zero_reports_nothing(dispatcher: FakeDispatcher) -> None:
     report(events(dispatcher, 0), Mail(), 3)
 
     assert (dispatcher.sent, dispatcher.messages) == ([], 0)
@@ -252,7 +251,7 @@ def test_without_a_dispatcher_nothing_is_kept_to_be_sent(caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     "fault", [ConnectionResetError("gone"), RedisConnectionError("gone"), OperationalError("gone")]
 )
-def test_events_that_cannot_be_sent_disturb_nobody(
+def test_a_failure_to_send_events_is_logged_and_not_raised(
     dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture, fault: Exception
 ) -> None:
     dispatcher.fault = fault
@@ -264,7 +263,7 @@ def test_events_that_cannot_be_sent_disturb_nobody(
     ]
 
 
-def test_events_that_could_not_be_sent_are_sent_with_the_next(dispatcher: FakeDispatcher) -> None:
+def test_events_that_could_not_be_sent_go_with_the_next_report(dispatcher: FakeDispatcher) -> None:
     mail, reporter = Mail(), events(dispatcher, 100)
     dispatcher.fault = ConnectionResetError("gone")
     report(reporter, mail, 1)
@@ -276,7 +275,7 @@ def test_events_that_could_not_be_sent_are_sent_with_the_next(dispatcher: FakeDi
     assert dispatcher.uuids("task-succeeded") == ["w1-1", "w1-2"]
 
 
-def test_of_events_that_cannot_be_sent_the_newest_are_kept(dispatcher: FakeDispatcher, clock: Clock) -> None:
+def test_the_newest_events_are_kept_while_sending_fails(dispatcher: FakeDispatcher, clock: Clock) -> None:
     mail, reporter = Mail(), events(dispatcher, 2 * EVENTS_KEPT)
     dispatcher.fault = ConnectionResetError("gone")
     report(reporter, mail, EVENTS_KEPT)
@@ -290,7 +289,7 @@ def test_of_events_that_cannot_be_sent_the_newest_are_kept(dispatcher: FakeDispa
     assert dispatcher.uuids("task-succeeded")[-1] == f"w1-{EVENTS_KEPT + 1}"
 
 
-def test_a_reason_that_no_text_may_hold_is_reported_all_the_same(dispatcher: FakeDispatcher) -> None:
+def test_a_reason_with_a_lone_surrogate_is_reported(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
     claim = Claim(mail.thread_id, 0, [mail.append("bad")])
 

@@ -1,13 +1,12 @@
 #!lua flags=allow-oom
--- rest: end a drain, unless work became due in the meantime.
+-- rest: end a drain, unless a thread is ready.
 --
 -- KEYS   1 ready   zset    thread -> time (ms) from which it may be claimed
 --        2 drain   string  heartbeat of a drain at work
 -- ARGV   1 token of this drain
---        2 "1" to end it though work is due
+--        2 "1" to end it even if a thread is ready
 --
--- Returns 1 where a thread is due; the drain goes on unless it was to end. Otherwise its heartbeat is gone: the
--- next enqueue rings.
+-- Returns 1 if a thread is ready. Once the drain has ended, its heartbeat is gone and the next enqueue rings.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- settle: finish the claims of one drain.
+-- settle: finish the claims of one drain: trim mailboxes, acknowledge, release threads.
 --
 -- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
 --        2 claims    zset    thread -> deadline (ms) of its claim
@@ -10,26 +10,27 @@
 --          mailbox   stream  unapplied tasks
 --          applied   string  last applied position
 --          writers   hash    see enqueue.lua
---          keys      zset    see enqueue.lua
+--          idempotency_keys
+--                    zset    see enqueue.lua
 -- ARGV   1 token of this drain
 --        2 s for which positions and counters are kept
---        3 what precedes the name of a client in its channel
+--        3 prefix of clients' channels
 --        then for each thread: id, position, outcome, detail, count, and count times: writer, n
---          position  last applied position, or "" where none was
---          n         last counter of that writer up to the position: what a client knows its tasks by, since
---                    positions may repeat after Redis lost data
+--          position  last applied position, or "" if no task was applied
+--          n         that writer's last counter up to the position: clients identify tasks by it, since positions
+--                    may repeat after Redis lost data
 --          outcome   done | later (detail: ms until it may be claimed again) | failed (as later, and counts as
---                    an attempt) | parked (detail: JSON that says why) | deleted (its keys go, too)
+--                    an attempt) | parked (detail: JSON with the reason) | deleted (its Redis keys go, too)
 --
--- Clients are told on channels of their own, one message for all threads: a line "applied <thread> <position>
--- <writer>:<n>" for each of their writers, and "parked <thread> <detail>". The name of a client is what stands before the
--- first dot in the ids of its writers, or the whole id.
+-- Each client gets one message for all threads, on its own channel: a line "applied <thread> <position> <writer>:<n>"
+-- for each of its writers, and "parked <thread> <detail>". A client's name is the part before the first dot in the ids of
+-- its writers, or the whole id.
 --
--- Returns how many of the claims still were this drain's. A stale token changes nothing: whoever holds the
--- thread now finds by the counters what is applied.
+-- Returns how many of the claims this drain still held. A stale token changes nothing: the drain that holds the
+-- thread now skips applied tasks by their counters.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local token, keep, told_prefix = ARGV[1], ARGV[2], ARGV[3]
+local token, keep, acks_prefix = ARGV[1], ARGV[2], ARGV[3]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -45,11 +46,10 @@ local function later_than(a, b)
   return ams > bms or (ams == bms and aseq > bseq)
 end
 
--- Whether these claims are held by the token that the caller gives, asked together, since each call costs more than
--- what it does.
+-- Return for each thread whether this drain still holds its claim. Batched: a call costs more than its work.
 local function are_held(threads)
   local held = {}
-  for first = 1, #threads, 1000 do -- Lua unpacks some thousand values at most
+  for first = 1, #threads, 1000 do -- Lua can unpack only some thousand values
     local last = math.min(first + 999, #threads)
     for i, holder in ipairs(redis.call('HMGET', tokens, unpack(threads, first, last))) do
       held[first + i - 1] = holder == token
@@ -66,7 +66,7 @@ local function release(threads)
   end
 end
 
--- Remove what stands in a mailbox up to a position; return whether something is left.
+-- Remove the tasks up to a position; return whether later ones are left.
 local function trim(mailbox, position)
   local newest = redis.call('XREVRANGE', mailbox, '+', '-', 'COUNT', 1)[1]
   if newest and later_than(newest[1], position) then
@@ -80,7 +80,7 @@ end
 
 local messages, clients = {}, {}
 
-local function tell(writer, line)
+local function publish(writer, line)
   local client = string.match(writer, '^[^.]*')
   if messages[client] then
     table.insert(messages[client], line)
@@ -90,26 +90,26 @@ local function tell(writer, line)
   end
 end
 
--- Note how far each writer is, and tell it.
-local function note_counters(thread, position, writers, first, count)
+-- Store the last applied counter of each writer, and acknowledge it to its client.
+local function acknowledge(thread, position, writers, first, count)
   local counters = {}
   for i = first, first + count * 2 - 1, 2 do
     local writer, n = ARGV[i], ARGV[i + 1]
     counters[#counters + 1], counters[#counters + 2] = 'a:' .. writer, n
-    tell(writer, 'applied ' .. thread .. ' ' .. position .. ' ' .. writer .. ':' .. n)
+    publish(writer, 'applied ' .. thread .. ' ' .. position .. ' ' .. writer .. ':' .. n)
   end
   for i = 1, #counters, 1000 do
     if redis.call('HSET', writers, unpack(counters, i, math.min(i + 999, #counters))) > 0 then
-      redis.call('EXPIRE', writers, keep) -- which otherwise is done when it is written to by an enqueue
+      redis.call('EXPIRE', writers, keep) -- the hash may be new; otherwise enqueue has set this
     end
   end
 end
 
--- Tell all who may wait for a thread that it is parked: writers of tasks that are not applied.
-local function tell_parked(thread, writers, detail)
+-- Report a parked thread to the clients of all its writers: their tasks may wait.
+local function publish_parked(thread, writers, detail)
   for _, writer in ipairs(redis.call('HKEYS', writers)) do
     if writer ~= 'tail' and not string.find(writer, ':', 1, true) then
-      tell(writer, 'parked ' .. thread .. ' ' .. detail)
+      publish(writer, 'parked ' .. thread .. ' ' .. detail)
     end
   end
 end
@@ -128,33 +128,33 @@ for number, thread in ipairs(threads) do
   if held[number] then
     mine[#mine + 1] = thread
     local key, start = 2 + number * 4, starts[number]
-    local mailbox, applied, writers, keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
+    local mailbox, applied, writers, idempotency_keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
     local position, outcome, detail = ARGV[start + 1], ARGV[start + 2], ARGV[start + 3]
     local count, first = tonumber(ARGV[start + 4]), start + 5
-    local is_left
+    local has_more
     if position ~= '' then
-      is_left = trim(mailbox, position)
+      has_more = trim(mailbox, position)
       local before = redis.call('SET', applied, position, 'EX', keep, 'GET')
       if before and later_than(before, position) then
         redis.call('SET', applied, before, 'EX', keep)
       end
-      note_counters(thread, position, writers, first, count)
+      acknowledge(thread, position, writers, first, count)
     else
-      is_left = redis.call('XLEN', mailbox) > 0
+      has_more = redis.call('XLEN', mailbox) > 0
     end
 
-    local is_over = position ~= '' or outcome == 'parked' or outcome == 'deleted' or not is_left
-    if any_attempts and is_over then
+    local resets_attempts = position ~= '' or outcome == 'parked' or outcome == 'deleted' or not has_more
+    if any_attempts and resets_attempts then
       redis.call('HDEL', attempts, thread)
     end
     if outcome == 'deleted' then
-      redis.call('DEL', mailbox, applied, writers, keys)
-    elseif is_left and outcome == 'parked' then
+      redis.call('DEL', mailbox, applied, writers, idempotency_keys)
+    elseif has_more and outcome == 'parked' then
       redis.call('HSET', parked, thread, detail)
-      tell_parked(thread, writers, detail)
-    elseif is_left and outcome == 'done' then
+      publish_parked(thread, writers, detail)
+    elseif has_more and outcome == 'done' then
       redis.call('ZADD', ready, 'NX', now, thread)
-    elseif is_left then
+    elseif has_more then
       if outcome == 'failed' then
         redis.call('HINCRBY', attempts, thread, 1)
       end
@@ -164,6 +164,6 @@ for number, thread in ipairs(threads) do
 end
 release(mine)
 for _, client in ipairs(clients) do
-  redis.call('PUBLISH', told_prefix .. client, table.concat(messages[client], '\n'))
+  redis.call('PUBLISH', acks_prefix .. client, table.concat(messages[client], '\n'))
 end
 return #mine

@@ -1,20 +1,20 @@
 #!lua flags=allow-oom
--- sweep: return expired claims to ready, forget old deletions, and say whether ready threads wait with no drain at
--- work.
+-- sweep: make threads with expired claims ready, forget old deletions, and ring if ready threads wait and no drain is
+-- at work.
 --
 -- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain  6 deleted   (as in enqueue.lua)
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a deletion may be forgotten
---        3 ms for which claims hold: one that ends later was made before the clock was set back
+--        3 ms for which claims hold: a claim that ends later was made before the clock was set back
 --
--- Returns { ring, expired }: ring is 1 where the caller must publish a doorbell.
+-- Returns { ring, expired }: ring is 1 if the caller must publish a doorbell.
 
 local ready, claims, tokens, bell, drain = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Should the clock have been set back, nothing waits for a time far ahead.
+-- If the clock was set back, do not let threads wait for a time far ahead.
 for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '(' .. (now + 60000), '+inf', 'LIMIT', 0, 1000)) do
   redis.call('ZADD', ready, now, thread)
 end

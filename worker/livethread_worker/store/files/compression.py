@@ -1,7 +1,7 @@
-"""Cold rollouts: ``.jsonl.zst``, read in place, and made plain again before anything is appended.
+"""Compressed rollouts, ``.jsonl.zst``: read in place, and decompressed before anything is appended.
 
-Both changes write a new file beside the old one, force it to the disk, rename it, and only then remove the old
-one. A crash leaves the old file, or both of the same lines, of which the plain one counts, as for codex.
+Either form is on the disk under its name before the other is removed. A crash leaves the old file, or both with the
+same lines; then the plain one wins, as in codex.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from livethread_worker.store.files.home import is_compressed, other_form
 from livethread_worker.store.files.replacement import copy_times, replacing
 from livethread_worker.store.files.sync import sync_directory
 
-#: Rollouts are text that repeats itself: a higher level takes far longer for a few per cent.
+#: Higher levels take far longer to save a few percent.
 _LEVEL: Final = 9
-#: As far back as any zstd may look: what others compressed with ``--long`` is read too.
+#: The largest window of zstd, which reads files made with ``--long``.
 _MAX_WINDOW_BYTES: Final = 2**31
 _READ_BYTES: Final = 256 * 1024
-#: Compressed bytes that are decompressed at once: they may come to 32,000 times as many.
+#: Compressed bytes per step: they may decompress to 32,000 times as many.
 _COMPRESSED_READ_BYTES: Final = 2 * 1024
 
 #: What to do about a damaged rollout.
@@ -37,22 +37,21 @@ _REMEDY: Final = "livethread doctor --fix restores what is readable, and keeps t
 
 @contextmanager
 def open_rollout(path: Path) -> Iterator[BinaryIO]:
-    """Open *path* for reading; of a compressed rollout, its lines in a file that is gone with the block.
+    """Open *path* for reading, or its other form if *path* is gone; decompress it to a temporary file.
 
-    Where it has been compressed or decompressed since somebody looked, the other form is opened. The file's time of
-    change is that of the rollout. To decompress costs the whole rollout, however little is read.
+    The temporary file has the rollout's modification time. Decompression always reads the whole rollout.
 
     Raises:
-        FileNotFoundError: there is no such rollout.
-        InvalidRequest: it is a symlink, which may lead anywhere, or no file.
-        Internal: it is compressed, and damaged.
+        FileNotFoundError: neither form exists.
+        InvalidRequest: it is a symlink, or not a regular file.
+        Internal: it is compressed and damaged.
     """
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(_opened(path))
+            file = stack.enter_context(_open(path))
         except FileNotFoundError:
             path = other_form(path)
-            file = stack.enter_context(_opened(path))
+            file = stack.enter_context(_open(path))
         if not is_compressed(path):
             yield file
             return
@@ -65,14 +64,14 @@ def open_rollout(path: Path) -> Iterator[BinaryIO]:
 
 
 def compress(path: Path) -> Path:
-    """Replace the plain rollout *path* by a compressed one, and return its path. The caller holds the thread's lock.
+    """Replace the plain rollout *path* with a compressed one, and return its path. The caller holds the thread's lock.
 
     Raises:
         OSError: it cannot be written; the plain rollout stays.
-        Internal: what was compressed does not read back; the plain rollout stays.
+        Internal: the compressed form does not decompress to the same lines; the plain rollout stays.
     """
     target = other_form(path)
-    with _opened(path) as plain, replacing(target, plain.fileno()) as file:
+    with _open(path) as plain, replacing(target, plain.fileno()) as file:
         zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).copy_stream(plain, file)
         file.seek(0)
         plain.seek(0)
@@ -80,24 +79,24 @@ def compress(path: Path) -> Path:
             _decompress(path, file, copy)
             copy.seek(0)
             if not _are_equal(plain, copy):
-                raise Internal(f"{path.name} does not read back from its compressed form; it stays as it is")
+                raise Internal(f"{path.name} does not decompress to the same lines; the plain rollout is kept")
     path.unlink()
     sync_directory(path.parent)
     return target
 
 
 def decompress(path: Path) -> Path:
-    """Replace the compressed rollout *path* by a plain one, and return its path. The caller holds the thread's lock.
+    """Replace the compressed rollout *path* with a plain one, and return its path. The caller holds the thread's lock.
 
     Raises:
-        FileExistsError: there is a plain one, which counts; both stay.
+        FileExistsError: there is a plain rollout already; both stay.
         OSError: it cannot be written; the compressed rollout stays.
         Internal: it is damaged; it stays.
     """
     target = other_form(path)
     if target.exists():
-        raise FileExistsError(f"{target.name} is there already, beside {path.name}")
-    with _opened(path) as file, replacing(target, file.fileno()) as plain:
+        raise FileExistsError(f"{target.name} exists already; it and {path.name} are kept")
+    with _open(path) as file, replacing(target, file.fileno()) as plain:
         _decompress(path, file, plain)
     path.unlink()
     sync_directory(path.parent)
@@ -105,44 +104,44 @@ def decompress(path: Path) -> Path:
 
 
 def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
-    """Make *target*, of the same form, of the bytes of *source* behind the lines *first*, with its times.
+    """Write the lines *first* and a copy of *source* to *target*, of the same form, with the times of *source*.
 
-    The caller holds the thread's lock. A crash leaves nothing, or all of it.
+    The caller holds the thread's lock. A crash leaves the whole copy or nothing.
 
     Raises:
-        InvalidRequest: the source is a symlink, or no file.
-        OSError: it cannot be read, or the target cannot be written.
+        InvalidRequest: the source is a symlink, or not a regular file.
+        OSError: the source cannot be read, or the target cannot be written.
     """
-    with _opened(source) as file, replacing(target, file.fileno()) as copy:
-        # Frames may follow each other: theirs stays as it is.
+    with _open(source) as file, replacing(target, file.fileno()) as copy:
+        # zstd frames can be concatenated, so the source's need not be decompressed.
         copy.write(zstandard.compress(first, _LEVEL) if first and is_compressed(source) else first)
         shutil.copyfileobj(file, copy, _READ_BYTES)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    # O_NONBLOCK: a FIFO without a writer would hold up whoever opens it, for ever.
+def _open(path: Path) -> Iterator[BinaryIO]:
+    # O_NONBLOCK: opening a FIFO would wait for a writer, maybe forever.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise InvalidRequest(f"{path.name} is a symlink, which leads out of what is ours") from None
+            raise InvalidRequest(f"{path.name} is a symlink, which may lead out of the home") from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidRequest(f"{path.name} is no file: a folder, a FIFO or the like")
+        raise InvalidRequest(f"{path.name} is not a regular file")
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
         yield file
 
 
 def salvage(path: Path) -> Path | None:
-    """Write what can still be read of the damaged compressed rollout *path* beside it, plain; return its path, if any.
+    """Write the readable start of the damaged compressed rollout *path* to its plain form; return that, or None.
 
-    The caller holds the thread's lock, and moves the damaged one away.
+    The caller holds the thread's lock, and moves the damaged rollout away.
     """
     target = other_form(path)
-    with _opened(path) as file, replacing(target, file.fileno()) as plain:
+    with _open(path) as file, replacing(target, file.fileno()) as plain:
         with suppress(Internal):
             _decompress(path, file, plain)
         length = plain.tell()
@@ -153,27 +152,27 @@ def salvage(path: Path) -> Path | None:
 
 
 def _decompress(path: Path, source: BinaryIO, target: BinaryIO) -> None:
-    """Write what *source* holds, in however many frames, to *target*.
+    """Write the decompressed frames of *source* to *target*.
 
     Raises:
-        Internal: it is damaged, or cut short.
+        Internal: it is damaged or truncated.
     """
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
     frame = decompressor.decompressobj()
-    is_within = False
+    is_in_frame = False
     try:
         while chunk := source.read(_COMPRESSED_READ_BYTES):
             while chunk:
-                is_within = True
+                is_in_frame = True
                 target.write(frame.decompress(chunk))
                 chunk = b""
                 if frame.eof:
-                    chunk, is_within = frame.unused_data, False
+                    chunk, is_in_frame = frame.unused_data, False
                     frame = decompressor.decompressobj()
     except zstandard.ZstdError as error:
         raise Internal(f"{path.name} is damaged ({error}); {_REMEDY}") from None
-    if is_within:
-        raise Internal(f"{path.name} is cut short; {_REMEDY}")
+    if is_in_frame:
+        raise Internal(f"{path.name} is truncated; {_REMEDY}")
 
 
 def _are_equal(one: BinaryIO, other: BinaryIO) -> bool:

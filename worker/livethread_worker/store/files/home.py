@@ -1,7 +1,7 @@
-"""Where a home keeps its files.
+"""The layout of a home: codex's, plus a folder of our own.
 
-The layout beside our own folder is codex's. No path is ever built from unchecked text: thread ids are
-canonical UUIDs, and what the index calls a rollout must lie within the home.
+No path is built from unchecked text: thread ids are canonical UUIDs, and rollout paths from the index must lie within
+the home.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Final
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread_config.settings import OWN_FOLDER
 
-#: Permissions of every directory and file we create: the owner's alone.
+#: Permissions of every directory and file we create: only the owner has access.
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
-#: What a cold rollout's name has behind the plain one's.
+#: Added to the name of a rollout when it is compressed.
 COMPRESSED_SUFFIX: Final = ".zst"
 
 _ROLLOUT_NAME: Final = re.compile(
     r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})\.jsonl(\.zst)?"
 )
 
-#: Folders of days. Others hold no rollout of ours or codex's, and their names may be no text.
+#: Folders of days. Other folders hold no rollouts, and their names need not be UTF-8.
 _DATED: Final = "[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/"
 
-#: What no file is called.
-_NO_NAMES: Final = frozenset({"", ".", ".."})
+#: Last parts of a path that do not name a file.
+_NOT_FILE_NAMES: Final = frozenset({"", ".", ".."})
 
 _name: Final = attrgetter("name")
 
@@ -40,7 +40,7 @@ _name: Final = attrgetter("name")
 class Home:
     """The directory of one store."""
 
-    def __init__(self, root: Path, *, looks_once: bool = False) -> None:
+    def __init__(self, root: Path, *, checks_links_once: bool = False) -> None:
         self.root = root
         self.sessions = root / "sessions"
         self.archived_sessions = root / "archived_sessions"
@@ -50,15 +50,15 @@ class Home:
         self.own = root / OWN_FOLDER
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
-        #: Folders that were looked at, as they are named -> without links; None: each is looked at again.
-        self._looked_at: dict[str, Path] | None = {} if looks_once else None
+        #: Checked folders, as spelled -> with symlinks resolved. None: check a folder for each rollout.
+        self._checked: dict[str, Path] | None = {} if checks_links_once else None
 
     def for_a_moment(self) -> Home:
-        """Return this home for the work of a moment: it looks for links in a folder once, not with every rollout in it."""
-        return self if self._looked_at is not None else Home(self.root, looks_once=True)
+        """Return this home for short use: it checks each folder for symlinks once, not for every rollout."""
+        return self if self._checked is not None else Home(self.root, checks_links_once=True)
 
     def create(self) -> None:
-        """Create the folders, with mode 0700; existing ones keep theirs."""
+        """Create the missing folders with mode 0700; existing ones keep their modes."""
         for folder in (self.root, self.sessions, self.locks, self.own, self.own / "run", self.quarantine):
             make_directory(folder)
 
@@ -67,49 +67,48 @@ class Home:
         return f"{self._locks}/{thread_id}.lock"
 
     def new_rollout(self, thread_id: str, created_at: datetime) -> Path:
-        """Return the path of a new thread's rollout; its folder and name say the time in UTC."""
+        """Return the path of a new thread's rollout; its folder and name hold the time in UTC."""
         at = created_at.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00")
         return self.sessions / at[:10].replace("-", "/") / f"rollout-{at.replace(':', '-')}-{thread_id}.jsonl"
 
     def relative(self, path: Path) -> str:
-        """Return *path* as the index holds it."""
+        """Return *path* relative to the home, as the index stores it."""
         root, text = f"{self.root}/", str(path)
-        if text.startswith(root):  # all but always, and told ten times as fast
+        if text.startswith(root):  # the common case, ten times as fast
             return text[len(root) :]
         return path.relative_to(self.root).as_posix()
 
     def active_path(self, path: Path) -> Path:
-        """Return where the rollout *path* lies while its thread is active: the dated folder that its name says."""
+        """Return the path of the rollout *path* while its thread is active: in the folder of the date in its name."""
         match = _ROLLOUT_NAME.fullmatch(path.name)
         day = match["time"][:10].replace("-", "/") if match else datetime.now(UTC).strftime("%Y/%m/%d")
         return self.sessions / day / path.name
 
     def resolve(self, relative: str) -> Path:
-        """Return the path of a rollout that is named relative to the home, or absolutely.
+        """Return the path of a rollout given relative to the home, or absolutely.
 
         Raises:
-            InvalidRequest: it is no path, or leads out of the home. (Where the file itself is a symlink, opening it
-                for writing fails, and reading it is refused.)
+            InvalidRequest: it is not a path, or leads out of the home. (If the file itself is a symlink, opening it
+                fails.)
         """
         named, _, name = relative.rpartition("/")
-        if self._looked_at and name not in _NO_NAMES and (known := self._looked_at.get(named)):
+        if self._checked and name not in _NOT_FILE_NAMES and (known := self._checked.get(named)):
             return known / name
         path = self.root / relative
         try:
             folder = self.root / _without_links(path.parent).relative_to(self.root.resolve())
         except ValueError:
-            raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is no path") from None
-        if path.name in _NO_NAMES:
-            raise InvalidRequest(f"{relative!r} is no file")
-        if self._looked_at is not None and path.name == name:
-            self._looked_at[named] = folder
+            raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is not a path") from None
+        if path.name in _NOT_FILE_NAMES:
+            raise InvalidRequest(f"{relative!r} does not name a file")
+        if self._checked is not None and path.name == name:
+            self._checked[named] = folder
         return folder / path.name
 
     def find_rollout(self, thread_id: str) -> Path | None:
-        """Return the rollout of *thread_id*, active ones first and plain ones before compressed; None if there is none.
+        """Return the rollout of *thread_id*, preferring active over archived and plain over compressed, or None.
 
-        The folder that the id's own time names is tried first; an id without one costs a look into every
-        dated folder.
+        A UUIDv7 leads to its dated folder; for any other id, or if that fails, every dated folder is searched.
         """
         for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self._folders()):
             for path in sorted(folder.glob(f"rollout-*-{thread_id}.jsonl*")):
@@ -118,10 +117,10 @@ class Home:
         return None
 
     def where_it_lies(self, path: Path) -> Path | None:
-        """Return *path*, or where else the rollout of that name lies: archived, or compressed; None where it does not."""
+        """Return *path*, or the archived or compressed rollout of that name; None if no such file exists."""
         plain = (str(path), f"{self.archived_sessions}/{path.name}")
         for text in (*plain, *(f"{each}{COMPRESSED_SUFFIX}" for each in plain)):
-            if os.path.exists(text):  # noqa: PTH110 - as paths they would take four times as long
+            if os.path.exists(text):  # noqa: PTH110 - a Path takes four times as long
                 return Path(text)
         return None
 
@@ -129,7 +128,7 @@ class Home:
         """Return the rollout of *thread_id*.
 
         Raises:
-            ThreadNotFound: there is none.
+            ThreadNotFound: it has no rollout.
         """
         path = self.find_rollout(thread_id)
         if path is None:
@@ -137,12 +136,12 @@ class Home:
         return path
 
     def rollouts(self) -> Iterator[tuple[str, Path]]:
-        """Yield the id and the path of every rollout, active ones first and plain ones before compressed."""
+        """Yield the thread id and path of every rollout, active ones first, and plain ones before compressed ones."""
         for thread_id, entry in self.rollout_entries():
             yield thread_id, Path(entry)
 
     def rollout_entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Yield the id and the directory entry of every rollout, in the order of `rollouts`."""
+        """Yield the thread id and directory entry of every rollout, in the order of `rollouts`."""
         for folder in self._folders():
             if not folder.is_dir() or not self.is_within(folder):
                 continue
@@ -153,7 +152,7 @@ class Home:
                     yield match["id"], entry
 
     def unfinished_copies(self) -> Iterator[tuple[str, Path]]:
-        """Yield the thread and the path of every copy of a rollout that is being made, or that a crash left."""
+        """Yield the thread id and path of every copy of a rollout that is in progress, or that a crash left."""
         for folder in self._folders():
             if folder.is_dir() and self.is_within(folder):
                 for path in sorted(folder.glob(".rollout-*.new")):
@@ -163,10 +162,10 @@ class Home:
     def one_rollout_each(
         self, known: Mapping[str, tuple[str, int]]
     ) -> tuple[dict[str, os.DirEntry[str]], list[os.DirEntry[str]]]:
-        """Return one rollout of each thread, and those that are left over where a thread has several.
+        """Return one rollout of each thread, and the other rollouts of threads with several.
 
-        It is the one that the index knows, by *known* (thread -> path relative to the home, length); else a plain one
-        before a compressed, and the longest: a copy that somebody made of a thread does not go on.
+        Prefer the one that the index knows (*known*: thread -> path relative to the home, length), then a plain one,
+        then the longest: a user's backup copy does not grow.
         """
         root = f"{self.root}/"
         chosen: dict[str, os.DirEntry[str]] = {}
@@ -191,24 +190,24 @@ class Home:
         return chosen, others
 
     def _folders(self) -> Iterator[Path]:
-        """Yield the folders that hold rollouts: the dated ones, and that of the archived."""
+        """Yield the dated folders, then the folder of archived rollouts."""
         yield from sorted(self.sessions.glob(_DATED))
         yield self.archived_sessions
 
     def is_within(self, folder: Path) -> bool:
-        """Whether *folder* lies in the home: a symlink may lead anywhere, or in a circle."""
+        """Return whether *folder* lies in the home after symlinks are resolved."""
         try:
             return _without_links(folder).is_relative_to(self.root.resolve())
         except ValueError:
             return False
 
     def thread_of(self, path: Path) -> str | None:
-        """Return the id of the thread whose rollout *path* is, going by its name; None for any other file."""
+        """Return the thread id in the name of the rollout *path*; None for any other file."""
         match = _ROLLOUT_NAME.fullmatch(path.name)
         return match["id"] if match else None
 
     def time_of(self, path: Path) -> datetime | None:
-        """Return the time that the name of the rollout *path* says; None where it is none."""
+        """Return the time in the name of the rollout *path*; None if it has no valid time."""
         match = _ROLLOUT_NAME.fullmatch(path.name)
         try:
             return datetime.strptime(match["time"], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC) if match else None
@@ -216,38 +215,38 @@ class Home:
             return None
 
     def is_archived(self, path: Path) -> bool:
-        """Whether *path* lies among the archived rollouts."""
-        # As texts: to compare the paths takes five times as long.
+        """Return whether *path* lies in the folder of archived rollouts."""
+        # Comparing strings is five times as fast as comparing paths.
         return str(path).rpartition("/")[0] == str(self.archived_sessions)
 
 
 def _without_links(path: Path) -> Path:
-    """Return *path* without a symlink in it.
+    """Return *path* with its symlinks resolved.
 
     Raises:
-        ValueError: it is no path, or its links lead in a circle.
+        ValueError: it is not a path, or its symlinks form a loop.
     """
     try:
         real = path.resolve()
     except RuntimeError as error:  # Python < 3.13
         raise ValueError(str(error)) from None
     if real.is_symlink():
-        raise ValueError(f"the symlink {real} leads in a circle")
+        raise ValueError(f"the symlink {real} is part of a loop")
     return real
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether *path* is that of a compressed rollout."""
-    return str(path).endswith(COMPRESSED_SUFFIX)  # told five times as fast as by the suffix
+    """Return whether *path* names a compressed rollout."""
+    return str(path).endswith(COMPRESSED_SUFFIX)  # five times as fast as `path.suffix`
 
 
 def other_form(path: Path) -> Path:
-    """Return the path of the plain rollout *path* compressed, or of the compressed one plain."""
+    """Return the path of the compressed form of a plain rollout, or of the plain form of a compressed one."""
     return path.with_suffix("") if is_compressed(path) else path.with_name(path.name + COMPRESSED_SUFFIX)
 
 
 def make_directory(path: Path) -> None:
-    """Create *path* and its missing parents, each with mode 0700 whatever the umask is."""
+    """Create *path* and its missing parents, each with mode 0700."""
     if path.is_dir():
         return
     make_directory(path.parent)
@@ -255,12 +254,12 @@ def make_directory(path: Path) -> None:
 
 
 def _days_of(thread_id: str) -> Iterator[str]:
-    """Yield the dated folders in which a UUIDv7's rollout lies, whatever the writer's time zone was."""
+    """Yield the dated folders that may hold a UUIDv7's rollout, in any time zone of its writer."""
     if thread_id[14] != "7":
         return
     try:
         made_at = datetime.fromtimestamp(int(thread_id[:8] + thread_id[9:13], 16) / 1000, UTC)
         days = [made_at + timedelta(days=days) for days in (0, -1, 1)]
-    except (ValueError, OverflowError, OSError):  # beyond the calendar: an id says what its maker likes
+    except (ValueError, OverflowError, OSError):  # an id may hold a time beyond the calendar
         return
     yield from (day.strftime("%Y/%m/%d") for day in days)

@@ -1,4 +1,4 @@
-"""``session_index.jsonl``: codex's append-only index of thread names. The last line of an id wins."""
+"""``session_index.jsonl``: codex's append-only index of thread names. The last line of a thread wins."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.scan import scan_records
 from livethread_worker.store.files.sync import sync_directory, sync_now
 
-#: How long codex may hold the index's lock before we give up and try again later.
-_LOCK_WAIT: Final = 2.0  # seconds
+#: How long to wait for the lock of the name index.
+LOCK_WAIT: Final = 2.0  # seconds
 
-_LONG_AGO: Final = datetime.fromtimestamp(0, UTC)
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None:
-    """Give the thread a name, at the time of the change; None takes it away.
+    """Name the thread as of *at*; None removes the name.
 
-    Saying the same again changes nothing, so a repeated task is harmless. A name is taken away with its lines, as
-    codex passes over an empty one and shows the one before.
+    A repeated call has no further effect. None removes the thread's lines: codex skips an empty name and shows the
+    previous one.
 
     Raises:
-        LockBusy: somebody else holds the index for long.
-        OSError: it cannot be written.
+        LockBusy: another program holds the lock for more than `LOCK_WAIT`.
+        OSError: the name index cannot be written.
     """
     if name is None:
         forget_names(home, thread_id)
@@ -41,33 +41,33 @@ def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None
     with _locked(home), RolloutRecorder.open(home.session_index, create=True) as recorder:
         size = recorder.size
         if size and os.pread(recorder.file.fileno(), 1, size - 1) != b"\n":
-            lines = b"\n" + lines  # end a torn line, so that ours is not glued onto it
+            lines = b"\n" + lines  # end a torn line first
         recorder.append(lines)
         sync_now(recorder)
 
 
 def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] = lambda _: None) -> None:
-    """Take every line of *thread_ids* out of the index, when *keep* has them; all others stay as they are.
+    """Remove all lines of *thread_ids* from the name index, after passing them to *keep*.
 
     Raises:
-        LockBusy: somebody else holds the index for long.
-        OSError: it cannot be written.
+        LockBusy: another program holds the lock for more than `LOCK_WAIT`.
+        OSError: the name index cannot be written.
     """
     if read_names(home).keys().isdisjoint(thread_ids):
         return
     forgotten = frozenset(thread_ids)
     with _locked(home):
-        kept: list[bytes] = []
-        taken: list[bytes] = []
+        remaining: list[bytes] = []
+        removed: list[bytes] = []
         for line in home.session_index.read_bytes().splitlines(keepends=True):
-            (taken if _id_of(line) in forgotten else kept).append(line)
-        if not taken:
+            (removed if _id_of(line) in forgotten else remaining).append(line)
+        if not removed:
             return
-        keep(b"".join(taken))
+        keep(b"".join(removed))
         replacement = home.session_index.with_name(f"{home.session_index.name}.new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with open(os.open(replacement, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
-            file.writelines(kept)
+            file.writelines(remaining)
             file.flush()
             os.fsync(file.fileno())
         replacement.replace(home.session_index)
@@ -80,25 +80,25 @@ def _id_of(line: bytes) -> str | None:
 
 
 def _locked(home: Home) -> AbstractContextManager[None]:
-    return file_lock(home.session_index.with_name(f"{home.session_index.name}.lock"), wait_s=_LOCK_WAIT)
+    return file_lock(home.session_index.with_name(f"{home.session_index.name}.lock"), wait_s=LOCK_WAIT)
 
 
 @dataclass(slots=True)
 class NameCache:
-    """The present names, read again only when the name index has changed."""
+    """Caches the current names until the name index changes."""
 
     home: Home
     _names: dict[str, str | None] = field(default_factory=dict)
     _stamp: tuple[int, ...] | None = None
 
     def names(self) -> dict[str, str | None]:
-        """Return the present name of every thread that ever had one; the same object while nothing has changed."""
-        stamp = self._present_stamp()  # taken first: what is written while we read is read again
+        """Return the current names, like `read_names`; the same object until they change."""
+        stamp = self._current_stamp()  # before reading, so that a concurrent write changes it
         if stamp != self._stamp:
             self._names, self._stamp = read_names(self.home), stamp
         return self._names
 
-    def _present_stamp(self) -> tuple[int, ...]:
+    def _current_stamp(self) -> tuple[int, ...]:
         try:
             stat = self.home.session_index.stat()
         except FileNotFoundError:
@@ -107,30 +107,30 @@ class NameCache:
 
 
 def read_names(home: Home) -> dict[str, str | None]:
-    """Return the present name of every thread that ever had one."""
+    """Return the current name of every thread in the name index; None for an empty one."""
     return {thread_id: line.name for thread_id, line in NameReader(home.session_index).read().items()}
 
 
 @dataclass(frozen=True, slots=True)
 class NameLine:
-    """The last line of a thread in a name index."""
+    """A thread's last line in a name index."""
 
     name: str | None
     updated_at: Any
 
     @property
     def at(self) -> datetime:
-        """When the name was given; long ago, where the line does not say it."""
-        return parse_time(self.updated_at) or _LONG_AGO
+        """Return when the name was set; 1970 if the line has no valid time."""
+        return parse_time(self.updated_at) or _EPOCH
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open *path*; a FIFO that lies in the place of the index does not wait for a writer."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open *path* without waiting for a writer if it is a FIFO."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 class NameReader:
-    """Reads a name index, and from then on what was added to it."""
+    """Reads a name index, then only the lines added since."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -139,13 +139,13 @@ class NameReader:
         self._end = 0
 
     def read(self) -> dict[str, NameLine]:
-        """Return the last line of every thread that ever had a name, by the id as it is spelled there.
+        """Return each thread's last line, by its id as spelled there; nothing if there is no name index.
 
         Raises:
-            OSError: there is an index, and it cannot be read.
+            OSError: the name index cannot be read.
         """
         try:
-            with open(self._path, "rb", opener=_open_at_once) as file:
+            with open(self._path, "rb", opener=_open_nonblocking) as file:
                 self._read_on(file)
         except FileNotFoundError:
             self._lines, self._identity = {}, None
@@ -154,7 +154,7 @@ class NameReader:
     def _read_on(self, file: BinaryIO) -> None:
         stat = os.fstat(file.fileno())
         identity = stat.st_dev, stat.st_ino
-        if identity != self._identity or stat.st_size < self._end:  # replaced, or cut
+        if identity != self._identity or stat.st_size < self._end:  # replaced or truncated
             self._lines, self._identity, self._end = {}, identity, 0
         for record in scan_records(file, self._end):
             if record.value is None and not record.is_complete:

@@ -1,4 +1,4 @@
-"""Where what is cut out of a home goes: nothing is thrown away, not even what nobody can read."""
+"""The quarantine keeps everything that is taken out of a home, even if it is unreadable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from livethread_worker.store.files.sync import sync_directory
 
 
 def keep(home: Home, name: str, content: bytes) -> Path:
-    """Store *content* in the quarantine folder, durably, under a name that begins with *name*."""
+    """Write *content* durably to a new quarantine file whose name begins with *name*."""
     path = _free_path(home, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(path, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
@@ -23,7 +23,7 @@ def keep(home: Home, name: str, content: bytes) -> Path:
 
 
 def move_away(home: Home, path: Path) -> Path:
-    """Move the file *path* into the quarantine folder, durably."""
+    """Move the file *path* into the quarantine durably, and return its new path."""
     target = _free_path(home, path.name)
     path.rename(target)
     sync_directory(target.parent)
@@ -32,9 +32,9 @@ def move_away(home: Home, path: Path) -> Path:
 
 
 def move_other_form_away(home: Home, path: Path) -> None:
-    """Move the other form of the rollout *path*, if there is one, into the quarantine folder.
+    """Move the other form of the rollout *path* into the quarantine, if it exists.
 
-    A crash leaves the same lines in both forms; somebody else may leave others, and then *path* is what counts.
+    After a crash both forms hold the same lines. If another program left other lines, *path* wins.
     """
     other = other_form(path)
     if other.exists():

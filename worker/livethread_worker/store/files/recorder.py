@@ -1,4 +1,4 @@
-"""`RolloutRecorder`: the one writer of rollout files, of already canonical lines only."""
+"""`RolloutRecorder`: the only code that appends to rollouts. Its lines are canonical already."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from livethread_worker.store.files.home import FILE_MODE, make_directory
 
 
 class RolloutRecorder:
-    """An open rollout, whose thread's lock the caller holds.
+    """An open rollout; the caller holds its thread's lock.
 
-    Writes go to the committed length, all lines of a batch in one call, so that a crash leaves a prefix.
+    A batch's lines go after the committed length in one write, so a crash leaves a prefix of them.
     """
 
     def __init__(self, path: Path, file: FileIO, *, is_new: bool, is_named: bool) -> None:
         self.path = path
         self.file = file
-        #: Whether the file was made just now.
+        #: Whether this recorder created the file.
         self.is_new = is_new
-        #: Whether its name is known to be on the disk: a crash may have come right behind its making.
+        #: Whether its name is known to be on the disk: a process may have crashed right after creating the file.
         self.is_named = is_named
-        #: Whether only this recorder has written what is not known to be on the disk. Of what a killed process, or another
-        #: program, wrote before it was opened, only ``fdatasync`` tells for certain whether it could be written.
+        #: Whether this recorder wrote everything that may not be on the disk. For what another process wrote before,
+        #: only ``fdatasync`` reports every error.
         self.is_all_ours = is_new or is_named
         stat = os.fstat(file.fileno())
-        #: The file system that it lies on.
         self.device = stat.st_dev
-        #: Length of the file, in bytes, as far as it is good.
+        #: Length in bytes up to the last good line.
         self.size = stat.st_size
-        #: Where what was appended last begins.
+        #: Length before the last append.
         self.appended_from = self.size
 
     def __enter__(self) -> Self:
@@ -43,10 +42,10 @@ class RolloutRecorder:
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> Self:
-        """Open *path* for appending; the recorder closes it at the end of its block.
+        """Open *path* for appending, until the end of the recorder's ``with`` block.
 
         Raises:
-            FileNotFoundError: there is no such rollout, and it is not to be created.
+            FileNotFoundError: it does not exist, and *create* is false.
         """
         if create:
             make_directory(path.parent)
@@ -55,10 +54,10 @@ class RolloutRecorder:
         return cls(path, FileIO(os.open(path, flags, FILE_MODE), "r+b"), is_new=is_new, is_named=not create)
 
     def append(self, lines: bytes) -> None:
-        """Write *lines* behind the last good one; on an error the file is cut back to what it was.
+        """Write *lines* after the last good one; after an error, cut the file back.
 
         Raises:
-            OSError: the disk is full, or the like; nothing of *lines* counts as written.
+            OSError: for example, the disk is full; none of *lines* counts as written.
         """
         self.appended_from = start = self.size
         view = memoryview(lines)
@@ -74,13 +73,13 @@ class RolloutRecorder:
             raise
 
     def cut(self) -> None:
-        """Cut the file to the good length."""
+        """Truncate the file to `size`."""
         os.ftruncate(self.file.fileno(), self.size)
 
     def take_back(self) -> None:
-        """Cut off what was appended last, which could not be forced to the disk: it is to be written again.
+        """Cut off the last append after syncing it failed, so that it is written again.
 
-        After such an error the kernel takes the pages for written, and the next ``fdatasync`` says nothing more of them.
+        The kernel marks the failed pages clean, so the next ``fdatasync`` would not report them.
         """
         self.size = self.appended_from
         with suppress(OSError):

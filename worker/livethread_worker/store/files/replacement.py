@@ -1,4 +1,4 @@
-"""Replaces a file durably: the new one is complete on the disk before it takes the old one's name."""
+"""Replaces files durably: the new file is complete on the disk before it takes the old one's name."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from livethread_worker.store.files.sync import sync_directory
 
 @contextmanager
 def replacing(target: Path, source: int) -> Iterator[BinaryIO]:
-    """Give a file that becomes *target* at the end of the block, with the times of *source*, durably.
+    """Yield a file that durably replaces *target* at the end of the block, with the times of *source*.
 
-    Where the block fails, *target* is as it was.
+    If the block fails, *target* is unchanged.
     """
     new = unfinished(target)
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -34,11 +34,11 @@ def replacing(target: Path, source: int) -> Iterator[BinaryIO]:
 
 
 def unfinished(target: Path) -> Path:
-    """Return where the file that is to replace *target* is made; a crash leaves it there."""
+    """Return the path of the file that will replace *target*; a crash may leave it."""
     return target.with_name(f".{target.name}.new")
 
 
 def copy_times(source: int, target: int) -> None:
-    """Give the file *target* the times of *source*; both are descriptors."""
+    """Copy the times of *source* to *target*; both are descriptors."""
     stat = os.fstat(source)
     os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Forces what a batch wrote to the disk: its rollouts, and the names of new ones."""
+"""Forces a batch to the disk: its rollouts, and the names of new ones."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from livethread_worker.store.files.syncfs import is_cheap_to_sync, sync_filesyst
 #: macOS has no fdatasync.
 _datasync: Final = getattr(os, "fdatasync", os.fsync)
 
-#: Files that are forced to the disk at once: the disk takes several in hardly more time than one.
-SYNCED_AT_ONCE: Final = 8
+#: Files synced at the same time: several take hardly longer than one.
+SYNC_THREADS: Final = 8
 
 
 class Syncing:
-    """What *recorders* wrote, and new files' names with it, on its way to the disk; a single one's is there at once.
+    """Syncs the files of *recorders* and the names of new ones in other threads; a single file, before it returns.
 
-    They stay open until `wait` has returned.
+    The recorders must stay open until `wait` has returned.
     """
 
     def __init__(self, recorders: Sequence[RolloutRecorder]) -> None:
         self._recorders = recorders
         self._errors: list[OSError | None] = [None] * len(recorders)
         self._name_errors: list[OSError | None] = [None] * len(recorders)
-        self._under_way: list[Future[None]] = []
+        self._pending: list[Future[None]] = []
         shares = self._shares()
-        if len(recorders) > 1:  # a single file is not worth a hand-over
-            with suppress(RuntimeError):  # the interpreter ends, or the machine has no thread left
+        if len(recorders) > 1:  # handing a single file to a thread takes longer
+            with suppress(RuntimeError):  # the interpreter is shutting down, or no thread can start
                 while shares:
-                    self._under_way.append(_sync_pool().submit(shares[-1]))
+                    self._pending.append(_sync_pool().submit(shares[-1]))
                     shares.pop()
         for share in shares:
             share()
 
     def is_done_within(self, seconds: float) -> bool:
-        """Whether it is done after so long."""
-        return not wait(self._under_way, seconds).not_done
+        """Wait for up to *seconds*, and return whether everything is synced."""
+        return not wait(self._pending, seconds).not_done
 
     def wait(self) -> list[OSError | None]:
-        """Return each recorder's error, once all is done."""
-        for share in self._under_way:
+        """Wait until everything is synced, and return each recorder's error."""
+        for share in self._pending:
             share.result()
-        return [error or of_name for error, of_name in zip(self._errors, self._name_errors, strict=True)]
+        return [error or name_error for error, name_error in zip(self._errors, self._name_errors, strict=True)]
 
     def _shares(self) -> list[Callable[[], None]]:
-        """Return what is to be done, in parts that may be done at once."""
-        if self._is_one_call_as_good():
+        """Split the work into calls that may run at the same time."""
+        if self._can_sync_together():
             return [self._sync_together]
         shares: list[Callable[[], None]] = []
         if not all(recorder.is_named for recorder in self._recorders):
             shares.append(self._sync_names)
-        # One for each thread of the pool: to hand over each file takes more CPU time than to write it.
-        shares += (partial(self._sync_share, first) for first in range(min(len(self._recorders), SYNCED_AT_ONCE)))
+        # One for each thread of the pool: submitting each file takes more CPU time than writing it.
+        shares += (partial(self._sync_share, first) for first in range(min(len(self._recorders), SYNC_THREADS)))
         return shares
 
-    def _is_one_call_as_good(self) -> bool:
-        """Whether `sync_filesystem` does for all what a call for each would, and tells of every error."""
+    def _can_sync_together(self) -> bool:
+        """Return whether one `sync_filesystem` does the same as a sync of each file, and reports every error."""
         recorders = self._recorders
         return (
             len(recorders) > 1
@@ -72,12 +72,12 @@ class Syncing:
         )
 
     def _sync_together(self) -> None:
-        """Sync all by one call. Of an error it is not said whose it is: each file is asked."""
+        """Sync all files with one call; after an error, sync each to learn which failed."""
         try:
-            # The first was opened before any of them was written to.
+            # The first file was opened before any file was written to, so this reports every error since.
             sync_filesystem(self._recorders[0].file.fileno())
         except OSError:
-            for first in range(SYNCED_AT_ONCE):
+            for first in range(SYNC_THREADS):
                 self._sync_share(first)
             self._sync_names()
         else:
@@ -85,11 +85,11 @@ class Syncing:
                 recorder.is_named = True
 
     def _sync_share(self, first: int) -> None:
-        for number in range(first, len(self._recorders), SYNCED_AT_ONCE):
+        for number in range(first, len(self._recorders), SYNC_THREADS):
             self._errors[number] = _sync_data(self._recorders[number])
 
     def _sync_names(self) -> None:
-        """Force the names of new files to the disk, each folder once."""
+        """Sync the names of new files, each folder once."""
         new: dict[Path, list[int]] = {}
         for number, recorder in enumerate(self._recorders):
             if not recorder.is_named:
@@ -106,10 +106,10 @@ class Syncing:
 
 
 def sync_now(recorder: RolloutRecorder) -> None:
-    """Force what *recorder* wrote to the disk, and a new file's name with it.
+    """Force the rollout of *recorder* to the disk, and the name of a new one.
 
     Raises:
-        OSError: the disk could not take it.
+        OSError: the disk failed.
     """
     if error := Syncing([recorder]).wait()[0]:
         raise error
@@ -117,11 +117,11 @@ def sync_now(recorder: RolloutRecorder) -> None:
 
 @cache
 def _sync_pool() -> ThreadPoolExecutor:
-    """Return the process' pool: to start its threads for each batch took longer than to hand them their shares."""
-    return ThreadPoolExecutor(SYNCED_AT_ONCE, thread_name_prefix="sync")
+    """Return the process's pool; starting threads for each batch takes too long."""
+    return ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="sync")
 
 
-# A forked child has the pool, and none of its threads.
+# A forked child inherits the pool without its threads.
 os.register_at_fork(after_in_child=_sync_pool.cache_clear)
 
 
@@ -134,7 +134,7 @@ def _sync_data(recorder: RolloutRecorder) -> OSError | None:
 
 
 def sync_directories(folder: Path) -> None:
-    """Force the names of *folder* and of its dated parents to the disk."""
+    """Force the names in *folder* and in its three parents to the disk."""
     for path in (folder, *folder.parents[:3]):
         sync_directory(path)
 

@@ -1,8 +1,8 @@
-"""All files of a file system, forced to the disk by one call, where that is as good as one for each and harms nobody.
+"""Forces all files of a file system to the disk with one call, if that is as safe as one per file, and cheap.
 
-``fdatasync`` of a hundred rollouts is up to a hundred commits of the file system's journal; ``syncfs`` is one. PostgreSQL
-has it for many files too (``recovery_init_sync_method``), and its documentation names what to look out for: the call
-writes out what other programs wrote as well, and older kernels did not tell of every error.
+``fdatasync`` of a hundred rollouts may commit the file system's journal a hundred times, ``syncfs`` once. PostgreSQL
+uses it, too (``recovery_init_sync_method``), and documents its drawbacks: the call also writes the data of other
+programs, and older kernels did not report every error.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-#: File systems whose ``syncfs`` is known to write all that ``fsync`` does. Of those in user space it need not be true, and
-#: for btrfs it is more work than a few files.
-_KNOWN: Final = frozenset({"ext4", "xfs"})
+#: File systems whose ``syncfs`` writes all that ``fsync`` does. File systems in user space may not, and for btrfs the
+#: call takes longer than a few files.
+_RELIABLE_FILE_SYSTEMS: Final = frozenset({"ext4", "xfs"})
 
-#: Since 5.8 Linux tells of pages that could not be written, and since 5.17 of a journal that could not.
+#: Linux reports failed pages since 5.8, and a failed journal since 5.17.
 _FIRST_LINUX: Final = (5, 17)
 
-#: kB that wait to be written, by whatever program: with more, the files are forced one by one.
-_MOST_DIRTY: Final = 64 * 1024
+#: Above this many kB that wait to be written, by any program, files are synced one by one.
+_MAX_DIRTY: Final = 64 * 1024
 
-#: Field of a line of ``mountinfo``.
+#: Index of the device number in a line of ``mountinfo``.
 _DEVICE: Final = 2
 
 _DIRTY: Final = re.compile(rb"^(?:Dirty|Writeback): +([0-9]+) kB", re.MULTILINE)
 
 
 def is_cheap_to_sync(descriptor: int) -> bool:
-    """Whether `sync_filesystem` does for the files beside *descriptor*'s what ``fdatasync`` would, and soon."""
-    with suppress(OSError, ValueError, LookupError):  # nobody says: /proc may be hidden, or be another's
-        return _is_known(os.fstat(descriptor).st_dev) and _dirty() <= _MOST_DIRTY
+    """Return whether `sync_filesystem` is as safe as ``fdatasync`` for files beside *descriptor*, and fast."""
+    with suppress(OSError, ValueError, LookupError):  # /proc may be hidden, or not Linux's own
+        return _is_reliable(os.fstat(descriptor).st_dev) and _dirty() <= _MAX_DIRTY
     return False
 
 
 def sync_filesystem(descriptor: int) -> None:
-    """Force what was written to the file system of *descriptor*, a file, to the disk: data, lengths and names.
+    """Force the file system of the file *descriptor* to the disk: data, lengths and names.
 
     Raises:
-        OSError: something that was written since *descriptor* was opened could not be; ``fdatasync`` tells what. What was
-            written before may have failed, and another call have been told.
+        OSError: a write since *descriptor* was opened failed; ``fdatasync`` reports of which file. Failures of earlier
+            writes may have been reported to another call.
     """
     if _syncfs(descriptor):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    # Flushes the disk's cache once more: without a journal, ext4 writes inodes behind its own flush.
+    # Flush the disk's cache again: without a journal, ext4 writes inodes after its own flush.
     os.fdatasync(descriptor)
 
 
 def _syncfs(descriptor: int) -> int:
-    """Call the C library: Python has none of its own."""
+    """Call the C library, since Python has no ``os.syncfs``."""
     return int(_libc().syncfs(descriptor))
 
 
@@ -64,18 +64,20 @@ def _libc() -> ctypes.CDLL:
 
 
 @cache
-def _is_known(device: int) -> bool:
-    """Whether *device* holds a file system whose ``syncfs`` can be relied on."""
+def _is_reliable(device: int) -> bool:
+    """Return whether ``syncfs`` is reliable on this kernel and the file system of *device*."""
     if sys.platform != "linux" or not hasattr(_libc(), "syncfs"):
         return False
     version = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return version is not None and (int(version[1]), int(version[2])) >= _FIRST_LINUX and _type_of(device) in _KNOWN
+    if version is None or (int(version[1]), int(version[2])) < _FIRST_LINUX:
+        return False
+    return _type_of(device) in _RELIABLE_FILE_SYSTEMS
 
 
 def _type_of(device: int) -> str | None:
-    """Return the type of the file system on *device* (proc(5), ``mountinfo``); None where none is mounted from it."""
+    """Return the type of the file system on *device* (proc(5), ``mountinfo``); None if it is not mounted."""
     number = b"%d:%d" % (os.major(device), os.minor(device))
-    # The kernel escapes spaces and line feeds in names, and nothing else that Python would split text at.
+    # Split at b"\n" and b" ", which the kernel escapes in names; it does not escape all that `splitlines` splits at.
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n"):
         fields = line.split(b" ")
         if len(fields) > _DEVICE and fields[_DEVICE] == number:
@@ -84,10 +86,10 @@ def _type_of(device: int) -> str | None:
 
 
 def _dirty() -> int:
-    """Return how many kB wait to be written, or are being written.
+    """Return how many kB wait to be written or are being written.
 
     Raises:
-        ValueError: it is not said.
+        ValueError: ``/proc/meminfo`` lacks a value.
     """
     with open("/proc/meminfo", "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes longer than the rest
         dirty, writeback = _DIRTY.findall(file.read(4096))

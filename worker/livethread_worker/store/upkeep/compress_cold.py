@@ -1,4 +1,4 @@
-"""Compresses the rollouts that nobody has written to for long."""
+"""Compresses rollouts that have not changed for long."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
-    """Compress the rollouts of threads without a change since *before*; return how many, and the bytes before and after.
+    """Compress the rollouts of threads unchanged since *before*; return how many, and their bytes before and after.
 
-    Each under its thread's lock; what is in use is left for the next time, and so is a rollout with lines that the
-    index does not know, and one that does not read back or lies behind a link. They are read in place, and made plain
-    again by the next change.
+    Each is compressed under its thread's lock. Rollouts that are in use, differ from the index, fail verification or
+    lie behind a symlink out of the home are skipped. Reads work as before; the next change of a thread decompresses
+    its rollout.
 
     Raises:
         IndexUnavailable: the index cannot be used.
@@ -37,12 +37,12 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
         except LockBusy:
             continue
         except ThreadStoreError:
-            logger.exception("compressing failed", extra={"action": "compress", "thread_id": thread_id})
+            logger.exception("compression failed", extra={"action": "compress", "thread_id": thread_id})
     return counts
 
 
 def _compress(home: Home, index: Index, thread_id: str, before: datetime) -> tuple[int, int] | None:
-    """Compress one rollout and return its sizes; None where it is no longer cold, or was never."""
+    """Compress one rollout and return its sizes before and after; None if it is not cold."""
     state = index.load_states({thread_id: set()}).get(thread_id)
     if state is None or state.thread is None or state.thread.updated_at >= before:
         return None
@@ -50,7 +50,7 @@ def _compress(home: Home, index: Index, thread_id: str, before: datetime) -> tup
     if is_compressed(path) or not path.exists():
         return None
     stat = path.stat()
-    # codex before 0.160 takes no lock while it writes; its file is new, or longer than the index knows.
+    # codex before 0.160 writes without the lock: then the file is new, or longer than in the index.
     if stat.st_mtime >= before.timestamp() or stat.st_size != state.rollout_bytes:
         return None
     move_other_form_away(home, path)

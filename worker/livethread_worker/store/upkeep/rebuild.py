@@ -1,6 +1,6 @@
-"""Makes the index again from the files, online: each thread is read under its lock, and writers go on.
+"""Rebuilds the index from the files while workers go on: each thread is read under its lock.
 
-Files are never changed. A thread that somebody writes just now is tried again at the end.
+No file is changed. Threads whose locks are held are tried again at the end.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from livethread_worker.store.thread_state import ThreadState
 
 logger = logging.getLogger(__name__)
 
-#: Threads of one transaction, and bytes of their rollouts, about: their writers wait meanwhile, and at last all others.
+#: Threads in a transaction, and about how many bytes of rollouts: workers wait for its locks, then for the index.
 BATCH_THREADS: Final = 200
 BATCH_BYTES: Final = 4 * 1024 * 1024
 
-#: How long the rebuild waits for a thread's writer before it leaves the thread to the next rebuild.
+#: How long to wait for a thread's lock before the thread is left out.
 LOCK_WAIT: Final = 10.0  # seconds
 
-#: A rollout, by its thread.
+#: A thread id and the path of its rollout.
 _Rollout = tuple[str, "Path"]
 
-#: Whether a rollout is to be read, given what the index knows of its thread.
+#: Returns whether to read a rollout, given the state of its thread in the index.
 IsNeeded = Callable[["ThreadState | None", "Path"], bool]
 
 
 @dataclass(slots=True)
 class RebuildReport:
-    """What a rebuild did."""
+    """What a rebuild read and skipped."""
 
     threads: int = 0
-    #: Rows whose rollout is gone.
+    #: Rows that were deleted because their rollouts are gone.
     forgotten: int = 0
-    #: Files without a ``session_meta`` of their own.
+    #: Rollouts that cannot be read, or lack a ``session_meta`` of their thread.
     unreadable: list[str] = field(default_factory=list)
-    #: Files of a thread that has another one, which was taken.
+    #: Rollouts that were skipped in favor of another one of the same thread.
     duplicates: list[str] = field(default_factory=list)
-    #: Threads that a writer held all the time.
+    #: Threads that were skipped because their locks stayed held.
     busy: list[str] = field(default_factory=list)
 
 
 def complete_once(home: Home, index: Index) -> dict[str, int]:
-    """Read the rollouts that an index does not know, unless that was done, or another process is at it.
+    """Read the rollouts that a new index lacks, unless that was done or another process does it.
 
     Raises:
         IndexUnavailable: the index cannot be written.
@@ -71,14 +71,14 @@ def complete_once(home: Home, index: Index) -> dict[str, int]:
 
 
 def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _: None) -> RebuildReport:
-    """Read every rollout into the index and forget rows without one; *advance* is told of each batch's size.
+    """Read every rollout into the index and delete rows without one; call *advance* with the size of each batch.
 
     Raises:
         IndexUnavailable: the index cannot be written.
     """
     seen: set[str] = set()
     report = _read_all(home, index, advance, seen, is_needed=None)
-    # What was not seen may have been created since.
+    # Threads created since the listing have a row and were not seen.
     gone = [id_ for id_ in index.thread_ids() if id_ not in seen and not home.find_rollout(id_)]
     index.commit((), gone)
     index.mark_complete()
@@ -112,11 +112,11 @@ def _read_all(
 
 
 def _batches(rollouts: Iterable[_Rollout]) -> Iterator[list[_Rollout]]:
-    """Yield *rollouts*, several at a time, as far as the bounds of a transaction allow, and one at least."""
+    """Yield *rollouts* in batches; the rollout that reaches a limit is the last of its batch."""
     batch: list[_Rollout] = []
     size = 0
     for rollout in rollouts:
-        with suppress(OSError):  # it was moved or deleted since it was listed
+        with suppress(OSError):  # moved or deleted since it was listed
             size += rollout[1].stat().st_size
         batch.append(rollout)
         if len(batch) >= BATCH_THREADS or size >= BATCH_BYTES:
@@ -135,10 +135,10 @@ def index_batch(
     is_needed: IsNeeded | None,
     wait_s: float = 0.0,
 ) -> list[_Rollout]:
-    """Read *rollouts* into the index, in one transaction; return those whose threads are being written.
+    """Read *rollouts* into the index in one transaction; return those whose locks are held by other programs.
 
-    *is_needed* is asked under the thread's lock, of what the index knows by then; None: every rollout is. For an
-    index in memory no lock is taken: nobody else writes it, and the home may be one that cannot be written.
+    *is_needed* is called under the thread's lock with the state that the index has then; None reads every rollout.
+    An index in memory needs no locks: only this process writes it, and the home may be read-only.
 
     Raises:
         IndexUnavailable: the index cannot be written.
@@ -158,7 +158,7 @@ def index_batch(
         known = index.load_states({thread_id: set() for thread_id, _ in held}) if is_needed else {}
         for thread_id, path in held:
             if not path.exists() or (is_needed and not is_needed(known.get(thread_id), path)):
-                continue  # moved or deleted since it was listed, or read by somebody else
+                continue  # moved, deleted or indexed since it was listed
             rows = _rows_of(home, thread_id, path, names)
             if rows is None:
                 report.unreadable.append(home.relative(path))
@@ -171,23 +171,23 @@ def index_batch(
 
 
 def _rows_of(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadRows | None:
-    """Return what is to be stored of a rollout; None where it cannot be read, or holds no thread of this id.
+    """Return the rows of a rollout; None if it cannot be read or holds no thread of this id.
 
-    One bad rollout must not keep the others out of the index.
+    It catches every error: one bad rollout must not keep the others out of the index.
     """
     extra = {"action": "rebuild", "thread_id": thread_id}
     try:
         state = read_state(home, thread_id, path, names)
         return thread_rows(state, None) if state.thread is not None else None
     except ThreadStoreError as error:
-        logger.warning("a rollout cannot be read: %s", error, extra=extra)
+        logger.warning("rollout cannot be read: %s", error, extra=extra)
     except Exception:
         logger.exception("reading a rollout failed", extra=extra)
     return None
 
 
 def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
-    """Return the state that the whole rollout at *path* and the home come to."""
+    """Return the thread's state according to its whole rollout at *path* and the home."""
     state = ThreadState(thread_id, path=home.relative(path))
     with open_rollout(path) as file:
         read_on(state, file)

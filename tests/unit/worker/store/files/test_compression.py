@@ -36,14 +36,14 @@ def test_a_rollout_is_compressed_in_place_and_reads_the_same(plain: Path) -> Non
     assert read(compressed) == LINES
 
 
-def test_it_is_made_plain_again(plain: Path) -> None:
+def test_a_compressed_rollout_is_decompressed_in_place(plain: Path) -> None:
     assert decompress(compress(plain)) == plain
 
     assert plain.read_bytes() == LINES
     assert [path.name for path in plain.parent.iterdir()] == [plain.name]
 
 
-def test_the_time_of_the_last_change_and_the_mode_are_kept(plain: Path) -> None:
+def test_the_modification_time_and_the_mode_are_kept(plain: Path) -> None:
     plain.chmod(0o600)
 
     compressed = compress(plain)
@@ -54,7 +54,7 @@ def test_the_time_of_the_last_change_and_the_mode_are_kept(plain: Path) -> None:
     assert decompress(compressed).stat().st_mtime == 1_700_000_000
 
 
-def test_either_name_opens_what_is_there(plain: Path) -> None:
+def test_either_name_opens_the_existing_form(plain: Path) -> None:
     compressed = compress(plain)
 
     assert read(plain) == LINES
@@ -62,7 +62,7 @@ def test_either_name_opens_what_is_there(plain: Path) -> None:
     assert read(compressed) == LINES
 
 
-def test_a_rollout_of_several_frames_is_read_whole(plain: Path) -> None:
+def test_all_frames_of_a_rollout_are_read(plain: Path) -> None:
     frames = [zstandard.compress(LINES[:1000]), zstandard.compress(b""), zstandard.compress(LINES[1000:])]
     compressed = plain.with_suffix(".jsonl.zst")
     compressed.write_bytes(b"".join(frames))
@@ -73,14 +73,16 @@ def test_a_rollout_of_several_frames_is_read_whole(plain: Path) -> None:
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a folder"])
 @pytest.mark.parametrize("name", ["rollout.jsonl", "rollout.jsonl.zst"])
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None], name: str) -> None:
+def test_anything_but_a_regular_file_is_refused_without_waiting(
+    tmp_path: Path, make: Callable[[Path], None], name: str
+) -> None:
     make(tmp_path / name)
 
-    with pytest.raises(InvalidRequest, match="is no file"):
+    with pytest.raises(InvalidRequest, match="is not a regular file"):
         read(tmp_path / name)
 
 
-def test_what_comes_to_far_more_than_it_says_does_not_fill_the_memory(tmp_path: Path) -> None:
+def test_a_decompression_bomb_does_not_fill_the_memory(tmp_path: Path) -> None:
     size = 150_000_000
     (tmp_path / "rollout.jsonl.zst").write_bytes(zstandard.compress(b"\0" * size, 3))
 
@@ -95,7 +97,7 @@ def test_what_comes_to_far_more_than_it_says_does_not_fill_the_memory(tmp_path: 
     assert peak < size * 2 / 3
 
 
-def test_a_plain_rollout_is_never_replaced(plain: Path) -> None:
+def test_decompress_never_replaces_a_plain_rollout(plain: Path) -> None:
     compressed = compress(plain)
     plain.write_bytes(LINES + b"{}\n")
 
@@ -109,14 +111,14 @@ def test_a_plain_rollout_is_never_replaced(plain: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda data: data[: len(data) // 2], "is cut short; livethread doctor --fix"),
+        (lambda data: data[: len(data) // 2], "is truncated; livethread doctor --fix"),
         (lambda data: data[:-4] + b"\0\0\0\0", r"is damaged \(.+\); livethread doctor --fix"),
         (lambda data: b"garbage" + data, r"is damaged \(.+\); livethread doctor --fix"),
         (lambda data: data + b"garbage!", r"is damaged \(.+\); livethread doctor --fix"),
     ],
-    ids=["cut", "checksum", "garbage before", "garbage behind"],
+    ids=["truncated", "checksum", "garbage before", "garbage after"],
 )
-def test_damage_is_told_and_the_file_kept(plain: Path, damage: object, complaint: str) -> None:
+def test_damage_is_reported_and_the_file_kept(plain: Path, damage: object, complaint: str) -> None:
     compressed = compress(plain)
     damaged = damage(compressed.read_bytes())  # type: ignore[operator]
     compressed.write_bytes(damaged)
@@ -144,7 +146,7 @@ def test_a_symlink_is_refused(tmp_path: Path, make: object) -> None:
     assert link.is_symlink()
 
 
-def test_what_cannot_be_written_leaves_the_rollout_as_it_was(plain: Path, limit_file_size: object) -> None:
+def test_a_failed_compression_keeps_the_rollout(plain: Path, limit_file_size: object) -> None:
     with limit_file_size(100), pytest.raises(OSError, match="File too large"):  # type: ignore[operator]
         compress(plain)
 

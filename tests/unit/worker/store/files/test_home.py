@@ -28,7 +28,7 @@ def put(home: Home, folder: str, id_: str) -> Path:
     return path
 
 
-def test_a_new_home_is_its_owners_alone(home: Home) -> None:
+def test_only_the_owner_has_access_to_a_new_home(home: Home) -> None:
     folders = [home.root, home.sessions, home.locks, home.own, home.quarantine]
 
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * len(folders)
@@ -42,7 +42,7 @@ def test_an_existing_home_keeps_its_mode(tmp_path: Path) -> None:
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
-def test_a_rollouts_name_says_its_time_in_utc(home: Home) -> None:
+def test_a_rollouts_name_holds_its_time_in_utc(home: Home) -> None:
     at = datetime(2026, 11, 23, 1, 30, tzinfo=timezone(timedelta(hours=2)))
 
     assert home.relative(home.new_rollout(ONE, at)) == f"{DAY}/rollout-2026-11-22T23-30-00-{ONE}.jsonl"
@@ -50,7 +50,7 @@ def test_a_rollouts_name_says_its_time_in_utc(home: Home) -> None:
 
 @pytest.mark.parametrize("id_", [ONE, V4])
 @pytest.mark.parametrize("folder", [DAY, "sessions/2020/01/31", "archived_sessions"])
-def test_a_rollout_is_found_wherever_it_lies(home: Home, id_: str, folder: str) -> None:
+def test_a_rollout_is_found_in_any_folder(home: Home, id_: str, folder: str) -> None:
     path = put(home, folder, id_)
     put(home, folder, thread_id(2))
 
@@ -58,14 +58,14 @@ def test_a_rollout_is_found_wherever_it_lies(home: Home, id_: str, folder: str) 
     assert home.is_archived(path) == (folder == "archived_sessions")
 
 
-def test_an_active_rollout_counts_before_an_archived_one(home: Home) -> None:
+def test_an_active_rollout_is_preferred_over_an_archived_one(home: Home) -> None:
     put(home, "archived_sessions", ONE)
     active = put(home, DAY, ONE)
 
     assert home.find_rollout(ONE) == active
 
 
-def test_a_rollout_that_is_not_there_is_not_found(home: Home) -> None:
+def test_a_missing_rollout_is_not_found(home: Home) -> None:
     assert home.find_rollout(ONE) is None
     with pytest.raises(ThreadNotFound, match=ONE):
         home.require_rollout(ONE)
@@ -80,7 +80,7 @@ def test_a_rollout_that_is_not_there_is_not_found(home: Home) -> None:
         "ffffffff-ffff-ffff-ffff-ffffffffffff",
     ],
 )
-def test_an_id_of_any_time_can_be_looked_for(home: Home, id_: str) -> None:
+def test_an_id_with_any_time_can_be_looked_up(home: Home, id_: str) -> None:
     assert home.find_rollout(id_) is None
     path = put(home, DAY, id_)
     assert home.find_rollout(id_) == path
@@ -107,18 +107,18 @@ def test_a_link_that_leads_out_is_refused(home: Home, tmp_path: Path) -> None:
         home.resolve("sessions/away/rollout.jsonl")
 
 
-def test_a_link_in_a_circle_is_refused(home: Home) -> None:
-    circle = home.sessions / "circle"
-    circle.symlink_to(circle)
+def test_a_loop_of_links_is_refused(home: Home) -> None:
+    loop = home.sessions / "loop"
+    loop.symlink_to(loop)
 
-    assert not home.is_within(circle)
+    assert not home.is_within(loop)
     with pytest.raises(InvalidRequest, match="leads out of"):
-        home.resolve("sessions/circle/rollout.jsonl")
+        home.resolve("sessions/loop/rollout.jsonl")
 
 
 @pytest.mark.parametrize("form", ["", ".zst"])
 @pytest.mark.parametrize("folder", ["sessions/2026/11/22", "archived_sessions"])
-def test_a_rollout_is_found_in_either_folder_and_form(home: Home, folder: str, form: str) -> None:
+def test_where_it_lies_finds_either_folder_and_form(home: Home, folder: str, form: str) -> None:
     path = home.new_rollout(ONE, datetime(2026, 11, 22, 12, tzinfo=UTC))
     nowhere = home.where_it_lies(path)
     there = home.root / folder / f"{path.name}{form}"
@@ -128,7 +128,7 @@ def test_a_rollout_is_found_in_either_folder_and_form(home: Home, folder: str, f
     assert (nowhere, home.where_it_lies(path)) == (None, there)
 
 
-def test_a_home_of_a_moment_resolves_as_any(home: Home, tmp_path: Path) -> None:
+def test_a_home_that_checks_links_once_resolves_like_any_other(home: Home, tmp_path: Path) -> None:
     (home.sessions / "away").symlink_to(tmp_path)
     (home.sessions / "within").symlink_to(home.archived_sessions, target_is_directory=True)
     batch = home.for_a_moment()
@@ -138,18 +138,18 @@ def test_a_home_of_a_moment_resolves_as_any(home: Home, tmp_path: Path) -> None:
         for outside in (f"sessions/away/{name}", f"../{name}", f"/{name}"):
             with pytest.raises(InvalidRequest, match="leads out of"):
                 batch.resolve(outside)
-    for no_file in ("sessions/within/..", "..", "."):
+    for folder in ("sessions/within/..", "..", "."):
         with pytest.raises(InvalidRequest):
-            batch.resolve(no_file)
+            batch.resolve(folder)
 
 
-def test_a_path_within_is_resolved(home: Home) -> None:
+def test_a_path_in_the_home_is_resolved(home: Home) -> None:
     path = home.new_rollout(ONE, datetime(2026, 11, 22, tzinfo=UTC))
 
     assert home.resolve(home.relative(path)) == path
 
 
-def test_compressed_rollouts_are_listed_behind_plain_ones(home: Home) -> None:
+def test_compressed_rollouts_are_listed_after_plain_ones(home: Home) -> None:
     plain = put(home, DAY, ONE)
     compressed = plain.with_name(plain.name + ".zst")
     compressed.touch()
@@ -161,7 +161,7 @@ def test_compressed_rollouts_are_listed_behind_plain_ones(home: Home) -> None:
 
 
 @pytest.mark.parametrize("link", ["sessions/2026", DAY, "archived_sessions"])
-def test_rollouts_behind_a_link_that_leads_out_are_not_ours(home: Home, tmp_path: Path, link: str) -> None:
+def test_rollouts_behind_a_link_out_of_the_home_are_ignored(home: Home, tmp_path: Path, link: str) -> None:
     outside = Home(tmp_path / "outside")
     put(outside, f"{link}{DAY.removeprefix(link)}" if DAY.startswith(link) else link, ONE)
     (home.root / link).parent.mkdir(parents=True, exist_ok=True)
@@ -172,13 +172,13 @@ def test_rollouts_behind_a_link_that_leads_out_are_not_ours(home: Home, tmp_path
 
 
 @pytest.mark.parametrize("text", ["-" * 36, "a" * 36, ONE.upper(), ONE.replace("-", "a", 1)])
-def test_a_file_whose_name_says_no_uuid_is_no_rollout(home: Home, text: str) -> None:
+def test_a_file_without_a_uuid_in_its_name_is_not_a_rollout(home: Home, text: str) -> None:
     put(home, DAY, text)
 
     assert list(home.rollouts()) == []
 
 
-def test_a_folder_that_is_no_date_holds_no_rollouts(home: Home) -> None:
+def test_a_folder_that_is_not_a_date_is_ignored(home: Home) -> None:
     put(home, "sessions/2026/11/kept", ONE)
 
     assert list(home.rollouts()) == []

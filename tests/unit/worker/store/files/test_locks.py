@@ -32,7 +32,7 @@ def open_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def test_a_lock_is_held_within_its_block_and_no_longer(path: Path) -> None:
+def test_a_lock_is_held_until_the_end_of_its_block(path: Path) -> None:
     with file_lock(path):
         assert not is_free(path)
 
@@ -47,7 +47,7 @@ def test_a_lock_is_freed_by_an_error(path: Path) -> None:
     assert is_free(path)
 
 
-def test_a_lock_that_somebody_holds_is_busy_by_name(path: Path) -> None:
+def test_a_held_lock_is_busy_by_name(path: Path) -> None:
     with file_lock(path), pytest.raises(LockBusy, match=r"^a\.lock$"), file_lock(path):
         pass
 
@@ -63,7 +63,7 @@ def test_a_busy_lock_leaves_no_descriptor_open(path: Path) -> None:
         assert open_descriptors() == before
 
 
-def test_whoever_may_wait_gets_the_lock_when_it_is_freed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_caller_gets_the_lock_when_it_is_freed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holder = path.open("wb")
     fcntl.flock(holder, fcntl.LOCK_EX)
     # The holder lets go while we would wait.
@@ -73,8 +73,8 @@ def test_whoever_may_wait_gets_the_lock_when_it_is_freed(path: Path, monkeypatch
         assert not is_free(path)
 
 
-def test_a_lock_file_that_was_deleted_meanwhile_is_made_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lock on a deleted file excludes nobody."""
+def test_a_lock_file_deleted_meanwhile_is_created_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock on a deleted file excludes no other process."""
     flock = fcntl.flock
     deleted: list[Path] = []
 
@@ -91,7 +91,7 @@ def test_a_lock_file_that_was_deleted_meanwhile_is_made_again(path: Path, monkey
         assert not is_free(path)
 
 
-def test_a_lock_file_that_was_replaced_meanwhile_is_not_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_a_replaced_file_does_not_count(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flock = fcntl.flock
     others: list[BinaryIO] = []
 
@@ -109,7 +109,7 @@ def test_a_lock_file_that_was_replaced_meanwhile_is_not_ours(path: Path, monkeyp
     others[0].close()
 
 
-def test_a_link_in_the_lock_files_place_is_not_followed(path: Path, tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_lock_file_is_not_followed(path: Path, tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(OSError, match="symbolic link"), file_lock(path):
@@ -140,7 +140,7 @@ def test_the_kernel_frees_the_lock_of_a_killed_process(path: Path) -> None:
             assert not is_free(path)
 
 
-def test_a_look_that_fails_leaves_nothing_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_check_leaves_nothing_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> bool:
         raise OSError(errno.ESTALE, "Stale file handle")
 

@@ -27,7 +27,7 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def test_a_name_is_a_line_as_codex_writes_it(home: Home) -> None:
+def test_a_name_is_written_as_codex_writes_it(home: Home) -> None:
     set_name(home, ONE, "Größe", AT)
 
     text = home.session_index.read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_a_name_is_a_line_as_codex_writes_it(home: Home) -> None:
     assert stat.S_IMODE(home.session_index.stat().st_mode) == 0o600
 
 
-def test_the_last_line_of_an_id_wins_whatever_its_time(home: Home) -> None:
+def test_the_last_line_of_a_thread_wins_regardless_of_its_time(home: Home) -> None:
     set_name(home, ONE, "new", AT)
     set_name(home, TWO, "other", AT)
     set_name(home, ONE, "last", datetime(2020, 1, 1, tzinfo=UTC))
@@ -43,7 +43,7 @@ def test_the_last_line_of_an_id_wins_whatever_its_time(home: Home) -> None:
     assert read_names(home) == {ONE: "last", TWO: "other"}
 
 
-def test_a_cleared_name_leaves_no_line_for_codex_to_show_and_no_other_is_touched(home: Home) -> None:
+def test_clearing_a_name_removes_all_lines_of_the_thread_and_no_others(home: Home) -> None:
     set_name(home, ONE, "n", AT)
     set_name(home, TWO, "other", AT)
     before = home.session_index.read_bytes().splitlines(keepends=True)
@@ -55,17 +55,17 @@ def test_a_cleared_name_leaves_no_line_for_codex_to_show_and_no_other_is_touched
     assert read_names(home) == {TWO: "other"}
 
 
-def test_without_an_index_there_are_no_names(home: Home) -> None:
+def test_a_missing_name_index_holds_no_names(home: Home) -> None:
     assert read_names(home) == {}
 
 
-def test_clearing_what_has_no_name_touches_nothing(home: Home) -> None:
+def test_clearing_the_name_of_a_nameless_thread_changes_nothing(home: Home) -> None:
     set_name(home, ONE, None, AT)
 
     assert not home.session_index.exists()
 
 
-def test_bad_lines_are_passed_over(home: Home) -> None:
+def test_bad_lines_are_skipped(home: Home) -> None:
     good = json.dumps({"id": TWO, "thread_name": "codex's", "updated_at": "2026-11-22T17:39:40.601104562Z"})
     home.session_index.write_bytes(
         b'garbage\n\n{"id":7,"thread_name":"x"}\n{"id":"a"}\n' + good.encode() + b"\r\n" + b'{"id":"torn'
@@ -74,7 +74,7 @@ def test_bad_lines_are_passed_over(home: Home) -> None:
     assert read_names(home) == {TWO: "codex's"}
 
 
-def test_a_line_is_not_glued_onto_a_torn_one(home: Home) -> None:
+def test_a_line_is_not_appended_to_a_torn_one(home: Home) -> None:
     home.session_index.write_bytes(b'{"id":"torn')
 
     set_name(home, ONE, "n", AT)
@@ -84,7 +84,7 @@ def test_a_line_is_not_glued_onto_a_torn_one(home: Home) -> None:
 
 
 def test_a_name_that_does_not_fit_on_the_disk_is_an_error(home: Home, limit_file_size: LimitFileSize) -> None:
-    """The kernel writes what fits and says so; that is not success."""
+    """Although the kernel writes the part that fits."""
     set_name(home, ONE, "before", AT)
     size = home.session_index.stat().st_size
 
@@ -94,8 +94,8 @@ def test_a_name_that_does_not_fit_on_the_disk_is_an_error(home: Home, limit_file
     assert read_names(home) == {ONE: "before"}
 
 
-def test_an_index_that_somebody_holds_for_long_is_busy(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(name_index, "_LOCK_WAIT", 0.0)  # nobody will let go here
+def test_a_name_index_that_stays_locked_is_busy(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(name_index, "LOCK_WAIT", 0.0)
     lock = home.session_index.with_name("session_index.jsonl.lock")
 
     with lock.open("wb") as held:
@@ -109,40 +109,40 @@ def test_an_index_that_somebody_holds_for_long_is_busy(home: Home, monkeypatch: 
 # -- reading on --------------------------------------------------------------------------------------------
 
 
-def given(reader: NameReader) -> dict[str, str | None]:
+def names_of(reader: NameReader) -> dict[str, str | None]:
     return {thread_id: line.name for thread_id, line in reader.read().items()}
 
 
-def test_added_lines_are_read_and_an_unfinished_one_once_it_is_whole(home: Home) -> None:
+def test_added_lines_are_read_once_they_are_complete(home: Home) -> None:
     reader = NameReader(home.session_index)
-    assert given(reader) == {}
+    assert names_of(reader) == {}
     set_name(home, ONE, "n", AT)
-    assert given(reader) == {ONE: "n"}
+    assert names_of(reader) == {ONE: "n"}
     with home.session_index.open("ab", buffering=0) as file:
         file.write(b'{"id":"%b","thread_name":"ot' % TWO.encode())
-        assert given(reader) == {ONE: "n"}
+        assert names_of(reader) == {ONE: "n"}
         file.write(b'her"}\n')
 
-    assert given(reader) == {ONE: "n", TWO: "other"}
+    assert names_of(reader) == {ONE: "n", TWO: "other"}
 
 
-def test_an_index_that_was_replaced_or_cut_or_is_gone_is_read_anew(home: Home) -> None:
+def test_a_replaced_truncated_or_deleted_name_index_is_read_again(home: Home) -> None:
     reader = NameReader(home.session_index)
     set_name(home, ONE, "n", AT)
     set_name(home, TWO, "other", AT)
-    assert given(reader) == {ONE: "n", TWO: "other"}
+    assert names_of(reader) == {ONE: "n", TWO: "other"}
 
     set_name(home, ONE, None, AT)
-    assert given(reader) == {TWO: "other"}
+    assert names_of(reader) == {TWO: "other"}
     home.session_index.write_bytes(b"")
-    assert given(reader) == {}
+    assert names_of(reader) == {}
     set_name(home, ONE, "again", AT)
-    assert given(reader) == {ONE: "again"}
+    assert names_of(reader) == {ONE: "again"}
     home.session_index.unlink()
-    assert given(reader) == {}
+    assert names_of(reader) == {}
 
 
-def test_a_fifo_in_its_place_holds_nobody_up(home: Home) -> None:
+def test_a_fifo_in_place_of_the_name_index_is_an_error(home: Home) -> None:
     os.mkfifo(home.session_index)
 
     with pytest.raises(OSError, match="seek"):
@@ -157,7 +157,7 @@ def test_a_fifo_in_its_place_holds_nobody_up(home: Home) -> None:
         (None, datetime.fromtimestamp(0, UTC)),
     ],
 )
-def test_a_line_says_when_the_name_was_given(home: Home, text: str | None, at: datetime) -> None:
+def test_a_line_holds_the_time_of_the_name(home: Home, text: str | None, at: datetime) -> None:
     line = {"id": ONE, "thread_name": "n", "updated_at": text}
     home.session_index.write_text(json.dumps(line) + "\n")
 

@@ -9,8 +9,8 @@ from livethread_worker.store.files import quarantine
 from livethread_worker.store.files.quarantine import keep
 
 
-def test_what_is_kept_is_on_the_disk_with_its_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it is cut out of where it stood."""
+def test_keep_syncs_the_folder_after_it_created_the_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the content is safe before the caller removes it from its place."""
     synced: list[tuple[Path, list[Path]]] = []
     monkeypatch.setattr(quarantine, "sync_directory", lambda path: synced.append((path, list(path.iterdir()))))
 

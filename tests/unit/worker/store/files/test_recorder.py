@@ -35,7 +35,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_lines_are_written_behind_what_stands(rollout: Path) -> None:
+def test_lines_are_written_after_existing_ones(rollout: Path) -> None:
     with RolloutRecorder.open(rollout) as recorder:
         assert recorder.size == 6
 
@@ -46,7 +46,7 @@ def test_lines_are_written_behind_what_stands(rollout: Path) -> None:
     assert rollout.read_bytes() == b"first\nsecond\nthird\n"
 
 
-def test_lines_are_written_at_the_good_length_over_what_is_not_good(rollout: Path) -> None:
+def test_lines_overwrite_whatever_follows_the_good_length(rollout: Path) -> None:
     with RolloutRecorder.open(rollout) as recorder:
         recorder.size = 2
 
@@ -55,7 +55,7 @@ def test_lines_are_written_at_the_good_length_over_what_is_not_good(rollout: Pat
     assert rollout.read_bytes() == b"fiSECOND\n"
 
 
-def test_cutting_leaves_the_good_length(rollout: Path) -> None:
+def test_cut_truncates_the_file_to_the_good_length(rollout: Path) -> None:
     with RolloutRecorder.open(rollout) as recorder:
         recorder.size = 2
 
@@ -64,7 +64,7 @@ def test_cutting_leaves_the_good_length(rollout: Path) -> None:
     assert rollout.read_bytes() == b"fi"
 
 
-def test_a_write_that_fails_half_way_leaves_nothing(rollout: Path, limit_file_size: LimitFileSize) -> None:
+def test_a_write_that_fails_halfway_leaves_the_file_unchanged(rollout: Path, limit_file_size: LimitFileSize) -> None:
     with RolloutRecorder.open(rollout) as recorder:
         with limit_file_size(10), pytest.raises(OSError, match="File too large"):
             recorder.append(b"second\n" * 100)
@@ -77,7 +77,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(rollout: Path, limit_file_si
 
 def test_a_write_that_is_cut_short_is_continued(rollout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite = os.pwrite
-    # The kernel may write less than it is asked to; no file system here does so on its own.
+    # The kernel may write less than requested, which no file system here does by itself.
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, bytes(data[:3]), offset))
     with RolloutRecorder.open(rollout) as recorder:
         recorder.append(b"second\n")
@@ -86,14 +86,14 @@ def test_a_write_that_is_cut_short_is_continued(rollout: Path, monkeypatch: pyte
     assert rollout.read_bytes() == b"first\nsecond\n"
 
 
-def test_a_missing_rollout_is_not_created_unasked(path: Path) -> None:
+def test_a_missing_rollout_is_created_only_if_asked_for(path: Path) -> None:
     with pytest.raises(FileNotFoundError), RolloutRecorder.open(path):
         pass
 
     assert not path.parent.exists()
 
 
-def test_a_new_rollout_is_its_owners_alone(path: Path, umask: int) -> None:
+def test_only_the_owner_has_access_to_a_new_rollout(path: Path, umask: int) -> None:
     with RolloutRecorder.open(path, create=True) as recorder:
         recorder.append(b"first\n")
         sync_now(recorder)
@@ -104,7 +104,7 @@ def test_a_new_rollout_is_its_owners_alone(path: Path, umask: int) -> None:
     assert [mode(folder) for folder in (path.parent, *path.parents[1:4], home)] == [0o700] * 5
 
 
-def test_creating_a_rollout_that_exists_opens_it(rollout: Path) -> None:
+def test_open_with_create_opens_an_existing_rollout(rollout: Path) -> None:
     with RolloutRecorder.open(rollout, create=True) as recorder:
         recorder.append(b"second\n")
         sync_now(recorder)
@@ -112,7 +112,7 @@ def test_creating_a_rollout_that_exists_opens_it(rollout: Path) -> None:
     assert rollout.read_bytes() == b"first\nsecond\n"
 
 
-def test_a_link_in_the_rollouts_place_is_not_followed(rollout: Path, tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_rollout_is_not_followed(rollout: Path, tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_bytes(b"")
     link = rollout.with_name("link.jsonl")

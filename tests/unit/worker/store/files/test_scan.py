@@ -16,7 +16,7 @@ def scanned(data: bytes, start: int = 0) -> list[Record]:
     return list(scan_records(io.BytesIO(data), start))
 
 
-def test_every_line_is_a_record_with_its_place() -> None:
+def test_every_line_is_a_record_with_its_offset() -> None:
     assert scanned(b'{"a":1}\n{"b":2}\n') == [Record(0, 8, {"a": 1}), Record(8, 8, {"b": 2})]
 
 
@@ -25,7 +25,7 @@ def test_an_empty_file_has_no_record() -> None:
 
 
 @pytest.mark.parametrize("start", [8, 16])
-def test_a_scan_may_begin_anywhere(start: int) -> None:
+def test_a_scan_may_start_at_any_line(start: int) -> None:
     data = b'{"a":1}\n{"b":2}\n'
 
     assert scanned(data, start) == [record for record in scanned(data) if record.offset >= start]
@@ -35,7 +35,7 @@ def test_a_torn_last_line_is_bad_and_incomplete() -> None:
     assert scanned(b'{"a":1}\n{"b":') == [Record(0, 8, {"a": 1}), Record(8, 5, None, is_complete=False)]
 
 
-def test_a_last_line_without_its_end_is_read_though_it_is_incomplete() -> None:
+def test_a_last_line_without_a_line_end_is_read() -> None:
     assert scanned(b'{"a":1}') == [Record(0, 7, {"a": 1}, is_complete=False)]
 
 
@@ -50,7 +50,7 @@ def test_carriage_returns_are_tolerated() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"", b" ", b"\0\0\0", b"garbage", b"[1]", b'{"a":"\xff"}', b'{"a":1}{"a":2}'])
-def test_a_bad_line_is_passed_over_and_the_next_is_read(bad: bytes) -> None:
+def test_a_bad_line_does_not_stop_the_scan(bad: bytes) -> None:
     assert scanned(bad + b'\n{"a":1}\n') == [Record(0, len(bad) + 1, None), Record(len(bad) + 1, 8, {"a": 1})]
 
 
@@ -76,7 +76,7 @@ ODD_LINES = (
 
 
 @given(lines=st.lists(st.sampled_from(ODD_LINES)), tail=st.sampled_from(ODD_LINES), read_bytes=st.integers(1, 200))
-def test_values_are_those_of_the_records(lines: list[bytes], tail: bytes, read_bytes: int) -> None:
+def test_values_equal_those_of_the_records(lines: list[bytes], tail: bytes, read_bytes: int) -> None:
     data = b"".join(line + b"\n" for line in lines) + tail
 
     values = list(scan_values(io.BytesIO(data), read_bytes=read_bytes))
@@ -88,7 +88,7 @@ def test_a_tail_of_zeros_is_bad_and_incomplete() -> None:
     assert scanned(b'{"a":1}\n' + b"\0" * 4096) == [Record(0, 8, {"a": 1}), Record(8, 4096, None, is_complete=False)]
 
 
-def test_a_line_longer_than_what_is_read_at_once_is_one_record() -> None:
+def test_a_line_longer_than_a_read_is_one_record() -> None:
     long = json.dumps({"a": "x" * (2 * scan.READ_BYTES + 17)}).encode() + b"\n"
     short = b'{"b":2}\n'
 
@@ -102,7 +102,7 @@ def test_a_line_longer_than_what_is_read_at_once_is_one_record() -> None:
     assert [r.value for r in records] == [{"b": 2}, json.loads(long), {"b": 2}]
 
 
-def test_many_lines_over_what_is_read_at_once_are_all_read() -> None:
+def test_lines_across_reads_are_all_read() -> None:
     lines = [json.dumps({"n": n, "pad": "é" * (n % 700)}, ensure_ascii=False).encode() + b"\n" for n in range(3_000)]
     assert sum(map(len, lines)) > scan.READ_BYTES
 
@@ -127,7 +127,7 @@ def test_the_records_cover_the_file_without_gap_or_overlap(parts: list[bytes]) -
     ("value", "mark"),
     [
         ({"seq": "w1:7", "ordinal": 0}, ("w1", 7)),
-        ({"seq": "a:b:7", "ordinal": 3}, None),  # no writer of ours has a colon in its name
+        ({"seq": "a:b:7", "ordinal": 3}, None),  # our writers have no colon in their names
         ({"seq": "w" * 65 + ":7", "ordinal": 3}, None),
         ({"seq": "w1:7", "ordinal": 2**62}, None),
         ({"seq": "w1:7", "ordinal": -1}, None),
@@ -145,7 +145,7 @@ def test_the_records_cover_the_file_without_gap_or_overlap(parts: list[bytes]) -
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_line_of_ours_names_its_task(value: dict[str, Any], mark: tuple[str, int] | None) -> None:
+def test_our_lines_name_their_tasks(value: dict[str, Any], mark: tuple[str, int] | None) -> None:
     assert writer_mark(value) == mark
 
 
@@ -176,7 +176,7 @@ def test_backward_a_blank_first_line_is_a_record_too() -> None:
     assert scanned_backward(data) == scanned(data)[::-1]
 
 
-def test_backward_a_line_longer_than_what_is_read_at_once_is_one_record() -> None:
+def test_backward_a_line_longer_than_a_read_is_one_record() -> None:
     long = json.dumps({"a": "x" * (3 * scan.PAGE_READ_BYTES + 17)}).encode() + b"\n"
     data = b'{"b":1}\n' + long + b'{"b":2}\n'
 
@@ -196,7 +196,7 @@ def test_backward_is_forward_reversed(lines: list[bytes], torn: bytes, read_byte
 
 
 @given(lines=LINES, data=st.data())
-def test_backward_between_two_lines_yields_what_stands_between(lines: list[bytes], data: st.DataObject) -> None:
+def test_backward_between_two_offsets_yields_the_lines_between(lines: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(line + b"\n" for line in lines if line)
     places = [0, *(record.offset + record.size for record in scanned(whole))]
     start = data.draw(st.sampled_from(places), label="start")
@@ -209,7 +209,7 @@ def test_backward_between_two_lines_yields_what_stands_between(lines: list[bytes
 
 
 @given(lines=LINES, read_bytes=st.integers(1, 40))
-def test_how_much_is_read_at_once_makes_no_difference(lines: list[bytes], read_bytes: int) -> None:
+def test_the_size_of_reads_makes_no_difference(lines: list[bytes], read_bytes: int) -> None:
     data = b"\n".join(lines)
 
     assert list(scan_records(io.BytesIO(data), read_bytes=read_bytes)) == scanned(data)

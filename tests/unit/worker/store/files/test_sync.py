@@ -1,4 +1,4 @@
-"""What a batch wrote is forced to the disk, file by file or by one call for all."""
+"""A batch is forced to the disk, with a call for each file or one for all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 from livethread_worker.store.files import sync, syncfs
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.sync import SYNCED_AT_ONCE, Syncing
+from livethread_worker.store.files.sync import SYNC_THREADS, Syncing
 
-COUNT = SYNCED_AT_ONCE + 3
+COUNT = SYNC_THREADS + 3
 
 
 def opened(stack: ExitStack, folder: Path, count: int) -> list[RolloutRecorder]:
@@ -34,7 +34,7 @@ def new(tmp_path: Path) -> Iterator[list[RolloutRecorder]]:
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Descriptors of files, each of which is forced to the disk by a call of its own."""
+    """Descriptors of the files that are synced one by one."""
     descriptors: list[int] = []
     monkeypatch.setattr(sync, "_datasync", descriptors.append)
     return descriptors
@@ -42,7 +42,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Descriptors by which a whole file system is forced to the disk, as it may be."""
+    """Descriptors with which a whole file system is synced, on a machine that allows it."""
     descriptors: list[int] = []
     monkeypatch.setattr(sync, "is_cheap_to_sync", lambda _: True)
     monkeypatch.setattr(sync, "sync_filesystem", descriptors.append)
@@ -50,13 +50,13 @@ def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.usefixtures("one_by_one")
-@pytest.mark.parametrize("count", [0, 1, 2, SYNCED_AT_ONCE + 3])
-def test_rollouts_that_are_synced_together_fail_each_by_itself(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 2, SYNC_THREADS + 3])
+def test_an_error_is_reported_for_the_rollout_it_concerns(tmp_path: Path, count: int) -> None:
     with ExitStack() as stack:
         recorders = opened(stack, tmp_path, count)
         broken = recorders[-1:]
         for recorder in broken:
-            reading, writing = os.pipe()  # which nothing can force to a disk
+            reading, writing = os.pipe()  # a pipe cannot be synced
             stack.callback(os.close, reading)
             os.dup2(writing, recorder.file.fileno())
             os.close(writing)
@@ -69,13 +69,11 @@ def test_rollouts_that_are_synced_together_fail_each_by_itself(tmp_path: Path, c
 
 @pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("count", [1, 3])
-def test_where_no_thread_is_to_be_had_the_caller_syncs_itself(
-    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as when the interpreter ends."""
-    ended = ThreadPoolExecutor()
-    ended.shutdown()
-    monkeypatch.setattr(sync, "_sync_pool", lambda: ended)
+def test_the_caller_syncs_if_no_thread_can_start(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example, while the interpreter shuts down."""
+    pool = ThreadPoolExecutor()
+    pool.shutdown()
+    monkeypatch.setattr(sync, "_sync_pool", lambda: pool)
     synced: list[int] = []
     monkeypatch.setattr(sync, "_datasync", synced.append)
     with ExitStack() as stack:
@@ -86,17 +84,15 @@ def test_where_no_thread_is_to_be_had_the_caller_syncs_itself(
         assert sorted(synced) == sorted(recorder.file.fileno() for recorder in recorders)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*use of fork:DeprecationWarning"
-)  # whose threads are those of this test's subject
-def test_a_forked_child_syncs_with_threads_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # it warns of the very threads under test
+def test_a_forked_child_syncs_with_its_own_threads(tmp_path: Path) -> None:
     with ExitStack() as stack:
         recorders = opened(stack, tmp_path, 2)
         assert Syncing(recorders).wait() == [None, None]
 
         child = os.fork()
         if child == 0:
-            signal.alarm(10)  # should it wait for threads that it has not
+            signal.alarm(10)  # it would wait forever for threads that the fork did not copy
             os._exit(0 if Syncing(recorders).wait() == [None, None] else 1)
 
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -105,7 +101,7 @@ def test_a_forked_child_syncs_with_threads_of_its_own(tmp_path: Path) -> None:
 # -- by one call -------------------------------------------------------------------------------------------
 
 
-def test_all_are_synced_by_one_call_and_their_names_with_them(
+def test_one_call_syncs_all_files_and_their_names(
     new: list[RolloutRecorder], together: list[int], synced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders: list[Path] = []
@@ -113,12 +109,12 @@ def test_all_are_synced_by_one_call_and_their_names_with_them(
 
     assert Syncing(new).wait() == [None] * COUNT
 
-    # By the file that was opened before any was written: errors since then are told.
+    # With the file that was opened before any was written to, which reports every error since.
     assert (together, synced, folders) == ([new[0].file.fileno()], [], [])
     assert {recorder.is_named for recorder in new} == {True}
 
 
-def test_where_one_call_fails_each_file_says_whether_it_is_its_fault(
+def test_each_file_is_synced_if_the_one_call_fails(
     new: list[RolloutRecorder], together: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = OSError(errno.EIO, "Input/output error")
@@ -151,10 +147,10 @@ def test_files_of_two_file_systems_are_synced_one_by_one(
     assert (together, len(synced)) == ([], COUNT)
 
 
-def test_files_that_hold_what_others_wrote_are_synced_one_by_one(
+def test_files_that_other_processes_wrote_to_are_synced_one_by_one(
     new: list[RolloutRecorder], together: list[int], synced: list[int]
 ) -> None:
-    """Another call may have been told already that it could not be written: ``fdatasync`` tells again."""
+    """``syncfs`` may have reported the error to another caller already; ``fdatasync`` reports it again."""
     new[3].is_all_ours = False
 
     assert Syncing(new).wait() == [None] * COUNT
@@ -162,7 +158,7 @@ def test_files_that_hold_what_others_wrote_are_synced_one_by_one(
     assert (together, len(synced)) == ([], COUNT)
 
 
-def test_what_a_crash_may_have_left_is_not_taken_for_ours(tmp_path: Path) -> None:
+def test_a_file_that_a_crash_may_have_left_is_not_all_ours(tmp_path: Path) -> None:
     path = tmp_path / "left.jsonl"
     with ExitStack() as stack:
         recorders = [stack.enter_context(RolloutRecorder.open(path, create=create)) for create in (True, True, False)]
@@ -178,8 +174,8 @@ def test_a_single_file_is_synced_alone(new: list[RolloutRecorder], together: lis
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """A machine on which one call is as good."""
-    syncfs._is_known.cache_clear()
+    """A machine on which one call for all files is reliable."""
+    syncfs._is_reliable.cache_clear()
     release = os.uname_result(("Linux", "host", "5.17.0-1-amd64", "#1", "x86_64"))
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(syncfs, "_libc", lambda: type("Libc", (), {"syncfs": None}))
@@ -187,10 +183,10 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(syncfs, "_type_of", lambda _: "ext4")
     monkeypatch.setattr(syncfs, "_dirty", lambda: 64 * 1024)
     yield monkeypatch
-    syncfs._is_known.cache_clear()
+    syncfs._is_reliable.cache_clear()
 
 
-def test_one_call_is_made_where_it_is_as_good(known: pytest.MonkeyPatch, new: list[RolloutRecorder]) -> None:
+def test_one_call_is_cheap_on_a_reliable_file_system(known: pytest.MonkeyPatch, new: list[RolloutRecorder]) -> None:
     assert syncfs.is_cheap_to_sync(new[0].file.fileno())
 
 
@@ -205,9 +201,9 @@ def test_one_call_is_made_where_it_is_as_good(known: pytest.MonkeyPatch, new: li
         ("_type_of", lambda _: None),
         ("_dirty", lambda: 64 * 1024 + 1),
     ],
-    ids=["macOS", "no such call", "old", "of no version", "in user space", "unknown", "much is dirty"],
+    ids=["macOS", "no syncfs", "old kernel", "no version", "in user space", "unknown", "too much dirty"],
 )
-def test_no_one_call_is_made_where_it_is_not_known_to_be_as_good(
+def test_one_call_is_not_made_unless_it_is_known_to_be_reliable(
     known: pytest.MonkeyPatch, new: list[RolloutRecorder], name: str, value: object
 ) -> None:
     known.setattr(f"livethread_worker.store.files.syncfs.{name}", value)
@@ -215,8 +211,8 @@ def test_no_one_call_is_made_where_it_is_not_known_to_be_as_good(
     assert not syncfs.is_cheap_to_sync(new[0].file.fileno())
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError("/proc/meminfo"), ValueError("no line of it")])
-def test_no_one_call_is_made_where_nobody_says_what_is_dirty(
+@pytest.mark.parametrize("error", [FileNotFoundError("/proc/meminfo"), ValueError("no such line")])
+def test_one_call_is_not_made_if_the_dirty_amount_is_unknown(
     known: pytest.MonkeyPatch, new: list[RolloutRecorder], error: Exception
 ) -> None:
     def hidden() -> int:
@@ -227,8 +223,8 @@ def test_no_one_call_is_made_where_nobody_says_what_is_dirty(
     assert not syncfs.is_cheap_to_sync(new[0].file.fileno())
 
 
-def test_the_disk_is_flushed_behind_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a journal, ext4 writes inodes behind its own flush."""
+def test_the_disk_is_flushed_after_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a journal, ext4 writes inodes after its own flush."""
     calls: list[str] = []
     monkeypatch.setattr(syncfs, "_syncfs", lambda _: calls.append("syncfs"))
     monkeypatch.setattr(os, "fdatasync", lambda _: calls.append("fdatasync"), raising=False)
@@ -238,8 +234,8 @@ def test_the_disk_is_flushed_behind_the_call(monkeypatch: pytest.MonkeyPatch) ->
     assert calls == ["syncfs", "fdatasync"]
 
 
-def test_a_file_system_is_told_whatever_others_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel escapes neither carriage returns nor other ends of lines that Python knows."""
+def test_the_file_system_type_is_found_beside_odd_mount_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does not escape carriage returns or the other line ends of `str.splitlines`."""
     mounts = (
         "22 1 0:30 / /a\r\rb\u2028c\x0cd rw - tmpfs tmpfs rw\n23 1 8:1 / /my\\040home rw shared:1 - ext4 /dev/a rw\n"
     )
@@ -250,11 +246,11 @@ def test_a_file_system_is_told_whatever_others_are_called(monkeypatch: pytest.Mo
     assert syncfs._type_of(os.makedev(8, 2)) is None
 
 
-on_linux = pytest.mark.skipif(not hasattr(syncfs._libc(), "syncfs"), reason="there is no syncfs")
+on_linux = pytest.mark.skipif(not hasattr(syncfs._libc(), "syncfs"), reason="no syncfs")
 
 
 @on_linux
-def test_the_kernel_knows_the_call(new: list[RolloutRecorder]) -> None:
+def test_the_kernel_has_syncfs(new: list[RolloutRecorder]) -> None:
     syncfs.sync_filesystem(new[0].file.fileno())
 
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
@@ -263,7 +259,7 @@ def test_the_kernel_knows_the_call(new: list[RolloutRecorder]) -> None:
 
 
 @on_linux
-def test_the_kernel_says_what_a_file_system_is_and_how_much_is_dirty() -> None:
+def test_the_kernel_reports_file_system_types_and_the_dirty_amount() -> None:
     assert syncfs._type_of(Path("/proc").stat().st_dev) == "proc"
     assert syncfs._type_of(os.makedev(4095, 1)) is None
     assert syncfs._dirty() >= 0

@@ -39,13 +39,13 @@ def plain(store: Store, mail: Mail) -> Path:
 
 @pytest.fixture
 def cold(store: Store, plain: Path) -> Path:
-    """The same, compressed."""
+    """The compressed rollout of the same thread."""
     assert compress_cold(store.home, store.index, LATER)["threads"] == 1
     return plain.with_name(plain.name + ".zst")
 
 
 def reads(store: Store, mail: Mail) -> dict[str, Any]:
-    """What every reading operation says of the thread."""
+    """Return the results of all reads of the thread."""
     id_, home, index = mail.thread_id, store.home, store.index
     return {
         "thread": read.read_thread(home, index, types.ReadThreadParams(thread_id=id_, include_history=True)),
@@ -58,8 +58,8 @@ def reads(store: Store, mail: Mail) -> dict[str, Any]:
     }
 
 
-def without_path(said: Any) -> str:
-    return str(said).replace(".jsonl.zst", ".jsonl")
+def with_plain_path(answer: Any) -> str:
+    return str(answer).replace(".jsonl.zst", ".jsonl")
 
 
 def test_a_cold_rollout_is_compressed(store: Store, plain: Path, cold: Path) -> None:
@@ -68,17 +68,17 @@ def test_a_cold_rollout_is_compressed(store: Store, plain: Path, cold: Path) -> 
     assert compress_cold(store.home, store.index, LATER) == {"threads": 0, "bytes": 0, "compressed_bytes": 0}
 
 
-def test_every_read_says_the_same_of_it(store: Store, mail: Mail, plain: Path) -> None:
+def test_every_read_of_a_compressed_thread_returns_the_same(store: Store, mail: Mail, plain: Path) -> None:
     before = reads(store, mail)
 
     compress_cold(store.home, store.index, LATER)
 
     after = reads(store, mail)
-    assert {name: without_path(said) for name, said in after.items()} == {k: str(v) for k, v in before.items()}
+    assert {name: with_plain_path(answer) for name, answer in after.items()} == {k: str(v) for k, v in before.items()}
     assert str(after["thread"].rollout_path).endswith(".jsonl.zst")
 
 
-def test_and_so_does_an_index_that_is_made_again(store: Store, mail: Mail, cold: Path) -> None:
+def test_a_rebuilt_index_of_a_compressed_thread_returns_the_same(store: Store, mail: Mail, cold: Path) -> None:
     before = reads(store, mail)
 
     store.drop_index()
@@ -88,14 +88,16 @@ def test_and_so_does_an_index_that_is_made_again(store: Store, mail: Mail, cold:
 
 
 @pytest.mark.parametrize("suffix", ["", ".zst"])
-def test_it_is_read_by_either_path(store: Store, mail: Mail, plain: Path, cold: Path, suffix: str) -> None:
+def test_a_compressed_rollout_is_read_by_either_path(
+    store: Store, mail: Mail, plain: Path, cold: Path, suffix: str
+) -> None:
     params = types.ReadThreadByRolloutPathParams(rollout_path=str(plain) + suffix)
 
     assert read.read_thread_by_rollout_path(store.home, store.index, params).thread_id == mail.thread_id
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])
-def test_the_next_append_makes_it_plain_again(
+def test_the_next_append_decompresses_the_rollout(
     store: Store, mail: Mail, plain: Path, cold: Path, is_indexed: bool
 ) -> None:
     if not is_indexed:
@@ -111,7 +113,7 @@ def test_the_next_append_makes_it_plain_again(
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])
-def test_a_task_that_is_applied_already_is_recognised_in_it(store: Store, mail: Mail, is_indexed: bool) -> None:
+def test_an_applied_task_is_recognized_in_a_compressed_rollout(store: Store, mail: Mail, is_indexed: bool) -> None:
     entries = mail.create(), mail.append("once")
     store.apply(mail, *entries)
     store.read_in(mail.thread_id)
@@ -126,7 +128,9 @@ def test_a_task_that_is_applied_already_is_recognised_in_it(store: Store, mail: 
     assert len(list(store.home.rollouts())) == 1
 
 
-def test_it_is_archived_and_brought_back(store: Store, mail: Mail, plain: Path, cold: Path) -> None:
+def test_a_compressed_thread_can_be_archived_and_unarchived(
+    store: Store, mail: Mail, plain: Path, cold: Path
+) -> None:
     store.apply(mail, mail.archive())
     archived = store.path(mail)
     store.apply(mail, mail.unarchive())
@@ -139,7 +143,7 @@ def archive(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.archive())
 
 
-def append_where_the_index_knows_the_compressed_one(store: Store, mail: Mail) -> None:
+def append_to_the_compressed_form(store: Store, mail: Mail) -> None:
     store.index.set_path(mail.thread_id, store.home.relative(store.path(mail)) + ".zst")
     store.apply(mail, mail.append("and a gnu"))
     assert store.texts(mail) == ["hello zebra", "and a gnu"]
@@ -149,22 +153,22 @@ def compress_again(store: Store, mail: Mail) -> None:
     assert compress_cold(store.home, store.index, LATER)["threads"] == 1
 
 
-@pytest.mark.parametrize("change", [archive, append_where_the_index_knows_the_compressed_one, compress_again])
-def test_what_lies_compressed_beside_a_plain_one_is_kept(
+@pytest.mark.parametrize("change", [archive, append_to_the_compressed_form, compress_again])
+def test_a_compressed_rollout_beside_a_plain_one_is_quarantined(
     store: Store, mail: Mail, plain: Path, change: Callable[[Store, Mail], None]
 ) -> None:
-    """A crash leaves the same lines there; a person who decompressed by hand, and stopped, more of them."""
+    """After a crash it holds the same lines; after an interrupted decompression by hand, more of them."""
     left = plain.with_name(plain.name + ".zst")
-    left.write_bytes(b"whatever it holds")
+    left.write_bytes(b"any content")
 
     change(store, mail)
 
-    assert not left.exists() or left.read_bytes() != b"whatever it holds"
-    assert store.quarantined() == [b"whatever it holds"]
+    assert not left.exists() or left.read_bytes() != b"any content"
+    assert store.quarantined() == [b"any content"]
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])
-def test_it_is_deleted(store: Store, mail: Mail, cold: Path, is_damaged: bool) -> None:
+def test_a_compressed_thread_can_be_deleted(store: Store, mail: Mail, cold: Path, is_damaged: bool) -> None:
     if is_damaged:
         cold.write_bytes(b"garbage")
 
@@ -174,7 +178,7 @@ def test_it_is_deleted(store: Store, mail: Mail, cold: Path, is_damaged: bool) -
     assert store.home.find_rollout(mail.thread_id) is None
 
 
-def test_what_a_crash_left_of_its_lines_is_deleted_with_it(store: Store, mail: Mail, plain: Path, cold: Path) -> None:
+def test_unfinished_copies_are_deleted_with_the_thread(store: Store, mail: Mail, plain: Path, cold: Path) -> None:
     left = [path.with_name(f".{path.name}.new") for path in (plain, cold)]
     for path in left:
         path.write_bytes(b"zebra")
@@ -184,25 +188,23 @@ def test_what_a_crash_left_of_its_lines_is_deleted_with_it(store: Store, mail: M
     assert [path for path in left if path.exists()] == []
 
 
-def test_an_append_to_a_damaged_one_stops_its_thread_and_changes_nothing(
-    store: Store, mail: Mail, cold: Path
-) -> None:
+def test_an_append_to_a_damaged_rollout_is_poisoned_and_changes_nothing(store: Store, mail: Mail, cold: Path) -> None:
     cold.write_bytes(cold.read_bytes()[:-20])
 
     outcome = store.apply(mail, mail.append("more"))
 
     assert outcome.kind is OutcomeKind.POISONED
-    assert "cut short" in outcome.reason
+    assert "truncated" in outcome.reason
     assert cold.exists()
 
 
-def test_what_was_changed_since_stays_plain(store: Store, plain: Path) -> None:
+def test_a_rollout_changed_since_then_is_not_compressed(store: Store, plain: Path) -> None:
     assert compress_cold(store.home, store.index, AT)["threads"] == 0
 
     assert plain.exists()
 
 
-def test_what_somebody_wrote_to_stays_plain(store: Store, plain: Path) -> None:
+def test_a_rollout_that_another_program_wrote_to_is_not_compressed(store: Store, plain: Path) -> None:
     with plain.open("ab") as file:
         file.write(message_line("from codex") + b"\n")
     os.utime(plain, (AT.timestamp(), AT.timestamp()))
@@ -210,7 +212,7 @@ def test_what_somebody_wrote_to_stays_plain(store: Store, plain: Path) -> None:
     assert compress_cold(store.home, store.index, LATER)["threads"] == 0
 
 
-def test_what_is_being_written_stays_plain(store: Store, mail: Mail, plain: Path) -> None:
+def test_a_rollout_in_use_is_not_compressed(store: Store, mail: Mail, plain: Path) -> None:
     with file_lock(store.home.thread_lock(mail.thread_id)):
         counts = compress_cold(store.home, store.index, LATER)
 
@@ -218,9 +220,7 @@ def test_what_is_being_written_stays_plain(store: Store, mail: Mail, plain: Path
     assert plain.exists()
 
 
-def test_a_rollout_behind_a_link_that_leads_out_keeps_no_other_from_it(
-    store: Store, plain: Path, tmp_path: Path
-) -> None:
+def test_a_rollout_behind_a_link_out_of_the_home_is_skipped(store: Store, plain: Path, tmp_path: Path) -> None:
     outside = plain.parent.rename(tmp_path / "outside")
     plain.parent.symlink_to(outside)
     other = Mail(2)

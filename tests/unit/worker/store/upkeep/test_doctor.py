@@ -1,4 +1,4 @@
-"""What `examine` says of each fault, that without *fix* it changes nothing, and what *fix* leaves."""
+"""`examine` reports each fault, changes nothing without *fix*, and repairs it with *fix*."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONE, TWO = thread_id(1), thread_id(2)
 
 
 class Patient(Store):
-    """A home with one whole thread, a name, and what makes it ill."""
+    """A home with one sound thread that has a name, which the functions below damage."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -51,7 +51,7 @@ class Patient(Store):
         self.rollout.write_bytes(change(self.rollout.read_bytes()))
 
     def files(self) -> dict[str, bytes]:
-        """Every file of the home but locks and the index's own."""
+        """Return all files of the home except locks and the index."""
         return {
             str(path.relative_to(self.home.root)): path.read_bytes()
             for path in sorted(self.home.root.rglob("*"))
@@ -70,7 +70,7 @@ def unindex(patient: Patient) -> None:
     patient.forget(ONE)
 
 
-def lose_the_file(patient: Patient) -> None:
+def delete_the_rollout(patient: Patient) -> None:
     patient.rollout.unlink()
 
 
@@ -87,37 +87,37 @@ def cut(patient: Patient) -> None:
     patient.edit(lambda lines: b"".join(lines.splitlines(keepends=True)[:-1]))
 
 
-def miscount(patient: Patient) -> None:
+def change_the_record_count(patient: Patient) -> None:
     patient.sql("UPDATE rollouts SET next_ordinal = 40")
 
 
-def forget_a_message(patient: Patient) -> None:
+def delete_a_message(patient: Patient) -> None:
     patient.sql("DELETE FROM messages WHERE text = 'zebra'")
 
 
-def lose_full_text(patient: Patient) -> None:
+def delete_full_text_of_a_message(patient: Patient) -> None:
     patient.index.maintain(is_idle=True)
     patient.sql(
         "INSERT INTO messages_fts (messages_fts, rowid, text) SELECT 'delete', id, text FROM messages WHERE text = 'zebra'"
     )
 
 
-def lose_all_full_text(patient: Patient) -> None:
+def delete_all_full_text(patient: Patient) -> None:
     patient.index.maintain(is_idle=True)
     patient.sql("DELETE FROM messages_fts_data WHERE id > 10")
     patient.sql("DELETE FROM listing_texts_data WHERE id > 10")
 
 
-def lose_a_structure(patient: Patient) -> None:
+def delete_fts_structure(patient: Patient) -> None:
     patient.sql("DELETE FROM messages_fts_data WHERE id = 10")
     patient.sql("DELETE FROM listing_texts_data WHERE id = 10")
 
 
-def lose_a_configuration(patient: Patient) -> None:
+def delete_fts_configuration(patient: Patient) -> None:
     patient.sql("DELETE FROM messages_fts_config")
 
 
-def forget_a_row(patient: Patient) -> None:
+def delete_a_row(patient: Patient) -> None:
     patient.sql("DELETE FROM rollouts")
 
 
@@ -125,20 +125,20 @@ def change_a_listed_text(patient: Patient) -> None:
     patient.sql("UPDATE listing_texts SET text = 'another' WHERE text = 'a name'")
 
 
-def list_nobody(patient: Patient) -> None:
-    patient.sql("INSERT INTO listing_texts (rowid, text) VALUES (4000, 'of nobody')")
+def add_an_orphan_text(patient: Patient) -> None:
+    patient.sql("INSERT INTO listing_texts (rowid, text) VALUES (4000, 'orphan')")
 
 
 def change_a_word(patient: Patient) -> None:
     patient.edit(lambda lines: lines.replace(b"zebra", b"cobra"))
 
 
-def misname(patient: Patient) -> None:
+def rename_in_the_index(patient: Patient) -> None:
     patient.sql("UPDATE threads SET name = 'another'")
 
 
-def name_nobody(patient: Patient) -> None:
-    set_name(patient.home, TWO, "of nobody", AT)
+def name_a_missing_thread(patient: Patient) -> None:
+    set_name(patient.home, TWO, "orphan", AT)
 
 
 def tear(patient: Patient) -> None:
@@ -149,7 +149,7 @@ def break_utf8(patient: Patient) -> None:
     patient.edit(lambda lines: lines.replace(b"zebra", b"z\xffbra"))
 
 
-def lose_the_first_line(patient: Patient) -> None:
+def garble_the_first_line(patient: Patient) -> None:
     patient.edit(lambda lines: b"\0\0garbage\n" + b"".join(lines.splitlines(keepends=True)[1:3]))
     patient.read_in(ONE)
 
@@ -160,7 +160,7 @@ def damage_compressed(patient: Patient) -> None:
     path.write_bytes(path.read_bytes()[:-30])
 
 
-def double(patient: Patient) -> None:
+def duplicate(patient: Patient) -> None:
     other = patient.home.sessions / "2020/01/01" / patient.rollout.name
     other.parent.mkdir(parents=True)
     for folder in other.parents[:3]:
@@ -169,12 +169,12 @@ def double(patient: Patient) -> None:
     other.chmod(0o600)
 
 
-def open_to_others(patient: Patient) -> None:
+def give_others_access(patient: Patient) -> None:
     patient.rollout.chmod(0o644)
 
 
-def leave_a_copy(patient: Patient) -> None:
-    """As a process that is killed while it compresses."""
+def leave_an_unfinished_copy(patient: Patient) -> None:
+    """Leave what a process leaves if it is killed while it compresses."""
     path = patient.rollout.with_name(f".{patient.rollout.name}.zst.new")
     path.write_bytes(patient.rollout.read_bytes().splitlines(keepends=True)[0])
     path.chmod(0o600)
@@ -194,54 +194,56 @@ def delete_the_index(patient: Patient) -> None:
 
 FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     unindex: [FaultKind.UNINDEXED_FILE],
-    lose_the_file: [FaultKind.ROW_WITHOUT_FILE, FaultKind.NAME_WITHOUT_THREAD],
+    delete_the_rollout: [FaultKind.ROW_WITHOUT_FILE, FaultKind.NAME_WITHOUT_THREAD],
     move: [FaultKind.MOVED_FILE],
     grow: [FaultKind.LENGTH_MISMATCH],
     cut: [FaultKind.LENGTH_MISMATCH],
-    miscount: [FaultKind.ORDINAL_MISMATCH],
-    forget_a_message: [FaultKind.STALE_SEARCH],
+    change_the_record_count: [FaultKind.ORDINAL_MISMATCH],
+    delete_a_message: [FaultKind.STALE_SEARCH],
     change_a_word: [FaultKind.STALE_SEARCH],
-    lose_full_text: [FaultKind.STALE_FULL_TEXT],
-    # Newer releases of SQLite look into full text themselves.
-    lose_all_full_text: [
+    delete_full_text_of_a_message: [FaultKind.STALE_FULL_TEXT],
+    # Newer releases of SQLite check full text in `quick_check`.
+    delete_all_full_text: [
         FaultKind.DAMAGED_INDEX if sqlite3.sqlite_version_info >= (3, 44) else FaultKind.STALE_FULL_TEXT
     ],
     change_a_listed_text: [FaultKind.STALE_FULL_TEXT],
-    list_nobody: [FaultKind.STALE_FULL_TEXT],
-    misname: [FaultKind.STALE_NAME, FaultKind.STALE_FULL_TEXT],
-    name_nobody: [FaultKind.NAME_WITHOUT_THREAD],
+    add_an_orphan_text: [FaultKind.STALE_FULL_TEXT],
+    rename_in_the_index: [FaultKind.STALE_NAME, FaultKind.STALE_FULL_TEXT],
+    name_a_missing_thread: [FaultKind.NAME_WITHOUT_THREAD],
     tear: [FaultKind.TORN_TAIL],
     break_utf8: [FaultKind.INVALID_UTF8, FaultKind.STALE_SEARCH],
-    lose_the_first_line: [FaultKind.NO_SESSION_META],
+    garble_the_first_line: [FaultKind.NO_SESSION_META],
     damage_compressed: [FaultKind.DAMAGED_FILE],
-    double: [FaultKind.DUPLICATE_ID],
-    leave_a_copy: [FaultKind.UNFINISHED_COPY],
-    open_to_others: [FaultKind.BAD_PERMISSIONS],
+    duplicate: [FaultKind.DUPLICATE_ID],
+    leave_an_unfinished_copy: [FaultKind.UNFINISHED_COPY],
+    give_others_access: [FaultKind.BAD_PERMISSIONS],
     damage_the_index: [FaultKind.DAMAGED_INDEX],
     delete_the_index: [FaultKind.DAMAGED_INDEX],
 }
-EACH_FAULT = pytest.mark.parametrize("make_ill", FAULTS, ids=lambda fault: fault.__name__)
+EACH_FAULT = pytest.mark.parametrize("break_it", FAULTS, ids=lambda fault: fault.__name__)
 
 
-def test_a_home_that_is_well_has_no_fault(patient: Patient) -> None:
+def test_a_sound_home_has_no_fault(patient: Patient) -> None:
     assert patient.examined() == DoctorReport(threads=1)
 
 
 @EACH_FAULT
-def test_each_fault_is_named_and_nothing_changed(patient: Patient, make_ill: Callable[[Patient], None]) -> None:
-    make_ill(patient)
+def test_each_fault_is_reported_without_changing_anything(
+    patient: Patient, break_it: Callable[[Patient], None]
+) -> None:
+    break_it(patient)
     before = patient.files()
 
     report = patient.examined()
 
-    assert sorted({fault.kind for fault in report.faults}) == sorted(FAULTS[make_ill])
+    assert sorted({fault.kind for fault in report.faults}) == sorted(FAULTS[break_it])
     assert not report.is_well
     assert patient.files() == before
 
 
 @EACH_FAULT
-def test_each_fault_is_mended_and_does_not_come_back(patient: Patient, make_ill: Callable[[Patient], None]) -> None:
-    make_ill(patient)
+def test_each_fault_is_repaired_for_good(patient: Patient, break_it: Callable[[Patient], None]) -> None:
+    break_it(patient)
 
     report = patient.examined(fix=True)
 
@@ -251,9 +253,9 @@ def test_each_fault_is_mended_and_does_not_come_back(patient: Patient, make_ill:
 
 
 @EACH_FAULT
-def test_no_line_is_lost(patient: Patient, make_ill: Callable[[Patient], None]) -> None:
-    """What the files held before stands in the home after, or in the quarantine."""
-    make_ill(patient)
+def test_no_line_is_lost(patient: Patient, break_it: Callable[[Patient], None]) -> None:
+    """Each line is in the home or in the quarantine afterwards."""
+    break_it(patient)
     lines = {line for content in patient.files().values() for line in content.splitlines()}
 
     patient.examined(fix=True)
@@ -262,11 +264,19 @@ def test_no_line_is_lost(patient: Patient, make_ill: Callable[[Patient], None]) 
     assert [line for line in lines if line not in after] == []
 
 
-def test_a_thread_that_was_ill_is_searched_and_read_as_before(patient: Patient) -> None:
+def test_a_repaired_thread_is_searched_and_read_as_before(patient: Patient) -> None:
     before = patient.thread(patient.mail)
-    in_index = (lose_full_text, lose_all_full_text, change_a_listed_text, list_nobody)
-    for make_ill in (unindex, miscount, forget_a_message, misname, tear, double, *in_index):
-        make_ill(patient)
+    in_index = (delete_full_text_of_a_message, delete_all_full_text, change_a_listed_text, add_an_orphan_text)
+    for break_it in (
+        unindex,
+        change_the_record_count,
+        delete_a_message,
+        rename_in_the_index,
+        tear,
+        duplicate,
+        *in_index,
+    ):
+        break_it(patient)
 
         patient.examined(fix=True)
 
@@ -275,7 +285,7 @@ def test_a_thread_that_was_ill_is_searched_and_read_as_before(patient: Patient) 
         assert len(patient.index.list_threads(ListThreadsParams(search_term="a name"))) == 1
 
 
-def test_a_thread_whose_words_were_changed_is_found_by_the_new_ones(patient: Patient) -> None:
+def test_an_edited_thread_is_found_by_its_new_words(patient: Patient) -> None:
     change_a_word(patient)
 
     patient.examined(fix=True)
@@ -287,7 +297,7 @@ def test_a_thread_whose_words_were_changed_is_found_by_the_new_ones(patient: Pat
     assert found == [0, 1]
 
 
-def test_messages_that_are_still_to_be_indexed_are_no_fault_and_stay_so(patient: Patient) -> None:
+def test_messages_that_wait_for_indexing_are_not_a_fault_and_are_left(patient: Patient) -> None:
     left = patient.index.db.table("unindexed_messages").count
     assert left > 0
 
@@ -296,9 +306,7 @@ def test_messages_that_are_still_to_be_indexed_are_no_fault_and_stay_so(patient:
     assert patient.index.db.table("unindexed_messages").count == left
 
 
-def test_full_text_is_busy_while_another_writes_for_long_and_the_rest_is_examined(
-    patient: Patient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rest_is_examined_while_full_text_stays_locked(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_text, "BUSY_TIMEOUT", 0.01)
     tear(patient)
     patient.sql("BEGIN IMMEDIATE")
@@ -310,12 +318,14 @@ def test_full_text_is_busy_while_another_writes_for_long_and_the_rest_is_examine
     assert not report.is_well
 
 
-@pytest.mark.parametrize("other", [lose_the_file, change_a_word, misname, forget_a_row])
-@pytest.mark.parametrize("make_ill", [lose_full_text, lose_all_full_text, lose_a_structure, lose_a_configuration])
-def test_damaged_full_text_keeps_no_other_fault_from_being_mended(
-    patient: Patient, make_ill: Callable[[Patient], None], other: Callable[[Patient], None]
+@pytest.mark.parametrize("other", [delete_the_rollout, change_a_word, rename_in_the_index, delete_a_row])
+@pytest.mark.parametrize(
+    "break_it", [delete_full_text_of_a_message, delete_all_full_text, delete_fts_structure, delete_fts_configuration]
+)
+def test_other_faults_are_repaired_beside_damaged_full_text(
+    patient: Patient, break_it: Callable[[Patient], None], other: Callable[[Patient], None]
 ) -> None:
-    make_ill(patient)
+    break_it(patient)
     other(patient)
 
     assert patient.examined(fix=True).is_well
@@ -323,7 +333,7 @@ def test_damaged_full_text_keeps_no_other_fault_from_being_mended(
     assert patient.examined().faults == []
 
 
-def test_what_is_no_utf8_is_replaced_and_the_rest_of_its_line_kept(patient: Patient) -> None:
+def test_invalid_bytes_are_replaced_and_the_rest_of_the_line_is_kept(patient: Patient) -> None:
     break_utf8(patient)
 
     patient.examined(fix=True)
@@ -333,8 +343,8 @@ def test_what_is_no_utf8_is_replaced_and_the_rest_of_its_line_kept(patient: Pati
     assert b"z\xffbra" in kept
 
 
-def test_lines_without_a_first_one_get_it_back(patient: Patient) -> None:
-    lose_the_first_line(patient)
+def test_a_rollout_without_session_meta_gets_one(patient: Patient) -> None:
+    garble_the_first_line(patient)
     before = patient.rollout.read_bytes()
 
     patient.examined(fix=True)
@@ -346,7 +356,7 @@ def test_lines_without_a_first_one_get_it_back(patient: Patient) -> None:
     assert patient.quarantined() == [before]
 
 
-def test_a_rollout_of_garbage_alone_is_moved_away(patient: Patient) -> None:
+def test_a_rollout_with_nothing_but_garbage_is_quarantined(patient: Patient) -> None:
     path = patient.write_rollout(TWO)
     path.write_bytes(b"garbage\n")
     path.chmod(0o600)
@@ -357,7 +367,7 @@ def test_a_rollout_of_garbage_alone_is_moved_away(patient: Patient) -> None:
     assert patient.quarantined() == [b"garbage\n"]
 
 
-def test_what_can_be_read_of_a_damaged_compressed_rollout_is_made_plain(patient: Patient) -> None:
+def test_the_readable_part_of_a_damaged_compressed_rollout_is_decompressed(patient: Patient) -> None:
     long = [message_line(os.urandom(2000).hex()) for _ in range(200)]
     patient.apply(patient.mail, patient.mail.append_lines(*long))
     patient.read_in(ONE)
@@ -369,9 +379,9 @@ def test_what_can_be_read_of_a_damaged_compressed_rollout_is_made_plain(patient:
     assert patient.kinds() == []
 
 
-def test_of_two_rollouts_the_one_that_goes_on_is_kept(patient: Patient) -> None:
-    """Whichever lies where: a copy that somebody made is shorter."""
-    double(patient)
+def test_the_longer_of_two_rollouts_that_begin_alike_is_kept(patient: Patient) -> None:
+    """Wherever they lie: a user's backup copy is shorter."""
+    duplicate(patient)
     other = patient.home.sessions / "2020/01/01" / patient.rollout.name
     with other.open("ab") as file:
         file.write(message_line("further") + b"\n")
@@ -382,8 +392,8 @@ def test_of_two_rollouts_the_one_that_goes_on_is_kept(patient: Patient) -> None:
     assert patient.thread(patient.mail).rollout_path == other
 
 
-def test_of_two_rollouts_that_differ_the_one_that_the_index_knows_is_kept(patient: Patient) -> None:
-    double(patient)
+def test_the_indexed_one_of_two_rollouts_that_differ_is_kept(patient: Patient) -> None:
+    duplicate(patient)
     other = patient.home.sessions / "2020/01/01" / patient.rollout.name
     other.write_bytes(other.read_bytes().replace(b"hello", b"adieu") * 2)
 
@@ -393,7 +403,7 @@ def test_of_two_rollouts_that_differ_the_one_that_the_index_knows_is_kept(patien
     assert patient.texts(patient.mail) == ["hello", "zebra"]
 
 
-def test_a_compressed_copy_beside_its_rollout_is_moved_away(patient: Patient) -> None:
+def test_a_compressed_copy_beside_its_rollout_is_quarantined(patient: Patient) -> None:
     content = patient.rollout.read_bytes()
     compressed = compress(patient.rollout)
     patient.rollout.write_bytes(content)
@@ -404,7 +414,7 @@ def test_a_compressed_copy_beside_its_rollout_is_moved_away(patient: Patient) ->
     assert (compressed.exists(), patient.rollout.exists()) == (False, True)
 
 
-def test_several_faults_of_a_compressed_rollout_are_mended(patient: Patient) -> None:
+def test_several_faults_of_a_compressed_rollout_are_repaired(patient: Patient) -> None:
     break_utf8(patient)
     tear(patient)
     compressed = compress(patient.rollout)
@@ -417,7 +427,7 @@ def test_several_faults_of_a_compressed_rollout_are_mended(patient: Patient) -> 
 
 
 def test_a_rollout_restored_beside_a_damaged_compressed_one_is_kept(patient: Patient) -> None:
-    """Though the index knows the damaged one."""
+    """Even if the index has the damaged one."""
     content = patient.rollout.read_bytes()
     damage_compressed(patient)
     patient.rollout.write_bytes(content)
@@ -430,7 +440,7 @@ def test_a_rollout_restored_beside_a_damaged_compressed_one_is_kept(patient: Pat
 
 
 def test_a_row_without_a_file_is_kept_in_the_quarantine(patient: Patient) -> None:
-    lose_the_file(patient)
+    delete_the_rollout(patient)
 
     patient.examined(fix=True)
 
@@ -439,21 +449,21 @@ def test_a_row_without_a_file_is_kept_in_the_quarantine(patient: Patient) -> Non
     assert read_names(patient.home) == {}
 
 
-def test_names_of_nobody_are_kept_together_with_the_others_as_they_are(patient: Patient) -> None:
+def test_orphan_names_are_quarantined_in_one_file_and_the_others_left(patient: Patient) -> None:
     before = patient.home.session_index.read_bytes()
-    nobody = b"".join(
+    orphans = b"".join(
         b'{"id":"%b","thread_name":"n","updated_at":""}\n' % thread_id(n).encode() for n in range(2, 50)
     )
-    patient.home.session_index.write_bytes(before + nobody)
+    patient.home.session_index.write_bytes(before + orphans)
 
     assert patient.kinds(fix=True) == [FaultKind.NAME_WITHOUT_THREAD] * 48
 
-    assert patient.quarantined() == [nobody]
+    assert patient.quarantined() == [orphans]
     assert patient.home.session_index.read_bytes() == before
 
 
 @pytest.mark.parametrize("link", [DAY, "archived_sessions"])
-def test_a_link_that_leads_out_is_told_and_left(patient: Patient, tmp_path: Path, link: str) -> None:
+def test_a_link_out_of_the_home_is_reported_and_left(patient: Patient, tmp_path: Path, link: str) -> None:
     outside = tmp_path / "outside"
     patient.rollout.parent.rename(outside)
     path = patient.home.root / link
@@ -467,7 +477,7 @@ def test_a_link_that_leads_out_is_told_and_left(patient: Patient, tmp_path: Path
     assert len(list(outside.iterdir())) == 1
 
 
-def test_nothing_behind_a_link_that_leads_out_is_changed(patient: Patient, tmp_path: Path) -> None:
+def test_nothing_behind_a_link_out_of_the_home_is_changed(patient: Patient, tmp_path: Path) -> None:
     month = tmp_path / "outside/11"
     month.mkdir(parents=True)
     month.chmod(0o755)
@@ -478,7 +488,7 @@ def test_nothing_behind_a_link_that_leads_out_is_changed(patient: Patient, tmp_p
     assert month.stat().st_mode & 0o777 == 0o755
 
 
-def test_a_rollout_that_cannot_be_opened_is_told_and_the_others_mended(patient: Patient) -> None:
+def test_a_rollout_that_cannot_be_opened_is_reported_and_others_repaired(patient: Patient) -> None:
     tear(patient)
     path = patient.home.sessions / "2026/11/22" / f"rollout-2026-01-01T00-00-00-{TWO}.jsonl"
     path.mkdir(mode=0o700)
@@ -489,7 +499,7 @@ def test_a_rollout_that_cannot_be_opened_is_told_and_the_others_mended(patient: 
     assert patient.kinds() == [FaultKind.UNREADABLE_FILE]
 
 
-def test_a_rollout_that_is_a_link_is_told_and_left(patient: Patient, tmp_path: Path) -> None:
+def test_a_rollout_that_is_a_link_is_reported_and_left(patient: Patient, tmp_path: Path) -> None:
     target = patient.rollout.rename(tmp_path / "elsewhere")
     patient.rollout.symlink_to(target)
 
@@ -500,7 +510,9 @@ def test_a_rollout_that_is_a_link_is_told_and_left(patient: Patient, tmp_path: P
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a folder"])
-def test_what_is_no_file_is_told_and_left(patient: Patient, make: Callable[[Path, int], None]) -> None:
+def test_anything_but_a_regular_file_is_reported_and_left(
+    patient: Patient, make: Callable[[Path, int], None]
+) -> None:
     patient.rollout.unlink()
     make(patient.rollout, 0o700)
 
@@ -510,16 +522,16 @@ def test_what_is_no_file_is_told_and_left(patient: Patient, make: Callable[[Path
     assert patient.rollout.exists()
 
 
-def test_a_link_in_a_circle_is_told_and_left(patient: Patient) -> None:
-    circle = patient.home.sessions / "2020"
-    circle.symlink_to(circle)
+def test_a_loop_of_links_is_reported_and_left(patient: Patient) -> None:
+    loop = patient.home.sessions / "2020"
+    loop.symlink_to(loop)
 
     assert patient.kinds(fix=True) == [FaultKind.LINK_OUT]
 
-    assert circle.is_symlink()
+    assert loop.is_symlink()
 
 
-def test_what_others_may_use_becomes_the_owners_alone(patient: Patient) -> None:
+def test_access_of_other_users_is_removed(patient: Patient) -> None:
     patient.home.sessions.chmod(0o755)
     patient.home.session_index.chmod(0o664)
 
@@ -529,7 +541,7 @@ def test_what_others_may_use_becomes_the_owners_alone(patient: Patient) -> None:
     assert patient.home.session_index.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_thread_that_is_being_written_is_left_out_and_told(
+def test_a_thread_whose_lock_stays_held_is_reported_as_busy(
     patient: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("livethread_worker.store.upkeep.doctor.examine_home.LOCK_WAIT", 0.0)
@@ -558,12 +570,8 @@ def test_a_damaged_page_of_the_index_is_found(patient: Patient) -> None:
     assert patient.kinds() == []
 
 
-def test_an_index_that_somebody_has_for_himself_is_not_set_aside(
-    patient: Patient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "livethread_worker.store.upkeep.doctor.examine_home.BUSY_TIMEOUT", 0.0
-    )  # nobody will let go here
+def test_a_locked_index_is_not_set_aside(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("livethread_worker.store.upkeep.doctor.examine_home.BUSY_TIMEOUT", 0.0)
     patient.sql("PRAGMA locking_mode = EXCLUSIVE")
     patient.sql("UPDATE threads SET name = 'mine'")
 
@@ -580,12 +588,12 @@ def test_every_kind_of_fault_is_in_the_reference() -> None:
     assert [kind for kind in FaultKind if f"`{kind}`" not in text] == []
 
 
-@pytest.mark.parametrize("make_ill", [break_utf8, lose_the_first_line])
-def test_a_rollout_mended_just_before_a_crash_is_read_again_by_the_next_process(
-    patient: Patient, make_ill: Callable[[Patient], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("break_it", [break_utf8, garble_the_first_line])
+def test_a_rollout_repaired_just_before_a_crash_is_read_again(
+    patient: Patient, break_it: Callable[[Patient], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lines stand elsewhere than the index says."""
-    make_ill(patient)
+    """The offsets in the index are wrong by then."""
+    break_it(patient)
     with monkeypatch.context() as crash:
         crash.setattr(Index, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -597,7 +605,7 @@ def test_a_rollout_mended_just_before_a_crash_is_read_again_by_the_next_process(
     assert patient.examined().faults == []
 
 
-def test_the_command_does_not_promise_to_repair_links(
+def test_the_command_does_not_claim_to_repair_links(
     patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVETHREAD_HOME", str(patient.home.root))
@@ -616,9 +624,9 @@ def test_the_command_does_not_promise_to_repair_links(
     assert fixed.stdout.splitlines()[-1] == "not repaired: 1; see the lines above"
 
 
-def test_a_copy_that_is_being_made_is_left_to_its_maker(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_copy_of_a_locked_thread_is_left(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("livethread_worker.store.upkeep.doctor.examine_home.LOCK_WAIT", 0.0)
-    leave_a_copy(patient)
+    leave_an_unfinished_copy(patient)
     with file_lock(patient.home.thread_lock(ONE)):
         assert patient.kinds(fix=True) == []
 

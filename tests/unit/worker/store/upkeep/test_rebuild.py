@@ -43,7 +43,7 @@ async def named(store: LocalThreadStore, thread: LiveThread) -> None:
     await thread.update_metadata(ThreadMetadataPatch(name="Größe"))
 
 
-async def unnamed_again(store: LocalThreadStore, thread: LiveThread) -> None:
+async def name_cleared(store: LocalThreadStore, thread: LiveThread) -> None:
     await named(store, thread)
     await thread.update_metadata(ThreadMetadataPatch(name=None))
 
@@ -84,7 +84,7 @@ async def titled_after_the_first_message(store: LocalThreadStore, thread: LiveTh
     await thread.append_items([event("user_message", message="again")])
 
 
-async def asked_for_everything(store: LocalThreadStore, thread: LiveThread) -> None:
+async def patched_every_field(store: LocalThreadStore, thread: LiveThread) -> None:
     await thread.append_items(TURN)
     patch = ThreadMetadataPatch(
         first_user_message="f",
@@ -124,13 +124,13 @@ async def resumed(store: LocalThreadStore, thread: LiveThread) -> None:
 
 
 HISTORIES = [
-    *(plain, named, unnamed_again, with_git, without_git, archived, unarchived, titled_before_the_first_message),
-    *(titled_after_the_first_message, asked_for_everything, rolled_back, persisted_only, resumed),
+    *(plain, named, name_cleared, with_git, without_git, archived, unarchived, titled_before_the_first_message),
+    *(titled_after_the_first_message, patched_every_field, rolled_back, persisted_only, resumed),
 ]
 
 
 async def everything_of(store: LocalThreadStore, thread_id: str) -> dict[str, Any]:
-    """All that a store says of the one thread in it."""
+    """Return the results of all reads of a store with one thread."""
     return {
         "thread": await store.read_thread(types.ReadThreadParams(thread_id=thread_id, include_history=True)),
         "turns": await store.list_turns(types.ListTurnsParams(thread_id=thread_id)),
@@ -154,7 +154,7 @@ async def everything_of(store: LocalThreadStore, thread_id: str) -> dict[str, An
 
 @pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.__name__)
 @pytest.mark.parametrize("how", ["deleted", "rebuilt"])
-async def test_an_index_that_is_made_again_says_what_it_said_before(
+async def test_a_rebuilt_index_gives_the_same_answers(
     tmp_path: Path, history: Callable[[LocalThreadStore, LiveThread], Awaitable[None]], how: str
 ) -> None:
     settings = Settings(home=tmp_path / "home", sync="none")
@@ -193,7 +193,7 @@ async def test_an_index_that_is_made_again_says_what_it_said_before(
 # -- what a rebuild does -----------------------------------------------------------------------------------
 
 
-def test_rows_without_a_rollout_are_forgotten_and_the_rest_is_read(store: Store) -> None:
+def test_a_rebuild_reads_rollouts_and_deletes_rows_without_one(store: Store) -> None:
     kept, gone = Mail(1), Mail(2)
     store.apply(kept, kept.create(), kept.append("a"))
     store.apply(gone, gone.create(), gone.append("b"))
@@ -207,17 +207,17 @@ def test_rows_without_a_rollout_are_forgotten_and_the_rest_is_read(store: Store)
     assert store.index.is_complete
 
 
-def test_what_is_no_rollout_of_its_own_or_a_second_one_is_reported(store: Store) -> None:
+def test_a_rollout_of_another_thread_and_a_duplicate_are_reported(store: Store) -> None:
     path = store.write_rollout(thread_id(1), message_line("a"))
     store.home.archived_sessions.mkdir()
     second = store.home.archived_sessions / path.name
     second.write_bytes(path.read_bytes())
-    stranger = store.write_rollout(thread_id(2))
-    stranger.write_bytes(item_line("session_meta", {"id": thread_id(3)}) + b"\n")
+    foreign = store.write_rollout(thread_id(2))
+    foreign.write_bytes(item_line("session_meta", {"id": thread_id(3)}) + b"\n")
 
     report = rebuild(store.home, store.index)
 
-    assert (report.threads, report.unreadable) == (1, [store.home.relative(stranger)])
+    assert (report.threads, report.unreadable) == (1, [store.home.relative(foreign)])
     assert report.duplicates == [str(second)]
     thread = store.index.read_thread(thread_id(1))
     assert thread is not None
@@ -225,8 +225,8 @@ def test_what_is_no_rollout_of_its_own_or_a_second_one_is_reported(store: Store)
 
 
 @pytest.mark.parametrize("line", ODD_ITEMS.values(), ids=list(ODD_ITEMS))
-def test_no_rollout_whatever_stops_the_rebuild(store: Store, line: bytes) -> None:
-    """Else the index of the whole home could never be made again."""
+def test_odd_items_do_not_stop_the_rebuild(store: Store, line: bytes) -> None:
+    """One rollout must not prevent the rebuild of the whole home's index."""
     store.write_rollout(thread_id(1), line, message_line("a"))
     store.write_rollout(thread_id(2), message_line("b"))
 
@@ -235,10 +235,8 @@ def test_no_rollout_whatever_stops_the_rebuild(store: Store, line: bytes) -> Non
     assert sorted(store.index.thread_ids()) == [thread_id(1), thread_id(2)]
 
 
-def test_a_thread_that_is_written_just_now_is_left_to_its_writer(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rebuild_module, "LOCK_WAIT", 0.0)  # nobody will let go here
+def test_a_thread_whose_lock_stays_held_is_skipped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild_module, "LOCK_WAIT", 0.0)
     store.write_rollout(thread_id(1), message_line("a"))
     store.write_rollout(thread_id(2), message_line("b"))
 
@@ -250,9 +248,8 @@ def test_a_thread_that_is_written_just_now_is_left_to_its_writer(
     assert store.index.thread_ids() == [thread_id(2)]
 
 
-def test_long_rollouts_are_read_a_few_at_a_time_to_let_their_writers_go_on(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_rollouts_are_read_in_small_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers wait for the locks of a batch."""
     for n, length in ((1, 10_000), (2, 100), (3, 100), (4, 100), (5, 10_000)):
         mail = Mail(n)
         store.apply(mail, mail.create(), mail.append("x" * length))
@@ -264,7 +261,9 @@ def test_long_rollouts_are_read_a_few_at_a_time_to_let_their_writers_go_on(
     assert (sum(read), len(read)) == (5, 2)
 
 
-def test_more_threads_than_one_transaction_holds_are_all_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_threads_are_read_if_one_transaction_cannot_hold_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rebuild_module, "BATCH_THREADS", 2)
     for n in range(5):
         store.write_rollout(thread_id(n), message_line("a"))
@@ -280,7 +279,7 @@ def test_rebuilding_twice_changes_nothing(store: Store) -> None:
     rebuild(store.home, store.index)
 
     def dumped() -> list[str]:
-        """All but what full-text search keeps of its own, which tells how often it was written."""
+        """Return all but the full-text tables, which change with each write."""
         own = ("messages_fts", "listing_texts_data", "listing_texts_idx", "listing_texts_docsize")
         return [line for line in store.index.db.conn.iterdump() if not any(name in line for name in own)]
 
@@ -291,7 +290,7 @@ def test_rebuilding_twice_changes_nothing(store: Store) -> None:
     assert dumped() == before
 
 
-def test_counters_are_read_from_the_lines_and_a_higher_one_that_left_none_stays(store: Store) -> None:
+def test_a_rebuild_keeps_a_counter_higher_than_those_of_the_lines(store: Store) -> None:
     mail = Mail(1)
     create = Mail(1).create(writer="w0")
     store.apply(mail, create, mail.append("a"), mail.unarchive())
@@ -315,7 +314,7 @@ def test_a_new_index_is_completed_once(store: Store) -> None:
     assert store.index.thread_ids() == [thread_id(1)]
 
 
-def test_what_another_process_completes_is_left_to_it(store: Store) -> None:
+def test_an_index_that_another_process_completes_is_left_to_it(store: Store) -> None:
     store.write_rollout(thread_id(1), message_line("a"))
 
     with file_lock(store.home.own / "rebuild.lock"):
@@ -324,8 +323,8 @@ def test_what_another_process_completes_is_left_to_it(store: Store) -> None:
     assert not store.index.is_complete
 
 
-def test_completing_leaves_what_the_index_knows(store: Store) -> None:
-    """What workers have stored meanwhile is newer than what was read; here, an append that asked for history alone."""
+def test_completing_an_index_keeps_its_rows(store: Store) -> None:
+    """Rows that workers stored meanwhile are newer; here, after an append without a derived patch."""
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append_lines(item_line("turn_context", {"model": "m"})))
     store.write_rollout(thread_id(2), message_line("b"))
@@ -350,14 +349,14 @@ def test_a_store_completes_a_new_index_before_it_answers(tmp_path: Path) -> None
     assert asyncio.run(listed()) == [thread_id(1)]
 
 
-def test_a_rollout_that_was_read_is_not_looked_for_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To find one costs a look into a folder: with thousands of threads that took as long as all the reading."""
+def test_a_rebuild_does_not_search_for_rollouts_it_has_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searching thousands of folders took as long as reading all rollouts."""
     ids = [thread_id(n) for n in range(1, 6)]
     for id_ in ids:
         store.write_rollout(id_, message_line("here"))
-    looked_for: list[str] = []
-    monkeypatch.setattr(type(store.home), "find_rollout", lambda _, id_: looked_for.append(id_))
+    searches: list[str] = []
+    monkeypatch.setattr(type(store.home), "find_rollout", lambda _, id_: searches.append(id_))
 
     report = rebuild(store.home, store.index)
 
-    assert (report.threads, report.forgotten, looked_for) == (5, 0, [])
+    assert (report.threads, report.forgotten, searches) == (5, 0, [])

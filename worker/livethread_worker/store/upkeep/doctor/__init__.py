@@ -1,4 +1,4 @@
-"""Compares the files and the index of a home, and mends what does not fit; nothing is lost by it."""
+"""Compares the files and the index of a home, and repairs them without losing anything."""
 
 from livethread_worker.store.upkeep.doctor.examine_home import examine
 from livethread_worker.store.upkeep.doctor.faults import DoctorReport, Fault, FaultKind

@@ -1,6 +1,6 @@
-"""Examines a whole home: its index, each thread under its lock, then what belongs to no thread.
+"""Examines a home: its index, each thread under its lock, then names and rows without a thread.
 
-Workers may go on writing meanwhile. Without *fix* nothing is changed.
+Workers may go on writing. Nothing is changed unless *fix* is set.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from livethread_worker.store.upkeep.doctor.faults import DoctorReport, Fault, Fa
 from livethread_worker.store.upkeep.doctor.full_text import BeyondRepairError, stale_full_texts
 from livethread_worker.store.upkeep.rebuild import rebuild
 
-#: How long a writer may hold a thread before it is left out.
+#: How long to wait for a lock before a thread is left out.
 LOCK_WAIT: Final = 2.0  # seconds
 
-#: Permissions that only the owner may have.
-_OTHERS: Final = 0o077
+#: Permissions of the group and of other users.
+_OTHERS_MODE: Final = 0o077
 
 #: Folders of years, months and days.
 _DEPTHS: Final = ("*", "*/*", "*/*/*")
 
 
 def examine(home: Home, *, fix: bool, advance: Callable[[int], None] = lambda _: None) -> DoctorReport:
-    """Return what is wrong with *home*, and mend it where *fix*; *advance* is told of each thread.
+    """Return the faults of *home* after repairing them if *fix* is set; call *advance* after each thread.
 
-    What is cut goes to the quarantine folder. A second examination of a mended home finds nothing.
+    Everything removed goes to the quarantine. A second examination of a repaired home finds no fault.
 
     Raises:
-        IndexUnavailable: the index is locked for long.
-        LockBusy: somebody else sets the index aside.
-        OSError: the home cannot be read, or, where *fix*, not be written.
+        IndexUnavailable: the index stayed locked.
+        LockBusy: another process sets the index aside.
+        OSError: the home cannot be read, or, with *fix*, cannot be written.
     """
     examination = HomeExamination(home, fix=fix)
     examination.run(advance)
@@ -57,7 +57,7 @@ def examine(home: Home, *, fix: bool, advance: Callable[[int], None] = lambda _:
 
 @dataclass(slots=True)
 class HomeExamination:
-    """Looks for the faults of a home, and mends them where that is asked for."""
+    """Finds the faults of a home, and repairs them if *fix* is set."""
 
     home: Home
     fix: bool
@@ -78,27 +78,27 @@ class HomeExamination:
             for thread_id, paths in rollouts.items():
                 self._examine_thread(index, names, thread_id, paths)
                 advance(1)
-            # What was moved to the quarantine is there no longer.
+            # Some rollouts may be in the quarantine by now.
             known = {thread_id for thread_id, paths in rollouts.items() if any(path.exists() for path in paths)}
             if index is not None:
                 for thread_id in index.thread_ids():
                     if thread_id not in known:
                         self._examine_row(index, thread_id)
             self._examine_names(known)
-            # Again: what was mended since may have shown more.
+            # Once more, since a repair may have uncovered other faults.
             if index is not None and self.fix and (problem := self._examine_full_texts()):
-                self._found(FaultKind.DAMAGED_INDEX, self.home.index, problem)
+                self._add_fault(FaultKind.DAMAGED_INDEX, self.home.index, problem)
         finally:
             if index is not None:
                 index.close()
 
     def _examine_copy(self, thread_id: str, path: Path) -> None:
         with self._locked(thread_id) as is_locked:
-            if is_locked and path.exists():  # and nobody is at it
-                fault = self._found(FaultKind.UNFINISHED_COPY, path, "a crash left it; it was never whole", thread_id)
+            if is_locked and path.exists():  # no process is writing it
+                fault = self._add_fault(FaultKind.UNFINISHED_COPY, path, "a crash left it incomplete", thread_id)
                 if self.fix:
                     path.unlink()
-                    fault.mended = "removed"
+                    fault.repair = "removed"
 
     def _examine_thread(self, index: Index | None, names: NameCache, thread_id: str, paths: list[Path]) -> None:
         self.report.threads += 1
@@ -114,55 +114,55 @@ class HomeExamination:
                 examination.examine(present)
 
     def _examine_index(self) -> Index | None:
-        """Return the index; None where there is none that can be used."""
+        """Return the index; None if it is missing or damaged and was not rebuilt."""
         home, problem = self.home, _index_problem(self.home)
         if problem is None and home.index.exists():
-            # First: where full text is damaged, nothing of a thread can be mended.
+            # Before the threads, since damaged full text prevents their repair.
             problem = self._examine_full_texts()
         if problem is None:
             return Index(home) if home.index.exists() else None
-        fault = self._found(FaultKind.DAMAGED_INDEX, home.index, problem)
+        fault = self._add_fault(FaultKind.DAMAGED_INDEX, home.index, problem)
         if not self.fix:
             return None
-        fault.mended = "made again from the rollouts"
+        fault.repair = "rebuilt from the rollouts"
         with file_lock(home.index.with_suffix(".lock"), wait_s=LOCK_WAIT):
             if home.index.exists():
                 set_aside(home)
-                fault.mended += f"; the old one is kept in {home.relative(home.quarantine)}"
+                fault.repair += f"; the old one is kept in {home.relative(home.quarantine)}"
         index = Index(home)
         rebuild(home, index)
         return index
 
     def _examine_row(self, index: Index, thread_id: str) -> None:
-        """Examine a thread that the index knows, and no rollout."""
+        """Examine a thread that has a row in the index, and no rollout."""
         home = self.home
         with self._locked(thread_id) as is_locked:
             thread = index.read_thread(thread_id)
             if not is_locked or thread is None or thread.rollout_path is None or home.find_rollout(thread_id):
-                return  # deleted, or created, since they were listed
-            fault = self._found(
-                FaultKind.ROW_WITHOUT_FILE, thread.rollout_path, "the index knows it, and it is gone", thread_id
+                return  # deleted or created since the listing
+            fault = self._add_fault(
+                FaultKind.ROW_WITHOUT_FILE, thread.rollout_path, "it is gone, but in the index", thread_id
             )
             if self.fix:
                 kept = keep(home, f"{thread_id}.row.json", orjson.dumps(thread.model_dump(mode="json")))
                 index.commit((), [thread_id])
-                fault.mended = f"row kept in {home.relative(kept)}"
+                fault.repair = f"row kept in {home.relative(kept)}"
 
     def _examine_names(self, known: Container[str]) -> None:
         home = self.home
-        nameless = [id_ for id_ in read_names(home) if id_ not in known and not _is_there(home, id_)]
+        orphan_ids = [id_ for id_ in read_names(home) if id_ not in known and not _has_rollout(home, id_)]
         faults = [
-            self._found(FaultKind.NAME_WITHOUT_THREAD, home.session_index, f"no rollout has the id {thread_id!r}")
-            for thread_id in nameless
+            self._add_fault(FaultKind.NAME_WITHOUT_THREAD, home.session_index, f"no rollout has the id {thread_id!r}")
+            for thread_id in orphan_ids
         ]
-        if self.fix and nameless:
+        if self.fix and orphan_ids:
             kept: list[Path] = []
-            forget_names(home, *nameless, keep=lambda lines: kept.append(keep(home, "names.jsonl", lines)))
+            forget_names(home, *orphan_ids, keep=lambda lines: kept.append(keep(home, "names.jsonl", lines)))
             for fault in faults:
-                fault.mended = f"name kept in {home.relative(kept[0])}" if kept else "gone meanwhile"
+                fault.repair = f"name kept in {home.relative(kept[0])}" if kept else "removed meanwhile"
 
     def _examine_full_texts(self) -> str | None:
-        """Examine what is searched; return what is wrong with it where the whole index has to be made again."""
+        """Examine the full texts; return what is wrong with them if only a rebuild of the whole index can help."""
         try:
             problems = stale_full_texts(self.home.index, fix=self.fix)
         except IndexUnavailable:
@@ -171,9 +171,9 @@ class HomeExamination:
         except BeyondRepairError as error:
             return str(error)
         for problem in problems:
-            fault = self._found(FaultKind.STALE_FULL_TEXT, self.home.index, problem)
+            fault = self._add_fault(FaultKind.STALE_FULL_TEXT, self.home.index, problem)
             if self.fix:
-                fault.mended = "made again from the index"
+                fault.repair = "rebuilt from the index"
         return None
 
     def _examine_permissions(self) -> None:
@@ -182,12 +182,13 @@ class HomeExamination:
                 mode = path.lstat().st_mode
             except FileNotFoundError:  # moved or deleted since it was listed
                 continue
-            if not mode & _OTHERS or path.is_symlink():
+            if not mode & _OTHERS_MODE or path.is_symlink():
                 continue
-            fault = self._found(FaultKind.BAD_PERMISSIONS, path, f"others may use it: mode {mode & 0o777:04o}")
+            detail = f"other users have access: mode {mode & 0o777:04o}"
+            fault = self._add_fault(FaultKind.BAD_PERMISSIONS, path, detail)
             if self.fix:
                 path.chmod(DIRECTORY_MODE if path.is_dir() else FILE_MODE)
-                fault.mended = "the owner's alone"
+                fault.repair = "only the owner has access now"
 
     def _examine_links(self) -> None:
         sessions = self.home.sessions
@@ -198,12 +199,12 @@ class HomeExamination:
         )
         for path in folders:
             if path.is_symlink() and not self.home.is_within(path):
-                detail = f"it leads to {os.path.realpath(path)}: remove it, or import what lies there"
-                self._found(FaultKind.LINK_OUT, path, detail)
+                detail = f"it leads to {os.path.realpath(path)}; it is kept: remove it, or import its target"
+                self._add_fault(FaultKind.LINK_OUT, path, detail)
 
     @contextmanager
     def _locked(self, thread_id: str) -> Iterator[bool]:
-        """Hold the thread's lock; note a thread that a writer holds for long, and tell so."""
+        """Hold the thread's lock and yield True; yield False, and report the thread as busy, if it stays held."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(file_lock(self.home.thread_lock(thread_id), wait_s=LOCK_WAIT))
@@ -213,7 +214,7 @@ class HomeExamination:
             else:
                 yield True
 
-    def _found(self, kind: FaultKind, path: Path, detail: str, thread_id: str | None = None) -> Fault:
+    def _add_fault(self, kind: FaultKind, path: Path, detail: str, thread_id: str | None = None) -> Fault:
         relative = "." if path == self.home.root else self.home.relative(path)
         fault = Fault(kind, relative, detail, thread_id)
         self.report.faults.append(fault)
@@ -221,13 +222,13 @@ class HomeExamination:
 
 
 def _index_problem(home: Home) -> str | None:
-    """Say what is wrong with the file of the index; None where it is whole, or there is nothing to know.
+    """Return what is wrong with the file of the index; None if it is sound, or missing in a home without rollouts.
 
     Raises:
-        IndexUnavailable: it cannot be told now; one that is in use is not damaged.
+        IndexUnavailable: it cannot be checked now, for example because it is locked.
     """
     if not home.index.exists():
-        return "there is none" if any(home.rollouts()) else None
+        return "it is missing" if any(home.rollouts()) else None
     try:
         uri = f"file:{quote(str(home.index))}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT)) as connection:
@@ -239,8 +240,8 @@ def _index_problem(home: Home) -> str | None:
     return None if answer == "ok" else str(answer)
 
 
-def _is_there(home: Home, thread_id: str) -> bool:
-    """Whether a rollout of *thread_id* was created since they were listed; the name index may say any text."""
+def _has_rollout(home: Home, thread_id: str) -> bool:
+    """Return whether *thread_id*, which may be any text in the name index, has a rollout by now."""
     try:
         return home.find_rollout(ReadThreadParams(thread_id=thread_id).thread_id) is not None
     except InvalidRequest:
@@ -248,10 +249,10 @@ def _is_there(home: Home, thread_id: str) -> bool:
 
 
 def _private_paths(home: Home) -> Iterator[Path]:
-    """Yield what holds contents, or leads to them."""
-    own = (home.index.with_name(home.index.name + suffix) for suffix in ("", "-wal", "-shm"))
-    tops = (home.root, home.sessions, home.archived_sessions, home.locks, home.own, home.quarantine)
-    for path in (*tops, home.session_index, *own):
+    """Yield the files and folders to which only the owner should have access."""
+    index = (home.index.with_name(home.index.name + suffix) for suffix in ("", "-wal", "-shm"))
+    folders = (home.root, home.sessions, home.archived_sessions, home.locks, home.own, home.quarantine)
+    for path in (*folders, home.session_index, *index):
         if path.exists():
             yield path
     for depth in _DEPTHS:

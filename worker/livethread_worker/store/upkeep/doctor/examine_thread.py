@@ -1,4 +1,4 @@
-"""Examines one thread, whose lock the caller holds: first its rollout, then what the index has of it."""
+"""Examines one thread: first its rollout, then its row in the index. The caller holds the thread's lock."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
 
 _READ_BYTES: Final = 256 * 1024
-#: Lines of one fault that are named.
-_LISTED: Final = 5
+#: Line numbers that the detail of a fault lists, at most.
+_MAX_LISTED: Final = 5
 
 
 @dataclass(slots=True)
 class ThreadExamination:
-    """Looks for the faults of one thread, and mends them where that is asked for."""
+    """Finds the faults of one thread, and repairs them if *fix* is set."""
 
     home: Home
-    #: None where there is none that can be used: then the rollout alone is examined.
+    #: None if there is no usable index: then only the rollout is examined.
     index: Index | None
     names: NameCache
     thread_id: str
@@ -44,40 +44,40 @@ class ThreadExamination:
     fix: bool
 
     def examine(self, paths: list[Path]) -> None:
-        """Examine the thread, whose rollouts are *paths*: one, if all is well."""
-        path = self._only_one(paths)
+        """Examine the thread with the rollouts *paths*; more than one is a fault."""
+        path = self._select_rollout(paths)
         try:
             read = self._read(path)
-        except InvalidRequest as error:  # nothing reads it, and nothing mends it
+        except InvalidRequest as error:  # only the user can decide what to do
             if path.is_symlink():
-                self._found(FaultKind.LINK_OUT, path, f"{error}: remove it, or import what it leads to")
+                self._add_fault(FaultKind.LINK_OUT, path, f"{error}; it is kept: remove it, or import its target")
             else:
-                self._found(FaultKind.UNREADABLE_FILE, path, f"{error}: move it away")
+                self._add_fault(FaultKind.UNREADABLE_FILE, path, f"{error}; it is kept: move it away")
             return
         if read is None:
             return
         path, state, torn = read
-        is_mended = self._examine_lines(path, state, torn)
-        if not is_mended and state.thread is not None and self.index is not None:
+        is_repaired = self._examine_lines(path, state, torn)
+        if not is_repaired and state.thread is not None and self.index is not None:
             self._examine_row(self.index, path, state)
-        elif is_mended and self.index is not None and (mended := self.home.find_rollout(self.thread_id)):
-            self._read_in(self.index, self._state_of(mended)[0])
+        elif is_repaired and self.index is not None and (repaired := self.home.find_rollout(self.thread_id)):
+            self._write_row(self.index, self._read_state(repaired)[0])
 
     # -- the rollout ---------------------------------------------------------------------------------------
 
-    def _only_one(self, paths: list[Path]) -> Path:
-        """Return the rollout that is the thread's; move the others away."""
+    def _select_rollout(self, paths: list[Path]) -> Path:
+        """Return the thread's rollout, and move the others to the quarantine."""
         kept = paths[0] if len(paths) == 1 else self._best(paths)
         for path in paths:
             if path != kept:
-                detail = f"{_described(path)}; {self.home.relative(kept)} of the same thread has {_described(kept)}"
-                self._found(FaultKind.DUPLICATE_ID, path, detail, partial(self._moved_away, path))
+                detail = f"it has {_size(path)}; {self.home.relative(kept)} of the same thread has {_size(kept)}"
+                self._add_fault(FaultKind.DUPLICATE_ID, path, detail, partial(self._quarantine, path))
         return kept
 
     def _best(self, paths: list[Path]) -> Path:
-        """Return the rollout that begins with what all others hold; where they differ, the one the index knows.
+        """Return the rollout that begins with all the others; if they differ, the one in the index.
 
-        One that cannot be read does not count beside one that can: it may have been restored from a backup.
+        Prefer readable rollouts: one may have been restored from a backup.
         """
         lengths = {path: _length(path) for path in paths}
         readable = [path for path in paths if lengths[path] >= 0] or paths
@@ -87,24 +87,24 @@ class ThreadExamination:
         return longest if all(_begins_with(longest, other) for other in readable) else first
 
     def _read(self, path: Path) -> tuple[Path, ThreadState, Record | None] | None:
-        """Read the rollout; where it is compressed and damaged, what can be read of it, or None."""
+        """Read the rollout, or the readable part of a damaged compressed one; return None if nothing is readable."""
         try:
-            return path, *self._state_of(path)
-        except OSError as error:  # the other threads are examined all the same
-            self._found(FaultKind.UNREADABLE_FILE, path, error.strerror or str(error))
+            return path, *self._read_state(path)
+        except OSError as error:  # go on with the other threads
+            self._add_fault(FaultKind.UNREADABLE_FILE, path, error.strerror or str(error))
             return None
         except Internal as error:
-            fault = self._found(FaultKind.DAMAGED_FILE, path, str(error))
+            fault = self._add_fault(FaultKind.DAMAGED_FILE, path, str(error))
             if not self.fix:
                 return None
         plain = salvage(path)
-        fault.mended = self._moved_away(path)
+        fault.repair = self._quarantine(path)
         if plain is None:
             return None
-        fault.mended += f"; what can be read is {self.home.relative(plain)}"
-        return plain, *self._state_of(plain)
+        fault.repair += f"; its readable part is {self.home.relative(plain)}"
+        return plain, *self._read_state(plain)
 
-    def _state_of(self, path: Path) -> tuple[ThreadState, Record | None]:
+    def _read_state(self, path: Path) -> tuple[ThreadState, Record | None]:
         state = ThreadState(self.thread_id, path=self.home.relative(path))
         with open_rollout(path) as file:
             torn = read_on(state, file)
@@ -112,19 +112,22 @@ class ThreadExamination:
         return state, torn
 
     def _examine_lines(self, path: Path, state: ThreadState, torn: Record | None) -> bool:
-        """Look at the lines of the rollout; return whether they were mended."""
-        found = len(self.faults)
+        """Examine the lines of the rollout; return whether any were repaired."""
+        count = len(self.faults)
         if torn is not None:
-            detail = f"the last {torn.size} bytes are no whole line"
-            self._found(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
+            detail = f"the last {torn.size} bytes are not a complete line"
+            self._add_fault(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
         with open_rollout(path) as file:
             bad = _invalid_lines(file, state.rollout_bytes)
         if bad:
-            detail = f"no UTF-8 in line{'s' if len(bad) > 1 else ''} {_listed(bad)}; codex cannot read the thread"
-            self._found(FaultKind.INVALID_UTF8, path, detail, lambda: self._make_readable(path))
+            detail = (
+                f"invalid UTF-8 in line{'s' if len(bad) > 1 else ''} {_listed(bad)}; codex cannot read the thread"
+            )
+            self._add_fault(FaultKind.INVALID_UTF8, path, detail, lambda: self._replace_invalid_bytes(path))
         if state.thread is None:
-            self._found(FaultKind.NO_SESSION_META, path, "no line says whose it is", lambda: self._begin(path, state))
-        return self.fix and len(self.faults) > found
+            detail = "it lacks a session_meta of its thread"
+            self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._prepend_session_meta(path, state))
+        return self.fix and len(self.faults) > count
 
     def _cut(self, path: Path, torn: Record) -> str:
         path = self._plain(path)
@@ -132,10 +135,10 @@ class ThreadExamination:
             file.seek(torn.offset)
             kept = keep(self.home, f"{self.thread_id}-{torn.offset}.torn", file.read())
             file.truncate(torn.offset)
-        return f"cut, and kept in {self.home.relative(kept)}"
+        return f"cut off, and kept in {self.home.relative(kept)}"
 
-    def _make_readable(self, path: Path) -> str:
-        """Write U+FFFD for what is no UTF-8; keep the lines as they were."""
+    def _replace_invalid_bytes(self, path: Path) -> str:
+        """Replace invalid bytes with U+FFFD, and keep the original lines in the quarantine."""
         path = self._plain(path)
         self._distrust_row()
         with path.open("rb") as old, replacing(path, old.fileno()) as new:
@@ -146,16 +149,16 @@ class ThreadExamination:
                 if readable != line:
                     lines.append(line)
             kept = keep(self.home, f"{self.thread_id}.lines", b"".join(lines))
-        return f"made readable; the lines are kept in {self.home.relative(kept)}"
+        return f"invalid bytes replaced; the original lines are kept in {self.home.relative(kept)}"
 
-    def _begin(self, path: Path, state: ThreadState) -> str:
-        """Put a ``session_meta`` before the lines, made from the rollout's name; a rollout without items is moved."""
+    def _prepend_session_meta(self, path: Path, state: ThreadState) -> str:
+        """Prepend a ``session_meta`` made from the rollout's name, or quarantine a rollout without items."""
         path = self._plain(path)
         created_at = self.home.time_of(path)
         with open_rollout(path) as file:
             has_items = any(record.value for record in scan_records(file))
         if not has_items or created_at is None:
-            return self._moved_away(path)
+            return self._quarantine(path)
         meta = session_meta(CreateThreadParams(thread_id=state.thread_id, created_at=created_at))
         line = encode_json({"timestamp": format_time(created_at), "type": "session_meta", "payload": meta})
         self._distrust_row()
@@ -167,75 +170,76 @@ class ThreadExamination:
                 for old_line in old:
                     if decode_line(old_line) is not None:
                         new.write(old_line)
-        return f"begun by one; the rollout as it was is kept in {self.home.relative(kept)}"
+        return f"session_meta added; the original rollout is kept in {self.home.relative(kept)}"
 
     def _distrust_row(self) -> None:
-        """Have whoever comes after a crash read the whole rollout: its lines will stand elsewhere."""
+        """Make the index read the whole rollout again, even after a crash: its lines are about to move."""
         if self.index is not None:
             self.index.distrust(self.thread_id)
 
     def _plain(self, path: Path) -> Path:
-        """Return the path of the rollout where it can be changed; to mend another fault may have made it plain."""
+        """Return the path of the plain rollout; decompress it unless a previous repair did."""
         if not is_compressed(path):
             return path
         return decompress(path) if path.exists() else other_form(path)
 
-    def _moved_away(self, path: Path) -> str:
+    def _quarantine(self, path: Path) -> str:
         return f"kept in {self.home.relative(move_away(self.home, path))}"
 
     # -- the index -----------------------------------------------------------------------------------------
 
     def _examine_row(self, index: Index, path: Path, state: ThreadState) -> None:
-        found = len(self.faults)
+        count = len(self.faults)
         self._compare(index, path, state)
-        if self.fix and len(self.faults) > found:
-            self._read_in(index, state)
-            for fault in self.faults[found:]:
-                fault.mended = "read into the index"
+        if self.fix and len(self.faults) > count:
+            self._write_row(index, state)
+            for fault in self.faults[count:]:
+                fault.repair = "read into the index"
 
     @staticmethod
-    def _read_in(index: Index, state: ThreadState) -> None:
+    def _write_row(index: Index, state: ThreadState) -> None:
         if state.thread is not None:
             index.replace([thread_rows(state, None)])
 
     def _compare(self, index: Index, path: Path, state: ThreadState) -> None:
-        """Compare what the index has of the thread with *state*, as the files say it."""
+        """Compare the thread's row with *state*, which was read from the files."""
         assert state.thread is not None
         known = index.load_states({self.thread_id: set()}).get(self.thread_id)
         if known is None or known.thread is None:
-            self._found(FaultKind.UNINDEXED_FILE, path, "the index does not know it")
+            self._add_fault(FaultKind.UNINDEXED_FILE, path, "it is not in the index")
             return
         if known.path != state.path:
-            self._found(FaultKind.MOVED_FILE, path, f"the index looks for it at {known.path}")
+            self._add_fault(FaultKind.MOVED_FILE, path, f"the index has it at {known.path}")
         if known.rollout_bytes != state.rollout_bytes:
-            detail = f"{state.rollout_bytes} bytes; the index knows {known.rollout_bytes}"
-            self._found(FaultKind.LENGTH_MISMATCH, path, detail)
+            detail = f"it has {state.rollout_bytes} bytes, in the index {known.rollout_bytes}"
+            self._add_fault(FaultKind.LENGTH_MISMATCH, path, detail)
         elif known.next_ordinal != state.next_ordinal:
-            detail = f"{state.next_ordinal} records; the index counts {known.next_ordinal}"
-            self._found(FaultKind.ORDINAL_MISMATCH, path, detail)
+            detail = f"it has {state.next_ordinal} records, in the index {known.next_ordinal}"
+            self._add_fault(FaultKind.ORDINAL_MISMATCH, path, detail)
         elif (indexed := index.messages_and_turns(self.thread_id)) != (found := state.messages_and_turns()):
             counts = *map(len, found), *map(len, indexed)
-            detail = "{} messages and {} turns; the index has others: {} and {}".format(*counts)
-            self._found(FaultKind.STALE_SEARCH, path, detail)
+            detail = "it has {} messages and {} turns; those in the index differ: {} and {}".format(*counts)
+            self._add_fault(FaultKind.STALE_SEARCH, path, detail)
         if known.thread.name != state.thread.name:
-            detail = f"named {state.thread.name!r}; the index says {known.thread.name!r}"
-            self._found(FaultKind.STALE_NAME, path, detail)
+            detail = f"its name is {state.thread.name!r}, in the index {known.thread.name!r}"
+            self._add_fault(FaultKind.STALE_NAME, path, detail)
 
-    def _found(self, kind: FaultKind, path: Path, detail: str, mend: Callable[[], str] | None = None) -> Fault:
-        """Note a fault, and mend it where that is asked for."""
+    def _add_fault(self, kind: FaultKind, path: Path, detail: str, repair: Callable[[], str] | None = None) -> Fault:
+        """Report a fault, and repair it if *fix* is set."""
         fault = Fault(kind, self.home.relative(path), detail, self.thread_id)
         self.faults.append(fault)
-        if self.fix and mend is not None:
-            fault.mended = mend()
+        if self.fix and repair is not None:
+            fault.repair = repair()
         return fault
 
 
-def _described(path: Path) -> str:
+def _size(path: Path) -> str:
     length = _length(path)
-    return f"{length} bytes" if length >= 0 else "nothing that can be read"
+    return f"{length} bytes" if length >= 0 else "no readable bytes"
 
 
 def _length(path: Path) -> int:
+    """Return the decompressed length of *path*; -1 if it cannot be read."""
     try:
         with open_rollout(path) as file:
             return file.seek(0, 2)
@@ -244,7 +248,7 @@ def _length(path: Path) -> int:
 
 
 def _begins_with(path: Path, other: Path) -> bool:
-    """Whether the lines of *path* begin with those of *other*; what cannot be read begins nothing."""
+    """Return whether *path* begins with all of *other*; False if either cannot be read."""
     try:
         with open_rollout(path) as long, open_rollout(other) as short:
             while content := short.read(_READ_BYTES):
@@ -256,7 +260,7 @@ def _begins_with(path: Path, other: Path) -> bool:
 
 
 def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
-    """Return the numbers of the lines before *end* that are no UTF-8."""
+    """Return the numbers, from 0, of the lines before *end* that are not UTF-8."""
     if _is_utf8(file, end):
         return []
     file.seek(0)
@@ -272,8 +276,8 @@ def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
 
 
 def _listed(numbers: list[int]) -> str:
-    more = len(numbers) - _LISTED
-    return ", ".join(map(str, numbers[:_LISTED])) + (f" and {more} more" if more > 0 else "")
+    more = len(numbers) - _MAX_LISTED
+    return ", ".join(map(str, numbers[:_MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_utf8(file: BinaryIO, end: int) -> bool:

@@ -1,4 +1,4 @@
-"""What can be wrong with a home."""
+"""The faults that a home can have."""
 
 from __future__ import annotations
 
@@ -8,75 +8,75 @@ from typing import Final
 
 
 class FaultKind(StrEnum):
-    """Kinds of faults; each says what it means, and what mends it."""
+    """Kinds of faults, each with its meaning and its repair."""
 
-    #: The index is missing, or no whole database: it is set aside and made again.
+    #: The index is missing or damaged: it is moved to the quarantine and rebuilt.
     DAMAGED_INDEX = "damaged_index"
-    #: The index does not know a rollout: it is read.
+    #: A rollout is not in the index: it is read.
     UNINDEXED_FILE = "unindexed_file"
-    #: The index knows a thread whose rollout is gone: its row is kept in the quarantine.
+    #: A thread in the index has no rollout: its row is moved to the quarantine.
     ROW_WITHOUT_FILE = "row_without_file"
-    #: The index looks for the rollout elsewhere: it is told.
+    #: The index has another path for the rollout: it is corrected.
     MOVED_FILE = "moved_file"
-    #: The index takes the rollout to be longer or shorter: it is read again.
+    #: The index has another length for the rollout: the rollout is read again.
     LENGTH_MISMATCH = "length_mismatch"
-    #: The index counts other records than there are: they are read again.
+    #: The index has another number of records: the rollout is read again.
     ORDINAL_MISMATCH = "ordinal_mismatch"
-    #: Messages or turns of the rollout are not those of the index: they are read again.
+    #: The index has other messages or turns: the rollout is read again.
     STALE_SEARCH = "stale_search"
-    #: The index' full text is damaged, or is not that of its rows: it is made again from these.
+    #: The index's full text is damaged or differs from its rows: it is rebuilt from these.
     STALE_FULL_TEXT = "stale_full_text"
-    #: The index has another name than the files: it is told.
+    #: The index has another name than the files: it is corrected.
     STALE_NAME = "stale_name"
-    #: A name of a thread without a rollout: its lines are kept in the quarantine.
+    #: A thread without a rollout has a name: its lines are moved to the quarantine.
     NAME_WITHOUT_THREAD = "name_without_thread"
-    #: The last line was cut: it is kept in the quarantine.
+    #: The last line is incomplete: it is moved to the quarantine.
     TORN_TAIL = "torn_tail"
-    #: A line is no UTF-8, and codex cannot read the thread: what cannot be read becomes U+FFFD, the line is kept.
+    #: A line is not UTF-8, and codex cannot read the thread: invalid bytes become U+FFFD, the quarantine keeps the line.
     INVALID_UTF8 = "invalid_utf8"
-    #: No line says whose rollout it is: a ``session_meta`` is made from its name, or, without any item, it is kept.
+    #: The rollout lacks a ``session_meta``: one is made from its name; without items, it is moved to the quarantine.
     NO_SESSION_META = "no_session_meta"
-    #: A compressed rollout cannot be decompressed: what can be read is made plain, and the file is kept.
+    #: A compressed rollout is damaged: its readable part is decompressed, and the quarantine keeps the file.
     DAMAGED_FILE = "damaged_file"
-    #: A rollout cannot be opened: it is no file, or not ours to read. Nothing mends it.
+    #: A rollout cannot be opened: it is not a file, or we lack the permission. It is not repaired.
     UNREADABLE_FILE = "unreadable_file"
-    #: Several rollouts of one thread: the one that holds all the others' lines stays, or the one the index knows.
+    #: A thread has several rollouts: the one that begins with all others stays, or else the one in the index.
     DUPLICATE_ID = "duplicate_id"
-    #: A crash left a copy that was being made of a rollout: it was never whole, and is removed.
+    #: A crash left an incomplete copy of a rollout: it is deleted.
     UNFINISHED_COPY = "unfinished_copy"
-    #: Others may read or write it: the owner's alone.
+    #: Other users may read or write a file: only its owner gets access.
     BAD_PERMISSIONS = "bad_permissions"
-    #: A link that leads out of the home, which nothing follows. Nothing mends it: remove it, or import what it leads to.
+    #: A symlink leads out of the home, and is not followed. It is not repaired: remove it, or import its target.
     LINK_OUT = "link_out"
 
 
-#: What only its owner can decide on.
-BEYOND_MENDING: Final = frozenset({FaultKind.LINK_OUT, FaultKind.UNREADABLE_FILE})
+#: Faults on which the user has to decide.
+UNREPAIRABLE: Final = frozenset({FaultKind.LINK_OUT, FaultKind.UNREADABLE_FILE})
 
 
 @dataclass(slots=True)
 class Fault:
-    """One thing that is wrong."""
+    """One fault of a home."""
 
     kind: FaultKind
     #: Relative to the home.
     path: str
     detail: str
     thread_id: str | None = None
-    #: How it was mended, and where what was cut is kept; None where it was not.
-    mended: str | None = None
+    #: How it was repaired, and where the quarantine keeps what was removed; None if it was not repaired.
+    repair: str | None = None
 
 
 @dataclass(slots=True)
 class DoctorReport:
-    """What an examination found."""
+    """The result of an examination."""
 
     threads: int = 0
     faults: list[Fault] = field(default_factory=list)
-    #: Threads, or the file of the index, that a writer held all the time: they were not examined, or not whole.
+    #: Threads, or the file of the index, that stayed locked and were not, or only partly, examined.
     busy: list[str] = field(default_factory=list)
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is left to mend, and everything was examined."""
-        return not self.busy and all(fault.mended for fault in self.faults)
+        """Return whether everything was examined and every fault was repaired."""
+        return not self.busy and all(fault.repair for fault in self.faults)

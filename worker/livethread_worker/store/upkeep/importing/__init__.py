@@ -1,1 +1,1 @@
-"""Brings existing rollouts into a home: finds them, says whose they are, decides, copies."""
+"""Imports existing rollouts into a home: finds and identifies them, plans, and copies."""

@@ -1,4 +1,4 @@
-"""Says what is to be done with each rollout of an import, by what a home has of its thread. Nothing is changed."""
+"""Plans the import of each rollout by comparing it with the home. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -14,65 +14,66 @@ from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.files.name_index import NameLine, NameReader
 from livethread_worker.store.files.scan import READ_BYTES, scan_backward, scan_records
-from livethread_worker.store.upkeep.importing.sources import Lines, Refused, Source, reason_of, shown
+from livethread_worker.store.upkeep.importing.sources import Lines, Refusal, Source, reason_of, shown
 
 
 class Outcome(StrEnum):
-    """What becomes of one rollout."""
+    """What an import does with one rollout."""
 
     IMPORTED = "imported"
-    #: The thread was there; the lines that the source has more were appended.
+    #: The home's rollout got the further lines of the source.
     GROWN = "grown"
     UNCHANGED = "unchanged"
-    #: It lies in the home, and the index did not know it.
+    #: The rollout lies in the home, and was missing from the index.
     INDEXED = "indexed"
-    #: The thread is there with other lines.
+    #: The home's rollout has other lines.
     CONFLICT = "conflict"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done with one rollout, by what was seen of it."""
+    """How to import one rollout."""
 
     outcome: Outcome
-    #: The thread's rollout in our home; None where there is none.
+    #: The thread's rollout in the home, if it exists.
     ours: Path | None
+    #: The name to set, if any.
     name: NameLine | None = None
-    #: Where the lines that ours lacks begin and end in the source, and how long ours is.
+    #: The range in the source of the lines that ours lacks, and the length of ours when they were compared.
     begin: int = 0
     end: int = 0
     size: int = 0
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the home stays as it is."""
+        """Return whether the files of the home stay unchanged."""
         return self.outcome in {Outcome.UNCHANGED, Outcome.CONFLICT} and self.name is None
 
 
 class Planner:
-    """Compares rollouts with what a home has of their threads."""
+    """Compares the rollouts of an import with those of the home."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        #: What lies in the home.
-        self.lying = {path: thread_id for thread_id, path in home.rollouts()}
-        #: The rollout of each thread: in the home, or of a dry run, where it would be taken from.
+        #: The thread id of each rollout in the home when the import began.
+        self.thread_ids = {path: thread_id for thread_id, path in home.rollouts()}
+        #: The rollout of each thread in the home; in a dry run, also those that would be imported.
         self.ours: dict[str, Lines] = {}
-        for path, thread_id in self.lying.items():
+        for path, thread_id in self.thread_ids.items():
             self.ours.setdefault(thread_id, Lines(path))
-        #: The names that a dry run would have given.
-        self.given: dict[str, NameLine] = {}
+        #: The names that a dry run would have set.
+        self.dry_run_names: dict[str, NameLine] = {}
         self._names = NameReader(home.session_index)
         self._their_names: dict[Path, dict[str, NameLine]] = {}
-        #: Name indexes that are not used, and why.
-        self.refused_names: list[Refused] = []
+        #: Name indexes that are skipped, and why.
+        self.refused_names: list[Refusal] = []
 
     def plan(self, source: Source) -> Plan:
-        """Say what is to be done with *source*: for certain, while the lock of its thread is held.
+        """Compare *source* with the home. The plan is reliable only while the caller holds the thread's lock.
 
         Raises:
-            OSError: the one or the other cannot be read.
-            Internal: the one or the other is compressed, and damaged.
+            OSError: either rollout cannot be read.
+            Internal: either rollout is compressed and damaged.
             InvalidRequest: ours is a symlink.
         """
         ours = self._our_lines(source)
@@ -87,7 +88,7 @@ class Planner:
         return Plan(outcome, ours.path, self._new_name(source, ours), begin, end, size)
 
     def _our_lines(self, source: Source) -> Lines | None:
-        """Return what the home has of the thread; it may be moved, compressed or made plain at any time."""
+        """Return the thread's rollout in the home, which may have been moved, compressed or decompressed meanwhile."""
         known = self.ours.get(source.thread_id)
         for path in (known.path, other_form(known.path)) if known else (source.target, other_form(source.target)):
             if path.exists():
@@ -96,16 +97,16 @@ class Planner:
         return Lines(moved) if moved else None
 
     def _new_name(self, source: Source, ours: Lines | None) -> NameLine | None:
-        """Return the name that the thread gets from the source; None where ours is newer, or was taken away since."""
+        """Return the source's name for the thread; None if ours is newer or was removed later."""
         names = self._names_beside(source)
         theirs = names.get(source.original_id) or names.get(source.thread_id)
         if theirs is None or theirs.name is None:
             return None
-        mine = self.given.get(source.thread_id) or self._names.read().get(source.thread_id)
+        mine = self.dry_run_names.get(source.thread_id) or self._names.read().get(source.thread_id)
         if mine is not None:
             return theirs if theirs.at > mine.at and theirs.name != mine.name else None
-        given_at = _name_changed_at(ours) if ours else None
-        return theirs if given_at is None or given_at < theirs.at else None
+        changed_at = _name_changed_at(ours) if ours else None
+        return theirs if changed_at is None or changed_at < theirs.at else None
 
     def _names_beside(self, source: Source) -> dict[str, NameLine]:
         if source.names not in self._their_names:
@@ -116,17 +117,17 @@ class Planner:
         try:
             if not names.is_symlink():
                 return NameReader(names).read()
-            reason = "a symlink"
+            reason = "it is a symlink"
         except OSError as error:
             reason = reason_of(error)
-        self.refused_names.append(Refused(shown(names), f"{reason}: no name is taken from it"))
+        self.refused_names.append(Refusal(shown(names), f"{reason}; its names were not imported"))
         return {}
 
 
 def missing_lines(ours: BinaryIO, theirs: BinaryIO) -> tuple[int | None, int]:
-    """Return where what *ours* lacks of *theirs* begins (None: they differ) and ends; the same: it lacks nothing.
+    """Return the range of *theirs* that *ours* lacks, empty if it lacks nothing. A begin of None: they differ.
 
-    A torn last line counts on neither side, but where the other one goes on with it.
+    A torn last line of either is ignored unless the other continues it.
     """
     end = _end_of_good(theirs)
     common = _common_length(ours, theirs)
@@ -139,7 +140,7 @@ def missing_lines(ours: BinaryIO, theirs: BinaryIO) -> tuple[int | None, int]:
 
 
 def _end_of_good(file: BinaryIO) -> int:
-    """Return where the last line ends that is whole: by its end, or since it is a JSON object without one."""
+    """Return the end of the last complete line; a JSON object without a line end is complete, too."""
     size = _size(file)
     last = next(scan_backward(file, size), None)
     return last.offset if last and not last.is_complete and last.value is None else size
@@ -166,7 +167,7 @@ def _size(file: BinaryIO) -> int:
 
 
 def _name_changed_at(ours: Lines) -> datetime | None:
-    """Return when somebody last named the thread in our home, or took its name away."""
+    """Return when an explicit patch last set or cleared the thread's name in the home."""
     changed_at = None
     with ours.open() as file:
         for record in scan_records(file):

@@ -1,8 +1,8 @@
 """Copies the rollouts of other homes and folders into a home, and indexes them. Sources are never changed.
 
-A thread that the home has is compared with the source by its lines: what the source has more is appended, what it has
-less is left, and where the two differ both stay as they are. Each change is made under the thread's lock and is
-whole or not there, so an import that was stopped anywhere is completed by the next.
+If the home has the thread, its lines are compared with the source: further lines of the source are appended, further
+lines of the home stay, and if they differ, neither changes. Each change is made under the thread's lock, completely or
+not at all, so the next import completes one that was interrupted.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.importing.plan import Outcome, Plan, Planner
 from livethread_worker.store.upkeep.importing.sources import (
-    Found,
+    Candidate,
     Lines,
     NotRollout,
-    Refused,
+    Refusal,
     Search,
     Source,
     identify,
@@ -42,21 +42,21 @@ from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport,
 
 logger = logging.getLogger(__name__)
 
-#: How long an import waits, at its end, for a thread's writer before it leaves the thread to the next import.
+#: How long to wait for a thread's lock, on the second try, before the thread is left to the next import.
 LOCK_WAIT: Final = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A rollout that is not what the home has of its thread."""
+    """A rollout whose lines differ from those in the home."""
 
     source: str
     rollout: str
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A rollout that the home has now, or has more of."""
+class ImportedThread:
+    """A rollout that was copied, appended or indexed."""
 
     source: str
     thread_id: str
@@ -65,24 +65,24 @@ class Taken:
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import did, or would do."""
+    """What an import did, or a dry run would do."""
 
     imported: int = 0
     grown: int = 0
     unchanged: int = 0
     indexed: int = 0
-    #: Threads that got their name from the source.
+    #: Threads that got a name from the source.
     named: int = 0
-    threads: list[Taken] = field(default_factory=list)
+    threads: list[ImportedThread] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
-    not_rollouts: list[Refused] = field(default_factory=list)
-    #: Threads that a writer held all the time.
-    busy: list[Refused] = field(default_factory=list)
-    failed: list[Refused] = field(default_factory=list)
+    not_rollouts: list[Refusal] = field(default_factory=list)
+    #: Rollouts of threads whose locks stayed held.
+    busy: list[Refusal] = field(default_factory=list)
+    failed: list[Refusal] = field(default_factory=list)
 
     @property
     def is_whole(self) -> bool:
-        """Whether every rollout is in the home."""
+        """Return whether every rollout is in the home."""
         return not (self.conflicts or self.busy or self.failed)
 
 
@@ -94,12 +94,12 @@ def import_rollouts(
     *,
     dry_run: bool = False,
 ) -> ImportReport:
-    """Bring what *search* found into *home*, and say what became of it; *advance* is told of each file.
+    """Import the files of *search* into *home*; call *advance* after each file. A *dry_run* changes nothing.
 
-    On return everything is durable and, but for what is reported as failed, in the index. A *dry_run* changes nothing.
+    On return everything imported is durable and, unless reported otherwise, in the index.
 
     Raises:
-        LockBusy: another import is at work.
+        LockBusy: another import is running.
         IndexUnavailable: the index cannot be read.
     """
     if dry_run:
@@ -112,19 +112,20 @@ def import_rollouts(
 
 
 class _Importer:
-    """One import: no other one runs."""
+    """The state of one import."""
 
     def __init__(self, home: Home, index: Index, search: Search, *, dry_run: bool) -> None:
         self._home, self._index, self._dry_run = home, index, dry_run
         self._report = ImportReport(not_rollouts=list(search.not_rollouts), failed=list(search.failed))
         self._planner = Planner(home)
         self._known = set(index.thread_ids())
-        #: Rollouts to be indexed next, and the threads of it of which the index has less.
+        #: Rollouts to index in the next transaction.
         self._batch: dict[str, Path] = {}
+        #: Threads that this import has changed.
         self._changed: set[str] = set()
 
     def run(self, search: Search, advance: Callable[[int], None]) -> ImportReport:
-        """Take every file; those whose threads are being written are tried again at the end."""
+        """Import every file; retry those with busy threads at the end."""
         busy = []
         for found in search.found.values():
             if not self._try(found, 0.0):
@@ -134,55 +135,55 @@ class _Importer:
                 self._index_batch()
         for found in busy:
             if not self._try(found, LOCK_WAIT):
-                self._report.busy.append(Refused(shown(found.path), "its thread is being written; import it again"))
+                self._report.busy.append(Refusal(shown(found.path), "its thread is busy; import it again"))
         self._index_batch()
         self._report.failed += self._planner.refused_names
         return self._report
 
-    def _try(self, found: Found, wait_s: float) -> bool:
-        """Take one file, whatever is wrong with it; return False where its thread is being written."""
+    def _try(self, found: Candidate, wait_s: float) -> bool:
+        """Import one file or report its error; return False if its thread is busy."""
         try:
-            self._take(found, wait_s)
+            self._import(found, wait_s)
         except LockBusy:
             return False
         except NotRollout as error:
-            self._report.not_rollouts.append(Refused(shown(found.path), str(error)))
+            self._report.not_rollouts.append(Refusal(shown(found.path), str(error)))
         except (OSError, ThreadStoreError) as error:
-            self._report.failed.append(Refused(shown(found.path), reason_of(error)))
+            self._report.failed.append(Refusal(shown(found.path), reason_of(error)))
         return True
 
-    def _take(self, found: Found, wait_s: float) -> None:
+    def _import(self, found: Candidate, wait_s: float) -> None:
         root = self._home.root.resolve()
         if found.path.is_relative_to(root):
-            self._take_in_place(found, self._home.root / found.path.relative_to(root))
+            self._index_in_place(found, self._home.root / found.path.relative_to(root))
             return
         source = identify(found, self._home)
         plan = self._planner.plan(source)
         path = plan.ours or source.target
         if not (plan.changes_nothing or self._dry_run):
             with file_lock(self._home.thread_lock(source.thread_id), wait_s=wait_s):
-                plan = self._planner.plan(source)  # somebody may have written since
+                plan = self._planner.plan(source)  # again: the thread may have changed before it was locked
                 path = self._carry_out(source, plan)
-        self._note(source, plan, path)
+        self._record(source, plan, path)
 
-    def _take_in_place(self, found: Found, path: Path) -> None:
-        thread_id = self._planner.lying.get(path)
+    def _index_in_place(self, found: Candidate, path: Path) -> None:
+        thread_id = self._planner.thread_ids.get(path)
         if thread_id is None:
-            raise NotRollout("it lies in the home, but not where its rollouts do: move it out, then import it")
+            raise NotRollout("it lies in the home, but outside of the rollouts' folders: move it out, then import it")
         if thread_id in self._known or thread_id in self._batch:
             self._report.unchanged += 1
             return
         if identify(found, self._home).first:
-            raise NotRollout(f"its name says the thread {thread_id}, its session_meta spells it in another way")
+            raise NotRollout(f"its name has the thread id {thread_id}, its session_meta spells the id differently")
         self._batch[thread_id] = path
         self._count(found.path, thread_id, Outcome.INDEXED)
 
-    # -- doing it --------------------------------------------------------------------------------------------
+    # -- changing files --------------------------------------------------------------------------------------
 
     def _carry_out(self, source: Source, plan: Plan) -> Path:
         """Change the files as planned, and return the rollout's path.
 
-        Names go first: a repeated one is harmless, a forgotten one would not be.
+        The name is set first: setting it twice is harmless, losing it is not.
         """
         if plan.name is not None:
             set_name(self._home, source.thread_id, plan.name.name, plan.name.at)
@@ -201,11 +202,11 @@ class _Importer:
         return target
 
     def _append(self, source: Source, plan: Plan, ours: Path) -> Path:
-        """Append what ours lacks; a torn last line of ours that the source does not go on with is set aside."""
+        """Append the lines that ours lacks; quarantine a torn last line of ours that the source does not continue."""
         path = decompress(ours) if is_compressed(ours) else ours
         with Lines(source.path, source.first).open() as file, RolloutRecorder.open(path) as recorder:
             if recorder.size != plan.size:
-                raise LockBusy(path.name)  # codex before 0.160 takes no lock
+                raise LockBusy(path.name)  # codex before 0.160 writes without the lock
             if plan.begin < recorder.size:
                 torn = os.pread(recorder.file.fileno(), recorder.size - plan.begin, plan.begin)
                 keep(self._home, f"{source.thread_id}-{plan.begin}.torn", torn)
@@ -225,16 +226,16 @@ class _Importer:
             sync_now(recorder)
         return path
 
-    # -- saying it, and the index ------------------------------------------------------------------------------
+    # -- the report and the index ------------------------------------------------------------------------------
 
-    def _note(self, source: Source, plan: Plan, path: Path) -> None:
+    def _record(self, source: Source, plan: Plan, path: Path) -> None:
         if plan.outcome is Outcome.CONFLICT:
             self._report.conflicts.append(Conflict(shown(source.path), shown(path)))
             return
         if plan.name is not None:
             self._report.named += 1
             if self._dry_run:
-                self._planner.given[source.thread_id] = plan.name
+                self._planner.dry_run_names[source.thread_id] = plan.name
         self._count(source.path, source.thread_id, plan.outcome)
         if plan.outcome is Outcome.IMPORTED:
             self._planner.ours[source.thread_id] = Lines(source.path, source.first) if self._dry_run else Lines(path)
@@ -246,10 +247,10 @@ class _Importer:
     def _count(self, path: Path, thread_id: str, outcome: Outcome) -> None:
         setattr(self._report, outcome, getattr(self._report, outcome) + 1)
         if outcome is not Outcome.UNCHANGED:
-            self._report.threads.append(Taken(shown(path), thread_id, outcome))
+            self._report.threads.append(ImportedThread(shown(path), thread_id, outcome))
 
     def _index_batch(self) -> None:
-        """Read what has changed into the index; what cannot be read now is in its place, and is read another time."""
+        """Index the changed rollouts; after an error they are in the home, and can be indexed later."""
         batch, self._batch = self._batch, {}
         self._known |= batch.keys()
         if self._dry_run or not batch:
@@ -260,13 +261,13 @@ class _Importer:
             for rollout in busy:
                 if index_batch(self._home, self._index, [rollout], read, is_needed=self._is_needed, wait_s=LOCK_WAIT):
                     self._report.busy.append(
-                        Refused(shown(rollout[1]), "it is there, but being written: not indexed")
+                        Refusal(shown(rollout[1]), "it is in the home, but busy and not indexed; import it again")
                     )
         except (IndexUnavailable, OSError) as error:
-            reason = f"{reason_of(error)}; the rollouts are there: run livethread rebuild"
-            self._report.failed.append(Refused(shown(self._home.index), reason))
-        self._report.failed += [Refused(name, "it is there, but cannot be indexed") for name in read.unreadable]
+            reason = f"{reason_of(error)}; the rollouts are in the home: run livethread rebuild"
+            self._report.failed.append(Refusal(shown(self._home.index), reason))
+        self._report.failed += [Refusal(name, "it is in the home, but cannot be indexed") for name in read.unreadable]
 
     def _is_needed(self, known: ThreadState | None, _path: Path) -> bool:
-        """Leave what another process has indexed: it may know more than the file says."""
+        """Return False for rows of other processes, which may know more than the file holds."""
         return known is None or known.thread_id in self._changed

@@ -1,7 +1,7 @@
-"""Finds the rollouts of an import, and says whose they are. Nothing is changed.
+"""Finds the rollouts of an import and identifies their threads. Nothing is changed.
 
-What a home holds is found where codex keeps it; in any other folder, whatever ends like a rollout is looked into. No
-symlink is followed out of what was named.
+A home is searched where codex keeps rollouts, any other folder for every file with a rollout's suffix. Symlinks that
+lead out of the given path are not followed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed
 from livethread_worker.store.files.scan import PAGE_READ_BYTES, scan_records
 
-#: Ids that are no UUID become one under it: never to be changed, or what was imported would be imported again.
+#: Namespace of the UUIDs for ids that are not UUIDs. Never change it: imported threads would be imported again.
 _NAMESPACE: Final = uuid.UUID("6f5b3a52-0c1d-5e6f-9a53-6c6976657468")
 
-#: What of a ``session_meta`` names a thread.
-_THREAD_KEYS: Final = frozenset({"id", "session_id", "forked_from_id", "parent_thread_id"})
+#: Fields of a ``session_meta`` that hold thread ids.
+_THREAD_ID_FIELDS: Final = frozenset({"id", "session_id", "forked_from_id", "parent_thread_id"})
 
 _SESSIONS: Final = "sessions"
 _ARCHIVED: Final = "archived_sessions"
@@ -38,57 +38,57 @@ _SUFFIXES: Final = (".jsonl", ".jsonl" + COMPRESSED_SUFFIX)
 
 
 class NotRollout(Exception):
-    """A file is not to be imported; says why."""
+    """A file is not a rollout that can be imported."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """What is not imported, and why."""
+class Refusal:
+    """A file or folder that was not imported, and why."""
 
     path: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Candidate:
     """A file that may be a rollout."""
 
-    #: Without a symlink in it.
+    #: With symlinks resolved.
     path: Path
-    #: The name index of what it lies in; it need not exist.
+    #: The name index of its home or folder, which need not exist.
     names: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A rollout, and the thread as which it is imported."""
+    """A rollout to import, and its thread."""
 
     path: Path
     names: Path
     thread_id: str
-    #: The thread's id as the rollout spells it.
+    #: The thread's id as spelled in the rollout.
     original_id: str
-    #: The line that goes before its own ones, where these spell another id.
+    #: The line to put first if the rollout spells the id differently; else empty.
     first: bytes
-    #: Where it lies in our home if it is imported.
+    #: Its path in the home after the import.
     target: Path
 
 
 @dataclass(slots=True)
 class Search:
-    """Collects the files of sources."""
+    """Collects the files to import."""
 
-    found: dict[Path, Found] = field(default_factory=dict)
-    not_rollouts: list[Refused] = field(default_factory=list)
-    #: What cannot be looked into.
-    failed: list[Refused] = field(default_factory=list)
+    found: dict[Path, Candidate] = field(default_factory=dict)
+    not_rollouts: list[Refusal] = field(default_factory=list)
+    #: Files and folders that cannot be read.
+    failed: list[Refusal] = field(default_factory=list)
 
-    def look(self, named: Path) -> None:
-        """Look into a home, a folder or a file."""
+    def look(self, path: Path) -> None:
+        """Collect the files of a home or a folder, or a single file."""
         try:
-            self._look(named.resolve())
+            self._look(path.resolve())
         except (OSError, RuntimeError) as error:
-            self.failed.append(Refused(shown(named), reason_of(error)))
+            self.failed.append(Refusal(shown(path), reason_of(error)))
 
     def _look(self, root: Path) -> None:
         kept = [folder for name in (_SESSIONS, _ARCHIVED) if (folder := root / name).is_dir()]
@@ -106,20 +106,22 @@ class Search:
         try:
             paths = sorted(folder.iterdir())
         except OSError as error:
-            self.failed.append(Refused(shown(folder), reason_of(error)))
+            self.failed.append(Refusal(shown(folder), reason_of(error)))
             return
         for path in paths:
             try:
-                if path.is_dir() or (_ends_so(path) and path.name.startswith(within.prefix)):
+                if path.is_dir() or (_has_rollout_suffix(path) and path.name.startswith(within.prefix)):
                     self._enter(path, within)
-            except (OSError, RuntimeError) as error:  # RuntimeError: Python < 3.13 on symlinks in a circle
-                self.failed.append(Refused(shown(path), reason_of(error)))
+            except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks before Python 3.13
+                self.failed.append(Refusal(shown(path), reason_of(error)))
 
     def _enter(self, path: Path, within: _Folder) -> None:
         if path.is_symlink():
             real = path.resolve()
             if not real.is_relative_to(within.root):
-                self.not_rollouts.append(Refused(shown(path), f"a symlink that leads out of {shown(within.root)}"))
+                self.not_rollouts.append(
+                    Refusal(shown(path), f"it is a symlink that leads out of {shown(within.root)}")
+                )
                 return
             path = real
         if path.is_dir():
@@ -128,30 +130,30 @@ class Search:
             self._add(path, within.root)
 
     def _add(self, path: Path, root: Path) -> None:
-        if not _ends_so(path):
-            self.not_rollouts.append(Refused(shown(path), f"it ends neither in {' nor in '.join(_SUFFIXES)}"))
+        if not _has_rollout_suffix(path):
+            self.not_rollouts.append(Refusal(shown(path), f"its name does not end in {' or '.join(_SUFFIXES)}"))
         elif not path.is_file():
-            self.not_rollouts.append(Refused(shown(path), "no file"))
+            self.not_rollouts.append(Refusal(shown(path), "it is not a regular file"))
         elif path.name != _NAME_INDEX:
-            self.found[path] = Found(path, (_home_of(path) or root) / _NAME_INDEX)
+            self.found[path] = Candidate(path, (_home_of(path) or root) / _NAME_INDEX)
 
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder that is walked through."""
+    """The state of a walk through a folder."""
 
     root: Path
-    #: How the names of files in it must begin.
+    #: Required prefix of file names.
     prefix: str = ""
     walked: set[Path] = field(default_factory=set)
 
 
-def _ends_so(path: Path) -> bool:
+def _has_rollout_suffix(path: Path) -> bool:
     return path.name.endswith(_SUFFIXES)
 
 
 def _kept_in(path: Path) -> Path | None:
-    """Return the folder of active or archived rollouts in which *path* lies, if it does."""
+    """Return the folder of active or archived rollouts that contains *path*, if any."""
     return next((folder for folder in path.parents if folder.name in {_SESSIONS, _ARCHIVED}), None)
 
 
@@ -163,14 +165,14 @@ def _home_of(path: Path) -> Path | None:
 # -- whose a rollout is ------------------------------------------------------------------------------------
 
 
-def identify(found: Found, home: Home) -> Source:
-    """Say as which thread *found* is imported into *home*, going by its first ``session_meta`` and its name.
+def identify(found: Candidate, home: Home) -> Source:
+    """Identify the thread of *found* by its name and its first ``session_meta``.
 
     Raises:
-        NotRollout: it has no ``session_meta``, or none of the thread that its name says.
+        NotRollout: it lacks a ``session_meta`` of the thread in its name, or of any thread.
         OSError: it cannot be read.
-        Internal: it is compressed, and damaged.
-        InvalidRequest: its ``session_meta`` is nested deeper than anybody reads.
+        Internal: it is compressed and damaged.
+        InvalidRequest: its ``session_meta`` is nested too deeply.
     """
     named = canonical_thread_id(home.thread_of(found.path) or "")
     with open_rollout(found.path) as file:
@@ -190,19 +192,19 @@ def identify(found: Found, home: Home) -> Source:
 
 
 def as_thread_id(text: str) -> str:
-    """Return the id under which the thread *text* is imported: itself, or for what is no UUID always the same one."""
+    """Return the canonical form of the UUID *text*, or a UUID that is always the same for another *text*."""
     return canonical_thread_id(text) or str(uuid.uuid5(_NAMESPACE, text))
 
 
 def _own_meta(file: BinaryIO, named: str | None) -> dict[str, Any]:
-    """Return the first record with a ``session_meta``, of the thread *named* where the name says one."""
+    """Return the first record with a ``session_meta``, of the thread *named* unless that is None."""
     is_first, other = True, None
     for record in scan_records(file, read_bytes=PAGE_READ_BYTES):
         value = record.value
         if value is None:
             continue
         if is_first and "payload" not in value:
-            # Before September 2025 ids were UUIDs; any other record with an id and a time is a log's.
+            # Old rollouts, before September 2025, have UUIDs; other records with an id and a time are from logs.
             old = modern_record(value)
             value = old if old and canonical_thread_id(str(value.get("id"))) else {}
         is_first = False
@@ -212,7 +214,7 @@ def _own_meta(file: BinaryIO, named: str | None) -> dict[str, Any]:
             other = id_
     if other is None:
         raise NotRollout("it has no readable session_meta")
-    raise NotRollout(f"its name says the thread {named}, its session_meta says {other[:80]!r}")
+    raise NotRollout(f"its name has the thread id {named}, its session_meta {other[:80]!r}")
 
 
 def _id_of(meta: Any) -> str | None:
@@ -221,28 +223,25 @@ def _id_of(meta: Any) -> str | None:
 
 
 def _own_line(record: dict[str, Any], created_at: datetime) -> bytes:
-    """Return *record*, a ``session_meta``, as the line of the thread as which it is imported.
-
-    It names threads by UUIDs, and does not lack what codex cannot do without.
-    """
+    """Return the ``session_meta`` *record* as a line with UUIDs as thread ids and with all fields that codex requires."""
     needed = {"timestamp": format_time(created_at), "cwd": "", "originator": "", "cli_version": ""}
     return encode_json(record | {"payload": needed | _with_uuids(record["payload"])}) + b"\n"
 
 
 def _with_uuids(value: Any) -> Any:
-    """Return a ``session_meta`` with every thread that it names named by the id under which that is imported."""
+    """Return the value of a ``session_meta`` with each thread id replaced as by `as_thread_id`."""
     if not isinstance(value, dict):
         return value
     return {
         key: as_thread_id(member)
-        if key in _THREAD_KEYS and member and isinstance(member, str)
+        if key in _THREAD_ID_FIELDS and member and isinstance(member, str)
         else _with_uuids(member)
         for key, member in value.items()
     }
 
 
 def _target(home: Home, path: Path, renamed: Path | None) -> Path:
-    """Return where *path* will lie: archived or not, as it is, and dated by its own name, or as *renamed*."""
+    """Return the path of *path* in the home, under its own name or *renamed*; archived if the source is."""
     active = renamed or home.active_path(path)
     if renamed and is_compressed(path):
         active = active.with_name(active.name + COMPRESSED_SUFFIX)
@@ -255,14 +254,14 @@ def _target(home: Home, path: Path, renamed: Path | None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The lines of a rollout, behind others that are not in it."""
+    """The lines of a rollout, with other lines before them."""
 
     path: Path
     first: bytes = b""
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open them for reading; raises what `open_rollout` does."""
+        """Open the lines for reading; raises the errors of `open_rollout`."""
         with open_rollout(self.path) as file:
             if not self.first:
                 yield file
@@ -275,10 +274,10 @@ class Lines:
 
 
 def shown(path: Path | str) -> str:
-    """Return *path*, or what names one, as text that can be printed: a file's name need not be UTF-8."""
+    """Return *path* as printable text: file names need not be UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def reason_of(error: Exception) -> str:
-    """Return what *error* says; of the system's, without the path."""
+    """Return the message of *error*, without the path if it is an `OSError`."""
     return shown((isinstance(error, OSError) and error.strerror) or str(error))

@@ -1,4 +1,4 @@
-"""Whatever a writer had written when it was looked at: what an import lacks comes, in order, and is no conflict."""
+"""An import of a rollout that grows gets the missing lines in order, without a conflict, at any length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ histories = st.lists(st.sampled_from(LINES), min_size=1, max_size=8).map(lambda 
 
 
 def after_import(ours: bytes, theirs: bytes) -> bytes | None:
-    """Return what *ours* is after an import of *theirs*; None for a conflict."""
+    """Return the content of *ours* after an import of *theirs*; None for a conflict."""
     with tempfile.TemporaryFile() as one, tempfile.TemporaryFile() as other:
         for file, data in ((one, ours), (other, theirs)):
             file.write(data)
@@ -27,28 +27,28 @@ def after_import(ours: bytes, theirs: bytes) -> bytes | None:
 
 
 @given(histories, st.lists(st.integers(0, 2_000), min_size=1, max_size=5))
-def test_a_source_that_is_caught_at_any_byte_is_had_whole_in_the_end(whole: bytes, lengths: Sequence[int]) -> None:
+def test_a_source_imported_at_any_lengths_is_complete_in_the_end(whole: bytes, lengths: Sequence[int]) -> None:
     first, *later = sorted(lengths)
     ours = whole[:first]
 
     for theirs in (*(whole[:length] for length in later), whole):
-        taken = after_import(ours, theirs)
-        assert taken is not None
-        assert taken.startswith(ours)
-        assert taken.count(b"\n") == theirs.count(b"\n")
-        ours = taken
+        result = after_import(ours, theirs)
+        assert result is not None
+        assert result.startswith(ours)
+        assert result.count(b"\n") == theirs.count(b"\n")
+        ours = result
 
     assert ours == whole
     assert after_import(ours, whole) == ours
 
 
 @given(histories, st.integers(0, 2_000), histories)
-def test_what_we_wrote_behind_a_source_stays(whole: bytes, length: int, more: bytes) -> None:
+def test_lines_that_only_the_home_has_stay(whole: bytes, length: int, more: bytes) -> None:
     assert after_import(whole + more, whole[:length]) == whole + more
 
 
 @given(histories, histories, histories)
-def test_nothing_is_appended_where_both_went_on_in_other_ways(whole: bytes, one: bytes, other: bytes) -> None:
+def test_nothing_is_appended_if_both_have_further_lines(whole: bytes, one: bytes, other: bytes) -> None:
     ours, theirs = whole + one, whole + other
 
     assert after_import(ours, theirs) in (None, ours, theirs)

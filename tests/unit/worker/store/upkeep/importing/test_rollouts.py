@@ -1,4 +1,4 @@
-"""Rollouts are brought into a home: copied, grown, left alone, and never changed where they come from."""
+"""An import copies, extends or leaves the rollouts of a home, and never changes its sources."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from livethread_worker.store.index import IndexUnavailable
 from livethread_worker.store.read import threads as read
 from livethread_worker.store.upkeep.importing import rollouts as import_module
 from livethread_worker.store.upkeep.importing.plan import Outcome
-from livethread_worker.store.upkeep.importing.rollouts import Conflict, ImportReport, Taken, import_rollouts
-from livethread_worker.store.upkeep.importing.sources import Refused, Search, as_thread_id
+from livethread_worker.store.upkeep.importing.rollouts import Conflict, ImportedThread, ImportReport, import_rollouts
+from livethread_worker.store.upkeep.importing.sources import Refusal, Search, as_thread_id
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write.outcome import OutcomeKind
 
@@ -37,13 +37,13 @@ A, B, C = (message_line(text) + b"\n" for text in "abc")
 
 
 @pytest.fixture(autouse=True)
-def nobody_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_lock_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module, "LOCK_WAIT", 0.0)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A codex home with nothing in it."""
+    """An empty codex home."""
     folder = tmp_path.resolve() / "codex"
     (folder / DAY).mkdir(parents=True)
     return folder
@@ -51,14 +51,14 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rollout(source: Path) -> Path:
-    """The rollout of the thread `ONE` in it, which a test may change."""
+    """The rollout of thread `ONE` in the source, which a test may change."""
     path = source / DAY / NAME
     path.write_bytes(META + A)
     os.utime(path, (1_700_000_000, 1_700_000_000))
     return path
 
 
-def bring(store: Store, *sources: Path, dry_run: bool = False) -> ImportReport:
+def import_from(store: Store, *sources: Path, dry_run: bool = False) -> ImportReport:
     search = Search()
     for each in sources:
         search.look(each)
@@ -70,7 +70,7 @@ def ours(store: Store, id_: str = ONE) -> Path:
 
 
 def texts(store: Store, id_: str = ONE) -> list[Any]:
-    """The user messages of a thread, as a reader gets them."""
+    """Return the user messages in a thread's history."""
     history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
     return [item.payload["message"] for item in history.items if item.kind == "user_message"]
 
@@ -80,7 +80,7 @@ def indexed(store: Store) -> list[str]:
 
 
 def everything_in(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Time, mode and bytes of every file; SQLite notes its readers in one of its own."""
+    """Return time, mode and bytes of every file, except where SQLite notes its readers."""
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.stat().st_mode, path.read_bytes())
         for path in sorted(folder.rglob("*"))
@@ -96,17 +96,15 @@ def write_names(source: Path, *entries: tuple[str, str, str]) -> None:
 # -- copying -----------------------------------------------------------------------------------------------
 
 
-def test_a_rollout_is_copied_with_its_time_for_its_owner_alone_and_indexed(
-    store: Store, source: Path, rollout: Path
-) -> None:
+def test_a_rollout_is_copied_with_its_time_and_indexed(store: Store, source: Path, rollout: Path) -> None:
     data = META + b'{"broken\n\xff\xfe invalid UTF-8\n\n' + A + b"\r\n" + b'{"type":"event_msg","payl'
     rollout.write_bytes(data)
     os.utime(rollout, (1_700_000_000, 1_700_000_000))
     before = everything_in(source)
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
-    assert report == ImportReport(imported=1, threads=[Taken(str(rollout), ONE, Outcome.IMPORTED)])
+    assert report == ImportReport(imported=1, threads=[ImportedThread(str(rollout), ONE, Outcome.IMPORTED)])
     path = store.home.root / DAY / NAME
     assert ours(store) == path
     assert path.read_bytes() == data
@@ -119,46 +117,46 @@ def test_a_rollout_is_copied_with_its_time_for_its_owner_alone_and_indexed(
     assert everything_in(source) == before
 
 
-def test_a_second_run_does_nothing(store: Store, source: Path, rollout: Path) -> None:
+def test_a_second_import_changes_nothing(store: Store, source: Path, rollout: Path) -> None:
     write_names(source, (ONE, "n", "2026-11-22T12:00:00.601104562Z"))
-    bring(store, source)
+    import_from(store, source)
     before = everything_in(store.home.root)
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert report == ImportReport(unchanged=1)
     assert everything_in(store.home.root) == before
 
 
-def test_a_dry_run_says_the_same_and_does_nothing(store: Store, source: Path, rollout: Path) -> None:
+def test_a_dry_run_reports_the_same_and_changes_nothing(store: Store, source: Path, rollout: Path) -> None:
     write_names(source, (ONE, "n", "2026-11-22T12:00:00Z"))
     (source / "archived_sessions").mkdir()
     (source / "archived_sessions" / NAME).write_bytes(META + A)
     before = everything_in(store.home.root)
 
-    would = bring(store, source, dry_run=True)
+    dry_run = import_from(store, source, dry_run=True)
 
     assert everything_in(store.home.root) == before
     assert not store.index.thread_ids()
-    assert would == bring(store, source)
-    assert (would.imported, would.unchanged, would.named) == (1, 1, 1)
+    assert dry_run == import_from(store, source)
+    assert (dry_run.imported, dry_run.unchanged, dry_run.named) == (1, 1, 1)
 
 
-def test_what_cannot_be_written_can_be_imported(store: Store, source: Path, rollout: Path) -> None:
+def test_a_read_only_source_is_imported(store: Store, source: Path, rollout: Path) -> None:
     rollout.chmod(0o400)
     for folder in (rollout.parent, source):
         folder.chmod(0o500)
 
-    assert bring(store, source).imported == 1
+    assert import_from(store, source).imported == 1
 
     assert stat.S_IMODE(ours(store).stat().st_mode) == 0o600
 
 
-def test_an_archived_thread_is_archived_here(store: Store, source: Path, rollout: Path) -> None:
+def test_an_archived_thread_stays_archived(store: Store, source: Path, rollout: Path) -> None:
     (source / "archived_sessions").mkdir()
     rollout.rename(source / "archived_sessions" / NAME)
 
-    bring(store, source)
+    import_from(store, source)
 
     assert ours(store) == store.home.archived_sessions / NAME
     page = read.list_threads(store.home, store.index, types.ListThreadsParams(archived=True))
@@ -168,11 +166,11 @@ def test_an_archived_thread_is_archived_here(store: Store, source: Path, rollout
 def test_a_compressed_rollout_stays_compressed(store: Store, source: Path, rollout: Path) -> None:
     data = compress(rollout).read_bytes()
 
-    assert bring(store, source).imported == 1
+    assert import_from(store, source).imported == 1
 
     assert (ours(store).name, ours(store).read_bytes()) == (f"{NAME}.zst", data)
     assert (ours(store).stat().st_mtime, texts(store)) == (1_700_000_000, ["a"])
-    assert bring(store, source) == ImportReport(unchanged=1)
+    assert import_from(store, source) == ImportReport(unchanged=1)
 
 
 def test_a_thread_found_twice_is_imported_once(store: Store, source: Path, rollout: Path) -> None:
@@ -180,25 +178,25 @@ def test_a_thread_found_twice_is_imported_once(store: Store, source: Path, rollo
     (source / "archived_sessions" / NAME).write_bytes(META + A + B)
     (rollout.parent / f"{NAME}.zst").write_bytes(zstandard.compress(META))
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert (report.imported, report.unchanged, report.grown) == (1, 1, 1)
     assert texts(store) == ["a", "b"]
 
 
-def test_it_goes_on_here(store: Store, source: Path, rollout: Path) -> None:
-    bring(store, source)
+def test_an_imported_thread_can_be_changed(store: Store, source: Path, rollout: Path) -> None:
+    import_from(store, source)
     mail = Mail(1)
 
     outcome = store.apply(mail, mail.append("ours"), mail.patch(ThreadMetadataPatch(name="mine")))
 
     assert outcome.kind is OutcomeKind.DONE
     assert texts(store) == ["a", "ours"]
-    assert bring(store, source) == ImportReport(unchanged=1)
+    assert import_from(store, source) == ImportReport(unchanged=1)
     assert store.thread(mail).name == "mine"
 
 
-def test_many_are_indexed_in_batches(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rollouts_are_indexed_in_batches(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module, "BATCH_THREADS", 2)
     for n in range(5):
         line = item_line("session_meta", {"id": thread_id(n)}) + b"\n"
@@ -212,10 +210,10 @@ def test_many_are_indexed_in_batches(store: Store, source: Path, monkeypatch: py
     assert (indexed(store), steps) == ([thread_id(n) for n in range(5)], [1] * 5)
 
 
-def test_after_a_rebuild_the_index_is_the_same(store: Store, source: Path, rollout: Path) -> None:
+def test_a_rebuild_after_an_import_gives_the_same_index(store: Store, source: Path, rollout: Path) -> None:
     write_names(source, (ONE, "n", "2026-11-22T12:00:00Z"))
     rollout.write_bytes(META + A + b'{"torn')
-    bring(store, source)
+    import_from(store, source)
     before = store.index.read_thread(ONE)
 
     store.drop_index()
@@ -226,11 +224,11 @@ def test_after_a_rebuild_the_index_is_the_same(store: Store, source: Path, rollo
     assert before.name == "n"
 
 
-# -- ids that are no UUID ----------------------------------------------------------------------------------
+# -- ids that are not UUIDs --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst"])
-def test_a_thread_without_a_uuid_gets_one_and_a_line_that_says_so(store: Store, source: Path, suffix: str) -> None:
+def test_a_thread_without_a_uuid_gets_one_in_a_new_first_line(store: Store, source: Path, suffix: str) -> None:
     lines = item_line("session_meta", {"id": "child", "forked_from_id": "parent"}) + b"\n" + A
     path = source / "archived_sessions" / f"child{suffix}"
     path.parent.mkdir()
@@ -238,9 +236,9 @@ def test_a_thread_without_a_uuid_gets_one_and_a_line_that_says_so(store: Store, 
     write_names(source, ("child", "a child", "2026-11-22T12:00:00Z"))
     id_ = as_thread_id("child")
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
-    assert report == ImportReport(imported=1, named=1, threads=[Taken(str(path), id_, Outcome.IMPORTED)])
+    assert report == ImportReport(imported=1, named=1, threads=[ImportedThread(str(path), id_, Outcome.IMPORTED)])
     history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
     assert [item.payload.get("id") for item in history.items] == [id_, "child", None]
     thread = store.index.read_thread(id_)
@@ -248,32 +246,32 @@ def test_a_thread_without_a_uuid_gets_one_and_a_line_that_says_so(store: Store, 
     assert (thread.forked_from_id, thread.name) == (as_thread_id("parent"), "a child")
     assert ours(store, id_).name.endswith(f"{id_}{suffix}")
     assert texts(store, id_) == ["a"]
-    assert bring(store, source) == ImportReport(unchanged=1)
+    assert import_from(store, source) == ImportReport(unchanged=1)
 
 
-def test_it_grows_as_any_other(store: Store, source: Path) -> None:
+def test_a_thread_without_a_uuid_grows_like_any_other(store: Store, source: Path) -> None:
     path = source / "archived_sessions" / "child.jsonl"
     path.parent.mkdir()
     path.write_bytes(item_line("session_meta", {"id": "child"}) + b"\n" + A)
-    bring(store, source)
+    import_from(store, source)
 
     path.write_bytes(path.read_bytes() + B)
 
-    assert bring(store, source).grown == 1
+    assert import_from(store, source).grown == 1
     assert texts(store, as_thread_id("child")) == ["a", "b"]
 
 
-# -- what is there already ---------------------------------------------------------------------------------
+# -- threads that the home has -----------------------------------------------------------------------------
 
 
-def test_what_a_source_has_more_is_appended(store: Store, source: Path, rollout: Path) -> None:
-    bring(store, source)
+def test_further_lines_of_a_source_are_appended(store: Store, source: Path, rollout: Path) -> None:
+    import_from(store, source)
     rollout.write_bytes(META + A + B + C)
     os.utime(rollout, (1_800_000_000, 1_800_000_000))
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
-    assert report == ImportReport(grown=1, threads=[Taken(str(rollout), ONE, Outcome.GROWN)])
+    assert report == ImportReport(grown=1, threads=[ImportedThread(str(rollout), ONE, Outcome.GROWN)])
     assert ours(store).read_bytes() == rollout.read_bytes()
     assert ours(store).stat().st_mtime == 1_800_000_000
     assert store.index.rollout(ONE) == (f"{DAY}/{NAME}", rollout.stat().st_size)
@@ -284,15 +282,17 @@ def test_what_a_source_has_more_is_appended(store: Store, source: Path, rollout:
 @pytest.mark.parametrize(
     "lines",
     [
-        pytest.param((META + A, META + A + B[:-9], META + A), id="a line that is still being written is left"),
-        pytest.param((META + A, META + A + B[:-1], META + A + B[:-1]), id="a whole line without its end is taken"),
-        pytest.param((META + A[:-9], META + A + B, META + A + B), id="a line that was torn here is completed"),
-        pytest.param((META + A[:-9], META + A[:-4], META + A[:-9]), id="but not by another torn one"),
-        pytest.param((META + A[:-1], META + A + B, META + A + B), id="an end that was missing here is written"),
-        pytest.param((META + A + b'{"to', META + A + B, META + A + B), id="a torn line that nobody goes on with"),
-        pytest.param((META + A + B, META + A, META + A + B), id="ours goes on"),
-        pytest.param((META + A + B, META + A[:-1], META + A + B), id="ours goes on behind a line without its end"),
-        pytest.param((META + A + B, META + A + b'{"torn', META + A + B), id="ours goes on where theirs is torn"),
+        pytest.param((META + A, META + A + B[:-9], META + A), id="an unfinished line is left"),
+        pytest.param(
+            (META + A, META + A + B[:-1], META + A + B[:-1]), id="a complete line without its end is appended"
+        ),
+        pytest.param((META + A[:-9], META + A + B, META + A + B), id="our torn line is completed"),
+        pytest.param((META + A[:-9], META + A[:-4], META + A[:-9]), id="but not by another torn line"),
+        pytest.param((META + A[:-1], META + A + B, META + A + B), id="our missing line end is added"),
+        pytest.param((META + A + b'{"to', META + A + B, META + A + B), id="our torn line is replaced"),
+        pytest.param((META + A + B, META + A, META + A + B), id="ours is longer"),
+        pytest.param((META + A + B, META + A[:-1], META + A + B), id="ours is longer than a line without its end"),
+        pytest.param((META + A + B, META + A + b'{"torn', META + A + B), id="ours is longer and theirs is torn"),
     ],
 )
 def test_lines_are_compared_to_their_ends(
@@ -300,98 +300,96 @@ def test_lines_are_compared_to_their_ends(
 ) -> None:
     here, there, after = lines
     rollout.write_bytes(here)
-    bring(store, source)
+    import_from(store, source)
     rollout.write_bytes(there)
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert ours(store).read_bytes() == after
     assert (report.grown, report.unchanged, report.conflicts) == (int(after != here), int(after == here), [])
-    assert bring(store, source) == ImportReport(unchanged=1)
+    assert import_from(store, source) == ImportReport(unchanged=1)
 
 
-def test_a_torn_line_of_ours_that_is_replaced_is_kept_in_quarantine(
-    store: Store, source: Path, rollout: Path
-) -> None:
+def test_a_replaced_torn_line_is_quarantined(store: Store, source: Path, rollout: Path) -> None:
     rollout.write_bytes(META + A + b'{"to')
-    bring(store, source)
+    import_from(store, source)
     rollout.write_bytes(META + A + B)
 
-    bring(store, source)
+    import_from(store, source)
 
     assert store.quarantined() == [b'{"to']
 
 
 @pytest.mark.parametrize("other", [META + B, META + B + C, META.replace(b'"b"', b'"c"') + A, META + A + C])
-def test_a_thread_that_differs_is_a_conflict_and_both_stay(
+def test_a_thread_that_differs_is_a_conflict_and_neither_changes(
     store: Store, source: Path, rollout: Path, other: bytes
 ) -> None:
     rollout.write_bytes(META + A + B)
-    bring(store, source)
+    import_from(store, source)
     rollout.write_bytes(other)
     write_names(source, (ONE, "theirs", "2026-11-22T12:00:00Z"))
     before = everything_in(store.home.root)
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert report == ImportReport(conflicts=[Conflict(str(rollout), str(ours(store)))])
     assert not report.is_whole
     assert everything_in(store.home.root) == before
 
 
-def test_both_wrote_on_is_a_conflict(store: Store, source: Path, rollout: Path) -> None:
-    bring(store, source)
+def test_further_lines_in_both_are_a_conflict(store: Store, source: Path, rollout: Path) -> None:
+    import_from(store, source)
     mail = Mail(1)
     store.apply(mail, mail.append("ours"))
     rollout.write_bytes(META + A + B)
 
-    assert len(bring(store, source).conflicts) == 1
+    assert len(import_from(store, source).conflicts) == 1
 
     assert texts(store) == ["a", "ours"]
 
 
 def test_plain_and_compressed_are_compared_by_their_lines(store: Store, source: Path, rollout: Path) -> None:
-    bring(store, source)
+    import_from(store, source)
     compress(ours(store))
 
-    assert bring(store, source) == ImportReport(unchanged=1)
+    assert import_from(store, source) == ImportReport(unchanged=1)
     rollout.write_bytes(META + A + B)
     compress(rollout)
-    assert bring(store, source).grown == 1
+    assert import_from(store, source).grown == 1
 
     assert (ours(store).name, ours(store).read_bytes()) == (NAME, META + A + B)
     assert [path.name for path in ours(store).parent.iterdir()] == [NAME]
     assert store.index.rollout(ONE) == (f"{DAY}/{NAME}", len(META + A + B))
-    assert bring(store, source) == ImportReport(unchanged=1)
+    assert import_from(store, source) == ImportReport(unchanged=1)
 
 
-def test_a_thread_that_was_archived_here_stays_so_and_grows(store: Store, source: Path, rollout: Path) -> None:
-    bring(store, source)
+def test_a_thread_archived_in_the_home_stays_archived_and_grows(store: Store, source: Path, rollout: Path) -> None:
+    import_from(store, source)
     store.home.archived_sessions.mkdir()
     ours(store).rename(store.home.archived_sessions / NAME)
     rollout.write_bytes(META + A + B)
 
-    assert bring(store, source).grown == 1
+    assert import_from(store, source).grown == 1
 
     assert ours(store) == store.home.archived_sessions / NAME
     assert ours(store).read_bytes() == META + A + B
 
 
-def test_what_an_earlier_import_did_not_index_is_indexed(store: Store, source: Path, rollout: Path) -> None:
-    bring(store, source)
+def test_a_rollout_that_an_earlier_import_did_not_index_is_indexed(store: Store, source: Path, rollout: Path) -> None:
+    import_from(store, source)
     store.forget(ONE)
 
-    assert bring(store, source) == ImportReport(unchanged=1)
+    assert import_from(store, source) == ImportReport(unchanged=1)
 
     assert indexed(store) == [ONE]
 
 
-def test_what_a_killed_import_left_is_overwritten(store: Store, source: Path, rollout: Path) -> None:
+def test_the_unfinished_copy_of_a_killed_import_is_overwritten(store: Store, source: Path, rollout: Path) -> None:
     half = store.home.root / DAY / f".{NAME}.new"
     half.parent.mkdir(parents=True)
     half.write_bytes(b"x" * 10_000)
 
-    assert bring(store, source).imported == 1
+    assert import_from(store, source).imported == 1
 
     assert [path.name for path in half.parent.iterdir()] == [NAME]
     assert ours(store).read_bytes() == META + A
@@ -401,35 +399,34 @@ def test_what_a_killed_import_left_is_overwritten(store: Store, source: Path, ro
 
 
 @pytest.mark.parametrize("part", [".", "sessions", DAY, f"{DAY}/{NAME}"])
-def test_what_lies_in_the_home_is_indexed_in_place(store: Store, part: str) -> None:
+def test_rollouts_in_the_home_are_indexed_in_place(store: Store, part: str) -> None:
     path = store.write_rollout(ONE, message_line("a"))
     before = everything_in(store.home.sessions)
 
-    report = bring(store, store.home.root / part)
+    report = import_from(store, store.home.root / part)
 
-    assert report == ImportReport(indexed=1, threads=[Taken(str(path), ONE, Outcome.INDEXED)])
+    assert report == ImportReport(indexed=1, threads=[ImportedThread(str(path), ONE, Outcome.INDEXED)])
     assert indexed(store) == [ONE]
-    assert bring(store, store.home.root / part) == ImportReport(unchanged=1)
+    assert import_from(store, store.home.root / part) == ImportReport(unchanged=1)
     assert everything_in(store.home.sessions) == before
 
 
-def test_what_lies_elsewhere_in_the_home_is_no_rollout_of_it(store: Store) -> None:
+def test_a_rollout_outside_the_homes_rollout_folders_is_refused(store: Store) -> None:
     path = store.home.root / "backup" / NAME
     path.parent.mkdir()
     path.write_bytes(META)
 
-    report = bring(store, path.parent)
+    report = import_from(store, path.parent)
 
     assert [refused.path for refused in report.not_rollouts] == [str(path)]
     assert not indexed(store)
 
 
-def test_a_home_is_no_source_of_its_other_threads(store: Store) -> None:
+def test_a_rollout_in_the_home_with_another_id_is_refused(store: Store) -> None:
     store.write_rollout(ONE).write_bytes(item_line("session_meta", {"id": ONE.upper()}) + b"\n")
-    stranger = store.write_rollout(thread_id(2))
-    stranger.write_bytes(META)
+    store.write_rollout(thread_id(2)).write_bytes(META)
 
-    report = bring(store, store.home.root)
+    report = import_from(store, store.home.root)
 
     assert len(report.not_rollouts) == 2
     assert (report.indexed, indexed(store)) == (0, [])
@@ -440,10 +437,10 @@ def test_a_home_is_no_source_of_its_other_threads(store: Store) -> None:
 EARLY, LATE = "2026-11-22T11:00:00.601104562Z", "2026-11-22T13:00:00Z"
 
 
-def test_the_last_line_of_a_name_is_carried_over(store: Store, source: Path, rollout: Path) -> None:
+def test_the_last_line_of_a_name_is_imported(store: Store, source: Path, rollout: Path) -> None:
     write_names(source, (ONE, "new", LATE), (thread_id(2), "not here", LATE), (ONE, "last", EARLY))
 
-    assert bring(store, source).named == 1
+    assert import_from(store, source).named == 1
 
     assert read_names(store.home) == {ONE: "last"}
     thread = store.index.read_thread(ONE)
@@ -452,208 +449,210 @@ def test_the_last_line_of_a_name_is_carried_over(store: Store, source: Path, rol
 
 
 @pytest.mark.parametrize(("at", "name"), [(EARLY, "ours"), (LATE, "theirs"), ("", "ours")])
-def test_the_newer_name_counts(store: Store, source: Path, rollout: Path, at: str, name: str) -> None:
-    bring(store, source)
+def test_the_newer_name_wins(store: Store, source: Path, rollout: Path, at: str, name: str) -> None:
+    import_from(store, source)
     mail = Mail(1)
     store.apply(mail, mail.patch(ThreadMetadataPatch(name="ours")))
     write_names(source, (ONE, "theirs", at))
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert (report.named, report.unchanged) == (int(name == "theirs"), 1)
     assert (store.thread(mail).name, read_names(store.home)) == (name, {ONE: name})
 
 
 @pytest.mark.parametrize(("at", "name"), [(EARLY, None), (LATE, "theirs")])
-def test_a_name_that_was_taken_away_here_does_not_come_back(
+def test_a_name_cleared_in_the_home_does_not_come_back(
     store: Store, source: Path, rollout: Path, at: str, name: str | None
 ) -> None:
     write_names(source, (ONE, "theirs", at))
-    bring(store, source)
+    import_from(store, source)
     mail = Mail(1)
     store.apply(mail, mail.patch(ThreadMetadataPatch(name=None)))
 
-    bring(store, source)
+    import_from(store, source)
 
     assert store.thread(mail).name == name
 
 
-def test_an_empty_name_is_none(store: Store, source: Path, rollout: Path) -> None:
+def test_an_empty_name_is_not_imported(store: Store, source: Path, rollout: Path) -> None:
     write_names(source, (ONE, "n", LATE), (ONE, "", LATE))
 
-    assert bring(store, source).named == 0
+    assert import_from(store, source).named == 0
 
 
-def test_names_that_lie_elsewhere_are_not_taken(store: Store, source: Path, rollout: Path, tmp_path: Path) -> None:
+def test_a_name_index_that_is_a_symlink_is_not_read(
+    store: Store, source: Path, rollout: Path, tmp_path: Path
+) -> None:
     write_names(tmp_path, (ONE, "n", LATE))
     (source / "session_index.jsonl").symlink_to(tmp_path / "session_index.jsonl")
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert (report.imported, report.named) == (1, 0)
-    reason = "a symlink: no name is taken from it"
-    assert report.failed == [Refused(str(source / "session_index.jsonl"), reason)]
+    reason = "it is a symlink; its names were not imported"
+    assert report.failed == [Refusal(str(source / "session_index.jsonl"), reason)]
 
 
-# -- what fails --------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def good(source: Path) -> str:
-    """A thread that nothing is wrong with, in the same source, behind `ONE`."""
+    """A sound thread after `ONE` in the same source."""
     id_ = thread_id(9)
     line = item_line("session_meta", {"id": id_}) + b"\n"
     (source / DAY / f"rollout-2026-11-22T12-00-00-{id_}.jsonl").write_bytes(line)
     return id_
 
 
-def test_what_is_no_rollout_does_not_stop_the_others(store: Store, source: Path, rollout: Path, good: str) -> None:
+def test_a_file_that_is_not_a_rollout_does_not_stop_the_others(
+    store: Store, source: Path, rollout: Path, good: str
+) -> None:
     rollout.write_bytes(b"no\n")
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
-    assert report.not_rollouts == [Refused(str(rollout), "it has no readable session_meta")]
+    assert report.not_rollouts == [Refusal(str(rollout), "it has no readable session_meta")]
     assert (report.imported, report.is_whole, indexed(store)) == (1, True, [good])
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there every name is UTF-8")
-def test_a_name_that_is_no_utf8_can_be_said(store: Store, source: Path) -> None:
+def test_file_names_that_are_not_utf8_are_reported(store: Store, source: Path) -> None:
     folder = source / "archived_sessions" / os.fsdecode(b"caf\xe9")
     folder.mkdir(parents=True)
     (folder / "no.jsonl").write_bytes(b"")
     (folder / "yes.jsonl").write_bytes(META + A)
     (folder / os.fsdecode(b"\xe9.jsonl.zst")).write_bytes(b"damaged")
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
-    said = json.dumps(asdict(report), ensure_ascii=False).encode()
+    printed = json.dumps(asdict(report), ensure_ascii=False).encode()
     assert [refused.path for refused in report.not_rollouts] == [f"{source}/archived_sessions/caf\\xe9/no.jsonl"]
-    assert said.count(rb"caf\\xe9") == 3
+    assert printed.count(rb"caf\\xe9") == 3
     assert report.failed[0].reason.startswith("\\xe9.jsonl.zst is damaged")
     assert texts(store) == ["a"]
 
 
-def test_a_full_disk_leaves_nothing_half_made(
+def test_a_full_disk_leaves_no_unfinished_copy(
     store: Store, source: Path, rollout: Path, good: str, limit_file_size: LimitFileSize
 ) -> None:
     rollout.write_bytes(META + 2 * (message_line("x" * 900_000) + b"\n"))
 
     with limit_file_size(1_000_000):
-        report = bring(store, source)
+        report = import_from(store, source)
 
-    assert report.failed == [Refused(str(rollout), "File too large")]
+    assert report.failed == [Refusal(str(rollout), "File too large")]
     assert (report.imported, report.is_whole, indexed(store)) == (1, False, [good])
     assert store.home.find_rollout(ONE) is None
     assert not list(store.home.root.rglob("*.new"))
-    assert bring(store, source).imported == 1
+    assert import_from(store, source).imported == 1
     assert ours(store).read_bytes() == rollout.read_bytes()
 
 
-def test_a_full_disk_leaves_a_thread_that_grows_as_it_was(
+def test_a_full_disk_leaves_a_growing_thread_unchanged(
     store: Store, source: Path, rollout: Path, limit_file_size: LimitFileSize
 ) -> None:
-    bring(store, source)
+    import_from(store, source)
     rollout.write_bytes(META + A + 4 * (message_line("x" * 900_000) + b"\n"))
 
     with limit_file_size(2_000_000):
-        report = bring(store, source)
+        report = import_from(store, source)
 
-    assert report.failed == [Refused(str(rollout), "File too large")]
+    assert report.failed == [Refusal(str(rollout), "File too large")]
     assert ours(store).read_bytes() == META + A
-    assert bring(store, source).grown == 1
+    assert import_from(store, source).grown == 1
 
 
 def test_a_damaged_rollout_does_not_stop_the_others(store: Store, source: Path, good: str) -> None:
     path = source / DAY / f"{NAME}.zst"
     path.write_bytes(zstandard.compress(META + A)[:-3])
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert [refused.path for refused in report.failed] == [str(path)]
-    assert "cut short" in report.failed[0].reason
+    assert "truncated" in report.failed[0].reason
     assert indexed(store) == [good]
 
 
 @pytest.mark.parametrize("closed", [".", DAY, f"{DAY}/{NAME}"])
-def test_what_may_not_be_read_is_said(store: Store, source: Path, rollout: Path, closed: str) -> None:
+def test_unreadable_files_and_folders_are_reported(store: Store, source: Path, rollout: Path, closed: str) -> None:
     (source / closed).chmod(0)
     if os.access(source / closed, os.R_OK):
         pytest.skip("the superuser may read everything")
     try:
-        report = bring(store, source)
+        report = import_from(store, source)
     finally:
         (source / closed).chmod(0o700)
 
     assert [refused.reason for refused in report.failed] == ["Permission denied"]
 
 
-def test_a_thread_that_is_being_written_is_left_to_the_next_import(
-    store: Store, source: Path, rollout: Path, good: str
-) -> None:
+def test_a_busy_thread_is_left_to_the_next_import(store: Store, source: Path, rollout: Path, good: str) -> None:
     with file_lock(store.home.thread_lock(ONE)):
-        report = bring(store, source)
+        report = import_from(store, source)
 
-        assert report.busy == [Refused(str(rollout), "its thread is being written; import it again")]
+        assert report.busy == [Refusal(str(rollout), "its thread is busy; import it again")]
         assert (report.imported, report.is_whole, indexed(store)) == (1, False, [good])
         assert store.home.find_rollout(ONE) is None
 
-    assert bring(store, source).imported == 1
+    assert import_from(store, source).imported == 1
 
 
-def test_a_thread_that_is_let_go_in_time_is_imported(
+def test_a_thread_released_in_time_is_imported(
     store: Store, source: Path, rollout: Path, good: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = Search()
     search.look(source)
     with ExitStack() as writer:
         writer.enter_context(file_lock(store.home.thread_lock(ONE)))
-        # The others come first: after the last of them the writer lets go.
+        # The second step follows the last of the other threads: then the writer releases its lock.
         steps = iter([lambda: None, writer.close])
         report = import_rollouts(store.home, store.index, search, lambda _: next(steps)())
 
     assert (report.imported, report.busy) == (2, [])
 
 
-def test_a_busy_thread_that_has_all_lines_is_not_waited_for(store: Store, source: Path, rollout: Path) -> None:
-    bring(store, source)
+def test_an_import_does_not_wait_for_a_busy_thread_without_changes(store: Store, source: Path, rollout: Path) -> None:
+    import_from(store, source)
 
     with file_lock(store.home.thread_lock(ONE)):
-        assert bring(store, source) == ImportReport(unchanged=1)
+        assert import_from(store, source) == ImportReport(unchanged=1)
 
 
-def test_a_busy_name_index_is_as_a_busy_thread(
+def test_a_busy_name_index_is_reported_like_a_busy_thread(
     store: Store, source: Path, rollout: Path, good: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("livethread_worker.store.files.name_index._LOCK_WAIT", 0.0)
+    monkeypatch.setattr("livethread_worker.store.files.name_index.LOCK_WAIT", 0.0)
     write_names(source, (ONE, "n", LATE))
 
     with file_lock(store.home.root / "session_index.jsonl.lock"):
-        report = bring(store, source)
+        report = import_from(store, source)
 
     assert [refused.path for refused in report.busy] == [str(rollout)]
     assert indexed(store) == [good]
 
 
-def test_a_second_import_is_refused_while_one_is_at_work(store: Store, source: Path, rollout: Path) -> None:
+def test_only_one_import_runs_at_a_time(store: Store, source: Path, rollout: Path) -> None:
     with file_lock(store.home.own / "import.lock"), pytest.raises(LockBusy):
-        bring(store, source)
+        import_from(store, source)
 
 
-def test_a_folder_of_ours_that_leads_out_is_not_written_to(
+def test_nothing_is_written_to_a_folder_that_leads_out_of_the_home(
     store: Store, source: Path, rollout: Path, good: str, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (store.home.sessions / "2026").symlink_to(outside)
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert len(report.failed) == 2
     assert "leads out of" in report.failed[0].reason
     assert not list(outside.iterdir())
 
 
-def test_without_an_index_the_files_are_brought_all_the_same(
+def test_rollouts_are_copied_even_if_the_index_fails(
     store: Store, source: Path, rollout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -661,19 +660,19 @@ def test_without_an_index_the_files_are_brought_all_the_same(
 
     with monkeypatch.context() as broken:
         broken.setattr(store.index, "replace", fail)
-        report = bring(store, source)
+        report = import_from(store, source)
 
     assert ours(store).read_bytes() == META + A
     assert [refused.path for refused in report.failed] == [str(store.home.index)]
-    assert bring(store, source) == ImportReport(unchanged=1)
+    assert import_from(store, source) == ImportReport(unchanged=1)
     assert indexed(store) == [ONE]
 
 
-def test_a_rollout_that_changes_under_the_import_is_busy(
+def test_a_rollout_that_changes_during_the_import_is_busy(
     store: Store, source: Path, rollout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """codex before 0.160 takes no lock."""
-    bring(store, source)
+    """codex before 0.160 writes without the lock."""
+    import_from(store, source)
     rollout.write_bytes(META + A + B)
     path = ours(store)
 
@@ -684,28 +683,26 @@ def test_a_rollout_that_changes_under_the_import_is_busy(
 
     monkeypatch.setattr(import_module, "is_compressed", write_meanwhile)
 
-    report = bring(store, source)
+    report = import_from(store, source)
 
     assert (report.grown, len(report.busy) + len(report.conflicts)) == (0, 1)
     assert path.read_bytes() == META + A + C
 
 
-def test_the_log_says_what_was_done(
-    store: Store, source: Path, rollout: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_import_is_logged(store: Store, source: Path, rollout: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger=import_module.__name__):
-        bring(store, source)
+        import_from(store, source)
 
     (record,) = caplog.records
-    said = {key: vars(record)[key] for key in ("message", "action", "imported", "grown", "conflicts")}
-    assert said == {"message": "rollouts imported", "action": "import", "imported": 1, "grown": 0, "conflicts": 0}
+    logged = {key: vars(record)[key] for key in ("message", "action", "imported", "grown", "conflicts")}
+    assert logged == {"message": "rollouts imported", "action": "import", "imported": 1, "grown": 0, "conflicts": 0}
 
 
-def test_the_name_of_a_thread_set_here_is_seen_while_importing(store: Store, source: Path, rollout: Path) -> None:
+def test_a_newer_name_in_the_home_is_kept_for_a_new_rollout(store: Store, source: Path, rollout: Path) -> None:
     set_name(store.home, ONE, "before", AT)
     write_names(source, (ONE, "theirs", EARLY))
 
-    assert bring(store, source).named == 0
+    assert import_from(store, source).named == 0
 
     thread = read.read_thread(store.home, store.index, types.ReadThreadParams(thread_id=ONE))
     assert thread.name == "before"

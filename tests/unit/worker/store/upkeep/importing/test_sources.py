@@ -1,4 +1,4 @@
-"""What an import finds, and whose it is."""
+"""An import finds rollouts and identifies their threads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def names_of(search: Search, root: Path) -> list[str]:
     return [path.relative_to(root).as_posix() for path in search.found]
 
 
-def looked(*sources: Path) -> Search:
+def search_in(*sources: Path) -> Search:
     search = Search()
     for source in sources:
         search.look(source)
@@ -54,7 +54,7 @@ def home(tmp_path: Path) -> Home:
 # -- finding -----------------------------------------------------------------------------------------------
 
 
-def test_a_home_holds_rollouts_in_its_two_folders(source: Path) -> None:
+def test_a_home_is_searched_in_its_two_rollout_folders(source: Path) -> None:
     wanted = [
         f"sessions/2026/11/22/{NAMED}",
         f"sessions/2026/11/22/{NAMED}.zst",
@@ -64,84 +64,84 @@ def test_a_home_holds_rollouts_in_its_two_folders(source: Path) -> None:
     for name in (*wanted, "history.jsonl", "session_index.jsonl", "sessions/notes.jsonl", "archived_sessions/a.txt"):
         write(source / name)
 
-    search = looked(source)
+    search = search_in(source)
 
     assert names_of(search, source) == wanted
     assert (search.not_rollouts, search.failed) == ([], [])
 
 
-def test_any_other_folder_is_searched_for_what_ends_like_a_rollout(source: Path) -> None:
+def test_any_other_folder_is_searched_for_rollout_suffixes(source: Path) -> None:
     for name in ("b.jsonl", "a/b/c.jsonl.zst", "a/session_index.jsonl", "a/d.json", "a/.rollout.jsonl.new"):
         write(source / name)
 
-    assert names_of(looked(source), source) == ["a/b/c.jsonl.zst", "b.jsonl"]
+    assert names_of(search_in(source), source) == ["a/b/c.jsonl.zst", "b.jsonl"]
 
 
-def test_single_files_are_taken_and_each_once(source: Path) -> None:
+def test_each_file_is_found_once(source: Path) -> None:
     file = write(source / "a.jsonl")
 
-    search = looked(file, source, file)
+    search = search_in(file, source, file)
 
     assert list(search.found) == [file]
 
 
-def test_a_file_that_ends_otherwise_is_no_rollout(source: Path) -> None:
-    search = looked(write(source / "a.json"))
+def test_a_file_with_another_suffix_is_refused(source: Path) -> None:
+    search = search_in(write(source / "a.json"))
 
     assert [(refused.path, refused.reason) for refused in search.not_rollouts] == [
-        (str(source / "a.json"), "it ends neither in .jsonl nor in .jsonl.zst")
+        (str(source / "a.json"), "its name does not end in .jsonl or .jsonl.zst")
     ]
 
 
-def test_a_pipe_is_not_waited_for(source: Path) -> None:
+def test_a_fifo_is_refused_without_waiting(source: Path) -> None:
     os.mkfifo(source / "a.jsonl")
 
-    search = looked(source)
+    search = search_in(source)
 
-    assert (search.found, [refused.reason for refused in search.not_rollouts]) == ({}, ["no file"])
+    assert (search.found, [refused.reason for refused in search.not_rollouts]) == ({}, ["it is not a regular file"])
 
 
-def test_a_symlink_that_leads_out_is_named_and_not_followed(source: Path, tmp_path: Path) -> None:
+def test_a_symlink_out_of_the_source_is_refused(source: Path, tmp_path: Path) -> None:
     outside = write(tmp_path / "outside/secret.jsonl").resolve()
     (source / "file.jsonl").symlink_to(outside)
     (source / "folder").symlink_to(outside.parent)
     (source / "passwd").symlink_to("/etc/passwd")
 
-    search = looked(source)
+    search = search_in(source)
 
     assert not search.found
-    reason = f"a symlink that leads out of {source}"
+    reason = f"it is a symlink that leads out of {source}"
     assert [(refused.path, refused.reason) for refused in search.not_rollouts] == [
         (str(source / "file.jsonl"), reason),
         (str(source / "folder"), reason),
     ]
 
 
-def test_the_folders_of_a_home_may_be_symlinks_no_more_than_what_is_in_them(source: Path, tmp_path: Path) -> None:
+def test_a_homes_rollout_folder_that_is_a_symlink_is_refused(source: Path, tmp_path: Path) -> None:
     outside = write(tmp_path / f"outside/2026/11/22/{NAMED}").resolve()
     (source / "sessions").symlink_to(outside.parents[3])
 
-    search = looked(source)
+    search = search_in(source)
 
     assert not search.found
     assert [refused.path for refused in search.not_rollouts] == [str(source / "sessions")]
 
 
-def test_a_symlink_within_the_source_leads_to_its_file_once(source: Path) -> None:
+def test_a_symlink_within_the_source_does_not_repeat_a_file(source: Path) -> None:
     write(source / "a/b.jsonl")
     (source / "a/around").symlink_to(source)
     (source / "c.jsonl").symlink_to(source / "a/b.jsonl")
 
-    search = looked(source)
+    search = search_in(source)
 
     assert (names_of(search, source), search.not_rollouts) == (["a/b.jsonl"], [])
 
 
-def test_what_was_named_may_be_a_symlink_itself(source: Path, tmp_path: Path) -> None:
+def test_a_source_may_be_a_symlink_itself(source: Path, tmp_path: Path) -> None:
     file = write(source / "a.jsonl")
     (tmp_path / "link").symlink_to(source)
 
-    assert list(looked(tmp_path / "link").found) == [file]
+    assert list(search_in(tmp_path / "link").found) == [file]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_was_named_may_be_a_symlink_itself(source: Path, tmp_path: Path) ->
         ("backup/home/sessions/a.jsonl", "backup/home/session_index.jsonl"),
     ],
 )
-def test_names_stand_beside_the_folders_of_a_home_or_in_what_was_named(source: Path, name: str, names: str) -> None:
+def test_the_name_index_lies_in_the_home_or_in_the_source(source: Path, name: str, names: str) -> None:
     file = write(source / name)
     search = Search()
 
@@ -162,23 +162,23 @@ def test_names_stand_beside_the_folders_of_a_home_or_in_what_was_named(source: P
     assert search.found[file].names == source / names
 
 
-# -- whose it is -------------------------------------------------------------------------------------------
+# -- identifying -------------------------------------------------------------------------------------------
 
 
 def identified(home: Home, path: Path) -> Source:
-    return identify(looked(path).found[path], home)
+    return identify(search_in(path).found[path], home)
 
 
-def test_a_rollout_keeps_its_name_and_lies_where_that_says(home: Home, source: Path) -> None:
+def test_a_rollout_keeps_its_name_and_goes_to_the_folder_of_its_date(home: Home, source: Path) -> None:
     path = write(source / NAMED, meta_line(ONE) + message_line("a"))
 
-    whose = identified(home, path)
+    identity = identified(home, path)
 
-    assert (whose.thread_id, whose.original_id, whose.first) == (ONE, ONE, b"")
-    assert whose.target == home.root / DAY / NAMED
+    assert (identity.thread_id, identity.original_id, identity.first) == (ONE, ONE, b"")
+    assert identity.target == home.root / DAY / NAMED
 
 
-def test_an_archived_one_stays_archived(home: Home, source: Path) -> None:
+def test_an_archived_rollout_stays_archived(home: Home, source: Path) -> None:
     plain = write(source / f"archived_sessions/{NAMED}", meta_line(ONE))
     odd = write(source / "archived_sessions/odd.jsonl", meta_line(ONE))
 
@@ -186,16 +186,16 @@ def test_an_archived_one_stays_archived(home: Home, source: Path) -> None:
     assert identified(home, odd).target == home.archived_sessions / f"rollout-2026-11-20T23-30-00-{ONE}.jsonl"
 
 
-def test_another_name_is_replaced_by_what_the_first_session_meta_says(home: Home, source: Path) -> None:
+def test_a_file_with_another_name_is_named_after_its_first_session_meta(home: Home, source: Path) -> None:
     path = write(source / "odd.jsonl", meta_line(ONE) + meta_line(thread_id(2)))
 
-    whose = identified(home, path)
+    identity = identified(home, path)
 
-    assert whose.thread_id == ONE
-    assert whose.target == home.sessions / f"2026/11/20/rollout-2026-11-20T23-30-00-{ONE}.jsonl"
+    assert identity.thread_id == ONE
+    assert identity.target == home.sessions / f"2026/11/20/rollout-2026-11-20T23-30-00-{ONE}.jsonl"
 
 
-def test_without_a_time_in_it_that_of_the_line_and_then_of_the_file_counts(home: Home, source: Path) -> None:
+def test_the_time_falls_back_to_the_line_and_then_to_the_file(home: Home, source: Path) -> None:
     payload = {"id": ONE}
     lines = {
         "a.jsonl": {"timestamp": "2025-01-02T03:04:05Z", "type": "session_meta", "payload": payload},
@@ -209,20 +209,20 @@ def test_without_a_time_in_it_that_of_the_line_and_then_of_the_file_counts(home:
     assert targets == [f"rollout-2025-01-02T03-04-05-{ONE}.jsonl", f"rollout-1970-01-01T00-00-00-{ONE}.jsonl"]
 
 
-def test_a_rollouts_own_session_meta_is_that_of_the_thread_in_its_name(home: Home, source: Path) -> None:
+def test_the_session_meta_of_the_thread_in_the_file_name_is_used(home: Home, source: Path) -> None:
     path = write(source / NAMED, message_line("a") + b"\n" + meta_line(thread_id(2)) + meta_line(ONE))
 
     assert identified(home, path).thread_id == ONE
 
 
-def test_the_bare_first_line_of_an_old_rollout_says_whose_it_is(home: Home, source: Path) -> None:
+def test_an_old_rollout_is_identified_by_its_bare_first_line(home: Home, source: Path) -> None:
     line = json.dumps({"id": ONE, "timestamp": "2025-05-07T17:24:21.597Z", "instructions": None})
     path = write(source / "old.jsonl", line.encode() + b'\n{"record_type":"state"}\n')
 
-    whose = identified(home, path)
+    identity = identified(home, path)
 
-    assert (whose.thread_id, whose.first) == (ONE, b"")
-    assert whose.target == home.sessions / f"2025/05/07/rollout-2025-05-07T17-24-21-{ONE}.jsonl"
+    assert (identity.thread_id, identity.first) == (ONE, b"")
+    assert identity.target == home.sessions / f"2025/05/07/rollout-2025-05-07T17-24-21-{ONE}.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,12 @@ def test_the_bare_first_line_of_an_old_rollout_says_whose_it_is(home: Home, sour
         ("a.jsonl", b'{"type":"session_meta","payload":{"id":""}}\n', "it has no readable session_meta"),
         ("a.jsonl", b'{"session_id":"x","ts":1,"text":"history"}\n', "it has no readable session_meta"),
         ("a.jsonl", b'{"id":"7","timestamp":"2026-01-01T00:00:00Z"}\n', "it has no readable session_meta"),
-        (NAMED, meta_line(thread_id(2)), f"its name says the thread {ONE}, its session_meta says '{thread_id(2)}'"),
+        (NAMED, meta_line(thread_id(2)), f"its name has the thread id {ONE}, its session_meta '{thread_id(2)}'"),
     ],
 )
-def test_what_is_no_rollout_says_why(home: Home, source: Path, name: str, data: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_rollout_is_refused_with_the_reason(
+    home: Home, source: Path, name: str, data: bytes, reason: str
+) -> None:
     path = write(source / name, data)
 
     with pytest.raises(NotRollout) as caught:
@@ -247,19 +249,19 @@ def test_what_is_no_rollout_says_why(home: Home, source: Path, name: str, data: 
     assert str(caught.value) == reason
 
 
-def test_an_id_that_is_no_uuid_becomes_one_always_the_same(home: Home, source: Path) -> None:
+def test_an_id_that_is_not_a_uuid_always_becomes_the_same_uuid(home: Home, source: Path) -> None:
     spawned = {"subagent": {"thread_spawn": {"parent_thread_id": "root", "depth": 1}}}
     meta = {"cwd": "/w", "forked_from_id": thread_id(7), "parent_thread_id": "root", "session_id": "root"}
     path = write(source / "child.jsonl", meta_line("child", **meta, source=spawned))
 
-    whose = identified(home, path)
+    identity = identified(home, path)
 
     child, root = as_thread_id("child"), as_thread_id("root")
-    # What was imported under it would be imported again under another.
+    # If this changed, imported threads would be imported again.
     assert child == "729b5d40-1e1d-5125-996b-3feed5b209d6"
-    assert (whose.thread_id, whose.original_id, uuid.UUID(child).version) == (child, "child", 5)
-    line = json.loads(whose.first)
-    assert whose.first.endswith(b"\n")
+    assert (identity.thread_id, identity.original_id, uuid.UUID(child).version) == (child, "child", 5)
+    line = json.loads(identity.first)
+    assert identity.first.endswith(b"\n")
     assert (line["type"], line["timestamp"]) == ("session_meta", "2026-11-22T12:00:00.000Z")
     assert line["payload"] == {
         "id": child,
@@ -274,16 +276,16 @@ def test_an_id_that_is_no_uuid_becomes_one_always_the_same(home: Home, source: P
     }
 
 
-def test_an_id_in_capitals_is_the_same_thread(home: Home, source: Path) -> None:
-    whose = identified(home, write(source / "a.jsonl", meta_line(ONE.upper())))
+def test_an_uppercase_id_is_the_same_thread(home: Home, source: Path) -> None:
+    identity = identified(home, write(source / "a.jsonl", meta_line(ONE.upper())))
 
-    assert whose.thread_id == ONE
-    assert json.loads(whose.first)["payload"]["id"] == ONE
+    assert identity.thread_id == ONE
+    assert json.loads(identity.first)["payload"]["id"] == ONE
 
 
 @pytest.mark.parametrize("id_", ["../../../../etc/cron.d/x", "/etc/passwd", "a\0b", "x" * 100_000, "rollout-*"])
-def test_no_path_is_built_from_what_an_id_says(home: Home, source: Path, id_: str) -> None:
-    whose = identified(home, write(source / "a.jsonl", meta_line(id_)))
+def test_no_path_is_built_from_an_id(home: Home, source: Path, id_: str) -> None:
+    identity = identified(home, write(source / "a.jsonl", meta_line(id_)))
 
-    assert whose.target.parent == home.sessions / "2026/11/20"
-    assert home.thread_of(whose.target) == whose.thread_id == as_thread_id(id_)
+    assert identity.target.parent == home.sessions / "2026/11/20"
+    assert home.thread_of(identity.target) == identity.thread_id == as_thread_id(id_)
