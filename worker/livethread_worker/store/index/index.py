@@ -23,11 +23,11 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.index.database import (
     BUSY_TIMEOUT,
+    IndexUnavailable,
     identity,
     in_memory_database,
     is_damaged,
     open_database,
-    set_aside,
 )
 from livethread_worker.store.index.list_threads import list_rows
 from livethread_worker.store.index.maintenance import Upkeep
@@ -83,10 +83,6 @@ class SearchPage:
     offset: int
 
 
-class IndexUnavailable(Exception):
-    """The index cannot be used now: locked by somebody for long, out of disk, or damaged."""
-
-
 class Index:
     """An open index. Not thread-safe: one thread at a time uses it."""
 
@@ -109,13 +105,7 @@ class Index:
             self._identity = None
             return
         with self._using(), file_lock(home.index.with_suffix(".lock"), wait_s=_MIGRATION_WAIT):
-            try:
-                self.db = open_database(home)
-            except sqlite3.DatabaseError as error:
-                if not is_damaged(error):
-                    raise
-                set_aside(home)
-                self.db = open_database(home)
+            self.db = open_database(home)
         self._recent, self._upkeep = RecentStates(self.db.conn), Upkeep(self.db.conn, self._transaction)
         self._identity = identity(home)
 
@@ -481,7 +471,7 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         meta_offset=row["meta_offset"],
         meta_bytes=row["meta_bytes"],
         applied=row["applied"],
-        explicit_fields=set(json.loads(row["settled"])),
+        explicit_fields=set(json.loads(row["explicit_fields"])),
         turn=TurnPlace(TurnPhase(row["phase"]), row["turn_id"]),
         epoch=row["epoch"],
     )

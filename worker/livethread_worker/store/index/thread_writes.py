@@ -109,7 +109,7 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_offset": state.meta_offset,
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
-        "settled": encode_json(sorted(state.explicit_fields)).decode(),
+        "explicit_fields": encode_json(sorted(state.explicit_fields)).decode(),
         "phase": state.turn.phase.value,
         "turn_id": state.turn.turn_id,
         "epoch": state.epoch,

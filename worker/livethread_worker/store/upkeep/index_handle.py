@@ -5,8 +5,8 @@ from __future__ import annotations
 from livethread.errors import Unavailable
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.database import set_aside
-from livethread_worker.store.index.index import Index, IndexUnavailable
 from livethread_worker.store.upkeep.refresh import Refresh, Refresher
 
 #: How long another process may be busy with setting the same index aside.
@@ -69,6 +69,6 @@ class IndexHandle:
         try:
             with file_lock(self._home.index.with_suffix(".lock"), wait_s=_LOCK_WAIT):
                 if index.is_current():
-                    set_aside(self._home)
+                    set_aside(self._home, "it is damaged")
         except LockBusy:
             raise IndexUnavailable("the damaged index is being set aside by another process") from None
