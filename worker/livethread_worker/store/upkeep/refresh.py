@@ -198,21 +198,3 @@ def _size(path: Path) -> int:
         return path.stat(follow_symlinks=False).st_size
     except FileNotFoundError:
         return -1
-
-
-#: How much of an index to bring up to date before a read.
-Refresh = Callable[[Refresher], None]
-
-
-def of_thread(thread_id: str | None) -> Refresh:
-    """Bring one thread up to date; none, where a name says none."""
-    return lambda refresher: refresher.refresh(thread_id) if thread_id else None
-
-
-def of_all(refresher: Refresher) -> None:
-    """Bring every thread up to date."""
-    refresher.refresh_all()
-
-
-def of_none(_refresher: Refresher) -> None:
-    """Take the index as it is."""

@@ -224,7 +224,7 @@ def test_a_file_that_nobody_may_read_is_unavailable_and_stays(tmp_path: Path) ->
 def test_an_index_that_somebody_migrates_for_long_is_unavailable(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "_MIGRATION_WAIT", 0.0)  # nobody will let go here
+    monkeypatch.setattr(index, "_SCHEMA_WAIT", 0.0)  # nobody will let go here
 
     with file_lock(store.home.index.with_suffix(".lock")), pytest.raises(IndexUnavailable):
         Index(store.home)
@@ -269,7 +269,7 @@ def test_a_thread_whose_row_is_gone_since_it_was_loaded_is_stored_whole(store: S
 
     store.commit(state(later), loaded=FULL)
 
-    [listed] = store.index.list_threads(ListThreadsParams(archived=True, search_term=FULL.title))
+    [listed] = store.index.list_threads(ListThreadsParams(archived=True, search_term=FULL.title)).items
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
 
 

@@ -271,8 +271,8 @@ def test_a_thread_that_was_ill_is_searched_and_read_as_before(patient: Patient) 
         patient.examined(fix=True)
 
         assert patient.thread(patient.mail) == before
-        assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).threads) == 1
-        assert len(patient.index.list_threads(ListThreadsParams(search_term="a name"))) == 1
+        assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).items) == 1
+        assert len(patient.index.list_threads(ListThreadsParams(search_term="a name")).items) == 1
 
 
 def test_a_thread_whose_words_were_changed_is_found_by_the_new_ones(patient: Patient) -> None:
@@ -281,8 +281,7 @@ def test_a_thread_whose_words_were_changed_is_found_by_the_new_ones(patient: Pat
     patient.examined(fix=True)
 
     found = [
-        len(patient.index.search_threads(SearchThreadsParams(search_term=term)).threads)
-        for term in ("zebra", "cobra")
+        len(patient.index.search_threads(SearchThreadsParams(search_term=term)).items) for term in ("zebra", "cobra")
     ]
     assert found == [0, 1]
 

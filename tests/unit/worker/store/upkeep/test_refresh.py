@@ -162,8 +162,8 @@ class TestARolloutOfSomebodyElse:
         thread = store.index.read_thread(ONE)
         assert thread is not None
         assert (thread.name, reads.of) == ("named by codex", [ONE])
-        [found] = store.index.search_threads(SearchThreadsParams(search_term="named")).threads
-        assert found[0].thread_id == ONE
+        [found] = store.index.search_threads(SearchThreadsParams(search_term="named")).items
+        assert found.thread.thread_id == ONE
         forget_names(store.home, ONE)
 
 

@@ -77,8 +77,8 @@ def _are_listings_well(connection: sqlite3.Connection) -> bool:
 
 def _mend_listings(connection: sqlite3.Connection) -> None:
     connection.execute(QUERIES["rebuild_texts"])
-    changes, nobodys = _wrong_listing_rows(connection)
-    connection.executemany(QUERIES["forget_text"], [{"id": id_} for id_ in nobodys])
+    changes, orphan_ids = _wrong_listing_rows(connection)
+    connection.executemany(QUERIES["forget_text"], [{"id": id_} for id_ in orphan_ids])
     save_listing_texts(connection, changes)
 
 

@@ -22,7 +22,8 @@ from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
 from livethread_worker.store.index import IndexUnavailable
-from livethread_worker.store.read import threads as read
+from livethread_worker.store.read.load_history import load_history
+from livethread_worker.store.read.read_thread import read_thread
 from livethread_worker.store.upkeep.importing import rollouts as import_module
 from livethread_worker.store.upkeep.importing.plan import Outcome
 from livethread_worker.store.upkeep.importing.rollouts import Conflict, ImportReport, Taken, import_rollouts
@@ -71,7 +72,7 @@ def ours(store: Store, id_: str = ONE) -> Path:
 
 def texts(store: Store, id_: str = ONE) -> list[Any]:
     """The user messages of a thread, as a reader gets them."""
-    history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
+    history = load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
     return [item.payload["message"] for item in history.items if item.kind == "user_message"]
 
 
@@ -161,7 +162,7 @@ def test_an_archived_thread_is_archived_here(store: Store, source: Path, rollout
     bring(store, source)
 
     assert ours(store) == store.home.archived_sessions / NAME
-    page = read.list_threads(store.home, store.index, types.ListThreadsParams(archived=True))
+    page = store.index.list_threads(types.ListThreadsParams(archived=True))
     assert [thread.thread_id for thread in page.items] == [ONE]
 
 
@@ -241,7 +242,7 @@ def test_a_thread_without_a_uuid_gets_one_and_a_line_that_says_so(store: Store, 
     report = bring(store, source)
 
     assert report == ImportReport(imported=1, named=1, threads=[Taken(str(path), id_, Outcome.IMPORTED)])
-    history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
+    history = load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
     assert [item.payload.get("id") for item in history.items] == [id_, "child", None]
     thread = store.index.read_thread(id_)
     assert thread is not None
@@ -277,7 +278,7 @@ def test_what_a_source_has_more_is_appended(store: Store, source: Path, rollout:
     assert ours(store).read_bytes() == rollout.read_bytes()
     assert ours(store).stat().st_mtime == 1_800_000_000
     assert store.index.rollout(ONE) == (f"{DAY}/{NAME}", rollout.stat().st_size)
-    found = read.search_threads(store.home, store.index, types.SearchThreadsParams(search_term="c"))
+    found = store.index.search_threads(types.SearchThreadsParams(search_term="c"))
     assert [result.thread.thread_id for result in found.items] == [ONE]
 
 
@@ -707,5 +708,5 @@ def test_the_name_of_a_thread_set_here_is_seen_while_importing(store: Store, sou
 
     assert bring(store, source).named == 0
 
-    thread = read.read_thread(store.home, store.index, types.ReadThreadParams(thread_id=ONE))
+    thread = read_thread(store.home, store.index, types.ReadThreadParams(thread_id=ONE))
     assert thread.name == "before"
