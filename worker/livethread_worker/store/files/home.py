@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
@@ -111,7 +111,7 @@ class Home:
         The folder that the id's own time names is tried first; an id without one costs a look into every
         dated folder.
         """
-        for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self._folders()):
+        for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self.rollout_folders()):
             for path in sorted(folder.glob(f"rollout-*-{thread_id}.jsonl*")):
                 if self.thread_of(path) and self.is_within(folder):
                     return path
@@ -141,9 +141,9 @@ class Home:
         for thread_id, entry in self.rollout_entries():
             yield thread_id, Path(entry)
 
-    def rollout_entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Yield the id and the directory entry of every rollout, in the order of `rollouts`."""
-        for folder in self._folders():
+    def rollout_entries(self, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield the id and the directory entry of every rollout in *folders*, by default all, in the order of `rollouts`."""
+        for folder in self.rollout_folders() if folders is None else folders:
             if not folder.is_dir() or not self.is_within(folder):
                 continue
             with os.scandir(folder) as entries:
@@ -154,19 +154,19 @@ class Home:
 
     def unfinished_copies(self) -> Iterator[tuple[str, Path]]:
         """Yield the thread and the path of every copy of a rollout that is being made, or that a crash left."""
-        for folder in self._folders():
+        for folder in self.rollout_folders():
             if folder.is_dir() and self.is_within(folder):
                 for path in sorted(folder.glob(".rollout-*.new")):
                     if match := _ROLLOUT_NAME.fullmatch(path.name.removeprefix(".").removesuffix(".new")):
                         yield match["id"], path
 
     def one_rollout_each(
-        self, known: Mapping[str, tuple[str, int]]
+        self, known: Mapping[str, tuple[str, int]], entries: Iterable[tuple[str, os.DirEntry[str]]]
     ) -> tuple[dict[str, os.DirEntry[str]], list[os.DirEntry[str]]]:
-        """Return one rollout of each thread, and those that are left over where a thread has several.
+        """Return one of *entries* for each thread, and the others of threads that have several.
 
-        It is the one that the index knows, by *known* (thread -> path relative to the home, length); else a plain one
-        before a compressed, and the longest: a copy that somebody made of a thread does not go on.
+        It is the rollout that the index knows, by *known* (thread -> path relative to the home, length); else a plain one
+        before a compressed one, and the longest: a copy does not grow.
         """
         root = f"{self.root}/"
         chosen: dict[str, os.DirEntry[str]] = {}
@@ -180,7 +180,7 @@ class Home:
                 size = -1
             return is_known, not entry.name.endswith(COMPRESSED_SUFFIX), size
 
-        for thread_id, entry in self.rollout_entries():
+        for thread_id, entry in entries:
             rival = chosen.get(thread_id)
             if rival is not None and rank(thread_id, rival) >= rank(thread_id, entry):
                 others.append(entry)
@@ -190,8 +190,8 @@ class Home:
                 others.append(rival)
         return chosen, others
 
-    def _folders(self) -> Iterator[Path]:
-        """Yield the folders that hold rollouts: the dated ones, and that of the archived."""
+    def rollout_folders(self) -> Iterator[Path]:
+        """Yield the folders that hold rollouts: the dated ones, and the folder of archived ones."""
         yield from sorted(self.sessions.glob(_DATED))
         yield self.archived_sessions
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sqlite_utils import Database
 
@@ -22,16 +22,10 @@ from livethread import types
 from livethread.cursor import MAX_OFFSET
 from livethread.metadata import StoredThread
 from livethread.model import format_time
+from livethread_worker.store.files.folder_stamps import FolderStamp
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import LockBusy, file_lock
-from livethread_worker.store.index.database import (
-    BUSY_TIMEOUT,
-    IndexUnavailable,
-    identity,
-    in_memory_database,
-    is_damaged,
-    open_database,
-)
+from livethread_worker.store.index.connection import Connection
+from livethread_worker.store.index.database import IndexUnavailable
 from livethread_worker.store.index.list_threads import list_threads
 from livethread_worker.store.index.load_states import load_states
 from livethread_worker.store.index.maintenance import Maintenance
@@ -50,12 +44,6 @@ from livethread_worker.store.index.thread_writes import (
 from livethread_worker.store.thread_state import ThreadState
 
 logger = logging.getLogger(__name__)
-
-#: Databases whose file is gone. Dropping the last reference would close them, see `Index.close`.
-_left_open: Final[list[Database]] = []
-
-#: How long to wait for another process that creates the schema.
-_SCHEMA_WAIT: Final = 30.0  # seconds
 
 #: How long a search waits for another process' transaction before it leaves out the newest messages, and how long
 #: the searches after it leave them out without waiting.
@@ -84,46 +72,44 @@ class Index:
     def __init__(self, home: Home, *, in_memory: bool = False) -> None:
         """Open the index of *home*, and create it if it is missing; or open a private one *in memory*."""
         self._home = home
-        #: Whether it has to be set aside and rebuilt.
-        self.is_damaged = False
+        self._connection = Connection(home, in_memory=in_memory)
+        self._cache = StateCache(self.db.conn)
+        self._maintenance = Maintenance(self.db.conn, self._connection.transaction)
         #: Until when searches leave out messages that are not indexed yet; of the monotonic clock.
         self._search_without_until = 0.0
         #: Whether it is private and ends with the process.
         self.in_memory = in_memory
-        if in_memory:
-            self.db = in_memory_database()
-        else:
-            with self._errors_translated(), file_lock(home.index.with_suffix(".lock"), wait_s=_SCHEMA_WAIT):
-                self.db = open_database(home)
-        self._identity = None if in_memory else identity(home)
-        self._cache = StateCache(self.db.conn)
-        self._maintenance = Maintenance(self.db.conn, self._transaction)
 
-    def close(self) -> None:
-        """Close the database; first index the messages that batches left for later, unless the index is busy.
+    @property
+    def db(self) -> Database:
+        """The database, for tools."""
+        return self._connection.db
 
-        A database whose file was replaced stays open: SQLite would take the new file's companions for its own.
-        """
-        if self.is_current():
-            with suppress(IndexUnavailable), self._errors_translated(), self._waiting(_SEARCH_WAIT):
-                self._maintenance.index_messages()
-            self.db.close()
-        else:
-            _left_open.append(self.db)
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it has to be set aside and rebuilt."""
+        return self._connection.is_damaged
 
     def is_current(self) -> bool:
         """Whether the open file is still the home's index: it may be deleted or replaced at any time."""
-        return self.in_memory or self._identity == identity(self._home)
+        return self._connection.is_current()
+
+    def close(self) -> None:
+        """Close the database; first index the messages that batches left for later, unless the index is busy."""
+        if self.is_current():
+            with suppress(IndexUnavailable), self._connection.waiting(_SEARCH_WAIT):
+                self._maintenance.index_messages()
+        self._connection.close()
 
     @property
     def is_complete(self) -> bool:
         """Whether every rollout of the home has been read into the index once."""
-        [[version]] = self._select("PRAGMA user_version")
+        [[version]] = self._connection.select("PRAGMA user_version")
         return bool(version)
 
     def mark_complete(self) -> None:
         """Note that every rollout of the home has been read."""
-        with self._errors_translated():
+        with self._connection.errors_translated():
             self.db.conn.execute("PRAGMA user_version = 1")
 
     # -- batches -------------------------------------------------------------------------------------------
@@ -135,7 +121,7 @@ class Index:
 
         The states belong to the caller, who changes and commits them; those from the cache may have no rollout_path.
         """
-        with self._errors_translated():
+        with self._connection.errors_translated():
             self._cache.check_version()
         states: dict[str, ThreadState] = {}
         missing: dict[str, Collection[str]] = {}
@@ -154,7 +140,7 @@ class Index:
 
         Each also has those of its idempotency *keys* that appends have taken.
         """
-        with self._errors_translated():
+        with self._connection.errors_translated():
             return load_states(self.db.conn, self._home.root, writers, keys or {})
 
     def commit(
@@ -166,7 +152,7 @@ class Index:
         happens if a reader takes in a rollout whose lock was held for long, just when the lock is released. Return None if
         nothing was committed.
         """
-        with self._transaction() as connection:
+        with self._connection.transaction() as connection:
             changed = changed_since_load(connection, rows)
             saved = [each for each in rows if each.state.thread_id not in changed]
             messages = save_batch(connection, saved)
@@ -228,19 +214,19 @@ class Index:
         Call it after each batch, and, while the process *is_idle*, until it returns false. If it fails, it is tried
         again later.
         """
-        with self._errors_translated():
+        with self._connection.errors_translated():
             return self._maintenance.do_some(is_idle=is_idle)
 
     # -- reading -------------------------------------------------------------------------------------------
 
     def read_thread(self, thread_id: str) -> StoredThread | None:
         """Return a thread; None if the index does not know it."""
-        rows = self._select(QUERIES["read_thread"], thread_id=thread_id)
+        rows = self._connection.select(QUERIES["read_thread"], thread_id=thread_id)
         return from_rows(rows, self._home.root)[0] if rows else None
 
     def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Return one page of a listing."""
-        with self._errors_translated():
+        with self._connection.errors_translated():
             return list_threads(self.db.conn, self._home.root, params)
 
     def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
@@ -250,13 +236,13 @@ class Index:
         """
         if time.monotonic() >= self._search_without_until:
             self._make_searchable()
-        with self._errors_translated(), _as_of_one_moment(self.db.conn) as connection:
+        with self._connection.snapshot() as connection:
             return search_threads(connection, self._home.root, params)
 
     def _make_searchable(self) -> None:
         """Index the messages that batches left for later; if the index is busy, searches leave them out for a while."""
         try:
-            with self._errors_translated(), self._waiting(_SEARCH_WAIT):
+            with self._connection.waiting(_SEARCH_WAIT):
                 self._maintenance.index_messages()
         except IndexUnavailable as error:
             logger.debug("searching without the newest messages", extra={"action": "search", "error": str(error)})
@@ -265,100 +251,80 @@ class Index:
     def turns(self, thread_id: str, offset: int, limit: int, *, backward: bool) -> list[TurnSpan]:
         """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
         query = QUERIES["turns_backward" if backward else "turns_forward"]
-        return [TurnSpan(*row) for row in self._select(query, thread_id=thread_id, offset=offset, limit=limit)]
+        return [
+            TurnSpan(*row) for row in self._connection.select(query, thread_id=thread_id, offset=offset, limit=limit)
+        ]
 
     def turn(self, thread_id: str, turn_id: str) -> TurnSpan | None:
         """Return where a turn stands."""
-        rows = self._select(QUERIES["turn_span"], thread_id=thread_id, turn_id=turn_id)
+        rows = self._connection.select(QUERIES["turn_span"], thread_id=thread_id, turn_id=turn_id)
         return TurnSpan(*rows[0]) if rows else None
 
     def epoch(self, thread_id: str) -> int:
         """Return a thread's newest epoch; 0 if it has none."""
-        rows = self._select(QUERIES["epoch"], thread_id=thread_id)
+        rows = self._connection.select(QUERIES["epoch"], thread_id=thread_id)
         return int(rows[0][0]) if rows else 0
 
     def thread_ids(self) -> list[str]:
         """Return the ids of all threads."""
-        return [row[0] for row in self._select(QUERIES["thread_ids"])]
+        return [row[0] for row in self._connection.select(QUERIES["thread_ids"])]
 
     def rollouts(self) -> dict[str, tuple[str, int]]:
         """Return path and committed length of every thread's rollout."""
-        return {row[0]: (row[1], row[2]) for row in self._select(QUERIES["rollouts"])}
+        return _rollouts(self._connection.select(QUERIES["rollouts"]))
+
+    def rollouts_of(self, thread_ids: Iterable[str]) -> dict[str, tuple[str, int]]:
+        """Return path and committed length of the rollouts of those threads of *thread_ids* that the index knows."""
+        return _rollouts(self._connection.select(QUERIES["rollouts_of"], thread_ids=json.dumps(list(thread_ids))))
+
+    def rollouts_before(self, thread_id: str, limit: int) -> dict[str, tuple[str, int]]:
+        """Return up to *limit* rollouts of the threads before *thread_id*, from the last of them on."""
+        return _rollouts(self._connection.select(QUERIES["rollouts_before"], thread_id=thread_id, limit=limit))
+
+    def rollouts_updated_last(self, limit: int) -> dict[str, tuple[str, int]]:
+        """Return about the *limit* rollouts of active threads that were updated last: to the ten seconds."""
+        return _rollouts(self._connection.select(QUERIES["rollouts_updated_last"], limit=limit))
+
+    def folders(self) -> dict[str, FolderStamp]:
+        """Return the stamps of folders as they were when the index knew every rollout in them."""
+        return {row[0]: FolderStamp(row[1], row[2]) for row in self._connection.select(QUERIES["folders"])}
+
+    def save_folders(self, stamps: Mapping[str, FolderStamp]) -> None:
+        """Note that the index knows every rollout in folders with these stamps."""
+        rows = [{"path": path, **stamp._asdict()} for path, stamp in stamps.items()]
+        with self._connection.transaction() as connection:
+            connection.executemany(QUERIES["save_folder"], rows)
 
     def rollout(self, thread_id: str) -> tuple[str, int] | None:
         """Return path and committed length of a thread's rollout; None if the index does not know it."""
-        rows = self._select(QUERIES["rollout"], thread_id=thread_id)
+        rows = self._connection.select(QUERIES["rollout"], thread_id=thread_id)
         return (rows[0][0], rows[0][1]) if rows else None
 
     def unchanged_since(self, before: datetime) -> list[str]:
         """Return the ids of threads without a change since *before* whose rollouts are plain."""
-        return [row[0] for row in self._select(QUERIES["unchanged_since"], before=format_time(before))]
+        return [row[0] for row in self._connection.select(QUERIES["unchanged_since"], before=format_time(before))]
 
     def names(self, thread_ids: Iterable[str]) -> dict[str, str | None]:
         """Return the names of those threads of *thread_ids* that the index knows."""
-        return {row[0]: row[1] for row in self._select(QUERIES["names"], thread_ids=json.dumps(list(thread_ids)))}
+        return {
+            row[0]: row[1]
+            for row in self._connection.select(QUERIES["names"], thread_ids=json.dumps(list(thread_ids)))
+        }
 
     def messages_and_turns(self, thread_id: str) -> tuple[set[int], set[int]]:
         """Return the digests of a thread's messages and the offsets of its turns."""
-        digests, offsets = (self._select(QUERIES[name], thread_id=thread_id) for name in ("digests", "turn_offsets"))
+        digests, offsets = (
+            self._connection.select(QUERIES[name], thread_id=thread_id) for name in ("digests", "turn_offsets")
+        )
         return {row[0] for row in digests}, {row[0] for row in offsets}
-
-    # -- transactions and errors ---------------------------------------------------------------------------
-
-    def _select(self, query: str, **arguments: Any) -> list[sqlite3.Row]:
-        with self._errors_translated():
-            return self.db.conn.execute(query, arguments).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run a write transaction that may change anything."""
         self._cache.clear()
-        with self._transaction() as connection:
+        with self._connection.transaction() as connection:
             yield connection
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run a write transaction. It takes the write lock at once: two reads that both become writes would fail."""
-        connection = self.db.conn
-        with self._errors_translated():
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                if connection.in_transaction:
-                    connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
-    @contextmanager
-    def _errors_translated(self) -> Iterator[None]:
-        """Raise `IndexUnavailable` for SQLite's errors, and note damage."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            self.is_damaged = self.is_damaged or is_damaged(error)
-            raise IndexUnavailable(f"the index: {error}") from error
-        except LockBusy:
-            raise IndexUnavailable("another process has been creating the index for long") from None
-
-    @contextmanager
-    def _waiting(self, seconds: float) -> Iterator[None]:
-        """Wait at most so long for other processes' transactions."""
-        connection = self.db.conn
-        connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
-        try:
-            yield
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
-
-
-@contextmanager
-def _as_of_one_moment(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Have all statements see the same rows, even if another process writes meanwhile."""
-    connection.execute("BEGIN")
-    try:
-        yield connection
-    finally:
-        if connection.in_transaction:  # some errors end it
-            connection.execute("ROLLBACK")  # nothing was written
+def _rollouts(rows: list[sqlite3.Row]) -> dict[str, tuple[str, int]]:
+    return {row["thread_id"]: (row["path"], row["rollout_bytes"]) for row in rows}

@@ -17,7 +17,7 @@ from livethread.metadata import GitInfo, MemoryMode, StoredThread
 from livethread.types import ListThreadsParams
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
-from livethread_worker.store.index import Index, IndexUnavailable, index
+from livethread_worker.store.index import Index, IndexUnavailable, connection
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import changed_columns
 from livethread_worker.store.index.thread_writes import thread_rows
@@ -42,6 +42,7 @@ TABLES = {
         *("explicit_fields", "phase", "turn_id", "epoch"),
     },
     "writers": {"thread_id", "writer", "n", "lines"},
+    "folders": {"path", "changed_ns", "inode"},
     "idempotency_keys": {"thread_id", "key"},
     "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
     "messages": {"id", "thread_id", "digest", "ordinal", "role", "text"},
@@ -224,7 +225,7 @@ def test_a_file_that_nobody_may_read_is_unavailable_and_stays(tmp_path: Path) ->
 def test_an_index_that_somebody_migrates_for_long_is_unavailable(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "_SCHEMA_WAIT", 0.0)  # nobody will let go here
+    monkeypatch.setattr(connection, "SCHEMA_WAIT", 0.0)  # nobody will let go here
 
     with file_lock(store.home.index.with_suffix(".lock")), pytest.raises(IndexUnavailable):
         Index(store.home)
@@ -383,7 +384,9 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
     )
     parameters |= dict.fromkeys(("meta_bytes", "applied", "explicit_fields", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
-    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "now", "epoch", "pages", "id"), "[]")
+    parameters |= dict.fromkeys(
+        ("texts", "newest", "keys", "key", "now", "epoch", "pages", "id", "changed_ns", "inode"), "[]"
+    )
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()

@@ -198,6 +198,25 @@ UPDATE rollouts SET path = :path WHERE thread_id = :thread_id
 -- rollouts --
 SELECT thread_id, path, rollout_bytes FROM rollouts
 
+-- rollouts_of --
+SELECT thread_id, path, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
+
+-- rollouts_before --
+SELECT thread_id, path, rollout_bytes FROM rollouts WHERE thread_id < :thread_id ORDER BY thread_id DESC LIMIT :limit
+
+-- rollouts_updated_last --
+SELECT r.thread_id, r.path, r.rollout_bytes
+  FROM threads AS t INDEXED BY threads_by_updated_slot
+ CROSS JOIN rollouts AS r ON r.thread_id = t.thread_id
+ WHERE t.is_archived = 0
+ ORDER BY t.updated_slot DESC LIMIT :limit
+
+-- folders --
+SELECT path, changed_ns, inode FROM folders
+
+-- save_folder --
+INSERT OR REPLACE INTO folders (path, changed_ns, inode) VALUES (:path, :changed_ns, :inode)
+
 -- rollout --
 SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id
 

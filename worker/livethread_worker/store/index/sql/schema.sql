@@ -87,6 +87,14 @@ CREATE TABLE rollouts (
     epoch           INTEGER NOT NULL              -- writers that opened the thread in an older epoch are fenced
 );
 
+-- Folders of rollouts as they were when the index knew every rollout in them; see FolderStamp. A folder that is the same
+-- need not be listed again.
+CREATE TABLE folders (
+    path       TEXT PRIMARY KEY,                  -- relative to the home
+    changed_ns INTEGER NOT NULL,
+    inode      TEXT NOT NULL
+);
+
 -- Each writer's last applied task: its counter n makes a task that is delivered again a duplicate.
 CREATE TABLE writers (
     thread_id TEXT,
