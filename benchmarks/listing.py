@@ -15,7 +15,6 @@ from livethread import types
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_rows import SLOTS
-from livethread_worker.store.read.threads import list_threads, search_threads
 from livethread_worker.store.upkeep.rebuild import rebuild
 
 PAGE: Final = 50
@@ -83,9 +82,9 @@ def run(folder: Path, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]
             for name, wanted in FILTERS.items():
                 for key in types.ThreadSortKey:
                     for direction in types.SortDirection:
-                        seconds = medians(_listings(home, index, wanted, key, direction), repeats)
+                        seconds = medians(_listings(index, wanted, key, direction), repeats)
                         records.append({"threads": size, "filter": name, "key": key, "order": direction} | seconds)
-            seconds = medians(_searches(home, index), repeats)
+            seconds = medians(_searches(index), repeats)
             records.append({"threads": size, "filter": "search, 10 threads", "key": None, "order": None} | seconds)
         finally:
             index.close()
@@ -104,7 +103,7 @@ def made_home(folder: Path, size: int) -> Home:
 
 
 def _listings(
-    home: Home, index: Index, wanted: Filter, key: types.ThreadSortKey, direction: types.SortDirection
+    index: Index, wanted: Filter, key: types.ThreadSortKey, direction: types.SortDirection
 ) -> dict[str, Callable[[], object]]:
     params = types.ListThreadsParams(page_size=PAGE, sort_key=key, sort_direction=direction, **wanted.params)
     sql = (
@@ -113,12 +112,12 @@ def _listings(
         f" ORDER BY t.{SLOTS[key]} {direction}, t.{key} {direction}, t.thread_id {direction} LIMIT {PAGE + 1}"
     )
     return {
-        "product": partial(list_threads, home, index, params),
+        "product": partial(index.list_threads, params),
         "bare": partial(_fetch, index.db.conn, sql, wanted.arguments),
     }
 
 
-def _searches(home: Home, index: Index) -> dict[str, Callable[[], object]]:
+def _searches(index: Index) -> dict[str, Callable[[], object]]:
     params = types.SearchThreadsParams(search_term=homes.RARE_WORD, page_size=PAGE)
     sql = (
         "SELECT r.path, t.*, snippet(messages_fts, 0, '', '', '…', 16)"
@@ -127,7 +126,7 @@ def _searches(home: Home, index: Index) -> dict[str, Callable[[], object]]:
         " WHERE messages_fts MATCH ? AND t.is_archived = 0 ORDER BY f.rank LIMIT ?"
     )
     return {
-        "product": partial(search_threads, home, index, params),
+        "product": partial(index.search_threads, params),
         "bare": partial(_fetch, index.db.conn, sql, (homes.RARE_WORD, PAGE + 1)),
     }
 

@@ -18,10 +18,10 @@ from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
+from livethread_worker.store.read.reader import LocalReader
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
-from livethread_worker.store.upkeep.refresh import Refresh
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -54,6 +54,7 @@ class WorkerProcess:
         self.settings = settings
         self.home = Home(settings.home)
         self._handle = IndexHandle(self.home)
+        self.reader = LocalReader(self.home, self.open_index)
         self._redis: Redis | None = None
         self._events: TaskEvents | None = None
         #: The index whose completion this process has asked for.
@@ -71,15 +72,6 @@ class WorkerProcess:
             if not index.is_complete:
                 self._send(names.COMPLETE_INDEX_TASK, 0, {})
         return index
-
-    def fresh_index(self, refresh: Refresh) -> Index:
-        """Return the index after *refresh*.
-
-        Raises:
-            IndexUnavailable: it cannot be opened, or written, now.
-        """
-        self.open_index()
-        return self._handle.get_fresh(refresh)
 
     def complete_index(self) -> dict[str, int]:
         """Read the rollouts that the index does not know, unless that was done, or another process is at it."""

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.signals import worker_process_init, worker_ready
 
 from livethread import types
-from livethread.errors import ThreadStoreError, Unavailable
+from livethread.errors import ThreadStoreError
 from livethread.model import Model
 from livethread_config import Settings, names
 from livethread_worker.process import WorkerProcess, collect_garbage_rarely
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.index import Index, IndexUnavailable
-from livethread_worker.store.read import threads as read
-from livethread_worker.store.read.list_items import list_items
-from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.upkeep.refresh import Refresh, of_all, of_none, of_thread
+from livethread_worker.store.read.reader import LocalReader
 
 if TYPE_CHECKING:
     from celery import Celery, Task
 
 
-#: Reads whose answer is one model: Celery task -> parameters, operation.
-_READS: Final[dict[str, tuple[type[Model], Callable[[Home, Index, Any], Model]]]] = {
-    names.READ_THREAD_TASK: (types.ReadThreadParams, read.read_thread),
-    names.READ_THREAD_BY_ROLLOUT_PATH_TASK: (types.ReadThreadByRolloutPathParams, read.read_thread_by_rollout_path),
-    names.LIST_THREADS_TASK: (types.ListThreadsParams, read.list_threads),
-    names.SEARCH_THREADS_TASK: (types.SearchThreadsParams, read.search_threads),
-    names.LIST_TURNS_TASK: (types.ListTurnsParams, list_turns),
-    names.LIST_ITEMS_TASK: (types.ListItemsParams, list_items),
+#: Reads whose answer is one model: Celery task -> its parameters, the reader's operation.
+_READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Model]]]] = {
+    names.READ_THREAD_TASK: (types.ReadThreadParams, LocalReader.read_thread),
+    names.READ_THREAD_BY_ROLLOUT_PATH_TASK: (
+        types.ReadThreadByRolloutPathParams,
+        LocalReader.read_thread_by_rollout_path,
+    ),
+    names.LIST_THREADS_TASK: (types.ListThreadsParams, LocalReader.list_threads),
+    names.SEARCH_THREADS_TASK: (types.SearchThreadsParams, LocalReader.search_threads),
+    names.LIST_TURNS_TASK: (types.ListTurnsParams, LocalReader.list_turns),
+    names.LIST_ITEMS_TASK: (types.ListItemsParams, LocalReader.list_items),
 }
 
 
@@ -56,26 +52,7 @@ def register(app: Celery, settings: Settings) -> None:
     def compress_cold() -> dict[str, int]:
         return process.compress_cold()
 
-    # What a reader asks in vain is no fault of the worker: it is answered, and not logged as an error. Answers
-    # hold contents, which no log line and no event may show.
-    answers: dict[str, Any] = {
-        "shared": False,
-        "ignore_result": False,
-        "throws": (ThreadStoreError,),
-        "resultrepr_maxsize": 0,
-    }
-
-    @app.task(name=names.LOAD_HISTORY_TASK, **answers)
-    def load_history(params: dict[str, Any], start: int, max_bytes: int) -> dict[str, Any]:
-        parsed = types.LoadThreadHistoryParams.model_validate(params)
-        with _translated():
-            index = process.fresh_index(of_thread(parsed.thread_id))
-            lines, following = read.read_lines(process.home, index, parsed, start, max_bytes)
-        return {"lines": lines, "next": following}
-
-    for name, (params_type, operation) in _READS.items():
-        decorate: Any = app.task(name=name, **answers)  # celery-types knows no decorator of a variable's name
-        decorate(_answer(process, params_type, operation))
+    _register_reads(app, process)
 
     # Sent in each process of a pool, and nowhere else.
     worker_process_init.connect(collect_garbage_rarely, weak=False)
@@ -86,35 +63,28 @@ def register(app: Celery, settings: Settings) -> None:
             process.sweep()
 
 
-def _answer(
-    process: WorkerProcess, params_type: type[Model], operation: Callable[[Home, Index, Any], Model]
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def answer(params: dict[str, Any]) -> dict[str, Any]:
-        parsed = params_type.model_validate(params)
-        with _translated():
-            result = operation(process.home, process.fresh_index(_refresh(process.home, parsed)), parsed)
-        return result.model_dump(mode="json")
+def _register_reads(app: Celery, process: WorkerProcess) -> None:
+    # An error of the contract answers the reader; it is no fault of the worker, so it is not logged as one. Answers hold
+    # contents, which no log line and no event may show.
+    options: dict[str, Any] = {
+        "shared": False,
+        "ignore_result": False,
+        "throws": (ThreadStoreError,),
+        "resultrepr_maxsize": 0,
+    }
 
-    return answer
+    @app.task(name=names.LOAD_HISTORY_TASK, **options)
+    def load_history(params: dict[str, Any], start: int, max_bytes: int) -> dict[str, Any]:
+        parsed = types.LoadThreadHistoryParams.model_validate(params)
+        lines, following = process.reader.read_lines(parsed, start, max_bytes)
+        return {"lines": lines, "next": following}
 
+    def register_read(name: str, params_type: type[Model], read: Callable[[LocalReader, Any], Model]) -> None:
+        def answer(params: dict[str, Any]) -> dict[str, Any]:
+            return read(process.reader, params_type.model_validate(params)).model_dump(mode="json")
 
-def _refresh(home: Home, params: Model) -> Refresh:
-    """Return what to bring up to date before a read."""
-    match params:
-        case types.ListThreadsParams(use_state_db_only=True):
-            return of_none
-        case types.ListThreadsParams() | types.SearchThreadsParams():
-            return of_all
-        case types.ReadThreadByRolloutPathParams():
-            return of_thread(home.thread_of(Path(params.rollout_path)))
-        case _:
-            return of_thread(getattr(params, "thread_id", None))
+        decorate: Any = app.task(name=name, **options)  # celery-types knows no decorator whose name is a variable
+        decorate(answer)
 
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Say it in the words of the contract: a client may not have the worker's classes."""
-    try:
-        yield
-    except (IndexUnavailable, OSError) as error:
-        raise Unavailable(f"the worker cannot read its home now: {error}") from None
+    for name, (params_type, read) in _READS.items():
+        register_read(name, params_type, read)

@@ -1,13 +1,13 @@
-"""Reads threads in the workers' home, over Celery: for clients on other hosts.
+"""Reads threads in the workers' home over Celery, for clients on other hosts.
 
-Histories come in pages, so that no message grows with the thread.
+Histories come in pages: no message grows with its thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from celery.exceptions import CeleryError
 from kombu.exceptions import OperationalError
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-#: Bytes of a history that one message carries, about.
+#: About how many bytes of a history one message carries.
 PAGE_BYTES: Final = 1024 * 1024
 
-#: How often a result is asked for: at first, and at the longest.
+#: How long to wait before asking for a result again: at first, and at most.
 POLL_FIRST: Final = 0.005  # seconds
 POLL_LONGEST: Final = 0.1  # seconds
+
+AnswerT = TypeVar("AnswerT", bound=Model)
 
 
 class CeleryReader:
@@ -37,15 +39,15 @@ class CeleryReader:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
         self._settings = settings
-        # Celery's client is not safe for several threads at once, and blocks: it gets one of its own.
+        # Celery's client blocks and is not thread-safe, so it has a thread of its own.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-reader")
 
     def close(self) -> None:
-        """End the thread that talks to Celery."""
+        """Stop the thread that talks to Celery."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
-        """Read a thread's items, page by page."""
+        """Return all items of a thread; they come in pages."""
         lines: list[str] = []
         start: int | None = 0
         while start is not None:
@@ -57,52 +59,52 @@ class CeleryReader:
         return StoredThreadHistory.model_construct(thread_id=params.thread_id, items=items)
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
-        """Read a thread's metadata, and its history where asked for."""
-        return await self._with_history(names.READ_THREAD_TASK, params.thread_id, params)
+        """Return a thread's metadata, and its history if *params* include it."""
+        return await self._read_thread(names.READ_THREAD_TASK, params)
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
-        """Read the thread whose rollout this is."""
-        return await self._with_history(names.READ_THREAD_BY_ROLLOUT_PATH_TASK, None, params)
+        """Return the thread of the rollout at a path."""
+        return await self._read_thread(names.READ_THREAD_BY_ROLLOUT_PATH_TASK, params)
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
-        """Read one page of the listing."""
-        return types.ThreadPage.model_validate(await self._ask_for(names.LIST_THREADS_TASK, None, params))
+        """Return one page of the listing."""
+        return await self._read(names.LIST_THREADS_TASK, params, types.ThreadPage)
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Read one page of what a search finds."""
-        return types.ThreadSearchPage.model_validate(await self._ask_for(names.SEARCH_THREADS_TASK, None, params))
+        """Return one page of the threads that hold a text."""
+        return await self._read(names.SEARCH_THREADS_TASK, params, types.ThreadSearchPage)
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
-        """Read one page of a thread's turns."""
-        return types.TurnPage.model_validate(await self._ask_for(names.LIST_TURNS_TASK, params.thread_id, params))
+        """Return one page of a thread's turns."""
+        return await self._read(names.LIST_TURNS_TASK, params, types.TurnPage)
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
-        """Read one page of a thread's items."""
-        return types.ItemPage.model_validate(await self._ask_for(names.LIST_ITEMS_TASK, params.thread_id, params))
+        """Return one page of a thread's items."""
+        return await self._read(names.LIST_ITEMS_TASK, params, types.ItemPage)
 
-    async def _with_history(
-        self, task: str, thread_id: str | None, params: types.ReadThreadParams | types.ReadThreadByRolloutPathParams
+    async def _read_thread(
+        self, task: str, params: types.ReadThreadParams | types.ReadThreadByRolloutPathParams
     ) -> StoredThread:
-        """Read a thread; its history comes in pages."""
-        alone = params.model_copy(update={"include_history": False})
-        thread = StoredThread.model_validate(await self._ask_for(task, thread_id, alone))
+        """Return a thread; its history comes in pages."""
+        thread = await self._read(task, params.model_copy(update={"include_history": False}), StoredThread)
         if not params.include_history:
             return thread
         request = types.LoadThreadHistoryParams(thread_id=thread.thread_id, include_archived=params.include_archived)
         return thread.model_copy(update={"history": await self.load_history(request)})
 
-    async def _ask_for(self, task: str, thread_id: str | None, params: Model) -> dict[str, Any]:
-        """Ask the shard of *thread_id*; for what is of no thread, the only shard.
+    async def _read(self, task: str, params: Model, answer: type[AnswerT]) -> AnswerT:
+        """Ask the shard of the thread in *params*; without one, the only shard.
 
         Raises:
-            Unsupported: the deployment has several shards, and the read is of no thread.
+            Unsupported: the deployment has several shards, and *params* name no thread.
         """
+        thread_id = getattr(params, "thread_id", None)
         if thread_id is None and self._settings.shards > 1:
             raise Unsupported(f"{task} over several shards")
-        return await self._ask(task, thread_id, {"params": params.model_dump(mode="json")})
+        return answer.model_validate(await self._ask(task, thread_id, {"params": params.model_dump(mode="json")}))
 
     async def _ask(self, task: str, thread_id: str | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Have a worker of the thread's shard run *task* and return its answer; its errors are raised here."""
+        """Run *task* on a worker of the thread's shard and return its answer, or raise its error."""
         shard = names.shard_of(thread_id, self._settings.shards) if thread_id else 0
         queue = names.queue_name(self._settings.key_prefix, shard)
         limit = self._settings.flush_timeout_s

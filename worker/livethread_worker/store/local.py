@@ -1,26 +1,23 @@
 """`LocalThreadStore`: files and index in this process; no Redis, no workers.
 
-Every change is the same task that a worker applies, and is durable when the operation returns. Without an index the
-files answer: what is asked for is read from them, and kept in memory while they stay the same.
+Every change is the same task that a worker applies, and is durable when the operation returns. Every read is one call of
+`LocalReader`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from livethread import types
 from livethread.errors import (
     Conflict,
     ThreadNotFound,
-    Unavailable,
 )
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.model import utc_now
@@ -40,43 +37,33 @@ from livethread.rollout.item import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread_config import Settings
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index import Index, IndexUnavailable
-from livethread_worker.store.read import threads as read
-from livethread_worker.store.read.list_items import list_items
-from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.read.reader import LocalReader
+from livethread_worker.store.unavailable import as_unavailable
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
-from livethread_worker.store.upkeep.refresh import Refresh, of_all, of_none, of_thread
 from livethread_worker.store.write.local_writer import LOCK_WAIT, LocalWriter
 from livethread_worker.store.write.outcome import OutcomeKind
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
-
 #: How often an operation is tried while the index cannot be used; each attempt waits for it.
 ATTEMPTS = 3
-
-#: How long reads do without an index that could not be used, before they try it again.
-INDEX_RETRY_INTERVAL: Final = 10.0  # seconds
 
 
 class LocalThreadStore:
     """A thread store over one home. Operations run one at a time, in the order in which they are called.
 
-    With ``index=None`` no index file is made or used: the first listing or search reads every rollout. So does one
-    while the index cannot be opened or used; changes then wait for it. Reading needs no more than a home that can be
-    read.
+    With ``index=None`` it makes and uses no index file: the first listing or search reads every rollout into memory. The
+    same happens while the index file cannot be used; changes then wait for it. Reads need a readable home, no more.
     """
 
     def __init__(self, settings: Settings | None = None, *, index: Literal["sqlite"] | None = "sqlite") -> None:
         self._settings = settings or Settings()
         self._home = Home(self._settings.home)
         self._handle = IndexHandle(self._home, in_memory=index is None)
-        #: What answers while the index cannot be used.
-        self._without_index = IndexHandle(self._home, in_memory=True)
-        self._index_not_before = 0.0
+        self._reader = LocalReader(self._home, self._index)
         self._is_synced = self._settings.sync == "fdatasync"
         self._observers = Observers()
         self._open: OpenThreads[LocalWriter] = OpenThreads()
@@ -94,7 +81,7 @@ class LocalThreadStore:
     async def aclose(self) -> None:
         """Close the index; what was appended is durable already."""
         await self._run(self._handle.close)
-        await self._run(self._without_index.close)
+        await self._run(self._reader.close)
         self._executor.shutdown(wait=False)
 
     @property
@@ -116,12 +103,8 @@ class LocalThreadStore:
     async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
         """Open an existing thread. Its epoch is in the index: without one no writer in another store is fenced."""
         wanted = types.ReadThreadParams(thread_id=params.thread_id, include_archived=params.include_archived)
-        thread, epoch = await self._read(
-            lambda index: (
-                read.read_thread(self._home, index, wanted),
-                None if index.in_memory else index.epoch(params.thread_id),
-            ),
-            of_thread(params.thread_id),
+        thread, epoch = await self._run(
+            lambda: (self._reader.read_thread(wanted), self._reader.epoch(params.thread_id))
         )
         if params.exclusive:
             epoch = await self._run(lambda: self._fence_now(params.thread_id))
@@ -191,69 +174,50 @@ class LocalThreadStore:
     # -- reads ---------------------------------------------------------------------------------------------
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
-        """Return the items that stand in the rollout."""
-        return await self._read(
-            lambda index: read.load_history(self._home, index, params), of_thread(params.thread_id)
-        )
+        """Return all items of a thread."""
+        return await self._run(lambda: self._reader.load_history(params))
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
-        """Return what index and rollout say of the thread."""
-        return await self._read(
-            lambda index: read.read_thread(self._home, index, params), of_thread(params.thread_id)
-        )
+        """Return a thread's metadata, and its history if *params* include it."""
+        return await self._run(lambda: self._reader.read_thread(params))
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
-        """Return what index and rollout say of the thread whose rollout this is."""
-        thread_id = self._home.thread_of(Path(params.rollout_path))
-        return await self._read(
-            lambda index: read.read_thread_by_rollout_path(self._home, index, params), of_thread(thread_id)
-        )
+        """Return the thread of the rollout at a path."""
+        return await self._run(lambda: self._reader.read_thread_by_rollout_path(params))
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
-        """Return one page of the index."""
-        refresh = of_none if params.use_state_db_only else of_all
-        return await self._read(lambda index: read.list_threads(self._home, index, params), refresh)
+        """Return one page of the listing."""
+        return await self._run(lambda: self._reader.list_threads(params))
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of what the index finds."""
-        return await self._read(lambda index: read.search_threads(self._home, index, params), of_all)
+        """Return one page of the threads that hold a text."""
+        return await self._run(lambda: self._reader.search_threads(params))
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
-        """Return one page of the rollout's turns."""
-        return await self._read(lambda index: list_turns(self._home, index, params), of_thread(params.thread_id))
+        """Return one page of a thread's turns."""
+        return await self._run(lambda: self._reader.list_turns(params))
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
-        """Return one page of the rollout's items."""
-        return await self._read(lambda index: list_items(self._home, index, params), of_thread(params.thread_id))
+        """Return one page of a thread's items."""
+        return await self._run(lambda: self._reader.list_items(params))
 
     # -- inside --------------------------------------------------------------------------------------------
 
     async def _run(self, operation: Callable[[], T]) -> T:
         """Run *operation* on the store's own thread, after all that was called before."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, _translated(operation))
 
-    async def _read(self, operation: Callable[[Index], T], refresh: Refresh) -> T:
-        return await self._run(lambda: self._read_now(operation, refresh))
+        def run() -> T:
+            with as_unavailable():
+                return operation()
 
-    def _read_now(self, operation: Callable[[Index], T], refresh: Refresh) -> T:
-        """Run *operation* on the index after *refresh*; while the index cannot be used, on one made from the files."""
-        is_of_index_alone = refresh is of_none
-        if is_of_index_alone or time.monotonic() >= self._index_not_before:
-            try:
-                return operation(self._index(refresh))
-            except (IndexUnavailable, Unavailable) as error:
-                if is_of_index_alone:
-                    raise
-                logger.warning("reading without the index: %s", error, extra={"action": "open_index"})
-                self._index_not_before = time.monotonic() + INDEX_RETRY_INTERVAL
-        return operation(self._without_index.get_fresh(refresh))
+        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
 
-    def _index(self, refresh: Refresh = of_none) -> Index:
+    def _index(self) -> Index:
         """Return the index; one that has not read every rollout yet reads them first."""
         index = self._handle.get()
         if not index.in_memory:
             complete_once(self._home, index)
-        return self._handle.get_fresh(refresh)
+        return index
 
     async def _apply(
         self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None = None
@@ -295,7 +259,7 @@ class LocalThreadStore:
 
     def _fence_now(self, thread_id: str) -> int:
         """Begin a new epoch, under the thread's lock: whoever is at work on it is done before."""
-        index = self._index(of_thread(thread_id))
+        index = self._reader.fresh_index(thread_id)
         if index.in_memory:  # it made no folders
             self._home.create()
         with file_lock(self._home.thread_lock(thread_id), wait_s=LOCK_WAIT):
@@ -307,15 +271,3 @@ class LocalThreadStore:
         if epoch is not None:
             writer.raise_epoch(epoch)
         return writer
-
-
-def _translated(operation: Callable[[], T]) -> Callable[[], T]:
-    def run() -> T:
-        try:
-            return operation()
-        except IndexUnavailable as error:
-            raise Unavailable(f"{error}; try again, or delete it: it is made again from the rollouts") from error
-        except (OSError, LockBusy) as error:
-            raise Unavailable(f"the home cannot be used: {error}") from error
-
-    return run

@@ -36,7 +36,7 @@ from livethread_worker.store.files import home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.name_index import read_names
 from livethread_worker.store.files.rollout_reader import read_on
-from livethread_worker.store.index import index
+from livethread_worker.store.index import connection
 from livethread_worker.store.local import LocalThreadStore
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep import refresh
@@ -153,8 +153,8 @@ class Stores(RuleBasedStateMachine):
                 self.runner.run(store.aclose())
             self.stack.close()
             # Connections to indexes that were replaced: a process keeps the few that it meets, here are thousands.
-            while index._left_open:
-                index._left_open.pop().close()
+            while connection._left_open:
+                connection._left_open.pop().close()
 
     # -- what sessions do ----------------------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ async def test_what_is_asked_of_the_index_alone_is_not_answered_without_it(setti
 
 
 async def test_the_index_is_used_again_when_it_can_be(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("livethread_worker.store.local.INDEX_RETRY_INTERVAL", 0.0)
+    monkeypatch.setattr("livethread_worker.store.read.reader.INDEX_RETRY_INTERVAL", 0.0)
     settings.own_dir.rename(settings.home / "away")
     settings.own_dir.write_text("in the way")
     async with LocalThreadStore(settings) as store:

@@ -298,7 +298,8 @@ async def test_a_row_that_says_other_than_the_rollout_is_caught(audited: Audited
 @pytest.mark.parametrize("column", ["updated_at", "recency_at"])
 async def test_a_time_that_the_rollout_does_not_say_is_caught(audited: Audited, column: str) -> None:
     with closing(sqlite3.connect(audited.home.index)) as connection, connection:
-        connection.execute(f"UPDATE threads SET {column} = '2030-01-01T00:00:00.000Z'")
+        slot = column.replace("_at", "_slot")
+        connection.execute(f"UPDATE threads SET {column} = '2030-01-01T00:00:00.000Z', {slot} = '2030-01-01T00:00:0'")
 
     assert audited.kinds() == {"metadata"}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
@@ -110,7 +110,7 @@ class Home:
 
         A UUIDv7 leads to its dated folder; for any other id, or if that fails, every dated folder is searched.
         """
-        for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self._folders()):
+        for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self.rollout_folders()):
             for path in sorted(folder.glob(f"rollout-*-{thread_id}.jsonl*")):
                 if self.thread_of(path) and self.is_within(folder):
                     return path
@@ -140,9 +140,9 @@ class Home:
         for thread_id, entry in self.rollout_entries():
             yield thread_id, Path(entry)
 
-    def rollout_entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Yield the thread id and directory entry of every rollout, in the order of `rollouts`."""
-        for folder in self._folders():
+    def rollout_entries(self, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield the id and the directory entry of every rollout in *folders*, by default all, in the order of `rollouts`."""
+        for folder in self.rollout_folders() if folders is None else folders:
             if not folder.is_dir() or not self.is_within(folder):
                 continue
             with os.scandir(folder) as entries:
@@ -153,16 +153,16 @@ class Home:
 
     def unfinished_copies(self) -> Iterator[tuple[str, Path]]:
         """Yield the thread id and path of every copy of a rollout that is in progress, or that a crash left."""
-        for folder in self._folders():
+        for folder in self.rollout_folders():
             if folder.is_dir() and self.is_within(folder):
                 for path in sorted(folder.glob(".rollout-*.new")):
                     if match := _ROLLOUT_NAME.fullmatch(path.name.removeprefix(".").removesuffix(".new")):
                         yield match["id"], path
 
     def one_rollout_each(
-        self, known: Mapping[str, tuple[str, int]]
+        self, known: Mapping[str, tuple[str, int]], entries: Iterable[tuple[str, os.DirEntry[str]]]
     ) -> tuple[dict[str, os.DirEntry[str]], list[os.DirEntry[str]]]:
-        """Return one rollout of each thread, and the other rollouts of threads with several.
+        """Return one of *entries* for each thread, and the others of threads that have several.
 
         Prefer the one that the index knows (*known*: thread -> path relative to the home, length), then a plain one,
         then the longest: a user's backup copy does not grow.
@@ -179,7 +179,7 @@ class Home:
                 size = -1
             return is_known, not entry.name.endswith(COMPRESSED_SUFFIX), size
 
-        for thread_id, entry in self.rollout_entries():
+        for thread_id, entry in entries:
             rival = chosen.get(thread_id)
             if rival is not None and rank(thread_id, rival) >= rank(thread_id, entry):
                 others.append(entry)
@@ -189,8 +189,8 @@ class Home:
                 others.append(rival)
         return chosen, others
 
-    def _folders(self) -> Iterator[Path]:
-        """Yield the dated folders, then the folder of archived rollouts."""
+    def rollout_folders(self) -> Iterator[Path]:
+        """Yield the folders that hold rollouts: the dated ones, and the folder of archived ones."""
         yield from sorted(self.sessions.glob(_DATED))
         yield self.archived_sessions
 

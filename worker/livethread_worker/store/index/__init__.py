@@ -1,5 +1,6 @@
 """The SQLite index: disposable, always rebuildable from the rollouts."""
 
-from livethread_worker.store.index.index import Index, IndexUnavailable
+from livethread_worker.store.index.database import IndexUnavailable
+from livethread_worker.store.index.index import Index
 
 __all__ = ["Index", "IndexUnavailable"]

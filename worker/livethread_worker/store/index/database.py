@@ -1,4 +1,4 @@
-"""The index's file: opened, migrated, and set aside where it is damaged."""
+"""The file of the index: opened, created, and set aside if it is damaged or has another schema."""
 
 from __future__ import annotations
 
@@ -12,40 +12,84 @@ from typing import Final
 from sqlite_utils import Database
 
 from livethread_worker.store.files.home import FILE_MODE, Home
-from livethread_worker.store.index.migrations import migrations
+from livethread_worker.store.index.migrations import migrations, missing_and_unknown
 
 logger = logging.getLogger(__name__)
 
-#: Pages of 4 KB in the write-ahead log at which a commit moves them into the database, where nobody has done so before: it
-#: takes some ten milliseconds.
+#: Pages of 4 KB in the write-ahead log at which a commit moves them into the database, unless `Maintenance` did so before:
+#: that takes some ten milliseconds.
 CHECKPOINT_PAGES: Final = 4_000
 
 #: How long a statement waits for another process' transaction.
 BUSY_TIMEOUT: Final = 5.0  # seconds
 
 
+class IndexUnavailable(Exception):
+    """The index cannot be used now: it is locked for long, damaged, of a newer release, or the disk is full."""
+
+
+class _OldSchema(Exception):
+    """The index has an older schema, or one that is not ours."""
+
+
 def open_database(home: Home) -> Database:
-    """Open the index of *home*, made and migrated where needed. The caller holds its lock."""
+    """Open the index of *home*; create it if it is missing, damaged or older. The caller holds its lock.
+
+    A damaged or older index goes into the quarantine. The new one is empty, and is filled from the rollouts.
+
+    Raises:
+        IndexUnavailable: a newer release made the index. It stays as it is: two releases that replaced each other's
+            index would rebuild it all the time.
+    """
+    try:
+        return _open(home)
+    except sqlite3.DatabaseError as error:
+        if not is_damaged(error):
+            raise
+        set_aside(home, "it is damaged")
+    except _OldSchema as error:
+        set_aside(home, str(error))
+    return _open(home)
+
+
+def _open(home: Home) -> Database:
     if not home.index.exists() or not home.index.stat().st_size:
         for companion in _companions(home):  # of an index that was deleted without them
             companion.unlink(missing_ok=True)
     os.close(os.open(home.index, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
-    # Autocommit: transactions are begun where they are meant to begin.
+    # Autocommit: `Index` begins each transaction itself.
     connection = sqlite3.connect(home.index, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        connection.execute("PRAGMA synchronous = FULL")  # `flush` says that the index is durable, too
-        database = Database(connection)
-        migrations.apply(database)
-        # What a statement may have to take back, such as a new thread's row in fifteen indexes, then needs no file (see
-        # "statement journals" at https://www.sqlite.org/tempfiles.html). A migration's may be as large as the index.
+        connection.execute("PRAGMA synchronous = FULL")  # `flush` promises a durable index, too
+        # A statement may have to undo a new thread's row in fifteen indexes; in memory, that needs no temporary file
+        # (see "statement journals" at https://www.sqlite.org/tempfiles.html).
         connection.execute("PRAGMA temp_store = MEMORY")
+        database = Database(connection)
+        _require_our_schema(database)
+        migrations.apply(database)
     except BaseException:
         connection.close()
         raise
     return database
+
+
+def _require_our_schema(database: Database) -> None:
+    """Pass an empty database, or one that exactly our migrations made.
+
+    Raises:
+        IndexUnavailable: a newer release made it.
+        _OldSchema: it has any other schema.
+    """
+    missing, unknown = missing_and_unknown(database)
+    if unknown and not missing:
+        raise IndexUnavailable(
+            f"a newer release made the index ({', '.join(sorted(unknown))}), which stays as it is; upgrade this one"
+        )
+    if unknown or (missing and set(database.table_names()) - {migrations.migrations_table}):
+        raise _OldSchema("it has an older or unknown schema")
 
 
 def in_memory_database() -> Database:
@@ -57,9 +101,9 @@ def in_memory_database() -> Database:
     return database
 
 
-def set_aside(home: Home) -> None:
-    """Move a damaged index out of the way, into the quarantine; it is made again from the rollouts."""
-    logger.error("index is damaged; it is set aside and made again", extra={"action": "open_index"})
+def set_aside(home: Home, reason: str) -> None:
+    """Move an index that cannot be used into the quarantine; the next one is built from the rollouts."""
+    logger.error("index set aside, to be rebuilt: %s", reason, extra={"action": "open_index"})
     stamp = time.time_ns()
     for path in (home.index, *_companions(home)):
         if path.exists():
@@ -71,12 +115,12 @@ def _companions(home: Home) -> tuple[Path, ...]:
 
 
 def is_damaged(error: sqlite3.Error) -> bool:
-    """Whether *error* says that the database is none, or none any more."""
+    """Whether *error* says that the file is not, or no longer, a database."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def identity(home: Home) -> tuple[int, int] | None:
-    """Tell the file that is the index of *home* now from any other."""
+    """Return device and inode of the present index of *home*; None if it is missing."""
     try:
         stat = home.index.stat()
     except FileNotFoundError:

@@ -1,9 +1,11 @@
-"""One page of a listing, read off an index in its order: what it costs does not depend on how many threads there are.
+"""One page of a listing, read off an SQL index in its order: its cost does not depend on the number of threads.
 
-Each filter has an index for each sort key, in which the threads of one value stand in order, but for those of the same ten
-seconds, which are sorted when they are read; a page by several values is merged from theirs. Of several filters the one that leaves fewest threads leads, and each of its rows is
-checked against the others. Threads that hold a term, and descendants, stand in no order: where they are few they are
-collected and sorted, else the listing is walked until the page is full.
+Each filter has an SQL index for each sort key. In it, the threads of one value stand in order, slot by slot; threads of the
+same slot (ten seconds) are sorted when they are read. A page for several values merges their orders.
+
+If there are several filters, the one with the fewest threads leads, and each of its threads is checked against the others.
+Threads that hold a search term, and descendants, stand in no order: up to `SORT_LIMIT` of them are collected and sorted; if
+there are more, the listing is walked until the page is full.
 """
 
 from __future__ import annotations
@@ -12,29 +14,30 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from livethread.cursor import decode_cursor
+from livethread.cursor import decode_cursor, encode_cursor
 from livethread.metadata import SessionSource
 from livethread.rollout.item import encode_json
 from livethread.rollout.search_text import folded_term
-from livethread.types import ListThreadsParams, RelationKind, SortDirection
+from livethread.types import ListThreadsParams, RelationKind, SortDirection, ThreadPage
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
-from livethread_worker.store.index.thread_rows import SLOTS, slot_of
+from livethread_worker.store.index.thread_rows import SLOTS, from_rows, slot_of
 
-#: Up to so many threads are collected and sorted; no more are counted to tell which filter leads.
-FEW: Final = 4000
+#: Most threads that are collected and sorted, and most that are counted to find the filter that leads.
+SORT_LIMIT: Final = 4000
 
-#: Most values of a filter whose orders are merged; of one with more, each row is checked. (SQLite merges up to 500.)
+#: Most values of a filter whose orders are merged; with more values, the filter only checks rows. (SQLite merges 500.)
 MERGED_VALUES: Final = 100
 
-#: Most trigrams of a term that are looked up: what they find is checked anyway.
-_TRIGRAMS: Final = 12
+#: Most trigrams of a term that are looked up; each thread that they find is checked anyway.
+_MAX_TRIGRAMS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class _Sql:
-    """Part of a statement, with its arguments."""
+    """A part of a statement, with its arguments."""
 
     text: str
     arguments: tuple[Any, ...] = ()
@@ -42,13 +45,13 @@ class _Sql:
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Threads whose *column* has one of some values."""
+    """Threads whose column has one of several values."""
 
     column: str
     values: tuple[str, ...]
 
     def check(self) -> _Sql:
-        """Return the condition that a thread ``t`` is one of them."""
+        """Return the condition that selects them among all threads ``t``."""
         condition = f"t.{self.column} IN (SELECT value FROM json_each(?))"  # noqa: S608 - columns are our own
         return _Sql(condition, (json.dumps(self.values),))
 
@@ -58,20 +61,20 @@ class _Filter:
         return _Sql(f"SELECT 1 FROM threads AS t WHERE {check.text}", check.arguments)  # noqa: S608
 
     def sources(self, key: str) -> list[_Sql]:
-        """Return where to read them, sorted by *key*: each begins a WHERE."""
+        """Return what to select them from, sorted by *key*; each part ends with its WHERE."""
         index = f"threads_by_{self.column}_{SLOTS[key]}"
         return [_Sql(f"threads AS t INDEXED BY {index} WHERE t.{self.column} = ?", (v,)) for v in self.values]
 
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """Threads that a query finds, in no order."""
+    """Threads that a query finds, in any order."""
 
     #: Selects their `threads.id`.
     query: _Sql
-    #: The condition that a thread ``t`` is one of them.
+    #: Selects them among all threads ``t``.
     condition: _Sql
-    #: Whether the query finds some more, too.
+    #: Whether the query finds other threads, too.
     is_rough: bool
 
     def check(self) -> _Sql:
@@ -80,36 +83,38 @@ class _Set:
     def members(self) -> _Sql:
         return self.query
 
-    def sources(self, key: str) -> list[_Sql]:  # noqa: ARG002 - in no order
+    def sources(self, key: str) -> list[_Sql]:  # noqa: ARG002 - they have no order
         check = self.condition if self.is_rough else _Sql("true")
         text = f"({self.query.text}) AS found CROSS JOIN threads AS t ON t.id = found.id WHERE {check.text}"
         return [_Sql(text, self.query.arguments + check.arguments)]
 
 
-def list_rows(connection: sqlite3.Connection, params: ListThreadsParams) -> list[sqlite3.Row]:
-    """Return the rows of the page and one more, where there is one.
+def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreadsParams) -> ThreadPage:
+    """Return the page.
 
-    A cursor names the last row's sort value *and* id, so that threads of the same time are neither lost nor
-    repeated.
+    Its cursor names the sort value *and* the id of the last thread, so that threads of the same time are neither lost
+    nor repeated.
     """
-    checks = [_Sql("t.is_archived = ?", (params.archived,)), *_after_cursor(params)]
     filters = _filters(params)
     if not all(each.values for each in filters):
-        return []
+        return ThreadPage(items=())
     parts: list[_Filter | _Set] = [*filters, *_sets(params)]
     leading = _leading(connection, parts)
+    checks = [_Sql("t.is_archived = ?", (params.archived,)), *_after_cursor(params)]
     checks += [part.check() for part in parts if part is not leading] + _short_term(params)
     key = params.sort_key.value
     sources = (
         leading.sources(key) if leading else [_Sql(f"threads AS t INDEXED BY threads_by_{SLOTS[key]} WHERE true")]
     )
-    return _read(connection, params, sources, checks)
+    threads = from_rows(_read(connection, params, sources, checks), root)
+    page, has_more = threads[: params.page_size], len(threads) > params.page_size
+    return ThreadPage(items=tuple(page), next_cursor=encode_cursor(page[-1], params.sort_key) if has_more else None)
 
 
 def _read(
     connection: sqlite3.Connection, params: ListThreadsParams, sources: list[_Sql], checks: list[_Sql]
 ) -> list[sqlite3.Row]:
-    """Return the first rows of the merged *sources*. Each is read only as far as the page needs."""
+    """Return one row more than the page has, if there is one; each of the merged *sources* is read only that far."""
     key = params.sort_key.value
     direction = "DESC" if params.sort_direction is SortDirection.DESC else "ASC"
     conditions = "".join(f" AND {check.text}" for check in checks)
@@ -138,7 +143,7 @@ def _after_cursor(params: ListThreadsParams) -> list[_Sql]:
 
 
 def _filters(params: ListThreadsParams) -> list[_Filter]:
-    """Return the filters on columns, first those that most often leave few threads; one without values leaves none."""
+    """Return the filters on columns, those that usually leave the fewest threads first; without values, a filter leaves none."""
     filters = []
     relation = params.relation_filter
     if relation is not None and relation.kind is RelationKind.DIRECT_CHILDREN:
@@ -175,7 +180,7 @@ def _sets(params: ListThreadsParams) -> list[_Set]:
 
 
 def _short_term(params: ListThreadsParams) -> list[_Sql]:
-    """Return the check for a term that is too short to be looked up."""
+    """Return the check for a term that is shorter than a trigram."""
     term = folded_term(params.search_term or "")
     return [_holds(term)] if term and not _trigrams(term) else []
 
@@ -186,18 +191,18 @@ def _holds(term: str) -> _Sql:
 
 
 def _trigrams(term: str) -> list[str]:
-    """Return trigrams that all stand in what holds *term*; none where it is shorter."""
+    """Return trigrams of *term* that together cover it; an empty list if it is shorter than one."""
     starts = [*range(0, len(term) - 2, 3), len(term) - 3]
-    return list(dict.fromkeys(term[start : start + 3] for start in starts if start >= 0))[-_TRIGRAMS:]
+    return list(dict.fromkeys(term[start : start + 3] for start in starts if start >= 0))[-_MAX_TRIGRAMS:]
 
 
 def _leading(connection: sqlite3.Connection, parts: list[_Filter | _Set]) -> _Filter | _Set | None:
-    """Return the part off which the listing is read: the one with fewest threads; None to walk all threads."""
+    """Return the part that the listing is read from: the one with the fewest threads; None to walk all threads."""
     candidates = [part for part in parts if isinstance(part, _Set) or len(part.values) <= MERGED_VALUES]
     if len(candidates) == 1 and isinstance(candidates[0], _Filter):
         return candidates[0]
     best: _Filter | _Set | None = None
-    fewest = FEW + 1
+    fewest = SORT_LIMIT + 1
     for part in candidates:
         count = _count(connection, part, fewest)
         if count < fewest or (best is None and isinstance(part, _Filter)):
@@ -216,7 +221,7 @@ def _encoded(sources: Sequence[SessionSource]) -> tuple[str, ...]:
 
 
 def source_condition(sources: Sequence[SessionSource]) -> tuple[str, list[Any]]:
-    """Return the condition that a thread has one of *sources*, and its arguments."""
+    """Return the condition that a thread ``t`` has one of *sources*, and its arguments."""
     return f"t.source IN ({', '.join('?' * len(sources))})", list(_encoded(sources))
 
 

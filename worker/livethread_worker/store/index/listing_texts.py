@@ -1,4 +1,4 @@
-"""What a listing's search term is looked for in: a thread's texts, in a row each, so that to change one is not to index all."""
+"""The rows of `listing_texts`: preview, title and name of each thread, so that changing one re-indexes one row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS_OF_THREAD: Final = f"BETWEEN t.id * {TEXTS} AND t.id * {TEXTS} + {TEXTS - 1
 
 
 def listing_rows(preview: str | None, title: str | None, name: str | None) -> list[str | None]:
-    """Return the text of each of a thread's rows; None where there is none, or one before it says the same."""
+    """Return the text of each row of a thread; None if the text is missing, or repeats an earlier row."""
     rows: list[str | None] = []
     for text in (preview, title, name):
         folded = folded_term(text) if text else None
@@ -27,7 +27,7 @@ def listing_rows(preview: str | None, title: str | None, name: str | None) -> li
 
 
 def save_listing_texts(connection: sqlite3.Connection, rows: Sequence[tuple[str, int, str | None]]) -> None:
-    """Store texts, each named by its thread and its number among that one's rows; remove those that are None."""
+    """Store texts, each with its thread and the number of its row; delete the rows whose text is None."""
     written = [row for row in rows if row[2] is not None]
     gone = [row[:2] for row in rows if row[2] is None]
     if gone:

@@ -1,4 +1,4 @@
-"""What an index has to do between batches, little by little: the next tasks wait for it."""
+"""What is due between batches: indexing messages, merging full text, emptying the log. In small pieces: tasks wait for it."""
 
 from __future__ import annotations
 
@@ -12,48 +12,47 @@ from typing import Final
 
 from livethread_worker.store.index.queries import QUERIES
 
-#: Messages that are indexed together: FTS5 writes those of a transaction as a segment of their own, and merges that with
-#: others again and again, so that two or three at a time cost ten times as much. (PostgreSQL's GIN indexes have a pending
-#: list for the same reason: postgresql.org/docs/current/gin.html#GIN-FAST-UPDATE.)
-TOGETHER: Final = 128
+#: Messages that are indexed by one statement. FTS5 writes the messages of a transaction as one segment, and merges segments
+#: again and again, so two or three messages at a time cost ten times as much. (PostgreSQL's GIN indexes have a pending list
+#: for the same reason: postgresql.org/docs/current/gin.html#GIN-FAST-UPDATE.)
+FTS_BATCH_ROWS: Final = 128
 
-#: Messages of a large batch that make a segment, about: FTS5 writes one, too, when it holds a megabyte of words.
+#: About how many messages of a large batch make a segment: FTS5 also writes one when it holds a megabyte of words.
 SEGMENT_MESSAGES: Final = 256
-#: Segments behind which it is worth a look whether some are to be merged: FTS5 merges 16 of a level (see m011).
+#: New segments after which we ask FTS5 to merge: it merges 16 of a level, see usermerge in schema.sql.
 MERGED_SEGMENTS: Final = 16
-#: Pages of full text that are merged at once: some milliseconds, since as many again are written for the segments in which
-#: it leaves off. Behind a large batch more, for each message of it, so that segments are merged as fast as they come.
+#: Pages of full text that one piece merges: some milliseconds, as FTS5 writes as many again for unfinished segments. After
+#: a large batch, more pages for each of its messages, so that segments are merged as fast as they come.
 MERGED_PAGES: Final = 16
 MERGED_PAGES_OF_MESSAGE: Final = 0.5
 
-#: Rows that SQLite counts where there was something to merge (sqlite.org/fts5.html#the_merge_command).
+#: Changes that SQLite counts if there was something to merge (sqlite.org/fts5.html#the_merge_command).
 CHANGES_OF_MERGE: Final = 2
 
-#: About how many pages of the log a thread and a message take that are stored, and how many are moved into the database at
-#: once.
+#: About how many pages of the log a stored thread and a stored message take, and how many pages a checkpoint is due after.
 LOGGED_PAGES_OF_THREAD: Final = 6
 LOGGED_PAGES_OF_MESSAGE: Final = 0.5
 LOGGED_PAGES: Final = 400
 
-#: A chore is left for so many times as long as it took, where others wait.
+#: While tasks wait, a chore rests for so many times as long as it took.
 REST: Final = 4
 
 
 @dataclass(slots=True)
 class _Chore:
-    """Something to do again and again."""
+    """A piece of work that is due again and again."""
 
     is_due: Callable[[], bool]
     do: Callable[[], None]
-    #: When it may be done again though others wait; of the monotonic clock, in seconds.
+    #: When it may be done again while tasks wait; of the monotonic clock, in seconds.
     not_before: float = 0.0
 
 
-class Upkeep:
+class Maintenance:
     """Indexes the messages that batches left for later, merges full text, and empties the write-ahead log.
 
-    None of it changes what is read. When something is due it knows by what was stored through this connection; who is idle
-    also indexes what others left.
+    It changes no answer. It counts what this connection stored to know what is due; an idle process also indexes messages
+    that other processes left.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Upkeep:
         self._unindexed = 0
         #: Messages of the last batch.
         self._messages = 0
-        #: Segments of each full text that came since it was merged, and those of which more is to be merged.
+        #: New segments of each full text since it was merged, and the full texts whose merge is unfinished.
         self._segments = {"messages": 0, "texts": 0}
         self._half_merged: set[str] = set()
         self._logged_pages = 0.0
@@ -80,7 +79,7 @@ class Upkeep:
     def note(self, *, threads: int, messages: int, texts: int) -> None:
         """Count what a batch stored."""
         self._messages = messages
-        if messages < TOGETHER:
+        if messages < FTS_BATCH_ROWS:
             self._unindexed += messages
         else:
             self._segments["messages"] += 1 + messages // SEGMENT_MESSAGES
@@ -89,15 +88,15 @@ class Upkeep:
         self._logged_pages += threads * LOGGED_PAGES_OF_THREAD + messages * LOGGED_PAGES_OF_MESSAGE
 
     def do_some(self, *, is_idle: bool) -> bool:
-        """Do one thing that is due, if it is time for it or nobody waits; return whether there is another.
+        """Do one chore that is due, if it has rested or the process *is_idle*; return whether another one is due.
 
-        Behind a large batch, all that is due: it takes little beside the batch, and must not become more.
+        After a large batch, do all chores: they take little beside the batch, and must not pile up.
 
         Raises:
-            IndexUnavailable: somebody else writes for long, or the like; it is tried again later.
+            IndexUnavailable: another process writes for long, for example; the chore is tried again later.
         """
         self._is_idle, began = is_idle, time.monotonic()
-        is_large = self._messages >= TOGETHER and not is_idle
+        is_large = self._messages >= FTS_BATCH_ROWS and not is_idle
         for chore in self._chores:
             if chore.is_due() and (is_large or is_idle or began >= chore.not_before):
                 self._do(chore)
@@ -110,17 +109,17 @@ class Upkeep:
         began = time.monotonic()
         try:
             chore.do()
-        finally:  # also where it failed: a lock that is held for long is not waited for behind every batch
+        finally:  # also after a failure: not every batch has to wait for a lock that is held for long
             ended = time.monotonic()
             chore.not_before = ended + (ended - began) * REST
 
     def index_messages(self) -> None:
-        """Index all messages that were left for later, whoever stored them.
+        """Index all messages that were left for later, by any process.
 
         Raises:
-            IndexUnavailable: somebody else writes for long, or the like.
+            IndexUnavailable: another process writes for long, for example.
         """
-        if self._any_unindexed():  # else nothing is written: others would look anew at all that they know
+        if self._any_unindexed():  # an empty write would make other processes clear their caches
             with self._less_durably(), self._transaction() as connection:
                 connection.execute(QUERIES["index_unindexed"])
                 connection.execute(QUERIES["forget_unindexed"])
@@ -128,8 +127,8 @@ class Upkeep:
         self._unindexed = 0
 
     def _is_to_be_indexed(self) -> bool:
-        # What others left is taken care of by who is idle: they may be gone.
-        return self._unindexed >= TOGETHER or (self._is_idle and self._any_unindexed())
+        # An idle process takes care of what other processes left: they may have ended.
+        return self._unindexed >= FTS_BATCH_ROWS or (self._is_idle and self._any_unindexed())
 
     def _any_unindexed(self) -> bool:
         return bool(self._connection.execute(QUERIES["any_unindexed"]).fetchone()[0])
@@ -138,7 +137,7 @@ class Upkeep:
         return self._segments[what] >= MERGED_SEGMENTS or what in self._half_merged
 
     def _merge(self, what: str) -> None:
-        """Merge segments of a full text where a level holds many."""
+        """Merge segments of a full text, if a level holds many."""
         pages = max(MERGED_PAGES, 0 if self._is_idle else int(self._messages * MERGED_PAGES_OF_MESSAGE))
         with self._less_durably(), self._transaction() as connection:
             before = connection.total_changes
@@ -151,13 +150,13 @@ class Upkeep:
             self._half_merged.discard(what)
 
     def _checkpoint(self) -> None:
-        """Move the log into the database, as far as no reader needs it: then it is written from its begin again."""
+        """Move the log into the database, as far as no reader needs it; the log then starts from its beginning again."""
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._logged_pages = 0.0
 
     @contextmanager
     def _less_durably(self) -> Iterator[None]:
-        """Commit without waiting for the disk: what a power cut takes is done again."""
+        """Commit without waiting for the disk: after a power cut, this work is due again."""
         self._connection.execute("PRAGMA synchronous = NORMAL")
         try:
             yield

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from livethread.cursor import decode_cursor, decode_relevance
+from livethread.cursor import decode_cursor, decode_relevance, encode_cursor, encode_relevance
 from livethread.rollout.search_text import WORD_BREAK, Phrase, parse_query
-from livethread.types import SearchThreadsParams, SortDirection
+from livethread.types import SearchThreadsParams, SortDirection, StoredThreadSearchResult, ThreadSearchPage
 from livethread_worker.store.index.list_threads import source_condition
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRows:
-    """What a search found: rows with their snippets."""
-
-    rows: list[tuple[sqlite3.Row, str]]
-    #: Newest message that could be found when the first page was made, and how many threads the pages before have shown.
-    snapshot: int
-    offset: int
-
+from livethread_worker.store.index.thread_rows import from_rows
 
 #: Words of a snippet.
 _SNIPPET_WORDS: Final = 16
@@ -43,13 +33,13 @@ _SNIPPET: Final = (
 )
 
 
-def search_rows(connection: sqlite3.Connection, params: SearchThreadsParams) -> FoundRows:
-    """Return the page's rows and one more, where there is one; the caller sees to it that all is read as of one moment.
+def search_threads(connection: sqlite3.Connection, root: Path, params: SearchThreadsParams) -> ThreadSearchPage:
+    """Return the page, within a transaction of the caller. Without a sort key, the best matches (by bm25) come first.
 
-    Without a sort key the best matches come first (FTS5's bm25).
+    A cursor by relevance holds the newest message that the first page could find, and how many threads were shown.
     """
     match = fts_expression(parse_query(params.search_term))
-    snapshot, offset = _newest_indexed(connection), 0
+    newest, offset = _newest_indexed(connection), 0
     conditions = [f"t.archived_at IS {'NOT ' if params.archived else ''}NULL"]
     arguments: list[Any] = []
     if params.allowed_sources:
@@ -59,7 +49,7 @@ def search_rows(connection: sqlite3.Connection, params: SearchThreadsParams) -> 
     if params.sort_key is None:
         order = "best.score, t.thread_id"
         if params.cursor:
-            snapshot, offset = decode_relevance(params.cursor)
+            newest, offset = decode_relevance(params.cursor)
     else:
         key = f"t.{params.sort_key.value}"
         is_ascending = params.sort_direction is SortDirection.ASC
@@ -68,17 +58,30 @@ def search_rows(connection: sqlite3.Connection, params: SearchThreadsParams) -> 
             conditions.append(f"({key}, t.thread_id) {'>' if is_ascending else '<'} (?, ?)")
             arguments += decode_cursor(params.cursor, params.sort_key)
     sql = _MATCHES.format(conditions=" AND ".join(conditions), order=order)
-    rows = connection.execute(sql, [match, snapshot, *arguments, params.page_size + 1, offset]).fetchall()
-    return FoundRows([(row, _snippet(connection, match, row["message_id"])) for row in rows], snapshot, offset)
+    rows = connection.execute(sql, [match, newest, *arguments, params.page_size + 1, offset]).fetchall()
+    page, has_more = rows[: params.page_size], len(rows) > params.page_size
+    threads = from_rows(page, root)
+    cursor = None
+    if has_more and params.sort_key:
+        cursor = encode_cursor(threads[-1], params.sort_key)
+    elif has_more:
+        cursor = encode_relevance(newest, offset + len(page))
+    return ThreadSearchPage(
+        items=tuple(
+            StoredThreadSearchResult(thread=thread, snippet=_snippet(connection, match, row["message_id"]))
+            for row, thread in zip(page, threads, strict=True)
+        ),
+        next_cursor=cursor,
+    )
 
 
 def _newest_indexed(connection: sqlite3.Connection) -> int:
-    """Return the newest message before which all are indexed: later pages must not find what this one could not."""
+    """Return the newest message of those that are all indexed: later pages must find no message that this one could not."""
     return int(connection.execute(_NEWEST_INDEXED).fetchone()[0])
 
 
 def fts_expression(phrases: list[Phrase]) -> str:
-    """Return the FTS5 expression that asks for all of *phrases*; nothing in it is the user's syntax."""
+    """Return the FTS5 expression for all of *phrases*, with every word quoted: users cannot write FTS5 syntax."""
     return " AND ".join(f'"{" ".join(phrase.words)}"{"*" if phrase.is_prefix else ""}' for phrase in phrases)
 
 

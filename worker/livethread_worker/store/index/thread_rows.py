@@ -114,11 +114,6 @@ def slot_of(time: str) -> str:
     return time[:SLOT_LENGTH]
 
 
-def from_row(row: sqlite3.Row, root: Path) -> StoredThread:
-    """Return the thread that a row of ``threads`` holds, with its ``path`` in the home at *root*."""
-    return from_rows([row], root)[0]
-
-
 def from_rows(rows: Sequence[sqlite3.Row], root: Path) -> list[StoredThread]:
     """Return the threads that *rows* of one query hold. Rows are ours: they are not validated again."""
     if not rows:

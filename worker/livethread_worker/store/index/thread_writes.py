@@ -1,4 +1,4 @@
-"""What is stored of a thread, and how."""
+"""How threads are stored: the rows of a batch, and the statements that write them."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from livethread.rollout.item import encode_json
 from livethread.rollout.search_text import SearchText, spaced
 from livethread.rollout.turns import TurnsTakenBack
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
-from livethread_worker.store.index.maintenance import TOGETHER
+from livethread_worker.store.index.maintenance import FTS_BATCH_ROWS
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import COLUMNS, SAVE_THREAD, changed_columns, to_row, update_thread
 from livethread_worker.store.thread_state import TextLine, ThreadState, TurnEndLine, TurnLine
 
-#: Sets a name apart from a message of the same words.
+#: Distinguishes a name from a message of the same words.
 NAME_MARK: Final = "\0name:"
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadRows:
-    """What is to be stored of one thread."""
+    """The rows to store for one thread."""
 
     state: ThreadState
-    #: Its id and the columns below, or all of them; None where it is as the index has it.
+    #: Its id and the columns below, or all columns; None if the index has the same thread.
     thread: dict[str, Any] | None
-    #: Columns that differ; none for a thread that the index does not know.
+    #: Columns that differ; empty for a thread that the index does not know.
     changed: tuple[str, ...]
     rollout: dict[str, Any]
     writers: list[dict[str, Any]]
     messages: list[dict[str, Any]]
     is_renamed: bool
-    #: What a listing's search term is looked for in, as far as it is not as the index has it: row, text.
+    #: Rows of `listing_texts` that differ: number of the row, text.
     texts: list[tuple[int, str | None]]
 
 
 def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
-    """Return what is to be stored of *state*; *loaded* is the thread as the index has it.
+    """Return the rows to store for *state*; *loaded* is the thread as the index has it.
 
     Raises:
-        InvalidRequest: the thread holds what is not JSON.
+        InvalidRequest: the thread holds a value that is not JSON.
     """
     changed = state.thread if state.thread is not loaded else None
     columns = changed_columns(changed, loaded) if changed and loaded else ()
@@ -59,8 +59,36 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
     )
 
 
-def save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
-    """Store threads. Of one that is known only what changed is written, since each index on it is written, too."""
+def save_batch(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
+    """Store *rows*, and return how many messages they add, at most."""
+    renamed = [each.state for each in rows if each.is_renamed]
+    _forget_lines(connection, [each for each in rows if each.state.is_reread])
+    _save_threads(connection, rows)
+    connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
+    connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
+    _save_keys(connection, rows)
+    forget(connection, [state.thread_id for state in renamed], ["name"])
+    return _add_lines(connection, rows, renamed)
+
+
+def replace_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
+    """Store whole rollouts in place of what is known of their threads, and return how many messages they add, at most."""
+    _forget_lines(connection, rows)
+    _save_threads(connection, rows)
+    connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
+    connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
+    _save_keys(connection, rows)
+    return _add_lines(connection, rows, [each.state for each in rows])
+
+
+def changed_since_load(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> set[str]:
+    """Return the threads of *rows* whose committed length differs from the one that their states were loaded with."""
+    known = _lengths(connection, [each.state.thread_id for each in rows])
+    return {each.state.thread_id for each in rows if known.get(each.state.thread_id) != each.state.loaded_bytes}
+
+
+def _save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
+    """Store threads; of a known one, only the columns that changed, so that SQLite rewrites no other index."""
     gone = _update_threads(connection, [each for each in rows if each.thread and each.changed])
     whole = [each.thread for each in rows if each.thread and not each.changed]
     whole += [to_row(each.state.thread) for each in gone if each.state.thread]
@@ -72,7 +100,7 @@ def save_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> 
 
 
 def _update_threads(connection: sqlite3.Connection, rows: Iterable[ThreadRows]) -> list[ThreadRows]:
-    """Store what changed, and return the threads that are gone since they were loaded."""
+    """Store what changed, and return the threads whose rows were deleted since they were loaded."""
     gone: list[ThreadRows] = []
     alike: dict[tuple[str, ...], list[ThreadRows]] = {}
     for each in rows:
@@ -88,7 +116,7 @@ def _update_threads(connection: sqlite3.Connection, rows: Iterable[ThreadRows]) 
 
 
 def _changed_texts(thread: StoredThread | None, loaded: StoredThread | None) -> list[tuple[int, str | None]]:
-    """Return the listing's rows of *thread* that differ from those of *loaded*; all, where the index does not know it."""
+    """Return the rows of `listing_texts` that differ between *thread* and *loaded*; all rows if nothing was loaded."""
     present, past = _texts(thread), _texts(loaded)
     if loaded and present == past:
         return []
@@ -109,7 +137,7 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_offset": state.meta_offset,
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
-        "settled": encode_json(sorted(state.explicit_fields)).decode(),
+        "explicit_fields": encode_json(sorted(state.explicit_fields)).decode(),
         "phase": state.turn.phase.value,
         "turn_id": state.turn.turn_id,
         "epoch": state.epoch,
@@ -123,17 +151,17 @@ def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
     ]
 
 
-def save_keys(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
-    """Store the idempotency keys that the batch named or read: what was taken before stays taken."""
+def _save_keys(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
+    """Store the idempotency keys that the batch named or read; keys that were taken before stay."""
     keys = [{"thread_id": each.state.thread_id, "key": key} for each in rows for key in each.state.keys]
     if keys:
         connection.executemany(QUERIES["save_key"], keys)
 
 
-def add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> int:
-    """Store what the lines taken in add to turns and search, and the names of *named*; return how many messages that is.
+def _add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> int:
+    """Store what new lines add to turns and search, and the names of *named*; return how many messages that is.
 
-    Where they are few, they are left for `Upkeep` to be indexed with others.
+    A few messages are left for `Maintenance`, which indexes them together with others.
     """
     for each in rows:
         _save_turns(connection, each.state)
@@ -143,26 +171,26 @@ def add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named:
         newest = connection.execute(QUERIES["newest_message"]).fetchone()[0]
         connection.executemany(QUERIES["add_message"], messages)
         connection.execute(
-            QUERIES["index_messages" if len(messages) >= TOGETHER else "leave_unindexed"], {"newest": newest}
+            QUERIES["index_messages" if len(messages) >= FTS_BATCH_ROWS else "leave_unindexed"], {"newest": newest}
         )
     return len(messages)
 
 
 def forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: Iterable[str]) -> None:
-    """Delete what *tables* hold of threads."""
+    """Delete the rows of threads from *tables*."""
     rows = [{"thread_id": thread_id} for thread_id in thread_ids]
     for table in tables if rows else ():
         connection.executemany(QUERIES[f"delete_{table}"], rows)
 
 
-def forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
-    """Delete what whole rollouts that were read again no longer say.
+def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
+    """Delete turns and messages that are gone from rollouts that were read again.
 
-    A message that they still say keeps its row: later pages of a search by relevance leave out newer ones.
+    A message that is still there keeps its row: later pages of a search by relevance leave out newer rows.
     """
     if not rows:
         return
-    known = lengths(connection, [each.state.thread_id for each in rows])
+    known = _lengths(connection, [each.state.thread_id for each in rows])
     kept = [
         {
             "thread_id": each.state.thread_id,
@@ -175,13 +203,13 @@ def forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> 
     forget(connection, known, ("turns",))
 
 
-def lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[str, int]:
-    """Return the committed length of the rollouts of those threads of *thread_ids* that the index knows."""
+def _lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[str, int]:
+    """Return the committed lengths of the rollouts of *thread_ids*, as far as the index knows them."""
     return dict(connection.execute(QUERIES["lengths"], {"thread_ids": json.dumps(thread_ids)}).fetchall())
 
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
-    """Store the turns that began, ended late and were taken back, in the order in which the lines say so."""
+    """Store the turns that began, ended late and were taken back, in the order of the lines."""
     for change in state.turns:
         row: dict[str, Any] = {"thread_id": state.thread_id}
         match change:

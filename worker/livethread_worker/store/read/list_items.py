@@ -16,7 +16,7 @@ from livethread.types import ItemPage, ListItemsParams, SortDirection
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import PAGE_READ_BYTES, Record, end_of_lines, scan_backward, scan_records
 from livethread_worker.store.index import Index
-from livethread_worker.store.read.threads import open_thread
+from livethread_worker.store.read.thread_file import open_thread
 from livethread_worker.store.read.turn_spans import find_turn
 
 #: An item, and where its line begins and ends.

@@ -13,7 +13,7 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import PAGE_READ_BYTES, scan_records
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
-from livethread_worker.store.read.threads import open_thread
+from livethread_worker.store.read.thread_file import open_thread
 from livethread_worker.store.read.turn_spans import starts_of, turns_from
 
 

@@ -1,29 +1,27 @@
-"""Keeps a home's index open, whatever happens to its file: deleted, replaced, damaged; or one in memory."""
+"""Keeps a home's index open even if its file is deleted, replaced or damaged; or keeps one in memory."""
 
 from __future__ import annotations
 
 from livethread.errors import Unavailable
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.database import set_aside
-from livethread_worker.store.index.index import Index, IndexUnavailable
-from livethread_worker.store.upkeep.refresh import Refresh, Refresher
 
-#: How long another process may be busy with setting the same index aside.
+#: How long to wait for another process that sets the same index aside.
 _LOCK_WAIT = 5.0  # seconds
 
 
 class IndexHandle:
-    """Opens the index on first use, and again where its file is another one, or is damaged.
+    """Opens the index on first use, and again if its file was replaced or is damaged.
 
-    One in memory knows nothing when it is opened, and needs a home that can be read, no more.
+    An index in memory is empty when it is opened, and needs a readable home, no more.
     """
 
     def __init__(self, home: Home, *, in_memory: bool = False) -> None:
         self._home = home
         self._in_memory = in_memory
         self._index: Index | None = None
-        self._refresher: Refresher | None = None
 
     def get(self) -> Index:
         """Return the index.
@@ -43,20 +41,7 @@ class IndexHandle:
                 self._index = Index(self._home, in_memory=self._in_memory)
             except OSError as error:
                 raise Unavailable(f"the home {self._home.root} cannot be used: {error}") from error
-            self._refresher = Refresher(self._home, self._index)
         return self._index
-
-    def get_fresh(self, refresh: Refresh) -> Index:
-        """Return the index after *refresh*.
-
-        Raises:
-            IndexUnavailable: it cannot be opened, or written, now.
-            Unavailable: the home cannot be written.
-        """
-        index = self.get()
-        assert self._refresher is not None
-        refresh(self._refresher)
-        return index
 
     def close(self) -> None:
         """Close the index, if it is open."""
@@ -69,6 +54,6 @@ class IndexHandle:
         try:
             with file_lock(self._home.index.with_suffix(".lock"), wait_s=_LOCK_WAIT):
                 if index.is_current():
-                    set_aside(self._home)
+                    set_aside(self._home, "it is damaged")
         except LockBusy:
-            raise IndexUnavailable("the damaged index is being set aside by another process") from None
+            raise IndexUnavailable("another process is setting the damaged index aside") from None

@@ -14,6 +14,7 @@ from typing import Final
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files.folder_stamps import folder_stamps
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names
@@ -98,7 +99,8 @@ def _read_all(
 ) -> RebuildReport:
     report = RebuildReport()
     busy: list[_Rollout] = []
-    chosen, others = home.one_rollout_each(index.rollouts())
+    stamps = folder_stamps(home)
+    chosen, others = home.one_rollout_each(index.rollouts(), home.rollout_entries())
     seen.update(chosen)
     report.duplicates = [entry.path for entry in others]
     rollouts = ((thread_id, Path(entry)) for thread_id, entry in chosen.items())
@@ -108,6 +110,8 @@ def _read_all(
     for rollout in busy:
         if index_batch(home, index, [rollout], report, is_needed=is_needed, wait_s=LOCK_WAIT):
             report.busy.append(rollout[0])
+    if not report.busy and not report.unreadable:
+        index.save_folders({folder: stamp for folder, stamp in stamps.items() if stamp.is_quiet()})
     return report
 
 

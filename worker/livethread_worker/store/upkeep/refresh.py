@@ -1,15 +1,27 @@
-"""Takes in what somebody else wrote into a home: codex, a copy, a person. No rollout is changed.
+"""Takes in what other programs wrote into a home: codex, a copy, an editor. It changes no rollout.
 
-A thread is as the index has it where its rollout lies at the same path and has the committed length, and the name
-index says the same name. Any other is read anew under its lock, so that a worker at work is not disturbed. codex
-holds a thread's lock for as long as it has the thread loaded: then it is read without, and stored only if nobody else
-has stored it meanwhile.
+The index is right about a thread if the thread's rollout lies at the same path, has the committed length, and the name
+index holds the same name. Any other thread is read again under its lock, so that no worker is disturbed. codex holds the
+lock of every thread that it has loaded: such a thread is read without its lock, and stored only if no other process stored
+it meanwhile.
+
+A read of one thread looks at that thread. A listing or a search does not wait for a look at every file, which takes a second
+for 100,000 threads. Each one finds
+
+- every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
+  rollouts;
+- every rollout that grew, of the `UPDATED_LAST` threads updated last;
+- every rollout that grew, of as many other threads as it can look at in `LOOK_TIME`, some thousands. The next listing goes
+  on with the others: a rollout that grew is listed as it is, at the latest, when all have had their turn.
+
+After each look, listings answer from the index alone for `REST_FACTOR` times as long as the look took: at most some seconds,
+or half a minute if folders with 100,000 rollouts changed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,30 +29,44 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from livethread.errors import ThreadStoreError
+from livethread_worker.store.files.folder_stamps import FolderStamp, folder_stamps
 from livethread_worker.store.files.home import Home, is_compressed
 from livethread_worker.store.files.name_index import NameCache
-from livethread_worker.store.index import Index
+from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
 
-#: A look at everything is made only after so many times the time that the last one took: 2 % of a reader's time.
+#: A look is repeated only after so many times the time that it took: 2 % of a reader's time.
 REST_FACTOR: Final = 50
+
+#: Threads updated last, which every listing looks at, and threads that one query fetches.
+UPDATED_LAST: Final = 500
+
+#: How long a listing looks at the lengths of other rollouts.
+LOOK_TIME: Final = 0.02  # seconds
+
+#: Rollouts in changed folders after which the folders are noted in the index, so that other processes need not list them.
+NOTED_ROLLOUTS: Final = 1_000
 
 #: How long a reader of one thread waits for its lock: longer than a worker needs for a batch.
 LOCK_WAIT: Final = 0.05  # seconds
 
-#: Whoever holds a thread's lock for longer is no worker.
+#: No worker holds a thread's lock for longer.
 HELD_FOR_LONG: Final = 0.5  # seconds
+
+#: Sorts after every thread id.
+_AFTER_ALL_IDS: Final = "~"
 
 T = TypeVar("T")
 
-_Rollouts = list[tuple[str, "Path"]]
+#: Thread -> path of its rollout.
+_Rollouts = dict[str, Path]
 
 
 @dataclass(slots=True)
-class _Rests:
-    """Looks for what is to be read unless it looked just now; how long it takes to read that does not count."""
+class _RateLimit:
+    """Runs a look unless the last one was just now. Reading what the look found does not count as its time."""
 
     not_before: float = 0.0
 
@@ -54,41 +80,70 @@ class _Rests:
 
 
 @dataclass(slots=True)
+class _Folder:
+    """A folder that changed."""
+
+    stamp: FolderStamp
+    #: Whether the stamp was good enough to be noted when we looked.
+    is_quiet: bool
+    #: Threads whose rollouts lie in it.
+    thread_ids: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Look:
+    """What a look at the home found."""
+
+    changed: dict[str, _Folder]
+    stale: _Rollouts
+
+
+@dataclass(slots=True)
 class Refresher:
-    """Keeps what an index knows in step with the files of its home."""
+    """Keeps an index up to date with the files of its home."""
 
     home: Home
     index: Index
-    #: Thread -> path and length of its rollout when it was read, where the index has another length: a torn line, or
-    #: no thread.
-    _odd: dict[str, tuple[str, int]] = field(default_factory=dict)
-    #: Thread -> when its lock was first found held, with something to be read.
+    #: Folder -> its stamp when the index knew every rollout in it.
+    _folders: dict[str, FolderStamp] | None = None
+    #: Those that the index has not noted yet.
+    _unnoted: dict[str, _Folder] = field(default_factory=dict)
+    #: The looks at lengths go on with the thread before this one.
+    _next_before: str = _AFTER_ALL_IDS
+    #: Thread -> path and length of its rollout when it was read, if the index has another length: the last line was
+    #: torn, or there was no thread in it.
+    _known_mismatches: dict[str, tuple[str, int]] = field(default_factory=dict)
+    #: Thread -> when its lock was first found held while its rollout was stale.
     _held_since: dict[str, float] = field(default_factory=dict)
     _names: NameCache = field(init=False)
     #: The names that the index was compared with.
     _compared_names: dict[str, str | None] | None = None
-    _names_rest: _Rests = field(default_factory=_Rests)
-    _rollouts_rest: _Rests = field(default_factory=_Rests)
+    _names_limit: _RateLimit = field(default_factory=_RateLimit)
+    _look_limit: _RateLimit = field(default_factory=_RateLimit)
 
     def __post_init__(self) -> None:
         self._names = NameCache(self.home)
 
     def refresh_all(self) -> None:
-        """Look at every rollout and read those that are not as the index has them, unless that was done just now.
+        """Look at the home, within the bounds above, and read the rollouts that changed; unless that was done just now.
 
-        An index that has not read every rollout yet is completed by others; one in memory is completed here.
+        Another process completes an index that has not read every rollout yet; an index in memory is completed here.
 
         Raises:
             IndexUnavailable: the index cannot be used.
         """
         if self.index.in_memory or self.index.is_complete:
-            stale = self._rollouts_rest.run(self._stale_rollouts) or []
-            # Workers went on while we looked.
-            self._read((thread_id, path) for thread_id, path in stale if self._differs(thread_id, path))
+            look = self._look_limit.run(self._look)
+            if look is not None:
+                # Workers went on while we looked.
+                self._read(
+                    (thread_id, path) for thread_id, path in look.stale.items() if self._differs(thread_id, path)
+                )
+                self._note(look.changed)
             self._refresh_names()
 
     def refresh(self, thread_id: str) -> None:
-        """Read the rollout of *thread_id* where it is not as the index has it.
+        """Read the rollout of *thread_id* if the index is not right about it.
 
         Raises:
             IndexUnavailable: the index cannot be used.
@@ -101,26 +156,115 @@ class Refresher:
             self._read([(thread_id, path)], wait_s=LOCK_WAIT)
         self._refresh_names()
 
-    def _stale_rollouts(self) -> _Rollouts:
-        """Return the rollouts that are not as the index has them; forget those that are gone, in memory."""
-        known = self.index.rollouts()
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def _look(self) -> _Look:
+        changed = self._changed_folders()
+        return _Look(changed, self._stale_by_length() | self._stale_in(changed))
+
+    def _changed_folders(self) -> dict[str, _Folder]:
+        """Return the folders that changed since the index knew every rollout in them."""
+        if self._folders is None:
+            self._folders = self.index.folders()
+        return {
+            folder: _Folder(stamp, stamp.is_quiet())
+            for folder, stamp in folder_stamps(self.home).items()
+            if self._folders.get(folder) != stamp
+        }
+
+    def _stale_in(self, changed: Mapping[str, _Folder]) -> _Rollouts:
+        """Return the rollouts in *changed* folders that the index is not right about."""
         root = f"{self.home.root}/"
-        present, _ = self.home.one_rollout_each(known)
-        stale: _Rollouts = []
+        entries = list(self.home.rollout_entries(self.home.root / folder for folder in changed))
+        for thread_id, entry in entries:
+            changed[entry.path.removeprefix(root).rpartition("/")[0]].thread_ids.add(thread_id)
+        known = self.index.rollouts_of({thread_id for thread_id, _ in entries})
+        present, _ = self.home.one_rollout_each(known, entries)
+        stale: _Rollouts = {}
         for thread_id, entry in present.items():
+            path, row = entry.path.removeprefix(root), known.get(thread_id)
+            is_copy = row is not None and row[0] != path and (self.home.root / row[0]).exists()
             with suppress(FileNotFoundError):  # moved or deleted since it was listed
                 size = entry.stat(follow_symlinks=False).st_size
-                if self._is_stale(thread_id, known.get(thread_id), entry.path.removeprefix(root), size):
-                    stale.append((thread_id, self.home.root / entry.path))
-        if self.index.in_memory:  # in a file, a row without a rollout stays until somebody decides
-            self._forget(known.keys() - present.keys())
+                if not is_copy and self._is_stale(thread_id, row, path, size):
+                    stale[thread_id] = self.home.root / path
         return stale
 
+    def _stale_by_length(self) -> _Rollouts:
+        """Return rollouts that grew, were cut, or moved, of the threads whose turn it is."""
+        deadline = time.monotonic() + LOOK_TIME
+        stale: _Rollouts = {}
+        rollouts = self.index.rollouts_updated_last(UPDATED_LAST) | self._next_rollouts()
+        while rollouts:
+            for thread_id, row in rollouts.items():
+                path = self._stale_path(thread_id, row)
+                if path is not None:
+                    stale[thread_id] = path
+            if time.monotonic() >= deadline:
+                break
+            rollouts = self._next_rollouts()
+        return stale
+
+    def _next_rollouts(self) -> dict[str, tuple[str, int]]:
+        """Return the threads whose turn it is now; an empty dictionary after the last ones, before the first ones."""
+        rollouts = self.index.rollouts_before(self._next_before, UPDATED_LAST)
+        self._next_before = min(rollouts, default=_AFTER_ALL_IDS)
+        return rollouts
+
+    def _stale_path(self, thread_id: str, row: tuple[str, int]) -> Path | None:
+        """Return where the rollout of a known thread lies if the index is not right about it; None if it is."""
+        path = self.home.root / row[0]
+        size = _size(path)
+        if size >= 0:
+            return path if self._is_stale(thread_id, row, row[0], size) else None
+        if self._known_mismatches.get(thread_id) == (row[0], size):
+            return None
+        found = self.home.find_rollout(thread_id)
+        if found is None:
+            self._known_mismatches[thread_id] = row[0], size
+            if self.index.in_memory:  # in a file, the row stays until a user removes it
+                self.index.commit((), [thread_id])
+        return found
+
+    def _note(self, changed: Mapping[str, _Folder]) -> None:
+        """Note *changed* folders that are quiet, and whose rollouts the index knows by now."""
+        assert self._folders is not None
+        known = self.index.rollouts_of({thread_id for folder in changed.values() for thread_id in folder.thread_ids})
+        for name, folder in changed.items():
+            if folder.is_quiet and folder.thread_ids <= known.keys():
+                self._folders[name] = folder.stamp
+                self._unnoted[name] = folder
+        if (
+            not self.index.in_memory
+            and sum(len(each.thread_ids) for each in self._unnoted.values()) >= NOTED_ROLLOUTS
+        ):
+            with suppress(IndexUnavailable):  # the next process lists the folders again
+                self.index.save_folders({name: folder.stamp for name, folder in self._unnoted.items()})
+                self._unnoted.clear()
+
+    def _differs(self, thread_id: str, path: Path) -> bool:
+        """Whether the index is not right about the rollout at *path*.
+
+        The length is taken before the row: a worker that commits in between makes the row longer. Only threads that
+        differ are locked, as a reader's lock makes a worker wait.
+        """
+        size, known = _size(path), self.index.rollout(thread_id)
+        if known is not None and size < known[1]:
+            size = _size(path)
+        return self._is_stale(thread_id, known, self.home.relative(path), size)
+
+    def _is_stale(self, thread_id: str, known: tuple[str, int] | None, path: str, size: int) -> bool:
+        if known is not None and known[0] == path and (known[1] == size or is_compressed(Path(path))):
+            return False
+        return self._known_mismatches.get(thread_id) != (path, size)
+
+    # -- names ---------------------------------------------------------------------------------------------
+
     def _refresh_names(self) -> None:
-        misnamed = self._names_rest.run(self._misnamed)
+        misnamed = self._names_limit.run(self._misnamed)
         if misnamed is not None:
             names, thread_ids = misnamed
-            for thread_id in thread_ids:  # without their locks: codex names a thread while it holds it
+            for thread_id in thread_ids:  # without locks: codex names a thread while it holds its lock
                 self.index.rename(thread_id, names[thread_id])
             self._compared_names = names
 
@@ -131,25 +275,10 @@ class Refresher:
             return names, []
         return names, [id_ for id_, name in self.index.names(names).items() if name != names[id_]]
 
-    def _differs(self, thread_id: str, path: Path) -> bool:
-        """Whether the index has something else than the rollout at *path*.
+    # -- reading -------------------------------------------------------------------------------------------
 
-        The length is taken first: what a worker committed since then is longer. A thread is locked for what differs
-        only, as a lock that a reader holds makes a worker wait.
-        """
-        size, known = _size(path), self.index.rollout(thread_id)
-        if known is not None and size < known[1]:
-            size = _size(path)
-        return self._is_stale(thread_id, known, self.home.relative(path), size)
-
-    def _is_stale(self, thread_id: str, known: tuple[str, int] | None, path: str, size: int) -> bool:
-        if known is not None and known[0] == path and (known[1] == size or is_compressed(self.home.root / path)):
-            return False
-        return self._odd.get(thread_id) != (path, size)
-
-    def _read(self, rollouts: Iterable[tuple[str, Path]], *, wait_s: float = 0.0) -> _Rollouts:
-        """Read *rollouts*; return those that are being written: they are left for the next time."""
-        left: _Rollouts = []
+    def _read(self, rollouts: Iterable[tuple[str, Path]], *, wait_s: float = 0.0) -> None:
+        """Read *rollouts*, except those that are being written: the next look finds them again."""
         remaining = iter(rollouts)
         while batch := list(islice(remaining, BATCH_THREADS)):
             found = {id_: (self.home.relative(path), _size(path)) for id_, path in batch if path.exists()}
@@ -162,19 +291,17 @@ class Refresher:
             for thread_id in found.keys() - dict(busy).keys():
                 known = self.index.rollout(thread_id)
                 if known is None or known[1] != found[thread_id][1]:
-                    self._odd[thread_id] = found[thread_id]
-            left += busy
-        return left
+                    self._known_mismatches[thread_id] = found[thread_id]
 
     def _read_held(self, thread_id: str, path: Path) -> bool:
-        """Read a rollout whose thread's lock has been held for long, without it; return whether that was done."""
+        """Read a rollout without its lock if that has been held for long; return whether it was read."""
         now = time.monotonic()
         if now - self._held_since.setdefault(thread_id, now) < HELD_FOR_LONG:
             return False
         known = self.index.rollout(thread_id)
         try:
             state = read_state(self.home, thread_id, path, self._names.names())
-        except (OSError, ThreadStoreError):  # moved meanwhile, or damaged: whoever opens it will say so
+        except (OSError, ThreadStoreError):  # moved meanwhile, or damaged: opening it gives the error
             return False
         state.loaded_bytes = known[1] if known else None
         if state.thread is not None:
@@ -186,33 +313,10 @@ class Refresher:
             known.thread_id, (known.path, known.rollout_bytes), self.home.relative(path), _size(path)
         )
 
-    def _forget(self, missing: Iterable[str]) -> None:
-        gone = [thread_id for thread_id in missing if not self.home.find_rollout(thread_id)]
-        if gone:
-            self.index.commit((), gone)
-
 
 def _size(path: Path) -> int:
-    """Return the length of *path*; -1 where it was moved or deleted since it was found."""
+    """Return the length of *path*; -1 if it was moved or deleted since it was found."""
     try:
         return path.stat(follow_symlinks=False).st_size
     except FileNotFoundError:
         return -1
-
-
-#: How much of an index to bring up to date before a read.
-Refresh = Callable[[Refresher], None]
-
-
-def of_thread(thread_id: str | None) -> Refresh:
-    """Bring one thread up to date; none, where a name says none."""
-    return lambda refresher: refresher.refresh(thread_id) if thread_id else None
-
-
-def of_all(refresher: Refresher) -> None:
-    """Bring every thread up to date."""
-    refresher.refresh_all()
-
-
-def of_none(_refresher: Refresher) -> None:
-    """Take the index as it is."""

@@ -11,15 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
 from tests.unit.worker.builders import AT, Store, thread_id
 
 from livethread.metadata import GitInfo, MemoryMode, StoredThread
 from livethread.types import ListThreadsParams
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
-from livethread_worker.store.index import Index, IndexUnavailable, index
-from livethread_worker.store.index.migrations import migrations
+from livethread_worker.store.index import Index, IndexUnavailable, connection
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import changed_columns
 from livethread_worker.store.index.thread_writes import thread_rows
@@ -40,11 +38,12 @@ TABLES = {
         *("created_slot", "updated_slot", "recency_slot"),
     },  # is_archived is generated, and hidden from table_info
     "rollouts": {
-        *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied", "settled"),
-        *("phase", "turn_id", "epoch"),
+        *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied"),
+        *("explicit_fields", "phase", "turn_id", "epoch"),
     },
     "writers": {"thread_id", "writer", "n", "lines"},
-    "append_keys": {"thread_id", "key"},
+    "folders": {"path", "changed_ns", "inode"},
+    "idempotency_keys": {"thread_id", "key"},
     "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
     "messages": {"id", "thread_id", "digest", "ordinal", "role", "text"},
     "unindexed_messages": {"id"},
@@ -102,7 +101,7 @@ def state(thread: StoredThread, **fields: object) -> ThreadState:
 # -- the schema --------------------------------------------------------------------------------------------
 
 
-def test_the_migrations_make_the_schema_that_is_expected(store: Store) -> None:
+def test_the_schema_has_the_tables_that_are_expected(store: Store) -> None:
     tables = {name: {column.name for column in store.index.db[name].columns} for name in TABLES}
 
     assert tables == TABLES
@@ -141,26 +140,6 @@ def test_the_references_queries_are_read_off_indexes(store: Store) -> None:
     )
     assert "messages_fts VIRTUAL TABLE INDEX" in by_words[0]
     assert "USING INTEGER PRIMARY KEY" in by_words[1]
-
-
-def test_an_index_of_before_is_brought_up_to_date_with_its_threads(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    home.create()
-    with closing(sqlite3.connect(home.index, isolation_level=None)) as connection:
-        migrations.apply(Database(connection), stop_before="m003_filtered_listings")
-        connection.execute(
-            "INSERT INTO threads (thread_id, preview, title, created_at, updated_at, recency_at, source)"
-            " VALUES (?, 'p', 'Größe', ?, ?, ?, '\"cli\"')",
-            [ONE, *["2026-11-22T12:00:00.000Z"] * 3],
-        )
-        connection.execute(
-            "INSERT INTO rollouts VALUES (?, 'sessions/r.jsonl', 0, 0, 0, 0, '0-0', '{}', 'before')", [ONE]
-        )
-
-    with closing(Index(home)) as index_:
-        [found] = index_.list_threads(ListThreadsParams(search_term="GRÖSSE", allowed_sources=("cli",)))
-
-    assert found.thread_id == ONE
 
 
 def test_opening_an_index_again_changes_nothing(store: Store) -> None:
@@ -246,7 +225,7 @@ def test_a_file_that_nobody_may_read_is_unavailable_and_stays(tmp_path: Path) ->
 def test_an_index_that_somebody_migrates_for_long_is_unavailable(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "_MIGRATION_WAIT", 0.0)  # nobody will let go here
+    monkeypatch.setattr(connection, "SCHEMA_WAIT", 0.0)  # nobody will let go here
 
     with file_lock(store.home.index.with_suffix(".lock")), pytest.raises(IndexUnavailable):
         Index(store.home)
@@ -291,7 +270,7 @@ def test_a_thread_whose_row_is_gone_since_it_was_loaded_is_stored_whole(store: S
 
     store.commit(state(later), loaded=FULL)
 
-    [listed] = store.index.list_threads(ListThreadsParams(archived=True, search_term=FULL.title))
+    [listed] = store.index.list_threads(ListThreadsParams(archived=True, search_term=FULL.title)).items
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
 
 
@@ -328,21 +307,12 @@ def test_a_thread_that_is_written_again_within_ten_seconds_is_moved_in_no_index(
     assert moved == ["2026-11-22T12:00:1"]
 
 
-def test_slots_are_kept_whoever_writes_the_times(store: Store) -> None:
-    """Such as a worker of an earlier release, which knows nothing of them."""
+@pytest.mark.parametrize("column", ["created", "updated", "recency"])
+def test_a_time_outside_its_slot_is_refused(store: Store, column: str) -> None:
     store.commit(state(FULL))
-    times = {"created_at": "2026-11-22", "updated_at": "", "recency_at": "2026-11-22T12:34:56.789Z"}
-    set_times = ", ".join(f"{name} = :{name}" for name in times)
 
-    store.index.db.execute(f"UPDATE threads SET {set_times}", times)
-    store.index.db.execute(
-        "INSERT INTO threads (thread_id, preview, source, created_at, updated_at, recency_at)"
-        " VALUES (:thread_id, '', '', :created_at, :updated_at, :recency_at)",
-        times | {"thread_id": TWO},
-    )
-
-    slots = store.index.db.execute("SELECT created_slot, updated_slot, recency_slot FROM threads").fetchall()
-    assert [tuple(row) for row in slots] == [("2026-11-22", "", "2026-11-22T12:34:5")] * 2
+    with pytest.raises(sqlite3.IntegrityError, match=f"{column}_slot"):
+        store.index.db.execute(f"UPDATE threads SET {column}_at = '2027-01-01T00:00:00.000Z'")
 
 
 def test_an_unknown_thread_is_none(store: Store) -> None:
@@ -412,9 +382,11 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
         ),
         "[]",
     )
-    parameters |= dict.fromkeys(("meta_bytes", "applied", "settled", "phase", "writer", "n", "lines"), "[]")
+    parameters |= dict.fromkeys(("meta_bytes", "applied", "explicit_fields", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
-    parameters |= dict.fromkeys(("texts", "newest", "keys", "key", "now", "epoch", "pages", "id"), "[]")
+    parameters |= dict.fromkeys(
+        ("texts", "newest", "keys", "key", "now", "epoch", "pages", "id", "changed_ns", "inode"), "[]"
+    )
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():
             plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()

@@ -17,7 +17,6 @@ from livethread.in_memory import InMemoryThreadStore, _Stored
 from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread_worker.store.index import list_threads as list_threads_module
-from livethread_worker.store.read.threads import list_threads
 from livethread_worker.store.thread_state import ThreadState
 
 
@@ -40,7 +39,7 @@ def fill(store: Store, *threads: StoredThread) -> None:
 
 
 def ids(store: Store, **params: Any) -> list[str]:
-    page = list_threads(store.home, store.index, types.ListThreadsParams.model_validate(params))
+    page = store.index.list_threads(types.ListThreadsParams.model_validate(params))
     assert page.next_cursor is None
     return sorted(t.thread_id for t in page.items)
 
@@ -69,7 +68,7 @@ def test_pages_lose_and_repeat_no_thread_though_times_are_equal(
 
     for _ in range(len(threads) + 1):
         params = types.ListThreadsParams(page_size=page_size, cursor=cursor, sort_key=key, sort_direction=direction)
-        page = list_threads(listed.home, listed.index, params)
+        page = listed.index.list_threads(params)
         assert len(page.items) == page_size or page.next_cursor is None
         seen += [t.thread_id for t in page.items]
         cursor = page.next_cursor
@@ -138,7 +137,7 @@ listings = st.sets(st.sampled_from(sorted(filters)), max_size=2).flatmap(
 )
 
 
-@pytest.mark.parametrize("few", [0, 2, list_threads_module.FEW])
+@pytest.mark.parametrize("few", [0, 2, list_threads_module.SORT_LIMIT])
 @pytest.mark.parametrize("merged", [1, list_threads_module.MERGED_VALUES])
 @settings(max_examples=100)
 @given(fields=st.lists(thread_fields, max_size=10), wanted=listings, order=orders)
@@ -163,11 +162,11 @@ def test_every_listing_is_that_of_the_store_in_memory(
     cursor: str | None = None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(list_threads_module, "FEW", few)
+        patch.setattr(list_threads_module, "SORT_LIMIT", few)
         patch.setattr(list_threads_module, "MERGED_VALUES", merged)
         for _ in range(len(threads) + 1):
             params = types.ListThreadsParams.model_validate(wanted | order | {"cursor": cursor})
-            page = list_threads(listed.home, listed.index, params)
+            page = listed.index.list_threads(params)
             expected = memory._page(params, lambda _: True)
             assert [t.thread_id for t in page.items] == [t.thread_id for t in expected.items]
             assert page.next_cursor == expected.next_cursor
@@ -177,11 +176,11 @@ def test_every_listing_is_that_of_the_store_in_memory(
     assert cursor is None
 
 
-@pytest.mark.parametrize("few", [0, list_threads_module.FEW])
+@pytest.mark.parametrize("few", [0, list_threads_module.SORT_LIMIT])
 def test_a_term_is_found_as_it_stands_and_not_by_its_trigrams(
     listed: Store, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_threads_module, "FEW", few)
+    monkeypatch.setattr(list_threads_module, "SORT_LIMIT", few)
     fill(listed, thread(1, name="abcabd"), thread(2, name="xabcabcabdx"))
 
     assert ids(listed, search_term="ABCabcabd") == [thread_id(2)]
@@ -249,11 +248,11 @@ def test_the_text_of_a_thread_goes_with_it(listed: Store) -> None:
 def test_a_thread_that_comes_in_before_the_cursor_shifts_no_later_page(listed: Store) -> None:
     threads = [thread(n, created_at=AT + timedelta(seconds=n)) for n in range(4)]
     fill(listed, *threads)
-    first = list_threads(listed.home, listed.index, types.ListThreadsParams(page_size=2))
+    first = listed.index.list_threads(types.ListThreadsParams(page_size=2))
 
     newest = thread(9, created_at=AT + timedelta(seconds=9))
     fill(listed, *threads, newest)
-    second = list_threads(listed.home, listed.index, types.ListThreadsParams(page_size=2, cursor=first.next_cursor))
+    second = listed.index.list_threads(types.ListThreadsParams(page_size=2, cursor=first.next_cursor))
 
     assert [t.thread_id for t in (*first.items, *second.items)] == [thread_id(n) for n in (3, 2, 1, 0)]
 
@@ -261,8 +260,8 @@ def test_a_thread_that_comes_in_before_the_cursor_shifts_no_later_page(listed: S
 def test_a_page_that_takes_the_last_thread_has_no_cursor(listed: Store) -> None:
     fill(listed, thread(1), thread(2))
 
-    assert list_threads(listed.home, listed.index, types.ListThreadsParams(page_size=2)).next_cursor is None
-    assert list_threads(listed.home, listed.index, types.ListThreadsParams(page_size=1)).next_cursor is not None
+    assert listed.index.list_threads(types.ListThreadsParams(page_size=2)).next_cursor is None
+    assert listed.index.list_threads(types.ListThreadsParams(page_size=1)).next_cursor is not None
 
 
 def test_an_empty_index_has_an_empty_page(listed: Store) -> None:
@@ -274,7 +273,7 @@ def test_an_empty_index_has_an_empty_page(listed: Store) -> None:
 @pytest.mark.parametrize("cursor", ["garbage", "WyJ1cGRhdGVkX2F0IiwgIngiLCAieSJd"])
 def test_a_cursor_of_something_else_is_refused(listed: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
-        list_threads(listed.home, listed.index, types.ListThreadsParams(cursor=cursor))
+        listed.index.list_threads(types.ListThreadsParams(cursor=cursor))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from tests.nodes.items import message
 from tests.unit.worker.builders import Mail, Store, thread_id
 
 from livethread import CreateThreadParams, LiveThread, Settings
-from livethread.cursor import encode_relevance
 from livethread.metadata import ThreadMetadataPatch
-from livethread.types import SearchThreadsParams
+from livethread.types import SearchThreadsParams, StoredThreadSearchResult
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable, database, index, maintenance, thread_writes
 from livethread_worker.store.index.queries import QUERIES
@@ -24,16 +23,16 @@ MERGED = 16
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch) -> int:
     """How many messages are indexed together: three."""
-    monkeypatch.setattr(maintenance, "TOGETHER", 3)
-    monkeypatch.setattr(thread_writes, "TOGETHER", 3)
+    monkeypatch.setattr(maintenance, "FTS_BATCH_ROWS", 3)
+    monkeypatch.setattr(thread_writes, "FTS_BATCH_ROWS", 3)
     return 3
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch's messages are indexed with it, in a segment of their own."""
-    monkeypatch.setattr(maintenance, "TOGETHER", 1)
-    monkeypatch.setattr(thread_writes, "TOGETHER", 1)
+    monkeypatch.setattr(maintenance, "FTS_BATCH_ROWS", 1)
+    monkeypatch.setattr(thread_writes, "FTS_BATCH_ROWS", 1)
 
 
 def said(store: Store, *texts: str, n: int = 1) -> Mail:
@@ -61,7 +60,7 @@ def segments(store: Store) -> int:
 
 def found(store: Store, term: str) -> list[str]:
     page = store.index.search_threads(SearchThreadsParams(search_term=term))
-    return [thread.thread_id for thread, _ in page.threads]
+    return [result.thread.thread_id for result in page.items]
 
 
 def pragmas(store: Store) -> list[int]:
@@ -137,7 +136,7 @@ def test_whoever_searches_indexes_what_others_left(store: Store) -> None:
     with closing(Index(store.home)) as other:
         page = other.search_threads(SearchThreadsParams(search_term="zebra"))
 
-    assert len(page.threads) == 1
+    assert len(page.items) == 1
     assert unindexed(store) == 0
 
 
@@ -204,7 +203,7 @@ def test_not_every_search_waits_while_somebody_holds_the_index(store: Store, mon
         waits.append(1)
         raise IndexUnavailable("locked")
 
-    monkeypatch.setattr(store.index._upkeep, "index_messages", locked)
+    monkeypatch.setattr(store.index._maintenance, "index_messages", locked)
 
     assert [found(store, "zebra"), found(store, "zebra")] == [[], []]
     assert len(waits) == 1
@@ -227,14 +226,13 @@ def test_later_pages_find_nothing_that_the_first_could_not(
         monkeypatch.undo()
 
     monkeypatch.setattr(store.index, "_make_searchable", late)
-    term, pages = "zebra", []
+    term, pages = "zebra", list[StoredThreadSearchResult]()
     page = store.index.search_threads(SearchThreadsParams(search_term=term, page_size=2))
-    pages += page.threads[:2]
-    cursor = encode_relevance(page.snapshot, 2)
-    page = store.index.search_threads(SearchThreadsParams(search_term=term, page_size=2, cursor=cursor))
-    pages += page.threads
+    pages += page.items
+    page = store.index.search_threads(SearchThreadsParams(search_term=term, page_size=2, cursor=page.next_cursor))
+    pages += page.items
 
-    assert [thread.thread_id for thread, _ in pages] == [thread_id(n) for n in range(1, 5)]
+    assert [result.thread.thread_id for result in pages] == [thread_id(n) for n in range(1, 5)]
 
 
 def test_an_error_that_ends_the_transaction_of_a_search_is_told_as_it_is(
@@ -242,11 +240,11 @@ def test_an_error_that_ends_the_transaction_of_a_search_is_told_as_it_is(
 ) -> None:
     """By its code a damaged index is known."""
 
-    def fail(connection: sqlite3.Connection, _params: SearchThreadsParams) -> None:
+    def fail(connection: sqlite3.Connection, *_arguments: object) -> None:
         connection.execute("ROLLBACK")
         raise sqlite3.DatabaseError("malformed")
 
-    monkeypatch.setattr(index, "search_rows", fail)
+    monkeypatch.setattr(index, "search_threads", fail)
 
     with pytest.raises(IndexUnavailable, match="malformed"):
         found(store, "zebra")
@@ -390,7 +388,7 @@ def test_segments_stay_few_where_all_batches_are_large(store: Store) -> None:
     """At 64 of a level FTS5 would merge them all within a commit."""
     mail, most = said(store), 0
     for n in range(80):
-        store.apply(mail, mail.append(*(f"word{n}x{i} " * 8 for i in range(maintenance.TOGETHER))))
+        store.apply(mail, mail.append(*(f"word{n}x{i} " * 8 for i in range(maintenance.FTS_BATCH_ROWS))))
         store.index.maintain()
         most = max(most, segments(store))
 
@@ -405,14 +403,14 @@ def test_a_chore_rests_for_a_multiple_of_what_it_took_unless_nobody_waits(
 ) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    work = store.index._upkeep.index_messages
+    work = store.index._maintenance.index_messages
 
     def slow() -> None:
         nonlocal now
         work()
         now += 1.0
 
-    store.index._upkeep._chores[0].do = slow
+    store.index._maintenance._chores[0].do = slow
     mail = said(store, *"abc")
     store.index.maintain()
     after_first = unindexed(store)

@@ -14,7 +14,6 @@ from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line,
 from livethread import types
 from livethread.errors import InvalidRequest
 from livethread.metadata import ThreadMetadataPatch
-from livethread_worker.store.read.threads import search_threads
 
 
 def say(store: Store, *texts: str, n: int = 1, **params: Any) -> Mail:
@@ -25,7 +24,7 @@ def say(store: Store, *texts: str, n: int = 1, **params: Any) -> Mail:
 
 def search(store: Store, term: str, **params: Any) -> types.ThreadSearchPage:
     request = types.SearchThreadsParams.model_validate({"search_term": term} | params)
-    return search_threads(store.home, store.index, request)
+    return store.index.search_threads(request)
 
 
 def found(store: Store, term: str, **params: Any) -> list[int]:

@@ -12,14 +12,14 @@ from tests.unit.worker.builders import Mail, Store, item_line, message_line
 
 from livethread.metadata import GitInfoPatch, MemoryMode, ThreadMetadataPatch
 from livethread.ordered_tasks import MailboxEntry
-from livethread_worker.store.index import Index
+from livethread_worker.store.index import Index, index
 from livethread_worker.store.index.state_cache import (
-    KEPT,
-    KEPT_CHARACTERS,
-    KEPT_OF_ONE,
-    KEPT_WRITERS,
-    STORED_AGAIN,
-    RecentStates,
+    MAX_CHARACTERS,
+    MAX_EXTRA_WRITERS,
+    MAX_STATE_CHARACTERS,
+    MAX_STATES,
+    MAX_WRITERS,
+    StateCache,
 )
 from livethread_worker.store.thread_state import ThreadState, WriterMark
 from livethread_worker.store.upkeep.rebuild import rebuild
@@ -129,7 +129,7 @@ def test_of_what_a_commit_did_not_store_nothing_is_remembered(
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.index, "_save", fail)
+    monkeypatch.setattr(index, "save_batch", fail)
     with pytest.raises(KeyboardInterrupt):
         store.apply(mail, lost)
     monkeypatch.undo()
@@ -163,24 +163,24 @@ def test_it_is_bounded(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
     state = loaded(store, mail, "w1")
     assert state.thread is not None
-    recent = RecentStates(store.index.db.conn)
-    recent.look()
+    recent = StateCache(store.index.db.conn)
+    recent.check_version()
 
     def kept(*states: ThreadState) -> set[str]:
         recent.clear()
         recent.keep(states)
         return {each.thread_id for each in states if recent.take(each.thread_id, {"w1"})}
 
-    many = [replace(state, thread_id=f"{n}") for n in range(KEPT + 2)]
+    many = [replace(state, thread_id=f"{n}") for n in range(MAX_STATES + 2)]
     assert kept(*many) == {each.thread_id for each in many[2:]}
-    long = state.thread.model_copy(update={"title": "x" * (KEPT_OF_ONE - 1_000)})
-    large = [replace(each, thread=long) for each in many[: KEPT_CHARACTERS // KEPT_OF_ONE + 10]]
+    long = state.thread.model_copy(update={"title": "x" * (MAX_STATE_CHARACTERS - 1_000)})
+    large = [replace(each, thread=long) for each in many[: MAX_CHARACTERS // MAX_STATE_CHARACTERS + 10]]
     assert large[-1].thread_id in kept(*large)
     assert large[0].thread_id not in kept(*large)
     for too_much in (
         replace(state, thread=long.model_copy(update={"name": "x" * 1_000})),
         replace(state, thread=long.model_copy(update={"token_usage": {"x" * 1_000: 1}})),
-        replace(state, writers={f"w{n}": WriterMark(1, 1) for n in range(KEPT_WRITERS + 1)}),
-        replace(state, writers={f"w{n}": WriterMark(1, 1) for n in range(STORED_AGAIN + 2)}),
+        replace(state, writers={f"w{n}": WriterMark(1, 1) for n in range(MAX_WRITERS + 1)}),
+        replace(state, writers={f"w{n}": WriterMark(1, 1) for n in range(MAX_EXTRA_WRITERS + 2)}),
     ):
         assert kept(too_much) == set()

@@ -11,9 +11,10 @@ from tests.unit.worker.builders import Mail, Store, message_line
 
 from livethread import types
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
-from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.read.load_history import load_history
+from livethread_worker.store.read.read_thread import read_thread
 from livethread_worker.store.write.outcome import OutcomeKind
 
 STATE = {"record_type": "state"}
@@ -62,7 +63,7 @@ def old(store: Store, mail: Mail) -> Path:
 
 
 def test_an_old_rollout_is_read_with_its_metadata(store: Store, mail: Mail, old: Path) -> None:
-    thread = read.read_thread(store.home, store.index, types.ReadThreadParams(thread_id=mail.thread_id))
+    thread = read_thread(store.home, store.index, types.ReadThreadParams(thread_id=mail.thread_id))
 
     assert thread.created_at.isoformat() == "2025-08-05T10:00:00+00:00"
     assert (thread.preview, thread.title, thread.rollout_path) == ("count the zebras", "count the zebras", old)
@@ -72,7 +73,7 @@ def test_an_old_rollout_is_read_with_its_metadata(store: Store, mail: Mail, old:
 def test_its_items_are_those_that_were_written_without_the_state(store: Store, mail: Mail, old: Path) -> None:
     params = types.LoadThreadHistoryParams(thread_id=mail.thread_id)
 
-    items = read.load_history(store.home, store.index, params).items
+    items = load_history(store.home, store.index, params).items
 
     assert [item.type for item in items] == ["session_meta"] + ["response_item"] * 7
     assert [item.payload for item in items][2:5] == [message("user", "count the zebras"), CALL, OUTPUT]
@@ -111,7 +112,7 @@ def test_a_turn_in_full_holds_its_calls(store: Store, mail: Mail, old: Path) -> 
 def test_it_is_found_by_what_was_said(store: Store, mail: Mail, old: Path, term: str, count: int) -> None:
     store.read_in(mail.thread_id)
 
-    found = read.search_threads(store.home, store.index, types.SearchThreadsParams(search_term=term))
+    found = store.index.search_threads(types.SearchThreadsParams(search_term=term))
 
     assert len(found.items) == count
 
@@ -120,7 +121,7 @@ def test_reading_changes_nothing(store: Store, mail: Mail, old: Path) -> None:
     before = old.read_bytes()
 
     store.read_in(mail.thread_id)
-    read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=mail.thread_id))
+    load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=mail.thread_id))
 
     assert old.read_bytes() == before
 
@@ -166,7 +167,7 @@ def test_a_line_like_an_old_one_that_says_odd_things_keeps_nobody_from_the_other
 
     assert (outcome.kind, store.thread(mail).preview) == (OutcomeKind.DONE, "hello")
     store.read_in(mail.thread_id)
-    history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=mail.thread_id))
+    history = load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=mail.thread_id))
     turns = list_turns(store.home, store.index, types.ListTurnsParams(thread_id=mail.thread_id)).turns
     assert [turn.items[0].payload["message"] for turn in turns] == ["hello", "and on"]
     assert history.items[-1].payload["message"] == "and on"

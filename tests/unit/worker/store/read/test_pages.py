@@ -17,7 +17,7 @@ from livethread import types
 from livethread.cursor import encode_offset
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.rollout.item import RolloutItem, decode_line, items_of
-from livethread_worker.store.read import threads as read
+from livethread_worker.store.read import thread_file
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
 
@@ -420,13 +420,13 @@ def test_a_thread_that_is_moved_while_it_is_opened_is_read_all_the_same(
 ) -> None:
     path = write(paged, message_line("here"))
     moved = path.with_name(path.name.replace("T12", "T13"))
-    require_path = read.require_path
+    require_path = thread_file.require_path
 
     def then_moved(*arguments: Any, **options: Any) -> Path:
         found = require_path(*arguments, **options)
         path.rename(moved)
         return found
 
-    monkeypatch.setattr(read, "require_path", then_moved)
+    monkeypatch.setattr(thread_file, "require_path", then_moved)
 
     assert len(items(paged).items) == 2

@@ -12,9 +12,10 @@ from tests.unit.worker.builders import AT, Mail, Store, message_line
 from livethread import types
 from livethread.metadata import ThreadMetadataPatch
 from livethread_worker.store.files.locks import file_lock
-from livethread_worker.store.read import threads as read
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.read.load_history import load_history, read_lines
+from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write.outcome import OutcomeKind
@@ -48,13 +49,13 @@ def reads(store: Store, mail: Mail) -> dict[str, Any]:
     """Return the results of all reads of the thread."""
     id_, home, index = mail.thread_id, store.home, store.index
     return {
-        "thread": read.read_thread(home, index, types.ReadThreadParams(thread_id=id_, include_history=True)),
-        "history": read.load_history(home, index, types.LoadThreadHistoryParams(thread_id=id_)),
-        "lines": read.read_lines(home, index, types.LoadThreadHistoryParams(thread_id=id_), 0, 10_000),
+        "thread": read_thread(home, index, types.ReadThreadParams(thread_id=id_, include_history=True)),
+        "history": load_history(home, index, types.LoadThreadHistoryParams(thread_id=id_)),
+        "lines": read_lines(home, index, types.LoadThreadHistoryParams(thread_id=id_), 0, 10_000),
         "items": list_items(home, index, types.ListItemsParams(thread_id=id_)),
         "turns": list_turns(home, index, types.ListTurnsParams(thread_id=id_)),
-        "list": read.list_threads(home, index, types.ListThreadsParams()),
-        "search": read.search_threads(home, index, types.SearchThreadsParams(search_term="zebra")),
+        "list": index.list_threads(types.ListThreadsParams()),
+        "search": index.search_threads(types.SearchThreadsParams(search_term="zebra")),
     }
 
 
@@ -93,7 +94,7 @@ def test_a_compressed_rollout_is_read_by_either_path(
 ) -> None:
     params = types.ReadThreadByRolloutPathParams(rollout_path=str(plain) + suffix)
 
-    assert read.read_thread_by_rollout_path(store.home, store.index, params).thread_id == mail.thread_id
+    assert read_thread_by_rollout_path(store.home, store.index, params).thread_id == mail.thread_id
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])

@@ -281,8 +281,8 @@ def test_a_repaired_thread_is_searched_and_read_as_before(patient: Patient) -> N
         patient.examined(fix=True)
 
         assert patient.thread(patient.mail) == before
-        assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).threads) == 1
-        assert len(patient.index.list_threads(ListThreadsParams(search_term="a name"))) == 1
+        assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).items) == 1
+        assert len(patient.index.list_threads(ListThreadsParams(search_term="a name")).items) == 1
 
 
 def test_an_edited_thread_is_found_by_its_new_words(patient: Patient) -> None:
@@ -291,8 +291,7 @@ def test_an_edited_thread_is_found_by_its_new_words(patient: Patient) -> None:
     patient.examined(fix=True)
 
     found = [
-        len(patient.index.search_threads(SearchThreadsParams(search_term=term)).threads)
-        for term in ("zebra", "cobra")
+        len(patient.index.search_threads(SearchThreadsParams(search_term=term)).items) for term in ("zebra", "cobra")
     ]
     assert found == [0, 1]
 

@@ -167,7 +167,7 @@ def test_an_index_that_another_process_sets_aside_just_now_is_unavailable(
     filled: Home, opened: IndexHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_handle, "_LOCK_WAIT", 0.0)  # nobody will let go here
-    opened.get().is_damaged = True
+    opened.get()._connection.is_damaged = True
 
     with file_lock(filled.index.with_suffix(".lock")), pytest.raises(IndexUnavailable, match="another process"):
         opened.get()
@@ -180,7 +180,7 @@ def test_a_damaged_index_that_another_process_replaced_is_not_set_aside_again(
     filled: Home, opened: IndexHandle
 ) -> None:
     damaged = opened.get()
-    damaged.is_damaged = True
+    damaged._connection.is_damaged = True
     filled.index.rename(filled.own / "taken-away")
     other = IndexHandle(filled)
     other.get().mark_complete()

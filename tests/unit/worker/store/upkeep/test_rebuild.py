@@ -13,6 +13,7 @@ from livethread import types
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
 from livethread_config import Settings
+from livethread_worker.store.files import folder_stamps
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.local import LocalThreadStore
 from livethread_worker.store.upkeep import rebuild as rebuild_module
@@ -360,3 +361,17 @@ def test_a_rebuild_does_not_search_for_rollouts_it_has_read(store: Store, monkey
     report = rebuild(store.home, store.index)
 
     assert (report.threads, report.forgotten, searches) == (5, 0, [])
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_folders_whose_rollouts_are_all_known_are_noted_for_listings(
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_readable: bool
+) -> None:
+    monkeypatch.setattr(folder_stamps, "QUIET_TIME", -1.0)
+    path = store.write_rollout(thread_id(1), message_line("a"))
+    if not is_readable:
+        path.write_bytes(b"garbage\n")
+
+    rebuild(store.home, store.index)
+
+    assert (store.home.relative(path.parent) in store.index.folders()) == is_readable

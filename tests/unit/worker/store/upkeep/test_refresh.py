@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, opened_store, thread_id
 
 from livethread.types import SearchThreadsParams
+from livethread_worker.store.files import folder_stamps
 from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
@@ -162,8 +165,8 @@ class TestARolloutOfSomebodyElse:
         thread = store.index.read_thread(ONE)
         assert thread is not None
         assert (thread.name, reads.of) == ("named by codex", [ONE])
-        [found] = store.index.search_threads(SearchThreadsParams(search_term="named")).threads
-        assert found[0].thread_id == ONE
+        [found] = store.index.search_threads(SearchThreadsParams(search_term="named")).items
+        assert found.thread.thread_id == ONE
         forget_names(store.home, ONE)
 
 
@@ -276,7 +279,9 @@ def test_what_a_worker_commits_while_we_look_is_neither_read_nor_locked(
     store.apply(mail, mail.create(), mail.append("one"))
     before = store.index.rollouts()
     store.apply(mail, mail.append("two"))
-    monkeypatch.setattr(store.index, "rollouts", lambda: before)
+    for query in ("rollouts_of", "rollouts_before", "rollouts_updated_last"):
+        monkeypatch.setattr(store.index, query, lambda *_: before)
+    monkeypatch.setattr(refresh, "LOOK_TIME", 0.0)
 
     with file_lock(store.home.thread_lock(ONE)):
         refresher.refresh_all()
@@ -385,3 +390,143 @@ def test_a_name_that_somebody_else_gave_changes_nothing_else_of_the_thread(
     assert before.thread is not None
     before.thread = before.thread.model_copy(update={"name": "named by codex"})
     assert after == before
+
+
+# -- homes that are too large to look at every file ---------------------------------------------------------
+
+
+@pytest.fixture
+def large(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
+    """A refresher that looks at two rollouts a time, and notes each folder at once."""
+    monkeypatch.setattr(refresh, "REST_FACTOR", 0)
+    monkeypatch.setattr(refresh, "UPDATED_LAST", 1)
+    monkeypatch.setattr(refresh, "LOOK_TIME", 0.0)
+    monkeypatch.setattr(refresh, "NOTED_ROLLOUTS", 1)
+    monkeypatch.setattr(folder_stamps, "QUIET_TIME", -1.0)
+    return Refresher(store.home, store.index)
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are listed."""
+    listed: list[str] = []
+    rollout_entries = Home.rollout_entries
+
+    def entries(self: Home, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        assert folders is not None
+        named = list(folders)
+        listed.extend(map(self.relative, named))
+        return rollout_entries(self, named)
+
+    monkeypatch.setattr(Home, "rollout_entries", entries)
+    return listed
+
+
+def test_a_folder_is_listed_again_only_when_it_changed(store: Store, large: Refresher, listed: list[str]) -> None:
+    day = store.home.relative(store.write_rollout(ONE).parent)
+    large.refresh_all()
+    large.refresh_all()
+    assert listed == [day]
+    before = folder_stamps.folder_stamps(store.home)[day]
+    path = store.write_rollout(TWO, message_line("new"))
+    while (
+        folder_stamps.folder_stamps(store.home)[day] == before
+    ):  # the clock is coarse, and nothing counts as recent here
+        path.with_suffix(".tmp").touch()
+        path.with_suffix(".tmp").unlink()
+
+    large.refresh_all()
+
+    assert listed == [day, day]
+    assert preview(store, TWO) == "new"
+
+
+def test_the_next_process_lists_no_folder_that_is_the_same(store: Store, large: Refresher, listed: list[str]) -> None:
+    store.write_rollout(ONE)
+    large.refresh_all()
+    listed.clear()
+
+    Refresher(store.home, store.index).refresh_all()
+
+    assert bool(listed) == store.index.in_memory  # which ends with its process
+
+
+def test_a_folder_that_changed_just_now_is_listed_again(
+    store: Store, large: Refresher, listed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of a file system is coarse: the next rollout may leave the same stamp."""
+    monkeypatch.setattr(folder_stamps, "QUIET_TIME", 3_600.0)
+    store.write_rollout(ONE)
+
+    large.refresh_all()
+    large.refresh_all()
+
+    assert len(listed) == 2
+    assert store.index.folders() == {}
+
+
+def test_a_folder_is_listed_again_until_the_index_knows_all_its_rollouts(
+    store: Store, large: Refresher, listed: list[str]
+) -> None:
+    path = store.write_rollout(ONE, message_line("whole by now"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:10])
+    large.refresh_all()
+    path.write_bytes(whole)  # the folder stays the same
+
+    large.refresh_all()
+    large.refresh_all()
+
+    assert preview(store) == "whole by now"
+    assert len(listed) == 2
+
+
+def test_every_rollout_that_grew_has_its_turn(store: Store, large: Refresher) -> None:
+    paths = {thread_id(n): store.write_rollout(thread_id(n)) for n in range(1, 7)}
+    large.refresh_all()
+    for path in paths.values():
+        append(path, message_line("grown") + b"\n")
+
+    found = []
+    for _ in range(len(paths) + 1):
+        large.refresh_all()
+        found.append(sum(preview(store, id_) == "grown" for id_ in paths))
+
+    assert found[0] < len(paths)
+    assert found[-1] == len(paths)
+
+
+def test_the_thread_updated_last_is_looked_at_each_time(store: Store, large: Refresher) -> None:
+    paths = [store.write_rollout(thread_id(n)) for n in range(1, 7)]
+    large.refresh_all()
+
+    for n in range(3):
+        at = AT + timedelta(days=1 + n)
+        append(paths[2], item_line("event_msg", {"type": "user_message", "message": "x"}, at) + b"\n")
+        if n == 0:
+            large.refresh(thread_id(3))
+        large.refresh_all()
+        thread = store.index.read_thread(thread_id(3))
+        assert thread is not None
+        assert thread.updated_at == at
+
+
+def test_a_copy_in_a_folder_that_stays_the_same_takes_over_when_its_turn_comes(
+    store: Store, large: Refresher
+) -> None:
+    path = store.write_rollout(ONE, message_line("one"))
+    copy = store.home.sessions / "2020/01/01" / path.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(path.read_bytes())
+    large.refresh_all()
+    known = store.index.rollout(ONE)
+    assert known is not None
+    (store.home.root / known[0]).unlink()
+
+    for _ in range(3):
+        large.refresh_all()
+
+    thread = store.index.read_thread(ONE)
+    assert thread is not None
+    assert thread.rollout_path is not None
+    assert thread.rollout_path.exists()

@@ -92,7 +92,7 @@ def test_a_deleted_threads_keys_go_with_it(store: Store, mail: Mail) -> None:
 
     store.apply(mail, mail.delete())
 
-    assert list(store.index.db.query("select * from append_keys")) == []
+    assert list(store.index.db.query("select * from idempotency_keys")) == []
 
 
 def test_a_duplicate_that_is_no_append_stops_the_thread_like_any_other(store: Store, mail: Mail) -> None:
@@ -112,8 +112,8 @@ def test_a_batch_without_keys_asks_the_index_for_none(store: Store, mail: Mail) 
     without = list(statements)
     store.apply(mail, mail.append("c", key="l"))
 
-    assert [statement for statement in without if "append_keys" in statement] == []
-    assert len([statement for statement in statements if "append_keys" in statement]) == 2
+    assert [statement for statement in without if "idempotency_keys" in statement] == []
+    assert len([statement for statement in statements if "idempotency_keys" in statement]) == 2
 
 
 # -- crashes -----------------------------------------------------------------------------------------------

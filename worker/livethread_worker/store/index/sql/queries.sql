@@ -1,6 +1,7 @@
 -- load_states --
 -- Rollouts and threads of a JSON array of ids.
-SELECT r.thread_id, r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.settled, r.phase, r.turn_id, r.epoch, t.*
+SELECT r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.explicit_fields, r.phase,
+       r.turn_id, r.epoch, t.*
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
 
@@ -14,17 +15,18 @@ SELECT w.thread_id, w.writer, w.n, w.lines
 -- Which of a JSON array of pairs, thread and idempotency key, are taken.
 SELECT k.thread_id, k.key
   FROM json_each(:keys) AS p
- CROSS JOIN append_keys AS k ON k.thread_id = json_extract(p.value, '$[0]') AND k.key = json_extract(p.value, '$[1]')
+ CROSS JOIN idempotency_keys AS k ON k.thread_id = json_extract(p.value, '$[0]') AND k.key = json_extract(p.value, '$[1]')
 
 -- save_rollout --
 INSERT INTO rollouts
-       (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, settled, phase, turn_id, epoch)
-VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :settled, :phase, :turn_id,
-        :epoch)
+       (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, explicit_fields, phase, turn_id,
+        epoch)
+VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :explicit_fields, :phase,
+        :turn_id, :epoch)
     ON CONFLICT (thread_id) DO UPDATE
    SET path = excluded.path, rollout_bytes = excluded.rollout_bytes, next_ordinal = excluded.next_ordinal,
        meta_offset = excluded.meta_offset, meta_bytes = excluded.meta_bytes, applied = excluded.applied,
-       settled = excluded.settled, phase = excluded.phase, turn_id = excluded.turn_id,
+       explicit_fields = excluded.explicit_fields, phase = excluded.phase, turn_id = excluded.turn_id,
        epoch = max(epoch, excluded.epoch)
 
 -- fence --
@@ -51,7 +53,7 @@ INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :
     ON CONFLICT (thread_id, writer) DO UPDATE SET n = excluded.n, lines = excluded.lines
 
 -- save_key --
-INSERT OR IGNORE INTO append_keys (thread_id, key) VALUES (:thread_id, :key)
+INSERT OR IGNORE INTO idempotency_keys (thread_id, key) VALUES (:thread_id, :key)
 
 -- read_thread --
 SELECT r.path, t.* FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id WHERE t.thread_id = :thread_id
@@ -166,7 +168,7 @@ DELETE FROM messages WHERE thread_id = :thread_id
 DELETE FROM turns WHERE thread_id = :thread_id
 
 -- delete_keys --
-DELETE FROM append_keys WHERE thread_id = :thread_id
+DELETE FROM idempotency_keys WHERE thread_id = :thread_id
 
 -- delete_writers --
 DELETE FROM writers WHERE thread_id = :thread_id
@@ -195,6 +197,25 @@ UPDATE rollouts SET path = :path WHERE thread_id = :thread_id
 
 -- rollouts --
 SELECT thread_id, path, rollout_bytes FROM rollouts
+
+-- rollouts_of --
+SELECT thread_id, path, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
+
+-- rollouts_before --
+SELECT thread_id, path, rollout_bytes FROM rollouts WHERE thread_id < :thread_id ORDER BY thread_id DESC LIMIT :limit
+
+-- rollouts_updated_last --
+SELECT r.thread_id, r.path, r.rollout_bytes
+  FROM threads AS t INDEXED BY threads_by_updated_slot
+ CROSS JOIN rollouts AS r ON r.thread_id = t.thread_id
+ WHERE t.is_archived = 0
+ ORDER BY t.updated_slot DESC LIMIT :limit
+
+-- folders --
+SELECT path, changed_ns, inode FROM folders
+
+-- save_folder --
+INSERT OR REPLACE INTO folders (path, changed_ns, inode) VALUES (:path, :changed_ns, :inode)
 
 -- rollout --
 SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id

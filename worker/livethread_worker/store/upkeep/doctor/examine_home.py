@@ -127,7 +127,7 @@ class HomeExamination:
         fault.repair = "rebuilt from the rollouts"
         with file_lock(home.index.with_suffix(".lock"), wait_s=LOCK_WAIT):
             if home.index.exists():
-                set_aside(home)
+                set_aside(home, problem)
                 fault.repair += f"; the old one is kept in {home.relative(home.quarantine)}"
         index = Index(home)
         rebuild(home, index)

@@ -22,7 +22,8 @@ from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
 from livethread_worker.store.index import IndexUnavailable
-from livethread_worker.store.read import threads as read
+from livethread_worker.store.read.load_history import load_history
+from livethread_worker.store.read.read_thread import read_thread
 from livethread_worker.store.upkeep.importing import rollouts as import_module
 from livethread_worker.store.upkeep.importing.plan import Outcome
 from livethread_worker.store.upkeep.importing.rollouts import Conflict, ImportedThread, ImportReport, import_rollouts
@@ -70,8 +71,8 @@ def ours(store: Store, id_: str = ONE) -> Path:
 
 
 def texts(store: Store, id_: str = ONE) -> list[Any]:
-    """Return the user messages in a thread's history."""
-    history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
+    """The user messages of a thread, as a reader gets them."""
+    history = load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
     return [item.payload["message"] for item in history.items if item.kind == "user_message"]
 
 
@@ -159,7 +160,7 @@ def test_an_archived_thread_stays_archived(store: Store, source: Path, rollout: 
     import_from(store, source)
 
     assert ours(store) == store.home.archived_sessions / NAME
-    page = read.list_threads(store.home, store.index, types.ListThreadsParams(archived=True))
+    page = store.index.list_threads(types.ListThreadsParams(archived=True))
     assert [thread.thread_id for thread in page.items] == [ONE]
 
 
@@ -239,7 +240,7 @@ def test_a_thread_without_a_uuid_gets_one_in_a_new_first_line(store: Store, sour
     report = import_from(store, source)
 
     assert report == ImportReport(imported=1, named=1, threads=[ImportedThread(str(path), id_, Outcome.IMPORTED)])
-    history = read.load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
+    history = load_history(store.home, store.index, types.LoadThreadHistoryParams(thread_id=id_))
     assert [item.payload.get("id") for item in history.items] == [id_, "child", None]
     thread = store.index.read_thread(id_)
     assert thread is not None
@@ -275,7 +276,7 @@ def test_further_lines_of_a_source_are_appended(store: Store, source: Path, roll
     assert ours(store).read_bytes() == rollout.read_bytes()
     assert ours(store).stat().st_mtime == 1_800_000_000
     assert store.index.rollout(ONE) == (f"{DAY}/{NAME}", rollout.stat().st_size)
-    found = read.search_threads(store.home, store.index, types.SearchThreadsParams(search_term="c"))
+    found = store.index.search_threads(types.SearchThreadsParams(search_term="c"))
     assert [result.thread.thread_id for result in found.items] == [ONE]
 
 
@@ -704,5 +705,5 @@ def test_a_newer_name_in_the_home_is_kept_for_a_new_rollout(store: Store, source
 
     assert import_from(store, source).named == 0
 
-    thread = read.read_thread(store.home, store.index, types.ReadThreadParams(thread_id=ONE))
+    thread = read_thread(store.home, store.index, types.ReadThreadParams(thread_id=ONE))
     assert thread.name == "before"

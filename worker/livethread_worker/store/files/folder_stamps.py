@@ -1,0 +1,37 @@
+"""Tells whether the entries of a folder of rollouts changed, without listing it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from livethread_worker.store.files.home import Home
+
+#: A folder that changed more recently may change again without a new stamp: clocks of file systems are coarse.
+QUIET_TIME: Final = 2.0  # seconds
+
+
+class FolderStamp(NamedTuple):
+    """Differs from the folder's later stamps if a rollout was added, moved or deleted in between.
+
+    It takes the inode's change time, because a copying program may set the modification time as it likes.
+    """
+
+    changed_ns: int
+    #: As text: SQLite's integers are signed.
+    inode: str
+
+    def is_quiet(self) -> bool:
+        """Whether the folder has not changed for a while, so that its next change will have another time."""
+        return abs(time.time_ns() - self.changed_ns) > QUIET_TIME * 1e9
+
+
+def folder_stamps(home: Home) -> dict[str, FolderStamp]:
+    """Return the stamp of each folder of rollouts, by its path in the home."""
+    stamps: dict[str, FolderStamp] = {}
+    for folder in home.rollout_folders():
+        with suppress(OSError):  # there are no archived rollouts, or a symlink leads nowhere
+            stat = folder.stat()
+            stamps[home.relative(folder)] = FolderStamp(stat.st_ctime_ns, str(stat.st_ino))
+    return stamps

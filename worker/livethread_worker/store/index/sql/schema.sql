@@ -1,0 +1,169 @@
+-- The index: what listings, searches and the next batch need to know of every thread. All of it follows from the
+-- rollouts, so the file may be deleted at any time; a worker or `livethread rebuild` makes it again.
+--
+-- Times are text, in UTC, as rollouts hold them: 2026-11-22T12:00:00.000Z. They sort as they are.
+-- Offsets and lengths are bytes of the plain rollout, also when the rollout is compressed.
+
+-- What a reader is shown of each thread: the fields of StoredThread, except its path and its history.
+CREATE TABLE threads (
+    id                 INTEGER PRIMARY KEY,       -- the full-text table listing_texts refers to it
+    thread_id          TEXT NOT NULL UNIQUE,
+    session_id         TEXT,
+    forked_from_id     TEXT,
+    parent_thread_id   TEXT,                      -- the thread that spawned this one
+    name               TEXT,
+    title              TEXT,
+    preview            TEXT NOT NULL,
+    first_user_message TEXT,
+    model_provider     TEXT,
+    model              TEXT,
+    reasoning_effort   TEXT,
+    created_at         TEXT NOT NULL,
+    updated_at         TEXT NOT NULL,
+    recency_at         TEXT NOT NULL,
+    archived_at        TEXT,                      -- NULL: active
+    cwd                TEXT,
+    cli_version        TEXT,
+    originator         TEXT,
+    source             TEXT NOT NULL,             -- JSON: a name such as "cli", or an object
+    thread_source      TEXT,
+    agent_nickname     TEXT,
+    agent_role         TEXT,
+    agent_path         TEXT,
+    git_sha            TEXT,
+    git_branch         TEXT,
+    git_origin_url     TEXT,
+    approval_mode      TEXT,                      -- JSON
+    permission_profile TEXT,                      -- JSON
+    token_usage        TEXT,                      -- JSON
+    memory_mode        TEXT,
+    history_mode       TEXT,
+
+    is_archived        INTEGER GENERATED ALWAYS AS (archived_at IS NOT NULL) VIRTUAL,
+
+    -- The ten seconds in which each time lies. Indexes hold these slots in place of the times, so that a thread that
+    -- changes again within ten seconds moves in no index: rows were stored six times as fast. A page is read slot by
+    -- slot, and the rows of a slot are sorted by time. Slots are no generated columns because SQLite rewrites the
+    -- index of a generated column whenever its source is set, even to the same slot.
+    created_slot       TEXT NOT NULL CHECK (created_slot = substr(created_at, 1, 18)),
+    updated_slot       TEXT NOT NULL CHECK (updated_slot = substr(updated_at, 1, 18)),
+    recency_slot       TEXT NOT NULL CHECK (recency_slot = substr(recency_at, 1, 18))
+);
+
+-- One index for each order, and one for each filter in each order: the cost of a page does not depend on the number of
+-- threads. Queries name them with INDEXED BY, see list_threads.py.
+CREATE INDEX threads_by_created_slot ON threads (is_archived, created_slot);
+CREATE INDEX threads_by_updated_slot ON threads (is_archived, updated_slot);
+CREATE INDEX threads_by_recency_slot ON threads (is_archived, recency_slot);
+CREATE INDEX threads_by_cwd_created_slot ON threads (cwd, is_archived, created_slot);
+CREATE INDEX threads_by_cwd_updated_slot ON threads (cwd, is_archived, updated_slot);
+CREATE INDEX threads_by_cwd_recency_slot ON threads (cwd, is_archived, recency_slot);
+CREATE INDEX threads_by_source_created_slot ON threads (source, is_archived, created_slot);
+CREATE INDEX threads_by_source_updated_slot ON threads (source, is_archived, updated_slot);
+CREATE INDEX threads_by_source_recency_slot ON threads (source, is_archived, recency_slot);
+CREATE INDEX threads_by_model_provider_created_slot ON threads (model_provider, is_archived, created_slot);
+CREATE INDEX threads_by_model_provider_updated_slot ON threads (model_provider, is_archived, updated_slot);
+CREATE INDEX threads_by_model_provider_recency_slot ON threads (model_provider, is_archived, recency_slot);
+-- Most threads have no parent and cost nothing here.
+CREATE INDEX threads_by_parent_thread_id_created_slot ON threads (parent_thread_id, is_archived, created_slot)
+ WHERE parent_thread_id IS NOT NULL;
+CREATE INDEX threads_by_parent_thread_id_updated_slot ON threads (parent_thread_id, is_archived, updated_slot)
+ WHERE parent_thread_id IS NOT NULL;
+CREATE INDEX threads_by_parent_thread_id_recency_slot ON threads (parent_thread_id, is_archived, recency_slot)
+ WHERE parent_thread_id IS NOT NULL;
+
+-- What the writer needs to know of each rollout. It changes with every append; in a table of its own, it moves no text.
+CREATE TABLE rollouts (
+    thread_id       TEXT PRIMARY KEY,
+    path            TEXT NOT NULL,                -- relative to the home
+    rollout_bytes   INTEGER NOT NULL,             -- committed length; the next batch scans whatever lies after it
+    next_ordinal    INTEGER NOT NULL,             -- number of the next line
+    meta_offset     INTEGER NOT NULL,             -- where the last session_meta line of the thread stands
+    meta_bytes      INTEGER NOT NULL,
+    applied         TEXT NOT NULL,                -- position of the last applied task
+    explicit_fields TEXT NOT NULL,                -- JSON: fields that a caller set, which no item may set any more
+    phase           TEXT NOT NULL,                -- phase of the turn in which the rollout ends
+    turn_id         TEXT,                         -- id of that turn
+    epoch           INTEGER NOT NULL              -- writers that opened the thread in an older epoch are fenced
+);
+
+-- Folders of rollouts as they were when the index knew every rollout in them; see FolderStamp. A folder that is the same
+-- need not be listed again.
+CREATE TABLE folders (
+    path       TEXT PRIMARY KEY,                  -- relative to the home
+    changed_ns INTEGER NOT NULL,
+    inode      TEXT NOT NULL
+);
+
+-- Each writer's last applied task: its counter n makes a task that is delivered again a duplicate.
+CREATE TABLE writers (
+    thread_id TEXT,
+    writer    TEXT,
+    n         INTEGER NOT NULL,                   -- the task's number
+    lines     INTEGER NOT NULL,                   -- lines of that task in the rollout
+    PRIMARY KEY (thread_id, writer)
+);
+
+-- Idempotency keys of all appends, for the life of the thread.
+CREATE TABLE idempotency_keys (
+    thread_id TEXT,
+    key       TEXT,
+    PRIMARY KEY (thread_id, key)
+);
+
+-- Where each turn stands in its rollout.
+CREATE TABLE turns (
+    thread_id     TEXT,
+    offset        INTEGER,                        -- its first line
+    turn_id       TEXT NOT NULL,
+    is_taken_back INTEGER NOT NULL DEFAULT 0,     -- rolled back
+    end_offset    INTEGER,                        -- its last line, if that stands after the start of another turn
+    PRIMARY KEY (thread_id, offset)
+);
+CREATE INDEX turns_by_turn_id ON turns (thread_id, turn_id);
+
+-- What searches read: messages, and the names of threads (role 'name', ordinal -1).
+CREATE TABLE messages (
+    id        INTEGER PRIMARY KEY,
+    thread_id TEXT NOT NULL,
+    digest    INTEGER NOT NULL,                   -- of the text
+    ordinal   INTEGER NOT NULL,                   -- number of its line
+    role      TEXT NOT NULL,
+    text      TEXT NOT NULL,
+    UNIQUE (thread_id, digest)                    -- an event and a response item say the same words; one is enough
+);
+CREATE VIRTUAL TABLE messages_fts USING fts5 (
+    text, content = 'messages', content_rowid = 'id', tokenize = 'unicode61 remove_diacritics 2'
+);
+
+-- Messages that are not in messages_fts yet. Batches leave theirs here, and many are indexed by one statement: an insert
+-- trigger costs FTS5 five times the time.
+CREATE TABLE unindexed_messages (id INTEGER PRIMARY KEY);
+
+-- FTS5 must not be asked to forget what it does not hold.
+CREATE TRIGGER messages_deleted AFTER DELETE ON messages
+BEGIN
+    INSERT INTO messages_fts (messages_fts, rowid, text)
+    SELECT 'delete', old.id, old.text WHERE NOT EXISTS (SELECT 1 FROM unindexed_messages WHERE id = old.id);
+    DELETE FROM unindexed_messages WHERE id = old.id;
+END;
+CREATE TRIGGER messages_updated AFTER UPDATE ON messages
+  WHEN NOT EXISTS (SELECT 1 FROM unindexed_messages WHERE id = old.id)
+BEGIN
+    INSERT INTO messages_fts (messages_fts, rowid, text) VALUES ('delete', old.id, old.text);
+    INSERT INTO messages_fts (rowid, text) VALUES (new.id, new.text);
+END;
+
+-- What the search term of a listing is looked for in: preview, title and name of each thread, in the rows threads.id * 3,
+-- + 1 and + 2, so that a new name re-indexes one row. Without positions (detail = none) the table is smaller and faster
+-- to write; each thread that it finds is checked.
+CREATE VIRTUAL TABLE listing_texts USING fts5 (text, tokenize = 'trigram case_sensitive 1', detail = none);
+CREATE TRIGGER threads_deleted AFTER DELETE ON threads
+BEGIN
+    DELETE FROM listing_texts WHERE rowid BETWEEN old.id * 3 AND old.id * 3 + 2;
+END;
+
+-- FTS5 merges no segments within a commit, which would write hundreds of pages: `Index.maintain` merges between batches,
+-- once a level holds 16 segments (usermerge). If it does not get to it, FTS5 merges at 64 (crisismerge).
+INSERT INTO messages_fts (messages_fts, rank) VALUES ('automerge', 0), ('usermerge', 16), ('crisismerge', 64);
+INSERT INTO listing_texts (listing_texts, rank) VALUES ('automerge', 0), ('usermerge', 16), ('crisismerge', 64);

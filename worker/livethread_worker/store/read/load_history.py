@@ -1,0 +1,47 @@
+"""A thread's whole history: as items, or as raw lines in pages that fit a message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from livethread import types
+from livethread.metadata import StoredThreadHistory
+from livethread.rollout.item import items_of
+from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.scan import scan_values
+from livethread_worker.store.index import Index
+from livethread_worker.store.read.thread_file import open_thread, require_path
+
+
+def load_history(home: Home, index: Index, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
+    """Return a thread's items, in order.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
+    """
+    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
+    return history_at(params.thread_id, path)
+
+
+def history_at(thread_id: str, path: Path) -> StoredThreadHistory:
+    """Return the items of the rollout at *path*."""
+    with open_rollout(path) as file:
+        # The items were just made: validating them again would take as long as parsing them.
+        return StoredThreadHistory.model_construct(thread_id=thread_id, items=items_of(scan_values(file)))
+
+
+def read_lines(
+    home: Home, index: Index, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
+) -> tuple[list[str], int | None]:
+    """Return about *max_bytes* of a thread's lines from offset *start* on, and the next offset, if any.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
+    """
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+        file.seek(start)
+        lines = file.readlines(max_bytes)
+        following = file.tell()
+        more = bool(file.read(1))
+    return [line.decode(errors="replace") for line in lines], following if more else None

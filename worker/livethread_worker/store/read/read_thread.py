@@ -1,0 +1,79 @@
+"""One thread, by its id or by its rollout: from the index, or from the rollout if the index does not know it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from livethread import types
+from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread.metadata import StoredThread
+from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files.home import Home, other_form
+from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
+from livethread_worker.store.index import Index
+from livethread_worker.store.read.load_history import history_at
+from livethread_worker.store.thread_state import ThreadState
+
+
+def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> StoredThread:
+    """Return a thread, with its history if *params* include it.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
+    """
+    thread = index.read_thread(params.thread_id)
+    if thread is None or thread.rollout_path is None or not thread.rollout_path.exists():
+        thread = _read_rollout(home, home.require_rollout(params.thread_id), params.thread_id)
+    if thread.archived_at is not None and not params.include_archived:
+        raise ThreadNotFound(params.thread_id, "it is archived")
+    return _with_history(thread) if params.include_history else thread
+
+
+def read_thread_by_rollout_path(
+    home: Home, index: Index, params: types.ReadThreadByRolloutPathParams
+) -> StoredThread:
+    """Return the thread of the rollout at a path.
+
+    Raises:
+        InvalidRequest: the path leads out of the home, or does not name a rollout.
+        ThreadNotFound: there is no such file, or it is archived and the caller did not include archived ones.
+    """
+    named = home.resolve(params.rollout_path)
+    thread_id = home.thread_of(named)
+    if thread_id is None:
+        raise InvalidRequest(f"{named.name!r} is not the name of a rollout")
+    path = _present_form(named)
+    if path is None:
+        raise ThreadNotFound(thread_id, f"there is no {params.rollout_path}")
+    if home.is_archived(path) and not params.include_archived:
+        raise ThreadNotFound(thread_id, "it is archived")
+    thread = index.read_thread(thread_id)
+    if thread is None or thread.rollout_path != path:
+        thread = _read_rollout(home, path, thread_id)
+    return _with_history(thread) if params.include_history else thread
+
+
+def _present_form(path: Path) -> Path | None:
+    """Return *path*, or its compressed or plain form if it changed since; None if neither exists."""
+    return next((form for form in (path, other_form(path)) if form.is_file() or form.is_symlink()), None)
+
+
+def _read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
+    """Return the thread that the rollout at *path* and the name index make.
+
+    Raises:
+        ThreadNotFound: the rollout has no ``session_meta`` of the thread.
+    """
+    state = ThreadState(thread_id, path=home.relative(path))
+    with open_rollout(path) as file:
+        read_on(state, file)
+    complete_from_home(home, state, read_names(home))
+    if state.thread is None:
+        raise ThreadNotFound(thread_id, f"{path.name} has no session_meta of its own")
+    return state.thread
+
+
+def _with_history(thread: StoredThread) -> StoredThread:
+    assert thread.rollout_path is not None
+    return thread.model_copy(update={"history": history_at(thread.thread_id, thread.rollout_path)})

@@ -1,0 +1,132 @@
+"""`LocalReader`: every read of a home, for the store in this process and for the workers' tasks.
+
+Before it answers, it takes in what other programs wrote into the home, see `Refresher`. While the SQLite file cannot be
+used, it answers from an index in memory, which it makes from the files.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from livethread import types
+from livethread.errors import Unavailable
+from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.read.list_items import list_items
+from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.read.load_history import load_history, read_lines
+from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
+from livethread_worker.store.unavailable import as_unavailable
+from livethread_worker.store.upkeep.refresh import Refresher
+
+logger = logging.getLogger(__name__)
+
+#: How long reads do without the SQLite file after it failed.
+INDEX_RETRY_INTERVAL: Final = 10.0  # seconds
+
+T = TypeVar("T")
+
+
+class LocalReader:
+    """The reads of one home. Not thread-safe: one thread at a time uses it.
+
+    *open_index* returns the open index and sees to it that the index gets to know every rollout.
+
+    Every read raises what the contract says, and `Unavailable` if the files cannot be read.
+    """
+
+    def __init__(self, home: Home, open_index: Callable[[], Index]) -> None:
+        self._home = home
+        self._open_index = open_index
+        self._refresher: Refresher | None = None
+        #: Keeps the index in memory up to date, while the SQLite file cannot be used.
+        self._fallback: Refresher | None = None
+        self._sqlite_not_before = 0.0
+
+    def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
+        """Return all items of a thread."""
+        return self._read_of(params.thread_id, lambda index: load_history(self._home, index, params))
+
+    def read_lines(
+        self, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
+    ) -> tuple[list[str], int | None]:
+        """Return one page of a thread's raw lines, and where the next one starts, if any."""
+        return self._read_of(params.thread_id, lambda index: read_lines(self._home, index, params, start, max_bytes))
+
+    def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
+        """Return a thread's metadata, and its history if *params* include it."""
+        return self._read_of(params.thread_id, lambda index: read_thread(self._home, index, params))
+
+    def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
+        """Return the thread of the rollout at a path."""
+        thread_id = self._home.thread_of(Path(params.rollout_path))
+        return self._read_of(thread_id, lambda index: read_thread_by_rollout_path(self._home, index, params))
+
+    def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
+        """Return one page of a thread's turns."""
+        return self._read_of(params.thread_id, lambda index: list_turns(self._home, index, params))
+
+    def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
+        """Return one page of a thread's items."""
+        return self._read_of(params.thread_id, lambda index: list_items(self._home, index, params))
+
+    def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
+        """Return one page of the listing; of the SQLite file as it is, if *params* say so."""
+        if params.use_state_db_only:
+            with as_unavailable():
+                return self._open_index().list_threads(params)
+        return self._read(Refresher.refresh_all, lambda index: index.list_threads(params))
+
+    def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
+        """Return one page of the threads that hold a text."""
+        return self._read(Refresher.refresh_all, lambda index: index.search_threads(params))
+
+    def epoch(self, thread_id: str) -> int | None:
+        """Return a thread's newest epoch; None if no SQLite file can tell."""
+        return self._read_of(thread_id, lambda index: None if index.in_memory else index.epoch(thread_id))
+
+    def fresh_index(self, thread_id: str) -> Index:
+        """Return the index, in which the thread is as its rollout has it.
+
+        Raises:
+            IndexUnavailable: the index cannot be used now.
+        """
+        refresher = self._refresher_of(self._open_index())
+        refresher.refresh(thread_id)
+        return refresher.index
+
+    def _read_of(self, thread_id: str | None, answer: Callable[[Index], T]) -> T:
+        """Return *answer* after a look at one thread; at none, if a path names none."""
+        return self._read(lambda refresher: refresher.refresh(thread_id) if thread_id else None, answer)
+
+    def _read(self, refresh: Callable[[Refresher], None], answer: Callable[[Index], T]) -> T:
+        """Return *answer*, given the index after *refresh*."""
+        with as_unavailable():
+            if time.monotonic() >= self._sqlite_not_before:
+                try:
+                    refresher = self._refresher_of(self._open_index())
+                    refresh(refresher)
+                    return answer(refresher.index)
+                except (IndexUnavailable, Unavailable) as error:
+                    logger.warning("reading without the index: %s", error, extra={"action": "open_index"})
+                    self._sqlite_not_before = time.monotonic() + INDEX_RETRY_INTERVAL
+            if self._fallback is None:
+                self._fallback = Refresher(self._home, Index(self._home, in_memory=True))
+            refresh(self._fallback)
+            return answer(self._fallback.index)
+
+    def _refresher_of(self, index: Index) -> Refresher:
+        if self._refresher is None or self._refresher.index is not index:
+            self._refresher = Refresher(self._home, index)
+        return self._refresher
+
+    def close(self) -> None:
+        """Close the index in memory, if there is one; the opener closes the other."""
+        if self._fallback is not None:
+            self._fallback.index.close()
+            self._fallback = None
