@@ -28,9 +28,6 @@ MAX_IDLE_MAINTENANCE: Final = 0.5  # seconds
 #: Longest drain if there are several shards: the worker's other shards wait for it.
 MAX_SHARD_DRAIN: Final = 1.0  # seconds
 
-#: How long a folder is trusted after a check found no symlink in its path.
-LINK_CHECK_INTERVAL: Final = 1.0  # seconds
-
 
 @dataclass(slots=True)
 class DrainCounts:
@@ -60,9 +57,6 @@ class Drain:
     ) -> None:
         self._mailbox = mailbox
         self._home = home
-        #: The home with the folders whose links were checked since `_checked_at`.
-        self._checked_home = home.for_a_moment()
-        self._checked_at = time.monotonic()
         self._open_index = open_index
         self._settings = settings
         self._ring = ring
@@ -129,18 +123,11 @@ class Drain:
         outcomes = {claim.thread_id: Outcome(OutcomeKind.DONE) for claim in claims}
         try:
             sync = self._settings.sync == "fdatasync"
-            outcomes |= apply_batch(self._current_home(), self._open_index(), batch, sync=sync)
+            outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
         except Exception as error:  # after any error, release the threads before their claims expire
             logger.exception("batch failed", extra={"action": "drain", "threads": len(batch)})
             outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
         return {claim.thread_id: self._mailbox.judge(claim, outcomes[claim.thread_id]) for claim in claims}
-
-    def _current_home(self) -> Home:
-        """Return the home, with its link checks forgotten after `LINK_CHECK_INTERVAL`: a check per batch is slow."""
-        now = time.monotonic()
-        if now - self._checked_at > LINK_CHECK_INTERVAL:
-            self._checked_home, self._checked_at = self._home.for_a_moment(), now
-        return self._checked_home
 
     def _count(self, claims: list[Claim], outcomes: dict[str, Outcome]) -> None:
         counts = self._counts

@@ -15,6 +15,7 @@ from livethread_worker.drain import drain as drain_module
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.store.files import home as home_module
 from livethread_worker.store.write.outcome import Outcome
 
 
@@ -59,6 +60,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(drain_module, "time", clock)
+    monkeypatch.setattr(home_module, "time", clock)
     return clock
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -23,6 +24,9 @@ FILE_MODE: Final = 0o600
 
 #: Added to the name of a rollout when it is compressed.
 COMPRESSED_SUFFIX: Final = ".zst"
+
+#: How long a folder in which no symlink was found is taken to have none.
+LINK_CHECK_INTERVAL: Final = 1.0  # seconds
 
 _ROLLOUT_NAME: Final = re.compile(
     r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})\.jsonl(\.zst)?"
@@ -40,7 +44,7 @@ _name: Final = attrgetter("name")
 class Home:
     """The directory of one store."""
 
-    def __init__(self, root: Path, *, checks_links_once: bool = False) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
         self.sessions = root / "sessions"
         self.archived_sessions = root / "archived_sessions"
@@ -50,12 +54,9 @@ class Home:
         self.own = root / OWN_FOLDER
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
-        #: Checked folders, as spelled -> with symlinks resolved. None: check a folder for each rollout.
-        self._checked: dict[str, Path] | None = {} if checks_links_once else None
-
-    def for_a_moment(self) -> Home:
-        """Return this home for short use: it checks each folder for symlinks once, not for every rollout."""
-        return self if self._checked is not None else Home(self.root, checks_links_once=True)
+        #: Folders checked for symlinks, as spelled -> resolved, and when to check them again, of the monotonic clock.
+        self._checked: dict[str, Path] = {}
+        self._check_again_at = 0.0
 
     def create(self) -> None:
         """Create the missing folders with mode 0700; existing ones keep their modes."""
@@ -87,12 +88,16 @@ class Home:
     def resolve(self, relative: str) -> Path:
         """Return the path of a rollout given relative to the home, or absolutely.
 
+        Symlinks on the way are looked for again after `LINK_CHECK_INTERVAL`.
+
         Raises:
             InvalidRequest: it is not a path, or leads out of the home. (If the file itself is a symlink, opening it
                 fails.)
         """
         named, _, name = relative.rpartition("/")
-        if self._checked and name not in _NOT_FILE_NAMES and (known := self._checked.get(named)):
+        if (now := time.monotonic()) >= self._check_again_at:
+            self._checked, self._check_again_at = {}, now + LINK_CHECK_INTERVAL
+        if name not in _NOT_FILE_NAMES and (known := self._checked.get(named)):
             return known / name
         path = self.root / relative
         try:
@@ -101,7 +106,7 @@ class Home:
             raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is not a path") from None
         if path.name in _NOT_FILE_NAMES:
             raise InvalidRequest(f"{relative!r} does not name a file")
-        if self._checked is not None and path.name == name:
+        if path.name == name:
             self._checked[named] = folder
         return folder / path.name
 

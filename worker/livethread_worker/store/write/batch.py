@@ -58,7 +58,7 @@ class Batch:
     """Threads whose tasks are applied together. It holds their locks until its block ends."""
 
     def __init__(self, home: Home, index: Index, *, sync: bool) -> None:
-        self._home = home.for_a_moment()
+        self._home = home
         self._index = index
         self._sync = sync
         self._stack = ExitStack()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.unit.worker.builders import DAY, thread_id
 
 from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread_worker.store.files import home as home_module
 from livethread_worker.store.files.home import Home
 
 ONE = thread_id(1)
@@ -128,19 +130,34 @@ def test_where_it_lies_finds_either_folder_and_form(home: Home, folder: str, for
     assert (nowhere, home.where_it_lies(path)) == (None, there)
 
 
-def test_a_home_that_checks_links_once_resolves_like_any_other(home: Home, tmp_path: Path) -> None:
+def test_a_folder_that_was_checked_resolves_like_any_other(home: Home, tmp_path: Path) -> None:
     (home.sessions / "away").symlink_to(tmp_path)
     (home.sessions / "within").symlink_to(home.archived_sessions, target_is_directory=True)
-    batch = home.for_a_moment()
 
     for name in ("first.jsonl", "second.jsonl"):
-        assert batch.resolve(f"sessions/within/{name}") == home.archived_sessions / name
+        assert home.resolve(f"sessions/within/{name}") == home.archived_sessions / name
         for outside in (f"sessions/away/{name}", f"../{name}", f"/{name}"):
             with pytest.raises(InvalidRequest, match="leads out of"):
-                batch.resolve(outside)
+                home.resolve(outside)
     for folder in ("sessions/within/..", "..", "."):
         with pytest.raises(InvalidRequest):
-            batch.resolve(folder)
+            home.resolve(folder)
+
+
+def test_a_symlink_is_found_again_after_the_interval(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home.sessions / "2026"
+    folder.mkdir(parents=True)
+    home.resolve("sessions/2026/rollout.jsonl")
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+
+    later = time.monotonic() + home_module.LINK_CHECK_INTERVAL
+    monkeypatch.setattr("livethread_worker.store.files.home.time.monotonic", lambda: later)
+
+    with pytest.raises(InvalidRequest, match="leads out of"):
+        home.resolve("sessions/2026/rollout.jsonl")
 
 
 def test_a_path_in_the_home_is_resolved(home: Home) -> None:
