@@ -1,1 +1,1 @@
-"""Benchmarks of the store: ``make bench``. They compare within one run, and are no tests."""
+"""Benchmarks: ``make bench``. They compare figures of one run; they are not tests."""

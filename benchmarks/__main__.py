@@ -1,4 +1,4 @@
-"""``make bench``: run the benchmarks and print what the store costs beside what it stands on."""
+"""``make bench``: measures livethread and the parts it stands on, and prints both."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import click
 from benchmarks import chart, history, listing, memory, queueing, rebuilding, report, sessions, writing
 from livethread.cli.output import json_option, print_json
 
-#: What is measured by default; `memory` takes minutes of its own.
+#: The parts measured by default; `memory` takes minutes.
 DEFAULT_PARTS: Final = ("queue", "sessions", "listing", "rebuild", "history", "writing")
 PARTS: Final = (*DEFAULT_PARTS, "memory")
 
-#: Distributions whose versions a result depends on; they need not be installed.
+#: Distributions whose versions matter to a result; some may not be installed.
 _DISTRIBUTIONS: Final = ("livethread", "celery", "redis", "openai-agents")
 
 
@@ -31,13 +31,15 @@ def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
-@click.option("--sizes", default="1000,10000,100000", callback=_sizes, help="Threads of the homes to list.")
-@click.option("--threads", default=2000, help="Threads to rebuild from.")
-@click.option("--items", default=5000, help="Items of the history.")
-@click.option("--lines", default=1_000_000, help="Lines of the thread to append to.")
-@click.option("--appends", default=1_000_000, help="Appends of the part memory.")
-@click.option("--repeats", default=5, type=click.IntRange(5), help="Measurements of which the median is taken.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Keep the homes in this folder, and use those found.")
+@click.option(
+    "--sizes", default="1000,10000,100000", callback=_sizes, help="Numbers of threads in the homes to list."
+)
+@click.option("--threads", default=2000, help="Number of threads to rebuild.")
+@click.option("--items", default=5000, help="Number of items in the history.")
+@click.option("--lines", default=1_000_000, help="Number of lines in the thread to append to.")
+@click.option("--appends", default=1_000_000, help="Number of appends of the part memory.")
+@click.option("--repeats", default=5, type=click.IntRange(5), help="Number of measurements; the median counts.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep the homes in this folder, and reuse those in it.")
 @click.option("--chart", "drawing", type=click.Path(path_type=Path), help="Draw queue and sessions as an SVG.")
 @json_option
 def main(
@@ -101,7 +103,7 @@ def _versions(results: dict[str, Any]) -> dict[str, str]:
 
 
 def _said(versions: dict[str, str]) -> str:
-    # The Python client is called redis, and so may the server be.
+    # The Python client and the server may both be called redis.
     return ", ".join(f"{'redis-py' if name == 'redis' else name} {version}" for name, version in versions.items())
 
 

@@ -1,4 +1,4 @@
-"""Draws what was measured: horizontal bars, as an SVG that is legible on light and dark pages."""
+"""Draws results as horizontal bars, in an SVG that is legible on light and dark pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Bar:
 
     label: str
     value: float
-    #: ``ours``, ``other``, or ``limit``: what nothing can surpass.
+    #: ``ours``, ``other`` or ``limit`` (the best that is possible).
     kind: str
 
 
@@ -44,7 +44,7 @@ class Panel:
     """Figures of one unit."""
 
     title: str
-    #: What the axis shows, with its unit.
+    #: The axis title, with the unit.
     axis: str
     bars: Sequence[Bar]
     #: The axis begins at this power of ten and is logarithmic; None: it begins at 0 and is linear.
@@ -56,7 +56,7 @@ class Panel:
         return _HEAD + _ROW * len(self.bars) + _FOOT
 
     def ticks(self) -> list[float]:
-        """Return where the axis is marked; all bars end before the last one."""
+        """Return the marks of the axis; all bars end before the last mark."""
         largest = max(bar.value for bar in self.bars)
         if self.from_power is not None:
             return [10.0**power for power in range(self.from_power, math.ceil(math.log10(largest)) + 1)]
@@ -65,7 +65,7 @@ class Panel:
         return [step * number for number in range(math.ceil(largest / step) + 1)]
 
     def x(self, value: float, last: float) -> float:
-        """Return where on the axis *value* is; the *last* mark is at its end."""
+        """Return the place of *value* on the axis, which ends at the *last* mark."""
         part = value / last
         if self.from_power is not None:
             part = (math.log10(max(value, 1e-9)) - self.from_power) / (math.log10(last) - self.from_power)
@@ -112,14 +112,14 @@ def _text(x: float, y: float, text: str, style: str, anchor: str = "start") -> s
 
 
 def figure(value: float) -> str:
-    """Return *value* with three digits that count."""
+    """Return *value* with three significant digits."""
     if value >= 100:  # noqa: PLR2004 - three digits
         return f"{float(f'{value:.3g}'):,.0f}".replace(",", " ")
     return f"{value:.3g}"
 
 
 def panels(results: Mapping[str, Any]) -> list[Panel]:
-    """Return what of *results* is drawn."""
+    """Return the panels for *results*."""
     drawn = []
     if queue := results.get("queue"):
         drawn.append(

@@ -1,4 +1,4 @@
-"""Real deployments to measure: an embedded Redis with the shipped configuration, and Celery worker processes."""
+"""Deployments to measure: an embedded Redis with the shipped configuration, and Celery worker processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from livethread_worker.embedded.supervisor import Supervisor
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A home with its Redis and its workers, and a store that session code would use."""
+    """A home with its Redis and its workers, and a store for session code."""
 
     settings: Settings
     store: QueuedThreadStore
@@ -35,7 +35,7 @@ class Deployment:
         return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
 
     def server(self) -> str:
-        """Return name and version of the server."""
+        """Return the name and version of the server."""
         info: Any = self.redis.info("server")
         name = info.get("server_name", "redis")
         return f"{name} {info.get(f'{name}_version', info['redis_version'])}"
@@ -54,7 +54,7 @@ class Deployment:
 
 @contextlib.asynccontextmanager
 async def deployed(workers: int) -> AsyncIterator[Deployment]:
-    """Run a deployment of so many *workers*, each a process that does one thing at a time."""
+    """Run a deployment with this number of *workers*, each one process."""
     with tempfile.TemporaryDirectory(prefix="livethread-bench-") as folder:
         settings = Settings(home=Path(folder) / "home", redis_url=None)
         with running(settings, workers=workers, concurrency=1) as supervisor:

@@ -1,4 +1,4 @@
-"""Reading a history, against reading and parsing the bare file."""
+"""Measures reading a history, and reading and parsing the bare file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from livethread_worker.store.upkeep.rebuild import rebuild
 
 
 def run(folder: Path, items: int, repeats: int) -> dict[str, Any]:
-    """Return the seconds that each way of reading a thread of so many *items* takes."""
+    """Return the seconds that each way of reading a thread of *items* items takes."""
     home = Home(folder / f"history-{items}")
     path = home.new_rollout(homes.ROOT, homes.BEGIN)
     if not path.exists():

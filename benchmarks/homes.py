@@ -1,4 +1,4 @@
-"""Makes homes of many threads: rollouts are written directly, as a worker would, and read in by the product."""
+"""Makes homes of many threads: writes rollouts directly, as a worker would, for livethread to index."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from livethread.model import format_time
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.write.thread_work import number_line
 
-#: The first thread is as old as this; each next one is younger by `_APART`.
+#: The time of the first thread; each next one is younger by `_APART`.
 BEGIN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _APART: Final = timedelta(minutes=4)
 
 #: How many threads share each rare value.
 RARE: Final = 10
-#: Part of the threads, the oldest ones, that share a directory nobody works in any more.
+#: The fraction of the threads, the oldest ones, that share a directory no longer in use.
 OLD_SHARE: Final = 20
 
 RARE_CWD: Final = "/rare"
@@ -48,17 +48,17 @@ ROOT: Final = thread_id(0)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What each thread of a home is like."""
+    """The shape of each thread of a home."""
 
     turns: int
-    #: Words of what the user and the agent say in a turn.
+    #: Words that the user and the agent say in a turn.
     asked: int
     answered: int
     #: Words of the base instructions.
     instructions: int
 
 
-#: Threads as a listing sees many of them, about 2 KB; threads to read anew, about 8 KB.
+#: Threads for listings, about 2 KB; threads for rebuilds, about 8 KB.
 SMALL: Final = Shape(turns=1, asked=8, answered=20, instructions=20)
 WHOLE: Final = Shape(turns=3, asked=20, answered=62, instructions=40)
 
@@ -85,7 +85,7 @@ class _Rollout:
 
 
 def write_rollouts(home: Home, threads: int, shape: Shape) -> None:
-    """Write a rollout for each of *threads*, with values that many and that few of them share."""
+    """Write a rollout for each of *threads*, with some values that many share and some that few share."""
     words = Words()
     home.create()
     home.archived_sessions.mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ def write_rollouts(home: Home, threads: int, shape: Shape) -> None:
 
 
 def write_long_rollout(home: Home, number: int, lines: int) -> None:
-    """Write the rollout of one thread of so many *lines*: one turn, and what the agent says in it."""
+    """Write the rollout of one thread of *lines* lines: one turn with messages of the agent."""
     rollout = _begun(number, 1000, SMALL, Words())
     path = home.new_rollout(thread_id(number), _created_at(number))
     home.create()
@@ -118,7 +118,7 @@ def write_long_rollout(home: Home, number: int, lines: int) -> None:
 
 
 def write_history(path: Path, items: int) -> None:
-    """Write a rollout of *items* lines whose sizes are those of real sessions: p50 0.4 KB, p90 2.2 KB."""
+    """Write a rollout of *items* lines with the sizes of real sessions: p50 0.4 KB, p90 2.2 KB."""
     words, rollout = Words(), _begun(0, 1000, WHOLE, Words())
     sizes = words.random
     while len(rollout.lines) < items:
@@ -138,15 +138,15 @@ def write_history(path: Path, items: int) -> None:
 
 
 class Words:
-    """Text of random words; the same in every run."""
+    """Makes texts of random words, the same in every run."""
 
     def __init__(self) -> None:
-        self.random = random.Random(20261122)  # noqa: S311 - no secret
+        self.random = random.Random(20261122)  # noqa: S311 - not a secret
         letters = "abcdefghijklmnopqrstuvwxyz"
         self._words = ["".join(self.random.choices(letters, k=2 + n % 9)) for n in range(5000)]
 
     def text(self, words: int) -> str:
-        """Return the next text of so many words."""
+        """Return the next text of this number of words."""
         return " ".join(self.random.choices(self._words, k=words))
 
 
@@ -175,7 +175,7 @@ def _lines(number: int, threads: int, shape: Shape, words: Words) -> list[bytes]
 def _begun(number: int, threads: int, shape: Shape, words: Words) -> _Rollout:
     """Return a rollout with its first line."""
     rollout = _Rollout(_created_at(number))
-    # Threads are not written on in the order in which they were made.
+    # The order of the last changes differs from the order of creation.
     rollout.at += timedelta(minutes=number * 7919 % 5000)
     meta = {
         "id": thread_id(number),
@@ -206,5 +206,5 @@ def _rare_values(number: int, threads: int) -> Iterator[tuple[str, Any]]:
 
 
 def _is_rare(number: int, threads: int, kind: int) -> bool:
-    """Whether a thread is one of the few that share a value of some *kind*; they are spread over all threads."""
+    """Whether a thread is one of the few that share a value of this *kind*; they are spread over all threads."""
     return number % (threads // RARE) == kind

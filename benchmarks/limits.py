@@ -1,4 +1,4 @@
-"""What the operations cost with nothing around them: in Redis alone, in files alone, in SQLite alone."""
+"""Measures the bare operations: in Redis only, in files only, in SQLite only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from redis import Redis
 
 from benchmarks import load
 
-#: Commands of one pipeline: as many as the client joins into a call.
+#: Commands of one pipeline; the client joins as many into a call.
 _PIPELINED: Final = 1_000
 
 _SCHEMA: Final = """
@@ -32,7 +32,7 @@ INSERT INTO threads (id, title, updated_at, bytes) VALUES (?, ?, ?, ?)
 
 
 def xadds(redis: Redis, shape: load.Shape) -> float:
-    """Return the seconds in which pipelined XADDs bring the operations of *shape* into a stream for each thread."""
+    """Return the seconds that pipelined XADDs of the operations of *shape* take, with a stream for each thread."""
     lines = list(_lines(shape))
 
     def add() -> None:
@@ -48,7 +48,7 @@ def xadds(redis: Redis, shape: load.Shape) -> float:
 
 
 def files(folder: Path, shape: load.Shape, at_a_time: int) -> float:
-    """Return the seconds in which the lines come into a file for each thread, some *at_a_time*, each time synced.
+    """Return the seconds to write the lines into a file for each thread, synced after every *at_a_time* lines.
 
     The files stay in *folder*: to delete them would slow down who makes others next.
     """
@@ -70,7 +70,7 @@ def files(folder: Path, shape: load.Shape, at_a_time: int) -> float:
 
 
 def sqlite(folder: Path, shape: load.Shape, at_a_time: int) -> float:
-    """Return the seconds in which the operations come into rows and full text, so many operations a transaction."""
+    """Return the seconds to write the operations into rows and full text, in transactions of this many operations."""
     folder.mkdir(exist_ok=True)
     path = folder / "bare.sqlite"
     connection = sqlite3.connect(path, isolation_level=None)
@@ -95,7 +95,7 @@ def sqlite(folder: Path, shape: load.Shape, at_a_time: int) -> float:
 
 
 def _by_thread(shape: load.Shape) -> list[list[bytes]]:
-    """Return a line for each operation of each thread."""
+    """Return one line for each operation of each thread."""
     operations = shape.operations // shape.threads
     return [
         [orjson.dumps(item) + b"\n" for item in load.items(thread, operations)] for thread in range(shape.threads)

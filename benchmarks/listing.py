@@ -1,4 +1,4 @@
-"""Listing and searching, against the bare query, in homes of several sizes."""
+"""Measures listing and searching, and the bare queries, in homes of several sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a listing asks for, and how one would ask SQLite for it by hand."""
+    """A filter of listings, and the same query for SQLite by hand."""
 
     params: dict[str, Any]
     condition: str
@@ -92,7 +92,7 @@ def run(folder: Path, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]
 
 
 def made_home(folder: Path, size: int) -> Home:
-    """Return a home of *size* small threads, read in by a rebuild; made where it is not there yet."""
+    """Return an indexed home of *size* small threads; make it unless it exists."""
     home = Home(folder / f"threads-{size}")
     if not home.index.exists():
         homes.write_rollouts(home, size, homes.SMALL)

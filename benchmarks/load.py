@@ -1,4 +1,4 @@
-"""What session code asks of the queue: many threads that append at once, or operations at a fixed rate."""
+"""The load of session code: many threads that append at once, or operations at a fixed rate."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _OPENING: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many threads append how much."""
+    """The size of a load."""
 
     threads: int
-    #: To each of them.
+    #: To each thread.
     appends: int
-    #: Appends after which a thread's metadata is patched; 0: it never is.
+    #: Appends between patches of a thread's metadata; 0: no patches.
     patch_every: int = 0
-    #: Appends of one thread that are under way at once.
+    #: Concurrent appends of one thread.
     at_once: int = 1
 
     @property
@@ -47,22 +47,22 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run of a shape took, from its first append until everything is durable."""
+    """The cost of one run, from its first append until everything is durable."""
 
     seconds: float
-    #: Of the process that appends.
+    #: In the process that appends.
     cpu_s: float
 
 
 @lru_cache(maxsize=1)
 def texts() -> tuple[str, ...]:
-    """Return texts to append, each another one: all of them end up in the search."""
+    """Return different texts to append; all of them are indexed for search."""
     words = Words()
     return tuple(words.text(_WORDS) for _ in range(10_000))
 
 
 def items(number: int, count: int) -> Iterator[dict[str, Any]]:
-    """Yield the items of one thread: what the user asks, and what the agent has to say."""
+    """Yield the items of one thread: a request of the user, then messages of the agent."""
     kind, of_all = "user_message", texts()
     for n in range(count):
         yield {"type": "event_msg", "payload": {"type": kind, "message": of_all[(number * 37 + n) % len(of_all)]}}
@@ -70,7 +70,7 @@ def items(number: int, count: int) -> Iterator[dict[str, Any]]:
 
 
 def patch(number: int) -> ThreadMetadataPatch:
-    """Return a patch that somebody asks for: it goes into the file, the row, and what listings search."""
+    """Return an explicit patch: it changes the file, the row, and the texts that listings search."""
     return ThreadMetadataPatch(title=f"After {number} appends")
 
 
@@ -91,7 +91,7 @@ async def close(threads: list[LiveThread]) -> None:
 
 
 async def write(store: QueuedThreadStore, shape: Shape) -> Run:
-    """Write *shape* through new threads of *store*, all of them at once; each thread awaits what it does."""
+    """Write *shape* through new threads of *store* concurrently; each thread awaits its own operations."""
     threads = await opened(store, shape.threads)
     texts()
     began, cpu = time.perf_counter(), time.process_time()
@@ -118,7 +118,7 @@ async def _write_one(thread: LiveThread, number: int, shape: Shape) -> None:
 
 
 async def latencies(store: QueuedThreadStore, threads: int, per_second: int, seconds: float) -> list[float]:
-    """Return the seconds of each operation from when it was due until this process has heard that it is durable.
+    """Return the seconds of each operation, from its due time until this process hears that it is durable.
 
     The operations are due at a fixed rate, however long those before them take; every eleventh is a patch. The threads
     are there before: none of the operations has to make a file.
@@ -144,7 +144,7 @@ async def latencies(store: QueuedThreadStore, threads: int, per_second: int, sec
 
     unsubscribe = store.observers.subscribe(note)
     gc.collect()
-    gc.freeze()  # what this process has made for other measurements takes fifty milliseconds to look through
+    gc.freeze()  # a collection of objects from other measurements takes fifty milliseconds
     began = time.perf_counter()
     tasks = []
     for number in range(int(per_second * seconds)):

@@ -1,4 +1,4 @@
-"""Whether a client and its worker keep their size over many appends."""
+"""Measures whether a client and its worker keep their size over many appends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import click
 from benchmarks import load
 from benchmarks.deployments import Deployment, deployed
 
-#: What is written at a time; then the threads are closed, and others are opened.
+#: One round; after it, its threads are closed and others are opened.
 _SHAPE: Final = load.Shape(threads=100, appends=100, patch_every=10)
 
 
 def run(appends: int, every: int) -> list[dict[str, Any]]:
-    """Write so many *appends*, and return the resident sizes, in bytes, each time *every* more are durable."""
+    """Write *appends* appends; return the resident sizes in bytes, after each *every* of them are durable."""
     return asyncio.run(_run(appends, every))
 
 
@@ -43,14 +43,14 @@ async def _run(appends: int, every: int) -> list[dict[str, Any]]:
 def _sizes(deployment: Deployment) -> dict[str, int]:
     pids = deployment.supervisor.pids()
     processes = _processes()
-    # The worker's parent takes the messages; a child of it does the work.
+    # The worker's parent takes messages; its child does the work.
     working = [size for _, parent, size in processes if parent == pids["worker.1"]]
     sizes = {pid: size for pid, _, size in processes}
     return {"client": sizes[os.getpid()], "worker": max(working), "redis": sizes[pids["redis"]]}
 
 
 def _processes() -> list[tuple[int, int, int]]:
-    """Return pid, parent and resident bytes of every process."""
+    """Return the pid, parent and resident bytes of every process."""
     listed = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid=,rss="],  # noqa: S607 - where it lies differs
         capture_output=True,

@@ -26,7 +26,7 @@ from livethread_worker.embedded.processes import settings_env
 from livethread_worker.embedded.redis_server import run_dir
 from livethread_worker.embedded.supervisor import ProcessSpec
 
-#: Seconds in which the worker answers once it is there, and in which it has done a run.
+#: How long to wait for the worker's answer to a ping, and for a run.
 _PING_TIMEOUT: Final = 0.5  # seconds
 _RUN_TIMEOUT: Final = 600  # seconds
 
@@ -51,7 +51,7 @@ def _database() -> Database:
 
 @app.task
 def append(thread_id: str, line: str) -> None:
-    """Append *line* to the thread's file and force it to the disk; keep its row and the search up to date."""
+    """Append *line* to the thread's file and sync it; update its row and the search."""
     record = json.loads(line)
     data = line.encode() + b"\n"
     with (Path(os.environ[_FOLDER]) / f"{thread_id}.jsonl").open("ab") as file:
@@ -94,14 +94,14 @@ def worker_spec(settings: Settings, folder: Path) -> ProcessSpec:
 
 
 def write(shape: load.Shape) -> load.Run:
-    """Publish the operations of *shape*, of all threads in turn, and wait until the worker has done the last one."""
+    """Publish the operations of *shape*, all threads in turn, and wait until the worker has done the last one."""
     threads = [uuid4().hex for _ in range(shape.threads)]
     operations = list(_operations(threads, shape))
     began, cpu = time.perf_counter(), time.process_time()
     for task, arguments in operations[:-1]:
         task.apply_async(arguments)
     last, arguments = operations[-1]
-    # The queue is first in, first out, and nobody else takes from it.
+    # The queue is first in, first out, with one consumer.
     last.apply_async(arguments, ignore_result=False).get(timeout=_RUN_TIMEOUT)
     return load.Run(time.perf_counter() - began, time.process_time() - cpu)
 

@@ -27,17 +27,17 @@ SHAPES: Final = {
     "wide": load.Shape(threads=2_000, appends=5),
     "deep": load.Shape(threads=1, appends=10_000, at_once=50),
 }
-#: One Celery task an operation costs the same however many there are: it gets this part of them.
+#: One Celery task an operation does one operation in this many; its rate does not depend on their number.
 NAIVE_PART: Final = 10
 
-#: Threads that append at once where the client's CPU time is taken.
+#: Concurrent threads when the client's CPU time is measured.
 _CPU: Final = load.Shape(threads=50, appends=100)
 
-#: Workers that each have one process, and what they are given. One Celery task an operation knows one only, to keep order.
+#: Numbers of workers with one process each, and their shapes. One Celery task an operation has one worker, to keep order.
 WORKERS: Final = (1, 2, 4)
 SHARED: Final = ("many", "wide")
 
-#: Operations a second that come whether or not those before them are done, and for how long.
+#: The steady load: operations come at this rate whether or not earlier ones are done, for this time.
 STEADY_RATE: Final = 500  # tasks a second
 STEADY_TIME: Final = 20.0  # seconds
 
@@ -54,7 +54,7 @@ async def _run(repeats: int) -> dict[str, Any]:
         spec = naive.worker_spec(alone.settings, alone.settings.home / "naive")
         stack.enter_context(Supervisor([spec], LogFiles(run_dir(alone.settings))))
         bench = _Bench(deployments)
-        await load.write(alone.store, SHAPES["many"])  # what is imported, opened and made at first
+        await load.write(alone.store, SHAPES["many"])  # first imports and connections
         await asyncio.to_thread(naive.write, load.Shape(threads=1, appends=100))
         for turn in range(repeats):
             await bench.round(turn)
@@ -63,17 +63,17 @@ async def _run(repeats: int) -> dict[str, Any]:
 
 
 class _Bench:
-    """Measures everything once a round, and keeps what came out."""
+    """Measures everything once a round, and keeps the results."""
 
     def __init__(self, deployments: dict[int, Deployment]) -> None:
         self._deployments = deployments
         self._alone = deployments[1]
         self._measured: dict[str, list[float]] = defaultdict(list)
-        #: Lines of one write to a file, operations of one transaction: as the workers had them.
+        #: Lines of one write and operations of one transaction, as in the workers.
         self._lines, self._batch = 1, 1
 
     async def round(self, turn: int) -> None:
-        """Measure each once; another one first each time."""
+        """Measure each once, in an order that changes each round."""
         operations = self._operations()
         names = list(operations)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -131,10 +131,10 @@ class _Bench:
         return shape.operations / (await load.write(deployment.store, shape)).seconds
 
     async def _many(self, deployment: Deployment, shape: load.Shape) -> float:
-        """Measure, and count into how many writes and transactions the workers gathered the operations."""
+        """Measure, and count the writes and transactions of the workers."""
         writes, claims = deployment.calls("xtrim"), deployment.calls("zrangebyscore")
         rate = await self._written(deployment, shape)
-        # Each settled thread is trimmed once; a claim looks four times for what is due.
+        # A settle trims each thread once; a claim reads `ready` four times.
         self._lines = round(shape.operations / (deployment.calls("xtrim") - writes))
         self._batch = round(shape.operations * 4 / (deployment.calls("zrangebyscore") - claims))
         return rate
@@ -153,7 +153,7 @@ class _Bench:
 
 
 def _by(name: str, workers: int) -> str:
-    """Return what the rate of the shape *name* is called with so many workers."""
+    """Return the name of the rate of the shape *name* with this number of workers."""
     return name if workers == 1 else f"{name}, {workers} workers"
 
 
@@ -168,7 +168,7 @@ async def _naive(shape: load.Shape) -> float:
 
 
 async def _steady(deployment: Deployment) -> dict[str, Any]:
-    """Measure how long each operation takes to be durable at a steady rate, and how many Celery messages that takes."""
+    """Measure the latency of operations at a steady rate, and the number of Celery messages."""
     threads = SHAPES["many"].threads
     before = await asyncio.to_thread(deployment.celery_tasks)
     seconds = sorted(await load.latencies(deployment.store, threads, STEADY_RATE, STEADY_TIME))

@@ -1,4 +1,4 @@
-"""Making the index again from the rollouts, and what its parts cost, on one core."""
+"""Measures a rebuild of the index and its parts, on one core."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from livethread_worker.store.upkeep.rebuild import rebuild
 
 
 def run(folder: Path, threads: int, repeats: int) -> dict[str, Any]:
-    """Return threads a second of a rebuild, and of reading and parsing the bare files, each the median.
+    """Return the median threads per second of a rebuild, and of reading and parsing the bare files.
 
-    A rebuild waits for the disk at each commit; how many threads it reads in a second of one core is told apart.
+    A rebuild waits for the disk at each commit; its threads per second of CPU time are a figure of their own.
     """
     home = Home(folder / f"rebuild-{threads}")
     if not home.sessions.exists():

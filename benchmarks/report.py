@@ -1,4 +1,4 @@
-"""Prints what was measured, as tables for people."""
+"""Prints results as tables for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from benchmarks import listing
 
-#: Heading of the column that says what a figure is compared with.
+#: Heading of the column with the compared thing.
 _WHAT: Final = "bare is"
 _BESIDE: Final = "beside"
 
@@ -75,11 +75,11 @@ def _print_sessions(sessions: dict[str, Any]) -> None:
         [(name, cell("append", name), cell("read", name)) for name in names],
     )
     if not sessions["has_agents"]:
-        click.echo("openai-agents is not installed: its sessions were left out (`make bench` installs it)\n")
+        click.echo("openai-agents is not installed, so its sessions are left out; `make bench` installs it\n")
 
 
 def _print_bare(results: dict[str, Any]) -> None:
-    """Print what is measured beside the bare thing that it stands on."""
+    """Print each result beside the bare thing that it stands on."""
     rows = []
     if rebuilt := results.get("rebuild"):
         what = f"rebuild, threads of {rebuilt['bytes'] / 1000:.1f} KB"
@@ -105,7 +105,7 @@ def _print_bare(results: dict[str, Any]) -> None:
 
 
 def _print_listing(records: list[dict[str, Any]], sizes: Sequence[int]) -> None:
-    """Print one line a filter: the worst of all keys and directions."""
+    """Print one line for each filter: the worst of all keys and directions."""
     rows = []
     for name in dict.fromkeys(record["filter"] for record in records):
         worst = {
@@ -128,7 +128,7 @@ def _print_listing(records: list[dict[str, Any]], sizes: Sequence[int]) -> None:
 
 
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print *rows*: text to the left in the first column and behind the numbers, numbers to the right."""
+    """Print *rows*: text left-aligned in the first column and after the numbers, numbers right-aligned."""
     table = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -1,4 +1,4 @@
-"""One append, awaited, and one history, read: ours beside the sessions of OpenAI's Agents SDK."""
+"""Measures one awaited append and one read of a history: livethread and the sessions of OpenAI's Agents SDK."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _FILLING: Final = 500
 def run(items: int, repeats: int) -> dict[str, Any]:
     """Return the seconds of one awaited append, and of reading *items*, for each kind of session.
 
-    The Agents SDK's are left out where it is not installed.
+    Without the Agents SDK, its sessions are left out.
     """
-    # Fewer appends than there are different texts: none is one that is known already.
+    # Fewer appends than texts, so that no text repeats.
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:

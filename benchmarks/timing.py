@@ -1,4 +1,4 @@
-"""Times operations against one another: interleaved, so that whatever slows the machine slows them all."""
+"""Times operations interleaved, so that anything that slows the machine slows them all."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def medians(
 ) -> dict[str, float]:
     """Return the median seconds of one run of each operation, by its name.
 
-    Each is run once before it is measured, and then in turn with all the others, another one first each time. One
-    measurement has as many runs of it as last about *measured_s*.
+    Each operation runs once unmeasured. Then all run in turn, in an order that changes each time. One measurement repeats
+    an operation for about *measured_s*.
     """
     runs = {name: _runs(operation, measured_s) for name, operation in operations.items()}
     seconds: dict[str, list[float]] = {name: [] for name in operations}

@@ -1,4 +1,4 @@
-"""What writing costs: a batch as a drain commits it, and an append to a thread of a million lines."""
+"""Measures writing: a batch as a drain commits it, and an append to a thread of a million lines."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _BATCH_APPENDS: Final = 10
 
 _ITEM: Final = RolloutItem(type="event_msg", payload={"type": "agent_reasoning", "text": "thinking " * 40})
 
-#: What one measurement lasts: how long the disk takes differs from write to write.
+#: The length of one measurement; the disk's time varies from write to write.
 _MEASURED: Final = 0.1  # seconds
 
-#: Where a benchmark of appends begins to number its threads.
+#: The first thread number of the benchmark of appends.
 _LONG, _EMPTY = 1, 2
 
 
 class _Writer:
-    """Applies batches to some threads of a home, as one client after the other would send them."""
+    """Applies batches to some threads of a home, as if clients sent them one after another."""
 
     def __init__(self, home: Home, index: Index, numbers: Sequence[int], appends: int) -> None:
         self._home, self._index, self._appends = home, index, appends
@@ -47,7 +47,7 @@ class _Writer:
         self._writer = f"w{id(self)}"
 
     def write(self) -> None:
-        """Apply one batch: so many appends to each thread."""
+        """Apply one batch, with this number of appends to each thread."""
         now = utc_now()
         append = OrderedTask(AppendItems(at=now), (encode_line(_ITEM, now, max_bytes=10_000),))
         counters = [next(self._counter) for _ in range(self._appends)]
@@ -57,7 +57,7 @@ class _Writer:
 
 
 def batches(made: Home, threads: int, repeats: int) -> dict[str, Any]:
-    """Return the seconds of a batch on a copy of the home *made*, with its indexes and without those of filters."""
+    """Return the seconds of a batch on a copy of the home *made*, with and without the indexes for filters."""
     numbers = range(0, threads, threads // _BATCH_THREADS)
     with_all, without = (_copied(made, numbers, name) for name in ("batches", "batches-unfiltered"))
     indexes = Index(with_all), Index(without)
@@ -87,7 +87,7 @@ def _copied(made: Home, numbers: Sequence[int], name: str) -> Home:
 
 
 def _drop_filter_indexes(index: Index) -> int:
-    """Drop what serves listings by a filter, and return how many indexes that were."""
+    """Drop the indexes for filters of listings, and return their number."""
     rows = index.db.query("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'threads'")
     columns = tuple(f"threads_by_{name}_" for name in ("cwd", "source", "model_provider", "parent_thread_id"))
     names = [row["name"] for row in rows if row["sql"] and row["name"].startswith(columns)]
@@ -97,9 +97,9 @@ def _drop_filter_indexes(index: Index) -> int:
 
 
 def appends(folder: Path, lines: int, repeats: int) -> dict[str, Any]:
-    """Return the seconds of an append to a thread of so many *lines*, and to one that has hardly any.
+    """Return the seconds of an append to a thread of *lines* lines, and to one with few.
 
-    Once by a batch as a worker applies it, once through the local store.
+    Both by a batch as a worker applies it, and through the local store.
     """
     home = Home(folder / f"long-{lines}")
     if not home.index.exists():

@@ -12,7 +12,7 @@ from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread.types import ThreadSortKey
 
-#: No rollout is that long.
+#: Longer than any rollout.
 MAX_OFFSET = 2**62
 
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -24,21 +24,21 @@ def encode_cursor(thread: StoredThread, sort_key: ThreadSortKey) -> str:
 
 
 def decode_cursor(cursor: str, sort_key: ThreadSortKey) -> tuple[str, str]:
-    """Return sort value and id of the last row of the page before.
+    """Return sort value and id of the last row of the previous page.
 
     Raises:
-        InvalidRequest: it is no cursor, or one of a listing by another key.
+        InvalidRequest: it is not a cursor, or it belongs to another sort key.
     """
     value, thread_id = _decode(cursor, sort_key.value)
     if not isinstance(value, str):
-        raise InvalidRequest("not a cursor; pass it as it came")
+        raise InvalidRequest("this is not a cursor; pass next_cursor unchanged")
     return value, thread_id
 
 
 def encode_relevance(snapshot: int, offset: int) -> str:
-    """Return the cursor of a page by relevance: what was found when the first page was made, and how much is shown.
+    """Return the cursor of a page by relevance: the newest message when the search began, and the results shown so far.
 
-    How well a text matches depends on all the others, so what came in since is left out.
+    A match's rank depends on all texts, so messages that arrive during the search are left out.
     """
     return _encode("relevance", snapshot, str(offset))
 
@@ -47,11 +47,11 @@ def decode_relevance(cursor: str) -> tuple[int, int]:
     """Return snapshot and offset of a page by relevance.
 
     Raises:
-        InvalidRequest: it is no cursor, or one of a search sorted otherwise.
+        InvalidRequest: it is not a cursor, or it belongs to another order.
     """
     snapshot, offset = _decode(cursor, "relevance")
     if type(snapshot) is not int or not 0 <= snapshot < MAX_OFFSET or not _COUNT.fullmatch(offset):
-        raise InvalidRequest("not a cursor; pass it as it came")
+        raise InvalidRequest("this is not a cursor; pass next_cursor unchanged")
     return snapshot, int(offset)
 
 
@@ -64,11 +64,11 @@ def decode_offset(kind: str, cursor: str) -> int:
     """Return the place in a rollout at which the page begins.
 
     Raises:
-        InvalidRequest: it is no cursor of a thread's *kind*.
+        InvalidRequest: it is not a cursor of this *kind*.
     """
     offset, _ = _decode(cursor, kind)
     if type(offset) is not int or not 0 <= offset < MAX_OFFSET:
-        raise InvalidRequest("not a cursor; pass it as it came")
+        raise InvalidRequest("this is not a cursor; pass next_cursor unchanged")
     return offset
 
 
@@ -80,7 +80,7 @@ def _decode(cursor: str, kind: str) -> tuple[Any, str]:
     try:
         found, value, thread_id = json.loads(base64.urlsafe_b64decode(cursor))
     except (ValueError, TypeError, RecursionError):
-        raise InvalidRequest("not a cursor; pass it as it came") from None
+        raise InvalidRequest("this is not a cursor; pass next_cursor unchanged") from None
     if found != kind:
         raise InvalidRequest(f"this is the cursor of a page by {found}, not by {kind}")
     return value, str(thread_id)

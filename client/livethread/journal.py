@@ -1,8 +1,8 @@
-"""A journal of what each writer was told, for `livethread verify` to judge a home by.
+"""A journal of each writer's calls and their answers, from which `livethread verify` checks a home.
 
-It is a history in Jepsen's sense: each call is noted twice, when it is made (``invoke``) and when it is answered: ``ok``,
-``fail`` (certainly not carried out) or ``info`` (nobody knows). A process that dies in between leaves the second out. One
-file may hold several processes; each notes its calls in lines of JSON, appended whole. Items stand in it as digests.
+It is a history in Jepsen's sense: each call is recorded when it is made (``invoke``) and when it is answered: ``ok``,
+``fail`` (certainly had no effect) or ``info`` (unknown). A process that dies in between leaves no answer. Several
+processes may share a file; each appends its events as whole lines of JSON. Items are recorded as digests.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from livethread.store import ThreadStore
 
 T = TypeVar("T")
 
-#: Errors that say for certain: nothing of the request is stored, nor will be.
+#: Errors after which nothing of the request is, or will be, stored.
 REFUSALS: Final = (InvalidRequest, Conflict, ResourceExhausted, Unsupported)
 
 
 @contextmanager
 def journaled(store: ThreadStore, path: Path, process: str) -> Iterator[ThreadStore]:
-    """Yield *store*, with its calls that change a thread and its histories noted at *path* under the name *process*.
+    """Yield *store*; record its changes of threads and its reads of histories at *path* under the name *process*.
 
-    A name stands for one store object: one that is opened later, in another process or not, needs another name. An
-    invocation is in the file before the store is asked, so that the process may be killed at any time.
+    Give each store object a name of its own, also in one process. A call is in the file before the store gets it, so
+    the process may be killed at any time.
     """
     with closing(Journal(path, process)) as journal:
         yield cast("ThreadStore", _JournaledThreadStore(store, journal))
 
 
 def item_digest(kind: str, payload: Any) -> str:
-    """Return what a journal says of an item. Two items of one type and payload are the same."""
+    """Return the digest of an item; items with the same type and payload have the same digest."""
     try:
         content = encode_json([kind, payload])
     except InvalidRequest:
@@ -60,12 +60,12 @@ def digests_of(items: Iterable[RolloutItem]) -> list[str]:
 
 
 def history_digest(digests: Iterable[str]) -> str:
-    """Return what a journal says of a whole history."""
+    """Return the digest of a whole history."""
     return hashlib.blake2b("".join(digests).encode(), digest_size=8).hexdigest()
 
 
 class Journal:
-    """Appends the events of one process. They survive the process, not the machine."""
+    """Appends the events of one process. They survive a crash of the process, not of the machine."""
 
     def __init__(self, path: Path, process: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,13 +74,13 @@ class Journal:
         self._calls = 0
 
     def invoke(self, f: str, thread_id: str, value: Any = None, **details: Any) -> int:
-        """Note that *f* is asked for; return the number of the call."""
+        """Record a call of *f*; return the call's number."""
         self._calls += 1
         self._note(self._calls, type="invoke", f=f, thread_id=thread_id, value=value, **details)
         return self._calls
 
     def answer(self, call: int, kind: str, **details: Any) -> None:
-        """Note how a call ended."""
+        """Record how a call ended."""
         self._note(call, type=kind, **details)
 
     def close(self) -> None:
@@ -88,13 +88,13 @@ class Journal:
         self._file.close()
 
     def _note(self, call: int, **event: Any) -> None:
-        # The machine's monotonic clock: it tells the order of calls across processes, and nobody sets it back.
+        # The machine's monotonic clock orders calls across processes, and is never set back.
         line = encode_json({"process": self._process, "call": call, "at": time.monotonic_ns(), **event}) + b"\n"
-        os.write(self._file.fileno(), line)  # in one write, so that processes may share a file
+        os.write(self._file.fileno(), line)  # one write, so that processes can share the file
 
 
 class _JournaledThreadStore:
-    """A store that notes what it is asked and what it answers; whatever it does not note goes straight to the store."""
+    """A store that records calls and answers; other attributes are those of the store itself."""
 
     def __init__(self, store: ThreadStore, journal: Journal) -> None:
         self._store = store

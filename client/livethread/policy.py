@@ -1,6 +1,6 @@
-"""Which items are persisted; the rest is dropped before anything is stored.
+"""The persistence policy: which items are stored. `LiveThread` drops the others.
 
-The rules are codex's (``rollout/src/policy.rs``); line types it does not know are kept.
+The rules are codex's (``rollout/src/policy.rs``); line types that codex does not know are kept.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _EVENTS: Final = frozenset({
     "web_search_end",
 })
 
-#: Events that belong into paginated rollouts alone.
+#: Events that are persisted only in paginated rollouts.
 _PAGINATED_EVENTS: Final = frozenset({"item_completed", "thread_settings_applied"})
 
 #: Kinds of item whose ``item_completed`` has no equivalent elsewhere in the history.
@@ -62,9 +62,9 @@ _COMPLETED_ITEMS: Final = frozenset({"plan", "sleep"})
 
 
 def is_persisted(item: RolloutItem, history_mode: str | None = None) -> bool:
-    """Whether *item* belongs into a rollout of that *history_mode*.
+    """Whether *item* belongs into a rollout of this *history_mode*.
 
-    In a paginated one, codex looks for what was said and done in ``item_completed`` events.
+    Codex reads the conversation of a paginated rollout from its ``item_completed`` events.
     """
     match item.type:
         case "response_item":
@@ -78,7 +78,7 @@ def is_persisted(item: RolloutItem, history_mode: str | None = None) -> bool:
 
 
 def persisted_items(items: Iterable[RolloutItem]) -> list[RolloutItem]:
-    """Return those of *items* that are persisted, in order."""
+    """Return the *items* that are persisted, in order."""
     return [item for item in items if is_persisted(item)]
 
 

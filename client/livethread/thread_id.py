@@ -13,7 +13,7 @@ from pydantic import AfterValidator, WithJsonSchema
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UUID_IN_ANY_CASE: Final = _CANONICAL_UUID.pattern.replace("a-f", "A-Fa-f")
 
-#: What JSON schemas say of an id in its canonical form.
+#: The JSON schema of an id in its canonical form.
 CANONICAL_ID_SCHEMA: Final = {"type": "string", "format": "uuid", "pattern": f"^{_CANONICAL_UUID.pattern}$"}
 
 
@@ -24,8 +24,8 @@ def _canonical(value: str) -> str:
     return text
 
 
-#: A UUID in its canonical lower-case form. Checked wherever one enters, so that no other text can reach
-#: a path, a Redis key or a query.
+#: A UUID in its canonical lower-case form. Every entry checks it, so no other text can reach a path, a Redis key or a
+#: query.
 ThreadId = Annotated[
     str,
     AfterValidator(_canonical),
@@ -35,7 +35,7 @@ ThreadId = Annotated[
 
 
 def canonical_thread_id(text: str) -> ThreadId | None:
-    """Return *text* in the canonical form of a thread id; None where it is no UUID."""
+    """Return *text* in the canonical form of a thread id, or None if it is not a UUID."""
     try:
         return _canonical(text)
     except ValueError:
@@ -43,7 +43,7 @@ def canonical_thread_id(text: str) -> ThreadId | None:
 
 
 def new_thread_id() -> ThreadId:
-    """Return a new UUIDv7 (RFC 9562): ids sort by the millisecond in which they were made, as codex's do."""
+    """Return a new UUIDv7 (RFC 9562). Like codex's, ids sort by the millisecond of their creation."""
     milliseconds = time.time_ns() // 1_000_000
     random_bits = int.from_bytes(os.urandom(10), "big")
     value = milliseconds << 80 | random_bits

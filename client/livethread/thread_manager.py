@@ -1,4 +1,4 @@
-"""One entry for the threads of a process, loaded or not."""
+"""One entry point for threads, whether this process has them loaded or not."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from livethread.store import ThreadStore
 class ThreadManager:
     """Keeps the open threads of one process, and routes metadata changes.
 
-    A loaded thread is changed through its `LiveThread`, so that what it still has to report goes first; a
-    cold one straight through the store. Either way the change is one ordered task of the thread.
+    A change of a loaded thread goes through its `LiveThread`, after the changes that are pending there; a change of
+    any other thread goes straight to the store. Either way the change is one ordered task of the thread.
     """
 
     def __init__(self, store: ThreadStore) -> None:
@@ -26,11 +26,11 @@ class ThreadManager:
         return self._load(await LiveThread.create(self._store, params))
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> LiveThread:
-        """Return the loaded thread, or reopen it and keep it loaded. An exclusive opening fences others in any case."""
+        """Return the loaded thread, or reopen it and keep it loaded. An exclusive one is always reopened, to fence others."""
         if (thread := self.get(params.thread_id)) and not params.exclusive:
             return thread
         resumed = await LiveThread.resume(self._store, params)
-        if thread := self.get(params.thread_id):  # it shares its writer
+        if thread := self.get(params.thread_id):  # resumed meanwhile; both share one writer
             await resumed.discard()
             return thread
         return self._load(resumed)
@@ -51,7 +51,7 @@ class ThreadManager:
         """Apply *patch* to a thread, loaded or not.
 
         Raises:
-            ThreadNotFound: no such thread.
+            ThreadNotFound: the thread does not exist.
         """
         params = types.UpdateThreadMetadataParams(thread_id=thread_id, patch=patch)
         thread = self.get(params.thread_id)
@@ -60,7 +60,7 @@ class ThreadManager:
         return await self._store.update_thread_metadata(params)
 
     async def shutdown(self) -> None:
-        """Flush and close every loaded thread, all at once.
+        """Flush and close all loaded threads concurrently.
 
         Raises:
             ExceptionGroup: some could not be flushed; they stay loaded.

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from livethread_config import names
 from livethread_config.settings import Settings
 
-#: Seconds after which a Redis that accepts a connection and does not answer counts as gone.
-SOCKET_TIMEOUT = 10.0
+#: How long Celery waits for a connected Redis to answer before it reconnects.
+SOCKET_TIMEOUT: Final = 10.0  # seconds
 
-#: Seconds between two looks for cold rollouts.
-COMPRESS_INTERVAL = 3600.0
+#: How often workers look for cold rollouts to compress.
+COMPRESS_INTERVAL: Final = 3600.0  # seconds
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings of a Celery application of *settings*' deployment."""
     queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards)]
-    # Celery's own keys stand beside ours, under one prefix that a Redis ACL can name.
+    # Celery's keys share our prefix, so that one Redis ACL covers both.
     key_prefix = f"{settings.key_prefix}:celery:"
     return {
         "broker_url": settings.broker_url,
@@ -32,7 +32,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_backend_transport_options": {"global_keyprefix": key_prefix, "retry_policy": {"timeout": 2.0}},
         "task_default_queue": queues[0],
         "task_queues": {name: {} for name in queues},
-        # The mailbox holds the truth and a doorbell may be lost, so it is acknowledged before it runs.
+        # A doorbell may be lost, since the tasks are in the mailbox; so Celery acknowledges it before it runs.
         "task_acks_late": False,
         "task_ignore_result": True,
         "task_serializer": "json",
@@ -40,7 +40,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "result_expires": 300,
         "broker_connection_retry_on_startup": True,
-        # The default gives up after 100 attempts.
+        # Never give up; Celery's default is 100 attempts.
         "broker_connection_max_retries": None,
         "worker_prefetch_multiplier": 1,
         "worker_soft_shutdown_timeout": 10.0,
@@ -54,7 +54,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 def _beat_schedule(settings: Settings) -> dict[str, Any]:
     schedule: dict[str, Any] = {names.SWEEP_TASK: {"task": names.SWEEP_TASK, "schedule": settings.sweep_interval_s}}
     if settings.compress_after_days is not None:
-        for shard in range(settings.shards):  # each has workers, and may have a home, of its own
+        for shard in range(settings.shards):  # each has its own workers, and maybe its own home
             options = {"queue": names.queue_name(settings.key_prefix, shard)}
             entry = {"task": names.COMPRESS_COLD_TASK, "schedule": COMPRESS_INTERVAL, "options": options}
             schedule[f"{names.COMPRESS_COLD_TASK}.{shard}"] = entry

@@ -1,4 +1,4 @@
-"""The one place that reads the environment."""
+"""The settings, and the only place that reads the environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 #: A unix socket's path must fit ``sun_path``: 108 bytes on Linux, 104 on macOS.
 MAX_SOCKET_PATH_BYTES = 100
 
-#: The folder of a home that is ours alone; everything beside it has codex's layout.
+#: The folder of a home that only livethread uses; everything beside it has codex's layout.
 OWN_FOLDER = "livethread"
 
 
@@ -22,7 +22,7 @@ def _redis_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"redis", "rediss", "unix"}:
         raise ValueError("a Redis URL begins with redis://, rediss:// or unix://, as redis://localhost:6379/0")
-    _ = parts.port  # raises ValueError for what is no port
+    _ = parts.port  # raises ValueError if it is not a port
     return url
 
 
@@ -52,37 +52,37 @@ class Settings(BaseSettings):
     #: Number of shards; fixed for the life of a deployment.
     shards: Annotated[int, Field(ge=1, le=4096)] = 1
     #: Where a client reads threads: from *home* on this host, or from the workers over Celery.
-    #: ``auto`` takes *home* where it is given or Redis is the embedded one, and the worker extra is installed.
+    #: ``auto`` reads *home* if it is set or Redis is embedded, and the worker extra is installed.
     reads: Literal["auto", "local", "celery"] = "auto"
 
     #: Largest item accepted, in bytes of its encoded line.
     max_item_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    #: Most unapplied tasks one thread's mailbox holds, and a client keeps; beyond it an append is refused.
+    #: Most unapplied tasks of one thread, in its mailbox and in a client; beyond it an append is refused.
     mailbox_max_tasks: Annotated[int, Field(ge=1)] = 10_000
-    #: Most bytes of unapplied tasks that a client keeps, of all its threads; beyond it an append is refused.
+    #: Most bytes of unapplied tasks in a client, of all its threads; beyond it an append is refused.
     outbox_max_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
-    #: What becomes of an append beyond those two bounds: ``refuse`` raises `ResourceExhausted` at once; ``wait`` waits
-    #: for room, in order, and raises it after *backpressure_timeout_s*.
+    #: What an append beyond those two bounds does: ``refuse`` raises `ResourceExhausted` at once; ``wait`` waits for
+    #: room, in order, and raises it after *backpressure_timeout_s*.
     backpressure: Literal["refuse", "wait"] = "refuse"
-    #: Seconds an append waits for room where *backpressure* is ``wait``.
+    #: Seconds an append waits for room if *backpressure* is ``wait``.
     backpressure_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    #: Whether opening a store fails where Redis does not answer. Otherwise it opens, and takes appends to new threads,
-    #: up to the bounds above, until Redis is there.
+    #: Whether opening a store fails if Redis does not answer. If false, the store opens and takes appends to new
+    #: threads, up to the bounds above, until Redis answers.
     require_redis: bool = True
-    #: Seconds until an unreachable Redis is reported when a store is opened.
+    #: Seconds to wait for Redis when a store is opened.
     connect_timeout_s: Annotated[float, Field(gt=0)] = 1.5
     #: Seconds an append waits for Redis to accept it.
     enqueue_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     #: Seconds ``flush`` waits for the workers.
     flush_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    #: Days for which a writer's counter is remembered in Redis after its last use.
+    #: Days for which Redis remembers a writer's counter after its last use.
     writer_ttl_days: Annotated[int, Field(ge=1)] = 7
 
-    #: Seconds a worker may hold a thread before others may claim it: how long a killed worker delays its threads.
+    #: Seconds for which a claim holds a thread; a killed worker delays its threads that long.
     claim_ttl_s: Annotated[float, Field(gt=0)] = 5.0
     #: Most threads one claim takes.
     claim_threads: Annotated[int, Field(ge=1)] = 256
-    #: Most tasks one claim takes, of all its threads together.
+    #: Most tasks one claim takes, from all its threads together.
     claim_tasks: Annotated[int, Field(ge=1)] = 2_000
     #: Milliseconds a drain lingers for more work before it ends.
     drain_linger_ms: Annotated[int, Field(ge=1)] = 50
@@ -90,13 +90,13 @@ class Settings(BaseSettings):
     drain_max_s: Annotated[float, Field(gt=0)] = 10.0
     #: Failed attempts at a task after which its thread is parked.
     park_after_attempts: Annotated[int, Field(ge=1)] = 60
-    #: Seconds between two sweeps by Celery beat.
+    #: Seconds between sweeps by Celery beat.
     sweep_interval_s: Annotated[float, Field(gt=0)] = 2.0
-    #: Whether each rollout is forced to the disk before its tasks count as applied; ``none`` trusts the page cache.
+    #: Whether workers sync a rollout to the disk before its tasks count as applied; ``none`` trusts the page cache.
     sync: Literal["fdatasync", "none"] = "fdatasync"
-    #: Days without a change after which Celery beat has a rollout compressed (``.jsonl.zst``). Unset: never.
+    #: Days without a change after which a worker compresses a rollout (``.jsonl.zst``). Unset: never.
     compress_after_days: Annotated[int, Field(ge=1)] | None = None
-    #: Most ordered tasks a second that each worker process reports as Celery task events (Flower).
+    #: Most ordered tasks that each worker process reports per second as Celery task events (Flower).
     task_events_per_s: Annotated[int, Field(ge=0)] = 500
 
     @property
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
 
     @property
     def embedded_socket(self) -> Path:
-        """The unix socket of *home*'s embedded server; outside *home* where its path would be too long."""
+        """The unix socket of *home*'s embedded server; outside *home* if its path would be too long."""
         socket = self.own_dir / "run" / "redis.sock"
         if len(str(socket).encode()) <= MAX_SOCKET_PATH_BYTES:
             return socket
@@ -138,7 +138,7 @@ class Settings(BaseSettings):
 
 
 def explained(error: ValidationError) -> str:
-    """Return what is wrong with variables of which `Settings` could not be made, by their names."""
+    """Return which variables have invalid values, and why."""
     problems = (
         f"LIVETHREAD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors(include_url=False)

@@ -85,7 +85,7 @@ async def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
     said = await open_in_vain(Settings(home=tmp_path / "file"))
 
-    assert f"the home {tmp_path / 'file'} needs cannot be made" in said
+    assert f"the folders of the home {tmp_path / 'file'} cannot be created" in said
     assert "LIVETHREAD_HOME" in said
 
 

@@ -11,8 +11,8 @@ from livethread_worker.store.files.home import Home
 
 
 def create_app(settings: Settings) -> Celery:
-    """Return an application that serves the queues of all shards; one per process, as pools are cached per app."""
-    Home(settings.home).create()  # beat keeps its schedule there, from the first moment on
+    """Return an application that serves the queues of all shards. Make one per process: Celery caches pools per app."""
+    Home(settings.home).create()  # beat writes its schedule there as soon as it starts
     app = Celery("livethread")
     app.conf.update(celery_settings(settings), worker_consumer="livethread_worker.consumer:Consumer")
     tasks.register(app, settings)

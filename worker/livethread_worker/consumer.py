@@ -1,4 +1,4 @@
-"""Celery's consumer, made to outlive the loss of Redis."""
+"""Celery's consumer, changed so that a worker survives the loss of Redis."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ logger = logging.getLogger(__name__)
 
 
 class Consumer(CeleryConsumer):
-    """What a worker takes its messages with; the setting ``worker_consumer`` names it."""
+    """A worker's consumer of messages; the setting ``worker_consumer`` names this class."""
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Let go of the lost connection; another one is made after this, whatever becomes of the old one.
+        """Close the lost connection; Celery opens another one afterwards, even if closing fails.
 
-        Celery 5.7.0 closes it twice. Where the first attempt failed on a channel in which a message waits (Redis is away,
-        and the next connection ends at once, as behind a proxy), the second one tries to give the message back by a
-        transport that no longer knows its address: ``'NoneType' object has no attribute 'hostname'``. To Celery that
-        is no error of a connection, and it ends the worker for good. The message is a doorbell, and may be lost.
+        Celery 5.7.0 closes it twice. If the first attempt fails on a channel with a waiting message (Redis is away, and a
+        proxy ends the next connection at once), the second attempt returns the message through a transport without an
+        address: ``'NoneType' object has no attribute 'hostname'``. Celery does not treat that as a connection error and
+        ends the worker. The message is a doorbell, which may be lost.
         """
         try:
             super().on_connection_error_after_connected(exc)
-        except Exception as error:  # noqa: BLE001 - whatever it is, that connection is gone
+        except Exception as error:  # noqa: BLE001 - the connection is lost anyway
             logger.warning("closing the lost connection failed", extra={"error": repr(error)})

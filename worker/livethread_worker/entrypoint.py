@@ -1,4 +1,4 @@
-"""What ``celery --app livethread_worker.entrypoint worker`` loads; the only module that builds on import."""
+"""The module for ``celery --app livethread_worker.entrypoint worker``; the only one that builds on import."""
 
 from __future__ import annotations
 

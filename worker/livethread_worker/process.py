@@ -1,4 +1,4 @@
-"""What one worker process keeps open: Redis, the index, and the sender of task events."""
+"""The resources of one worker process: Redis, the index, and the sender of task events."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: New objects after which a pool process looks for garbage in circles: more than most batches make, which would be looked
-#: through while all of them are in use. Python's own figure is 700.
+#: New objects after which a pool process searches for reference cycles. Most batches make fewer; a search during a
+#: batch would find them all in use. Python's default is 700.
 YOUNG_OBJECTS: Final = 100_000
 
 
 def collect_garbage_rarely(**_: Any) -> None:
-    """Leave what was imported out of every search for garbage, and search rarely.
+    """Exclude imported modules from garbage collection, and collect rarely.
 
-    A batch makes tens of thousands of objects, nearly all of which go as it goes: the searches for circles among them
-    took a seventh of a worker's CPU time. Only for a process that does nothing but our tasks.
+    A batch makes tens of thousands of objects, and reference counting frees nearly all of them. Searching them for
+    cycles took a seventh of a worker's CPU time. Only for processes that run nothing but livethread's tasks.
     """
     gc.collect()
     gc.freeze()
@@ -47,7 +47,7 @@ def collect_garbage_rarely(**_: Any) -> None:
 
 
 class WorkerProcess:
-    """Opens each thing on first use: a pool child must not share what its parent opened before the fork."""
+    """Opens each resource on first use: a pool child must not share what its parent opened before the fork."""
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
@@ -57,14 +57,14 @@ class WorkerProcess:
         self.reader = LocalReader(self.home, self.open_index)
         self._redis: Redis | None = None
         self._events: TaskEvents | None = None
-        #: The index whose completion this process has asked for.
+        #: The index for which this process has requested completion.
         self._asked_for: Index | None = None
 
     def open_index(self) -> Index:
-        """Return the index; one that has not read every rollout yet is completed by a task of its own.
+        """Return the index. If it has not read every rollout yet, have a task complete it.
 
         Raises:
-            IndexUnavailable: it cannot be opened now.
+            IndexUnavailable: it cannot be opened.
         """
         index = self._handle.get()
         if index is not self._asked_for:
@@ -74,16 +74,16 @@ class WorkerProcess:
         return index
 
     def complete_index(self) -> dict[str, int]:
-        """Read the rollouts that the index does not know, unless that was done, or another process is at it."""
+        """Read the rollouts that the index does not know, unless that was done or another process is doing it."""
         return complete_once(self.home, self._handle.get())
 
     def compress_cold(self) -> dict[str, int]:
-        """Compress the rollouts that nobody has written to for as long as the settings say; by default none."""
+        """Compress the rollouts that have not changed for ``compress_after_days``, if that is set."""
         days = self.settings.compress_after_days
         return {} if days is None else compress_cold(self.home, self._handle.get(), utc_now() - timedelta(days=days))
 
     def mailbox(self, shard: int) -> Mailbox:
-        """Return a new hold on a shard's mailboxes."""
+        """Return the mailboxes of *shard*, with no claims."""
         if self._redis is None:
             self._redis = Redis.from_url(self.settings.client_url, health_check_interval=25)
         return Mailbox(self._redis, self.settings, shard)
@@ -101,13 +101,13 @@ class WorkerProcess:
         return drain.run()
 
     def sweep(self) -> None:
-        """Ring for every shard in which ready threads wait with no drain at work."""
+        """Sweep every shard, and ring for those with ready threads and no drain."""
         for shard in range(self.settings.shards):
             if self.mailbox(shard).sweep():
                 self.ring(shard)
 
     def ring(self, shard: int) -> None:
-        """Publish a doorbell for *shard*; where that fails, the sweeper will."""
+        """Publish a doorbell for *shard*. If that fails, the next sweep rings."""
         self._send(names.DRAIN_TASK, shard, {"shard": shard})
 
     def _send(self, task: str, shard: int, kwargs: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class WorkerProcess:
         if self._events is None:
             dispatcher: EventDispatcher | None = None
             if self._app.conf.worker_send_task_events:
-                # The dispatcher outlives this call: it keeps the connection for the life of the process.
+                # The dispatcher keeps this connection for the life of the process.
                 dispatcher = self._app.events.Dispatcher(self._app.connection_for_write(), hostname=hostname)
             self._events = TaskEvents(dispatcher, self.settings.task_events_per_s)
         return self._events

@@ -65,5 +65,5 @@ def test_a_cursor_of_another_key_is_refused_by_name() -> None:
     ids=lambda cursor: cursor[:20],
 )
 def test_what_is_no_cursor_is_an_invalid_request(cursor: str) -> None:
-    with pytest.raises(InvalidRequest, match="not a cursor; pass it as it came"):
+    with pytest.raises(InvalidRequest, match="this is not a cursor; pass next_cursor unchanged"):
         decode_cursor(cursor, ThreadSortKey.CREATED_AT)

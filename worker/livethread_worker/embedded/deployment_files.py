@@ -1,4 +1,4 @@
-"""Where the deployment files lie: in the installed package, or in the checkout."""
+"""Finds the deployment files, in the installed package or in the checkout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 def deployment_root() -> Path:
     """Return the directory with ``Procfile`` and ``config/``.
 
-    A wheel carries them as ``livethread_config/deployment``; in an editable checkout they lie at its root.
+    A wheel has them in ``livethread_config/deployment``, a checkout at its root.
     """
     package = Path(str(resources.files("livethread_config")))
     packaged = package / "deployment"

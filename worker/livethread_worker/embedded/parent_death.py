@@ -1,15 +1,13 @@
-"""Become a command whose life is tied to its parent's: ``python parent_death.py <parent pid> <lock file or -> <command…>``.
+"""Runs a command that dies with its parent: ``python parent_death.py <parent pid> <lock file or -> <command…>``.
 
-Run by path, with ``-I -S``, so that it costs ten milliseconds: it may import the standard library alone.
+It is run by path with ``-I -S``, which takes ten milliseconds; so it imports only the standard library.
 
-On Linux the kernel kills the command as soon as the *thread* that started it ends (``PR_SET_PDEATHSIG``, kept
-across exec), also by ``kill -9``. SIGKILL, because nobody would be left to see whether a gentler signal is obeyed;
-Redis and the workers keep their promises across it. Elsewhere (macOS) nothing is tied: the children of a supervisor
-that was killed by ``kill -9`` go on until they are stopped by hand; the home's next Redis then waits for the old one's
-lock, and its clients use the old one.
+On Linux the kernel kills the command when the *thread* that started it ends (``PR_SET_PDEATHSIG``, kept across exec),
+even by ``kill -9``. The signal is SIGKILL, because no process would be left to enforce a gentler one; Redis and the
+workers keep their promises across it. On other platforms (macOS), the children of a supervisor killed by ``kill -9``
+run on until you stop them. Then the home's next Redis waits for the old one's lock, and clients use the old one.
 
-The lock stays with the command across exec, and with the children it forks; the kernel frees it with the last of
-them.
+The command keeps the lock across exec and shares it with the children it forks; the kernel frees it with the last.
 """
 
 from __future__ import annotations
@@ -27,10 +25,10 @@ EXIT_CANNOT_RUN = 127
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Arrange to be killed when the thread that forked this process ends; end at once if it already has."""
+    """Have the kernel kill this process when the thread that forked it ends; exit now if it already has."""
     if sys.platform != "linux":
         return
-    with contextlib.suppress(ImportError, OSError):  # a Python built without ctypes: not tied, as on macOS
+    with contextlib.suppress(ImportError, OSError):  # a Python without ctypes: as on macOS
         import ctypes  # noqa: PLC0415
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -39,13 +37,13 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def hold_lock(path: str) -> None:
-    """Take the exclusive lock of *path* for the rest of this process, exec included; wait for it as long as needed."""
+    """Take the exclusive lock of *path*, which this process keeps until it ends, across exec. Waits without end."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(descriptor, True)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"another process holds {path}: waiting until it ends", flush=True)  # noqa: T201
+        print(f"another process holds {path}; waiting until it ends", flush=True)  # noqa: T201
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 

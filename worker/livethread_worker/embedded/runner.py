@@ -1,9 +1,9 @@
-"""The detached process that runs one home's Redis and worker for as long as anybody uses them.
+"""The detached process that runs one home's Redis and worker while other processes use them.
 
-``python -m livethread_worker.embedded.runner`` returns when the runtime serves (exit code 0; also when another runner
-was first), or prints why it cannot (1). The runner itself goes on, forked off: it holds ``runner.lock``, and ends
-when the kernel grants it ``users.lock`` exclusively: the last user is gone, by leaving or by ``kill -9``. It keeps
-both locks until it is gone itself, so that whoever comes in the meantime waits and starts a fresh one.
+``python -m livethread_worker.embedded.runner`` returns 0 when the runtime serves, by this runner or by one that was
+first; or it prints why it cannot and returns 1. The runner itself is forked off. It holds ``runner.lock``, and ends when
+the kernel grants it ``users.lock`` exclusively: the last user has left or was killed. It keeps both locks until it has
+ended, so that a process that comes meanwhile waits and starts a fresh runner.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from livethread_worker.embedded.supervisor import Supervisor
 
 #: Longer than a process that only reads the state holds ``runner.lock``.
 CLAIM_WAIT: Final = 0.3  # seconds
-#: What the runner reports when it serves, or when another one does.
+#: The report when this runner, or another one, serves.
 FINE: Final = b"fine"
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived: stop in order."""
+    """SIGTERM arrived; the runner stops in order."""
 
 
 def main() -> int:
@@ -42,13 +42,13 @@ def main() -> int:
     with os.fdopen(reader, "rb") as pipe:
         report = pipe.read()
     if report != FINE:
-        print(report.decode(errors="replace"))  # noqa: T201 - empty if it crashed: its log, stderr, says why
+        print(report.decode(errors="replace"))  # noqa: T201 - empty after a crash: stderr, its log, says why
         return 1
     return 0
 
 
 def _become_runner(writer: int) -> NoReturn:
-    """Serve; stdout goes to the log from here on, since whoever reads it waits for its end."""
+    """Serve. From here on stdout goes to the log, because the reader of stdout waits for its end."""
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGTERM, _raise_terminated)
 

@@ -1,7 +1,7 @@
-"""The local runtime as its users see it: Redis answers and a worker runs for as long as they need them.
+"""The local runtime as its users see it: Redis answers, and a worker runs, while they need them.
 
-`use_local_runtime` shares one detached runner among all processes of a home. `running` keeps the processes in this
-one, where a demonstration or a test can see them, and kill them.
+`use_local_runtime` shares one detached runner among all processes of a home. `running` makes the processes children of
+this one, so that a demonstration or a test can see and kill them.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from livethread_worker.embedded.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL: Final = 0.02  # seconds
-#: Seconds until the runtime must serve; before it, an ending one may have to be waited for.
+#: How long the runtime may take to serve; an older one may have to end first.
 START_TIMEOUT: Final = 60.0  # seconds
-#: Seconds between two looks whether the home still has a runner.
+#: How often users check that the home has a runner; less often while it cannot be started.
 GUARD_INTERVAL: Final = 0.5  # seconds
 MAX_GUARD_INTERVAL: Final = 30.0  # seconds
-#: Seconds the last user waits, beyond the worker's own grace, until the runner is gone.
+#: How long the last user waits for the runner's end, beyond the worker's own grace.
 END_TIMEOUT: Final = 30.0  # seconds
 
 
 @contextlib.contextmanager
 def use_local_runtime(settings: Settings) -> Iterator[None]:
-    """Have the embedded Redis of the home answer, and a worker run, until the context is left.
+    """Keep the home's embedded Redis and a worker running while the context is entered.
 
-    Any number of processes, and of contexts in each, share one runtime: the one of ``livethread up`` if that runs,
-    else a detached runner that is started here and ends with its last user, however that ends. If the runtime goes
-    away under its users, one of them starts another. The last user to leave waits until the runner is gone. Enter and
-    leave from any thread; both may block.
+    Any number of processes, and of contexts in each, share one runtime: that of ``livethread up`` if it runs, else a
+    detached runner, which this starts and which ends with its last user, even a killed one. If the runtime ends while
+    it has users, one of them starts another. The last user to leave waits until the runner has ended. Enter and leave
+    from any thread; both may block.
 
     Raises:
-        Unavailable: no server is installed, or the processes do not start; says which log tells why.
+        Unavailable: no server is installed, or the processes do not start; the message names the log.
 
     """
     prepare_directories(settings)
     with users_lock(settings) as users:
         if not users.take(shared=True, wait_s=START_TIMEOUT):
-            raise Unavailable(f"the runner that ends in {run_dir(settings)} does not; see its logs")
+            raise Unavailable(f"the runner in {run_dir(settings)} is stopping and does not end; see the logs there")
         try:
             _ensure_served(settings)
             with _Guard(settings):
@@ -74,10 +74,10 @@ def use_local_runtime(settings: Settings) -> Iterator[None]:
 def running(settings: Settings, *, workers: int = 2, concurrency: int = 2) -> Iterator[Supervisor]:
     """Run Redis (if embedded) and *workers* workers, named ``worker.1`` and so on, as children of this process.
 
-    The first one sweeps. Logs go to the home's run folder. The supervisor lists and kills them by name.
+    The first worker sweeps. Logs go to the home's run folder. The supervisor lists and kills the processes by name.
 
     Raises:
-        Unavailable: they do not start; says which log tells why.
+        Unavailable: a process does not start; the message names its log.
 
     """
     prepare_directories(settings)
@@ -94,8 +94,8 @@ def running(settings: Settings, *, workers: int = 2, concurrency: int = 2) -> It
 class RunnerClaim:
     """While entered, this process provides the home's runtime, so that users join it and start no runner.
 
-    If a runner is there already, the claim waits in the background until that one's users are gone; both serve in the
-    meantime. With a configured Redis it does nothing: such a home has no local runtime.
+    If a runner already runs, the claim waits in the background until the runner's users have left; both serve
+    meanwhile. With LIVETHREAD_REDIS_URL set, the home has no local runtime, and the claim does nothing.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -115,13 +115,13 @@ class RunnerClaim:
                 publish_state(self._lock, self._state)
 
     def __enter__(self) -> Self:
-        """Claim at once if possible, else go on trying."""
+        """Claim now if possible, else keep trying in the background."""
         if self._wanted and not self._try():
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the claim up; users that are left start a runner."""
+        """Give up the claim; remaining users start a runner."""
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -140,7 +140,7 @@ class RunnerClaim:
 
 
 class _Guard:
-    """While entered, a thread sees to it that the home has a runner: the first one may be killed, or `up` end."""
+    """While entered, a thread makes sure that the home has a runner: the first may be killed, or `up` may end."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -177,7 +177,9 @@ def _ensure_served(settings: Settings) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while not _is_served(settings):
         if time.monotonic() >= deadline:
-            raise Unavailable(f"the local runtime does not serve within {START_TIMEOUT:g} s; see {run_dir(settings)}")
+            raise Unavailable(
+                f"the local runtime does not serve within {START_TIMEOUT:g} s; see the logs in {run_dir(settings)}"
+            )
         if read_state(settings) is None:
             _start_runner(settings)
         else:
@@ -190,12 +192,12 @@ def _is_served(settings: Settings) -> bool:
 
 
 def _start_runner(settings: Settings) -> None:
-    """Start a runner and return when it serves, or when it found that another one runs."""
+    """Start a runner; return when it serves, or when it has found that another one runs."""
     log = run_dir(settings) / "runner.log"
     with log.open("ab") as stderr:
         try:
             started = subprocess.run(
-                # -P: the working directory is no place to import from.
+                # -P: do not import from the working directory.
                 [sys.executable, "-P", "-m", "livethread_worker.embedded.runner"],
                 env=settings_env(settings),
                 cwd=run_dir(settings),
@@ -214,7 +216,7 @@ def _start_runner(settings: Settings) -> None:
 
 
 def _await_end_if_last(settings: Settings) -> None:
-    """Return once the runner is gone, if nobody uses it any more; bounded, since it ends in any case."""
+    """Wait until the runner has ended, if it has no users. Bounded, because the runner ends in any case."""
     deadline = time.monotonic() + END_TIMEOUT + settings.drain_max_s
     while time.monotonic() < deadline:
         state = read_state(settings)
@@ -226,5 +228,5 @@ def _await_end_if_last(settings: Settings) -> None:
 def _others_use(settings: Settings) -> bool:
     with exit_lock(settings) as one_at_a_time, users_lock(settings) as users:
         one_at_a_time.take(wait_s=None)
-        # Not lockable but shareable: other users. Not even that: the runner has it, and ends.
+        # Another user holds it if it can only be shared. If not even that, the runner holds it, and is ending.
         return not users.take() and users.take(shared=True)

@@ -1,4 +1,4 @@
-"""What a worker does for the supervisor that runs it; loaded by ``celery worker --include``."""
+"""Signal handlers by which a worker cooperates with its supervisor; ``celery worker --include`` loads them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from livethread_worker.embedded import parent_death
 from livethread_worker.embedded.processes import ready_file
 
 
-# Any: Celery's signals pass whatever their sender has, as keywords.
+# Any: Celery's signals pass arbitrary keywords.
 def _tell_ready(sender: Any, **_: Any) -> None:
     name = sender.hostname.partition("@")[0]
-    # The environment is where this worker's entry point, and thus its supervisor, had the settings from.
+    # The worker's entry point read the same environment, which its supervisor set.
     file = ready_file(Settings(), name)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file.write_text(str(os.getpid()), encoding="ascii")
 
 
 def _tie_beat(**_: Any) -> None:
-    # Celery ties its pool processes to the worker's main process, but not the beat it embeds: that would sweep on for
-    # ever after a kill -9 of the worker.
+    # Celery's pool processes die with the worker's main process, but its embedded beat does not: after a kill -9 of the
+    # worker it would sweep on for ever.
     parent_death.die_with_parent(os.getppid())
 
 

@@ -1,7 +1,8 @@
-"""Decides from journals, rollouts and index whether the promises were kept.
+"""Checks from journals, rollouts and index that every promise was kept.
 
-Every accepted task is applied exactly once; nothing else is, save tasks whose answer was lost, at most once; each writer's
-order is kept, and one order per thread; no reader saw an order that the rollout contradicts; metadata is what the log says.
+Every accepted task is applied exactly once; a task whose answer was lost, at most once; nothing else is applied. Each
+writer's order is kept, in one order per thread. No reader saw an order that the rollout contradicts. The metadata follows
+from the rollout and the accepted patches.
 """
 
 from livethread_worker.verify.judge_home import VerifyReport, verify

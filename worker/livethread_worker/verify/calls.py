@@ -1,4 +1,4 @@
-"""Journals, read back as calls."""
+"""Reads journals as calls."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import orjson
 from livethread.errors import InvalidRequest
 from livethread.types import START, position_key
 
-#: When a call ended that nobody saw end.
+#: The end of a call without a known end.
 NEVER: Final = 2**63
 
 
 @dataclass(slots=True)
 class Call:
-    """One call of one process, and what it was told."""
+    """One call of one process, and its answer."""
 
     process: str
     number: int
     f: str
     thread_id: str
-    #: The items' digests of an append, the patch of a metadata update.
+    #: An append's digests of items, or a metadata update's patch.
     value: Any
     #: Nanoseconds of the machine's monotonic clock.
     invoked_at: int
@@ -33,11 +33,11 @@ class Call:
     key: str | None = None
     #: Whether an append states facts, and was made without the metadata that follows from them.
     raw: bool = False
-    #: ``ok``, ``fail`` (certainly not carried out) or ``info`` (nobody knows).
+    #: ``ok``, ``fail`` (certainly had no effect) or ``info`` (unknown).
     outcome: str = "info"
     answered_at: int = NEVER
     position: str | None = None
-    #: Of a history that was read: how many items, and their digest.
+    #: For a history that was read: the number of its items, and their digest.
     count: int = 0
     digest: str = ""
 
@@ -46,13 +46,13 @@ class Call:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The place that its answer gave it."""
+        """The sort key of its position."""
         return position_key(self.position or START)
 
 
 @dataclass(slots=True)
 class History:
-    """The calls of one thread, each process's in the order in which it made them."""
+    """The calls of one thread; those of each process in the order in which it made them."""
 
     thread_id: str
     calls: list[Call] = field(default_factory=list)
@@ -63,10 +63,10 @@ class History:
 
 
 def read_journals(paths: Iterable[Path]) -> dict[str, History]:
-    """Return what the journals at *paths* say of each thread. A last line without its end was being written: it is no event.
+    """Return each thread's calls from the journals at *paths*. An unfinished last line is not an event.
 
     Raises:
-        InvalidRequest: a file is no journal; says which line.
+        InvalidRequest: a file is not a journal; the message names the line.
     """
     calls: dict[tuple[str, int], Call] = {}
     for path in paths:
@@ -74,7 +74,9 @@ def read_journals(paths: Iterable[Path]) -> dict[str, History]:
             try:
                 _take(calls, orjson.loads(line))
             except (ValueError, KeyError, TypeError) as error:
-                raise InvalidRequest(f"{path}:{number} is no event of a journal: {type(error).__name__}") from None
+                raise InvalidRequest(
+                    f"{path}:{number} is not an event of a journal: {type(error).__name__}"
+                ) from None
     histories: dict[str, History] = {}
     for call in sorted(calls.values(), key=lambda each: each.invoked_at):
         histories.setdefault(call.thread_id, History(call.thread_id)).calls.append(call)
@@ -82,7 +84,7 @@ def read_journals(paths: Iterable[Path]) -> dict[str, History]:
 
 
 def by_process(calls: Iterable[Call]) -> dict[str, list[Call]]:
-    """Return *calls* by process, in their order."""
+    """Return *calls* grouped by process, in their order."""
     found: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         found[call.process].append(call)

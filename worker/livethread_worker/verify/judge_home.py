@@ -1,4 +1,4 @@
-"""Judges a home by the journals of those who wrote to it."""
+"""Judges a home from the journals of its writers."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class VerifyReport:
     threads: int = 0
     #: Calls by how they ended: ``ok``, ``fail``, ``info``.
     calls: dict[str, int] = field(default_factory=lambda: {"ok": 0, "fail": 0, "info": 0})
-    #: Lines of the rollouts, and appends that stand in them.
+    #: Lines of the rollouts, and appends found in them.
     lines: int = 0
     applied: int = 0
     violations: list[Violation] = field(default_factory=list)
 
 
 def verify(home: Home, journals: Iterable[Path], *, redis_lost_data: bool = False) -> VerifyReport:
-    """Compare *home* with *journals*: those of all its writers, who have ended, and whose tasks are applied.
+    """Compare *home* with the *journals* of all its writers, which have ended and whose tasks are applied.
 
-    Where *redis_lost_data*, its clients have sent again what it had accepted, behind what others sent meanwhile: then
-    neither positions nor times tell the order of tasks of different writers, and the last patch is not known.
+    If *redis_lost_data*, clients have sent accepted tasks again, after newer tasks of others. Then neither positions nor
+    times tell the order of tasks of different writers, and the last patch is unknown.
 
     Raises:
-        InvalidRequest: a journal is none.
+        InvalidRequest: a file is not a journal.
         IndexUnavailable: the index cannot be used.
     """
     report = VerifyReport()
@@ -61,11 +61,13 @@ def _judge(home: Home, index: Index, history: History, report: VerifyReport, *, 
     accepted = [call for call in (*history.of("append_items"), *deletions) if call.outcome == "ok"]
     if path is None:
         if accepted and not deletions:
-            detail = f"{len(accepted)} appends were accepted, and there is no rollout"
+            detail = f"{len(accepted)} appends were accepted, but the rollout is missing"
             report.violations.append(Violation(ViolationKind.DELETION, history.thread_id, detail))
         return
     if any(call.outcome == "ok" for call in deletions):
-        report.violations.append(Violation(ViolationKind.DELETION, history.thread_id, "it was deleted, and is there"))
+        report.violations.append(
+            Violation(ViolationKind.DELETION, history.thread_id, "it was deleted, but still exists")
+        )
         return
     with open_rollout(path) as file:
         verdict = ThreadVerdict(history, list(scan_records(file)), is_ordered)

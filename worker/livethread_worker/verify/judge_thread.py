@@ -1,4 +1,4 @@
-"""Judges one thread: its rollout and its row, by what its writers and readers were told."""
+"""Judges one thread: compares its rollout and its row with the answers that its writers and readers got."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread_worker.store.files.scan import Record, ordinal_of, writer_mark
 from livethread_worker.verify.calls import NEVER, Call, History, by_process
 
-#: Lines that the store writes by itself; as items, an agent hardly appends them.
+#: Lines that the store writes itself; agents rarely append such items.
 _STORES_OWN: Final = frozenset({"session_meta", THREAD_METADATA_TYPE})
 
-#: Fields that only an explicit patch changes, so that the last one decides them.
+#: Fields that only explicit patches change, so that the last patch decides.
 _LITERAL: Final = ("name", "memory_mode", "git_info")
 
-#: Fields of which the rollout's place says more than its lines.
+#: Fields that follow from the rollout's path, not from its lines.
 _OF_PLACE: Final = frozenset({"archived_at", "rollout_path"})
 
 
 class ViolationKind(StrEnum):
-    """What can be wrong; the first word of a line of `livethread verify`."""
+    """The kinds of violation; each line of `livethread verify` begins with one."""
 
-    #: Accepted, and not in the rollout.
+    #: Accepted, but not in the rollout.
     LOST = "lost"
-    #: Refused, or asked for by nobody, and in the rollout.
+    #: In the rollout, but refused or never sent.
     NOT_ACCEPTED = "not_accepted"
     #: In the rollout more than once.
     APPLIED_TWICE = "applied_twice"
-    #: In the rollout in part.
+    #: Only partly in the rollout.
     PARTLY_APPLIED = "partly_applied"
-    #: A line of ours does not carry the number that it has among its file's records.
+    #: A line of ours has another ordinal than its place in the file.
     NUMBERING = "numbering"
-    #: Two tasks of one writer stand in another order than that in which it asked for them.
+    #: Two tasks of one writer are not in the order in which it made them.
     WRITER_ORDER = "writer_order"
-    #: Two tasks stand in another order than that of the positions that their writers were told.
+    #: Two tasks are not in the order of their positions.
     THREAD_ORDER = "thread_order"
-    #: A task that was accepted before another was asked for stands behind it.
+    #: A task comes after another that was made after its acceptance.
     REAL_TIME_ORDER = "real_time_order"
-    #: What a reader was shown is no beginning of the rollout.
+    #: A reader got items that are not a beginning of the rollout.
     READ_CONTRADICTED = "read_contradicted"
-    #: A reader was not shown what it had been told is accepted.
+    #: A reader did not get items whose acceptance it knew of.
     STALE_READ = "stale_read"
-    #: A field is not what the last accepted patch made it, or not what the rollout says.
+    #: A field differs from the last accepted patch, or from the rollout.
     METADATA = "metadata"
-    #: The thread is there though its deletion was accepted, or the other way round.
+    #: The thread exists though its deletion was accepted, or is missing without a deletion.
     DELETION = "deletion"
     #: Files and index contradict each other; `livethread doctor` says more.
     FAULT = "fault"
@@ -67,25 +67,25 @@ class Violation:
 
 @dataclass(slots=True)
 class _Task:
-    """What one task left in the rollout."""
+    """The lines of one task in the rollout."""
 
-    #: Writer and counter; None for the lines of somebody else.
+    #: Writer and counter; None for foreign lines.
     seq: str | None
     digests: list[str] = field(default_factory=list)
-    #: Whether none of its lines is an item that somebody appended.
+    #: Whether the store wrote all of its lines itself.
     is_stores_own: bool = True
 
 
 @dataclass(slots=True)
 class ThreadVerdict:
-    """Compares a thread's history with what became of it."""
+    """Compares a thread's calls with its rollout and its row."""
 
     history: History
     records: list[Record]
-    #: Whether positions and times tell the order: not where Redis lost data, and tasks were sent again.
+    #: Whether positions and times tell the order. They do not if Redis lost data and tasks were sent again.
     is_ordered: bool = True
     violations: list[Violation] = field(default_factory=list)
-    #: Appends that stand in the rollout.
+    #: Appends found in the rollout.
     applied: int = 0
 
     def judge_rollout(self) -> None:
@@ -98,7 +98,7 @@ class ThreadVerdict:
         self._judge_reads(tasks, places)
 
     def judge_metadata(self, row: StoredThread, replayed: StoredThread) -> None:
-        """Compare the index' *row*, and what the files say when they are read anew, with the patches and each other."""
+        """Compare the index' *row* and the thread *replayed* from the files with the patches and with each other."""
         patches = [call for call in self.history.of("update_thread_metadata") if call.outcome != "fail"]
         for name in _LITERAL:
             changing = [call for call in patches if name in call.value]
@@ -117,10 +117,10 @@ class ThreadVerdict:
                 )
 
     def _judge_numbers(self) -> None:
-        """Find the first line that carries another number than its own: those behind it mostly follow."""
+        """Find the first line with a wrong ordinal; most later ones only follow from it."""
         due = 0
         for record in self.records:
-            if record.value is None:  # it is counted by nobody
+            if record.value is None:  # not counted
                 continue
             number = ordinal_of(record.value)
             if number != due and writer_mark(record.value) is not None:
@@ -128,12 +128,12 @@ class ThreadVerdict:
                     ViolationKind.NUMBERING, f"the line at {record.offset} has the number {number}, not {due}"
                 )
                 return
-            due = max(due, number or 0) + 1  # as whoever writes the next line counts
+            due = max(due, number or 0) + 1  # as the writer of the next line counts
 
     # -- appends -------------------------------------------------------------------------------------------
 
     def _places(self, tasks: list[_Task]) -> dict[int, Call]:
-        """Match appends with what stands in the rollout; return where each stands, and say what matches nothing."""
+        """Match appends with tasks in the rollout, report what has no match, and return the place of each append."""
         standing: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for place, task in enumerate(tasks):
             standing[tuple(task.digests)].append(place)
@@ -154,9 +154,9 @@ class ThreadVerdict:
         return places
 
     def _by_key(self) -> tuple[list[Call], list[list[Call]]]:
-        """Return the appends that stand for themselves, and those that share an idempotency key and an unknown order.
+        """Return the single appends, and groups of appends with one idempotency key in an unknown order.
 
-        Of appends with one key the first counts.
+        Of appends with one key, the first counts.
         """
         single: list[Call] = []
         by_key: dict[str, list[Call]] = defaultdict(list)
@@ -174,40 +174,42 @@ class ThreadVerdict:
         return single, repeated
 
     def _judge_repeated(self, calls: list[Call], standing: dict[tuple[str, ...], list[int]]) -> None:
-        """Judge appends with one key, of which nobody knows which was the first: one of them stands, once."""
+        """Judge appends with one idempotency key in an unknown order: exactly one must be there, once."""
         found = [place for digests in {tuple(call.value) for call in calls} for place in standing.get(digests, [])]
         if len(found) > 1:
-            self._violated(ViolationKind.APPLIED_TWICE, f"{calls[0]} stands {len(found)} times, or one with its key")
+            self._violated(
+                ViolationKind.APPLIED_TWICE, f"{calls[0]}, or one with its key, is there {len(found)} times"
+            )
         elif not found and any(call.outcome == "ok" for call in calls):
             self._violated(ViolationKind.LOST, f"{calls[0]} is not in the rollout, nor is one with its key")
 
     def _matched(self, calls: list[Call], found: list[int]) -> dict[int, Call]:
-        """Match appends of the same items with the *found* places: those that were accepted first."""
+        """Match appends of the same items with the *found* places, in the order of acceptance."""
         accepted = sorted((call for call in calls if call.outcome == "ok"), key=lambda call: call.order)
         unknown = [call for call in calls if call.outcome == "info"]
         for call in accepted[len(found) :]:
-            self._violated(ViolationKind.LOST, f"{call} was accepted at {call.position}, and is not in the rollout")
+            self._violated(ViolationKind.LOST, f"{call} was accepted at {call.position}, but is not in the rollout")
         for place in found[len(accepted) + len(unknown) :]:
             is_known = bool(accepted or unknown)
             kind = ViolationKind.APPLIED_TWICE if is_known else ViolationKind.NOT_ACCEPTED
-            self._violated(kind, f"{calls[0]} stands {len(found)} times, once as task {place}")
+            self._violated(kind, f"{calls[0]} is there {len(found)} times, once as task {place}")
         if len(unknown) == 0 or len(calls) == 1:
             return dict(zip(found, accepted or unknown, strict=False))
-        # Which of several equal ones stands where cannot be told; those that were accepted must all be there.
+        # Equal appends cannot be told apart; all accepted ones must be there.
         return dict(zip(found, accepted, strict=False)) if len(found) == len(accepted) else {}
 
     def _judge_unmatched(self, tasks: list[_Task], known: set[str]) -> set[str]:
-        """Judge what no append matches; return the digests of items that were appended otherwise."""
+        """Judge tasks that match no append; return the digests of items in tasks that mix appended items."""
         damaged: set[str] = set()
         for task in tasks:
             if task.seq is None or task.is_stores_own:
-                continue  # somebody else's line, or the store's
+                continue  # a foreign line, or the store's own
             if known.isdisjoint(task.digests):
-                self._violated(ViolationKind.NOT_ACCEPTED, f"task {task.seq} was appended by nobody")
+                self._violated(ViolationKind.NOT_ACCEPTED, f"task {task.seq} matches no append")
                 continue
             is_double = len(set(task.digests)) < len(task.digests)
             kind = ViolationKind.APPLIED_TWICE if is_double else ViolationKind.PARTLY_APPLIED
-            self._violated(kind, f"task {task.seq} stands with other items than were appended")
+            self._violated(kind, f"task {task.seq} has other items than were appended")
             damaged.update(task.digests)
         return damaged
 
@@ -222,34 +224,34 @@ class ThreadVerdict:
         earliest = NEVER
         for call in reversed(accepted):
             if earliest < call.invoked_at:
-                self._violated(ViolationKind.REAL_TIME_ORDER, f"{call} stands before a task that was accepted first")
+                self._violated(ViolationKind.REAL_TIME_ORDER, f"{call} comes before a task that was accepted first")
             earliest = min(earliest, call.answered_at)
 
     def _judge_pairs(self, kind: ViolationKind, calls: list[Call], keys: list[int] | list[tuple[int, int]]) -> None:
         for (one, other), (first, second) in zip(itertools.pairwise(calls), itertools.pairwise(keys), strict=True):
             if not first < second:  # type: ignore[operator]  # both are of one type
-                self._violated(kind, f"{other} stands right behind {one}")
+                self._violated(kind, f"{other} comes right after {one}")
 
     # -- reads ---------------------------------------------------------------------------------------------
 
     def _judge_reads(self, tasks: list[_Task], places: dict[int, Call]) -> None:
         reads = [call for call in self.history.of("load_history") if call.outcome == "ok"]
         digests = [digest for task in tasks for digest in task.digests]
-        # The digest of each beginning that a reader was shown.
+        # The digest of each beginning that a reader got.
         beginnings = {count: history_digest(digests[:count]) for count in {call.count for call in reads}}
         ends = list(itertools.accumulate(len(task.digests) for task in tasks))
         for call in reads:
-            shown = f"{call} was shown {call.count} items"
+            shown = f"{call} got {call.count} items"
             own = [place for place, append in places.items() if _is_before(append, call)]
             if call.count > len(digests) or call.digest != beginnings[call.count]:
-                self._violated(ViolationKind.READ_CONTRADICTED, f"{shown} that do not stand so")
+                self._violated(ViolationKind.READ_CONTRADICTED, f"{shown} that are not the rollout's first")
             elif own and ends[max(own)] > call.count:
-                self._violated(ViolationKind.STALE_READ, f"{shown}, and not all that it had appended")
+                self._violated(ViolationKind.STALE_READ, f"{shown}, but not all that it had appended")
 
     # -- metadata ------------------------------------------------------------------------------------------
 
     def _judge_field(self, name: str, calls: list[Call], stored: dict[str, StoredThread]) -> None:
-        """Judge a field by the last patch that was accepted; where one's fate is unknown, it may be any of these."""
+        """Judge a field by the last accepted patch; a patch with an unknown outcome may count instead."""
         last = max((call for call in calls if call.outcome == "ok"), key=lambda call: call.order, default=None)
         possible = [call for call in calls if call.outcome == "info"] + ([last] if last else [])
         patches = [ThreadMetadataPatch.model_validate({name: call.value[name]}) for call in possible]
@@ -267,12 +269,12 @@ class ThreadVerdict:
 
 
 def _is_before(append: Call, read: Call) -> bool:
-    """Whether a process knew that *append* was accepted when it asked to *read*."""
+    """Whether a process knew that *append* was accepted when it called *read*."""
     return append.process == read.process and append.answered_at < read.invoked_at
 
 
 def _tasks(records: Iterable[Record]) -> list[_Task]:
-    """Return what each task left, in the order of the rollout."""
+    """Return the lines of each task, in the order of the rollout."""
     tasks: list[_Task] = []
     for record in records:
         if record.value is None:

@@ -352,7 +352,7 @@ async def test_a_line_that_was_being_written_is_no_event(audited: Audited) -> No
 async def test_what_is_no_journal_is_refused(audited: Audited, line: bytes) -> None:
     (audited.folder / "other.jsonl").write_bytes(line)
 
-    with pytest.raises(InvalidRequest, match=r"other\.jsonl:1 is no event"):
+    with pytest.raises(InvalidRequest, match=r"other\.jsonl:1 is not an event"):
         audited.kinds()
 
 
