@@ -24,7 +24,7 @@ class StateCache:
     ``PRAGMA data_version`` changes with each commit of another connection, but not with our own (sqlite.org/pragma.html).
     So code that changes states through this connection in another way has to `clear` the cache.
 
-    `python -m benchmarks batch` says what it saves.
+    `python -m benchmarks batch` measures what it saves.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
