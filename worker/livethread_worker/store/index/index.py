@@ -1,7 +1,7 @@
 """`Index`: the open SQLite file. Each operation is one or two statements; every write is one transaction.
 
 Longer statements have modules of their own: `load_states` and `thread_writes` for batches, `list_threads` and
-`search_threads` for readers, `maintenance` for what is due between batches.
+`search_threads` for readers, `maintenance` for the work between batches.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Index:
     def states_of_batch(
         self, writers: Mapping[str, Collection[str]], keys: Mapping[str, Collection[str]]
     ) -> dict[str, ThreadState]:
-        """Return what `load_states` returns, from the cache if this index stored the threads last.
+        """Return what `load_states` returns, from the `StateCache` if this index stored the threads last.
 
         The states belong to the caller, who changes and commits them; those from the cache may have no rollout_path.
         """
@@ -166,7 +166,7 @@ class Index:
         return changed
 
     def replace(self, rows: Sequence[ThreadRows], *, is_locked: bool = True) -> None:
-        """Store whole rollouts, in place of what is known of their threads.
+        """Store whole rollouts in place of what the index knows of their threads.
 
         If the caller does not hold the threads' locks, skip the threads that another process stored since they were
         read: since the index had ``loaded_bytes`` of them.
@@ -204,7 +204,7 @@ class Index:
             connection.execute(QUERIES["set_path"], {"thread_id": thread_id, "path": path})
 
     def distrust(self, thread_id: str) -> None:
-        """Have a thread's whole rollout read again: what the index says of its lines is wrong."""
+        """Have a thread's whole rollout read again, because the index is wrong about its lines."""
         with self.transaction() as connection:
             connection.execute(QUERIES["distrust"], {"thread_id": thread_id, "rollout_bytes": MAX_OFFSET})
 
@@ -230,7 +230,7 @@ class Index:
             return list_threads(self.db.conn, self._home.root, params)
 
     def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of what a search finds.
+        """Return one page of a search.
 
         While another process writes the index for long, messages of the last moments may be missing.
         """

@@ -1,4 +1,4 @@
-"""What the next batch has to know of its threads."""
+"""Loads the states of threads for the next batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is due between batches: indexing messages, merging full text, emptying the log. In small pieces: tasks wait for it."""
+"""Work between batches: indexes messages, merges full text, empties the log. In small pieces, because tasks wait for it."""
 
 from __future__ import annotations
 

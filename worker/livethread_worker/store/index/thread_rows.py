@@ -36,17 +36,15 @@ _TEXTS: Final = (
     "history_mode",
 )
 _TIMES: Final = ("created_at", "updated_at", "recency_at", "archived_at")
-#: What threads are listed by -> its first part, ten seconds long, which the indexes hold in its place: a thread that is
-#: written again within them is moved in no index. A page is read part by part, each sorted. A trigger keeps the slots where
-#: whoever changed a time did not say them: it holds their length, too, so that to change that takes a migration.
+#: Sort key -> column of its slot of ten seconds, which SQL indexes hold in its place; see schema.sql, which checks it.
 SLOTS: Final = {"created_at": "created_slot", "updated_at": "updated_slot", "recency_at": "recency_slot"}
 SLOT_LENGTH: Final = len("2026-01-01T00:00:0")
 _TIME_OF: Final = {slot: time for time, slot in SLOTS.items()}
-#: Columns that hold JSON; a source that is a plain name is its JSON string, too.
+#: Columns that hold JSON, also for a source that is a plain name.
 _JSON: Final = ("source", "approval_mode", "permission_profile", "token_usage")
 _GIT: Final = {"git_sha": "commit_hash", "git_branch": "branch", "git_origin_url": "repository_url"}
 
-#: Field of a thread -> column that holds it, in the order of the fields; git has three.
+#: Field of a thread -> its column, in the order of the fields; git_info has three.
 _COLUMN_OF: Final = {
     field: {"rollout_path": "path", "git_info": "git_sha"}.get(field, field)
     for field in StoredThread.model_fields
@@ -57,11 +55,12 @@ _decode: Final = json.JSONDecoder().raw_decode
 
 COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_TIME_OF, *_JSON, *_GIT, "memory_mode")
 
-#: Field of a thread -> the columns that say it; its path is told elsewhere.
+#: Field of a thread -> its columns in ``threads``; the path is in ``rollouts``.
 _COLUMNS_OF: Final = {
     field: tuple(_GIT) if field == "git_info" else (field,) for field in _COLUMN_OF if field != "rollout_path"
 }
 
+#: Generated, as COLUMNS names the columns once for all statements.
 SAVE_THREAD: Final = (
     f"INSERT INTO threads ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)}) "  # noqa: S608
     f"ON CONFLICT (thread_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
@@ -69,7 +68,7 @@ SAVE_THREAD: Final = (
 
 
 def changed_columns(thread: StoredThread, before: StoredThread) -> tuple[str, ...]:
-    """Return the columns in which *thread* differs from what was stored *before*."""
+    """Return the columns in which *thread* differs from the one stored *before*."""
     present, past = vars(thread), vars(before)
     columns: list[str] = []
     for field, of_field in _COLUMNS_OF.items():
@@ -81,12 +80,12 @@ def changed_columns(thread: StoredThread, before: StoredThread) -> tuple[str, ..
 
 
 def update_thread(columns: Iterable[str]) -> str:
-    """Return the statement that changes *columns* of a thread: an index is written where its columns are named."""
+    """Return the statement that changes *columns* of a thread: SQLite rewrites only the SQL indexes on these."""
     return f"UPDATE threads SET {', '.join(f'{name} = :{name}' for name in columns)} WHERE thread_id = :thread_id"  # noqa: S608
 
 
 def to_row(thread: StoredThread, columns: Iterable[str] = COLUMNS) -> dict[str, Any]:
-    """Return *thread* as a row of ``threads``: its id and these *columns*."""
+    """Return *thread* as a row of ``threads`` with its id and *columns*."""
     return {"thread_id": thread.thread_id} | {name: _value(thread, name) for name in columns}
 
 
@@ -110,12 +109,12 @@ def _slot(time: datetime | None) -> str:
 
 
 def slot_of(time: str) -> str:
-    """Return the slot of a *time*; both as a row holds them."""
+    """Return the slot of a *time*, both as rows hold them."""
     return time[:SLOT_LENGTH]
 
 
 def from_rows(rows: Sequence[sqlite3.Row], root: Path) -> list[StoredThread]:
-    """Return the threads that *rows* of one query hold. Rows are ours: they are not validated again."""
+    """Return the threads of *rows* of one query, without validation: we wrote the rows."""
     if not rows:
         return []
     names = rows[0].keys()
@@ -148,5 +147,5 @@ def _thread(values: tuple[Any, ...], root: Path) -> StoredThread:
 
 @lru_cache(maxsize=256)
 def _plain(text: str) -> Any:
-    """Return the text that a JSON string says, such as a source's name; most threads say the same."""
+    """Return the text of a JSON string, such as a source; most threads have the same few."""
     return json.loads(text)

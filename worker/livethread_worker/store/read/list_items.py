@@ -1,6 +1,6 @@
-"""One page of a thread's items: costs what the page costs, wherever it lies in the rollout.
+"""One page of a thread's items. Its cost depends on the page, not on the length of the rollout.
 
-A cursor is a place in the rollout. Lines are only ever added behind, so it stays good while the thread grows.
+A cursor is an offset in the rollout. Lines are only added at the end, so it stays valid while the thread grows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from livethread_worker.store.index import Index
 from livethread_worker.store.read.thread_file import open_thread
 from livethread_worker.store.read.turn_spans import find_turn
 
-#: An item, and where its line begins and ends.
+#: An item, with the offsets at which its line begins and ends.
 _Placed = tuple["RolloutItem", int, int]
 
 
@@ -27,8 +27,8 @@ def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
     """Return one page of items.
 
     Raises:
-        ThreadNotFound: no such thread, or it is archived and that was not asked for.
-        InvalidRequest: it has no such turn, or the cursor is none.
+        ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
+        InvalidRequest: the thread has no such turn, or the cursor is not valid.
     """
     with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
         start, end = 0, end_of_lines(file)

@@ -21,8 +21,8 @@ def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types
     """Return one page of turns, without those that were rolled back.
 
     Raises:
-        ThreadNotFound: no such thread, or it is archived and that was not asked for.
-        InvalidRequest: the cursor is none.
+        ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
+        InvalidRequest: the cursor is not valid.
     """
     backward = params.sort_direction is types.SortDirection.DESC
     with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:

@@ -37,7 +37,7 @@ class LocalReader:
 
     *open_index* returns the open index and sees to it that the index gets to know every rollout.
 
-    Every read raises what the contract says, and `Unavailable` if the files cannot be read.
+    Reads raise the errors of the contract, and `Unavailable` if the files cannot be read.
     """
 
     def __init__(self, home: Home, open_index: Callable[[], Index]) -> None:

@@ -1,4 +1,4 @@
-"""Where a thread's turns stand: from the index, and where it does not know the thread, from the rollout."""
+"""Where a thread's turns stand: from the index, or from the rollout if the index does not know the thread."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def find_turn(index: Index, thread_id: str, turn_id: str, file: BinaryIO) -> Tur
 
 
 def starts_of(index: Index, thread_id: str, turn_ids: AbstractSet[str], file: BinaryIO) -> dict[str, int]:
-    """Return where those of *turn_ids* begin that are turns of the thread."""
+    """Return where the turns of *turn_ids* begin, if the thread has them."""
     starts = {turn_id: span.offset for turn_id in turn_ids if (span := index.turn(thread_id, turn_id))}
     if turn_ids and not starts and index.read_thread(thread_id) is None:
         starts = {span.turn_id: span.offset for span in _scanned(thread_id, file) if span.turn_id in turn_ids}

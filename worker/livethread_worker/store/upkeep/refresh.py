@@ -11,11 +11,11 @@ for 100,000 threads. Each one finds
 - every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
   rollouts;
 - every rollout that grew, of the `UPDATED_LAST` threads updated last;
-- every rollout that grew, of as many other threads as it can look at in `LOOK_TIME`, some thousands. The next listing goes
-  on with the others: a rollout that grew is listed as it is, at the latest, when all have had their turn.
+- every rollout that grew, of as many other threads as it can look at in `LOOK_TIME`: some thousands. The next listings go
+  on with the rest, so growth of any rollout shows after one round: some twenty listings for 100,000 threads.
 
-After each look, listings answer from the index alone for `REST_FACTOR` times as long as the look took: at most some seconds,
-or half a minute if folders with 100,000 rollouts changed.
+After each look, listings answer from the index alone for `REST_FACTOR` times as long as the look took: one or two seconds,
+or longer if large folders changed.
 """
 
 from __future__ import annotations
@@ -191,10 +191,12 @@ class Refresher:
         return stale
 
     def _stale_by_length(self) -> _Rollouts:
-        """Return rollouts that grew, were cut, or moved, of the threads whose turn it is."""
+        """Return the rollouts that grew, were cut, or moved, among the threads to look at now."""
         deadline = time.monotonic() + LOOK_TIME
         stale: _Rollouts = {}
         rollouts = self.index.rollouts_updated_last(UPDATED_LAST) | self._next_rollouts()
+        if self._held_since:  # they were left to their writers
+            rollouts |= self.index.rollouts_of(self._held_since)
         while rollouts:
             for thread_id, row in rollouts.items():
                 path = self._stale_path(thread_id, row)
@@ -206,13 +208,13 @@ class Refresher:
         return stale
 
     def _next_rollouts(self) -> dict[str, tuple[str, int]]:
-        """Return the threads whose turn it is now; an empty dictionary after the last ones, before the first ones."""
+        """Return the threads to look at next; none at the end of a round."""
         rollouts = self.index.rollouts_before(self._next_before, UPDATED_LAST)
         self._next_before = min(rollouts, default=_AFTER_ALL_IDS)
         return rollouts
 
     def _stale_path(self, thread_id: str, row: tuple[str, int]) -> Path | None:
-        """Return where the rollout of a known thread lies if the index is not right about it; None if it is."""
+        """Return the path of a known thread's rollout if the index is wrong about it."""
         path = self.home.root / row[0]
         size = _size(path)
         if size >= 0:

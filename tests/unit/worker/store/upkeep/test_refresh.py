@@ -530,3 +530,28 @@ def test_a_copy_in_a_folder_that_stays_the_same_takes_over_when_its_turn_comes(
     assert thread is not None
     assert thread.rollout_path is not None
     assert thread.rollout_path.exists()
+
+
+def test_a_thread_that_was_held_is_looked_at_again_before_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("livethread_worker.store.upkeep.refresh.time.monotonic", lambda: now)
+    monkeypatch.setattr(refresh, "REST_FACTOR", 0)
+    monkeypatch.setattr(refresh, "UPDATED_LAST", 1)
+    monkeypatch.setattr(folder_stamps, "QUIET_TIME", -1.0)
+    for store in opened_store(tmp_path / "home"):
+        store.index.mark_complete()
+        paths = [store.write_rollout(thread_id(n)) for n in range(1, 7)]
+        refresher = Refresher(store.home, store.index)
+        refresher.refresh_all()
+        append(paths[2], message_line("more") + b"\n")
+        with file_lock(store.home.thread_lock(thread_id(3))):
+            refresher.refresh_all()
+            before = preview(store, thread_id(3))
+            monkeypatch.setattr(refresh, "LOOK_TIME", 0.0)
+            now += 10.0
+
+            refresher.refresh_all()
+
+        assert (before, preview(store, thread_id(3))) == ("", "more")

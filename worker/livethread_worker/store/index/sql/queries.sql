@@ -1,18 +1,18 @@
 -- load_states --
--- Rollouts and threads of a JSON array of ids.
+-- Rollouts and threads; the ids are a JSON array.
 SELECT r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.explicit_fields, r.phase,
        r.turn_id, r.epoch, t.*
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
 
 -- load_writers --
--- Counters of a JSON array of pairs: thread, writer. Two lists would make it look for each writer in each thread.
+-- Counters; the pairs of a thread and a writer are a JSON array. Two arrays would search each thread for every writer.
 SELECT w.thread_id, w.writer, w.n, w.lines
   FROM json_each(:writers) AS p
  CROSS JOIN writers AS w ON w.thread_id = json_extract(p.value, '$[0]') AND w.writer = json_extract(p.value, '$[1]')
 
 -- load_keys --
--- Which of a JSON array of pairs, thread and idempotency key, are taken.
+-- Idempotency keys that appends have taken; the pairs of a thread and a key are a JSON array.
 SELECT k.thread_id, k.key
   FROM json_each(:keys) AS p
  CROSS JOIN idempotency_keys AS k ON k.thread_id = json_extract(p.value, '$[0]') AND k.key = json_extract(p.value, '$[1]')
@@ -36,8 +36,8 @@ UPDATE rollouts SET epoch = max(epoch + 1, :now) WHERE thread_id = :thread_id
 SELECT epoch FROM rollouts WHERE thread_id = :thread_id
 
 -- save_texts --
--- A JSON array: thread, number of its row, text. Ascending, and in one statement: FTS5 writes out what it holds before each
--- one.
+-- A JSON array: thread, number of its row, text. In ascending order and in one statement, because FTS5 flushes its buffer
+-- before each statement, and before a row that is not in order.
 INSERT OR REPLACE INTO listing_texts (rowid, text)
 SELECT t.id * 3 + json_extract(j.value, '$[1]'), json_extract(j.value, '$[2]')
   FROM json_each(:texts) AS j CROSS JOIN threads AS t ON t.thread_id = json_extract(j.value, '$[0]')
@@ -74,7 +74,7 @@ UPDATE turns SET is_taken_back = 1
                    ORDER BY offset DESC LIMIT :count)
 
 -- turns_forward --
--- Turns from an offset on, each with the offset at which the next line that begins a turn stands.
+-- Turns from an offset on, each with the offset of the next line that begins a turn.
 SELECT t.turn_id, t.offset,
        (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
        t.end_offset
@@ -106,11 +106,11 @@ VALUES (:thread_id, :digest, :ordinal, :role, :text)
 SELECT coalesce(max(id), 0) FROM messages
 
 -- index_messages --
--- What came in since; in one statement, see save_texts.
+-- The messages after the newest; in one statement, see save_texts.
 INSERT INTO messages_fts (rowid, text) SELECT id, text FROM messages WHERE id > :newest ORDER BY id
 
 -- leave_unindexed --
--- What came in since, for later.
+-- The messages after the newest, to be indexed later.
 INSERT OR IGNORE INTO unindexed_messages (id) SELECT id FROM messages WHERE id > :newest
 
 -- any_unindexed --
@@ -124,15 +124,15 @@ SELECT m.id, m.text FROM unindexed_messages AS u CROSS JOIN messages AS m ON m.i
 DELETE FROM unindexed_messages
 
 -- merge_messages --
--- Go on with merging the segments of a level where there are 16 or more, up to about so many pages. Each message is
--- written again once a level: about a page, in all.
+-- Merge about so many pages of the segments of a level that has 16 or more. Each message is written again once per level:
+-- about a page, in all.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
 
 -- merge_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
 
 -- check_messages --
--- Fails where the full text is damaged, or is not that of the messages.
+-- Fails if the full text is damaged, or does not match the messages.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)
 
 -- check_texts --
@@ -142,7 +142,7 @@ INSERT INTO listing_texts (listing_texts, rank) VALUES ('integrity-check', 1)
 INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')
 
 -- rebuild_texts --
--- From its own rows.
+-- From the table's own rows.
 INSERT INTO listing_texts (listing_texts) VALUES ('rebuild')
 
 -- texts --
@@ -152,7 +152,7 @@ SELECT rowid, text FROM listing_texts
 DELETE FROM listing_texts WHERE rowid = :id
 
 -- listed_texts --
--- What listings search of all threads; see listing_rows.
+-- The texts that listings search, of all threads; see listing_rows.
 SELECT id, thread_id, preview, title, name FROM threads
 
 -- delete_name --
@@ -180,7 +180,7 @@ DELETE FROM rollouts WHERE thread_id = :thread_id
 DELETE FROM threads WHERE thread_id = :thread_id
 
 -- recover_writer --
--- A rollout tells only of tasks that left lines: a counter that is known to be higher stays.
+-- A rollout shows only tasks that left lines, so a higher counter stays.
 INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
     ON CONFLICT (thread_id, writer) DO UPDATE SET n = excluded.n, lines = excluded.lines WHERE excluded.n > n
 
@@ -233,5 +233,5 @@ SELECT offset FROM turns WHERE thread_id = :thread_id
 SELECT thread_id, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
 
 -- distrust --
--- As if the rollout had been cut: no rollout is that long.
+-- No rollout is that long, so the next batch takes this one for cut and reads it again.
 UPDATE rollouts SET rollout_bytes = :rollout_bytes WHERE thread_id = :thread_id
