@@ -202,6 +202,7 @@ class LiveThread:
                 expected_position=expected_position,
                 idempotency_key=idempotency_key,
                 observe=True,
+                metadata=None,
             )
         )
 

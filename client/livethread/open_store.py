@@ -9,13 +9,13 @@ from importlib.util import find_spec
 
 from celery import Celery
 from pydantic import ValidationError
-from redis.asyncio import Redis
 
 from livethread.errors import InvalidRequest, Unavailable
 from livethread.queued import QueuedThreadStore
 from livethread.queued.celery_reader import CeleryReader
 from livethread.queued.connection import connect, require_redis
 from livethread.queued.doorbell import Doorbell
+from livethread.queued.mailboxes import Mailboxes
 from livethread.store import ThreadReader
 from livethread_config import Settings
 from livethread_config.celery_settings import celery_settings
@@ -40,9 +40,11 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
             await _run_locally(stack, settings)
         app = _client_app(stack, settings)
         reader = await _reader(stack, app, settings)
-        yield await stack.enter_async_context(
-            QueuedThreadStore(connect(settings), settings, reader, Doorbell(app, settings))
-        )
+        redis, doorbell = connect(settings), Doorbell(app, settings)
+        stack.push_async_callback(redis.aclose)
+        stack.callback(doorbell.close)
+        mailboxes = Mailboxes(redis, settings, doorbell)
+        yield await stack.enter_async_context(QueuedThreadStore(mailboxes, settings, reader))
 
 
 @asynccontextmanager
@@ -62,8 +64,8 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
         yield await _reader(stack, _client_app(stack, settings), settings)
 
 
-async def open_redis(stack: AsyncExitStack, settings: Settings) -> Redis:
-    """Return a client of *settings*' Redis, for as long as *stack* is open; an embedded one is run meanwhile.
+async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:
+    """Return the mailboxes in *settings*' Redis, for as long as *stack* is open; an embedded one is run meanwhile.
 
     Raises:
         Unavailable: Redis does not answer.
@@ -73,14 +75,9 @@ async def open_redis(stack: AsyncExitStack, settings: Settings) -> Redis:
     await require_redis(settings)
     redis = connect(settings)
     stack.push_async_callback(redis.aclose)
-    return redis
-
-
-def open_doorbell(stack: AsyncExitStack, settings: Settings) -> Doorbell:
-    """Return what rings for the workers, for as long as *stack* is open."""
     doorbell = Doorbell(_client_app(stack, settings), settings)
     stack.callback(doorbell.close, wait=True)
-    return doorbell
+    return Mailboxes(redis, settings, doorbell)
 
 
 def _settings_of_environment() -> Settings:

@@ -10,10 +10,11 @@
 --          mailbox   stream  unapplied tasks
 --          applied   string  last applied position
 --          writers   hash    see enqueue.lua
---          keys      zset    see enqueue.lua
+--          idempotency_keys
+--                    zset    see enqueue.lua
 -- ARGV   1 token of this drain
 --        2 s for which positions and counters are kept
---        3 what precedes the name of a client in its channel
+--        3 prefix of clients' channels
 --        then for each thread: id, position, outcome, detail, count, and count times: writer, n
 --          position  last applied position, or "" where none was
 --          n         last counter of that writer up to the position: what a client knows its tasks by, since
@@ -21,15 +22,15 @@
 --          outcome   done | later (detail: ms until it may be claimed again) | failed (as later, and counts as
 --                    an attempt) | parked (detail: JSON that says why) | deleted (its keys go, too)
 --
--- Clients are told on channels of their own, one message for all threads: a line "applied <thread> <position>
--- <writer>:<n>" for each of their writers, and "parked <thread> <detail>". The name of a client is what stands before the
--- first dot in the ids of its writers, or the whole id.
+-- Each client gets one message for all threads, on its own channel: a line "applied <thread> <position> <writer>:<n>"
+-- for each of its writers, and "parked <thread> <detail>". A client's name is the part before the first dot in the ids of
+-- its writers, or the whole id.
 --
 -- Returns how many of the claims still were this drain's. A stale token changes nothing: whoever holds the
 -- thread now finds by the counters what is applied.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local token, keep, told_prefix = ARGV[1], ARGV[2], ARGV[3]
+local token, keep, acks_prefix = ARGV[1], ARGV[2], ARGV[3]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -80,7 +81,7 @@ end
 
 local messages, clients = {}, {}
 
-local function tell(writer, line)
+local function publish(writer, line)
   local client = string.match(writer, '^[^.]*')
   if messages[client] then
     table.insert(messages[client], line)
@@ -90,13 +91,13 @@ local function tell(writer, line)
   end
 end
 
--- Note how far each writer is, and tell it.
+-- Note how far each writer is, and acknowledge its tasks.
 local function note_counters(thread, position, writers, first, count)
   local counters = {}
   for i = first, first + count * 2 - 1, 2 do
     local writer, n = ARGV[i], ARGV[i + 1]
     counters[#counters + 1], counters[#counters + 2] = 'a:' .. writer, n
-    tell(writer, 'applied ' .. thread .. ' ' .. position .. ' ' .. writer .. ':' .. n)
+    publish(writer, 'applied ' .. thread .. ' ' .. position .. ' ' .. writer .. ':' .. n)
   end
   for i = 1, #counters, 1000 do
     if redis.call('HSET', writers, unpack(counters, i, math.min(i + 999, #counters))) > 0 then
@@ -105,11 +106,11 @@ local function note_counters(thread, position, writers, first, count)
   end
 end
 
--- Tell all who may wait for a thread that it is parked: writers of tasks that are not applied.
-local function tell_parked(thread, writers, detail)
+-- Report that a thread is parked to all of its writers: their tasks may wait.
+local function publish_parked(thread, writers, detail)
   for _, writer in ipairs(redis.call('HKEYS', writers)) do
     if writer ~= 'tail' and not string.find(writer, ':', 1, true) then
-      tell(writer, 'parked ' .. thread .. ' ' .. detail)
+      publish(writer, 'parked ' .. thread .. ' ' .. detail)
     end
   end
 end
@@ -128,7 +129,7 @@ for number, thread in ipairs(threads) do
   if held[number] then
     mine[#mine + 1] = thread
     local key, start = 2 + number * 4, starts[number]
-    local mailbox, applied, writers, keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
+    local mailbox, applied, writers, idempotency_keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
     local position, outcome, detail = ARGV[start + 1], ARGV[start + 2], ARGV[start + 3]
     local count, first = tonumber(ARGV[start + 4]), start + 5
     local is_left
@@ -148,10 +149,10 @@ for number, thread in ipairs(threads) do
       redis.call('HDEL', attempts, thread)
     end
     if outcome == 'deleted' then
-      redis.call('DEL', mailbox, applied, writers, keys)
+      redis.call('DEL', mailbox, applied, writers, idempotency_keys)
     elseif is_left and outcome == 'parked' then
       redis.call('HSET', parked, thread, detail)
-      tell_parked(thread, writers, detail)
+      publish_parked(thread, writers, detail)
     elseif is_left and outcome == 'done' then
       redis.call('ZADD', ready, 'NX', now, thread)
     elseif is_left then
@@ -164,6 +165,6 @@ for number, thread in ipairs(threads) do
 end
 release(mine)
 for _, client in ipairs(clients) do
-  redis.call('PUBLISH', told_prefix .. client, table.concat(messages[client], '\n'))
+  redis.call('PUBLISH', acks_prefix .. client, table.concat(messages[client], '\n'))
 end
 return #mine
