@@ -15,10 +15,9 @@ from livethread.errors import InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
     from celery import Celery
-    from redis.asyncio import Redis
 
     from livethread.queued import QueuedThreadStore
-    from livethread.queued.doorbell import Doorbell
+    from livethread.queued.mailboxes import Mailboxes
     from livethread.store import ThreadReader
     from livethread_config import Settings
 
@@ -38,6 +37,7 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
     from livethread.queued import QueuedThreadStore
     from livethread.queued.connection import connect
     from livethread.queued.doorbell import Doorbell
+    from livethread.queued.mailboxes import Mailboxes
 
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
@@ -48,9 +48,11 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
             reader = await _local_reader(stack, settings)
         else:
             reader = _celery_reader(stack, app, settings)
-        yield await stack.enter_async_context(
-            QueuedThreadStore(connect(settings), settings, reader, Doorbell(app, settings))
-        )
+        redis, doorbell = connect(settings), Doorbell(app, settings)
+        stack.push_async_callback(redis.aclose)
+        stack.callback(doorbell.close)
+        mailboxes = Mailboxes(redis, settings, doorbell)
+        yield await stack.enter_async_context(QueuedThreadStore(mailboxes, settings, reader))
 
 
 @asynccontextmanager
@@ -74,29 +76,24 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
             yield _celery_reader(stack, _client_app(stack, settings), settings)
 
 
-async def open_redis(stack: AsyncExitStack, settings: Settings) -> Redis:
-    """Return a client of *settings*' Redis, which is open, and runs if embedded, as long as *stack* is open.
+async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:
+    """Return the mailboxes in *settings*' Redis, which is open, and runs if embedded, as long as *stack* is open.
 
     Raises:
         Unavailable: Redis does not answer.
     """
     from livethread.queued.connection import connect, require_redis
+    from livethread.queued.doorbell import Doorbell
+    from livethread.queued.mailboxes import Mailboxes
 
     if settings.is_embedded:
         await _run_locally(stack, settings)
     await require_redis(settings)
     redis = connect(settings)
     stack.push_async_callback(redis.aclose)
-    return redis
-
-
-def open_doorbell(stack: AsyncExitStack, settings: Settings) -> Doorbell:
-    """Return a doorbell that works as long as *stack* is open."""
-    from livethread.queued.doorbell import Doorbell
-
     doorbell = Doorbell(_client_app(stack, settings), settings)
     stack.callback(doorbell.close, wait=True)
-    return doorbell
+    return Mailboxes(redis, settings, doorbell)
 
 
 def _settings_of_environment() -> Settings:

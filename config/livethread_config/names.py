@@ -1,7 +1,7 @@
-"""Names that stand on the wire: Celery tasks and queues, Redis keys.
+"""Names on the wire: Celery tasks and queues, Redis keys.
 
-Others hold on to these (queued messages, dashboards, clients of an older release), so a name is never
-reused for something else; a new meaning gets a new name.
+Queued messages, dashboards and clients of older releases use these, so a name is never reused: a new meaning gets
+a new name.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-#: The doorbell: "shard *s* has ready threads". Carries no data and may be lost, doubled or late.
+#: The doorbell: "shard *s* has ready threads". It carries no data, and may be lost, repeated or late.
 DRAIN_TASK = "livethread.drain"
-#: Return expired claims to ``ready`` and ring for what was left behind; run by Celery beat.
+#: Return expired claims to ``ready`` and ring for threads that no worker took; run by Celery beat.
 SWEEP_TASK = "livethread.sweep"
-#: Read the rollouts that a new index does not know; sent by whoever opens such a one.
+#: Read the rollouts that a new index lacks; sent by the process that opens the index.
 COMPLETE_INDEX_TASK = "livethread.complete_index"
-#: Compress the rollouts that nobody has written to for long; run by Celery beat where it is asked for.
+#: Compress rollouts without recent writes; run by Celery beat if the settings ask for it.
 COMPRESS_COLD_TASK = "livethread.compress_cold"
 #: Read one thread's metadata in the worker's home.
 READ_THREAD_TASK = "livethread.read_thread"
@@ -29,7 +29,7 @@ LIST_TURNS_TASK = "livethread.list_turns"
 LIST_ITEMS_TASK = "livethread.list_items"
 
 
-#: Field of the hash ``writers`` with the thread's newest epoch; no writer's id has a colon.
+#: Field of the hash ``writers`` with the thread's newest epoch; writers' ids have no colon.
 EPOCH = ":epoch"
 
 
@@ -84,7 +84,7 @@ class ShardKeys:
 
     @property
     def deleted(self) -> str:
-        """zset: thread -> time (ms) at which its deletion was accepted; nothing is accepted behind it."""
+        """zset: thread -> time (ms) at which its deletion was accepted; no later task is."""
         return f"{self._base}:deleted"
 
     @property
@@ -104,20 +104,20 @@ class ShardKeys:
 
     @property
     def thread_prefix(self) -> str:
-        """What precedes ``mailbox:<thread>`` and the other keys of one thread."""
+        """Keys of one thread begin with this, followed by ``mailbox:<thread>`` and the like."""
         return f"{self._base}:"
 
     @property
-    def told_prefix(self) -> str:
-        """What precedes the name of a client in the channel on which it is told."""
-        return f"{self._base}:told:"
+    def acks_prefix(self) -> str:
+        """Channels of clients begin with this, followed by the client's name."""
+        return f"{self._base}:acks:"
 
-    def told(self, client: str) -> str:
-        """Return the channel on which a client is told what is applied of its tasks, and which threads are parked.
+    def acks(self, client: str) -> str:
+        """Return the channel on which workers acknowledge a client's tasks, and report parked threads.
 
-        The name of a client is what stands before the first dot in the ids of its writers, or the whole id.
+        A client's name is the part before the first dot in the ids of its writers, or the whole id.
         """
-        return self.told_prefix + client
+        return self.acks_prefix + client
 
     def mailbox(self, thread_id: str) -> str:
         """Return the stream of *thread_id*'s unapplied tasks; an entry's id is its position."""
@@ -126,13 +126,13 @@ class ShardKeys:
     def writers(self, thread_id: str) -> str:
         """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position.
 
-        And ``:epoch`` -> the newest epoch.
+        Also ``:epoch`` -> the newest epoch.
         """
         return f"{self._base}:writers:{thread_id}"
 
-    def keys(self, thread_id: str) -> str:
+    def idempotency_keys(self, thread_id: str) -> str:
         """Return the zset idempotency key -> time (ms) at which an append with it was last accepted."""
-        return f"{self._base}:keys:{thread_id}"
+        return f"{self._base}:idempotency_keys:{thread_id}"
 
     def applied(self, thread_id: str) -> str:
         """Return the string with the last applied position."""

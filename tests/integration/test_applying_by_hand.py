@@ -119,17 +119,15 @@ async def test_observers_hear_of_what_is_applied_before_its_receipt_and_no_flush
 ) -> None:
     """A worker's message may come before Redis' answer to the append; other threads' messages keep coming in."""
     thread_id = await new_thread(store)
-    thread = store._open.get(thread_id)
-    assert thread is not None
-    writer, enqueue = thread.writer, store._outbox._enqueue
+    writer, enqueue = store._threads.require(thread_id), store._mailboxes.enqueue
     applied: list[str] = []
 
     def note(event: object) -> None:
         if isinstance(event, TasksApplied):
             applied.append(event.position)
 
-    async def answered_late(**arguments: Any) -> Any:
-        answer = await enqueue(**arguments)
+    async def answered_late(*arguments: Any) -> Any:
+        answer = await enqueue(*arguments)
         await asyncio.to_thread(hand_worker.drain)
         await eventually(lambda: writer.applied != START, "the worker's message")
         return answer
@@ -137,8 +135,8 @@ async def test_observers_hear_of_what_is_applied_before_its_receipt_and_no_flush
     async def ask(*_: object) -> None:
         raise AssertionError("nothing is to be asked for")
 
-    monkeypatch.setattr(store._outbox, "_enqueue", answered_late)
-    monkeypatch.setattr(store._waiter, "ask", ask)
+    monkeypatch.setattr(store._mailboxes, "enqueue", answered_late)
+    monkeypatch.setattr(store._progress, "ask", ask)
     store.observers.subscribe(note)
 
     receipt = await append(store, thread_id, message("one"))
@@ -403,7 +401,7 @@ async def test_who_waits_too_long_for_room_or_is_cancelled_has_appended_nothing(
 
         cancelled = asyncio.ensure_future(thread.append_items([said("cancelled")]))
         too_long = asyncio.ensure_future(thread.append_items([said("too long")]))
-        writer = store._open.require(thread.thread_id).writer
+        writer = store._threads.require(thread.thread_id)
         await eventually(lambda: writer.queue and writer.queue[0].is_postponed, "the answer")
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -536,10 +534,10 @@ async def test_after_its_cause_is_mended_an_unparked_thread_is_applied_in_order(
     await append(store, thread_id, message("three"))
 
     away.rename(path)
-    await store._outbox.unpark(thread_id)
+    await store._mailboxes.unpark(thread_id)
     await asyncio.to_thread(hand_worker.drain)
 
-    await eventually(lambda: not store._open.require(thread_id).writer.has_outstanding, "the publication")
+    await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the publication")
     await flush(store, thread_id)
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
@@ -552,7 +550,7 @@ async def test_a_flush_after_an_unpark_waits_for_the_worker_and_does_not_tell_wh
         await flush(store, thread_id)
 
     away.rename(path)
-    await store._outbox.unpark(thread_id)
+    await store._mailboxes.unpark(thread_id)
 
     await drained_until_flushed(hand_worker, store, thread_id)
 

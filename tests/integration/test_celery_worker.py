@@ -183,7 +183,7 @@ async def test_an_entry_that_is_no_task_is_a_failed_task_to_those_who_watch(
         await flush(store, thread_id)
         mailbox = names.ShardKeys(settings.key_prefix, 0).mailbox(thread_id)
         redis_server.client.xadd(mailbox, {"junk": "secret"}, id="99999999999999-0")
-        await store._outbox.poke(thread_id)
+        await store._mailboxes.poke(thread_id)
         [failed] = await eventually(lambda: watcher.of("task-failed", thread_id), "the failure")
 
     assert failed["uuid"] == f"{thread_id}-99999999999999-0"
@@ -199,7 +199,12 @@ async def test_plain_redis_commands_in_the_scripts_layout_are_applied(
     await append(store, thread_id, message("one"))
     keys = names.ShardKeys(settings.key_prefix, 0)
     shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
-    of_thread = [keys.mailbox(thread_id), keys.writers(thread_id), keys.applied(thread_id), keys.keys(thread_id)]
+    of_thread = [
+        keys.mailbox(thread_id),
+        keys.writers(thread_id),
+        keys.applied(thread_id),
+        keys.idempotency_keys(thread_id),
+    ]
     task = '{"op":"append_items","at":"2026-01-02T03:04:05Z"}'
     line = '{"timestamp":"2026-01-02T03:04:05.678Z","type":"response_item","payload":{"type":"message","content":[{"type":"output_text","text":"two"}]}}'
     arguments: list[str | int] = [2000, 604800, 10000, thread_id, "another-writer", 0, "", 1]

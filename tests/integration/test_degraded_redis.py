@@ -92,10 +92,10 @@ async def test_the_listener_of_a_store_that_was_opened_without_redis_connects_by
         thread_id = await new_thread(store)
         await queue(store, thread_id, "0")
         own_redis.start()
-        await eventually(lambda: store._applied._is_connected, "the listener")
+        await eventually(lambda: store._acknowledgements._is_connected, "the listener")
 
         async with draining(own_worker):
-            await eventually(lambda: not store._open.require(thread_id).writer.has_outstanding, "the publication")
+            await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the publication")
 
 
 async def test_what_was_published_while_the_listener_was_away_is_asked_for_when_it_is_back(
@@ -107,7 +107,7 @@ async def test_what_was_published_while_the_listener_was_away_is_asked_for_when_
         own_redis.client.client_kill_filter(_type="pubsub")
         await asyncio.to_thread(own_worker.drain)
 
-        await eventually(lambda: not store._open.require(thread_id).writer.has_outstanding, "the question")
+        await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the question")
 
 
 async def test_without_redis_what_needs_it_says_so_and_what_does_not_works(
@@ -210,7 +210,7 @@ async def test_metadata_of_items_that_were_queued_while_redis_was_gone_is_applie
         own_redis.start()
 
         async with draining(own_worker):
-            await eventually(lambda: not store._open.require(thread.thread_id).writer.has_outstanding, "Redis")
+            await eventually(lambda: not store._threads.require(thread.thread_id).has_outstanding, "Redis")
             await thread.flush(timeout_s=15)
 
             assert failure.value.is_queued

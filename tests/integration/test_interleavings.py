@@ -11,10 +11,12 @@ import asyncio
 import hashlib
 import json
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Final
 
 import pytest
@@ -30,6 +32,7 @@ from tests.nodes.workers import HandWorker
 from tests.unit.worker.builders import AT, message_line, thread_id
 
 from livethread.metadata import ThreadMetadataPatch
+from livethread.observers import Observers
 from livethread.ordered_tasks import (
     AppendItems,
     ArchiveThread,
@@ -39,7 +42,9 @@ from livethread.ordered_tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
+from livethread.queued import mailboxes as client_mailboxes_module
 from livethread.queued import outbox as outbox_module
+from livethread.queued.mailboxes import Mailboxes
 from livethread.queued.outbox import Outbox
 from livethread.queued.scripts import load_script
 from livethread.queued.writer import Budget, Submission, Writer
@@ -120,7 +125,7 @@ class Interleaving(RuleBasedStateMachine):
         self.killer = Killer()
         self.stack.enter_context(self.killer.installed())
         patched = self.stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (outbox_module, mailbox_module):
+        for module in (client_mailboxes_module, mailbox_module):
             patched.setattr(module, "load_script", self.load_script)
             patched.setattr(module, "BELL_TTL_MS", 10**9)  # until a while goes by
         patched.setattr(mailbox_module, "DRAIN_TTL_MS", 10**9)
@@ -396,24 +401,31 @@ class Interleaving(RuleBasedStateMachine):
         """Write as a store does: through one outbox, with a writer for each thread."""
         redis = self.watched(actor)
         all_it_uses: Any = AwaitedRedis(redis)
-        outbox = Outbox(all_it_uses, self.settings, lambda _: self.ring())
-        writers = [Writer(id_, Budget(10**9), 1_000) for id_ in THREADS]
+        doorbell: Any = SimpleNamespace(ring=lambda _: self.ring())
+        mailboxes = Mailboxes(all_it_uses, self.settings, doorbell)
+        outbox = Outbox(mailboxes, self.settings)
+        budget, observers = Budget(10**9), Observers()
+        writers = [
+            Writer(id_, uuid.uuid4().hex[:16], mailboxes.place(id_), budget, observers, max_tasks=1_000)
+            for id_ in THREADS
+        ]
         outbox.start()
         try:
             for thread, count, kind in todo:
                 writer = writers[thread]
-                tasks = [task_of(writer, kind, n) for n in range(count)]
-                submissions = [writer.submit(task) for task in tasks]
+                submissions = [submission_of(writer, kind, n) for n in range(count)]
+                for submission in submissions:
+                    writer.submit(submission)
                 self.submissions += [(writer, submission) for submission in submissions]
                 outbox.send(writer)
                 accepted = asyncio.gather(*(submission.accepted for submission in submissions))
-                ends: list[asyncio.Future[Any]] = [accepted, *outbox._senders]
+                ends: list[asyncio.Future[Any]] = [accepted, *outbox._tasks]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if not accepted.done():
                     accepted.cancel()
                     with suppress(asyncio.CancelledError):
                         await accepted
-                    raise outbox._senders[0].exception() or AssertionError("the sender ended")
+                    raise outbox._tasks[0].exception() or AssertionError("the sender ended")
         finally:
             redis.close()
 
@@ -428,6 +440,11 @@ class Hand(HandWorker):
 
     def _ring(self) -> None:
         self._rung()
+
+
+def submission_of(writer: Writer, kind: str, n: int) -> Submission:
+    """Return a submission of *kind*; an append has one line or two."""
+    return Submission(task_of(writer, kind, n))
 
 
 def task_of(writer: Writer, kind: str, n: int) -> EncodedTask:

@@ -61,7 +61,12 @@ class Enqueuer:
     ) -> Reply:
         keys = self.keys
         shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
-        of_thread = [keys.mailbox(thread_id), keys.writers(thread_id), keys.applied(thread_id), keys.keys(thread_id)]
+        of_thread = [
+            keys.mailbox(thread_id),
+            keys.writers(thread_id),
+            keys.applied(thread_id),
+            keys.idempotency_keys(thread_id),
+        ]
         args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, epoch, len(counters)]
         for number, n in enumerate(counters):
             first, last_one = number == 0, number == len(counters) - 1
@@ -548,7 +553,7 @@ def test_what_is_applied_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis
     reply = enqueue(thread_id, [1])
     _, claims = mailbox.claim()
     with listening(redis) as heard:
-        heard.subscribe(enqueue.keys.told("w1"))
+        heard.subscribe(enqueue.keys.acks("w1"))
 
         mailbox.settle(claims, {thread_id: done(reply.position)})
 
@@ -566,15 +571,15 @@ def test_each_client_is_told_of_all_its_writers_in_one_message(
     _, claims = mailbox.claim()
     last = {claim.thread_id: claim.entries[-1].position for claim in claims}
     with listening(redis) as heard:
-        heard.subscribe(enqueue.keys.told("c1"), enqueue.keys.told("c2"))
+        heard.subscribe(enqueue.keys.acks("c1"), enqueue.keys.acks("c2"))
 
         mailbox.settle(claims, {thread_id: done(position) for thread_id, position in last.items()})
 
         messages = [wait_until(lambda: heard.get_message(timeout=0.1), "a publication") for _ in range(2)]
     told = {message["channel"].decode(): sorted(message["data"].decode().split("\n")) for message in messages}
     assert told == {
-        enqueue.keys.told("c1"): [f"applied {first} {last[first]} c1.1:1", f"applied {second} {last[second]} c1.2:2"],
-        enqueue.keys.told("c2"): [f"applied {first} {last[first]} c2.1:1"],
+        enqueue.keys.acks("c1"): [f"applied {first} {last[first]} c1.1:1", f"applied {second} {last[second]} c1.2:2"],
+        enqueue.keys.acks("c2"): [f"applied {first} {last[first]} c2.1:1"],
     }
 
 
@@ -608,7 +613,7 @@ def test_a_key_that_was_refused_is_not_remembered(enqueue: Enqueuer, redis: Redi
     refused = [enqueue(thread_id, [2], expected="1-1", key="k"), enqueue(thread_id, [7], key="k")]
 
     assert [reply.status for reply in refused] == ["moved", "gap"]
-    assert not redis.exists(enqueue.keys.keys(thread_id))
+    assert not redis.exists(enqueue.keys.idempotency_keys(thread_id))
 
 
 def test_the_newest_thousand_keys_of_a_thread_are_remembered(
@@ -616,11 +621,11 @@ def test_the_newest_thousand_keys_of_a_thread_are_remembered(
 ) -> None:
     enqueue = Enqueuer(redis, settings, bound=2_000)
     start = enqueue(thread_id, [1], key="0")
-    redis.zadd(enqueue.keys.keys(thread_id), {f"old {n}": n for n in range(1_500)})
+    redis.zadd(enqueue.keys.idempotency_keys(thread_id), {f"old {n}": n for n in range(1_500)})
 
     enqueue(thread_id, [2], key="new")
 
-    assert redis.zcard(enqueue.keys.keys(thread_id)) == 1_000
+    assert redis.zcard(enqueue.keys.idempotency_keys(thread_id)) == 1_000
     outcomes = [
         enqueue(thread_id, [3 + n], expected=start.position, key=key).status
         for n, key in enumerate(["0", "new", "old 1499"])
@@ -636,14 +641,14 @@ def test_keys_expire_with_the_counters_and_go_with_the_thread(
     reply = enqueue(thread_id, [1], key="k")
     _, claims = mailbox.claim()
     mailbox.settle(claims, {thread_id: done(reply.position)})
-    settled = redis.ttl(keys.keys(thread_id)), redis.ttl(keys.writers(thread_id))
+    settled = redis.ttl(keys.idempotency_keys(thread_id)), redis.ttl(keys.writers(thread_id))
     deletion = enqueue(thread_id, [2], delete=True)
     _, claims = mailbox.claim()
 
     mailbox.settle(claims, {thread_id: Outcome(OutcomeKind.DELETED, deletion.position)})
 
     assert settled == (60, settings.writer_ttl_days * 86_400)  # as the enqueue says, and the settle's new counter
-    assert not redis.exists(keys.keys(thread_id), keys.writers(thread_id))
+    assert not redis.exists(keys.idempotency_keys(thread_id), keys.writers(thread_id))
 
 
 # -- fences ------------------------------------------------------------------------------------------------
@@ -834,7 +839,7 @@ def test_what_stood_before_the_poisoned_task_counts_as_applied(
 def test_parking_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str) -> None:
     enqueue(thread_id, [1])
     with listening(redis) as heard:
-        heard.subscribe(enqueue.keys.told("w1"))
+        heard.subscribe(enqueue.keys.acks("w1"))
 
         park(mailbox, thread_id)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner, Result
-from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.nodes.items import append, flush, history, message, new_thread, read, texts
 from tests.nodes.processes import RedisServer
@@ -31,7 +30,8 @@ from livethread import (
 from livethread.cli import main
 from livethread.model import parse_time, utc_now
 from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask
-from livethread.queued.parked_threads import ParkedThreads
+from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.writer import Submission
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def drain(worker: HandWorker) -> None:
 async def poison(store: QueuedThreadStore, thread_id: str, line: bytes = b'{"poison": "secret"}') -> str:
     """Append what is no item, as another client might, with the counters of *store*'s writer."""
     task = OrderedTask(AppendItems(at=utc_now()), (line,)).encode()
-    return await store._enqueue(store._open.require(thread_id), task)
+    return await store._submit(store._threads.require(thread_id), Submission(task))
 
 
 async def a_parked_thread(store: QueuedThreadStore, worker: HandWorker) -> tuple[str, str]:
@@ -137,7 +137,7 @@ async def test_it_is_shown_where_a_thread_stopped_and_what_waits_and_no_contents
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
     thread_id, position = await a_parked_thread(store, hand_worker)
-    writer = store._open.require(thread_id).writer.id
+    writer = store._threads.require(thread_id).id
 
     shown = json.loads(await done(settings, "show", thread_id, "--json"))
     said = await done(settings, "show", thread_id)
@@ -235,7 +235,7 @@ async def test_tasks_that_their_writer_makes_after_a_drop_are_applied(
 
     await flush(store, thread_id)
     assert texts(await history(store, thread_id)) == ["before", "behind", "later"]
-    assert not store._open.require(thread_id).writer.has_outstanding
+    assert not store._threads.require(thread_id).has_outstanding
 
 
 async def test_nobody_waits_for_a_dropped_task_though_it_was_the_last(
@@ -257,16 +257,16 @@ async def test_nobody_waits_for_a_dropped_task_though_it_was_the_last(
 
 
 async def test_a_flush_under_way_ends_when_the_last_of_its_tasks_is_dropped(
-    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has not heard that the thread was parked."""
     thread_id = await new_thread(store)
     await poison(store, thread_id)
-    writer = store._open.require(thread_id).writer
+    writer = store._threads.require(thread_id)
     await drain(hand_worker)
     await eventually(lambda: writer.parked, "the publication")
     writer.note_parked(None)
-    store._waiter._note_parked = lambda _writer, _detail: None  # nor does it hear of it when it asks
+    monkeypatch.setattr(writer, "note_parked", lambda _reason: None)  # nor does it when it asks
     flushing = asyncio.ensure_future(flush(store, thread_id, timeout_s=15))
     await asyncio.wait([flushing], timeout=0.1)
     waited = not flushing.done()
@@ -318,9 +318,9 @@ async def test_what_a_client_sends_again_of_a_dropped_task_is_not_taken_again(
     await append(store, thread_id, message("before"))
     await poison(store, thread_id)
     await drain(hand_worker)
-    writer = store._open.require(thread_id).writer
+    writer = store._threads.require(thread_id)
     await eventually(lambda: writer.floor == 2, "what is applied")
-    await store._applied.stop()
+    await store._acknowledgements.stop()
     await done(settings, "drop", thread_id, "--yes")
 
     writer.rewind(2)
@@ -335,7 +335,7 @@ async def test_all_that_waits_is_dropped_where_that_is_asked_for(
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
     async with opened(settings) as other:
-        other._open_thread(thread_id, epoch=0)
+        other._open(thread_id, epoch=0)
         await append(other, thread_id, message("of another writer"))
 
         await done(settings, "drop", thread_id, "--all", "--yes")
@@ -352,7 +352,7 @@ async def test_a_task_is_dropped_by_its_position_only_where_the_thread_stopped_a
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
     thread_id, position = await a_parked_thread(store, hand_worker)
-    behind = store._open.require(thread_id).writer.unapplied[-1].position
+    behind = store._threads.require(thread_id).unapplied[-1].position
 
     refused = await cli(settings, "drop", thread_id, "--position", behind, "--yes")
     waiting = redis.xlen(keys(settings).mailbox(thread_id))
@@ -421,7 +421,7 @@ async def test_no_writer_has_more_dropped_than_it_had_accepted(
     """Junk that bears a writer's name must not make its later tasks count as applied."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
-    writer = store._open.require(thread_id).writer.id
+    writer = store._threads.require(thread_id).id
     redis.xadd(keys(settings).mailbox(thread_id), {"writer": writer, "n": "100"}, id="99999999999999-0")
     await drain(hand_worker)
 
@@ -429,7 +429,7 @@ async def test_no_writer_has_more_dropped_than_it_had_accepted(
     await append(store, thread_id, message("two"))
 
     assert redis.hget(keys(settings).writers(thread_id), f"a:{writer}") == b"2"
-    assert store._open.require(thread_id).writer.has_outstanding
+    assert store._threads.require(thread_id).has_outstanding
 
 
 async def test_where_a_creation_is_dropped_the_thread_stops_at_what_stands_behind_it(
@@ -437,7 +437,7 @@ async def test_where_a_creation_is_dropped_the_thread_stops_at_what_stands_behin
 ) -> None:
     thread_id = await new_thread(store)
     another = CreateThread(at=utc_now(), session_meta={"id": new_thread_id()})
-    store._open.require(thread_id).creation = OrderedTask(another).encode()
+    store._threads.require(thread_id).create(OrderedTask(another).encode())
     await append(store, thread_id, message("one"))
     await append(store, thread_id, message("two"))
     await drain(hand_worker)
@@ -489,22 +489,20 @@ async def test_nothing_is_dropped_that_was_not_seen(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any, meanwhile: str
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
-    client = Redis.from_url(settings.client_url)
-    threads = ParkedThreads(client, settings)
-    parked = await threads.require(thread_id)
-    entries = [entry async for entry in threads.waiting(parked)]
+    mailboxes = store._mailboxes
+    parked = await mailboxes.require_parked(thread_id)
+    entries = [entry async for entry in mailboxes.waiting(parked)]
     if meanwhile == "its first task was dropped":
         redis.xdel(keys(settings).mailbox(thread_id), entries[0].position)
     else:
-        await store._outbox.unpark(thread_id)
+        await mailboxes.unpark(thread_id)
     if meanwhile == "retried and parked again":
         await drain(hand_worker)
     before = kept_in_redis(redis, settings)
 
     with pytest.raises(Conflict, match="nothing was dropped"):
-        await threads.drop(parked, entries[:1])
+        await mailboxes.drop(parked, entries[:1])
 
-    await client.aclose()
     assert kept_in_redis(redis, settings) == before
 
 
@@ -516,12 +514,15 @@ async def test_a_redis_that_stops_answering_is_said_in_a_line(
     async def time_out(*_: object) -> None:
         raise RedisTimeoutError("Timeout reading from socket")
 
-    monkeypatch.setattr(ParkedThreads, "drop", time_out)
+    monkeypatch.setattr(Mailboxes, "drop", time_out)
 
     result = await cli(settings, "drop", thread_id, "--yes")
 
     assert (result.exit_code, type(result.exception)) == (1, SystemExit)
-    assert "stopped answering (Timeout reading from socket): what was asked of it may be done or not" in result.output
+    assert (
+        "stopped answering (Timeout reading from socket): the command may or may not have taken effect"
+        in result.output
+    )
     assert len(kept_in(settings)) == 1  # what it was to drop is saved before
 
 
@@ -533,7 +534,7 @@ async def test_many_tasks_are_dropped_in_one_go(
 
     said = await done(settings, "drop", thread_id, "--all", "--yes")
 
-    assert "and the 251 behind it" in said
+    assert "and the 251 after it" in said
     assert [len(kept) for kept in kept_in(settings)] == [252]
     assert redis.exists(keys(settings).mailbox(thread_id)) == 0
     await flush(store, thread_id)
@@ -562,7 +563,7 @@ async def test_a_parked_thread_takes_tasks_up_to_its_bound_and_then_says_why_no_
 ) -> None:
     async with opened(settings.model_copy(update={"mailbox_max_tasks": 4})) as store:
         thread_id, _ = await a_parked_thread(store, hand_worker)
-        writer = store._open.require(thread_id).writer
+        writer = store._threads.require(thread_id)
         await eventually(lambda: writer.parked, "the publication")
         await append(store, thread_id, message("third"))
         await append(store, thread_id, message("fourth"))

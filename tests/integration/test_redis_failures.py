@@ -116,7 +116,7 @@ async def test_a_short_flush_sends_again_what_redis_forgot_while_other_threads_g
 
     async def go_on() -> None:
         while True:
-            store._waiter.note_heard()
+            store._progress.note_publication()
             await asyncio.sleep(0.01)
 
     others = asyncio.create_task(go_on())
@@ -311,9 +311,7 @@ async def test_an_append_whose_wait_is_cancelled_before_it_is_sent_is_still_stor
     own_redis.pause()
     try:
         under_way = asyncio.ensure_future(append(store, busy, message("0")))
-        await eventually(
-            lambda: bool(store._open.require(busy).writer.queue and store._open.require(busy).writer.queue[0].n)
-        )
+        await eventually(lambda: bool(store._threads.require(busy).queue and store._threads.require(busy).queue[0].n))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await append(store, thread_id, message("cancelled"))
@@ -333,7 +331,7 @@ async def test_a_cancelled_append_is_stored_though_redis_has_no_memory_for_it_at
 ) -> None:
     """Whoever cancels is told that it is appended; so it is not refused either."""
     thread_id = await appended(store, 1)
-    writer = store._open.require(thread_id).writer
+    writer = store._threads.require(thread_id)
     own_redis.client.config_set("maxmemory", 1)
     own_redis.pause()
     try:
@@ -378,7 +376,7 @@ async def test_a_store_closes_while_redis_is_away_and_a_doorbell_is_due(
         async with opened(own_settings) as store:
             await appended(store, 1)
             own_redis.kill() if how == "killed" else own_redis.pause()
-            store._doorbell.ring(0)
+            store._mailboxes._doorbell.ring(0)
     finally:
         own_redis.go_on()
 

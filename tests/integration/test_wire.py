@@ -41,8 +41,8 @@ class Outsider:
     def key(self, name: str) -> str:
         return f"{self.prefix}:{{0}}:{name}:{self.thread_id}"
 
-    def told(self) -> str:
-        return f"{self.prefix}:{{0}}:told:{self.writer}"
+    def acks(self) -> str:
+        return f"{self.prefix}:{{0}}:acks:{self.writer}"
 
     def enqueue(self, first: int, *tasks: tuple[str, str, str], **options: Any) -> tuple[int, str, int, str]:
         enqueue: Callable[..., tuple[int, str, int, str]] = EXAMPLE["enqueue"]
@@ -122,7 +122,7 @@ def test_a_thread_is_created_and_written_by_plain_commands(
 ) -> None:
     heard = outsider.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
     with heard:
-        heard.subscribe(outsider.told())
+        heard.subscribe(outsider.acks())
 
         status, last, position = outsider.send(1, outsider.create(), append("naïve", "hi"), rename("by hand"))
 

@@ -15,11 +15,11 @@ import orjson
 from redis.exceptions import RedisError
 
 from livethread.cli.output import as_indented_json, json_option, print_json
-from livethread.composition import has_home, open_doorbell, open_redis
+from livethread.composition import has_home, open_mailboxes
 from livethread.errors import Conflict, InvalidRequest, Unavailable
 from livethread.queued.connection import without_password
-from livethread.queued.outbox import Outbox
-from livethread.queued.parked_threads import ParkedThread, ParkedThreads, WaitingEntry
+from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.parked_threads import ParkedThread, WaitingEntry
 from livethread.types import ArchiveThreadParams
 from livethread_config import Settings
 
@@ -28,9 +28,9 @@ from livethread_config import Settings
 @json_option
 @click.pass_context
 def command(context: click.Context, *, as_json: bool) -> None:
-    """List threads with a task that cannot be applied, and why; or decide what becomes of them.
+    """List threads with a task that cannot be applied, and why; or retry or drop the task.
 
-    A parked thread waits, with its tasks in order; all others go on. Mend the cause, then retry; or drop the task.
+    A parked thread waits with its tasks in order; all others go on. Fix the cause and retry, or drop the task.
     """
     if context.invoked_subcommand is None:
         _list(as_json=as_json)
@@ -39,16 +39,16 @@ def command(context: click.Context, *, as_json: bool) -> None:
 @command.command("list")
 @json_option
 def list_(*, as_json: bool) -> None:
-    """List parked threads, and why they are; as without a command."""
+    """List parked threads and the reasons; the default command."""
     _list(as_json=as_json)
 
 
 @command.command("show")
 @click.argument("thread_id", metavar="THREAD")
-@click.option("--contents", "with_contents", is_flag=True, help="Show what the task holds, too.")
+@click.option("--contents", "with_contents", is_flag=True, help="Show the contents of the task, too.")
 @json_option
 def show(thread_id: str, *, with_contents: bool, as_json: bool) -> None:
-    """Show why THREAD is parked, at which task, and what waits behind it."""
+    """Show why THREAD is parked, at which task, and how many tasks wait."""
     shown = asyncio.run(_show(thread_id, with_contents=with_contents))
     if as_json:
         print_json(shown)
@@ -80,7 +80,7 @@ def retry(thread_ids: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What of a parked thread is to be dropped."""
+    """Which of a parked thread's tasks to drop, and where to keep them."""
 
     position: str | None
     is_all: bool
@@ -90,19 +90,21 @@ class _Choice:
 
 @command.command("drop")
 @click.argument("thread_id", metavar="THREAD")
-@click.option("--position", metavar="P", help="The task that you mean; refused unless THREAD stopped at it.")
-@click.option("--all", "is_all", is_flag=True, help="All tasks that wait, not only the one at which it stopped.")
+@click.option("--position", metavar="P", help="The task to drop; refused unless THREAD stopped at it.")
+@click.option(
+    "--all", "is_all", is_flag=True, help="Drop all waiting tasks, not only the one at which THREAD stopped."
+)
 @click.option(
     "--save",
     "save_to",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep what is dropped in this new file, not in the home; needed where the home is on another host.",
+    help="Keep the dropped tasks in this new file, not in the home; required if the home is on another host.",
 )
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
 def drop(thread_id: str, position: str | None, is_all: bool, save_to: Path | None, is_sure: bool) -> None:
-    """Drop the task at which THREAD stopped, and let workers go on behind it.
+    """Drop the task at which THREAD stopped, and let workers go on with the next.
 
-    What is dropped is kept, whole, as JSON lines in livethread/quarantine of the home, or in --save.
+    The dropped tasks are kept, whole, as JSON lines in livethread/quarantine of the home, or in --save.
     """
     if position is not None and is_all:
         raise click.UsageError("--position names one task, and --all means them all")
@@ -120,31 +122,29 @@ def _list(*, as_json: bool) -> None:
 
 
 @asynccontextmanager
-async def _opened() -> AsyncIterator[tuple[ParkedThreads, Outbox, Settings]]:
-    settings = Settings()
+async def _open_mailboxes(settings: Settings) -> AsyncIterator[Mailboxes]:
     async with AsyncExitStack() as stack:
-        redis = await open_redis(stack, settings)
-        outbox = Outbox(redis, settings, open_doorbell(stack, settings).ring)
+        mailboxes = await open_mailboxes(stack, settings)
         try:
-            yield ParkedThreads(redis, settings), outbox, settings
+            yield mailboxes
         except RedisError as error:
             raise Unavailable(
-                f"Redis at {without_password(settings.client_url)} stopped answering ({error}): what was asked of it may be "
-                "done or not; look with livethread parked list, and repeat what is not"
+                f"Redis at {without_password(settings.client_url)} stopped answering ({error}): the command may or may not "
+                "have taken effect; check with livethread parked list, and repeat it if it has not"
             ) from error
 
 
 async def _all() -> list[dict[str, Any]]:
-    async with _opened() as (threads, _, _):
-        return [parked.as_dict() for parked in await threads.all()]
+    async with _open_mailboxes(Settings()) as mailboxes:
+        return [parked.as_dict() for parked in await mailboxes.parked()]
 
 
 async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
-    async with _opened() as (threads, _, _):
-        parked = await threads.require(thread_id)
+    async with _open_mailboxes(Settings()) as mailboxes:
+        parked = await mailboxes.require_parked(thread_id)
         stopped_at: dict[str, Any] | None = None
         tasks = size = 0
-        async for entry in threads.waiting(parked):
+        async for entry in mailboxes.waiting(parked):
             if stopped_at is None:
                 stopped_at = entry.as_dict() | ({"contents": entry.contents()} if with_contents else {})
             tasks, size = tasks + 1, size + entry.size
@@ -152,39 +152,42 @@ async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
 
 
 async def _retry(thread_ids: list[str]) -> None:
-    async with _opened() as (threads, outbox, _):
+    async with _open_mailboxes(Settings()) as mailboxes:
         for thread_id in thread_ids:
-            await threads.require(thread_id)
-            await outbox.unpark(thread_id)
+            await mailboxes.require_parked(thread_id)
+            await mailboxes.unpark(thread_id)
             click.echo(f"{thread_id} is tried again")
 
 
 async def _drop(thread_id: str, choice: _Choice) -> None:
-    async with _opened() as (threads, outbox, settings):
-        parked = await threads.require(thread_id)
-        entries = [entry async for entry in _chosen(threads, parked, choice)]
+    settings = Settings()
+    async with _open_mailboxes(settings) as mailboxes:
+        parked = await mailboxes.require_parked(thread_id)
+        entries = [entry async for entry in _chosen(mailboxes, parked, choice)]
         if not entries:
             raise Conflict(f"nothing waits in the mailbox of thread {thread_id}; retry it")
         if choice.save_to is None and not has_home(settings):
-            raise InvalidRequest("the home is on another host: say with --save where to keep what is dropped")
+            raise InvalidRequest(
+                "the home is on another host: name with --save a file in which to keep the dropped tasks"
+            )
         if not choice.is_sure:
             click.confirm(f"Drop {_named(entries)} of thread {thread_id}?", abort=True)
         saved = _save(settings, parked, entries, choice.save_to)
         try:
-            await threads.drop(parked, entries)
+            await mailboxes.drop(parked, entries)
         except Conflict:
             saved.unlink()
             raise
         click.echo(f"dropped {_named(entries)}, kept in {saved}; {thread_id} is tried again")
-        await outbox.poke(thread_id)
+        await mailboxes.poke(thread_id)
 
 
-async def _chosen(threads: ParkedThreads, parked: ParkedThread, choice: _Choice) -> AsyncIterator[WaitingEntry]:
-    async for entry in threads.waiting(parked):
+async def _chosen(mailboxes: Mailboxes, parked: ParkedThread, choice: _Choice) -> AsyncIterator[WaitingEntry]:
+    async for entry in mailboxes.waiting(parked):
         if choice.position not in {None, entry.position}:
             raise InvalidRequest(
-                f"thread {parked.thread_id} stopped at {entry.position}: nothing behind it is dropped before it, as "
-                "its order would no longer be known"
+                f"thread {parked.thread_id} stopped at {entry.position}: later tasks cannot be dropped before that "
+                "one, since the thread would lose its order"
             )
         yield entry
         if not choice.is_all:
@@ -194,18 +197,18 @@ async def _chosen(threads: ParkedThreads, parked: ParkedThread, choice: _Choice)
 def _named(entries: list[WaitingEntry]) -> str:
     first = entries[0].as_dict()
     what = f"the {first['op'] or 'entry'} at {first['position']}"
-    return what if len(entries) == 1 else f"{what} and the {len(entries) - 1} behind it"
+    return what if len(entries) == 1 else f"{what} and the {len(entries) - 1} after it"
 
 
 def _save(settings: Settings, parked: ParkedThread, entries: list[WaitingEntry], save_to: Path | None) -> Path:
-    """Keep *entries* durably, a line each, and return where."""
+    """Write *entries* to disk, a line each, and return the file."""
     lines = [{**parked.as_dict(), **entry.as_dict(), "fields": entry.contents()} for entry in entries]
     content = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
     if save_to is None:
         from livethread_worker.store.files.home import Home
         from livethread_worker.store.files.quarantine import keep
 
-        # Whoever can write to Redis can park a thread of any name.
+        # Anybody who can write to Redis can park a thread of any name.
         name = parked.thread_id if parked.thread_id.replace("-", "").isalnum() else "thread"
         return keep(Home(settings.home), f"{name}-{entries[0].position}.dropped", content)
     try:

@@ -1,20 +1,23 @@
-"""Hears from the workers which of a client's tasks are durable, and which threads are parked.
+"""Acknowledgements: workers publish which of a client's tasks are durable, and which threads are parked.
 
-Publications may be lost: whoever waits asks Redis as well.
+Publications may be lost, so `ProgressWatch` asks Redis as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-if TYPE_CHECKING:
-    from redis.asyncio.client import PubSub
+from livethread.open_threads import OpenThreads
+from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.outbox import Outbox
+from livethread.queued.parked_threads import parked_reason
+from livethread.queued.progress import ProgressWatch
+from livethread.queued.writer import Writer
+from livethread.types import position_key
 
 logger = logging.getLogger(__name__)
 
@@ -22,22 +25,17 @@ logger = logging.getLogger(__name__)
 RETRY_INTERVAL: Final = 0.5  # seconds
 
 
-class AppliedListener:
-    """Subscribes to the *channels* on which one client is told, again and again where the connection breaks."""
+class Acknowledgements:
+    """Subscribes to one client's channels, and subscribes again whenever the connection breaks."""
 
     def __init__(
-        self,
-        redis: Redis,
-        channels: list[str],
-        on_message: Callable[[str], None],
-        on_return: Callable[[], Awaitable[None]],
+        self, mailboxes: Mailboxes, client: str, threads: OpenThreads[Writer], outbox: Outbox, progress: ProgressWatch
     ) -> None:
-        self._pubsub: PubSub = redis.pubsub(ignore_subscribe_messages=True)
-        self._channels = channels
-        self._on_message = on_message
-        #: Called when Redis is back: what was published meanwhile is lost.
-        self._on_return = on_return
-        #: Whether the connection stands; while it does not, it is for the listener alone to mend.
+        self._pubsub = mailboxes.pubsub()
+        self._channels = mailboxes.ack_channels(client)
+        self._threads = threads
+        self._outbox = outbox
+        self._progress = progress
         self._is_connected = False
         self._task: asyncio.Task[None] | None = None
 
@@ -51,12 +49,12 @@ class AppliedListener:
         self._is_connected = True
 
     def start(self) -> None:
-        """Start listening; where `connect` failed, as soon as Redis answers."""
+        """Start listening; if `connect` failed, as soon as Redis answers."""
         self._task = asyncio.create_task(self._listen())
 
     async def stop(self) -> None:
         """Stop listening."""
-        # A cancellation that meets a message can be lost on its way through redis-py.
+        # redis-py can swallow a cancellation that arrives together with a message.
         while self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task], timeout=RETRY_INTERVAL)
@@ -68,12 +66,40 @@ class AppliedListener:
             try:
                 if not self._is_connected:
                     await self.connect()
-                    await self._on_return()
+                    await self._progress.ask_all()  # publications were lost meanwhile
                 async for message in self._pubsub.listen():
                     level = logging.WARNING
-                    self._on_message(message["data"].decode())
+                    self._take(message["data"])
             except (RedisError, OSError) as error:
                 self._is_connected = False
                 logger.log(level, "listening failed", extra={"action": "listen", "error": type(error).__name__})
                 level = logging.DEBUG
                 await asyncio.sleep(RETRY_INTERVAL)
+
+    def _take(self, message: bytes) -> None:
+        """Take in a message of ``settle.lua`` or ``drop.lua``: a line for each writer."""
+        self._progress.note_publication()
+        for line in message.split(b"\n"):
+            try:
+                self._take_line(line)
+            except ValueError as error:  # anybody can publish; later lines must still be taken in
+                logger.warning(
+                    "skipped a malformed acknowledgement", extra={"action": "listen", "error": type(error).__name__}
+                )
+
+    def _take_line(self, line: bytes) -> None:
+        what, thread_id, detail = line.split(b" ", 2)
+        writer = self._threads.get(thread_id.decode())
+        if writer is None:
+            return
+        if what == b"parked":
+            writer.note_parked(parked_reason(detail))
+        elif what == b"applied":
+            position, counter = detail.decode().split(" ")
+            id_, n = counter.split(":")
+            position_key(position)
+            if writer.queue:
+                self._outbox.send(writer)  # there is room again
+            if id_ == writer.id:
+                writer.note_applied(int(n), position)
+                writer.note_parked(None)

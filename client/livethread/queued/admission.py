@@ -1,71 +1,70 @@
-"""Admission: what becomes of a task for which there is no room, in this process or in its mailbox."""
+"""Admission: what becomes of a submission that has no room in this process or in its mailbox."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from livethread.errors import NOTHING_STORED, Unavailable
-from livethread.queued.writer import Budget, NoRoom, Writer
+from livethread.queued.outbox import Outbox
+from livethread.queued.progress import ProgressWatch
+from livethread.queued.writer import Budget, NoRoom, Submission, Writer
 from livethread_config import Settings
-
-T = TypeVar("T")
 
 #: Wait for room before Redis is asked whether there is some: publications may be lost.
 ASK_INTERVAL: Final = 1.0  # seconds
 
 
 class Admission:
-    """Lets tasks in, in each writer's order: at once, or, where the settings say so, once there is room."""
+    """Queues submissions in each writer's order: at once, or, with ``backpressure=wait``, once there is room."""
 
-    def __init__(self, settings: Settings, budget: Budget, ask: Callable[[Writer], Awaitable[None]]) -> None:
+    def __init__(self, settings: Settings, budget: Budget, outbox: Outbox, progress: ProgressWatch) -> None:
         self._timeout_s = settings.backpressure_timeout_s if settings.backpressure == "wait" else None
         self._budget = budget
-        self._ask = ask
+        self._outbox = outbox
+        self._progress = progress
         self._is_stopped = False
 
     def stop(self) -> None:
-        """Let nobody wait any longer."""
+        """End all waits for room."""
         self._is_stopped = True
         self._budget.freed.set()
 
-    async def submit(self, writer: Writer, submit: Callable[[float], T]) -> T:
-        """Return what *submit* returns; it is called with the loop time until which its task may wait for room.
-
-        It is called again where it raised `NoRoom` and there may be room; of one writer, in the order of the calls.
+    async def submit(self, writer: Writer, submission: Submission | None) -> Submission | None:
+        """Queue *submission* and have it sent; return it. None stands for the thread's creation, if that is due.
 
         Raises:
-            ResourceExhausted: there was no room, in time; nothing is stored.
+            ResourceExhausted: there was no room in time; nothing is stored.
+            ThreadNotFound: the thread was shut down or discarded.
             Unavailable: the store was closed meanwhile.
         """
         if self._timeout_s is None:
-            return submit(0.0)
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
-        if not writer.in_line:
-            try:
-                return submit(deadline)
-            except NoRoom as error:
-                return await self._wait(writer, submit, deadline, error)
-        return await self._wait(writer, submit, deadline, NoRoom(f"others wait before it in {writer.thread_id}"))
+            queued = _submit(writer, submission, 0.0)
+        else:
+            queued = await self._submit_when_there_is_room(writer, submission, self._timeout_s)
+        self._outbox.send(writer)
+        return queued
 
-    async def _wait(self, writer: Writer, submit: Callable[[float], T], deadline: float, error: NoRoom) -> T:
-        writer.in_line += 1
+    async def _submit_when_there_is_room(
+        self, writer: Writer, submission: Submission | None, timeout_s: float
+    ) -> Submission | None:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        reason = f"other tasks of thread {writer.thread_id} wait before it"
         try:
-            async with asyncio.timeout_at(deadline), writer.turn:
+            async with asyncio.timeout_at(deadline), writer.admission_lock:
                 while not self._is_stopped:
                     try:
-                        return submit(deadline)
-                    except NoRoom as again:
-                        error = again
+                        return _submit(writer, submission, deadline)
+                    except NoRoom as error:
+                        reason = str(error)
+                    if writer.queue and not writer.queue[0].is_postponed:  # a creation makes room once it is applied
+                        self._outbox.send(writer)
                     await self._until_freed(writer)
         except TimeoutError:
-            raise NoRoom(f"waited {self._timeout_s:g} s for room: {error}") from None
+            raise NoRoom(f"waited {timeout_s:g} s for room: {reason}") from None
         except asyncio.CancelledError as cancelled:
             cancelled.add_note(NOTHING_STORED)
             raise
-        finally:
-            writer.in_line -= 1
         raise Unavailable("the store was closed before Redis accepted the task")
 
     async def _until_freed(self, writer: Writer) -> None:
@@ -74,4 +73,11 @@ class Admission:
             async with asyncio.timeout(ASK_INTERVAL):
                 await self._budget.freed.wait()
         except TimeoutError:
-            await self._ask(writer)
+            await self._progress.ask_all(writer)
+
+
+def _submit(writer: Writer, submission: Submission | None, deadline: float) -> Submission | None:
+    if submission is None:
+        return writer.submit_creation(deadline)
+    writer.submit(submission, deadline)
+    return submission

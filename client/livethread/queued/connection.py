@@ -1,9 +1,11 @@
-"""The connection to Redis, and what is said when there is none."""
+"""The connection to Redis, and the errors if Redis does not answer."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,12 +19,12 @@ from redis.exceptions import RedisError
 from livethread.errors import Unavailable
 from livethread_config import Settings
 
-#: Most connections of a client, beside one for what each shard is sent.
+#: Most connections of a client, besides one for sending to each shard.
 CONNECTIONS: Final = 64
 
 
 def connect(settings: Settings) -> Redis:
-    """Return a client of *settings*' Redis that reports a failure at once: the outbox does the retrying."""
+    """Return a client of *settings*' Redis that reports a failure at once: the outbox retries."""
     redis = Redis.from_url(
         settings.client_url,
         max_connections=settings.shards + CONNECTIONS,
@@ -39,13 +41,13 @@ def connect(settings: Settings) -> Redis:
 class _PacksInC:
     """Packs commands with hiredis, as redis-py's blocking connections do and its asyncio ones do not.
 
-    In Python it would take a fifth of what an append costs.
+    Packing in Python would take a fifth of an append's time.
     """
 
     _serializer: Final = HiredisRespSerializer()
 
     def pack_command(self, *args: Any) -> Any:
-        if args[0] == "EVALSHA":  # of texts, bytes and numbers alone: the serializer looks at each for others
+        if args[0] == "EVALSHA":  # its arguments need no conversion, which the serializer would look for in each
             return [pack_command(args)]
         return self._serializer.pack(*args)
 
@@ -66,8 +68,17 @@ async def require_redis(settings: Settings) -> None:
         await redis.aclose()
 
 
+@contextmanager
+def redis_errors_translated(settings: Settings) -> Iterator[None]:
+    """Raise `Unavailable` if Redis does not answer."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise no_redis(settings, error) from error
+
+
 def no_redis(settings: Settings, error: Exception) -> Unavailable:
-    """Return the error that says what to do where Redis does not answer."""
+    """Return the error that says what to do if Redis does not answer."""
     remedy = (
         "Set LIVETHREAD_REDIS_URL, or run livethread up with the same LIVETHREAD_HOME, which needs the worker extra"
         if settings.is_embedded
@@ -78,7 +89,7 @@ def no_redis(settings: Settings, error: Exception) -> Unavailable:
 
 
 def without_password(url: str) -> str:
-    """Return *url* as errors and logs may show it."""
+    """Return *url* in the form that errors and logs may show."""
     password = urlsplit(url).password
     hidden = url.replace(f":{password}@", ":***@") if password else url
     return re.sub(r"(?<=[?&]password=)[^&]*", "***", hidden)

@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a doorbell that no worker has heard is dropped; others will have been rung.
+#: Seconds after which a doorbell that no worker took is dropped; others will have been rung.
 DOORBELL_EXPIRES = 60
 
 
 class Doorbell:
     """Rings from a thread of its own: publishing blocks for about a millisecond.
 
-    A doorbell that cannot be published is not tried again: whoever waits for the tasks rings again, and so do
-    the sweeper and every later enqueue.
+    A doorbell that cannot be published is not tried again: a flush, the sweeper and every later enqueue ring again.
     """
 
     def __init__(self, app: Celery, settings: Settings) -> None:
@@ -33,11 +32,11 @@ class Doorbell:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-doorbell")
 
     def ring(self, shard: int) -> None:
-        """Publish a doorbell for *shard*, soon."""
+        """Publish a doorbell for *shard* soon; do not wait for it."""
         self._executor.submit(self._publish, shard)
 
     def close(self, *, wait: bool = False) -> None:
-        """End; *wait* until what is due is published, for as long as the broker's timeouts allow."""
+        """End; with *wait*, first publish what is due, for as long as the broker's timeouts allow."""
         self._executor.shutdown(wait=wait, cancel_futures=not wait)
 
     def _publish(self, shard: int) -> None:

@@ -1,21 +1,21 @@
-"""One writer's tasks of one thread, from submission until they are seen applied."""
+"""A `Writer`: all that one store has under way for one thread."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import uuid
+import sys
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from livethread.errors import ResourceExhausted
+from livethread.errors import ResourceExhausted, ThreadNotFound
+from livethread.observers import Observers, TasksApplied, ThreadParkedEvent
 from livethread.ordered_tasks import EncodedTask
 from livethread.types import START, Position, position_key
 
 
 class NoRoom(ResourceExhausted):
-    """A bound is reached that workers will free."""
+    """A bound is reached; there is room again when workers have applied tasks."""
 
 
 @dataclass(slots=True)
@@ -27,108 +27,175 @@ class Budget:
     #: Set whenever a task is let go.
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def require(self, size: int) -> None:
+        """Return if *size* more bytes have room.
+
+        Raises:
+            NoRoom: they have none now.
+        """
+        if self.used + size > self.limit:
+            raise NoRoom(
+                f"{self.used} bytes of tasks wait to be applied, the most that are kept; "
+                "flush before you append more (or raise LIVETHREAD_OUTBOX_MAX_BYTES)"
+            )
+
+    def take(self, size: int) -> None:
+        """Count a task of *size* bytes.
+
+        Raises:
+            NoRoom: it has no room now.
+            ResourceExhausted: it is larger than the whole budget.
+        """
+        if size > self.limit:
+            raise ResourceExhausted(
+                f"a task of {size} bytes, but only {self.limit} bytes may wait to be applied "
+                "(LIVETHREAD_OUTBOX_MAX_BYTES)"
+            )
+        self.require(size)
+        self.used += size
+
     def give_back(self, size: int) -> None:
-        """Note that a task of *size* bytes is no longer kept."""
+        """Stop counting a task of *size* bytes."""
         self.used -= size
         self.freed.set()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a thread's mailbox is."""
 
     shard: int
-    #: Keys of the thread, as ``enqueue.lua`` takes them.
+    #: The thread's keys in the order in which ``enqueue.lua`` takes them.
     keys: tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """A task on its way."""
+    """A task on its way; an append may bring the patch derived from it. Only its writer changes it."""
 
     task: EncodedTask
-    #: Bytes of the task.
-    size: int
-    expected: Position | None
-    #: Resolves to the position once Redis holds the task.
-    accepted: asyncio.Future[Position]
+    #: Position that must be the thread's last.
+    expected: Position | None = None
+    #: The task that follows directly: both are accepted, or neither is.
+    patch: EncodedTask | None = None
+    #: Bytes of its tasks.
+    size: int = field(init=False)
+    #: Resolves to the last task's position once Redis holds all of them.
+    accepted: asyncio.Future[Position] = field(init=False)
     #: Loop time of the submission, in seconds.
-    since: float
+    since: float = 0.0
     #: Number among the submissions of its writer.
-    order: int
-    #: Loop time until which it is offered again where the mailbox is full.
+    order: int = 0
+    #: Loop time until which it may wait for room in a full mailbox.
     deadline: float = 0.0
-    #: The writer's counter; 0 until it is sent for the first time.
+    #: The writer's counter of the first task; 0 until it is sent for the first time.
     n: int = 0
+    #: Position of the last task.
     position: Position = START
-    #: Whether Redis held it once and lost it: it is offered again, with no conditions.
+    #: Whether it is offered again without its conditions, because Redis held it once and lost it.
     is_repeated: bool = False
-    #: Whether it was refused: nothing of it is stored, and it is no longer queued.
-    is_refused: bool = False
-    #: Whether Redis had no room for it, and it waits to be offered again: Redis holds nothing of it.
+    #: Whether Redis had no room for it, holds nothing of it, and will be offered it again.
     is_postponed: bool = False
+
+    def __post_init__(self) -> None:
+        self.size = self.task.size if self.patch is None else self.task.size + self.patch.size
+        self.accepted = asyncio.get_running_loop().create_future()
+
+    @property
+    def count(self) -> int:
+        """How many tasks it brings."""
+        return 1 if self.patch is None else 2
+
+    @property
+    def last(self) -> int:
+        """Counter of its last task."""
+        return self.n if self.patch is None else self.n + 1
+
+    @property
+    def append_position(self) -> Position:
+        """Position of the task before the patch."""
+        return self.position if self.patch is None else _before(self.position, 1)
 
     @property
     def is_promised(self) -> bool:
-        """Whether its caller knows that it will take effect: it was accepted, or is said to stay queued.
+        """Whether its caller knows that it will take effect: it was accepted, or reported to stay queued.
 
-        One with an expected position is said to take effect only where that holds once Redis answers.
+        With an expected position, a report promises only that it takes effect if that position is still the last.
         """
         if self.expected is None or self.is_repeated or not self.accepted.done():
-            return self.accepted.done()
+            return self.is_repeated or self.accepted.done()
         return self.accepted.cancelled() or self.accepted.exception() is None
+
+    def fail(self, error: BaseException) -> None:
+        """Report *error* to the caller, if the caller still waits."""
+        if not self.accepted.done():
+            self.accepted.set_exception(error)
+            self.accepted.exception()  # a creation may have no caller
+
+    def split(self) -> Submission:
+        """Return the patch as a submission of its own, and keep the task before it, which Redis holds."""
+        assert self.patch is not None
+        patch = replace(self, task=self.patch, expected=None, patch=None, n=self.n + 1, is_repeated=True)
+        patch.accepted, self.accepted = self.accepted, patch.accepted  # the caller waits for both
+        self.patch, self.size = None, self.task.size
+        return patch
 
 
 class Writer:
     """Gives tasks of one thread their counters and keeps them until they are applied.
 
-    ``floor`` < ``unapplied`` (accepted by Redis, not yet seen applied) < ``queue`` (not yet accepted): the
+    ``floor`` < ``unapplied`` (Redis holds them, no worker has acknowledged them) < ``queue`` (not yet accepted): the
     counters run through all three. A task leaves ``unapplied`` only when it is known to be durable, so that it
-    can be sent again should Redis lose it. What is promised is never refused.
+    can be sent again if Redis loses it. A promised task is never refused.
     """
 
     def __init__(
         self,
         thread_id: str,
+        id_: str,
+        place: Place,
         budget: Budget,
+        observers: Observers,
+        *,
         max_tasks: int,
-        id_: str | None = None,
-        on_applied: Callable[[Writer], None] = lambda _: None,
+        keeps_accepted: bool = True,
     ) -> None:
         self.thread_id = thread_id
-        #: Identifies this writer for good; never used again once it is closed. What stands before its first dot names the
-        #: client, who is told on a channel of that name.
-        self.id = id_ or uuid.uuid4().hex[:16]
-        #: Known once it has sent something.
-        self.place: Place | None = None
+        #: Identifies this writer for good. The part before the first dot names the client, and so the channels on which
+        #: workers acknowledge its tasks.
+        self.id = id_
+        self.place = place
         #: Writers of an older epoch than the thread's newest are fenced; None: this one never is.
         self.epoch: int | None = None
         #: Last counter known to be applied.
         self.floor = 0
         self.unapplied: deque[Submission] = deque()
         self.queue: deque[Submission] = deque()
-        #: Counter up to which the workers told that tasks are applied: they may be quicker than Redis' answer to us.
-        self._told = 0
         #: Last position known to be applied.
         self.applied: Position = START
-        #: Why the thread is parked, where it is.
+        #: Why the thread is parked; None if it is not.
         self.parked: str | None = None
-        #: Called when more tasks are known to be applied.
-        self._on_applied = on_applied
-        #: Set whenever something above changes.
+        #: Set whenever one of these changes.
         self.changed = asyncio.Event()
+        #: Held by the caller whose task waits for room; the others wait for the lock, in order.
+        self.admission_lock = asyncio.Lock()
         self._budget = budget
+        self._observers = observers
         self._max_tasks = max_tasks
-        self._orders = 0
+        self._keeps_accepted = keeps_accepted
         self._is_closed = False
-        #: Whose turn it is to be submitted, and how many are in line for it; see `Admission`.
-        self.turn = asyncio.Lock()
-        self.in_line = 0
+        #: The task that creates the thread, until Redis holds it, and its submission once there is one.
+        self._creation: EncodedTask | None = None
+        self._creating: Submission | None = None
+        #: Counter up to which workers acknowledged tasks: their message may come before Redis' reply to the enqueue.
+        self._acked = 0
+        self._orders = 0
+        #: Number of tasks in ``unapplied`` and ``queue``.
+        self._tasks = 0
 
     @property
     def last_accepted(self) -> int:
         """Counter of the last task that Redis accepted."""
-        return self.floor + len(self.unapplied)
+        return self.unapplied[-1].last if self.unapplied else self.floor
 
     @property
     def has_outstanding(self) -> bool:
@@ -145,84 +212,124 @@ class Writer:
         pending = self.unapplied or self.queue
         return not pending or pending[0].order > marker
 
-    def submit(self, task: EncodedTask, expected: Position | None = None, deadline: float = 0.0) -> Submission:
-        """Queue *task* behind all others of this writer; where its mailbox is full, it waits until *deadline*.
+    # -- opening and closing -------------------------------------------------------------------------------
+
+    def create(self, creation: EncodedTask) -> None:
+        """Submit *creation* before the first task, or when asked for it: no empty thread is created."""
+        self._creation = creation
+
+    def raise_epoch(self, epoch: int) -> None:
+        """Count as opened in *epoch* if that is newer: handles of one thread share the newest one's rights."""
+        self.epoch = max(self.epoch or 0, epoch)
+
+    def close(self) -> None:
+        """Take no more tasks, and keep none that Redis holds; the queue is still sent."""
+        self._is_closed = True
+        self._keeps_accepted = False
+        self._let_go(self.last_accepted)
+        self.changed.set()
+
+    # -- submitting ----------------------------------------------------------------------------------------
+
+    def submit(self, submission: Submission, deadline: float = 0.0) -> None:
+        """Queue *submission* after all others, and the thread's creation before it if that is due.
+
+        In a full mailbox it waits for room until *deadline*. After `NoRoom` the same submission may be tried again.
 
         Raises:
-            NoRoom: too much is outstanding, of this thread or of the store.
-            ResourceExhausted: it is larger than all that may be outstanding.
+            NoRoom: too much is outstanding for this thread or the store.
+            ResourceExhausted: it is larger than everything that may be outstanding.
+            ThreadNotFound: the thread was shut down or discarded.
         """
-        if len(self.unapplied) + len(self.queue) >= self._max_tasks:
+        if self._is_closed:
+            raise ThreadNotFound(self.thread_id, "it was shut down or discarded")
+        if self._creation is not None and self._creating is None:
+            if (size := self._creation.size + submission.size) <= self._budget.limit:
+                self._budget.require(size)  # else the thread would be created, and stay empty
+            self.submit_creation(deadline)
+            if submission.expected == START:
+                submission.expected = None  # the creation itself requires a thread without tasks
+        self._append(submission, deadline)
+
+    def submit_creation(self, deadline: float = 0.0) -> Submission | None:
+        """Queue the thread's creation if that is due; return it while Redis has not accepted it.
+
+        Raises:
+            NoRoom: too much is outstanding.
+        """
+        if self._creation is not None and self._creating is None:
+            creating = Submission(self._creation)
+            self._append(creating, deadline)
+            self._creating = creating
+        return self._creating
+
+    def _append(self, submission: Submission, deadline: float) -> None:
+        if self._tasks + submission.count > self._max_tasks:
             raise NoRoom(
-                f"{self._max_tasks} tasks of thread {self.thread_id} wait to be applied, the most that are kept; "
+                f"{self._tasks} tasks of thread {self.thread_id} wait to be applied, and {self._max_tasks} are the most; "
                 + (f"it is parked: {self.parked}" if self.parked else "flush before you append more")
             )
-        size = task.size
-        if size > self._budget.limit:
-            raise ResourceExhausted(
-                f"a task of {size} bytes, where {self._budget.limit} are the most that are kept in all "
-                "(LIVETHREAD_OUTBOX_MAX_BYTES)"
-            )
-        self._require_bytes(size)
-        loop = asyncio.get_running_loop()
+        self._budget.take(submission.size)
         self._orders += 1
-        submission = Submission(task, size, expected, loop.create_future(), loop.time(), self._orders, deadline)
-        self._budget.used += size
+        submission.order, submission.since = self._orders, asyncio.get_running_loop().time()
+        submission.deadline = deadline
+        self._tasks += submission.count
         self.queue.append(submission)
-        return submission
 
-    def require_room_for_both(self, creation: EncodedTask, task: EncodedTask) -> None:
-        """Return if the thread's *creation* and *task* have room together, or never will have.
+    # -- sending -------------------------------------------------------------------------------------------
 
-        Raises:
-            NoRoom: there is none now: a thread would be created that nothing is appended to.
+    def take(self, tasks: int, size: int = sys.maxsize) -> list[Submission]:
+        """Give the first queued submissions their counters and return them.
+
+        They bring up to *tasks* tasks and *size* bytes, but the first always fits.
         """
-        size = creation.size + task.size
-        if size <= self._budget.limit:
-            self._require_bytes(size)
-
-    def _require_bytes(self, size: int) -> None:
-        if self._budget.used + size > self._budget.limit:
-            raise NoRoom(
-                f"{self._budget.used} bytes of tasks wait to be applied, the most that are kept; "
-                "flush before you append more (or raise LIVETHREAD_OUTBOX_MAX_BYTES)"
-            )
-
-    def number(self, count: int) -> list[Submission]:
-        """Give the first *count* queued tasks their counters and return them."""
-        batch = list(itertools.islice(self.queue, count))
-        for n, submission in enumerate(batch, start=self.last_accepted + 1):
-            submission.n = n
-            submission.is_postponed = False
+        batch: list[Submission] = []
+        n = self.last_accepted
+        is_promised = bool(self.queue) and self.queue[0].is_promised
+        for submission in self.queue:
+            if batch and (tasks < submission.count or size < submission.size):
+                break
+            # Promised tasks pass every fence: they travel without an epoch, and so apart from the others.
+            if self.epoch is not None and submission.is_promised != is_promised:
+                break
+            submission.n, submission.is_postponed = n + 1, False
+            n = submission.last
+            tasks -= submission.count
+            size -= submission.size
+            batch.append(submission)
         return batch
 
     def accept(self, last: int, position: Position, fresh: int) -> None:
         """Note that Redis holds this writer's tasks up to counter *last*, the last of them at *position*.
 
-        The last *fresh* of them were accepted by this very call, one position after the other. Of those that an
-        earlier call brought the own position is not known; that of the last serves, since waiting for it is safe.
+        The call accepted the last *fresh* of them, at consecutive positions. The positions of earlier ones are
+        unknown; they get that of the last, which is safe to wait for.
         """
         while self.queue and 0 < self.queue[0].n <= last:
             submission = self.queue.popleft()
-            behind = last - submission.n
-            submission.position = _before(position, behind) if 0 < behind < fresh else position
+            if last < submission.last:
+                self.queue.appendleft(submission.split())
+            later = last - submission.last
+            submission.position = _before(position, later) if 0 < later < fresh else position
+            if submission is self._creating:
+                self._creation = self._creating = None
             self.unapplied.append(submission)
             if not submission.accepted.done():
                 submission.accepted.set_result(submission.position)
-        if self._is_closed:
-            self._let_go(last)
+        if self._keeps_accepted:
+            self._let_go_acked()
         else:
-            self._let_go_applied()
+            self._let_go(last)
         self.changed.set()
 
     def refuse(self, error: Exception) -> bool:
-        """Refuse the first queued task, and with a thread's creation all that depend on it.
+        """Refuse the first queued submission, and with a thread's creation all that depend on it.
 
-        Those behind it get new counters when they are sent. Return whether it could be refused: what is promised
-        cannot be, and has to be tried again. What the workers told to be applied is accepted instead.
+        Later ones get new counters when they are sent. Return False if it is promised, and has to be sent again. If
+        workers acknowledged it, it is accepted instead.
         """
         first = self.queue[0]
-        if self._accept_told():
+        if self._accept_acked():
             return True
         if first.is_promised:
             return False
@@ -236,22 +343,26 @@ class Writer:
         return True
 
     def give_up_first(self, error: Exception) -> None:
-        """Give up the first queued task, whatever was promised: what it was to take effect under holds no longer."""
-        if self._accept_told():
+        """Give up the first queued submission even if it is promised: its condition can never hold again."""
+        if self._accept_acked():
             return
         self._drop(self.queue.popleft(), error)
         self._forget_counters()
         self.changed.set()
 
+    def lift_conditions(self) -> None:
+        """Offer the first queued submission again without its conditions: it is promised."""
+        self.queue[0].is_repeated = True
+
     def postpone(self) -> None:
-        """Keep what is queued for later: Redis has no room for the first, and took nothing behind it."""
-        self._accept_told()
+        """Keep the queue for later: Redis had no room for the first submission, and holds none after it."""
+        self._accept_acked()
         self._forget_counters()
         for waiting in self.queue:
             waiting.is_postponed = True
 
     def withdraw(self, submission: Submission) -> bool:
-        """Take *submission*, whose caller no longer waits, back, and return True, where it is postponed."""
+        """Take *submission* back if it is postponed; return whether it was."""
         if not submission.is_postponed:
             return False
         self.queue.remove(submission)
@@ -260,72 +371,85 @@ class Writer:
         return True
 
     def drop_all(self, error: Exception) -> None:
-        """Give up everything queued: the thread is gone, or the store is closed."""
+        """Give up the whole queue: the thread is gone, or the store is closed."""
         while self.queue:
             self._drop(self.queue.popleft(), error)
         self.changed.set()
 
-    def note_applied(self, n: int, position: Position) -> None:
-        """Let go of the tasks up to counter *n*: they are durable. *position* is how far the thread is.
-
-        Those that are not known to be accepted yet are let go when they are.
-        """
-        self._told = max(self._told, n)
-        self.applied = position
-        self._let_go_applied()
-        self.changed.set()
-
-    def _accept_told(self) -> bool:
-        """Accept the first queued tasks where they are told to be applied: Redis took them, and lost them since."""
-        is_told = bool(self.queue) and 0 < self.queue[0].n <= self._told
-        if is_told:
-            self.accept(self._told, self.applied, 0)
-        return is_told
-
-    def _let_go_applied(self) -> None:
-        if self.unapplied and self.unapplied[0].n <= self._told:
-            self._let_go(self._told)
-            self._on_applied(self)
-
-    def _let_go(self, n: int) -> None:
-        while self.unapplied and self.unapplied[0].n <= n:
-            submission = self.unapplied.popleft()
-            self.floor = submission.n
-            self._budget.give_back(submission.size)
-
-    def _forget_counters(self) -> None:
-        """Have what is queued numbered anew."""
-        self._told = self.floor
-        for waiting in self.queue:
-            waiting.n = 0
-
-    def close(self) -> None:
-        """Keep nothing any longer for the case that Redis loses it; what is queued still goes out."""
-        self._is_closed = True
-        self._let_go(self.last_accepted)
-        self.changed.set()
-
-    def note_parked(self, reason: str | None) -> None:
-        """Note that the thread waits for somebody's decision, or no longer does."""
-        self.parked = reason
-        self.changed.set()
-
     def rewind(self, last: int) -> None:
-        """Queue again what Redis may have lost: everything accepted after counter *last*."""
-        while self.unapplied and self.unapplied[-1].n > last:
+        """Queue again every task after counter *last*: Redis may have lost them."""
+        while self.unapplied and self.unapplied[-1].last > last:
             submission = self.unapplied.pop()
+            if submission.n <= last:
+                self.unapplied.append(submission)
+                submission = submission.split()
             submission.is_repeated = True
             self.queue.appendleft(submission)
 
+    def rewind_last(self) -> bool:
+        """Queue the last submission again if nothing else is queued; return whether it is."""
+        is_due = bool(self.unapplied) and not self.queue
+        if is_due:
+            self.rewind(self.unapplied[-1].n - 1)
+        return is_due
+
+    # -- what workers report -------------------------------------------------------------------------------
+
+    def note_applied(self, n: int, position: Position) -> None:
+        """Let go of the tasks up to counter *n*, which are durable; the thread is applied up to *position*.
+
+        Tasks not yet known to be accepted are let go when they are.
+        """
+        self._acked = max(self._acked, n)
+        self.applied = position
+        self._let_go_acked()
+        self.changed.set()
+
+    def note_parked(self, reason: str | None) -> None:
+        """Note why the thread is parked, or that it is not."""
+        is_new = reason != self.parked
+        self.parked = reason
+        self.changed.set()
+        if is_new and reason is not None:
+            self._observers.emit(ThreadParkedEvent(self.thread_id, reason))
+
+    def _accept_acked(self) -> bool:
+        """Accept the first queued tasks if workers acknowledged them: Redis held them, and has lost them since."""
+        is_acked = bool(self.queue) and 0 < self.queue[0].n <= self._acked
+        if is_acked:
+            self.accept(self._acked, self.applied, 0)
+        return is_acked
+
+    def _let_go_acked(self) -> None:
+        if self.unapplied and self.unapplied[0].last <= self._acked:
+            self._let_go(self._acked)
+            if self._observers.wants(TasksApplied):
+                self._observers.emit(TasksApplied(self.thread_id, self.applied))
+
+    def _let_go(self, n: int) -> None:
+        while self.unapplied and self.unapplied[0].last <= n:
+            submission = self.unapplied.popleft()
+            self.floor = submission.last
+            self._stop_keeping(submission)
+
+    def _forget_counters(self) -> None:
+        """Have the queue numbered again."""
+        self._acked = self.floor
+        for waiting in self.queue:
+            waiting.n = 0
+
     def _drop(self, submission: Submission, error: BaseException) -> None:
-        submission.is_refused = True
+        if submission is self._creating:
+            self._creating = None
+        self._stop_keeping(submission)
+        submission.fail(error)
+
+    def _stop_keeping(self, submission: Submission) -> None:
+        self._tasks -= submission.count
         self._budget.give_back(submission.size)
-        if not submission.accepted.done():
-            submission.accepted.set_exception(error)
-            submission.accepted.exception()  # the outcome of a creation may interest nobody
 
 
 def _before(position: Position, count: int) -> Position:
-    """Return the position that was given out *count* places before *position*, by the same call."""
+    """Return the position *count* places before *position*, if one call gave out both."""
     high, low = position_key(position)
-    return f"{high}-{low - count}"
+    return f"{high}-{max(low - count, 0)}"

@@ -42,7 +42,7 @@ def test_the_keys_of_a_shard_share_one_hash_tag_and_are_all_different() -> None:
     keys = ShardKeys("prefix", 7)
     properties = [name for name, value in vars(ShardKeys).items() if isinstance(value, property)]
     spelled = [getattr(keys, name) for name in properties if not name.startswith("_")]
-    spelled += [keys.mailbox(THREAD), keys.writers(THREAD), keys.applied(THREAD), keys.keys(THREAD)]
+    spelled += [keys.mailbox(THREAD), keys.writers(THREAD), keys.applied(THREAD), keys.idempotency_keys(THREAD)]
 
     assert all(key.startswith("prefix:{7}:") for key in spelled)
     assert len(set(spelled)) == len(spelled)
@@ -63,7 +63,7 @@ def test_the_keys_are_spelled_as_ever() -> None:
     assert keys.mailbox(THREAD) == f"{keys.thread_prefix}mailbox:{THREAD}" == f"livethread:{{0}}:mailbox:{THREAD}"
     assert keys.writers(THREAD) == f"livethread:{{0}}:writers:{THREAD}"
     assert keys.applied(THREAD) == f"livethread:{{0}}:applied:{THREAD}"
-    assert keys.told("c1") == f"{keys.told_prefix}c1" == "livethread:{0}:told:c1"
+    assert keys.acks("c1") == f"{keys.acks_prefix}c1" == "livethread:{0}:acks:c1"
 
 
 def test_queues_and_tasks_are_named_as_ever() -> None:

@@ -132,14 +132,14 @@ class Mailbox:
         """Settle *claims* and return how many of them this drain still held."""
         keys = self._keys
         script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked]
-        args: list[Any] = [self._token, self._settings.writer_ttl_days * 86_400, keys.told_prefix]
+        args: list[Any] = [self._token, self._settings.writer_ttl_days * 86_400, keys.acks_prefix]
         for claim in claims:
             outcome = outcomes[claim.thread_id]
             script_keys += [
                 keys.mailbox(claim.thread_id),
                 keys.applied(claim.thread_id),
                 keys.writers(claim.thread_id),
-                keys.keys(claim.thread_id),
+                keys.idempotency_keys(claim.thread_id),
             ]
             applied = {entry.writer: entry.n for entry in claim.applied(outcome)}  # keeps each writer's last counter
             args += [claim.thread_id, outcome.position or "", *self._script_outcome(claim, outcome), len(applied)]

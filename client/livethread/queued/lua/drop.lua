@@ -7,21 +7,22 @@
 --        4 mailbox   stream  unapplied tasks
 --        5 writers   hash    see enqueue.lua
 --        6 applied   string  last applied position
---        7 keys      zset    see enqueue.lua; forgotten, since an append that is dropped has taken no key
+--        7 idempotency_keys
+--                    zset    see enqueue.lua; deleted, since a dropped append has taken no idempotency key
 -- ARGV   1 thread
 --        2 why it is parked, as the caller has read it
 --        3 s for which positions and counters are kept
---        4 what precedes the name of a client in its channel: see settle.lua, which tells as this does
+--        4 prefix of clients' channels: see settle.lua, which publishes the same messages
 --        5 how many positions follow, then the positions of the entries, in order
 --        then pairs: writer, n
---          n         last counter of that writer among the entries: it counts as applied, so that nobody waits for it
+--          n         last counter of that writer among the entries: it counts as applied, so that no flush waits for it
 --
--- Returns how many entries were removed. That is none where the thread is no longer parked for that reason, or the
--- entries are not the first of its mailbox: what the caller has not seen, it does not drop.
+-- Returns how many entries were removed: 0 if the thread is no longer parked for that reason, or the entries are not the
+-- first of its mailbox. The caller drops only entries that it has seen.
 
 local ready, parked, deleted = KEYS[1], KEYS[2], KEYS[3]
 local mailbox, writers, applied_key = KEYS[4], KEYS[5], KEYS[6]
-local thread, why, keep, told_prefix, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local thread, why, keep, acks_prefix, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local PAGE = 50
 
 local time = redis.call('TIME')
@@ -57,7 +58,7 @@ for i = 6, 5 + count do
   redis.call('XDEL', mailbox, ARGV[i])
 end
 
--- Applied is what was given out up to the last of them: a position that nobody gave out moves no other.
+-- Applied is the last entry's position, but at most the tail: somebody may have made the position up.
 local last, tail, applied = ARGV[5 + count], redis.call('HGET', writers, 'tail'), redis.call('GET', applied_key)
 if tail and later_than(last, tail) then
   last = tail
@@ -67,9 +68,9 @@ if tail and (not applied or later_than(last, applied)) then
   redis.call('SET', applied_key, applied)
 end
 
-local told = {}
+local acks = {}
 for i = 6 + count, #ARGV, 2 do
-  -- Nobody can say of a writer that more of its tasks were dropped than it had accepted.
+  -- An entry may claim a counter that its writer never reached.
   local n, accepted = tonumber(ARGV[i + 1]), redis.call('HGET', writers, ARGV[i])
   if accepted then
     n = math.min(n, tonumber(string.match(accepted, '^%d+')))
@@ -78,7 +79,7 @@ for i = 6 + count, #ARGV, 2 do
     redis.call('HSET', writers, 'a:' .. ARGV[i], string.format('%.0f', n))
   end
   local line = string.format('applied %s %s %s:%.0f', thread, applied or '0-0', ARGV[i], n)
-  told[#told + 1] = { told_prefix .. string.match(ARGV[i], '^[^.]*'), line }
+  acks[#acks + 1] = { acks_prefix .. string.match(ARGV[i], '^[^.]*'), line }
 end
 redis.call('EXPIRE', applied_key, keep)
 redis.call('EXPIRE', writers, keep)
@@ -87,12 +88,12 @@ redis.call('DEL', KEYS[7])
 redis.call('HDEL', parked, thread)
 if redis.call('XLEN', mailbox) == 0 then
   redis.call('DEL', mailbox)
-  -- Nothing is accepted behind a deletion: where it was accepted, it was the last of the entries.
+  -- No task is accepted after a deletion, so a deletion was the last of the entries.
   redis.call('ZREM', deleted, thread)
 else
   redis.call('ZADD', ready, 'NX', now, thread)
 end
-for _, message in ipairs(told) do
+for _, message in ipairs(acks) do
   redis.call('PUBLISH', message[1], message[2])
 end
 return count

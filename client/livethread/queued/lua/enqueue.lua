@@ -14,56 +14,60 @@
 --                            a:<writer> -> its last counter that is applied (see settle.lua);
 --                            :epoch -> the newest epoch (see fence.lua)
 --          applied   string  last applied position
---          keys      zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000
+--          idempotency_keys
+--                    zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a writer's counter may be forgotten
 --        3 most entries of a mailbox
---        then for each thread: id, writer, floor, epoch, count, and count times: n, kind, expected, key, task, lines
---          floor     counter up to which the writer knows its tasks to be applied: it holds all later ones
---          epoch     that of the writer when it opened the thread; "": no fence is asked for
---          kind      "create" or "delete" where the task does that to the thread, or ""
---          expected  position that must be the thread's last, or ""; where the key was accepted before, any will do
---          key       idempotency key of the append, or "". A repeated one is accepted as any task: the worker, who
---                    knows all that the thread ever took, drops it
+--        then for each thread: id, writer, floor, epoch, count, and count times:
+--          n, kind, expected, idempotency key, task, lines
+--          floor     counter up to which the writer knows its tasks to be applied; it still holds all later ones
+--          epoch     the thread's newest epoch when the writer opened it; "": the writer is never fenced
+--          kind      "create" or "delete" if the task does that to the thread; "pair" if the next task is accepted
+--                    with this one or not at all; else ""
+--          expected  position that must be the thread's last, or ""; ignored if the idempotency key was accepted before
+--          idempotency key
+--                    of the append, or "". A repeated one is accepted like any task; the worker, which knows all keys
+--                    that the thread ever took, then ignores the append
 --
--- Returns { ring, { status, last, position, tail, fresh }, ... }, a reply for each thread. ring is 1 where the
--- caller must publish a doorbell. last and position are those of the writer's last accepted task; the last *fresh*
--- of them were accepted by this call, one position after the other. With no tasks, a thread is merely made ready.
+-- Returns { ring, { status, last, position, tail, fresh }, ... }, a reply for each thread. If ring is 1, the caller
+-- must publish a doorbell. last and position belong to the writer's last accepted task; this call accepted the last
+-- *fresh* tasks, at consecutive positions. With no tasks, a thread is only made ready.
 -- status is
---   ok        all are accepted (now, or by an earlier call whose answer was lost)
+--   ok        all are accepted (now, or by an earlier call whose reply was lost)
 --   gap       the task after last is missing: Redis lost data, or the caller skipped one
---   full      the mailbox is full; the tasks after last are not accepted
+--   full      the mailbox is full, or has one place for a pair; the tasks after last are not accepted
 --   moved     expected is not tail; the tasks after last are not accepted
---   exists    the thread that is to be created has tasks of other writers
---   fenced    a newer epoch was given out; the tasks after last are not accepted
+--   exists    the thread to create has tasks of other writers
+--   fenced    the thread has a newer epoch; the tasks after last are not accepted
 --   deleted   the thread's deletion was accepted before; the tasks after last are not accepted
--- A repeated call is safe: a task whose n is accepted already is not added again.
+-- A repeated call is safe: a task whose n was accepted before is not added again.
 
 local call = redis.call
 local ready, claims, tokens, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, drain, wake, deleted = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local bell_ttl, writer_ttl, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local keys_kept = 1000
+local idempotency_keys_kept = 1000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local now_text = string.format('%.0f', now)
 
-local function is_taken(keys, idempotency_key)
-  return idempotency_key ~= '' and call('ZSCORE', keys, idempotency_key)
+local function is_taken(idempotency_keys, idempotency_key)
+  return idempotency_key ~= '' and call('ZSCORE', idempotency_keys, idempotency_key)
 end
 
-local function remember(keys, idempotency_key)
-  call('ZADD', keys, now, idempotency_key)
-  call('ZREMRANGEBYRANK', keys, 0, -1 - keys_kept)
-  call('EXPIRE', keys, writer_ttl)
+local function remember(idempotency_keys, idempotency_key)
+  call('ZADD', idempotency_keys, now, idempotency_key)
+  call('ZREMRANGEBYRANK', idempotency_keys, 0, -1 - idempotency_keys_kept)
+  call('EXPIRE', idempotency_keys, writer_ttl)
 end
 
--- Threads with tasks: looked at together in the end, since each call costs more than what it does.
+-- Threads with tasks, which are checked together at the end: the overhead of a call exceeds its work.
 local waiting = {}
 local any_deleted = call('ZCARD', deleted) > 0
 
--- Make those ready that are neither parked nor claimed; a claim that has expired is released. Return how many became it.
+-- Make threads ready that are neither parked nor claimed, and release expired claims. Return how many became ready.
 local function make_ready(first, last)
   local deadlines = call('ZMSCORE', claims, unpack(waiting, first, last))
   local any_parked = call('HLEN', parked) > 0
@@ -89,7 +93,7 @@ local replies = { 0 }
 local key, arg = 9, 4
 
 while key <= #KEYS do
-  local mailbox, writers, applied_key, keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
+  local mailbox, writers, applied_key, idempotency_keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
   local thread, writer, floor = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
   local epoch, count = tonumber(ARGV[arg + 3]), tonumber(ARGV[arg + 4])
   key, arg = key + 4, arg + 5
@@ -103,9 +107,9 @@ while key <= #KEYS do
   if floor > last then
     last = floor
   end
-  -- The thread's last position. What is applied was given out before: it counts only where Redis has lost that.
-  local behind = tail or call('GET', applied_key) or '0-0'
-  local high_text, low = string.match(behind, '^(%d+)-(%d+)$')
+  -- The thread's last position: if Redis lost the tail, the last applied one.
+  local last_position = tail or call('GET', applied_key) or '0-0'
+  local high_text, low = string.match(last_position, '^(%d+)-(%d+)$')
   local high = tonumber(high_text)
   local is_new_second = not tail or math.floor(high / 1000) ~= math.floor(now / 1000)
 
@@ -124,9 +128,9 @@ while key <= #KEYS do
         status = 'exists'
       elseif epoch and epoch < newest then
         status = 'fenced'
-      elseif length >= bound then
+      elseif length + (kind == 'pair' and 1 or 0) >= bound then
         status = 'full'
-      elseif expected ~= '' and expected ~= behind and not is_taken(keys, idempotency_key) then
+      elseif expected ~= '' and expected ~= last_position and not is_taken(idempotency_keys, idempotency_key) then
         status = 'moved'
       else
         if high < now then
@@ -137,13 +141,13 @@ while key <= #KEYS do
         position = high_text .. '-' .. low
         call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', ARGV[base + 4], 'lines', ARGV[base + 5])
         if idempotency_key ~= '' then
-          remember(keys, idempotency_key)
+          remember(idempotency_keys, idempotency_key)
         end
         if kind == 'delete' then
           call('ZADD', deleted, now, thread)
           is_deleted, any_deleted = true, true
         end
-        last, tail, behind, length, accepted = n, position, position, length + 1, accepted + 1
+        last, tail, last_position, length, accepted = n, position, position, length + 1, accepted + 1
       end
     end
   end
@@ -154,14 +158,14 @@ while key <= #KEYS do
     if epoch and epoch > newest then -- Redis lost it
       call('HSET', writers, ':epoch', string.format('%.0f', epoch))
     end
-    if is_new_second then -- more often would say nothing
+    if is_new_second then -- once a second is enough
       call('EXPIRE', writers, writer_ttl)
     end
   end
   if length > 0 then
     waiting[#waiting + 1] = thread
   end
-  replies[#replies + 1] = { status, last, position, behind, accepted }
+  replies[#replies + 1] = { status, last, position, last_position, accepted }
 end
 
 local became_ready = 0

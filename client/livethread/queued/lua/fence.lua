@@ -1,10 +1,9 @@
--- fence: give out a new epoch of a thread. From now on enqueue.lua refuses the tasks of writers with an older one.
+-- fence: begin a new epoch of a thread. From now on enqueue.lua refuses tasks of writers with an older one.
 --
 -- KEYS   1 writers  hash  as in enqueue.lua; :epoch -> the newest epoch
 -- ARGV   1 s after which it may be forgotten
 --
--- Returns the epoch, in ms of Redis' clock where that is ahead: higher than all that were given out before, also than
--- those that Redis lost.
+-- Returns the epoch: at least Redis' clock in ms, and so above all earlier epochs, even those that Redis lost.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

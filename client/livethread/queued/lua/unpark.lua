@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- unpark: let a parked thread be claimed again, its tasks in the order in which they stand.
+-- unpark: let a parked thread be claimed again, with its tasks in the same order.
 --
 -- KEYS   1 ready   zset  thread -> time (ms) from which it may be claimed
 --        2 parked  hash  thread -> why it is parked
 -- ARGV   1 thread
 --
--- Returns 1 where the thread was parked.
+-- Returns 1 if the thread was parked, else 0.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

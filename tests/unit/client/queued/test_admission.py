@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from tests.unit.client.queued.faulty_mailboxes import new_writer
 
-from livethread.errors import NOTHING_STORED, InvalidRequest, ResourceExhausted, Unavailable
+from livethread.errors import NOTHING_STORED, ResourceExhausted, ThreadNotFound, Unavailable
 from livethread.ordered_tasks import AppendItems, OrderedTask
 from livethread.queued import admission as admission_module
 from livethread.queued.admission import Admission
@@ -21,30 +23,38 @@ ROOM = 2
 
 
 class Gate:
-    """An `Admission` to one writer, with what Redis would say to those who ask."""
+    """An `Admission` to one writer. It stands for the outbox and for what Redis replies to questions, too."""
 
     def __init__(self, settings: Settings, *, limit: int = 1_000_000) -> None:
         self.budget = Budget(limit)
-        self.writer = Writer(THREAD, self.budget, ROOM)
+        self.writer = self.new_writer()
         self.asked: list[Writer] = []
+        self.sent: list[Writer] = []
         self.on_ask: Callable[[], None] = lambda: None
-        self.admission = Admission(settings, self.budget, self._ask)
+        itself: Any = self
+        self.admission = Admission(settings, self.budget, outbox=itself, progress=itself)
 
-    async def _ask(self, writer: Writer) -> None:
-        self.asked.append(writer)
+    def new_writer(self) -> Writer:
+        return new_writer(THREAD, self.budget, max_tasks=ROOM)
+
+    def send(self, writer: Writer) -> None:
+        self.sent.append(writer)
+
+    async def ask_all(self, first: Writer) -> None:
+        self.asked.append(first)
         self.on_ask()
 
     async def append(self, text: str, writer: Writer | None = None) -> Submission:
-        into = writer or self.writer
-        task = OrderedTask(AppendItems(at=AT), (text.encode(),)).encode()
-        return await self.admission.submit(into, lambda deadline: into.submit(task, None, deadline))
+        submission = Submission(OrderedTask(AppendItems(at=AT), (text.encode(),)).encode())
+        await self.admission.submit(writer or self.writer, submission)
+        return submission
 
     def start(self, *texts: str) -> list[asyncio.Task[Submission]]:
         return [asyncio.create_task(self.append(text)) for text in texts]
 
     def apply_one(self) -> None:
         """Let go of the first task, as when a worker has applied it."""
-        self.writer.number(1)
+        self.writer.take(1)
         n = self.writer.last_accepted + 1
         self.writer.accept(n, f"{n}-0", 1)
         self.writer.note_applied(n, f"{n}-0")
@@ -89,7 +99,8 @@ async def test_who_waits_is_let_in_as_soon_as_there_is_room_and_in_order(waiting
 
     assert seen == [b"a", b"b", b"c", b"d", b"e"]
     assert [(await task).order for task in tasks] == [1, 2, 3, 4, 5]
-    assert gate.writer.in_line == 0
+    assert not gate.writer.admission_lock.locked()
+    assert set(gate.sent) == {gate.writer}
 
 
 async def test_nobody_overtakes_who_waits_though_there_is_room_for_him(waiting: Settings) -> None:
@@ -130,13 +141,14 @@ async def test_when_the_time_is_over_nothing_is_stored_and_the_error_says_why(wa
     assert [type(result).__mro__[1] for result in results[2:]] == [ResourceExhausted] * 2
     assert str(results[2]).startswith("waited 0.01 s for room: 2 tasks of thread")
     assert gate.texts() == [b"a", b"b"]
-    assert (gate.writer.in_line, gate.budget.used) == (0, sum(s.size for s in gate.writer.queue))
+    assert gate.budget.used == sum(s.size for s in gate.writer.queue)
+    assert not gate.writer.admission_lock.locked()
 
 
 async def test_bytes_are_waited_for_whoever_frees_them(waiting: Settings) -> None:
     size = (await Gate(waiting).append("x" * 100)).size
     gate = Gate(waiting, limit=size)
-    other = Writer("another", gate.budget, ROOM)
+    other = gate.new_writer()
     await gate.append("x" * 100, other)
     [task] = gate.start("y" * 100)
     await turns()
@@ -152,7 +164,7 @@ async def test_bytes_are_waited_for_whoever_frees_them(waiting: Settings) -> Non
 async def test_a_task_that_can_never_fit_is_refused_at_once(waiting: Settings) -> None:
     gate = Gate(waiting, limit=100)
 
-    with pytest.raises(ResourceExhausted, match="100 are the most that are kept in all"):
+    with pytest.raises(ResourceExhausted, match="only 100 bytes may wait to be applied"):
         await gate.append("x" * 100)
 
 
@@ -161,11 +173,9 @@ async def test_an_error_that_no_room_can_mend_is_raised_at_once(waiting: Setting
     gate.start("a", "b")
     await turns()
 
-    def fail(_: float) -> None:
-        raise InvalidRequest("odd")
-
-    with pytest.raises(InvalidRequest):
-        await gate.admission.submit(gate.writer, fail)
+    gate.writer.close()
+    with pytest.raises(ThreadNotFound, match="it was shut down or discarded"):
+        await gate.append("c", gate.writer)
 
 
 async def test_redis_is_asked_where_nobody_tells_of_room(waiting: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import pytest
 from redis._parsers.base import BaseParser
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from tests.unit.client.queued.fake_mailboxes import FakeMailboxes, LostReply, StoppedHalfWay
+from tests.nodes.processes import RedisServer
+from tests.unit.client.queued.faulty_mailboxes import Bell, FaultyMailboxes, LostReply, StoppedHalfWay, queue
 
 from livethread.errors import Conflict, Internal, InvalidRequest, ResourceExhausted, ThreadNotFound, Unavailable
 from livethread.metadata import ThreadMetadataPatch
@@ -24,8 +26,9 @@ from livethread.ordered_tasks import (
     UpdateThreadMetadata,
 )
 from livethread.queued import outbox as outbox_module
+from livethread.queued.connection import connect
 from livethread.queued.outbox import Outbox
-from livethread.queued.writer import Budget, Submission, Writer
+from livethread.queued.writer import Submission, Writer
 from livethread_config import Settings
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -35,45 +38,53 @@ DEADLINE = 4.0  # seconds; nothing here takes one, but a test that hangs must en
 SECRET_URL = "redis://:hunter2@redis.example:6379/0"
 
 
-class Bell:
-    """Notes which shards were rung for."""
-
-    def __init__(self) -> None:
-        self.rung: list[int] = []
-
-    def __call__(self, shard: int) -> None:
-        self.rung.append(shard)
-
-
 @pytest.fixture
 def bell() -> Bell:
     return Bell()
 
 
 @pytest.fixture
-async def redis() -> FakeMailboxes:
-    return FakeMailboxes()
+def settings(settings: Settings) -> Settings:
+    """Settings with a URL that only messages show: the tests' connection is made before."""
+    return settings.model_copy(update={"redis_url": SECRET_URL, "mailbox_max_tasks": 3})
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings(redis_url=SECRET_URL, mailbox_max_tasks=3)
+async def mailboxes(redis_server: RedisServer, settings: Settings, bell: Bell) -> AsyncIterator[FaultyMailboxes]:
+    redis = connect(settings.model_copy(update={"redis_url": redis_server.url}))
+    yield FaultyMailboxes(redis, redis_server.client, settings, bell)
+    await redis.aclose()
 
 
 @pytest.fixture
 async def outbox(
-    redis: FakeMailboxes, settings: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch
+    mailboxes: FaultyMailboxes, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Outbox]:
     monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
     monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.001)
-    outbox = Outbox(cast("Redis", redis), settings, bell)
+    async with sending(mailboxes, settings) as outbox:
+        yield outbox
+
+
+@pytest.fixture
+async def impatient(
+    mailboxes: FaultyMailboxes, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Outbox]:
+    """An outbox whose callers have always waited too long."""
+    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
+    monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.001)
+    async with sending(mailboxes, settings.model_copy(update={"enqueue_timeout_s": 1e-9})) as outbox:
+        yield outbox
+
+
+@asynccontextmanager
+async def sending(mailboxes: FaultyMailboxes, settings: Settings) -> AsyncIterator[Outbox]:
+    outbox = Outbox(mailboxes, settings)
     outbox.start()
-    yield outbox
-    await outbox.stop()
-
-
-def new_writer(thread_id: str) -> Writer:
-    return Writer(thread_id, Budget(1_000_000), 1_000)
+    try:
+        yield outbox
+    finally:
+        await outbox.stop()
 
 
 def reply(text: str) -> Exception:
@@ -88,7 +99,7 @@ def append(text: str) -> EncodedTask:
 
 
 def submit(outbox: Outbox, writer: Writer, *texts: str) -> list[Submission]:
-    submissions = [writer.submit(append(text)) for text in texts]
+    submissions = [queue(writer, append(text)) for text in texts]
     outbox.send(writer)
     return submissions
 
@@ -127,50 +138,51 @@ async def until_sent(writer: Writer) -> None:
 # -- joining -----------------------------------------------------------------------------------------------
 
 
-async def test_a_task_is_sent_and_accepted_with_its_position(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
+async def test_a_task_is_sent_and_accepted_with_its_position(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = mailboxes.new_writer(A)
 
     (submission,) = submit(outbox, writer, "one")
 
-    assert await outcomes(submission) == ["1-0"]
-    assert redis.mailboxes[A].entries == [(writer.id, 1, b"one")]
+    assert await outcomes(submission) == mailboxes.positions(A)
+    assert mailboxes.tasks(A) == [(writer.id, 1, b"one")]
 
 
 async def test_what_is_submitted_while_a_call_is_under_way_goes_with_one_next_call(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    first, second = new_writer(A), new_writer(B)
-    redis.open.clear()
+    first, second = mailboxes.new_writer(A), mailboxes.new_writer(B)
+    mailboxes.open.clear()
     sent = submit(outbox, first, "a1")
-    await redis.called.wait()
+    await mailboxes.called.wait()
 
     for text in ("a2", "a3"):
         sent += submit(outbox, first, text)
     sent += submit(outbox, second, "b1")
-    redis.open.set()
+    mailboxes.open.set()
 
-    assert await outcomes(*sent) == ["1-0", "2-0", "2-1", "2-0"]
-    assert redis.calls == [{A: [1]}, {A: [2, 3], B: [1]}]
-    assert redis.mailboxes[A].lines() == [b"a1", b"a2", b"a3"]
+    assert await outcomes(*sent) == [*mailboxes.positions(A), *mailboxes.positions(B)]
+    assert mailboxes.calls == [{A: [1]}, {A: [2, 3], B: [1]}]
+    assert mailboxes.lines(A) == [b"a1", b"a2", b"a3"]
 
 
 async def test_one_call_takes_no_more_than_its_limit(
-    outbox: Outbox, redis: FakeMailboxes, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "BATCH_BYTES", 6)
 
-    sent = submit(outbox, new_writer(A), "four", "4444", "longer than any call")
+    sent = submit(outbox, mailboxes.new_writer(A), "four", "4444", "longer than any call")
 
-    assert await outcomes(*sent) == ["1-0", "2-0", "3-0"]
-    assert redis.calls == [{A: [1]}, {A: [2]}, {A: [3]}]
+    assert await outcomes(*sent) == mailboxes.positions(A)
+    assert mailboxes.calls == [{A: [1]}, {A: [2]}, {A: [3]}]
 
 
-async def test_a_doorbell_is_rung_only_when_redis_says_so(outbox: Outbox, redis: FakeMailboxes, bell: Bell) -> None:
-    await outcomes(*submit(outbox, new_writer(A), "quiet"))
-    assert bell.rung == []
-    redis.must_ring = True
+async def test_a_doorbell_is_rung_only_when_redis_says_so(
+    outbox: Outbox, mailboxes: FaultyMailboxes, bell: Bell
+) -> None:
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "loud"))
+    assert bell.rung == [0]
 
-    await outcomes(*submit(outbox, new_writer(A), "loud"))
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "quiet: the first doorbell is outstanding"))
 
     assert bell.rung == [0]
 
@@ -179,111 +191,117 @@ async def test_a_doorbell_is_rung_only_when_redis_says_so(outbox: Outbox, redis:
 
 
 @pytest.mark.parametrize(
-    ("fault", "positions"),
+    ("fault", "known"),
     [
-        (RedisConnectionError("refused"), ["1-0", "1-1"]),
-        (RedisTimeoutError("slow"), ["1-0", "1-1"]),
-        (OSError("no route"), ["1-0", "1-1"]),
-        # Of a task that an earlier call brought only the last one's position is known, and safe to wait for.
-        (LostReply(), ["1-1", "1-1"]),
+        (RedisConnectionError("refused"), [0, 1]),
+        (RedisTimeoutError("slow"), [0, 1]),
+        (OSError("no route"), [0, 1]),
+        # Only the last position of an earlier call is known, and it is safe to wait for.
+        (LostReply(), [1, 1]),
     ],
     ids=lambda value: type(value).__name__,
 )
 async def test_a_call_without_an_answer_is_repeated_with_the_same_counters(
-    outbox: Outbox, redis: FakeMailboxes, fault: Exception, positions: list[str]
+    outbox: Outbox, mailboxes: FaultyMailboxes, fault: Exception, known: list[int]
 ) -> None:
-    redis.faults.extend([fault, fault])
+    mailboxes.faults.extend([fault, fault])
 
-    sent = submit(outbox, new_writer(A), "one", "two")
+    sent = submit(outbox, mailboxes.new_writer(A), "one", "two")
 
-    assert await outcomes(*sent) == positions
-    assert redis.calls == [{A: [1, 2]}] * 3
-    assert redis.mailboxes[A].lines() == [b"one", b"two"]
+    positions = mailboxes.positions
+    assert await outcomes(*sent) == [positions(A)[number] for number in known]
+    assert mailboxes.calls == [{A: [1, 2]}] * 3
+    assert mailboxes.lines(A) == [b"one", b"two"]
 
 
-async def test_what_redis_lost_is_sent_again_before_what_is_new(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
+async def test_what_redis_lost_is_sent_again_before_what_is_new(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = mailboxes.new_writer(A)
     await outcomes(*submit(outbox, writer, "one", "two"))
-    redis.lose_everything()
+    mailboxes.lose_everything()
 
     (third,) = submit(outbox, writer, "three")
 
-    assert await outcomes(third) == ["3-2"]
-    assert redis.mailboxes[A].lines() == [b"one", b"two", b"three"]
+    assert await outcomes(third) == mailboxes.positions(A)[2:]
+    assert mailboxes.lines(A) == [b"one", b"two", b"three"]
     assert [s.n for s in writer.unapplied] == [1, 2, 3]
 
 
-async def test_what_is_applied_is_not_sent_again(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
+async def test_what_is_applied_is_not_sent_again(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = mailboxes.new_writer(A)
     await outcomes(*submit(outbox, writer, "one"))
     await outcomes(*submit(outbox, writer, "two"))
     writer.note_applied(1, "1-0")
-    redis.lose_everything()
+    mailboxes.lose_everything()
 
     await outcomes(*submit(outbox, writer, "three"))
 
-    assert redis.mailboxes[A].lines() == [b"two", b"three"]
+    assert mailboxes.lines(A) == [b"two", b"three"]
 
 
 # -- refusing ----------------------------------------------------------------------------------------------
 
 
 async def test_a_full_mailbox_refuses_task_by_task_and_the_later_ones_get_new_counters(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    writer = new_writer(A)
-    redis.open.clear()
+    writer = mailboxes.new_writer(A)
+    mailboxes.open.clear()
     sent = submit(outbox, writer, "1", "2", "3", "4", "5")
-    await redis.called.wait()
-    redis.open.set()
+    await mailboxes.called.wait()
+    mailboxes.open.set()
 
     results = await outcomes(*sent)
 
-    assert results[:3] == ["1-0", "1-1", "1-2"]
+    assert results[:3] == mailboxes.positions(A)
     assert [type(result) for result in results[3:]] == [ResourceExhausted] * 2
-    assert redis.calls == [{A: [1, 2, 3, 4, 5]}, {A: [4]}]
+    assert mailboxes.calls == [{A: [1, 2, 3, 4, 5]}, {A: [4]}]
     assert "has 3 unapplied tasks" in str(results[3])
 
 
 async def test_only_the_first_task_fails_where_the_mailbox_has_room_again(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    writer = new_writer(A)
+    writer = mailboxes.new_writer(A)
     await outcomes(*submit(outbox, writer, "1", "2", "3"))
-    redis.meanwhile.extend([lambda: None, redis.mailboxes[A].entries.clear])  # a worker took them
+    mailboxes.meanwhile.extend([lambda: None, partial(mailboxes.empty, A)])  # a worker took them
 
     refused, later = await outcomes(*submit(outbox, writer, "4", "5"))
 
-    assert (type(refused), later) == (ResourceExhausted, "3-0")
-    assert redis.calls[-2:] == [{A: [4, 5]}, {A: [4]}]
-    assert redis.mailboxes[A].entries == [(writer.id, 4, b"5")]
+    assert (type(refused), later) == (ResourceExhausted, mailboxes.positions(A)[0])
+    assert mailboxes.calls[-2:] == [{A: [4, 5]}, {A: [4]}]
+    assert mailboxes.tasks(A) == [(writer.id, 4, b"5")]
 
 
-async def test_an_append_that_expects_another_position_is_refused_alone(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
+async def test_an_append_that_expects_another_position_is_refused_alone(
+    outbox: Outbox, mailboxes: FaultyMailboxes
+) -> None:
+    writer = mailboxes.new_writer(A)
     await outcomes(*submit(outbox, writer, "one"))
-    stale, later = writer.submit(append("stale"), "0-7"), writer.submit(append("later"))
+    stale, later = queue(writer, append("stale"), "0-7"), queue(writer, append("later"))
     outbox.send(writer)
 
     results = await outcomes(stale, later)
 
-    assert (type(results[0]), str(results[0])) == (Conflict, "the thread's last position is 1-0, not 0-7")
-    assert results[1] == "3-0"
-    assert redis.mailboxes[A].lines() == [b"one", b"later"]
+    assert (type(results[0]), str(results[0])) == (
+        Conflict,
+        f"the thread's last position is {mailboxes.positions(A)[0]}, not 0-7",
+    )
+    assert results[1] == mailboxes.positions(A)[1]
+    assert mailboxes.lines(A) == [b"one", b"later"]
     assert later.n == 2
 
 
 async def test_creating_a_thread_that_exists_fails_all_that_stands_behind_the_creation(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    await outcomes(*submit(outbox, new_writer(A), "somebody else's"))
-    writer = new_writer(A)
-    creation = writer.submit(OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "somebody else's"))
+    writer = mailboxes.new_writer(A)
+    creation = queue(writer, OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
 
     results = await outcomes(creation, *submit(outbox, writer, "1", "2"))
 
     assert [(type(r), str(r)) for r in results] == [(Conflict, f"thread {A} exists; resume it instead")] * 3
-    assert redis.mailboxes[A].lines() == [b"somebody else's"]
+    assert mailboxes.lines(A) == [b"somebody else's"]
 
 
 @pytest.mark.parametrize(
@@ -291,110 +309,109 @@ async def test_creating_a_thread_that_exists_fails_all_that_stands_behind_the_cr
     [("OOM command not allowed when used memory > 'maxmemory'.", ResourceExhausted), ("WRONGTYPE", Internal)],
 )
 async def test_what_redis_refuses_to_run_fails_and_the_next_is_sent(
-    outbox: Outbox, redis: FakeMailboxes, message: str, error: type[Exception]
+    outbox: Outbox, mailboxes: FaultyMailboxes, message: str, error: type[Exception]
 ) -> None:
-    writer = new_writer(A)
-    redis.faults.append(reply(message))
+    writer = mailboxes.new_writer(A)
+    mailboxes.faults.append(reply(message))
 
     (failed,) = await outcomes(*submit(outbox, writer, "one"))
     (accepted,) = await outcomes(*submit(outbox, writer, "two"))
 
     assert isinstance(failed, error)
     assert str(reply(message)) in str(failed)
-    assert accepted == "1-0"
-    assert redis.mailboxes[A].lines() == [b"two"]
+    assert [accepted] == mailboxes.positions(A)
+    assert mailboxes.lines(A) == [b"two"]
 
 
 async def test_a_task_that_cannot_be_encoded_fails_alone_and_holds_nobody_up(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
     odd = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
     header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd)
-    writer = new_writer(A)
+    writer = mailboxes.new_writer(A)
     (before,) = submit(outbox, writer, "before")
 
     with pytest.raises(InvalidRequest):
-        writer.submit(OrderedTask(header).encode())
+        queue(writer, OrderedTask(header).encode())
     (behind,) = submit(outbox, writer, "behind")
-    (other,) = submit(outbox, new_writer(B), "other")
+    (other,) = submit(outbox, mailboxes.new_writer(B), "other")
 
-    assert await outcomes(before, behind, other) == ["1-0", "1-1", "1-0"]
-    assert redis.mailboxes[A].lines() == [b"before", b"behind"]
+    assert await outcomes(before, behind, other) == [*mailboxes.positions(A), *mailboxes.positions(B)]
+    assert mailboxes.lines(A) == [b"before", b"behind"]
 
 
 # -- nothing that was accepted is ever dropped -------------------------------------------------------------
 
 
 async def test_an_accepted_task_is_kept_though_the_mailbox_is_full_when_it_is_sent_again(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    writer, other = new_writer(A), new_writer(A)
+    writer, other = mailboxes.new_writer(A), mailboxes.new_writer(A)
     await outcomes(*submit(outbox, writer, "mine"))
     marker = writer.marker
-    redis.lose_everything()
+    mailboxes.lose_everything()
     await outcomes(*submit(outbox, other, "1", "2", "3"))
-    calls = len(redis.calls)
+    calls = len(mailboxes.calls)
 
     submit(outbox, writer, "new")
-    await until(lambda: len(redis.calls) > calls + 3)  # the loss is noticed, and the task is offered, and again
+    await until(lambda: len(mailboxes.calls) > calls + 3)  # the loss is noticed, and the task is offered, and again
 
     assert kept(writer) == [b"mine", b"new"]
     assert not writer.is_applied_up_to(marker)
-    redis.mailboxes[A].entries.clear()  # a worker took them
+    mailboxes.empty(A)  # a worker took them
     await until_sent(writer)
-    assert redis.mailboxes[A].lines() == [b"mine", b"new"]
+    assert mailboxes.lines(A) == [b"mine", b"new"]
 
 
 async def test_an_accepted_task_is_sent_again_though_its_expected_position_is_gone(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    writer = new_writer(A)
-    await outcomes(*submit(outbox, writer, "one"))
-    compared = writer.submit(append("two"), "1-0")
+    writer = mailboxes.new_writer(A)
+    [position] = await outcomes(*submit(outbox, writer, "one"))
+    compared = queue(writer, append("two"), position)
     outbox.send(writer)
-    assert await outcomes(compared) == ["2-0"]
-    redis.lose_everything()
+    assert await outcomes(compared) == mailboxes.positions(A)[1:]
+    mailboxes.lose_everything()
 
     await outcomes(*submit(outbox, writer, "three"))
     await until_sent(writer)
 
-    assert redis.mailboxes[A].lines() == [b"one", b"two", b"three"]
+    assert mailboxes.lines(A) == [b"one", b"two", b"three"]
 
 
 async def test_an_accepted_creation_is_kept_though_another_writer_was_first_after_a_loss(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
     """Creating a thread that exists does nothing, so it is offered again without its condition."""
-    writer, other = new_writer(A), new_writer(A)
-    creation = writer.submit(OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
+    writer, other = mailboxes.new_writer(A), mailboxes.new_writer(A)
+    creation = queue(writer, OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
     outbox.send(writer)
     await outcomes(creation)
-    redis.lose_everything()
+    mailboxes.lose_everything()
     await outcomes(*submit(outbox, other, "theirs"))
 
     (new,) = await outcomes(*submit(outbox, writer, "new"))
     await until_sent(writer)
 
     assert isinstance(new, str)
-    assert redis.mailboxes[A].lines() == [b"theirs", b"", b"new"]
-    assert [task.kind for task in redis.offered if task.lines == b""] == ["create", ""]
+    assert mailboxes.lines(A) == [b"theirs", b"", b"new"]
 
 
 @pytest.mark.parametrize("message", ["OOM command not allowed", "READONLY You can't write", "MISCONF disk"])
 async def test_an_accepted_task_is_kept_though_redis_refuses_it_when_it_is_offered_again(
-    outbox: Outbox, redis: FakeMailboxes, message: str
+    outbox: Outbox, mailboxes: FaultyMailboxes, message: str
 ) -> None:
     """Else a flush would find nothing outstanding, and call durable what no worker has seen."""
-    writer = new_writer(A)
+    writer = mailboxes.new_writer(A)
     await outcomes(*submit(outbox, writer, "mine"))
     marker = writer.marker
-    redis.faults.append(reply(message))
-    redis.called.clear()
+    mailboxes.faults.append(reply(message))
+    mailboxes.called.clear()
 
     writer.rewind(0)
     outbox.send(writer)
-    await redis.called.wait()
-    await outcomes(*submit(outbox, new_writer(B), "another call has been answered since"))
+    await mailboxes.called.wait()
+    await outcomes(*submit(outbox, mailboxes.new_writer(B), "another call has been answered since"))
 
     assert not writer.is_applied_up_to(marker)
 
@@ -403,64 +420,66 @@ OOM = reply("OOM command not allowed when used memory > 'maxmemory'.")
 
 
 async def test_a_task_whose_answer_was_lost_is_not_refused_where_redis_holds_it(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
     """The answer is lost, the repetition is refused: the counters tell that the task was stored."""
-    redis.faults.extend([LostReply(), OOM])
-    writer = new_writer(A)
+    mailboxes.faults.extend([LostReply(), OOM])
+    writer = mailboxes.new_writer(A)
 
     (first,) = await outcomes(*submit(outbox, writer, "one"))
     (second,) = await outcomes(*submit(outbox, writer, "two"))
 
-    assert (first, second) == ("1-0", "2-0")
-    assert redis.mailboxes[A].entries == [(writer.id, 1, b"one"), (writer.id, 2, b"two")]
+    assert [first, second] == mailboxes.positions(A)
+    assert mailboxes.tasks(A) == [(writer.id, 1, b"one"), (writer.id, 2, b"two")]
 
 
 async def test_a_task_that_never_came_to_redis_is_refused_and_its_counter_is_free(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    redis.faults.extend([RedisConnectionError("refused"), OOM])
-    writer = new_writer(A)
+    mailboxes.faults.extend([RedisConnectionError("refused"), OOM])
+    writer = mailboxes.new_writer(A)
 
     (first,) = await outcomes(*submit(outbox, writer, "one"))
     (second,) = await outcomes(*submit(outbox, writer, "two"))
 
-    assert (type(first), second) == (ResourceExhausted, "1-0")
-    assert redis.mailboxes[A].entries == [(writer.id, 1, b"two")]
+    assert (type(first), [second]) == (ResourceExhausted, mailboxes.positions(A))
+    assert mailboxes.tasks(A) == [(writer.id, 1, b"two")]
 
 
 async def test_of_a_script_that_was_stopped_half_way_only_what_was_not_done_is_refused(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    redis.faults.append(StoppedHalfWay(1, OOM))
-    writer, other = new_writer(A), new_writer(B)
-    redis.open.clear()
-    busy = submit(outbox, new_writer(B), "keeps the line busy")
-    redis.faults.appendleft(None)
-    await redis.called.wait()
+    mailboxes.faults.append(StoppedHalfWay(1, OOM))
+    writer, other = mailboxes.new_writer(A), mailboxes.new_writer(B)
+    mailboxes.open.clear()
+    busy = submit(outbox, mailboxes.new_writer(B), "keeps the line busy")
+    mailboxes.faults.appendleft(None)
+    await mailboxes.called.wait()
     sent = [*submit(outbox, writer, "1", "2"), *submit(outbox, other, "1", "2")]
-    redis.open.set()
+    mailboxes.open.set()
 
     await outcomes(*busy)
     results = await outcomes(*sent)
 
-    assert results[0::2] == ["2-0", "2-0"]
+    assert results[0::2] == [mailboxes.positions(A)[0], mailboxes.positions(B)[1]]
     assert [type(result) for result in results[1::2]] == [ResourceExhausted] * 2
-    assert redis.mailboxes[A].lines() == [b"1"]
-    assert await outcomes(*submit(outbox, writer, "3")) == ["3-0"]
-    assert redis.mailboxes[A].entries[-1] == (writer.id, 2, b"3")
+    assert mailboxes.lines(A) == [b"1"]
+    assert await outcomes(*submit(outbox, writer, "3")) == mailboxes.positions(A)[1:]
+    assert mailboxes.tasks(A)[-1] == (writer.id, 2, b"3")
 
 
-async def test_while_the_counters_cannot_be_read_nothing_is_refused(outbox: Outbox, redis: FakeMailboxes) -> None:
-    redis.faults.extend([LostReply(), OOM])
-    redis.read_faults.append(RedisConnectionError("refused"))
-    writer = new_writer(A)
+async def test_while_the_counters_cannot_be_read_nothing_is_refused(
+    outbox: Outbox, mailboxes: FaultyMailboxes
+) -> None:
+    mailboxes.faults.extend([LostReply(), OOM])
+    mailboxes.read_faults.append(RedisConnectionError("refused"))
+    writer = mailboxes.new_writer(A)
 
     (result,) = await outcomes(*submit(outbox, writer, "one"))
 
-    assert result == "1-0"
-    assert redis.calls == [{A: [1]}] * 3
-    assert redis.mailboxes[A].lines() == [b"one"]
+    assert [result] == mailboxes.positions(A)
+    assert mailboxes.calls == [{A: [1]}] * 3
+    assert mailboxes.lines(A) == [b"one"]
 
 
 NOT_NOW = [
@@ -476,95 +495,89 @@ NOT_NOW = [
 
 @pytest.mark.parametrize("message", NOT_NOW, ids=lambda message: message.split()[0])
 async def test_what_redis_will_not_do_now_is_tried_again_and_not_refused(
-    outbox: Outbox, redis: FakeMailboxes, message: str
+    outbox: Outbox, mailboxes: FaultyMailboxes, message: str
 ) -> None:
-    redis.faults.extend([reply(message)] * 2)
+    mailboxes.faults.extend([reply(message)] * 2)
 
-    assert await outcomes(*submit(outbox, new_writer(A), "one", "two")) == ["1-0", "1-1"]
+    assert await outcomes(*submit(outbox, mailboxes.new_writer(A), "one", "two")) == mailboxes.positions(A)
 
-    assert redis.calls == [{A: [1, 2]}] * 3
+    assert mailboxes.calls == [{A: [1, 2]}] * 3
 
 
 async def test_a_task_that_is_said_to_stay_queued_is_never_refused_after_all(
-    redis: FakeMailboxes, settings: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch
+    impatient: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
-    monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.001)
-    outbox = Outbox(cast("Redis", redis), settings.model_copy(update={"enqueue_timeout_s": 1e-9}), bell)
-    outbox.start()
-    redis.faults.extend([RedisConnectionError("refused"), OOM, OOM])
-    writer = new_writer(A)
+    mailboxes.faults.extend([RedisConnectionError("refused"), OOM, OOM])
+    writer = mailboxes.new_writer(A)
 
-    (told,) = await outcomes(*submit(outbox, writer, "promised"))
+    (told,) = await outcomes(*submit(impatient, writer, "promised"))
     await until_sent(writer)
-    await outbox.stop()
 
     assert isinstance(told, Unavailable)
     assert told.is_queued
-    assert redis.mailboxes[A].lines() == [b"promised"]
+    assert mailboxes.lines(A) == [b"promised"]
 
 
 @pytest.mark.parametrize("expected", ["0-0", "9-9"], ids=["it holds", "it does not"])
 async def test_what_expects_a_position_is_promised_nothing_before_redis_answers(
-    redis: FakeMailboxes, settings: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch, expected: str
+    impatient: Outbox, mailboxes: FaultyMailboxes, expected: str
 ) -> None:
     """Else one whose position is not the last would be offered for ever, and hold up all behind it."""
-    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
-    outbox = Outbox(cast("Redis", redis), settings.model_copy(update={"enqueue_timeout_s": 1e-9}), bell)
-    outbox.start()
-    redis.faults.append(RedisConnectionError("refused"))
-    writer = new_writer(A)
-    conditional = writer.submit(append("conditional"), expected)
+    mailboxes.faults.append(RedisConnectionError("refused"))
+    writer = mailboxes.new_writer(A)
+    conditional = queue(writer, append("conditional"), expected)
 
-    told, _ = await outcomes(conditional, *submit(outbox, writer, "behind"))
+    told, _ = await outcomes(conditional, *submit(impatient, writer, "behind"))
     await until_sent(writer)
-    await outbox.stop()
 
     assert isinstance(told, Unavailable)
-    assert (told.is_queued, f"last position is {expected} then" in str(told)) == (False, True)
-    assert redis.mailboxes[A].lines() == [b"conditional", b"behind"][expected != "0-0" :]
+    assert (told.is_queued, f"takes effect only if the last position is still {expected}" in str(told)) == (
+        False,
+        True,
+    )
+    assert mailboxes.lines(A) == [b"conditional", b"behind"][expected != "0-0" :]
 
 
 async def test_a_compare_and_append_that_comes_too_late_holds_up_nobody(
-    outbox: Outbox, redis: FakeMailboxes, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, mailboxes: FaultyMailboxes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its caller no longer waits, and another writer was first."""
-    writer = new_writer(A)
-    await outcomes(*submit(outbox, new_writer(A), "theirs"))
-    compared = writer.submit(append("mine"), "0-0")
+    writer = mailboxes.new_writer(A)
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "theirs"))
+    compared = queue(writer, append("mine"), "0-0")
     compared.accepted.cancel()
     outbox.send(writer)
 
     (behind,) = await outcomes(*submit(outbox, writer, "behind"))
 
     assert isinstance(behind, str)
-    assert compared.is_refused
-    assert redis.mailboxes[A].lines() == [b"theirs", b"behind"]
+    assert compared not in (*writer.unapplied, *writer.queue)
+    assert mailboxes.lines(A) == [b"theirs", b"behind"]
     assert "a compare-and-append came too late" in caplog.messages
 
 
 # -- deletion ----------------------------------------------------------------------------------------------
 
 
-async def test_behind_a_threads_deletion_nothing_is_accepted(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
-    deletion = writer.submit(OrderedTask(DeleteThread(at=AT)).encode())
+async def test_behind_a_threads_deletion_nothing_is_accepted(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = mailboxes.new_writer(A)
+    deletion = queue(writer, OrderedTask(DeleteThread(at=AT)).encode())
 
     results = await outcomes(deletion, *submit(outbox, writer, "late", "later"))
 
-    assert results[0] == "1-0"
+    assert results[:1] == mailboxes.positions(A)
     assert [(type(r), str(r)) for r in results[1:]] == [(ThreadNotFound, f"thread {A} not found: it was deleted")] * 2
-    assert redis.calls == [{A: [1, 2, 3]}]
+    assert mailboxes.calls == [{A: [1, 2, 3]}]
 
 
 async def test_of_a_deleted_thread_not_even_what_was_promised_is_offered_for_ever(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
     """The thread is gone with all of its items; keeping this one would hold up its flush for good."""
-    writer = new_writer(A)
+    writer = mailboxes.new_writer(A)
     await outcomes(*submit(outbox, writer, "mine"))
-    redis.lose_everything()
-    redis.mailboxes[A].is_deleted = True
+    mailboxes.lose_everything()
+    mailboxes.mark_deleted(A)
 
     submit(outbox, writer, "new")
     await until_sent(writer)
@@ -572,223 +585,220 @@ async def test_of_a_deleted_thread_not_even_what_was_promised_is_offered_for_eve
     assert (kept(writer), writer.has_outstanding) == ([], False)
 
 
-async def test_a_deletion_that_is_offered_again_still_deletes(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
-    deletion = writer.submit(OrderedTask(DeleteThread(at=AT)).encode())
+async def test_a_deletion_that_is_offered_again_still_deletes(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = mailboxes.new_writer(A)
+    deletion = queue(writer, OrderedTask(DeleteThread(at=AT)).encode())
     outbox.send(writer)
     await outcomes(deletion)
-    redis.lose_everything()
+    mailboxes.lose_everything()
 
     writer.rewind(0)
     outbox.send(writer)
     await until_sent(writer)
 
-    assert [task.kind for task in redis.offered] == ["delete", "delete"]
-    assert redis.mailboxes[A].is_deleted
+    assert mailboxes.calls == [{A: [1]}] * 2
+    assert mailboxes.is_marked_deleted(A)
 
 
 # -- fences ------------------------------------------------------------------------------------------------
 
 
-def fenced_writer(redis: FakeMailboxes) -> Writer:
+def fenced_writer(mailboxes: FaultyMailboxes) -> Writer:
     """Return a writer that opened its thread before the thread's newest epoch."""
-    writer = new_writer(A)
-    writer.epoch, redis.mailboxes[A].epoch = 6, 7
+    writer = mailboxes.new_writer(A)
+    writer.raise_epoch(6)
+    mailboxes.begin_epoch(A, 7)
     return writer
 
 
-async def test_a_fenced_writers_tasks_are_refused_one_by_one(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = fenced_writer(redis)
+async def test_a_fenced_writers_tasks_are_refused_one_by_one(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = fenced_writer(mailboxes)
     patch = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(name="n")))
 
-    sent = [writer.submit(task) for task in (append("fenced"), patch.encode())]
+    sent = [queue(writer, task) for task in (append("fenced"), patch.encode())]
     results = await outcomes(*sent, *submit(outbox, writer, "fenced, too"))
 
     assert [type(result) for result in results] == [Conflict, Conflict, Conflict]
     assert "a newer exclusive writer has taken thread" in str(results[0])
-    assert redis.mailboxes[A].lines() == []
+    assert mailboxes.lines(A) == []
 
 
-async def test_a_writer_that_opened_the_thread_again_is_served(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = fenced_writer(redis)
+async def test_a_writer_that_opened_the_thread_again_is_served(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = fenced_writer(mailboxes)
     await outcomes(*submit(outbox, writer, "fenced"))
 
-    writer.epoch = 7
+    writer.raise_epoch(7)
     await outcomes(*submit(outbox, writer, "served"))
 
-    assert redis.mailboxes[A].lines() == [b"served"]
+    assert mailboxes.lines(A) == [b"served"]
 
 
-async def test_a_change_of_a_thread_that_is_not_open_passes_every_fence(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = fenced_writer(redis)
-    writer.epoch = None
+async def test_a_change_of_a_thread_that_is_not_open_passes_every_fence(
+    outbox: Outbox, mailboxes: FaultyMailboxes
+) -> None:
+    fenced_writer(mailboxes)
+    writer = mailboxes.new_writer(A)
 
     await outcomes(*submit(outbox, writer, "cold"))
 
-    assert redis.mailboxes[A].lines() == [b"cold"]
+    assert mailboxes.lines(A) == [b"cold"]
 
 
 async def test_what_redis_held_of_a_fenced_writer_and_lost_goes_in_and_nothing_new_with_it(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    writer = fenced_writer(redis)
-    redis.mailboxes[A].epoch = 0
+    writer = fenced_writer(mailboxes)
+    mailboxes.begin_epoch(A, 0)
     await outcomes(*submit(outbox, writer, "one", "two"))
-    redis.lose_everything()
-    redis.mailboxes[A].epoch = 7
+    mailboxes.lose_everything()
+    mailboxes.begin_epoch(A, 7)
 
     results = await outcomes(*submit(outbox, writer, "new"))
 
     assert [type(result) for result in results] == [Conflict]
-    assert redis.mailboxes[A].lines() == [b"one", b"two"]
+    assert mailboxes.lines(A) == [b"one", b"two"]
 
 
 async def test_what_was_said_to_stay_queued_goes_in_though_its_writer_is_fenced_meanwhile(
-    redis: FakeMailboxes, settings: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch
+    impatient: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
-    monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.001)
-    outbox = Outbox(cast("Redis", redis), settings.model_copy(update={"enqueue_timeout_s": 1e-9}), bell)
-    outbox.start()
-    redis.faults.append(RedisConnectionError("refused"))
-    writer = fenced_writer(redis)
+    mailboxes.faults.append(RedisConnectionError("refused"))
+    writer = fenced_writer(mailboxes)
 
-    (told,) = await outcomes(*submit(outbox, writer, "promised"))
+    (told,) = await outcomes(*submit(impatient, writer, "promised"))
     await until_sent(writer)
-    await outbox.stop()
 
     assert isinstance(told, Unavailable)
-    assert redis.mailboxes[A].lines() == [b"promised"]
+    assert mailboxes.lines(A) == [b"promised"]
 
 
 # -- poking ------------------------------------------------------------------------------------------------
 
 
-async def test_poking_a_thread_offers_nothing_and_rings_where_redis_says_so(
-    outbox: Outbox, redis: FakeMailboxes, bell: Bell
+async def test_poking_a_thread_offers_nothing_and_rings_if_it_has_tasks(
+    outbox: Outbox, mailboxes: FaultyMailboxes, bell: Bell
 ) -> None:
-    await outbox.poke(A)
-    assert (redis.calls, redis.mailboxes[A].tail, bell.rung) == ([{A: []}], None, [])
-    redis.must_ring = True
+    await mailboxes.poke(A)
+    assert (mailboxes.positions(A), bell.rung) == ([], [])
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "one"))
+    mailboxes.forget_doorbell(A)
 
-    await outbox.poke(A)
+    await mailboxes.poke(A)
 
-    assert (redis.offered, redis.mailboxes[A].last, bell.rung) == ([], {}, [0])
-
-
-async def test_a_parked_thread_is_tried_again_and_rung_for(outbox: Outbox, redis: FakeMailboxes, bell: Bell) -> None:
-    redis.parked.add(A)
-    redis.must_ring = True
-
-    assert await outbox.unpark(A)
-
-    assert (redis.parked, redis.calls, bell.rung) == (set(), [{A: []}], [0])
+    assert (mailboxes.lines(A), bell.rung) == ([b"one"], [0, 0])
 
 
-async def test_a_thread_that_is_not_parked_is_left_alone(outbox: Outbox, redis: FakeMailboxes, bell: Bell) -> None:
-    redis.parked.add(B)
-    redis.must_ring = True
+async def test_a_parked_thread_is_tried_again_and_rung_for(
+    outbox: Outbox, mailboxes: FaultyMailboxes, bell: Bell
+) -> None:
+    mailboxes.park(A)
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "one"))
+    assert bell.rung == []
 
-    assert not await outbox.unpark(A)
+    assert await mailboxes.unpark(A)
 
-    assert (redis.parked, redis.calls, bell.rung) == ({B}, [], [])
+    assert (mailboxes.is_parked(A), mailboxes.lines(A), bell.rung) == (False, [b"one"], [0])
 
 
-async def test_whoever_pokes_hears_that_redis_does_not_answer(outbox: Outbox, redis: FakeMailboxes) -> None:
-    redis.faults.append(RedisConnectionError("refused"))
+async def test_a_thread_that_is_not_parked_is_left_alone(
+    outbox: Outbox, mailboxes: FaultyMailboxes, bell: Bell
+) -> None:
+    mailboxes.park(B)
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "one"))
+    mailboxes.forget_doorbell(A)
+
+    assert not await mailboxes.unpark(A)
+
+    assert (mailboxes.is_parked(B), bell.rung) == (True, [0])
+
+
+async def test_poking_raises_if_redis_does_not_answer(
+    redis_server: RedisServer, settings: Settings, bell: Bell
+) -> None:
+    redis = connect(settings.model_copy(update={"redis_url": "unix:///nowhere/redis.sock"}))
+    mailboxes = FaultyMailboxes(redis, redis_server.client, settings, bell)
 
     with pytest.raises(RedisConnectionError):
-        await outbox.poke(A)
+        await mailboxes.poke(A)
+
+    await redis.aclose()
 
 
 # -- waiting -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def impatient(settings: Settings) -> Settings:
-    return settings.model_copy(update={"enqueue_timeout_s": 1e-9})
-
-
 async def test_a_waiter_is_told_after_the_timeout_and_its_task_is_sent_all_the_same(
-    redis: FakeMailboxes, impatient: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch
+    impatient: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
-    outbox = Outbox(cast("Redis", redis), impatient, bell)
-    outbox.start()
-    redis.faults.extend([RedisConnectionError("refused")] * 3)
-    writer = new_writer(A)
-    submission = submit(outbox, writer, "late")[0]
+    mailboxes.faults.extend([RedisConnectionError("refused")] * 3)
+    writer = mailboxes.new_writer(A)
+    submission = submit(impatient, writer, "late")[0]
 
     (failure,) = await outcomes(submission)
     await until_sent(writer)
-    await outbox.stop()
 
     assert isinstance(failure, Unavailable)
     assert "it stays queued in this process, in order" in str(failure)
-    assert redis.mailboxes[A].lines() == [b"late"]
+    assert mailboxes.lines(A) == [b"late"]
     assert failure.is_queued
     assert kept(writer) == [b"late"]
 
 
 async def test_the_message_of_a_timeout_does_not_tell_the_password(
-    redis: FakeMailboxes, impatient: Settings, bell: Bell, monkeypatch: pytest.MonkeyPatch
+    impatient: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
-    outbox = Outbox(cast("Redis", redis), impatient, bell)
-    outbox.start()
-    redis.faults.append(RedisConnectionError("refused"))
+    mailboxes.faults.append(RedisConnectionError("refused"))
 
-    (failure,) = await outcomes(*submit(outbox, new_writer(A), "late"))
-    await outbox.stop()
+    (failure,) = await outcomes(*submit(impatient, mailboxes.new_writer(A), "late"))
 
     assert "redis.example:6379" in str(failure)
     assert "hunter2" not in str(failure)
 
 
 async def test_cancelling_the_wait_for_a_task_that_was_never_sent_does_not_take_it_back(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
     """Whoever cancels cannot know how far it came, so there is one answer for all: it is appended."""
-    writer = new_writer(A)
-    redis.open.clear()
+    writer = mailboxes.new_writer(A)
+    mailboxes.open.clear()
     first = submit(outbox, writer, "first")[0]
-    await redis.called.wait()
+    await mailboxes.called.wait()
     unsent, later = submit(outbox, writer, "unsent", "later")
     waiting = asyncio.create_task(accepted(unsent))
     await asyncio.sleep(0)
 
     waiting.cancel()
     await asyncio.wait([waiting])
-    redis.open.set()
+    mailboxes.open.set()
 
     assert waiting.cancelled()
-    assert await outcomes(first, unsent, later) == ["1-0", "2-0", "2-1"]
-    assert redis.mailboxes[A].lines() == [b"first", b"unsent", b"later"]
+    assert await outcomes(first, unsent, later) == mailboxes.positions(A)
+    assert mailboxes.lines(A) == [b"first", b"unsent", b"later"]
 
 
 async def test_cancelling_the_wait_for_a_task_on_its_way_leaves_it_on_its_way(
-    outbox: Outbox, redis: FakeMailboxes
+    outbox: Outbox, mailboxes: FaultyMailboxes
 ) -> None:
-    writer = new_writer(A)
-    redis.open.clear()
+    writer = mailboxes.new_writer(A)
+    mailboxes.open.clear()
     sent = submit(outbox, writer, "sent")[0]
     waiting = asyncio.create_task(accepted(sent))
-    await redis.called.wait()
+    await mailboxes.called.wait()
 
     waiting.cancel()
     await asyncio.wait([waiting])
-    redis.open.set()
+    mailboxes.open.set()
     await until_sent(writer)
 
     assert waiting.cancelled()
-    assert redis.mailboxes[A].lines() == [b"sent"]
+    assert mailboxes.lines(A) == [b"sent"]
     assert writer.last_accepted == 1
 
 
-async def test_stopping_fails_what_is_queued(outbox: Outbox, redis: FakeMailboxes) -> None:
-    redis.open.clear()
-    sent = submit(outbox, new_writer(A), "one", "two")
-    await redis.called.wait()
+async def test_stopping_fails_what_is_queued(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    mailboxes.open.clear()
+    sent = submit(outbox, mailboxes.new_writer(A), "one", "two")
+    await mailboxes.called.wait()
 
     await outbox.stop()
 
@@ -799,51 +809,53 @@ async def test_stopping_fails_what_is_queued(outbox: Outbox, redis: FakeMailboxe
 
 
 async def test_stopping_fails_what_waits_behind_a_task_that_is_to_be_offered_again(
-    outbox: Outbox, redis: FakeMailboxes, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for it would wait for ever."""
     monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.05)
-    writer = new_writer(A)
+    writer = mailboxes.new_writer(A)
     await outcomes(*submit(outbox, writer, "mine"))
-    redis.lose_everything()
-    await outcomes(*submit(outbox, new_writer(A), "1", "2", "3"))
-    calls = len(redis.calls)
+    mailboxes.lose_everything()
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2", "3"))
+    calls = len(mailboxes.calls)
     (behind,) = submit(outbox, writer, "behind")
-    await until(lambda: len(redis.calls) == calls + 2)  # the loss is noticed; the first is refused
+    await until(lambda: len(mailboxes.calls) == calls + 2)  # the loss is noticed; the first is refused
     await asyncio.sleep(0.01)
 
     await outbox.stop()
-
-    assert not behind.accepted.done() or behind.is_refused
 
     (result,) = await outcomes(behind)
     assert isinstance(result, Unavailable)
 
 
-async def test_a_forgotten_writer_is_not_sent_for(outbox: Outbox, redis: FakeMailboxes) -> None:
-    redis.open.clear()
-    busy = submit(outbox, new_writer(B), "keeps the line busy")
-    await redis.called.wait()
-    forgotten = new_writer(A)
+async def test_a_forgotten_writer_is_not_sent_for(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    mailboxes.open.clear()
+    busy = submit(outbox, mailboxes.new_writer(B), "keeps the line busy")
+    await mailboxes.called.wait()
+    forgotten = mailboxes.new_writer(A)
     submit(outbox, forgotten, "never sent")
 
     outbox.forget(forgotten)
-    redis.open.set()
+    mailboxes.open.set()
 
-    assert await outcomes(*busy) == ["1-0"]
-    assert redis.calls == [{B: [1]}]
+    assert await outcomes(*busy) == mailboxes.positions(B)
+    assert mailboxes.calls == [{B: [1]}]
 
 
-async def test_each_shard_has_its_own_sender(redis: FakeMailboxes, settings: Settings, bell: Bell) -> None:
-    outbox = Outbox(cast("Redis", redis), settings.model_copy(update={"shards": 8}), bell)
-    outbox.start()
-    redis.must_ring = True
+async def test_each_shard_has_its_own_sender(redis_server: RedisServer, settings: Settings, bell: Bell) -> None:
+    settings = settings.model_copy(update={"shards": 8})
+    redis = connect(settings.model_copy(update={"redis_url": redis_server.url}))
+    mailboxes = FaultyMailboxes(redis, redis_server.client, settings, bell)
 
-    results = await outcomes(*submit(outbox, new_writer(A), "a"), *submit(outbox, new_writer(B), "b"))
-    await outbox.stop()
+    async with sending(mailboxes, settings) as outbox:
+        mailboxes.open.clear()
+        sent = [*submit(outbox, mailboxes.new_writer(A), "a"), *submit(outbox, mailboxes.new_writer(B), "b")]
+        await until(lambda: len(mailboxes.calls) == 2)  # both are under way at once
+        mailboxes.open.set()
+        results = await outcomes(*sent)
 
-    assert sorted(results) == ["1-0", "2-0"]
-    assert len(redis.calls) == 2
+    await redis.aclose()
+    assert results == [*mailboxes.positions(A), *mailboxes.positions(B)]
     assert len(set(bell.rung)) == 2
 
 
@@ -855,66 +867,68 @@ def in_an_hour() -> float:
 
 
 def submit_patient(outbox: Outbox, writer: Writer, *texts: str, deadline: float) -> list[Submission]:
-    submissions = [writer.submit(append(text), None, deadline) for text in texts]
+    submissions = [queue(writer, append(text), deadline=deadline) for text in texts]
     outbox.send(writer)
     return submissions
 
 
 @pytest.mark.parametrize("why", ["the mailbox is full", "Redis is out of memory"])
 async def test_a_task_that_may_wait_is_offered_until_there_is_room(
-    outbox: Outbox, redis: FakeMailboxes, why: str
+    outbox: Outbox, mailboxes: FaultyMailboxes, why: str
 ) -> None:
-    writer = new_writer(A)
+    writer = mailboxes.new_writer(A)
     if why == "the mailbox is full":
-        await outcomes(*submit(outbox, new_writer(A), "1", "2", "3"))
-        redis.meanwhile.extend([lambda: None, lambda: None, redis.mailboxes[A].entries.clear])
+        await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2", "3"))
+        mailboxes.meanwhile.extend([lambda: None, lambda: None, partial(mailboxes.empty, A)])
     else:
-        redis.faults.extend([OOM, OOM])
+        mailboxes.faults.extend([OOM, OOM])
 
     results = await outcomes(*submit_patient(outbox, writer, "a", "b", deadline=in_an_hour()))
 
-    assert len(redis.calls) > 2
+    assert len(mailboxes.calls) > 2
     assert all(isinstance(result, str) for result in results)
-    assert redis.mailboxes[A].lines() == [b"a", b"b"]
+    assert mailboxes.lines(A) == [b"a", b"b"]
 
 
-async def test_a_task_that_may_wait_is_refused_when_its_time_is_over(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
-    await outcomes(*submit(outbox, new_writer(A), "1", "2", "3"))
+async def test_a_task_that_may_wait_is_refused_when_its_time_is_over(
+    outbox: Outbox, mailboxes: FaultyMailboxes
+) -> None:
+    writer = mailboxes.new_writer(A)
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2", "3"))
 
     (early,) = submit_patient(outbox, writer, "early", deadline=asyncio.get_running_loop().time() + 0.02)
     (late,) = submit_patient(outbox, writer, "late", deadline=in_an_hour())
     (refused,) = await outcomes(early)
-    redis.mailboxes[A].entries.clear()
+    mailboxes.empty(A)
 
     assert isinstance(refused, ResourceExhausted)
     assert isinstance((await outcomes(late))[0], str)
-    assert redis.mailboxes[A].entries == [(writer.id, 1, b"late")]
+    assert mailboxes.tasks(A) == [(writer.id, 1, b"late")]
 
 
-async def test_who_waits_in_vain_for_room_can_take_his_task_back(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
-    await outcomes(*submit(outbox, new_writer(A), "1", "2", "3"))
+async def test_who_waits_in_vain_for_room_can_take_his_task_back(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = mailboxes.new_writer(A)
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2", "3"))
     first, second, third = submit_patient(outbox, writer, "a", "b", "c", deadline=in_an_hour())
     await until(lambda: first.is_postponed)
 
     taken_back = writer.withdraw(second)
-    redis.mailboxes[A].entries.clear()
+    mailboxes.empty(A)
     await until_sent(writer)
 
     assert taken_back
     assert [first.n, third.n] == [1, 2]
-    assert redis.mailboxes[A].lines() == [b"a", b"c"]
+    assert mailboxes.lines(A) == [b"a", b"c"]
 
 
-async def test_a_task_that_is_on_its_way_cannot_be_taken_back(outbox: Outbox, redis: FakeMailboxes) -> None:
-    writer = new_writer(A)
-    redis.open.clear()
+async def test_a_task_that_is_on_its_way_cannot_be_taken_back(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    writer = mailboxes.new_writer(A)
+    mailboxes.open.clear()
     (sent,) = submit_patient(outbox, writer, "a", deadline=in_an_hour())
-    await redis.called.wait()
+    await mailboxes.called.wait()
 
     assert not writer.withdraw(sent)
 
-    redis.open.set()
+    mailboxes.open.set()
     await outcomes(sent)
     assert not writer.withdraw(sent)

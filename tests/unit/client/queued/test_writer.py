@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.client.queued.faulty_mailboxes import new_writer, queue
 
 from livethread.errors import Conflict, ResourceExhausted, Unavailable
+from livethread.observers import Observers, TasksApplied
 from livethread.ordered_tasks import AppendItems, CreateThread, EncodedTask, OrderedTask
 from livethread.queued.writer import Budget, Submission, Writer
 from livethread.types import START
@@ -25,7 +27,7 @@ def budget() -> Budget:
 
 @pytest.fixture
 async def writer(budget: Budget) -> Writer:
-    return Writer(THREAD, budget, MANY)
+    return new_writer(THREAD, budget, max_tasks=MANY)
 
 
 def append(text: bytes = b"x") -> EncodedTask:
@@ -37,17 +39,12 @@ def creation() -> EncodedTask:
 
 
 def submit(writer: Writer, count: int) -> list[Submission]:
-    return [writer.submit(append(b"%d" % i)) for i in range(count)]
+    return [queue(writer, append(b"%d" % i)) for i in range(count)]
 
 
 def counters(writer: Writer) -> tuple[int, list[int], list[int]]:
     """The floor, what is unapplied and what is queued."""
     return writer.floor, [s.n for s in writer.unapplied], [s.n for s in writer.queue]
-
-
-async def test_every_writer_has_an_id_of_its_own(writer: Writer, budget: Budget) -> None:
-    assert writer.id != Writer(writer.thread_id, budget, MANY).id
-    assert ":" not in writer.id
 
 
 async def test_a_new_writer_has_nothing_outstanding(writer: Writer) -> None:
@@ -60,7 +57,7 @@ async def test_a_task_gets_its_counter_when_it_is_sent(writer: Writer) -> None:
     submitted = submit(writer, 3)
     assert counters(writer) == (0, [], [0, 0, 0])
 
-    sent = writer.number(2)
+    sent = writer.take(2)
 
     assert sent == submitted[:2]
     assert counters(writer) == (0, [], [1, 2, 0])
@@ -69,8 +66,8 @@ async def test_a_task_gets_its_counter_when_it_is_sent(writer: Writer) -> None:
 async def test_numbering_again_gives_the_same_counters(writer: Writer) -> None:
     submit(writer, 3)
 
-    writer.number(2)
-    writer.number(10)
+    writer.take(2)
+    writer.take(10)
 
     assert counters(writer) == (0, [], [1, 2, 3])
 
@@ -80,7 +77,7 @@ async def test_numbering_again_gives_the_same_counters(writer: Writer) -> None:
 
 async def test_what_redis_holds_is_accepted_and_kept(writer: Writer) -> None:
     first, second, third = submit(writer, 3)
-    writer.number(3)
+    writer.take(3)
 
     writer.accept(2, "7-1", 2)
 
@@ -95,7 +92,7 @@ async def test_what_redis_holds_is_accepted_and_kept(writer: Writer) -> None:
 async def test_a_task_that_an_earlier_call_brought_has_the_position_of_the_last(writer: Writer) -> None:
     """Its own is not known; who waits for a later one waits long enough."""
     submitted = submit(writer, 4)
-    writer.number(4)
+    writer.take(4)
 
     writer.accept(4, "7-5", 2)
 
@@ -112,9 +109,9 @@ async def test_a_task_that_was_never_sent_is_not_taken_for_accepted(writer: Writ
 
 async def test_accepting_the_same_again_changes_nothing(writer: Writer) -> None:
     submit(writer, 2)
-    writer.number(1)
+    writer.take(1)
     writer.accept(1, "7-0", 1)
-    writer.number(1)
+    writer.take(1)
 
     writer.accept(1, "7-0", 0)
 
@@ -123,7 +120,7 @@ async def test_accepting_the_same_again_changes_nothing(writer: Writer) -> None:
 
 async def test_an_acceptance_that_nobody_waits_for_any_more_is_noted_all_the_same(writer: Writer) -> None:
     (submission,) = submit(writer, 1)
-    writer.number(1)
+    writer.take(1)
     submission.accepted.cancel()
 
     writer.accept(1, "7-0", 1)
@@ -136,9 +133,9 @@ async def test_an_acceptance_that_nobody_waits_for_any_more_is_noted_all_the_sam
 
 async def test_what_is_applied_is_let_go(writer: Writer) -> None:
     submit(writer, 3)
-    writer.number(1)
+    writer.take(1)
     writer.accept(1, "7-0", 1)
-    writer.number(1)
+    writer.take(1)
     writer.accept(2, "8-0", 1)
     writer.changed.clear()
 
@@ -152,7 +149,7 @@ async def test_what_is_applied_is_let_go(writer: Writer) -> None:
 async def test_tasks_are_known_by_their_counters_and_not_by_their_positions(writer: Writer) -> None:
     """A Redis that lost data gives positions out again: a later one may be another writer's."""
     submit(writer, 1)
-    writer.number(1)
+    writer.take(1)
     writer.accept(1, "10-0", 1)
 
     writer.note_applied(0, "99-0")
@@ -164,18 +161,19 @@ async def test_tasks_are_known_by_their_counters_and_not_by_their_positions(writ
 
 async def test_what_is_told_to_be_applied_before_it_is_known_to_be_accepted_is_let_go_then(budget: Budget) -> None:
     """The worker's message and Redis' answer come on two connections."""
-    told: list[tuple[int, str]] = []
-    writer = Writer(THREAD, budget, MANY, on_applied=lambda writer: told.append((writer.floor, writer.applied)))
+    observers, told = Observers(), list[object]()
+    observers.subscribe(told.append)
+    writer = new_writer(THREAD, budget, max_tasks=MANY, observers=observers)
     submit(writer, 2)
     marker = writer.marker
-    writer.number(2)
+    writer.take(2)
 
     writer.note_applied(2, "7-1")
     before = counters(writer), list(told)
     writer.accept(2, "7-1", 2)
 
     assert before == ((0, [], [1, 2]), [])
-    assert (counters(writer), told) == ((2, [], []), [(2, "7-1")])
+    assert (counters(writer), told) == ((2, [], []), [TasksApplied(THREAD, "7-1")])
     assert writer.is_applied_up_to(marker)
     assert budget.used == 0
 
@@ -184,7 +182,7 @@ async def test_what_is_told_to_be_applied_before_it_is_known_to_be_accepted_is_l
 async def test_what_is_told_to_be_applied_is_not_refused_though_redis_lost_it(writer: Writer, how: str) -> None:
     """Its counter is taken: the next task with it would be dropped as a repetition."""
     first, _ = submit(writer, 2)
-    writer.number(2)
+    writer.take(2)
     writer.note_applied(1, "7-0")
 
     match how:
@@ -194,7 +192,7 @@ async def test_what_is_told_to_be_applied_is_not_refused_though_redis_lost_it(wr
             writer.give_up_first(RuntimeError("no"))
         case _:
             writer.postpone()
-    numbered = [submission.n for submission in writer.number(1)]
+    numbered = [submission.n for submission in writer.take(1)]
 
     assert await first.accepted == "7-0"
     assert (counters(writer), numbered) == ((1, [], [2]), [2])
@@ -202,12 +200,12 @@ async def test_what_is_told_to_be_applied_is_not_refused_though_redis_lost_it(wr
 
 async def test_counters_go_on_behind_what_is_applied(writer: Writer) -> None:
     submit(writer, 1)
-    writer.number(1)
+    writer.take(1)
     writer.accept(1, "7-0", 1)
     writer.note_applied(1, "7-0")
 
     submit(writer, 1)
-    writer.number(1)
+    writer.take(1)
 
     assert counters(writer) == (1, [], [2])
 
@@ -217,23 +215,22 @@ async def test_counters_go_on_behind_what_is_applied(writer: Writer) -> None:
 
 async def test_only_the_first_task_is_refused_and_the_later_ones_get_new_counters(writer: Writer) -> None:
     accepted, refused, later = submit(writer, 3)
-    writer.number(3)
+    writer.take(3)
     writer.accept(1, "7-0", 1)
 
     assert writer.refuse(FULL)
-    writer.number(10)
+    writer.take(10)
 
     assert counters(writer) == (0, [1], [2])
     assert accepted.accepted.result() == "7-0"
     assert refused.accepted.exception() is FULL
-    assert (refused.is_refused, later.is_refused) == (True, False)
     assert (later.n, later.accepted.done()) == (2, False)
 
 
 async def test_with_a_threads_creation_all_that_depend_on_it_are_refused(writer: Writer) -> None:
     error = Conflict("the thread exists")
-    submissions = [writer.submit(creation()), *submit(writer, 2)]
-    writer.number(2)
+    submissions = [queue(writer, creation()), *submit(writer, 2)]
+    writer.take(2)
 
     assert writer.refuse(error)
 
@@ -243,20 +240,20 @@ async def test_with_a_threads_creation_all_that_depend_on_it_are_refused(writer:
 
 async def test_what_was_accepted_is_never_refused_when_it_is_offered_again(writer: Writer, budget: Budget) -> None:
     (submission,) = submit(writer, 1)
-    writer.number(1)
+    writer.take(1)
     writer.accept(1, "7-0", 1)
     writer.rewind(0)
     used = budget.used
 
     assert not writer.refuse(FULL)
 
-    assert (counters(writer), submission.is_refused, budget.used) == ((0, [], [1]), False, used)
+    assert (counters(writer), budget.used) == ((0, [], [1]), used)
     assert submission.accepted.result() == "7-0"
 
 
 async def test_what_is_said_to_stay_queued_is_never_refused(writer: Writer) -> None:
     late, behind = submit(writer, 2)
-    writer.number(2)
+    writer.take(2)
     late.accepted.set_exception(Unavailable("it stays queued", is_queued=True))
     late.accepted.exception()
 
@@ -267,13 +264,13 @@ async def test_what_is_said_to_stay_queued_is_never_refused(writer: Writer) -> N
 
 
 async def test_a_refused_creation_takes_nothing_along_that_is_promised(writer: Writer) -> None:
-    created, dependent, promised = writer.submit(creation()), *submit(writer, 2)
+    created, dependent, promised = queue(writer, creation()), *submit(writer, 2)
     promised.accepted.set_exception(Unavailable("it stays queued", is_queued=True))
     promised.accepted.exception()
 
     assert writer.refuse(FULL)
 
-    assert [s.is_refused for s in (created, dependent, promised)] == [True, True, False]
+    assert [s.accepted.exception() for s in (created, dependent)] == [FULL] * 2
     assert list(writer.queue) == [promised]
 
 
@@ -285,7 +282,6 @@ async def test_dropping_all_fails_every_queued_task(writer: Writer) -> None:
 
     assert counters(writer) == (0, [], [])
     assert [submission.accepted.exception() for submission in submissions] == [error] * 3
-    assert all(submission.is_refused for submission in submissions)
     assert writer.changed.is_set()
 
 
@@ -312,23 +308,23 @@ async def test_a_refused_creation_that_nobody_awaits_warns_nobody(writer: Writer
 
 async def test_what_redis_lost_is_queued_again_in_order_with_its_counters(writer: Writer) -> None:
     submitted = submit(writer, 4)
-    writer.number(3)
+    writer.take(3)
     writer.accept(3, "7-2", 3)
 
     writer.rewind(1)
 
     assert counters(writer) == (0, [1], [2, 3, 0])
     assert [submission.is_repeated for submission in submitted] == [False, True, True, False]
-    writer.number(10)
+    writer.take(10)
     assert counters(writer) == (0, [1], [2, 3, 4])
 
 
 async def test_a_task_that_is_accepted_again_takes_its_new_position(writer: Writer) -> None:
     (submission,) = submit(writer, 1)
-    writer.number(1)
+    writer.take(1)
     writer.accept(1, "7-0", 1)
     writer.rewind(0)
-    writer.number(1)
+    writer.take(1)
 
     writer.accept(1, "9-0", 1)
 
@@ -343,7 +339,7 @@ async def test_the_marker_tells_what_was_submitted_before_from_what_came_after(w
     submit(writer, 2)
     marker = writer.marker
     submit(writer, 1)
-    writer.number(3)
+    writer.take(3)
     writer.accept(1, "7-0", 1)
     assert not writer.is_applied_up_to(marker)
     writer.accept(3, "8-1", 2)
@@ -360,7 +356,7 @@ async def test_the_marker_tells_what_was_submitted_before_from_what_came_after(w
 
 async def test_a_rewound_task_is_not_applied(writer: Writer) -> None:
     submit(writer, 1)
-    writer.number(1)
+    writer.take(1)
     writer.accept(1, "7-0", 1)
 
     writer.rewind(0)
@@ -391,9 +387,9 @@ async def test_whoever_waits_hears_that_a_thread_is_parked_and_no_longer_is(writ
 
 
 async def test_a_writer_keeps_so_many_tasks_and_no_more(budget: Budget) -> None:
-    writer = Writer(THREAD, budget, 3)
+    writer = new_writer(THREAD, budget, max_tasks=3)
     submit(writer, 3)
-    writer.number(2)
+    writer.take(2)
     writer.accept(2, "7-1", 2)  # accepted or not, it is kept
 
     with pytest.raises(ResourceExhausted, match=f"3 tasks of thread {THREAD} wait to be applied"):
@@ -407,35 +403,35 @@ async def test_a_writer_keeps_so_many_tasks_and_no_more(budget: Budget) -> None:
 async def test_all_writers_of_a_store_share_one_budget() -> None:
     size = append().size
     budget = Budget(2 * size)
-    first, second = Writer(THREAD, budget, MANY), Writer(THREAD, budget, MANY)
-    first.submit(append())
-    second.submit(append())
+    first, second = (new_writer(THREAD, budget, max_tasks=MANY) for _ in range(2))
+    queue(first, append())
+    queue(second, append())
 
     with pytest.raises(ResourceExhausted, match=f"{2 * size} bytes of tasks wait to be applied"):
-        second.submit(append())
+        queue(second, append())
     assert budget.used == 2 * size
     assert first.refuse(FULL)
 
-    second.submit(append())
+    queue(second, append())
     assert budget.used == 2 * size
 
 
 async def test_a_closed_writer_keeps_nothing_that_redis_holds(writer: Writer, budget: Budget) -> None:
     submit(writer, 3)
-    writer.number(2)
+    writer.take(2)
     writer.accept(1, "7-0", 1)
 
     writer.close()
 
     assert counters(writer) == (1, [], [2, 0])
-    writer.number(2)
+    writer.take(2)
     writer.accept(3, "8-0", 2)
     assert (counters(writer), budget.used) == ((3, [], []), 0)
 
 
 async def test_a_closed_writer_says_of_nothing_that_it_is_applied(writer: Writer) -> None:
     submit(writer, 1)
-    writer.number(1)
+    writer.take(1)
     writer.accept(1, "7-0", 1)
 
     writer.close()
@@ -446,7 +442,7 @@ async def test_a_closed_writer_says_of_nothing_that_it_is_applied(writer: Writer
 @pytest.mark.parametrize("how", ["applied", "refused", "dropped", "closed"])
 async def test_the_budget_is_given_back_however_a_task_ends(writer: Writer, budget: Budget, how: str) -> None:
     submit(writer, 2)
-    writer.number(2)
+    writer.take(2)
     match how:
         case "applied":
             writer.accept(2, "7-1", 2)
@@ -472,7 +468,7 @@ def test_whatever_happens_counters_run_on_and_the_budget_is_what_is_kept(steps: 
 
     async def run() -> None:
         budget = Budget(1_000_000)
-        writer = Writer(THREAD, budget, MANY)
+        writer = new_writer(THREAD, budget, max_tasks=MANY)
         kept: list[Submission] = []
         for step, number in steps:
             promised = {s.order for s in kept if s.accepted.done()}
@@ -480,7 +476,7 @@ def test_whatever_happens_counters_run_on_and_the_budget_is_what_is_kept(steps: 
                 case "submit":
                     submit(writer, 1)
                 case "number":
-                    writer.number(number)
+                    writer.take(number)
                 case "accept":
                     numbered = [s.n for s in writer.queue if s.n]
                     last = min(writer.last_accepted + number, max(numbered, default=0))

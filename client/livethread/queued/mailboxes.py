@@ -1,0 +1,278 @@
+"""The mailboxes as a client uses them: all their Redis keys, script calls and commands.
+
+Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retries to the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from redis.asyncio import Redis
+
+from livethread.errors import Conflict, ThreadNotFound
+from livethread.queued.connection import CONNECTIONS
+from livethread.queued.doorbell import Doorbell
+from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
+from livethread.queued.scripts import BELL_TTL_MS, load_script
+from livethread.queued.writer import Place, Submission, Writer
+from livethread.types import Position
+from livethread_config import Settings, names
+
+if TYPE_CHECKING:
+    from redis.asyncio.client import PubSub
+
+#: Most questions under way at once: each takes one of a limited number of connections.
+QUESTIONS: Final = CONNECTIONS // 4
+
+#: Entries of a mailbox that one call reads.
+PAGE: Final = 100
+
+#: How ``enqueue.lua`` names tasks that change whether a thread exists.
+_KINDS: Final = {"create_thread": "create", "delete_thread": "delete"}
+
+Batch = Sequence[tuple[Writer, Sequence[Submission]]]
+
+
+class Reply(NamedTuple):
+    """What became of one writer's tasks; see ``enqueue.lua``."""
+
+    status: str
+    #: Counter and position of the writer's last accepted task.
+    last: int
+    position: Position
+    #: The thread's last position.
+    tail: Position
+    #: How many tasks this call accepted.
+    fresh: int
+
+
+class Progress(NamedTuple):
+    """How far workers are with one writer's tasks."""
+
+    #: The last applied counter and the thread's last applied position, if both are known.
+    applied: tuple[int, Position] | None
+    #: Why the thread is parked; None if it is not.
+    parked: str | None
+
+
+class Mailboxes:
+    """The mailboxes of all shards. Rings the doorbell whenever Redis says that one is due."""
+
+    def __init__(self, redis: Redis, settings: Settings, doorbell: Doorbell) -> None:
+        self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
+        self._doorbell = doorbell
+        self._ttl_s = settings.writer_ttl_days * 86_400
+        self._enqueue, self._fence, self._unpark, self._drop = (
+            redis.register_script(load_script("livethread.queued", name))
+            for name in ("enqueue", "fence", "unpark", "drop")
+        )
+        self._shard_keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
+        self._heads = [
+            [of.ready, of.claims, of.tokens, of.parked, of.bell, of.drain, of.wake, of.deleted]
+            for of in self._shard_keys
+        ]
+        self._limits: tuple[int, ...] = (BELL_TTL_MS, self._ttl_s, settings.mailbox_max_tasks)
+        self._questions = asyncio.Semaphore(QUESTIONS)
+
+    @property
+    def shards(self) -> range:
+        """The numbers of all shards."""
+        return range(len(self._shard_keys))
+
+    def place(self, thread_id: str) -> Place:
+        """Return the thread's shard and keys."""
+        of = self._keys_of(thread_id)
+        return Place(
+            of.shard,
+            (of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.idempotency_keys(thread_id)),
+        )
+
+    async def ping(self) -> None:
+        """Return if Redis answers."""
+        await self._redis.ping()
+
+    # -- enqueuing -----------------------------------------------------------------------------------------
+
+    async def enqueue(self, shard: int, batch: Batch) -> list[Reply]:
+        """Offer the numbered submissions of each writer in *batch*, all of *shard*; repeating the call is safe."""
+        keys, args = list(self._heads[shard]), list[Any](self._limits)
+        for writer, submissions in batch:
+            keys += writer.place.keys
+            first = submissions[0]
+            epoch = "" if writer.epoch is None or first.is_promised else writer.epoch
+            args += (writer.thread_id, writer.id, writer.floor, epoch, submissions[-1].last - first.n + 1)
+            for submission in submissions:
+                args += _arguments(submission)
+                if (patch := submission.patch) is not None:
+                    args += (submission.last, "", "", "", patch.header, patch.lines)
+        ring, *replies = await self._enqueue(keys=keys, args=args)
+        if ring:
+            self._doorbell.ring(shard)
+        return [
+            Reply(status.decode(), last, position.decode(), tail.decode(), fresh)
+            for status, last, position, tail, fresh in replies
+        ]
+
+    async def accepted(self, writer: Writer) -> tuple[int, Position] | None:
+        """Return counter and position of the writer's last accepted task; None if Redis knows of none."""
+        record = await self._redis.hget(self._keys_of(writer.thread_id).writers(writer.thread_id), writer.id)
+        if record is None:
+            return None
+        n, _, position = record.decode().partition(" ")
+        return int(n), position
+
+    async def poke(self, thread_id: str) -> None:
+        """Make the thread ready if it has tasks, and ring if a doorbell is due."""
+        shard, thread_keys = self.place(thread_id)
+        keys, args = [*self._heads[shard], *thread_keys], [*self._limits, thread_id, "", 0, "", 0]
+        ring, _ = await self._ask(self._enqueue, keys, args)
+        if ring:
+            self._doorbell.ring(shard)
+
+    # -- questions -----------------------------------------------------------------------------------------
+
+    async def fence(self, thread_id: str) -> int:
+        """Begin a new epoch, which fences the thread's earlier writers, and return it."""
+        return int(await self._ask(self._fence, [self._keys_of(thread_id).writers(thread_id)], [self._ttl_s]))
+
+    async def epoch(self, thread_id: str) -> int:
+        """Return the thread's newest epoch."""
+        return int(await self._ask(self._redis.hget, self._keys_of(thread_id).writers(thread_id), names.EPOCH) or 0)
+
+    async def tail(self, thread_id: str) -> Position | None:
+        """Return the last position that Redis gave to one of the thread's tasks; None if it knows of none."""
+        tail = await self._ask(self._redis.hget, self._keys_of(thread_id).writers(thread_id), "tail")
+        return None if tail is None else str(tail, "ascii")
+
+    async def is_deleted(self, thread_id: str) -> bool:
+        """Whether the thread's deletion was accepted."""
+        return await self._ask(self._redis.zscore, self._keys_of(thread_id).deleted, thread_id) is not None
+
+    async def is_waiting(self, thread_id: str, position: Position) -> bool:
+        """Whether workers still have to apply a task up to *position*: not if the thread is parked, unless it is deleted."""
+        of = self._keys_of(thread_id)
+        if not await self._ask(self._redis.xrange, of.mailbox(thread_id), "-", position, 1):
+            return False
+        return await self.is_deleted(thread_id) or not await self._ask(self._redis.hexists, of.parked, thread_id)
+
+    async def progress(self, writer: Writer) -> Progress:
+        """Return how far workers are with the writer's tasks."""
+        of, thread_id = self._keys_of(writer.thread_id), writer.thread_id
+        async with self._questions, self._redis.pipeline(transaction=False) as questions:
+            questions.hget(of.writers(thread_id), f"a:{writer.id}")
+            questions.get(of.applied(thread_id))
+            questions.hget(of.parked, thread_id)
+            n, position, detail = await questions.execute()
+        is_known = n is not None and position is not None
+        return Progress(
+            (int(n), position.decode()) if is_known else None, None if detail is None else parked_reason(detail)
+        )
+
+    # -- acknowledgements ----------------------------------------------------------------------------------
+
+    def pubsub(self) -> PubSub:
+        """Return a connection that can subscribe."""
+        pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
+        return pubsub
+
+    def ack_channels(self, client: str) -> list[str]:
+        """Return the channels, one a shard, on which workers acknowledge the client's tasks."""
+        return [of.acks(client) for of in self._shard_keys]
+
+    # -- parked threads ------------------------------------------------------------------------------------
+
+    async def parked(self) -> list[ParkedThread]:
+        """Return all parked threads, sorted by id."""
+        found = []
+        for of in self._shard_keys:
+            parked = await self._redis.hgetall(of.parked)
+            found += [ParkedThread(thread.decode(), of.shard, detail) for thread, detail in parked.items()]
+        return sorted(found, key=lambda parked: parked.thread_id)
+
+    async def require_parked(self, thread_id: str) -> ParkedThread:
+        """Return the parked thread, whichever shard holds it: others may have parked it in the wrong one.
+
+        Raises:
+            ThreadNotFound: it is not parked.
+        """
+        for of in self._shard_keys:
+            if (detail := await self._redis.hget(of.parked, thread_id)) is not None:
+                return ParkedThread(thread_id, of.shard, detail)
+        raise ThreadNotFound(thread_id, "it is not parked")
+
+    async def waiting(self, parked: ParkedThread) -> AsyncIterator[WaitingEntry]:
+        """Yield the entries of a parked thread's mailbox in order, beginning with the one that stopped it."""
+        mailbox, start = self._shard_keys[parked.shard].mailbox(parked.thread_id), "-"
+        while page := await self._redis.xrange(mailbox, min=start, count=PAGE):
+            for position, fields in page:
+                yield WaitingEntry(position.decode(), fields)
+            start = f"({page[-1][0].decode()}"
+
+    async def unpark(self, thread_id: str) -> bool:
+        """Let workers try a parked thread again, from the task that stopped it; return whether it was parked."""
+        of = self._keys_of(thread_id)
+        was_parked = bool(await self._unpark([of.ready, of.parked], [thread_id]))
+        if was_parked:
+            await self.poke(thread_id)
+        return was_parked
+
+    async def drop(self, parked: ParkedThread, entries: list[WaitingEntry]) -> None:
+        """Remove *entries*, the first of the mailbox, and let workers go on with the next.
+
+        The entries count as applied: no flush waits for them, and their writers' later tasks are accepted. Dropping
+        a deletion opens the thread again.
+
+        Raises:
+            Conflict: the thread was retried, or its mailbox changed, after *parked* and *entries* were read; nothing
+                is dropped.
+        """
+        of, thread_id = self._shard_keys[parked.shard], parked.thread_id
+        dropped = await self._drop(
+            [
+                of.ready,
+                of.parked,
+                of.deleted,
+                of.mailbox(thread_id),
+                of.writers(thread_id),
+                of.applied(thread_id),
+                of.idempotency_keys(thread_id),
+            ],
+            [
+                thread_id,
+                parked.detail,
+                self._ttl_s,
+                of.acks_prefix,
+                len(entries),
+                *(entry.position for entry in entries),
+                *(field for pair in _last_counters(entries).items() for field in pair),
+            ],
+        )
+        if not dropped:
+            raise Conflict(f"thread {thread_id} is no longer parked at {entries[0].position}; nothing was dropped")
+
+    def _keys_of(self, thread_id: str) -> names.ShardKeys:
+        return self._shard_keys[names.shard_of(thread_id, len(self._shard_keys))]
+
+    async def _ask(self, question: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        async with self._questions:
+            return await question(*args)
+
+
+def _arguments(submission: Submission) -> tuple[str | bytes | int, ...]:
+    task = submission.task
+    kind = _KINDS.get(task.op, "") if submission.patch is None else "pair"
+    expected = submission.expected or ""
+    if submission.is_repeated:  # its conditions held when Redis first accepted it
+        kind, expected = "" if kind == "create" else kind, ""
+    return submission.n, kind, expected, task.key or "", task.header, task.lines
+
+
+def _last_counters(entries: Iterable[WaitingEntry]) -> dict[str, int]:
+    last: dict[str, int] = {}
+    for entry in entries:
+        if entry.counter is not None:
+            writer, n = entry.counter
+            last[writer] = max(n, last.get(writer, 0))
+    return last

@@ -1,0 +1,191 @@
+"""How far workers are: waits until they have applied tasks, and asks Redis, since publications may be lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
+from livethread.open_threads import OpenThreads
+from livethread.queued.connection import redis_errors_translated, without_password
+from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.outbox import Outbox
+from livethread.queued.writer import Writer
+from livethread.types import START, Position, position_key
+from livethread_config import Settings
+
+#: First and longest wait for a publication before Redis is asked instead.
+ASK_FIRST: Final = 0.02  # seconds
+ASK_LONGEST: Final = 1.0  # seconds
+
+#: Longest time, and half a flush at most, without a question about one thread while publications about others come in:
+#: no publication says that Redis lost the tasks of this one.
+ASK_ANYWAY: Final = 10.0  # seconds
+
+#: Threads that are not open and whose next read waits for a position; in older ones it was applied long ago.
+COLD_THREADS: Final = 10_000
+
+NEVER: Final = float("-inf")
+
+
+@dataclass(slots=True)
+class Liveness:
+    """Signs that workers are at work, so that a waiting thread need not ask. Times are the loop's, in seconds."""
+
+    #: Time of the last publication about any thread.
+    heard_at: float = NEVER
+    #: Time of the last question about each shard: one doorbell serves a shard, so one question serves all who wait.
+    asked_at: dict[int, float] = field(default_factory=dict)
+    #: Time of the last question about each shard whose answer was new.
+    news_at: dict[int, float] = field(default_factory=dict)
+    #: Why the last question about each shard failed, if it did.
+    failures: dict[int, Exception] = field(default_factory=dict)
+
+    def is_silent(self, shard: int, wait: float, now: float) -> bool:
+        """Whether there was no such sign about *shard* for *wait* seconds."""
+        news_at = self.news_at.get(shard, NEVER)
+        was_published = self.heard_at >= news_at or now - news_at <= ASK_FIRST  # or may be about to be
+        # If one publication was lost, others may be lost, too: then each thread has to ask for itself.
+        asked_at = self.asked_at.get(shard, NEVER) if was_published else NEVER
+        return now - max(self.heard_at, asked_at) >= wait
+
+
+class ProgressWatch:
+    """Waits for workers on behalf of one store."""
+
+    def __init__(
+        self, mailboxes: Mailboxes, settings: Settings, outbox: Outbox, threads: OpenThreads[Writer]
+    ) -> None:
+        self._mailboxes = mailboxes
+        self._settings = settings
+        self._outbox = outbox
+        self._threads = threads
+        self._liveness = Liveness()
+        #: Thread -> position that its next read waits for.
+        self._cold: dict[str, Position] = {}
+
+    def note_publication(self) -> None:
+        """Note that publications come in."""
+        self._liveness.heard_at = asyncio.get_running_loop().time()
+        self._liveness.failures.clear()
+
+    def remember(self, thread_id: str, position: Position) -> None:
+        """Have the thread's next read wait for *position* though the thread is not open, or another writer got it."""
+        self._cold[thread_id] = max(position, self._cold.get(thread_id, START), key=position_key)
+        if len(self._cold) > COLD_THREADS:
+            del self._cold[next(iter(self._cold))]
+
+    async def catch_up(self, thread_id: str) -> None:
+        """Wait until everything is applied that this store had accepted for the thread."""
+        writer = self._threads.get(thread_id)
+        if writer is not None and writer.has_outstanding:
+            await self.flush(writer, None)
+        if (position := self._cold.get(thread_id)) is not None:
+            await self._until_applied(thread_id, position)
+            if self._cold.get(thread_id) == position:  # no later one was added meanwhile
+                del self._cold[thread_id]
+
+    async def flush(self, writer: Writer, timeout_s: float | None) -> None:
+        """Return once everything submitted to *writer* so far is applied.
+
+        Raises:
+            ThreadParked: a task of the thread cannot be applied.
+            Unavailable: it took longer than *timeout_s*.
+        """
+        limit, shard = timeout_s or self._settings.flush_timeout_s, writer.place.shard
+        marker, now = writer.marker, asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(limit):
+                wait, asked_at = ASK_FIRST, now()
+                while not writer.is_applied_up_to(marker):
+                    if writer.parked is not None:
+                        await self.ask(writer)  # it may have been retried since
+                        if writer.parked is not None:
+                            raise ThreadParked(writer.thread_id, writer.parked)
+                    writer.changed.clear()
+                    try:
+                        async with asyncio.timeout(wait):
+                            await writer.changed.wait()
+                    except TimeoutError:
+                        is_overdue = now() - asked_at >= min(ASK_ANYWAY, limit / 2)
+                        if is_overdue or self._liveness.is_silent(shard, wait, now()):
+                            await self.ask(writer)
+                            asked_at = now()
+                        wait = min(wait * 4, ASK_LONGEST)
+        except TimeoutError:
+            failure = self._liveness.failures.get(shard)
+            raise self._not_applied(writer.thread_id, limit, failure) from failure
+
+    async def ask(self, writer: Writer) -> bool:
+        """Ask Redis how far *writer* is, and offer its last tasks again; return whether Redis answers.
+
+        Offering again is harmless if Redis holds the tasks. If it lost them, or a doorbell was lost, that
+        gets the thread going again.
+        """
+        shard, now = writer.place.shard, asyncio.get_running_loop().time
+        self._liveness.asked_at[shard], known = now(), (writer.floor, writer.parked)
+        try:
+            progress = await self._mailboxes.progress(writer)
+        except (RedisError, OSError) as error:
+            self._liveness.failures[shard] = error
+            return False
+        self._liveness.failures.pop(shard, None)
+        if progress.applied is not None:
+            writer.note_applied(*progress.applied)
+        writer.note_parked(progress.parked)
+        if (writer.floor, writer.parked) != known:
+            self._liveness.news_at[shard] = now()
+        if progress.parked is None and writer.rewind_last():
+            self._outbox.send(writer)
+        return True
+
+    async def ask_all(self, first: Writer | None = None) -> None:
+        """Ask Redis about all open threads with unapplied tasks, *first* before the others."""
+        writers = self._threads.values()
+        for writer in sorted(writers, key=lambda writer: writer is not first) if first else writers:
+            if writer.unapplied and not await self.ask(writer):
+                return
+
+    async def until_empty(self, thread_id: str) -> None:
+        """Wait until everything now in the thread's mailbox is applied, or the thread is parked.
+
+        Raises:
+            ThreadNotFound: its deletion was accepted.
+            Unavailable: Redis does not answer, or it took longer than a flush may.
+        """
+        with redis_errors_translated(self._settings):
+            if await self._mailboxes.is_deleted(thread_id):
+                raise ThreadNotFound(thread_id, "it was deleted")
+            tail = await self._mailboxes.tail(thread_id)
+        if tail is not None:
+            await self._until_applied(thread_id, tail)
+
+    async def _until_applied(self, thread_id: str, position: Position) -> None:
+        """Wait until the thread is applied up to *position*, parked or deleted, or Redis has lost the tasks."""
+        limit = self._settings.flush_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                wait = ASK_FIRST
+                with redis_errors_translated(self._settings):
+                    while await self._mailboxes.is_waiting(thread_id, position):
+                        await asyncio.sleep(wait)
+                        with suppress(OutOfMemoryError):  # workers make room
+                            await self._mailboxes.poke(thread_id)
+                        wait = min(wait * 2, ASK_LONGEST)
+        except TimeoutError:
+            raise self._not_applied(thread_id, limit, None) from None
+
+    def _not_applied(self, thread_id: str, limit: float, failure: Exception | None) -> Unavailable:
+        cause = (
+            f"Redis at {without_password(self._settings.client_url)} does not answer ({failure})"
+            if failure
+            else "Is a worker running (celery --app livethread_worker.entrypoint worker)?"
+        )
+        return Unavailable(
+            f"the tasks of thread {thread_id} were not applied within {limit:g} s; they are kept, in order, and nothing "
+            f"is lost; flush again to wait longer. {cause}"
+        )
