@@ -501,6 +501,6 @@ def test_the_machine_catches_workers_that_forget_the_counters(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ThreadState, "mark", lambda _state, _writer: WriterMark(0, 0))
-    monkeypatch.setattr(ThreadWork, "_is_committed", lambda _work, _entry: False)
+    monkeypatch.setattr(ThreadWork, "is_committed", lambda _work, _entry: False)
 
     assert_finds_a_fault(served_by(redis_server), "is not what Redis accepted")
