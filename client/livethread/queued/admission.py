@@ -39,7 +39,7 @@ class Admission:
             Unavailable: the store was closed meanwhile.
         """
         if self._timeout_s is None:
-            queued = _submit(writer, submission, 0.0)
+            queued = writer.submit(submission)
         else:
             queued = await self._submit_when_there_is_room(writer, submission, self._timeout_s)
         self._outbox.send(writer)
@@ -54,7 +54,7 @@ class Admission:
             async with asyncio.timeout_at(deadline), writer.admission_lock:
                 while not self._is_stopped:
                     try:
-                        return _submit(writer, submission, deadline)
+                        return writer.submit(submission, deadline)
                     except NoRoom as error:
                         reason = str(error)
                     if writer.queue and not writer.queue[0].is_postponed:  # a creation makes room once it is applied
@@ -74,10 +74,3 @@ class Admission:
                 await self._budget.freed.wait()
         except TimeoutError:
             await self._progress.ask_all(writer)
-
-
-def _submit(writer: Writer, submission: Submission | None, deadline: float) -> Submission | None:
-    if submission is None:
-        return writer.submit_creation(deadline)
-    writer.submit(submission, deadline)
-    return submission
