@@ -497,7 +497,7 @@ async def test_a_thread_whose_rollout_is_gone_is_parked_and_a_flush_says_why(
         await flush(store, thread_id)
 
     assert failure.value.thread_id == thread_id
-    assert "are kept in order" in str(failure.value)
+    assert "are kept, in order" in str(failure.value)
 
 
 async def test_the_log_of_a_worker_says_which_thread_is_parked_and_why(

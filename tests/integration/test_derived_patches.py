@@ -23,8 +23,8 @@ from livethread import (
     ThreadMetadataPatch,
     UpdateThreadMetadataParams,
 )
+from livethread.metadata import MetadataUpdate
 from livethread.observers import ItemsAppended, MetadataUpdated
-from livethread.types import MetadataUpdate
 from livethread_config import Settings, names
 
 

@@ -128,7 +128,7 @@ async def test_a_parked_thread_is_listed_with_its_reason(
     bare, listed = await done(settings), await done(settings, "list")
     [as_json] = json.loads(await done(settings, "list", "--json"))
 
-    assert bare == listed == f"{thread_id}  InvalidRequest: a line of an append_items is no item\n"
+    assert bare == listed == f"{thread_id}  InvalidRequest: a line of an append_items holds no item\n"
     assert as_json == json.loads(await done(settings, "--json"))[0]
     assert (as_json["thread_id"], as_json["reason"]) == (thread_id, listed.split("  ")[1].strip())
 
@@ -217,7 +217,7 @@ async def test_a_dropped_task_is_kept_whole_and_what_stands_behind_it_is_applied
     assert texts(await history(store, thread_id)) == ["before", "behind"]
     [[kept]] = kept_in(settings)
     assert (kept["thread_id"], kept["position"], kept["op"]) == (thread_id, position, "append_items")
-    assert kept["reason"] == "InvalidRequest: a line of an append_items is no item"
+    assert kept["reason"] == "InvalidRequest: a line of an append_items holds no item"
     assert kept["fields"]["lines"] == '{"poison": "secret"}'
     assert sorted(kept["fields"]) == ["lines", "n", "task", "writer"]
     assert str(settings.home / "livethread" / "quarantine") in said

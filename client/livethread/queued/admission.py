@@ -38,12 +38,12 @@ class Admission:
             ThreadNotFound: the thread was shut down or discarded.
             Unavailable: the store was closed meanwhile.
         """
-        if self._timeout_s is None:
-            queued = writer.submit(submission)
-        else:
-            queued = await self._submit_when_there_is_room(writer, submission, self._timeout_s)
-        self._outbox.send(writer)
-        return queued
+        try:
+            if self._timeout_s is None:
+                return writer.submit(submission)
+            return await self._submit_when_there_is_room(writer, submission, self._timeout_s)
+        finally:
+            self._outbox.send(writer)  # if only the creation had room: it makes room once it is applied
 
     async def _submit_when_there_is_room(
         self, writer: Writer, submission: Submission | None, timeout_s: float
@@ -57,7 +57,7 @@ class Admission:
                         return writer.submit(submission, deadline)
                     except NoRoom as error:
                         reason = str(error)
-                    if writer.queue and not writer.queue[0].is_postponed:  # a creation makes room once it is applied
+                    if writer.queue and not writer.queue[0].is_postponed:
                         self._outbox.send(writer)
                     await self._until_freed(writer)
         except TimeoutError:

@@ -109,9 +109,8 @@ class ProgressWatch:
                             raise ThreadParked(writer.thread_id, writer.parked)
                     writer.changed.clear()
                     due = now() + wait
-                    timer = loop.call_at(
-                        due, writer.changed.set
-                    )  # far cheaper than a timeout in each of many threads
+                    # With many threads, far cheaper than a timeout.
+                    timer = loop.call_at(due, writer.changed.set)
                     try:
                         await writer.changed.wait()
                     finally:
