@@ -57,8 +57,10 @@ class Enqueuer:
         expected: str = "",
         key: str = "",
         delete: bool = False,
+        pair: int | None = None,
         epoch: int | str = "",
     ) -> Reply:
+        """Offer tasks with *counters*; the task *pair* and the one after it are an append and its derived patch."""
         keys = self.keys
         shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
         of_thread = [
@@ -70,8 +72,9 @@ class Enqueuer:
         args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, epoch, len(counters)]
         for number, n in enumerate(counters):
             first, last_one = number == 0, number == len(counters) - 1
-            kind = "create" if new and first else "delete" if delete and last_one else ""
-            args += [n, kind, expected, key, TASK, line(n)]
+            kind = "create" if new and first else "delete" if delete and last_one else "pair" if n == pair else ""
+            is_patch = pair is not None and n == pair + 1
+            args += [n, kind, "" if is_patch else expected, "" if is_patch else key, TASK, line(n)]
         ring, [status, last, position, tail, fresh] = self._script(keys=shard + of_thread, args=args)
         return Reply(bool(ring), status.decode(), last, position.decode(), tail.decode(), fresh)
 
@@ -214,6 +217,74 @@ def test_a_full_mailbox_takes_what_fits_and_recovers(redis: Redis, settings: Set
     assert (still_full.status, still_full.last) == ("full", 2)
     assert (recovered.status, recovered.last) == ("ok", 3)
     assert enqueue.counters(thread_id) == [2, 3]
+
+
+def test_a_pair_takes_the_last_two_places_of_a_mailbox_or_neither(
+    redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    enqueue = Enqueuer(redis, settings, bound=3)
+    enqueue(thread_id, [1, 2])
+
+    refused = enqueue(thread_id, [3, 4], pair=3)
+    mailbox = enqueue.counters(thread_id)
+    redis.xdel(enqueue.keys.mailbox(thread_id), enqueue.stored(thread_id)[0][0])
+    accepted = enqueue(thread_id, [3, 4], pair=3)
+
+    assert (refused.status, refused.last, refused.fresh, mailbox) == ("full", 2, 0, [1, 2])
+    assert (accepted.status, accepted.last, accepted.fresh) == ("ok", 4, 2)
+    assert enqueue.counters(thread_id) == [2, 3, 4]
+
+
+def test_a_pair_stands_at_consecutive_positions_and_its_last_one_is_the_threads(
+    enqueue: Enqueuer, thread_id: str
+) -> None:
+    first = enqueue(thread_id, [1])
+
+    pair = enqueue(thread_id, [2, 3], pair=2, expected=first.position, key="k")
+
+    (high, low), last = (position_key(position) for position, _, _ in enqueue.stored(thread_id)[1:])
+    assert last == (high, low + 1)
+    assert (pair.status, pair.position, pair.tail) == ("ok", f"{high}-{low + 1}", f"{high}-{low + 1}")
+    assert enqueue(thread_id, [4], expected=pair.position).status == "ok"
+
+
+@pytest.mark.parametrize("why", ["moved", "fenced", "deleted", "gap"])
+def test_a_refused_append_takes_its_patch_along(enqueue: Enqueuer, redis: Redis, thread_id: str, why: str) -> None:
+    enqueue(thread_id, [1])
+    if why == "deleted":
+        redis.zadd(enqueue.keys.deleted, {thread_id: 1})
+    if why == "fenced":
+        redis.hset(enqueue.keys.writers(thread_id), names.EPOCH, 7)
+    first = 3 if why == "gap" else 2
+
+    reply = enqueue(thread_id, [first, first + 1], pair=first, expected="1-1" if why == "moved" else "", epoch=6)
+
+    assert (reply.status, reply.last, reply.fresh) == (why, 1, 0)
+    assert enqueue.counters(thread_id) == [1]
+
+
+def test_a_repeated_pair_is_not_added_again_though_the_mailbox_is_full(
+    redis: Redis, settings: Settings, thread_id: str
+) -> None:
+    enqueue = Enqueuer(redis, settings, bound=2)
+    first = enqueue(thread_id, [1, 2], pair=1)
+
+    again = enqueue(thread_id, [1, 2], pair=1)
+
+    assert (again.status, again.last, again.position, again.fresh) == ("ok", 2, first.position, 0)
+    assert enqueue.counters(thread_id) == [1, 2]
+
+
+def test_a_pair_whose_patch_was_lost_alone_is_completed(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
+    enqueue(thread_id, [1, 2], pair=1)
+    (kept, _, _), (lost, _, _) = enqueue.stored(thread_id)
+    redis.xdel(enqueue.keys.mailbox(thread_id), lost)
+    redis.hset(enqueue.keys.writers(thread_id), mapping={"w1": f"1 {kept}", "tail": kept})
+
+    reply = enqueue(thread_id, [1, 2], pair=1)
+
+    assert (reply.status, reply.last, reply.fresh) == ("ok", 2, 1)
+    assert enqueue.counters(thread_id) == [1, 2]
 
 
 def test_another_mailbox_is_not_full_because_one_is(redis: Redis, settings: Settings, thread_id: str) -> None:

@@ -102,4 +102,5 @@ class Acknowledgements:
                 self._outbox.send(writer)  # there is room again
             if id_ == writer.id:
                 writer.note_applied(int(n), position)
-                writer.note_parked(None)
+                if writer.parked is not None:
+                    writer.note_parked(None)

@@ -38,12 +38,12 @@ class Admission:
             ThreadNotFound: the thread was shut down or discarded.
             Unavailable: the store was closed meanwhile.
         """
-        if self._timeout_s is None:
-            queued = _submit(writer, submission, 0.0)
-        else:
-            queued = await self._submit_when_there_is_room(writer, submission, self._timeout_s)
-        self._outbox.send(writer)
-        return queued
+        try:
+            if self._timeout_s is None:
+                return writer.submit(submission)
+            return await self._submit_when_there_is_room(writer, submission, self._timeout_s)
+        finally:
+            self._outbox.send(writer)  # if only the creation had room: it makes room once it is applied
 
     async def _submit_when_there_is_room(
         self, writer: Writer, submission: Submission | None, timeout_s: float
@@ -54,10 +54,10 @@ class Admission:
             async with asyncio.timeout_at(deadline), writer.admission_lock:
                 while not self._is_stopped:
                     try:
-                        return _submit(writer, submission, deadline)
+                        return writer.submit(submission, deadline)
                     except NoRoom as error:
                         reason = str(error)
-                    if writer.queue and not writer.queue[0].is_postponed:  # a creation makes room once it is applied
+                    if writer.queue and not writer.queue[0].is_postponed:
                         self._outbox.send(writer)
                     await self._until_freed(writer)
         except TimeoutError:
@@ -74,10 +74,3 @@ class Admission:
                 await self._budget.freed.wait()
         except TimeoutError:
             await self._progress.ask_all(writer)
-
-
-def _submit(writer: Writer, submission: Submission | None, deadline: float) -> Submission | None:
-    if submission is None:
-        return writer.submit_creation(deadline)
-    writer.submit(submission, deadline)
-    return submission

@@ -104,9 +104,13 @@ class Mailboxes:
             epoch = "" if writer.epoch is None or first.is_promised else writer.epoch
             args += (writer.thread_id, writer.id, writer.floor, epoch, submissions[-1].last - first.n + 1)
             for submission in submissions:
-                args += _arguments(submission)
-                if (patch := submission.patch) is not None:
-                    args += (submission.last, "", "", "", patch.header, patch.lines)
+                task, expected = submission.task, submission.expected or ""
+                kind = _KINDS.get(task.op, "") if submission.patch is None else "pair"
+                if submission.is_repeated:  # its conditions held when Redis first accepted it
+                    kind, expected = "" if kind == "create" else kind, ""
+                args += (submission.n, kind, expected, task.key or "", task.header, task.lines)
+                if submission.patch is not None:
+                    args += (submission.last, "", "", "", submission.patch.header, submission.patch.lines)
         ring, *replies = await self._enqueue(keys=keys, args=args)
         if ring:
             self._doorbell.ring(shard)
@@ -258,15 +262,6 @@ class Mailboxes:
     async def _ask(self, question: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         async with self._questions:
             return await question(*args)
-
-
-def _arguments(submission: Submission) -> tuple[str | bytes | int, ...]:
-    task = submission.task
-    kind = _KINDS.get(task.op, "") if submission.patch is None else "pair"
-    expected = submission.expected or ""
-    if submission.is_repeated:  # its conditions held when Redis first accepted it
-        kind, expected = "" if kind == "create" else kind, ""
-    return submission.n, kind, expected, task.key or "", task.header, task.lines
 
 
 def _last_counters(entries: Iterable[WaitingEntry]) -> dict[str, int]:

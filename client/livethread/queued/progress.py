@@ -97,7 +97,8 @@ class ProgressWatch:
             Unavailable: it took longer than *timeout_s*.
         """
         limit, shard = timeout_s or self._settings.flush_timeout_s, writer.place.shard
-        marker, now = writer.marker, asyncio.get_running_loop().time
+        marker, loop = writer.marker, asyncio.get_running_loop()
+        now = loop.time
         try:
             async with asyncio.timeout(limit):
                 wait, asked_at = ASK_FIRST, now()
@@ -107,10 +108,14 @@ class ProgressWatch:
                         if writer.parked is not None:
                             raise ThreadParked(writer.thread_id, writer.parked)
                     writer.changed.clear()
+                    due = now() + wait
+                    # With many threads, far cheaper than a timeout.
+                    timer = loop.call_at(due, writer.changed.set)
                     try:
-                        async with asyncio.timeout(wait):
-                            await writer.changed.wait()
-                    except TimeoutError:
+                        await writer.changed.wait()
+                    finally:
+                        timer.cancel()
+                    if now() >= due:
                         is_overdue = now() - asked_at >= min(ASK_ANYWAY, limit / 2)
                         if is_overdue or self._liveness.is_silent(shard, wait, now()):
                             await self.ask(writer)

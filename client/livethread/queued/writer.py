@@ -27,35 +27,28 @@ class Budget:
     #: Set whenever a task is let go.
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def require(self, size: int) -> None:
-        """Return if *size* more bytes have room.
+    def take(self, size: int) -> None:
+        """Count *size* more bytes.
 
         Raises:
-            NoRoom: they have none now.
+            NoRoom: they have no room now.
+            ResourceExhausted: they are more than the whole budget.
         """
-        if self.used + size > self.limit:
+        if self.used + size <= self.limit:
+            self.used += size
+        elif size > self.limit:
+            raise ResourceExhausted(
+                f"a task of {size} bytes, but only {self.limit} bytes may wait to be applied "
+                "(LIVETHREAD_OUTBOX_MAX_BYTES)"
+            )
+        else:
             raise NoRoom(
                 f"{self.used} bytes of tasks wait to be applied, the most that are kept; "
                 "flush before you append more (or raise LIVETHREAD_OUTBOX_MAX_BYTES)"
             )
 
-    def take(self, size: int) -> None:
-        """Count a task of *size* bytes.
-
-        Raises:
-            NoRoom: it has no room now.
-            ResourceExhausted: it is larger than the whole budget.
-        """
-        if size > self.limit:
-            raise ResourceExhausted(
-                f"a task of {size} bytes, but only {self.limit} bytes may wait to be applied "
-                "(LIVETHREAD_OUTBOX_MAX_BYTES)"
-            )
-        self.require(size)
-        self.used += size
-
     def give_back(self, size: int) -> None:
-        """Stop counting a task of *size* bytes."""
+        """Stop counting *size* bytes."""
         self.used -= size
         self.freed.set()
 
@@ -77,9 +70,10 @@ class Submission:
     expected: Position | None = None
     #: The task that follows directly: both are accepted, or neither is.
     patch: EncodedTask | None = None
-    #: Bytes of its tasks.
+    #: Number and bytes of its tasks.
+    count: int = field(init=False)
     size: int = field(init=False)
-    #: Resolves to the last task's position once Redis holds all of them.
+    #: Resolves to the last task's position once Redis holds all of them; there is one once it is queued.
     accepted: asyncio.Future[Position] = field(init=False)
     #: Loop time of the submission, in seconds.
     since: float = 0.0
@@ -87,8 +81,9 @@ class Submission:
     order: int = 0
     #: Loop time until which it may wait for room in a full mailbox.
     deadline: float = 0.0
-    #: The writer's counter of the first task; 0 until it is sent for the first time.
+    #: The writer's counters of the first and the last task; 0 until it is sent for the first time.
     n: int = 0
+    last: int = 0
     #: Position of the last task.
     position: Position = START
     #: Whether it is offered again without its conditions, because Redis held it once and lost it.
@@ -97,18 +92,10 @@ class Submission:
     is_postponed: bool = False
 
     def __post_init__(self) -> None:
-        self.size = self.task.size if self.patch is None else self.task.size + self.patch.size
-        self.accepted = asyncio.get_running_loop().create_future()
-
-    @property
-    def count(self) -> int:
-        """How many tasks it brings."""
-        return 1 if self.patch is None else 2
-
-    @property
-    def last(self) -> int:
-        """Counter of its last task."""
-        return self.n if self.patch is None else self.n + 1
+        if self.patch is None:
+            self.count, self.size = 1, self.task.size
+        else:
+            self.count, self.size = 2, self.task.size + self.patch.size
 
     @property
     def append_position(self) -> Position:
@@ -134,9 +121,10 @@ class Submission:
     def split(self) -> Submission:
         """Return the patch as a submission of its own, and keep the task before it, which Redis holds."""
         assert self.patch is not None
-        patch = replace(self, task=self.patch, expected=None, patch=None, n=self.n + 1, is_repeated=True)
-        patch.accepted, self.accepted = self.accepted, patch.accepted  # the caller waits for both
-        self.patch, self.size = None, self.task.size
+        patch = replace(self, task=self.patch, expected=None, patch=None, n=self.last, is_repeated=True)
+        # The caller waits for both.
+        patch.accepted, self.accepted = self.accepted, self.accepted.get_loop().create_future()
+        self.patch, self.count, self.size, self.last = None, 1, self.task.size, self.n
         return patch
 
 
@@ -231,10 +219,11 @@ class Writer:
 
     # -- submitting ----------------------------------------------------------------------------------------
 
-    def submit(self, submission: Submission, deadline: float = 0.0) -> None:
-        """Queue *submission* after all others, and the thread's creation before it if that is due.
+    def submit(self, submission: Submission | None, deadline: float = 0.0) -> Submission | None:
+        """Queue *submission* after all others, and the thread's creation before it if that is due; return it.
 
-        In a full mailbox it waits for room until *deadline*. After `NoRoom` the same submission may be tried again.
+        None stands for the creation alone: it is returned while Redis has not accepted it. In a full mailbox a
+        submission waits for room until *deadline*. After `NoRoom` the same one may be submitted again.
 
         Raises:
             NoRoom: too much is outstanding for this thread or the store.
@@ -244,37 +233,29 @@ class Writer:
         if self._is_closed:
             raise ThreadNotFound(self.thread_id, "it was shut down or discarded")
         if self._creation is not None and self._creating is None:
-            if (size := self._creation.size + submission.size) <= self._budget.limit:
-                self._budget.require(size)  # else the thread would be created, and stay empty
-            self.submit_creation(deadline)
-            if submission.expected == START:
-                submission.expected = None  # the creation itself requires a thread without tasks
-        self._append(submission, deadline)
-
-    def submit_creation(self, deadline: float = 0.0) -> Submission | None:
-        """Queue the thread's creation if that is due; return it while Redis has not accepted it.
-
-        Raises:
-            NoRoom: too much is outstanding.
-        """
-        if self._creation is not None and self._creating is None:
             creating = Submission(self._creation)
-            self._append(creating, deadline)
-            self._creating = creating
-        return self._creating
+            if submission is not None and (size := creating.size + submission.size) <= self._budget.limit:
+                self._budget.take(size)  # both have room: else the thread would be created, and stay empty
+                self._budget.give_back(size)
+            self._creating = self._append(creating, deadline)
+            if submission is not None and submission.expected == START:
+                submission.expected = None  # the creation itself requires a thread without tasks
+        return self._creating if submission is None else self._append(submission, deadline)
 
-    def _append(self, submission: Submission, deadline: float) -> None:
+    def _append(self, submission: Submission, deadline: float) -> Submission:
         if self._tasks + submission.count > self._max_tasks:
             raise NoRoom(
                 f"{self._tasks} tasks of thread {self.thread_id} wait to be applied, and {self._max_tasks} are the most; "
                 + (f"it is parked: {self.parked}" if self.parked else "flush before you append more")
             )
         self._budget.take(submission.size)
+        loop = asyncio.get_running_loop()
         self._orders += 1
-        submission.order, submission.since = self._orders, asyncio.get_running_loop().time()
-        submission.deadline = deadline
         self._tasks += submission.count
+        submission.accepted = loop.create_future()
+        submission.order, submission.since, submission.deadline = self._orders, loop.time(), deadline
         self.queue.append(submission)
+        return submission
 
     # -- sending -------------------------------------------------------------------------------------------
 
@@ -293,7 +274,7 @@ class Writer:
             if self.epoch is not None and submission.is_promised != is_promised:
                 break
             submission.n, submission.is_postponed = n + 1, False
-            n = submission.last
+            submission.last = n = n + submission.count
             tasks -= submission.count
             size -= submission.size
             batch.append(submission)
@@ -427,10 +408,14 @@ class Writer:
                 self._observers.emit(TasksApplied(self.thread_id, self.applied))
 
     def _let_go(self, n: int) -> None:
+        size = 0
         while self.unapplied and self.unapplied[0].last <= n:
             submission = self.unapplied.popleft()
             self.floor = submission.last
-            self._stop_keeping(submission)
+            self._tasks -= submission.count
+            size += submission.size
+        if size:
+            self._budget.give_back(size)
 
     def _forget_counters(self) -> None:
         """Have the queue numbered again."""
@@ -441,12 +426,9 @@ class Writer:
     def _drop(self, submission: Submission, error: BaseException) -> None:
         if submission is self._creating:
             self._creating = None
-        self._stop_keeping(submission)
-        submission.fail(error)
-
-    def _stop_keeping(self, submission: Submission) -> None:
         self._tasks -= submission.count
         self._budget.give_back(submission.size)
+        submission.fail(error)
 
 
 def _before(position: Position, count: int) -> Position:

@@ -125,6 +125,14 @@ class FaultyMailboxes(Mailboxes):
         client = writer.id.partition(".")[0]
         self._client.publish(self.keys(writer.thread_id).acks(client), message)
 
+    def add_by_hand(self, writer: Writer, n: int, task: EncodedTask) -> Position:
+        """Accept *task* alone, with its writer's counter *n*."""
+        keys = self.keys(writer.thread_id)
+        fields = {"writer": writer.id, "n": n, "task": task.header, "lines": task.lines}
+        position: str = self._client.xadd(keys.mailbox(writer.thread_id), fields).decode()
+        self._client.hset(keys.writers(writer.thread_id), mapping={writer.id: f"{n} {position}", "tail": position})
+        return position
+
     def empty(self, thread_id: str) -> None:
         """Take all tasks out of the mailbox, as a worker does."""
         self._client.delete(self.keys(thread_id).mailbox(thread_id))

@@ -11,7 +11,8 @@ import pytest
 from tests.unit.client.queued.faulty_mailboxes import new_writer
 
 from livethread.errors import NOTHING_STORED, ResourceExhausted, ThreadNotFound, Unavailable
-from livethread.ordered_tasks import AppendItems, OrderedTask
+from livethread.metadata import ThreadMetadataPatch
+from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask, UpdateThreadMetadata
 from livethread.queued import admission as admission_module
 from livethread.queued.admission import Admission
 from livethread.queued.writer import Budget, Submission, Writer
@@ -199,3 +200,23 @@ async def test_who_waits_when_the_store_is_closed_is_told_so(waiting: Settings) 
     results = await asyncio.gather(*tasks[2:], return_exceptions=True)
     assert [str(result) for result in results] == ["the store was closed before Redis accepted the task"] * 2
     assert gate.texts() == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("backpressure", ["refuse", "wait"])
+async def test_a_creation_is_sent_though_the_first_task_has_no_room_beside_it(
+    waiting: Settings, backpressure: str
+) -> None:
+    """Else it would never be applied, and the room that it takes never be free."""
+    gate = Gate(waiting.model_copy(update={"backpressure": backpressure, "backpressure_timeout_s": 0.01}))
+    gate.writer.create(OrderedTask(CreateThread(at=AT, session_meta={"id": THREAD})).encode())
+    patch = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title="t"), derived=True)).encode()
+    pair = Submission(OrderedTask(AppendItems(at=AT), (b"x",)).encode(), patch=patch)
+
+    with pytest.raises(ResourceExhausted):
+        await gate.admission.submit(gate.writer, pair)
+
+    assert [queued.task.op for queued in gate.writer.queue] == ["create_thread"]
+    assert gate.writer in gate.sent
+    gate.apply_one()
+    await gate.admission.submit(gate.writer, pair)
+    assert list(gate.writer.queue) == [pair]

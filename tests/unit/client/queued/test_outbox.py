@@ -932,3 +932,72 @@ async def test_a_task_that_is_on_its_way_cannot_be_taken_back(outbox: Outbox, ma
     mailboxes.open.set()
     await outcomes(sent)
     assert not writer.withdraw(sent)
+
+
+# -- an append and its derived patch -----------------------------------------------------------------------
+
+PATCH = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title="t"), derived=True)).encode()
+
+
+def submit_pair(outbox: Outbox, writer: Writer, text: str) -> Submission:
+    pair = queue(writer, append(text), patch=PATCH)
+    outbox.send(writer)
+    return pair
+
+
+async def test_a_mailbox_with_one_place_left_takes_no_half_of_a_pair(
+    outbox: Outbox, mailboxes: FaultyMailboxes
+) -> None:
+    await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2"))
+    writer = mailboxes.new_writer(A)
+
+    pair, single = submit_pair(outbox, writer, "pair"), *submit(outbox, writer, "single")
+
+    results = await outcomes(pair, single)
+    assert (type(results[0]), results[1]) == (ResourceExhausted, mailboxes.positions(A)[-1])
+    assert mailboxes.lines(A) == [b"1", b"2", b"single"]
+
+
+async def test_a_pair_whose_reply_was_lost_is_stored_once(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+    mailboxes.faults.append(LostReply())
+    writer = mailboxes.new_writer(A)
+
+    results = await outcomes(submit_pair(outbox, writer, "pair"))
+
+    assert results == mailboxes.positions(A)[1:]
+    assert mailboxes.headers(A) == [append("pair").header, PATCH.header]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+async def test_what_redis_lost_of_a_pair_is_sent_again(outbox: Outbox, mailboxes: FaultyMailboxes, kept: int) -> None:
+    writer = mailboxes.new_writer(A)
+    await outcomes(submit_pair(outbox, writer, "pair"))
+    if kept:
+        mailboxes.lose_tasks_after(writer, kept)
+    else:
+        mailboxes.lose_everything()
+
+    await outcomes(*submit(outbox, writer, "later"))
+
+    assert mailboxes.headers(A) == [append("pair").header, PATCH.header, append("later").header]
+    assert [n for _, n, _ in mailboxes.tasks(A)] == [1, 2, 3]
+    assert mailboxes.calls[-1] == {A: [kept + 1, 3]}
+
+
+async def test_of_a_call_that_was_stopped_half_way_no_pair_is_refused_in_half(
+    outbox: Outbox, mailboxes: FaultyMailboxes
+) -> None:
+    """Should Redis hold the append alone, its patch is promised: it goes in, though Redis had no memory for it."""
+    writer = mailboxes.new_writer(A)
+    mailboxes.faults.extend([None, OOM])
+    await outcomes(*submit(outbox, writer, "before"))
+    pair = queue(writer, append("pair"), patch=PATCH)
+    accepted = pair.accepted
+    writer.take(1)
+    writer.accept(2, mailboxes.add_by_hand(writer, 2, append("pair")), 1)
+
+    outbox.send(writer)
+
+    async with asyncio.timeout(DEADLINE):
+        assert await accepted == mailboxes.positions(A)[-1]
+    assert mailboxes.headers(A)[1:] == [append("pair").header, PATCH.header]

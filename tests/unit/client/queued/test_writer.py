@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from tests.unit.client.queued.faulty_mailboxes import new_writer, queue
 
 from livethread.errors import Conflict, ResourceExhausted, Unavailable
+from livethread.metadata import ThreadMetadataPatch
 from livethread.observers import Observers, TasksApplied
-from livethread.ordered_tasks import AppendItems, CreateThread, EncodedTask, OrderedTask
-from livethread.queued.writer import Budget, Submission, Writer
+from livethread.ordered_tasks import AppendItems, CreateThread, EncodedTask, OrderedTask, UpdateThreadMetadata
+from livethread.queued.writer import Budget, NoRoom, Submission, Writer
 from livethread.types import START
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 FULL = ResourceExhausted("the mailbox is full")
 MANY = 1_000
+PATCH = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title="t"), derived=True)).encode()
 
 
 @pytest.fixture
@@ -383,6 +385,136 @@ async def test_whoever_waits_hears_that_a_thread_is_parked_and_no_longer_is(writ
     assert (writer.parked, writer.changed.is_set()) == (None, True)
 
 
+# -- an append and its derived patch -------------------------------------------------------------------------
+
+
+def queue_pair(
+    writer: Writer, text: bytes = b"x", *, expected: str | None = None, deadline: float = 0.0
+) -> Submission:
+    return queue(writer, append(text), expected, deadline, patch=PATCH)
+
+
+async def test_a_pair_has_two_counters_and_the_position_of_its_patch(writer: Writer) -> None:
+    before, pair, after = queue(writer, append()), queue_pair(writer), queue(writer, append())
+
+    assert writer.take(10) == [before, pair, after]
+    assert [(s.n, s.last) for s in (before, pair, after)] == [(1, 1), (2, 3), (4, 4)]
+    writer.accept(4, "7-3", 4)
+
+    assert [await s.accepted for s in (before, pair, after)] == ["7-0", "7-2", "7-3"]
+    assert pair.append_position == "7-1"
+    assert writer.last_accepted == 4
+
+
+async def test_a_batch_never_splits_a_pair(writer: Writer) -> None:
+    first, pair = queue(writer, append()), queue_pair(writer)
+
+    assert writer.take(2) == [first]
+    assert writer.take(3, first.size + pair.size - 1) == [first]
+    writer.accept(1, "7-0", 1)
+
+    assert writer.take(1) == [pair]
+
+
+async def test_a_pair_needs_room_for_both_tasks(budget: Budget) -> None:
+    writer = new_writer(THREAD, budget, max_tasks=3)
+    queue_pair(writer)
+    with pytest.raises(NoRoom):
+        queue_pair(writer)
+    with pytest.raises(ResourceExhausted):
+        queue_pair(new_writer(THREAD, Budget(append().size + PATCH.size - 1), max_tasks=MANY))
+
+    queue(writer, append())
+
+    assert budget.used == 2 * append().size + PATCH.size
+
+
+@pytest.mark.parametrize("how", ["refused", "given up", "withdrawn", "dropped"])
+async def test_a_pair_ends_as_one(writer: Writer, budget: Budget, how: str) -> None:
+    pair, later = queue_pair(writer, deadline=1.0), queue(writer, append())
+    writer.take(10)
+    match how:
+        case "refused":
+            assert writer.refuse(FULL)
+        case "given up":
+            writer.give_up_first(FULL)
+        case "withdrawn":
+            writer.postpone()
+            assert writer.withdraw(pair)
+        case _:
+            writer.drop_all(FULL)
+
+    assert pair.accepted.done()
+    assert [s.n for s in writer.take(10)] == ([] if how == "dropped" else [1])
+    assert budget.used == (0 if how == "dropped" else later.size)
+
+
+async def test_a_pair_that_redis_lost_is_sent_again_whole(writer: Writer) -> None:
+    pair = queue_pair(writer, expected="1-1")
+    writer.take(10)
+    writer.accept(2, "7-1", 2)
+
+    writer.rewind(0)
+
+    assert writer.take(10) == [pair]
+    assert (pair.n, pair.last, pair.is_repeated, pair.is_promised) == (1, 2, True, True)
+
+
+async def test_a_patch_that_redis_lost_alone_is_sent_again_alone(writer: Writer, budget: Budget) -> None:
+    pair = queue_pair(writer)
+    writer.take(10)
+    writer.accept(2, "7-1", 2)
+    used = budget.used
+
+    writer.rewind(1)
+    [patch] = writer.take(10)
+
+    assert (patch.task, patch.n, patch.is_promised, pair.task.op) == (PATCH, 2, True, "append_items")
+    assert (counters(writer), budget.used) == ((0, [1], [2]), used)
+    writer.accept(2, "8-0", 1)
+    writer.note_applied(2, "8-0")
+    assert (counters(writer), budget.used) == ((2, [], []), 0)
+
+
+async def test_a_pair_of_which_redis_holds_the_append_alone_is_accepted_when_the_patch_is(writer: Writer) -> None:
+    pair = queue_pair(writer)
+    accepted = pair.accepted
+    writer.take(10)
+
+    writer.accept(1, "7-0", 1)
+    assert not accepted.done()
+    assert not writer.refuse(FULL)
+    [patch] = writer.take(10)
+    writer.accept(2, "8-0", 1)
+
+    assert (patch.n, await accepted, pair.append_position) == (2, "8-0", "7-0")
+
+
+async def test_an_acknowledged_append_goes_and_its_patch_stays(writer: Writer) -> None:
+    pair = queue_pair(writer)
+    writer.take(10)
+    writer.accept(2, "7-1", 2)
+
+    writer.note_applied(1, "7-0")
+    assert not writer.is_applied_up_to(pair.order)
+    writer.note_applied(2, "7-1")
+
+    assert writer.is_applied_up_to(pair.order)
+    assert writer.floor == 2
+
+
+async def test_a_threads_creation_stands_before_its_first_pair(budget: Budget) -> None:
+    writer = new_writer(THREAD, budget, max_tasks=MANY)
+    writer.create(creation())
+
+    pairs = [queue_pair(writer, expected=START if n == 0 else None) for n in range(5)]
+    sent = writer.take(MANY)
+
+    assert [s.task.op for s in sent] == ["create_thread", *["append_items"] * 5]
+    assert [(s.n, s.last) for s in pairs] == [(n, n + 1) for n in range(2, 12, 2)]
+    assert pairs[0].expected is None  # the creation asks for it
+
+
 # -- bounds ------------------------------------------------------------------------------------------------
 
 
@@ -459,7 +591,7 @@ async def test_the_budget_is_given_back_however_a_task_ends(writer: Writer, budg
     assert budget.used == 0
 
 
-STEPS = ("submit", "number", "accept", "apply", "refuse", "rewind")
+STEPS = ("submit", "submit pair", "number", "accept", "apply", "refuse", "rewind")
 
 
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=40))
@@ -475,10 +607,12 @@ def test_whatever_happens_counters_run_on_and_the_budget_is_what_is_kept(steps: 
             match step:
                 case "submit":
                     submit(writer, 1)
+                case "submit pair":
+                    queue_pair(writer)
                 case "number":
                     writer.take(number)
                 case "accept":
-                    numbered = [s.n for s in writer.queue if s.n]
+                    numbered = [s.last for s in writer.queue if s.n]
                     last = min(writer.last_accepted + number, max(numbered, default=0))
                     writer.accept(last, f"{last}-0", 0)
                 case "apply":
@@ -494,7 +628,8 @@ def test_whatever_happens_counters_run_on_and_the_budget_is_what_is_kept(steps: 
             assert not gone or step == "apply" or (step == "refuse" and not gone & promised)
             assert budget.used == sum(s.size for s in kept)
             assert [s.order for s in kept] == sorted(s.order for s in kept)
-            assert [s.n for s in writer.unapplied] == list(range(writer.floor + 1, writer.last_accepted + 1))
+            held = [n for s in writer.unapplied for n in range(s.n, s.last + 1)]
+            assert held == list(range(writer.floor + 1, writer.last_accepted + 1))
         writer.drop_all(FULL)
         writer.note_applied(writer.last_accepted, "1-0")
         assert budget.used == 0
