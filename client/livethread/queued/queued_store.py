@@ -204,7 +204,7 @@ class QueuedThreadStore:
         if update is not None and patch is not None:
             position = await self._enqueue(opened, OrderedTask(patch).encode())
             self._observers.emit(MetadataUpdated.of(thread_id, position, update))
-        return types.Receipt.of_valid(thread_id=thread_id, position=position)
+        return types.Receipt(thread_id=thread_id, position=position)
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Enqueue the patch as one task.
