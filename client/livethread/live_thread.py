@@ -203,10 +203,7 @@ class LiveThread:
         if not canonical:
             return None
         appended_at = utc_now()
-        # Parameters that are all ours need no validation.
-        are_ours = expected_position is None and idempotency_key is None
-        make = types.AppendThreadItemsParams.of_valid if are_ours else types.AppendThreadItemsParams
-        return make(
+        return types.AppendThreadItemsParams(
             thread_id=self._thread_id,
             items=canonical,
             appended_at=appended_at,

@@ -7,6 +7,7 @@ Every field of a patch is literal: absent leaves, a value sets, and for clearabl
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
@@ -22,7 +23,7 @@ from pydantic import (
 )
 
 from livethread.errors import InvalidRequest
-from livethread.model import Model, Text, UtcTime
+from livethread.model import Model, Result, Text, UtcTime
 from livethread.rollout.item import RolloutItem, encode_json
 from livethread.thread_id import ThreadId
 
@@ -51,19 +52,17 @@ def _session_source(value: str | dict[str, Any]) -> str | dict[str, Any]:
     return value
 
 
+_Label = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True)]
+_Source = (
+    _Label | Annotated[dict[str, Any], WithJsonSchema({"type": "object", "minProperties": 1, "maxProperties": 1})]
+)
+
 #: Where a session runs: ``cli``, ``vscode``, ``exec``, …, or ``{"custom": …}`` or ``{"subagent": …}``.
-SessionSource = Annotated[
-    Annotated[str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True)]
-    | Annotated[dict[str, Any], WithJsonSchema({"type": "object", "minProperties": 1, "maxProperties": 1})],
-    AfterValidator(_session_source),
-    AfterValidator(_json),
-]
+SessionSource = Annotated[_Source, AfterValidator(_session_source), AfterValidator(_json)]
 
 #: Who started a thread: ``user``, ``subagent``, ``memory_consolidation``, or a feature's own label such as
 #: ``automation``. A scalar string, carried unchanged. codex before 0.140 reads only the first three.
-ThreadSource = Annotated[
-    str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True), AfterValidator(_json)
-]
+ThreadSource = Annotated[_Label, AfterValidator(_json)]
 
 
 class MemoryMode(StrEnum):
@@ -236,31 +235,32 @@ class MetadataUpdate(Model):
         })
 
 
-class StoredThreadHistory(Model):
+@dataclass(frozen=True, slots=True)  # a model would look at each of thousands of items
+class StoredThreadHistory:
     """A thread's persisted items, in replay order."""
 
     thread_id: ThreadId
     items: tuple[RolloutItem, ...]
 
 
-class StoredThread(Model):
+class StoredThread(Result):
     """What a store knows of a thread."""
 
     thread_id: ThreadId
     #: The rollout, where the store keeps files.
     rollout_path: Path | None = None
-    session_id: Text | None = None
-    forked_from_id: Text | None = None
-    parent_thread_id: Text | None = None
+    session_id: str | None = None
+    forked_from_id: str | None = None
+    parent_thread_id: str | None = None
     #: Text to show in listings: the first user message, or a goal; empty until there is one.
     preview: str = ""
     #: Name given by a user.
-    name: Text | None = None
-    title: Text | None = None
-    first_user_message: Text | None = None
+    name: str | None = None
+    title: str | None = None
+    first_user_message: str | None = None
     model_provider: str = ""
-    model: Text | None = None
-    reasoning_effort: Text | None = None
+    model: str | None = None
+    reasoning_effort: str | None = None
     created_at: UtcTime
     updated_at: UtcTime
     #: When a turn last began; what a product sorts by.
@@ -268,18 +268,18 @@ class StoredThread(Model):
     archived_at: UtcTime | None = None
     cwd: str = ""
     cli_version: str = ""
-    originator: Text = ""
-    source: SessionSource = "vscode"
-    thread_source: ThreadSource | None = None
-    agent_nickname: Text | None = None
-    agent_role: Text | None = None
-    agent_path: Text | None = None
+    originator: str = ""
+    source: _Source = "vscode"
+    thread_source: _Label | None = None
+    agent_nickname: str | None = None
+    agent_role: str | None = None
+    agent_path: str | None = None
     git_info: GitInfo | None = None
     approval_mode: Any = None
     permission_profile: Any = None
     token_usage: dict[str, Any] | None = None
     memory_mode: MemoryMode | None = None
-    history_mode: Text | None = None
+    history_mode: str | None = None
     #: Only where it was asked for.
     history: Annotated[StoredThreadHistory | None, Field(repr=False)] = None
 
@@ -290,4 +290,4 @@ class StoredThread(Model):
             changes["git_info"] = patch.git_info.apply_to(self.git_info)
         if (recency := changes.pop("advance_recency_at", None)) is not None:
             changes["recency_at"] = max(self.recency_at, recency)
-        return self.with_valid(changes)
+        return self.model_copy(update=changes)

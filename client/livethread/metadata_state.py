@@ -25,7 +25,7 @@ class MetadataState:
     def thread(self) -> StoredThread:
         """The thread as it is now."""
         if self._updated_at is not self._thread.updated_at:
-            self._thread = self._thread.with_valid({"updated_at": self._updated_at})
+            self._thread = self._thread.model_copy(update={"updated_at": self._updated_at})
         return self._thread
 
     def touch(self, at: datetime) -> None:
@@ -42,7 +42,7 @@ class MetadataState:
 
     def archive(self, archived_at: datetime | None) -> StoredThread:
         """Note when the thread was archived, or that it is active, and return it."""
-        self._set(self.thread.with_valid({"archived_at": archived_at}))
+        self._set(self.thread.model_copy(update={"archived_at": archived_at}))
         return self._thread
 
     def _set(self, thread: StoredThread) -> None:

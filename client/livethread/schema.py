@@ -11,11 +11,12 @@ import inspect
 import re
 from typing import Any, Final, Literal
 
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from livethread import metadata, ordered_tasks, types
-from livethread.model import LINE_TIME_SCHEMA, Model
+from livethread.model import LINE_TIME_SCHEMA
 from livethread.rollout.item import KEY_FIELD, RolloutItem
 
 DIALECT: Final = GenerateJsonSchema.schema_dialect
@@ -25,7 +26,7 @@ ORDERED_TASK: Final = "OrderedTask"
 ROLLOUT_LINE: Final = "RolloutLine"
 
 #: What is read: models of parameters, patches, items and tasks.
-READ: Final[tuple[type[Model], ...]] = (
+READ: Final[tuple[type[Any], ...]] = (
     types.CreateThreadParams,
     types.ResumeThreadParams,
     types.AppendThreadItemsParams,
@@ -55,7 +56,7 @@ READ: Final[tuple[type[Model], ...]] = (
 )
 
 #: What is written: models of results.
-WRITTEN: Final[tuple[type[Model], ...]] = (
+WRITTEN: Final[tuple[type[Any], ...]] = (
     types.Receipt,
     metadata.StoredThread,
     metadata.StoredThreadHistory,
@@ -83,8 +84,8 @@ def _headed(name: str, schema: JsonSchemaValue) -> JsonSchemaValue:
     return head | {"title": name, "description": schema["description"]} | schema
 
 
-def _of_model(model: type[Model], mode: Literal["validation", "serialization"]) -> JsonSchemaValue:
-    return model.model_json_schema(mode=mode, schema_generator=_Generator)
+def _of_model(model: type[Any], mode: Literal["validation", "serialization"]) -> JsonSchemaValue:
+    return TypeAdapter(model).json_schema(mode=mode, schema_generator=_Generator)
 
 
 def _ordered_task() -> JsonSchemaValue:
@@ -110,8 +111,13 @@ class _Generator(GenerateJsonSchema):
     """Says what pydantic does not know: fields' comments, and that a result may hold more fields."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        made = super().model_schema(schema)
-        for name, comment in field_comments(schema["cls"]).items():
+        return self._described(schema["cls"], super().model_schema(schema))
+
+    def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
+        return self._described(schema["cls"], super().dataclass_schema(schema))
+
+    def _described(self, model: type[Any], made: JsonSchemaValue) -> JsonSchemaValue:
+        for name, comment in field_comments(model).items():
             field = made["properties"].get(name)
             if field is not None:
                 field["description"] = f"{comment} {field.get('description', '')}".strip()
@@ -136,7 +142,7 @@ def field_comments(model: type[Any]) -> dict[str, str]:
     """Return what the ``#:`` comments before a model's fields say; its own overrule those of its bases."""
     comments: dict[str, str] = {}
     for base in reversed(model.__mro__):
-        if not issubclass(base, Model) or base is Model:
+        if base in {object, BaseModel}:
             continue
         pending: list[str] = []
         for line in inspect.getsource(base).splitlines():

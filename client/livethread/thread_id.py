@@ -6,6 +6,7 @@ import os
 import re
 import time
 import uuid
+from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, WithJsonSchema
@@ -17,6 +18,7 @@ _UUID_IN_ANY_CASE: Final = _CANONICAL_UUID.pattern.replace("a-f", "A-Fa-f")
 CANONICAL_ID_SCHEMA: Final = {"type": "string", "format": "uuid", "pattern": f"^{_CANONICAL_UUID.pattern}$"}
 
 
+@lru_cache(maxsize=1024)  # a session names the same thread all the time
 def _canonical(value: str) -> str:
     text = value.lower()
     if _CANONICAL_UUID.fullmatch(text) is None:

@@ -16,8 +16,8 @@ from livethread.metadata import (
     StoredThread,
     ThreadSource,
 )
-from livethread.model import Model, Text, UtcTime, utc_now
-from livethread.rollout.item import RolloutItem, encode_json
+from livethread.model import Model, Result, Text, UtcTime, utc_now
+from livethread.rollout.item import AppendedItems, RolloutItem, encode_json
 from livethread.thread_id import ThreadId, new_thread_id
 
 PageSize = Annotated[int, Field(ge=1, le=1000)]
@@ -94,7 +94,7 @@ class AppendThreadItemsParams(Model):
 
     thread_id: ThreadId
     #: At least one.
-    items: Annotated[tuple[RolloutItem, ...], Field(json_schema_extra={"minItems": 1})]
+    items: Annotated[AppendedItems, Field(json_schema_extra={"minItems": 1})]
     #: Time of the items that have none of their own.
     appended_at: UtcTime = Field(default_factory=utc_now)
     #: Append only if the thread's last accepted task has this position (compare-and-append).
@@ -175,7 +175,7 @@ class DeleteThreadParams(Model):
     thread_id: ThreadId
 
 
-class Receipt(Model):
+class Receipt(Result):
     """A task is ordered and accepted: as durable as the mailbox, and certain to be applied."""
 
     thread_id: ThreadId
@@ -244,12 +244,12 @@ class ListThreadsParams(Model):
     use_state_db_only: bool = False
 
 
-class ThreadPage(Model):
+class ThreadPage(Result):
     """One page of a listing."""
 
     items: tuple[StoredThread, ...]
     #: None: there is no further page.
-    next_cursor: Text | None = None
+    next_cursor: str | None = None
 
 
 class SearchThreadsParams(Model):
@@ -269,18 +269,18 @@ class SearchThreadsParams(Model):
     archived: bool = False
 
 
-class StoredThreadSearchResult(Model):
+class StoredThreadSearchResult(Result):
     """A thread that a search found, and where."""
 
     thread: StoredThread
     snippet: str
 
 
-class ThreadSearchPage(Model):
+class ThreadSearchPage(Result):
     """One page of a search."""
 
     items: tuple[StoredThreadSearchResult, ...]
-    next_cursor: Text | None = None
+    next_cursor: str | None = None
 
 
 class StoredTurnStatus(StrEnum):
@@ -300,14 +300,14 @@ class StoredTurnItemsView(StrEnum):
     FULL = "full"
 
 
-class StoredTurn(Model):
+class StoredTurn(Result):
     """One turn of a thread."""
 
     turn_id: str
     items: tuple[RolloutItem, ...]
     items_view: StoredTurnItemsView
     status: StoredTurnStatus
-    error: Text | None = None
+    error: str | None = None
     started_at: UtcTime | None = None
     completed_at: UtcTime | None = None
 
@@ -323,15 +323,15 @@ class ListTurnsParams(Model):
     items_view: StoredTurnItemsView = StoredTurnItemsView.SUMMARY
 
 
-class TurnPage(Model):
+class TurnPage(Result):
     """One page of turns."""
 
     turns: tuple[StoredTurn, ...]
     #: None: there is no further page now.
-    next_cursor: Text | None = None
+    next_cursor: str | None = None
     #: For the other direction: begins with this page's first turn once more, as it has become since; None where the
     #: page is empty.
-    backwards_cursor: Text | None = None
+    backwards_cursor: str | None = None
 
 
 class ListItemsParams(Model):
@@ -345,11 +345,11 @@ class ListItemsParams(Model):
     sort_direction: SortDirection = SortDirection.ASC
 
 
-class ItemPage(Model):
+class ItemPage(Result):
     """One page of items."""
 
     items: tuple[RolloutItem, ...]
     #: None: there is no further page now.
-    next_cursor: Text | None = None
+    next_cursor: str | None = None
     #: For the other direction: begins with this page's first item once more; None where the page is empty.
-    backwards_cursor: Text | None = None
+    backwards_cursor: str | None = None

@@ -19,12 +19,12 @@ from livethread import (
     QueuedThreadStore,
     Receipt,
     ResourceExhausted,
-    RolloutItem,
     ThreadMetadataPatch,
     UpdateThreadMetadataParams,
 )
 from livethread.metadata import MetadataUpdate
 from livethread.observers import ItemsAppended, MetadataUpdated
+from livethread.rollout.item import parse_items
 from livethread_config import Settings, names
 
 
@@ -61,7 +61,7 @@ def derived(title: str) -> MetadataUpdate:
 
 
 async def append(store: QueuedThreadStore, thread_id: str, text: str, **more: Any) -> Receipt:
-    items = (RolloutItem.model_validate(message(text)),)
+    items = parse_items([message(text)])
     return await store.append_items(
         AppendThreadItemsParams(thread_id=thread_id, items=items, **{"metadata": derived(text), **more})
     )

@@ -20,6 +20,7 @@ from livethread import (
     ThreadStore,
     UpdateThreadMetadataParams,
 )
+from livethread.rollout.item import parse_items
 
 
 def said(text: str) -> dict[str, Any]:
@@ -55,7 +56,7 @@ async def append(
     expected: Position | None = None,
     key: str | None = None,
 ) -> Receipt:
-    items = tuple(map(RolloutItem.parse, values))
+    items = parse_items(values)
     params = AppendThreadItemsParams(
         thread_id=thread_id, items=items, expected_position=expected, idempotency_key=key
     )

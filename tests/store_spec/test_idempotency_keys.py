@@ -19,13 +19,13 @@ from livethread import (
     InvalidRequest,
     LiveThread,
     ResumeThreadParams,
-    RolloutItem,
     Settings,
     ThreadMetadataPatch,
     ThreadNotFound,
     ThreadStore,
     new_thread_id,
 )
+from livethread.rollout.item import parse_items
 from livethread.types import position_key
 from livethread_worker.store import LocalThreadStore
 
@@ -73,12 +73,12 @@ async def test_items_of_an_append_with_a_key_come_back_as_any_others(store: Thre
 
     await append(store, thread_id, item, key='a "key" \\ é 🎉')
 
-    assert await history(store, thread_id) == [RolloutItem.model_validate({**item, "ordinal": 1})]
+    assert await history(store, thread_id) == list(parse_items([{**item, "ordinal": 1}]))
 
 
 @pytest.mark.parametrize("key", ["", "k" * 201, "a\nb", "\0", "\x7f", "\u2028", "\ud800", 7])
 def test_a_key_that_is_none_is_refused(key: Any) -> None:
-    items = (RolloutItem.parse(message("one")),)
+    items = parse_items([message("one")])
 
     with pytest.raises(InvalidRequest, match="idempotency_key"):
         AppendThreadItemsParams(thread_id=new_thread_id(), items=items, idempotency_key=key)

@@ -22,7 +22,7 @@ from livethread import (
     UpdateThreadMetadataParams,
     new_thread_id,
 )
-from livethread.rollout.item import RolloutItem
+from livethread.rollout.item import parse_items
 from livethread.types import START, position_key
 
 TURN = {
@@ -248,7 +248,7 @@ async def test_what_follows_from_items_is_one_change_with_them(store: ThreadStor
     stored = await store.append_items(
         AppendThreadItemsParams(
             thread_id=thread.thread_id,
-            items=(RolloutItem.parse(message("next")),),
+            items=parse_items([message("next")]),
             expected_position=receipt.position,
         )
     )

@@ -127,7 +127,7 @@ async def test_a_symlink_out_of_the_home_is_not_followed(store: ThreadStore, tmp
     a_folder.symlink_to(outside)
 
     for path in (a_file, a_folder / name):
-        with pytest.raises(InvalidRequest, match="leads? out of"):
+        with pytest.raises(InvalidRequest, match=r"leads? out of"):
             await by_path(store, path)
     a_file.unlink()  # not left to those who list the home
     a_folder.unlink()

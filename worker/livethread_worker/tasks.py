@@ -9,7 +9,7 @@ from celery.signals import worker_process_init, worker_ready
 
 from livethread import types
 from livethread.errors import ThreadStoreError
-from livethread.model import Model
+from livethread.model import Model, Result
 from livethread_config import Settings, names
 from livethread_worker.process import WorkerProcess, collect_garbage_rarely
 from livethread_worker.store.read.reader import LocalReader
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 #: Reads whose answer is one model: Celery task -> its parameters, the reader's operation.
-_READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Model]]]] = {
+_READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Result]]]] = {
     names.READ_THREAD_TASK: (types.ReadThreadParams, LocalReader.read_thread),
     names.READ_THREAD_BY_ROLLOUT_PATH_TASK: (
         types.ReadThreadByRolloutPathParams,
@@ -79,7 +79,7 @@ def _register_reads(app: Celery, process: WorkerProcess) -> None:
         lines, following = process.reader.read_lines(parsed, start, max_bytes)
         return {"lines": lines, "next": following}
 
-    def register_read(name: str, params_type: type[Model], read: Callable[[LocalReader, Any], Model]) -> None:
+    def register_read(name: str, params_type: type[Model], read: Callable[[LocalReader, Any], Result]) -> None:
         def answer(params: dict[str, Any]) -> dict[str, Any]:
             return read(process.reader, params_type.model_validate(params)).model_dump(mode="json")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,7 +76,7 @@ def _load(path: Path) -> _Source:
 
 
 def _with_readable_time(item: RolloutItem) -> RolloutItem:
-    return item if parse_time(item.timestamp) else item.model_copy(update={"timestamp": None})
+    return item if parse_time(item.timestamp) else replace(item, timestamp=None)
 
 
 async def _replay_all(sources: list[_Source], advance: Callable[[int], None]) -> list[Replayed]:

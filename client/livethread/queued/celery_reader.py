@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from livethread import types
 from livethread.errors import Unavailable, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
-from livethread.model import Model
+from livethread.model import Model, Result
 from livethread.rollout.item import decode_line, items_of
 from livethread_config import Settings, names
 
@@ -30,7 +30,7 @@ PAGE_BYTES: Final = 1024 * 1024
 POLL_FIRST: Final = 0.005  # seconds
 POLL_LONGEST: Final = 0.1  # seconds
 
-AnswerT = TypeVar("AnswerT", bound=Model)
+AnswerT = TypeVar("AnswerT", bound=Result)
 
 
 class CeleryReader:
@@ -55,8 +55,8 @@ class CeleryReader:
             page = await self._ask(names.LOAD_HISTORY_TASK, params.thread_id, arguments)
             lines += page["lines"]
             start = page["next"]
-        items = items_of(decode_line(line.encode()) for line in lines)
-        return StoredThreadHistory.model_construct(thread_id=params.thread_id, items=items)
+        items = items_of(decode_line(line.encode(errors="surrogateescape")) for line in lines)
+        return StoredThreadHistory(thread_id=params.thread_id, items=items)
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history if *params* include it."""

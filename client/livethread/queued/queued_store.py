@@ -178,7 +178,7 @@ class QueuedThreadStore:
             self._observers.emit(ItemsAppended(thread_id, submission.append_position, count, size))
         if update is not None and patch is not None:
             self._observers.emit(MetadataUpdated.of(thread_id, position, update))
-        return types.Receipt.of_valid(thread_id=thread_id, position=position)
+        return types.Receipt(thread_id=thread_id, position=position)
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Enqueue the patch as one task.

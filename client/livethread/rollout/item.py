@@ -6,29 +6,33 @@ does not know.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import marshal
 import math
-import re
-import secrets
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
-from itertools import repeat
-from typing import Annotated, Any, Final, TypeVar
+from itertools import islice
+from typing import Annotated, Any, ClassVar, Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    GetPydanticSchema,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, from_json
+from pydantic_core import core_schema, from_json
 
 from livethread.errors import InvalidRequest, ResourceExhausted
-from livethread.model import ANY_TIME_SCHEMA, Model, format_time, parse_time
+from livethread.model import ANY_TIME_SCHEMA, describe, format_time, parse_time
 from livethread.rollout.old_forms import modern_record
-
-T = TypeVar("T")
 
 #: Line type -> key whose text codex cannot do without: a payload that lacks it is no object codex can read.
 _NEEDED_KEYS: Final = {"response_item": "type", "event_msg": "type", "session_meta": "id"}
@@ -36,25 +40,19 @@ _NEEDED_KEYS: Final = {"response_item": "type", "event_msg": "type", "session_me
 #: Line type of the store's own metadata records. codex skips types it does not know.
 THREAD_METADATA_TYPE: Final = "thread_metadata"
 
+_MAX_TYPE_LENGTH: Final = 200
+_MAX_TIMESTAMP_LENGTH: Final = 64
+
 #: Most bytes of one append: it travels, and is written, as a whole.
 MAX_TASK_BYTES: Final = 64 * 1024 * 1024
 
 #: Nesting beyond this is refused. serde_json, which codex reads rollouts with, stops at 128.
 MAX_DEPTH: Final = 120
 
-#: A number that may exceed 64 bits, which orjson would read as a float. Where no 19 digits follow one another, which is
-#: told six times as fast, there is none.
-_LONG_NUMBER = re.compile(rb"[:,\[]\s*-?\d{19}")
-_DIGITS_AS_ZEROS: Final = bytes(ord("0") if chr(byte).isdecimal() else ord(" ") for byte in range(256))
-_ZEROS: Final = b"0" * 19
-
-#: What is put between lines to parse them as one array.
-_MARK: Final = secrets.token_hex(8)
-_BETWEEN_LINES: Final = b',"%b",' % _MARK.encode()
-
 #: Field of a line that names its append; only lines of ours say it, and only those of such an append.
 KEY_FIELD: Final = "idempotency_key"
 
+_FIELDS: Final = frozenset({"type", "payload", "timestamp", "ordinal"})
 _STORE_FIELDS: Final = frozenset({"seq", "ordinal", KEY_FIELD})
 
 
@@ -67,20 +65,24 @@ def _needs_key(kind: str, key: str) -> JsonSchemaValue:
     }
 
 
-class RolloutItem(Model):
+@dataclass(frozen=True, slots=True)  # one object an item for the garbage collector; a pydantic model is four
+class RolloutItem:
     """One conversation item: what becomes one line of a rollout.
 
-    Fields that this model does not know are kept, in the line and in what is read back.
+    Fields that this release does not know are kept, in the line and in what is read back: as ``extra`` in Python, beside
+    the others in JSON.
     """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     #: Line type: ``response_item``, ``event_msg``, ``turn_context``, ``compacted``, or one unknown to us.
     type: Annotated[
         str,
-        Field(min_length=1, max_length=200, strict=True),
         WithJsonSchema(
-            {"type": "string", "minLength": 1, "maxLength": 200, "not": {"const": THREAD_METADATA_TYPE}},
+            {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": _MAX_TYPE_LENGTH,
+                "not": {"const": THREAD_METADATA_TYPE},
+            },
             mode="validation",
         ),
         WithJsonSchema({"type": "string"}, mode="serialization"),
@@ -91,72 +93,110 @@ class RolloutItem(Model):
     timestamp: (
         Annotated[
             str,
-            Field(min_length=1, max_length=64, strict=True),
-            WithJsonSchema({**ANY_TIME_SCHEMA, "maxLength": 64}, mode="validation"),
+            WithJsonSchema({**ANY_TIME_SCHEMA, "maxLength": _MAX_TIMESTAMP_LENGTH}, mode="validation"),
             WithJsonSchema({"type": "string"}, mode="serialization"),
         ]
         | None
     ) = None
     #: The record's number in its rollout, from 0. The store's to give: ignored on append.
-    ordinal: int | None = None
+    ordinal: Annotated[int, Field(strict=True)] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
-    @model_validator(mode="before")
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
     @classmethod
-    def _check_envelope(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            raise ValueError("an item is a JSON object with the keys 'type' and 'payload'")
-        kind, payload = data.get("type"), data.get("payload")
-        needed = _NEEDED_KEYS.get(kind) if isinstance(kind, str) else None
-        if needed and not (isinstance(payload, dict) and isinstance(payload.get(needed), str)):
-            raise ValueError(f"the payload of {kind} must be an object with a string {needed!r}")
-        return data
+    def __get_pydantic_core_schema__(
+        cls, item: Any, handler: GetCoreSchemaHandler, /
+    ) -> core_schema.BeforeValidatorFunctionSchema:
+        """Gather other fields of a JSON object in ``extra``, and spread them in the object that is written."""
+        return core_schema.no_info_before_validator_function(
+            _gather_extra,
+            handler(item),
+            serialization=core_schema.plain_serializer_function_ser_schema(_spread_extra),
+        )
 
     @classmethod
     def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /
+        cls, schema: core_schema.BeforeValidatorFunctionSchema, handler: GetJsonSchemaHandler, /
     ) -> JsonSchemaValue:
         """Say what an appended item's payload must hold; what is read back may be a foreign line's."""
-        reference = handler(core_schema)
+        reference = handler(schema["schema"])
+        described = handler.resolve_ref_schema(reference)
+        described["properties"].pop("extra", None)
+        described["required"] = [name for name in described["required"] if name != "extra"]
+        described["additionalProperties"] = True
         if handler.mode == "validation":
-            handler.resolve_ref_schema(reference)["allOf"] = [_needs_key(*needed) for needed in _NEEDED_KEYS.items()]
+            described["allOf"] = [_needs_key(*needed) for needed in _NEEDED_KEYS.items()]
         return reference
 
     @property
     def kind(self) -> str | None:
-        """The payload's own ``type`` (``user_message``, ``function_call``, …), where it has one."""
+        """The payload's own ``type`` (``user_message``, ``function_call``, …), if it has one."""
         kind = self.payload.get("type") if isinstance(self.payload, dict) else None
         return kind if isinstance(kind, str) else None
 
-    @classmethod
-    def parse(cls, value: RolloutItem | Mapping[str, Any]) -> RolloutItem:
-        """Return *value* as an item.
 
-        Raises:
-            InvalidRequest: it is no object, or lacks ``type`` or ``payload``.
-        """
-        if isinstance(value, RolloutItem):
-            return value
-        return _usual_item(value) or cls.model_validate(value)
+def _gather_extra(value: Any) -> Any:
+    if not isinstance(value, dict) or value.keys() <= _FIELDS:
+        return value
+    known = {name: value[name] for name in _FIELDS if name in value}
+    return known | {"extra": {name: value[name] for name in value if name not in _FIELDS}}
 
 
-def _usual_item(value: Mapping[str, Any]) -> RolloutItem | None:
-    """Return the item of a *value* that is as nearly all are, and certainly valid: the model takes ten times as long.
+def _spread_extra(item: RolloutItem) -> dict[str, Any]:
+    known = {"type": item.type, "payload": item.payload, "timestamp": item.timestamp, "ordinal": item.ordinal}
+    return known | item.extra
 
-    None of any other, which may be valid, too: of a known type, with a payload that has the key it needs, and no more.
+
+def _require_envelope(item: RolloutItem) -> RolloutItem:
+    """Check what an appended item must have. What is read back may be a foreign line, and lack it."""
+    needed = _NEEDED_KEYS.get(item.type)
+    if needed and not (isinstance(item.payload, dict) and isinstance(item.payload.get(needed), str)):
+        raise ValueError(f"the payload of {item.type} must be an object with a string {needed!r}")
+    if not _is_text(item.type, _MAX_TYPE_LENGTH):
+        raise ValueError(f"type: must be a text of 1 to {_MAX_TYPE_LENGTH} characters")
+    if item.timestamp is not None and not _is_text(item.timestamp, _MAX_TIMESTAMP_LENGTH):
+        raise ValueError(f"timestamp: must be a text of 1 to {_MAX_TIMESTAMP_LENGTH} characters")
+    return item
+
+
+def _is_text(value: object, max_length: int) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= max_length
+
+
+#: Records that are validated at once.
+_BATCH: Final = 64
+
+#: Items to append.
+AppendedItems = tuple[Annotated[RolloutItem, AfterValidator(_require_envelope)], ...]
+
+_APPENDED_ITEMS: Final = TypeAdapter[tuple[RolloutItem, ...]](AppendedItems)
+
+#: Read items. The second runs no Python; it refuses fields that are to be gathered, which hardly any line has.
+_ANY_ITEMS: Final = TypeAdapter(list[RolloutItem])
+_ITEMS: Final = TypeAdapter(
+    list[Annotated[RolloutItem, GetPydanticSchema(lambda item, handler: handler(item)["schema"])]]
+)
+
+
+def parse_items(values: Sequence[RolloutItem | Mapping[str, Any]]) -> tuple[RolloutItem, ...]:
+    """Return *values* as items to append.
+
+    Raises:
+        InvalidRequest: one of them is not an item; says which.
     """
-    if type(value) is not dict or len(value) != 2 or "payload" not in value:  # noqa: PLR2004 - it and the type
-        return None
-    kind, payload = value.get("type"), value["payload"]
-    needed = _NEEDED_KEYS.get(kind) if type(kind) is str else None
-    if needed is None or type(payload) is not dict or type(payload.get(needed)) is not str:
-        return None
-    return RolloutItem.of_valid(type=kind, payload=payload, timestamp=None, ordinal=None)
+    try:
+        return _APPENDED_ITEMS.validate_python(tuple(values))
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        n, *place = problem["loc"]
+        raise InvalidRequest(f"items[{n}]: {describe(place, problem['msg'])}") from None
 
 
 def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> bytes:
     r"""Return *item* as the rollout line it will be, without what the store adds and the final ``\n``.
 
-    ``timestamp`` comes first and contains no comma, so that the writer can put its fields behind it. Text is raw
+    ``timestamp`` comes first and contains no comma, so that the writer can put its fields after it. Text is raw
     UTF-8: codex's search does not find ``\u`` escapes. Integers of any size are kept exactly.
 
     Raises:
@@ -164,13 +204,9 @@ def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> 
             that is not JSON; or its timestamp is no time.
         ResourceExhausted: the line is longer than *max_bytes*.
     """
-    return _encode_line(item, format_time(appended_at), max_bytes)
-
-
-def _encode_line(item: RolloutItem, appended_at: str, max_bytes: int) -> bytes:
-    record: dict[str, Any] = {"timestamp": _own_time(item) or appended_at, "type": item.type}
-    if item.model_extra:
-        record |= {key: value for key, value in item.model_extra.items() if key not in _STORE_FIELDS}
+    record: dict[str, Any] = {"timestamp": _own_time(item) or format_time(appended_at), "type": item.type}
+    if item.extra:
+        record |= {key: value for key, value in item.extra.items() if key not in _STORE_FIELDS}
     record["payload"] = item.payload
     line = encode_json(record)
     if len(line) > max_bytes:
@@ -199,149 +235,74 @@ def encode_items(items: Sequence[RolloutItem], appended_at: datetime, *, max_byt
     """
     if not items:
         raise InvalidRequest("an append needs at least one item")
-    if any(item.type == THREAD_METADATA_TYPE for item in items):
-        raise InvalidRequest(f"items of type {THREAD_METADATA_TYPE} are the store's to write: patch the metadata")
-    encode = partial(_encode_line, appended_at=format_time(appended_at), max_bytes=max_bytes)
-    lines = _each_named(encode, items)
+    lines: list[bytes] = []
+    for n, item in enumerate(items):
+        if item.type == THREAD_METADATA_TYPE:
+            raise InvalidRequest(f"items of type {item.type} are the store's to write: patch the metadata")
+        try:
+            lines.append(encode_line(item, appended_at, max_bytes=max_bytes))
+        except (InvalidRequest, ResourceExhausted) as error:
+            raise type(error)(f"items[{n}]: {error.message}") from None
     if sum(map(len, lines)) > MAX_TASK_BYTES:
         raise ResourceExhausted(f"an append of more than {MAX_TASK_BYTES} bytes; append the items in several calls")
-    return lines
-
-
-def parse_items(values: Sequence[RolloutItem | Mapping[str, Any]]) -> tuple[RolloutItem, ...]:
-    """Return *values* as items.
-
-    Raises:
-        InvalidRequest: one of them is none; says which.
-    """
-    return _each_named(RolloutItem.parse, values)
-
-
-def _each_named(make: Callable[[Any], T], values: Iterable[Any]) -> tuple[T, ...]:
-    """Return what *make* makes of each item; say its number in what it complains of."""
-    made: list[T] = []
-    try:
-        for value in values:
-            made.append(make(value))  # noqa: PERF401 - how many there are is the number of the one that fails
-    except (InvalidRequest, ResourceExhausted) as error:
-        raise type(error)(f"items[{len(made)}]: {error.message.removeprefix('RolloutItem: ')}") from None
-    return tuple(made)
+    return tuple(lines)
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:
-    """Return the record that *line* holds, or None where it holds no JSON object in UTF-8."""
+    r"""Return the record that *line* holds, with or without its ``\n``; None if it holds no JSON object in UTF-8.
+
+    Integers of any size are exact. NaN, a lone surrogate or a float beyond a double's range makes a line a bad one, as
+    in codex.
+    """
     try:
-        if not (_may_hold_long_numbers(line) and _LONG_NUMBER.search(line)):
-            record = orjson.loads(line)
-        else:
-            record = json.loads(line)
-            encode_json(record)  # the standard library reads NaN and lone surrogates, which nobody could write again
-    except (ValueError, RecursionError, InvalidRequest):
-        return None
+        record = orjson.loads(line)
+        is_exact = orjson.dumps(record) == line.rstrip(b"\n")
+    except (ValueError, TypeError):
+        is_exact = False
+    if not is_exact:
+        # orjson reads integers beyond 64 bits as floats. pydantic's parser is exact, but reads large floats as infinity.
+        try:
+            record = from_json(line)
+            json.dumps(record, allow_nan=False)
+        except ValueError:
+            return None
     return record if isinstance(record, dict) else None
 
 
-def decode_lines(lines: list[bytes], text: bytes) -> list[dict[str, Any] | None]:
-    """Return what `decode_line` returns of each of *lines*, in less time; *text* is what they were split from."""
-    if not _may_hold_long_numbers(text):
-        with contextlib.suppress(ValueError):
-            records = list(map(orjson.loads, lines))
-            return [record if isinstance(record, dict) else None for record in records]
-    return list(map(decode_line, lines))
-
-
-def decode_whole(text: bytes) -> list[dict[str, Any] | None]:
-    """Return what `decode_line` returns of each line of *text*, in half the time; the last line needs no end.
-
-    One difference: a number beyond a double's range reads as infinity, and does not make its line a bad one.
-
-    The lines are parsed as one array, with a mark between them that nobody can have written into a line: so where the
-    marks are every second element, the others are the lines.
-    """
-    marked = text.replace(b"\n", _BETWEEN_LINES)
-    with contextlib.suppress(ValueError):
-        # This parser keeps integers of any size, and orjson would need a look for them, which takes a third as long again.
-        values = from_json(b"[%b]" % marked, allow_inf_nan=False, cache_strings="keys")
-        records, marks = values[::2], values[1::2]
-        ends = (len(marked) - len(text)) // (len(_BETWEEN_LINES) - 1)
-        if len(marks) == marks.count(_MARK) == ends and set(map(type, records)) == {dict}:
-            return records  # type: ignore[no-any-return]  # a parser's values are Any
-    return list(map(decode_line, text.split(b"\n")))
-
-
-def _may_hold_long_numbers(text: bytes) -> bool:
-    return _ZEROS in text.translate(_DIGITS_AS_ZEROS)
-
-
-def item_of(record: dict[str, Any]) -> RolloutItem | None:
-    """Return the item that a line's *record* holds, without what the store added; None where it holds none.
-
-    The line was checked when it was appended, or is not ours to check: its fields are taken as they are.
-    """
-    fields = _fields_of(record)
-    return _made([fields[0]], [fields[1]])[0] if fields else None
+def item_of(record: dict[str, Any] | None) -> RolloutItem | None:
+    """Return the item that a line's *record* holds, if any; see `items_of`."""
+    return next(iter(items_of([record])), None)
 
 
 def items_of(records: Iterable[dict[str, Any] | None]) -> tuple[RolloutItem, ...]:
-    """Return the items that the *records* of a rollout hold, without the store's own; the records are used up."""
-    known: list[dict[str, Any]] = []
-    extra: list[dict[str, Any]] = []
-    for record in records:
-        if record is None:
-            continue
-        fields: tuple[dict[str, Any], dict[str, Any]] | None
-        get = record.get
-        if (
-            len(record) == _USUAL_LENGTH
-            and "seq" in record
-            and "payload" in record
-            and type(get("type")) is type(get("timestamp")) is str
-            and type(get("ordinal")) is int
-        ):
-            del record["seq"]  # a line of ours as it should be: what is left is the item
-            fields = record, {}
-        else:
-            fields = _fields_of(record)
-        if fields is not None and fields[0]["type"] != THREAD_METADATA_TYPE:
-            known.append(fields[0])
-            extra.append(fields[1])
-    return _made(known, extra)
+    """Return the items that the *records* of a rollout hold, without what the store added; the records are used up.
 
-
-def _fields_of(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return an item's own fields, and those that its model does not know."""
-    if not isinstance(record.get("type"), str) or "payload" not in record:
-        modern = modern_record(record)
-        return _fields_of(modern) if modern is not None else None
-    known = {name: record.get(name) for name in _FIELDS}
-    if type(known["ordinal"]) is not int:
-        known["ordinal"] = None
-    if not isinstance(known["timestamp"], str):
-        known["timestamp"] = None
-    return known, {key: value for key, value in record.items() if key not in _LINE}
-
-
-def _made(known: list[dict[str, Any]], extra: list[dict[str, Any]]) -> tuple[RolloutItem, ...]:
-    """Return the items of these fields.
-
-    It does what model_construct does, but by dictionaries, since a line's keys may be any text, and slot by slot for all
-    items, since a history has many.
+    The lines were checked when they were appended, or are not ours to check: their payloads are taken as they are.
     """
-    items = list(map(RolloutItem.__new__, repeat(RolloutItem, len(known))))
-    for slot, values in (
-        ("__dict__", known),
-        ("__pydantic_fields_set__", repeat(set(_FIELDS))),  # frozen as they are, they can share it
-        ("__pydantic_extra__", extra),
-        ("__pydantic_private__", repeat(None)),
-    ):
-        deque(map(vars(BaseModel)[slot].__set__, items, values), maxlen=0)
-    return tuple(items)
+    items: list[RolloutItem] = []
+    present = filter(None, records)
+    while batch := list(islice(present, _BATCH)):
+        for record in batch:
+            if "payload" in record:
+                record.pop("seq", None)
+                record.pop(KEY_FIELD, None)
+        adapter = _ANY_ITEMS if any("extra" in record for record in batch) else _ITEMS
+        try:
+            items += adapter.validate_python(batch)
+        except ValidationError:
+            items += _ANY_ITEMS.validate_python(list(filter(None, map(_foreign_item, batch))))
+    return tuple([item for item in items if item.type != THREAD_METADATA_TYPE])
 
 
-_FIELDS: Final = frozenset(RolloutItem.model_fields)
-#: The keys of a line of ours: an item's, the store's mark, and the key that few appends have.
-_LINE: Final = _FIELDS | {"seq", KEY_FIELD}
-_USUAL_LENGTH: Final = len(_LINE) - 1
+def _foreign_item(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the fields of the item that another program's *record* holds, if any, without values of a wrong type."""
+    if not isinstance(record.get("type"), str) or "payload" not in record:
+        return modern_record(record)
+    timestamp, ordinal = record.get("timestamp"), record.get("ordinal")
+    return record | {
+        "timestamp": timestamp if isinstance(timestamp, str) else None,
+        "ordinal": ordinal if type(ordinal) is int else None,
+    }
 
 
 def encode_json(value: object) -> bytes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -305,7 +306,7 @@ def test_an_items_own_time_counts_before_the_time_of_the_append() -> None:
     sync = ThreadMetadataSync(THREAD)
 
     own = sync.derive([started], AT)
-    of_append = sync.derive([started.model_copy(update={"timestamp": None})], AT)
+    of_append = sync.derive([replace(started, timestamp=None)], AT)
 
     assert own is not None
     assert of_append is not None

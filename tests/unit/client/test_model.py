@@ -7,13 +7,9 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from livethread import new_thread_id
 from livethread.errors import InvalidRequest
-from livethread.metadata import StoredThread
 from livethread.model import Model, UtcTime, format_time, parse_time, utc_now
-from livethread.rollout.item import RolloutItem
 
 TIMES = st.datetimes(
     datetime(1000, 1, 2),  # noqa: DTZ001 - hypothesis adds the zone
@@ -52,20 +48,6 @@ def test_bad_input_is_an_invalid_request_that_names_model_field_and_problem() ->
         "Outer: n: Input should be a valid integer, unable to parse string as an integer; "
         "extra: Extra inputs are not permitted"
     )
-
-
-@pytest.mark.parametrize("model", [Inner(at=utc_now()), Outer(n=7), Outer(), RolloutItem(type="t", payload=[1])])
-def test_a_model_of_valid_fields_is_what_the_constructor_makes_of_them(model: Model) -> None:
-    fields = {name: getattr(model, name) for name in type(model).model_fields}
-
-    made = type(model).of_valid(**fields)
-
-    assert made == model
-    assert repr(made) == repr(model)
-    assert made.model_dump_json() == model.model_dump_json()
-    assert made.model_copy(update={"n": 1}) == model.model_copy(update={"n": 1})
-    with pytest.raises(ValidationError):
-        setattr(made, next(iter(fields)), None)
 
 
 def test_bad_input_of_an_inner_model_names_that_model() -> None:
@@ -164,16 +146,3 @@ def test_a_spelling_without_a_zone_never_means_the_machines_own(zone: str, text:
         datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC),
     }
-
-
-def test_a_copy_with_valid_fields_is_what_model_copy_makes() -> None:
-    at = datetime(2026, 1, 2, tzinfo=UTC)
-    thread = StoredThread(thread_id=new_thread_id(), created_at=at, updated_at=at, recency_at=at)
-    before = thread.model_copy(deep=True)
-
-    for fields in ({"updated_at": at}, {"title": "t", "git_info": None}, {}):
-        ours, pydantics = thread.with_valid(fields), thread.model_copy(update=fields)
-
-        assert ours == pydantics
-        assert ours.model_dump(exclude_unset=True) == pydantics.model_dump(exclude_unset=True)
-    assert (thread, thread.model_fields_set) == (before, before.model_fields_set)

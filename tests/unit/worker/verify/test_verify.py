@@ -24,7 +24,6 @@ from livethread import (
     LiveThread,
     ReadThreadParams,
     ResumeThreadParams,
-    RolloutItem,
     Settings,
     ThreadMetadataPatch,
     ThreadNotFound,
@@ -32,6 +31,7 @@ from livethread import (
 )
 from livethread.cli import main
 from livethread.journal import journaled
+from livethread.rollout.item import parse_items
 from livethread.types import AppendThreadItemsParams
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
@@ -72,7 +72,7 @@ class Audited:
                 await b.append_items([message(f"b{n}"), message(f"b{n}, too")])
                 await a.append_items([message(f"a{n}"), message(f"a{n}, too")])
                 await a.load_history()
-            item = RolloutItem.parse(message("refused"))
+            [item] = parse_items([message("refused")])
             with pytest.raises(Conflict):
                 await one.append_items(
                     AppendThreadItemsParams(thread_id=self.thread_id, items=(item,), expected_position="1-0")

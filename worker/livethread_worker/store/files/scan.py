@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from livethread.rollout.item import KEY_FIELD, decode_line, decode_lines, decode_whole
+from livethread.rollout.item import KEY_FIELD, decode_line
 
 #: Numbers from here on are nobody's counters: the index holds 64 bits.
 MAX_COUNTER: Final = 2**62
 
 _SEQ: Final = re.compile(r"(?P<writer>[!-9;-~]{1,64}):(?P<n>[0-9]{1,18})")
 
-#: Bytes read at once: of a whole rollout, of one whose lines are decoded together, and of a page.
-READ_BYTES: Final = 1024 * 1024
-VALUES_READ_BYTES: Final = 128 * 1024
-PAGE_READ_BYTES: Final = 64 * 1024
+#: Bytes read at once.
+READ_BYTES: Final = 64 * 1024
 
 
 class Record(NamedTuple):
@@ -32,37 +31,34 @@ class Record(NamedTuple):
     is_complete: bool = True
 
 
-def scan_records(file: BinaryIO, start: int = 0, *, read_bytes: int = READ_BYTES) -> Iterator[Record]:
+def scan_records(file: BinaryIO, start: int = 0) -> Iterator[Record]:
     """Yield the lines of *file* from offset *start*, good and bad."""
     file.seek(start)
-    offset, pieces = start, list[bytes]()
-    while chunk := file.read(read_bytes):
+    offset = start
+    for lines, end in _blocks(file):
+        for line in lines:
+            size = len(line) + end
+            yield Record(offset, size, decode_line(line), is_complete=bool(end))
+            offset += size
+
+
+def scan_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of *file* without their ends."""
+    return chain.from_iterable(lines for lines, _ in _blocks(file))
+
+
+def _blocks(file: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
+    """Yield lines without their ends, some at a time, and the length of their ends: 0 for a last line without one."""
+    pieces: list[bytes] = []
+    while chunk := file.read(READ_BYTES):
         pieces.append(chunk)
         if b"\n" not in chunk:
             continue  # joined once: a line may be as long as the file
-        text = b"".join(pieces)
-        *lines, rest = text.split(b"\n")
+        *lines, rest = b"".join(pieces).split(b"\n")
         pieces = [rest]
-        for line, value in zip(lines, decode_lines(lines, text), strict=True):
-            size = len(line) + 1
-            yield Record(offset, size, value)
-            offset += size
+        yield lines, 1
     if rest := b"".join(pieces):
-        yield Record(offset, len(rest), decode_line(rest), is_complete=False)
-
-
-def scan_values(file: BinaryIO, *, read_bytes: int = VALUES_READ_BYTES) -> Iterator[dict[str, Any] | None]:
-    """Yield what the lines of *file* hold, for who reads them all and need not know where they stand."""
-    pieces: list[bytes] = []
-    while chunk := file.read(read_bytes):
-        pieces.append(chunk)
-        if b"\n" not in chunk:
-            continue
-        text, _, rest = b"".join(pieces).rpartition(b"\n")
-        pieces = [rest]
-        yield from decode_whole(text)
-    if rest := b"".join(pieces):
-        yield decode_line(rest)
+        yield [rest], 0
 
 
 def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
@@ -70,7 +66,7 @@ def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
     position, is_last = end, True
     pieces: list[bytes] = []  # the last one first
     while position > start:
-        size = min(PAGE_READ_BYTES, position - start)
+        size = min(READ_BYTES, position - start)
         position -= size
         file.seek(position)
         pieces.append(file.read(size))

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
-from livethread.metadata import GitInfo, MemoryMode, StoredThread
+from livethread.metadata import GitInfo, StoredThread
 from livethread.model import format_time
 from livethread.rollout.item import encode_json
 
@@ -123,7 +123,7 @@ def from_rows(rows: Sequence[sqlite3.Row], root: Path) -> list[StoredThread]:
 
 
 def _thread(values: tuple[Any, ...], root: Path) -> StoredThread:
-    """Return the thread of one row's values; this is most of what reading a page costs."""
+    """Return the thread of one row's values."""
     fields: dict[str, Any] = dict(zip(_COLUMN_OF, values, strict=False))
     fields["rollout_path"] = root / fields["rollout_path"]
     for name in _TIMES:
@@ -134,15 +134,7 @@ def _thread(values: tuple[Any, ...], root: Path) -> StoredThread:
             fields[name] = _plain(text) if text[0] == '"' else _decode(text)[0]
     git = values[-len(_GIT) :]
     fields["git_info"] = GitInfo(**dict(zip(_GIT.values(), git, strict=True))) if any(git) else None
-    if mode := fields["memory_mode"]:
-        fields["memory_mode"] = MemoryMode(mode)
-    thread = StoredThread.__new__(StoredThread)
-    # What model_construct does, five times as fast: nothing is missing, and nothing has to be looked at.
-    object.__setattr__(thread, "__pydantic_fields_set__", set(fields))
-    object.__setattr__(thread, "__dict__", fields | {"history": None})
-    object.__setattr__(thread, "__pydantic_extra__", None)
-    object.__setattr__(thread, "__pydantic_private__", None)
-    return thread
+    return StoredThread(**fields)
 
 
 @lru_cache(maxsize=256)

@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 from livethread.cursor import decode_offset, encode_offset
 from livethread.errors import InvalidRequest
-from livethread.rollout.item import THREAD_METADATA_TYPE, RolloutItem, item_of
+from livethread.rollout.item import RolloutItem, item_of
 from livethread.types import ItemPage, ListItemsParams, SortDirection
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import PAGE_READ_BYTES, Record, end_of_lines, scan_backward, scan_records
+from livethread_worker.store.files.scan import Record, end_of_lines, scan_backward, scan_records
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.thread_file import open_thread
 from livethread_worker.store.read.turn_spans import find_turn
@@ -42,7 +42,7 @@ def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
 
 def _forward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> ItemPage:
     begin = _clamped(params.cursor, start, end, default=start)
-    records = scan_records(file, begin, read_bytes=PAGE_READ_BYTES)
+    records = scan_records(file, begin)
     page = list(islice(_items(record for record in records if record.offset < end), params.page_size + 1))
     shown = page[: params.page_size]
     return ItemPage(
@@ -65,8 +65,8 @@ def _backward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> 
 
 def _items(records: Iterator[Record]) -> Iterator[_Placed]:
     for record in records:
-        item = item_of(record.value) if record.value is not None else None
-        if item is not None and item.type != THREAD_METADATA_TYPE:
+        item = item_of(record.value)
+        if item is not None:
             yield item, record.offset, record.offset + record.size
 
 

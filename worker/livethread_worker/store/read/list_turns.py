@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 from livethread import types
 from livethread.cursor import decode_offset, encode_offset
-from livethread.rollout.item import THREAD_METADATA_TYPE, RolloutItem, item_of
+from livethread.rollout.item import RolloutItem, item_of
 from livethread.rollout.turns import named_end, stored_turn
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import PAGE_READ_BYTES, scan_records
+from livethread_worker.store.files.scan import scan_records
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
 from livethread_worker.store.read.thread_file import open_thread
@@ -55,16 +55,16 @@ def _turn(index: Index, params: types.ListTurnsParams, file: BinaryIO, span: Tur
 def _late_end(file: BinaryIO, span: TurnSpan) -> RolloutItem | None:
     if span.end is None or span.late_end is None or span.late_end < span.end:
         return None
-    record = next(scan_records(file, span.late_end, read_bytes=PAGE_READ_BYTES))
-    return item_of(record.value) if record.value is not None else None
+    record = next(scan_records(file, span.late_end))
+    return item_of(record.value)
 
 
 def _items(file: BinaryIO, span: TurnSpan) -> list[RolloutItem]:
     items = []
-    for record in scan_records(file, span.offset, read_bytes=PAGE_READ_BYTES):
+    for record in scan_records(file, span.offset):
         if span.end is not None and record.offset >= span.end:
             break
-        item = item_of(record.value) if record.value is not None else None
-        if item is not None and item.type != THREAD_METADATA_TYPE:
+        item = item_of(record.value)
+        if item is not None:
             items.append(item)
     return items

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from livethread import types
 from livethread.metadata import StoredThreadHistory
-from livethread.rollout.item import items_of
+from livethread.rollout.item import decode_line, items_of
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import scan_values
+from livethread_worker.store.files.scan import scan_lines
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.thread_file import open_thread, require_path
 
@@ -27,8 +27,7 @@ def load_history(home: Home, index: Index, params: types.LoadThreadHistoryParams
 def history_at(thread_id: str, path: Path) -> StoredThreadHistory:
     """Return the items of the rollout at *path*."""
     with open_rollout(path) as file:
-        # The items were just made: validating them again would take as long as parsing them.
-        return StoredThreadHistory.model_construct(thread_id=thread_id, items=items_of(scan_values(file)))
+        return StoredThreadHistory(thread_id, items_of(map(decode_line, scan_lines(file))))
 
 
 def read_lines(
@@ -44,4 +43,5 @@ def read_lines(
         lines = file.readlines(max_bytes)
         following = file.tell()
         more = bool(file.read(1))
-    return [line.decode(errors="replace") for line in lines], following if more else None
+    # A bad line stays one: bytes that are not UTF-8 must not become replacement characters on the way.
+    return [line.decode(errors="surrogateescape") for line in lines], following if more else None

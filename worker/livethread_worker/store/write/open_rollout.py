@@ -149,5 +149,5 @@ def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
     """Return the payload of the last own ``session_meta`` line."""
     line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
-    item = item_of(decode_line(line) or {})
+    item = item_of(decode_line(line))
     return item.payload if item is not None and isinstance(item.payload, dict) else {"id": state.thread_id}

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from livethread.rollout.item import decode_line
 from livethread_worker.store.files import scan
-from livethread_worker.store.files.scan import Record, scan_backward, scan_records, scan_values, writer_mark
+from livethread_worker.store.files.scan import Record, scan_backward, scan_lines, scan_records, writer_mark
 
 
 def scanned(data: bytes, start: int = 0) -> list[Record]:
@@ -64,6 +65,7 @@ ODD_LINES = (
         b'{"a":"\xff"}',
         b'{"a":1}',
         b'{"b":NaN}',
+        b'{"b":1e999}',
         b'{"a":1}{"a":2}',
         b'{"a":"\xc3\xa9"}\r',
     ),
@@ -76,12 +78,15 @@ ODD_LINES = (
 
 
 @given(lines=st.lists(st.sampled_from(ODD_LINES)), tail=st.sampled_from(ODD_LINES), read_bytes=st.integers(1, 200))
-def test_values_equal_those_of_the_records(lines: list[bytes], tail: bytes, read_bytes: int) -> None:
+def test_lines_equal_those_of_the_records(lines: list[bytes], tail: bytes, read_bytes: int) -> None:
     data = b"".join(line + b"\n" for line in lines) + tail
 
-    values = list(scan_values(io.BytesIO(data), read_bytes=read_bytes))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scan, "READ_BYTES", read_bytes)
+        read = list(scan_lines(io.BytesIO(data)))
 
-    assert repr(values) == repr([record.value for record in scanned(data)])
+    assert read == [*lines, *([tail] if tail else [])]
+    assert repr(list(map(decode_line, read))) == repr([record.value for record in scanned(data)])
 
 
 def test_a_tail_of_zeros_is_bad_and_incomplete() -> None:
@@ -154,7 +159,7 @@ def test_our_lines_name_their_tasks(value: dict[str, Any], mark: tuple[str, int]
 
 def scanned_backward(data: bytes, end: int | None = None, start: int = 0, *, read_bytes: int = 7) -> list[Record]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(scan, "PAGE_READ_BYTES", read_bytes)
+        patched.setattr(scan, "READ_BYTES", read_bytes)
         return list(scan_backward(io.BytesIO(data), len(data) if end is None else end, start))
 
 
@@ -177,10 +182,10 @@ def test_backward_a_blank_first_line_is_a_record_too() -> None:
 
 
 def test_backward_a_line_longer_than_a_read_is_one_record() -> None:
-    long = json.dumps({"a": "x" * (3 * scan.PAGE_READ_BYTES + 17)}).encode() + b"\n"
+    long = json.dumps({"a": "x" * (3 * scan.READ_BYTES + 17)}).encode() + b"\n"
     data = b'{"b":1}\n' + long + b'{"b":2}\n'
 
-    assert scanned_backward(data, read_bytes=scan.PAGE_READ_BYTES) == scanned(data)[::-1]
+    assert scanned_backward(data, read_bytes=scan.READ_BYTES) == scanned(data)[::-1]
 
 
 LINES = st.lists(
@@ -212,4 +217,8 @@ def test_backward_between_two_offsets_yields_the_lines_between(lines: list[bytes
 def test_the_size_of_reads_makes_no_difference(lines: list[bytes], read_bytes: int) -> None:
     data = b"\n".join(lines)
 
-    assert list(scan_records(io.BytesIO(data), read_bytes=read_bytes)) == scanned(data)
+    whole = scanned(data)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scan, "READ_BYTES", read_bytes)
+        assert scanned(data) == whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def test_pages_of_turns_lose_and_repeat_nothing_either_way(
 
     def shown(*pages: types.TurnPage) -> list[tuple[str, types.StoredTurnStatus | None, tuple[Any, ...]]]:
         return [
-            (turn.turn_id, turn.status, tuple(item.model_copy(update={"ordinal": None}) for item in turn.items))
+            (turn.turn_id, turn.status, tuple(replace(item, ordinal=None) for item in turn.items))
             for page in pages
             for turn in page.turns
         ]

@@ -23,7 +23,7 @@ from livethread.rollout.old_forms import modern_record
 from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed
-from livethread_worker.store.files.scan import PAGE_READ_BYTES, scan_records
+from livethread_worker.store.files.scan import scan_records
 
 #: Namespace of the UUIDs for ids that are not UUIDs. Never change it: imported threads would be imported again.
 _NAMESPACE: Final = uuid.UUID("6f5b3a52-0c1d-5e6f-9a53-6c6976657468")
@@ -199,7 +199,7 @@ def as_thread_id(text: str) -> str:
 def _own_meta(file: BinaryIO, named: str | None) -> dict[str, Any]:
     """Return the first record with a ``session_meta``, of the thread *named* unless that is None."""
     is_first, other = True, None
-    for record in scan_records(file, read_bytes=PAGE_READ_BYTES):
+    for record in scan_records(file):
         value = record.value
         if value is None:
             continue
