@@ -17,6 +17,7 @@ from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.ordered_tasks import MailboxEntry
 from livethread.rollout.item import decode_line
+from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.upkeep.refresh import Refresher
 from livethread_worker.store.write.outcome import OutcomeKind
@@ -40,7 +41,8 @@ class World:
         #: What was settled before is not delivered again: its lines may be cut.
         self.kept_from = 0
         self.writers = 0
-        self.saved: Path | None = None
+        #: The index as the disk has it.
+        self.on_disk: bytes | None = None
         params = self.mail.create("w0", **creation)
         self.mailbox.append(params)
         self.apply(1)
@@ -68,8 +70,9 @@ class World:
         self._post(self.mail.unarchive(writer=self._new_writer(), at=at))
 
     def resume(self, session: int) -> None:
-        """Shut one session down, and open another."""
+        """Shut one session down, and open another, which reads the thread."""
         self.apply_all()
+        self.refresh()
         self.sessions[session] = writer = self._new_writer()
         self.mail.syncs[writer] = ThreadMetadataSync.for_stored(self.store.thread(self.mail))
 
@@ -130,6 +133,19 @@ class World:
     def lose_index(self) -> None:
         """Somebody deletes the index; the next task takes the thread in."""
         self.store.drop_index()
+
+    def reach_the_disk(self) -> None:
+        """The disk takes what the index has committed so far."""
+        self.on_disk = self.store.index.db.conn.serialize()
+
+    def power_cut(self) -> None:
+        """The machine loses power: rollouts are on the disk, and the last commits of the index are not."""
+        if self.on_disk is not None:
+            self.store.index.close()
+            for path in self.store.home.own.glob("index.sqlite*"):
+                path.unlink()
+            self.store.home.index.write_bytes(self.on_disk)
+            self.store.index = Index(self.store.home)
 
     def rebuild(self) -> None:
         rebuild(self.store.home, self.store.index)
@@ -268,6 +284,8 @@ DAMAGE = [
     step("torn"),
     step("cut", st.integers(0, 4)),
     step("lose_index"),
+    step("reach_the_disk"),
+    step("power_cut"),
     step("rebuild"),
     step("refresh"),
 ]

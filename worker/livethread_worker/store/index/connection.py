@@ -63,15 +63,19 @@ class Connection:
             return self.db.conn.execute(query, arguments).fetchall()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, is_synced: bool = False) -> Iterator[sqlite3.Connection]:
         """Run a write transaction; if it fails, nothing of it is stored.
 
-        It takes the write lock at once: of two transactions that read first and then write, one would fail.
+        It takes the write lock at once: of two transactions that read first and then write, one would fail. The commit
+        survives the death of every process. Only with *is_synced* it waits for the disk, and survives a power cut, too:
+        for changes that the rollouts do not hold.
         """
         connection = self.db.conn
         with self.errors_translated():
-            connection.execute("BEGIN IMMEDIATE")
+            if is_synced:
+                connection.execute("PRAGMA synchronous = FULL")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 if connection.in_transaction:  # else the caller rolled it back
                     connection.execute("COMMIT")
@@ -79,6 +83,9 @@ class Connection:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            finally:
+                if is_synced:
+                    connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:

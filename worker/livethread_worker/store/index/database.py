@@ -63,7 +63,8 @@ def _open(home: Home) -> Database:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        connection.execute("PRAGMA synchronous = FULL")  # `flush` promises a durable index, too
+        # A power cut may take the last commits: their changes are in the rollouts, and are read from there again.
+        connection.execute("PRAGMA synchronous = NORMAL")
         # A statement may have to undo a new thread's row in fifteen indexes; in memory, that needs no temporary file
         # (see "statement journals" at https://www.sqlite.org/tempfiles.html).
         connection.execute("PRAGMA temp_store = MEMORY")

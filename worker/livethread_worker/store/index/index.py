@@ -152,7 +152,7 @@ class Index:
         happens if a reader takes in a rollout whose lock was held for long, just when the lock is released. Return None if
         nothing was committed.
         """
-        with self._connection.transaction() as connection:
+        with self._connection.transaction(is_synced=bool(deleted)) as connection:
             changed = changed_since_load(connection, rows)
             saved = [each for each in rows if each.state.thread_id not in changed]
             messages = save_batch(connection, saved)
@@ -194,7 +194,7 @@ class Index:
 
     def fence(self, thread_id: str, now: int) -> int:
         """Begin and return a new epoch of a thread: *now* in ms, or later if the last one was."""
-        with self.transaction() as connection:
+        with self.transaction(is_synced=True) as connection:
             connection.execute(QUERIES["fence"], {"thread_id": thread_id, "now": now})
             return self.epoch(thread_id)
 
@@ -205,7 +205,7 @@ class Index:
 
     def distrust(self, thread_id: str) -> None:
         """Have a thread's whole rollout read again, because the index is wrong about its lines."""
-        with self.transaction() as connection:
+        with self.transaction(is_synced=True) as connection:
             connection.execute(QUERIES["distrust"], {"thread_id": thread_id, "rollout_bytes": MAX_OFFSET})
 
     def maintain(self, *, is_idle: bool = False) -> bool:
@@ -319,10 +319,10 @@ class Index:
         return {row[0] for row in digests}, {row[0] for row in offsets}
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run a write transaction that may change anything."""
+    def transaction(self, *, is_synced: bool = False) -> Iterator[sqlite3.Connection]:
+        """Run a write transaction that may change anything; see `Connection.transaction`."""
         self._cache.clear()
-        with self._connection.transaction() as connection:
+        with self._connection.transaction(is_synced=is_synced) as connection:
             yield connection
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -120,7 +120,7 @@ class Maintenance:
             IndexUnavailable: another process writes for long, for example.
         """
         if self._any_unindexed():  # an empty write would make other processes clear their caches
-            with self._less_durably(), self._transaction() as connection:
+            with self._transaction() as connection:
                 connection.execute(QUERIES["index_unindexed"])
                 connection.execute(QUERIES["forget_unindexed"])
             self._segments["messages"] += 1
@@ -139,7 +139,7 @@ class Maintenance:
     def _merge(self, what: str) -> None:
         """Merge segments of a full text, if a level holds many."""
         pages = max(MERGED_PAGES, 0 if self._is_idle else int(self._messages * MERGED_PAGES_OF_MESSAGE))
-        with self._less_durably(), self._transaction() as connection:
+        with self._transaction() as connection:
             before = connection.total_changes
             connection.execute(QUERIES[f"merge_{what}"], {"pages": pages})
             changes = connection.total_changes - before
@@ -153,12 +153,3 @@ class Maintenance:
         """Move the log into the database, as far as no reader needs it; the log then starts from its beginning again."""
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._logged_pages = 0.0
-
-    @contextmanager
-    def _less_durably(self) -> Iterator[None]:
-        """Commit without waiting for the disk: after a power cut, this work is due again."""
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        try:
-            yield
-        finally:
-            self._connection.execute("PRAGMA synchronous = FULL")

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -405,3 +406,38 @@ def test_json_columns_hold_json(store: Store) -> None:
         "approval_mode": {"granular": [None, 1]},
         "token_usage": {"total": 2**70},
     }
+
+
+# -- what survives a power cut -----------------------------------------------------------------------------
+
+#: Changes that no rollout holds: the index alone knows them.
+NOT_IN_THE_ROLLOUTS: dict[str, Callable[[Index], object]] = {
+    "a deletion": lambda index: index.commit((), [thread_id(1)]),
+    "an epoch": lambda index: index.fence(thread_id(1), 1),
+    "distrust": lambda index: index.distrust(thread_id(1)),
+}
+
+
+def commits(index: Index, change: Callable[[Index], object]) -> list[str]:
+    """What *change* executes that begins, ends, or decides how durable a transaction is."""
+    statements: list[str] = []
+    index.db.conn.set_trace_callback(statements.append)
+    change(index)
+    index.db.conn.set_trace_callback(None)
+    return [each for each in statements if each.startswith(("PRAGMA synchronous", "BEGIN", "COMMIT"))]
+
+
+@pytest.mark.parametrize("change", NOT_IN_THE_ROLLOUTS.values(), ids=list(NOT_IN_THE_ROLLOUTS))
+def test_a_change_that_no_rollout_holds_waits_for_the_disk(store: Store, change: Callable[[Index], object]) -> None:
+    store.commit(state(FULL))
+
+    assert commits(store.index, change) == [
+        "PRAGMA synchronous = FULL",
+        "BEGIN IMMEDIATE",
+        "COMMIT",
+        "PRAGMA synchronous = NORMAL",
+    ]
+
+
+def test_a_change_that_the_rollout_holds_does_not_wait_for_the_disk(store: Store) -> None:
+    assert commits(store.index, lambda _: store.commit(state(FULL))) == ["BEGIN IMMEDIATE", "COMMIT"]
