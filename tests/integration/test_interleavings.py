@@ -74,7 +74,7 @@ STEPS: Final = 5_000
 
 #: What a writer does at once: to which thread, how many tasks, of which kind.
 Step = tuple[int, int, str]
-KINDS: Final = ("append", "append", "append", "patch", "archive", "unarchive")
+KINDS: Final = ("append", "append", "pair", "patch", "archive", "unarchive")
 PROGRAM: Final = st.lists(
     st.tuples(st.sampled_from([0, 1]), st.integers(1, 3), st.sampled_from(KINDS)), min_size=1, max_size=4
 )
@@ -271,6 +271,9 @@ class Interleaving(RuleBasedStateMachine):
             assert submission.accepted.done()
             if not submission.accepted.cancelled():  # as it is where the process that waited was killed
                 assert (writer.id, submission.n) in self.accepted[writer.thread_id]
+            if submission.patch is not None and submission.n:
+                held = {(writer.id, n) in self.accepted[writer.thread_id] for n in (submission.n, submission.last)}
+                assert len(held) == 1, "half a pair was accepted"
         assert examine(home, fix=False).faults == []
 
     def applied(self, id_: str) -> list[tuple[tuple[str, int], int]]:
@@ -294,9 +297,12 @@ class Interleaving(RuleBasedStateMachine):
         And whether the thread is archived by them.
         """
         sent = {(writer.id, each.n): each for writer, each in self.submissions if each.n}
+        patches = {(writer.id, each.last) for writer, each in self.submissions if each.patch is not None}
         is_archived = False
         tasks: list[tuple[tuple[str, int], int]] = []
         for task in sorted(self.accepted[id_], key=lambda task: position_key(self.accepted[id_][task])):
+            if task in patches:  # it follows from lines, and leaves none
+                continue
             submission = sent[task]
             count = 1
             if submission.task.op == "append_items":
@@ -443,7 +449,10 @@ class Hand(HandWorker):
 
 
 def submission_of(writer: Writer, kind: str, n: int) -> Submission:
-    """Return a submission of *kind*; an append has one line or two."""
+    """Return a submission of *kind*; a pair is an append and the patch derived from it."""
+    if kind == "pair":
+        patch = UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title=f"{writer.id} {n}"), derived=True)
+        return Submission(task_of(writer, "append", n), patch=OrderedTask(patch).encode())
     return Submission(task_of(writer, kind, n))
 
 
