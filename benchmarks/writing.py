@@ -14,7 +14,8 @@ from benchmarks import homes
 from benchmarks.timing import medians
 from livethread.model import utc_now
 from livethread.ordered_tasks import AppendItems, MailboxEntry, OrderedTask
-from livethread.rollout.item import RolloutItem, encode_line
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import encode_line
 from livethread.types import AppendThreadItemsParams, ResumeThreadParams
 from livethread_config import Settings
 from livethread_worker.store.files.home import Home

@@ -18,7 +18,8 @@ from livethread.metadata_sync import thread_of_meta
 from livethread.model import format_time, parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
-from livethread.rollout.item import RolloutItem, decode_line, encode_items, encode_line, items_of
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
 from livethread.rollout.search_text import Phrase, folded_term, listing_text, parse_query, search_text, words_of
 from livethread.rollout.session_meta import session_meta
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place, stored_turn

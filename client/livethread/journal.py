@@ -19,7 +19,8 @@ from livethread import types
 from livethread.errors import Conflict, InvalidRequest, ResourceExhausted, Unsupported
 from livethread.metadata import StoredThreadHistory
 from livethread.metadata_sync import ThreadMetadataSync
-from livethread.rollout.item import RolloutItem, encode_json
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import encode_json
 from livethread.store import ThreadStore
 
 T = TypeVar("T")

@@ -24,7 +24,8 @@ from pydantic import (
 
 from livethread.errors import InvalidRequest
 from livethread.model import Model, Result, Text, UtcTime
-from livethread.rollout.item import RolloutItem, encode_json
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import encode_json
 from livethread.thread_id import ThreadId
 
 _MAX_LABEL = 200

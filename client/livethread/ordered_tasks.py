@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError
 from livethread.errors import InvalidRequest, ResourceExhausted
 from livethread.metadata import MetadataUpdate, ThreadMetadataPatch
 from livethread.model import Model, UtcTime
-from livethread.rollout.item import MAX_TASK_BYTES, encode_json
+from livethread.rollout.lines import MAX_TASK_BYTES, encode_json
 from livethread.rollout.session_meta import SESSION_META_SCHEMA
 from livethread.types import IdempotencyKey, Position
 

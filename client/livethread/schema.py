@@ -17,7 +17,8 @@ from pydantic_core import core_schema
 
 from livethread import metadata, ordered_tasks, types
 from livethread.model import LINE_TIME_SCHEMA
-from livethread.rollout.item import KEY_FIELD, RolloutItem
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import KEY_FIELD
 
 DIALECT: Final = GenerateJsonSchema.schema_dialect
 

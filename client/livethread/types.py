@@ -17,7 +17,8 @@ from livethread.metadata import (
     ThreadSource,
 )
 from livethread.model import Model, Result, Text, UtcTime, utc_now
-from livethread.rollout.item import AppendedItems, RolloutItem, encode_json
+from livethread.rollout.item import AppendedItems, RolloutItem
+from livethread.rollout.lines import encode_json
 from livethread.thread_id import ThreadId, new_thread_id
 
 PageSize = Annotated[int, Field(ge=1, le=1000)]

@@ -25,7 +25,8 @@ from livethread import (
 )
 from livethread.model import utc_now
 from livethread.observers import InitializationMode
-from livethread.rollout.item import encode_items, parse_items
+from livethread.rollout.item import parse_items
+from livethread.rollout.lines import encode_items
 from livethread.types import position_key
 
 

@@ -17,7 +17,8 @@ from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, MemoryMode
 from livethread.model import parse_time, utc_now
 from livethread.policy import is_persisted
-from livethread.rollout.item import RolloutItem, decode_line, items_of
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import decode_line, items_of
 from livethread.store import ThreadStore
 from livethread.types import CreateThreadParams
 from livethread_config import Settings

@@ -16,7 +16,7 @@ from livethread import types
 from livethread.errors import Unavailable, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
-from livethread.rollout.item import decode_line, items_of
+from livethread.rollout.lines import decode_line, items_of
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:

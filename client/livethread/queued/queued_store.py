@@ -41,7 +41,7 @@ from livethread.queued.mailboxes import Mailboxes
 from livethread.queued.outbox import Outbox
 from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Budget, Submission, Writer
-from livethread.rollout.item import encode_items
+from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.store import ThreadReader
 from livethread_config import Settings

@@ -41,7 +41,8 @@ from livethread.cli import main
 from livethread.cli.output import as_indented_json
 from livethread.model import Model
 from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask, TaskHeader, UpdateThreadMetadata
-from livethread.rollout.item import encode_items, parse_items
+from livethread.rollout.item import parse_items
+from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.schema import READ, WRITTEN, field_comments, schemas
 

@@ -22,7 +22,8 @@ from livethread.ordered_tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
-from livethread.rollout.item import RolloutItem, encode_line
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import encode_line
 from livethread.rollout.session_meta import session_meta
 from livethread.types import CreateThreadParams
 from livethread_worker.store.files.home import Home

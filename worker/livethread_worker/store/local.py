@@ -33,7 +33,7 @@ from livethread.ordered_tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
-from livethread.rollout.item import encode_items
+from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread_config import Settings
 from livethread_worker.store.files.home import Home

@@ -16,7 +16,7 @@ from tests.unit.worker.builders import AT, Mail, Store, item_line
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.ordered_tasks import MailboxEntry
-from livethread.rollout.item import decode_line
+from livethread.rollout.lines import decode_line
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.upkeep.refresh import Refresher

@@ -30,7 +30,7 @@ from tests.unit.worker.builders import AT, item_line, thread_id
 from livethread import types
 from livethread.errors import ThreadNotFound
 from livethread.metadata import MemoryMode, ThreadMetadataPatch
-from livethread.rollout.item import decode_line
+from livethread.rollout.lines import decode_line
 from livethread_config import Settings
 from livethread_worker.store.files import home
 from livethread_worker.store.files.locks import file_lock

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from livethread.model import format_time, parse_time
-from livethread.rollout.item import decode_line, encode_json
+from livethread.rollout.lines import decode_line, encode_json
 from livethread_worker.store.files.home import FILE_MODE, Home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.recorder import RolloutRecorder

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from livethread.rollout.item import KEY_FIELD, decode_line
+from livethread.rollout.lines import KEY_FIELD, decode_line
 
 #: Numbers from here on are nobody's counters: the index holds 64 bits.
 MAX_COUNTER: Final = 2**62

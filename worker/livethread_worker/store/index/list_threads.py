@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from livethread.cursor import decode_cursor, encode_cursor
 from livethread.metadata import SessionSource
-from livethread.rollout.item import encode_json
+from livethread.rollout.lines import encode_json
 from livethread.rollout.search_text import folded_term
 from livethread.types import ListThreadsParams, RelationKind, SortDirection, ThreadPage
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from livethread.rollout.item import encode_json
+from livethread.rollout.lines import encode_json
 from livethread_worker.store.thread_state import ThreadState
 
 #: Most states in the cache, most characters in all of them, and most in one: some megabytes.

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from livethread.metadata import GitInfo, StoredThread
 from livethread.model import format_time
-from livethread.rollout.item import encode_json
+from livethread.rollout.lines import encode_json
 
 _TEXTS: Final = (
     "session_id",
@@ -114,7 +114,7 @@ def slot_of(time: str) -> str:
 
 
 def from_rows(rows: Sequence[sqlite3.Row], root: Path) -> list[StoredThread]:
-    """Return the threads of *rows* of one query, without validation: we wrote the rows."""
+    """Return the threads of *rows* of one query, in their order."""
     if not rows:
         return []
     names = rows[0].keys()
@@ -124,14 +124,14 @@ def from_rows(rows: Sequence[sqlite3.Row], root: Path) -> list[StoredThread]:
 
 def _thread(values: tuple[Any, ...], root: Path) -> StoredThread:
     """Return the thread of one row's values."""
-    fields: dict[str, Any] = dict(zip(_COLUMN_OF, values, strict=False))
+    # Fields that are null have their default: a thread has most of them unset.
+    fields = {name: value for name, value in zip(_COLUMN_OF, values, strict=False) if value is not None}
     fields["rollout_path"] = root / fields["rollout_path"]
-    for name in _TIMES:
-        if at := fields[name]:
-            fields[name] = datetime.fromisoformat(at)
-    for name in _JSON:
-        if text := fields[name]:
-            fields[name] = _plain(text) if text[0] == '"' else _decode(text)[0]
+    for name in fields.keys() & _TIMES:
+        fields[name] = datetime.fromisoformat(fields[name])
+    for name in fields.keys() & _JSON:
+        text = fields[name]
+        fields[name] = _plain(text) if text[0] == '"' else _decode(text)[0]
     git = values[-len(_GIT) :]
     fields["git_info"] = GitInfo(**dict(zip(_GIT.values(), git, strict=True))) if any(git) else None
     return StoredThread(**fields)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from livethread.metadata import StoredThread
-from livethread.rollout.item import encode_json
+from livethread.rollout.lines import encode_json
 from livethread.rollout.search_text import SearchText, spaced
 from livethread.rollout.turns import TurnsTakenBack
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts

@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from livethread.cursor import decode_offset, encode_offset
 from livethread.errors import InvalidRequest
-from livethread.rollout.item import RolloutItem, item_of
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import item_of
 from livethread.types import ItemPage, ListItemsParams, SortDirection
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import Record, end_of_lines, scan_backward, scan_records

@@ -7,7 +7,8 @@ from typing import BinaryIO
 
 from livethread import types
 from livethread.cursor import decode_offset, encode_offset
-from livethread.rollout.item import RolloutItem, item_of
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import item_of
 from livethread.rollout.turns import named_end, stored_turn
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import scan_records

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from livethread import types
 from livethread.metadata import StoredThreadHistory
-from livethread.rollout.item import decode_line, items_of
+from livethread.rollout.lines import decode_line, items_of
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import scan_lines

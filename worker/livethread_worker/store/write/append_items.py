@@ -11,7 +11,8 @@ from livethread.metadata_state import is_activity
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import parse_time
 from livethread.ordered_tasks import AppendItems, MailboxEntry
-from livethread.rollout.item import KEY_FIELD, THREAD_METADATA_TYPE, decode_line
+from livethread.rollout.item import THREAD_METADATA_TYPE
+from livethread.rollout.lines import KEY_FIELD, decode_line
 from livethread_worker.store.write.thread_work import Line, ThreadWork
 
 #: Fields that only the store adds to a line.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
-from livethread.rollout.item import decode_line, item_of
+from livethread.rollout.lines import decode_line, item_of
 from livethread.types import START
 from livethread_worker.store.files.compression import decompress
 from livethread_worker.store.files.home import Home, is_compressed, other_form

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from livethread.rollout.item import decode_line
+from livethread.rollout.lines import decode_line
 from livethread_worker.store.files import scan
 from livethread_worker.store.files.scan import Record, scan_backward, scan_lines, scan_records, writer_mark
 

@@ -16,7 +16,8 @@ from tests.unit.worker.builders import Mail, Store, item_line, message_line, ope
 from livethread import types
 from livethread.cursor import encode_offset
 from livethread.errors import InvalidRequest, ThreadNotFound
-from livethread.rollout.item import RolloutItem, decode_line, items_of
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import decode_line, items_of
 from livethread_worker.store.read import thread_file
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns

@@ -15,7 +15,7 @@ from tests.unit.worker.builders import AT, DAY, Mail, Store, message_line, threa
 
 from livethread.cli import main
 from livethread.metadata import ThreadMetadataPatch
-from livethread.rollout.item import decode_line
+from livethread.rollout.lines import decode_line
 from livethread.types import ListThreadsParams, SearchThreadsParams
 from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.locks import file_lock

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from livethread.errors import Internal, InvalidRequest
 from livethread.model import format_time
-from livethread.rollout.item import decode_line, encode_json
+from livethread.rollout.lines import decode_line, encode_json
 from livethread.rollout.session_meta import session_meta
 from livethread.types import CreateThreadParams
 from livethread_worker.store.files.compression import decompress, open_rollout, salvage

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from livethread.model import format_time, parse_time
-from livethread.rollout.item import encode_json
+from livethread.rollout.lines import encode_json
 from livethread.rollout.old_forms import modern_record
 from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files.compression import open_rollout
