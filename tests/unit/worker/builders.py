@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
@@ -47,6 +50,11 @@ def item_line(type_: str, payload: Any, at: datetime = AT) -> bytes:
 
 def message_line(text: str, at: datetime = AT) -> bytes:
     return item_line("event_msg", {"type": "user_message", "message": text}, at)
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
 
 
 #: Items that a client may append, and that say odd things where the store looks.
@@ -194,3 +202,29 @@ def opened_store(root: Path) -> Iterator[Store]:
     store = Store(root)
     yield store
     store.close()
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+@contextmanager
+def killed(target: object, name: str, *, after: int | None = None) -> Iterator[None]:
+    """Kill the process instead of a call of *name*; with *after*, once that many calls have returned."""
+    original = getattr(target, name)
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        if after is None:
+            raise Killed
+        result = original(*args, **kwargs)
+        calls += 1
+        if calls == after:
+            raise Killed
+        return result
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(target, name, call)
+        with pytest.raises(Killed):
+            yield

@@ -22,11 +22,6 @@ from livethread_worker.store.write.thread_work import number_line
 DONE = OutcomeKind.DONE
 
 
-@pytest.fixture
-def mail() -> Mail:
-    return Mail(1)
-
-
 def keys(store: Store, mail: Mail, *named: str) -> set[str]:
     return store.index.load_states({mail.thread_id: set()}, {mail.thread_id: named})[mail.thread_id].keys
 
