@@ -9,8 +9,8 @@ from livethread_worker.store.write.thread_work import number_line
 DONE = OutcomeKind.DONE
 
 
-def test_a_crash_at_any_byte_of_a_write_is_made_good(store: Store) -> None:
-    """What stands is recognised line by line, what is torn is set aside, what is missing is written."""
+def test_a_crash_at_any_byte_of_a_write_is_repaired(store: Store) -> None:
+    """Whole lines are recognized, a torn one is quarantined, missing ones are written."""
     first, second = message_line("héllo"), message_line("world")
     expected = number_line(first, 1, "w1:2") + number_line(second, 2, "w1:2")
 
@@ -26,8 +26,8 @@ def test_a_crash_at_any_byte_of_a_write_is_made_good(store: Store) -> None:
         assert store.path(mail).read_bytes()[size:] == expected, f"after {written} bytes"
 
 
-def test_what_was_written_and_not_committed_is_recognised(store: Store, mail: Mail) -> None:
-    """A kill -9 between the write and the commit."""
+def test_lines_written_before_a_crash_are_recognized(store: Store, mail: Mail) -> None:
+    """The worker is killed between the write and the commit."""
     store.apply(mail, mail.create())
     append = mail.append("a", "b")
 
@@ -42,7 +42,7 @@ def test_what_was_written_and_not_committed_is_recognised(store: Store, mail: Ma
 
 
 @pytest.mark.parametrize("line", ODD_ITEMS.values(), ids=list(ODD_ITEMS))
-def test_no_item_whatever_holds_up_its_thread_or_another(store: Store, mail: Mail, other: Mail, line: bytes) -> None:
+def test_no_odd_item_holds_up_any_thread(store: Store, mail: Mail, other: Mail, line: bytes) -> None:
     outcomes = store.apply_batch({
         mail.thread_id: [mail.create(), mail.append_lines(line), mail.append("a")],
         other.thread_id: [other.create(), other.append("b")],

@@ -17,18 +17,18 @@ DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
 
 MOVING: dict[str, tuple[str, str, int | None]] = {
     "before its line": ("recorder", "append", None),
-    "behind its line": ("recorder", "append", 1),
+    "after its line": ("recorder", "append", 1),
     "before the move": ("archive", "make_directory", None),
-    "behind the move": ("archive", "sync_directory", None),
-    "between the two folders": ("archive", "sync_directory", 1),
+    "after the move": ("archive", "sync_directory", None),
+    "between syncing the two folders": ("archive", "sync_directory", 1),
     "before the commit": ("index", "commit", None),
-    "behind the commit": ("index", "commit", 1),
+    "after the commit": ("index", "commit", 1),
 }
 
 
-def place(store: Store, where: str) -> object:
-    places: dict[str, object] = {"archive": archive_thread, "recorder": RolloutRecorder, "index": store.index}
-    return places[where]
+def crash_target(store: Store, name: str) -> object:
+    targets: dict[str, object] = {"archive": archive_thread, "recorder": RolloutRecorder, "index": store.index}
+    return targets[name]
 
 
 def dated(store: Store, mail: Mail) -> Path:
@@ -39,7 +39,7 @@ def archived(store: Store, mail: Mail) -> Path:
     return store.home.archived_sessions / dated(store, mail).name
 
 
-def test_an_archived_thread_lies_among_the_archived_and_says_since_when(store: Store, mail: Mail) -> None:
+def test_an_archived_thread_moves_to_the_archive_with_the_time(store: Store, mail: Mail) -> None:
     outcome = store.apply(mail, mail.create(), mail.append("a"), mail.archive())
 
     assert outcome == Outcome(DONE, "1003-0")
@@ -50,7 +50,7 @@ def test_an_archived_thread_lies_among_the_archived_and_says_since_when(store: S
     assert store.numbering(mail)[-1] == (2, "w1:3")
 
 
-def test_an_unarchived_thread_is_back_where_it_was(store: Store, mail: Mail) -> None:
+def test_an_unarchived_thread_moves_back(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a"), mail.archive())
 
     outcome = store.apply(mail, mail.unarchive(), mail.append("b"))
@@ -61,7 +61,7 @@ def test_an_unarchived_thread_is_back_where_it_was(store: Store, mail: Mail) -> 
     assert store.texts(mail) == ["a", "b"]
 
 
-def test_a_thread_that_is_archived_and_unarchived_in_one_batch_stays_where_it_is(store: Store, mail: Mail) -> None:
+def test_archiving_and_unarchiving_in_one_batch_moves_nothing(store: Store, mail: Mail) -> None:
     outcome = store.apply(mail, mail.create(), mail.archive(), mail.append("a"), mail.unarchive())
 
     assert outcome == Outcome(DONE, "1004-0")
@@ -69,7 +69,7 @@ def test_a_thread_that_is_archived_and_unarchived_in_one_batch_stays_where_it_is
 
 
 def test_archiving_twice_archives_once(store: Store, mail: Mail) -> None:
-    """The second leaves a line of its own, so that it is known to be applied, which says when the first was."""
+    """The second task leaves a line, too, so that it counts as applied; the line repeats the first time."""
     store.apply(mail, mail.create(), mail.archive())
 
     outcome = store.apply(mail, mail.archive(writer="w2", at=AT + timedelta(days=1)))
@@ -79,8 +79,8 @@ def test_archiving_twice_archives_once(store: Store, mail: Mail) -> None:
     assert [record["payload"]["archived_at"] for record in store.records(mail)[1:]] == [format_time(AT)] * 2
 
 
-def test_a_change_without_effect_is_not_applied_again_when_delivered_again(store: Store, mail: Mail) -> None:
-    """A kill -9 between the commit and the settlement."""
+def test_redelivered_moves_are_not_applied_again(store: Store, mail: Mail) -> None:
+    """The worker was killed between the commit and the settlement."""
     store.apply(mail, mail.create())
     batch = (mail.unarchive(writer="w2"), mail.archive(writer="w3"))
     store.apply(mail, *batch)
@@ -92,10 +92,10 @@ def test_a_change_without_effect_is_not_applied_again_when_delivered_again(store
 
 
 @pytest.mark.parametrize("sizes", [(2,), (1, 1)], ids=str)
-def test_a_change_that_changed_nothing_is_not_applied_behind_the_next_after_a_crash(
+def test_after_a_crash_an_unarchive_without_effect_does_not_undo_a_later_archive(
     store: Store, mail: Mail, sizes: tuple[int, ...]
 ) -> None:
-    """A kill -9 between the write and the commit: the retry, in batches of any size, must not undo what stands."""
+    """The worker was killed between the write and the commit; the retry comes in batches of any size."""
     store.apply(mail, mail.create())
     batch = [mail.unarchive(writer="w2"), mail.archive(writer="w3")]
     with killed(store.index, "commit"):
@@ -110,8 +110,8 @@ def test_a_change_that_changed_nothing_is_not_applied_behind_the_next_after_a_cr
     assert store.thread(mail).archived_at == AT
 
 
-def test_a_crash_is_made_good_by_batches_of_any_size(store: Store, mail: Mail) -> None:
-    """The next claim may take fewer tasks than the one that was killed."""
+def test_batches_of_any_size_repair_a_crash(store: Store, mail: Mail) -> None:
+    """The next claim may take fewer tasks than the claim that died."""
     store.apply(mail, mail.create())
     batch = (mail.archive(writer="w2"), mail.append("a"), mail.unarchive(writer="w3"))
     with killed(store.index, "commit"):
@@ -125,7 +125,7 @@ def test_a_crash_is_made_good_by_batches_of_any_size(store: Store, mail: Mail) -
 
 
 @pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
-def test_a_thread_that_was_moved_in_the_batch_that_created_it_is_found(
+def test_a_thread_created_and_archived_in_a_batch_that_crashed_is_found(
     store: Store, mail: Mail, is_index_lost: bool
 ) -> None:
     batch = (mail.create(), mail.append("a"), mail.archive())
@@ -140,7 +140,7 @@ def test_a_thread_that_was_moved_in_the_batch_that_created_it_is_found(
     assert not dated(store, mail).exists()
 
 
-def test_unarchiving_what_is_not_archived_changes_nothing(store: Store, mail: Mail) -> None:
+def test_unarchiving_a_thread_that_is_not_archived_changes_nothing(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create())
     before = store.path(mail), store.thread(mail)
 
@@ -149,7 +149,7 @@ def test_unarchiving_what_is_not_archived_changes_nothing(store: Store, mail: Ma
     assert (store.path(mail), store.thread(mail)) == before
 
 
-def test_an_archived_thread_can_be_written_on(store: Store, mail: Mail) -> None:
+def test_items_can_be_appended_to_an_archived_thread(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.archive())
 
     store.apply(mail, mail.append("a"))
@@ -158,7 +158,9 @@ def test_an_archived_thread_can_be_written_on(store: Store, mail: Mail) -> None:
     assert store.thread(mail).archived_at == AT
 
 
-def test_a_place_that_is_taken_stops_the_thread_until_it_is_free(store: Store, mail: Mail, other: Mail) -> None:
+def test_an_existing_file_at_the_target_stops_the_thread_until_it_is_removed(
+    store: Store, mail: Mail, other: Mail
+) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
     archive = mail.archive()
     store.home.archived_sessions.mkdir()
@@ -178,16 +180,16 @@ def test_a_place_that_is_taken_stops_the_thread_until_it_is_free(store: Store, m
 @pytest.mark.parametrize("crash", MOVING.values(), ids=list(MOVING))
 @pytest.mark.parametrize("direction", ["archive", "unarchive"])
 @pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
-def test_a_crash_anywhere_in_a_move_is_made_good(
+def test_a_crash_anywhere_in_a_move_is_repaired(
     store: Store, mail: Mail, crash: tuple[str, str, int | None], direction: str, is_index_lost: bool
 ) -> None:
-    where, name, after = crash
+    target, name, after = crash
     history = [mail.create(), mail.append("a")]
     if direction == "unarchive":
         history.append(mail.archive())
     store.apply(mail, *history)
     move = mail.archive() if direction == "archive" else mail.unarchive()
-    with killed(place(store, where), name, after=after):
+    with killed(crash_target(store, target), name, after=after):
         store.apply(mail, move)
     if is_index_lost:
         store.drop_index()

@@ -20,7 +20,7 @@ from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 DONE, POISONED, FAILED, BUSY = OutcomeKind.DONE, OutcomeKind.POISONED, OutcomeKind.FAILED, OutcomeKind.BUSY
 
 
-def test_a_threads_tasks_become_its_rollout_and_its_row(store: Store, mail: Mail) -> None:
+def test_a_threads_tasks_become_its_rollout_and_its_index_row(store: Store, mail: Mail) -> None:
     outcome = store.apply(mail, mail.create(cwd="/work"), mail.append("a", "b"), mail.append("c"))
 
     assert outcome == Outcome(DONE, "1003-0")
@@ -31,7 +31,7 @@ def test_a_threads_tasks_become_its_rollout_and_its_row(store: Store, mail: Mail
     assert stat.S_IMODE(store.path(mail).stat().st_mode) == 0o600
 
 
-def test_a_batch_applies_every_thread_and_says_how_far(store: Store, mail: Mail, other: Mail) -> None:
+def test_a_batch_applies_all_threads_and_returns_their_positions(store: Store, mail: Mail, other: Mail) -> None:
     outcomes = store.apply_batch({
         mail.thread_id: [mail.create(), mail.append("a")],
         other.thread_id: [other.create(), other.append("b"), other.append("c")],
@@ -41,7 +41,7 @@ def test_a_batch_applies_every_thread_and_says_how_far(store: Store, mail: Mail,
     assert (store.texts(mail), store.texts(other)) == (["a"], ["b", "c"])
 
 
-def test_applying_the_same_entries_again_changes_no_byte(store: Store, mail: Mail) -> None:
+def test_applying_the_same_tasks_again_changes_no_byte(store: Store, mail: Mail) -> None:
     entries = [mail.create(), mail.append("a", "b"), mail.patch(ThreadMetadataPatch(title="t")), mail.append("c")]
     store.apply(mail, *entries)
     before, thread = store.path(mail).read_bytes(), store.thread(mail)
@@ -53,7 +53,7 @@ def test_applying_the_same_entries_again_changes_no_byte(store: Store, mail: Mai
     assert store.thread(mail) == thread
 
 
-def test_a_redelivered_task_between_new_ones_is_passed_over(store: Store, mail: Mail) -> None:
+def test_a_redelivered_task_before_a_new_one_is_skipped(store: Store, mail: Mail) -> None:
     create, first = mail.create(), mail.append("first")
     store.apply(mail, create, first)
 
@@ -70,7 +70,7 @@ def test_tasks_of_two_writers_keep_the_order_of_the_mailbox(store: Store, mail: 
     assert [seq for _, seq in store.numbering(mail)] == ["w1:1", "w1:2", "w2:1", "w1:3", "w2:2"]
 
 
-def test_an_index_that_is_deleted_between_batches_loses_nothing(store: Store, mail: Mail) -> None:
+def test_deleting_the_index_between_batches_loses_nothing(store: Store, mail: Mail) -> None:
     entries = [mail.create(cwd="/work"), mail.append("a"), mail.append("b", writer="w2")]
     store.apply(mail, *entries)
     store.drop_index()
@@ -82,7 +82,7 @@ def test_an_index_that_is_deleted_between_batches_loses_nothing(store: Store, ma
     assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, 1, 2, 3]
 
 
-def test_poison_stops_its_thread_there_and_no_other(store: Store, mail: Mail, other: Mail) -> None:
+def test_poison_stops_only_its_own_thread(store: Store, mail: Mail, other: Mail) -> None:
     outcomes = store.apply_batch({
         mail.thread_id: [mail.create(), mail.append("a"), mail.append_lines(b"garbage"), mail.append("never")],
         other.thread_id: [other.create(), other.append("b")],
@@ -101,7 +101,7 @@ def test_poison_stops_its_thread_there_and_no_other(store: Store, mail: Mail, ot
     assert (store.texts(mail), store.texts(other)) == (["a"], ["b"])
 
 
-def test_a_thread_that_somebody_writes_is_busy_and_the_others_go_on(store: Store, mail: Mail, other: Mail) -> None:
+def test_a_locked_thread_does_not_hold_up_the_others(store: Store, mail: Mail, other: Mail) -> None:
     lock = Path(store.home.thread_lock(mail.thread_id))
     with lock.open("wb") as codex:
         fcntl.flock(codex, fcntl.LOCK_EX)
@@ -118,7 +118,7 @@ def test_a_thread_that_somebody_writes_is_busy_and_the_others_go_on(store: Store
     assert store.home.find_rollout(mail.thread_id) is None
 
 
-def test_a_busy_thread_is_applied_once_it_is_free(store: Store, mail: Mail) -> None:
+def test_a_locked_thread_is_applied_once_its_lock_is_free(store: Store, mail: Mail) -> None:
     create, append = mail.create(), mail.append("a")
     with Path(store.home.thread_lock(mail.thread_id)).open("wb") as codex:
         fcntl.flock(codex, fcntl.LOCK_EX)
@@ -135,7 +135,7 @@ def test_no_lock_is_held_after_a_batch(store: Store, mail: Mail) -> None:
         assert flock(lock.fileno())
 
 
-def test_a_locked_index_does_not_fail_tasks_and_their_lines_are_recognised(
+def test_a_locked_index_makes_threads_busy_and_a_retry_recognizes_their_lines(
     store: Store, mail: Mail, other: Mail
 ) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
@@ -157,8 +157,8 @@ def test_a_locked_index_does_not_fail_tasks_and_their_lines_are_recognised(
     assert (store.texts(mail), store.numbering(other)) == (["a", "b"], [(0, "w1:1")])
 
 
-def test_a_thread_that_a_reader_took_in_meanwhile_is_tried_again_and_applied_once(store: Store, mail: Mail) -> None:
-    """codex let go of the lock while a reader, that had read without it, stored what it had read."""
+def test_a_thread_that_a_reader_refreshed_during_a_batch_is_busy_and_applied_once(store: Store, mail: Mail) -> None:
+    """A reader that read without the lock stores its rows just before the batch commits."""
     store.apply(mail, mail.create(), mail.append("one"))
     codex = message_line("from codex") + b"\n"
     with store.path(mail).open("ab") as file:

@@ -8,7 +8,7 @@ from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
 
 
-def test_a_creation_that_crashed_half_way_is_made_good(store: Store, mail: Mail) -> None:
+def test_a_half_written_creation_is_repaired(store: Store, mail: Mail) -> None:
     create = mail.create()
     store.apply(mail, create)
     whole = store.path(mail).read_bytes()
@@ -22,7 +22,7 @@ def test_a_creation_that_crashed_half_way_is_made_good(store: Store, mail: Mail)
     assert (store.texts(mail), store.quarantined()) == (["a"], [whole[:50]])
 
 
-def test_an_empty_file_in_a_new_rollouts_place_is_written(store: Store, mail: Mail) -> None:
+def test_an_empty_file_at_a_new_rollouts_path_is_filled(store: Store, mail: Mail) -> None:
     create = mail.create()
     store.apply(mail, create)
     store.drop_index()
@@ -33,7 +33,7 @@ def test_an_empty_file_in_a_new_rollouts_place_is_written(store: Store, mail: Ma
     assert store.texts(mail) == ["a"]
 
 
-def test_a_thread_that_was_never_created_is_poison(store: Store, mail: Mail) -> None:
+def test_appending_to_a_thread_that_was_never_created_is_poison(store: Store, mail: Mail) -> None:
     outcome = store.apply(mail, mail.append("a"))
 
     assert (outcome.kind, outcome.position) == (POISONED, None)
@@ -42,7 +42,7 @@ def test_a_thread_that_was_never_created_is_poison(store: Store, mail: Mail) -> 
     assert store.index.read_thread(mail.thread_id) is None
 
 
-def test_a_poisoned_creation_leaves_nothing_and_is_poison_again_when_it_is_retried(store: Store, mail: Mail) -> None:
+def test_a_poisoned_creation_stores_nothing_and_stays_poison_when_retried(store: Store, mail: Mail) -> None:
     misnamed = Mail(7).create()
 
     outcomes = [store.apply(mail, misnamed, mail.append("a")) for _ in range(2)]
@@ -53,7 +53,7 @@ def test_a_poisoned_creation_leaves_nothing_and_is_poison_again_when_it_is_retri
     assert store.apply(mail, mail.create()).kind is DONE
 
 
-def test_a_thread_id_whose_time_is_absurd_stops_itself_and_no_other(store: Store, other: Mail) -> None:
+def test_a_thread_id_with_an_impossible_time_stops_only_its_own_thread(store: Store, other: Mail) -> None:
     absurd = Mail(1)
     absurd.thread_id = "ffffffff-ffff-7fff-bfff-ffffffffffff"
 

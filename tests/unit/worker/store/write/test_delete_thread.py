@@ -11,21 +11,21 @@ from livethread_worker.store.write import delete_thread
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 DELETING: dict[str, tuple[str, str, int | None]] = {
-    "behind the file": ("delete", "sync_directory", None),
+    "after the file": ("delete", "sync_directory", None),
     "before its names": ("delete", "forget_names", None),
-    "behind its names": ("delete", "forget_names", 1),
+    "after its names": ("delete", "forget_names", 1),
     "before the commit": ("index", "commit", None),
-    "behind the commit": ("index", "commit", 1),
+    "after the commit": ("index", "commit", 1),
 }
 
 
-def place(store: Store, where: str) -> object:
-    places: dict[str, object] = {"delete": delete_thread, "index": store.index}
-    return places[where]
+def crash_target(store: Store, name: str) -> object:
+    targets: dict[str, object] = {"delete": delete_thread, "index": store.index}
+    return targets[name]
 
 
 def rows_of(store: Store, mail: Mail) -> dict[str, int]:
-    """What the index holds of a thread, by table."""
+    """Count the thread's rows in each table of the index."""
     tables = ("threads", "rollouts", "writers", "turns", "messages")
     return {
         table: store.index.db.execute(
@@ -44,7 +44,7 @@ def assert_nothing_left(store: Store, mail: Mail) -> None:
     assert [path for path in store.home.root.rglob("*") if mail.thread_id in path.name] == []
 
 
-def test_of_a_deleted_thread_nothing_is_left_and_the_others_stay(store: Store, mail: Mail, other: Mail) -> None:
+def test_deleting_a_thread_leaves_nothing_of_it_and_keeps_the_others(store: Store, mail: Mail, other: Mail) -> None:
     name = ThreadMetadataPatch(name="n")
     store.apply(mail, mail.create(), mail.append("a"), mail.patch(name))
     store.apply(other, other.create(), other.append("b"), other.patch(name))
@@ -58,7 +58,7 @@ def test_of_a_deleted_thread_nothing_is_left_and_the_others_stay(store: Store, m
     assert read_names(store.home) == {other.thread_id: "n"}
 
 
-def test_an_archived_thread_is_deleted_too(store: Store, mail: Mail) -> None:
+def test_an_archived_thread_can_be_deleted(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")), mail.archive())
 
     assert store.apply(mail, mail.delete()).kind is OutcomeKind.DELETED
@@ -66,7 +66,7 @@ def test_an_archived_thread_is_deleted_too(store: Store, mail: Mail) -> None:
     assert_nothing_left(store, mail)
 
 
-def test_every_rollout_of_a_deleted_thread_goes(store: Store, mail: Mail) -> None:
+def test_deleting_a_thread_removes_all_its_rollouts(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")))
     store.home.archived_sessions.mkdir()
     copy = store.home.archived_sessions / store.path(mail).name
@@ -77,7 +77,7 @@ def test_every_rollout_of_a_deleted_thread_goes(store: Store, mail: Mail) -> Non
     assert_nothing_left(store, mail)
 
 
-def test_deleting_what_was_created_in_the_same_batch_leaves_nothing(store: Store, mail: Mail) -> None:
+def test_a_thread_created_and_deleted_in_one_batch_leaves_nothing(store: Store, mail: Mail) -> None:
     outcome = store.apply(mail, mail.create(), mail.append("a"), mail.delete())
 
     assert outcome.kind is OutcomeKind.DELETED
@@ -87,13 +87,13 @@ def test_deleting_what_was_created_in_the_same_batch_leaves_nothing(store: Store
 
 @pytest.mark.parametrize("crash", DELETING.values(), ids=list(DELETING))
 @pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
-def test_a_crash_anywhere_in_a_deletion_is_made_good(
+def test_a_crash_anywhere_in_a_deletion_is_repaired(
     store: Store, mail: Mail, crash: tuple[str, str, int | None], is_index_lost: bool
 ) -> None:
-    where, name, after = crash
+    target, name, after = crash
     store.apply(mail, mail.create(), mail.append("a"), mail.patch(ThreadMetadataPatch(name="n")))
     deletion = mail.delete()
-    with killed(place(store, where), name, after=after):
+    with killed(crash_target(store, target), name, after=after):
         store.apply(mail, deletion)
     if is_index_lost:
         store.drop_index()
@@ -106,10 +106,10 @@ def test_a_crash_anywhere_in_a_deletion_is_made_good(
 
 @pytest.mark.parametrize("crash", DELETING.values(), ids=list(DELETING))
 @pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
-def test_a_crash_in_a_deletion_behind_other_tasks_is_made_good(
+def test_a_crash_in_a_deletion_after_other_tasks_is_repaired(
     store: Store, mail: Mail, crash: tuple[str, str, int | None], is_index_lost: bool
 ) -> None:
-    where, name, after = crash
+    target, name, after = crash
     store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")))
     entries = [
         mail.append("a"),
@@ -117,7 +117,7 @@ def test_a_crash_in_a_deletion_behind_other_tasks_is_made_good(
         mail.archive(),
         mail.delete(),
     ]
-    with killed(place(store, where), name, after=after):
+    with killed(crash_target(store, target), name, after=after):
         store.apply(mail, *entries)
     if is_index_lost:
         store.drop_index()

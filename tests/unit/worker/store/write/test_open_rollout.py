@@ -1,4 +1,4 @@
-"""How a rollout is found and opened, and what other programs and crashes left in it."""
+"""Finding and opening a rollout, and reading what crashes and other programs left in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
 
 
-def test_a_torn_tail_goes_to_the_quarantine_and_nowhere_else(store: Store, mail: Mail) -> None:
+def test_a_torn_tail_moves_to_the_quarantine(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
     torn = '{"timestamp":"2026-11-22T12:00:00.000Z","type":"event_msg","payload":"é'.encode()[:-1]
     append_bytes(store.path(mail), torn)
@@ -28,8 +28,8 @@ def test_a_torn_tail_goes_to_the_quarantine_and_nowhere_else(store: Store, mail:
     assert [stat.S_IMODE(path.stat().st_mode) for path in store.home.quarantine.iterdir()] == [0o600]
 
 
-def test_a_rollout_that_was_cut_within_a_line_does_not_get_ours_glued_on(store: Store, mail: Mail) -> None:
-    """Without fdatasync, a machine that loses power can come back with less than the index knows."""
+def test_a_line_appended_to_a_truncated_rollout_starts_on_its_own_line(store: Store, mail: Mail) -> None:
+    """Without fdatasync, a power loss can leave a rollout shorter than the index says."""
     store.apply(mail, mail.create(), mail.append("kept"), mail.append("lost"))
     os.truncate(store.path(mail), store.path(mail).stat().st_size - 10)
 
@@ -40,7 +40,7 @@ def test_a_rollout_that_was_cut_within_a_line_does_not_get_ours_glued_on(store: 
     assert json.loads(lines[-1])["payload"]["message"] == "after"
 
 
-def test_foreign_lines_are_adopted_and_ordinals_go_on(store: Store, mail: Mail) -> None:
+def test_ordinals_count_foreign_lines(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("ours"))
     append_bytes(store.path(mail), message_line("codex's") + b"\n" + message_line("codex's too") + b"\n")
 
@@ -51,7 +51,7 @@ def test_foreign_lines_are_adopted_and_ordinals_go_on(store: Store, mail: Mail) 
     assert store.numbering(mail) == [(0, "w1:1"), (1, "w1:2"), (None, None), (None, None), (4, "w1:3")]
 
 
-def test_what_foreign_lines_say_is_taken(store: Store, mail: Mail) -> None:
+def test_foreign_lines_set_metadata(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create())
     append_bytes(
         store.path(mail), message_line("from codex") + b"\n" + item_line("turn_context", {"model": "m"}) + b"\n"
@@ -62,7 +62,7 @@ def test_what_foreign_lines_say_is_taken(store: Store, mail: Mail) -> None:
     assert (store.thread(mail).title, store.thread(mail).model) == ("from codex", "m")
 
 
-def test_a_foreign_last_line_without_its_end_gets_one(store: Store, mail: Mail) -> None:
+def test_a_foreign_last_line_without_a_newline_gets_one(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create())
     append_bytes(store.path(mail), message_line("codex's"))
 
@@ -71,10 +71,8 @@ def test_a_foreign_last_line_without_its_end_gets_one(store: Store, mail: Mail) 
     assert (store.texts(mail), store.quarantined()) == (["codex's", "ours"], [])
 
 
-def test_a_foreign_last_line_without_its_end_gets_one_also_after_a_reader_took_it_in(
-    store: Store, mail: Mail
-) -> None:
-    """The index then has the whole file: nothing stands beyond the committed length."""
+def test_a_last_line_without_a_newline_that_a_reader_indexed_gets_one(store: Store, mail: Mail) -> None:
+    """The committed length then covers the whole file."""
     store.apply(mail, mail.create())
     append_bytes(store.path(mail), message_line("codex's"))
     Refresher(store.home, store.index).refresh(mail.thread_id)
@@ -85,7 +83,7 @@ def test_a_foreign_last_line_without_its_end_gets_one_also_after_a_reader_took_i
     assert [ordinal for ordinal, _ in store.numbering(mail)] == [0, None, 2]
 
 
-def test_a_thread_of_codex_is_written_on(store: Store, mail: Mail) -> None:
+def test_appending_to_a_codex_thread_continues_its_rollout(store: Store, mail: Mail) -> None:
     path = store.home.sessions / "2025" / "01" / "02" / f"rollout-2025-01-02T03-04-05-{mail.thread_id}.jsonl"
     path.parent.mkdir(parents=True)
     meta = {"id": mail.thread_id, "timestamp": "2025-01-02T03:04:05.000Z", "cwd": "/c", "source": "vscode"}
@@ -98,7 +96,7 @@ def test_a_thread_of_codex_is_written_on(store: Store, mail: Mail) -> None:
     assert store.numbering(mail)[-1] == (2, "w1:1")
 
 
-def test_a_rollout_that_somebody_moved_is_found_again(store: Store, mail: Mail) -> None:
+def test_a_moved_rollout_is_found_again(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
     store.home.archived_sessions.mkdir()
     moved = store.path(mail).rename(store.home.archived_sessions / store.path(mail).name)
@@ -110,7 +108,7 @@ def test_a_rollout_that_somebody_moved_is_found_again(store: Store, mail: Mail) 
     assert store.thread(mail).rollout_path == moved
 
 
-def test_a_rollout_that_is_gone_stops_its_thread_and_no_other(store: Store, mail: Mail, other: Mail) -> None:
+def test_a_missing_rollout_stops_only_its_own_thread(store: Store, mail: Mail, other: Mail) -> None:
     store.apply(mail, mail.create())
     store.path(mail).unlink()
 
@@ -125,26 +123,28 @@ def test_a_rollout_that_is_gone_stops_its_thread_and_no_other(store: Store, mail
 
 
 ODD_LINES = {
-    "a number beyond 64 bits as ordinal": b'{"ordinal":%d,"type":"x","payload":1}' % 10**30,
-    "a number beyond 64 bits as counter": b'{"ordinal":3,"seq":"w1:%d","type":"x","payload":1}' % 10**30,
-    "a counter that Python cannot read": b'{"ordinal":3,"seq":"w1:' + b"9" * 5_000 + b'","type":"x","payload":1}',
+    "an ordinal beyond 64 bits": b'{"ordinal":%d,"type":"x","payload":1}' % 10**30,
+    "a counter beyond 64 bits": b'{"ordinal":3,"seq":"w1:%d","type":"x","payload":1}' % 10**30,
+    "a counter with too many digits for int": b'{"ordinal":3,"seq":"w1:'
+    + b"9" * 5_000
+    + b'","type":"x","payload":1}',
     "a time beyond the calendar": b'{"timestamp":"0001-01-01T00:00:00+14:00","type":"event_msg","payload":{"type":"x"}}',
     "a field named cls": b'{"type":"x","payload":1,"cls":1}',
-    "a memory mode that is an object": b'{"type":"session_meta","payload":{"id":"%b","memory_mode":{}}}'
+    "an object as memory mode": b'{"type":"session_meta","payload":{"id":"%b","memory_mode":{}}}'
     % Mail(1).thread_id.encode(),
-    "absurd nesting beside a long number": b'{"n":12345678901234567890,"d":' + b"[" * 9_000 + b"]" * 9_000 + b"}",
-    "half a character beside a long number": b'{"type":"event_msg","n":12345678901234567890,'
+    "deep nesting and a long number": b'{"n":12345678901234567890,"d":' + b"[" * 9_000 + b"]" * 9_000 + b"}",
+    "a lone surrogate and a long number": b'{"type":"event_msg","n":12345678901234567890,'
     b'"payload":{"type":"user_message","message":"\\ud800"}}',
-    "half a character as a turn's id": b'{"type":"event_msg","n":12345678901234567890,'
+    "a lone surrogate as turn id": b'{"type":"event_msg","n":12345678901234567890,'
     b'"payload":{"type":"task_started","turn_id":"\\ud800"}}',
-    "half a character as a model": b'{"type":"turn_context","n":12345678901234567890,"payload":{"model":"\\ud800"}}',
-    "text that is no UTF-8": b'{"type":"x","payload":"\xff"}',
+    "a lone surrogate as model": b'{"type":"turn_context","n":12345678901234567890,"payload":{"model":"\\ud800"}}',
+    "invalid UTF-8": b'{"type":"x","payload":"\xff"}',
     "garbage": b"\0garbage",
 }
 
 
 @pytest.mark.parametrize("line", ODD_LINES.values(), ids=list(ODD_LINES))
-def test_no_foreign_line_holds_up_its_thread_or_another(store: Store, mail: Mail, other: Mail, line: bytes) -> None:
+def test_no_foreign_line_holds_up_any_thread(store: Store, mail: Mail, other: Mail, line: bytes) -> None:
     store.apply(mail, mail.create())
     append_bytes(store.path(mail), line + b"\n")
 
@@ -157,7 +157,7 @@ def test_no_foreign_line_holds_up_its_thread_or_another(store: Store, mail: Mail
     assert message_line("a")[50:] in store.path(mail).read_bytes()
 
 
-def test_of_a_foreign_line_and_those_that_a_crash_left_the_first_decides(store: Store, mail: Mail) -> None:
+def test_the_first_message_sets_the_title_though_a_crash_left_lines_after_it(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create())
     append_bytes(store.path(mail), message_line("foreign") + b"\n")
     batch = [entry for text in ("ours", "others") for entry in mail.live(message_line(text), writer=text)]
@@ -170,7 +170,7 @@ def test_of_a_foreign_line_and_those_that_a_crash_left_the_first_decides(store: 
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40, 200, 400])
-def test_a_rollout_that_somebody_cut_is_known_as_what_is_left_of_it(store: Store, mail: Mail, cut: int) -> None:
+def test_the_index_of_a_truncated_rollout_matches_what_is_left(store: Store, mail: Mail, cut: int) -> None:
     events = [
         item_line("event_msg", {"type": kind, "turn_id": f"t{n}", **({"message": f"m{n}"} if "user" in kind else {})})
         for n in range(3)

@@ -21,7 +21,7 @@ from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 DONE, FAILED = OutcomeKind.DONE, OutcomeKind.FAILED
 
 
-def test_a_full_disk_fails_the_thread_and_leaves_no_half_a_line(
+def test_a_full_disk_fails_the_thread_and_leaves_no_partial_line(
     store: Store, mail: Mail, limit_file_size: LimitFileSize
 ) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
@@ -38,7 +38,7 @@ def test_a_full_disk_fails_the_thread_and_leaves_no_half_a_line(
 
 
 @pytest.mark.usefixtures("one_by_one")
-def test_a_rollout_that_cannot_be_forced_to_the_disk_fails_its_thread_alone(
+def test_a_rollout_that_cannot_be_synced_fails_only_its_own_thread(
     store: Store, mail: Mail, other: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = {each.thread_id: [each.create(), each.append("a")] for each in (mail, other)}
@@ -58,14 +58,13 @@ def test_a_rollout_that_cannot_be_forced_to_the_disk_fails_its_thread_alone(
     assert "Input/output error" in outcomes[other.thread_id].reason
     assert sorted(synced) == sorted(store.path(each).stat().st_ino for each in (mail, other))
     assert store.index.read_thread(other.thread_id) is None
-    assert (
-        store.path(other).read_bytes() == b""
-    )  # the kernel takes its pages for written: they are to be written again
+    # The kernel takes its pages for written, so they have to be written again.
+    assert store.path(other).read_bytes() == b""
     assert {outcome.kind for outcome in apply_batch(store.home, store.index, batch, sync=True).values()} == {DONE}
     assert store.texts(mail) == store.texts(other) == ["a"]
 
 
-def test_nothing_is_committed_before_its_rollout_is_on_the_disk(
+def test_a_batch_is_committed_after_its_rollouts_are_synced(
     store: Store, mail: Mail, other: Mail, forcing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -83,19 +82,19 @@ def test_nothing_is_committed_before_its_rollout_is_on_the_disk(
     assert [step for step in steps if step in {"synced", "COMMIT"}] == [*["synced"] * calls, "COMMIT"]
 
 
-def steps_beside_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch, slow: str) -> list[str]:
-    """Have *slow*, which forces something to the disk, wait until the index is let go; return what is done, in order."""
+def steps_with_a_slow_disk(store: Store, monkeypatch: pytest.MonkeyPatch, slow: str) -> list[str]:
+    """Make *slow*, a function that syncs, wait until the index transaction is rolled back; return the steps in order."""
     steps: list[str] = []
-    let_go = threading.Event()
+    released = threading.Event()
 
     def force(_: object) -> None:
-        let_go.wait(60)
+        released.wait(60)
         steps.append("synced")
 
     def note(statement: str) -> None:
         steps.append(statement)
         if statement == "ROLLBACK":
-            let_go.set()
+            released.set()
 
     monkeypatch.setattr(sync, slow, force)
     monkeypatch.setattr(batch_module, "HELD_FOR_DISK", 0.01)
@@ -107,11 +106,11 @@ def waited(calls: int) -> list[str]:
     return ["BEGIN IMMEDIATE", "ROLLBACK", *["synced"] * calls, "BEGIN IMMEDIATE", "COMMIT"]
 
 
-def test_a_disk_that_takes_its_time_does_not_hold_up_the_index(
+def test_a_slow_disk_does_not_hold_up_the_index(
     store: Store, mail: Mail, other: Mail, forcing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = {each.thread_id: [each.create(), each.append("a")] for each in (mail, other)}
-    steps = steps_beside_a_slow_disk(store, monkeypatch, forcing)
+    steps = steps_with_a_slow_disk(store, monkeypatch, forcing)
 
     outcomes = apply_batch(store.home, store.index, batch, sync=True)
 
@@ -121,11 +120,11 @@ def test_a_disk_that_takes_its_time_does_not_hold_up_the_index(
 
 
 @pytest.mark.usefixtures("one_by_one")
-def test_a_folder_that_takes_its_time_does_not_hold_up_the_index(
+def test_a_slow_folder_sync_does_not_hold_up_the_index(
     store: Store, mail: Mail, other: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = {each.thread_id: [each.create()] for each in (mail, other)}
-    steps = steps_beside_a_slow_disk(store, monkeypatch, "sync_directories")
+    steps = steps_with_a_slow_disk(store, monkeypatch, "sync_directories")
 
     outcomes = apply_batch(store.home, store.index, batch, sync=True)
 
@@ -133,10 +132,10 @@ def test_a_folder_that_takes_its_time_does_not_hold_up_the_index(
     assert [step for step in steps if step in waited(1)] == waited(1)
 
 
-def test_a_rollout_that_cannot_be_synced_says_so_though_the_index_is_locked(
+def test_a_failed_sync_is_reported_though_the_index_is_locked(
     store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel says it once."""
+    """The kernel reports the error only once."""
     store.apply(mail, mail.create(), mail.append("a"))
     before = store.path(mail).read_bytes()
 
@@ -157,10 +156,10 @@ def test_a_rollout_that_cannot_be_synced_says_so_though_the_index_is_locked(
     assert store.texts(mail) == ["a", "late"]
 
 
-def test_what_others_wrote_is_forced_to_the_disk_file_by_file(
+def test_rollouts_with_foreign_lines_are_synced_file_by_file(
     store: Store, mail: Mail, other: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another call for the whole file system may have been told of an error: ``fdatasync`` tells again."""
+    """Another process's ``syncfs`` may have consumed an error; ``fdatasync`` reports it again."""
     store.apply_batch({each.thread_id: [each.create()] for each in (mail, other)})
     with store.path(mail).open("ab") as file:
         file.write(message_line("theirs") + b"\n")
@@ -176,7 +175,7 @@ def test_what_others_wrote_is_forced_to_the_disk_file_by_file(
     assert store.texts(mail) == ["theirs", "ours"]
 
 
-def test_the_name_of_a_rollout_that_a_crash_left_is_forced_to_the_disk_too(
+def test_the_folder_of_a_rollout_that_a_crash_left_is_synced(
     store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = mail.create()

@@ -23,7 +23,7 @@ PATCHES = {
     "thread source": ThreadMetadataPatch(thread_source="automation"),
     "agent": ThreadMetadataPatch(agent_nickname=None, agent_role="r", agent_path="/p"),
     "model": ThreadMetadataPatch(model="m", reasoning_effort="high", model_provider="azure"),
-    "place": ThreadMetadataPatch(cwd="/moved", source="exec", cli_version="9"),
+    "working directory, source and version": ThreadMetadataPatch(cwd="/moved", source="exec", cli_version="9"),
     "approval": ThreadMetadataPatch(approval_mode={"a": None}, permission_profile="p", token_usage={"n": 2**70}),
     "history mode": ThreadMetadataPatch(history_mode="paginated"),
 }
@@ -31,7 +31,7 @@ PATCHES = {
 
 @pytest.mark.parametrize("patch", PATCHES.values(), ids=list(PATCHES))
 @pytest.mark.parametrize("when", ["before the first message", "after it"])
-def test_what_somebody_asked_for_is_in_the_files_alone(
+def test_an_explicit_patch_survives_the_loss_of_the_index(
     store: Store, mail: Mail, patch: ThreadMetadataPatch, when: str
 ) -> None:
     store.apply(mail, mail.create(cwd="/work", git=GitInfo(commit_hash="s", branch="b"), agent_nickname="Ada"))
@@ -48,8 +48,8 @@ def test_what_somebody_asked_for_is_in_the_files_alone(
     assert store.thread(mail) == before
 
 
-def test_no_copy_of_the_session_meta_is_written_into_a_paginated_thread(store: Store, mail: Mail) -> None:
-    """Codex reads such a rollout from its end to a session_meta: the model would forget what stands before a copy."""
+def test_a_patch_of_a_paginated_thread_writes_no_copy_of_the_session_meta(store: Store, mail: Mail) -> None:
+    """Codex reads a paginated rollout from its end back to a session_meta: the model would forget what precedes a copy."""
     meta = {"id": mail.thread_id, "history_mode": "paginated", "git": {"branch": "main", "commit_hash": "c"}}
     store.write_rollout(mail.thread_id).write_bytes(item_line("session_meta", meta) + b"\n")
     patches = [mail.patch(ThreadMetadataPatch(git_info=GitInfoPatch(branch=branch))) for branch in ("a", "b")]
@@ -63,8 +63,8 @@ def test_no_copy_of_the_session_meta_is_written_into_a_paginated_thread(store: S
     assert store.thread(mail).git_info == GitInfo(branch="b", commit_hash="c")
 
 
-def test_a_patch_that_cannot_be_stored_stops_its_thread_and_no_other(store: Store, mail: Mail, other: Mail) -> None:
-    """One client's odd value must never hold up a shard."""
+def test_a_patch_that_cannot_be_stored_stops_only_its_own_thread(store: Store, mail: Mail, other: Mail) -> None:
+    """One client's odd value must not hold up a shard."""
     deep: Any = "x"
     for _ in range(150):
         deep = [deep]
