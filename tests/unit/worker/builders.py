@@ -1,13 +1,16 @@
-"""Mailbox entries, and a home to apply them to."""
+"""Builders for mailbox entries, and a home to apply them to."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
@@ -50,30 +53,33 @@ def message_line(text: str, at: datetime = AT) -> bytes:
     return item_line("event_msg", {"type": "user_message", "message": text}, at)
 
 
-#: Items that a client may append, and that say odd things where the store looks.
+def append_bytes(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+#: Valid items with odd values in the fields that the store reads.
 ODD_ITEMS = {
-    "a rollback of absurdly many turns": item_line("event_msg", {"type": "thread_rolled_back", "num_turns": 10**30}),
-    "a rollback of absurdly few turns": item_line(
-        "event_msg", {"type": "thread_rolled_back", "num_turns": -(10**30)}
-    ),
+    "a rollback of 10**30 turns": item_line("event_msg", {"type": "thread_rolled_back", "num_turns": 10**30}),
+    "a rollback of -10**30 turns": item_line("event_msg", {"type": "thread_rolled_back", "num_turns": -(10**30)}),
     "a turn with an odd id": item_line("event_msg", {"type": "task_started", "turn_id": "\0" * 3 + "x" * 10_000}),
-    "a message that is no text": item_line("event_msg", {"type": "user_message", "message": {"a": 2**70}}),
-    "a message of zeros": item_line("event_msg", {"type": "user_message", "message": "\0\0"}),
+    "a message that is an object": item_line("event_msg", {"type": "user_message", "message": {"a": 2**70}}),
+    "a message of NUL characters": item_line("event_msg", {"type": "user_message", "message": "\0\0"}),
     "a role that is a list": item_line("response_item", {"type": "message", "role": ["user"], "content": []}),
-    "contents that are none": item_line(
+    "content parts without text": item_line(
         "response_item", {"type": "message", "role": "user", "content": [[7], {"text": 7}]}
     ),
-    "a payload that is no object": item_line("turn_context", [1]),
+    "a payload that is a list": item_line("turn_context", [1]),
 }
 
 
 class Mail:
-    """Makes the mailbox entries of one thread, in order; counters run by writer."""
+    """Makes the mailbox entries of one thread, in order, with a counter for each writer."""
 
     def __init__(self, n: int = 1) -> None:
         self.thread_id = thread_id(n)
         self.counters: Counter[str] = Counter()
-        #: What the `LiveThread` of each writer knows.
+        #: What each writer's `LiveThread` derives patches from.
         self.syncs: dict[str, ThreadMetadataSync] = {}
         self._positions = 1_000
 
@@ -90,7 +96,7 @@ class Mail:
         return self._entry(writer, OrderedTask(AppendItems(at=AT, idempotency_key=key), lines))
 
     def live(self, *lines: bytes, writer: str = "w1", key: str | None = None) -> list[MailboxEntry]:
-        """An append as a `LiveThread` makes it: with the patch that it derives from the items, if there is one."""
+        """Append *lines* as a `LiveThread` does: with the derived patch, if there is one."""
         sync = self.syncs.setdefault(writer, ThreadMetadataSync(self.thread_id))
         for line in lines:
             record = json.loads(line)
@@ -132,14 +138,14 @@ class Store:
         self.index.close()
 
     def commit(self, *states: ThreadState, loaded: StoredThread | None = None) -> None:
-        """Store *states*; *loaded* is what the index has of their threads."""
+        """Store *states*; *loaded* is what the index holds of their threads."""
         for state in states:
             known = self.index.rollout(state.thread_id)
             state.loaded_bytes = known[1] if known else None
         assert self.index.commit([thread_rows(state, loaded) for state in states]) == set()
 
     def drop_index(self) -> None:
-        """Delete the index: it is disposable."""
+        """Delete the index and make an empty one."""
         self.index.close()
         for path in self.home.own.glob("index.sqlite*"):
             path.unlink()
@@ -152,7 +158,7 @@ class Store:
         return apply_batch(self.home, self.index, batch, sync=False)
 
     def write_rollout(self, thread_id: str, *lines: bytes, tail: bytes = b"") -> Path:
-        """Write a whole rollout, as somebody else would: the index does not know it."""
+        """Write a rollout as another program would: the index does not know it."""
         path = self.home.new_rollout(thread_id, AT)
         path.parent.mkdir(parents=True, exist_ok=True)
         meta = item_line("session_meta", {"id": thread_id, "timestamp": "2026-11-22T12:00:00.000Z"})
@@ -165,7 +171,7 @@ class Store:
         self.index.replace([thread_rows(state, None) for state in states])
 
     def forget(self, *thread_ids: str) -> None:
-        """Take the rows of *thread_ids* out of the index."""
+        """Delete the rows of *thread_ids* from the index."""
         self.index.commit((), thread_ids)
 
     def path(self, mail: Mail) -> Path:
@@ -175,11 +181,11 @@ class Store:
         return [json.loads(line) for line in self.path(mail).read_bytes().splitlines()]
 
     def texts(self, mail: Mail) -> list[str]:
-        """The user messages in the rollout."""
+        """Return the user messages in the rollout."""
         return [r["payload"]["message"] for r in self.records(mail) if r["payload"].get("type") == "user_message"]
 
     def numbering(self, mail: Mail) -> list[tuple[int | None, str | None]]:
-        """Each line's ordinal and seq."""
+        """Return each line's ordinal and seq."""
         return [(record.get("ordinal"), record.get("seq")) for record in self.records(mail)]
 
     def thread(self, mail: Mail) -> StoredThread:
@@ -195,3 +201,29 @@ def opened_store(root: Path) -> Iterator[Store]:
     store = Store(root)
     yield store
     store.close()
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+@contextmanager
+def killed(target: object, name: str, *, after: int | None = None) -> Iterator[None]:
+    """Kill the process instead of a call of *name*; with *after*, once that many calls have returned."""
+    original = getattr(target, name)
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        if after is None:
+            raise Killed
+        result = original(*args, **kwargs)
+        calls += 1
+        if calls == after:
+            raise Killed
+        return result
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(target, name, call)
+        with pytest.raises(Killed):
+            yield

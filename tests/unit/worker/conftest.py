@@ -33,18 +33,18 @@ def _limited(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def limit_file_size() -> LimitFileSize:
-    """A disk that is full at a size: the write that crosses it is cut short, the next fails with EFBIG."""
+    """Limit the size of files: a write across the limit is cut short, and the next one fails with EFBIG."""
     return _limited
 
 
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rollouts are forced to the disk by a call for each, whatever the file system is."""
+    """Sync each rollout with a call of its own, whatever the file system is."""
     monkeypatch.setattr(sync, "is_cheap_to_sync", lambda _: False)
 
 
 @pytest.fixture(params=["_datasync", "sync_filesystem"])
 def forcing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What forces the rollouts of a batch to the disk: a call for each, or one for all."""
+    """Return the function that syncs the rollouts of a batch: called for each, or once for all."""
     monkeypatch.setattr(sync, "is_cheap_to_sync", lambda _: request.param == "sync_filesystem")
     return str(request.param)

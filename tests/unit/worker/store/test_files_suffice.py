@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.worker.builders import AT, Mail, Store, item_line
+from tests.unit.worker.builders import AT, Killed, Mail, Store, item_line
 
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
@@ -23,10 +23,6 @@ from livethread_worker.store.upkeep.refresh import Refresher
 from livethread_worker.store.write.outcome import OutcomeKind
 
 SESSIONS = 3
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 class World:

@@ -25,7 +25,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 def no_meta() -> dict[str, Any]:
-    raise AssertionError("nothing needs the session_meta of the file here")
+    raise AssertionError("the session_meta was read from the rollout")
 
 
 def new_work(mail: Mail) -> ThreadWork:
@@ -48,7 +48,7 @@ def thread_of(work: ThreadWork) -> StoredThread:
     return work.state.thread
 
 
-def test_a_creation_and_its_items_are_numbered_lines() -> None:
+def test_the_lines_of_a_creation_and_an_append_are_numbered() -> None:
     mail = Mail()
     work = new_work(mail)
 
@@ -61,11 +61,11 @@ def test_a_creation_and_its_items_are_numbered_lines() -> None:
     assert work.size == sum(map(len, work.lines))
 
 
-def test_an_append_alone_changes_no_metadata() -> None:
+def test_an_append_without_a_derived_patch_changes_no_metadata() -> None:
     mail = Mail()
     work = known_work(mail)
 
-    plan(work, [mail.append("the store derives nothing")])
+    plan(work, [mail.append("a message")])
 
     assert work.state.thread == work.loaded
     assert written(work) == [(5, "w1:1", "event_msg")]
@@ -92,7 +92,7 @@ def test_a_task_whose_counter_is_applied_is_not_written_again(mark: WriterMark) 
     assert (work.lines, work.position, work.state.writers) == ([], "1002-0", {"w1": mark})
 
 
-def test_of_a_task_half_written_only_the_missing_lines_are_written() -> None:
+def test_only_the_missing_lines_of_a_half_written_task_are_written() -> None:
     mail = Mail()
     work = known_work(mail)
     work.state.writers["w1"] = WriterMark(1, 1)
@@ -103,7 +103,7 @@ def test_of_a_task_half_written_only_the_missing_lines_are_written() -> None:
     assert work.state.writers == {"w1": WriterMark(1, 3)}
 
 
-def test_the_counters_of_two_writers_do_not_meet() -> None:
+def test_each_writer_has_its_own_counter() -> None:
     mail = Mail()
     work = known_work(mail)
     work.state.writers["w1"] = WriterMark(3, 1)
@@ -116,7 +116,7 @@ def test_the_counters_of_two_writers_do_not_meet() -> None:
 # -- metadata ----------------------------------------------------------------------------------------------
 
 
-def test_a_name_goes_to_the_name_index_and_leaves_a_line_with_its_counter() -> None:
+def test_a_name_goes_to_the_name_index_and_to_a_metadata_line() -> None:
     mail = Mail()
     work = known_work(mail)
 
@@ -128,7 +128,7 @@ def test_a_name_goes_to_the_name_index_and_leaves_a_line_with_its_counter() -> N
     assert thread_of(work).name is None
 
 
-def test_git_and_memory_mode_go_to_one_complete_copy_of_the_session_meta() -> None:
+def test_git_and_memory_mode_go_to_a_complete_copy_of_the_session_meta() -> None:
     mail = Mail()
     work = known_work(mail, cwd="/work", source="exec")
 
@@ -156,7 +156,7 @@ def test_git_and_memory_mode_go_to_one_complete_copy_of_the_session_meta() -> No
     assert (work.state.meta_offset, work.state.meta_bytes) == (1_000 + len(work.lines[0]), len(work.lines[1]))
 
 
-def test_in_a_paginated_thread_git_and_memory_mode_go_to_a_line_of_our_own() -> None:
+def test_git_and_memory_mode_of_a_paginated_thread_go_to_a_metadata_line() -> None:
     mail = Mail()
     work = known_work(mail, history_mode="paginated")
     patch = ThreadMetadataPatch(git_info=GitInfoPatch(branch="b"), memory_mode=MemoryMode.DISABLED, name="n")
@@ -168,7 +168,7 @@ def test_in_a_paginated_thread_git_and_memory_mode_go_to_a_line_of_our_own() -> 
     assert line["payload"] == {"name": "n", "git_info": {"branch": "b"}, "memory_mode": "disabled"}
 
 
-def test_every_other_field_goes_to_a_line_of_our_own() -> None:
+def test_every_other_field_goes_to_a_metadata_line() -> None:
     mail = Mail()
     work = known_work(mail)
 
@@ -185,7 +185,7 @@ def test_every_other_field_goes_to_a_line_of_our_own() -> None:
     }
 
 
-def test_a_patch_derived_from_an_append_takes_effect_and_leaves_no_line() -> None:
+def test_a_derived_patch_takes_effect_and_leaves_no_line() -> None:
     mail = Mail()
     work, raw = known_work(mail), known_work(mail)
     context = item_line("turn_context", {"model": "m"}, LATER)
@@ -199,10 +199,10 @@ def test_a_patch_derived_from_an_append_takes_effect_and_leaves_no_line() -> Non
     assert [type_ for _, _, type_ in written(work)] == [type_ for _, _, type_ in written(raw)] == ["turn_context"]
 
 
-def test_a_patch_stands_between_what_the_lines_before_and_behind_it_say() -> None:
+def test_an_explicit_patch_overrides_earlier_items_and_later_items_override_it() -> None:
     mail = Mail()
     work = known_work(mail)
-    contexts = [item_line("turn_context", {"model": model, "effort": model}) for model in ("before", "behind")]
+    contexts = [item_line("turn_context", {"model": model, "effort": model}) for model in ("before", "after")]
 
     plan(
         work,
@@ -213,15 +213,15 @@ def test_a_patch_stands_between_what_the_lines_before_and_behind_it_say() -> Non
         ],
     )
 
-    assert (thread_of(work).model, thread_of(work).reasoning_effort, thread_of(work).title) == ("behind",) * 2 + ("",)
+    assert (thread_of(work).model, thread_of(work).reasoning_effort, thread_of(work).title) == ("after",) * 2 + ("",)
     assert work.state.explicit_fields == {"title"}
 
 
-def test_what_a_poison_task_would_say_does_not_follow() -> None:
+def test_a_poison_task_changes_no_metadata() -> None:
     mail = Mail()
     work = known_work(mail)
 
-    plan(work, [mail.append_lines(item_line("turn_context", {"model": "m"}), b"no item")])
+    plan(work, [mail.append_lines(item_line("turn_context", {"model": "m"}), b"garbage")])
 
     assert work.poison is not None
     assert thread_of(work) == work.loaded
@@ -229,7 +229,7 @@ def test_what_a_poison_task_would_say_does_not_follow() -> None:
 
 @pytest.mark.parametrize("time", [None, 7, "today"])
 def test_a_line_without_a_time_is_poison(time: Any) -> None:
-    """Who reads the rollout would have to guess."""
+    """Readers of the rollout would have to guess the time."""
     mail = Mail()
     work = known_work(mail)
     line = json.loads(message_line("a")) | {"timestamp": time}
@@ -240,7 +240,7 @@ def test_a_line_without_a_time_is_poison(time: Any) -> None:
     assert "no timestamp" in str(work.poison)
 
 
-def test_the_next_copy_of_the_meta_is_made_from_one_that_was_appended() -> None:
+def test_the_next_copy_of_the_session_meta_starts_from_an_appended_one() -> None:
     mail = Mail()
     work = known_work(mail)
     meta = {"id": mail.thread_id, "source": "exec", "only_here": True}
@@ -257,7 +257,7 @@ def test_the_next_copy_of_the_meta_is_made_from_one_that_was_appended() -> None:
     assert work.state.meta_bytes == len(work.lines[-1])
 
 
-def test_a_patch_half_written_is_completed() -> None:
+def test_a_half_written_patch_is_completed() -> None:
     mail = Mail()
     work = known_work(mail)
     work.state.writers["w1"] = WriterMark(1, 1)
@@ -288,11 +288,11 @@ def test_a_patch_half_written_is_completed() -> None:
         b'{"type":"x","payload":1}\n{"type":"y","payload":2}',
     ],
 )
-def test_a_line_that_is_no_item_stops_the_thread_there(line: bytes) -> None:
+def test_a_line_that_is_not_an_item_stops_the_thread(line: bytes) -> None:
     mail = Mail()
     work = known_work(mail)
 
-    plan(work, [mail.append("before"), mail.append_lines(message_line("beside"), line), mail.append("behind")])
+    plan(work, [mail.append("before"), mail.append_lines(message_line("a valid line"), line), mail.append("after")])
 
     assert type(work.poison) is InvalidRequest
     assert written(work) == [(5, "w1:1", "event_msg")]
@@ -309,7 +309,7 @@ def test_an_append_without_lines_stops_the_thread() -> None:
     assert (str(work.poison), work.position) == ("an append_items has no lines", None)
 
 
-def test_a_creation_of_another_thread_stops_the_thread() -> None:
+def test_a_creation_that_names_another_thread_stops_the_thread() -> None:
     mail = Mail(1)
     work = new_work(mail)
 
@@ -321,7 +321,7 @@ def test_a_creation_of_another_thread_stops_the_thread() -> None:
 
 
 @pytest.mark.parametrize("kind", ["append", "patch"])
-def test_a_change_of_a_thread_that_never_was_stops_it(kind: str) -> None:
+def test_a_change_of_a_thread_that_was_never_created_stops_the_thread(kind: str) -> None:
     mail = Mail()
     work = new_work(mail)
 
@@ -331,7 +331,7 @@ def test_a_change_of_a_thread_that_never_was_stops_it(kind: str) -> None:
     assert work.poison.args == (mail.thread_id, "its rollout is gone, or was never created")
 
 
-def test_nothing_of_a_patch_that_cannot_be_written_is_applied() -> None:
+def test_a_patch_that_cannot_be_written_applies_no_field() -> None:
     mail = Mail()
     work = known_work(mail, title="before")
     deep: Any = "x"
@@ -351,7 +351,7 @@ def test_nothing_of_a_patch_that_cannot_be_written_is_applied() -> None:
 # -- numbering ---------------------------------------------------------------------------------------------
 
 
-def test_the_stores_fields_stand_behind_the_timestamp() -> None:
+def test_the_stores_fields_follow_the_timestamp() -> None:
     line = b'{"timestamp":"2026-11-22T12:00:00.000Z","type":"x","payload":1}'
 
     assert number_line(line, 7, "w1:3") == (
@@ -371,7 +371,7 @@ def test_the_stores_fields_stand_behind_the_timestamp() -> None:
         b'{"payload":{},"type":"x"}',
     ],
 )
-def test_a_line_of_another_client_stays_the_record_that_it_was_or_is_refused(line: bytes) -> None:
+def test_a_line_of_another_client_keeps_its_fields_or_is_refused(line: bytes) -> None:
     mail = Mail()
     work = known_work(mail)
 

@@ -1,4 +1,4 @@
-"""An append with an idempotency key is applied once in a thread's life, whatever happens to worker and index."""
+"""An append with an idempotency key is applied once in a thread's life, even if the worker dies or the index is lost."""
 
 from __future__ import annotations
 
@@ -22,17 +22,12 @@ from livethread_worker.store.write.thread_work import number_line
 DONE = OutcomeKind.DONE
 
 
-@pytest.fixture
-def mail() -> Mail:
-    return Mail(1)
-
-
-def keys(store: Store, mail: Mail, *named: str) -> set[str]:
-    return store.index.load_states({mail.thread_id: set()}, {mail.thread_id: named})[mail.thread_id].keys
+def taken(store: Store, mail: Mail, *keys: str) -> set[str]:
+    return store.index.load_states({mail.thread_id: set()}, {mail.thread_id: keys})[mail.thread_id].keys
 
 
 def named(store: Store, mail: Mail) -> list[tuple[str, str | None]]:
-    """Task and key of each line behind the first."""
+    """Return the task and idempotency key of each line after the first."""
     return [(record["seq"], record.get("idempotency_key")) for record in store.records(mail)[1:]]
 
 
@@ -52,7 +47,7 @@ def at(seconds: int) -> Any:
 # -- once --------------------------------------------------------------------------------------------------
 
 
-def test_each_line_of_an_append_names_its_key_and_no_other_line_does(store: Store, mail: Mail) -> None:
+def test_each_line_of_an_append_holds_its_idempotency_key(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a", "b", key='"é"'), mail.append("c"))
 
     assert named(store, mail) == [("w1:2", '"é"'), ("w1:2", '"é"'), ("w1:3", None)]
@@ -61,7 +56,7 @@ def test_each_line_of_an_append_names_its_key_and_no_other_line_does(store: Stor
 
 @pytest.mark.parametrize("in_one_batch", [True, False])
 @pytest.mark.parametrize("writer", ["w1", "w2"])
-def test_of_two_appends_with_one_key_the_first_counts_and_the_others_number_is_used(
+def test_the_first_append_with_an_idempotency_key_counts_and_later_ones_are_numbered(
     store: Store, mail: Mail, writer: str, in_one_batch: bool
 ) -> None:
     entries = [
@@ -79,7 +74,7 @@ def test_of_two_appends_with_one_key_the_first_counts_and_the_others_number_is_u
     assert [record["ordinal"] for record in store.records(mail)] == [0, 1, 2]
 
 
-def test_keys_are_of_their_thread_and_of_the_letter(store: Store, mail: Mail) -> None:
+def test_idempotency_keys_are_per_thread_and_case_sensitive(store: Store, mail: Mail) -> None:
     other = Mail(2)
     for each in (mail, other):
         store.apply(each, each.create(), each.append("a", key="k"), each.append("b", key="K"))
@@ -87,7 +82,7 @@ def test_keys_are_of_their_thread_and_of_the_letter(store: Store, mail: Mail) ->
     assert store.texts(mail) == store.texts(other) == ["a", "b"]
 
 
-def test_a_deleted_threads_keys_go_with_it(store: Store, mail: Mail) -> None:
+def test_deleting_a_thread_deletes_its_idempotency_keys(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a", key="k"))
 
     store.apply(mail, mail.delete())
@@ -95,7 +90,7 @@ def test_a_deleted_threads_keys_go_with_it(store: Store, mail: Mail) -> None:
     assert list(store.index.db.query("select * from idempotency_keys")) == []
 
 
-def test_a_duplicate_that_is_no_append_stops_the_thread_like_any_other(store: Store, mail: Mail) -> None:
+def test_a_malformed_append_stops_its_thread_though_its_key_is_taken(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a", key="k"))
 
     outcome = store.apply(mail, mail.append_lines(key="k"))
@@ -103,7 +98,7 @@ def test_a_duplicate_that_is_no_append_stops_the_thread_like_any_other(store: St
     assert outcome.kind is OutcomeKind.POISONED
 
 
-def test_a_batch_without_keys_asks_the_index_for_none(store: Store, mail: Mail) -> None:
+def test_a_batch_without_idempotency_keys_does_not_query_them(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a", key="k"))
     statements: list[str] = []
     store.index.db.conn.set_trace_callback(statements.append)
@@ -119,7 +114,7 @@ def test_a_batch_without_keys_asks_the_index_for_none(store: Store, mail: Mail) 
 # -- crashes -----------------------------------------------------------------------------------------------
 
 
-def test_a_half_written_append_is_finished_and_is_not_a_duplicate_of_itself(store: Store) -> None:
+def test_a_half_written_append_is_completed_despite_its_own_idempotency_key(store: Store) -> None:
     lines = message_line("héllo"), message_line("world")
     expected = number_line(lines[0], 1, "w1:2", "k") + number_line(lines[1], 2, "w1:2", "k")
     for written in range(len(expected) + 1):
@@ -132,11 +127,11 @@ def test_a_half_written_append_is_finished_and_is_not_a_duplicate_of_itself(stor
         store.apply(mail, mail.append_lines(*lines, key="k"), mail.append("again", writer="w2", key="k"))
 
         assert store.path(mail).read_bytes()[size:] == expected, f"after {written} bytes"
-        assert keys(store, mail, "k") == {"k"}
+        assert taken(store, mail, "k") == {"k"}
 
 
-def test_an_append_that_stands_uncommitted_in_the_file_has_taken_its_key(store: Store, mail: Mail) -> None:
-    """After Redis lost data another writer's append with the key may come first."""
+def test_an_uncommitted_append_in_the_rollout_has_taken_its_idempotency_key(store: Store, mail: Mail) -> None:
+    """After Redis lost data, another writer's append with the idempotency key may come first."""
     store.apply(mail, mail.create())
     with store.path(mail).open("ab") as file:
         file.write(number_line(message_line("stands"), 1, "w2:1", "k"))
@@ -146,10 +141,10 @@ def test_an_append_that_stands_uncommitted_in_the_file_has_taken_its_key(store: 
     assert store.texts(mail) == ["stands", "rest"]
 
 
-def test_a_duplicate_that_is_delivered_again_stays_one(store: Store, mail: Mail) -> None:
+def test_a_redelivered_duplicate_stays_a_duplicate(store: Store, mail: Mail) -> None:
     batch = [mail.create(), mail.append("first", key="k"), mail.append("second", key="k", writer="w2")]
     store.apply(mail, *batch)
-    later = batch[2].__class__("9999-0", "w2", 1, batch[2].task)  # Redis lost it, and was offered it again
+    later = batch[2].__class__("9999-0", "w2", 1, batch[2].task)  # Redis lost it, and the client sent it again
 
     for again in (batch, batch[1:], batch[2:], [later]):
         store.apply(mail, *again)
@@ -162,7 +157,7 @@ def lose_and_rebuild(store: Store, _: Mail) -> None:
     rebuild(store.home, store.index)
 
 
-def lose_and_look(store: Store, mail: Mail) -> None:
+def lose_and_refresh(store: Store, mail: Mail) -> None:
     store.drop_index()
     Refresher(store.home, store.index).refresh(mail.thread_id)
 
@@ -170,15 +165,15 @@ def lose_and_look(store: Store, mail: Mail) -> None:
 LOSSES: dict[str, Callable[[Store, Mail], object]] = {
     "a new index, by the next task": lambda store, _: store.drop_index(),
     "a new index, rebuilt": lose_and_rebuild,
-    "a new index, by a reader": lose_and_look,
+    "a new index, by a reader": lose_and_refresh,
     "the index rebuilt in place": lambda store, _: rebuild(store.home, store.index),
     "compressed": lambda store, _: compress_cold(store.home, store.index, at(10**9)),
-    "a row that is distrusted": lambda store, mail: store.index.distrust(mail.thread_id),
+    "a distrusted row": lambda store, mail: store.index.distrust(mail.thread_id),
 }
 
 
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=list(LOSSES))
-def test_the_files_alone_say_which_keys_are_taken(
+def test_idempotency_keys_survive_in_the_rollout_alone(
     store: Store, mail: Mail, lose: Callable[[Store, Mail], object]
 ) -> None:
     store.apply(mail, mail.create(), mail.append("first", "of it", key="k"), mail.append("other"))
@@ -190,7 +185,7 @@ def test_the_files_alone_say_which_keys_are_taken(
     assert store.texts(mail) == ["first", "of it", "other", "new"]
 
 
-def test_a_key_whose_lines_somebody_cut_off_stays_taken_while_the_index_lives(store: Store, mail: Mail) -> None:
+def test_an_idempotency_key_stays_taken_in_the_index_though_its_lines_are_cut_off(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("stays"))
     size = store.path(mail).stat().st_size
     store.apply(mail, mail.append("cut", key="k"))
@@ -203,7 +198,7 @@ def test_a_key_whose_lines_somebody_cut_off_stays_taken_while_the_index_lives(st
     assert store.texts(mail) == ["stays"]
 
 
-def test_a_foreign_lines_field_of_that_name_takes_no_key(store: Store, mail: Mail) -> None:
+def test_a_foreign_lines_idempotency_key_field_is_ignored(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create())
     with store.path(mail).open("ab") as file:
         file.write(json.dumps({**json.loads(message_line("theirs")), "idempotency_key": "k"}).encode() + b"\n")
@@ -213,10 +208,10 @@ def test_a_foreign_lines_field_of_that_name_takes_no_key(store: Store, mail: Mai
     assert store.texts(mail) == ["theirs", "ours"]
 
 
-# -- what a repetition says --------------------------------------------------------------------------------
+# -- metadata ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_follows_from_the_items_of_a_repetition(store: Store, mail: Mail) -> None:
+def test_a_duplicate_changes_no_metadata(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(writer="w0"), *mail.live(token_count(1), key="k"), *mail.live(token_count(2)))
     before = store.thread(mail)
 
@@ -227,10 +222,10 @@ def test_nothing_follows_from_the_items_of_a_repetition(store: Store, mail: Mail
 
 
 @pytest.mark.parametrize("sizes", [(3,), (1, 2), (2, 1), (1, 1, 1)], ids=str)
-def test_metadata_follows_the_lines_after_a_crash_though_later_batches_are_smaller(
+def test_metadata_matches_the_lines_after_a_crash_though_later_batches_are_smaller(
     store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
 ) -> None:
-    """The lines are taken in before their tasks come again."""
+    """The lines are read before their tasks are redelivered."""
     store.apply(mail, mail.create(writer="w0"))
     tasks = [
         mail.live(token_count(1), message_line("first")),

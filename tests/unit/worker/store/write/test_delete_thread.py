@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.unit.worker.builders import Mail, Store, killed
+
+from livethread.metadata import ThreadMetadataPatch
+from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.write import delete_thread
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
+
+DELETING: dict[str, tuple[str, str, int | None]] = {
+    "after the file": ("delete", "sync_directory", None),
+    "before its names": ("delete", "forget_names", None),
+    "after its names": ("delete", "forget_names", 1),
+    "before the commit": ("index", "commit", None),
+    "after the commit": ("index", "commit", 1),
+}
+
+
+def crash_target(store: Store, name: str) -> object:
+    targets: dict[str, object] = {"delete": delete_thread, "index": store.index}
+    return targets[name]
+
+
+def rows_of(store: Store, mail: Mail) -> dict[str, int]:
+    """Count the thread's rows in each table of the index."""
+    tables = ("threads", "rollouts", "writers", "turns", "messages")
+    return {
+        table: store.index.db.execute(
+            f"SELECT count(*) FROM {table} WHERE thread_id = ?",
+            [mail.thread_id],
+        ).fetchone()[0]
+        for table in tables
+    }
+
+
+def assert_nothing_left(store: Store, mail: Mail) -> None:
+    assert set(rows_of(store, mail).values()) == {0}
+    assert store.home.find_rollout(mail.thread_id) is None
+    assert mail.thread_id not in store.home.session_index.read_text(encoding="utf-8")
+    assert not Path(store.home.thread_lock(mail.thread_id)).exists()
+    assert [path for path in store.home.root.rglob("*") if mail.thread_id in path.name] == []
+
+
+def test_deleting_a_thread_leaves_nothing_of_it_and_keeps_the_others(store: Store, mail: Mail, other: Mail) -> None:
+    name = ThreadMetadataPatch(name="n")
+    store.apply(mail, mail.create(), mail.append("a"), mail.patch(name))
+    store.apply(other, other.create(), other.append("b"), other.patch(name))
+    before = store.path(other).read_bytes(), store.thread(other), rows_of(store, other)
+
+    outcome = store.apply(mail, mail.append("c"), mail.delete())
+
+    assert outcome == Outcome(OutcomeKind.DELETED, "1005-0")
+    assert_nothing_left(store, mail)
+    assert (store.path(other).read_bytes(), store.thread(other), rows_of(store, other)) == before
+    assert read_names(store.home) == {other.thread_id: "n"}
+
+
+def test_an_archived_thread_can_be_deleted(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")), mail.archive())
+
+    assert store.apply(mail, mail.delete()).kind is OutcomeKind.DELETED
+
+    assert_nothing_left(store, mail)
+
+
+def test_deleting_a_thread_removes_all_its_rollouts(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")))
+    store.home.archived_sessions.mkdir()
+    copy = store.home.archived_sessions / store.path(mail).name
+    copy.write_bytes(store.path(mail).read_bytes())
+
+    assert store.apply(mail, mail.delete()).kind is OutcomeKind.DELETED
+
+    assert_nothing_left(store, mail)
+
+
+def test_a_thread_created_and_deleted_in_one_batch_leaves_nothing(store: Store, mail: Mail) -> None:
+    outcome = store.apply(mail, mail.create(), mail.append("a"), mail.delete())
+
+    assert outcome.kind is OutcomeKind.DELETED
+    assert store.home.find_rollout(mail.thread_id) is None
+    assert set(rows_of(store, mail).values()) == {0}
+
+
+@pytest.mark.parametrize("crash", DELETING.values(), ids=list(DELETING))
+@pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
+def test_a_crash_anywhere_in_a_deletion_is_repaired(
+    store: Store, mail: Mail, crash: tuple[str, str, int | None], is_index_lost: bool
+) -> None:
+    target, name, after = crash
+    store.apply(mail, mail.create(), mail.append("a"), mail.patch(ThreadMetadataPatch(name="n")))
+    deletion = mail.delete()
+    with killed(crash_target(store, target), name, after=after):
+        store.apply(mail, deletion)
+    if is_index_lost:
+        store.drop_index()
+
+    outcome = store.apply(mail, deletion)
+
+    assert outcome == Outcome(OutcomeKind.DELETED, "1004-0")
+    assert_nothing_left(store, mail)
+
+
+@pytest.mark.parametrize("crash", DELETING.values(), ids=list(DELETING))
+@pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
+def test_a_crash_in_a_deletion_after_other_tasks_is_repaired(
+    store: Store, mail: Mail, crash: tuple[str, str, int | None], is_index_lost: bool
+) -> None:
+    target, name, after = crash
+    store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")))
+    entries = [
+        mail.append("a"),
+        mail.patch(ThreadMetadataPatch(title="t"), writer="w2"),
+        mail.archive(),
+        mail.delete(),
+    ]
+    with killed(crash_target(store, target), name, after=after):
+        store.apply(mail, *entries)
+    if is_index_lost:
+        store.drop_index()
+
+    outcome = store.apply(mail, *entries)
+
+    assert outcome == Outcome(OutcomeKind.DELETED, "1006-0")
+    assert_nothing_left(store, mail)
