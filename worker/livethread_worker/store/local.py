@@ -258,7 +258,7 @@ class LocalThreadStore:
         return True
 
     def _fence_now(self, thread_id: str) -> int:
-        """Begin a new epoch, under the thread's lock: whoever is at work on it is done before."""
+        """Begin a new epoch under the thread's lock, after any change that is under way."""
         index = self._reader.fresh_index(thread_id)
         if index.in_memory:  # it made no folders
             self._home.create()

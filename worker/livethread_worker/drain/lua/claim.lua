@@ -9,24 +9,23 @@
 --        6 bell      string  a doorbell is outstanding
 --        7 drain     string  heartbeat of a drain at work
 -- ARGV   1 token of this drain
---        2 ms for which the claims hold
+--        2 lifetime of the claims, in ms
 --        3 most threads        4 most tasks in all        5 most tasks of one thread
---        6 ms for which the heartbeat counts
---        7 ms for which a doorbell counts as outstanding
---        8 what precedes "mailbox:<thread>" in a mailbox's key: which threads are ready is known only here,
---          so their keys cannot be passed; they carry the shard's hash tag, as all keys above
+--        6 lifetime of the heartbeat, in ms
+--        7 lifetime of a doorbell, in ms
+--        8 prefix of "mailbox:<thread>" in a mailbox's key: only this script knows which threads are ready, so their
+--          keys cannot be passed; they carry the shard's hash tag, like all keys above
 --        9 "1" at the first claim of a drain: the doorbell that started it is answered
---       10 most bytes of lines, about
---       11 threads that are looked at behind those      12 most tasks of such a thread
---       13 most tasks of all of them                    14 most bytes of theirs, about
+--       10 bytes of lines to take, roughly; the last thread may exceed them
+--       11 threads to look at after those               12 most tasks of such a thread
+--       13 most tasks of all of them                    14 bytes of their lines, roughly
 --
--- Threads are taken in the order in which they became ready, and go to the end when more is left. Where that spends
--- the budgets, threads with few tasks are taken from behind those with many: they need not wait until all of those
--- had their turn.
+-- Threads are taken in the order in which they became ready, and go to the end if they have more tasks. If a few threads
+-- use up the budgets, threads with few tasks are taken as well, so that they do not wait for the hot ones.
 --
--- Returns { ring, { thread, attempts, entries }, ... }. An entry is { position, writer, n, task, lines }, or, where it
--- has not just these fields in this order, { position, { field, value, ... } }. ring is 1 where more is ready than was taken and the
--- caller must publish a doorbell, so that idle workers wake in a chain.
+-- Returns { ring, { thread, attempts, entries }, ... }. An entry is { position, writer, n, task, lines }; an entry with
+-- other fields is { position, { field, value, ... } }. ring is 1 if more threads are ready and the caller must publish a
+-- doorbell, so that idle workers wake in a chain.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local bell, drain = KEYS[6], KEYS[7]
@@ -41,7 +40,7 @@ if ARGV[9] == '1' then
   redis.call('DEL', bell)
 end
 
--- Expired claims, and, should the clock have been set back, what would wait for a time far ahead.
+-- Release expired claims, and claims and delays that lie far ahead because the clock was set back.
 for _, range in ipairs({ { '-inf', '(' .. now }, { '(' .. (now + ttl), '+inf' } }) do
   for _, thread in ipairs(redis.call('ZRANGEBYSCORE', claims, range[1], range[2], 'LIMIT', 0, 1000)) do
     redis.call('ZREM', claims, thread)
@@ -53,12 +52,12 @@ for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '(' .. (now + 60000),
   redis.call('ZADD', ready, now, thread)
 end
 
--- Whether an entry has the fields that enqueue.lua gives it: the worker need not be told what they are called.
+-- Whether an entry has the fields that enqueue.lua writes: the reply then leaves out their names.
 local function is_usual(fields)
   return #fields == 8 and fields[1] == 'writer' and fields[3] == 'n' and fields[5] == 'task' and fields[7] == 'lines'
 end
 
--- An entry as the worker is given it.
+-- An entry as the reply holds it.
 local function bare(entry)
   local fields = entry[2]
   return is_usual(fields) and { entry[1], fields[2], fields[4], fields[6], fields[8] } or entry
@@ -118,7 +117,7 @@ local function claim(thread)
   end
 end
 
--- Note what was claimed, together, since each call costs more than what it does.
+-- Store the claims together: the number of calls costs more than their size.
 local function write_down()
   for _, what in ipairs({ { 'ZREM', ready, removed }, { 'ZADD', claims, deadlines }, { 'HSET', tokens, held } }) do
     local values = what[3]

@@ -15,7 +15,7 @@ from livethread_worker.store.write.delete_thread import delete_thread
 from livethread_worker.store.write.thread_work import Line, ThreadWork
 from livethread_worker.store.write.update_thread_metadata import update_thread_metadata
 
-#: Plans a task and returns its lines, of which a crash left so many in the rollout.
+#: Plans a task and returns its lines; a crash left the first *done* of them in the rollout.
 Operation = Callable[[ThreadWork, MailboxEntry, int], Sequence[Line]]
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

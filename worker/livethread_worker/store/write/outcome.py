@@ -39,7 +39,7 @@ class Outcome:
 
     @classmethod
     def poisoned(cls, position: Position | None, error: ThreadStoreError) -> Outcome:
-        """Return the outcome of tasks of which those after *position* can never be applied."""
+        """Return the outcome of tasks that are applied up to *position*; the next can never be applied."""
         return cls(OutcomeKind.POISONED, position, f"{type(error).__name__}: {error}", error)
 
     @classmethod
