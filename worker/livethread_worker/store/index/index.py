@@ -72,6 +72,7 @@ class Index:
     def __init__(self, home: Home, *, in_memory: bool = False) -> None:
         """Open the index of *home*, and create it if it is missing; or open a private one *in memory*."""
         self._home = home
+        self._is_complete = False
         self._connection = Connection(home, in_memory=in_memory)
         self._cache = StateCache(self.db.conn)
         self._maintenance = Maintenance(self.db.conn, self._connection.transaction)
@@ -104,8 +105,10 @@ class Index:
     @property
     def is_complete(self) -> bool:
         """Whether every rollout of the home has been read into the index once."""
-        [[version]] = self._connection.select("PRAGMA user_version")
-        return bool(version)
+        if not self._is_complete:  # once it is, it stays so
+            [[version]] = self._connection.select("PRAGMA user_version")
+            self._is_complete = bool(version)
+        return self._is_complete
 
     def mark_complete(self) -> None:
         """Note that every rollout of the home has been read."""
