@@ -6,7 +6,8 @@ patch becomes an ordered task in Redis; workers apply them to rollout files in c
 Rules that hold everywhere:
 
 - The thread id is the only durable handle of a thread.
-- Metadata follows the items that a `LiveThread` appends, as one change with them; everything else is a literal patch.
+- Raw appends change history alone. Metadata changes by literal patches: `LiveThread` derives one from the items of each
+  append, and sends both as one change.
 - A receipt means ordered and accepted; `flush` means fsynced and indexed. Nothing accepted is dropped.
 """
 
@@ -32,12 +33,16 @@ if TYPE_CHECKING:
     from livethread.metadata import GitInfo as GitInfo
     from livethread.metadata import GitInfoPatch as GitInfoPatch
     from livethread.metadata import MemoryMode as MemoryMode
+    from livethread.metadata import MetadataUpdate as MetadataUpdate
     from livethread.metadata import SessionSource as SessionSource
     from livethread.metadata import StoredThread as StoredThread
     from livethread.metadata import StoredThreadHistory as StoredThreadHistory
     from livethread.metadata import ThreadMetadataPatch as ThreadMetadataPatch
     from livethread.metadata import ThreadSource as ThreadSource
+    from livethread.metadata_sync import ThreadMetadataSync as ThreadMetadataSync
+    from livethread.observers import InitializationMode as InitializationMode
     from livethread.observers import ItemsAppended as ItemsAppended
+    from livethread.observers import JsonLinesObserver as JsonLinesObserver
     from livethread.observers import MetadataUpdated as MetadataUpdated
     from livethread.observers import Observers as Observers
     from livethread.observers import TasksApplied as TasksApplied
@@ -99,10 +104,12 @@ _MODULES = {
     "GitInfo": "livethread.metadata",
     "GitInfoPatch": "livethread.metadata",
     "InMemoryThreadStore": "livethread.in_memory",
+    "InitializationMode": "livethread.observers",
     "Internal": "livethread.errors",
     "InvalidRequest": "livethread.errors",
     "ItemPage": "livethread.types",
     "ItemsAppended": "livethread.observers",
+    "JsonLinesObserver": "livethread.observers",
     "ListItemsParams": "livethread.types",
     "ListThreadsParams": "livethread.types",
     "ListTurnsParams": "livethread.types",
@@ -110,6 +117,7 @@ _MODULES = {
     "LiveThreadInitGuard": "livethread.live_thread",
     "LoadThreadHistoryParams": "livethread.types",
     "MemoryMode": "livethread.metadata",
+    "MetadataUpdate": "livethread.metadata",
     "MetadataUpdated": "livethread.observers",
     "Observers": "livethread.observers",
     "PersistThreadParams": "livethread.types",
@@ -139,6 +147,7 @@ _MODULES = {
     "ThreadInitialized": "livethread.observers",
     "ThreadManager": "livethread.thread_manager",
     "ThreadMetadataPatch": "livethread.metadata",
+    "ThreadMetadataSync": "livethread.metadata_sync",
     "ThreadNotFound": "livethread.errors",
     "ThreadPage": "livethread.types",
     "ThreadParked": "livethread.errors",
