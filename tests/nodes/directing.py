@@ -114,5 +114,5 @@ class WatchedRedis(Redis):
         else:
             reply = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as above
         self.heard(self.owner, name, reply)
-        self.owner.stand(f"behind {name}")
+        self.owner.stand(f"after {name}")
         return reply
