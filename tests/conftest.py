@@ -1,4 +1,4 @@
-"""Fixtures of all suites: a real Redis of the tests' own, settings, workers."""
+"""Fixtures for all suites: a private Redis, settings and workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from livethread.errors import Unavailable
 from livethread_config import Settings
 
-# The helpers in tests/nodes; pytest itself puts only the source roots on the path.
+# For `tests.nodes`: pytest puts only the source roots on the path.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def _start_redis() -> RedisServer:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A Redis for all tests that do no harm to it; each has its own key prefix."""
+    """A Redis for all tests that do not harm it, each with its own key prefix."""
     server = _start_redis()
     yield server
     server.close()
@@ -49,14 +49,14 @@ def own_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def proxy(own_redis: RedisServer) -> Iterator[RedisProxy]:
-    """A way to `own_redis` that may be slow, or lose connections."""
+    """A proxy for `own_redis` that can be slow, or cut connections."""
     with RedisProxy(own_redis) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
-    """A home and a key prefix of the test's own, on the shared Redis."""
+    """Settings with the test's own home and key prefix, on the shared Redis."""
     return Settings(
         redis_url=redis_server.url, home=tmp_path / "home", key_prefix=f"t{uuid.uuid4().hex[:12]}", drain_linger_ms=1
     )
@@ -64,7 +64,7 @@ def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def hand_worker(settings: Settings) -> Iterator[HandWorker]:
-    """A worker over `settings` that applies when told to."""
+    """A worker for `settings` that drains only when the test calls it."""
     worker = HandWorker(settings)
     yield worker
     worker.close()
@@ -72,7 +72,7 @@ def hand_worker(settings: Settings) -> Iterator[HandWorker]:
 
 @pytest.fixture(scope="session")
 def served(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings of a deployment that a worker process serves, for the whole session: starting one takes seconds."""
+    """Settings of a deployment whose worker runs for the whole test run: starting a worker takes seconds."""
     folder = tmp_path_factory.mktemp("served")
     settings = Settings(redis_url=redis_server.url, home=folder / "home", key_prefix="served", reads="local")
     worker = worker_process(settings, folder, "worker")

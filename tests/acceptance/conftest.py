@@ -1,4 +1,4 @@
-"""A deployment of real processes: a Redis, and a cluster of workers, behind pytest-celery's fixtures."""
+"""A deployment of real processes, a Redis and a cluster of workers, in pytest-celery's fixtures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def deployment(own_redis: RedisServer, tmp_path: Path) -> Settings:
-    """Settings of clients and workers. Claims end soon: a killed worker's threads are to be served again at once."""
+    """Settings of clients and workers. Claims expire soon, so that other drains soon take a killed worker's threads."""
     return Settings(
         redis_url=own_redis.url, home=tmp_path / "home", reads="local", claim_ttl_s=1.0, sweep_interval_s=0.5
     )
@@ -28,7 +28,7 @@ def deployment(own_redis: RedisServer, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def workers() -> tuple[tuple[str, ...], ...]:
-    """How many workers there are: the further options of each."""
+    """The additional options of each worker; the number of entries is the number of workers."""
     return ((),)
 
 

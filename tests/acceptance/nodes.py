@@ -1,7 +1,7 @@
-"""pytest-celery's nodes as processes of this host: its clusters, kill, restart and logs without Docker.
+"""pytest-celery's nodes as local processes: clusters, kill, restart and logs without Docker.
 
-pytest-celery wraps objects of Docker's client. What it asks of them is little; `ProcessAsContainer` answers that
-for a `ChildProcess`, and the node classes below override what only a container has.
+pytest-celery wraps containers of Docker's client, but uses little of them. `ProcessAsContainer` provides that part for a
+`ChildProcess`; the node classes override what only a container has.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ProcessAsContainer:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """One network and no published port: nothing more to wait for than the log."""
+        """One network and no published port, so that pytest-celery waits only for the log."""
         env = [f"{name}={value}" for name, value in self.process.env.items()]
         return {
             "Config": {"Hostname": self.name, "Env": env},
@@ -41,13 +41,13 @@ class ProcessAsContainer:
         }
 
     def reload(self) -> None:
-        """Every property is looked up when it is asked for."""
+        """Do nothing: properties are always up to date."""
 
     def logs(self) -> bytes:
         return self.process.logs().encode()
 
     def kill(self, signal: str | int = "SIGKILL") -> None:
-        """SIGKILL ends all of a container, any other signal goes to its main process: so here."""
+        """Send a signal as to a container: SIGKILL to all processes, any other one to the main process."""
         number = _number(signal)
         if number == _number("SIGKILL"):
             self.process.kill()
@@ -55,7 +55,7 @@ class ProcessAsContainer:
             self.process.signal(number)
 
     def start(self) -> None:
-        """Start, and return when it serves; the log of an earlier life does not count."""
+        """Start, and wait until the process is ready; the log of an earlier run does not count."""
         before = len(self.process.logs())
         self.process.start()
         self.process.wait_for_log(self._ready, before)
@@ -96,7 +96,7 @@ class ProcessRedis(RedisContainer):  # type: ignore[misc]  # pytest-celery has n
 
 
 class ProcessWorker(CeleryWorkerContainer):  # type: ignore[misc]  # pytest-celery has no types
-    """A worker of ours, by the documented command, or one that loads another *app*."""
+    """A worker with the documented command, or with another *app*."""
 
     def __init__(self, settings: Settings, folder: Path, name: str, *options: str, **app: str) -> None:
         self.process = worker_process(settings, folder, name, *options, **app)

@@ -1,4 +1,4 @@
-"""``livethread demo`` as a user runs it: it ends by itself, and says whether every line stands as it was sent."""
+"""``livethread demo`` as a user runs it: it ends by itself, and reports whether every line was stored as it was sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from livethread_worker.verify import verify
 LIVETHREAD = [sys.executable, "-P", "-m", "livethread"]
 
 
-def test_it_checks_every_line_and_leaves_threads_and_journal_to_be_looked_at(tmp_path: Path) -> None:
+def test_the_demo_checks_every_line_and_keeps_threads_and_journal(tmp_path: Path) -> None:
     command = [*LIVETHREAD, "demo", "--threads", "2", "--json", "--home", str(tmp_path / "home")]
 
     ended = subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=3 * DEADLINE, check=True)

@@ -23,7 +23,7 @@ ROLLOUTS = os.environ.get("LIVETHREAD_TEST_ROLLOUTS", "")
 
 recorded = pytest.mark.skipif(not ROLLOUTS, reason="LIVETHREAD_TEST_ROLLOUTS names no directory of rollouts")
 
-#: Enough threads that a kill comes while some are there and some are not.
+#: Enough threads that a kill comes in the middle of the import.
 THREADS = 300
 
 ID = "019a93b9-f380-7600-98ff-{:012x}"
@@ -31,7 +31,7 @@ LAST = ID.format(THREADS - 1)
 
 
 class Command:
-    """The command, over a home of its own."""
+    """The command ``livethread``, with its own home."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -77,7 +77,7 @@ def payloads(path: Path) -> Iterator[Any]:
 
 
 @recorded
-def test_recorded_rollouts_are_listed_and_read_in_order_and_outlive_the_index(livethread: Command) -> None:
+def test_recorded_rollouts_are_listed_and_read_in_order_and_survive_a_rebuild(livethread: Command) -> None:
     files = sorted(Path(ROLLOUTS).resolve().glob("*.jsonl"))
     before = {file: file.read_bytes() for file in files}
 
@@ -91,7 +91,7 @@ def test_recorded_rollouts_are_listed_and_read_in_order_and_outlive_the_index(li
     for file, thread_id in threads.items():
         shown = [item["payload"] for item in livethread("show", thread_id)["history"]["items"]]
         expected = list(payloads(file))
-        if expected[0]["id"] != thread_id:  # an id that is no UUID
+        if expected[0]["id"] != thread_id:  # the recorded id is not a UUID
             assert shown.pop(0)["id"] == thread_id
         assert shown == expected, file.name
 
@@ -105,7 +105,7 @@ def test_recorded_rollouts_are_listed_and_read_in_order_and_outlive_the_index(li
 
 
 @recorded
-def test_the_home_itself_is_indexed_in_place(livethread: Command) -> None:
+def test_an_import_of_the_home_itself_indexes_it_in_place(livethread: Command) -> None:
     livethread("import", ROLLOUTS)
     dump = livethread.listed()
     livethread.drop_index()
@@ -116,12 +116,12 @@ def test_the_home_itself_is_indexed_in_place(livethread: Command) -> None:
     assert livethread.listed() == dump
 
 
-# -- a home of many small ones ---------------------------------------------------------------------------------
+# -- a home with many small rollouts ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def codex(tmp_path: Path) -> Path:
-    """A codex home."""
+    """A codex home with `THREADS` threads."""
     home = tmp_path / "codex"
     names = []
     for n in range(THREADS):
@@ -156,7 +156,7 @@ def has_rollouts(home: Path, count: int) -> bool:
 
 @contextmanager
 def held(home: Path, thread_id: str) -> Iterator[None]:
-    """Write a thread as codex does, so that an import of it never ends before it is killed."""
+    """Lock a thread as codex does, so that an import of it cannot end before it is killed."""
     locks = home / "thread-writer-locks"
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / f"{thread_id}.lock").open("wb") as lock:
@@ -164,9 +164,9 @@ def held(home: Path, thread_id: str) -> Iterator[None]:
         yield
 
 
-def test_an_import_that_is_killed_again_and_again_is_completed_by_the_next(livethread: Command, codex: Path) -> None:
+def test_an_import_completes_what_killed_imports_began(livethread: Command, codex: Path) -> None:
     expected = rollouts(codex)
-    for share in (1, 3, 6):  # tenths of the threads, at which it is killed
+    for share in (1, 3, 6):  # kill it after so many tenths of the threads
         with held(livethread.home, LAST), livethread.start("import", str(codex)) as process:
             wait_until(partial(has_rollouts, livethread.home, share * THREADS // 10))
             process.kill()
@@ -188,14 +188,14 @@ def test_an_import_that_is_killed_again_and_again_is_completed_by_the_next(livet
     assert livethread.listed() == dump
 
 
-def test_a_dry_run_makes_no_home(livethread: Command, codex: Path) -> None:
+def test_a_dry_run_creates_no_home(livethread: Command, codex: Path) -> None:
     report = livethread("import", "--dry-run", str(codex))
 
     assert (report["dry_run"], report["imported"], report["named"]) == (True, THREADS, THREADS)
     assert not livethread.home.exists()
 
 
-def test_a_conflict_is_said_and_the_exit_code_tells(livethread: Command, codex: Path) -> None:
+def test_a_conflict_is_printed_and_sets_the_exit_code(livethread: Command, codex: Path) -> None:
     name = next(iter(rollouts(codex)))
     livethread("import", str(codex / name))
     lines = (codex / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What we ship, run as it is run: real worker processes, killed with -9 while sessions append."""
+"""Real workers with the documented command, killed by SIGKILL while sessions append."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ async def session_store(settings: Settings, process: str = "one") -> AsyncIterat
 
 
 def check(settings: Settings, appends: int) -> None:
-    """Compare the rollouts with the journals: each of *appends* stands once, in its place."""
+    """Compare the rollouts with the journals: all *appends* are stored once and in order."""
     report = verify(Home(settings.home), settings.home.parent.glob("*.jsonl"))
     assert report.violations == []
     assert report.applied == appends
 
 
 async def kill_and_restart(worker: CeleryTestWorker) -> None:
-    """``kill -9`` of the worker's processes, all at once; then the same command again."""
+    """``kill -9`` of all processes of the worker, then a restart."""
     await asyncio.to_thread(worker.kill)
     assert worker.container.status == "exited"
     await asyncio.to_thread(worker.restart)
 
 
-async def test_every_line_stands_once_and_in_order_though_a_worker_is_killed_twice(
+async def test_every_line_is_stored_once_and_in_order_though_a_worker_is_killed_twice(
     celery_setup: CeleryTestSetup, deployment: Settings
 ) -> None:
     accepted = 0
@@ -56,7 +56,7 @@ async def test_every_line_stands_once_and_in_order_though_a_worker_is_killed_twi
         for n in range(APPENDS):
             await thread.append_items([message(f"{n}")])
             accepted += 1
-            # So that a session is at work, and waits, whenever the worker is killed.
+            # Some sessions wait for the worker whenever it is killed.
             if n % 50 == 49:
                 await thread.flush(timeout_s=40)
 
@@ -79,7 +79,7 @@ async def test_every_line_stands_once_and_in_order_though_a_worker_is_killed_twi
 async def test_two_workers_and_two_writers_share_one_order_of_a_thread(
     celery_setup: CeleryTestSetup, deployment: Settings
 ) -> None:
-    """The positions of the receipts are the one order; each writer awaited each of its own."""
+    """The positions of the receipts are the order; each writer awaits each receipt."""
 
     async def session(thread: LiveThread, name: str) -> None:
         for n in range(APPENDS):
@@ -96,10 +96,10 @@ async def test_two_workers_and_two_writers_share_one_order_of_a_thread(
 
 
 @pytest.mark.parametrize("workers", [(("--beat",),)], ids=["one worker that sweeps"])
-async def test_what_a_killed_worker_had_claimed_is_applied_with_no_client_waiting(
+async def test_a_killed_workers_claim_is_applied_though_no_client_waits(
     celery_setup: CeleryTestSetup, deployment: Settings, own_redis: RedisServer
 ) -> None:
-    """It is killed after its write and before its commit: the index is locked by somebody else meanwhile."""
+    """The worker is killed after its write and before its commit, for which it waits: the test locks the index."""
     keys = names.ShardKeys(deployment.key_prefix, 0)
     home = Home(deployment.home)
     async with session_store(deployment) as store:
@@ -124,10 +124,10 @@ async def test_what_a_killed_worker_had_claimed_is_applied_with_no_client_waitin
     check(deployment, 2)
 
 
-async def test_a_worker_that_starts_sweeps_what_was_left(
+async def test_a_worker_sweeps_when_it_starts(
     own_redis: RedisServer, deployment: Settings, request: pytest.FixtureRequest
 ) -> None:
-    """No doorbell, no client that waits, no beat: the worker's start is enough."""
+    """Without a doorbell, a waiting client or beat."""
     queue = f"{deployment.key_prefix}:celery:{names.queue_name(deployment.key_prefix, 0)}"
     keys = names.ShardKeys(deployment.key_prefix, 0)
     async with session_store(deployment) as store:
@@ -145,8 +145,8 @@ async def test_a_worker_that_starts_sweeps_what_was_left(
 async def test_the_documented_command_serves_the_queues_of_all_shards(
     celery_setup: CeleryTestSetup, deployment: Settings
 ) -> None:
-    """Without ``-Q``: what a worker serves follows from its settings."""
-    inspect = celery_setup.app.control.inspect(limit=1, timeout=10.0)  # one answers: it is not waited for others
+    """Without ``-Q``: the worker derives its queues from its settings."""
+    inspect = celery_setup.app.control.inspect(limit=1, timeout=10.0)  # do not wait for a second answer
 
     active = await asyncio.to_thread(inspect.active_queues)
 

@@ -48,7 +48,7 @@ async def write_threads(home: Path) -> str:
         return raw.thread_id
 
 
-async def test_after_the_index_is_deleted_a_rebuild_gives_every_listing_back(tmp_path: Path) -> None:
+async def test_a_rebuild_restores_every_listing_after_the_index_is_deleted(tmp_path: Path) -> None:
     thread_id = await write_threads(tmp_path)
     before = [livethread(tmp_path, "ls"), livethread(tmp_path, "ls", "--archived")]
     assert [len(page["items"]) for page in before] == [3, 1]

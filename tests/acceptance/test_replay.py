@@ -1,4 +1,4 @@
-"""``livethread replay`` as a user runs it, on recorded rollouts: what is kept comes out equal, once and in order.
+"""``livethread replay`` as a user runs it, on recorded rollouts: kept items come out equal, once and in order.
 
 ``LIVETHREAD_TEST_ROLLOUTS`` names a directory of rollout files.
 """
@@ -22,7 +22,7 @@ ROLLOUTS = os.environ.get("LIVETHREAD_TEST_ROLLOUTS", "")
 
 pytestmark = pytest.mark.skipif(not ROLLOUTS, reason="LIVETHREAD_TEST_ROLLOUTS names no directory of rollouts")
 
-#: The persistence policy as the format says it; the one that is shipped is under test.
+#: The persistence policy of the format, independent of the shipped policy, which is under test.
 KEPT_EVENTS = frozenset({
     *("user_message", "agent_message", "agent_reasoning", "agent_reasoning_raw_content", "patch_apply_end"),
     *("token_count", "thread_goal_updated", "context_compacted", "entered_review_mode", "exited_review_mode"),
@@ -47,7 +47,7 @@ def is_kept(item: dict[str, Any]) -> bool:
 
 
 def lines_of(path: Path) -> list[Any]:
-    """Return what the lines of a rollout hold; None for one that holds no JSON."""
+    """Return the decoded lines of a rollout; None for a line that is not JSON."""
 
     def decoded(line: bytes) -> Any:
         try:
@@ -69,7 +69,7 @@ def recordings() -> dict[str, list[dict[str, Any]]]:
 
 
 class Command:
-    """The command, over a home of its own."""
+    """The command ``livethread``, with its own home."""
 
     def __init__(self, home: Path) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LIVETHREAD_")}
@@ -93,14 +93,14 @@ class Command:
 
 @pytest.fixture(scope="module")
 def livethread() -> Iterator[Command]:
-    folder = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))  # short: a unix socket's path must be
+    folder = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))  # the path of a unix socket must be short
     yield Command(folder / "home")
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def replayed(livethread: Command) -> list[dict[str, Any]]:
-    """What the command says of each file: one run for all of them."""
+    """The command's result for each file, from one run."""
     files = list(recordings())
     assert files, f"{ROLLOUTS} holds no rollout"
     results: list[dict[str, Any]] = livethread("replay", *files)
@@ -108,7 +108,7 @@ def replayed(livethread: Command) -> list[dict[str, Any]]:
     return results
 
 
-def test_what_is_persisted_comes_out_equal_and_in_order_behind_the_threads_own_start(
+def test_persisted_items_come_out_equal_and_in_order_after_session_meta(
     replayed: list[dict[str, Any]],
 ) -> None:
     recorded = recordings()
@@ -121,7 +121,7 @@ def test_what_is_persisted_comes_out_equal_and_in_order_behind_the_threads_own_s
         assert [item["payload"] for item in items] == [item["payload"] for item in expected], result["file"]
 
 
-def test_every_line_stands_once_and_the_counts_say_so(replayed: list[dict[str, Any]]) -> None:
+def test_every_line_is_stored_once_and_the_counts_agree(replayed: list[dict[str, Any]]) -> None:
     recorded = recordings()
     for result in replayed:
         lines = lines_of(Path(result["rollout_path"]))
@@ -134,7 +134,7 @@ def test_every_line_stands_once_and_the_counts_say_so(replayed: list[dict[str, A
         assert result["lines"] == result["sent"] - result["dropped_by_policy"] + 1 == len(lines)
 
 
-def test_the_threads_are_listed(livethread: Command, replayed: list[dict[str, Any]]) -> None:
+def test_the_replayed_threads_are_listed(livethread: Command, replayed: list[dict[str, Any]]) -> None:
     page = livethread("ls", "--limit", "1000")
 
     paths = {thread["thread_id"]: thread["rollout_path"] for thread in page["items"]}
@@ -142,7 +142,7 @@ def test_the_threads_are_listed(livethread: Command, replayed: list[dict[str, An
     assert page["next_cursor"] is None
 
 
-def test_a_thread_is_shown(livethread: Command, replayed: list[dict[str, Any]]) -> None:
+def test_a_replayed_thread_is_shown(livethread: Command, replayed: list[dict[str, Any]]) -> None:
     result = max(replayed, key=lambda each: int(each["lines"]))
 
     shown = livethread("show", result["thread_id"])

@@ -1,4 +1,4 @@
-"""``livethread up`` as a user runs it: from a shell, elsewhere, with the Procfile that is shipped."""
+"""``livethread up`` as a user runs it: outside the checkout, with the shipped Procfile."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.nodes.waiting import wait_until
 
 from livethread.cli.up import read_procfile
 from livethread.errors import InvalidRequest
@@ -21,13 +21,6 @@ from livethread_worker.embedded.redis_server import answers
 
 DEADLINE = 30.0  # seconds
 LIVETHREAD = [sys.executable, "-m", "livethread"]
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
 
 
 class Up:
@@ -47,7 +40,7 @@ class Up:
             self.lines.extend(output)
 
     def names_of(self, event: str) -> list[str]:
-        """The processes that *event* befell, in order."""
+        """Return the processes with *event*, in order."""
         return [line.split()[1] for line in self.lines if f"| {event}" in line]
 
     def end(self) -> int:
@@ -72,7 +65,7 @@ def up(env: dict[str, str], tmp_path: Path) -> Iterator[Up]:
 
 def test_up_runs_everything_once_and_stops_in_reverse_on_sigterm(up: Up, env: dict[str, str], tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", redis_url=None)
-    wait_until(lambda: "up" in up.names_of("all processes are running"))
+    wait_until(lambda: "up" in up.names_of("all processes are running"), "the start of all processes", DEADLINE)
     served = answers(settings)
     second = subprocess.run([*LIVETHREAD, "up"], env=env, capture_output=True, text=True, check=False)
 
@@ -85,7 +78,7 @@ def test_up_runs_everything_once_and_stops_in_reverse_on_sigterm(up: Up, env: di
     started = up.names_of("started")
     assert started[:3] == ["redis", "worker.1", "beat"]
     assert up.names_of("ended") == started[::-1]
-    # Beat and Flower may have been told so early that they could not yet do it in order.
+    # Beat and Flower may get the signal before they can end in order.
     assert {"worker.1", "redis"} <= set(up.names_of("ended with exit code 0"))
     assert not answers(settings)
 
@@ -96,7 +89,7 @@ def test_the_shipped_procfile_names_each_kind_of_process() -> None:
     assert names == ["redis", "worker", "beat", "flower"]
 
 
-def test_a_line_that_is_no_process_is_refused_with_its_number(tmp_path: Path) -> None:
+def test_a_malformed_procfile_line_is_refused_with_its_number(tmp_path: Path) -> None:
     procfile = tmp_path / "Procfile"
     procfile.write_text("# comment\n\nweb: true\nweb true\n")
 

@@ -18,7 +18,7 @@ from tests.nodes.waiting import DEADLINE, eventually
 #: A line holds a whole answer, such as a thread with all its turns.
 MAX_LINE_BYTES = 64 * 1024 * 1024
 
-#: Keeps codex off the network; each is harmless in a version that does not know it.
+#: Settings that keep codex off the network; a version ignores those that it does not know.
 OFFLINE = (
     "analytics.enabled=false",
     "check_for_update_on_startup=false",
@@ -39,13 +39,13 @@ class AppServer:
         self._command = [str(codex), "app-server", *config]
         self._home = home
         self._log = home.parent / f"{home.name}-codex.log"
-        #: What codex reported unasked, in order.
+        #: Notifications from codex, in order.
         self._notifications: list[dict[str, Any]] = []
         self._ids = itertools.count(1)
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def __aenter__(self) -> Self:
-        # Nothing of the user's own codex: no login, no configuration, no proxy.
+        # Without the login, configuration and proxy of the user's own codex.
         env = {"PATH": os.environ["PATH"], "HOME": str(self._home), "CODEX_HOME": str(self._home), "TZ": "UTC"}
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -74,7 +74,7 @@ class AppServer:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End codex as editors do, by the end of its input; kill it where that takes too long."""
+        """End codex as editors do, by closing its input; kill it if that takes too long."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -101,7 +101,7 @@ class AppServer:
         return answer["result"]
 
     async def threads(self, **params: Any) -> dict[str, Any]:
-        """Return the threads that codex lists, by their ids."""
+        """Return the threads that codex lists, by id."""
         listed = await self.call("thread/list", **params)
         assert listed["nextCursor"] is None
         return {thread["id"]: thread for thread in listed["data"]}
@@ -112,12 +112,12 @@ class AppServer:
         return [hit["thread"]["id"] for hit in page["data"]]
 
     async def said(self, thread_id: str) -> list[list[tuple[str, str]]]:
-        """Return what codex shows of each of a thread's turns."""
+        """Return the turns of a thread as codex shows them."""
         read = await self.call("thread/read", threadId=thread_id, includeTurns=True)
         return said_in(read["thread"])
 
     async def run_turn(self, thread_id: str, text: str) -> None:
-        """Say *text* in a thread that is loaded; return once the model has answered and the turn has ended."""
+        """Send *text* to a loaded thread; return when the model has answered and the turn has ended."""
         started = await self.call("turn/start", threadId=thread_id, input=[{"type": "text", "text": text}])
         ended = await eventually(lambda: self._ended(started["turn"]["id"]), "the end of codex's turn")
         assert ended["status"] == "completed", ended
@@ -137,7 +137,10 @@ class AppServer:
             if "method" not in message:
                 self._replies.pop(message["id"]).set_result(message)
             elif "id" in message:
-                self._send({"id": message["id"], "error": {"code": -32601, "message": "nobody is there to ask"}})
+                self._send({
+                    "id": message["id"],
+                    "error": {"code": -32601, "message": "the tests answer no requests"},
+                })
             else:
                 self._notifications.append(message)
         for reply in self._replies.values():
@@ -145,7 +148,7 @@ class AppServer:
 
 
 def said_in(thread: dict[str, Any]) -> list[list[tuple[str, str]]]:
-    """Return each turn's items as codex names them, with what they say."""
+    """Return the items of each turn as pairs of codex's type and the text."""
     return [[(item["type"], _text(item)) for item in turn["items"]] for turn in thread["turns"]]
 
 

@@ -44,7 +44,7 @@ NO_CODEX = pytest.mark.skip("LIVETHREAD_TEST_CODEX names no codex; `make test-co
 
 
 class Serve(Protocol):
-    """Makes a codex over a home."""
+    """Returns a codex for a home."""
 
     def __call__(self, home: Path) -> AppServer: ...
 
@@ -55,7 +55,7 @@ class Serve(Protocol):
     or [pytest.param(None, id="none", marks=NO_CODEX)],
 )
 def codex(request: pytest.FixtureRequest) -> Codex:
-    """Each codex that there is."""
+    """Each installed codex."""
     assert isinstance(request.param, Codex)
     return request.param
 

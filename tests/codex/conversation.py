@@ -8,7 +8,7 @@ from typing import Any
 
 from livethread import CreateThreadParams, LiveThread, ThreadStore
 
-#: The provider that the tests' codex is configured for: it lists no other's threads unless asked.
+#: The provider in codex's configuration: by default, codex lists only its threads.
 PROVIDER = "canned"
 
 
@@ -49,7 +49,7 @@ class Turn:
         yield event("task_complete", turn_id=self.turn_id, last_agent_message=self.answer)
 
     def paginated_items(self, thread_id: str) -> Iterator[dict[str, Any]]:
-        """Yield question and answer as newer codex looks for them, in threads that it began itself."""
+        """Yield the turn in the form that newer codex expects in threads that it began."""
 
         def completed(kind: str, part: str, text: str) -> dict[str, Any]:
             item = {"type": kind, "id": f"{self.turn_id}-{kind}", "content": [{"type": part, "text": text}]}
@@ -64,7 +64,7 @@ class Turn:
 
     @property
     def said(self) -> list[tuple[str, str]]:
-        """What codex shows of the turn, in its own names."""
+        """The turn as codex shows it, with codex's names for the types."""
         payloads = [tool["payload"] for tool in self.tools]
         return [
             ("userMessage", self.question),
@@ -77,7 +77,7 @@ class Turn:
 LS = {"type": "exec", "command": ["ls", "-la"], "timeout_ms": 1000, "working_directory": "/repo"}
 SEARCH = {"type": "search", "query": "make Fehler 2"}
 
-#: Every kind of tool call, each with its answer.
+#: Every kind of tool call, each with its output.
 TOOLS = (
     response_item("function_call", name="shell", arguments='{"command":["make"]}', call_id="call_1"),
     response_item("function_call_output", call_id="call_1", output="make: *** [all] Fehler 2"),
@@ -92,12 +92,12 @@ TOOLS = (
 TURNS = (
     Turn("turn-a", "Fix the quokkasort build 🔧", "It is fixed ✅", "**Looking** at the Makefile", TOOLS),
     Turn("turn-b", "すべての試験を実行してください", "十二の試験に合格しました 👩‍👩‍👧‍👦"),
-    Turn("turn-c", "עכשיו כתוב את התיעוד", "הנה \u202bالتوثيق\u202c, כבקשתך"),  # noqa: RUF001 - Arabic is meant
+    Turn("turn-c", "עכשיו כתוב את התיעוד", "הנה \u202bالتوثيق\u202c, כבקשתך"),  # noqa: RUF001 - intended Arabic
 )
 
 
 async def begin(store: ThreadStore, *turns: Turn, **params: Any) -> LiveThread:
-    """Return a new thread that holds *turns*."""
+    """Return a new thread with *turns*."""
     created = CreateThreadParams.model_validate({"cwd": "/repo", "model_provider": PROVIDER, **params})
     thread = await LiveThread.create(store, created)
     for turn in turns:

@@ -1,4 +1,4 @@
-"""A model that says what it was told to: OpenAI's Responses API on a local port, as far as codex needs it."""
+"""A model with prepared answers: the part of OpenAI's Responses API that codex needs, on a local port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USAGE = {
 
 
 class ModelServer(ThreadingHTTPServer):
-    """Answers each request with the next of its answers; without one, with an error, which ends codex's turn."""
+    """Answers each request with the next of its answers; without one, with an error that ends codex's turn."""
 
     daemon_threads = True
 
@@ -30,11 +30,11 @@ class ModelServer(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
 
     def inputs(self) -> list[Any]:
-        """Return what the model was shown last, without what is null."""
+        """Return the input of the last request, without nulls."""
         return [_without_nulls(item) for item in self.requests[-1]["input"]]
 
     def texts(self) -> list[str]:
-        """Return what the messages say that the model was shown last."""
+        """Return the texts of the messages in the last request."""
         messages = [item for item in self.inputs() if item.get("role") in ("user", "assistant")]
         return [part["text"] for message in messages for part in message["content"]]
 
@@ -68,7 +68,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _events(response_id: str, answer: str) -> Iterator[dict[str, Any]]:
-    """Yield the least that codex takes for a whole answer."""
+    """Yield the fewest events that codex accepts as a whole answer."""
     content = [{"type": "output_text", "text": answer}]
     message = {"type": "message", "id": f"msg-{response_id}", "role": "assistant", "content": content}
     yield {"type": "response.created", "response": {"id": response_id}}
@@ -78,7 +78,7 @@ def _events(response_id: str, answer: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def model_server() -> Iterator[ModelServer]:
-    """Run a model server for the length of a block."""
+    """Run a model server during a block."""
     with ModelServer() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""What livethread shows of threads that codex wrote, or wrote on."""
+"""Threads that codex wrote or continued, as livethread shows them."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from livethread import (
 
 
 def said(item: RolloutItem) -> str:
-    """Return what a message says, in whichever form codex keeps it."""
+    """Return the text of a message in either of codex's forms."""
     if item.kind == "item_completed":
         return "".join(part["text"] for part in item.payload["item"]["content"])
     return str(item.payload["message"])
 
 
 async def summary(store: ThreadReader, thread_id: str) -> list[tuple[str, ...]]:
-    """Return what was said in each turn; all must be complete."""
+    """Return the messages of each turn; all turns must be complete."""
     turns = await turns_of(store, thread_id, items_view=StoredTurnItemsView.SUMMARY)
     assert {turn.status for turn in turns} == {StoredTurnStatus.COMPLETED}
     return [tuple(map(said, turn.items)) for turn in turns]
 
 
 async def found(store: ThreadReader, term: str) -> list[str]:
-    """Return the ids of the threads in which *term* is found."""
+    """Return the ids of the threads that contain *term*."""
     page = await store.search_threads(SearchThreadsParams(search_term=term))
     return [hit.thread.thread_id for hit in page.items]
 
 
 async def found_soon(store: ThreadReader, term: str) -> list[str]:
-    """Return the ids once there are any: a search looks at other people's files only so often."""
+    """Return the ids once there are any: a search looks for foreign changes only now and then."""
     return await eventually(lambda: found(store, term), f"a match of {term!r}")
 
 
 async def go_on(store: ThreadStore, thread: StoredThread, turn: Turn) -> LiveThread:
-    """Add *turn* to a thread, in the form in which codex looks for it there."""
+    """Append *turn* to a thread, in the form that codex expects there."""
     live = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id))
     is_paginated = thread.history_mode == "paginated"
     await live.append_items(list(turn.paginated_items(thread.thread_id) if is_paginated else turn.items()))

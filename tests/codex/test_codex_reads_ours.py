@@ -1,4 +1,4 @@
-"""Codex lists, reads, searches and resumes what was written through a `LiveThread`."""
+"""Codex lists, reads, searches and resumes threads that were written through a `LiveThread`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GIT = GitInfo(commit_hash="c0ffee", branch="main", repository_url="https://examp
 
 @dataclass(frozen=True)
 class Written:
-    """A home that was written, and its threads by what they are about, as the store itself reads them."""
+    """A home, and its threads as the store reads them, by what was done with them."""
 
     home: Path
     threads: dict[str, StoredThread]
@@ -85,7 +85,7 @@ async def write_threads(store: ThreadStore, home: Path) -> Written:
 
 @pytest.fixture(scope="session")
 def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
-    """Writes the threads with a store: once for all of codex's versions, as the queued one's worker takes seconds."""
+    """Writes the threads once for all versions of codex: the queued store's worker takes seconds to start."""
 
     async def write_with(store: AbstractAsyncContextManager[ThreadStore], home: Path) -> Written:
         async with store as entered:
@@ -103,13 +103,13 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
 
 @pytest.fixture(params=["local", "queued"])
 def written(request: pytest.FixtureRequest, write: Callable[[str], Written]) -> Written:
-    """What the store of files alone wrote, and what the embedded Redis' worker did."""
+    """The threads, as the local store wrote them and as an embedded worker did."""
     return write(request.param)
 
 
 @pytest.fixture
 def home(written: Written, tmp_path: Path) -> Path:
-    """A copy of what was written, without anything of livethread's own: codex has the files alone."""
+    """A copy of the written home without livethread's own folder: codex has only the shared files."""
     shutil.copytree(written.home, tmp_path / "home", ignore=shutil.ignore_patterns("livethread"))
     return tmp_path / "home"
 
@@ -131,11 +131,11 @@ def as_listed(thread: StoredThread, written: Written, home: Path) -> dict[str, A
         "cliVersion": thread.cli_version,
         "gitInfo": git and {"sha": git.commit_hash, "branch": git.branch, "originUrl": git.repository_url},
         "createdAt": int(thread.created_at.timestamp()),
-        "updatedAt": int(path.stat().st_mtime),  # codex goes by the file
+        "updatedAt": int(path.stat().st_mtime),  # codex uses the time of the file
     }
 
 
-async def test_codex_lists_them_as_we_do(serve: Serve, written: Written, home: Path) -> None:
+async def test_codex_lists_threads_as_livethread_does(serve: Serve, written: Written, home: Path) -> None:
     async with serve(home) as codex:
         active, archived = await codex.threads(), await codex.threads(archived=True)
 
@@ -163,7 +163,7 @@ async def test_codex_finds_what_was_said(serve: Serve, written: Written, home: P
         assert await codex.found(term) == [written.threads["conversation"].thread_id]
 
 
-async def test_codex_finds_a_text_in_all_its_threads_and_none_elsewhere(
+async def test_codex_finds_a_text_in_all_threads_that_contain_it_and_in_no_other(
     serve: Serve, written: Written, home: Path
 ) -> None:
     async with serve(home) as codex:
@@ -173,7 +173,7 @@ async def test_codex_finds_a_text_in_all_its_threads_and_none_elsewhere(
         assert await codex.found("quokkasorted") == []
 
 
-async def test_codex_resumes_them_and_its_model_sees_what_ours_saw(
+async def test_codex_resumes_a_thread_and_its_model_sees_our_items(
     serve: Serve, model: ModelServer, written: Written, home: Path
 ) -> None:
     thread_id = written.threads["conversation"].thread_id
@@ -192,7 +192,7 @@ async def test_codex_resumes_them_and_its_model_sees_what_ours_saw(
     assert [item for item in model.inputs() if item in ours] == ours
 
 
-async def test_a_deleted_thread_is_none_of_codexs(serve: Serve, written: Written, home: Path) -> None:
+async def test_codex_does_not_know_a_deleted_thread(serve: Serve, written: Written, home: Path) -> None:
     async with serve(home) as codex:
         for method in ("thread/read", "thread/resume"):
             with pytest.raises(CodexError, match=written.deleted):

@@ -1,4 +1,4 @@
-"""Neither writes a thread while the other does: both take ``flock`` on ``thread-writer-locks/<id>.lock``."""
+"""Codex and livethread lock a thread that they write: both ``flock`` ``thread-writer-locks/<id>.lock``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ async def write_thread(home: Path) -> tuple[str, Path]:
     return thread.thread_id, path
 
 
-async def test_codex_writes_nothing_while_we_do(serve: Serve, model: ModelServer, home: Path) -> None:
+async def test_codex_writes_nothing_while_livethread_holds_the_lock(
+    serve: Serve, model: ModelServer, home: Path
+) -> None:
     thread_id, path = await write_thread(home)
     before = path.read_bytes()
     model.answers.append("Gern.")

@@ -1,4 +1,4 @@
-"""A thread that codex wrote is listed, read, searched and continued by us, and codex reads what we add."""
+"""Livethread lists, reads, searches and continues a thread that codex wrote, and codex reads the additions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def store(by_codex: ByCodex) -> AsyncIterator[LocalThreadStore]:
         yield store
 
 
-async def test_we_list_it(store: LocalThreadStore, by_codex: ByCodex) -> None:
+async def test_livethread_lists_the_thread(store: LocalThreadStore, by_codex: ByCodex) -> None:
     [thread] = (await store.list_threads(ListThreadsParams())).items
 
     assert (thread.thread_id, thread.name) == (by_codex.thread_id, "Codex' Name 名前")
@@ -62,7 +62,7 @@ async def test_we_list_it(store: LocalThreadStore, by_codex: ByCodex) -> None:
     assert thread.token_usage["total_tokens"] == 18 * len(TALK)
 
 
-async def test_we_read_and_search_its_turns(store: LocalThreadStore, by_codex: ByCodex) -> None:
+async def test_livethread_reads_and_searches_its_turns(store: LocalThreadStore, by_codex: ByCodex) -> None:
     assert await summary(store, by_codex.thread_id) == TALK
     [first, _] = await turns_of(store, by_codex.thread_id)
     page = await item_page(store, by_codex.thread_id, turn_id=first.turn_id)
@@ -72,7 +72,7 @@ async def test_we_read_and_search_its_turns(store: LocalThreadStore, by_codex: B
     assert await found(store, "quokkasort") == []
 
 
-async def test_codex_reads_what_we_add_and_goes_on(
+async def test_codex_reads_and_continues_what_livethread_appends(
     serve: Serve, model: ModelServer, store: LocalThreadStore, by_codex: ByCodex
 ) -> None:
     thread = await go_on(store, await read(store, by_codex.thread_id), OURS)
@@ -93,7 +93,7 @@ async def test_codex_reads_what_we_add_and_goes_on(
     assert await found_soon(store, "Danke") == [by_codex.thread_id]
 
 
-async def test_codexs_model_forgets_nothing_when_we_change_metadata(
+async def test_codexs_model_sees_every_message_after_metadata_changes(
     serve: Serve, model: ModelServer, store: LocalThreadStore, by_codex: ByCodex
 ) -> None:
     thread = await go_on(store, await read(store, by_codex.thread_id), OURS)
@@ -127,7 +127,7 @@ async def test_a_thread_that_codex_archives_is_archived(
         assert await listed(store, archived=not is_archived) == set()
 
 
-async def test_a_thread_that_codex_begins_while_we_look_is_listed(
+async def test_a_thread_that_codex_begins_while_the_store_is_open_is_listed(
     serve: Serve, model: ModelServer, store: LocalThreadStore, by_codex: ByCodex
 ) -> None:
     assert await listed(store) == {by_codex.thread_id}

@@ -175,7 +175,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule(who=WHO, order=st.sampled_from([Order.DISCONNECT, Order.DIE]))
     def fail(self, who: int, order: Order) -> None:
         actor = self.actors[who]
-        if actor.place.startswith(("before", "behind")):
+        if actor.place.startswith(("before", "after")):
             self.is_disturbed = True
             self.step(actor, order)
 
@@ -212,7 +212,7 @@ class Interleaving(RuleBasedStateMachine):
         [other] = [worker for worker in self.actors[:WORKERS] if worker is not sleeper]
         for _ in range(DRAIN_STEPS):
             self.step(other)
-            if other.place == "behind claim":
+            if other.place == "after claim":
                 break
 
     @precondition(lambda self: self.bells)
@@ -330,7 +330,7 @@ class Interleaving(RuleBasedStateMachine):
 
     def applying(self) -> list[Actor]:
         """Return the workers that are about to apply what they have claimed, if anything."""
-        return [actor for actor in self.actors if actor.place == "behind claim"]
+        return [actor for actor in self.actors if actor.place == "after claim"]
 
     def can_step(self, actor: Actor) -> bool:
         return not actor.is_over and (actor.place != "idle" or self.bells > 0)

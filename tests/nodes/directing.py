@@ -1,6 +1,6 @@
-"""Threads that run one at a time, as somebody directs: each stops before and behind every call that it makes to Redis.
+"""Threads that run one at a time, as the test directs: each stops before and after every call to Redis.
 
-Nothing depends on the speed of anything, so that the same directions always come to the same.
+The speed of the machine does not matter: the same directions always lead to the same result.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ class Closed(BaseException):
 
 
 class Order(Enum):
-    """What an actor is told where it stands."""
+    """What an actor does next."""
 
     GO_ON = auto()
-    #: Its connection breaks: before a call that is not made then, or behind one whose reply it does not get.
+    #: Its connection breaks: before a call, which is then not made, or after one, and the reply is lost.
     DISCONNECT = auto()
     DIE = auto()
     CLOSE = auto()
 
 
 class Actor:
-    """A thread that goes on only when it is told to."""
+    """A thread that goes on only when the test lets it."""
 
     def __init__(self, name: str, play: Callable[[Actor], None]) -> None:
         self.name = name
-        #: Where it stands.
+        #: Where it has stopped.
         self.place = "the beginning"
         self.is_over = False
         self._play = play
@@ -52,18 +52,18 @@ class Actor:
             return
         self._order = order
         self._go.release()
-        assert self._stands.acquire(timeout=DEADLINE), f"{self.name} went on from {self.place} and stopped nowhere"
+        assert self._stands.acquire(timeout=DEADLINE), f"{self.name} went on from {self.place} and did not stop again"
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """End the thread, wherever it stands."""
+        """End the thread."""
         while not self.is_over:
             self.step(Order.CLOSE)
         self._thread.join(DEADLINE)
 
     def stand(self, place: str) -> None:
-        """Stop here, in the actor's own thread, until it is told what to do."""
+        """Stop at *place*, in the actor's own thread, until the next order."""
         self.place = place
         self._stands.release()
         self._go.acquire()
@@ -82,19 +82,19 @@ class Actor:
                 self._play(self)
         except (Killed, Closed):
             pass
-        except BaseException as error:  # noqa: BLE001 - the director raises it
+        except BaseException as error:  # noqa: BLE001 - `step` raises it
             self._error = error
         self.place, self.is_over = "the end", True
         self._stands.release()
 
 
 class WatchedRedis(Redis):
-    """A connection whose owner stops before and behind each call."""
+    """A connection whose owner stops before and after each call."""
 
     owner: Actor
     #: Names of the scripts, by their digests.
     scripts: dict[str, str]
-    #: Is told of each reply.
+    #: Called with each reply.
     heard: Callable[[Actor, str, Any], None]
 
     @classmethod
@@ -109,10 +109,10 @@ class WatchedRedis(Redis):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         name = self.scripts[args[1]] if args[0] == "EVALSHA" else args[0]
         self.owner.stand(f"before {name}")
-        if name == "BLPOP":  # no time passes here
+        if name == "BLPOP":  # without waiting: no time passes here
             reply = super().execute_command("LPOP", args[1])  # type: ignore[no-untyped-call]  # redis-py's is not typed
         else:
             reply = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as above
         self.heard(self.owner, name, reply)
-        self.owner.stand(f"behind {name}")
+        self.owner.stand(f"after {name}")
         return reply

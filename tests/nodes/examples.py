@@ -1,4 +1,4 @@
-"""How long Hypothesis looks: briefly and always the same way, or as long as somebody asks for."""
+"""How many examples Hypothesis tries: a few that are always the same, or as many as the environment asks for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-#: Set to a number, each machine runs so many examples, other ones each time; what fails prints how to repeat it.
+#: If set to a number, each machine runs that many random examples; a failure prints how to repeat it.
 VARIABLE = "LIVETHREAD_TEST_EXAMPLES"
 
 
@@ -21,15 +21,15 @@ def machine_settings(*, examples: int, steps: int) -> settings:
         derandomize=not asked,
         print_blob=True,
         deadline=None,
-        suppress_health_check=list(HealthCheck),  # an example writes files: it is slow, and that is no fault
+        suppress_health_check=list(HealthCheck),  # examples write files, so they may be slow
         database=None,
-        # To explain takes as long as to find.
+        # Explaining a failure takes as long as finding it.
         phases=[Phase.generate, Phase.shrink],
     )
 
 
 def assert_finds_a_fault(machine: type[RuleBasedStateMachine], match: str | None = None) -> None:
-    """Check that *machine* fails, with what *match* says: somebody has planted a fault."""
+    """Check that *machine* finds the planted fault, with an error that matches *match*."""
     found = settings(
         machine_settings(examples=200, steps=30),
         max_examples=200,

@@ -1,4 +1,4 @@
-"""Items to append, and short forms of what the suites ask of a store again and again."""
+"""Items to append, and short forms of the store's most common calls."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from livethread.rollout.item import parse_items
 
 
 def said(text: str) -> dict[str, Any]:
-    """What a user said, as a person sees it: the item from which title and preview follow."""
+    """A user's message as a person sees it; title and preview are derived from it."""
     return {"type": "event_msg", "payload": {"type": "user_message", "message": text}}
 
 
 def message(text: str, **payload: Any) -> dict[str, Any]:
-    """A message, as the model sees it; no metadata follows from it."""
+    """A message as the model sees it; no metadata is derived from it."""
     content = [{"type": "output_text", "text": text}]
     return {
         "type": "response_item",
@@ -38,7 +38,7 @@ def message(text: str, **payload: Any) -> dict[str, Any]:
 
 
 def payload_of(value: Any) -> dict[str, Any]:
-    """An item that holds *value* somewhere in its payload."""
+    """An item with *value* in its payload."""
     return message("odd", value=value)
 
 
@@ -76,23 +76,23 @@ async def read(store: ThreadReader, thread_id: str) -> StoredThread:
 
 
 async def history(store: ThreadReader, thread_id: str) -> list[RolloutItem]:
-    """Return the items behind the ``session_meta``."""
+    """Return the items after the ``session_meta``."""
     first, *items = (await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))).items
     assert first.type == "session_meta"
     ordinals = [item.ordinal for item in (first, *items)]
-    # Lines of the store's own stand between them, and are no items.
+    # There may be gaps: the store's own lines are not items.
     assert ordinals[0] == 0
     assert all(earlier < later for earlier, later in itertools.pairwise(o for o in ordinals if o is not None))
     return items
 
 
 async def payloads(store: ThreadReader, thread_id: str) -> list[Any]:
-    """Return the payloads of the items behind the ``session_meta``."""
+    """Return the payloads of the items after the ``session_meta``."""
     return [item.payload for item in await history(store, thread_id)]
 
 
 def texts(items: list[RolloutItem]) -> list[str]:
-    """Return what the messages among *items* say."""
+    """Return the texts of *items*, which are all messages."""
     return [
         item.payload["message"] if item.type == "event_msg" else item.payload["content"][0]["text"] for item in items
     ]

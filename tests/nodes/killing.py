@@ -1,4 +1,4 @@
-"""A process that is killed in the middle of its work: at any change that it makes to files or index."""
+"""Simulated ``kill -9`` in the middle of work: at any change to files or index."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from livethread_worker.store.files import sync
 from livethread_worker.store.index import Index
 
-#: What changes a file or a folder, beside a write and a creation.
+#: Functions that change a file or a folder, other than by writing or creating it.
 _CHANGES: Final = ("ftruncate", "fsync", "mkdir", "rename", "replace", "unlink")
 
-#: The whole of a change, as a share of it.
+#: A share of 100 per cent.
 WHOLE: Final = 1_000
 
 
@@ -28,11 +28,11 @@ class Killed(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """Where a process is killed."""
+    """The moment at which a process is killed."""
 
-    #: The change that is its last, counted from 1; one that makes fewer lives on.
+    #: The number of its last change, from 1. A process that makes fewer changes lives on.
     change: int
-    #: How much of that change is made, in thousandths: of a write so many of its bytes, of any other all or nothing.
+    #: How much of that change is made, in thousandths: a part of the bytes of a write, all or nothing of other changes.
     share: int
 
 
@@ -40,16 +40,16 @@ DEATHS: Final = st.builds(Death, st.integers(1, 10), st.sampled_from([0, WHOLE])
 
 
 class Killer:
-    """Kills whoever changes files or index inside `killing_at`, where its death says.
+    """Kills the code inside `killing_at` at the change that its `Death` names.
 
-    The kernel keeps what a killed process wrote, and SQLite takes back its open transaction: so it is here. What
-    Python still runs on the way out of it changes nothing any more.
+    As with a killed process, finished writes stay and SQLite rolls back the open transaction. Handlers that Python
+    still runs on the way out change nothing more.
     """
 
     def __init__(self) -> None:
         self._death: Death | None = None
         self._changes = 0
-        #: What the victim did last; None while it lives.
+        #: The last change of the killed code; None while it lives.
         self.killed_at: str | None = None
 
     @contextmanager
@@ -67,7 +67,7 @@ class Killer:
 
     @contextmanager
     def killing_at(self, death: Death | None) -> Iterator[None]:
-        """Kill whoever makes the changes of the block; `Killed` is theirs to let through."""
+        """Kill the code in the block at *death*; the code must let `Killed` through."""
         self._death, self._changes, self.killed_at = death, 0, None
         try:
             yield
@@ -75,7 +75,7 @@ class Killer:
             self._death = None
 
     def _share(self, what: str) -> int | None:
-        """Return how much is made of the change that begins; None where the process survives it."""
+        """Return how much of the change that begins is made; None if the process survives it."""
         if self._death is None:
             return None
         if self.killed_at is not None:
@@ -83,7 +83,7 @@ class Killer:
         self._changes += 1
         if self._changes < self._death.change:
             return None
-        self.killed_at = f"{what}, of which {self._death.share}/{WHOLE} are done"
+        self.killed_at = f"{what}, {self._death.share}/{WHOLE} of it done"
         return self._death.share
 
     def _watched(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,4 +134,4 @@ class Killer:
 
 
 def _names(args: tuple[Any, ...]) -> str:
-    return " to ".join(os.path.basename(os.fspath(arg)) for arg in args if isinstance(arg, str | os.PathLike))  # noqa: PTH119 - of whatever was passed
+    return " to ".join(os.path.basename(os.fspath(arg)) for arg in args if isinstance(arg, str | os.PathLike))  # noqa: PTH119 - of any path-like argument

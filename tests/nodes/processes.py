@@ -23,10 +23,10 @@ from livethread_worker.embedded.redis_server import answers, find_server, prepar
 
 
 class ChildProcess:
-    """A command in a process group of its own; the kernel kills it should the tests be killed."""
+    """A command in its own process group; the kernel kills it if the tests are killed."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path, name: str) -> None:
-        # -I -S: it must cost nothing, and import nothing of ours.
+        # -I -S: it starts fast, and imports nothing of ours.
         self.command = [
             sys.executable,
             "-I",
@@ -82,7 +82,7 @@ class ChildProcess:
         self._process.wait(DEADLINE)
 
     def stop(self) -> None:
-        """End in order, and be killed where that takes too long."""
+        """Terminate the process; kill it if that takes too long."""
         if self._process is None:
             return
         self.signal(signal.SIGTERM)
@@ -94,7 +94,7 @@ class ChildProcess:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def wait_for_log(self, text: str, after: int = 0) -> None:
-        """Wait until *text* stands in the log behind its first *after* characters."""
+        """Wait until the log contains *text* after its first *after* characters."""
 
         def is_logged() -> bool:
             assert self.is_running, f"{self.name} ended with {self.returncode}:\n{self.logs()[-3000:]}"
@@ -107,7 +107,7 @@ class RedisServer:
     """A private Redis with the shipped configuration, on a unix socket in a short path."""
 
     def __init__(self) -> None:
-        find_server(Settings(redis_url=None))  # none: say so before anything is created
+        find_server(Settings(redis_url=None))  # raises if there is none, before anything is created
         self.folder = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))
         self.settings = Settings(home=self.folder, redis_url=None, connect_timeout_s=5.0)
         prepare_directories(self.settings)
@@ -121,15 +121,15 @@ class RedisServer:
 
     def start(self) -> Self:
         self.process.start()
-        wait_until(lambda: answers(self.settings), "an answer of Redis")
+        wait_until(lambda: answers(self.settings), "an answer from Redis")
         return self
 
     def kill(self) -> None:
-        """``kill -9``: what its append-only file holds is all that is left."""
+        """``kill -9``: only its append-only file is left."""
         self.process.kill()
 
     def pause(self) -> None:
-        """Stop the server in the middle of whatever it does; connections stay open and unanswered."""
+        """Suspend the server; its connections stay open and unanswered."""
         self.process.signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
@@ -144,12 +144,12 @@ class RedisServer:
 def worker_process(
     settings: Settings, folder: Path, name: str, *options: str, app: str = "livethread_worker.entrypoint"
 ) -> ChildProcess:
-    """Return the worker command of the documentation, not yet started: no ``-Q``, no checkout as its directory."""
+    """Return a worker, not yet started, with the documented command: without ``-Q``, outside the checkout."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-P", "-m", "celery", "--app", app, "worker"),
         *("--hostname", f"{name}@%h", "--concurrency", "2", "--loglevel", "INFO"),
-        # Neighbours have nothing to tell each other, and asking for them takes a second.
+        # Workers need nothing from each other, and mingling takes a second.
         *("--without-mingle", "--without-gossip", *options),
     ]
     return ChildProcess(command, settings_env(settings), folder, name)

@@ -1,6 +1,6 @@
-"""A Redis that is slow, or loses connections at the worst moment: a proxy before a real one.
+"""A proxy for Redis that delays replies, or cuts connections at the worst moment.
 
-It runs on a thread of its own, so that blocking clients and workers may use it as well as the test's event loop.
+It runs in its own thread, so that blocking clients and workers can use it as well as the test's event loop.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Self
 
 from tests.nodes.processes import RedisServer
 
-#: Closing takes no time; a proxy that hangs is a fault.
+#: For each operation of the proxy; one that takes longer hangs.
 DEADLINE = 5.0  # seconds
 CHUNK = 64 * 1024  # bytes
 
 
 @dataclass(slots=True)
 class _Cut:
-    """Cut the connection in the middle of the reply to a request that holds *to*."""
+    """A pending cut, in the middle of the reply to a request that contains *to*."""
 
     to: bytes
     after: int
@@ -32,13 +32,13 @@ class _Cut:
 
 @dataclass(eq=False, slots=True)
 class _Link:
-    """One client's connection, and ours to Redis."""
+    """A client's connection, and the proxy's own to Redis."""
 
     to_client: asyncio.StreamWriter
     to_redis: asyncio.StreamWriter
-    #: The end of the last request, as what is looked for may stand across two chunks.
+    #: The end of the last chunk, as the text of a cut may span two chunks.
     seen: bytes = b""
-    #: What is to happen to the reply that comes next, and how many of its bytes have passed.
+    #: The cut of the next reply, and how many bytes of that reply have passed.
     cut: _Cut | None = None
     passed: int = 0
 
@@ -48,16 +48,16 @@ class _Link:
 
 
 class RedisProxy:
-    """Passes on what clients and *server* say, on a socket beside that of *server*, with the faults that are set.
+    """Passes requests and replies between clients and *server*, with the faults that the test sets.
 
-    Use as a context manager. The server may die and come back meanwhile; so long, connections are closed at once.
+    Use as a context manager. The server may die and come back; until then, new connections are closed at once.
     """
 
     def __init__(self, server: RedisServer) -> None:
         self._upstream = server.url.removeprefix("unix://").partition("?")[0]
         self._path = server.folder / "proxy.sock"
         self.url = f"unix://{self._path}?db=0"
-        #: Seconds by which each answer comes late.
+        #: Seconds by which each reply is delayed.
         self.delay_s = 0.0
         self._cuts: list[_Cut] = []
         self._links: set[_Link] = set()
@@ -79,24 +79,24 @@ class RedisProxy:
 
     @property
     def connections(self) -> int:
-        """How many connections are open now."""
+        """How many connections are open."""
         return len(self._links)
 
     def cut_all(self) -> None:
-        """Cut all connections now; new ones are welcome."""
+        """Cut all connections; clients may connect again."""
         self._run(self._cut_all())
 
     def cut_reply(self, after: int, to: bytes = b"") -> threading.Event:
-        """Cut the connection after *after* bytes of the reply to the next request that holds *to*.
+        """Cut the connection after *after* bytes of the reply to the next request that contains *to*.
 
-        Return what is set once it is cut. Several wait in the order in which they were asked for.
+        Return an event that is set once the connection is cut. Several cuts apply in the order of their calls.
         """
         cut = _Cut(to, after)
         self._loop.call_soon_threadsafe(self._cuts.append, cut)
         return cut.done
 
     def swallow_reply(self, to: bytes = b"") -> threading.Event:
-        """Have Redis carry out the next request that holds *to*, drop the answer and cut the connection."""
+        """Let Redis execute the next request that contains *to*, drop the reply and cut the connection."""
         return self.cut_reply(0, to)
 
     def _run(self, work: Coroutine[object, object, None]) -> None:
@@ -112,7 +112,7 @@ class RedisProxy:
     async def _end(self) -> None:
         self._server.close()
         await self._cut_all()
-        # Not cancelled: asyncio complains of a cancelled server task in Python 3.11. They end with their connections.
+        # Not cancelled: Python 3.11 logs an error for a cancelled server task. They end with their connections.
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
     async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
@@ -158,7 +158,7 @@ class RedisProxy:
                 await link.to_client.drain()
 
     def _arm(self, link: _Link, chunk: bytes) -> None:
-        """Take the first cut that waits for a request such as this one."""
+        """Take the first pending cut that matches this request."""
         seen = link.seen + chunk
         for cut in self._cuts if link.cut is None else ():
             if cut.to in seen:

@@ -1,4 +1,4 @@
-"""Stores that are open for the length of a block, and whose closing has a deadline."""
+"""Stores that are open for a block, and close within a deadline."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 
 from livethread import QueuedThreadStore, Settings, open_store
 
-#: A store that does not close within this is a fault, and must not hold up the tests.
+#: A store that takes longer to close hangs, and must not hold up the tests.
 CLOSING = 5.0  # seconds
 
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[QueuedThreadStore]:
-    """Open the queued store of *settings*; closing it fails with `TimeoutError` where it hangs."""
+    """Open the queued store of *settings*; closing it raises `TimeoutError` if it hangs."""
     manager = open_store(settings)
     store = await manager.__aenter__()
     try:

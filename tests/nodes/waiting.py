@@ -1,4 +1,4 @@
-"""Waiting for conditions, with a deadline; nothing here sleeps and hopes."""
+"""Waiting for conditions, with a deadline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Generous: a loaded machine is slow, and only a test that fails waits this long.
+#: Generous, for loaded machines: only a failing test waits this long.
 DEADLINE = 20.0  # seconds
 INTERVAL = 0.01  # seconds
 
@@ -25,7 +25,7 @@ def wait_until(condition: Callable[[], T], what: str = "the condition", deadline
 
 
 async def eventually(condition: Callable[[], T | Awaitable[T]], what: str = "the condition") -> T:
-    """Return the first true value of *condition*, while the event loop goes on."""
+    """Return the first true value of *condition*; other tasks run meanwhile."""
     end = time.monotonic() + DEADLINE
     while True:
         result = condition()

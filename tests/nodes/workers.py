@@ -1,4 +1,4 @@
-"""Workers inside the test's process: one that applies when told to, and Celery's own."""
+"""Workers inside the test's process: one that the test drives, and Celery's own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from livethread_worker.store.index import Index
 
 
 class HandWorker:
-    """Applies what the mailboxes hold when told to, and counts the doorbells it would have rung.
-
-    Between two calls it is a worker that is stopped.
-    """
+    """A worker that drains only when the test calls it, and counts the doorbells that it would have rung."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -34,7 +31,7 @@ class HandWorker:
         self._index: Index | None = None
 
     def mailbox(self, shard: int = 0) -> Mailbox:
-        """Return a new drain's hold on the mailboxes, to claim and settle by hand."""
+        """Return the mailboxes of a new drain, to claim and settle by hand."""
         return Mailbox(self.redis, self.settings, shard)
 
     def index(self) -> Index:
@@ -59,7 +56,7 @@ class HandWorker:
 
 @asynccontextmanager
 async def draining(worker: HandWorker) -> AsyncIterator[None]:
-    """Have *worker* drain again and again, as one that beats would, whatever becomes of Redis; not behind the block."""
+    """Have *worker* drain again and again during the block, with or without doorbells."""
     ended = False
 
     async def go_on() -> None:
@@ -77,7 +74,7 @@ async def draining(worker: HandWorker) -> AsyncIterator[None]:
 
 @contextmanager
 def celery_worker(settings: Settings) -> Iterator[None]:
-    """Run a Celery worker in a thread: an app of its own, as Celery caches its connections per app."""
+    """Run a Celery worker in a thread, with its own app, as Celery caches connections per app."""
     app = create_app(settings)
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
@@ -85,6 +82,6 @@ def celery_worker(settings: Settings) -> Iterator[None]:
         with start_worker(app, pool="solo", perform_ping_check=False, hostname=f"in-process-{os.getpid()}@test"):
             yield
     finally:
-        # Celery's worker sets the root logger up for its process, which is not its own here.
+        # Celery's worker sets up the root logger as if the process were its own.
         root.level, root.handlers = level, handlers
         app.close()

@@ -1,4 +1,4 @@
-"""The stores that must keep the contract, each behind the same fixtures."""
+"""The stores that must keep the contract, through the same fixtures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from livethread_worker.store import LocalThreadStore
 
 
 class OpenStore(Protocol):
-    """Opens one more store over the same threads: another process, as it were."""
+    """Opens another store over the same threads, as another process would."""
 
     async def __call__(self) -> ThreadStore: ...
 
 
 @pytest.fixture(params=kinds.STORES)
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which store; modules of the reads and tests of several writers choose others."""
+    """Which store is tested; `EVERY_READER` and `SHARED` choose other ones."""
     return str(request.param)
 
 
@@ -64,5 +64,5 @@ async def store(open_another: OpenStore) -> ThreadStore:
 
 @pytest.fixture
 async def second_store(store: ThreadStore, open_another: OpenStore) -> ThreadStore:
-    """Another writer's store over the same threads; a store in memory has none (use `SHARED`)."""
+    """A second store over the same threads; a store in memory cannot have one (use `SHARED`)."""
     return await open_another()

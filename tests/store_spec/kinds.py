@@ -1,4 +1,4 @@
-"""Which stores a specification is run on."""
+"""The stores that a specification runs on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ CELERY = "queued, reads over Celery"
 
 STORES = (MEMORY, LOCAL, FILES, QUEUED)
 
-#: For the reads: a client on another host has them answered by a worker.
+#: For reads: over Celery, a worker answers them for clients on other hosts.
 EVERY_READER = pytest.mark.parametrize("kind", [*STORES, CELERY])
 
-#: For tests of several writers: stores over the same home.
+#: For tests of several writers: stores that can share a home.
 SHARED = pytest.mark.parametrize("kind", [LOCAL, FILES, QUEUED])
 
 #: Small, so that a test reaches it cheaply.

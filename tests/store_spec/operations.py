@@ -1,4 +1,4 @@
-"""Short forms of the operations that only these specifications use, and what they look at besides."""
+"""Short forms of operations that only these specifications use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def delete(store: ThreadStore, thread_id: str) -> Receipt:
 
 
 async def stored(store: ThreadStore, *items: dict[str, Any], name: str | None = None, **params: Any) -> str:
-    """Store a thread with *items* and return its id; it stays open, and all of it is durable."""
+    """Return the id of a new thread with *items*, open and flushed."""
     thread_id = await new_thread(store, **params)
     await append(store, thread_id, *(items or (message("one"),)))
     if name is not None:
@@ -53,10 +53,10 @@ def path_of(thread: StoredThread) -> Path:
 
 
 def home_of(thread: StoredThread) -> Path:
-    """Return the home that an active thread's rollout lies in."""
+    """Return the home of an active thread."""
     return path_of(thread).parents[4]
 
 
 def a_word() -> str:
-    """Return a word that no other thread holds: the stores behind a worker hold those of other tests as well."""
+    """Return a word that no other thread contains: tests that use a worker share its home."""
     return f"w{uuid.uuid4().hex}"

@@ -56,14 +56,14 @@ def nested(depth: int) -> Any:
     return value
 
 
-NO_JSON = [
+NOT_JSON = [
     pytest.param(math.nan, id="NaN"),
     pytest.param(math.inf, id="Infinity"),
     pytest.param([{"deep": -math.inf}], id="-Infinity, deep inside"),
     pytest.param("\ud83c", id="a lone surrogate"),
     pytest.param({"\udf89": 1}, id="a lone surrogate in a key"),
-    pytest.param({1: "one"}, id="a key that is no string"),
-    pytest.param({None: 1, "big": 2**70}, id="a key that is no string, beside a long integer"),
+    pytest.param({1: "one"}, id="a key that is not a string"),
+    pytest.param({None: 1, "big": 2**70}, id="a key that is not a string, beside a long integer"),
     pytest.param([math.nan, 2**70], id="NaN beside a long integer"),
     pytest.param({1, 2}, id="a set"),
     pytest.param(b"bytes", id="bytes"),
@@ -75,8 +75,8 @@ NO_JSON = [
 ]
 
 
-@pytest.mark.parametrize("value", NO_JSON)
-async def test_an_item_that_is_no_json_is_refused_with_all_beside_it(store: ThreadStore, value: object) -> None:
+@pytest.mark.parametrize("value", NOT_JSON)
+async def test_an_item_that_is_not_json_is_refused_with_its_whole_append(store: ThreadStore, value: object) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("before"))
 
@@ -108,8 +108,8 @@ async def test_an_error_about_an_item_does_not_repeat_its_contents(store: Thread
         pytest.param(1e308, id="a large float"),
         pytest.param(0.1 + 0.2, id="a float of 17 digits"),
         pytest.param([None, True, False, 0, -1, "", [], {}], id="every other kind"),
-        pytest.param("Grüße 🎉 \u2028 \x00 \x7f \\ \" ' \n \r \t", id="a text with what lines must not be broken at"),
-        pytest.param("1234567890123456789012345", id="digits that are text"),
+        pytest.param("Grüße 🎉 \u2028 \x00 \x7f \\ \" ' \n \r \t", id="line separators and control characters"),
+        pytest.param("1234567890123456789012345", id="a string of digits"),
         pytest.param(nested(100), id="nested as deep as codex reads"),
     ],
 )
@@ -123,7 +123,7 @@ async def test_a_value_comes_back_exactly(store: ThreadStore, value: object) -> 
     assert repr(payload["value"]) == repr(value)
 
 
-async def test_items_come_back_in_order_with_their_numbers(store: ThreadStore) -> None:
+async def test_items_come_back_in_order_with_their_ordinals(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     await append(store, thread_id, *(message(f"{n}") for n in range(10)))
@@ -135,7 +135,7 @@ async def test_items_come_back_in_order_with_their_numbers(store: ThreadStore) -
     assert [item.ordinal for item in items] == list(range(1, 21))
 
 
-async def test_fields_and_types_that_this_release_does_not_know_are_kept(store: ThreadStore) -> None:
+async def test_unknown_fields_and_types_are_kept(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     at = "2026-01-02T03:04:05.678Z"
     foreign = {"timestamp": at, "type": "from_the_future", "payload": [1], "ttl": {"s": 1}}
@@ -146,10 +146,10 @@ async def test_fields_and_types_that_this_release_does_not_know_are_kept(store: 
     assert item == RolloutItem("from_the_future", [1], at, 1, {"ttl": {"s": 1}})
 
 
-async def test_what_the_store_adds_is_not_taken_from_the_item(store: ThreadStore) -> None:
+async def test_fields_that_the_store_sets_are_not_taken_from_the_item(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
-    forged = {**message("one"), "ordinal": 77, "seq": "somebody:1", "idempotency_key": "k"}
+    forged = {**message("one"), "ordinal": 77, "seq": "forged:1", "idempotency_key": "k"}
 
     await append(store, thread_id, forged, key="l")
     await append(store, thread_id, message("two"), key="k")
@@ -160,7 +160,7 @@ async def test_what_the_store_adds_is_not_taken_from_the_item(store: ThreadStore
     assert not second.extra
 
 
-async def test_an_item_without_a_time_gets_that_of_its_append(store: ThreadStore) -> None:
+async def test_an_item_without_a_timestamp_gets_the_time_of_its_append(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     before = datetime.now(UTC)
 
@@ -174,14 +174,14 @@ async def test_an_item_without_a_time_gets_that_of_its_append(store: ThreadStore
 
 
 @pytest.mark.parametrize("timestamp", ["yesterday", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+14:00"])
-async def test_an_item_whose_time_is_none_is_refused(store: ThreadStore, timestamp: str) -> None:
+async def test_an_item_with_an_invalid_timestamp_is_refused(store: ThreadStore, timestamp: str) -> None:
     thread_id = await new_thread(store)
 
     with pytest.raises(InvalidRequest):
         await append(store, thread_id, {**message("one"), "timestamp": timestamp})
 
 
-async def test_an_item_over_the_limit_is_refused_with_all_beside_it(store: ThreadStore) -> None:
+async def test_an_item_over_the_limit_is_refused_with_its_whole_append(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     with pytest.raises(ResourceExhausted, match=f"the limit of {MAX_ITEM_BYTES}"):
@@ -191,7 +191,7 @@ async def test_an_item_over_the_limit_is_refused_with_all_beside_it(store: Threa
     assert [len(text) for text in texts(await history(store, thread_id))] == [MAX_ITEM_BYTES - 1000]
 
 
-async def test_the_limit_counts_bytes_and_not_characters(store: ThreadStore) -> None:
+async def test_the_limit_counts_bytes_not_characters(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     with pytest.raises(ResourceExhausted):
@@ -211,15 +211,15 @@ async def test_the_limit_counts_bytes_and_not_characters(store: ThreadStore) -> 
         pytest.param({"type": {}, "payload": {}}, id="a type that is an object"),
         pytest.param({"type": "\ud800", "payload": {}}, id="a type that is a lone surrogate"),
         pytest.param({"type": "turn_context"}, id="no payload"),
-        pytest.param({"type": "event_msg", "payload": "text"}, id="an event that is no object"),
-        pytest.param({"type": "event_msg", "payload": {"message": "x"}}, id="an event without its kind"),
+        pytest.param({"type": "event_msg", "payload": "text"}, id="an event that is not an object"),
+        pytest.param({"type": "event_msg", "payload": {"message": "x"}}, id="an event without a kind"),
         pytest.param({"type": "response_item", "payload": {"type": 1}}, id="a response item whose kind is a number"),
         pytest.param({"type": "x", "payload": {}, "timestamp": 5}, id="a timestamp that is a number"),
-        pytest.param({"type": "x", "payload": {}, "ordinal": "one"}, id="an ordinal that is a text"),
-        pytest.param({"type": "x", "payload": {}, 5: 6}, id="a key that is no string"),
+        pytest.param({"type": "x", "payload": {}, "ordinal": "one"}, id="an ordinal that is a string"),
+        pytest.param({"type": "x", "payload": {}, 5: 6}, id="a key that is not a string"),
     ],
 )
-def test_what_is_no_item_is_refused(value: Any) -> None:
+def test_a_malformed_item_is_refused(value: Any) -> None:
     with pytest.raises(InvalidRequest):
         parse_items([value])
 
@@ -231,7 +231,7 @@ async def test_an_append_without_items_is_refused(store: ThreadStore) -> None:
         await append(store, thread_id)
 
 
-async def test_a_thread_that_is_not_open_takes_nothing(store: ThreadStore) -> None:
+async def test_a_thread_that_is_not_open_refuses_appends(store: ThreadStore) -> None:
     shut_down, discarded = await new_thread(store), await new_thread(store)
     await append(store, shut_down, message("one"))
     await store.shutdown_thread(ShutdownThreadParams(thread_id=shut_down))
@@ -244,7 +244,7 @@ async def test_a_thread_that_is_not_open_takes_nothing(store: ThreadStore) -> No
     assert texts(await history(store, shut_down)) == ["one"]
 
 
-def test_an_id_that_is_no_uuid_is_refused() -> None:
+def test_an_id_that_is_not_a_uuid_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="a thread id is a UUID"):
         AppendThreadItemsParams(thread_id="my-thread", items=())
 
@@ -259,7 +259,7 @@ async def test_positions_of_a_thread_only_grow(store: ThreadStore) -> None:
     assert {receipt.thread_id for receipt in receipts} == {thread_id}
 
 
-async def test_concurrent_appends_take_effect_in_the_order_in_which_they_are_called(store: ThreadStore) -> None:
+async def test_concurrent_appends_take_effect_in_the_order_of_their_calls(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     receipts = await asyncio.gather(*(append(store, thread_id, message(f"{n}")) for n in range(50)))
@@ -269,7 +269,7 @@ async def test_concurrent_appends_take_effect_in_the_order_in_which_they_are_cal
     assert positions == sorted(set(positions))
 
 
-async def test_a_raw_append_changes_history_and_updated_at_alone(store: ThreadStore) -> None:
+async def test_a_raw_append_changes_only_history_and_updated_at(store: ThreadStore) -> None:
     thread_id = await new_thread(store, cwd="/repo")
     await store.persist_thread(PersistThreadParams(thread_id=thread_id))
     await flush(store, thread_id)
@@ -295,7 +295,7 @@ async def test_a_raw_append_changes_history_and_updated_at_alone(store: ThreadSt
 
 
 def with_title(thread_id: str, title: str, **params: Any) -> AppendThreadItemsParams:
-    """An append with the patch that `LiveThread` derives from it."""
+    """Return an append with the patch that `LiveThread` would derive from it."""
     patch = ThreadMetadataPatch(title=title, model=title)
     update = MetadataUpdate(patch=patch, only_if_unset=frozenset({"title"}))
     return AppendThreadItemsParams(thread_id=thread_id, items=parse_items([said(title)]), metadata=update, **params)
@@ -316,7 +316,7 @@ async def test_an_append_and_its_metadata_take_effect_together(store: ThreadStor
     assert await title_and_model(store, thread_id) == ("first", "second")
 
 
-async def test_the_receipt_is_the_threads_last_position(store: ThreadStore) -> None:
+async def test_the_receipt_of_an_append_with_metadata_is_the_threads_last_position(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     receipt = await store.append_items(with_title(thread_id, "first"))
 
@@ -344,7 +344,7 @@ async def test_the_metadata_of_a_repeated_append_has_no_effect(store: ThreadStor
     assert await title_and_model(store, thread_id) == ("first", "first")
 
 
-async def test_a_title_that_a_caller_emptied_stays_empty(store: ThreadStore) -> None:
+async def test_an_explicit_empty_title_stays_empty(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await update(store, thread_id, ThreadMetadataPatch(title=""))
 
@@ -353,7 +353,7 @@ async def test_a_title_that_a_caller_emptied_stays_empty(store: ThreadStore) -> 
     assert await title_and_model(store, thread_id) == ("", "derived")
 
 
-async def test_both_are_reported(store: ThreadStore) -> None:
+async def test_an_append_and_its_metadata_are_both_reported(store: ThreadStore) -> None:
     events: list[ThreadEvent] = []
     store.observers.subscribe(events.append)
     thread_id = await new_thread(store)
@@ -392,7 +392,7 @@ async def test_an_append_that_expects_another_position_conflicts_and_stores_noth
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
 
-async def test_a_metadata_update_moves_the_position_as_well(store: ThreadStore) -> None:
+async def test_a_patch_moves_the_position_too(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     first = await append(store, thread_id, message("one"))
     named = await update(store, thread_id, ThreadMetadataPatch(name="A name"))
@@ -411,7 +411,7 @@ async def test_the_first_append_of_a_new_thread_may_expect_the_start(store: Thre
     assert texts(await history(store, thread_id)) == ["one"]
 
 
-async def test_a_first_append_that_conflicts_can_be_followed_by_one_that_does_not(store: ThreadStore) -> None:
+async def test_a_new_thread_goes_on_after_its_first_append_conflicted(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     with pytest.raises(Conflict):
         await append(store, thread_id, message("stale"), expected="1-1")
@@ -421,7 +421,7 @@ async def test_a_first_append_that_conflicts_can_be_followed_by_one_that_does_no
     assert texts(await history(store, thread_id)) == ["one"]
 
 
-async def test_of_two_concurrent_appends_at_one_position_one_conflicts(store: ThreadStore) -> None:
+async def test_one_of_two_concurrent_appends_at_the_same_position_conflicts(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     start = await append(store, thread_id, message("start"))
 
@@ -436,7 +436,9 @@ async def test_of_two_concurrent_appends_at_one_position_one_conflicts(store: Th
 
 
 @SHARED
-async def test_of_two_writers_at_one_position_one_conflicts(store: ThreadStore, second_store: ThreadStore) -> None:
+async def test_one_of_two_writers_at_the_same_position_conflicts(
+    store: ThreadStore, second_store: ThreadStore
+) -> None:
     thread_id = await new_thread(store)
     position = (await append(store, thread_id, message("start"))).position
     await second_store.resume_thread(ResumeThreadParams(thread_id=thread_id))

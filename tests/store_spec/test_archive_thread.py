@@ -26,7 +26,7 @@ from livethread.types import ArchiveThreadParams, position_key
 
 
 @EVERY_READER
-async def test_an_archived_thread_says_when_and_is_otherwise_as_it_was(store: ThreadStore, kind: str) -> None:
+async def test_archiving_changes_only_archived_at_and_the_path(store: ThreadStore, kind: str) -> None:
     thread_id = await stored(store, said("one"), name="A name", cwd="/repo")
     before = await read(store, thread_id)
     earliest = datetime.now(UTC) - timedelta(milliseconds=1)
@@ -41,7 +41,7 @@ async def test_an_archived_thread_says_when_and_is_otherwise_as_it_was(store: Th
     assert texts(await history(store, thread_id)) == ["one"]
 
 
-async def test_the_rollout_lies_among_the_archived_ones(store: ThreadStore, kind: str) -> None:
+async def test_the_rollout_moves_to_archived_sessions(store: ThreadStore, kind: str) -> None:
     thread_id = await stored(store)
     before = await read(store, thread_id)
 
@@ -57,7 +57,7 @@ async def test_the_rollout_lies_among_the_archived_ones(store: ThreadStore, kind
 
 
 @EVERY_READER
-async def test_it_is_found_only_where_archived_threads_are_asked_for(store: ThreadStore) -> None:
+async def test_an_archived_thread_is_found_only_if_archived_threads_are_included(store: ThreadStore) -> None:
     thread_id = await stored(store)
 
     await archive(store, thread_id)
@@ -73,7 +73,7 @@ async def test_it_is_found_only_where_archived_threads_are_asked_for(store: Thre
 
 
 @EVERY_READER
-async def test_it_is_listed_among_the_archived_ones_alone(store: ThreadStore) -> None:
+async def test_an_archived_thread_is_listed_only_among_archived_threads(store: ThreadStore) -> None:
     cwd = f"/{new_thread_id()}"
     archived, active = await stored(store, cwd=cwd), await stored(store, cwd=cwd)
 
@@ -87,7 +87,7 @@ async def test_it_is_listed_among_the_archived_ones_alone(store: ThreadStore) ->
     assert (await listed(archived=True), await listed(archived=False)) == ([archived], [active])
 
 
-async def test_archiving_it_again_changes_nothing(store: ThreadStore) -> None:
+async def test_archiving_a_thread_again_changes_nothing(store: ThreadStore) -> None:
     thread_id = await stored(store)
     first = await archive(store, thread_id)
     before = await read(store, thread_id)
@@ -108,7 +108,7 @@ async def test_a_thread_that_is_not_open_can_be_archived(store: ThreadStore) -> 
     assert (await read(store, thread_id)).archived_at is not None
 
 
-async def test_a_thread_that_is_open_but_not_stored_yet_is_created_by_it(store: ThreadStore) -> None:
+async def test_archiving_stores_an_open_thread_that_is_not_stored_yet(store: ThreadStore) -> None:
     thread_id = await new_thread(store, cwd="/repo")
 
     await archive(store, thread_id)
@@ -117,7 +117,7 @@ async def test_a_thread_that_is_open_but_not_stored_yet_is_created_by_it(store: 
     assert (thread.cwd, thread.archived_at is not None) == ("/repo", True)
 
 
-async def test_a_thread_that_is_open_goes_on_where_it_lies(store: ThreadStore) -> None:
+async def test_an_open_thread_can_still_be_changed_after_it_is_archived(store: ThreadStore) -> None:
     thread_id = await stored(store)
     await archive(store, thread_id)
 
@@ -147,7 +147,7 @@ async def test_archiving_takes_effect_in_order_with_the_appends(store: ThreadSto
     assert (await read(store, thread_id)).archived_at is not None
 
 
-async def test_the_history_shows_none_of_it(store: ThreadStore) -> None:
+async def test_archiving_and_unarchiving_add_nothing_to_the_history(store: ThreadStore) -> None:
     thread_id = await stored(store, message("one"))
 
     await archive(store, thread_id)
@@ -159,7 +159,7 @@ async def test_the_history_shows_none_of_it(store: ThreadStore) -> None:
 
 
 @SHARED
-async def test_another_writer_archives_a_thread_in_use(store: ThreadStore, second_store: ThreadStore) -> None:
+async def test_another_writer_can_archive_a_thread_in_use(store: ThreadStore, second_store: ThreadStore) -> None:
     thread_id = await stored(store)
 
     for n in range(5):
@@ -175,7 +175,7 @@ async def test_another_writer_archives_a_thread_in_use(store: ThreadStore, secon
 
 
 @SHARED
-async def test_archiving_takes_effect_in_order_with_what_several_live_threads_append(
+async def test_archiving_takes_effect_in_order_with_the_appends_of_two_live_threads(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     first = await LiveThread.create(store, CreateThreadParams())
@@ -199,7 +199,7 @@ async def test_archiving_takes_effect_in_order_with_what_several_live_threads_ap
 
 
 @EVERY_READER
-async def test_an_archived_thread_is_patched_where_that_is_not_ruled_out(store: ThreadStore) -> None:
+async def test_an_archived_thread_is_patched_unless_archived_threads_are_excluded(store: ThreadStore) -> None:
     thread_id = await stored(store)
     await archive(store, thread_id)
     await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
@@ -216,6 +216,6 @@ async def test_an_unknown_thread_cannot_be_archived(store: ThreadStore) -> None:
         await archive(store, new_thread_id())
 
 
-def test_an_id_that_is_no_uuid_is_refused() -> None:
+def test_an_id_that_is_not_a_uuid_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="a thread id is a UUID"):
         ArchiveThreadParams(thread_id="../x")

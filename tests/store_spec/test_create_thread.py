@@ -15,6 +15,7 @@ from livethread import (
     GitInfo,
     InvalidRequest,
     ListThreadsParams,
+    LoadThreadHistoryParams,
     MemoryMode,
     PersistThreadParams,
     ShutdownThreadParams,
@@ -111,7 +112,7 @@ async def test_a_thread_that_another_writer_stored_is_not_created_again(
         await new_thread(second_store, thread_id=thread_id)
 
 
-async def test_an_id_can_be_created_again_after_its_start_was_discarded(store: ThreadStore) -> None:
+async def test_an_id_can_be_used_again_after_its_new_thread_was_discarded(store: ThreadStore) -> None:
     thread_id = await new_thread(store, cwd="/first")
     await store.discard_thread(DiscardThreadParams(thread_id=thread_id))
 
@@ -140,12 +141,12 @@ async def start(store: ThreadStore, params: dict[str, Any]) -> None:
         pytest.param({"base_instructions": "\ud800"}, id="a lone surrogate in the instructions"),
         pytest.param({"dynamic_tools": [{"limit": math.nan}]}, id="NaN in a tool"),
         pytest.param({"dynamic_tools": [{"name": "\udfff"}]}, id="a lone surrogate in a tool"),
-        pytest.param({"dynamic_tools": [{"schema": {1: "one"}}]}, id="a key that is no string in a tool"),
+        pytest.param({"dynamic_tools": [{"schema": {1: "one"}}]}, id="a key that is not a string in a tool"),
         pytest.param({"dynamic_tools": [{"schema": object()}]}, id="an object in a tool"),
         pytest.param({"source": {"custom": "\ud800"}}, id="a lone surrogate in the source"),
     ],
 )
-async def test_a_start_that_is_no_json_is_refused_and_the_store_goes_on(
+async def test_a_creation_that_is_not_json_is_refused_and_the_store_goes_on(
     store: ThreadStore, bad: dict[str, Any]
 ) -> None:
     async with asyncio.timeout(5):
@@ -160,20 +161,22 @@ async def test_a_start_that_is_no_json_is_refused_and_the_store_goes_on(
 
 
 async def test_instructions_in_any_script_are_kept(store: ThreadStore) -> None:
-    thread_id = await new_thread(store, base_instructions='Höflich sein. 🎉 "quoted"\n\u2028')
+    instructions = 'Höflich sein. 🎉 "quoted"\n\u2028'
+    thread_id = await new_thread(store, base_instructions=instructions)
 
     await store.persist_thread(PersistThreadParams(thread_id=thread_id))
 
-    assert (await read(store, thread_id)).thread_id == thread_id
+    [meta] = (await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))).items
+    assert meta.payload["base_instructions"] == {"text": instructions}
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        pytest.param({"thread_id": "t1"}, id="an id that is no UUID"),
+        pytest.param({"thread_id": "t1"}, id="an id that is not a UUID"),
         pytest.param({"thread_id": "../../../etc/passwd"}, id="an id that is a path"),
         pytest.param({"thread_id": "{019a93b9-f380-7600-98ff-940e6b99603c}"}, id="an id in braces"),
-        pytest.param({"thread_id": "019a93b9-f380-7600-98ff-940e6b99603c\n"}, id="an id with a line's end"),
+        pytest.param({"thread_id": "019a93b9-f380-7600-98ff-940e6b99603c\n"}, id="an id with a trailing newline"),
         pytest.param({"thread_source": {"kind": "user"}}, id="a thread source that is an object"),
         pytest.param({"thread_source": 1}, id="a thread source that is a number"),
         pytest.param({"thread_source": ""}, id="an empty thread source"),
@@ -181,6 +184,6 @@ async def test_instructions_in_any_script_are_kept(store: ThreadStore) -> None:
         pytest.param({"no_such_field": 1}, id="an unknown field"),
     ],
 )
-def test_parameters_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
+def test_invalid_parameters_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="CreateThreadParams"):
         CreateThreadParams.model_validate(bad)

@@ -39,7 +39,7 @@ from livethread import (
 from livethread.types import position_key
 from livethread_config import names
 
-#: Every other operation on one thread that is not open.
+#: Every operation on a thread that need not be open.
 OPERATIONS: dict[str, Callable[[ThreadStore, str], Awaitable[Any]]] = {
     "read_thread": read,
     "load_history": lambda store, id_: store.load_history(LoadThreadHistoryParams(thread_id=id_)),
@@ -54,7 +54,7 @@ OPERATIONS: dict[str, Callable[[ThreadStore, str], Awaitable[Any]]] = {
 
 
 def rows_of(home: Path, thread_id: str) -> dict[str, int]:
-    """Return in which tables of the index rows of the thread stand, and how many."""
+    """Return how many rows of the thread each table of the index has, without empty tables."""
     with closing(sqlite3.connect(home / "livethread" / "index.sqlite")) as index:
         tables = [
             table
@@ -69,7 +69,7 @@ def rows_of(home: Path, thread_id: str) -> dict[str, int]:
 
 
 def files_of(home: Path, thread_id: str) -> list[str]:
-    """Return the files that bear the thread's id in their names, or in the name index."""
+    """Return the files with the thread's id in their names, and the name index if it contains the id."""
     bearing = [str(path.relative_to(home)) for path in home.rglob(f"*{thread_id}*")]
     index = home / "session_index.jsonl"
     return bearing + [index.name] * (index.exists() and thread_id in index.read_text())
@@ -94,7 +94,7 @@ async def test_a_deleted_thread_is_not_found_by_any_operation(
 
 
 @EVERY_READER
-async def test_it_is_neither_listed_nor_found(store: ThreadStore) -> None:
+async def test_a_deleted_thread_is_neither_listed_nor_found(store: ThreadStore) -> None:
     cwd, word, name = f"/{new_thread_id()}", a_word(), a_word()
     thread_id = await stored(store, said(word), name=name, cwd=cwd)
 
@@ -105,7 +105,7 @@ async def test_it_is_neither_listed_nor_found(store: ThreadStore) -> None:
 
     before = await found()
     await delete(store, thread_id)
-    with pytest.raises(ThreadNotFound):  # a read of the thread waits until it is applied
+    with pytest.raises(ThreadNotFound):  # the read waits until the deletion is applied
         await read(store, thread_id)
 
     assert before == [thread_id] * 3
@@ -114,7 +114,7 @@ async def test_it_is_neither_listed_nor_found(store: ThreadStore) -> None:
 
 @pytest.mark.parametrize("kind", [kinds.LOCAL, kinds.QUEUED])
 @pytest.mark.parametrize("is_archived", [False, True], ids=["active", "archived"])
-async def test_no_file_no_name_and_no_row_is_left(store: ThreadStore, *, is_archived: bool) -> None:
+async def test_a_deletion_leaves_no_file_no_name_and_no_row(store: ThreadStore, *, is_archived: bool) -> None:
     turn = {"type": "event_msg", "payload": {"type": "task_started", "turn_id": "t"}}
     thread_id = await stored(store, turn, said("one"), name="A name")
     other = await stored(store, said("other"), name="Another name")
@@ -136,7 +136,7 @@ async def test_no_file_no_name_and_no_row_is_left(store: ThreadStore, *, is_arch
 
 
 @pytest.mark.parametrize("kind", [kinds.QUEUED])
-async def test_redis_keeps_nothing_but_that_it_was_deleted(
+async def test_redis_keeps_only_the_record_of_the_deletion(
     store: ThreadStore, served: Settings, redis_server: RedisServer
 ) -> None:
     thread_id = await stored(store, said("one"), name="A name")
@@ -147,13 +147,13 @@ async def test_redis_keeps_nothing_but_that_it_was_deleted(
         with pytest.raises(ThreadNotFound):
             await append(store, thread_id, message("late"))
 
-    await eventually(lambda: not list(redis.scan_iter(f"*{thread_id}*")), "the removal of its keys")
+    await eventually(lambda: not list(redis.scan_iter(f"*{thread_id}*")), "the removal of its Redis keys")
     assert [redis.zscore(key, thread_id) for key in (keys.ready, keys.claims)] == [None, None]
     assert [redis.hexists(key, thread_id) for key in (keys.tokens, keys.attempts, keys.parked)] == [False] * 3
     assert redis.zscore(keys.deleted, thread_id) is not None
 
 
-async def test_an_open_handle_takes_nothing_more_and_can_be_closed(store: ThreadStore) -> None:
+async def test_an_open_handle_refuses_appends_and_can_be_closed(store: ThreadStore) -> None:
     thread_id = await stored(store)
 
     await delete(store, thread_id)
@@ -166,7 +166,7 @@ async def test_an_open_handle_takes_nothing_more_and_can_be_closed(store: Thread
         await append(store, thread_id, message("late"))
 
 
-async def test_a_flush_behind_the_deletion_waits_for_it_alone(store: ThreadStore) -> None:
+async def test_a_flush_after_the_deletion_waits_for_it(store: ThreadStore) -> None:
     thread_id = await stored(store)
     await delete(store, thread_id)
 
@@ -178,7 +178,7 @@ async def test_a_flush_behind_the_deletion_waits_for_it_alone(store: ThreadStore
 
 
 @SHARED
-async def test_the_handle_of_another_store_takes_nothing_more(store: ThreadStore, second_store: ThreadStore) -> None:
+async def test_the_handle_of_another_store_refuses_changes(store: ThreadStore, second_store: ThreadStore) -> None:
     thread_id = await stored(store)
     await second_store.resume_thread(ResumeThreadParams(thread_id=thread_id))
     await append(second_store, thread_id, message("two"))
@@ -193,7 +193,7 @@ async def test_the_handle_of_another_store_takes_nothing_more(store: ThreadStore
 
 
 @SHARED
-async def test_a_thread_is_deleted_while_another_store_appends_to_it(
+async def test_a_thread_can_be_deleted_while_another_store_appends_to_it(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     thread_id = await stored(store)
@@ -260,7 +260,7 @@ async def test_an_archived_thread_can_be_deleted(store: ThreadStore) -> None:
 
 
 @EVERY_READER
-async def test_children_stay(store: ThreadStore) -> None:
+async def test_the_children_of_a_deleted_thread_stay(store: ThreadStore) -> None:
     parent = await stored(store)
     child = await stored(store, message("the child's"), parent_thread_id=parent)
     before = await read(store, child)
@@ -278,10 +278,8 @@ async def test_children_stay(store: ThreadStore) -> None:
 
 @pytest.mark.parametrize("kind", [kinds.QUEUED])
 @pytest.mark.parametrize("is_open", [True, False], ids=["open", "not open"])
-async def test_where_tasks_travel_an_id_that_was_deleted_is_not_used_again(
-    store: ThreadStore, *, is_open: bool
-) -> None:
-    """Tasks of the old thread may still be on their way: they must not reach a new one."""
+async def test_a_queued_store_refuses_to_use_a_deleted_id_again(store: ThreadStore, *, is_open: bool) -> None:
+    """Tasks of the deleted thread may still be on their way, and must not reach a new one."""
     thread_id = await stored(store)
     if not is_open:
         await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
@@ -299,7 +297,7 @@ async def test_where_tasks_travel_an_id_that_was_deleted_is_not_used_again(
 
 
 @pytest.mark.parametrize("kind", [kinds.MEMORY, kinds.LOCAL])
-async def test_where_no_task_travels_an_id_that_is_used_again_is_a_new_thread(store: ThreadStore) -> None:
+async def test_a_store_without_a_queue_can_use_a_deleted_id_for_a_new_thread(store: ThreadStore) -> None:
     thread_id = await stored(store, said("old"), name="Old name", cwd="/old")
     await archive(store, thread_id)
     await delete(store, thread_id)
@@ -313,7 +311,7 @@ async def test_where_no_task_travels_an_id_that_is_used_again_is_a_new_thread(st
     assert texts(await history(store, thread_id)) == ["new"]
 
 
-async def test_a_deleted_thread_is_told_to_a_live_thread_and_to_its_manager(store: ThreadStore) -> None:
+async def test_a_live_thread_and_its_manager_notice_the_deletion(store: ThreadStore) -> None:
     manager = ThreadManager(store)
     thread = await manager.create_thread(CreateThreadParams())
     await thread.append_items([said("one")])

@@ -26,7 +26,7 @@ async def test_a_thread_without_an_accepted_task_leaves_nothing(store: ThreadSto
     assert (await store.list_threads(ListThreadsParams(cwd_filters=(cwd,)))).items == ()
 
 
-async def test_discarding_again_or_what_was_never_open_does_nothing(store: ThreadStore) -> None:
+async def test_discarding_a_thread_that_is_not_open_does_nothing(store: ThreadStore) -> None:
     open_id, discarded_id = await new_thread(store), await new_thread(store)
     await store.discard_thread(DiscardThreadParams(thread_id=discarded_id))
 
@@ -39,7 +39,7 @@ async def test_discarding_again_or_what_was_never_open_does_nothing(store: Threa
     assert texts(await history(store, open_id)) == ["one"]
 
 
-async def test_what_was_stored_is_kept(store: ThreadStore) -> None:
+async def test_a_discard_keeps_what_was_stored(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     await flush(store, thread_id)
@@ -50,7 +50,7 @@ async def test_what_was_stored_is_kept(store: ThreadStore) -> None:
 
 
 async def test_a_read_after_the_discard_sees_what_was_accepted_before(store: ThreadStore) -> None:
-    """Not flushed: a read sees what this store's own writers had accepted before it."""
+    """It need not be flushed: a read sees what its own store had accepted."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
 

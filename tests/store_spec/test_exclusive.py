@@ -1,4 +1,4 @@
-"""An exclusive opening fences older writers in other stores; whoever opens the thread later is served."""
+"""An exclusive opening fences older writers in other stores, but not writers that open the thread later."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from livethread import (
 )
 from livethread.model import format_time, utc_now
 
-#: For tests of fences: stores over the same home, which tell each other of their epochs.
+#: For tests of fences: stores that can share a home and its epochs.
 FENCED = pytest.mark.parametrize("kind", [LOCAL, QUEUED])
 
 TAKEN_OVER = "a newer exclusive writer has taken thread"
@@ -48,7 +48,9 @@ async def taken_over(store: ThreadStore, second_store: ThreadStore) -> str:
 
 CHANGES: dict[str, Callable[[ThreadStore, str], Awaitable[Any]]] = {
     "an append": lambda store, thread_id: append(store, thread_id, message("fenced")),
-    "an append with a key": lambda store, thread_id: append(store, thread_id, message("fenced"), key="k"),
+    "an append with an idempotency key": lambda store, thread_id: append(
+        store, thread_id, message("fenced"), key="k"
+    ),
     "a patch": lambda store, thread_id: update(store, thread_id, ThreadMetadataPatch(name="fenced")),
     "an archiving": archive,
     "an unarchiving": unarchive,
@@ -56,10 +58,10 @@ CHANGES: dict[str, Callable[[ThreadStore, str], Awaitable[Any]]] = {
 }
 
 
-# -- who asks for it is served -----------------------------------------------------------------------------
+# -- the exclusive writer ----------------------------------------------------------------------------------
 
 
-async def test_a_thread_is_opened_exclusively_and_written_like_any_other(store: ThreadStore) -> None:
+async def test_a_thread_that_is_open_exclusively_is_written_like_any_other(store: ThreadStore) -> None:
     thread_id = await new_thread(store, exclusive=True)
     await append(store, thread_id, message("one"))
     await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
@@ -73,7 +75,7 @@ async def test_a_thread_is_opened_exclusively_and_written_like_any_other(store: 
     assert (await read(store, thread_id)).name == "A name"
 
 
-async def test_handles_of_one_store_are_one_writer(store: ThreadStore) -> None:
+async def test_handles_in_one_store_share_a_writer(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
 
@@ -91,12 +93,12 @@ async def test_an_unknown_thread_cannot_be_taken_over(store: ThreadStore) -> Non
         await resume(store, new_thread_id(), exclusive=True)
 
 
-# -- who came before is not --------------------------------------------------------------------------------
+# -- other writers -----------------------------------------------------------------------------------------
 
 
 @FENCED
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
-async def test_an_older_writer_is_refused_whatever_it_changes_until_it_resumes(
+async def test_an_older_writer_is_refused_every_change_until_it_resumes(
     store: ThreadStore, second_store: ThreadStore, change: Callable[[ThreadStore, str], Awaitable[Any]]
 ) -> None:
     thread_id = await taken_over(store, second_store)
@@ -114,7 +116,7 @@ async def test_an_older_writer_is_refused_whatever_it_changes_until_it_resumes(
 
 
 @FENCED
-async def test_what_an_older_writer_had_accepted_is_read_by_who_takes_over(
+async def test_the_new_writer_reads_what_the_older_writer_had_accepted(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     thread_id = await new_thread(store)
@@ -127,7 +129,7 @@ async def test_what_an_older_writer_had_accepted_is_read_by_who_takes_over(
 
 
 @FENCED
-async def test_whoever_opens_the_thread_later_is_served_beside_the_exclusive_one(
+async def test_a_writer_that_opens_the_thread_later_is_not_fenced(
     store: ThreadStore, second_store: ThreadStore, open_another: OpenStore
 ) -> None:
     thread_id, third = await taken_over(store, second_store), await open_another()
@@ -142,12 +144,14 @@ async def test_whoever_opens_the_thread_later_is_served_beside_the_exclusive_one
 
 
 @FENCED
-async def test_of_exclusive_writers_the_last_holds(store: ThreadStore, second_store: ThreadStore) -> None:
+async def test_the_last_exclusive_writer_fences_the_earlier_ones(
+    store: ThreadStore, second_store: ThreadStore
+) -> None:
     thread_id = await new_thread(store, exclusive=True)
     await append(store, thread_id, message("start"))
-    turns = [(second_store, store), (store, second_store), (second_store, store)]
+    openings = [(second_store, store), (store, second_store), (second_store, store)]
 
-    for number, (newer, older) in enumerate(turns):
+    for number, (newer, older) in enumerate(openings):
         await resume(newer, thread_id, exclusive=True)
         await append(newer, thread_id, message(f"{number}"))
         with pytest.raises(Conflict, match=TAKEN_OVER):
@@ -158,7 +162,7 @@ async def test_of_exclusive_writers_the_last_holds(store: ThreadStore, second_st
 
 
 @FENCED
-async def test_a_thread_that_a_store_has_not_open_is_changed_whoever_holds_it(
+async def test_a_store_that_does_not_have_the_thread_open_can_still_patch_it(
     store: ThreadStore, second_store: ThreadStore, open_another: OpenStore
 ) -> None:
     thread_id, third = await taken_over(store, second_store), await open_another()
@@ -169,7 +173,7 @@ async def test_a_thread_that_a_store_has_not_open_is_changed_whoever_holds_it(
 
 
 @FENCED
-async def test_a_new_thread_whose_creation_is_still_due_is_nobody_elses_to_create(
+async def test_the_second_of_two_writers_to_create_a_thread_conflicts(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     thread_id = await new_thread(store, exclusive=True)
@@ -187,7 +191,7 @@ async def test_a_new_thread_whose_creation_is_still_due_is_nobody_elses_to_creat
 
 
 @FENCED
-async def test_a_fenced_live_thread_is_shut_down_and_what_it_was_told_is_there(
+async def test_a_fenced_live_thread_can_be_shut_down_and_keeps_its_metadata(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     thread = await LiveThread.create(store, CreateThreadParams())
@@ -204,7 +208,7 @@ async def test_a_fenced_live_thread_is_shut_down_and_what_it_was_told_is_there(
 
 
 @FENCED
-async def test_a_manager_takes_over_with_the_live_thread_that_it_has(
+async def test_a_manager_takes_over_with_the_live_thread_that_it_has_loaded(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     manager = ThreadManager(store)

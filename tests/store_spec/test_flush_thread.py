@@ -19,7 +19,7 @@ from livethread import (
 )
 
 
-async def test_what_was_accepted_is_stored_and_listed(store: ThreadStore) -> None:
+async def test_a_flush_stores_and_lists_what_was_accepted(store: ThreadStore) -> None:
     cwd = f"/{new_thread_id()}"
     thread_id = await new_thread(store, cwd=cwd)
     for n in range(5):
@@ -34,7 +34,7 @@ async def test_what_was_accepted_is_stored_and_listed(store: ThreadStore) -> Non
 
 
 @SHARED
-async def test_what_was_flushed_stands_in_the_rollout_and_another_store_sees_it(
+async def test_flushed_items_are_in_the_rollout_and_visible_to_another_store(
     store: ThreadStore, open_another: OpenStore
 ) -> None:
     thread_id = await new_thread(store)
@@ -51,7 +51,7 @@ async def test_what_was_flushed_stands_in_the_rollout_and_another_store_sees_it(
     assert texts(await history(other, thread_id)) == ["one", "two"]
 
 
-async def test_flushing_a_thread_without_an_item_stores_nothing(store: ThreadStore) -> None:
+async def test_flushing_a_thread_without_items_stores_nothing(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     await flush(store, thread_id)
@@ -70,7 +70,7 @@ async def test_flushing_again_changes_nothing(store: ThreadStore) -> None:
     assert texts(await history(store, thread_id)) == ["one"]
 
 
-async def test_a_thread_that_is_not_open_is_not_flushed(store: ThreadStore) -> None:
+async def test_a_thread_that_is_not_open_cannot_be_flushed(store: ThreadStore) -> None:
     shut_down = await new_thread(store)
     await append(store, shut_down, message("one"))
     await store.shutdown_thread(ShutdownThreadParams(thread_id=shut_down))
@@ -81,6 +81,6 @@ async def test_a_thread_that_is_not_open_is_not_flushed(store: ThreadStore) -> N
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
-def test_a_timeout_that_is_none_is_refused(timeout_s: float) -> None:
+def test_an_invalid_timeout_is_refused(timeout_s: float) -> None:
     with pytest.raises(InvalidRequest, match="timeout_s"):
         FlushThreadParams(thread_id=new_thread_id(), timeout_s=timeout_s)

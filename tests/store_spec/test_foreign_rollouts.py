@@ -1,4 +1,4 @@
-"""Rollouts that somebody else, such as codex, writes into the home of a store."""
+"""Rollouts that another program, such as codex, writes into the home of a store."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def until_found(store: ThreadStore, thread_id: str, word: str) -> None:
                 return
 
 
-async def test_are_listed_read_searched_and_continued(store: ThreadStore, home: Path) -> None:
+async def test_foreign_rollouts_are_listed_read_searched_and_continued(store: ThreadStore, home: Path) -> None:
     thread_id, word, later = new_thread_id(), a_word(), a_word()
     path = home / f"sessions/2027/01/01/rollout-2027-01-01T00-00-00-{thread_id}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,19 +35,19 @@ def usage(total: int, timestamp: str | None = None) -> dict[str, Any]:
     return {"type": "event_msg", "payload": payload} | ({"timestamp": timestamp} if timestamp else {})
 
 
-async def test_of_appends_with_one_key_the_first_is_stored_and_all_succeed(store: ThreadStore) -> None:
+async def test_appends_with_one_idempotency_key_succeed_and_store_the_first(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     first = await append(store, thread_id, message("first"), key="k")
     again = await append(store, thread_id, message("first"), key="k")
     other = await append(store, thread_id, message("other"), message("items"), key="k")
-    await append(store, thread_id, message("behind"))
+    await append(store, thread_id, message("after"))
 
-    assert texts(await history(store, thread_id)) == ["first", "behind"]
+    assert texts(await history(store, thread_id)) == ["first", "after"]
     assert [position_key(receipt.position) for receipt in (again, other)] >= [position_key(first.position)] * 2
 
 
-async def test_concurrent_appends_with_one_key_are_one(store: ThreadStore) -> None:
+async def test_concurrent_appends_with_one_idempotency_key_store_one(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     await asyncio.gather(*(append(store, thread_id, message(f"{n % 5}"), key=f"{n % 5}") for n in range(25)))
@@ -55,7 +55,7 @@ async def test_concurrent_appends_with_one_key_are_one(store: ThreadStore) -> No
     assert texts(await history(store, thread_id)) == ["0", "1", "2", "3", "4"]
 
 
-async def test_other_keys_and_other_threads_do_not_count(store: ThreadStore) -> None:
+async def test_idempotency_keys_are_case_sensitive_and_belong_to_one_thread(store: ThreadStore) -> None:
     threads = [await new_thread(store) for _ in range(2)]
 
     for thread_id in threads:
@@ -67,7 +67,7 @@ async def test_other_keys_and_other_threads_do_not_count(store: ThreadStore) -> 
         assert texts(await history(store, thread_id)) == ["lower", "upper", "none"]
 
 
-async def test_items_of_an_append_with_a_key_come_back_as_any_others(store: ThreadStore) -> None:
+async def test_items_come_back_without_their_idempotency_key(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     item = {"timestamp": "2026-01-02T03:04:05.678Z", **message("one"), "more": 1}
 
@@ -77,14 +77,14 @@ async def test_items_of_an_append_with_a_key_come_back_as_any_others(store: Thre
 
 
 @pytest.mark.parametrize("key", ["", "k" * 201, "a\nb", "\0", "\x7f", "\u2028", "\ud800", 7])
-def test_a_key_that_is_none_is_refused(key: Any) -> None:
+def test_an_invalid_idempotency_key_is_refused(key: Any) -> None:
     items = parse_items([message("one")])
 
     with pytest.raises(InvalidRequest, match="idempotency_key"):
         AppendThreadItemsParams(thread_id=new_thread_id(), items=items, idempotency_key=key)
 
 
-async def test_a_key_may_be_long(store: ThreadStore) -> None:
+async def test_an_idempotency_key_may_be_long(store: ThreadStore) -> None:
     thread_id, key = await new_thread(store), "🎉" * 200
 
     for _ in range(2):
@@ -107,7 +107,7 @@ async def test_a_compare_and_append_that_succeeded_can_be_repeated(store: Thread
     assert texts(await history(store, thread_id)) == ["start", "one", "two"]
 
 
-async def test_one_that_conflicted_has_not_taken_its_key(store: ThreadStore) -> None:
+async def test_an_append_that_conflicted_leaves_its_idempotency_key_free(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("start"))
     for _ in range(2):
@@ -119,11 +119,11 @@ async def test_one_that_conflicted_has_not_taken_its_key(store: ThreadStore) -> 
     assert texts(await history(store, thread_id)) == ["start", "one"]
 
 
-# -- whoever repeats it, and whenever ----------------------------------------------------------------------
+# -- other stores, and later -------------------------------------------------------------------------------
 
 
 @SHARED
-async def test_a_key_is_taken_for_every_store(store: ThreadStore, second_store: ThreadStore) -> None:
+async def test_an_idempotency_key_counts_in_every_store(store: ThreadStore, second_store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"), key="k")
     await second_store.resume_thread(ResumeThreadParams(thread_id=thread_id))
@@ -153,7 +153,7 @@ async def test_a_compare_and_append_can_be_repeated_by_another_store(
 
 
 @pytest.mark.parametrize("kind", [LOCAL, FILES])
-async def test_a_key_is_remembered_without_the_index(store: ThreadStore, open_another: OpenStore) -> None:
+async def test_idempotency_keys_survive_the_loss_of_the_index(store: ThreadStore, open_another: OpenStore) -> None:
     thread_id = await new_thread(store)
     start = await append(store, thread_id, message("start"))
     await append(store, thread_id, message("one"), key="k")
@@ -169,7 +169,7 @@ async def test_a_key_is_remembered_without_the_index(store: ThreadStore, open_an
 
 
 @pytest.mark.parametrize("kind", [LOCAL])
-async def test_a_store_with_an_index_and_one_without_know_each_others_keys(store: ThreadStore) -> None:
+async def test_stores_with_and_without_an_index_know_each_others_idempotency_keys(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"), key="k")
     home = home_of(await read(store, thread_id))
@@ -183,7 +183,7 @@ async def test_a_store_with_an_index_and_one_without_know_each_others_keys(store
     assert texts(await history(store, thread_id)) == ["one", "two"]
 
 
-async def test_a_deleted_thread_refuses_its_keys_like_any_other(store: ThreadStore) -> None:
+async def test_a_deleted_thread_refuses_a_repeated_append(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"), key="k")
     await delete(store, thread_id)
@@ -199,7 +199,7 @@ async def create(store: ThreadStore) -> LiveThread:
     return await LiveThread.create(store, CreateThreadParams())
 
 
-async def test_metadata_after_a_repeated_append_is_that_after_one(store: ThreadStore) -> None:
+async def test_a_repeated_append_changes_no_metadata(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([said("A title"), usage(1)], idempotency_key="k")
     await thread.append_items([usage(2)])
@@ -214,7 +214,7 @@ async def test_metadata_after_a_repeated_append_is_that_after_one(store: ThreadS
     assert (before.title, before.token_usage) == ("A title", {"total_tokens": 2})
 
 
-async def test_what_a_live_thread_appends_with_keys_is_observed_as_without(store: ThreadStore) -> None:
+async def test_derived_metadata_is_the_same_with_and_without_idempotency_keys(store: ThreadStore) -> None:
     items = [[said("A title"), usage(1)], [message("one")], [usage(2), said("later")]]
     params = [CreateThreadParams(created_at=datetime(2020, 1, 1, tzinfo=UTC)) for _ in range(2)]
     threads = [await LiveThread.create(store, each) for each in params]
@@ -232,7 +232,7 @@ async def test_what_a_live_thread_appends_with_keys_is_observed_as_without(store
     assert found[0] == found[1]
 
 
-async def test_a_message_that_was_repeated_does_not_hide_the_title_that_comes(store: ThreadStore) -> None:
+async def test_a_repeated_append_does_not_hide_a_later_title(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([message("first")], idempotency_key="k")
     await thread.append_items([said("Dropped")], idempotency_key="k")
@@ -243,7 +243,7 @@ async def test_a_message_that_was_repeated_does_not_hide_the_title_that_comes(st
     assert (await thread.read_thread()).title == "A title"
 
 
-async def test_what_follows_from_an_append_is_stored_with_it_though_its_session_ends_there(
+async def test_a_derived_patch_is_stored_though_its_session_ends_with_the_append(
     store: ThreadStore,
 ) -> None:
     thread = await create(store)
@@ -257,7 +257,7 @@ async def test_what_follows_from_an_append_is_stored_with_it_though_its_session_
     assert (await again.read_thread()).title == "A title"
 
 
-async def test_a_title_that_somebody_gave_stays_whoever_repeats_what(store: ThreadStore) -> None:
+async def test_an_explicit_title_stays_after_a_repeated_append(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([said("Said")], idempotency_key="k")
     await update(store, thread.thread_id, ThreadMetadataPatch(title="Given"))
@@ -268,10 +268,10 @@ async def test_a_title_that_somebody_gave_stays_whoever_repeats_what(store: Thre
     assert (await thread.read_thread()).title == "Given"
 
 
-async def test_a_live_thread_compares_and_appends(store: ThreadStore) -> None:
+async def test_a_live_thread_can_compare_and_append(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([message("one")])
-    await thread.flush()  # and what was observed from it
+    await thread.flush()
     last = await thread.update_metadata(ThreadMetadataPatch(name="A name"))
 
     await thread.append_items([message("two")], expected_position=last.position)

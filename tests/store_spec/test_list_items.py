@@ -37,7 +37,7 @@ async def test_one_page_holds_the_whole_history(store: ThreadStore) -> None:
 
 
 @pytest.mark.parametrize("direction", list(SortDirection))
-async def test_pages_lose_no_item_and_repeat_none(store: ThreadStore, direction: SortDirection) -> None:
+async def test_pages_neither_lose_nor_repeat_an_item(store: ThreadStore, direction: SortDirection) -> None:
     thread_id = await stored(store, *(message(f"{n}") for n in range(3)))
     await update(store, thread_id, ThreadMetadataPatch(title="A title"))
     await append(store, thread_id, *(message(f"{n} 🎉" * n) for n in range(3, 6)))
@@ -53,7 +53,7 @@ async def test_pages_lose_no_item_and_repeat_none(store: ThreadStore, direction:
 
 @pytest.mark.parametrize("direction", list(SortDirection))
 async def test_items_of_many_kilobytes_are_paged(store: ThreadStore, direction: SortDirection) -> None:
-    """Lines longer than what is read of a file at once."""
+    """Their lines are longer than one read of the file."""
     long = "Ω" * (MAX_ITEM_BYTES // 2 - 1000)
     thread_id = await stored(store, *(message(f"{n} {long if n % 2 else ''}") for n in range(9)))
     items = await whole_history(store, thread_id)
@@ -64,7 +64,7 @@ async def test_items_of_many_kilobytes_are_paged(store: ThreadStore, direction: 
     assert paged == (items if direction is ASC else items[::-1])
 
 
-async def test_a_page_leads_back_from_its_first_item_on(store: ThreadStore) -> None:
+async def test_the_backwards_cursor_of_a_page_leads_back_from_its_first_item(store: ThreadStore) -> None:
     thread_id = await stored(store, *(message(f"{n}") for n in range(1, 7)))
     items = await whole_history(store, thread_id)
     first = await item_page(store, thread_id, page_size=2)
@@ -85,7 +85,7 @@ async def test_a_page_leads_back_from_its_first_item_on(store: ThreadStore) -> N
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3])
-async def test_a_walk_to_the_end_and_back_meets_every_item_once_each_way(store: ThreadStore, page_size: int) -> None:
+async def test_paging_to_the_end_and_back_visits_every_item_once_each_way(store: ThreadStore, page_size: int) -> None:
     thread_id = await stored(store, message("1"), *turn("t1", message("2")), message("3"))
     items = await whole_history(store, thread_id)
 
@@ -156,7 +156,7 @@ async def test_the_items_of_one_turn_are_paged(
     assert all(len(page) == 1 for page in pages[1])
 
 
-async def test_a_turn_that_goes_on_is_paged_on(store: ThreadStore) -> None:
+async def test_pages_of_a_turn_continue_with_items_appended_later(store: ThreadStore) -> None:
     thread_id = await stored(store, event("task_started", turn_id="t1"), message("one"))
     first = await item_page(store, thread_id, turn_id="t1", page_size=1)
 
@@ -176,15 +176,15 @@ async def test_the_items_of_an_implicit_turn_are_listed(store: ThreadStore) -> N
     assert texts(list(page.items)) == ["one", "1"]
 
 
-async def test_a_turn_that_is_none_is_refused(store: ThreadStore) -> None:
+async def test_an_unknown_turn_is_refused(store: ThreadStore) -> None:
     thread_id = await stored(store, *turn("t1"))
 
     with pytest.raises(InvalidRequest, match="no turn t9"):
         await item_page(store, thread_id, turn_id="t9")
 
 
-async def test_a_turn_that_was_rolled_back_is_none(store: ThreadStore) -> None:
-    """Its items still stand in the history."""
+async def test_a_turn_that_was_rolled_back_is_unknown(store: ThreadStore) -> None:
+    """Its items stay in the history."""
     thread_id = await stored(store, *turn("t1"), *turn("t2", said("lost")), rolled_back(1))
 
     with pytest.raises(InvalidRequest, match="no turn t2"):
@@ -193,7 +193,7 @@ async def test_a_turn_that_was_rolled_back_is_none(store: ThreadStore) -> None:
     assert kinds_of((await item_page(store, thread_id)).items).count("user_message") == 1
 
 
-async def test_the_turn_that_took_the_place_of_a_rolled_back_one_is_listed(store: ThreadStore) -> None:
+async def test_a_turn_with_the_id_of_a_rolled_back_turn_is_listed(store: ThreadStore) -> None:
     thread_id = await stored(store, *turn("t1", said("lost")), rolled_back(1), *turn("t1", said("kept")))
 
     page = await item_page(store, thread_id, turn_id="t1")
@@ -210,7 +210,7 @@ async def test_a_read_sees_what_was_accepted_before_it(store: ThreadStore) -> No
         assert texts(list(page.items)) == [f"{n}"]
 
 
-async def test_an_archived_thread_is_read_unless_it_is_not_asked_for(store: ThreadStore) -> None:
+async def test_an_archived_thread_is_read_unless_archived_threads_are_excluded(store: ThreadStore) -> None:
     thread_id = await stored(store, message("one"), message("two"))
     first = await item_page(store, thread_id, page_size=2)
 
@@ -223,32 +223,24 @@ async def test_an_archived_thread_is_read_unless_it_is_not_asked_for(store: Thre
 
 
 @pytest.mark.parametrize("cursor", ["x", "!", "é", "e30=", "WzFd", "W10=", "IiI="])
-async def test_what_is_no_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
+async def test_a_malformed_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
     thread_id = await stored(store)
 
     with pytest.raises(InvalidRequest):
         await item_page(store, thread_id, cursor=cursor)
 
 
-async def test_a_cursor_of_a_listing_or_a_search_is_refused(store: ThreadStore) -> None:
+async def test_a_cursor_of_threads_of_results_or_of_turns_is_refused(store: ThreadStore) -> None:
     word, cwd = a_word(), f"/{new_thread_id()}"
-    threads = [await stored(store, said(word), cwd=cwd) for _ in range(2)]
+    thread_id, _ = [await stored(store, *turn("t1", said(word)), *turn("t2"), cwd=cwd) for _ in range(2)]
     listed = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
     found = await store.search_threads(SearchThreadsParams(page_size=1, search_term=word))
-
-    for cursor in (listed.next_cursor, found.next_cursor):
-        assert cursor is not None
-        with pytest.raises(InvalidRequest, match="this is the cursor of"):
-            await item_page(store, threads[0], cursor=cursor)
-
-
-async def test_a_cursor_of_the_turns_is_refused(store: ThreadStore) -> None:
-    thread_id = await stored(store, *turn("t1"), *turn("t2"))
     turns = await turn_page(store, thread_id, page_size=1)
 
-    assert turns.next_cursor is not None
-    with pytest.raises(InvalidRequest, match="this is the cursor of"):
-        await item_page(store, thread_id, cursor=turns.next_cursor)
+    for cursor in (listed.next_cursor, found.next_cursor, turns.next_cursor):
+        assert cursor is not None
+        with pytest.raises(InvalidRequest, match="this is the cursor of"):
+            await item_page(store, thread_id, cursor=cursor)
 
 
 async def test_a_cursor_of_another_turn_is_refused(store: ThreadStore) -> None:

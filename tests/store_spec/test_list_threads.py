@@ -29,7 +29,7 @@ AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 @pytest.fixture
 def cwd() -> str:
-    """A directory of the test's own: the stores behind a worker hold the threads of other tests as well."""
+    """A directory that no other test uses: tests that use a worker share its home."""
     return f"/{new_thread_id()}"
 
 
@@ -60,11 +60,21 @@ async def all_pages(store: ThreadStore, page_size: int, **params: Any) -> list[l
             return pages
 
 
+def later(key: ThreadSortKey, days: int = 0) -> ThreadMetadataPatch:
+    """Return a patch that sets the time *key* to a day in 2100."""
+    field = "advance_recency_at" if key is ThreadSortKey.RECENCY_AT else key.value
+    return ThreadMetadataPatch.model_validate({field: datetime(2100, 1, 1, tzinfo=UTC) + timedelta(days=days)})
+
+
+def related(kind: RelationKind, thread_id: str) -> ThreadRelationFilter:
+    return ThreadRelationFilter(kind=kind, thread_id=thread_id)
+
+
 def paged(ids: Sequence[str], size: int) -> list[list[str]]:
     return [list(ids[i : i + size]) for i in range(0, len(ids), size)]
 
 
-async def test_a_listed_thread_is_what_reading_it_returns(store: ThreadStore, cwd: str) -> None:
+async def test_a_listed_thread_equals_the_thread_that_is_read(store: ThreadStore, cwd: str) -> None:
     thread_id = await stored(store, ThreadMetadataPatch(name="A name", token_usage={"n": 1}), cwd=cwd)
 
     [thread] = (await store.list_threads(ListThreadsParams(cwd_filters=(cwd,)))).items
@@ -73,13 +83,10 @@ async def test_a_listed_thread_is_what_reading_it_returns(store: ThreadStore, cw
 
 
 @pytest.mark.parametrize("key", list(ThreadSortKey))
-async def test_threads_are_sorted_by_each_key_both_ways(store: ThreadStore, cwd: str, key: ThreadSortKey) -> None:
-    field = "advance_recency_at" if key is ThreadSortKey.RECENCY_AT else key.value
-    later = datetime(2100, 1, 1, tzinfo=UTC)
-    ids = [
-        await stored(store, ThreadMetadataPatch.model_validate({field: later + timedelta(days=day)}), cwd=cwd)
-        for day in (2, 0, 1)
-    ]
+async def test_threads_are_sorted_by_each_sort_key_in_both_directions(
+    store: ThreadStore, cwd: str, key: ThreadSortKey
+) -> None:
+    ids = [await stored(store, later(key, day), cwd=cwd) for day in (2, 0, 1)]
     ascending = [ids[1], ids[2], ids[0]]
 
     oldest_first = await listed(store, cwd, sort_key=key, sort_direction=SortDirection.ASC)
@@ -89,10 +96,10 @@ async def test_threads_are_sorted_by_each_key_both_ways(store: ThreadStore, cwd:
 
 
 @pytest.mark.parametrize("direction", list(SortDirection))
-async def test_pages_lose_no_thread_of_one_time_and_repeat_none(
+async def test_pages_neither_lose_nor_repeat_threads_with_equal_times(
     store: ThreadStore, cwd: str, direction: SortDirection
 ) -> None:
-    """Seven threads of three times: a cursor that named the time alone would lose those of the same time."""
+    """Seven threads share three times: a cursor with nothing but a time would lose some of them."""
     ids = [await stored(store, cwd=cwd, created_at=AT + timedelta(seconds=n // 3)) for n in range(7)]
     created = {thread_id: n // 3 for n, thread_id in enumerate(ids)}
     expected = sorted(ids, key=lambda id_: (created[id_], id_), reverse=direction is SortDirection.DESC)
@@ -104,7 +111,7 @@ async def test_pages_lose_no_thread_of_one_time_and_repeat_none(
     assert pages == {size: paged(expected, size) for size in (1, 2, 3, 7, 8)}
 
 
-async def test_hundreds_of_threads_of_one_time_are_paged_once_each(store: ThreadStore, cwd: str) -> None:
+async def test_hundreds_of_threads_with_one_time_are_paged_once_each(store: ThreadStore, cwd: str) -> None:
     ids = sorted(await asyncio.gather(*(stored(store, cwd=cwd, created_at=AT) for _ in range(201))))
 
     oldest_first = await all_pages(store, 40, cwd_filters=(cwd,), sort_direction=SortDirection.ASC)
@@ -113,18 +120,12 @@ async def test_hundreds_of_threads_of_one_time_are_paged_once_each(store: Thread
     assert (oldest_first, newest_first) == (paged(ids, 40), [ids[::-1]])
 
 
-def later(key: ThreadSortKey, days: int) -> ThreadMetadataPatch:
-    """A patch that gives a thread's *key* a time in the future."""
-    field = "advance_recency_at" if key is ThreadSortKey.RECENCY_AT else key.value
-    return ThreadMetadataPatch.model_validate({field: datetime(2100, 1, 1, tzinfo=UTC) + timedelta(days=days)})
-
-
 @pytest.mark.parametrize("direction", list(SortDirection))
 @pytest.mark.parametrize("key", [ThreadSortKey.UPDATED_AT, ThreadSortKey.RECENCY_AT])
-async def test_a_thread_that_is_written_on_between_two_pages_moves_as_its_time_does(
+async def test_a_thread_that_changes_between_two_pages_moves_with_its_time(
     store: ThreadStore, cwd: str, key: ThreadSortKey, direction: SortDirection
 ) -> None:
-    """Newest first, it is passed over where it was not shown yet; oldest first, it is shown once more."""
+    """Newest first, a thread that was not shown yet is skipped; oldest first, a shown thread is shown again."""
     oldest, old, young, youngest = [await stored(store, later(key, day), cwd=cwd) for day in range(4)]
     wanted = ListThreadsParams(page_size=2, cwd_filters=(cwd,), sort_key=key, sort_direction=direction)
     first = await store.list_threads(wanted)
@@ -143,7 +144,7 @@ async def test_a_thread_that_is_written_on_between_two_pages_moves_as_its_time_d
         assert (shown, rest) == ([oldest, old], [[young, oldest, youngest]])
 
 
-async def test_a_page_begins_behind_a_thread_that_is_gone(store: ThreadStore, cwd: str) -> None:
+async def test_a_page_begins_after_a_thread_that_is_gone(store: ThreadStore, cwd: str) -> None:
     ids = [await stored(store, cwd=cwd, created_at=AT + timedelta(seconds=n)) for n in range(3)]
     first = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
 
@@ -153,8 +154,8 @@ async def test_a_page_begins_behind_a_thread_that_is_gone(store: ThreadStore, cw
     assert await listed(store, cwd, cursor=first.next_cursor) == [ids[1], ids[0]]
 
 
-async def test_each_filter_pages_by_each_key_both_ways(store: ThreadStore, cwd: str) -> None:
-    """Four threads pass each filter, in another order by each key and two of them at the same time."""
+async def test_each_filter_pages_by_each_sort_key_in_both_directions(store: ThreadStore, cwd: str) -> None:
+    """Four threads pass each filter; each sort key orders them differently, and two have equal times."""
     root = await stored(store, cwd=f"{cwd}/root")
     child = await stored(store, cwd=f"{cwd}/root", parent_thread_id=root)
     word = cwd.strip("/")
@@ -164,10 +165,13 @@ async def test_each_filter_pages_by_each_key_both_ways(store: ThreadStore, cwd: 
         ({"source": {"custom": word}}, {"allowed_sources": ({"custom": word}, {"custom": "none"})}),
         ({"model_provider": word}, {"model_providers": (word, "none")}),
         ({"name": f"the {word.upper()}."}, {"search_term": word}),
-        ({"parent_thread_id": root}, {"cwd_filters": (cwd,), "relation_filter": _relation("direct_children", root)}),
+        (
+            {"parent_thread_id": root},
+            {"cwd_filters": (cwd,), "relation_filter": related(RelationKind.DIRECT_CHILDREN, root)},
+        ),
         (
             {"parent_thread_id": child},
-            {"cwd_filters": (cwd,), "relation_filter": _relation("direct_children", child)},
+            {"cwd_filters": (cwd,), "relation_filter": related(RelationKind.DIRECT_CHILDREN, child)},
         ),
     ]
     for given, wanted in filters:
@@ -194,11 +198,7 @@ async def test_each_filter_pages_by_each_key_both_ways(store: ThreadStore, cwd: 
             assert (oldest_first, newest_first) == (paged(ascending, 3), paged(ascending[::-1], 3)), (wanted, key)
 
 
-def _relation(kind: str, thread_id: str) -> ThreadRelationFilter:
-    return ThreadRelationFilter(kind=RelationKind(kind), thread_id=thread_id)
-
-
-async def test_filters_on_directories(store: ThreadStore, cwd: str) -> None:
+async def test_threads_are_filtered_by_directory(store: ThreadStore, cwd: str) -> None:
     here = await stored(store, cwd=cwd)
     there = await stored(store, cwd=f"{cwd}/there")
 
@@ -209,7 +209,7 @@ async def test_filters_on_directories(store: ThreadStore, cwd: str) -> None:
     assert {here, there} <= {thread.thread_id for thread in everything.items}
 
 
-async def test_filters_on_sources(store: ThreadStore, cwd: str) -> None:
+async def test_threads_are_filtered_by_source(store: ThreadStore, cwd: str) -> None:
     cli, custom = await stored(store, cwd=cwd, source="cli"), await stored(store, cwd=cwd, source={"custom": "x"})
     exec_ = await stored(store, cwd=cwd, source="exec")
 
@@ -219,7 +219,7 @@ async def test_filters_on_sources(store: ThreadStore, cwd: str) -> None:
     assert sorted(await listed(store, cwd, allowed_sources=())) == sorted([cli, custom, exec_])
 
 
-async def test_filters_on_providers(store: ThreadStore, cwd: str) -> None:
+async def test_threads_are_filtered_by_model_provider(store: ThreadStore, cwd: str) -> None:
     one, two = await stored(store, cwd=cwd, model_provider="one"), await stored(store, cwd=cwd, model_provider="two")
 
     assert await listed(store, cwd, model_providers=("one",)) == [one]
@@ -240,18 +240,15 @@ async def test_a_search_term_is_found_in_name_title_and_preview(store: ThreadSto
     assert sorted(await listed(store, cwd, search_term=term)) == sorted(hits)
 
 
-async def test_children_and_descendants(store: ThreadStore, cwd: str) -> None:
+async def test_children_and_descendants_are_listed(store: ThreadStore, cwd: str) -> None:
     root = await stored(store, cwd=cwd)
     child = await stored(store, cwd=cwd, parent_thread_id=root)
     grandchild = await stored(store, cwd=cwd, parent_thread_id=child)
     await stored(store, cwd=cwd, parent_thread_id=new_thread_id())
 
-    def relation(kind: RelationKind, thread_id: str) -> ThreadRelationFilter:
-        return ThreadRelationFilter(kind=kind, thread_id=thread_id)
-
-    children = await listed(store, cwd, relation_filter=relation(RelationKind.DIRECT_CHILDREN, root))
-    descendants = await listed(store, cwd, relation_filter=relation(RelationKind.DESCENDANTS, root))
-    none = await listed(store, cwd, relation_filter=relation(RelationKind.DESCENDANTS, grandchild))
+    children = await listed(store, cwd, relation_filter=related(RelationKind.DIRECT_CHILDREN, root))
+    descendants = await listed(store, cwd, relation_filter=related(RelationKind.DESCENDANTS, root))
+    none = await listed(store, cwd, relation_filter=related(RelationKind.DESCENDANTS, grandchild))
 
     assert (children, sorted(descendants), none) == ([child], sorted([child, grandchild]), [])
 
@@ -260,7 +257,7 @@ async def test_descendants_are_found_through_an_archived_thread(store: ThreadSto
     root = await stored(store, cwd=cwd)
     child = await stored(store, cwd=cwd, parent_thread_id=root)
     grandchild = await stored(store, cwd=cwd, parent_thread_id=child)
-    relation = ThreadRelationFilter(kind=RelationKind.DESCENDANTS, thread_id=root)
+    relation = related(RelationKind.DESCENDANTS, root)
 
     await archive(store, child)
     await flush(store, child)
@@ -273,12 +270,12 @@ async def test_descendants_in_a_circle_are_found_once(store: ThreadStore, cwd: s
     one, two = new_thread_id(), new_thread_id()
     await stored(store, cwd=cwd, thread_id=one, parent_thread_id=two)
     await stored(store, cwd=cwd, thread_id=two, parent_thread_id=one)
-    relation = ThreadRelationFilter(kind=RelationKind.DESCENDANTS, thread_id=one)
+    relation = related(RelationKind.DESCENDANTS, one)
 
     assert sorted(await listed(store, cwd, relation_filter=relation)) == sorted([one, two])
 
 
-async def test_active_and_archived_threads_are_listed_apart(store: ThreadStore, cwd: str) -> None:
+async def test_active_and_archived_threads_are_listed_separately(store: ThreadStore, cwd: str) -> None:
     active, *archived = [await stored(store, cwd=cwd, created_at=AT) for _ in range(6)]
     for thread_id in archived:
         await archive(store, thread_id)
@@ -291,10 +288,10 @@ async def test_active_and_archived_threads_are_listed_apart(store: ThreadStore, 
 
 
 @pytest.mark.parametrize("key", [ThreadSortKey.UPDATED_AT, ThreadSortKey.RECENCY_AT])
-async def test_pages_by_each_key_lose_no_thread_of_one_time(store: ThreadStore, cwd: str, key: ThreadSortKey) -> None:
-    field = "advance_recency_at" if key is ThreadSortKey.RECENCY_AT else key.value
-    at = datetime(2100, 1, 1, tzinfo=UTC)
-    ids = [await stored(store, ThreadMetadataPatch.model_validate({field: at}), cwd=cwd) for _ in range(5)]
+async def test_pages_by_each_sort_key_lose_no_thread_with_equal_times(
+    store: ThreadStore, cwd: str, key: ThreadSortKey
+) -> None:
+    ids = [await stored(store, later(key), cwd=cwd) for _ in range(5)]
 
     pages = await all_pages(store, 2, cwd_filters=(cwd,), sort_key=key)
 
@@ -302,12 +299,12 @@ async def test_pages_by_each_key_lose_no_thread_of_one_time(store: ThreadStore, 
 
 
 @pytest.mark.parametrize("cursor", ["x", "!", "é", "e30=", "WzFd", "W10=", "IiI="])
-async def test_what_is_no_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
+async def test_a_malformed_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
         await store.list_threads(ListThreadsParams(cursor=cursor))
 
 
-async def test_a_cursor_of_a_listing_by_another_key_is_refused(store: ThreadStore, cwd: str) -> None:
+async def test_a_cursor_of_a_listing_by_another_sort_key_is_refused(store: ThreadStore, cwd: str) -> None:
     for _ in range(2):
         await stored(store, cwd=cwd)
     page = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.nodes.items import append, flush, history, message, said, update
+from tests.nodes.items import append, history, message, said, update
 from tests.store_spec.kinds import EVERY_READER
 from tests.store_spec.operations import a_word, archive, stored
 from tests.store_spec.turns import (
@@ -45,7 +45,7 @@ pytestmark = EVERY_READER
 SECONDS = [datetime(2026, 1, 2, 3, 4, second, tzinfo=UTC) for second in range(10)]
 
 
-async def test_a_turn_says_what_happened_in_it_and_when(store: ThreadStore) -> None:
+async def test_a_turn_has_its_items_status_and_times(store: ThreadStore) -> None:
     items = [
         event("task_started", 1, turn_id="t1"),
         event("user_message", 2, message="hello"),
@@ -73,14 +73,14 @@ STATUSES: list[Any] = [
     pytest.param([event("turn_aborted", reason="interrupted")], (INTERRUPTED, None), id="turn_aborted"),
     pytest.param([event("error", message="no")], (FAILED, "no"), id="error"),
     pytest.param([event("task_complete", error={"message": "no"})], (FAILED, "no"), id="completed with an error"),
-    pytest.param([event("task_complete", error="no")], (FAILED, "no"), id="completed with an error's text"),
-    pytest.param([answered("so far")], (IN_PROGRESS, None), id="nothing"),
-    pytest.param([], (IN_PROGRESS, None), id="no item at all"),
+    pytest.param([event("task_complete", error="no")], (FAILED, "no"), id="completed with the text of an error"),
+    pytest.param([answered("so far")], (IN_PROGRESS, None), id="without an end"),
+    pytest.param([], (IN_PROGRESS, None), id="without an item"),
 ]
 
 
 @pytest.mark.parametrize(("end", "expected"), STATUSES)
-async def test_the_last_turn_ended_as_it_says(
+async def test_the_last_turn_has_the_status_of_its_end(
     store: ThreadStore, end: list[dict[str, Any]], expected: tuple[StoredTurnStatus, str | None]
 ) -> None:
     thread_id = await stored(store, event("task_started", 1, turn_id="t1"), *end)
@@ -92,7 +92,7 @@ async def test_the_last_turn_ended_as_it_says(
     assert (last.completed_at is None) == (last.status is IN_PROGRESS)
 
 
-async def test_a_turn_that_another_follows_without_its_end_was_interrupted(store: ThreadStore) -> None:
+async def test_a_turn_without_an_end_before_the_next_turn_was_interrupted(store: ThreadStore) -> None:
     thread_id = await stored(store, event("task_started", turn_id="t1"), answered("so far"), *turn("t2"))
 
     statuses = [each.status for each in await turns_of(store, thread_id)]
@@ -100,7 +100,7 @@ async def test_a_turn_that_another_follows_without_its_end_was_interrupted(store
     assert statuses == [INTERRUPTED, COMPLETED]
 
 
-async def test_in_old_rollouts_a_turn_begins_with_what_the_user_says(store: ThreadStore) -> None:
+async def test_in_old_rollouts_a_turn_begins_with_a_user_message(store: ThreadStore) -> None:
     thread_id = await stored(store, message("preface"), said("one"), answered("1"), message("1"), said("two"))
 
     turns = await turns_of(store, thread_id)
@@ -112,7 +112,7 @@ async def test_in_old_rollouts_a_turn_begins_with_what_the_user_says(store: Thre
     assert turns[0].status is COMPLETED
 
 
-async def test_what_a_user_says_in_a_turn_begins_no_other(store: ThreadStore) -> None:
+async def test_a_user_message_within_a_turn_begins_no_other(store: ThreadStore) -> None:
     items = [event("turn_started", turn_id="t1"), said("one"), said("more"), event("turn_complete"), said("late")]
     thread_id = await stored(store, *items)
 
@@ -121,7 +121,7 @@ async def test_what_a_user_says_in_a_turn_begins_no_other(store: ThreadStore) ->
     assert [(each.turn_id, len(each.items)) for each in turns] == [("t1", 4), ("turn-5", 1)]
 
 
-async def test_a_turn_without_an_id_is_named_by_its_number(store: ThreadStore) -> None:
+async def test_a_turn_without_an_id_is_named_by_its_ordinal(store: ThreadStore) -> None:
     thread_id = await stored(store, message("x"), event("task_started"), event("task_complete"))
 
     assert [each.turn_id for each in await turns_of(store, thread_id)] == ["turn-2"]
@@ -155,13 +155,13 @@ async def test_all_turns_can_be_rolled_back(store: ThreadStore, count: int) -> N
 
 
 @pytest.mark.parametrize("count", [0, -1, "1", None, True])
-async def test_a_roll_back_of_no_number_of_turns_takes_none_back(store: ThreadStore, count: Any) -> None:
+async def test_a_rollback_of_an_invalid_number_of_turns_does_nothing(store: ThreadStore, count: Any) -> None:
     thread_id = await stored(store, *turn("t1"), *turn("t2"), rolled_back(count))
 
     assert [each.turn_id for each in await turns_of(store, thread_id)] == ["t1", "t2"]
 
 
-async def test_a_later_roll_back_is_seen(store: ThreadStore) -> None:
+async def test_a_later_rollback_is_seen(store: ThreadStore) -> None:
     thread_id = await stored(store, *turn("t1"), *turn("t2"))
     before = [each.turn_id for each in await turns_of(store, thread_id)]
 
@@ -183,9 +183,7 @@ async def test_a_later_roll_back_is_seen(store: ThreadStore) -> None:
         ),
     ],
 )
-async def test_a_view_shows_as_much_as_it_says(
-    store: ThreadStore, view: StoredTurnItemsView, expected: list[str]
-) -> None:
+async def test_each_view_shows_its_items(store: ThreadStore, view: StoredTurnItemsView, expected: list[str]) -> None:
     between = (said("hello"), message("hello"), event("token_count"), answered("hi"))
     thread_id = await stored(store, *turn("t1", *between))
 
@@ -194,7 +192,7 @@ async def test_a_view_shows_as_much_as_it_says(
     assert (kinds_of(each.items), each.items_view, each.status) == (expected, view, COMPLETED)
 
 
-async def test_the_stores_own_records_are_no_items(store: ThreadStore) -> None:
+async def test_the_stores_own_lines_are_not_items(store: ThreadStore) -> None:
     thread_id = await stored(store, event("task_started", turn_id="t1"))
     await update(store, thread_id, ThreadMetadataPatch(title="A title"))
     await append(store, thread_id, event("task_complete"))
@@ -205,7 +203,7 @@ async def test_the_stores_own_records_are_no_items(store: ThreadStore) -> None:
 
 
 @pytest.mark.parametrize("direction", list(SortDirection))
-async def test_pages_lose_no_turn_and_repeat_none(store: ThreadStore, direction: SortDirection) -> None:
+async def test_pages_neither_lose_nor_repeat_a_turn(store: ThreadStore, direction: SortDirection) -> None:
     ids = [f"t{n}" for n in range(7)]
     lost = [*turn("lost"), rolled_back(1)]
     thread_id = await stored(store, *(item for id_ in ids for item in [*turn(id_, said(id_)), *lost]))
@@ -216,7 +214,7 @@ async def test_pages_lose_no_turn_and_repeat_none(store: ThreadStore, direction:
     assert pages == {size: [ordered[i : i + size] for i in range(0, 7, size)] for size in (1, 2, 3, 7, 8)}
 
 
-async def test_a_page_leads_back_from_its_first_turn_on(store: ThreadStore) -> None:
+async def test_the_backwards_cursor_of_a_page_leads_back_from_its_first_turn(store: ThreadStore) -> None:
     thread_id = await stored(store, *(item for n in range(6) for item in turn(f"t{n}", said("x"))))
     first = await turn_page(store, thread_id, page_size=2)
     second = await turn_page(store, thread_id, page_size=2, cursor=first.next_cursor)
@@ -234,7 +232,7 @@ async def test_a_page_leads_back_from_its_first_turn_on(store: ThreadStore) -> N
     assert await turns_of(store, thread_id, cursor=from_the_end.backwards_cursor) == from_the_end.turns[:1]
 
 
-async def test_what_became_of_the_newest_turn_is_found_from_it_on(store: ThreadStore) -> None:
+async def test_the_backwards_cursor_of_the_newest_turn_shows_how_it_ended(store: ThreadStore) -> None:
     thread_id = await stored(store, *turn("t1"), event("task_started", turn_id="t2"))
     newest = await turn_page(store, thread_id, page_size=1, sort_direction=DESC)
 
@@ -246,7 +244,7 @@ async def test_what_became_of_the_newest_turn_is_found_from_it_on(store: ThreadS
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3])
-async def test_a_walk_to_the_end_and_back_meets_every_turn_once_each_way(store: ThreadStore, page_size: int) -> None:
+async def test_paging_to_the_end_and_back_visits_every_turn_once_each_way(store: ThreadStore, page_size: int) -> None:
     ids = [f"t{n}" for n in range(5)]
     thread_id = await stored(store, *(item for id_ in ids for item in turn(id_)))
 
@@ -273,12 +271,14 @@ SEVERAL_OPEN = [event("task_started", 1, turn_id="t1"), said("one"), event("task
         pytest.param([("turn_aborted", "t1")], [INTERRUPTED, IN_PROGRESS], id="the outer one, aborted"),
         pytest.param([("task_complete", "t2")], [INTERRUPTED, COMPLETED], id="the inner one"),
         pytest.param([("task_complete", "t2"), ("turn_aborted", "t1")], [INTERRUPTED, COMPLETED], id="both, nested"),
-        pytest.param([("task_complete", "t1"), ("turn_aborted", "t2")], [COMPLETED, INTERRUPTED], id="both, in turn"),
-        pytest.param([("task_complete", None)], [INTERRUPTED, COMPLETED], id="the one that is not named"),
-        pytest.param([("task_complete", "t9")], [INTERRUPTED, COMPLETED], id="one that never was"),
+        pytest.param(
+            [("task_complete", "t1"), ("turn_aborted", "t2")], [COMPLETED, INTERRUPTED], id="both, in order"
+        ),
+        pytest.param([("task_complete", None)], [INTERRUPTED, COMPLETED], id="without an id"),
+        pytest.param([("task_complete", "t9")], [INTERRUPTED, COMPLETED], id="an unknown id"),
     ],
 )
-async def test_of_several_open_turns_an_end_ends_the_one_that_it_names(
+async def test_an_end_ends_the_open_turn_that_it_names(
     store: ThreadStore, ends: list[tuple[str, str | None]], expected: list[StoredTurnStatus]
 ) -> None:
     thread_id = await stored(store, *SEVERAL_OPEN)
@@ -294,7 +294,7 @@ async def test_of_several_open_turns_an_end_ends_the_one_that_it_names(
 
 
 async def test_a_turn_stays_open_when_another_one_ends(store: ThreadStore) -> None:
-    """What the user says in it still belongs to it."""
+    """Later user messages still belong to it."""
     thread_id = await stored(store, *SEVERAL_OPEN, event("task_complete", turn_id="t1"), said("two"))
 
     turns = await turns_of(store, thread_id)
@@ -302,7 +302,7 @@ async def test_a_turn_stays_open_when_another_one_ends(store: ThreadStore) -> No
     assert [(each.turn_id, len(each.items)) for each in turns] == [("t1", 2), ("t2", 3)]
 
 
-async def test_what_the_user_says_behind_a_roll_back_begins_a_turn(store: ThreadStore) -> None:
+async def test_a_user_message_after_a_rollback_begins_a_turn(store: ThreadStore) -> None:
     thread_id = await stored(store, event("task_started", turn_id="t1"), said("lost"), rolled_back(1), said("kept"))
 
     turns = await turns_of(store, thread_id)
@@ -310,7 +310,7 @@ async def test_what_the_user_says_behind_a_roll_back_begins_a_turn(store: Thread
     assert [(each.turn_id, kinds_of(each.items)) for each in turns] == [("turn-4", ["user_message"])]
 
 
-async def test_a_compaction_ends_no_turn(store: ThreadStore) -> None:
+async def test_a_compaction_does_not_end_a_turn(store: ThreadStore) -> None:
     compacted = {"type": "compacted", "payload": {"message": "what was said", "replacement_history": []}}
     items = [said("one"), compacted, event("context_compacted"), answered("1")]
     thread_id = await stored(store, *turn("t1", *items), event("task_started", turn_id="t2"), compacted)
@@ -356,7 +356,7 @@ async def test_a_read_sees_what_was_accepted_before_it(store: ThreadStore) -> No
         assert len(await turns_of(store, thread_id)) == n + 1
 
 
-async def test_an_archived_thread_is_read_unless_it_is_not_asked_for(store: ThreadStore) -> None:
+async def test_an_archived_thread_is_read_unless_archived_threads_are_excluded(store: ThreadStore) -> None:
     thread_id = await stored(store, *turn("t1"))
     await archive(store, thread_id)
 
@@ -366,33 +366,24 @@ async def test_an_archived_thread_is_read_unless_it_is_not_asked_for(store: Thre
 
 
 @pytest.mark.parametrize("cursor", ["x", "!", "é", "e30=", "WzFd", "W10=", "IiI="])
-async def test_what_is_no_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
+async def test_a_malformed_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
     thread_id = await stored(store)
 
     with pytest.raises(InvalidRequest):
         await turn_page(store, thread_id, cursor=cursor)
 
 
-async def test_a_cursor_of_a_listing_or_a_search_is_refused(store: ThreadStore) -> None:
+async def test_a_cursor_of_threads_of_results_or_of_items_is_refused(store: ThreadStore) -> None:
     word, cwd = a_word(), f"/{new_thread_id()}"
-    threads = [await stored(store, *turn("t1", said(word)), cwd=cwd) for _ in range(2)]
+    thread_id, _ = [await stored(store, *turn("t1", said(word)), *turn("t2"), cwd=cwd) for _ in range(2)]
     listed = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
     found = await store.search_threads(SearchThreadsParams(page_size=1, search_term=word))
-
-    for cursor in (listed.next_cursor, found.next_cursor):
-        assert cursor is not None
-        with pytest.raises(InvalidRequest, match="this is the cursor of"):
-            await turn_page(store, threads[0], cursor=cursor)
-
-
-async def test_a_cursor_of_the_items_is_refused(store: ThreadStore) -> None:
-    thread_id = await stored(store, *turn("t1"), *turn("t2"))
-    await flush(store, thread_id)
     items = await item_page(store, thread_id, page_size=2)
 
-    assert items.next_cursor is not None
-    with pytest.raises(InvalidRequest, match="this is the cursor of"):
-        await turn_page(store, thread_id, cursor=items.next_cursor)
+    for cursor in (listed.next_cursor, found.next_cursor, items.next_cursor):
+        assert cursor is not None
+        with pytest.raises(InvalidRequest, match="this is the cursor of"):
+            await turn_page(store, thread_id, cursor=cursor)
 
 
 async def test_an_unknown_thread_is_not_found(store: ThreadStore) -> None:

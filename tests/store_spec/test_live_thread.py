@@ -67,7 +67,7 @@ async def test_a_session_from_its_start_to_its_end(store: ThreadStore) -> None:
         "response_item",
         "event_msg",
     ]
-    observed = {
+    derived = {
         "title": stored.title,
         "preview": stored.preview,
         "first_user_message": stored.first_user_message,
@@ -80,7 +80,7 @@ async def test_a_session_from_its_start_to_its_end(store: ThreadStore) -> None:
         "source": stored.thread_source,
         "recency": stored.recency_at.year,
     }
-    assert observed == {
+    assert derived == {
         "title": "Fix the büild 🎉",
         "preview": "Fix the büild 🎉",
         "first_user_message": "Fix the büild 🎉",
@@ -97,7 +97,7 @@ async def test_a_session_from_its_start_to_its_end(store: ThreadStore) -> None:
     assert await read(store, thread.thread_id) == stored.model_copy(update={"history": None})
 
 
-async def test_what_the_policy_drops_is_dropped(store: ThreadStore) -> None:
+async def test_items_that_the_policy_drops_are_not_stored(store: ThreadStore) -> None:
     thread = await create(store)
 
     await thread.append_items([*DROPPED, message("kept"), *DROPPED])
@@ -105,7 +105,7 @@ async def test_what_the_policy_drops_is_dropped(store: ThreadStore) -> None:
     assert texts(await history(store, thread.thread_id)) == ["kept"]
 
 
-async def test_a_thread_that_codex_keeps_paginated_keeps_completed_items(store: ThreadStore) -> None:
+async def test_a_paginated_thread_keeps_completed_items(store: ThreadStore) -> None:
     thread = await create(store)
     completed = {"type": "event_msg", "payload": {"type": "item_completed", "item": {"type": "AgentMessage"}}}
     await thread.append_items([said("kept"), completed])
@@ -119,7 +119,7 @@ async def test_a_thread_that_codex_keeps_paginated_keeps_completed_items(store: 
     assert [item.kind for item in history.items[1:]] == ["user_message", "item_completed"]
 
 
-async def test_an_append_of_which_nothing_is_left_has_the_receipt_of_the_one_before(store: ThreadStore) -> None:
+async def test_an_append_without_kept_items_returns_the_previous_receipt(store: ThreadStore) -> None:
     thread = await create(store)
     nothing = await thread.append_items(DROPPED)
     with pytest.raises(ThreadNotFound):
@@ -142,7 +142,15 @@ async def test_an_append_of_which_nothing_is_left_has_the_receipt_of_the_one_bef
         message("x", value=float("nan")),
         message("\ud800"),
     ],
-    ids=["a text", "null", "no type", "a type that is a list", "no object", "NaN", "a lone surrogate"],
+    ids=[
+        "a string",
+        "null",
+        "no type",
+        "a type that is a list",
+        "a payload that is not an object",
+        "NaN",
+        "a lone surrogate",
+    ],
 )
 async def test_a_malformed_item_is_refused_and_nothing_is_appended(store: ThreadStore, bad: Any) -> None:
     thread = await create(store)
@@ -172,7 +180,7 @@ async def test_a_malformed_item_is_refused_and_nothing_is_appended(store: Thread
 async def test_an_item_with_odd_metadata_is_stored_and_breaks_nothing(
     store: ThreadStore, fields: dict[str, Any]
 ) -> None:
-    """An item is appended or refused; it cannot be appended and raise."""
+    """An append either stores its items or raises, never both."""
     thread = await create(store)
     await thread.append_items([message("one")])
     odd = {"type": "session_meta", "payload": {"id": thread.thread_id, **fields}}
@@ -185,7 +193,7 @@ async def test_an_item_with_odd_metadata_is_stored_and_breaks_nothing(
     assert [item.type for item in items] == ["response_item", "session_meta", "response_item"]
 
 
-async def test_concurrent_calls_take_effect_in_the_order_in_which_they_are_made(store: ThreadStore) -> None:
+async def test_concurrent_calls_take_effect_in_the_order_of_the_calls(store: ThreadStore) -> None:
     thread = await create(store)
 
     receipts = await asyncio.gather(*(thread.append_items([said(f"{n}")]) for n in range(30)))
@@ -196,7 +204,7 @@ async def test_concurrent_calls_take_effect_in_the_order_in_which_they_are_made(
     assert positions == sorted(set(positions))
 
 
-async def test_a_name_given_by_the_user_stays(store: ThreadStore) -> None:
+async def test_an_explicit_name_and_title_stay(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([said("first")])
 
@@ -207,7 +215,7 @@ async def test_a_name_given_by_the_user_stays(store: ThreadStore) -> None:
     assert (stored.name, stored.title, stored.preview) == ("A name", "Chosen", "first")
 
 
-async def test_the_memory_mode_is_a_patch(store: ThreadStore) -> None:
+async def test_update_memory_mode_sets_the_memory_mode(store: ThreadStore) -> None:
     thread = await create(store)
 
     await thread.update_memory_mode(MemoryMode.DISABLED)
@@ -215,7 +223,7 @@ async def test_the_memory_mode_is_a_patch(store: ThreadStore) -> None:
     assert (await thread.read_thread()).memory_mode is MemoryMode.DISABLED
 
 
-async def test_a_resumed_thread_goes_on_where_it_stood(store: ThreadStore) -> None:
+async def test_a_resumed_thread_goes_on_with_its_metadata(store: ThreadStore) -> None:
     first = await create(store, cwd="/repo")
     await first.append_items([said("first")])
     await first.shutdown()
@@ -228,7 +236,7 @@ async def test_a_resumed_thread_goes_on_where_it_stood(store: ThreadStore) -> No
     assert len(await history(store, thread.thread_id)) == 3
 
 
-async def test_a_thread_was_updated_when_its_last_item_says_it_was(store: ThreadStore) -> None:
+async def test_updated_at_is_the_latest_timestamp_of_the_items(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([said("a fact")])
 
@@ -240,8 +248,8 @@ async def test_a_thread_was_updated_when_its_last_item_says_it_was(store: Thread
     assert (await thread.read_thread()).updated_at.year == 2100
 
 
-async def test_what_follows_from_items_is_one_change_with_them(store: ThreadStore) -> None:
-    """No other task comes between, and none is left to be sent when the session ends."""
+async def test_a_derived_patch_takes_effect_together_with_its_items(store: ThreadStore) -> None:
+    """No other task comes between, and no patch remains to be sent later."""
     thread = await create(store)
     receipt = await thread.append_items([said("a fact"), TURN])
 
@@ -266,7 +274,7 @@ async def test_persisting_stores_a_thread_without_items(store: ThreadStore) -> N
     assert (await thread.read_thread()).cwd == "/repo"
 
 
-async def test_a_handle_that_was_shut_down_does_nothing_more(store: ThreadStore) -> None:
+async def test_a_handle_that_was_shut_down_refuses_every_call(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([message("one")])
     await thread.shutdown()
@@ -286,7 +294,7 @@ async def test_a_handle_that_was_shut_down_does_nothing_more(store: ThreadStore)
     assert texts(await history(store, thread.thread_id)) == ["one"]
 
 
-async def test_two_shutdowns_at_once_are_one(store: ThreadStore) -> None:
+async def test_concurrent_shutdowns_of_one_handle_succeed(store: ThreadStore) -> None:
     thread = await create(store)
     await thread.append_items([message("one")])
 
@@ -295,13 +303,13 @@ async def test_two_shutdowns_at_once_are_one(store: ThreadStore) -> None:
     assert not thread.is_open
 
 
-async def test_ending_one_handle_leaves_the_other_open_however_it_is_ended(store: ThreadStore) -> None:
+async def test_shutting_down_and_discarding_one_handle_leaves_the_other_open(store: ThreadStore) -> None:
     first = await create(store)
     await first.append_items([message("one")])
     second = await LiveThread.resume(store, ResumeThreadParams(thread_id=first.thread_id))
 
     await first.shutdown()
-    await first.discard()  # as a session's clean-up does, whatever happened before
+    await first.discard()  # as a session's clean-up always does
 
     await second.append_items([message("two")])
     assert texts(await history(store, second.thread_id)) == ["one", "two"]
@@ -317,8 +325,8 @@ async def test_two_handles_of_one_thread_write_in_the_order_of_their_calls(store
     assert texts(await history(store, first.thread_id)) == [f"{n}" for n in range(20)]
 
 
-async def test_the_store_itself_takes_what_a_handle_wrote_for_its_own(store: ThreadStore) -> None:
-    """A handle adds nothing that the store would not accept from anybody."""
+async def test_the_store_accepts_an_item_that_a_live_thread_wrote(store: ThreadStore) -> None:
+    """A handle adds nothing to items that the store would refuse from another caller."""
     thread = await create(store)
     await thread.append_items([message("one")])
     item = (await thread.load_history()).items[1]
@@ -333,7 +341,7 @@ async def test_the_store_itself_takes_what_a_handle_wrote_for_its_own(store: Thr
     assert (await store.read_thread(ReadThreadParams(thread_id=thread.thread_id))).model == "m"
 
 
-async def test_the_rollouts_path_is_none_in_memory_and_a_file_elsewhere(store: ThreadStore, kind: str) -> None:
+async def test_rollout_path_is_none_in_memory_and_a_file_in_other_stores(store: ThreadStore, kind: str) -> None:
     thread = await create(store)
     await thread.append_items([message("one")])
 

@@ -21,7 +21,7 @@ from livethread import (
 
 
 class StartFailed(Exception):
-    """Something else of the session's start."""
+    """Another step of the session's start failed."""
 
 
 async def create(store: ThreadStore, cwd: str = "") -> LiveThread:
@@ -43,7 +43,7 @@ async def test_a_failed_start_leaves_nothing(store: ThreadStore) -> None:
 
 
 @pytest.mark.parametrize("kind", [LOCAL, QUEUED])
-async def test_a_failed_start_leaves_no_file_and_no_key(
+async def test_a_failed_start_leaves_no_file_and_no_redis_key(
     store: ThreadStore, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     home = tmp_path / "home"
@@ -61,7 +61,7 @@ async def test_a_failed_start_leaves_no_file_and_no_key(
         assert list(redis.client.scan_iter(f"*{thread.thread_id}*")) == []
 
 
-async def test_leaving_without_commit_discards_though_nothing_failed(store: ThreadStore) -> None:
+async def test_leaving_the_guard_without_a_commit_discards_the_thread(store: ThreadStore) -> None:
     thread = await create(store)
 
     async with LiveThreadInitGuard(thread) as guard:
@@ -79,7 +79,7 @@ async def test_a_committed_thread_goes_on(store: ThreadStore) -> None:
     assert texts(await history(store, thread.thread_id)) == ["one"]
 
 
-async def test_a_failure_after_the_commit_is_none_of_the_guards(store: ThreadStore) -> None:
+async def test_a_failure_after_the_commit_does_not_discard_the_thread(store: ThreadStore) -> None:
     thread = await create(store)
 
     with pytest.raises(StartFailed):  # noqa: PT012 - the block is what is tested
@@ -111,7 +111,7 @@ async def test_a_guard_hands_its_thread_over_once(store: ThreadStore) -> None:
         await guard.discard()
 
 
-async def test_a_discard_that_fails_does_not_hide_the_sessions_own_error(
+async def test_a_failed_discard_does_not_hide_the_error_of_the_start(
     store: ThreadStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thread = await create(store)
@@ -130,7 +130,7 @@ async def test_a_discard_that_fails_does_not_hide_the_sessions_own_error(
 
 
 @SHARED
-async def test_another_process_may_create_the_thread_after_a_failed_start(
+async def test_another_process_can_create_the_thread_after_a_failed_start(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     params = CreateThreadParams(thread_id=new_thread_id())

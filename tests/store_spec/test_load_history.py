@@ -17,7 +17,7 @@ from livethread import (
 pytestmark = EVERY_READER
 
 
-async def test_the_history_begins_with_the_start_and_has_every_item_in_order(store: ThreadStore) -> None:
+async def test_the_history_begins_with_session_meta_and_has_every_item_in_order(store: ThreadStore) -> None:
     thread_id = await new_thread(store, originator="a-product")
     await append(store, thread_id, said("one"), message("two"))
     await append(store, thread_id, message("three"))
@@ -36,7 +36,7 @@ async def test_the_history_begins_with_the_start_and_has_every_item_in_order(sto
     assert texts(items) == ["one", "two", "three"]
 
 
-async def test_the_stores_own_records_are_no_items(store: ThreadStore) -> None:
+async def test_the_stores_own_lines_are_not_items(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     await update(store, thread_id, ThreadMetadataPatch(title="A title", preview="A preview"))
@@ -55,8 +55,8 @@ async def test_a_read_sees_what_was_accepted_before_it(store: ThreadStore) -> No
         assert len(await history(store, thread_id)) == n + 1
 
 
-async def test_a_history_of_megabytes_comes_whole(store: ThreadStore) -> None:
-    """More than one message of a reader over Celery."""
+async def test_a_history_of_megabytes_is_complete(store: ThreadStore) -> None:
+    """Over Celery it needs more than one message."""
     thread_id = await new_thread(store)
     long = "Ω" * (MAX_ITEM_BYTES // 2 - 1000)
     for n in range(40):
@@ -75,7 +75,7 @@ async def test_values_come_back_exactly(store: ThreadStore) -> None:
     assert [payload["value"] for payload in await payloads(store, thread_id)] == values
 
 
-async def test_a_thread_that_is_not_open_is_read_as_well(store: ThreadStore) -> None:
+async def test_a_thread_that_is_not_open_can_be_read(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
@@ -92,6 +92,6 @@ async def test_an_unknown_thread_has_no_history(store: ThreadStore) -> None:
     assert failure.value.thread_id == thread_id
 
 
-async def test_an_id_that_is_no_uuid_is_refused(store: ThreadStore) -> None:
+async def test_an_id_that_is_not_a_uuid_is_refused(store: ThreadStore) -> None:
     with pytest.raises(InvalidRequest, match="a thread id is a UUID"):
         await store.load_history(LoadThreadHistoryParams(thread_id="*"))

@@ -9,6 +9,7 @@ from tests.nodes.waiting import eventually
 from livethread import (
     CreateThreadParams,
     GitInfoPatch,
+    InvalidRequest,
     ItemsAppended,
     LiveThread,
     LiveThreadInitGuard,
@@ -101,7 +102,7 @@ async def test_a_started_thread_is_reported_with_what_analytics_needs(
 
 
 @pytest.mark.parametrize("start", ["persist", "update_memory_mode", "commit"])
-async def test_a_thread_starts_with_its_first_change_or_when_its_guard_commits(
+async def test_a_start_is_reported_with_the_first_change_or_the_commit_of_its_guard(
     store: ThreadStore, events: list[ThreadEvent], start: str
 ) -> None:
     thread = await LiveThread.create(store, CreateThreadParams())
@@ -123,7 +124,7 @@ async def test_a_discarded_start_is_not_reported(store: ThreadStore, events: lis
     assert initialized(events) == []
 
 
-async def test_an_accepted_append_is_reported_with_its_size_and_once_it_is_durable(
+async def test_an_append_is_reported_with_its_size_and_again_when_it_is_applied(
     store: ThreadStore, events: list[ThreadEvent]
 ) -> None:
     thread_id = await new_thread(store)
@@ -135,10 +136,10 @@ async def test_an_accepted_append_is_reported_with_its_size_and_once_it_is_durab
     assert (appended.thread_id, appended.position, appended.items) == (thread_id, receipt.position, 2)
     items = parse_items([message("one"), message("two")])
     assert appended.size == sum(map(len, encode_items(items, utc_now(), max_bytes=1_000)))
-    await eventually(lambda: applied_up_to(events, receipt.position), "the event that it is durable")
+    await eventually(lambda: applied_up_to(events, receipt.position), "the event of its application")
 
 
-async def test_an_accepted_patch_is_reported_with_the_names_of_its_fields(
+async def test_a_patch_is_reported_with_the_names_of_its_fields_only(
     store: ThreadStore, events: list[ThreadEvent]
 ) -> None:
     thread_id = await new_thread(store)
@@ -151,20 +152,20 @@ async def test_an_accepted_patch_is_reported_with_the_names_of_its_fields(
     assert [(event.thread_id, event.position, sorted(event.fields)) for event in reported] == [
         (thread_id, receipt.position, ["git_info", "name", "thread_source"])
     ]
-    await eventually(lambda: applied_up_to(events, receipt.position), "the event that it is durable")
+    await eventually(lambda: applied_up_to(events, receipt.position), "the event of its application")
     assert "secret" not in repr(events)
 
 
 async def test_a_refused_append_is_not_reported(store: ThreadStore, events: list[ThreadEvent]) -> None:
     thread_id = await new_thread(store)
 
-    with pytest.raises(Exception, match=r"NaN|nan"):
+    with pytest.raises(InvalidRequest, match="nan"):
         await append(store, thread_id, message("x", value=float("nan")))
 
     assert events == []
 
 
-async def test_positions_are_reported_applied_in_order(store: ThreadStore, events: list[ThreadEvent]) -> None:
+async def test_applied_positions_are_reported_in_order(store: ThreadStore, events: list[ThreadEvent]) -> None:
     thread_id = await new_thread(store)
 
     for n in range(20):
@@ -175,7 +176,7 @@ async def test_positions_are_reported_applied_in_order(store: ThreadStore, event
     assert positions == sorted(set(positions))
 
 
-async def test_events_are_log_lines_without_contents(store: ThreadStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_events_are_logged_without_contents(store: ThreadStore, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="livethread")
 
     thread = await LiveThread.create(store, CreateThreadParams(thread_source="automation"))
@@ -188,7 +189,7 @@ async def test_events_are_log_lines_without_contents(store: ThreadStore, caplog:
     assert "a secret" not in "".join(repr(record.__dict__) for record in caplog.records)
 
 
-async def test_a_subscriber_that_fails_disturbs_nobody(
+async def test_a_failing_observer_disturbs_neither_the_store_nor_other_observers(
     store: ThreadStore, events: list[ThreadEvent], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(event: ThreadEvent) -> None:

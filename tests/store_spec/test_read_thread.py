@@ -17,7 +17,7 @@ from livethread import (
 pytestmark = EVERY_READER
 
 
-async def test_the_metadata_comes_without_the_history(store: ThreadStore) -> None:
+async def test_the_history_is_left_out_by_default(store: ThreadStore) -> None:
     thread_id = await new_thread(store, cwd="/repo", thread_source="automation")
     await append(store, thread_id, message("one"))
 
@@ -27,7 +27,7 @@ async def test_the_metadata_comes_without_the_history(store: ThreadStore) -> Non
     assert thread.history is None
 
 
-async def test_the_history_comes_with_it_where_asked_for(store: ThreadStore) -> None:
+async def test_the_history_is_included_on_request(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
 
@@ -45,7 +45,7 @@ async def test_a_read_sees_what_was_accepted_before_it(store: ThreadStore) -> No
         assert (await read(store, thread_id)).name == f"{n}"
 
 
-async def test_the_rollout_is_named_where_the_store_keeps_files(store: ThreadStore, kind: str) -> None:
+async def test_the_rollout_path_is_set_if_the_store_keeps_files(store: ThreadStore, kind: str) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
 
@@ -69,6 +69,6 @@ async def test_an_unknown_thread_is_not_found(store: ThreadStore) -> None:
     assert str(failure.value).count(thread_id) == 1 + failure.value.hint.count(thread_id)
 
 
-async def test_an_id_that_is_no_uuid_is_refused(store: ThreadStore) -> None:
+async def test_an_id_that_is_not_a_uuid_is_refused(store: ThreadStore) -> None:
     with pytest.raises(InvalidRequest, match="a thread id is a UUID"):
         await read(store, "../index.sqlite")

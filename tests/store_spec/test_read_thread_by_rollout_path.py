@@ -37,7 +37,7 @@ async def test_a_thread_is_read_by_its_path_relative_or_absolute(store: ThreadSt
 
 
 @WITH_FILES
-async def test_the_history_comes_with_it_where_asked_for(store: ThreadStore) -> None:
+async def test_the_history_is_included_on_request(store: ThreadStore) -> None:
     thread = await read(store, await stored(store, message("one")))
 
     found = await by_path(store, path_of(thread), include_history=True)
@@ -58,7 +58,7 @@ async def test_a_read_sees_what_was_accepted_before_it(store: ThreadStore) -> No
 
 
 @WITH_FILES
-async def test_an_archived_thread_is_read_where_it_lies_now(store: ThreadStore) -> None:
+async def test_an_archived_thread_is_read_by_its_new_path(store: ThreadStore) -> None:
     thread_id = await stored(store)
     before = path_of(await read(store, thread_id))
     await archive(store, thread_id)
@@ -73,7 +73,7 @@ async def test_an_archived_thread_is_read_where_it_lies_now(store: ThreadStore) 
 
 
 @WITH_FILES
-async def test_a_path_that_takes_a_detour_within_the_home_says_the_same(store: ThreadStore) -> None:
+async def test_a_path_with_a_detour_within_the_home_finds_the_same_thread(store: ThreadStore) -> None:
     thread_id = await stored(store)
     thread = await read(store, thread_id)
     home = home_of(thread)
@@ -89,9 +89,7 @@ async def test_a_path_that_takes_a_detour_within_the_home_says_the_same(store: T
 
 
 @WITH_FILES
-async def test_a_path_that_reaches_the_home_through_a_symlink_is_within_it(
-    store: ThreadStore, tmp_path: Path
-) -> None:
+async def test_a_path_that_reaches_the_home_through_a_symlink_is_accepted(store: ThreadStore, tmp_path: Path) -> None:
     """As on macOS, where /tmp is /private/tmp."""
     thread = await read(store, await stored(store, name="A name"))
     link = tmp_path / "link"
@@ -129,7 +127,7 @@ async def test_a_symlink_out_of_the_home_is_not_followed(store: ThreadStore, tmp
     for path in (a_file, a_folder / name):
         with pytest.raises(InvalidRequest, match=r"leads? out of"):
             await by_path(store, path)
-    a_file.unlink()  # not left to those who list the home
+    a_file.unlink()  # other tests list the same home
     a_folder.unlink()
 
 
@@ -149,13 +147,13 @@ async def test_a_symlink_out_of_the_home_is_not_followed(store: ThreadStore, tmp
         pytest.param("x" * 5000, id="too long a name"),
     ],
 )
-async def test_what_is_not_the_name_of_a_rollout_is_refused(store: ThreadStore, path: str) -> None:
+async def test_a_path_that_does_not_name_a_rollout_is_refused(store: ThreadStore, path: str) -> None:
     with pytest.raises(InvalidRequest):
         await by_path(store, path)
 
 
 @WITH_FILES
-async def test_a_rollout_that_is_not_there_is_not_found(store: ThreadStore) -> None:
+async def test_a_missing_rollout_is_not_found(store: ThreadStore) -> None:
     thread_id = new_thread_id()
 
     with pytest.raises(ThreadNotFound) as failure:
@@ -165,7 +163,7 @@ async def test_a_rollout_that_is_not_there_is_not_found(store: ThreadStore) -> N
 
 
 @pytest.mark.parametrize("kind", [kinds.MEMORY])
-async def test_a_store_without_files_says_that_it_has_none(store: ThreadStore) -> None:
+async def test_a_store_without_files_does_not_support_reads_by_path(store: ThreadStore) -> None:
     await append(store, await new_thread(store), message("one"))
 
     with pytest.raises(Unsupported, match=r"does not support read_thread_by_rollout_path$") as failure:

@@ -20,14 +20,14 @@ async def test_an_unknown_thread_cannot_be_resumed(store: ThreadStore) -> None:
         await store.resume_thread(ResumeThreadParams(thread_id=new_thread_id()))
 
 
-async def test_a_thread_of_which_nothing_is_stored_cannot_be_resumed(store: ThreadStore) -> None:
+async def test_a_thread_that_is_not_stored_yet_cannot_be_resumed(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     with pytest.raises(ThreadNotFound):
         await store.resume_thread(ResumeThreadParams(thread_id=thread_id))
 
 
-async def test_resuming_returns_what_is_stored(store: ThreadStore) -> None:
+async def test_resuming_returns_the_stored_thread(store: ThreadStore) -> None:
     thread_id = await new_thread(store, cwd="/repo")
     await append(store, thread_id, message("one"))
     await update(store, thread_id, ThreadMetadataPatch(name="A name"))
@@ -39,7 +39,7 @@ async def test_resuming_returns_what_is_stored(store: ThreadStore) -> None:
     assert resumed == await read(store, thread_id)
 
 
-async def test_a_resumed_thread_is_written_on(store: ThreadStore) -> None:
+async def test_a_resumed_thread_goes_on_after_its_last_item(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"), message("two"))
     await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
@@ -50,7 +50,7 @@ async def test_a_resumed_thread_is_written_on(store: ThreadStore) -> None:
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
 
-async def test_a_thread_that_is_open_can_be_opened_again_and_closes_with_its_last_handle(store: ThreadStore) -> None:
+async def test_an_open_thread_can_be_opened_again_and_closes_with_its_last_handle(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     await store.resume_thread(ResumeThreadParams(thread_id=thread_id))
@@ -65,10 +65,10 @@ async def test_a_thread_that_is_open_can_be_opened_again_and_closes_with_its_las
 
 
 @SHARED
-async def test_another_writer_resumes_after_what_the_first_had_accepted(
+async def test_another_writer_resumes_after_the_accepted_tasks_of_the_first(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
-    """Not flushed: what is accepted is ordered, and the second writer comes behind it."""
+    """Without a flush: accepted tasks have their positions, and the second writer's come after them."""
     thread_id = await new_thread(store)
     for text in ("one", "two", "three"):
         await append(store, thread_id, message(text))
@@ -82,7 +82,7 @@ async def test_another_writer_resumes_after_what_the_first_had_accepted(
 
 
 @SHARED
-async def test_two_writers_of_one_thread_take_turns(store: ThreadStore, second_store: ThreadStore) -> None:
+async def test_two_writers_of_one_thread_can_alternate(store: ThreadStore, second_store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("a0"))
     await second_store.resume_thread(ResumeThreadParams(thread_id=thread_id))
@@ -101,6 +101,6 @@ async def test_two_writers_of_one_thread_take_turns(store: ThreadStore, second_s
     assert positions == sorted(set(positions))
 
 
-def test_an_id_that_is_no_uuid_is_refused() -> None:
+def test_an_id_that_is_not_a_uuid_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="a thread id is a UUID"):
         ResumeThreadParams(thread_id="my-thread")

@@ -59,7 +59,7 @@ async def test_words_of_users_and_of_the_agent_are_found(store: ThreadStore) -> 
     assert sorted(await found(store, word.upper())) == sorted(ids)
 
 
-async def test_what_nobody_said_is_not_found(store: ThreadStore) -> None:
+async def test_text_that_neither_user_nor_agent_said_is_not_found(store: ThreadStore) -> None:
     word = a_word()
     developer = message(word, role="developer")
     harness = [{"type": "input_text", "text": f"<environment_context>{word}</environment_context>"}]
@@ -70,7 +70,7 @@ async def test_what_nobody_said_is_not_found(store: ThreadStore) -> None:
     assert await found(store, word) == []
 
 
-async def test_a_found_thread_is_what_reading_it_returns(store: ThreadStore) -> None:
+async def test_a_found_thread_equals_the_thread_that_is_read(store: ThreadStore) -> None:
     word = a_word()
     thread_id = await stored(store, said(word), name="A name", cwd="/repo")
 
@@ -85,7 +85,7 @@ async def test_an_unknown_word_finds_nothing(store: ThreadStore) -> None:
     assert await page_of(store, a_word()) == ThreadSearchPage(items=())
 
 
-async def test_all_words_must_stand_in_one_message(store: ThreadStore) -> None:
+async def test_all_words_must_be_in_one_message(store: ThreadStore) -> None:
     one, two = a_word(), a_word()
     both = await stored(store, said(f"{two} then {one}"))
     await stored(store, said(one), message(two))
@@ -94,7 +94,7 @@ async def test_all_words_must_stand_in_one_message(store: ThreadStore) -> None:
     assert await found(store, f"{one} {two}") == [both]
 
 
-async def test_a_phrase_is_found_in_its_order_only(store: ThreadStore) -> None:
+async def test_a_phrase_is_found_only_in_its_order(store: ThreadStore) -> None:
     one, two = a_word(), a_word()
     phrase = await stored(store, said(f"the {one}, {two}!"))
     await stored(store, said(f"{two} {one}"))
@@ -104,7 +104,7 @@ async def test_a_phrase_is_found_in_its_order_only(store: ThreadStore) -> None:
     assert await found(store, f'the "{one}   {two}"') == [phrase]
 
 
-async def test_a_prefix_is_found_where_it_is_asked_for(store: ThreadStore) -> None:
+async def test_a_prefix_is_found_only_with_an_asterisk(store: ThreadStore) -> None:
     word = a_word()
     whole, longer = await stored(store, said(word)), await stored(store, said(f"{word}ing"))
 
@@ -128,7 +128,7 @@ async def test_diacritics_and_case_make_no_difference(store: ThreadStore, text: 
     "query",
     ["東京", "京都", "都", "東京都庁", "ラーメン", "メン", "東*", "に行く", "東京 ラーメン", '"東京都庁に行く"'],
 )
-async def test_scripts_without_spaces_are_found_in_the_middle(store: ThreadStore, query: str) -> None:
+async def test_text_without_spaces_between_words_is_found_by_any_part(store: ThreadStore, query: str) -> None:
     word = a_word()
     thread_id = await stored(store, said(f"{word} 今日は東京都庁に行く。ラーメンを食べる"))
 
@@ -153,7 +153,7 @@ async def test_a_word_is_found_beside_emoji_and_punctuation(store: ThreadStore, 
     ],
 )  # fmt: skip
 async def test_nothing_in_a_query_is_syntax(store: ThreadStore, query: str) -> None:
-    """Each finds the text it is itself, and fails on none."""
+    """Each query finds its own text and raises no error."""
     word = a_word()
     hostile = query.format(word)
     thread_id = await stored(store, said(f"near not and or drop table t text x 5 2 1 {word}"))
@@ -172,12 +172,12 @@ async def test_a_query_without_a_word_is_refused(store: ThreadStore, query: str)
 
 
 @pytest.mark.parametrize("query", ["", "word\ud800"], ids=["empty", "a lone surrogate"])
-def test_a_query_that_is_no_text_is_refused(kind: str, query: str) -> None:
+def test_an_invalid_query_is_refused(kind: str, query: str) -> None:
     with pytest.raises(InvalidRequest, match="search_term"):
         SearchThreadsParams(search_term=query)
 
 
-async def test_a_query_of_very_many_words_is_answered(store: ThreadStore) -> None:
+async def test_a_query_of_hundreds_of_words_is_answered(store: ThreadStore) -> None:
     words = [a_word() for _ in range(600)]
     thread_id = await stored(store, said(" ".join(words)))
 
@@ -185,7 +185,7 @@ async def test_a_query_of_very_many_words_is_answered(store: ThreadStore) -> Non
     assert await found(store, f'"{" ".join(words)}"') == [thread_id]
 
 
-async def test_a_name_is_found_and_a_former_one_no_longer(store: ThreadStore) -> None:
+async def test_a_name_is_found_and_a_former_name_is_not(store: ThreadStore) -> None:
     first, second = a_word(), a_word()
     thread_id = await stored(store, name=f"The {first} thread")
     named = await found(store, first), await found(store, second)
@@ -201,7 +201,7 @@ async def test_a_name_is_found_and_a_former_one_no_longer(store: ThreadStore) ->
     assert (await found(store, first), await found(store, second)) == ([], [])
 
 
-async def test_a_name_that_a_message_repeats_is_forgotten_alone(store: ThreadStore) -> None:
+async def test_text_of_a_message_is_found_though_a_former_name_was_the_same(store: ThreadStore) -> None:
     word = a_word()
     thread_id = await stored(store, said(word), name=word)
 
@@ -211,14 +211,14 @@ async def test_a_name_that_a_message_repeats_is_forgotten_alone(store: ThreadSto
     assert await found(store, word) == [thread_id]
 
 
-async def test_words_of_the_name_and_of_a_message_are_not_mixed(store: ThreadStore) -> None:
+async def test_words_of_the_name_and_of_a_message_do_not_match_together(store: ThreadStore) -> None:
     one, two = a_word(), a_word()
     await stored(store, said(one), name=two)
 
     assert await found(store, f"{one} {two}") == []
 
 
-async def test_archived_or_active_threads_are_searched(store: ThreadStore) -> None:
+async def test_active_and_archived_threads_are_searched_separately(store: ThreadStore) -> None:
     word = a_word()
     active, archived, back = [await stored(store, said(word)) for _ in range(3)]
     for thread_id in (archived, back):
@@ -231,7 +231,7 @@ async def test_archived_or_active_threads_are_searched(store: ThreadStore) -> No
     assert await found(store, word, archived=True) == [archived]
 
 
-async def test_filters_on_sources(store: ThreadStore) -> None:
+async def test_results_are_filtered_by_source(store: ThreadStore) -> None:
     word = a_word()
     cli, custom = await stored(store, said(word)), await stored(store, said(word), source={"custom": "x"})
 
@@ -241,7 +241,7 @@ async def test_filters_on_sources(store: ThreadStore) -> None:
     assert sorted(await found(store, word)) == sorted([cli, custom])
 
 
-async def test_pages_by_relevance_lose_nothing_and_repeat_nothing(store: ThreadStore) -> None:
+async def test_pages_by_relevance_neither_lose_nor_repeat_a_thread(store: ThreadStore) -> None:
     """Some match better than others, and some equally well."""
     word = a_word()
     ids = [await stored(store, said(f"{word} {'padding ' * (n // 3)}")) for n in range(7)]
@@ -253,7 +253,7 @@ async def test_pages_by_relevance_lose_nothing_and_repeat_nothing(store: ThreadS
     assert pages == {size: paged(whole, size) for size in (1, 2, 3, 7, 8)}
 
 
-async def test_pages_by_relevance_lose_nothing_while_other_threads_are_written(store: ThreadStore) -> None:
+async def test_pages_by_relevance_lose_no_thread_while_others_are_written(store: ThreadStore) -> None:
     word = a_word()
     ids = [await stored(store, said(f"{word} {'padding ' * n}")) for n in range(6)]
     seen: list[str] = []
@@ -272,7 +272,7 @@ async def test_pages_by_relevance_lose_nothing_while_other_threads_are_written(s
 
 @pytest.mark.parametrize("direction", list(SortDirection))
 @pytest.mark.parametrize("key", list(ThreadSortKey))
-async def test_pages_by_each_key_lose_nothing_of_one_time_and_repeat_nothing(
+async def test_pages_by_each_sort_key_neither_lose_nor_repeat_threads_with_equal_times(
     store: ThreadStore, key: ThreadSortKey, direction: SortDirection
 ) -> None:
     word = a_word()
@@ -295,12 +295,12 @@ async def test_pages_by_each_key_lose_nothing_of_one_time_and_repeat_nothing(
 
 
 @pytest.mark.parametrize("cursor", ["x", "!", "é", "e30=", "WzFd", "W10=", "IiI="])
-async def test_what_is_no_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
+async def test_a_malformed_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
         await page_of(store, "x", cursor=cursor)
 
 
-async def test_a_cursor_of_a_search_or_listing_by_another_key_is_refused(store: ThreadStore) -> None:
+async def test_a_cursor_of_a_search_or_listing_by_another_sort_key_is_refused(store: ThreadStore) -> None:
     word, cwd = a_word(), f"/{new_thread_id()}"
     for _ in range(2):
         await stored(store, said(word), cwd=cwd)
@@ -326,7 +326,7 @@ async def test_a_snippet_shows_the_match(store: ThreadStore, text: str) -> None:
     assert word in each.snippet
 
 
-async def test_a_snippet_is_of_the_text_as_it_was_written(store: ThreadStore) -> None:
+async def test_a_snippet_shows_the_text_as_it_was_written(store: ThreadStore) -> None:
     word = a_word()
     text = f"{word} 東京都庁 Café 🎉"
     await stored(store, said(text))
@@ -356,7 +356,7 @@ async def test_the_same_text_as_event_and_as_response_item_gives_one_result(stor
     assert page.next_cursor is None
 
 
-async def test_what_is_appended_later_is_found(store: ThreadStore) -> None:
+async def test_text_that_is_appended_later_is_found(store: ThreadStore) -> None:
     first, later = a_word(), a_word()
     thread_id = await stored(store, said(first))
 

@@ -6,7 +6,7 @@ from tests.nodes.items import append, history, message, new_thread, read, texts,
 from livethread import ShutdownThreadParams, ThreadMetadataPatch, ThreadNotFound, ThreadStore, new_thread_id
 
 
-async def test_what_was_accepted_is_stored_and_nothing_more_is_taken(store: ThreadStore) -> None:
+async def test_a_shutdown_stores_what_was_accepted_and_refuses_more(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     await update(store, thread_id, ThreadMetadataPatch(name="A name"))
@@ -19,7 +19,7 @@ async def test_what_was_accepted_is_stored_and_nothing_more_is_taken(store: Thre
     assert (await read(store, thread_id)).name == "A name"
 
 
-async def test_a_thread_without_an_item_leaves_nothing(store: ThreadStore) -> None:
+async def test_a_thread_without_items_leaves_nothing(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
@@ -44,4 +44,5 @@ async def test_a_thread_that_was_shut_down_can_still_be_renamed(store: ThreadSto
 
     await update(store, thread_id, ThreadMetadataPatch(name="Renamed"))
 
+    assert (await read(store, thread_id)).name == "Renamed"
     assert texts(await history(store, thread_id)) == ["one"]

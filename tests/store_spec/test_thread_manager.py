@@ -57,12 +57,10 @@ async def test_resuming_a_cold_thread_loads_it(manager: ThreadManager) -> None:
     assert manager.get(thread.thread_id) is again
 
 
-async def test_a_loaded_thread_is_patched_behind_what_it_still_has_to_report(
-    manager: ThreadManager, store: ThreadStore
-) -> None:
+async def test_a_loaded_thread_is_patched_after_its_own_appends(manager: ThreadManager, store: ThreadStore) -> None:
     thread = await a_thread(manager)
     await thread.append_items([said("a fact")])
-    await thread.append_items([{**message("held back"), "timestamp": "2100-01-01T00:00:00.000Z"}])
+    await thread.append_items([{**message("later"), "timestamp": "2100-01-01T00:00:00.000Z"}])
 
     await manager.update_thread_metadata(thread.thread_id, NAMED)
 

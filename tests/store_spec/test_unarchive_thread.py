@@ -17,7 +17,7 @@ from livethread.types import position_key
 
 
 @EVERY_READER
-async def test_the_thread_is_as_it_was_before_it_was_archived(store: ThreadStore, kind: str) -> None:
+async def test_unarchiving_undoes_archiving(store: ThreadStore, kind: str) -> None:
     thread_id = await stored(store, said("one"), name="A name", cwd="/repo")
     before = await read(store, thread_id)
     await archive(store, thread_id)
@@ -33,7 +33,7 @@ async def test_the_thread_is_as_it_was_before_it_was_archived(store: ThreadStore
 
 
 @EVERY_READER
-async def test_it_is_listed_and_resumed_again(store: ThreadStore) -> None:
+async def test_an_unarchived_thread_is_listed_and_resumed_again(store: ThreadStore) -> None:
     cwd = f"/{new_thread_id()}"
     thread_id = await stored(store, cwd=cwd)
     await archive(store, thread_id)
@@ -71,7 +71,7 @@ async def test_a_thread_that_is_not_open_can_be_unarchived_and_continued(store: 
 
 
 @SHARED
-async def test_another_writer_unarchives(store: ThreadStore, second_store: ThreadStore) -> None:
+async def test_another_writer_can_unarchive_a_thread(store: ThreadStore, second_store: ThreadStore) -> None:
     thread_id = await stored(store)
     await archive(store, thread_id)
     await flush(store, thread_id)

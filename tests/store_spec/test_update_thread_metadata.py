@@ -57,7 +57,7 @@ async def a_stored_thread(store: ThreadStore, **params: Any) -> str:
 
 
 @pytest.mark.parametrize("field", EVERY_FIELD)
-async def test_a_field_is_set_literally_and_the_others_are_left(store: ThreadStore, field: str) -> None:
+async def test_a_field_is_set_literally_and_the_others_stay(store: ThreadStore, field: str) -> None:
     thread_id = await a_stored_thread(store, cwd="/repo", git=GitInfo(branch="main"))
     before = await read(store, thread_id)
 
@@ -144,7 +144,7 @@ async def test_patches_take_effect_in_order_with_the_appends(store: ThreadStore)
     assert texts(await history(store, thread_id)) == ["one", "two"]
 
 
-async def test_a_thread_that_is_open_but_not_stored_yet_is_created_by_a_patch(store: ThreadStore) -> None:
+async def test_a_patch_stores_an_open_thread_that_is_not_stored_yet(store: ThreadStore) -> None:
     thread_id = await new_thread(store, cwd="/repo")
 
     await update(store, thread_id, ThreadMetadataPatch(name="A name"))
@@ -172,13 +172,13 @@ async def test_an_unknown_thread_cannot_be_patched(store: ThreadStore) -> None:
     [
         pytest.param({"name": "\ud800"}, id="a lone surrogate in the name"),
         pytest.param({"token_usage": {"total": math.nan}}, id="NaN"),
-        pytest.param({"token_usage": {1: 2}}, id="a key that is no string"),
+        pytest.param({"token_usage": {1: 2}}, id="a key that is not a string"),
         pytest.param({"permission_profile": object()}, id="an object"),
         pytest.param({"approval_mode": "\udfff"}, id="a lone surrogate in an untyped field"),
         pytest.param({"source": {"custom": ["\ud800"]}}, id="a lone surrogate in the source"),
     ],
 )
-async def test_a_patch_that_is_no_json_is_refused_and_the_store_goes_on(
+async def test_a_patch_that_is_not_json_is_refused_and_the_store_goes_on(
     store: ThreadStore, bad: dict[str, Any]
 ) -> None:
     thread_id = await a_stored_thread(store)
@@ -209,7 +209,7 @@ async def test_a_patch_that_is_no_json_is_refused_and_the_store_goes_on(
     ],
     ids=str,
 )
-def test_a_patch_that_makes_no_sense_is_refused(bad: dict[str, Any]) -> None:
+def test_an_invalid_patch_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         ThreadMetadataPatch.model_validate(bad)
 

@@ -39,7 +39,7 @@ def rolled_back(turns: int) -> dict[str, Any]:
 
 
 def turn(turn_id: str, *between: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the items of a turn that says when it begins and ends."""
+    """Return the items of a turn, with its start and its end."""
     return [event("task_started", turn_id=turn_id), *between, event("task_complete", turn_id=turn_id)]
 
 

@@ -1,4 +1,4 @@
-"""A deployment under fire: workers, sessions that write and read, and what decides in the end."""
+"""A deployment under fire: workers, sessions that write and read, and the final check."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
 from livethread_worker.verify import VerifyReport, verify
 
-#: Conversations that every session takes part in.
+#: Names of the conversations that all sessions share.
 THREADS = ("apples", "pears", "plums", "cherries")
 
 #: How many sessions write at the same time.
 SESSIONS = 3
 
-#: Appends that are to come through between two faults.
-BETWEEN_FAULTS = 60
+#: How many lines must be written between two faults.
+LINES_BETWEEN_FAULTS = 60
 
 
 @dataclass(slots=True)
 class Cluster:
-    """What the faults are done to."""
+    """The deployment that the faults hit."""
 
     settings: Settings
     redis_server: RedisServer
@@ -48,11 +48,11 @@ class Cluster:
     random: random.Random
     seed: int
     pace_s: float = 0.01
-    turn_over_s: float = 1e9
+    new_thread_after_s: float = 1e9
     sessions: list[ChildProcess] = field(default_factory=list)
-    #: Whether Redis may have forgotten what it had accepted.
+    #: Whether Redis may have lost accepted tasks.
     redis_lost_data: bool = False
-    #: Size and time of each rollout when its lines were counted, and how many they were.
+    #: Each rollout's size and time when its lines were last counted, and their number.
     _counted: dict[Path, tuple[tuple[int, int], int]] = field(default_factory=dict)
     _started: int = 0
 
@@ -66,7 +66,7 @@ class Cluster:
 
     @property
     def queue(self) -> str:
-        """Key of the list in which the doorbells wait."""
+        """The Redis key of the list of waiting doorbells."""
         prefix = self.settings.key_prefix
         return f"{prefix}:celery:{names.queue_name(prefix, 0)}"
 
@@ -75,7 +75,7 @@ class Cluster:
         return Home(self.settings.home)
 
     def arm(self, point: str) -> Path:
-        """Arm a fault point of the workers; return the file that appears when one of them was killed at it."""
+        """Arm a fault point of the workers; return the file that appears when a worker dies there."""
         reached = self.folder / "points" / f"{point}.reached"
         reached.unlink(missing_ok=True)
         (self.folder / "points" / point).touch()
@@ -84,7 +84,7 @@ class Cluster:
     # -- sessions ------------------------------------------------------------------------------------------
 
     def start_session(self) -> ChildProcess:
-        """Start a session; return once it is open, and ends in order when it is told to."""
+        """Start a session, and return once it is open; from then on, SIGTERM ends it in order."""
         self._started += 1
         process = f"session-{self._started}"
         plan = {
@@ -94,7 +94,7 @@ class Cluster:
             "seed": self.seed,
             "threads": list(THREADS),
             "pace_s": self.pace_s,
-            "turn_over_s": self.turn_over_s,
+            "new_thread_after_s": self.new_thread_after_s,
         }
         command = [sys.executable, session.__file__, json.dumps(plan)]
         child = ChildProcess(command, settings_env(self.settings), self.folder, process)
@@ -108,7 +108,7 @@ class Cluster:
             self.start_session()
         self.go_on()
 
-    def appended(self) -> int:
+    def line_count(self) -> int:
         """Return how many lines the rollouts have."""
         count = 0
         for _, path in self.home.rollouts():
@@ -120,42 +120,38 @@ class Cluster:
                 count += self._counted[path][1]
         return count
 
-    def go_on(self, appends: int = BETWEEN_FAULTS) -> None:
-        """Wait until so many more lines stand in the rollouts: the deployment works."""
-        due = self.appended() + appends
+    def go_on(self, lines: int = LINES_BETWEEN_FAULTS) -> None:
+        """Wait until the rollouts have *lines* more lines, which shows that the deployment works."""
+        due = self.line_count() + lines
         try:
-            wait_until(lambda: self.appended() >= due, f"{appends} more lines")
+            wait_until(lambda: self.line_count() >= due, f"{lines} more lines")
         except AssertionError as error:
             running = {child.name: child.is_running for child in self.sessions}
-            error.add_note(f"{due - self.appended()} are missing; sessions: {running}; left: {self.left()}")
+            error.add_note(f"{due - self.line_count()} are missing; sessions: {running}; left: {self.left()}")
             raise
 
     # -- the end -------------------------------------------------------------------------------------------
 
     def finish(self) -> VerifyReport:
-        """End the sessions in order, and decide."""
+        """End the sessions in order, and check the promises."""
         running = [child for child in self.sessions if child.is_running]
         for child in running:
             child.signal(signal.SIGTERM)
         for child in running:
             wait_until(lambda: not child.is_running, f"the end of {child.name}", session.CLOSING + 20)  # noqa: B023 - awaited at once
             assert child.returncode == 0, f"{child.name} ended with {child.returncode}:\n{child.logs()[-3000:]}"
-        wait_until(self.is_settled, f"empty mailboxes: {self.left()}")
+        wait_until(lambda: not self.left(), f"empty mailboxes: {self.left()}")
         asyncio.run(self.read_all())
         return verify(self.home, sorted(self.folder.glob("session-*.jsonl")), redis_lost_data=self.redis_lost_data)
 
     async def read_all(self) -> None:
-        """Read every thread: what another program wrote last is known once somebody has looked."""
+        """Read every thread, so that the index takes in what another program wrote last."""
         async with LocalThreadStore(self.settings) as store:
             for thread_id, _ in self.home.rollouts():
                 await store.read_thread(ReadThreadParams(thread_id=thread_id))
 
-    def is_settled(self) -> bool:
-        """Whether nothing waits to be applied."""
-        return not self.left()
-
     def left(self) -> dict[str, Any]:
-        """Return what waits to be applied, and what is parked."""
+        """Return the mailboxes that are not empty, and the parked threads."""
         mailboxes: dict[str, Any] = {
             str(key): self.redis.xlen(key) for key in self.redis.keys(self.keys.mailbox("*"))
         }

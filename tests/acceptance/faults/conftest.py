@@ -1,4 +1,4 @@
-"""A cluster under fire: two workers that can be killed at points, a proxy before Redis, sessions that write."""
+"""A cluster under fire: two workers with fault points, a proxy for Redis, and sessions that write."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from livethread_config import Settings
 if TYPE_CHECKING:
     from celery import Celery
 
-#: The seed of everything that is drawn; the same one asks the same of the sessions, and faults follow in the same order.
+#: The seed of all random choices: with the same seed, sessions make the same calls, and faults come in the same order.
 SEED = int(os.environ.get("LIVETHREAD_TEST_SEED") or random.randrange(10**6))
 
 
 @pytest.fixture
 def deployment(proxy: RedisProxy, tmp_path: Path) -> Settings:
-    """Claims, drains and sweeps are short, so that a fault's consequences come soon."""
+    """Settings with short claims, drains and sweeps, so that a fault has its effects soon."""
     return Settings(
         redis_url=proxy.url,
         home=tmp_path / "home",
@@ -41,7 +41,7 @@ def deployment(proxy: RedisProxy, tmp_path: Path) -> Settings:
 def celery_worker_cluster(
     deployment: Settings, celery_setup_app: Celery, tmp_path: Path
 ) -> Iterator[CeleryWorkerCluster]:
-    """Two workers, the first of which sweeps; both load the fault points."""
+    """Two workers with fault points; the first one sweeps."""
     points = tmp_path / "points"
     points.mkdir()
     options = ("--beat", "--schedule", str(tmp_path / "beat")), ()
@@ -65,8 +65,8 @@ def celery_worker_cluster(
 def cluster(
     celery_setup: CeleryTestSetup, deployment: Settings, own_redis: RedisServer, proxy: RedisProxy, tmp_path: Path
 ) -> Iterator[Cluster]:
-    """A cluster at work; what it draws follows from `SEED`, which a failure shows."""
-    print(f"LIVETHREAD_TEST_SEED={SEED}")  # noqa: T201 - shown where it fails
+    """A cluster at work; its random choices follow from `SEED`, which a failure shows."""
+    print(f"LIVETHREAD_TEST_SEED={SEED}")  # noqa: T201 - shown on failure
     workers = list(celery_setup.worker_cluster.nodes)
     cluster = Cluster(deployment, own_redis, proxy, workers, tmp_path, random.Random(SEED), SEED)
     yield cluster

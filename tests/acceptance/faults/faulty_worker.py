@@ -1,7 +1,7 @@
-"""The worker as shipped, with points at which a test may kill its process: nothing of them is in the product.
+"""The shipped worker, with fault points at which a test can kill its processes.
 
-A point is armed by a file of its name in the folder that ``FAULT_POINTS`` names; the process that reaches it removes the
-file and is gone, as by ``kill -9``.
+A file with the name of a point arms it, in the folder that ``FAULT_POINTS`` names. The process that reaches the point
+renames the file and kills itself with SIGKILL.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["app"]
 
 FOLDER = Path(os.environ["FAULT_POINTS"])
 
-#: Where a worker may be killed, in the order in which it gets there.
+#: The fault points, in the order in which a worker reaches them.
 POINTS = ("after_claim", "half_write", "after_write", "after_sync", "after_commit", "before_settle", "after_settle")
 
 
 def _take(point: str) -> bool:
-    """Whether *point* is armed; then it is no longer: one process alone is to be killed."""
+    """Disarm *point*, so that only one process dies; return whether it was armed."""
     try:
         (FOLDER / point).rename(FOLDER / f"{point}.reached")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The faults: each is done to a working cluster, and over when its function returns."""
+"""The faults: each hits a working cluster, and is over when its function returns."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from livethread_worker.embedded.processes import settings_env
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index.database import BUSY_TIMEOUT
 
-#: An hour, by which a clock is set back.
+#: How far the clock is set back.
 HOUR_MS = 3_600_000
 
 
 def worker_killed(cluster: Cluster) -> None:
-    """``kill -9`` of a worker with its pool; it is started again."""
+    """``kill -9`` of a worker with its pool, then a restart."""
     worker = _any_worker(cluster)
     worker.kill()
     cluster.go_on()
@@ -54,20 +54,21 @@ def pool_child_killed(cluster: Cluster) -> None:
 
 
 def client_killed(cluster: Cluster) -> None:
-    """``kill -9`` of a session in the middle of its appends; another begins."""
+    """``kill -9`` of a session in the middle of its appends; another one starts."""
     victim = cluster.random.choice([child for child in cluster.sessions if child.is_running])
     victim.kill()
     cluster.start_session()
 
 
 def worker_stopped(cluster: Cluster) -> None:
-    """SIGSTOP of a worker for longer than its claims hold, then SIGCONT: it wakes up with work that others may have done.
+    """SIGSTOP of a worker until its claims have expired, then SIGCONT: other workers may have done its work.
 
-    Stopped in the middle of a batch it keeps its threads' locks, and may keep the index': then nobody goes on so long.
+    A worker that is stopped in the middle of a batch keeps its threads' locks, and perhaps the lock of the index, which
+    stops the other workers, too.
     """
     group = os.getpgid(_pid(_any_worker(cluster)))
     os.killpg(group, signal.SIGSTOP)
-    time.sleep(cluster.settings.claim_ttl_s * 2)  # what is waited for is time itself
+    time.sleep(cluster.settings.claim_ttl_s * 2)  # until its claims have expired
     os.killpg(group, signal.SIGCONT)
 
 
@@ -81,12 +82,12 @@ def _killed_at(point: str) -> Callable[[Cluster], None]:
 
 
 def worker_shut_down(cluster: Cluster) -> None:
-    """Warm shutdown: the worker ends its drain first."""
+    """Warm shutdown: the worker finishes its drain first."""
     _shut_down(cluster, signal.SIGTERM)
 
 
 def worker_shut_down_cold(cluster: Cluster) -> None:
-    """Cold shutdown: the worker gives up what it is at."""
+    """Cold shutdown: the worker abandons its drain."""
     _shut_down(cluster, signal.SIGQUIT)
 
 
@@ -99,7 +100,7 @@ def _shut_down(cluster: Cluster, number: int) -> None:
 
 
 def redis_killed(cluster: Cluster) -> None:
-    """``kill -9`` of Redis, which starts again from its append-only file; one that syncs each second may lose the last."""
+    """``kill -9`` of Redis, then a restart from its append-only file, which may lack the last second."""
     cluster.redis_lost_data = True
     cluster.redis_server.kill()
     time.sleep(cluster.random.random())
@@ -107,20 +108,20 @@ def redis_killed(cluster: Cluster) -> None:
 
 
 def redis_flushed(cluster: Cluster) -> None:
-    """Redis forgets everything: the clients send again what they have not seen applied."""
+    """Redis loses everything: the clients send again every task that is not acknowledged."""
     cluster.redis_lost_data = True
     cluster.redis.flushall()
 
 
 def redis_paused(cluster: Cluster) -> None:
-    """Redis stops answering for longer than its clients' timeout, and goes on."""
+    """Redis does not answer for longer than its clients' timeout, then goes on."""
     cluster.redis_server.pause()
     time.sleep(6.0)
     cluster.redis_server.go_on()
 
 
 def connections_cut(cluster: Cluster) -> None:
-    """All connections are cut again and again, in the middle of calls and of answers."""
+    """All connections are cut again and again, in the middle of calls and of replies."""
     for _ in range(5):
         cluster.proxy.cut_reply(cluster.random.randrange(1, 40), b"EVALSHA")
         time.sleep(0.1)
@@ -129,14 +130,14 @@ def connections_cut(cluster: Cluster) -> None:
 
 
 def answers_lost(cluster: Cluster) -> None:
-    """Calls are carried out, and their answers never arrive."""
+    """Redis executes calls whose replies never arrive."""
     for _ in range(10):
         swallowed = cluster.proxy.swallow_reply(b"EVALSHA")
-        wait_until(swallowed.is_set, "a call whose answer is lost")
+        wait_until(swallowed.is_set, "a call whose reply is lost")
 
 
 def redis_slow(cluster: Cluster) -> None:
-    """Each answer of Redis comes late."""
+    """Each reply from Redis is delayed."""
     cluster.proxy.delay_s = 0.05
     try:
         cluster.go_on()
@@ -145,7 +146,7 @@ def redis_slow(cluster: Cluster) -> None:
 
 
 def doorbells_lost(cluster: Cluster) -> None:
-    """Every doorbell that waits is removed, for a while."""
+    """For a while, every waiting doorbell is removed."""
     end = time.monotonic() + 2.0
     while time.monotonic() < end:
         cluster.redis.delete(cluster.queue)
@@ -153,7 +154,7 @@ def doorbells_lost(cluster: Cluster) -> None:
 
 
 def doorbells_doubled(cluster: Cluster) -> None:
-    """Each doorbell that is heard was rung three times."""
+    """Each doorbell arrives three times."""
     for _ in range(5):
         found = cluster.redis.blpop([cluster.queue], timeout=0.5)
         if found is not None:
@@ -161,28 +162,28 @@ def doorbells_doubled(cluster: Cluster) -> None:
 
 
 def disk_full(cluster: Cluster) -> None:
-    """No file may grow, which is a full disk, to the processes that write rollouts and index; then there is space again."""
+    """Workers cannot make rollouts or index grow, as on a full disk; then there is space again."""
     _limit_files(cluster, 0)
     try:
-        time.sleep(0.5)  # what was being written when the limit came may be read back until then
-        _limit_files(cluster, 0)  # of a process that was being started, too
-        before = cluster.appended()
+        time.sleep(0.5)  # until then, a write that the limit interrupted may be taken back
+        _limit_files(cluster, 0)  # also for a process that was just starting
+        before = cluster.line_count()
         time.sleep(1.5)
-        assert cluster.appended() == before
+        assert cluster.line_count() == before
     finally:
         _limit_files(cluster, psutil.RLIM_INFINITY)
 
 
 def _limit_files(cluster: Cluster, size: int) -> None:
     for worker in cluster.workers:
-        # Not of the main process, which writes nothing but its log, and does not bear it well if it cannot.
+        # Not for the main process: it writes only its log, and fails if it cannot.
         for pid in pool_of(worker):
             with suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
 
 
 def index_locked(cluster: Cluster) -> None:
-    """Another process holds the index for longer than the workers wait for it."""
+    """Another process locks the index for longer than the workers wait."""
     with closing(sqlite3.connect(cluster.home.index, isolation_level=None, timeout=10.0)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         time.sleep(BUSY_TIMEOUT + 1.0)
@@ -190,16 +191,16 @@ def index_locked(cluster: Cluster) -> None:
 
 
 def index_deleted(cluster: Cluster) -> None:
-    """The index is removed under the running workers, who make it again."""
+    """The index is deleted under the running workers, which rebuild it."""
     for path in cluster.home.index.parent.glob(f"{cluster.home.index.name}*"):
         if path.suffix != ".lock":
             path.unlink(missing_ok=True)
 
 
 def clock_set_back(cluster: Cluster) -> None:
-    """Redis' clock was an hour ahead until now: positions, claims and delays are of a time that is yet to come."""
+    """Redis' clock is set back an hour: existing positions, claims and delays are in the future."""
     ahead = int(time.time() * 1000) + HOUR_MS
-    # Each once: a thread that is archived meanwhile would be named again, and its positions given out a second time.
+    # Each thread once: one that is archived meanwhile is listed twice, and a second reset would repeat its positions.
     for thread_id in {thread_id for thread_id, _ in cluster.home.rollouts()}:
         cluster.redis.hset(cluster.keys.writers(thread_id), "tail", f"{ahead}-0")
         for zset in (cluster.keys.ready, cluster.keys.claims):
@@ -207,20 +208,20 @@ def clock_set_back(cluster: Cluster) -> None:
 
 
 def rollout_appended_to(cluster: Cluster) -> None:
-    """Another program appends to a thread, under its lock; it is killed in the middle of a line, and ends that later."""
+    """Another program appends to a thread under its lock, dies in the middle of a line, and later completes it."""
     thread_id, _ = cluster.random.choice(list(cluster.home.rollouts()))
     line = '{"timestamp":"2026-11-23T00:00:00.000Z","type":"event_msg","payload":{"type":"foreign"}}\n'
-    for text, behind in ((line, ""), (line[:40], ""), (line[40:], line[:40])):
+    for text, end in ((line, ""), (line[:40], ""), (line[40:], line[:40])):
         with file_lock(cluster.home.thread_lock(thread_id), wait_s=60.0):
             path = cluster.home.require_rollout(thread_id)
-            if path.read_text().endswith(behind):  # else a worker has put the half line into the quarantine
+            if path.read_text().endswith(end):  # otherwise a worker has moved the half line to the quarantine
                 with path.open("a") as file:
                     file.write(text)
         cluster.go_on(20)
 
 
 def rollout_truncated(cluster: Cluster) -> None:
-    """Another program cuts a rollout, in the middle of a line: what it left stays, and the thread goes on behind it."""
+    """Another program truncates a rollout in the middle of a line: the whole lines stay, and the thread goes on."""
 
     async def write() -> list[str]:
         async with opened(cluster.settings) as store:
@@ -236,8 +237,8 @@ def rollout_truncated(cluster: Cluster) -> None:
     assert asyncio.run(write()) == [str(n) for n in (*range(18), 20)]
 
 
-def rollout_deleted(cluster: Cluster) -> None:
-    """Another program moves a rollout away: its thread is parked, and goes on when the file is back and it is retried."""
+def rollout_moved_away(cluster: Cluster) -> None:
+    """Another program moves a rollout away: its thread is parked until the file is back and a user retries."""
 
     async def write() -> list[str]:
         async with opened(cluster.settings) as store:
@@ -263,7 +264,7 @@ def _livethread(cluster: Cluster, *arguments: str) -> None:
 
 
 async def _written(store: ThreadStore, numbers: Iterable[int]) -> LiveThread:
-    """Return a thread of its own, with an item of each of *numbers*, durable."""
+    """Return a new thread with an item for each of *numbers*, flushed."""
     thread = await LiveThread.create(store, CreateThreadParams())
     for n in numbers:
         await thread.append_items([message(str(n))])
@@ -271,7 +272,7 @@ async def _written(store: ThreadStore, numbers: Iterable[int]) -> LiveThread:
     return thread
 
 
-#: Name -> what is done. All leave a working cluster behind.
+#: All faults by name. Each leaves a working cluster.
 FAULTS: dict[str, Callable[[Cluster], None]] = {
     fault.__name__: fault
     for fault in (
@@ -295,7 +296,7 @@ FAULTS: dict[str, Callable[[Cluster], None]] = {
         clock_set_back,
         rollout_appended_to,
         rollout_truncated,
-        rollout_deleted,
+        rollout_moved_away,
     )
 }
 FAULTS |= {
@@ -310,7 +311,7 @@ FAULTS |= {
         "after_settle",
     )
 }
-if sys.platform == "linux":  # only there may one process limit another
+if sys.platform == "linux":  # only Linux lets one process limit another
     FAULTS["disk_full"] = disk_full
 
 

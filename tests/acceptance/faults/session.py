@@ -1,6 +1,6 @@
-"""An agent's sessions, as a process that may be killed: several threads at once, all calls journaled.
+"""A session as a process that may be killed: it writes several threads at once, and journals all calls.
 
-It runs until SIGTERM, then flushes and closes its threads. Everything that it does follows from its seed.
+It runs until SIGTERM, then flushes and closes its threads. Its random choices follow from its seed.
 """
 
 from __future__ import annotations
@@ -37,35 +37,34 @@ from livethread import (
 )
 from livethread.journal import journaled
 
-#: Wait before what was refused is tried again.
+#: The pause before a retry.
 RETRY = 0.05  # seconds
 
-#: How long a session that is to end waits for the workers.
+#: How long a session waits for the workers before it ends.
 CLOSING = 90.0  # seconds
 
-
-#: What a session says once it writes.
+#: What a session prints when it is open.
 OPEN = "session is open"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a session is told."""
+    """The parameters of a session."""
 
     settings: dict[str, Any]
     journal: str
     process: str
     seed: int
-    #: Names of conversations; all sessions of a test write to the same.
+    #: Names of conversations; all sessions of a test share them.
     threads: list[str]
     #: Mean wait between two calls of a conversation.
     pace_s: float
-    #: Seconds after which a conversation goes on in a new thread.
-    turn_over_s: float
+    #: Seconds after which a conversation moves to a new thread.
+    new_thread_after_s: float
 
 
 class Conversation:
-    """One coroutine's thread: what it asks is drawn from its own random numbers."""
+    """One coroutine, which writes one thread after the other, with its own random numbers."""
 
     def __init__(self, store: ThreadStore, plan: Plan, name: str) -> None:
         self.store = store
@@ -76,10 +75,10 @@ class Conversation:
 
     async def run(self, stopped: asyncio.Event) -> None:
         while not stopped.is_set():
-            turn = int(time.time() / self.plan.turn_over_s)
-            thread_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.plan.seed} {self.name} {turn}"))
+            period = self.period()
+            thread_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.plan.seed} {self.name} {period}"))
             thread = await self.open(thread_id, stopped)
-            while thread and not stopped.is_set() and turn == int(time.time() / self.plan.turn_over_s):
+            while thread and not stopped.is_set() and period == self.period():
                 try:
                     await self.step(thread)
                 except ThreadNotFound:
@@ -90,8 +89,12 @@ class Conversation:
             if thread:
                 await self.close(thread)
 
+    def period(self) -> int:
+        """Return the number of the current thread, which all sessions agree on."""
+        return int(time.time() / self.plan.new_thread_after_s)
+
     async def open(self, thread_id: str, stopped: asyncio.Event) -> LiveThread | None:
-        """Create the thread, or resume it where another session was first."""
+        """Resume the thread; create it first if no session has done so."""
         while not stopped.is_set():
             try:
                 return await LiveThread.resume(self.store, ResumeThreadParams(thread_id=thread_id))
@@ -124,11 +127,11 @@ class Conversation:
                 await self.store.unarchive_thread(params)
 
     def items(self) -> list[dict[str, Any]]:
-        """Return one to three items that nobody else says; of those that a user says, metadata follows."""
+        """Return one to three items with new texts; some are user messages, from which metadata is derived."""
         items = []
         for _ in range(self.random.choice((1, 1, 1, 2, 3))):
             self.said += 1
-            text = f"{self.plan.process} says its {self.said} in {self.name}" + " etc." * self.random.randrange(40)
+            text = f"{self.plan.process}, {self.name}, item {self.said}" + " etc." * self.random.randrange(40)
             if self.random.random() < 0.1:
                 items.append({"type": "event_msg", "payload": {"type": "user_message", "message": text}})
             else:
@@ -140,14 +143,14 @@ class Conversation:
         return items
 
     async def append_until_sure(self, thread: LiveThread) -> None:
-        """Append with a key, once more than is needed: as an agent that does not remember whether it has."""
+        """Append twice with an idempotency key, as an agent does that is not sure of the first time."""
         items = self.items()
         key = f"{self.plan.process} {self.name} {self.said}"
         for _ in range(2):
             await thread.append_items(items, idempotency_key=key)
 
     async def compare_and_append(self, thread: LiveThread) -> None:
-        """Append behind the own last task, where nobody else has come in between; mostly somebody has."""
+        """Append, and once more if no other writer has come in between; usually one has."""
         receipt = await thread.append_items(self.items())
         with suppress(Conflict):
             await thread.append_items(self.items(), expected_position=receipt.position)
@@ -163,7 +166,7 @@ class Conversation:
                 return ThreadMetadataPatch(memory_mode=self.random.choice(list(MemoryMode)))
 
     async def close(self, thread: LiveThread) -> None:
-        """Flush and close, however often that takes."""
+        """Flush and close, with as many attempts as that takes."""
         end = time.monotonic() + CLOSING
         while thread.is_open:
             try:
@@ -181,7 +184,7 @@ async def main(plan: Plan) -> None:
         try:
             async with open_store(Settings(**plan.settings)) as plain:
                 with journaled(plain, Path(plan.journal), plan.process) as store:
-                    print(OPEN, flush=True)  # noqa: T201 - whoever started it waits for this
+                    print(OPEN, flush=True)  # noqa: T201 - `Cluster.start_session` waits for it
                     await asyncio.gather(*(Conversation(store, plan, name).run(stopped) for name in plan.threads))
                 return
         except Unavailable:  # no Redis yet

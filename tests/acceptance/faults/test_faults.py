@@ -1,4 +1,4 @@
-"""Every fault, done to a deployment at work; the journals of its sessions then tell whether a promise was broken."""
+"""Every fault hits a working deployment; then the journals of its sessions show whether a promise was broken."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.nodes.waiting import wait_until
 
 from livethread_config import names
 
-#: What `make test` does, one after the other to one deployment. `make test-faults` does all, each to one of its own.
+#: `make test` injects these into one deployment, one after the other; `make test-faults` injects all, each into its own.
 SELECTED = (
     "worker_killed",
     "killed_half_write",
@@ -28,16 +28,16 @@ SELECTED = (
     "answers_lost",
     "doorbells_lost",
     "index_deleted",
-    "rollout_deleted",
+    "rollout_moved_away",
 )
 
-#: After these, Redis may have forgotten what it had accepted: then the clients must live on, which send it again.
+#: These can make Redis lose accepted tasks: the clients must live on to send them again.
 LOSING = frozenset({"redis_killed", "redis_flushed"})
 
-#: Minutes for which `make test-faults` goes on with all faults at random; without, this is `make test`.
+#: For how many minutes `make test-faults` injects faults at random; 0 in `make test`.
 MINUTES = float(os.environ.get("LIVETHREAD_TEST_MINUTES") or 0)
 
-ALL = pytest.mark.skipif(not MINUTES, reason="make test-faults does this")
+ALL = pytest.mark.skipif(not MINUTES, reason="only make test-faults runs it")
 
 
 def test_no_promise_is_broken_by_one_fault_after_the_other(cluster: Cluster) -> None:
@@ -54,7 +54,7 @@ def test_no_promise_is_broken_by_one_fault_after_the_other(cluster: Cluster) -> 
 
 @ALL
 @pytest.mark.parametrize("fault", FAULTS)
-def test_no_promise_is_broken_by(cluster: Cluster, fault: str) -> None:
+def test_no_promise_is_broken_by_a_fault(cluster: Cluster, fault: str) -> None:
     cluster.start()
 
     FAULTS[fault](cluster)
@@ -68,9 +68,9 @@ def test_no_promise_is_broken_by(cluster: Cluster, fault: str) -> None:
 @ALL
 @pytest.mark.parametrize("redis_keeps_all", [True, False], ids=["Redis keeps all", "Redis loses data"])
 def test_no_promise_is_broken_by_all_faults_at_random(cluster: Cluster, redis_keeps_all: bool) -> None:
-    """Threads come to their end, too, and new ones begin. What was done and found is written where the settings say."""
+    """Conversations also move to new threads. ``LIVETHREAD_TEST_TOTALS`` names a folder for the totals."""
     names = sorted(FAULTS.keys() - LOSING) if redis_keeps_all else sorted(FAULTS.keys() - {"client_killed"})
-    cluster.turn_over_s = 20.0
+    cluster.new_thread_after_s = 20.0
     done: Counter[str] = Counter()
     end = time.monotonic() + MINUTES * 60 / 2
     cluster.start()
@@ -82,12 +82,12 @@ def test_no_promise_is_broken_by_all_faults_at_random(cluster: Cluster, redis_ke
         try:
             cluster.go_on(cluster.random.randrange(10, 200))
         except AssertionError as error:
-            error.add_note(f"behind {fault}, the {done.total()}th fault")
+            error.add_note(f"after fault {done.total()}, {fault}")
             raise
     report = cluster.finish()
 
     totals = {"seed": SEED, "redis_keeps_all": redis_keeps_all, "faults": dict(done), **asdict(report)}
-    print(json.dumps(totals, indent=2))  # noqa: T201 - shown where it fails
+    print(json.dumps(totals, indent=2))  # noqa: T201 - shown on failure
     if folder := os.environ.get("LIVETHREAD_TEST_TOTALS"):
         name = "keeps" if redis_keeps_all else "loses"
         Path(folder, f"faults-redis-{name}.json").write_text(json.dumps(totals, indent=2))
@@ -98,7 +98,7 @@ def test_no_promise_is_broken_by_all_faults_at_random(cluster: Cluster, redis_ke
 def test_a_worker_outlives_the_loss_of_redis_while_a_message_waits_in_it(
     cluster: Cluster, celery_setup: CeleryTestSetup
 ) -> None:
-    """Its pool is stopped, so that the message is not acknowledged; it has room for another, and so waits for one."""
+    """Its pool is stopped, so the message stays unacknowledged; the worker still waits for another one."""
     sweeper, worker = cluster.workers
     sweeper.kill()
     pool = [psutil.Process(pid) for pid in pool_of(worker)]

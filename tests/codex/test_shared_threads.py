@@ -1,4 +1,4 @@
-"""A thread that livethread began and both write on, one after the other: neither misses what the other did."""
+"""Livethread begins a thread, and both write it in alternation: each sees what the other wrote."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def store(home: Path) -> AsyncIterator[LocalThreadStore]:
 
 @pytest.fixture
 async def thread_id(store: LocalThreadStore) -> str:
-    """A thread with all of our turns."""
+    """A thread with `TURNS`."""
     thread = await begin(store, *TURNS)
     await thread.shutdown()
     return thread.thread_id
@@ -46,7 +46,7 @@ async def thread_id(store: LocalThreadStore) -> str:
 
 @pytest.fixture
 async def continued(serve: Serve, model: ModelServer, home: Path, thread_id: str) -> str:
-    """The thread, with a turn of codex's after ours."""
+    """The thread, with a turn of codex after ours."""
     model.answers.append(ANSWERED)
     async with serve(home) as codex:
         await codex.call("thread/resume", threadId=thread_id)
@@ -55,7 +55,7 @@ async def continued(serve: Serve, model: ModelServer, home: Path, thread_id: str
     return thread_id
 
 
-async def test_our_next_append_takes_in_what_codex_did(
+async def test_our_next_append_indexes_what_codex_wrote(
     serve: Serve, store: LocalThreadStore, home: Path, continued: str
 ) -> None:
     thread = await go_on(store, await read(store, continued), LATER)
@@ -72,14 +72,14 @@ async def test_our_next_append_takes_in_what_codex_did(
     assert shown == [*(turn.said for turn in TURNS), codexs, LATER.said]
 
 
-async def test_our_reads_show_what_codex_did(store: LocalThreadStore, continued: str) -> None:
+async def test_our_reads_show_what_codex_wrote(store: LocalThreadStore, continued: str) -> None:
     assert await summary(store, continued) == [*OURS, (ASKED, ANSWERED)]
     thread = await read(store, continued)
     assert (thread.name, thread.model) == ("Von codex 名前", "canned")
     assert await found_soon(store, "wombat") == [continued]
 
 
-async def test_what_codex_forks_from_our_thread_is_a_thread_with_our_turns(
+async def test_a_fork_by_codex_is_a_thread_with_our_turns(
     serve: Serve, model: ModelServer, store: LocalThreadStore, home: Path, thread_id: str
 ) -> None:
     model.answers.append(ANSWERED)
@@ -93,7 +93,7 @@ async def test_what_codex_forks_from_our_thread_is_a_thread_with_our_turns(
     assert await summary(store, thread_id) == OURS
 
 
-async def test_codex_sees_what_we_change_in_a_thread_that_its_own_index_knows(
+async def test_codex_sees_our_changes_of_a_thread_that_its_own_index_holds(
     serve: Serve, store: LocalThreadStore, home: Path, thread_id: str
 ) -> None:
     async with serve(home) as codex:
@@ -122,10 +122,10 @@ async def test_codex_sees_what_we_change_in_a_thread_that_its_own_index_knows(
     assert (archived, unarchived, deleted) == ([{}, {thread_id}], [{thread_id}, {}], [{}, {}])
 
 
-async def test_git_and_a_name_of_codexs_own_change_in_codex_once_its_index_is_gone(
+async def test_codex_shows_our_name_and_git_branch_once_its_index_is_deleted(
     serve: Serve, store: LocalThreadStore, home: Path, continued: str
 ) -> None:
-    """Codex reads these into ``state_*.sqlite`` once, and makes that file again from the rollouts where it is missing."""
+    """Codex reads both into ``state_*.sqlite`` only once, and rebuilds a missing file from the rollouts."""
     thread = await LiveThread.resume(store, ResumeThreadParams(thread_id=continued))
     await thread.update_metadata(ThreadMetadataPatch(name="Unser Name", git_info=GitInfoPatch(branch="unser")))
     await thread.shutdown()
