@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from livethread.errors import InvalidRequest
-from livethread.model import Model, Result, Text, UtcTime
+from livethread.model import Model, Result, StoredTime, Text, UtcTime
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import encode_json
 from livethread.thread_id import ThreadId
@@ -262,11 +262,11 @@ class StoredThread(Result):
     model_provider: str = ""
     model: str | None = None
     reasoning_effort: str | None = None
-    created_at: UtcTime
-    updated_at: UtcTime
+    created_at: StoredTime
+    updated_at: StoredTime
     #: When a turn last began; what a product sorts by.
-    recency_at: UtcTime
-    archived_at: UtcTime | None = None
+    recency_at: StoredTime
+    archived_at: StoredTime | None = None
     cwd: str = ""
     cli_version: str = ""
     originator: str = ""

@@ -88,6 +88,9 @@ UtcTime = Annotated[
     WithJsonSchema(UTC_TIME_SCHEMA, mode="serialization"),
 ]
 
+#: A time of a result, which was cut before it was stored.
+StoredTime = Annotated[AwareDatetime, WithJsonSchema(UTC_TIME_SCHEMA)]
+
 
 def _encodable(value: str) -> str:
     try:

@@ -11,6 +11,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from livethread.metadata import GitInfo, StoredThread
 from livethread.model import format_time
 from livethread.rollout.lines import encode_json
@@ -51,6 +53,7 @@ _COLUMN_OF: Final = {
     if field != "history"
 }
 
+_THREADS: Final = TypeAdapter(list[StoredThread])
 _decode: Final = json.JSONDecoder().raw_decode
 
 COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_TIME_OF, *_JSON, *_GIT, "memory_mode")
@@ -119,11 +122,11 @@ def from_rows(rows: Sequence[sqlite3.Row], root: Path) -> list[StoredThread]:
         return []
     names = rows[0].keys()
     select = itemgetter(*(names.index(column) for column in (*_COLUMN_OF.values(), *_GIT)))
-    return [_thread(select(row), root) for row in rows]
+    return _THREADS.validate_python([_fields(select(row), root) for row in rows])
 
 
-def _thread(values: tuple[Any, ...], root: Path) -> StoredThread:
-    """Return the thread of one row's values."""
+def _fields(values: tuple[Any, ...], root: Path) -> dict[str, Any]:
+    """Return the fields of the thread of one row's values."""
     # Fields that are null have their default: a thread has most of them unset.
     fields = {name: value for name, value in zip(_COLUMN_OF, values, strict=False) if value is not None}
     fields["rollout_path"] = root / fields["rollout_path"]
@@ -134,7 +137,7 @@ def _thread(values: tuple[Any, ...], root: Path) -> StoredThread:
         fields[name] = _plain(text) if text[0] == '"' else _decode(text)[0]
     git = values[-len(_GIT) :]
     fields["git_info"] = GitInfo(**dict(zip(_GIT.values(), git, strict=True))) if any(git) else None
-    return StoredThread(**fields)
+    return fields
 
 
 @lru_cache(maxsize=256)
