@@ -50,7 +50,7 @@ TABLES = {
     "unindexed_messages": {"id"},
 }
 
-#: The migrations' own table, and those of the full-text search.
+#: The tables of the migrations and of the full-text search.
 COMPANIONS = {
     "_sqlite_migrations",
     *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),

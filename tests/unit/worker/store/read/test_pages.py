@@ -94,7 +94,7 @@ class Turn:
 
 def turns_of(lines: list[bytes]) -> list[Turn]:
     """Return the turns in *lines*; each reaches to the next one, even if that was rolled back."""
-    standing: list[Turn] = []
+    kept: list[Turn] = []
     present: Turn | None = None
     is_open = False
     number = 0  # the session_meta's; a line that is not a record has no number
@@ -106,28 +106,28 @@ def turns_of(lines: list[bytes]) -> list[Turn]:
         if kind == "task_started" or (kind == "user_message" and not is_open):
             is_open = kind == "task_started"
             present = Turn(payload.get("turn_id") or f"turn-{number}", [], is_open, has_own_id="turn_id" in payload)
-            standing.append(present)
+            kept.append(present)
         elif kind in {"task_complete", "turn_aborted"}:
             named = payload.get("turn_id")
             is_others = present is not None and named not in {None, present.turn_id}
-            ended = next((turn for turn in standing[::-1] if is_others and turn.turn_id == named), present)
+            ended = next((turn for turn in kept[::-1] if is_others and turn.turn_id == named), present)
             if ended is not None and (kind == "turn_aborted" or ended.status is None):
                 completed, interrupted = types.StoredTurnStatus.COMPLETED, types.StoredTurnStatus.INTERRUPTED
                 ended.status = completed if kind == "task_complete" else interrupted
             is_open = is_open and is_others and present is not None and present.has_own_id
         elif kind == "thread_rolled_back" and payload["num_turns"] > 0:
-            standing = standing[: max(0, len(standing) - payload["num_turns"])]
+            kept = kept[: max(0, len(kept) - payload["num_turns"])]
             is_open = False
         if present is not None:
             present.lines.append(line)
-    for turn in standing:
+    for turn in kept:
         if turn.status is None and not turn.has_start_event:
             turn.status = types.StoredTurnStatus.COMPLETED
         if turn.status is None:
             turn.status = (
                 types.StoredTurnStatus.IN_PROGRESS if turn is present else types.StoredTurnStatus.INTERRUPTED
             )
-    return standing
+    return kept
 
 
 def items_in(lines: list[bytes]) -> list[RolloutItem]:
