@@ -1,4 +1,4 @@
-"""Stores and workers that the protocol's tests take apart."""
+"""Fixtures with a Redis of their own, which a test may kill, pause or fill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from livethread_config import Settings
 
 @pytest.fixture
 def own_settings(own_redis: RedisServer, tmp_path: Path) -> Settings:
-    """Settings of a deployment whose Redis the test may harm."""
+    """Return settings with a Redis of the test's own."""
     return Settings(
         redis_url=own_redis.url,
         home=tmp_path / "home",

@@ -1,4 +1,4 @@
-"""Client and worker over a real Redis, with a worker that applies when told to: who waits, and what is kept."""
+"""Client and worker on a real Redis; the worker drains only when a test says so."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def keys(settings: Settings) -> names.ShardKeys:
 
 
 async def drained_while(worker: HandWorker, call: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
-    """Return what *call* returns, while the worker drains again and again, as one that beats would."""
+    """Return the result of *call*, while the worker drains repeatedly."""
     running = asyncio.ensure_future(call)
     while not running.done():
         await asyncio.to_thread(worker.drain)
@@ -85,7 +85,7 @@ async def rollout_of(store: QueuedThreadStore, thread_id: str) -> Path:
 # -- no worker ---------------------------------------------------------------------------------------------
 
 
-async def test_without_a_worker_a_flush_says_so_and_all_is_applied_once_one_comes(
+async def test_without_a_worker_a_flush_fails_and_the_tasks_are_applied_later(
     store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
     thread_id = await new_thread(store)
@@ -114,10 +114,10 @@ async def test_a_shutdown_that_times_out_leaves_the_thread_open(settings: Settin
         assert texts(await history(store, thread.thread_id)) == ["one", "two"]
 
 
-async def test_observers_hear_of_what_is_applied_before_its_receipt_and_no_flush_asks(
+async def test_an_acknowledgement_before_the_receipt_reaches_observers_and_flushes(
     store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker's message may come before Redis' answer to the append; other threads' messages keep coming in."""
+    """A worker's message may come before Redis' answer to the append."""
     thread_id = await new_thread(store)
     writer, enqueue = store._threads.require(thread_id), store._mailboxes.enqueue
     applied: list[str] = []
@@ -126,16 +126,16 @@ async def test_observers_hear_of_what_is_applied_before_its_receipt_and_no_flush
         if isinstance(event, TasksApplied):
             applied.append(event.position)
 
-    async def answered_late(*arguments: Any) -> Any:
+    async def enqueue_with_late_answer(*arguments: Any) -> Any:
         answer = await enqueue(*arguments)
         await asyncio.to_thread(hand_worker.drain)
         await eventually(lambda: writer.applied != START, "the worker's message")
         return answer
 
     async def ask(*_: object) -> None:
-        raise AssertionError("nothing is to be asked for")
+        raise AssertionError("the store asked Redis for an acknowledgement")
 
-    monkeypatch.setattr(store._mailboxes, "enqueue", answered_late)
+    monkeypatch.setattr(store._mailboxes, "enqueue", enqueue_with_late_answer)
     monkeypatch.setattr(store._progress, "ask", ask)
     store.observers.subscribe(note)
 
@@ -145,13 +145,13 @@ async def test_observers_hear_of_what_is_applied_before_its_receipt_and_no_flush
     assert applied == [receipt.position]
 
 
-async def test_a_flush_waits_for_what_was_accepted_before_it_and_not_for_what_comes_after(
+async def test_a_flush_waits_for_earlier_appends_but_not_for_later_ones(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis_server: RedisServer
 ) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("before"))
     flushing = asyncio.ensure_future(flush(store, thread_id))
-    await asyncio.sleep(0)  # it has begun
+    await asyncio.sleep(0)  # the flush has begun
     await asyncio.to_thread(hand_worker.drain)
     await append(store, thread_id, message("after"))
 
@@ -192,7 +192,7 @@ async def test_a_read_waits_for_a_patch_to_a_thread_that_is_not_open(
 
 
 async def started(store: QueuedThreadStore, worker: HandWorker) -> Receipt:
-    """Return the receipt of the first item of a new thread; it is applied."""
+    """Return the receipt of the first append to a new thread, after it is applied."""
     thread_id = await new_thread(store)
     receipt = await append(store, thread_id, message("start"))
     await drained_while(worker, flush(store, thread_id))
@@ -200,7 +200,7 @@ async def started(store: QueuedThreadStore, worker: HandWorker) -> Receipt:
 
 
 async def overtaken(store: QueuedThreadStore, other: QueuedThreadStore, start: Receipt) -> Conflict:
-    """Have *other* append behind *start*, and return what *store* is told, which expects nothing there."""
+    """Have *other* append after *start*; return the conflict of *store*, which expects *start* to be the last."""
     await other.resume_thread(ResumeThreadParams(thread_id=start.thread_id))
     theirs = await append(other, start.thread_id, message("theirs"))
     with pytest.raises(Conflict) as conflict:
@@ -209,7 +209,7 @@ async def overtaken(store: QueuedThreadStore, other: QueuedThreadStore, start: R
     return conflict.value
 
 
-async def test_who_reads_again_after_a_conflict_sees_what_another_store_has_appended(
+async def test_a_read_after_a_conflict_shows_the_other_stores_append(
     settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
     start = await started(store, hand_worker)
@@ -226,7 +226,7 @@ async def test_who_reads_again_after_a_conflict_sees_what_another_store_has_appe
 @pytest.mark.parametrize(
     ("what", "is_applied", "left"), [("applied", True, ["start", "theirs"]), ("mailbox", False, ["start"])]
 )
-async def test_a_read_after_a_conflict_does_not_wait_for_what_redis_knows_no_longer(
+async def test_a_read_after_a_conflict_does_not_wait_for_what_redis_lost(
     settings: Settings,
     store: QueuedThreadStore,
     hand_worker: HandWorker,
@@ -235,7 +235,7 @@ async def test_a_read_after_a_conflict_does_not_wait_for_what_redis_knows_no_lon
     *,
     is_applied: bool,
 ) -> None:
-    """How far a thread is applied is forgotten in time; its mailbox goes where Redis loses it."""
+    """Redis expires a thread's applied position, and may lose its mailbox."""
     start = await started(store, hand_worker)
     async with opened(settings) as other:
         await overtaken(store, other, start)
@@ -248,7 +248,7 @@ async def test_a_read_after_a_conflict_does_not_wait_for_what_redis_knows_no_lon
         await other.discard_thread(DiscardThreadParams(thread_id=start.thread_id))
 
 
-async def test_a_read_does_not_wait_for_what_redis_has_lost(
+async def test_a_read_does_not_wait_for_tasks_that_redis_lost(
     settings: Settings, store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
     start = await started(store, hand_worker)
@@ -261,7 +261,7 @@ async def test_a_read_does_not_wait_for_what_redis_has_lost(
             assert texts(await history(other, start.thread_id)) == ["start"]
 
 
-async def test_a_thread_is_resumed_only_after_what_its_mailbox_holds_is_applied(
+async def test_a_resume_waits_for_the_tasks_in_the_mailbox(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
     thread_id = await new_thread(store)
@@ -281,12 +281,10 @@ async def test_a_thread_is_resumed_only_after_what_its_mailbox_holds_is_applied(
 # -- the mailbox's bound -----------------------------------------------------------------------------------
 
 
-async def test_a_full_mailbox_refuses_an_append_and_takes_it_again_after_a_drain(
-    settings: Settings, hand_worker: HandWorker
-) -> None:
+async def test_a_full_mailbox_refuses_an_append_until_a_drain(settings: Settings, hand_worker: HandWorker) -> None:
     async with opened(settings.model_copy(update={"mailbox_max_tasks": 3})) as store:
         thread_id, other = await new_thread(store), await new_thread(store)
-        for n in range(2):  # and the creation
+        for n in range(2):  # plus the creation
             await append(store, thread_id, message(f"{n}"))
 
         with pytest.raises(ResourceExhausted, match=r"3 tasks of thread .* wait to be applied"):
@@ -300,10 +298,10 @@ async def test_a_full_mailbox_refuses_an_append_and_takes_it_again_after_a_drain
         assert texts(await history(store, thread_id)) == ["0", "1", "2"]
 
 
-async def test_an_append_that_raises_for_a_full_mailbox_appended_nothing(
+async def test_an_append_refused_by_a_full_mailbox_stores_nothing(
     settings: Settings, hand_worker: HandWorker
 ) -> None:
-    """Else its caller, who appends again, has the items twice. The patch observed from them is a task as well."""
+    """Otherwise a caller that appends again would store the items twice. The derived patch is a task, too."""
     async with opened(settings.model_copy(update={"mailbox_max_tasks": 2})) as store:
         thread = await LiveThread.create(store, CreateThreadParams())
         accepted = []
@@ -319,7 +317,7 @@ async def test_an_append_that_raises_for_a_full_mailbox_appended_nothing(
         assert texts(await history(store, thread.thread_id)) == accepted
 
 
-async def test_a_live_thread_over_a_small_mailbox_has_every_accepted_item_once(
+async def test_a_live_thread_with_a_small_mailbox_stores_every_item_once(
     settings: Settings, hand_worker: HandWorker
 ) -> None:
     async with opened(settings.model_copy(update={"mailbox_max_tasks": 3})) as store:
@@ -344,7 +342,7 @@ def patient(settings: Settings) -> Settings:
     )
 
 
-async def test_appends_wait_for_room_without_a_worker_and_go_on_in_order_with_one(
+async def test_appends_wait_for_room_until_a_worker_drains_and_keep_their_order(
     patient: Settings, hand_worker: HandWorker
 ) -> None:
     async with opened(patient) as store:
@@ -364,7 +362,7 @@ async def test_appends_wait_for_room_without_a_worker_and_go_on_in_order_with_on
 
 
 async def test_two_writers_wait_for_room_in_the_same_mailbox(patient: Settings, hand_worker: HandWorker) -> None:
-    """Neither is beyond its own bound: Redis says that the mailbox is full."""
+    """Neither reaches its own bound: Redis reports that the mailbox is full."""
     async with opened(patient) as store, opened(patient) as other:
         thread_id = await new_thread(store)
         await append(store, thread_id, message("mine 0"))
@@ -388,7 +386,7 @@ async def test_two_writers_wait_for_room_in_the_same_mailbox(patient: Settings, 
         assert [text for text in said if text.startswith("theirs")] == [f"theirs {n}" for n in range(1, 4)]
 
 
-async def test_who_waits_too_long_for_room_or_is_cancelled_has_appended_nothing(
+async def test_an_append_that_waits_in_vain_or_is_cancelled_stores_nothing(
     patient: Settings, hand_worker: HandWorker
 ) -> None:
     async with opened(patient.model_copy(update={"backpressure_timeout_s": 0.3})) as store, opened(patient) as other:
@@ -416,7 +414,7 @@ async def test_who_waits_too_long_for_room_or_is_cancelled_has_appended_nothing(
         assert (await thread.read_thread()).title == "a title"
 
 
-async def test_bytes_are_waited_for_as_well(patient: Settings, hand_worker: HandWorker) -> None:
+async def test_appends_wait_for_room_in_bytes(patient: Settings, hand_worker: HandWorker) -> None:
     bounded = patient.model_copy(update={"mailbox_max_tasks": 100, "outbox_max_bytes": 4096})
     async with opened(bounded) as store:
         threads = [await new_thread(store) for _ in range(3)]
@@ -437,7 +435,7 @@ async def test_bytes_are_waited_for_as_well(patient: Settings, hand_worker: Hand
 
 
 @pytest.mark.parametrize("backpressure", ["refuse", "wait"])
-async def test_a_thread_is_not_created_where_its_first_append_has_no_room(
+async def test_a_thread_is_not_created_if_its_first_append_has_no_room(
     patient: Settings, hand_worker: HandWorker, backpressure: str
 ) -> None:
     bounded = {"outbox_max_bytes": 3000, "backpressure": backpressure, "backpressure_timeout_s": 0.1}
@@ -456,9 +454,7 @@ async def test_a_thread_is_not_created_where_its_first_append_has_no_room(
         assert texts(await history(store, thread_id)) == ["y" * 900]
 
 
-async def test_a_thread_that_is_discarded_lets_nobody_wait_for_room_in_it(
-    patient: Settings, hand_worker: HandWorker
-) -> None:
+async def test_discarding_a_thread_ends_the_waits_for_room_in_it(patient: Settings, hand_worker: HandWorker) -> None:
     async with opened(patient) as store:
         thread_id = await new_thread(store)
         waiting = [asyncio.ensure_future(append(store, thread_id, message(f"{n}"))) for n in range(4)]
@@ -471,11 +467,11 @@ async def test_a_thread_that_is_discarded_lets_nobody_wait_for_room_in_it(
         assert [type(result) for result in results] == [Receipt] * 2 + [ThreadNotFound] * 2
 
 
-# -- what cannot be applied --------------------------------------------------------------------------------
+# -- parking -----------------------------------------------------------------------------------------------
 
 
 async def a_parked_thread(store: QueuedThreadStore, worker: HandWorker) -> tuple[str, Path, Path]:
-    """Return a thread that is parked as its rollout was moved away, and both paths."""
+    """Return a thread that is parked because its rollout was moved, and both paths."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     await asyncio.to_thread(worker.drain)
@@ -488,7 +484,7 @@ async def a_parked_thread(store: QueuedThreadStore, worker: HandWorker) -> tuple
     return thread_id, path, away
 
 
-async def test_a_thread_whose_rollout_is_gone_is_parked_and_a_flush_says_why(
+async def test_a_thread_without_its_rollout_is_parked_and_a_flush_gives_the_reason(
     store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
     thread_id, _, _ = await a_parked_thread(store, hand_worker)
@@ -500,7 +496,7 @@ async def test_a_thread_whose_rollout_is_gone_is_parked_and_a_flush_says_why(
     assert "are kept, in order" in str(failure.value)
 
 
-async def test_the_log_of_a_worker_says_which_thread_is_parked_and_why(
+async def test_a_worker_logs_which_thread_it_parked_and_why(
     store: QueuedThreadStore, hand_worker: HandWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     thread_id, _, _ = await a_parked_thread(store, hand_worker)
@@ -525,7 +521,7 @@ async def test_other_threads_go_on_while_one_is_parked(store: QueuedThreadStore,
     assert texts(await history(store, other)) == ["one"]
 
 
-async def test_after_its_cause_is_mended_an_unparked_thread_is_applied_in_order(
+async def test_an_unparked_thread_is_applied_in_order_once_its_cause_is_fixed(
     store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
     thread_id, path, away = await a_parked_thread(store, hand_worker)
@@ -542,7 +538,7 @@ async def test_after_its_cause_is_mended_an_unparked_thread_is_applied_in_order(
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
 
-async def test_a_flush_after_an_unpark_waits_for_the_worker_and_does_not_tell_what_was(
+async def test_a_flush_after_an_unpark_waits_for_the_worker(
     store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
     thread_id, path, away = await a_parked_thread(store, hand_worker)
@@ -555,10 +551,10 @@ async def test_a_flush_after_an_unpark_waits_for_the_worker_and_does_not_tell_wh
     await drained_until_flushed(hand_worker, store, thread_id)
 
 
-async def test_what_may_work_later_is_tried_again_and_parks_after_so_many_attempts(
+async def test_a_failing_thread_is_retried_and_parked_after_the_last_attempt(
     settings: Settings, redis_server: RedisServer, hand_worker: HandWorker
 ) -> None:
-    """A symlink in the rollout's place is an `OSError`, as a full disk is."""
+    """A symlink at the rollout's path raises `OSError`, as a full disk does."""
     hand_worker.settings = settings.model_copy(update={"park_after_attempts": 2})
     async with opened(settings) as store:
         thread_id = await new_thread(store)
@@ -575,14 +571,14 @@ async def test_what_may_work_later_is_tried_again_and_parks_after_so_many_attemp
             redis_server.client.hgetall(keys(settings).attempts),
             redis_server.client.hlen(keys(settings).parked),
         )
-        wait_until(lambda: hand_worker.drain()["parked"], "the count of what is parked")
+        wait_until(lambda: hand_worker.drain()["parked"], "a parked thread")
 
         assert after_one == ({thread_id.encode(): b"1"}, 0)
         with pytest.raises(ThreadParked, match="failed 2 times"):
             await flush(store, thread_id)
 
 
-async def test_a_thread_that_another_process_writes_waits_and_that_does_not_count(
+async def test_a_locked_thread_waits_without_counting_an_attempt(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis_server: RedisServer
 ) -> None:
     """codex holds the same lock while it writes a thread."""
@@ -593,7 +589,7 @@ async def test_a_thread_that_another_process_writes_waits_and_that_does_not_coun
     hold = (
         "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.flock(f,fcntl.LOCK_EX); print('held',flush=True); input()"
     )
-    holder = subprocess.Popen(  # noqa: ASYNC220 - a small one, and the loop has nothing else to do
+    holder = subprocess.Popen(  # noqa: ASYNC220 - the loop has nothing else to do
         [sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
@@ -611,7 +607,7 @@ async def test_a_thread_that_another_process_writes_waits_and_that_does_not_coun
     assert texts(await history(store, thread_id)) == ["one"]
 
 
-async def test_an_entry_that_is_no_task_parks_its_thread_behind_what_precedes_it(
+async def test_an_entry_that_is_not_a_task_parks_its_thread_after_the_tasks_before_it(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis_server: RedisServer
 ) -> None:
     thread_id = await new_thread(store)
@@ -629,10 +625,10 @@ async def test_an_entry_that_is_no_task_parks_its_thread_behind_what_precedes_it
 # -- workers -----------------------------------------------------------------------------------------------
 
 
-async def test_a_task_of_a_worker_that_died_after_the_write_is_not_written_again(
+async def test_a_task_of_a_worker_that_died_before_it_settled_is_not_written_again(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
-    """It wrote and committed, and was killed before it settled: the next one finds the writer's counter."""
+    """The next worker finds the writer's counter in the index."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"), message("two"))
     dead = hand_worker.mailbox()
@@ -646,7 +642,7 @@ async def test_a_task_of_a_worker_that_died_after_the_write_is_not_written_again
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
 
-async def test_a_half_written_task_is_completed_and_its_torn_line_is_kept_aside(
+async def test_a_half_written_task_is_completed_and_its_torn_line_quarantined(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
     thread_id = await new_thread(store)
@@ -657,7 +653,7 @@ async def test_a_half_written_task_is_completed_and_its_torn_line_is_kept_aside(
     apply_batch(hand_worker.home, hand_worker.index(), {thread_id: claim.entries}, sync=True)
     path = next(settings.home.glob(f"sessions/*/*/*/*{thread_id}.jsonl"))
     whole = path.read_bytes()
-    # The transaction is undone, and the write stopped within the third line.
+    # Undo the transaction, and cut the write in the third line.
     hand_worker.index().db.conn.execute("DELETE FROM rollouts")
     hand_worker.index().db.conn.execute("DELETE FROM threads")
     hand_worker.index().db.conn.execute("DELETE FROM writers")
@@ -669,7 +665,7 @@ async def test_a_half_written_task_is_completed_and_its_torn_line_is_kept_aside(
     assert len(list((settings.home / "livethread" / "quarantine").iterdir())) == 1
 
 
-async def test_a_drain_that_finds_nothing_ends_and_rings_nobody(
+async def test_a_drain_that_finds_nothing_ends_without_a_doorbell(
     store: QueuedThreadStore, hand_worker: HandWorker
 ) -> None:
     counts = await asyncio.to_thread(hand_worker.drain)
@@ -678,7 +674,7 @@ async def test_a_drain_that_finds_nothing_ends_and_rings_nobody(
     assert hand_worker.rings == 0
 
 
-async def test_a_drain_reports_what_it_did(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
+async def test_a_drain_returns_its_counts(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
     for _ in range(3):
         thread_id = await new_thread(store)
         await append(store, thread_id, message("one"), message("two"))
@@ -688,9 +684,7 @@ async def test_a_drain_reports_what_it_did(store: QueuedThreadStore, hand_worker
     assert counts == {"batches": 1, "threads": 3, "tasks": 6, "lines": 6, "put_back": 0, "parked": 0}
 
 
-async def test_a_drain_leaves_no_message_unindexed_when_it_ends(
-    store: QueuedThreadStore, hand_worker: HandWorker
-) -> None:
+async def test_a_drain_leaves_no_message_unindexed(store: QueuedThreadStore, hand_worker: HandWorker) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
 
@@ -699,7 +693,7 @@ async def test_a_drain_leaves_no_message_unindexed_when_it_ends(
     assert hand_worker.index().db.execute("SELECT count(*) FROM messages_fts_docsize").fetchone()[0] == 1
 
 
-async def test_a_drain_goes_on_with_what_is_due_until_tasks_come(
+async def test_an_idle_drain_repeats_maintenance_while_there_is_more(
     store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more, done = iter([True, True, False]), []
@@ -716,7 +710,7 @@ async def test_a_drain_goes_on_with_what_is_due_until_tasks_come(
     assert done == [False, True, True, True]
 
 
-async def test_a_drain_ends_though_there_is_always_more_to_do_for_the_index(
+async def test_a_drain_ends_though_maintenance_never_finishes(
     store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = []
@@ -735,7 +729,7 @@ async def test_a_drain_ends_though_there_is_always_more_to_do_for_the_index(
 
 
 @pytest.mark.parametrize("fault", [IndexUnavailable("locked"), Unavailable("no home")])
-async def test_a_drain_that_cannot_maintain_the_index_has_done_its_work(
+async def test_a_drain_succeeds_though_maintenance_fails(
     store: QueuedThreadStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     for_the_batch = iter([hand_worker.index()])
@@ -755,10 +749,10 @@ async def test_a_drain_that_cannot_maintain_the_index_has_done_its_work(
     await flush(store, thread_id)
 
 
-# -- the same writer, plain commands ------------------------------------------------------------------------
+# -- conflicts, cancellation and closing -------------------------------------------------------------------
 
 
-async def test_a_second_process_that_creates_the_same_thread_conflicts(
+async def test_creating_the_same_thread_in_a_second_process_conflicts(
     store: QueuedThreadStore, settings: Settings, hand_worker: HandWorker
 ) -> None:
     async with opened(settings) as other:
@@ -787,7 +781,7 @@ async def test_a_cancelled_append_leaves_the_thread_usable(store: QueuedThreadSt
     assert texts(await history(store, thread_id))[-1] == "one"
 
 
-async def test_a_store_that_was_closed_answers_instead_of_waiting_for_ever(settings: Settings) -> None:
+async def test_a_closed_store_raises_instead_of_waiting(settings: Settings) -> None:
     async with opened(settings) as store:
         thread_id = await new_thread(store)
     async with asyncio.timeout(5):
@@ -796,14 +790,15 @@ async def test_a_store_that_was_closed_answers_instead_of_waiting_for_ever(setti
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_a_store_closes_though_an_answer_arrives_at_that_moment(settings: Settings, turns: int) -> None:
-    """A cancellation that meets an answer must not be lost on its way through redis-py."""
+async def test_a_store_closes_while_an_answer_arrives(settings: Settings, turns: int) -> None:
+    """redis-py must not swallow a cancellation that coincides with an answer."""
     async with opened(settings) as store:
         thread_id = await new_thread(store)
         await append(store, thread_id, message("one"))
-        under_way = asyncio.ensure_future(append(store, thread_id, message("two")))
+        pending = asyncio.ensure_future(append(store, thread_id, message("two")))
         for _ in range(turns):
             await asyncio.sleep(0)
         time.sleep(0.02)  # noqa: ASYNC251 - the loop must not see the answer before the store is closed
 
-    await asyncio.gather(under_way, return_exceptions=True)
+    [result] = await asyncio.gather(pending, return_exceptions=True)
+    assert isinstance(result, Receipt | ThreadStoreError | asyncio.CancelledError), result

@@ -1,4 +1,4 @@
-"""A real Celery worker, in this process: doorbells, events, and the order tasks as those who watch see them."""
+"""A real Celery worker in this process: doorbells, and the events that Flower shows."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ async def store(worker: None, settings: Settings) -> AsyncIterator[QueuedThreadS
 
 
 class Watcher:
-    """Hears Celery's events as Flower does."""
+    """Receives Celery's events as Flower does."""
 
     def __init__(self, settings: Settings) -> None:
         self.events: list[dict[str, Any]] = []
         self._app = Celery("watcher", set_as_current=False)
         self._app.conf.update(celery_settings(settings))
         self._is_listening = threading.Event()
-        self._ended = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> Self:
@@ -67,12 +67,12 @@ class Watcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        self._stop.set()
         self._thread.join(10)
         self._app.close()
 
     def of(self, kind: str, thread_id: str) -> list[dict[str, Any]]:
-        """Return the events of *kind* about tasks of the thread."""
+        """Return the events of *kind* about the thread's tasks."""
         uuids = {
             event["uuid"]
             for event in tuple(self.events)
@@ -83,9 +83,9 @@ class Watcher:
     def _listen(self) -> None:
         with self._app.connection_for_read() as connection:
             receiver = self._app.events.Receiver(connection, handlers={"*": self.events.append})
-            with receiver.consumer_context() as (consuming, _, _):  # a connection of its own
+            with receiver.consumer_context() as (consuming, _, _):  # Celery opens a separate connection
                 self._is_listening.set()
-                while not self._ended.is_set():
+                while not self._stop.is_set():
                     with contextlib.suppress(TimeoutError):
                         consuming.drain_events(timeout=0.2)
 
@@ -99,8 +99,8 @@ async def test_a_thread_is_written_and_read_end_to_end(store: QueuedThreadStore)
     assert texts(await history(store, thread.thread_id)) == [f"{n}" for n in range(20)]
 
 
-async def test_a_lost_doorbell_delays_and_loses_nothing(settings: Settings, redis_server: RedisServer) -> None:
-    """The doorbell's message is deleted from the queue before a worker takes it."""
+async def test_a_lost_doorbell_loses_no_task(settings: Settings, redis_server: RedisServer) -> None:
+    """The doorbell is deleted from the queue before a worker takes it."""
     queue = f"{settings.key_prefix}:celery:{names.queue_name(settings.key_prefix, 0)}"
     async with opened(settings) as store:
         thread_id = await new_thread(store)
@@ -123,9 +123,7 @@ async def test_a_burst_on_many_threads_is_applied(store: QueuedThreadStore) -> N
     assert [texts(await history(store, id_)) for id_ in threads] == [[f"{n}" for n in range(10)]] * 20
 
 
-async def test_every_ordered_task_is_a_task_to_those_who_watch_and_tells_no_contents(
-    settings: Settings, store: QueuedThreadStore
-) -> None:
+async def test_every_task_has_celery_events_without_contents(settings: Settings, store: QueuedThreadStore) -> None:
     with Watcher(settings) as watcher:
         thread_id = await new_thread(store, cwd="/secret")
         receipts = [
@@ -152,9 +150,7 @@ async def test_every_ordered_task_is_a_task_to_those_who_watch_and_tells_no_cont
     assert "secret" not in repr(watcher.events)
 
 
-async def test_a_poisoned_task_is_a_failed_task_to_those_who_watch(
-    settings: Settings, store: QueuedThreadStore
-) -> None:
+async def test_a_poisoned_task_fails_in_celery_events(settings: Settings, store: QueuedThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     await flush(store, thread_id)
@@ -174,7 +170,7 @@ async def test_a_poisoned_task_is_a_failed_task_to_those_who_watch(
     assert "secret" not in repr(watcher.events)
 
 
-async def test_an_entry_that_is_no_task_is_a_failed_task_to_those_who_watch(
+async def test_an_entry_that_is_not_a_task_fails_in_celery_events(
     settings: Settings, store: QueuedThreadStore, redis_server: RedisServer
 ) -> None:
     with Watcher(settings) as watcher:
@@ -191,15 +187,15 @@ async def test_an_entry_that_is_no_task_is_a_failed_task_to_those_who_watch(
     assert "secret" not in repr(watcher.events)
 
 
-async def test_plain_redis_commands_in_the_scripts_layout_are_applied(
+async def test_tasks_of_a_plain_redis_client_are_applied(
     settings: Settings, redis_server: RedisServer, store: QueuedThreadStore
 ) -> None:
-    """A client in any language: EVAL with the shipped script, and a doorbell where it says so."""
+    """A client in any language can call the shipped script with EVAL."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     keys = names.ShardKeys(settings.key_prefix, 0)
     shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
-    of_thread = [
+    thread_keys = [
         keys.mailbox(thread_id),
         keys.writers(thread_id),
         keys.applied(thread_id),
@@ -211,7 +207,7 @@ async def test_plain_redis_commands_in_the_scripts_layout_are_applied(
     arguments += [1, "", "", "", task, line]
 
     reply: Any = redis_server.client.eval(
-        load_script("livethread.queued", "enqueue"), 12, *shard, *of_thread, *arguments
+        load_script("livethread.queued", "enqueue"), 12, *shard, *thread_keys, *arguments
     )
 
     ring, [status, last, position, tail, fresh] = reply
@@ -222,8 +218,8 @@ async def test_plain_redis_commands_in_the_scripts_layout_are_applied(
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
 
-async def test_beat_has_cold_rollouts_compressed_where_the_settings_say_so(settings: Settings) -> None:
-    """What beat would send is sent: the schedule's task to the schedule's queue."""
+async def test_beats_schedule_compresses_cold_rollouts_if_configured(settings: Settings) -> None:
+    """The test sends the scheduled Celery task, as beat would."""
     settings = settings.model_copy(update={"compress_after_days": 1})
     with celery_worker(settings):
         async with opened(settings) as store:

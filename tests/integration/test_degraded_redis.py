@@ -1,4 +1,4 @@
-"""Stores over a Redis that is not there yet, goes away, or is slow: they go on, up to their bounds, and in order."""
+"""Stores keep going, within their bounds and in order, while Redis is missing, down or slow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ THREADS = 5
 
 @pytest.fixture
 def hasty(own_settings: Settings) -> Settings:
-    """Settings of a session that does not stand still for Redis."""
+    """Return settings of a session that does not wait for Redis."""
     return own_settings.model_copy(update={"enqueue_timeout_s": 0.05, "require_redis": False})
 
 
@@ -43,7 +43,7 @@ async def proxied(proxy: RedisProxy, own_settings: Settings) -> AsyncIterator[Qu
 
 
 async def queue(store: QueuedThreadStore, thread_id: str, text: str) -> None:
-    """Append as a session does that goes on where its item is queued."""
+    """Append, and accept that the item is only queued."""
     try:
         await append(store, thread_id, message(text))
     except Unavailable as error:
@@ -56,16 +56,16 @@ async def append_all(store: QueuedThreadStore, thread_id: str, numbers: range) -
         await queue(store, thread_id, f"{n}")
 
 
-async def all_are_applied_in_order(store: QueuedThreadStore, threads: list[str], count: int) -> None:
+async def assert_all_applied_in_order(store: QueuedThreadStore, threads: list[str], count: int) -> None:
     await asyncio.gather(*(flush(store, thread_id, timeout_s=15) for thread_id in threads))
     expected = [f"{n}" for n in range(count)]
     assert [texts(await history(store, thread_id)) for thread_id in threads] == [expected] * len(threads)
 
 
-# -- not there yet -----------------------------------------------------------------------------------------
+# -- no Redis at the start ---------------------------------------------------------------------------------
 
 
-async def test_a_store_opened_without_redis_takes_new_threads_and_sends_them_in_order(
+async def test_a_store_opened_without_redis_sends_new_threads_later_in_order(
     hasty: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     own_redis.kill()
@@ -80,13 +80,13 @@ async def test_a_store_opened_without_redis_takes_new_threads_and_sends_them_in_
         own_redis.start()
 
         async with draining(own_worker):
-            await all_are_applied_in_order(store, threads, 5)
+            await assert_all_applied_in_order(store, threads, 5)
 
 
-async def test_the_listener_of_a_store_that_was_opened_without_redis_connects_by_itself(
+async def test_the_listener_of_a_store_opened_without_redis_connects_later(
     hasty: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """Nobody flushes and so nobody asks: what is applied can only be heard."""
+    """Without a flush, the store learns of applied tasks only from publications."""
     own_redis.kill()
     async with opened(hasty) as store:
         thread_id = await new_thread(store)
@@ -96,9 +96,10 @@ async def test_the_listener_of_a_store_that_was_opened_without_redis_connects_by
 
         async with draining(own_worker):
             await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the publication")
+            assert texts(await history(store, thread_id)) == ["0"]
 
 
-async def test_what_was_published_while_the_listener_was_away_is_asked_for_when_it_is_back(
+async def test_a_listener_that_reconnects_asks_for_what_it_missed(
     own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     async with opened(own_settings) as store:
@@ -107,10 +108,11 @@ async def test_what_was_published_while_the_listener_was_away_is_asked_for_when_
         own_redis.client.client_kill_filter(_type="pubsub")
         await asyncio.to_thread(own_worker.drain)
 
-        await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the question")
+        await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the answer")
+        assert texts(await history(store, thread_id)) == ["0"]
 
 
-async def test_without_redis_what_needs_it_says_so_and_what_does_not_works(
+async def test_without_redis_only_the_calls_that_need_it_fail(
     hasty: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     async with opened(hasty) as before:
@@ -139,23 +141,23 @@ async def test_without_redis_what_needs_it_says_so_and_what_does_not_works(
         assert texts(await history(store, known)) == ["0"]
 
 
-async def test_without_redis_a_session_goes_on_up_to_its_bound(
+async def test_without_redis_a_session_appends_up_to_its_bound(
     hasty: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     own_redis.kill()
     async with opened(hasty.model_copy(update={"mailbox_max_tasks": 4})) as store:
         thread_id = await new_thread(store)
-        await append_all(store, thread_id, range(3))  # and the creation
+        await append_all(store, thread_id, range(3))  # plus the creation
 
         with pytest.raises(ResourceExhausted):
             await append(store, thread_id, message("refused"))
 
         own_redis.start()
         async with draining(own_worker):
-            await all_are_applied_in_order(store, [thread_id], 3)
+            await assert_all_applied_in_order(store, [thread_id], 3)
 
 
-async def test_without_redis_who_waits_for_room_is_let_in_when_it_comes(
+async def test_appends_that_wait_for_room_without_redis_are_accepted_later(
     hasty: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     own_redis.kill()
@@ -173,15 +175,15 @@ async def test_without_redis_who_waits_for_room_is_let_in_when_it_comes(
 
         async with draining(own_worker):
             await asyncio.gather(*waiting)
-            await all_are_applied_in_order(store, [thread_id], 9)
+            await assert_all_applied_in_order(store, [thread_id], 9)
         assert waited
 
 
-# -- gone for a while --------------------------------------------------------------------------------------
+# -- Redis down for a while --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["killed", "hung"])
-async def test_threads_append_while_redis_is_gone_and_each_keeps_its_order(
+async def test_threads_append_in_order_while_redis_is_down(
     hasty: Settings, own_redis: RedisServer, own_worker: HandWorker, how: str
 ) -> None:
     async with opened(hasty) as store:
@@ -196,10 +198,10 @@ async def test_threads_append_while_redis_is_gone_and_each_keeps_its_order(
 
         await asyncio.gather(*(append_all(store, thread_id, range(15, 20)) for thread_id in threads))
         async with draining(own_worker):
-            await all_are_applied_in_order(store, threads, 20)
+            await assert_all_applied_in_order(store, threads, 20)
 
 
-async def test_metadata_of_items_that_were_queued_while_redis_was_gone_is_applied_as_well(
+async def test_derived_patches_queued_while_redis_is_down_are_applied(
     hasty: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     own_redis.kill()
@@ -217,10 +219,10 @@ async def test_metadata_of_items_that_were_queued_while_redis_was_gone_is_applie
             assert (await thread.read_thread()).title == "A title"
 
 
-# -- slow, or losing connections ---------------------------------------------------------------------------
+# -- slow or lost connections ------------------------------------------------------------------------------
 
 
-async def test_over_a_slow_redis_all_goes_out_in_order(
+async def test_a_slow_redis_receives_all_tasks_in_order(
     proxied: QueuedThreadStore, proxy: RedisProxy, own_worker: HandWorker
 ) -> None:
     proxy.delay_s = 0.05
@@ -229,10 +231,10 @@ async def test_over_a_slow_redis_all_goes_out_in_order(
     await asyncio.gather(*(append_all(proxied, thread_id, range(10)) for thread_id in threads))
 
     async with draining(own_worker):
-        await all_are_applied_in_order(proxied, threads, 10)
+        await assert_all_applied_in_order(proxied, threads, 10)
 
 
-async def test_a_task_whose_answer_was_swallowed_is_there_once(
+async def test_a_task_whose_answer_was_lost_is_applied_once(
     proxied: QueuedThreadStore, proxy: RedisProxy, own_worker: HandWorker
 ) -> None:
     thread_id = await new_thread(proxied)
@@ -243,10 +245,10 @@ async def test_a_task_whose_answer_was_swallowed_is_there_once(
 
     assert all(event.is_set() for event in swallowed)
     async with draining(own_worker):
-        await all_are_applied_in_order(proxied, [thread_id], 4)
+        await assert_all_applied_in_order(proxied, [thread_id], 4)
 
 
-async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
+async def test_repeatedly_cut_connections_neither_lose_nor_repeat_a_task(
     proxied: QueuedThreadStore, proxy: RedisProxy, own_worker: HandWorker
 ) -> None:
     threads = [await new_thread(proxied) for _ in range(THREADS)]
@@ -258,4 +260,4 @@ async def test_connections_that_are_cut_again_and_again_lose_and_double_nothing(
 
     await appending
     async with draining(own_worker):
-        await all_are_applied_in_order(proxied, threads, 40)
+        await assert_all_applied_in_order(proxied, threads, 40)

@@ -1,4 +1,4 @@
-"""Appends that bring the patch derived from them: what the mailbox holds, what the caller and observers learn."""
+"""Appends with derived patches: what the mailbox holds, and what the caller and observers get."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ async def store(settings: Settings) -> AsyncIterator[QueuedThreadStore]:
         yield store
 
 
-class Held:
-    """The mailbox of a thread as Redis holds it."""
+class MailboxContents:
+    """A thread's mailbox in Redis."""
 
     def __init__(self, redis_server: RedisServer, settings: Settings, thread_id: str) -> None:
         self._redis: Any = redis_server.client
@@ -67,11 +67,11 @@ async def append(store: QueuedThreadStore, thread_id: str, text: str, **more: An
     )
 
 
-async def test_five_appends_to_a_new_thread_bring_its_creation_and_their_patches(
+async def test_appends_enqueue_the_creation_and_their_derived_patches(
     store: QueuedThreadStore, redis_server: RedisServer, settings: Settings
 ) -> None:
     thread_id, events = await new_thread(store), list[object]()
-    held = Held(redis_server, settings, thread_id)
+    held = MailboxContents(redis_server, settings, thread_id)
     store.observers.subscribe(events.append)
 
     receipts = [await append(store, thread_id, f"{n}") for n in range(5)]
@@ -85,14 +85,14 @@ async def test_five_appends_to_a_new_thread_bring_its_creation_and_their_patches
     ]
 
 
-async def test_the_patch_says_what_it_follows_from_and_has_the_time_of_its_append(
+async def test_a_derived_patch_is_marked_and_has_the_time_of_its_append(
     store: QueuedThreadStore, redis_server: RedisServer, settings: Settings
 ) -> None:
     thread_id = await new_thread(store)
 
     await append(store, thread_id, "a title")
 
-    _, appended, patch = Held(redis_server, settings, thread_id).tasks()
+    _, appended, patch = MailboxContents(redis_server, settings, thread_id).tasks()
     assert patch == {
         "op": "update_thread_metadata",
         "derived": True,
@@ -112,7 +112,9 @@ async def test_a_receipt_serves_as_the_next_expected_position(
     with pytest.raises(Conflict):
         await append(store, thread_id, "stale", expected_position=first.position)
 
-    assert Held(redis_server, settings, thread_id).ops()[1:] == ["append_items", "update_thread_metadata"] * 2
+    assert (
+        MailboxContents(redis_server, settings, thread_id).ops()[1:] == ["append_items", "update_thread_metadata"] * 2
+    )
 
 
 async def test_an_empty_patch_is_not_sent(
@@ -122,12 +124,14 @@ async def test_an_empty_patch_is_not_sent(
 
     receipt = await append(store, thread_id, "1", metadata=MetadataUpdate(patch=ThreadMetadataPatch()))
 
-    held = Held(redis_server, settings, thread_id)
+    held = MailboxContents(redis_server, settings, thread_id)
     assert held.ops() == ["create_thread", "append_items"]
     assert receipt.position == held.positions()[-1]
 
 
-async def test_a_mailbox_with_one_place_left_takes_neither(redis_server: RedisServer, settings: Settings) -> None:
+async def test_a_mailbox_with_room_for_one_task_accepts_neither(
+    redis_server: RedisServer, settings: Settings
+) -> None:
     async with opened(settings.model_copy(update={"mailbox_max_tasks": 4})) as store:
         thread_id = await new_thread(store)
         await append(store, thread_id, "1")
@@ -136,7 +140,7 @@ async def test_a_mailbox_with_one_place_left_takes_neither(redis_server: RedisSe
             await append(store, thread_id, "2")
         await append(store, thread_id, "3", metadata=None)
 
-    assert Held(redis_server, settings, thread_id).ops()[1:] == [
+    assert MailboxContents(redis_server, settings, thread_id).ops()[1:] == [
         "append_items",
         "update_thread_metadata",
         "append_items",
@@ -152,13 +156,13 @@ async def test_a_cancelled_append_is_stored_with_its_patch(
 
     appending.cancel()
 
-    held = Held(redis_server, settings, thread_id)
+    held = MailboxContents(redis_server, settings, thread_id)
     await eventually(lambda: len(held.ops()) == 3, "the tasks")
     assert held.ops()[1:] == ["append_items", "update_thread_metadata"]
     assert appending.cancelled()
 
 
-async def test_an_explicit_patch_says_which_fields_it_sets_only_if_unset(
+async def test_an_explicit_patch_names_the_fields_that_it_sets_only_if_unset(
     store: QueuedThreadStore, redis_server: RedisServer, settings: Settings
 ) -> None:
     thread_id = await new_thread(store)
@@ -170,5 +174,5 @@ async def test_an_explicit_patch_says_which_fields_it_sets_only_if_unset(
         )
     )
 
-    patch = Held(redis_server, settings, thread_id).tasks()[-1]
+    patch = MailboxContents(redis_server, settings, thread_id).tasks()[-1]
     assert (patch["only_if_unset"], "derived" in patch) == (["title"], False)

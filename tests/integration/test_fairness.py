@@ -1,4 +1,4 @@
-"""Threads that have much to apply, and others that have little: who is claimed when, counted in claims."""
+"""The order in which threads with many and with few tasks are claimed."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ LINE = json.dumps({"timestamp": "2026-01-01T00:00:00.000Z", "type": "event_msg",
 
 
 class Backlog:
-    """Mailboxes that were filled while there was no worker, and a worker that claims and settles, and applies nothing."""
+    """Mailboxes filled without a worker, and a worker that claims and settles without applying."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
         self.settings = settings
         self.keys = names.ShardKeys(settings.key_prefix, 0)
         self.mailbox = Mailbox(self.redis, settings, 0)
-        self._places = itertools.count(1)
+        self._scores = itertools.count(1)
 
     def thread(self, tasks: int, line: str = LINE) -> str:
-        """Return a thread with *tasks* that became ready behind all others."""
+        """Return a thread with *tasks* tasks that became ready after all others."""
         thread_id = new_thread_id()
         with self.redis.pipeline(transaction=False) as pipeline:
             for n in range(1, tasks + 1):
                 fields = {"writer": "w", "n": n, "task": TASK, "lines": line}
                 pipeline.xadd(self.keys.mailbox(thread_id), fields, id=f"1-{n}")  # type: ignore[arg-type]  # invariant
-            pipeline.zadd(self.keys.ready, {thread_id: next(self._places)})
+            pipeline.zadd(self.keys.ready, {thread_id: next(self._scores)})
             pipeline.execute()
         return thread_id
 
     def claim(self) -> dict[str, int]:
-        """Claim and settle once; return how many tasks of which thread were claimed."""
+        """Claim and settle once; return how many tasks were claimed, by thread."""
         claims = self.mailbox.claim()[1]
         self.mailbox.settle(claims, {claim.thread_id: self.done(claim) for claim in claims})
         return {claim.thread_id: len(claim.entries) for claim in claims}
@@ -66,7 +66,7 @@ def backlog(redis_server: RedisServer, settings: Settings) -> Backlog:
     return Backlog(redis_server.client, settings)
 
 
-def test_beside_a_hot_thread_others_are_claimed_at_once(backlog: Backlog) -> None:
+def test_threads_are_claimed_together_with_a_hot_thread(backlog: Backlog) -> None:
     hot = backlog.thread(5_000)
     others = [backlog.thread(100) for _ in range(10)]
 
@@ -75,7 +75,7 @@ def test_beside_a_hot_thread_others_are_claimed_at_once(backlog: Backlog) -> Non
     assert claimed == {hot: TASKS_PER_THREAD, **dict.fromkeys(others, 100)}
 
 
-def test_a_hot_thread_that_had_its_turn_goes_behind_the_others(redis_server: RedisServer, settings: Settings) -> None:
+def test_a_hot_thread_is_queued_again_after_the_others(redis_server: RedisServer, settings: Settings) -> None:
     backlog = Backlog(redis_server.client, settings.model_copy(update={"claim_tasks": TASKS_PER_THREAD}))
     hot = backlog.thread(5_000)
     others = [backlog.thread(100) for _ in range(10)]
@@ -90,7 +90,7 @@ def test_a_hot_thread_that_had_its_turn_goes_behind_the_others(redis_server: Red
     ]
 
 
-def test_what_comes_while_a_hot_thread_is_claimed_stands_before_its_rest(backlog: Backlog) -> None:
+def test_a_thread_that_becomes_ready_during_a_claim_precedes_the_claimed_one(backlog: Backlog) -> None:
     hot = backlog.thread(5_000)
     claims = backlog.mailbox.claim()[1]
     other = backlog.thread(600)
@@ -100,10 +100,10 @@ def test_what_comes_while_a_hot_thread_is_claimed_stands_before_its_rest(backlog
     assert list(backlog.claim()) == [other, hot]
 
 
-def test_a_thread_with_few_tasks_does_not_wait_for_hundreds_of_hot_ones(
+def test_a_thread_with_few_tasks_does_not_wait_for_hundreds_of_hot_threads(
     redis_server: RedisServer, settings: Settings
 ) -> None:
-    """Four hot ones spend the budget of a claim; in their order, the last would have to wait for 65."""
+    """Four hot threads use up a claim; in plain order, the last thread would come in the 65th claim."""
     backlog = Backlog(redis_server.client, settings.model_copy(update={"claim_tasks": 240}))
     hot = [backlog.thread(60) for _ in range(256)]
     cold = backlog.thread(FEW_TASKS)
@@ -113,8 +113,8 @@ def test_a_thread_with_few_tasks_does_not_wait_for_hundreds_of_hot_ones(
     assert claimed == {**dict.fromkeys(hot[:4], 60), cold: FEW_TASKS}
 
 
-def test_threads_with_few_tasks_do_not_hold_up_hot_ones(redis_server: RedisServer, settings: Settings) -> None:
-    """However many of them come, the oldest threads are served in each claim."""
+def test_threads_with_few_tasks_do_not_hold_up_hot_threads(redis_server: RedisServer, settings: Settings) -> None:
+    """Each claim serves the oldest threads, however many threads with few tasks come."""
     backlog = Backlog(redis_server.client, settings.model_copy(update={"claim_tasks": 240}))
     hot = [backlog.thread(600) for _ in range(3)]
     served = dict.fromkeys(hot, 0)
@@ -129,17 +129,17 @@ def test_threads_with_few_tasks_do_not_hold_up_hot_ones(redis_server: RedisServe
     assert list(served.values()) == [600] * 3
 
 
-def test_every_hot_thread_has_its_turn(redis_server: RedisServer, settings: Settings) -> None:
+def test_hot_threads_are_claimed_in_order(redis_server: RedisServer, settings: Settings) -> None:
     backlog = Backlog(redis_server.client, settings.model_copy(update={"claim_tasks": 240}))
     hot = [backlog.thread(240) for _ in range(20)]
 
-    turns = [next(iter(backlog.claim())) for _ in range(20)]
+    claimed = [next(iter(backlog.claim())) for _ in range(20)]
 
-    assert turns == hot
+    assert claimed == hot
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_beside_threads_of_large_items_others_are_claimed_at_once(
+def test_threads_are_claimed_together_with_threads_of_large_items(
     backlog: Backlog, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(mailbox_module, "CLAIM_BYTES", 100_000)
@@ -151,7 +151,7 @@ def test_beside_threads_of_large_items_others_are_claimed_at_once(
     assert claimed == {large[0]: 2, cold: 2}
 
 
-def test_all_budgets_hold_however_many_threads_have_few_tasks(redis_server: RedisServer, settings: Settings) -> None:
+def test_threads_with_few_tasks_do_not_exceed_a_claims_limits(redis_server: RedisServer, settings: Settings) -> None:
     backlog = Backlog(redis_server.client, settings.model_copy(update={"claim_tasks": 240, "claim_threads": 8}))
     hot = [backlog.thread(240) for _ in range(2)]
     for _ in range(30):
@@ -165,7 +165,7 @@ def test_all_budgets_hold_however_many_threads_have_few_tasks(redis_server: Redi
 
 
 class Clock:
-    """A monotonic clock that moves on whenever it is looked at."""
+    """A monotonic clock that advances whenever it is read."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -176,10 +176,10 @@ class Clock:
 
 
 @pytest.mark.parametrize(("shards", "batches"), [(1, 10), (2, 3)])
-def test_a_drain_of_one_of_several_shards_makes_room_for_the_others(
+def test_a_drain_of_one_of_several_shards_ends_early_for_the_others(
     hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch, shards: int, batches: int
 ) -> None:
-    """A worker process drains one at a time; where there is one shard only, nobody waits for it."""
+    """A worker process drains one shard at a time; with a single shard, no other drain waits."""
     settings = hand_worker.settings.model_copy(update={"shards": shards, "claim_tasks": 10})
     backlog = Backlog(hand_worker.redis, settings)
     backlog.thread(100)

@@ -1,8 +1,9 @@
-"""Two workers and three writers over a real Redis, interleaved at every call that one of them makes to it.
+"""Two workers and three writers on a real Redis, interleaved at every call to it.
 
-Each is a thread that stops before and behind each call; Hypothesis says who goes on, whose connection breaks, who is
-killed, and when: also within the files. The scripts are those that ship, but that they are told the time. What Redis
-accepted is the truth: it must stand in the rollouts, once, in the order of its positions.
+Each of these actors is an operating-system thread that stops before and after each call. Hypothesis chooses which actor
+goes on, loses its connection or is killed, and when, even within a change to a file. The scripts are the shipped ones,
+except that the test sets their clock. Everything that Redis accepted must be in the rollouts, once and in the order of
+the positions.
 """
 
 from __future__ import annotations
@@ -62,27 +63,27 @@ THREADS: Final = [thread_id(1), thread_id(2)]
 WORKERS: Final = 2
 WRITERS: Final = 3
 
-#: A time that goes by: longer than a claim holds.
+#: How far the clock moves at once: longer than a claim is valid.
 WHILE: Final = 60  # seconds
 
-#: Two drains that end, and a sweep between them, settle all that a fault leaves; more than that is a fault itself.
+#: Two drains and a sweep between them clean up after any failure; more than that is a fault.
 ROUNDS: Final = 6
-#: Steps of a drain that finds nothing, and of the start of the next.
+#: Enough steps for a drain that finds nothing and for the start of the next one.
 DRAIN_STEPS: Final = 10
-#: Steps in which all that is written comes to rest, by far.
+#: More than enough steps to finish everything.
 STEPS: Final = 5_000
 
-#: What a writer does at once: to which thread, how many tasks, of which kind.
+#: One step of a writer: the thread, the number of tasks, and their kind.
 Step = tuple[int, int, str]
 KINDS: Final = ("append", "append", "pair", "patch", "archive", "unarchive")
 PROGRAM: Final = st.lists(
     st.tuples(st.sampled_from([0, 1]), st.integers(1, 3), st.sampled_from(KINDS)), min_size=1, max_size=4
 )
-WHO: Final = st.integers(0, WORKERS + WRITERS - 1)
+ACTOR: Final = st.integers(0, WORKERS + WRITERS - 1)
 
 
 class AwaitedRedis:
-    """Answers an outbox by a blocking connection: nothing else runs in its thread's loop meanwhile."""
+    """Gives an outbox a blocking connection; nothing else runs in its event loop meanwhile."""
 
     def __init__(self, redis: WatchedRedis) -> None:
         self._redis = redis
@@ -100,10 +101,10 @@ class AwaitedRedis:
 
 
 class Interleaving(RuleBasedStateMachine):
-    """Who goes on, who fails, and what must hold all the time and in the end."""
+    """Actors that go on or fail, and the invariants that hold after each step and at the end."""
 
     server: ClassVar[RedisServer]
-    #: What a planted fault changes in the scripts: script -> text, and what stands there instead.
+    #: The text that a planted fault replaces in a script, and its replacement, by the script's name.
     planted: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def __init__(self) -> None:
@@ -127,16 +128,16 @@ class Interleaving(RuleBasedStateMachine):
         patched = self.stack.enter_context(pytest.MonkeyPatch.context())
         for module in (client_mailboxes_module, mailbox_module):
             patched.setattr(module, "load_script", self.load_script)
-            patched.setattr(module, "BELL_TTL_MS", 10**9)  # until a while goes by
+            patched.setattr(module, "BELL_TTL_MS", 10**9)  # until the clock moves
         patched.setattr(mailbox_module, "DRAIN_TTL_MS", 10**9)
         patched.setattr(outbox_module, "RETRY_FIRST", 0)
         self.bells = 0
-        #: Whether something was done that only time makes good.
+        #: Whether something happened that needs time to recover from.
         self.is_disturbed = False
         self.set_back_by = 0  # seconds
-        #: Thread -> actor that holds its claim, until it may have expired.
+        #: Thread -> the actor that holds its claim, until that may have expired.
         self.holders: dict[str, Actor] = {}
-        #: Thread -> (writer, n) -> position: all that Redis ever accepted.
+        #: Thread -> (writer, n) -> position: everything that Redis ever accepted.
         self.accepted: dict[str, dict[tuple[str, int], str]] = {id_: {} for id_ in THREADS}
         self.submissions: list[tuple[Writer, Submission]] = []
         self.actors: list[Actor] = []
@@ -157,42 +158,42 @@ class Interleaving(RuleBasedStateMachine):
             creator.step()
             self.observe()
 
-    # -- who goes on ---------------------------------------------------------------------------------------
+    # -- progress ------------------------------------------------------------------------------------------
 
-    @rule(who=st.lists(WHO, min_size=1, max_size=20))
-    def go_on(self, who: list[int]) -> None:
-        for number in who:
+    @rule(numbers=st.lists(ACTOR, min_size=1, max_size=20))
+    def go_on(self, numbers: list[int]) -> None:
+        for number in numbers:
             self.step(self.actors[number])
 
-    @rule(who=st.integers(0, WORKERS - 1), steps=st.integers(1, 8))
-    def drain(self, who: int, steps: int) -> None:
-        """Let one worker go on while all others wait, wherever they are."""
+    @rule(number=st.integers(0, WORKERS - 1), steps=st.integers(1, 8))
+    def drain(self, number: int, steps: int) -> None:
+        """Let one worker go on while all other actors wait."""
         for _ in range(steps):
-            self.step(self.actors[who])
+            self.step(self.actors[number])
 
-    # -- what befalls them ---------------------------------------------------------------------------------
+    # -- failures ------------------------------------------------------------------------------------------
 
-    @rule(who=WHO, order=st.sampled_from([Order.DISCONNECT, Order.DIE]))
-    def fail(self, who: int, order: Order) -> None:
-        actor = self.actors[who]
+    @rule(number=ACTOR, order=st.sampled_from([Order.DISCONNECT, Order.DIE]))
+    def fail(self, number: int, order: Order) -> None:
+        actor = self.actors[number]
         if actor.place.startswith(("before", "after")):
             self.is_disturbed = True
             self.step(actor, order)
 
     @precondition(lambda self: self.applying())
-    @rule(who=WHO, death=DEATHS)
-    def kill_in_the_files(self, who: int, death: Death) -> None:
-        """Let a worker that has claimed go on, and kill it in what it does then; it may do too little for that."""
+    @rule(number=ACTOR, death=DEATHS)
+    def kill_within_a_change(self, number: int, death: Death) -> None:
+        """Kill a worker that has claimed threads while it changes files or index, unless it makes too few changes."""
         self.is_disturbed = True
         applying = self.applying()
         with self.killer.killing_at(death):
-            self.step(applying[who % len(applying)])
+            self.step(applying[number % len(applying)])
             if self.killer.killed_at:
                 note(f"killed at {self.killer.killed_at}")
 
     @rule(is_set_back=st.sampled_from([False, False, True]))
-    def a_while_goes_by(self, is_set_back: bool) -> None:
-        """Claims expire, and so do doorbells and the heartbeats of drains; or the clock is set back."""
+    def move_the_clock(self, is_set_back: bool) -> None:
+        """Let claims, doorbells and the heartbeats of drains expire, or set the clock back."""
         self.holders.clear()
         if is_set_back:
             self.is_disturbed = True
@@ -206,9 +207,9 @@ class Interleaving(RuleBasedStateMachine):
     @precondition(lambda self: self.applying())
     @rule()
     def overtake(self) -> None:
-        """Let a worker that has claimed sleep until its claims are another's."""
+        """Let a worker that has claimed threads sleep until another worker has claimed them."""
         sleeper = self.applying()[0]
-        self.a_while_goes_by(is_set_back=False)
+        self.move_the_clock(is_set_back=False)
         [other] = [worker for worker in self.actors[:WORKERS] if worker is not sleeper]
         for _ in range(DRAIN_STEPS):
             self.step(other)
@@ -221,12 +222,12 @@ class Interleaving(RuleBasedStateMachine):
         self.is_disturbed = True
         self.bells += change
 
-    # -- how it ends ---------------------------------------------------------------------------------------
+    # -- end -----------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         try:
             if self.actors:
-                self.come_to_rest()
+                self.finish()
                 self.check()
         finally:
             for actor in self.actors:
@@ -234,12 +235,12 @@ class Interleaving(RuleBasedStateMachine):
             self.forget_keys()
             self.stack.close()
 
-    def come_to_rest(self) -> None:
-        """Let everybody go on until nothing is left to do; where something was disturbed, time helps."""
+    def finish(self) -> None:
+        """Let all actors go on until nothing is left to do; after a failure, move the clock, too."""
         self.go_on_to_the_end()
         self.redis.incrby(self.clock, self.set_back_by)
         for _ in range(ROUNDS if self.is_disturbed else 0):
-            self.a_while_goes_by(is_set_back=False)
+            self.move_the_clock(is_set_back=False)
             self.go_on_to_the_end()
 
     def go_on_to_the_end(self) -> None:
@@ -249,7 +250,7 @@ class Interleaving(RuleBasedStateMachine):
                 return
             for actor in able:
                 self.step(actor)
-        raise AssertionError("they do not come to rest")
+        raise AssertionError("the actors do not finish")
 
     def check(self) -> None:
         redis, keys, home = self.redis, self.keys, Home(self.settings.home)
@@ -269,7 +270,7 @@ class Interleaving(RuleBasedStateMachine):
             assert home.is_archived(home.require_rollout(id_)) == is_archived
         for writer, submission in self.submissions:
             assert submission.accepted.done()
-            if not submission.accepted.cancelled():  # as it is where the process that waited was killed
+            if not submission.accepted.cancelled():  # as it is if the process that waited was killed
                 assert (writer.id, submission.n) in self.accepted[writer.thread_id]
             if submission.patch is not None and submission.n:
                 held = {(writer.id, n) in self.accepted[writer.thread_id] for n in (submission.n, submission.last)}
@@ -277,7 +278,7 @@ class Interleaving(RuleBasedStateMachine):
         assert examine(home, fix=False).faults == []
 
     def applied(self, id_: str) -> list[tuple[tuple[str, int], int]]:
-        """Return the tasks that stand in a rollout, in order, each with its number of lines."""
+        """Return the tasks in a rollout, in order, each with its number of lines."""
         tasks: list[tuple[tuple[str, int], int]] = []
         for number, line in enumerate(Home(self.settings.home).require_rollout(id_).read_bytes().splitlines()):
             record = json.loads(line)
@@ -289,19 +290,19 @@ class Interleaving(RuleBasedStateMachine):
             tasks.append((task, count))
         return tasks
 
-    # -- inside --------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------
 
     def expected(self, id_: str) -> tuple[list[tuple[tuple[str, int], int]], bool]:
-        """Return the tasks that leave lines, in the order in which Redis accepted them, each with their number.
+        """Return the tasks that leave lines, in the order of acceptance, with their numbers of lines.
 
-        And whether the thread is archived by them.
+        The second value is whether they leave the thread archived.
         """
         sent = {(writer.id, each.n): each for writer, each in self.submissions if each.n}
         patches = {(writer.id, each.last) for writer, each in self.submissions if each.patch is not None}
         is_archived = False
         tasks: list[tuple[tuple[str, int], int]] = []
         for task in sorted(self.accepted[id_], key=lambda task: position_key(self.accepted[id_][task])):
-            if task in patches:  # it follows from lines, and leaves none
+            if task in patches:  # a derived patch leaves no line
                 continue
             submission = sent[task]
             count = 1
@@ -313,7 +314,7 @@ class Interleaving(RuleBasedStateMachine):
         return tasks, is_archived
 
     def load_script(self, package: str, name: str) -> str:
-        """Return a script that is told the time."""
+        """Return a script that reads the time from the test's clock."""
         source = load_script(package, name)
         timed = source.replace("redis.call('TIME')", f"{{ redis.call('GET', '{self.clock}'), 0 }}")
         assert timed != source
@@ -329,7 +330,7 @@ class Interleaving(RuleBasedStateMachine):
             self.redis.delete(*keys)
 
     def applying(self) -> list[Actor]:
-        """Return the workers that are about to apply what they have claimed, if anything."""
+        """Return the workers that are about to apply their claims, if they have any."""
         return [actor for actor in self.actors if actor.place == "after claim"]
 
     def can_step(self, actor: Actor) -> bool:
@@ -353,7 +354,7 @@ class Interleaving(RuleBasedStateMachine):
         self.bells += 1
 
     def observe(self) -> None:
-        """Note what Redis has accepted, and check what must hold after each step."""
+        """Record what Redis has accepted, and check the invariants."""
         redis, keys = self.redis, self.keys
         for id_, known in self.accepted.items():
             entries: Any = redis.xrange(keys.mailbox(id_))
@@ -366,11 +367,11 @@ class Interleaving(RuleBasedStateMachine):
         assert self.holders.keys() <= {claimed.decode() for claimed in claims}, "a claim was lost"
 
     def heard(self, actor: Actor, name: str, reply: Any) -> None:
-        """Note who holds which claims: nobody is given what another holds."""
+        """Record the holders of claims, and check that no thread is claimed twice."""
         if name == "claim":
             for claimed, *_ in reply[1:]:
                 holder = self.holders.get(claimed.decode())
-                assert holder is None, f"{actor.name} was given what {holder.name} holds"
+                assert holder is None, f"{actor.name} claimed a thread that {holder.name} holds"
                 self.holders[claimed.decode()] = actor
         elif name == "settle":
             self.holders = {id_: holder for id_, holder in self.holders.items() if holder is not actor}
@@ -379,7 +380,7 @@ class Interleaving(RuleBasedStateMachine):
         return WatchedRedis.of(self.settings.client_url, actor, self.scripts, self.heard)
 
     def work(self, actor: Actor) -> None:
-        """Be a worker process, and the next one where it is killed."""
+        """Run a worker process; if it is killed, run the next one."""
         while True:
             worker = Hand(self.settings, self.watched(actor), self.ring)
             try:
@@ -394,7 +395,7 @@ class Interleaving(RuleBasedStateMachine):
                 worker.close()
 
     def write(self, program: list[Step], actor: Actor) -> None:
-        """Be a process that writes, and the next one where it is killed: that goes on behind what was under way."""
+        """Run a writing process; if it is killed, the next one continues after the step that was in progress."""
         todo = iter(program)
         while True:
             try:
@@ -404,11 +405,11 @@ class Interleaving(RuleBasedStateMachine):
             return
 
     async def write_all(self, todo: Iterator[Step], actor: Actor) -> None:
-        """Write as a store does: through one outbox, with a writer for each thread."""
+        """Write as a store does: through one outbox, with one writer for each thread."""
         redis = self.watched(actor)
-        all_it_uses: Any = AwaitedRedis(redis)
+        connection: Any = AwaitedRedis(redis)
         doorbell: Any = SimpleNamespace(ring=lambda _: self.ring())
-        mailboxes = Mailboxes(all_it_uses, self.settings, doorbell)
+        mailboxes = Mailboxes(connection, self.settings, doorbell)
         outbox = Outbox(mailboxes, self.settings)
         budget, observers = Budget(10**9), Observers()
         writers = [
@@ -437,7 +438,7 @@ class Interleaving(RuleBasedStateMachine):
 
 
 class Hand(HandWorker):
-    """A worker over a watched connection, whose doorbells are heard."""
+    """A worker with a watched connection and a doorbell of the test."""
 
     def __init__(self, settings: Settings, redis: Redis, ring: Callable[[], None]) -> None:
         super().__init__(settings)
@@ -449,7 +450,7 @@ class Hand(HandWorker):
 
 
 def submission_of(writer: Writer, kind: str, n: int) -> Submission:
-    """Return a submission of *kind*; a pair is an append and the patch derived from it."""
+    """Return a submission of *kind*; a pair is an append and its derived patch."""
     if kind == "pair":
         patch = UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title=f"{writer.id} {n}"), derived=True)
         return Submission(task_of(writer, "append", n), patch=OrderedTask(patch).encode())
@@ -457,7 +458,7 @@ def submission_of(writer: Writer, kind: str, n: int) -> Submission:
 
 
 def task_of(writer: Writer, kind: str, n: int) -> EncodedTask:
-    """Return a task of *kind*; an append has one line or two."""
+    """Return a task of *kind*; an append has one or two lines."""
     match kind:
         case "create":
             params = CreateThreadParams(thread_id=writer.thread_id, created_at=AT)
@@ -479,28 +480,28 @@ def served_by(server: RedisServer, **planted: tuple[str, str]) -> type[Interleav
     return type("Interleaving", (Interleaving,), {"server": server, "planted": planted})
 
 
-def test_whoever_goes_on_and_whoever_fails_what_is_accepted_is_applied_once_in_order(
+def test_accepted_tasks_are_applied_once_and_in_order(
     redis_server: RedisServer,
 ) -> None:
     run_state_machine_as_test(served_by(redis_server), settings=machine_settings(examples=30, steps=30))
 
 
-# -- that it can fail --------------------------------------------------------------------------------------
+# -- planted faults ----------------------------------------------------------------------------------------
 
 
-def test_the_machine_catches_a_settle_that_does_not_ask_whose_claim_it_is(redis_server: RedisServer) -> None:
+def test_the_machine_catches_a_settle_that_ignores_the_claims_holder(redis_server: RedisServer) -> None:
     planted = served_by(redis_server, settle=("holder == token", "true"))
 
     assert_finds_a_fault(planted, "a claim was lost")
 
 
-def test_the_machine_catches_a_settle_that_drops_what_came_meanwhile(redis_server: RedisServer) -> None:
+def test_the_machine_catches_a_settle_that_drops_newer_tasks(redis_server: RedisServer) -> None:
     planted = served_by(redis_server, settle=("redis.call('XTRIM', mailbox, 'MINID',", "redis.call('DEL', mailbox,"))
 
     assert_finds_a_fault(planted)
 
 
-def test_the_machine_catches_an_enqueue_that_accepts_a_repeated_call_again(redis_server: RedisServer) -> None:
+def test_the_machine_catches_an_enqueue_that_accepts_a_task_twice(redis_server: RedisServer) -> None:
     planted = served_by(redis_server, enqueue=("status == 'ok' and n > last", "status == 'ok'"))
 
     assert_finds_a_fault(planted, "was accepted twice")

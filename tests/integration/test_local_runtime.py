@@ -1,4 +1,4 @@
-"""The local runtime, with a real Redis and real workers: who starts it, who shares it, and that it always ends."""
+"""The local runtime with a real Redis and real workers: processes start it, share it, and it always ends."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def processes_of(settings: Settings) -> set[int]:
-    """The processes that were started for the home."""
+    """Return the processes that were started for the home."""
     marks = [f"LIVETHREAD_HOME={settings.home}".encode(), str(settings.embedded_socket).encode()]
     return {pid for pid, words in all_processes() if any(mark in words for mark in marks)}
 
 
 def all_processes() -> Iterator[tuple[int, bytes]]:
-    """Each process with its command line and environment (a server writes its title over both)."""
+    """Yield each process with its command line and environment; a server overwrites both with its title."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             yield int(folder.name), (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
@@ -58,7 +58,7 @@ def servers_of(settings: Settings) -> set[int]:
 
 
 class User:
-    """A process that uses the runtime until told to leave."""
+    """A process that uses the runtime until `leave` or `kill`."""
 
     def __init__(self, settings: Settings) -> None:
         self.process = subprocess.Popen(
@@ -98,8 +98,8 @@ def runner_pid(settings: Settings) -> int:
     return state.pid
 
 
-def test_users_share_one_runner_which_ends_with_the_last(settings: Settings) -> None:
-    """Both race to start it; one is killed with -9, the other leaves in order."""
+def test_processes_share_one_runner_that_ends_with_the_last(settings: Settings) -> None:
+    """Both race to start it; one is killed, the other leaves in order."""
     first, second = User(settings), User(settings)
     first.wait_entered()
     second.wait_entered()
@@ -115,7 +115,7 @@ def test_users_share_one_runner_which_ends_with_the_last(settings: Settings) -> 
     assert processes_of(settings) == set()
 
 
-def test_a_runner_ends_with_its_killed_user_and_is_replaced_when_killed_itself(settings: Settings) -> None:
+def test_a_killed_runner_is_replaced_and_a_runner_without_users_ends(settings: Settings) -> None:
     user = User(settings)
     user.wait_entered()
     killed = runner_pid(settings)
@@ -129,8 +129,8 @@ def test_a_runner_ends_with_its_killed_user_and_is_replaced_when_killed_itself(s
     wait_until(lambda: processes_of(settings) == set())
 
 
-def test_a_process_with_workers_of_its_own_serves_all_and_restarts_what_is_killed(tmp_path: Path) -> None:
-    """In a home whose path is too long for a socket."""
+def test_a_process_with_its_own_workers_serves_others_and_restarts_children(tmp_path: Path) -> None:
+    """The home's path is too long for a socket."""
     settings = Settings(home=tmp_path / ("long" * 20), redis_url=None)
     with running(settings, workers=2, concurrency=1) as supervisor:
         before = supervisor.pids()
@@ -150,7 +150,7 @@ def test_a_process_with_workers_of_its_own_serves_all_and_restarts_what_is_kille
 
 def test_a_server_that_does_not_start_is_reported_with_its_log(settings: Settings, tmp_path: Path) -> None:
     broken = tmp_path / "broken-server"
-    broken.write_text("#!/bin/sh\necho out of luck; exit 1\n")
+    broken.write_text("#!/bin/sh\necho failed to start; exit 1\n")
     broken.chmod(0o755)
     settings = settings.model_copy(update={"redis_server": broken})
 
@@ -159,7 +159,7 @@ def test_a_server_that_does_not_start_is_reported_with_its_log(settings: Setting
 
     assert "redis ended with exit code 1" in str(failure.value)
     assert str(settings.own_dir / "run" / "redis.log") in str(failure.value)
-    assert "out of luck" in str(failure.value)
+    assert "failed to start" in str(failure.value)
 
 
 def test_a_configured_server_that_cannot_be_executed_is_named(settings: Settings) -> None:
@@ -167,7 +167,7 @@ def test_a_configured_server_that_cannot_be_executed_is_named(settings: Settings
         find_server(settings.model_copy(update={"redis_server": Path("/no/such/server")}))
 
 
-def test_what_the_server_needs_is_closed_to_others(settings: Settings) -> None:
+def test_the_servers_folders_are_accessible_to_their_owner_only(settings: Settings) -> None:
     (settings.own_dir / "run").mkdir(parents=True, mode=0o755)
 
     prepare_directories(settings)

@@ -1,4 +1,4 @@
-"""The scripts, called as the client and the worker call them: order, duplicates, gaps, bounds, claims."""
+"""The Lua scripts, called as client and worker call them: order, duplicates, gaps, bounds, claims."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Reply:
 
 
 class Enqueuer:
-    """Calls ``enqueue.lua`` by its argument layout, as any client might."""
+    """Calls ``enqueue.lua`` as any client might."""
 
     def __init__(self, redis: Redis, settings: Settings, *, bound: int = 100) -> None:
         self.redis = redis
@@ -60,10 +60,10 @@ class Enqueuer:
         pair: int | None = None,
         epoch: int | str = "",
     ) -> Reply:
-        """Offer tasks with *counters*; the task *pair* and the one after it are an append and its derived patch."""
+        """Enqueue tasks with *counters*; task *pair* and the task after it are an append and its derived patch."""
         keys = self.keys
         shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
-        of_thread = [
+        thread_keys = [
             keys.mailbox(thread_id),
             keys.writers(thread_id),
             keys.applied(thread_id),
@@ -71,11 +71,11 @@ class Enqueuer:
         ]
         args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, epoch, len(counters)]
         for number, n in enumerate(counters):
-            first, last_one = number == 0, number == len(counters) - 1
-            kind = "create" if new and first else "delete" if delete and last_one else "pair" if n == pair else ""
+            is_first, is_last = number == 0, number == len(counters) - 1
+            kind = "create" if new and is_first else "delete" if delete and is_last else "pair" if n == pair else ""
             is_patch = pair is not None and n == pair + 1
             args += [n, kind, "" if is_patch else expected, "" if is_patch else key, TASK, line(n)]
-        ring, [status, last, position, tail, fresh] = self._script(keys=shard + of_thread, args=args)
+        ring, [status, last, position, tail, fresh] = self._script(keys=shard + thread_keys, args=args)
         return Reply(bool(ring), status.decode(), last, position.decode(), tail.decode(), fresh)
 
     def stored(self, thread_id: str) -> list[tuple[str, str, int]]:
@@ -131,7 +131,7 @@ def listening(redis: Redis) -> PubSub:
 # -- enqueue -----------------------------------------------------------------------------------------------
 
 
-def test_tasks_stand_in_order_and_their_positions_grow(enqueue: Enqueuer, thread_id: str) -> None:
+def test_tasks_are_in_order_and_their_positions_grow(enqueue: Enqueuer, thread_id: str) -> None:
     first = enqueue(thread_id, [1, 2])
     second = enqueue(thread_id, [3])
 
@@ -143,7 +143,7 @@ def test_tasks_stand_in_order_and_their_positions_grow(enqueue: Enqueuer, thread
     assert positions == sorted(set(positions))
 
 
-def test_a_repeated_call_adds_nothing_and_answers_the_old_position(enqueue: Enqueuer, thread_id: str) -> None:
+def test_a_repeated_call_adds_nothing_and_returns_the_old_position(enqueue: Enqueuer, thread_id: str) -> None:
     first = enqueue(thread_id, [1, 2])
 
     again = enqueue(thread_id, [1, 2])
@@ -152,9 +152,7 @@ def test_a_repeated_call_adds_nothing_and_answers_the_old_position(enqueue: Enqu
     assert enqueue.counters(thread_id) == [1, 2]
 
 
-def test_of_a_call_that_overlaps_an_earlier_one_only_the_new_tasks_are_added(
-    enqueue: Enqueuer, thread_id: str
-) -> None:
+def test_a_call_that_overlaps_an_earlier_one_adds_only_new_tasks(enqueue: Enqueuer, thread_id: str) -> None:
     enqueue(thread_id, [1, 2])
 
     reply = enqueue(thread_id, [2, 3])
@@ -163,7 +161,7 @@ def test_of_a_call_that_overlaps_an_earlier_one_only_the_new_tasks_are_added(
     assert enqueue.counters(thread_id) == [1, 2, 3]
 
 
-def test_a_repeated_call_is_answered_after_its_tasks_were_applied(
+def test_a_repeated_call_returns_the_old_position_after_its_tasks_were_applied(
     enqueue: Enqueuer, mailbox: Mailbox, thread_id: str
 ) -> None:
     first = enqueue(thread_id, [1])
@@ -176,7 +174,7 @@ def test_a_repeated_call_is_answered_after_its_tasks_were_applied(
     assert enqueue.stored(thread_id) == []
 
 
-def test_a_missing_task_is_a_gap_and_nothing_behind_it_is_added(enqueue: Enqueuer, thread_id: str) -> None:
+def test_a_missing_task_is_a_gap_and_no_later_task_is_added(enqueue: Enqueuer, thread_id: str) -> None:
     enqueue(thread_id, [1])
 
     reply = enqueue(thread_id, [3, 4])
@@ -185,9 +183,7 @@ def test_a_missing_task_is_a_gap_and_nothing_behind_it_is_added(enqueue: Enqueue
     assert enqueue.counters(thread_id) == [1]
 
 
-def test_a_lost_counter_is_a_gap_unless_the_floor_says_that_all_before_is_applied(
-    enqueue: Enqueuer, thread_id: str
-) -> None:
+def test_a_lost_counter_is_a_gap_unless_the_floor_covers_it(enqueue: Enqueuer, thread_id: str) -> None:
     unknown = enqueue(thread_id, [5], floor=2)
     known = enqueue(thread_id, [5], floor=4)
 
@@ -196,7 +192,7 @@ def test_a_lost_counter_is_a_gap_unless_the_floor_says_that_all_before_is_applie
     assert enqueue.counters(thread_id) == [5]
 
 
-def test_writers_have_counters_of_their_own_and_share_one_order(enqueue: Enqueuer, thread_id: str) -> None:
+def test_writers_have_their_own_counters_and_share_one_order(enqueue: Enqueuer, thread_id: str) -> None:
     enqueue(thread_id, [1], writer="a")
     enqueue(thread_id, [1, 2], writer="b")
     enqueue(thread_id, [2], writer="a")
@@ -204,7 +200,7 @@ def test_writers_have_counters_of_their_own_and_share_one_order(enqueue: Enqueue
     assert [(writer, n) for _, writer, n in enqueue.stored(thread_id)] == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
 
 
-def test_a_full_mailbox_takes_what_fits_and_recovers(redis: Redis, settings: Settings, thread_id: str) -> None:
+def test_a_full_mailbox_accepts_tasks_again_after_a_drain(redis: Redis, settings: Settings, thread_id: str) -> None:
     enqueue, mailbox = Enqueuer(redis, settings, bound=2), Mailbox(redis, settings, 0)
 
     full = enqueue(thread_id, [1, 2, 3])
@@ -219,9 +215,7 @@ def test_a_full_mailbox_takes_what_fits_and_recovers(redis: Redis, settings: Set
     assert enqueue.counters(thread_id) == [2, 3]
 
 
-def test_a_pair_takes_the_last_two_places_of_a_mailbox_or_neither(
-    redis: Redis, settings: Settings, thread_id: str
-) -> None:
+def test_a_pair_is_accepted_whole_or_not_at_all(redis: Redis, settings: Settings, thread_id: str) -> None:
     enqueue = Enqueuer(redis, settings, bound=3)
     enqueue(thread_id, [1, 2])
 
@@ -235,7 +229,7 @@ def test_a_pair_takes_the_last_two_places_of_a_mailbox_or_neither(
     assert enqueue.counters(thread_id) == [2, 3, 4]
 
 
-def test_a_pair_stands_at_consecutive_positions_and_its_last_one_is_the_threads(
+def test_a_pair_has_consecutive_positions_and_the_second_becomes_the_last_one(
     enqueue: Enqueuer, thread_id: str
 ) -> None:
     first = enqueue(thread_id, [1])
@@ -249,7 +243,9 @@ def test_a_pair_stands_at_consecutive_positions_and_its_last_one_is_the_threads(
 
 
 @pytest.mark.parametrize("why", ["moved", "fenced", "deleted", "gap"])
-def test_a_refused_append_takes_its_patch_along(enqueue: Enqueuer, redis: Redis, thread_id: str, why: str) -> None:
+def test_a_refused_append_and_its_derived_patch_are_both_refused(
+    enqueue: Enqueuer, redis: Redis, thread_id: str, why: str
+) -> None:
     enqueue(thread_id, [1])
     if why == "deleted":
         redis.zadd(enqueue.keys.deleted, {thread_id: 1})
@@ -275,7 +271,7 @@ def test_a_repeated_pair_is_not_added_again_though_the_mailbox_is_full(
     assert enqueue.counters(thread_id) == [1, 2]
 
 
-def test_a_pair_whose_patch_was_lost_alone_is_completed(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
+def test_a_pair_that_lost_only_its_patch_is_completed(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
     enqueue(thread_id, [1, 2], pair=1)
     (kept, _, _), (lost, _, _) = enqueue.stored(thread_id)
     redis.xdel(enqueue.keys.mailbox(thread_id), lost)
@@ -287,7 +283,7 @@ def test_a_pair_whose_patch_was_lost_alone_is_completed(enqueue: Enqueuer, redis
     assert enqueue.counters(thread_id) == [1, 2]
 
 
-def test_another_mailbox_is_not_full_because_one_is(redis: Redis, settings: Settings, thread_id: str) -> None:
+def test_each_mailbox_has_its_own_bound(redis: Redis, settings: Settings, thread_id: str) -> None:
     enqueue = Enqueuer(redis, settings, bound=1)
     enqueue(thread_id, [1])
 
@@ -306,7 +302,7 @@ def test_an_expected_position_that_is_not_the_last_is_refused(enqueue: Enqueuer,
     assert enqueue.counters(thread_id) == [1, 2]
 
 
-def test_an_expected_position_is_compared_with_the_last_after_all_was_applied(
+def test_an_expected_position_is_compared_with_the_last_applied_one(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
 ) -> None:
     first = enqueue(thread_id, [1])
@@ -318,7 +314,7 @@ def test_an_expected_position_is_compared_with_the_last_after_all_was_applied(
     assert enqueue(thread_id, [2], floor=1, expected=first.position).status == "ok"
 
 
-def test_a_thread_that_has_tasks_of_others_is_not_created(enqueue: Enqueuer, thread_id: str) -> None:
+def test_a_thread_with_tasks_of_another_writer_cannot_be_created(enqueue: Enqueuer, thread_id: str) -> None:
     mine = enqueue(thread_id, [1, 2], writer="a", new=True)
 
     other = enqueue(thread_id, [1], writer="b", new=True)
@@ -328,10 +324,8 @@ def test_a_thread_that_has_tasks_of_others_is_not_created(enqueue: Enqueuer, thr
     assert enqueue.counters(thread_id) == [1, 2]
 
 
-def test_positions_grow_above_a_last_one_that_lies_in_the_future(
-    enqueue: Enqueuer, redis: Redis, thread_id: str
-) -> None:
-    """Redis' clock went back: a position is never given out twice for all that."""
+def test_positions_continue_after_a_last_one_in_the_future(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
+    """Redis' clock was set back, which must not repeat a position."""
     redis.hset(enqueue.keys.writers(thread_id), "tail", f"{FUTURE_MS}-7")
 
     enqueue(thread_id, [1, 2])
@@ -339,7 +333,7 @@ def test_positions_grow_above_a_last_one_that_lies_in_the_future(
     assert [position for position, _, _ in enqueue.stored(thread_id)] == [f"{FUTURE_MS}-8", f"{FUTURE_MS}-9"]
 
 
-def test_positions_grow_above_an_applied_one_though_everything_else_was_forgotten(
+def test_positions_continue_after_the_applied_one_if_all_else_was_lost(
     enqueue: Enqueuer, redis: Redis, thread_id: str
 ) -> None:
     redis.set(enqueue.keys.applied(thread_id), f"{FUTURE_MS}-3")
@@ -349,7 +343,7 @@ def test_positions_grow_above_an_applied_one_though_everything_else_was_forgotte
     assert [position for position, _, _ in enqueue.stored(thread_id)] == [f"{FUTURE_MS}-4"]
 
 
-def test_positions_never_repeat_after_a_mailbox_was_emptied(
+def test_positions_do_not_repeat_after_a_mailbox_was_emptied(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
 ) -> None:
     redis.hset(enqueue.keys.writers(thread_id), "tail", f"{FUTURE_MS}-0")
@@ -362,9 +356,7 @@ def test_positions_never_repeat_after_a_mailbox_was_emptied(
     assert positions == [f"{FUTURE_MS}-{n}" for n in range(1, 4)]
 
 
-def test_counters_are_forgotten_after_days_and_unapplied_tasks_are_not(
-    enqueue: Enqueuer, redis: Redis, thread_id: str
-) -> None:
+def test_counters_expire_but_unapplied_tasks_do_not(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
     enqueue(thread_id, [1])
 
     assert 0 < int(redis.ttl(enqueue.keys.writers(thread_id))) <= 60
@@ -388,14 +380,14 @@ def test_no_doorbell_is_due_while_a_drain_is_at_work(enqueue: Enqueuer, mailbox:
     assert redis.exists(enqueue.keys.bell) == 0
 
 
-def test_a_doorbell_is_due_again_after_the_drain_has_rested(enqueue: Enqueuer, mailbox: Mailbox) -> None:
+def test_a_doorbell_is_due_after_the_drain_ended(enqueue: Enqueuer, mailbox: Mailbox) -> None:
     mailbox.claim()
     assert mailbox.rest()
 
     assert enqueue(new_thread_id(), [1]).ring is True
 
 
-def test_a_doorbell_is_due_again_once_the_one_before_counts_as_lost(
+def test_a_doorbell_is_due_again_once_the_last_one_counts_as_lost(
     enqueue: Enqueuer, redis: Redis, thread_id: str
 ) -> None:
     assert enqueue(thread_id, [1]).ring is True
@@ -405,7 +397,9 @@ def test_a_doorbell_is_due_again_once_the_one_before_counts_as_lost(
     assert enqueue(thread_id, [1]).ring is True  # a repeated call is enough
 
 
-def test_a_dead_drain_is_noticed_when_its_heartbeat_ends(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis) -> None:
+def test_a_doorbell_is_due_once_the_heartbeat_of_a_dead_drain_expires(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis
+) -> None:
     mailbox.claim()
     assert 0 < int(redis.pttl(enqueue.keys.drain)) <= 1000
     redis.delete(enqueue.keys.drain)
@@ -424,14 +418,16 @@ def test_a_lingering_drain_is_woken_once(enqueue: Enqueuer, mailbox: Mailbox, re
     assert mailbox.wait(0.01) is False
 
 
-def test_a_drain_does_not_rest_while_a_thread_is_due(enqueue: Enqueuer, mailbox: Mailbox) -> None:
+def test_a_drain_does_not_end_while_a_thread_is_ready(enqueue: Enqueuer, mailbox: Mailbox) -> None:
     mailbox.claim()
     enqueue(new_thread_id(), [1])
 
     assert mailbox.rest() is False
 
 
-def test_a_resting_drain_leaves_the_heartbeat_of_another(enqueue: Enqueuer, settings: Settings, redis: Redis) -> None:
+def test_a_drain_that_ends_leaves_another_drains_heartbeat(
+    enqueue: Enqueuer, settings: Settings, redis: Redis
+) -> None:
     first, second = Mailbox(redis, settings, 0), Mailbox(redis, settings, 0)
     first.claim()
     second.claim()
@@ -441,7 +437,7 @@ def test_a_resting_drain_leaves_the_heartbeat_of_another(enqueue: Enqueuer, sett
     assert enqueue(new_thread_id(), [1]).ring is False
 
 
-def test_a_claim_that_leaves_threads_behind_asks_for_another_doorbell(
+def test_a_claim_that_leaves_ready_threads_asks_for_a_doorbell(
     enqueue: Enqueuer, settings: Settings, redis: Redis
 ) -> None:
     for _ in range(3):
@@ -457,7 +453,7 @@ def test_a_claim_that_leaves_threads_behind_asks_for_another_doorbell(
 # -- claims ------------------------------------------------------------------------------------------------
 
 
-def test_a_claimed_thread_is_claimed_by_nobody_else(
+def test_a_claimed_thread_is_not_claimed_again(
     enqueue: Enqueuer, mailbox: Mailbox, settings: Settings, redis: Redis, thread_id: str
 ) -> None:
     enqueue(thread_id, [1])
@@ -469,7 +465,9 @@ def test_a_claimed_thread_is_claimed_by_nobody_else(
     assert (claim.thread_id, others) == (thread_id, [])
 
 
-def test_what_came_during_the_claim_is_claimed_after_it(enqueue: Enqueuer, mailbox: Mailbox, thread_id: str) -> None:
+def test_tasks_enqueued_during_a_claim_are_claimed_after_it(
+    enqueue: Enqueuer, mailbox: Mailbox, thread_id: str
+) -> None:
     first = enqueue(thread_id, [1])
     _, claims = mailbox.claim()
     enqueue(thread_id, [2])
@@ -480,7 +478,7 @@ def test_what_came_during_the_claim_is_claimed_after_it(enqueue: Enqueuer, mailb
     assert [claim.thread_id for claim in mailbox.claim()[1]] == [thread_id]
 
 
-def test_a_thread_that_was_served_goes_behind_the_others(enqueue: Enqueuer, settings: Settings, redis: Redis) -> None:
+def test_a_settled_thread_is_queued_after_the_others(enqueue: Enqueuer, settings: Settings, redis: Redis) -> None:
     hot, cold = new_thread_id(), new_thread_id()
     mailbox = Mailbox(redis, settings.model_copy(update={"claim_threads": 1}), 0)
     first = enqueue(hot, [1])
@@ -530,14 +528,14 @@ def test_the_sweep_returns_expired_claims_and_asks_for_a_doorbell_once(
 
     wait_until(mailbox.sweep, "a doorbell")
 
-    assert mailbox.sweep() is False  # one is outstanding
+    assert mailbox.sweep() is False  # one is pending
     assert [claim.thread_id for claim in mailbox.claim()[1]] == [thread_id]
 
 
-def test_the_sweep_returns_claims_of_a_time_before_the_clock_was_set_back(
+def test_the_sweep_returns_claims_made_before_the_clock_was_set_back(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
-    """By less than an hour, too: who made them may be dead, and nobody would claim before that time is reached again."""
+    """Otherwise a dead worker's threads would wait until the clock reaches that time again."""
     enqueue(thread_id, [1])
     mailbox.claim()
     redis.zincrby(enqueue.keys.claims, 60_000, thread_id)
@@ -549,7 +547,7 @@ def test_the_sweep_returns_claims_of_a_time_before_the_clock_was_set_back(
     assert redis.zscore(enqueue.keys.claims, thread_id) is None
 
 
-def test_the_sweep_leaves_claims_that_hold_and_is_silent_while_a_drain_is_at_work(
+def test_the_sweep_leaves_valid_claims_and_does_not_ring_during_a_drain(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
 ) -> None:
     enqueue(thread_id, [1])
@@ -574,25 +572,25 @@ def test_the_sweep_leaves_claims_that_hold_and_is_silent_while_a_drain_is_at_wor
 def test_a_stale_token_changes_nothing(
     enqueue: Enqueuer, settings: Settings, redis: Redis, thread_id: str, outcome: Outcome
 ) -> None:
-    """A worker that was paused until its claim expired, and another holds the thread now."""
+    """The worker was paused until its claim expired, and another worker holds the thread now."""
     enqueue(thread_id, [1, 2])
     paused = Mailbox(redis, settings.model_copy(update={"claim_ttl_s": 0.001}), 0)
     _, stale = paused.claim()
     wait_until(lambda: Mailbox(redis, settings, 0).claim()[1], "the claim's return")
     before = everything(redis, settings)
 
-    still_mine = paused.settle(stale, {thread_id: outcome})
+    settled = paused.settle(stale, {thread_id: outcome})
 
-    assert still_mine == 0
+    assert settled == 0
     assert everything(redis, settings) == before
 
 
 def everything(redis: Redis, settings: Settings) -> dict[bytes, Any]:
-    """Return every key of the deployment and its value; times to live aside."""
+    """Return all Redis keys of the deployment and their values, without their times to live."""
     return {key: redis.dump(key) for key in redis.scan_iter(f"{settings.key_prefix}:*")}
 
 
-def test_settling_trims_by_position_and_leaves_what_came_since(
+def test_settling_trims_by_position_and_keeps_later_tasks(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
 ) -> None:
     enqueue(thread_id, [1, 2, 3])
@@ -606,7 +604,7 @@ def test_settling_trims_by_position_and_leaves_what_came_since(
     assert applied.decode() == positions[1]
 
 
-def test_a_settled_thread_without_tasks_leaves_only_what_expires(
+def test_a_settled_thread_without_tasks_leaves_only_keys_that_expire(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     reply = enqueue(thread_id, [1])
@@ -620,7 +618,9 @@ def test_a_settled_thread_without_tasks_leaves_only_what_expires(
     assert all(int(redis.ttl(key)) > 0 for key in left)
 
 
-def test_what_is_applied_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str) -> None:
+def test_settling_publishes_an_acknowledgement(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
     reply = enqueue(thread_id, [1])
     _, claims = mailbox.claim()
     with listening(redis) as heard:
@@ -632,9 +632,7 @@ def test_what_is_applied_is_published(enqueue: Enqueuer, mailbox: Mailbox, redis
     assert message["data"].decode() == f"applied {thread_id} {reply.position} w1:1"
 
 
-def test_each_client_is_told_of_all_its_writers_in_one_message(
-    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis
-) -> None:
+def test_each_client_gets_one_message_for_all_its_writers(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis) -> None:
     first, second = sorted(new_thread_id() for _ in range(2))
     enqueue(first, [1], writer="c1.1")
     enqueue(first, [1], writer="c2.1")
@@ -647,8 +645,8 @@ def test_each_client_is_told_of_all_its_writers_in_one_message(
         mailbox.settle(claims, {thread_id: done(position) for thread_id, position in last.items()})
 
         messages = [wait_until(lambda: heard.get_message(timeout=0.1), "a publication") for _ in range(2)]
-    told = {message["channel"].decode(): sorted(message["data"].decode().split("\n")) for message in messages}
-    assert told == {
+    received = {message["channel"].decode(): sorted(message["data"].decode().split("\n")) for message in messages}
+    assert received == {
         enqueue.keys.acks("c1"): [f"applied {first} {last[first]} c1.1:1", f"applied {second} {last[second]} c1.2:2"],
         enqueue.keys.acks("c2"): [f"applied {first} {last[first]} c2.1:1"],
     }
@@ -657,7 +655,7 @@ def test_each_client_is_told_of_all_its_writers_in_one_message(
 # -- idempotency keys --------------------------------------------------------------------------------------
 
 
-def test_a_repeated_key_is_a_task_like_any_other_for_the_worker_to_drop(enqueue: Enqueuer, thread_id: str) -> None:
+def test_an_append_with_a_repeated_idempotency_key_is_accepted(enqueue: Enqueuer, thread_id: str) -> None:
     first = enqueue(thread_id, [1], key="k")
     second = enqueue(thread_id, [1], writer="w2", key="k")
 
@@ -665,9 +663,7 @@ def test_a_repeated_key_is_a_task_like_any_other_for_the_worker_to_drop(enqueue:
     assert [(writer, n) for _, writer, n in enqueue.stored(thread_id)] == [("w1", 1), ("w2", 1)]
 
 
-def test_an_expected_position_counts_for_nothing_where_the_key_was_accepted_before(
-    enqueue: Enqueuer, thread_id: str
-) -> None:
+def test_a_repeated_idempotency_key_makes_the_expected_position_irrelevant(enqueue: Enqueuer, thread_id: str) -> None:
     start = enqueue(thread_id, [1])
     enqueue(thread_id, [2], expected=start.position, key="k")
 
@@ -678,7 +674,7 @@ def test_an_expected_position_counts_for_nothing_where_the_key_was_accepted_befo
     assert [repeated.status, other.status, without.status] == ["ok", "moved", "moved"]
 
 
-def test_a_key_that_was_refused_is_not_remembered(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
+def test_the_idempotency_key_of_a_refused_append_is_not_kept(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
     enqueue(thread_id, [1])
 
     refused = [enqueue(thread_id, [2], expected="1-1", key="k"), enqueue(thread_id, [7], key="k")]
@@ -687,7 +683,7 @@ def test_a_key_that_was_refused_is_not_remembered(enqueue: Enqueuer, redis: Redi
     assert not redis.exists(enqueue.keys.idempotency_keys(thread_id))
 
 
-def test_the_newest_thousand_keys_of_a_thread_are_remembered(
+def test_a_thread_keeps_its_newest_thousand_idempotency_keys(
     redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     enqueue = Enqueuer(redis, settings, bound=2_000)
@@ -705,7 +701,7 @@ def test_the_newest_thousand_keys_of_a_thread_are_remembered(
     assert enqueue(thread_id, [6], expected=start.position, key="old 1").status == "moved"
 
 
-def test_keys_expire_with_the_counters_and_go_with_the_thread(
+def test_idempotency_keys_expire_with_the_counters_and_are_deleted_with_the_thread(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     keys = enqueue.keys
@@ -718,7 +714,7 @@ def test_keys_expire_with_the_counters_and_go_with_the_thread(
 
     mailbox.settle(claims, {thread_id: Outcome(OutcomeKind.DELETED, deletion.position)})
 
-    assert settled == (60, settings.writer_ttl_days * 86_400)  # as the enqueue says, and the settle's new counter
+    assert settled == (60, settings.writer_ttl_days * 86_400)  # as enqueue set it, and as settle set it
     assert not redis.exists(keys.idempotency_keys(thread_id), keys.writers(thread_id))
 
 
@@ -730,7 +726,7 @@ def fence(redis: Redis, settings: Settings, thread_id: str) -> int:
     return int(script(keys=[names.ShardKeys(settings.key_prefix, 0).writers(thread_id)], args=[60]))
 
 
-def test_a_writer_of_an_older_epoch_is_fenced_and_of_the_newest_is_not(
+def test_a_writer_of_an_older_epoch_is_fenced(
     enqueue: Enqueuer, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     before = enqueue(thread_id, [1], epoch=0, new=True)
@@ -738,14 +734,14 @@ def test_a_writer_of_an_older_epoch_is_fenced_and_of_the_newest_is_not(
 
     older = enqueue(thread_id, [2, 3], epoch=0)
     newest = enqueue(thread_id, [1], writer="w2", epoch=epoch)
-    unasked = enqueue(thread_id, [1], writer="w3")
+    without = enqueue(thread_id, [1], writer="w3")
 
-    assert [reply.status for reply in (before, older, newest, unasked)] == ["ok", "fenced", "ok", "ok"]
+    assert [reply.status for reply in (before, older, newest, without)] == ["ok", "fenced", "ok", "ok"]
     assert (older.last, older.fresh) == (1, 0)
     assert [writer for _, writer, _ in enqueue.stored(thread_id)] == ["w1", "w2", "w3"]
 
 
-def test_a_fenced_writer_is_answered_what_was_accepted_of_it(
+def test_a_fenced_writers_repeated_call_returns_its_accepted_position(
     enqueue: Enqueuer, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     first = enqueue(thread_id, [1], epoch=0)
@@ -756,9 +752,7 @@ def test_a_fenced_writer_is_answered_what_was_accepted_of_it(
     assert (again.status, again.position) == ("ok", first.position)
 
 
-def test_epochs_only_grow_and_are_ahead_of_the_clock_of_those_that_redis_lost(
-    redis: Redis, settings: Settings, thread_id: str
-) -> None:
+def test_epochs_only_grow_even_after_redis_lost_them(redis: Redis, settings: Settings, thread_id: str) -> None:
     writers = names.ShardKeys(settings.key_prefix, 0).writers(thread_id)
     seconds, micros = redis.time()
     epochs = [fence(redis, settings, thread_id) for _ in range(5)]
@@ -766,37 +760,37 @@ def test_epochs_only_grow_and_are_ahead_of_the_clock_of_those_that_redis_lost(
 
     ahead = fence(redis, settings, thread_id)
     redis.delete(writers)
-    anew = fence(redis, settings, thread_id)
+    after_loss = fence(redis, settings, thread_id)
 
     assert epochs == sorted(set(epochs))
     assert epochs[0] >= seconds * 1000 + micros // 1000
-    assert (ahead, anew >= epochs[-1] - 5) == (FUTURE_MS + 1, True)
+    assert (ahead, after_loss >= epochs[-1] - 5) == (FUTURE_MS + 1, True)
     assert 0 < int(redis.ttl(writers)) <= 60
 
 
-def test_an_epoch_that_redis_lost_is_back_with_its_writers_next_task(
+def test_a_lost_epoch_is_restored_by_its_writers_next_task(
     enqueue: Enqueuer, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     epoch = fence(redis, settings, thread_id)
     redis.delete(enqueue.keys.writers(thread_id))
-    served = enqueue(thread_id, [1], epoch=0)  # not promised: who comes first after a loss is served
+    older = enqueue(thread_id, [1], epoch=0)  # not promised, but accepted until the newer writer comes back
 
     enqueue(thread_id, [1], writer="w2", epoch=epoch)
 
-    assert (served.status, enqueue(thread_id, [2], epoch=0).status) == ("ok", "fenced")
+    assert (older.status, enqueue(thread_id, [2], epoch=0).status) == ("ok", "fenced")
     assert redis.hget(enqueue.keys.writers(thread_id), names.EPOCH) == str(epoch).encode()
 
 
-def test_a_refused_task_leaves_no_epoch(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
+def test_a_refused_task_stores_no_epoch(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
     enqueue(thread_id, [1], epoch=5, expected="1-1")
 
     assert not redis.exists(enqueue.keys.writers(thread_id))
 
 
-# -- what cannot be applied --------------------------------------------------------------------------------
+# -- parking -----------------------------------------------------------------------------------------------
 
 
-def test_a_busy_thread_waits_and_that_does_not_count_as_an_attempt(
+def test_a_busy_thread_waits_without_counting_an_attempt(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
 ) -> None:
     enqueue(thread_id, [1])
@@ -809,7 +803,7 @@ def test_a_busy_thread_waits_and_that_does_not_count_as_an_attempt(
     assert claim.attempts == 0
 
 
-def test_a_failing_thread_is_retried_ever_later_and_parked_after_enough_attempts(
+def test_a_failing_thread_is_retried_with_growing_delays_and_then_parked(
     enqueue: Enqueuer, settings: Settings, redis: Redis, thread_id: str
 ) -> None:
     mailbox = Mailbox(redis, settings.model_copy(update={"park_after_attempts": 3}), 0)
@@ -833,7 +827,7 @@ def test_a_failing_thread_is_retried_ever_later_and_parked_after_enough_attempts
     assert enqueue.counters(thread_id) == [1]
 
 
-def test_attempts_are_forgotten_once_a_task_was_applied(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis) -> None:
+def test_applying_a_task_resets_the_attempts(enqueue: Enqueuer, mailbox: Mailbox, redis: Redis) -> None:
     thread_id = new_thread_id()
     first = enqueue(thread_id, [1])
     enqueue(thread_id, [2])
@@ -849,7 +843,7 @@ def test_attempts_are_forgotten_once_a_task_was_applied(enqueue: Enqueuer, mailb
 
 
 def why_parked(redis: Redis, enqueue: Enqueuer, thread_id: str) -> dict[str, Any]:
-    """Return what is said of a parked thread, but for the time, which is one."""
+    """Return the details of a parked thread without its time, which must be valid."""
     parked: Any = redis.hget(enqueue.keys.parked, thread_id)
     detail: dict[str, Any] = json.loads(parked)
     assert parse_time(detail.pop("parked_at")) is not None
@@ -886,7 +880,7 @@ def test_other_threads_go_on_while_one_is_parked(enqueue: Enqueuer, mailbox: Mai
     assert enqueue.stored(other) == []
 
 
-def test_a_parked_thread_is_bounded_as_any_other(redis: Redis, settings: Settings, thread_id: str) -> None:
+def test_the_mailbox_of_a_parked_thread_is_bounded(redis: Redis, settings: Settings, thread_id: str) -> None:
     enqueue, mailbox = Enqueuer(redis, settings, bound=2), Mailbox(redis, settings, 0)
     enqueue(thread_id, [1])
     park(mailbox, thread_id)
@@ -895,7 +889,7 @@ def test_a_parked_thread_is_bounded_as_any_other(redis: Redis, settings: Setting
     assert enqueue(thread_id, [3]).status == "full"
 
 
-def test_what_stood_before_the_poisoned_task_counts_as_applied(
+def test_tasks_before_the_poisoned_one_count_as_applied(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
 ) -> None:
     first = enqueue(thread_id, [1])
@@ -952,7 +946,7 @@ def test_a_sweep_does_not_wake_a_parked_thread(enqueue: Enqueuer, mailbox: Mailb
     assert mailbox.claim()[1] == []
 
 
-def test_a_claim_takes_what_precedes_a_malformed_entry_and_reports_the_entry(
+def test_a_claim_ends_before_a_malformed_entry_and_reports_it(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     keys = enqueue.keys
@@ -979,7 +973,7 @@ def test_a_claim_takes_what_precedes_a_malformed_entry_and_reports_the_entry(
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_whatever_fields_an_entry_has_it_is_a_task_or_says_why_not(
+def test_an_entry_is_either_a_task_or_has_a_reason_why_not(
     enqueue: Enqueuer, mailbox: Mailbox, fields: dict[Any, Any], n: int | None, fault: str | None
 ) -> None:
     thread_id = new_thread_id()
@@ -995,7 +989,7 @@ def test_whatever_fields_an_entry_has_it_is_a_task_or_says_why_not(
         assert claim.malformed.size == sum(len(str(value)) for value in fields.values())
 
 
-def test_shards_have_keys_of_their_own_in_one_slot_each() -> None:
+def test_each_shard_has_its_own_redis_keys_in_one_slot() -> None:
     keys = names.ShardKeys("p", 3)
     thread_id = str(uuid.UUID(int=0))
 

@@ -1,4 +1,4 @@
-"""What a client is told when Redis is out of reach: where it looked, what to do, and no password."""
+"""Errors of a client that cannot reach Redis: they name the address and a remedy, and no password."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PASSWORD = "hunter2"
 
 @pytest.fixture
 def refusing_port() -> int:
-    """A port of this host at which nobody listens."""
+    """A port of this host that refuses connections."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         return int(reserved.getsockname()[1])
@@ -32,19 +32,19 @@ def refusing_port() -> int:
 
 @pytest.fixture
 def black_hole() -> Iterator[int]:
-    """A port that accepts connections and never answers, as a host behind a dropping firewall or a hung Redis."""
+    """A port that accepts connections and never answers, like a hung Redis."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
         yield int(listener.getsockname()[1])
 
 
-def at(url: str, tmp_path: Path) -> Settings:
+def settings_for(url: str, tmp_path: Path) -> Settings:
     return Settings(redis_url=url, home=tmp_path / "home", connect_timeout_s=0.2, reads="local")
 
 
-async def open_in_vain(settings: Settings) -> str:
-    """Return what opening says; a deadline stands for the two seconds a user would wait."""
+async def error_on_opening(settings: Settings) -> str:
+    """Return the error of opening a store, which must come within two seconds."""
     async with asyncio.timeout(2):
         with pytest.raises(Unavailable) as failure:
             async with open_store(settings):
@@ -52,25 +52,25 @@ async def open_in_vain(settings: Settings) -> str:
     return str(failure.value)
 
 
-async def test_a_refused_connection_is_reported_with_its_address_and_what_to_do(
+async def test_a_refused_connection_is_reported_with_its_address_and_setting(
     refusing_port: int, tmp_path: Path
 ) -> None:
-    said = await open_in_vain(at(f"redis://127.0.0.1:{refusing_port}/0", tmp_path))
+    error = await error_on_opening(settings_for(f"redis://127.0.0.1:{refusing_port}/0", tmp_path))
 
-    assert f"redis://127.0.0.1:{refusing_port}/0" in said
-    assert "LIVETHREAD_REDIS_URL" in said
+    assert f"redis://127.0.0.1:{refusing_port}/0" in error
+    assert "LIVETHREAD_REDIS_URL" in error
 
 
-async def test_a_server_that_never_answers_is_reported_after_the_configured_time(
+async def test_a_server_that_never_answers_is_reported_after_the_connect_timeout(
     black_hole: int, tmp_path: Path
 ) -> None:
-    said = await open_in_vain(at(f"redis://127.0.0.1:{black_hole}/0", tmp_path))
+    error = await error_on_opening(settings_for(f"redis://127.0.0.1:{black_hole}/0", tmp_path))
 
-    assert f"127.0.0.1:{black_hole}" in said
+    assert f"127.0.0.1:{black_hole}" in error
 
 
 @pytest.mark.parametrize("open_", [open_store, open_reader])
-async def test_a_variable_that_is_no_setting_is_named(
+async def test_an_invalid_environment_variable_is_named(
     monkeypatch: pytest.MonkeyPatch, open_: Callable[[], AbstractAsyncContextManager[object]]
 ) -> None:
     monkeypatch.setenv("LIVETHREAD_REDIS_URL", "foo:1")
@@ -80,23 +80,23 @@ async def test_a_variable_that_is_no_setting_is_named(
             pytest.fail("it opened")
 
 
-async def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+async def test_a_home_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    said = await open_in_vain(Settings(home=tmp_path / "file"))
+    error = await error_on_opening(Settings(home=tmp_path / "file"))
 
-    assert f"the folders of the home {tmp_path / 'file'} cannot be created" in said
-    assert "LIVETHREAD_HOME" in said
+    assert f"the folders of the home {tmp_path / 'file'} cannot be created" in error
+    assert "LIVETHREAD_HOME" in error
 
 
 async def test_a_missing_socket_is_reported_with_its_path(tmp_path: Path) -> None:
-    said = await open_in_vain(at(f"unix://{tmp_path}/none.sock?db=0", tmp_path))
+    error = await error_on_opening(settings_for(f"unix://{tmp_path}/none.sock?db=0", tmp_path))
 
-    assert f"{tmp_path}/none.sock" in said
+    assert f"{tmp_path}/none.sock" in error
 
 
-def test_both_connections_use_the_configured_time(tmp_path: Path) -> None:
-    settings = at("redis://127.0.0.1:1/0", tmp_path)
+def test_client_and_broker_use_the_connect_timeout(tmp_path: Path) -> None:
+    settings = settings_for("redis://127.0.0.1:1/0", tmp_path)
 
     ours = connect(settings).connection_pool.connection_kwargs["socket_connect_timeout"]
     brokers = celery_settings(settings)["broker_transport_options"]["socket_connect_timeout"]
@@ -114,17 +114,17 @@ def test_both_connections_use_the_configured_time(tmp_path: Path) -> None:
         "unix://user:{password}@/no/such.sock?db=0",
     ],
 )
-async def test_a_password_never_appears_in_what_opening_says(
+async def test_an_error_on_opening_contains_no_password(
     url: str, refusing_port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said = await open_in_vain(at(url.format(password=PASSWORD, port=refusing_port), tmp_path))
+    error = await error_on_opening(settings_for(url.format(password=PASSWORD, port=refusing_port), tmp_path))
 
-    assert PASSWORD not in said
+    assert PASSWORD not in error
     assert PASSWORD not in caplog.text
 
 
 @pytest.mark.parametrize("where", ["in the address", "in the query"])
-async def test_a_password_never_appears_in_what_an_append_or_a_flush_says(
+async def test_errors_of_appends_and_flushes_contain_no_password(
     where: str, own_redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_redis.client.config_set("requirepass", PASSWORD)
@@ -132,7 +132,7 @@ async def test_a_password_never_appears_in_what_an_append_or_a_flush_says(
     url = (
         f"unix://:{PASSWORD}@{path}?db=0" if where == "in the address" else f"unix://{path}?db=0&password={PASSWORD}"
     )
-    settings = at(url, tmp_path).model_copy(
+    settings = settings_for(url, tmp_path).model_copy(
         update={"key_prefix": f"t{uuid.uuid4().hex[:8]}", "enqueue_timeout_s": 0.2}
     )
     async with opened(settings) as store:
@@ -153,16 +153,16 @@ async def test_a_wrong_password_is_reported_without_it(own_redis: RedisServer, t
     own_redis.client.config_set("requirepass", "another")
     path = own_redis.url.removeprefix("unix://").partition("?")[0]
 
-    said = await open_in_vain(at(f"unix://:{PASSWORD}@{path}?db=0", tmp_path))
+    error = await error_on_opening(settings_for(f"unix://:{PASSWORD}@{path}?db=0", tmp_path))
 
-    assert PASSWORD not in said
+    assert PASSWORD not in error
 
 
-async def test_more_threads_than_connections_are_asked_for_at_once(settings: Settings) -> None:
+async def test_more_threads_than_connections_can_be_created_at_once(settings: Settings) -> None:
     thread_ids = [new_thread_id() for _ in range(10 * CONNECTIONS)]
 
     async with opened(settings.model_copy(update={"reads": "local"})) as store:
-        # Of an id that is given, Redis is asked whether it is taken.
-        made = await asyncio.gather(*(new_thread(store, thread_id=thread_id) for thread_id in thread_ids))
+        # With an explicit id, creating a thread asks Redis whether the id is taken.
+        created = await asyncio.gather(*(new_thread(store, thread_id=thread_id) for thread_id in thread_ids))
 
-    assert made == thread_ids
+    assert created == thread_ids

@@ -1,4 +1,4 @@
-"""Parked threads as whoever decides about them sees them: shown, dropped, saved, and what clients notice of it."""
+"""Parked threads on the command line: shown, dropped and retried, and what clients notice."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ def keys(settings: Settings) -> names.ShardKeys:
 
 async def cli(settings: Settings, *args: str, answer: str | None = None, **env: str | None) -> Result:
     """Run ``livethread parked`` with *args*, as in a shell on the workers' host."""
-    of_deployment = {
+    deployment = {
         "LIVETHREAD_REDIS_URL": settings.redis_url,
         "LIVETHREAD_HOME": str(settings.home),
         "LIVETHREAD_KEY_PREFIX": settings.key_prefix,
-        "LIVETHREAD_CONNECT_TIMEOUT_S": "30",  # other tests may keep the machine busy
+        "LIVETHREAD_CONNECT_TIMEOUT_S": "30",  # other tests may load the machine
     }
     return await asyncio.to_thread(
-        CliRunner().invoke, main, ["parked", *args], input=answer, env={**of_deployment, **env}
+        CliRunner().invoke, main, ["parked", *args], input=answer, env={**deployment, **env}
     )
 
 
 async def done(settings: Settings, *args: str) -> str:
-    """Return what ``livethread parked`` with *args* says; it must succeed."""
+    """Return the output of ``livethread parked`` with *args*, which must succeed."""
     result = await cli(settings, *args)
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -89,32 +89,32 @@ async def drain(worker: HandWorker) -> None:
 
 
 async def poison(store: QueuedThreadStore, thread_id: str, line: bytes = b'{"poison": "secret"}') -> str:
-    """Append what is no item, as another client might, with the counters of *store*'s writer."""
+    """Append a line that is not an item, as another client might, through *store*'s writer."""
     task = OrderedTask(AppendItems(at=utc_now()), (line,)).encode()
     return await store._submit(store._threads.require(thread_id), Submission(task))
 
 
 async def a_parked_thread(store: QueuedThreadStore, worker: HandWorker) -> tuple[str, str]:
-    """Return a thread with a poisoned task between two good ones, and where that stands."""
+    """Return a thread with a poisoned task between two good ones, and that task's position."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("before"))
     position = await poison(store, thread_id)
-    await append(store, thread_id, message("behind"))
+    await append(store, thread_id, message("after"))
     await drain(worker)
     return thread_id, position
 
 
 def kept_in(settings: Settings) -> list[list[dict[str, Any]]]:
-    """Return what the quarantine folder holds of dropped tasks, a list for each file."""
+    """Return the dropped tasks in the quarantine, a list for each file."""
     files = sorted((settings.home / "livethread" / "quarantine").glob("*.dropped.*"))
     return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
 
 
 def kept_in_redis(redis: Any, settings: Settings) -> dict[bytes, bytes]:
-    """Return every key of the deployment and its value, without the doorbells, which arrive when they do."""
-    names_of_keys = redis.scan_iter(f"{settings.key_prefix}:*")
+    """Return all Redis keys of the deployment and their values, except doorbells, whose timing varies."""
+    redis_keys = redis.scan_iter(f"{settings.key_prefix}:*")
     doorbells = f"{settings.key_prefix}:celery:".encode()
-    return {name: redis.dump(name) for name in names_of_keys if not name.startswith(doorbells)}
+    return {name: redis.dump(name) for name in redis_keys if not name.startswith(doorbells)}
 
 
 # -- show --------------------------------------------------------------------------------------------------
@@ -133,14 +133,14 @@ async def test_a_parked_thread_is_listed_with_its_reason(
     assert (as_json["thread_id"], as_json["reason"]) == (thread_id, listed.split("  ")[1].strip())
 
 
-async def test_it_is_shown_where_a_thread_stopped_and_what_waits_and_no_contents(
+async def test_show_prints_the_position_and_the_waiting_tasks_without_contents(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
     thread_id, position = await a_parked_thread(store, hand_worker)
     writer = store._threads.require(thread_id).id
 
     shown = json.loads(await done(settings, "show", thread_id, "--json"))
-    said = await done(settings, "show", thread_id)
+    output = await done(settings, "show", thread_id)
 
     assert parse_time(shown["parked_at"]) is not None
     stopped = shown["stopped_at"]
@@ -148,24 +148,24 @@ async def test_it_is_shown_where_a_thread_stopped_and_what_waits_and_no_contents
     assert (stopped["op"], stopped["items"]) == ("append_items", 1)
     assert shown["waiting"]["tasks"] == 2
     assert shown["waiting"]["bytes"] > stopped["bytes"] > len("secret")
-    assert f"at       {position}: append_items, 1 items" in said
-    assert shown["parked_at"] in said
-    assert "secret" not in said + json.dumps(shown)
+    assert f"at       {position}: append_items, 1 items" in output
+    assert shown["parked_at"] in output
+    assert "secret" not in output + json.dumps(shown)
 
 
-async def test_contents_are_shown_to_who_asks_for_them(
+async def test_show_prints_contents_on_request(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
 
     shown = json.loads(await done(settings, "show", thread_id, "--json", "--contents"))
-    said = await done(settings, "show", thread_id, "--contents")
+    output = await done(settings, "show", thread_id, "--contents")
 
     assert shown["stopped_at"]["contents"]["lines"] == '{"poison": "secret"}'
-    assert "secret" in said
+    assert "secret" in output
 
 
-async def test_an_entry_that_is_no_task_is_shown_as_one(
+async def test_show_prints_an_entry_that_is_not_a_task(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
     thread_id = await new_thread(store)
@@ -174,7 +174,7 @@ async def test_an_entry_that_is_no_task_is_shown_as_one(
     await drain(hand_worker)
 
     shown = json.loads(await done(settings, "show", thread_id, "--json", "--contents"))
-    said = await done(settings, "show", thread_id, "--contents")
+    output = await done(settings, "show", thread_id, "--contents")
 
     assert shown["reason"].startswith("the entry at 99999999999999-0 is not a task")
     assert shown["stopped_at"] == {
@@ -185,11 +185,11 @@ async def test_an_entry_that_is_no_task_is_shown_as_one(
         "bytes": 5,
         "contents": {"junk": {"base64": "/xtbMko="}},
     }
-    assert "at       99999999999999-0: no task, 5 bytes" in said
+    assert "at       99999999999999-0: no task, 5 bytes" in output
 
 
 @pytest.mark.parametrize("what", ["show", "drop", "retry"])
-async def test_of_a_thread_that_is_not_parked_it_is_said(
+async def test_a_thread_that_is_not_parked_is_reported(
     store: QueuedThreadStore, settings: Settings, what: str
 ) -> None:
     thread_id = await new_thread(store)
@@ -203,28 +203,28 @@ async def test_of_a_thread_that_is_not_parked_it_is_said(
 # -- drop --------------------------------------------------------------------------------------------------
 
 
-async def test_a_dropped_task_is_kept_whole_and_what_stands_behind_it_is_applied(
+async def test_a_dropped_task_is_saved_and_the_tasks_after_it_are_applied(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
     thread_id, position = await a_parked_thread(store, hand_worker)
     with pytest.raises(ThreadParked):
         await flush(store, thread_id)
 
-    said = await done(settings, "drop", thread_id, "--yes")
+    output = await done(settings, "drop", thread_id, "--yes")
     await drain(hand_worker)
 
     await flush(store, thread_id)
-    assert texts(await history(store, thread_id)) == ["before", "behind"]
+    assert texts(await history(store, thread_id)) == ["before", "after"]
     [[kept]] = kept_in(settings)
     assert (kept["thread_id"], kept["position"], kept["op"]) == (thread_id, position, "append_items")
     assert kept["reason"] == "InvalidRequest: a line of an append_items holds no item"
     assert kept["fields"]["lines"] == '{"poison": "secret"}'
     assert sorted(kept["fields"]) == ["lines", "n", "task", "writer"]
-    assert str(settings.home / "livethread" / "quarantine") in said
-    assert "secret" not in said
+    assert str(settings.home / "livethread" / "quarantine") in output
+    assert "secret" not in output
 
 
-async def test_tasks_that_their_writer_makes_after_a_drop_are_applied(
+async def test_later_tasks_of_the_same_writer_are_applied_after_a_drop(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
@@ -234,14 +234,14 @@ async def test_tasks_that_their_writer_makes_after_a_drop_are_applied(
     await drain(hand_worker)
 
     await flush(store, thread_id)
-    assert texts(await history(store, thread_id)) == ["before", "behind", "later"]
+    assert texts(await history(store, thread_id)) == ["before", "after", "later"]
     assert not store._threads.require(thread_id).has_outstanding
 
 
-async def test_nobody_waits_for_a_dropped_task_though_it_was_the_last(
+async def test_no_call_waits_for_a_dropped_task_though_it_was_the_last(
     own_store: QueuedThreadStore, own_worker: HandWorker, own_settings: Settings, own_redis: RedisServer
 ) -> None:
-    """The publication is lost, too: neither who flushes nor who resumes hangs."""
+    """The publication is lost, too; neither a flush nor a resume may hang."""
     thread_id = await new_thread(own_store)
     await append(own_store, thread_id, message("before"))
     await poison(own_store, thread_id)
@@ -256,17 +256,17 @@ async def test_nobody_waits_for_a_dropped_task_though_it_was_the_last(
         assert texts(await history(other, thread_id)) == ["before"]
 
 
-async def test_a_flush_under_way_ends_when_the_last_of_its_tasks_is_dropped(
+async def test_a_flush_in_progress_ends_when_the_last_of_its_tasks_is_dropped(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has not heard that the thread was parked."""
+    """The flush does not know that the thread was parked."""
     thread_id = await new_thread(store)
     await poison(store, thread_id)
     writer = store._threads.require(thread_id)
     await drain(hand_worker)
     await eventually(lambda: writer.parked, "the publication")
     writer.note_parked(None)
-    monkeypatch.setattr(writer, "note_parked", lambda _reason: None)  # nor does it when it asks
+    monkeypatch.setattr(writer, "note_parked", lambda _reason: None)  # not even when it asks
     flushing = asyncio.ensure_future(flush(store, thread_id, timeout_s=15))
     await asyncio.wait([flushing], timeout=0.1)
     waited = not flushing.done()
@@ -277,7 +277,7 @@ async def test_a_flush_under_way_ends_when_the_last_of_its_tasks_is_dropped(
     await flushing
 
 
-async def test_a_dropped_append_has_not_taken_its_key(
+async def test_a_dropped_append_does_not_take_its_idempotency_key(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
@@ -294,7 +294,7 @@ async def test_a_dropped_append_has_not_taken_its_key(
     assert texts(await history(store, thread_id)) == ["before", "again"]
 
 
-async def test_a_dropped_task_does_not_come_back_when_redis_forgets_everything(
+async def test_a_dropped_task_does_not_come_back_when_redis_loses_everything(
     own_store: QueuedThreadStore, own_worker: HandWorker, own_settings: Settings, own_redis: RedisServer
 ) -> None:
     thread_id, _ = await a_parked_thread(own_store, own_worker)
@@ -307,19 +307,19 @@ async def test_a_dropped_task_does_not_come_back_when_redis_forgets_everything(
     await drain(own_worker)
 
     await flush(own_store, thread_id, timeout_s=15)
-    assert texts(await history(own_store, thread_id)) == ["before", "behind", "later"]
+    assert texts(await history(own_store, thread_id)) == ["before", "after", "later"]
 
 
-async def test_what_a_client_sends_again_of_a_dropped_task_is_not_taken_again(
+async def test_a_dropped_task_that_its_client_sends_again_is_not_accepted_again(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
-    """It has not heard of the drop, and offers its last task again."""
+    """The client does not know of the drop."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("before"))
     await poison(store, thread_id)
     await drain(hand_worker)
     writer = store._threads.require(thread_id)
-    await eventually(lambda: writer.floor == 2, "what is applied")
+    await eventually(lambda: writer.floor == 2, "the acknowledgement")
     await store._acknowledgements.stop()
     await done(settings, "drop", thread_id, "--yes")
 
@@ -330,13 +330,13 @@ async def test_what_a_client_sends_again_of_a_dropped_task_is_not_taken_again(
     assert redis.exists(keys(settings).mailbox(thread_id)) == 0
 
 
-async def test_all_that_waits_is_dropped_where_that_is_asked_for(
+async def test_all_waiting_tasks_can_be_dropped(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
     async with opened(settings) as other:
         other._open(thread_id, epoch=0)
-        await append(other, thread_id, message("of another writer"))
+        await append(other, thread_id, message("from another writer"))
 
         await done(settings, "drop", thread_id, "--all", "--yes")
 
@@ -348,13 +348,13 @@ async def test_all_that_waits_is_dropped_where_that_is_asked_for(
     assert redis.exists(keys(settings).mailbox(thread_id)) == 0
 
 
-async def test_a_task_is_dropped_by_its_position_only_where_the_thread_stopped_at_it(
+async def test_dropping_by_position_needs_the_position_where_the_thread_stopped(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
     thread_id, position = await a_parked_thread(store, hand_worker)
-    behind = store._threads.require(thread_id).unapplied[-1].position
+    later = store._threads.require(thread_id).unapplied[-1].position
 
-    refused = await cli(settings, "drop", thread_id, "--position", behind, "--yes")
+    refused = await cli(settings, "drop", thread_id, "--position", later, "--yes")
     waiting = redis.xlen(keys(settings).mailbox(thread_id))
     await done(settings, "drop", thread_id, "--position", position, "--yes")
 
@@ -365,7 +365,7 @@ async def test_a_task_is_dropped_by_its_position_only_where_the_thread_stopped_a
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y\n", 1), ("n\n", 2), ("", 2)])
-async def test_who_does_not_say_yes_is_asked(
+async def test_drop_asks_for_confirmation_without_yes(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, answer: str, left: int
 ) -> None:
     thread_id, position = await a_parked_thread(store, hand_worker)
@@ -377,27 +377,27 @@ async def test_who_does_not_say_yes_is_asked(
     assert len(kept_in(settings)) == 2 - left
 
 
-async def test_without_the_home_it_must_be_said_where_to_keep_what_is_dropped(
+async def test_drop_needs_save_if_the_home_is_unknown(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any, tmp_path: Path
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
     file, taken = tmp_path / "dropped.jsonl", tmp_path / "taken.jsonl"
     taken.write_text("mine")
 
-    unsaid = await cli(settings, "drop", thread_id, "--yes", LIVETHREAD_HOME=None)
+    without = await cli(settings, "drop", thread_id, "--yes", LIVETHREAD_HOME=None)
     occupied = await cli(settings, "drop", thread_id, "--yes", "--save", str(taken), LIVETHREAD_HOME=None)
     waiting = redis.xlen(keys(settings).mailbox(thread_id))
-    said = await cli(settings, "drop", thread_id, "--yes", "--save", str(file), LIVETHREAD_HOME=None)
+    saved = await cli(settings, "drop", thread_id, "--yes", "--save", str(file), LIVETHREAD_HOME=None)
 
-    assert (unsaid.exit_code, occupied.exit_code, said.exit_code) == (1, 1, 0)
-    assert "--save" in unsaid.stderr
+    assert (without.exit_code, occupied.exit_code, saved.exit_code) == (1, 1, 0)
+    assert "--save" in without.stderr
     assert "exists" in occupied.stderr
     assert (waiting, taken.read_text()) == (2, "mine")
     assert json.loads(file.read_text())["fields"]["lines"] == '{"poison": "secret"}'
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-async def test_an_entry_that_is_no_task_is_dropped_and_positions_go_on_as_before(
+async def test_dropping_an_entry_that_is_not_a_task_does_not_advance_positions(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
     thread_id = await new_thread(store)
@@ -415,10 +415,10 @@ async def test_an_entry_that_is_no_task_is_dropped_and_positions_go_on_as_before
     assert kept_in(settings)[0][0]["fields"] == {"junk": {"base64": "/w=="}, "writer": "x", "n": "-1"}
 
 
-async def test_no_writer_has_more_dropped_than_it_had_accepted(
+async def test_a_dropped_entry_with_a_forged_counter_acknowledges_nothing(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
-    """Junk that bears a writer's name must not make its later tasks count as applied."""
+    """An entry with a writer's id and too high a counter must not make later tasks count as applied."""
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
     writer = store._threads.require(thread_id).id
@@ -432,7 +432,7 @@ async def test_no_writer_has_more_dropped_than_it_had_accepted(
     assert store._threads.require(thread_id).has_outstanding
 
 
-async def test_where_a_creation_is_dropped_the_thread_stops_at_what_stands_behind_it(
+async def test_after_a_dropped_creation_the_thread_stops_at_the_next_task(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
     thread_id = await new_thread(store)
@@ -457,10 +457,10 @@ async def test_where_a_creation_is_dropped_the_thread_stops_at_what_stands_behin
         await read(store, thread_id)
 
 
-async def test_where_a_deletion_is_dropped_the_thread_is_open_again(
+async def test_dropping_a_deletion_opens_the_thread_again(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
 ) -> None:
-    """A folder in the rollout's place cannot be removed as a file is."""
+    """A folder at the rollout's path makes the deletion fail."""
     hand_worker.settings = settings.model_copy(update={"park_after_attempts": 1})
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))
@@ -485,7 +485,7 @@ async def test_where_a_deletion_is_dropped_the_thread_is_open_again(
 
 
 @pytest.mark.parametrize("meanwhile", ["retried", "retried and parked again", "its first task was dropped"])
-async def test_nothing_is_dropped_that_was_not_seen(
+async def test_a_drop_conflicts_if_the_mailbox_changed_since_it_was_shown(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any, meanwhile: str
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
@@ -506,7 +506,7 @@ async def test_nothing_is_dropped_that_was_not_seen(
     assert kept_in_redis(redis, settings) == before
 
 
-async def test_a_redis_that_stops_answering_is_said_in_a_line(
+async def test_a_redis_timeout_is_reported_in_one_line(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
@@ -523,24 +523,24 @@ async def test_a_redis_that_stops_answering_is_said_in_a_line(
         "stopped answering (Timeout reading from socket): the command may or may not have taken effect"
         in result.output
     )
-    assert len(kept_in(settings)) == 1  # what it was to drop is saved before
+    assert len(kept_in(settings)) == 1  # tasks are saved before they are dropped
 
 
-async def test_many_tasks_are_dropped_in_one_go(
+async def test_many_tasks_can_be_dropped_together(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
     await asyncio.gather(*(append(store, thread_id, message(f"{n}")) for n in range(250)))
 
-    said = await done(settings, "drop", thread_id, "--all", "--yes")
+    output = await done(settings, "drop", thread_id, "--all", "--yes")
 
-    assert "and the 251 after it" in said
+    assert "and the 251 after it" in output
     assert [len(kept) for kept in kept_in(settings)] == [252]
     assert redis.exists(keys(settings).mailbox(thread_id)) == 0
     await flush(store, thread_id)
 
 
-# -- retry, and the bound ----------------------------------------------------------------------------------
+# -- retry and the bound -----------------------------------------------------------------------------------
 
 
 async def test_a_retried_thread_stops_at_the_same_task_while_the_cause_remains(
@@ -550,17 +550,15 @@ async def test_a_retried_thread_stops_at_the_same_task_while_the_cause_remains(
     mailbox = keys(settings).mailbox(thread_id)
     before = redis.xrange(mailbox)
 
-    said = await done(settings, "retry", thread_id)
+    output = await done(settings, "retry", thread_id)
     await drain(hand_worker)
 
-    assert said == f"{thread_id} is tried again\n"
+    assert output == f"{thread_id} is tried again\n"
     assert redis.xrange(mailbox) == before
     assert redis.hexists(keys(settings).parked, thread_id)
 
 
-async def test_a_parked_thread_takes_tasks_up_to_its_bound_and_then_says_why_no_more(
-    settings: Settings, hand_worker: HandWorker
-) -> None:
+async def test_a_parked_thread_accepts_tasks_up_to_its_bound(settings: Settings, hand_worker: HandWorker) -> None:
     async with opened(settings.model_copy(update={"mailbox_max_tasks": 4})) as store:
         thread_id, _ = await a_parked_thread(store, hand_worker)
         writer = store._threads.require(thread_id)
@@ -574,4 +572,4 @@ async def test_a_parked_thread_takes_tasks_up_to_its_bound_and_then_says_why_no_
         await done(settings, "drop", thread_id, "--yes")
         await drain(hand_worker)
         await flush(store, thread_id)
-        assert texts(await history(store, thread_id)) == ["before", "behind", "third", "fourth"]
+        assert texts(await history(store, thread_id)) == ["before", "after", "third", "fourth"]

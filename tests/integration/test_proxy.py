@@ -1,4 +1,4 @@
-"""The proxy that other tests put before Redis does to a connection what they ask for, and nothing else."""
+"""The proxy between a client and Redis delays, cuts and swallows replies on request, and does nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from livethread import new_thread_id
 
 @pytest.fixture
 def client(proxy: RedisProxy) -> Iterator[Redis]:
-    """A client that reports a failure instead of trying again."""
+    """A client that reports a failure instead of retrying."""
     with Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 0)) as client:
         yield client
 
@@ -29,7 +29,7 @@ def key() -> str:
     return new_thread_id()
 
 
-def test_what_is_said_passes_whole_and_in_both_directions(client: Redis, own_redis: RedisServer, key: str) -> None:
+def test_data_passes_unchanged_in_both_directions(client: Redis, own_redis: RedisServer, key: str) -> None:
     large = bytes(range(256)) * 4096
 
     client.set(key, large)
@@ -38,7 +38,7 @@ def test_what_is_said_passes_whole_and_in_both_directions(client: Redis, own_red
     assert client.get(key) == large
 
 
-def test_each_answer_comes_late_and_its_request_was_carried_out(
+def test_a_request_with_a_delayed_answer_is_carried_out(
     proxy: RedisProxy, client: Redis, own_redis: RedisServer, key: str
 ) -> None:
     hasty = Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 0), socket_timeout=0.5)
@@ -54,7 +54,7 @@ def test_each_answer_comes_late_and_its_request_was_carried_out(
     assert client.ping()
 
 
-def test_all_connections_are_cut_and_new_ones_are_welcome(proxy: RedisProxy, own_redis: RedisServer) -> None:
+def test_new_connections_work_after_all_were_cut(proxy: RedisProxy, own_redis: RedisServer) -> None:
     clients = [Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 0), single_connection_client=True) for _ in "ab"]
     for client in clients:
         client.ping()
@@ -71,14 +71,14 @@ def test_all_connections_are_cut_and_new_ones_are_welcome(proxy: RedisProxy, own
 
 
 @pytest.mark.parametrize("after", [0, 2, 1000])
-def test_a_reply_is_cut_after_some_bytes_and_its_request_was_carried_out(
+def test_a_request_with_a_cut_reply_is_carried_out(
     proxy: RedisProxy, client: Redis, own_redis: RedisServer, key: str, after: int
 ) -> None:
     own_redis.client.set(key, "x" * 5000)
     client.ping()
 
     cut = proxy.cut_reply(after, to=b"GETDEL")
-    assert client.ping()  # not what it waits for
+    assert client.ping()  # another command passes
     with pytest.raises(RedisConnectionError):
         client.getdel(key)
 
@@ -87,7 +87,7 @@ def test_a_reply_is_cut_after_some_bytes_and_its_request_was_carried_out(
     assert client.ping()
 
 
-def test_a_swallowed_reply_is_one_and_the_next_comes(
+def test_only_the_chosen_replies_are_swallowed(
     proxy: RedisProxy, client: Redis, own_redis: RedisServer, key: str
 ) -> None:
     first, second = proxy.swallow_reply(to=b"INCR"), proxy.swallow_reply(to=b"INCR")
@@ -101,9 +101,7 @@ def test_a_swallowed_reply_is_one_and_the_next_comes(
     assert client.incr(key) == 3
 
 
-def test_connections_are_closed_while_redis_is_away_and_serve_when_it_is_back(
-    client: Redis, own_redis: RedisServer
-) -> None:
+def test_connections_fail_while_redis_is_down_and_work_afterwards(client: Redis, own_redis: RedisServer) -> None:
     client.ping()
     own_redis.kill()
     with pytest.raises(RedisConnectionError):

@@ -1,4 +1,4 @@
-"""What README and quickstart show is what runs."""
+"""The examples of README and quickstart run as shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def python_blocks(document: str) -> list[str]:
 
 
 def run_alone(code: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run *code* as a program of its own, with nothing but a home."""
+    """Run *code* as a separate program in an empty home."""
     environment: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "HOME": str(home), "LIVETHREAD_HOME": str(home / "lt")}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -31,7 +31,7 @@ def run_alone(code: str, home: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_readme_example_does_the_whole_job_alone(tmp_path: Path) -> None:
+def test_the_readme_example_runs_as_a_program(tmp_path: Path) -> None:
     [example] = python_blocks("README.md")
 
     result = run_alone(example, tmp_path)
@@ -58,7 +58,7 @@ def test_the_quickstart_session_runs(tmp_path: Path) -> None:
     assert result.stdout.split() == ["Fix", "the", "build", "automation", "4"]
 
 
-async def test_the_other_quickstart_examples_do_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_other_quickstart_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, Any] = {}
     for block in python_blocks("docs/quickstart.md")[1:]:
         exec(block, scope)
@@ -88,7 +88,7 @@ async def test_the_other_quickstart_examples_do_what_they_say(capsys: pytest.Cap
     await scope["test_my_agent"]()
 
 
-def test_the_tests_and_faults_that_guarantees_names_are_there() -> None:
+def test_the_tests_that_guarantees_names_exist() -> None:
     text = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
 
     named = set(re.findall(r"`(tests/[\w/.]+)`", text))

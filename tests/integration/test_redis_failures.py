@@ -1,4 +1,4 @@
-"""Redis restarts, forgets, refuses or hangs under open stores: what was accepted is applied, once and in order."""
+"""Redis restarts, loses data, refuses or hangs under open stores: accepted tasks are applied once, in order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def numbers(count: int) -> list[str]:
     return [f"{n}" for n in range(count)]
 
 
-async def test_redis_is_killed_between_append_and_flush_and_nothing_is_lost(
+async def test_killing_redis_between_append_and_flush_loses_nothing(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     thread_id = await appended(store)
@@ -60,7 +60,7 @@ async def test_redis_is_killed_between_append_and_flush_and_nothing_is_lost(
     assert texts(await history(store, thread_id)) == numbers(10)
 
 
-async def test_appends_made_while_redis_is_away_are_accepted_when_it_is_back(
+async def test_appends_made_while_redis_is_down_are_accepted_later(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     thread_id = await appended(store, 3)
@@ -78,7 +78,7 @@ async def test_appends_made_while_redis_is_away_are_accepted_when_it_is_back(
     assert texts(await history(store, thread_id)) == numbers(6)
 
 
-async def test_an_append_that_redis_does_not_accept_in_time_says_what_becomes_of_it(
+async def test_an_append_that_redis_does_not_accept_in_time_stays_queued(
     own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     async with opened(own_settings.model_copy(update={"enqueue_timeout_s": 0.2})) as store:
@@ -95,7 +95,7 @@ async def test_an_append_that_redis_does_not_accept_in_time_says_what_becomes_of
         assert texts(await history(store, thread_id)) == numbers(2)
 
 
-async def test_what_redis_forgot_is_sent_again_in_order_and_once(
+async def test_tasks_that_redis_lost_are_sent_again_in_order(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     thread_id = await appended(store)
@@ -107,19 +107,19 @@ async def test_what_redis_forgot_is_sent_again_in_order_and_once(
     assert texts(await history(store, thread_id)) == numbers(10)
 
 
-async def test_a_short_flush_sends_again_what_redis_forgot_while_other_threads_go_on(
+async def test_a_short_flush_resends_lost_tasks_while_other_threads_are_acknowledged(
     store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """Publications about the others say nothing of it: it has to be asked for."""
+    """Acknowledgements of other threads must not keep the flush from asking."""
     thread_id = await appended(store, 3)
     own_redis.client.delete(*own_redis.client.scan_iter(f"{own_settings.key_prefix}:*:{thread_id}"))
 
-    async def go_on() -> None:
+    async def acknowledge_others() -> None:
         while True:
             store._progress.note_publication()
             await asyncio.sleep(0.01)
 
-    others = asyncio.create_task(go_on())
+    others = asyncio.create_task(acknowledge_others())
     async with draining(own_worker):
         await store.flush_thread(FlushThreadParams(thread_id=thread_id, timeout_s=6))
     others.cancel()
@@ -127,9 +127,7 @@ async def test_a_short_flush_sends_again_what_redis_forgot_while_other_threads_g
     assert texts(await history(store, thread_id)) == numbers(3)
 
 
-async def test_every_flush_says_that_redis_is_away_not_only_the_one_that_asked(
-    store: QueuedThreadStore, own_redis: RedisServer
-) -> None:
+async def test_every_flush_reports_that_redis_is_down(store: QueuedThreadStore, own_redis: RedisServer) -> None:
     threads = [await appended(store, 1) for _ in range(10)]
     own_redis.kill()
 
@@ -141,7 +139,7 @@ async def test_every_flush_says_that_redis_is_away_not_only_the_one_that_asked(
     assert all("does not answer" in str(error) for error in errors)
 
 
-async def test_what_redis_forgot_is_sent_again_before_what_is_appended_since(
+async def test_lost_tasks_are_sent_again_before_newer_ones(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     thread_id = await appended(store, 5)
@@ -155,10 +153,10 @@ async def test_what_redis_forgot_is_sent_again_before_what_is_appended_since(
     assert texts(await history(store, thread_id)) == numbers(10)
 
 
-async def test_what_was_applied_unseen_is_sent_again_and_not_written_again(
+async def test_applied_tasks_without_an_acknowledgement_are_resent_but_not_rewritten(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """The publication is lost with the connection that should have brought it."""
+    """The acknowledgement is lost with the connection."""
     thread_id = await appended(store, 5)
     own_redis.client.client_kill_filter(_type="pubsub")
     await asyncio.to_thread(own_worker.drain)
@@ -171,16 +169,16 @@ async def test_what_was_applied_unseen_is_sent_again_and_not_written_again(
     assert texts(await history(store, thread_id)) == numbers(6)
 
 
-async def test_what_redis_forgot_is_kept_though_another_writer_was_first_to_write_again(
+async def test_lost_tasks_are_applied_though_another_writer_appends_first(
     store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """The first writer has not seen its creation applied, so it sends that again, too."""
+    """The first writer's creation was not acknowledged, so it is sent again, too."""
     thread_id = await appended(store, 2)
     own_redis.client.client_kill_filter(_type="pubsub")
     await asyncio.to_thread(own_worker.drain)
     await append(store, thread_id, message("2"))
     own_redis.client.flushall()
-    # The first may have been quicker, where the machine is slow: then the other waits for it.
+    # On a slow machine, the first store may resend first: then the other waits for it.
     async with opened(own_settings) as other, draining(own_worker):
         await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
         await append(other, thread_id, message("other"))
@@ -192,10 +190,10 @@ async def test_what_redis_forgot_is_kept_though_another_writer_was_first_to_writ
     assert stored.count("other") == 1
 
 
-async def test_a_forgotten_task_is_not_applied_because_another_writers_later_one_is(
+async def test_a_lost_task_is_not_taken_for_applied_when_another_writers_task_is(
     store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """A position says nothing any more once Redis lost data; a task is its writer and counter."""
+    """Positions mean nothing once Redis lost data; writer and counter identify a task."""
     thread_id = await appended(store, 1)
     async with opened(own_settings) as other:
         async with draining(own_worker):
@@ -212,7 +210,7 @@ async def test_a_forgotten_task_is_not_applied_because_another_writers_later_one
     assert sorted(texts(await history(store, thread_id))) == ["0", "1", "other"]
 
 
-async def test_an_accepted_compare_and_append_that_redis_forgot_is_kept(
+async def test_a_lost_append_with_an_expected_position_is_applied(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     thread_id = await new_thread(store)
@@ -226,7 +224,7 @@ async def test_an_accepted_compare_and_append_that_redis_forgot_is_kept(
     assert texts(await history(store, thread_id)) == numbers(2)
 
 
-async def test_accepted_tasks_that_redis_forgot_are_kept_though_others_fill_the_mailbox(
+async def test_lost_tasks_are_applied_though_another_writer_fills_the_mailbox(
     own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     bounded = own_settings.model_copy(update={"mailbox_max_tasks": 6})
@@ -240,7 +238,7 @@ async def test_accepted_tasks_that_redis_forgot_are_kept_though_others_fill_the_
         own_redis.client.flushall()
         for _ in range(4):
             await append(other, thread_id, message("other"))
-        with pytest.raises(Unavailable):  # both are at work on the full mailbox, and there is no worker
+        with pytest.raises(Unavailable):  # the mailbox is full, and no worker drains it
             await flush(store, thread_id, timeout_s=0.3)
 
         async with draining(own_worker):
@@ -252,14 +250,14 @@ async def test_accepted_tasks_that_redis_forgot_are_kept_though_others_fill_the_
     assert stored.count("other") == 4
 
 
-async def test_a_task_that_redis_has_is_not_given_up_when_redis_refuses_to_take_it_again(
+async def test_an_accepted_task_is_kept_though_redis_refuses_it_when_resent(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """A flush offers the last task again; out of memory, Redis refuses every such call."""
+    """A flush sends the last task again; out of memory, Redis refuses the call."""
     thread_id = await appended(store, 3)
     own_redis.client.config_set("maxmemory", 1)
 
-    with pytest.raises(ThreadStoreError):  # no worker: it cannot be durable
+    with pytest.raises(ThreadStoreError):  # no worker applies it
         await flush(store, thread_id, timeout_s=0.3)
 
     own_redis.client.config_set("maxmemory", 0)
@@ -269,10 +267,10 @@ async def test_a_task_that_redis_has_is_not_given_up_when_redis_refuses_to_take_
     assert texts(await history(store, thread_id)) == numbers(4)
 
 
-async def test_an_append_that_redis_has_no_memory_for_is_refused_and_can_be_made_again(
+async def test_an_append_refused_for_lack_of_memory_can_be_repeated(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """The first of the thread: its creation is refused with it."""
+    """It is the thread's first append, so the creation is refused with it."""
     thread_id = await new_thread(store)
     own_redis.client.config_set("maxmemory", 1)
     with pytest.raises(ResourceExhausted, match="out of memory"):
@@ -286,10 +284,10 @@ async def test_an_append_that_redis_has_no_memory_for_is_refused_and_can_be_made
     assert texts(await history(store, thread_id)) == numbers(1)
 
 
-async def test_a_refusal_of_redis_is_an_error_and_the_store_goes_on(
+async def test_an_unexpected_error_of_redis_is_raised_and_other_threads_go_on(
     store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """A mailbox of another type, as no release of ours writes it."""
+    """The mailbox's Redis key holds a string instead of a stream."""
     broken, good = await new_thread(store), await new_thread(store)
     key = names.ShardKeys(own_settings.key_prefix, 0).mailbox(broken)
     own_redis.client.set(key, "not a stream")
@@ -303,21 +301,21 @@ async def test_a_refusal_of_redis_is_an_error_and_the_store_goes_on(
     assert texts(await history(store, good)) == numbers(1)
 
 
-async def test_an_append_whose_wait_is_cancelled_before_it_is_sent_is_still_stored(
+async def test_an_append_that_times_out_before_it_is_sent_is_still_stored(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """Another thread's call is under way on a Redis that hangs; meanwhile this thread's first append times out."""
+    """While Redis hangs in another thread's call, this thread's first append times out."""
     busy, thread_id = await new_thread(store), await new_thread(store)
     own_redis.pause()
     try:
-        under_way = asyncio.ensure_future(append(store, busy, message("0")))
+        pending = asyncio.ensure_future(append(store, busy, message("0")))
         await eventually(lambda: bool(store._threads.require(busy).queue and store._threads.require(busy).queue[0].n))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await append(store, thread_id, message("cancelled"))
     finally:
         own_redis.go_on()
-    await under_way
+    await pending
 
     await append(store, thread_id, message("next"))
 
@@ -326,10 +324,10 @@ async def test_an_append_whose_wait_is_cancelled_before_it_is_sent_is_still_stor
     assert texts(await history(store, thread_id)) == ["cancelled", "next"]
 
 
-async def test_a_cancelled_append_is_stored_though_redis_has_no_memory_for_it_at_first(
+async def test_a_cancelled_append_is_stored_though_redis_is_out_of_memory_at_first(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """Whoever cancels is told that it is appended; so it is not refused either."""
+    """A cancelled append counts as appended, so it must not be refused afterwards."""
     thread_id = await appended(store, 1)
     writer = store._threads.require(thread_id)
     own_redis.client.config_set("maxmemory", 1)
@@ -351,7 +349,7 @@ async def test_a_cancelled_append_is_stored_though_redis_has_no_memory_for_it_at
     assert texts(await history(store, thread_id)) == numbers(3)
 
 
-async def test_a_flush_outlives_a_redis_that_is_away(
+async def test_a_flush_survives_a_restart_of_redis(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     thread_id = await appended(store, 3)
@@ -369,19 +367,22 @@ async def test_a_flush_outlives_a_redis_that_is_away(
 
 
 @pytest.mark.parametrize("how", ["killed", "hung"])
-async def test_a_store_closes_while_redis_is_away_and_a_doorbell_is_due(
+async def test_a_store_closes_while_redis_is_down_and_a_doorbell_is_due(
     own_settings: Settings, own_redis: RedisServer, how: str
 ) -> None:
     try:
         async with opened(own_settings) as store:
-            await appended(store, 1)
+            thread_id = await appended(store, 1)
             own_redis.kill() if how == "killed" else own_redis.pause()
             store._mailboxes._doorbell.ring(0)
+
+        with pytest.raises(Unavailable, match="the store was closed"):
+            await append(store, thread_id, message("late"))
     finally:
         own_redis.go_on()
 
 
-async def test_metadata_observed_before_redis_forgot_it_is_applied_as_well(
+async def test_a_lost_derived_patch_is_applied(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     thread = await LiveThread.create(store, CreateThreadParams())
@@ -395,7 +396,7 @@ async def test_metadata_observed_before_redis_forgot_it_is_applied_as_well(
     assert (stored.title, texts(await history(store, thread.thread_id))) == ("A title", ["A title"])
 
 
-async def test_what_redis_forgot_of_a_fenced_writer_goes_in_and_what_is_new_does_not(
+async def test_a_fenced_writers_lost_tasks_are_applied_but_new_ones_refused(
     store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     thread_id = await appended(store, 1)

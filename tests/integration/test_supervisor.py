@@ -1,4 +1,4 @@
-"""The supervisor, with real children: shells, so that each test takes a fraction of a second."""
+"""The supervisor, with shells as children, so that each test takes a fraction of a second."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def spec(name: str, script: str, *, grace_s: float = 10.0, ready: Callable[[int]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that only waits to be reaped, by whoever is init here, does not."""
+    """Return whether the process runs; a zombie does not."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
     return bool(state.strip()) and not state.startswith("Z")
 
 
 class Record:
-    """Collects what `Lines` is given."""
+    """Collects the output of `Lines`."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
@@ -49,11 +49,11 @@ class Record:
     def __call__(self, name: str, line: str) -> None:
         self.lines.append((name, line))
 
-    def names_of(self, beginning: str) -> list[str]:
-        return [name for name, line in self.lines if line.startswith(beginning)]
+    def names_of(self, prefix: str) -> list[str]:
+        return [name for name, line in self.lines if line.startswith(prefix)]
 
 
-def test_output_reaches_the_writer_with_its_name_up_to_the_last_line() -> None:
+def test_all_output_of_a_child_is_passed_on_with_its_name() -> None:
     record = Record()
 
     with Supervisor(
@@ -73,7 +73,7 @@ def test_a_crashed_child_is_restarted() -> None:
     assert supervisor.pids() == {}
 
 
-def test_restarts_back_off_from_half_a_second_to_thirty() -> None:
+def test_the_restart_delay_grows_from_half_a_second_to_thirty() -> None:
     assert [restart_delay_s(crashes) for crashes in (1, 2, 3, 6, 7, 1000)] == [0.5, 1.0, 2.0, 16.0, 30.0, 30.0]
 
 
@@ -87,7 +87,7 @@ def test_children_start_in_order_and_stop_in_reverse() -> None:
     assert record.names_of("ended") == ["flower", "beat", "redis"]
 
 
-def test_a_probe_holds_back_the_next_child(tmp_path: Path) -> None:
+def test_the_next_child_starts_once_the_probe_succeeds(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     first = spec("first", f"sleep 0.1; touch {flag}; {SLEEP}", ready=lambda _pid: flag.exists())
     seen = tmp_path / "seen"
@@ -98,17 +98,17 @@ def test_a_probe_holds_back_the_next_child(tmp_path: Path) -> None:
     assert seen.read_text().strip() == str(flag)
 
 
-def test_only_the_main_process_is_told_to_stop_and_its_group_is_killed_after_it(tmp_path: Path) -> None:
-    """Celery's pool processes must not be told: the main process lets them finish."""
-    told, finished, left = tmp_path / "told", tmp_path / "finished", tmp_path / "left"
-    helper = f"sh -c 'trap \"touch {told}; exit\" TERM; echo $$ > {left}; while :; do sleep 0.02; done'"
+def test_only_the_main_process_gets_sigterm_and_its_group_is_killed_afterwards(tmp_path: Path) -> None:
+    """Celery's main process lets its pool processes finish, so they must not get the signal."""
+    terminated, finished, left = tmp_path / "terminated", tmp_path / "finished", tmp_path / "left"
+    helper = f"sh -c 'trap \"touch {terminated}; exit\" TERM; echo $$ > {left}; while :; do sleep 0.02; done'"
     main = f"{helper} & trap 'sleep 0.1; touch {finished}; exit' TERM; while :; do sleep 0.02; done"
 
     with Supervisor([spec("a", main)], Lines(Record())):
         wait_until(lambda: left.exists() and left.read_text())
 
     assert finished.exists()
-    assert not told.exists()
+    assert not terminated.exists()
     wait_until(lambda: not is_alive(int(left.read_text())))
 
 
@@ -141,32 +141,32 @@ def test_a_second_request_to_stop_kills_at_once() -> None:
     assert supervisor.pids() == {}
 
 
-def test_a_child_that_ends_before_it_is_ready_fails_the_start_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_child_that_ends_before_it_is_ready_fails_the_start(tmp_path: Path) -> None:
     started: list[int] = []
 
     def note_pid(pid: int) -> bool:
         started.append(pid)
         return True
 
-    specs = [spec("redis", SLEEP, ready=note_pid), spec("worker", "echo no luck; exit 3", ready=lambda _pid: False)]
+    specs = [spec("redis", SLEEP, ready=note_pid), spec("worker", "echo failed; exit 3", ready=lambda _pid: False)]
 
     with pytest.raises(Unavailable) as failure:
         Supervisor(specs, LogFiles(tmp_path)).start()
 
     assert "worker ended with exit code 3 before it was ready" in str(failure.value)
     assert f"see {tmp_path / 'worker.log'}" in str(failure.value)
-    assert "no luck" in str(failure.value)
+    assert "failed" in str(failure.value)
     assert [is_alive(pid) for pid in started] == [False]
 
 
-def test_a_command_that_does_not_exist_fails_the_start(tmp_path: Path) -> None:
+def test_a_missing_command_fails_the_start(tmp_path: Path) -> None:
     missing = ProcessSpec(name="a", command=["/no/such/program"], env={}, ready=lambda _pid: False)
 
     with pytest.raises(Unavailable, match="cannot run /no/such/program"):
         Supervisor([missing], LogFiles(tmp_path)).start()
 
 
-def test_a_locked_child_waits_for_the_one_before_it(tmp_path: Path) -> None:
+def test_children_with_the_same_lock_run_one_after_the_other(tmp_path: Path) -> None:
     record = Record()
     specs = [
         ProcessSpec(
@@ -188,14 +188,14 @@ def test_a_locked_child_waits_for_the_one_before_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "signals", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]], ids=["killed", "interrupted twice"]
 )
-def test_no_child_outlives_a_supervisor_that(signals: list[signal.Signals], tmp_path: Path) -> None:
+def test_no_child_outlives_its_supervisor(signals: list[signal.Signals], tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import signal, sys
         from pathlib import Path
         from livethread_worker.embedded.output import LogFiles
         from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor
         spec = ProcessSpec(name="a", command=["sh", "-c", sys.argv[2]], env={}, grace_s=3600)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with SIGINT ignored
         with Supervisor([spec], LogFiles(Path(sys.argv[1]))) as supervisor:
             print(supervisor.pids()["a"], flush=True)
             signal.pause()

@@ -1,4 +1,4 @@
-"""docs/wire.md is enough: tasks of a program that has plain Redis commands, the schemas and a script's text."""
+"""docs/wire.md suffices to write a client: these use only Redis commands, the schemas and a script's text."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DOCUMENT = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
 SCRIPT = (ROOT / "client" / "livethread" / "queued" / "lua" / "enqueue.lua").read_text(encoding="utf-8")
 TIME = "2026-11-22T12:00:00.000Z"
 
-#: What the document shows: ``enqueue`` and ``ring``.
+#: The functions in the document: ``enqueue`` and ``ring``.
 EXAMPLE: dict[str, Any] = {}
-exec(re.search(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[1], EXAMPLE)  # type: ignore[index]  # it is there
+exec(re.search(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[1], EXAMPLE)  # type: ignore[index]  # the document has the block
 
 
 class Outsider:
-    """A writer that has nothing but the document's functions, the schemas and a connection."""
+    """A writer that uses only the document's functions, the schemas and a connection."""
 
     def __init__(self, redis: Redis, prefix: str) -> None:
         self.redis = redis
@@ -51,7 +51,7 @@ class Outsider:
         )  # fmt: skip
 
     def send(self, first: int, *tasks: tuple[str, str, str]) -> tuple[str, int, str]:
-        """Enqueue, and ring where that is due."""
+        """Enqueue the tasks, and ring if a doorbell is due."""
         must_ring, status, last, position = self.enqueue(first, *tasks)
         if must_ring:
             EXAMPLE["ring"](self.redis, 0, prefix=self.prefix)
@@ -68,7 +68,7 @@ class Outsider:
         return "create", valid("CreateThread", {"op": "create_thread", "at": TIME, "session_meta": meta}), ""
 
     def applied(self) -> int:
-        """Return the number of the last task that is durable."""
+        """Return the counter of the last applied task."""
         return int(self.redis.execute_command("HGET", self.key("writers"), f"a:{self.writer}") or 0)  # type: ignore[no-untyped-call]  # redis-py
 
 
@@ -94,7 +94,7 @@ DELETE = ("delete", json.dumps({"op": "delete_thread", "at": TIME}), "")
 
 
 def valid(name: str, value: Any) -> str:
-    """Return *value* as JSON, once the schema's file has taken it."""
+    """Return *value* as JSON after validating it against the published schema *name*."""
     schema = json.loads((ROOT / "docs" / "schema" / f"{name}.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(value)
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -112,12 +112,12 @@ def outsider(redis_server: RedisServer, settings: Settings) -> Outsider:
 
 @pytest.fixture
 def worker(settings: Settings) -> Iterator[None]:
-    """A worker without beat: nothing but a doorbell wakes it."""
+    """Run a worker without beat: only a doorbell wakes it."""
     with celery_worker(settings):
         yield
 
 
-def test_a_thread_is_created_and_written_by_plain_commands(
+def test_a_thread_is_created_and_written_with_plain_commands(
     worker: None, outsider: Outsider, settings: Settings
 ) -> None:
     heard = outsider.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
@@ -141,16 +141,18 @@ def test_a_thread_is_created_and_written_by_plain_commands(
     assert json.loads(names)["thread_name"] == "by hand"
 
 
-def test_the_smallest_doorbell_wakes_a_worker_again_and_again(worker: None, outsider: Outsider) -> None:
+def test_a_minimal_doorbell_wakes_a_worker_each_time(worker: None, outsider: Outsider, settings: Settings) -> None:
     outsider.send(1, outsider.create())
     for n in range(2, 5):
         wait_until(lambda n=n: outsider.applied() == n - 1, "the task before")  # type: ignore[misc]  # bound at once
         outsider.send(n, append(f"{n}"))
 
     wait_until(lambda: outsider.applied() == 4, "the last task")
+    _meta, *items = rollout(settings, outsider.thread_id)
+    assert [item["payload"]["message"] for item in items] == ["2", "3", "4"]
 
 
-def test_a_task_that_is_sent_twice_is_answered_twice_and_written_once(
+def test_a_task_sent_twice_is_answered_twice_and_written_once(
     worker: None, outsider: Outsider, settings: Settings
 ) -> None:
     tasks = outsider.create(), append("once")
@@ -164,10 +166,10 @@ def test_a_task_that_is_sent_twice_is_answered_twice_and_written_once(
     assert [line["type"] for line in rollout(settings, outsider.thread_id)] == ["session_meta", "event_msg"]
 
 
-def test_an_append_of_another_writer_with_the_same_key_is_written_once(
+def test_another_writers_append_with_the_same_idempotency_key_is_not_written(
     outsider: Outsider, hand_worker: HandWorker, settings: Settings
 ) -> None:
-    """A job that is started again has neither its writer nor its number."""
+    """A job that runs again has another writer and counter."""
     other = Outsider(outsider.redis, outsider.prefix)
     other.thread_id = outsider.thread_id
     outsider.enqueue(1, outsider.create(), append("once", idempotency_key="job 7"))
@@ -181,7 +183,7 @@ def test_an_append_of_another_writer_with_the_same_key_is_written_once(
     assert (outsider.applied(), other.applied()) == (2, 2)
 
 
-def test_refusals_are_those_of_the_table(outsider: Outsider) -> None:
+def test_refusals_match_the_table_in_the_document(outsider: Outsider) -> None:
     outsider.enqueue(1, outsider.create())
     other = Outsider(outsider.redis, outsider.prefix)
     other.thread_id = outsider.thread_id
@@ -200,19 +202,19 @@ def test_refusals_are_those_of_the_table(outsider: Outsider) -> None:
     )
 
 
-def test_a_task_for_which_nobody_rang_is_found_by_a_sweep(
+def test_a_sweep_finds_a_task_without_a_doorbell(
     outsider: Outsider, hand_worker: HandWorker, settings: Settings
 ) -> None:
     must_ring, *_ = outsider.enqueue(1, outsider.create(), append("silent"), bell_ms=1)
-    wait_until(lambda: not outsider.redis.exists(f"{settings.key_prefix}:{{0}}:bell"), "the end of the bell's time")
+    wait_until(lambda: not outsider.redis.exists(f"{settings.key_prefix}:{{0}}:bell"), "the bell's expiry")
 
     assert must_ring == 1
-    assert hand_worker.mailbox().sweep() is True  # what beat does every so often: a bell is due
+    assert hand_worker.mailbox().sweep() is True  # beat runs this; a doorbell is due
     hand_worker.drain()
     assert outsider.applied() == 2
 
 
-def test_a_task_that_no_schema_takes_parks_its_thread(worker: None, outsider: Outsider, settings: Settings) -> None:
+def test_a_task_that_matches_no_schema_parks_its_thread(worker: None, outsider: Outsider, settings: Settings) -> None:
     outsider.send(1, outsider.create(), ("", json.dumps({"op": "append_items", "at": TIME, "items": []}), ""))
     parked = f"{settings.key_prefix}:{{0}}:parked"
 
@@ -222,7 +224,7 @@ def test_a_task_that_no_schema_takes_parks_its_thread(worker: None, outsider: Ou
     assert outsider.applied() == 1
 
 
-def test_the_document_shows_the_real_doorbell_and_the_real_defaults(outsider: Outsider) -> None:
+def test_the_document_shows_the_actual_doorbell_and_defaults(outsider: Outsider) -> None:
     [shown] = re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)
     EXAMPLE["ring"](outsider.redis, 0, prefix="livethread")
     sent = json.loads(outsider.redis.execute_command("RPOP", "livethread:celery:livethread.0"))  # type: ignore[no-untyped-call]  # redis-py

@@ -22,7 +22,7 @@ def _collector_as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_collector_as_before")
 def test_a_pool_process_collects_garbage_rarely(tmp_path: Path) -> None:
-    create_app(Settings(home=tmp_path, redis_url="redis://nobody.invalid")).close()
+    create_app(Settings(home=tmp_path, redis_url="redis://redis.invalid")).close()
     before = gc.get_threshold()
 
     worker_process_init.send(sender=None)

@@ -1,4 +1,4 @@
-"""Every field of a patch, through every way there is to a thread, stands in the files."""
+"""Every field of a patch, whichever way it took to the thread, is in the rollout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from livethread_worker.store.local import LocalThreadStore
 
 AT = datetime(2030, 1, 2, 3, 4, 5, 678000, UTC)
 
-#: Two values of each field, so that one can be set over the other.
+#: Two values of each field, so that one can replace the other.
 VALUES: dict[str, tuple[Any, Any]] = {
     "name": ("A name", "Größe 🎉"),
     "preview": ("A preview", ""),
@@ -67,7 +67,7 @@ def patches_of(field: str) -> dict[str, list[dict[str, Any]]]:
         "set": [{field: first}],
         "set again": [{field: first}, {field: second}],
         "null": [{field: first}, {field: None}],
-        "set, and git behind it": [{field: first}, {"git_info": {"branch": "later"}}],
+        "set before git": [{field: first}, {"git_info": {"branch": "later"}}],
         "set before git and the memory mode": [
             {field: second, "memory_mode": "disabled"},
             {"git_info": {"sha": None}},
@@ -75,7 +75,7 @@ def patches_of(field: str) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def test_no_field_is_left_out() -> None:
+def test_every_field_is_covered() -> None:
     assert VALUES.keys() == ThreadMetadataPatch.model_fields.keys()
 
 
@@ -96,7 +96,7 @@ def delete_index(settings: Settings) -> None:
 @pytest.mark.parametrize("field", VALUES)
 @pytest.mark.parametrize("how", patches_of("name"))
 @pytest.mark.parametrize("is_loaded", [True, False], ids=["live", "cold"])
-async def test_a_patched_field_is_the_same_once_the_index_is_made_again(
+async def test_a_rebuilt_index_has_the_same_value_of_a_patched_field(
     settings: Settings, field: str, how: str, *, is_loaded: bool
 ) -> None:
     patches = [ThreadMetadataPatch.model_validate(changes) for changes in patches_of(field)[how]]
@@ -123,10 +123,10 @@ async def test_a_patched_field_is_the_same_once_the_index_is_made_again(
 
 
 @pytest.mark.parametrize("field", VALUES)
-async def test_a_patch_before_and_behind_items_and_an_archive_counts_as_while_it_was_live(
+async def test_a_rebuilt_index_orders_patches_and_items_as_the_live_thread_did(
     settings: Settings, field: str
 ) -> None:
-    """What the items say of the same field, before and behind the patch, comes to the same, too."""
+    """Items set the same fields, before and after the patches and an archive."""
     first, second = (ThreadMetadataPatch.model_validate({field: value}) for value in VALUES[field])
     archive = types.ArchiveThreadParams(thread_id=CREATED.thread_id)
     async with LocalThreadStore(settings) as store:

@@ -1,4 +1,4 @@
-"""Whatever happens to a thread, its row in the index says what reading its files anew says."""
+"""Whatever happens to a thread, its rows in the index equal the rows of a rebuilt index."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SESSIONS = 3
 
 
 class World:
-    """One thread, its mailbox, those who write it, and what befalls its files."""
+    """One thread, its mailbox and its writers, and everything that can happen to its files."""
 
     def __init__(self, store: Store, *, creation: dict[str, Any]) -> None:
         self.store = store
@@ -34,26 +34,26 @@ class World:
         self.clock = 0
         self.mailbox: list[MailboxEntry] = []
         self.settled = 0
-        #: What was settled before is not delivered again: its lines may be cut.
+        #: Tasks before this number are not redelivered: their lines may be cut.
         self.kept_from = 0
         self.writers = 0
-        #: The index as the disk has it.
+        #: The index as it is on disk.
         self.on_disk: bytes | None = None
         params = self.mail.create("w0", **creation)
         self.mailbox.append(params)
         self.apply(1)
         self.sessions = [self._new_writer() for _ in range(SESSIONS)]
 
-    # -- what sessions do ----------------------------------------------------------------------------------
+    # -- sessions ------------------------------------------------------------------------------------------
 
     def append(self, session: int, items: list[tuple[str, Any]], key: str | None = None) -> None:
-        """Append *items* as a `LiveThread` does, with or without a key."""
+        """Append *items* as a `LiveThread` does, with or without an idempotency key."""
         at = AT + timedelta(seconds=self.clock)
         lines = [item_line(kind, self._own(payload), at) for kind, payload in items]
         self.mailbox += self.mail.live(*lines, writer=self.sessions[session], key=key)
 
     def patch(self, session: int, patch: ThreadMetadataPatch) -> None:
-        """Patch through a session, or, with none of that number, as somebody who has the thread not open."""
+        """Patch through a session; a number without a session stands for a writer of its own."""
         writer = self.sessions[session] if session < SESSIONS else self._new_writer()
         self._post(self.mail.patch(patch, writer=writer))
 
@@ -66,7 +66,7 @@ class World:
         self._post(self.mail.unarchive(writer=self._new_writer(), at=at))
 
     def resume(self, session: int) -> None:
-        """Shut one session down, and open another, which reads the thread."""
+        """Shut down one session and open another, which reads the thread."""
         self.apply_all()
         self.refresh()
         self.sessions[session] = writer = self._new_writer()
@@ -75,10 +75,10 @@ class World:
     def tick(self, seconds: int) -> None:
         self.clock += seconds
 
-    # -- what workers do -----------------------------------------------------------------------------------
+    # -- workers -------------------------------------------------------------------------------------------
 
     def apply(self, count: int, *, again: int = 0) -> None:
-        """Apply the next *count* tasks, behind the last *again* ones: delivered twice."""
+        """Apply the next *count* tasks, after the last *again* ones, which are redelivered."""
         begin, end = self._claim(max(self.kept_from, self.settled - again), self.settled + count)
         if begin == end:
             return
@@ -90,7 +90,7 @@ class World:
         self.apply(len(self.mailbox))
 
     def crash(self, count: int) -> None:
-        """Apply the next *count* tasks; the worker is killed between the files and the index."""
+        """Apply the next *count* tasks, with a worker that is killed before it commits."""
         begin, end = self._claim(self.settled, self.settled + count)
         batch = self.mailbox[begin:end]
         if not batch:
@@ -99,27 +99,27 @@ class World:
             patched.setattr(self.store.index, "commit", _killed)
             self.store.apply(self.mail, *batch)
 
-    # -- what others do ------------------------------------------------------------------------------------
+    # -- other programs ------------------------------------------------------------------------------------
 
     def foreign(self, item: tuple[str, Any]) -> None:
-        """Somebody else, such as codex, writes a whole line."""
+        """Have another program, such as codex, write a line."""
         kind, payload = item
         at = AT + timedelta(seconds=self.clock)
         self._write(item_line(kind, self._own(payload), at) + b"\n")
 
     def torn(self) -> None:
-        """Somebody else is killed while writing a line; from then on all lines are our own, or end it."""
+        """Have another program be killed while it writes a line."""
         self._write(b'{"timestamp":"2026-')
 
     def cut(self, lines: int) -> None:
-        """Somebody takes the last *lines* away, and half of the one before; those who wrote them are gone, too."""
+        """Cut off the last *lines* and half of the line before; their writers are gone, too."""
         self.apply_all()
         path = self.store.path(self.mail)
-        standing = path.read_bytes().splitlines(keepends=True)
-        kept = standing[: max(1, len(standing) - lines)]
-        tail = standing[len(kept)][: len(standing[len(kept)]) // 2] if len(kept) < len(standing) else b""
-        if any(b'"archived_at"' in line for line in standing[len(kept) :]):
-            return  # where the thread lies says that it is archived, but nothing says since when
+        lines_before = path.read_bytes().splitlines(keepends=True)
+        kept = lines_before[: max(1, len(lines_before) - lines)]
+        tail = lines_before[len(kept)][: len(lines_before[len(kept)]) // 2] if len(kept) < len(lines_before) else b""
+        if any(b'"archived_at"' in line for line in lines_before[len(kept) :]):
+            return  # the folder says that the thread is archived, but nothing says since when
         path.write_bytes(b"".join(kept) + tail)
         self._touch(self._new_writer())
         self.apply_all()
@@ -127,15 +127,15 @@ class World:
         self.kept_from = self.settled
 
     def lose_index(self) -> None:
-        """Somebody deletes the index; the next task takes the thread in."""
+        """Delete the index; the next task reads the thread into a new one."""
         self.store.drop_index()
 
     def reach_the_disk(self) -> None:
-        """The disk takes what the index has committed so far."""
+        """Sync the commits of the index to the disk."""
         self.on_disk = self.store.index.db.conn.serialize()
 
     def power_cut(self) -> None:
-        """The machine loses power: rollouts are on the disk, and the last commits of the index are not."""
+        """Cut the power: the rollouts are on the disk, but the last commits of the index are not."""
         if self.on_disk is not None:
             self.store.index.close()
             for path in self.store.home.own.glob("index.sqlite*"):
@@ -147,13 +147,13 @@ class World:
         rebuild(self.store.home, self.store.index)
 
     def refresh(self) -> None:
-        """Somebody reads the thread, and has taken in what the index does not know."""
+        """Have a reader index the lines that the index does not know."""
         Refresher(self.store.home, self.store.index).refresh(self.mail.thread_id)
 
-    # -- how it ends ---------------------------------------------------------------------------------------
+    # -- end -----------------------------------------------------------------------------------------------
 
-    def come_to_rest(self) -> None:
-        """Have everything sent and applied, and what others wrote taken in."""
+    def finish(self) -> None:
+        """Apply everything, and read the lines of other programs."""
         self._touch("last")
         self.apply_all()
 
@@ -181,7 +181,7 @@ class World:
         return payload | {"id": self.mail.thread_id} if isinstance(payload, dict) and "id" in payload else payload
 
     def _claim(self, begin: int, end: int) -> tuple[int, int]:
-        """Claims never part an append from the patch derived from it."""
+        """Return the bounds of a claim, which never parts an append from its derived patch."""
         begin, end = (n - self._is_derived(n) if n == begin else n + self._is_derived(n) for n in (begin, end))
         return begin, min(len(self.mailbox), end)
 
@@ -208,7 +208,7 @@ def _killed(*_: Any) -> None:
     raise Killed
 
 
-# -- what can happen ---------------------------------------------------------------------------------------
+# -- steps -------------------------------------------------------------------------------------------------
 
 
 def event(kind: str, **fields: Any) -> tuple[str, Any]:
@@ -291,15 +291,15 @@ CREATIONS = st.sampled_from([
 ])
 
 
-def come_to_the_same(steps: list[Any], creation: dict[str, Any]) -> None:
-    """Run *steps* and compare what the index says with what it says once it is made again."""
+def assert_a_rebuild_changes_nothing(steps: list[Any], creation: dict[str, Any]) -> None:
+    """Run *steps*, and check that rebuilding the index changes nothing in it."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         try:
             world = World(store, creation=creation)
             for method, arguments, named in steps:
                 getattr(world, method)(*arguments, **named)
-            world.come_to_rest()
+            world.finish()
             assert [key for key, tasks in world.tasks_of_keys().items() if len(tasks) > 1] == []
             known = world.everything()
             store.drop_index()
@@ -312,14 +312,14 @@ def come_to_the_same(steps: list[Any], creation: dict[str, Any]) -> None:
 
 @settings(max_examples=40, derandomize=True)
 @given(steps=st.lists(st.one_of(WRITING), max_size=25), creation=CREATIONS)
-def test_whatever_is_written_the_files_say_it_all(steps: list[Any], creation: dict[str, Any]) -> None:
-    come_to_the_same(steps, creation)
+def test_everything_written_is_in_the_files(steps: list[Any], creation: dict[str, Any]) -> None:
+    assert_a_rebuild_changes_nothing(steps, creation)
 
 
 @settings(max_examples=40, derandomize=True)
 @given(steps=st.lists(st.one_of(*WRITING, *DAMAGE), max_size=25), creation=CREATIONS)
-def test_whatever_befalls_the_files_the_index_says_what_they_say(steps: list[Any], creation: dict[str, Any]) -> None:
-    come_to_the_same(steps, creation)
+def test_whatever_happens_to_the_files_the_index_follows_them(steps: list[Any], creation: dict[str, Any]) -> None:
+    assert_a_rebuild_changes_nothing(steps, creation)
 
 
 def turn_of(model: str) -> list[tuple[str, Any]]:
@@ -332,8 +332,10 @@ ASKED = ThreadMetadataPatch(model="asked", history_mode="paginated")
 @pytest.mark.parametrize(
     "steps",
     [
-        pytest.param([("append", 0, turn_of("m")), ("patch", SESSIONS, ASKED), ("crash", 2)], id="another's patch"),
-        pytest.param([("append", 0, turn_of("m")), ("patch", 0, ASKED), ("crash", 2)], id="its own patch"),
+        pytest.param(
+            [("append", 0, turn_of("m")), ("patch", SESSIONS, ASKED), ("crash", 2)], id="another writer's patch"
+        ),
+        pytest.param([("append", 0, turn_of("m")), ("patch", 0, ASKED), ("crash", 2)], id="the writer's own patch"),
         pytest.param(
             [
                 ("append", 0, turn_of("m")),
@@ -341,7 +343,7 @@ ASKED = ThreadMetadataPatch(model="asked", history_mode="paginated")
                 ("crash", 2),
                 ("foreign", *turn_of("n")),
             ],
-            id="somebody else's line",
+            id="a foreign line",
         ),
         pytest.param(
             [
@@ -352,15 +354,15 @@ ASKED = ThreadMetadataPatch(model="asked", history_mode="paginated")
                 ("refresh",),
                 ("apply", 1),
             ],
-            id="all read anew",
+            id="refreshed by a reader",
         ),
-        pytest.param(
-            [("unarchive",), ("archive",), ("crash", 2)], id="archived behind a change that changes nothing"
-        ),
+        pytest.param([("unarchive",), ("archive",), ("crash", 2)], id="archived after an unarchive without effect"),
     ],
 )
-def test_lines_after_a_batch_outweigh_what_is_derived_before_it_after_a_crash(
+def test_after_a_crash_a_smaller_batch_keeps_the_metadata_of_later_lines(
     steps: list[tuple[str, Any]],
 ) -> None:
-    """A crash leaves the lines of more tasks than the next batch brings: which these are, only later ones tell."""
-    come_to_the_same([*((method, arguments, {}) for method, *arguments in steps), ("apply", (1,), {})], {})
+    """A crash leaves the lines of more tasks than the next batch redelivers."""
+    assert_a_rebuild_changes_nothing(
+        [*((method, arguments, {}) for method, *arguments in steps), ("apply", (1,), {})], {}
+    )

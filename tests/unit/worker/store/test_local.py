@@ -1,4 +1,4 @@
-"""What only `LocalThreadStore` does."""
+"""Behavior that only `LocalThreadStore` has."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.rebuild import rebuild
 
 
-async def test_while_somebody_else_writes_the_thread_nothing_is_stored_and_then_it_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_append_to_a_locked_thread_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "LOCK_WAIT", 0.01)
     home = Home(tmp_path / "home")
     async with LocalThreadStore(Settings(home=home.root)) as store:
@@ -35,8 +33,8 @@ async def test_while_somebody_else_writes_the_thread_nothing_is_stored_and_then_
         assert texts(await history(store, thread_id)) == ["one", "two"]
 
 
-async def test_a_position_that_the_lost_index_knew_is_no_ground_to_append(tmp_path: Path) -> None:
-    """Nor is the start: the thread has tasks."""
+async def test_an_expected_position_that_was_lost_with_the_index_is_refused(tmp_path: Path) -> None:
+    """So is START, since the thread has tasks."""
     home = Home(tmp_path / "home")
     async with LocalThreadStore(Settings(home=home.root)) as store:
         thread_id = await new_thread(store)
@@ -58,21 +56,21 @@ async def test_a_position_that_the_lost_index_knew_is_no_ground_to_append(tmp_pa
 # -- epochs ------------------------------------------------------------------------------------------------
 
 
-async def taken_over(older: LocalThreadStore, newer: LocalThreadStore) -> str:
-    """Return a thread that *older* has open, and *newer* has since opened exclusively."""
+async def fenced_thread(older: LocalThreadStore, newer: LocalThreadStore) -> str:
+    """Return a thread that *older* has open and *newer* has since opened exclusively."""
     thread_id = await new_thread(older)
     await append(older, thread_id, message("one"))
     await newer.resume_thread(ResumeThreadParams(thread_id=thread_id, exclusive=True))
     return thread_id
 
 
-async def test_a_fence_holds_after_the_index_was_rebuilt_and_the_rollout_read_anew(tmp_path: Path) -> None:
+async def test_a_fence_survives_a_rebuild_of_the_index(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     async with (
         LocalThreadStore(Settings(home=home.root)) as older,
         LocalThreadStore(Settings(home=home.root)) as newer,
     ):
-        thread_id = await taken_over(older, newer)
+        thread_id = await fenced_thread(older, newer)
         index = Index(home)
         rebuild(home, index)
         index.distrust(thread_id)
@@ -83,16 +81,16 @@ async def test_a_fence_holds_after_the_index_was_rebuilt_and_the_rollout_read_an
             await append(older, thread_id, message("fenced"))
 
 
-async def test_an_epoch_that_was_lost_with_the_index_is_back_with_its_writers_next_change(tmp_path: Path) -> None:
+async def test_an_epoch_lost_with_the_index_is_restored_by_its_writers_next_task(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     async with (
         LocalThreadStore(Settings(home=home.root)) as older,
         LocalThreadStore(Settings(home=home.root)) as newer,
     ):
-        thread_id = await taken_over(older, newer)
+        thread_id = await fenced_thread(older, newer)
         for path in home.own.glob("index.sqlite*"):
             path.unlink()
-        await append(older, thread_id, message("two"))  # not promised: who comes first is served
+        await append(older, thread_id, message("two"))  # not promised, but accepted until the newer writer comes back
 
         await append(newer, thread_id, message("three"))
 
@@ -101,10 +99,10 @@ async def test_an_epoch_that_was_lost_with_the_index_is_back_with_its_writers_ne
         assert texts(await history(older, thread_id)) == ["one", "two", "three"]
 
 
-async def test_a_store_without_an_index_takes_over_nothing_and_is_not_fenced(tmp_path: Path) -> None:
+async def test_a_store_without_an_index_neither_fences_nor_is_fenced(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
     async with LocalThreadStore(settings) as one, LocalThreadStore(settings, index=None) as other:
-        thread_id = await taken_over(one, other)
+        thread_id = await fenced_thread(one, other)
         await append(one, thread_id, message("two"))
         await one.resume_thread(ResumeThreadParams(thread_id=thread_id, exclusive=True))
 
@@ -113,9 +111,7 @@ async def test_a_store_without_an_index_takes_over_nothing_and_is_not_fenced(tmp
         assert texts(await history(one, thread_id)) == ["one", "two", "three"]
 
 
-async def test_a_thread_that_somebody_writes_is_not_taken_over_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_locked_thread_cannot_be_opened_exclusively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "LOCK_WAIT", 0.01)
     home = Home(tmp_path / "home")
     async with LocalThreadStore(Settings(home=home.root)) as store:

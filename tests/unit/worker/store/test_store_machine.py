@@ -1,8 +1,7 @@
-"""Several stores over one home, killed anywhere, against a model: what a store shows is what was done.
+"""Several stores on one home, killed anywhere, compared with a model.
 
-Three stores stand for three processes. Each operation may be cut at any change that it makes to a file or to the index:
-then its process is gone, and nobody knows whether it was done. The model holds every state that a thread may have by
-then; what a store shows must be one of them, and from then on it is the one.
+Three stores stand for three processes. An operation may die at any change that it makes to a file or to the index: then
+the model holds every state that the thread may have. What a store shows must be one of them, and becomes the only one.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ from livethread_worker.store.write import batch, open_rollout
 
 STORE: Final = st.integers(0, 2)
 THREAD: Final = st.integers(0, 3)
-#: Most operations are let live.
+#: Most operations survive.
 DEATH: Final = st.none() | st.none() | DEATHS
-#: Fields that a patch sets, each with values to set; None clears it.
+#: Fields that a patch sets, with their values; None clears a field.
 PATCHES: Final = st.fixed_dictionaries(
     {},
     optional={
@@ -65,13 +64,13 @@ PATCHES: Final = st.fixed_dictionaries(
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A thread as it may be."""
+    """A state that a thread may have."""
 
-    #: Whether it has a rollout that says whose it is.
+    #: Whether it has a rollout with a session_meta.
     is_stored: bool = False
-    #: What its items say, each another thing.
+    #: The text of its items; all differ.
     items: tuple[str, ...] = ()
-    #: Those of its fields that were patched.
+    #: The fields that were patched.
     fields: frozenset[tuple[str, Any]] = frozenset()
     is_archived: bool = False
 
@@ -81,41 +80,41 @@ class State:
 
 
 NOTHING: Final = State()
-#: What an operation does to a state: what a death may leave of it, and what it comes to.
+#: What an operation does to a state: the states that a death may leave, and the final state.
 Effect = Callable[[State], tuple[set[State], State]]
 
 
 @dataclass(slots=True)
 class Thread:
-    """What the model knows of a thread."""
+    """What the model knows about a thread."""
 
     thread_id: str
-    #: Store in which it waits for its first task.
+    #: The store that created it, until its first task.
     creator: int | None
-    #: States that it may have: several after a death, until somebody looks.
+    #: The states that it may have: several after a death, until a store reads the thread.
     states: set[State] = field(default_factory=lambda: {NOTHING})
-    #: Whether its last line may be torn: somebody was killed, and nobody has written since.
+    #: Whether its last line may be torn: a process was killed, and no process has written since.
     may_be_torn: bool = False
-    #: Whether index or names may hold it though it is not stored: after a death, or in an index of before.
+    #: Whether the index or the names may hold it though it is not stored: after a death, or in an old index.
     may_haunt: bool = False
-    #: Whether codex's index of names is known to say the same as the thread: nobody was killed naming it.
+    #: Whether codex's name index surely has the thread's name: no process was killed naming it.
     is_surely_named: bool = True
-    #: Torn lines that a foreign writer ended.
+    #: How many torn lines another program ended.
     garbage: int = 0
 
     @property
     def is_stored(self) -> bool:
-        """Whether it has a rollout, for all that is known."""
+        """Whether it surely has a rollout."""
         return all(state.is_stored for state in self.states)
 
     def see(self, fits: Callable[[State], bool], what: Any) -> None:
-        """Note what was seen of the thread: a state that it may have."""
+        """Keep the states that fit what a store showed; at least one must."""
         seen = set(filter(fits, self.states))
-        assert seen, f"thread {self.thread_id} is seen with {what}, and can only be one of {self.states}"
+        assert seen, f"a store shows thread {self.thread_id} with {what}, which is not one of {self.states}"
         self.states = seen
 
     def become(self, effect: Effect, *, is_done: bool) -> None:
-        """Apply *effect* to each state, wholly, or as far as a death let it."""
+        """Apply *effect* to each state; an operation that is not done may have got anywhere."""
         ends: set[State] = set()
         for state in self.states:
             between, end = effect(state)
@@ -124,7 +123,7 @@ class Thread:
 
 
 class Stores(RuleBasedStateMachine):
-    """What is done to a home, by whom, and what befalls it."""
+    """Everything that stores do to a home, and everything that can happen to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,14 +133,14 @@ class Stores(RuleBasedStateMachine):
         self.home = home.Home(self.settings.home)
         self.killer = Killer()
         self.stack.enter_context(self.killer.installed())
-        # A store rests between two looks at all files, for some time; here no time passes.
+        # A store rests between two refreshes of all threads; no time passes here.
         self.stack.enter_context(pytest.MonkeyPatch.context()).setattr(refresh, "REST_FACTOR", 0)
         self.runner = self.stack.enter_context(asyncio.Runner())
         self.stores = [LocalThreadStore(self.settings) for _ in range(3)]
         self.opened: list[set[str]] = [set() for _ in self.stores]
         self.threads: list[Thread] = []
         self.said = 0
-        #: Threads that stood in the index when it was saved.
+        #: The threads in the index when it was saved.
         self.saved: set[str] | None = None
 
     def teardown(self) -> None:
@@ -152,15 +151,15 @@ class Stores(RuleBasedStateMachine):
             for store in self.stores:
                 self.runner.run(store.aclose())
             self.stack.close()
-            # Connections to indexes that were replaced: a process keeps the few that it meets, here are thousands.
+            # A process keeps its connections to replaced indexes: usually few, here thousands.
             while connection._left_open:
                 connection._left_open.pop().close()
 
-    # -- what sessions do ----------------------------------------------------------------------------------
+    # -- sessions ------------------------------------------------------------------------------------------
 
     @initialize(stores=st.lists(STORE, min_size=1, max_size=2))
     def begin(self, stores: list[int]) -> None:
-        """Have threads with an item: what befalls those without one is seldom of interest."""
+        """Start with threads that have an item: the others are seldom of interest."""
         for store in stores:
             self.create(store)
             self.append(store, len(self.threads) - 1, ["m"], None)
@@ -250,11 +249,11 @@ class Stores(RuleBasedStateMachine):
         self.runner.run(self.stores[store].aclose())
         self.new_process(store)
 
-    # -- what befalls the home -----------------------------------------------------------------------------
+    # -- damage --------------------------------------------------------------------------------------------
 
     @rule(garbage=st.none() | st.sampled_from([b"", b"garbage", b"SQLite format 3\0" + b"\xff" * 5000]))
     def lose_index(self, garbage: bytes | None) -> None:
-        """Somebody deletes the index, or puts something else in its place."""
+        """Delete the index, or replace it with garbage."""
         if garbage is None:
             for path in self.home.own.glob("index.sqlite*"):
                 path.unlink()
@@ -272,13 +271,13 @@ class Stores(RuleBasedStateMachine):
             ):
                 present.backup(copy)
                 self.saved = {row[0] for row in copy.execute("SELECT thread_id FROM threads")}
-        except sqlite3.DatabaseError:  # garbage, or not made yet
+        except sqlite3.DatabaseError:  # garbage, or not created yet
             self.saved = None
 
     @precondition(lambda self: self.saved is not None)
     @rule()
     def put_back_index(self) -> None:
-        """Somebody restores an old copy."""
+        """Restore the saved copy of the index."""
         assert self.saved is not None
         self.put_in_place(lambda path: shutil.copyfile(self.root / "saved", path))
         for thread in self.threads:
@@ -292,7 +291,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(thread=THREAD, torn=st.none() | st.integers(1, 80), is_ended=st.booleans())
     def write_foreign(self, thread: int, torn: int | None, is_ended: bool) -> None:
-        """Somebody else, such as codex, writes a line, under the lock; it may be killed, too."""
+        """Have another program, such as codex, write a line under the lock; it may be killed, too."""
         known, _ = self.pick(thread)
         path = self.home.find_rollout(known.thread_id)
         if path is None or not known.is_stored:
@@ -308,11 +307,11 @@ class Stores(RuleBasedStateMachine):
         if torn is None:
             known.states = {replace(state, items=(*state.items, says(item))) for state in known.states}
 
-    # -- what is seen --------------------------------------------------------------------------------------
+    # -- reads ---------------------------------------------------------------------------------------------
 
     @rule(store=STORE, thread=THREAD, death=DEATH)
     def look(self, store: int, thread: int, death: Death | None) -> None:
-        """Read all of a thread."""
+        """Read a whole thread."""
         known, _ = self.pick(thread)
         try:
             with self.killer.killing_at(death):
@@ -322,7 +321,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(store=STORE)
     def look_at_all(self, store: int) -> None:
-        """List the threads, both ways, and read each."""
+        """List the archived and the other threads, and read each thread."""
         listed = {archived: self.listed(store, archived=archived) for archived in (False, True)}
         assert set().union(*listed.values()) <= {thread.thread_id for thread in self.threads}
         for thread in self.threads:
@@ -338,7 +337,7 @@ class Stores(RuleBasedStateMachine):
         self.look_at_full_text()
 
     def look_at_full_text(self) -> None:
-        """Every message is in the full text once, or named as one that is still to be indexed."""
+        """Check that each message is in the full text once, or listed as unindexed."""
         with closing(IndexHandle(self.home)) as handle:
             database = handle.get().db
             count = database.execute(
@@ -352,7 +351,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(fix=st.booleans())
     def examine(self, fix: bool = True) -> None:
-        """Have the doctor look: it finds only what deaths leave, and what is mended is well."""
+        """Check that doctor finds only what deaths leave, and that fixing it leaves no fault."""
         self.look_at_all(0)
         faults = examine(self.home, fix=fix).faults if self.home.index.exists() else []
         for fault in faults:
@@ -370,15 +369,15 @@ class Stores(RuleBasedStateMachine):
             if fix:
                 thread.may_be_torn = thread.may_haunt = False
 
-    # -- inside --------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------
 
     def pick(self, n: int, store: int = 0) -> tuple[Thread, int]:
-        """Return a thread and who is to change it: before its first task, nobody can but who has created it."""
+        """Return a thread and the store that changes it: only its creator can until its first task."""
         thread = self.threads[n % len(self.threads)]
         return thread, store if thread.creator is None else thread.creator
 
     def item(self, kind: str) -> dict[str, Any]:
-        """Return a new item: a message, a turn's start, or that the last one is taken back."""
+        """Return a new item: a message, the start of a turn, or a rollback of the last turn."""
         self.said += 1
         match kind:
             case "m":
@@ -390,7 +389,7 @@ class Stores(RuleBasedStateMachine):
         return {"type": "event_msg", "payload": payload}
 
     def resume(self, store: int, thread: Thread) -> bool:
-        """See to it that the thread is open in the store; return whether it is."""
+        """Open the thread in the store if it has a rollout; return whether it is open."""
         if thread.thread_id in self.opened[store]:
             return True
         params = types.ResumeThreadParams(thread_id=thread.thread_id, include_archived=True)
@@ -406,10 +405,10 @@ class Stores(RuleBasedStateMachine):
     def change(
         self, store: int, thread: Thread, work: Coroutine[Any, Any, Any], effect: Effect, death: Death | None
     ) -> None:
-        """Do *work* in the store, and note what it did to the thread."""
+        """Run *work* in the store, and apply *effect* to the model."""
         is_creation = thread.creator == store
 
-        def of_stored(state: State) -> tuple[set[State], State]:
+        def effect_once_created(state: State) -> tuple[set[State], State]:
             if state.is_stored:
                 return effect(state)
             if not is_creation:
@@ -422,7 +421,7 @@ class Stores(RuleBasedStateMachine):
             with self.killer.killing_at(death):
                 self.runner.run(work)
         except Killed:
-            thread.become(of_stored, is_done=False)
+            thread.become(effect_once_created, is_done=False)
             thread.may_be_torn = True
             thread.may_haunt |= not thread.is_stored
             self.kill(store)
@@ -431,13 +430,13 @@ class Stores(RuleBasedStateMachine):
             thread.see(lambda state: not state.is_stored and not is_creation, "no rollout")
             return
         thread.see(lambda state: state.is_stored or is_creation, "a rollout")
-        thread.become(of_stored, is_done=True)
+        thread.become(effect_once_created, is_done=True)
         thread.may_be_torn = False
         if is_creation:
             thread.creator = None
 
     def kill(self, store: int) -> None:
-        """End a store's process; the kernel frees its locks, and another takes its place."""
+        """End a store's process, which frees its locks, and start another."""
         note(f"killed at {self.killer.killed_at}")
         self.reopen(store)
 
@@ -453,7 +452,7 @@ class Stores(RuleBasedStateMachine):
                 thread.creator = None
 
     def put_in_place(self, make: Callable[[Path], Any]) -> None:
-        """Replace the index by what *make* makes."""
+        """Replace the index with the file that *make* writes."""
         new = self.home.own / "new"
         make(new)
         new.chmod(0o600)
@@ -470,11 +469,11 @@ class Stores(RuleBasedStateMachine):
         try:
             read = await store.read_thread(types.ReadThreadParams(thread_id=thread_id))
         except ThreadNotFound:
-            with suppress(ThreadNotFound):  # a rollout may be there, of which a death left less than its first line
+            with suppress(ThreadNotFound):  # a death may have left a rollout with a torn first line
                 assert not (await store.load_history(types.LoadThreadHistoryParams(thread_id=thread_id))).items
             return NOTHING
         history = await items_module.history(store, thread_id)
-        # A patch of git or memory mode is a copy of the session_meta, as in codex.
+        # A patch of git or memory mode copies the session_meta, as in codex.
         items = tuple(says({"payload": item.payload}) for item in history if item.type != "session_meta")
         page = await store.list_turns(types.ListTurnsParams(thread_id=thread_id, page_size=1_000))
         assert [turn.turn_id for turn in page.turns] == turns_of(items)
@@ -501,7 +500,7 @@ class Stores(RuleBasedStateMachine):
                 return False
 
     def check_numbering(self, thread: Thread) -> None:
-        """Check that each line of ours has its record's number, and each writer's tasks stand in order."""
+        """Check that our lines are numbered, and that each writer's tasks are in order."""
         path = self.home.require_rollout(thread.thread_id)
         lines = [decode_line(line) for line in path.read_bytes().splitlines()]
         whole = [line for line in lines if line is not None]
@@ -516,13 +515,13 @@ class Stores(RuleBasedStateMachine):
 
 
 def says(item: dict[str, Any]) -> str:
-    """Return what tells an item from all others."""
+    """Return the text that identifies an item."""
     payload = item["payload"]
     return str(payload.get("turn_id") or payload.get("id") or payload["content"][0]["text"])
 
 
 def turns_of(items: tuple[str, ...]) -> list[str]:
-    """Return the turns that *items* leave: an item begins one, or takes the last back."""
+    """Return the turns in *items*, without those that were rolled back."""
     turns: list[str] = []
     for item in items:
         if item[0] == "t":
@@ -536,25 +535,25 @@ TestStores = Stores.TestCase
 TestStores.settings = machine_settings(examples=35, steps=30)
 
 
-# -- that it can fail --------------------------------------------------------------------------------------
+# -- planted faults ----------------------------------------------------------------------------------------
 
 
-def test_the_machine_catches_a_store_that_leaves_half_a_line_standing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_on_and_forget_what_is_torn(state: ThreadState, file: BinaryIO) -> None:
+def test_the_machine_catches_a_store_that_keeps_torn_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_on_without_the_torn_line(state: ThreadState, file: BinaryIO) -> None:
         read_on(state, file)
 
-    monkeypatch.setattr(open_rollout, "read_on", read_on_and_forget_what_is_torn)
+    monkeypatch.setattr(open_rollout, "read_on", read_on_without_the_torn_line)
 
     assert_finds_a_fault(Stores)
 
 
-def test_the_machine_catches_a_store_that_glues_its_line_onto_a_foreign_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_catches_a_store_that_does_not_end_foreign_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_rollout, "_end_last_line", lambda _state, _recorder: None)
 
     assert_finds_a_fault(Stores)
 
 
-def test_the_machine_catches_a_store_that_does_not_move_what_it_archives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_catches_a_store_that_does_not_move_archived_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "move_rollout", lambda _home, _state, _path: None)
 
     assert_finds_a_fault(Stores)

@@ -31,7 +31,7 @@ def foreign(*lines: bytes) -> bytes:
 
 
 class File:
-    """A rollout on the disk: `read_on` asks for its time."""
+    """A rollout on disk, since `read_on` reads its modification time."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -55,7 +55,7 @@ def read(file: File, data: bytes) -> ThreadState:
     return state
 
 
-def test_a_rollout_of_ours_is_read_with_its_counters(file: File) -> None:
+def test_a_rollout_of_ours_has_counters(file: File) -> None:
     lines = [
         number_line(meta_line(), 0, "w1:1"),
         number_line(message_line("hello"), 1, "w1:2"),
@@ -72,7 +72,7 @@ def test_a_rollout_of_ours_is_read_with_its_counters(file: File) -> None:
     assert (state.thread.title, state.thread.cwd, state.thread.created_at) == ("hello", "/work", AT)
 
 
-def test_foreign_lines_are_numbered_on_and_counted_for_nobody(file: File) -> None:
+def test_foreign_lines_have_ordinals_but_no_counters(file: File) -> None:
     state = read(file, foreign(meta_line(), message_line("from codex")))
 
     assert (state.writers, state.next_ordinal) == ({}, 2)
@@ -80,7 +80,7 @@ def test_foreign_lines_are_numbered_on_and_counted_for_nobody(file: File) -> Non
     assert state.thread.title == "from codex"
 
 
-def test_ordinals_go_on_behind_the_highest_that_stands(file: File) -> None:
+def test_ordinals_continue_after_the_highest_one(file: File) -> None:
     paginated = json.dumps({"ordinal": 41, **json.loads(message_line("x"))}).encode()
 
     state = read(file, foreign(meta_line(), paginated, message_line("y")))
@@ -89,13 +89,13 @@ def test_ordinals_go_on_behind_the_highest_that_stands(file: File) -> None:
 
 
 @pytest.mark.parametrize("ordinal", [True, "7", 7.5, None, [7]])
-def test_an_odd_ordinal_is_no_number(file: File, ordinal: Any) -> None:
+def test_an_ordinal_that_is_not_an_integer_is_ignored(file: File, ordinal: Any) -> None:
     odd = json.dumps({"ordinal": ordinal, **json.loads(message_line("x"))}).encode()
 
     assert read(file, foreign(meta_line(), odd)).next_ordinal == 2
 
 
-def test_a_repeated_counter_of_an_earlier_task_is_not_counted(file: File) -> None:
+def test_a_counter_below_an_earlier_one_is_ignored(file: File) -> None:
     lines = [
         number_line(meta_line(), 0, "w1:1"),
         number_line(message_line("a"), 1, "w1:3"),
@@ -105,7 +105,7 @@ def test_a_repeated_counter_of_an_earlier_task_is_not_counted(file: File) -> Non
     assert read(file, b"".join(lines)).writers == {"w1": WriterMark(3, 1)}
 
 
-def test_a_torn_last_line_is_returned_and_not_taken(file: File) -> None:
+def test_a_torn_last_line_is_returned_and_not_read(file: File) -> None:
     whole = foreign(meta_line())
     torn = message_line("never finished")[:40]
     state = ThreadState(ONE)
@@ -114,7 +114,7 @@ def test_a_torn_last_line_is_returned_and_not_taken(file: File) -> None:
     assert state.rollout_bytes == len(whole)
 
 
-def test_a_last_line_without_its_end_is_taken(file: File) -> None:
+def test_a_complete_last_line_without_a_newline_is_read(file: File) -> None:
     data = foreign(meta_line()) + message_line("whole")
 
     state = read(file, data)
@@ -124,7 +124,7 @@ def test_a_last_line_without_its_end_is_taken(file: File) -> None:
     assert state.thread.title == "whole"
 
 
-def test_reading_goes_on_where_the_state_stands(file: File) -> None:
+def test_reading_continues_after_the_lines_that_the_state_covers(file: File) -> None:
     first, second = foreign(meta_line(), message_line("first")), foreign(message_line("second"))
     state = read(file, first)
 
@@ -135,7 +135,7 @@ def test_reading_goes_on_where_the_state_stands(file: File) -> None:
     assert (state.thread.title, state.thread.first_user_message) == ("first", "first")
 
 
-def test_the_session_meta_that_a_fork_copied_is_not_its_own(file: File) -> None:
+def test_a_fork_ignores_the_session_meta_that_it_copied(file: File) -> None:
     own = meta_line(forked_from_id=OTHER)
     copied = meta_line(OTHER, cwd="/elsewhere", source="exec")
 
@@ -146,7 +146,7 @@ def test_the_session_meta_that_a_fork_copied_is_not_its_own(file: File) -> None:
     assert (state.thread.cwd, state.thread.source, state.thread.forked_from_id) == ("/work", "cli", OTHER)
 
 
-def test_a_later_own_session_meta_changes_the_thread_but_not_its_beginning(file: File) -> None:
+def test_a_later_session_meta_changes_the_thread_but_not_its_creation_time(file: File) -> None:
     copy = meta_line(git={"branch": "b"}, thread_source="automation", timestamp="2026-11-22T12:00:00.000Z")
 
     state = read(file, foreign(meta_line(), message_line("x"), copy))
@@ -157,7 +157,7 @@ def test_a_later_own_session_meta_changes_the_thread_but_not_its_beginning(file:
     assert (state.thread.git_info, state.thread.thread_source) == (GitInfo(branch="b"), "automation")
 
 
-def test_our_own_metadata_lines_are_patches(file: File) -> None:
+def test_thread_metadata_lines_are_patches(file: File) -> None:
     patch = ThreadMetadataPatch(title="given", agent_role=None, model="m")
     line = item_line("thread_metadata", patch.to_wire())
 
@@ -167,8 +167,8 @@ def test_our_own_metadata_lines_are_patches(file: File) -> None:
     assert (state.thread.title, state.thread.agent_role, state.thread.model) == ("given", None, "m")
 
 
-def test_a_title_that_was_given_before_the_first_message_stays(file: File) -> None:
-    """As it does while the thread is live: the first to set a first-come field decides."""
+def test_a_title_set_before_the_first_message_stays(file: File) -> None:
+    """It does so in a live thread, too: the first value of such a field counts."""
     line = item_line("thread_metadata", {"title": "given", "preview": "given"})
 
     state = read(file, foreign(meta_line(), line, message_line("said")))
@@ -178,14 +178,14 @@ def test_a_title_that_was_given_before_the_first_message_stays(file: File) -> No
 
 
 @pytest.mark.parametrize("payload", [None, [], {"from_the_future": 1}, {"thread_source": 7}, "text"])
-def test_a_metadata_line_that_is_no_patch_says_nothing(file: File, payload: Any) -> None:
+def test_an_invalid_thread_metadata_line_is_ignored(file: File, payload: Any) -> None:
     state = read(file, foreign(meta_line(), item_line("thread_metadata", payload), message_line("x")))
 
     assert state.thread is not None
     assert (state.thread.title, state.next_ordinal) == ("x", 3)
 
 
-def test_a_thread_was_updated_when_its_latest_line_was(file: File) -> None:
+def test_a_thread_was_updated_at_the_latest_time_of_its_lines(file: File) -> None:
     late, early = AT + timedelta(hours=2), AT + timedelta(hours=1)
 
     state = read(file, foreign(meta_line(), message_line("x", late), message_line("y", early)))
@@ -194,8 +194,8 @@ def test_a_thread_was_updated_when_its_latest_line_was(file: File) -> None:
     assert state.thread.updated_at == late
 
 
-def test_a_line_without_a_time_is_as_old_as_the_line_before(file: File) -> None:
-    """Whatever happens to the file's own time later: reading it again gives the same."""
+def test_a_line_without_a_time_has_the_time_of_the_line_before(file: File) -> None:
+    """So reading it again gives the same result, even if the file's modification time changed."""
     timeless = b'{"type":"event_msg","payload":{"type":"task_started"}}'
     said = AT + timedelta(hours=1)
 
@@ -205,7 +205,7 @@ def test_a_line_without_a_time_is_as_old_as_the_line_before(file: File) -> None:
     assert (state.thread.updated_at, state.thread.recency_at) == (said, said)
 
 
-def test_a_first_line_without_any_time_is_as_old_as_the_file(file: File) -> None:
+def test_a_first_line_without_a_time_has_the_files_modification_time(file: File) -> None:
     timeless = json.dumps({"type": "session_meta", "payload": {"id": ONE}}).encode()
 
     state = read(file, foreign(timeless))
@@ -214,7 +214,7 @@ def test_a_first_line_without_any_time_is_as_old_as_the_file(file: File) -> None
     assert (state.thread.created_at, state.thread.updated_at) == (WRITTEN_AT, WRITTEN_AT)
 
 
-def test_a_rollout_of_somebody_else_has_no_thread(file: File) -> None:
+def test_a_rollout_of_another_thread_has_no_thread(file: File) -> None:
     assert read(file, foreign(meta_line(OTHER), message_line("x"))).thread is None
 
 
@@ -236,13 +236,13 @@ def test_a_rollout_of_somebody_else_has_no_thread(file: File) -> None:
     ids=lambda line: line.decode()[:70],
 )
 def test_no_foreign_line_makes_a_rollout_unreadable(file: File, line: bytes) -> None:
-    state = read(file, foreign(meta_line(), line, message_line("behind it")))
+    state = read(file, foreign(meta_line(), line, message_line("after it")))
 
     assert state.thread is not None
-    assert state.thread.title == "behind it"
+    assert state.thread.title == "after it"
 
 
-def test_a_home_adds_name_path_and_archive(store: Store) -> None:
+def test_a_home_supplies_name_path_and_archive_time(store: Store) -> None:
     path = store.home.archived_sessions / f"rollout-2026-11-22T12-00-00-{ONE}.jsonl"
     path.parent.mkdir()
     path.write_bytes(foreign(meta_line()))
@@ -258,7 +258,7 @@ def test_a_home_adds_name_path_and_archive(store: Store) -> None:
     assert (state.thread.name, state.thread.rollout_path, state.thread.archived_at) == ("n", path, WRITTEN_AT)
 
 
-def test_a_home_adds_nothing_to_a_thread_that_is_none(store: Store) -> None:
+def test_a_home_supplies_nothing_without_a_thread(store: Store) -> None:
     state = ThreadState(ONE)
 
     complete_from_home(store.home, state, read_names(store.home))

@@ -1,4 +1,4 @@
-"""`LocalThreadStore` with no index, and with one that cannot be used: the files answer."""
+"""`LocalThreadStore` without an index, or with an unusable one: the rollouts answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONE, TWO = thread_id(1), thread_id(2)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings of a home with two rollouts and nothing else."""
+    """Return the settings of a home with two rollouts and nothing else."""
     store = Store(tmp_path / "home")
     store.write_rollout(ONE, message_line("a zebra"))
     store.write_rollout(TWO, message_line("a gnu"))
@@ -65,7 +65,7 @@ async def assert_every_read_answers(store: LocalThreadStore) -> None:
     assert texts(said) == ["a zebra"]
 
 
-async def test_every_read_answers_from_the_files_and_leaves_nothing(
+async def test_every_read_answers_from_the_rollouts_and_creates_no_file(
     store: LocalThreadStore, settings: Settings
 ) -> None:
     before = sorted(settings.home.rglob("*"))
@@ -75,9 +75,7 @@ async def test_every_read_answers_from_the_files_and_leaves_nothing(
     assert sorted(settings.home.rglob("*")) == before
 
 
-async def test_what_is_written_without_an_index_is_there_for_who_has_one(
-    store: LocalThreadStore, settings: Settings
-) -> None:
+async def test_a_store_with_an_index_sees_what_one_without_wrote(store: LocalThreadStore, settings: Settings) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("written"))
 
@@ -88,8 +86,8 @@ async def test_what_is_written_without_an_index_is_there_for_who_has_one(
         assert {item.thread_id for item in listed.items} == {ONE, TWO, thread_id}
 
 
-async def test_a_home_in_which_nothing_can_be_made_is_read(settings: Settings) -> None:
-    """As one on a disk that is mounted for reading: our own folder cannot be made."""
+async def test_a_read_only_home_can_be_read(settings: Settings) -> None:
+    """Our own folder cannot be created, as on a disk that is mounted read-only."""
     (settings.own_dir / "run").rmdir()
     (settings.own_dir / "quarantine").rmdir()
     settings.own_dir.rmdir()
@@ -101,9 +99,7 @@ async def test_a_home_in_which_nothing_can_be_made_is_read(settings: Settings) -
             await append(store, await new_thread(store), message("no"))
 
 
-async def test_an_index_that_is_locked_for_long_does_not_keep_anybody_from_reading(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_locked_index_does_not_prevent_reads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.05)
     async with LocalThreadStore(settings) as store:
         await store.list_threads(ListThreadsParams())
@@ -115,10 +111,10 @@ async def test_an_index_that_is_locked_for_long_does_not_keep_anybody_from_readi
             await assert_every_read_answers(store)
             thread_id = await new_thread(store)
             with pytest.raises(Unavailable, match="index"):
-                await append(store, thread_id, message("waits for the index"))
+                await append(store, thread_id, message("refused"))
 
 
-async def test_what_is_asked_of_the_index_alone_is_not_answered_without_it(settings: Settings) -> None:
+async def test_a_listing_from_the_index_alone_fails_without_the_index(settings: Settings) -> None:
     settings.own_dir.rename(settings.home / "away")
     settings.own_dir.write_text("in the way")
     async with LocalThreadStore(settings) as store:
@@ -128,7 +124,9 @@ async def test_what_is_asked_of_the_index_alone_is_not_answered_without_it(setti
             assert len((await store.list_threads(ListThreadsParams())).items) == 2
 
 
-async def test_the_index_is_used_again_when_it_can_be(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_index_is_used_again_once_it_can_be_opened(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("livethread_worker.store.read.reader.INDEX_RETRY_INTERVAL", 0.0)
     settings.own_dir.rename(settings.home / "away")
     settings.own_dir.write_text("in the way")

@@ -1,4 +1,4 @@
-"""The checker, on what two processes were told, and on the same with faults planted."""
+"""The checker, on a correct home with its journals, and on the same home with planted faults."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Lines = list[bytes]
 
 
 class Audited:
-    """A home that two processes have written one thread to, and their journals."""
+    """A home in which two processes wrote one thread, and their journals."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.home = Home(tmp_path / "home")
@@ -60,7 +60,7 @@ class Audited:
         return stack.enter_context(journaled(store, self.folder / f"{process}.jsonl", process))
 
     async def write(self) -> None:
-        """Append by turns, two items at a time; patch, read, and be refused once."""
+        """Append alternately, two items at a time; patch and read; have one append refused."""
         async with AsyncExitStack() as stack:
             one = await self.open(stack, "one")
             two = await self.open(stack, "two")
@@ -85,7 +85,7 @@ class Audited:
             await b.shutdown()
 
     def edit(self, change: Callable[[Lines], None], *, is_numbered: bool = True) -> None:
-        """Change the rollout's lines, number them, and have the index know them as they are then."""
+        """Change the rollout's lines, number them, and rebuild the index."""
         [path] = (path for _, path in self.home.rollouts())
         lines = path.read_bytes().splitlines(keepends=True)
         change(lines)
@@ -104,7 +104,7 @@ class Audited:
         path.write_text("".join(f"{json.dumps(event)}\n" for event in events))
 
     def kinds(self, **options: bool) -> set[str]:
-        """Return what is violated, without what doctor finds: that has a test of its own."""
+        """Return the kinds of violations, without doctor's faults, which have a test of their own."""
         report = verify(self.home, self.journals, **options)
         return {str(violation.kind) for violation in report.violations} - {"fault"}
 
@@ -117,11 +117,11 @@ async def audited(tmp_path: Path) -> Audited:
 
 
 def at(lines: Lines, text: str) -> int:
-    """Return the number of the line that says *text*."""
+    """Return the number of the line that contains *text*."""
     return next(n for n, line in enumerate(lines) if f'"{text}"'.encode() in line)
 
 
-async def test_what_was_done_is_found_done(audited: Audited) -> None:
+async def test_a_correct_home_has_no_violation(audited: Audited) -> None:
     report = verify(audited.home, audited.journals)
 
     assert report.violations == []
@@ -147,22 +147,22 @@ def drop(*texts: str) -> Callable[[Lines], None]:
     return change
 
 
-def double(lines: Lines) -> None:
-    """As a task that was applied twice stands: all its lines, again."""
+def repeat(lines: Lines) -> None:
+    """Repeat all lines of one task at the end, as if it had been applied twice."""
     i = at(lines, "b2")
     lines += lines[i : i + 2]
 
 
-def double_a_line(lines: Lines) -> None:
+def repeat_a_line(lines: Lines) -> None:
     i = at(lines, "b2")
     lines.insert(i, lines[i])
 
 
 def forge(lines: Lines) -> None:
-    lines.append(lines[at(lines, "b3")].replace(b'"b3"', b'"nobody said this"').replace(b'"seq":"', b'"seq":"x'))
+    lines.append(lines[at(lines, "b3")].replace(b'"b3"', b'"never appended"').replace(b'"seq":"', b'"seq":"x'))
 
 
-def apply_the_refused(lines: Lines) -> None:
+def apply_a_refused_append(lines: Lines) -> None:
     lines.append(lines[at(lines, "b3")].replace(b'"b3"', b'"refused"').replace(b'"seq":"', b'"seq":"x'))
 
 
@@ -173,15 +173,15 @@ READS = {"read_contradicted"}
     ("change", "kinds"),
     [
         pytest.param(
-            swap("a2", "a3"), {"writer_order", "thread_order", "real_time_order"} | READS, id="swapped, of one"
+            swap("a2", "a3"), {"writer_order", "thread_order", "real_time_order"} | READS, id="swapped, one writer"
         ),
-        pytest.param(swap("b3", "a3"), {"thread_order", "real_time_order"} | READS, id="swapped, of two writers"),
+        pytest.param(swap("b3", "a3"), {"thread_order", "real_time_order"} | READS, id="swapped, two writers"),
         pytest.param(drop("a3", "a3, too"), {"lost"} | READS, id="dropped"),
-        pytest.param(drop("b3, too"), {"partly_applied"} | READS, id="half dropped"),
-        pytest.param(double, {"applied_twice"}, id="doubled, later"),
-        pytest.param(double_a_line, {"applied_twice"} | READS, id="a line doubled"),
-        pytest.param(forge, {"not_accepted"}, id="appended by nobody"),
-        pytest.param(apply_the_refused, {"not_accepted"}, id="refused, and there"),
+        pytest.param(drop("b3, too"), {"partly_applied"} | READS, id="partly dropped"),
+        pytest.param(repeat, {"applied_twice"}, id="repeated at the end"),
+        pytest.param(repeat_a_line, {"applied_twice"} | READS, id="a repeated line"),
+        pytest.param(forge, {"not_accepted"}, id="never appended"),
+        pytest.param(apply_a_refused_append, {"not_accepted"}, id="refused but applied"),
     ],
 )
 async def test_a_planted_fault_is_caught(audited: Audited, change: Callable[[Lines], None], kinds: set[str]) -> None:
@@ -190,8 +190,8 @@ async def test_a_planted_fault_is_caught(audited: Audited, change: Callable[[Lin
     assert audited.kinds() == kinds
 
 
-@pytest.mark.parametrize("number", [5, 99], ids=["again", "with a gap"])
-async def test_a_line_that_does_not_carry_its_number_is_caught(audited: Audited, number: int) -> None:
+@pytest.mark.parametrize("number", [5, 99], ids=["repeated", "with a gap"])
+async def test_a_wrong_ordinal_is_caught(audited: Audited, number: int) -> None:
     def change(lines: Lines) -> None:
         i = at(lines, "b2")
         lines[i] = re.sub(rb'"ordinal":\d+', b'"ordinal":%d' % number, lines[i])
@@ -201,7 +201,7 @@ async def test_a_line_that_does_not_carry_its_number_is_caught(audited: Audited,
     assert audited.kinds() == {"numbering"}
 
 
-async def test_where_redis_lost_data_each_writers_order_is_still_judged(audited: Audited) -> None:
+async def test_each_writers_order_is_checked_even_if_redis_lost_data(audited: Audited) -> None:
     audited.edit(swap("b3", "a3"))
     assert audited.kinds(redis_lost_data=True) == READS
 
@@ -210,8 +210,8 @@ async def test_where_redis_lost_data_each_writers_order_is_still_judged(audited:
 
 
 @pytest.mark.parametrize("is_applied", [True, False])
-async def test_what_nobody_knows_may_be_applied_or_not(audited: Audited, is_applied: bool) -> None:
-    """The process was killed before it was answered."""
+async def test_an_append_without_an_answer_may_be_applied_or_not(audited: Audited, is_applied: bool) -> None:
+    """The process was killed before the answer arrived."""
 
     audited.edit_journal("two", lose_answer(3))
     if not is_applied:
@@ -230,13 +230,13 @@ def lose_answer(call: int) -> Callable[[dict[str, Any]], None]:
 
 async def test_an_append_whose_answer_was_lost_is_not_applied_twice(audited: Audited) -> None:
     audited.edit_journal("two", lose_answer(2))
-    audited.edit(double)
+    audited.edit(repeat)
 
     assert audited.kinds() == {"applied_twice"}
 
 
 @pytest.mark.parametrize("lost", [(), (1,), (2,), (1, 2)], ids=["none", "the first", "the second", "both"])
-async def test_of_appends_with_one_key_one_stands_whichever_answers_were_lost(
+async def test_one_append_per_idempotency_key_is_applied_whichever_answers_were_lost(
     audited: Audited, lost: tuple[int, ...]
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -257,8 +257,8 @@ async def test_of_appends_with_one_key_one_stands_whichever_answers_were_lost(
     assert audited.kinds() == (set() if lost == (1, 2) else {"lost"})
 
 
-async def test_a_reader_that_was_shown_too_little_is_caught(audited: Audited) -> None:
-    """It had appended itself what it was not shown."""
+async def test_a_read_that_misses_items_is_caught(audited: Audited) -> None:
+    """The process had appended the missing items itself."""
     shown: list[dict[str, Any]] = []
     audited.edit_journal("one", lambda event: shown.append(event) if "count" in event else None)
 
@@ -270,7 +270,7 @@ async def test_a_reader_that_was_shown_too_little_is_caught(audited: Audited) ->
     assert audited.kinds() == {"stale_read"}
 
 
-async def test_a_name_that_is_not_the_last_one_is_caught(audited: Audited) -> None:
+async def test_a_name_other_than_the_last_one_is_caught(audited: Audited) -> None:
     connection = sqlite3.connect(audited.home.index)
     connection.execute("UPDATE threads SET name = 'first'")
     connection.commit()
@@ -279,14 +279,14 @@ async def test_a_name_that_is_not_the_last_one_is_caught(audited: Audited) -> No
     assert audited.kinds() == {"metadata"}
 
 
-async def test_an_archived_state_that_is_not_the_last_one_is_caught(audited: Audited) -> None:
+async def test_an_archived_state_other_than_the_last_one_is_caught(audited: Audited) -> None:
     async with LocalThreadStore(audited.settings) as store:
         await store.archive_thread(ArchiveThreadParams(thread_id=audited.thread_id))
 
     assert audited.kinds() == {"metadata"}
 
 
-async def test_a_row_that_says_other_than_the_rollout_is_caught(audited: Audited) -> None:
+async def test_a_row_that_differs_from_the_rollout_is_caught(audited: Audited) -> None:
     connection = sqlite3.connect(audited.home.index)
     connection.execute("UPDATE threads SET cwd = '/elsewhere'")
     connection.commit()
@@ -296,7 +296,7 @@ async def test_a_row_that_says_other_than_the_rollout_is_caught(audited: Audited
 
 
 @pytest.mark.parametrize("column", ["updated_at", "recency_at"])
-async def test_a_time_that_the_rollout_does_not_say_is_caught(audited: Audited, column: str) -> None:
+async def test_a_time_that_differs_from_the_rollout_is_caught(audited: Audited, column: str) -> None:
     with closing(sqlite3.connect(audited.home.index)) as connection, connection:
         slot = column.replace("_at", "_slot")
         connection.execute(f"UPDATE threads SET {column} = '2030-01-01T00:00:00.000Z', {slot} = '2030-01-01T00:00:0'")
@@ -304,7 +304,7 @@ async def test_a_time_that_the_rollout_does_not_say_is_caught(audited: Audited, 
     assert audited.kinds() == {"metadata"}
 
 
-async def test_of_a_thread_with_appends_of_history_alone_the_row_may_say_less(audited: Audited) -> None:
+async def test_the_row_may_differ_if_an_append_came_without_a_derived_patch(audited: Audited) -> None:
     audited.edit_journal("one", lambda event: event.update(raw=True) if "raw" in event else None)
     with closing(sqlite3.connect(audited.home.index)) as connection, connection:
         connection.execute("UPDATE threads SET cwd = '/elsewhere'")
@@ -312,14 +312,14 @@ async def test_of_a_thread_with_appends_of_history_alone_the_row_may_say_less(au
     assert audited.kinds() == set()
 
 
-async def test_a_rollout_that_is_gone_is_caught(audited: Audited) -> None:
+async def test_a_missing_rollout_is_caught(audited: Audited) -> None:
     [path] = (path for _, path in audited.home.rollouts())
     path.unlink()
 
     assert audited.kinds() == {"deletion"}
 
 
-async def test_a_deleted_thread_is_to_be_gone(audited: Audited) -> None:
+async def test_a_deleted_thread_that_is_back_is_caught(audited: Audited) -> None:
     [path] = (path for _, path in audited.home.rollouts())
     content = path.read_bytes()
     async with AsyncExitStack() as stack:
@@ -332,7 +332,7 @@ async def test_a_deleted_thread_is_to_be_gone(audited: Audited) -> None:
     assert audited.kinds() == {"deletion"}
 
 
-async def test_what_doctor_finds_is_a_violation(audited: Audited) -> None:
+async def test_a_fault_that_doctor_finds_is_a_violation(audited: Audited) -> None:
     [path] = (path for _, path in audited.home.rollouts())
     path.chmod(0o644)
 
@@ -341,7 +341,7 @@ async def test_what_doctor_finds_is_a_violation(audited: Audited) -> None:
     assert (violation.kind, "bad_permissions" in violation.detail) == ("fault", True)
 
 
-async def test_a_line_that_was_being_written_is_no_event(audited: Audited) -> None:
+async def test_a_torn_line_of_a_journal_is_ignored(audited: Audited) -> None:
     with (audited.folder / "one.jsonl").open("ab") as file:
         file.write(b'{"process":"one","cal')
 
@@ -349,15 +349,15 @@ async def test_a_line_that_was_being_written_is_no_event(audited: Audited) -> No
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"garbage\n", b'{"type":"ok","process":"x","call":1,"at":1}\n'])
-async def test_what_is_no_journal_is_refused(audited: Audited, line: bytes) -> None:
+async def test_a_file_that_is_not_a_journal_is_refused(audited: Audited, line: bytes) -> None:
     (audited.folder / "other.jsonl").write_bytes(line)
 
     with pytest.raises(InvalidRequest, match=r"other\.jsonl:1 is not an event"):
         audited.kinds()
 
 
-async def test_a_journaled_store_is_the_store(tmp_path: Path) -> None:
-    """What it does not note goes to the store; errors come through, and say how sure they are."""
+async def test_a_journaled_store_behaves_like_the_store(tmp_path: Path) -> None:
+    """Operations that it does not record reach the store; errors pass through, recorded as failed or unknown."""
     async with LocalThreadStore(Settings(home=tmp_path / "home")) as local:
         with journaled(local, tmp_path / "one.jsonl", "one") as store:
             thread = await LiveThread.create(store, CreateThreadParams())
@@ -376,7 +376,7 @@ async def test_a_journaled_store_is_the_store(tmp_path: Path) -> None:
     assert [event["type"] for event in events] == ["invoke", "ok", "invoke", "fail", "invoke", "ok", "invoke", "info"]
 
 
-async def test_the_command_says_what_it_found_and_fails_where_a_promise_was_not_kept(audited: Audited) -> None:
+async def test_the_command_prints_violations_and_fails_if_there_are_any(audited: Audited) -> None:
     def run(*options: str) -> tuple[int, list[str]]:
         arguments = ["verify", *options, *map(str, audited.journals)]
         result = CliRunner().invoke(main, arguments, env={"LIVETHREAD_HOME": str(audited.home.root)})

@@ -50,7 +50,7 @@ TABLES = {
     "unindexed_messages": {"id"},
 }
 
-#: The migrations' own table, and those of the full-text search.
+#: The tables of the migrations and of the full-text search.
 COMPANIONS = {
     "_sqlite_migrations",
     *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),
@@ -102,7 +102,7 @@ def state(thread: StoredThread, **fields: object) -> ThreadState:
 # -- the schema --------------------------------------------------------------------------------------------
 
 
-def test_the_schema_has_the_tables_that_are_expected(store: Store) -> None:
+def test_the_schema_has_the_expected_tables(store: Store) -> None:
     tables = {name: {column.name for column in store.index.db[name].columns} for name in TABLES}
 
     assert tables == TABLES
@@ -114,7 +114,7 @@ def test_the_schema_has_the_tables_that_are_expected(store: Store) -> None:
     assert ["thread_id"] in unique
 
 
-def test_every_listing_by_one_filter_is_served_by_an_index(store: Store) -> None:
+def test_every_listing_with_one_filter_has_a_sorted_index(store: Store) -> None:
     indexed = {tuple(i.columns) for i in store.index.db.table("threads").indexes}
 
     for slot in ("created_slot", "updated_slot", "recency_slot"):
@@ -123,7 +123,7 @@ def test_every_listing_by_one_filter_is_served_by_an_index(store: Store) -> None
         assert ("parent_thread_id", *in_order) in indexed
 
 
-def test_the_references_queries_are_read_off_indexes(store: Store) -> None:
+def test_the_queries_in_the_reference_use_indexes(store: Store) -> None:
     text = (Path(__file__).parents[5] / "docs" / "reference.md").read_text(encoding="utf-8")
     queries = [query for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL) for query in block.split(";")[:-1]]
 
@@ -150,7 +150,7 @@ def test_opening_an_index_again_changes_nothing(store: Store) -> None:
         assert again.db.schema == before
 
 
-def test_two_processes_that_open_a_new_index_at_once_both_can_use_it(tmp_path: Path) -> None:
+def test_two_processes_can_create_the_index_at_once(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"
         "from livethread_worker.store.files.home import Home\n"
@@ -173,7 +173,7 @@ def test_two_processes_that_open_a_new_index_at_once_both_can_use_it(tmp_path: P
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
 
-    for process in started:  # both stand at the line: now
+    for process in started:  # both are ready
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
@@ -183,11 +183,11 @@ def test_two_processes_that_open_a_new_index_at_once_both_can_use_it(tmp_path: P
     assert {stdout for stdout, _ in results} == {f"{sorted([*TABLES, *COMPANIONS])}\n"}
 
 
-def test_the_index_is_its_owners_alone(store: Store) -> None:
+def test_only_the_owner_may_read_the_index(store: Store) -> None:
     assert stat.S_IMODE(store.home.index.stat().st_mode) == 0o600
 
 
-# -- what cannot be used -----------------------------------------------------------------------------------
+# -- unusable files ----------------------------------------------------------------------------------------
 
 
 def quarantined(home: Home) -> dict[str, bytes]:
@@ -199,7 +199,7 @@ def quarantined(home: Home) -> dict[str, bytes]:
     [b"garbage" * 1_000, b"SQLite format 3\0" + b"\xff" * 4_080, b"SQLite format 4\0" + bytes(4_080)],
     ids=["garbage", "a header and garbage", "a header of another format"],
 )
-def test_a_file_that_is_no_database_is_set_aside_and_an_empty_one_made(tmp_path: Path, damaged: bytes) -> None:
+def test_a_file_that_is_not_a_database_moves_to_the_quarantine(tmp_path: Path, damaged: bytes) -> None:
     home = Home(tmp_path)
     home.create()
     home.index.write_bytes(damaged)
@@ -212,7 +212,7 @@ def test_a_file_that_is_no_database_is_set_aside_and_an_empty_one_made(tmp_path:
     assert quarantined(home)["index.sqlite"] == damaged
 
 
-def test_a_file_that_nobody_may_read_is_unavailable_and_stays(tmp_path: Path) -> None:
+def test_a_folder_at_the_indexs_path_is_unavailable_and_stays(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.create()
     home.index.mkdir()
@@ -223,10 +223,10 @@ def test_a_file_that_nobody_may_read_is_unavailable_and_stays(tmp_path: Path) ->
     assert (home.index.is_dir(), quarantined(home)) == (True, {})
 
 
-def test_an_index_that_somebody_migrates_for_long_is_unavailable(
+def test_an_index_that_another_process_is_migrating_is_unavailable(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "SCHEMA_WAIT", 0.0)  # nobody will let go here
+    monkeypatch.setattr(connection, "SCHEMA_WAIT", 0.0)  # the lock is never released here
 
     with file_lock(store.home.index.with_suffix(".lock")), pytest.raises(IndexUnavailable):
         Index(store.home)
@@ -246,7 +246,7 @@ def test_a_deleted_or_replaced_index_is_not_current(store: Store) -> None:
 
 
 @pytest.mark.parametrize("thread", [FULL, BARE], ids=["full", "bare"])
-def test_a_thread_survives_the_index(store: Store, thread: StoredThread) -> None:
+def test_a_thread_comes_back_from_the_index_unchanged(store: Store, thread: StoredThread) -> None:
     store.commit(state(thread))
 
     assert store.index.read_thread(ONE) == thread.model_copy(
@@ -254,7 +254,7 @@ def test_a_thread_survives_the_index(store: Store, thread: StoredThread) -> None
     )
 
 
-def test_a_changed_thread_replaces_the_former(store: Store) -> None:
+def test_a_changed_thread_replaces_its_row(store: Store) -> None:
     store.commit(state(FULL))
 
     store.commit(state(BARE), loaded=FULL)
@@ -264,7 +264,7 @@ def test_a_changed_thread_replaces_the_former(store: Store) -> None:
     assert (read.name, read.git_info, read.memory_mode, read.token_usage) == (None, None, None, None)
 
 
-def test_a_thread_whose_row_is_gone_since_it_was_loaded_is_stored_whole(store: Store) -> None:
+def test_a_thread_whose_row_was_deleted_after_it_was_loaded_is_stored_whole(store: Store) -> None:
     store.commit(state(FULL))
     store.forget(ONE)
     later = FULL.model_copy(update={"updated_at": AT + timedelta(hours=1)})
@@ -275,9 +275,9 @@ def test_a_thread_whose_row_is_gone_since_it_was_loaded_is_stored_whole(store: S
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
 
 
-@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="this system does not tell which files are open")
-def test_to_store_new_threads_takes_no_temporary_file(store: Store) -> None:
-    """SQLite keeps, row by row, what a statement may have to take back: fifteen pages of a thread."""
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="this system does not list open files")
+def test_storing_new_threads_needs_no_temporary_file(store: Store) -> None:
+    """SQLite's statement journal would write fifteen pages for each thread."""
     threads = [FULL.model_copy(update={"thread_id": thread_id(n)}) for n in range(1, 101)]
     files: list[str] = []
 
@@ -291,7 +291,7 @@ def test_to_store_new_threads_takes_no_temporary_file(store: Store) -> None:
     assert not [file for file in files if "etilqs" in file]
 
 
-def test_a_thread_that_is_written_again_within_ten_seconds_is_moved_in_no_index(store: Store) -> None:
+def test_a_thread_that_is_updated_again_within_ten_seconds_moves_in_no_index(store: Store) -> None:
     store.commit(state(FULL))
     moved: list[str] = []
     store.index.db.execute(
@@ -316,12 +316,12 @@ def test_a_time_outside_its_slot_is_refused(store: Store, column: str) -> None:
         store.index.db.execute(f"UPDATE threads SET {column}_at = '2027-01-01T00:00:00.000Z'")
 
 
-def test_an_unknown_thread_is_none(store: Store) -> None:
+def test_the_index_has_no_state_of_an_unknown_thread(store: Store) -> None:
     assert store.index.read_thread(TWO) is None
     assert store.index.load_states({TWO: {"w1"}}) == {}
 
 
-def test_a_state_survives_the_index_with_the_counters_that_were_asked_for(store: Store) -> None:
+def test_a_state_comes_back_with_the_requested_counters(store: Store) -> None:
     written = state(
         BARE,
         rollout_bytes=7,
@@ -357,7 +357,7 @@ def test_a_thread_without_its_first_line_is_not_stored(store: Store) -> None:
     assert store.index.load_states({ONE: set()}) == {}
 
 
-def test_of_a_commit_that_fails_nothing_is_stored(store: Store) -> None:
+def test_a_failed_commit_stores_nothing(store: Store) -> None:
     broken = state(BARE.model_copy(update={"thread_id": TWO}))
     broken.path = None  # type: ignore[assignment]  # breaks a NOT NULL
 

@@ -22,7 +22,7 @@ from livethread_worker.store.thread_state import ThreadState
 
 @pytest.fixture(scope="module")
 def listed() -> Iterator[Store]:
-    """An index whose rows each test, or example, replaces: opening one takes longer than filling it."""
+    """A store whose rows each test, or example, replaces: opening an index takes longer than filling it."""
     with tempfile.TemporaryDirectory() as folder:
         yield from opened_store(Path(folder))
 
@@ -50,7 +50,7 @@ def ids(store: Store, **params: Any) -> list[str]:
     key=st.sampled_from(types.ThreadSortKey),
     direction=st.sampled_from(types.SortDirection),
 )
-def test_pages_lose_and_repeat_no_thread_though_times_are_equal(
+def test_pages_are_complete_though_times_are_equal(
     listed: Store,
     seconds: list[tuple[int, int, int]],
     page_size: int,
@@ -83,7 +83,7 @@ def test_pages_lose_and_repeat_no_thread_though_times_are_equal(
 CWDS = ("/a", "/b", "")
 SOURCES = ("cli", "exec", {"custom": "x"})
 PROVIDERS = ("openai", "azure", "")
-#: Of one letter, so that short and long terms are found, in one text and across none.
+#: Mostly one letter, so that short and long terms match within a text, and never across two.
 TEXTS = ("", "a", "aaaa", "aaAb abc", "Straße ÉTÉ", "ab\0c\x1fabc", "q\"uote's% _", "e\u0301te\u0301 abcabcabc")
 TERMS = (
     "",
@@ -131,7 +131,7 @@ orders = st.fixed_dictionaries({
     "sort_direction": st.sampled_from(types.SortDirection),
     "page_size": st.integers(1, 4),
 })
-#: Two filters at most: more of them leave hardly a thread.
+#: Two filters at most: more would leave hardly any thread.
 listings = st.sets(st.sampled_from(sorted(filters)), max_size=2).flatmap(
     lambda names: st.fixed_dictionaries({name: filters[name] for name in sorted(names)})
 )
@@ -141,7 +141,7 @@ listings = st.sets(st.sampled_from(sorted(filters)), max_size=2).flatmap(
 @pytest.mark.parametrize("merged", [1, list_threads_module.MERGED_VALUES])
 @settings(max_examples=100)
 @given(fields=st.lists(thread_fields, max_size=10), wanted=listings, order=orders)
-def test_every_listing_is_that_of_the_store_in_memory(
+def test_every_listing_equals_the_in_memory_stores(
     listed: Store,
     *,
     few: int,
@@ -150,7 +150,7 @@ def test_every_listing_is_that_of_the_store_in_memory(
     wanted: dict[str, Any],
     order: dict[str, Any],
 ) -> None:
-    """However few threads are collected and values merged: each way of reading a page gives the same one."""
+    """Sorting in memory, merging values or reading an index: each gives the same page."""
     threads = []
     for n, values in enumerate(fields):
         parent = values["parent"]
@@ -177,7 +177,7 @@ def test_every_listing_is_that_of_the_store_in_memory(
 
 
 @pytest.mark.parametrize("few", [0, list_threads_module.SORT_LIMIT])
-def test_a_term_is_found_as_it_stands_and_not_by_its_trigrams(
+def test_a_term_matches_as_a_whole_and_not_by_its_trigrams(
     listed: Store, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(list_threads_module, "SORT_LIMIT", few)
@@ -186,13 +186,13 @@ def test_a_term_is_found_as_it_stands_and_not_by_its_trigrams(
     assert ids(listed, search_term="ABCabcabd") == [thread_id(2)]
 
 
-def test_a_listing_by_many_values_is_read_without_merging_them(listed: Store) -> None:
+def test_a_listing_with_many_filter_values_finds_all_threads(listed: Store) -> None:
     fill(listed, *(thread(n, cwd=f"/{n}") for n in range(4)))
 
     assert ids(listed, cwd_filters=[f"/{n}" for n in range(1, 1000)]) == [thread_id(n) for n in (1, 2, 3)]
 
 
-def test_a_text_that_changes_is_found_as_it_is_now(listed: Store) -> None:
+def test_a_changed_text_is_found_by_its_new_words_only(listed: Store) -> None:
     fill(listed, thread(1, name="former", title="title"))
     loaded = listed.index.read_thread(thread_id(1))
     assert loaded is not None
@@ -211,8 +211,8 @@ some_text = st.sampled_from(["", "former", "Former", "present", "a preview"])
 
 
 @given(st.lists(st.fixed_dictionaries({"preview": some_text, "title": some_text, "name": some_text}), min_size=1))
-def test_of_texts_that_change_those_are_held_that_are_there_now(listed: Store, changes: list[dict[str, str]]) -> None:
-    """Equal ones are held once, whichever of them goes."""
+def test_the_search_table_holds_the_current_texts_once(listed: Store, changes: list[dict[str, str]]) -> None:
+    """Equal texts are held once, even if one of them changes."""
     fill(listed, thread(1, **changes[0]))
     for fields in changes[1:]:
         loaded = listed.index.read_thread(thread_id(1))
@@ -227,7 +227,7 @@ def test_of_texts_that_change_those_are_held_that_are_there_now(listed: Store, c
     )
 
 
-def test_what_a_rollout_that_is_read_again_no_longer_says_is_not_found(listed: Store) -> None:
+def test_a_text_that_a_reread_rollout_no_longer_holds_is_not_found(listed: Store) -> None:
     fill(listed, thread(1, preview="preview", name="former"))
 
     listed.commit(ThreadState(thread_id(1), thread(1, preview="preview"), path="sessions/1"))
@@ -235,7 +235,7 @@ def test_what_a_rollout_that_is_read_again_no_longer_says_is_not_found(listed: S
     assert (ids(listed, search_term="former"), ids(listed, search_term="preview")) == ([], [thread_id(1)])
 
 
-def test_the_text_of_a_thread_goes_with_it(listed: Store) -> None:
+def test_deleting_a_thread_deletes_its_texts(listed: Store) -> None:
     fill(listed, thread(1, name="needle"), thread(2, name="needle"))
 
     listed.forget(thread_id(1))
@@ -245,7 +245,7 @@ def test_the_text_of_a_thread_goes_with_it(listed: Store) -> None:
     assert listed.index.db.execute(count).fetchone()[0] == 1
 
 
-def test_a_thread_that_comes_in_before_the_cursor_shifts_no_later_page(listed: Store) -> None:
+def test_a_new_thread_before_the_cursor_shifts_no_later_page(listed: Store) -> None:
     threads = [thread(n, created_at=AT + timedelta(seconds=n)) for n in range(4)]
     fill(listed, *threads)
     first = listed.index.list_threads(types.ListThreadsParams(page_size=2))
@@ -257,7 +257,7 @@ def test_a_thread_that_comes_in_before_the_cursor_shifts_no_later_page(listed: S
     assert [t.thread_id for t in (*first.items, *second.items)] == [thread_id(n) for n in (3, 2, 1, 0)]
 
 
-def test_a_page_that_takes_the_last_thread_has_no_cursor(listed: Store) -> None:
+def test_the_page_with_the_last_thread_has_no_cursor(listed: Store) -> None:
     fill(listed, thread(1), thread(2))
 
     assert listed.index.list_threads(types.ListThreadsParams(page_size=2)).next_cursor is None
@@ -271,7 +271,7 @@ def test_an_empty_index_has_an_empty_page(listed: Store) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["garbage", "WyJ1cGRhdGVkX2F0IiwgIngiLCAieSJd"])
-def test_a_cursor_of_something_else_is_refused(listed: Store, cursor: str) -> None:
+def test_a_cursor_of_another_listing_is_refused(listed: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
         listed.index.list_threads(types.ListThreadsParams(cursor=cursor))
 
@@ -282,7 +282,7 @@ def test_a_cursor_of_something_else_is_refused(listed: Store, cursor: str) -> No
         ({}, [1, 2, 3]),
         ({"model_providers": None}, [1, 2, 3]),
         ({"model_providers": []}, [1, 2, 3]),
-        ({"model_providers": ["azure", "nobody"]}, [2]),
+        ({"model_providers": ["azure", "unused"]}, [2]),
         ({"cwd_filters": None}, [1, 2, 3]),
         ({"cwd_filters": []}, []),
         ({"cwd_filters": ["/a", "/b"]}, [1, 2]),
@@ -305,7 +305,7 @@ def test_a_cursor_of_something_else_is_refused(listed: Store, cursor: str) -> No
     ],
     ids=str,
 )
-def test_filters_are_joined(listed: Store, filters: dict[str, Any], found: list[int]) -> None:
+def test_filters_are_combined(listed: Store, filters: dict[str, Any], found: list[int]) -> None:
     fill(
         listed,
         thread(1, cwd="/a", source="cli", model_provider="openai", name="named"),
@@ -336,7 +336,7 @@ def test_children_and_descendants_are_found(listed: Store) -> None:
     assert related(types.RelationKind.DESCENDANTS, 6) == []
 
 
-def test_threads_that_are_each_others_parents_end(listed: Store) -> None:
+def test_a_cycle_of_parents_ends(listed: Store) -> None:
     fill(listed, thread(1, parent_thread_id=thread_id(2)), thread(2, parent_thread_id=thread_id(1)))
 
     relation = types.ThreadRelationFilter(kind=types.RelationKind.DESCENDANTS, thread_id=thread_id(1))

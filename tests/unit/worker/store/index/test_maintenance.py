@@ -16,13 +16,13 @@ from livethread_worker.store.index import Index, IndexUnavailable, database, ind
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.local import LocalThreadStore
 
-#: Segments of a level that are merged.
+#: How many segments of a level are merged.
 MERGED = 16
 
 
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many messages are indexed together: three."""
+    """Have three messages indexed together; return three."""
     monkeypatch.setattr(maintenance, "FTS_BATCH_ROWS", 3)
     monkeypatch.setattr(thread_writes, "FTS_BATCH_ROWS", 3)
     return 3
@@ -30,13 +30,13 @@ def many(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each batch's messages are indexed with it, in a segment of their own."""
+    """Have each batch's messages indexed with it, in a segment of their own."""
     monkeypatch.setattr(maintenance, "FTS_BATCH_ROWS", 1)
     monkeypatch.setattr(thread_writes, "FTS_BATCH_ROWS", 1)
 
 
 def said(store: Store, *texts: str, n: int = 1) -> Mail:
-    """Have a new thread that says *texts*, each in a batch of its own."""
+    """Create a thread with the messages *texts*, each in a batch of its own."""
     mail = Mail(n)
     store.apply(mail, mail.create())
     for text in texts:
@@ -53,7 +53,7 @@ def indexed(store: Store) -> int:
 
 
 def segments(store: Store) -> int:
-    """How many segments the full text of the messages is in."""
+    """Count the segments of the messages' full text."""
     query = "SELECT count(DISTINCT segid) FROM messages_fts_idx"
     return int(store.index.db.execute(query).fetchone()[0])
 
@@ -69,18 +69,18 @@ def pragmas(store: Store) -> list[int]:
 
 
 def assert_is_whole(store: Store) -> None:
-    """Every message is in the full text once, with its words, or named as one that is not."""
+    """Check that each message is in the full text once, with its words, or listed as unindexed."""
     messages = store.index.db.execute("SELECT count(*) FROM messages").fetchone()[0]
     assert indexed(store) + unindexed(store) == messages
     store.index.maintain(is_idle=True)
-    # With the rank, what stands in the table is compared, too.
+    # With a rank, the check also compares the text with the table.
     store.index.db.execute("INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)")
 
 
 # -- indexing ----------------------------------------------------------------------------------------------
 
 
-def test_few_messages_are_left_for_later_and_found_all_the_same(store: Store) -> None:
+def test_few_messages_are_indexed_by_the_next_search(store: Store) -> None:
     said(store, "zebra", "gnu")
     before = unindexed(store), indexed(store)
 
@@ -101,7 +101,7 @@ def test_many_messages_are_indexed_with_their_batch(store: Store, many: int) -> 
     assert_is_whole(store)
 
 
-def test_messages_that_were_left_are_indexed_together_behind_a_batch(store: Store, many: int) -> None:
+def test_unindexed_messages_are_indexed_together_after_a_batch(store: Store, many: int) -> None:
     mail = said(store, "one", "two")
     store.index.maintain()
     before = unindexed(store)
@@ -113,7 +113,7 @@ def test_messages_that_were_left_are_indexed_together_behind_a_batch(store: Stor
     assert segments(store) == 1
 
 
-def test_who_is_idle_indexes_what_was_left(store: Store) -> None:
+def test_idle_maintenance_indexes_the_rest(store: Store) -> None:
     said(store, "zebra")
 
     is_more = store.index.maintain(is_idle=True)
@@ -121,7 +121,7 @@ def test_who_is_idle_indexes_what_was_left(store: Store) -> None:
     assert (unindexed(store), indexed(store), is_more) == (0, 1, False)
 
 
-def test_who_closes_the_index_indexes_what_was_left(store: Store) -> None:
+def test_closing_the_index_indexes_the_rest(store: Store) -> None:
     said(store, "zebra")
 
     store.index.close()
@@ -130,7 +130,7 @@ def test_who_closes_the_index_indexes_what_was_left(store: Store) -> None:
         assert connection.execute("SELECT count(*) FROM unindexed_messages").fetchone() == (0,)
 
 
-def test_whoever_searches_indexes_what_others_left(store: Store) -> None:
+def test_a_search_indexes_the_messages_of_other_processes(store: Store) -> None:
     said(store, "zebra")
 
     with closing(Index(store.home)) as other:
@@ -140,8 +140,8 @@ def test_whoever_searches_indexes_what_others_left(store: Store) -> None:
     assert unindexed(store) == 0
 
 
-def test_who_finds_nothing_to_index_writes_nothing(store: Store) -> None:
-    """Whoever else has the index open would forget what it knows."""
+def test_maintenance_with_nothing_to_index_writes_nothing(store: Store) -> None:
+    """A write would invalidate the caches of other processes."""
     said(store, "zebra")
     with closing(Index(store.home)) as other:
         other.maintain(is_idle=True)
@@ -152,7 +152,7 @@ def test_who_finds_nothing_to_index_writes_nothing(store: Store) -> None:
         assert other.db.execute("PRAGMA data_version").fetchone()[0] == before
 
 
-def test_who_is_idle_indexes_what_a_process_left_that_is_gone(store: Store) -> None:
+def test_idle_maintenance_indexes_the_messages_of_a_dead_process(store: Store) -> None:
     said(store, "zebra")
 
     with closing(Index(store.home)) as other:
@@ -176,7 +176,7 @@ def test_a_failure_between_two_statements_indexes_nothing_twice(
     assert_is_whole(store)
 
 
-def test_a_search_goes_without_the_newest_messages_while_somebody_holds_the_index(
+def test_a_search_skips_the_newest_messages_while_the_index_is_locked(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index, "_SEARCH_WAIT", 0.01)
@@ -195,7 +195,7 @@ def test_a_search_goes_without_the_newest_messages_while_somebody_holds_the_inde
     assert pragmas(store) == before
 
 
-def test_not_every_search_waits_while_somebody_holds_the_index(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_search_waits_for_a_locked_index(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     said(store, "zebra")
     waits = []
 
@@ -209,18 +209,18 @@ def test_not_every_search_waits_while_somebody_holds_the_index(store: Store, mon
     assert len(waits) == 1
 
 
-@pytest.mark.parametrize("is_indexed_after", ["the first page", "its look at what is left"])
-def test_later_pages_find_nothing_that_the_first_could_not(
+@pytest.mark.parametrize("is_indexed_after", ["the first page", "its check for unindexed messages"])
+def test_later_pages_ignore_messages_that_were_indexed_after_the_first(
     store: Store, monkeypatch: pytest.MonkeyPatch, is_indexed_after: str
 ) -> None:
-    """Else threads would come twice, and others never: a better match moves those that were shown."""
+    """Otherwise a better match would shift the pages: some threads would come twice, others never."""
     for n in range(1, 5):
         said(store, "zebra " + "gnu " * n, n=n)
     store.index.maintain(is_idle=True)
     make_searchable = store.index._make_searchable
 
     def late() -> None:
-        if is_indexed_after == "its look at what is left":
+        if is_indexed_after == "its check for unindexed messages":
             make_searchable()
         said(store, "zebra", n=9)
         monkeypatch.undo()
@@ -235,10 +235,10 @@ def test_later_pages_find_nothing_that_the_first_could_not(
     assert [result.thread.thread_id for result in pages] == [thread_id(n) for n in range(1, 5)]
 
 
-def test_an_error_that_ends_the_transaction_of_a_search_is_told_as_it_is(
+def test_an_error_that_ends_a_searchs_transaction_is_raised_unchanged(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its code a damaged index is known."""
+    """Its code shows whether the index is damaged."""
 
     def fail(connection: sqlite3.Connection, *_arguments: object) -> None:
         connection.execute("ROLLBACK")
@@ -250,7 +250,7 @@ def test_an_error_that_ends_the_transaction_of_a_search_is_told_as_it_is(
         found(store, "zebra")
 
 
-async def test_a_store_without_workers_indexes_behind_its_appends(tmp_path: Path, many: int) -> None:
+async def test_a_local_store_indexes_messages_after_its_appends(tmp_path: Path, many: int) -> None:
     async with LocalThreadStore(Settings(home=tmp_path / "home")) as local:
         thread = await LiveThread.create(local, CreateThreadParams())
         for n in range(many):
@@ -260,8 +260,8 @@ async def test_a_store_without_workers_indexes_behind_its_appends(tmp_path: Path
             assert connection.execute("SELECT count(*) FROM messages_fts_docsize").fetchone() == (many,)
 
 
-def test_a_thread_that_is_deleted_before_it_is_indexed_leaves_nothing(store: Store) -> None:
-    """To have FTS5 forget what it does not know would spoil what it counts, and so the order of what is found."""
+def test_deleting_a_thread_with_unindexed_messages_leaves_nothing(store: Store) -> None:
+    """Deleting an unindexed row from FTS5 would spoil its counts, and so the ranking."""
     said(store, "zebra", n=1)
     store.index.maintain(is_idle=True)
     mail = said(store, "zebra", "gnu", n=2)
@@ -273,7 +273,7 @@ def test_a_thread_that_is_deleted_before_it_is_indexed_leaves_nothing(store: Sto
     assert_is_whole(store)
 
 
-def test_a_thread_that_is_deleted_when_half_of_it_is_indexed_leaves_nothing(store: Store) -> None:
+def test_deleting_a_half_indexed_thread_leaves_nothing(store: Store) -> None:
     mail = said(store, "zebra")
     store.index.maintain(is_idle=True)
     store.apply(mail, mail.append("gnu"))
@@ -284,8 +284,8 @@ def test_a_thread_that_is_deleted_when_half_of_it_is_indexed_leaves_nothing(stor
     assert_is_whole(store)
 
 
-def test_an_id_that_a_deleted_message_had_is_indexed_once(store: Store) -> None:
-    """SQLite gives the id of the newest row again once that is deleted."""
+def test_a_reused_message_id_is_indexed_once(store: Store) -> None:
+    """SQLite reuses the id of the newest row once that is deleted."""
     mail = said(store, "zebra")
     store.apply(mail, mail.delete())
 
@@ -296,7 +296,7 @@ def test_an_id_that_a_deleted_message_had_is_indexed_once(store: Store) -> None:
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])
-def test_a_message_that_somebody_changes_is_found_by_its_new_words(store: Store, is_indexed: bool) -> None:
+def test_a_message_changed_by_another_program_is_found_by_its_new_words(store: Store, is_indexed: bool) -> None:
     said(store, "zebra")
     if is_indexed:
         store.index.maintain(is_idle=True)
@@ -307,7 +307,7 @@ def test_a_message_that_somebody_changes_is_found_by_its_new_words(store: Store,
     assert_is_whole(store)
 
 
-def test_a_worker_of_the_release_before_indexes_its_own_and_leaves_ours(store: Store) -> None:
+def test_a_message_that_another_program_indexed_is_not_indexed_again(store: Store) -> None:
     said(store, "zebra")
     with closing(sqlite3.connect(store.home.index)) as other, other:
         other.execute(
@@ -324,7 +324,7 @@ def test_a_worker_of_the_release_before_indexes_its_own_and_leaves_ours(store: S
 
 
 @pytest.mark.usefixtures("at_once")
-def test_what_batches_left_is_merged_and_what_is_found_is_the_same(store: Store) -> None:
+def test_merging_segments_does_not_change_what_a_search_finds(store: Store) -> None:
     said(store, *(f"zebra number{n}" for n in range(MERGED)))
     before = segments(store)
 
@@ -338,25 +338,27 @@ def test_what_batches_left_is_merged_and_what_is_found_is_the_same(store: Store)
 
 
 @pytest.mark.usefixtures("at_once")
-def test_merging_stops_after_so_many_pages_and_goes_on_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merging_stops_after_a_number_of_pages_and_resumes_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(maintenance, "MERGED_PAGES", 1)
     mail = said(store)
     for n in range(MERGED):
         store.apply(mail, mail.append(*(f"word{n}x{i} " * 20 for i in range(100))))
 
     is_more = store.index.maintain(is_idle=True)
-    after_a_little = segments(store)
-    pieces = 1
+    after_one_call = segments(store)
+    calls = 1
     while store.index.maintain(is_idle=True):
-        pieces += 1
+        calls += 1
 
     assert is_more
-    assert after_a_little > segments(store) == 1
-    assert pieces > 3
+    assert after_one_call > segments(store) == 1
+    assert calls > 3
 
 
 @pytest.mark.usefixtures("at_once")
-def test_few_segments_are_not_looked_at(store: Store) -> None:
+def test_few_segments_are_not_merged(store: Store) -> None:
     mail = said(store, *(f"number {n}" for n in range(MERGED - 1)))
     while store.index.maintain(is_idle=True):
         pass
@@ -370,7 +372,7 @@ def test_few_segments_are_not_looked_at(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_the_texts_that_listings_search_are_merged_too(store: Store) -> None:
+def test_the_texts_of_listings_are_merged_too(store: Store) -> None:
     query = "SELECT count(DISTINCT segid) FROM listing_texts_idx"
     mail = said(store)
     for n in range(MERGED):
@@ -384,8 +386,8 @@ def test_the_texts_that_listings_search_are_merged_too(store: Store) -> None:
     assert store.index.db.execute(query).fetchone()[0] == 1
 
 
-def test_segments_stay_few_where_all_batches_are_large(store: Store) -> None:
-    """At 64 of a level FTS5 would merge them all within a commit."""
+def test_segments_stay_few_if_all_batches_are_large(store: Store) -> None:
+    """At 64 segments of a level, FTS5 would merge them all in a commit."""
     mail, most = said(store), 0
     for n in range(80):
         store.apply(mail, mail.append(*(f"word{n}x{i} " * 8 for i in range(maintenance.FTS_BATCH_ROWS))))
@@ -395,10 +397,10 @@ def test_segments_stay_few_where_all_batches_are_large(store: Store) -> None:
     assert MERGED <= most < 48
 
 
-# -- when --------------------------------------------------------------------------------------------------
+# -- schedule ----------------------------------------------------------------------------------------------
 
 
-def test_a_chore_rests_for_a_multiple_of_what_it_took_unless_nobody_waits(
+def test_a_chore_rests_for_a_multiple_of_its_duration_unless_idle(
     store: Store, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
@@ -429,7 +431,7 @@ def test_a_chore_rests_for_a_multiple_of_what_it_took_unless_nobody_waits(
     assert (after_first, while_it_rests, after_the_rest, unindexed(store)) == (0, many, 0, 0)
 
 
-def test_a_lock_that_is_held_for_long_is_not_waited_for_behind_every_batch(store: Store, many: int) -> None:
+def test_maintenance_does_not_wait_for_a_held_lock_after_every_batch(store: Store, many: int) -> None:
     said(store, *"abc")
     store.index.db.execute("PRAGMA busy_timeout = 20")
     with closing(sqlite3.connect(store.home.index)) as other:
@@ -437,13 +439,13 @@ def test_a_lock_that_is_held_for_long_is_not_waited_for_behind_every_batch(store
         with pytest.raises(IndexUnavailable, match="locked"):
             store.index.maintain()
 
-        store.index.maintain()  # at once, and without an error
+        store.index.maintain()  # returns without an error
 
     store.index.maintain(is_idle=True)
     assert unindexed(store) == 0
 
 
-def test_maintenance_leaves_commits_as_durable_as_before(store: Store) -> None:
+def test_maintenance_restores_the_durability_of_commits(store: Store) -> None:
     before = pragmas(store)
     mail = said(store, "one")
     store.index.maintain(is_idle=True)
@@ -457,8 +459,8 @@ def test_maintenance_leaves_commits_as_durable_as_before(store: Store) -> None:
     assert pragmas(store)[:2] == before[:2] == [1, database.CHECKPOINT_PAGES]
 
 
-def test_a_long_log_is_moved_into_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a batch comes upon one so long that its commit has to."""
+def test_maintenance_checkpoints_a_long_log(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the commit of a batch would have to."""
     monkeypatch.setattr(maintenance, "LOGGED_PAGES", 100)
     log, mail = store.home.index.with_name("index.sqlite-wal"), said(store)
     for n in range(100):

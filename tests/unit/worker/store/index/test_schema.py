@@ -1,4 +1,4 @@
-"""The schema is one file. An index with another schema is rebuilt from the rollouts, unless a newer release made it."""
+"""One file defines the schema. An index with another schema is rebuilt, unless a newer release made it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from livethread_worker.store.index.migrations import migrations
 
 PROCESSES = 4
 
-#: What a release before and a later one would record, and an index that something else made.
+#: Scripts that make an index look older, newer, or made by another program.
 OLDER = "DELETE FROM _sqlite_migrations; INSERT INTO _sqlite_migrations VALUES (1, 'livethread', 'm000_older', '')"
 NEWER = "INSERT INTO _sqlite_migrations VALUES (2, 'livethread', 'm002_newer', '')"
 FOREIGN = "DROP TABLE _sqlite_migrations"
@@ -55,7 +55,7 @@ def objects(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
     return {tuple(row) for row in rows if migrations.migrations_table not in row[1]}
 
 
-def test_the_file_is_the_whole_schema(home: Home) -> None:
+def test_one_file_defines_the_whole_schema(home: Home) -> None:
     script = resources.files("livethread_worker.store.index").joinpath("sql", "schema.sql").read_text("utf-8")
 
     with closing(sqlite3.connect(":memory:")) as scripted, closing(Index(home)) as made:
@@ -63,20 +63,20 @@ def test_the_file_is_the_whole_schema(home: Home) -> None:
         assert objects(made.db.conn) == objects(scripted)
 
 
-def test_a_crash_within_the_migration_leaves_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_during_the_migration_leaves_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(_self: object, _db: Database, _name: str) -> None:
-        raise OSError("the process ends here")
+        raise OSError("the process dies here")
 
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         with monkeypatch.context() as patched:
             patched.setattr(type(migrations), "_record_applied", crash)
-            with pytest.raises(OSError, match="ends here"):
+            with pytest.raises(OSError, match="dies here"):
                 migrations.apply(Database(connection))
 
         assert objects(connection) == set()
 
 
-def test_processes_that_start_at_once_create_the_index_once(tmp_path: Path) -> None:
+def test_processes_that_start_together_create_the_index_once(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.create()
 
@@ -103,8 +103,8 @@ async def test_an_index_with_another_schema_is_rebuilt_and_nothing_is_lost(
     assert any(path.name.startswith("index.sqlite.") for path in home.quarantine.iterdir())
 
 
-async def test_an_index_of_a_newer_release_stays_as_it_is_and_the_files_answer(home: Home) -> None:
-    """Two releases that replaced each other's index would rebuild it all the time."""
+async def test_an_index_of_a_newer_release_is_kept_and_the_rollouts_answer(home: Home) -> None:
+    """Two releases on one home would otherwise keep rebuilding each other's index."""
     change_index(home, NEWER)
 
     with pytest.raises(IndexUnavailable, match=r"newer release made the index \(m002_newer\)"):
@@ -119,12 +119,12 @@ async def test_an_index_of_a_newer_release_stays_as_it_is_and_the_files_answer(h
 
 
 @pytest.mark.parametrize("table", ["messages_fts", "listing_texts"])
-def test_full_text_is_not_merged_within_commits(home: Home, table: str) -> None:
+def test_commits_do_not_merge_the_full_text(home: Home, table: str) -> None:
     with closing(Index(home)) as index:
         assert index.db.execute(f"SELECT v FROM {table}_config WHERE k = 'automerge'").fetchone()[0] == 0
 
 
-def test_a_message_that_changes_or_goes_is_forgotten_by_the_full_text(home: Home) -> None:
+def test_changed_and_deleted_messages_leave_the_full_text(home: Home) -> None:
     def found(index: Index, word: str) -> int:
         query = "SELECT count(*) FROM messages_fts WHERE messages_fts MATCH ?"
         return int(index.db.execute(query, [word]).fetchone()[0])

@@ -75,7 +75,7 @@ def found_or_refused(store: Store, term: str) -> list[int] | str:
         ("a ² b", "²"),
     ],
 )
-def test_what_was_said_is_found(store: Store, said: str, term: str) -> None:
+def test_matching_messages_are_found(store: Store, said: str, term: str) -> None:
     say(store, said)
     say(store, "something else altogether", n=2)
 
@@ -94,13 +94,13 @@ def test_what_was_said_is_found(store: Store, said: str, term: str) -> None:
         ("東 and 京", '"東京"'),
     ],
 )
-def test_what_was_not_said_is_not_found(store: Store, said: str, term: str) -> None:
+def test_other_messages_are_not_found(store: Store, said: str, term: str) -> None:
     say(store, said)
 
     assert found(store, term) == []
 
 
-def test_all_words_stand_in_one_message(store: Store) -> None:
+def test_all_words_must_be_in_one_message(store: Store) -> None:
     say(store, "red apples", "green pears")
 
     assert found(store, "red pears") == []
@@ -141,23 +141,23 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("term", HOSTILE, ids=lambda term: repr(term)[:30])
-def test_no_query_is_syntax(store: Store, term: str) -> None:
-    """It finds words or says that there is none; SQLite never gets to see its own language."""
-    say(store, "nothing of the sort")
+def test_no_term_is_taken_for_fts5_syntax(store: Store, term: str) -> None:
+    """A search for it finds nothing, or is refused because it has no word."""
+    say(store, "unrelated words")
 
     assert found_or_refused(store, term) in ([], "a search needs at least one word")
 
 
 @given(term=st.text(min_size=1, max_size=12) | st.text("\"*()^:+-{}ab \0'", min_size=1, max_size=8))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_text_whatever_makes_a_search_fail(store: Store, term: str) -> None:
+def test_no_text_makes_a_search_fail(store: Store, term: str) -> None:
     assert found_or_refused(store, term) in ([], "a search needs at least one word")
 
 
-# -- what is searched --------------------------------------------------------------------------------------
+# -- searched texts ----------------------------------------------------------------------------------------
 
 
-def test_the_agents_words_and_the_name_are_found_and_what_the_tools_said_is_not(store: Store) -> None:
+def test_messages_and_names_are_found_but_tool_output_and_reasoning_are_not(store: Store) -> None:
     mail = say(store, "user")
     content = [{"type": "output_text", "text": "model"}]
     lines = [
@@ -172,7 +172,7 @@ def test_the_agents_words_and_the_name_are_found_and_what_the_tools_said_is_not(
     assert [found(store, term) for term in ("tool", "thought")] == [[]] * 2
 
 
-def test_a_thread_is_found_by_its_present_name_only(store: Store) -> None:
+def test_a_thread_is_found_by_its_current_name_only(store: Store) -> None:
     mail = say(store, "hello")
     store.apply(mail, mail.patch(ThreadMetadataPatch(name="former")))
     store.apply(mail, mail.patch(ThreadMetadataPatch(name="present")))
@@ -184,7 +184,7 @@ def test_a_thread_is_found_by_its_present_name_only(store: Store) -> None:
     assert found(store, "hello") == [1]
 
 
-def test_a_name_of_the_same_words_as_a_message_leaves_the_message(store: Store) -> None:
+def test_clearing_a_name_that_equals_a_message_keeps_the_message(store: Store) -> None:
     mail = say(store, "hello")
     store.apply(mail, mail.patch(ThreadMetadataPatch(name="hello")))
     store.apply(mail, mail.patch(ThreadMetadataPatch(name=None)))
@@ -192,7 +192,7 @@ def test_a_name_of_the_same_words_as_a_message_leaves_the_message(store: Store) 
     assert found(store, "hello") == [1]
 
 
-def test_the_same_words_in_an_event_and_in_an_item_are_one_match(store: Store) -> None:
+def test_an_event_and_a_response_item_with_the_same_text_match_once(store: Store) -> None:
     mail = say(store, "hello")
     content = [{"type": "input_text", "text": "hello"}]
     store.apply(
@@ -215,7 +215,7 @@ def test_a_deleted_thread_is_not_found(store: Store) -> None:
     )
 
 
-def test_archived_threads_and_sources_are_chosen(store: Store) -> None:
+def test_a_search_filters_by_archived_and_source(store: Store) -> None:
     say(store, "hello", n=1, source="cli")
     say(store, "hello", n=2, source={"custom": "x"})
     mail = say(store, "hello", n=3, source="cli")
@@ -230,7 +230,7 @@ def test_archived_threads_and_sources_are_chosen(store: Store) -> None:
 # -- pages -------------------------------------------------------------------------------------------------
 
 
-def test_a_snippet_shows_the_words_around_the_match_as_they_were_said(store: Store) -> None:
+def test_a_snippet_shows_the_original_words_around_the_match(store: Store) -> None:
     say(store, "so " * 50 + "a Needle in 日本語 it" + " on" * 50)
 
     (result,) = search(store, "needle").items
@@ -240,7 +240,7 @@ def test_a_snippet_shows_the_words_around_the_match_as_they_were_said(store: Sto
     assert "\u200b" not in result.snippet
 
 
-def test_the_best_match_of_a_thread_comes_first_and_its_snippet_is_shown(store: Store) -> None:
+def test_threads_are_sorted_by_their_best_match_whose_snippet_is_shown(store: Store) -> None:
     say(store, "a needle " + "among much else " * 40, "needle needle", n=1)
     say(store, "needle " + "and very much more " * 60, n=2)
 
@@ -253,10 +253,10 @@ def test_the_best_match_of_a_thread_comes_first_and_its_snippet_is_shown(store: 
 @pytest.mark.parametrize("key", [None, *types.ThreadSortKey])
 @pytest.mark.parametrize("direction", types.SortDirection)
 @pytest.mark.parametrize("page_size", [1, 2, 3, 7, 8])
-def test_pages_lose_and_repeat_no_thread(
+def test_pages_are_complete(
     store: Store, key: types.ThreadSortKey | None, direction: types.SortDirection, page_size: int
 ) -> None:
-    for n in range(1, 8):  # some are as good, and as old, as one another
+    for n in range(1, 8):  # some share rank and time
         say(store, "needle " * (n // 2 + 1), n=n, created_at=AT + timedelta(seconds=n // 3))
     whole = found(store, "needle", sort_key=key, sort_direction=direction)
     shown: list[int] = []
@@ -273,8 +273,8 @@ def test_pages_lose_and_repeat_no_thread(
     assert shown == whole
 
 
-@pytest.mark.parametrize("how", ["rebuilt", "cut and gone on with"])
-def test_a_thread_that_is_read_again_between_two_pages_is_on_the_second_all_the_same(store: Store, how: str) -> None:
+@pytest.mark.parametrize("how", ["rebuilt", "cut and appended to"])
+def test_a_thread_that_is_reread_between_two_pages_is_still_on_the_second(store: Store, how: str) -> None:
     mails = [say(store, "needle", "hay", n=n, thread_id=thread_id(n)) for n in range(1, 5)]
     first = search(store, "needle", page_size=2)
     for mail in mails:
@@ -306,14 +306,14 @@ def cursor_of(value: Any) -> str:
     ],
     ids=["garbage", "a list", "an object", "a number beyond 64 bits"],
 )
-def test_what_is_no_cursor_is_refused(store: Store, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(store: Store, cursor: str) -> None:
     say(store, "hello")
 
     with pytest.raises(InvalidRequest):
         search(store, "hello", cursor=cursor)
 
 
-def test_a_cursor_of_another_order_is_refused(store: Store) -> None:
+def test_a_cursor_of_another_sort_order_is_refused(store: Store) -> None:
     say(store, "hello", n=1)
     say(store, "hello", n=2)
     cursor = search(store, "hello", page_size=1).next_cursor

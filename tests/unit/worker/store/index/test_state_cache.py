@@ -1,4 +1,4 @@
-"""What an index remembers of the threads that it stored is what it would load of them."""
+"""The states that an index caches equal the states that it would load."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mail() -> Mail:
 
 
 def queries(store: Store) -> list[str]:
-    """Have the statements noted that read states."""
+    """Return a list that collects the statements that read states."""
     statements: list[str] = []
     store.index.db.conn.set_trace_callback(
         lambda statement: statements.append(statement) if "FROM rollouts AS r JOIN" in statement else None
@@ -39,7 +39,7 @@ def queries(store: Store) -> list[str]:
     return statements
 
 
-def remembered(store: Store, mail: Mail, *writers: str) -> ThreadState:
+def cached(store: Store, mail: Mail, *writers: str) -> ThreadState:
     statements = queries(store)
     [state] = store.index.states_of_batch({mail.thread_id: set(writers)}, {mail.thread_id: set()}).values()
     assert statements == []
@@ -61,9 +61,9 @@ CHANGES: dict[str, Callable[[Mail], list[MailboxEntry]]] = {
         item_line("event_msg", {"type": "task_started", "turn_id": "t"}),
         item_line("event_msg", {"type": "token_count", "info": {"total_token_usage": {"total": 2**70}}}),
     ),
-    "an append with a key": lambda mail: [mail.append("a", key="k")],
+    "an append with an idempotency key": lambda mail: [mail.append("a", key="k")],
     "a name and a title": lambda mail: [mail.patch(ThreadMetadataPatch(name="n", title="", preview=""))],
-    "a copy of the meta": lambda mail: [
+    "a copy of the session_meta": lambda mail: [
         mail.patch(
             ThreadMetadataPatch(
                 git_info=GitInfoPatch(branch="b"), memory_mode=MemoryMode.DISABLED, source={"custom": "x"}
@@ -72,13 +72,13 @@ CHANGES: dict[str, Callable[[Mail], list[MailboxEntry]]] = {
     ],
     "git cleared": lambda mail: [mail.patch(ThreadMetadataPatch(git_info=GitInfoPatch(branch=None)))],
     "archived": lambda mail: [mail.archive()],
-    "archived and back": lambda mail: [mail.archive(), mail.unarchive()],
+    "archived and unarchived": lambda mail: [mail.archive(), mail.unarchive()],
 }
 
 
 @pytest.mark.parametrize("make", CHANGES.values(), ids=list(CHANGES))
 @pytest.mark.parametrize("in_one_batch", [True, False])
-def test_what_is_remembered_is_what_would_be_loaded(
+def test_a_cached_state_equals_the_loaded_one(
     store: Store, mail: Mail, make: Callable[[Mail], list[MailboxEntry]], in_one_batch: bool
 ) -> None:
     entries = [mail.create(), *make(mail)]
@@ -86,7 +86,7 @@ def test_what_is_remembered_is_what_would_be_loaded(
     for batch in [entries] if in_one_batch else [[entry] for entry in entries]:
         store.apply(mail, *batch)
 
-    state, other = remembered(store, mail, "w1"), loaded(store, mail, "w1")
+    state, other = cached(store, mail, "w1"), loaded(store, mail, "w1")
     assert state.thread is not None
     assert other.thread is not None
     state.thread = state.thread.model_copy(update={"rollout_path": other.thread.rollout_path})
@@ -109,7 +109,7 @@ INTERVENTIONS: dict[str, Callable[[Store, Mail], Any]] = {
 
 
 @pytest.mark.parametrize("intervene", INTERVENTIONS.values(), ids=list(INTERVENTIONS))
-def test_what_somebody_changed_since_is_loaded_anew(
+def test_a_state_that_changed_since_is_loaded_again(
     store: Store, mail: Mail, intervene: Callable[[Store, Mail], Any]
 ) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
@@ -120,7 +120,7 @@ def test_what_somebody_changed_since_is_loaded_anew(
     assert state == loaded(store, mail, "w1")
 
 
-def test_of_what_a_commit_did_not_store_nothing_is_remembered(
+def test_a_failed_commit_leaves_no_state_in_the_cache(
     store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
@@ -142,16 +142,16 @@ def test_of_what_a_commit_did_not_store_nothing_is_remembered(
     assert store.texts(mail) == ["a", "b"]
 
 
-def test_a_writer_or_a_key_that_is_not_remembered_is_looked_up(store: Store, mail: Mail) -> None:
+def test_writers_and_idempotency_keys_that_are_not_cached_are_looked_up(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a", writer="w2", key="k"), mail.append("b"))
-    store.apply(mail, mail.append("c"))  # another writer's counter may not be known any more
+    store.apply(mail, mail.append("c"))  # the other writer's counter may be dropped from the cache
 
     store.apply(mail, mail.append("again", writer="w3", key="k"), mail.append("d", writer="w2"))
 
     assert store.texts(mail) == ["a", "b", "c", "d"]
 
 
-def test_what_is_forgotten_is_not_remembered(store: Store, mail: Mail) -> None:
+def test_a_deleted_thread_leaves_the_cache(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
 
     store.index.commit([], [mail.thread_id])
@@ -159,7 +159,7 @@ def test_what_is_forgotten_is_not_remembered(store: Store, mail: Mail) -> None:
     assert store.index.states_of_batch({mail.thread_id: {"w1"}}, {mail.thread_id: set()}) == {}
 
 
-def test_it_is_bounded(store: Store, mail: Mail) -> None:
+def test_the_cache_is_bounded(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
     state = loaded(store, mail, "w1")
     assert state.thread is not None

@@ -1,4 +1,4 @@
-"""Rollouts from before September 2025: today's codex finds them empty, here they have a history."""
+"""Rollouts from before September 2025: today's codex finds them empty, we show their history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mail() -> Mail:
 
 @pytest.fixture
 def old(store: Store, mail: Mail) -> Path:
-    """An old rollout, which the index does not know."""
+    """Write an old rollout, which the index does not know."""
     meta = {
         "id": mail.thread_id,
         "timestamp": "2025-08-05T10:00:00.000Z",
@@ -62,7 +62,7 @@ def old(store: Store, mail: Mail) -> Path:
     return path
 
 
-def test_an_old_rollout_is_read_with_its_metadata(store: Store, mail: Mail, old: Path) -> None:
+def test_an_old_rollout_has_metadata(store: Store, mail: Mail, old: Path) -> None:
     thread = read_thread(store.home, store.index, types.ReadThreadParams(thread_id=mail.thread_id))
 
     assert thread.created_at.isoformat() == "2025-08-05T10:00:00+00:00"
@@ -70,7 +70,7 @@ def test_an_old_rollout_is_read_with_its_metadata(store: Store, mail: Mail, old:
     assert thread.git_info == GitInfo(branch="main")
 
 
-def test_its_items_are_those_that_were_written_without_the_state(store: Store, mail: Mail, old: Path) -> None:
+def test_its_history_leaves_out_the_state_records(store: Store, mail: Mail, old: Path) -> None:
     params = types.LoadThreadHistoryParams(thread_id=mail.thread_id)
 
     items = load_history(store.home, store.index, params).items
@@ -79,7 +79,7 @@ def test_its_items_are_those_that_were_written_without_the_state(store: Store, m
     assert [item.payload for item in items][2:5] == [message("user", "count the zebras"), CALL, OUTPUT]
 
 
-def test_its_items_are_paged_from_the_end(store: Store, mail: Mail, old: Path) -> None:
+def test_its_items_come_in_pages_from_the_end(store: Store, mail: Mail, old: Path) -> None:
     params = types.ListItemsParams(thread_id=mail.thread_id, page_size=2, sort_direction=types.SortDirection.DESC)
 
     page = list_items(store.home, store.index, params)
@@ -88,7 +88,7 @@ def test_its_items_are_paged_from_the_end(store: Store, mail: Mail, old: Path) -
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])
-def test_its_turns_begin_with_what_a_person_said(store: Store, mail: Mail, old: Path, is_indexed: bool) -> None:
+def test_its_turns_begin_with_user_messages(store: Store, mail: Mail, old: Path, is_indexed: bool) -> None:
     if is_indexed:
         store.read_in(mail.thread_id)
 
@@ -100,7 +100,7 @@ def test_its_turns_begin_with_what_a_person_said(store: Store, mail: Mail, old: 
     ]
 
 
-def test_a_turn_in_full_holds_its_calls(store: Store, mail: Mail, old: Path) -> None:
+def test_a_full_turn_holds_its_function_calls(store: Store, mail: Mail, old: Path) -> None:
     params = types.ListTurnsParams(thread_id=mail.thread_id, items_view=types.StoredTurnItemsView.FULL)
 
     turns = list_turns(store.home, store.index, params).turns
@@ -109,7 +109,7 @@ def test_a_turn_in_full_holds_its_calls(store: Store, mail: Mail, old: Path) -> 
 
 
 @pytest.mark.parametrize(("term", "count"), [("zebras", 1), ("gnus", 1), ("environment_context", 0)])
-def test_it_is_found_by_what_was_said(store: Store, mail: Mail, old: Path, term: str, count: int) -> None:
+def test_it_is_found_by_its_messages(store: Store, mail: Mail, old: Path, term: str, count: int) -> None:
     store.read_in(mail.thread_id)
 
     found = store.index.search_threads(types.SearchThreadsParams(search_term=term))
@@ -117,7 +117,7 @@ def test_it_is_found_by_what_was_said(store: Store, mail: Mail, old: Path, term:
     assert len(found.items) == count
 
 
-def test_reading_changes_nothing(store: Store, mail: Mail, old: Path) -> None:
+def test_reading_it_changes_nothing(store: Store, mail: Mail, old: Path) -> None:
     before = old.read_bytes()
 
     store.read_in(mail.thread_id)
@@ -127,7 +127,7 @@ def test_reading_changes_nothing(store: Store, mail: Mail, old: Path) -> None:
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])
-def test_it_goes_on_in_the_present_form(store: Store, mail: Mail, old: Path, is_indexed: bool) -> None:
+def test_it_continues_in_todays_format(store: Store, mail: Mail, old: Path, is_indexed: bool) -> None:
     if is_indexed:
         store.read_in(mail.thread_id)
     before = old.read_bytes()
@@ -144,7 +144,7 @@ def test_it_goes_on_in_the_present_form(store: Store, mail: Mail, old: Path, is_
     assert [turn.items[0].payload.get("message") for turn in turns] == [None, None, "and the lions"]
     store.read_in(mail.thread_id)
     again = store.thread(mail)
-    assert again == thread.model_copy(update={"updated_at": again.updated_at})  # no live thread observed the append
+    assert again == thread.model_copy(update={"updated_at": again.updated_at})  # the append had no derived patch
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,7 @@ def test_it_goes_on_in_the_present_form(store: Store, mail: Mail, old: Path, is_
         b'{"type":"response_item","payload":"text"}',
     ],
 )
-def test_a_line_like_an_old_one_that_says_odd_things_keeps_nobody_from_the_others(
-    store: Store, mail: Mail, line: bytes
-) -> None:
+def test_an_odd_line_in_the_old_format_does_not_hide_the_others(store: Store, mail: Mail, line: bytes) -> None:
     path = store.write_rollout(mail.thread_id, message_line("hello"), line)
 
     outcome = store.apply(mail, mail.append("and on"))

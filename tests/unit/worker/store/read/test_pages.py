@@ -1,4 +1,4 @@
-"""`list_items` and `list_turns`: pages of a thread, wherever it is known from."""
+"""`list_items` and `list_turns`, with and without the index."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST = 1_000
 
 @pytest.fixture(scope="module")
 def paged() -> Iterator[Store]:
-    """A home in which each test, or example, writes the one rollout anew."""
+    """A home whose only rollout each test, or example, rewrites."""
     with tempfile.TemporaryDirectory() as folder:
         yield from opened_store(Path(folder))
 
@@ -87,17 +87,17 @@ rollouts = st.lists(LINES, max_size=20)
 class Turn:
     turn_id: str
     lines: list[bytes]
-    said_when_it_began: bool
-    said_its_id: bool = False
+    has_start_event: bool
+    has_own_id: bool = False
     status: types.StoredTurnStatus | None = None
 
 
 def turns_of(lines: list[bytes]) -> list[Turn]:
-    """The turns that *lines* come to: each reaches to the next, taken back or not."""
-    standing: list[Turn] = []
+    """Return the turns in *lines*; each reaches to the next one, even if that was rolled back."""
+    kept: list[Turn] = []
     present: Turn | None = None
     is_open = False
-    number = 0  # of the session_meta; a line that is no record has none
+    number = 0  # the session_meta's; a line that is not a record has no number
     for line in lines:
         record = decode_line(line) or {}
         number += bool(record)
@@ -105,29 +105,29 @@ def turns_of(lines: list[bytes]) -> list[Turn]:
         kind = payload.get("type") if record.get("type") == "event_msg" and isinstance(payload, dict) else None
         if kind == "task_started" or (kind == "user_message" and not is_open):
             is_open = kind == "task_started"
-            present = Turn(payload.get("turn_id") or f"turn-{number}", [], is_open, said_its_id="turn_id" in payload)
-            standing.append(present)
+            present = Turn(payload.get("turn_id") or f"turn-{number}", [], is_open, has_own_id="turn_id" in payload)
+            kept.append(present)
         elif kind in {"task_complete", "turn_aborted"}:
             named = payload.get("turn_id")
             is_others = present is not None and named not in {None, present.turn_id}
-            ended = next((turn for turn in standing[::-1] if is_others and turn.turn_id == named), present)
+            ended = next((turn for turn in kept[::-1] if is_others and turn.turn_id == named), present)
             if ended is not None and (kind == "turn_aborted" or ended.status is None):
                 completed, interrupted = types.StoredTurnStatus.COMPLETED, types.StoredTurnStatus.INTERRUPTED
                 ended.status = completed if kind == "task_complete" else interrupted
-            is_open = is_open and is_others and present is not None and present.said_its_id
+            is_open = is_open and is_others and present is not None and present.has_own_id
         elif kind == "thread_rolled_back" and payload["num_turns"] > 0:
-            standing = standing[: max(0, len(standing) - payload["num_turns"])]
+            kept = kept[: max(0, len(kept) - payload["num_turns"])]
             is_open = False
         if present is not None:
             present.lines.append(line)
-    for turn in standing:
-        if turn.status is None and not turn.said_when_it_began:
+    for turn in kept:
+        if turn.status is None and not turn.has_start_event:
             turn.status = types.StoredTurnStatus.COMPLETED
         if turn.status is None:
             turn.status = (
                 types.StoredTurnStatus.IN_PROGRESS if turn is present else types.StoredTurnStatus.INTERRUPTED
             )
-    return standing
+    return kept
 
 
 def items_in(lines: list[bytes]) -> list[RolloutItem]:
@@ -135,7 +135,7 @@ def items_in(lines: list[bytes]) -> list[RolloutItem]:
 
 
 def walk(page_of: Callable[[str | None], Any], count: int) -> list[Any]:
-    """All pages from the first to the last."""
+    """Return all pages, from the first to the last."""
     pages = [page_of(None)]
     while pages[-1].next_cursor is not None:
         assert len(pages) <= count, "the pages do not end"
@@ -144,7 +144,7 @@ def walk(page_of: Callable[[str | None], Any], count: int) -> list[Any]:
 
 
 @given(lines=rollouts, page_size=st.integers(1, 6), is_indexed=st.booleans())
-def test_pages_of_items_lose_and_repeat_nothing_either_way(
+def test_pages_of_items_are_complete_in_both_directions(
     paged: Store, lines: list[bytes], page_size: int, is_indexed: bool
 ) -> None:
     path = write(paged, *lines, is_indexed=is_indexed)
@@ -165,7 +165,7 @@ def test_pages_of_items_lose_and_repeat_nothing_either_way(
 
 
 @given(lines=rollouts, page_size=st.integers(1, 4), is_indexed=st.booleans())
-def test_pages_of_turns_lose_and_repeat_nothing_either_way(
+def test_pages_of_turns_are_complete_in_both_directions(
     paged: Store, lines: list[bytes], page_size: int, is_indexed: bool
 ) -> None:
     write(paged, *lines, is_indexed=is_indexed)
@@ -194,7 +194,7 @@ def test_pages_of_turns_lose_and_repeat_nothing_either_way(
 
 
 @given(lines=rollouts)
-def test_a_turn_is_found_by_its_id_in_the_index_as_in_the_file(paged: Store, lines: list[bytes]) -> None:
+def test_index_and_file_find_the_same_turns_by_id(paged: Store, lines: list[bytes]) -> None:
     write(paged, *lines, is_indexed=False)
     wanted = ["t1", "t2", *(f"turn-{n}" for n in range(1, len(lines) + 1))]
 
@@ -226,7 +226,7 @@ TWO_TURNS = [
 
 
 @both
-def test_the_items_of_one_turn_are_shown_alone(paged: Store, is_indexed: bool) -> None:
+def test_the_items_of_one_turn_can_be_listed(paged: Store, is_indexed: bool) -> None:
     write(paged, *TWO_TURNS, is_indexed=is_indexed)
 
     first, second = (items(paged, turn_id=turn_id) for turn_id in ("t1", "t2"))
@@ -253,7 +253,7 @@ def test_the_items_of_one_turn_come_in_pages(paged: Store, is_indexed: bool, dir
 
 
 @both
-def test_a_turn_that_is_none_is_refused(paged: Store, is_indexed: bool) -> None:
+def test_an_unknown_turn_is_refused(paged: Store, is_indexed: bool) -> None:
     write(paged, *TWO_TURNS, is_indexed=is_indexed)
 
     with pytest.raises(InvalidRequest, match=f"thread {ONE} has no turn t3"):
@@ -261,8 +261,8 @@ def test_a_turn_that_is_none_is_refused(paged: Store, is_indexed: bool) -> None:
 
 
 @both
-def test_a_turn_that_was_rolled_back_has_no_items(paged: Store, is_indexed: bool) -> None:
-    """It is in no listing of the turns; whoever still knows its id is told the same."""
+def test_a_turn_that_was_rolled_back_is_refused(paged: Store, is_indexed: bool) -> None:
+    """No listing of turns shows it, so its id is as unknown as any other."""
     write(paged, *TWO_TURNS, event("thread_rolled_back", num_turns=1), is_indexed=is_indexed)
 
     assert texts(items(paged, turn_id="t1")) == ["a"]
@@ -272,7 +272,7 @@ def test_a_turn_that_was_rolled_back_has_no_items(paged: Store, is_indexed: bool
 
 @pytest.mark.parametrize("offset", [-1, 10**6, 10**30])
 @pytest.mark.parametrize("turn_id", [None, "t1"])
-def test_a_cursor_of_another_place_is_refused(paged: Store, offset: int, turn_id: str | None) -> None:
+def test_a_cursor_outside_the_rollout_or_the_turn_is_refused(paged: Store, offset: int, turn_id: str | None) -> None:
     write(paged, *TWO_TURNS)
 
     with pytest.raises(InvalidRequest, match="cursor"):
@@ -280,7 +280,7 @@ def test_a_cursor_of_another_place_is_refused(paged: Store, offset: int, turn_id
 
 
 @pytest.mark.parametrize("cursor", ["garbage", "WyJvZmZzZXQiLCAieCIsICIiXQ==", "WyJ1cGRhdGVkX2F0IiwgNywgIiJd"])
-def test_what_is_no_cursor_of_items_or_turns_is_refused(paged: Store, cursor: str) -> None:
+def test_a_cursor_of_another_listing_is_refused(paged: Store, cursor: str) -> None:
     write(paged, *TWO_TURNS)
 
     with pytest.raises(InvalidRequest, match="cursor"):
@@ -289,7 +289,7 @@ def test_what_is_no_cursor_of_items_or_turns_is_refused(paged: Store, cursor: st
         turns(paged, cursor=cursor)
 
 
-def test_what_comes_later_is_found_from_the_newest_on(store: Store) -> None:
+def test_the_backwards_cursor_of_the_newest_page_leads_to_later_items(store: Store) -> None:
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append("a", "b"))
     newest = items(store, page_size=1, sort_direction=DESC)
@@ -301,8 +301,8 @@ def test_what_comes_later_is_found_from_the_newest_on(store: Store) -> None:
     assert texts(items(store, cursor=newest.backwards_cursor)) == ["b", "c", "d"]
 
 
-def test_a_line_that_is_being_written_is_found_from_the_newest_on_once_it_stands(paged: Store) -> None:
-    """A page that meets a half-written line must not skip it for good."""
+def test_the_backwards_cursor_leads_to_a_line_that_was_only_half_written(paged: Store) -> None:
+    """A page that meets a half-written line must not skip it forever."""
     line = message_line("b") + b"\n"
     path = write(paged, message_line("a"), is_indexed=False, tail=line[:20])
     newest = items(paged, sort_direction=DESC)
@@ -315,7 +315,7 @@ def test_a_line_that_is_being_written_is_found_from_the_newest_on_once_it_stands
 
 
 @pytest.mark.parametrize("page_of", [items, turns])
-def test_an_archived_thread_is_shown_where_that_is_asked_for(store: Store, page_of: Callable[..., Any]) -> None:
+def test_pages_of_an_archived_thread_need_include_archived(store: Store, page_of: Callable[..., Any]) -> None:
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append("a"), mail.archive())
 
@@ -325,7 +325,7 @@ def test_an_archived_thread_is_shown_where_that_is_asked_for(store: Store, page_
 
 
 @pytest.mark.parametrize("page_of", [items, turns])
-def test_a_thread_that_never_was_has_no_page(store: Store, page_of: Callable[..., Any]) -> None:
+def test_an_unknown_thread_has_no_page(store: Store, page_of: Callable[..., Any]) -> None:
     with pytest.raises(ThreadNotFound):
         page_of(store)
 
@@ -334,7 +334,7 @@ def test_a_thread_that_never_was_has_no_page(store: Store, page_of: Callable[...
 
 
 @both
-def test_turns_have_their_items_and_how_they_ended(paged: Store, is_indexed: bool) -> None:
+def test_turns_have_items_and_a_status(paged: Store, is_indexed: bool) -> None:
     write(paged, *TWO_TURNS, is_indexed=is_indexed)
 
     page = turns(paged)
@@ -347,9 +347,7 @@ def test_turns_have_their_items_and_how_they_ended(paged: Store, is_indexed: boo
 
 
 @both
-def test_turns_that_were_rolled_back_are_not_shown_and_their_lines_are_nobodys(
-    paged: Store, is_indexed: bool
-) -> None:
+def test_turns_that_were_rolled_back_are_hidden_with_their_lines(paged: Store, is_indexed: bool) -> None:
     lines = [
         *TWO_TURNS,
         event("thread_rolled_back", num_turns=1),
@@ -367,7 +365,7 @@ def test_turns_that_were_rolled_back_are_not_shown_and_their_lines_are_nobodys(
 
 @both
 @pytest.mark.parametrize("count", [2, 7, 10**30])
-def test_more_than_all_turns_may_be_rolled_back(paged: Store, is_indexed: bool, count: int) -> None:
+def test_a_rollback_may_count_more_turns_than_there_are(paged: Store, is_indexed: bool, count: int) -> None:
     write(paged, *TWO_TURNS, event("thread_rolled_back", num_turns=count), is_indexed=is_indexed)
 
     assert ids(turns(paged)) == []
@@ -375,14 +373,14 @@ def test_more_than_all_turns_may_be_rolled_back(paged: Store, is_indexed: bool, 
 
 @both
 @pytest.mark.parametrize("count", [0, -1, -(10**30)])
-def test_a_rollback_of_none_or_less_takes_nothing_back(paged: Store, is_indexed: bool, count: int) -> None:
+def test_a_rollback_of_zero_or_fewer_turns_has_no_effect(paged: Store, is_indexed: bool, count: int) -> None:
     write(paged, *TWO_TURNS, event("thread_rolled_back", num_turns=count), is_indexed=is_indexed)
 
     assert ids(turns(paged)) == ["t1", "t2"]
 
 
 @pytest.mark.parametrize("offset", [-1, 10**6, 10**30])
-def test_a_cursor_of_turns_that_lies_beyond_the_file_finds_nothing_or_is_refused(paged: Store, offset: int) -> None:
+def test_a_cursor_of_turns_beyond_the_rollout_finds_nothing_or_is_refused(paged: Store, offset: int) -> None:
     write(paged, *TWO_TURNS)
 
     try:
@@ -393,7 +391,7 @@ def test_a_cursor_of_turns_that_lies_beyond_the_file_finds_nothing_or_is_refused
     assert found == (["t1", "t2"] if offset < 0 else [])
 
 
-def test_a_turn_that_goes_on_in_a_later_batch_is_one_turn(store: Store) -> None:
+def test_a_turn_can_span_batches(store: Store) -> None:
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append_lines(event("task_started", turn_id="t1"), message_line("a")))
     store.apply(mail, mail.append("b"))
@@ -405,7 +403,7 @@ def test_a_turn_that_goes_on_in_a_later_batch_is_one_turn(store: Store) -> None:
     assert [item.payload.get("message") for item in page.turns[0].items] == [None, "a", "b", None]
 
 
-def test_a_rollback_in_a_later_batch_takes_back_the_turns_of_an_earlier_one(store: Store) -> None:
+def test_a_rollback_hides_the_turns_of_an_earlier_batch(store: Store) -> None:
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append_lines(*TWO_TURNS))
     before = turns(store)
@@ -416,18 +414,18 @@ def test_a_rollback_in_a_later_batch_takes_back_the_turns_of_an_earlier_one(stor
     assert ids(turns(store)) == ["t1"]
 
 
-def test_a_thread_that_is_moved_while_it_is_opened_is_read_all_the_same(
+def test_a_rollout_that_is_moved_while_it_is_opened_can_be_read(
     paged: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(paged, message_line("here"))
     moved = path.with_name(path.name.replace("T12", "T13"))
     require_path = thread_file.require_path
 
-    def then_moved(*arguments: Any, **options: Any) -> Path:
+    def find_then_move(*arguments: Any, **options: Any) -> Path:
         found = require_path(*arguments, **options)
         path.rename(moved)
         return found
 
-    monkeypatch.setattr(thread_file, "require_path", then_moved)
+    monkeypatch.setattr(thread_file, "require_path", find_then_move)
 
     assert len(items(paged).items) == 2

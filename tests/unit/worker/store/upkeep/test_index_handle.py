@@ -40,14 +40,14 @@ def quarantined(home: Home) -> list[str]:
 
 
 def assert_usable(home: Home, handle: IndexHandle) -> None:
-    """A new thread can be stored and is there for whoever opens the index anew."""
+    """Check that *handle* can write the index, and that another handle sees it."""
     handle.get().mark_complete()
     other = IndexHandle(home)
     assert other.get().is_complete
     other.close()
 
 
-def test_nothing_is_opened_or_made_before_the_first_use(tmp_path: Path) -> None:
+def test_nothing_is_created_before_the_first_use(tmp_path: Path) -> None:
     handle = IndexHandle(Home(tmp_path / "home"))
 
     handle.close()
@@ -60,7 +60,7 @@ def test_the_index_is_opened_once(opened: IndexHandle) -> None:
     assert opened.get().thread_ids() == [Mail(1).thread_id]
 
 
-def test_a_new_home_is_made_with_an_empty_index(tmp_path: Path) -> None:
+def test_the_first_use_creates_the_home_with_an_empty_index(tmp_path: Path) -> None:
     home = Home(tmp_path / "deep" / "home")
     handle = IndexHandle(home)
 
@@ -69,7 +69,7 @@ def test_a_new_home_is_made_with_an_empty_index(tmp_path: Path) -> None:
     handle.close()
 
 
-def test_a_closed_handle_opens_again(opened: IndexHandle) -> None:
+def test_a_closed_handle_can_be_used_again(opened: IndexHandle) -> None:
     first = opened.get()
     opened.close()
 
@@ -85,7 +85,7 @@ def test_a_home_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deleted", [("",), ("", "-wal", "-shm"), ("", "-wal"), ("", "-shm")], ids="+".join)
-def test_an_index_that_is_deleted_while_it_is_open_is_made_again(
+def test_an_index_that_is_deleted_while_it_is_open_is_created_again(
     filled: Home, opened: IndexHandle, deleted: tuple[str, ...]
 ) -> None:
     before = opened.get()
@@ -103,7 +103,9 @@ def test_an_index_that_is_deleted_while_it_is_open_is_made_again(
 
 
 @pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")], ids=["main file only", "all"])
-def test_an_index_that_was_deleted_before_it_is_opened_is_made_again(filled: Home, suffixes: tuple[str, ...]) -> None:
+def test_an_index_that_was_deleted_before_it_is_opened_is_created_again(
+    filled: Home, suffixes: tuple[str, ...]
+) -> None:
     filled.index.with_name("index.sqlite-wal").write_bytes(b"left over" * 500)
     filled.index.with_name("index.sqlite-shm").write_bytes(b"left over" * 500)
     for suffix in suffixes:
@@ -127,7 +129,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("content", GARBAGE.values(), ids=list(GARBAGE))
 @pytest.mark.parametrize("is_open", [False, True], ids=["before it is opened", "while it is open"])
-def test_an_index_that_is_replaced_by_garbage_is_made_again(
+def test_an_index_that_is_replaced_by_garbage_is_created_again(
     filled: Home, opened: IndexHandle, content: bytes, is_open: bool
 ) -> None:
     if is_open:
@@ -143,8 +145,8 @@ def test_an_index_that_is_replaced_by_garbage_is_made_again(
     assert_usable(filled, opened)
 
 
-def test_damage_that_shows_itself_later_is_set_aside_at_the_next_use(filled: Home, opened: IndexHandle) -> None:
-    """The header is good, so opening succeeds; the pages are not."""
+def test_an_index_whose_damage_shows_later_is_quarantined_at_the_next_use(filled: Home, opened: IndexHandle) -> None:
+    """The header is intact, so opening succeeds; the pages are damaged."""
     size = filled.index.stat().st_size
     with filled.index.open("r+b") as file:
         file.seek(4096)
@@ -163,10 +165,10 @@ def test_damage_that_shows_itself_later_is_set_aside_at_the_next_use(filled: Hom
     assert_usable(filled, opened)
 
 
-def test_an_index_that_another_process_sets_aside_just_now_is_unavailable(
+def test_an_index_that_another_process_is_quarantining_is_unavailable(
     filled: Home, opened: IndexHandle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_handle, "_LOCK_WAIT", 0.0)  # nobody will let go here
+    monkeypatch.setattr(index_handle, "_LOCK_WAIT", 0.0)  # the lock is never released here
     opened.get()._connection.is_damaged = True
 
     with file_lock(filled.index.with_suffix(".lock")), pytest.raises(IndexUnavailable, match="another process"):
@@ -176,9 +178,7 @@ def test_an_index_that_another_process_sets_aside_just_now_is_unavailable(
     assert "index.sqlite" in quarantined(filled)
 
 
-def test_a_damaged_index_that_another_process_replaced_is_not_set_aside_again(
-    filled: Home, opened: IndexHandle
-) -> None:
+def test_a_damaged_index_that_another_process_replaced_is_not_quarantined(filled: Home, opened: IndexHandle) -> None:
     damaged = opened.get()
     damaged._connection.is_damaged = True
     filled.index.rename(filled.own / "taken-away")

@@ -1,9 +1,9 @@
-"""What somebody else wrote into a home is read, listed and found; what we wrote is not read again."""
+"""A refresh reads what other programs wrote to a home, and does not read our own writes again."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ ONE, TWO = thread_id(1), thread_id(2)
 
 @pytest.fixture(params=["sqlite", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """A home with an index that has read it: the file, or one in memory."""
+    """A home with a complete index: the file, or one in memory."""
     for store in opened_store(tmp_path / "home"):
         if request.param == "memory":
             store.index.close()
@@ -44,14 +44,14 @@ def refresher(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
 
 
 class Reads:
-    """Counts the rollouts that are read."""
+    """Records the threads whose rollouts are read."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.of: list[str] = []
+        self.thread_ids: list[str] = []
         read_state = rebuild.read_state
 
         def counting(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
-            self.of.append(thread_id)
+            self.thread_ids.append(thread_id)
             return read_state(home, thread_id, path, names)
 
         monkeypatch.setattr(rebuild, "read_state", counting)
@@ -72,115 +72,125 @@ def append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-@pytest.mark.parametrize("is_of_one", [True, False])
-class TestARolloutOfSomebodyElse:
+@pytest.mark.parametrize("is_one_thread", [True, False])
+class TestARolloutOfAnotherProgram:
     @pytest.fixture
-    def look(self, refresher: Refresher, is_of_one: bool) -> object:
-        return (lambda: refresher.refresh(ONE)) if is_of_one else refresher.refresh_all
+    def refresh(self, refresher: Refresher, is_one_thread: bool) -> Callable[[], None]:
+        return (lambda: refresher.refresh(ONE)) if is_one_thread else refresher.refresh_all
 
-    def test_is_read_when_it_is_new(self, store: Store, look: object) -> None:
+    def test_is_read_when_it_is_new(self, store: Store, refresh: Callable[[], None]) -> None:
         store.write_rollout(ONE, message_line("new"))
 
-        look()  # type: ignore[operator]
+        refresh()
 
         assert preview(store) == "new"
 
-    def test_is_read_again_when_it_has_grown(self, store: Store, look: object) -> None:
+    def test_is_read_again_when_it_has_grown(self, store: Store, refresh: Callable[[], None]) -> None:
         path = store.write_rollout(ONE)
-        look()  # type: ignore[operator]
+        refresh()
         append(path, message_line("said since") + b"\n")
 
-        look()  # type: ignore[operator]
+        refresh()
 
         assert preview(store) == "said since"
 
-    def test_is_read_again_when_it_was_cut(self, store: Store, look: object) -> None:
+    def test_is_read_again_when_it_was_cut(self, store: Store, refresh: Callable[[], None]) -> None:
         path = store.write_rollout(ONE, message_line("cut off"))
-        look()  # type: ignore[operator]
+        refresh()
         path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
 
-        look()  # type: ignore[operator]
+        refresh()
 
         assert preview(store) == ""
 
     @pytest.mark.parametrize("tail", [b"", b'{"torn'])
-    def test_is_followed_when_it_was_moved(self, store: Store, look: object, tail: bytes) -> None:
+    def test_is_followed_when_it_was_moved(self, store: Store, refresh: Callable[[], None], tail: bytes) -> None:
         path = store.write_rollout(ONE, message_line("here"), tail=tail)
-        look()  # type: ignore[operator]
+        refresh()
         store.home.archived_sessions.mkdir()
         moved = path.rename(store.home.archived_sessions / path.name)
 
-        look()  # type: ignore[operator]
+        refresh()
 
         thread = store.index.read_thread(ONE)
         assert thread is not None
         assert (thread.rollout_path, thread.archived_at is not None) == (moved, True)
 
-    def test_is_followed_when_it_was_compressed(self, store: Store, reads: Reads, look: object) -> None:
+    def test_is_followed_when_it_was_compressed(
+        self, store: Store, reads: Reads, refresh: Callable[[], None]
+    ) -> None:
         path = store.write_rollout(ONE, message_line("here"))
-        look()  # type: ignore[operator]
+        refresh()
         compressed = compress(path)
 
-        look()  # type: ignore[operator]
-        look()  # type: ignore[operator]
+        refresh()
+        refresh()
 
         thread = store.index.read_thread(ONE)
         assert thread is not None
         assert thread.rollout_path == compressed
-        assert reads.of == [ONE, ONE]
+        assert reads.thread_ids == [ONE, ONE]
 
-    def test_is_not_read_again_while_it_stays_the_same(self, store: Store, reads: Reads, look: object) -> None:
+    def test_is_not_read_again_while_it_stays_the_same(
+        self, store: Store, reads: Reads, refresh: Callable[[], None]
+    ) -> None:
         store.write_rollout(ONE, message_line("once"))
 
         for _ in range(3):
-            look()  # type: ignore[operator]
+            refresh()
 
-        assert reads.of == [ONE]
+        assert reads.thread_ids == [ONE]
 
     @pytest.mark.parametrize("tail", [b'{"torn', b"\xff\xfe"])
-    def test_is_read_once_when_its_end_is_torn(self, store: Store, reads: Reads, look: object, tail: bytes) -> None:
+    def test_is_read_once_when_its_end_is_torn(
+        self, store: Store, reads: Reads, refresh: Callable[[], None], tail: bytes
+    ) -> None:
         path = store.write_rollout(ONE, message_line("whole"), tail=tail)
         before = path.read_bytes()
 
         for _ in range(3):
-            look()  # type: ignore[operator]
+            refresh()
 
-        assert (reads.of, preview(store), path.read_bytes()) == ([ONE], "whole", before)
+        assert (reads.thread_ids, preview(store), path.read_bytes()) == ([ONE], "whole", before)
 
-    def test_is_read_once_when_it_holds_no_thread(self, store: Store, reads: Reads, look: object) -> None:
+    def test_is_read_once_when_it_holds_no_thread(
+        self, store: Store, reads: Reads, refresh: Callable[[], None]
+    ) -> None:
         store.write_rollout(ONE).write_bytes(b"garbage\n")
 
         for _ in range(3):
-            look()  # type: ignore[operator]
+            refresh()
 
-        assert (reads.of, preview(store)) == ([ONE], None)
+        assert (reads.thread_ids, preview(store)) == ([ONE], None)
 
-    def test_has_the_name_that_somebody_else_gave_it(self, store: Store, reads: Reads, look: object) -> None:
+    def test_has_the_name_that_another_program_gave_it(
+        self, store: Store, reads: Reads, refresh: Callable[[], None]
+    ) -> None:
         store.write_rollout(ONE)
-        look()  # type: ignore[operator]
+        refresh()
         set_name(store.home, ONE, "named by codex", AT)
 
-        look()  # type: ignore[operator]
+        refresh()
 
         thread = store.index.read_thread(ONE)
         assert thread is not None
-        assert (thread.name, reads.of) == ("named by codex", [ONE])
+        assert (thread.name, reads.thread_ids) == ("named by codex", [ONE])
         [found] = store.index.search_threads(SearchThreadsParams(search_term="named")).items
         assert found.thread.thread_id == ONE
         forget_names(store.home, ONE)
 
 
-def test_what_we_wrote_is_not_read_again(store: Store, refresher: Refresher, reads: Reads) -> None:
+def test_our_own_writes_are_not_read_again(store: Store, refresher: Refresher, reads: Reads) -> None:
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append("ours"))
 
     refresher.refresh(ONE)
     refresher.refresh_all()
 
-    assert reads.of == []
+    assert reads.thread_ids == []
 
 
-def test_a_look_at_everything_is_not_repeated_at_once(store: Store) -> None:
+def test_a_refresh_of_all_threads_is_not_repeated_at_once(store: Store) -> None:
     refresher = Refresher(store.home, store.index)
     refresher.refresh_all()
     store.write_rollout(ONE, message_line("new"))
@@ -192,8 +202,10 @@ def test_a_look_at_everything_is_not_repeated_at_once(store: Store) -> None:
     assert preview(store) == "new"
 
 
-def test_how_long_it_takes_to_read_does_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a home that was copied in would be looked at once, and not again for many minutes."""
+def test_the_time_spent_reading_rollouts_does_not_delay_the_next_refresh(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a home full of new rollouts would be looked at once, and then not for many minutes."""
     now = 0.0
     monkeypatch.setattr("livethread_worker.store.upkeep.refresh.time.monotonic", lambda: now)
     index_batch = rebuild.index_batch
@@ -214,10 +226,10 @@ def test_how_long_it_takes_to_read_does_not_count(store: Store, monkeypatch: pyt
     assert (preview(store, ONE), preview(store, TWO)) == ("one", "two")
 
 
-def test_a_name_given_while_the_thread_was_held_is_seen_when_it_is_let_go(
+def test_a_name_given_while_the_thread_was_locked_is_seen_after_the_unlock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """codex holds a thread's lock for as long as it has it loaded."""
+    """codex locks a thread as long as it has it loaded."""
     monkeypatch.setattr(refresh, "REST_FACTOR", 0)
     for store in opened_store(tmp_path / "home"):
         store.index.mark_complete()
@@ -235,7 +247,7 @@ def test_a_name_given_while_the_thread_was_held_is_seen_when_it_is_let_go(
         assert thread.name == "named by codex"
 
 
-def test_a_thread_that_is_being_written_is_left_to_its_writer(tmp_path: Path) -> None:
+def test_a_locked_thread_is_read_after_the_unlock(tmp_path: Path) -> None:
     for store in opened_store(tmp_path / "home"):
         store.index.mark_complete()
         path = store.write_rollout(ONE, message_line("being written"))
@@ -250,7 +262,7 @@ def test_a_thread_that_is_being_written_is_left_to_its_writer(tmp_path: Path) ->
         assert path.exists()
 
 
-def test_a_row_without_a_rollout_stays_in_the_file_and_goes_from_memory(store: Store, refresher: Refresher) -> None:
+def test_a_row_without_a_rollout_stays_in_the_file_but_not_in_memory(store: Store, refresher: Refresher) -> None:
     path = store.write_rollout(ONE, message_line("here"))
     store.write_rollout(TWO)
     refresher.refresh_all()
@@ -262,7 +274,7 @@ def test_a_row_without_a_rollout_stays_in_the_file_and_goes_from_memory(store: S
     assert preview(store, TWO) == ""
 
 
-def test_an_index_that_is_not_complete_is_completed_by_others(tmp_path: Path) -> None:
+def test_a_refresh_does_not_fill_an_incomplete_index(tmp_path: Path) -> None:
     for store in opened_store(tmp_path / "home"):
         store.write_rollout(ONE, item_line("event_msg", {"type": "task_started"}))
 
@@ -271,10 +283,10 @@ def test_an_index_that_is_not_complete_is_completed_by_others(tmp_path: Path) ->
         assert store.index.thread_ids() == []
 
 
-def test_what_a_worker_commits_while_we_look_is_neither_read_nor_locked(
+def test_a_worker_that_commits_during_a_refresh_causes_no_read_and_no_lock(
     store: Store, refresher: Refresher, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows are those from before the commit, the lengths of the files from after it."""
+    """The refresh sees the rows before the commit, and the file sizes after it."""
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append("one"))
     before = store.index.rollouts()
@@ -286,12 +298,12 @@ def test_what_a_worker_commits_while_we_look_is_neither_read_nor_locked(
     with file_lock(store.home.thread_lock(ONE)):
         refresher.refresh_all()
 
-    assert reads.of == []
+    assert reads.thread_ids == []
 
 
 @pytest.fixture
 def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Refresher, Path]]:
-    """A thread with one turn, which codex has loaded and goes on with."""
+    """A thread with one indexed turn, which codex has locked and appends to."""
     monkeypatch.setattr(refresh, "REST_FACTOR", 0)
     monkeypatch.setattr(refresh, "LOCK_WAIT", 0.0)
     monkeypatch.setattr(refresh, "HELD_FOR_LONG", 0.0)
@@ -306,19 +318,19 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stor
             yield store, refresher, path
 
 
-@pytest.mark.parametrize("is_of_one", [True, False])
-def test_what_codex_adds_while_it_holds_a_thread_is_read(
-    held: tuple[Store, Refresher, Path], is_of_one: bool
+@pytest.mark.parametrize("is_one_thread", [True, False])
+def test_lines_that_codex_appends_to_its_locked_thread_are_read(
+    held: tuple[Store, Refresher, Path], is_one_thread: bool
 ) -> None:
     store, refresher, _ = held
 
-    refresher.refresh(ONE) if is_of_one else refresher.refresh_all()
+    refresher.refresh(ONE) if is_one_thread else refresher.refresh_all()
 
     assert preview(store) == "more"
     assert [turn.turn_id for turn in store.index.turns(ONE, 0, 9, backward=False)] == ["t1", "t2"]
 
 
-def test_a_thread_that_codex_has_begun_and_holds_is_listed(held: tuple[Store, Refresher, Path]) -> None:
+def test_a_new_thread_that_codex_has_locked_is_listed(held: tuple[Store, Refresher, Path]) -> None:
     store, refresher, _ = held
     with file_lock(store.home.thread_lock(TWO)):
         store.write_rollout(TWO, message_line("new"))
@@ -328,7 +340,7 @@ def test_a_thread_that_codex_has_begun_and_holds_is_listed(held: tuple[Store, Re
     assert preview(store, TWO) == "new"
 
 
-def test_what_somebody_stored_while_a_held_thread_was_read_stays(
+def test_a_row_stored_while_a_locked_thread_was_read_is_kept(
     held: tuple[Store, Refresher, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, refresher, path = held
@@ -336,7 +348,7 @@ def test_what_somebody_stored_while_a_held_thread_was_read_stays(
 
     def slowly(*arguments: Any) -> ThreadState:
         state = read_state(*arguments)
-        append(path, message_line("of the worker, which got the lock") + b"\n")
+        append(path, message_line("from the worker that got the lock") + b"\n")
         store.index.replace([thread_rows(read_state(*arguments), None)])
         return state
 
@@ -347,10 +359,10 @@ def test_what_somebody_stored_while_a_held_thread_was_read_stays(
     assert store.index.rollout(ONE) == (store.home.relative(path), path.stat().st_size)
 
 
-def test_a_lock_that_is_held_for_a_moment_is_left_alone(
+def test_a_thread_that_is_locked_for_a_moment_is_not_read(
     held: tuple[Store, Refresher, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker holds it: what it writes is in the index at once."""
+    """A worker holds the lock, and commits what it writes itself."""
     store, refresher, _ = held
     monkeypatch.setattr(refresh, "HELD_FOR_LONG", 60.0)
 
@@ -376,9 +388,7 @@ def test_a_stale_copy_of_a_rollout_does_not_take_over(store: Store, refresher: R
     assert (thread.rollout_path, thread.preview) == (path, "one")
 
 
-def test_a_name_that_somebody_else_gave_changes_nothing_else_of_the_thread(
-    store: Store, refresher: Refresher
-) -> None:
+def test_a_name_that_another_program_gave_changes_no_other_field(store: Store, refresher: Refresher) -> None:
     mail = Mail(1)
     store.apply(mail, mail.create(), mail.append("one"))
     before = store.index.load_states({ONE: {"w1"}})[ONE]
@@ -392,12 +402,12 @@ def test_a_name_that_somebody_else_gave_changes_nothing_else_of_the_thread(
     assert after == before
 
 
-# -- homes that are too large to look at every file ---------------------------------------------------------
+# -- homes too large to look at every file -----------------------------------------------------------------
 
 
 @pytest.fixture
 def large(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
-    """A refresher that looks at two rollouts a time, and notes each folder at once."""
+    """A refresher that looks at two rollouts at a time, and records each folder's stamp at once."""
     monkeypatch.setattr(refresh, "REST_FACTOR", 0)
     monkeypatch.setattr(refresh, "UPDATED_LAST", 1)
     monkeypatch.setattr(refresh, "LOOK_TIME", 0.0)
@@ -408,7 +418,7 @@ def large(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders that are listed."""
+    """Record the folders that are listed."""
     listed: list[str] = []
     rollout_entries = Home.rollout_entries
 
@@ -422,7 +432,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return listed
 
 
-def test_a_folder_is_listed_again_only_when_it_changed(store: Store, large: Refresher, listed: list[str]) -> None:
+def test_a_folder_is_listed_again_only_if_it_changed(store: Store, large: Refresher, listed: list[str]) -> None:
     day = store.home.relative(store.write_rollout(ONE).parent)
     large.refresh_all()
     large.refresh_all()
@@ -441,20 +451,20 @@ def test_a_folder_is_listed_again_only_when_it_changed(store: Store, large: Refr
     assert preview(store, TWO) == "new"
 
 
-def test_the_next_process_lists_no_folder_that_is_the_same(store: Store, large: Refresher, listed: list[str]) -> None:
+def test_the_next_process_lists_no_unchanged_folder(store: Store, large: Refresher, listed: list[str]) -> None:
     store.write_rollout(ONE)
     large.refresh_all()
     listed.clear()
 
     Refresher(store.home, store.index).refresh_all()
 
-    assert bool(listed) == store.index.in_memory  # which ends with its process
+    assert bool(listed) == store.index.in_memory  # an index in memory ends with its process
 
 
 def test_a_folder_that_changed_just_now_is_listed_again(
     store: Store, large: Refresher, listed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock of a file system is coarse: the next rollout may leave the same stamp."""
+    """A file system's clock is coarse: the next rollout may leave the same stamp."""
     monkeypatch.setattr(folder_stamps, "QUIET_TIME", 3_600.0)
     store.write_rollout(ONE)
 
@@ -468,20 +478,20 @@ def test_a_folder_that_changed_just_now_is_listed_again(
 def test_a_folder_is_listed_again_until_the_index_knows_all_its_rollouts(
     store: Store, large: Refresher, listed: list[str]
 ) -> None:
-    path = store.write_rollout(ONE, message_line("whole by now"))
+    path = store.write_rollout(ONE, message_line("complete by now"))
     whole = path.read_bytes()
     path.write_bytes(whole[:10])
     large.refresh_all()
-    path.write_bytes(whole)  # the folder stays the same
+    path.write_bytes(whole)  # the folder's stamp stays the same
 
     large.refresh_all()
     large.refresh_all()
 
-    assert preview(store) == "whole by now"
+    assert preview(store) == "complete by now"
     assert len(listed) == 2
 
 
-def test_every_rollout_that_grew_has_its_turn(store: Store, large: Refresher) -> None:
+def test_every_rollout_that_grew_is_read_in_the_end(store: Store, large: Refresher) -> None:
     paths = {thread_id(n): store.write_rollout(thread_id(n)) for n in range(1, 7)}
     large.refresh_all()
     for path in paths.values():
@@ -496,7 +506,7 @@ def test_every_rollout_that_grew_has_its_turn(store: Store, large: Refresher) ->
     assert found[-1] == len(paths)
 
 
-def test_the_thread_updated_last_is_looked_at_each_time(store: Store, large: Refresher) -> None:
+def test_the_most_recently_updated_thread_is_checked_each_time(store: Store, large: Refresher) -> None:
     paths = [store.write_rollout(thread_id(n)) for n in range(1, 7)]
     large.refresh_all()
 
@@ -511,9 +521,7 @@ def test_the_thread_updated_last_is_looked_at_each_time(store: Store, large: Ref
         assert thread.updated_at == at
 
 
-def test_a_copy_in_a_folder_that_stays_the_same_takes_over_when_its_turn_comes(
-    store: Store, large: Refresher
-) -> None:
+def test_a_copy_in_an_unchanged_folder_replaces_a_deleted_rollout(store: Store, large: Refresher) -> None:
     path = store.write_rollout(ONE, message_line("one"))
     copy = store.home.sessions / "2020/01/01" / path.name
     copy.parent.mkdir(parents=True)
@@ -532,7 +540,7 @@ def test_a_copy_in_a_folder_that_stays_the_same_takes_over_when_its_turn_comes(
     assert thread.rollout_path.exists()
 
 
-def test_a_thread_that_was_held_is_looked_at_again_before_its_turn(
+def test_a_thread_that_was_locked_is_checked_again_out_of_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0

@@ -151,9 +151,9 @@ def test_a_locked_index_makes_threads_busy_and_a_retry_recognizes_their_lines(
     assert outcomes == again == dict.fromkeys(batch, Outcome(BUSY, reason="the index: database is locked"))
     assert store.thread(mail).title is None
     assert store.index.read_thread(other.thread_id) is None
-    standing = store.path(mail).read_bytes(), store.path(other).read_bytes()
+    rollouts_before = store.path(mail).read_bytes(), store.path(other).read_bytes()
     assert {outcome.kind for outcome in store.apply_batch(batch).values()} == {DONE}
-    assert (store.path(mail).read_bytes(), store.path(other).read_bytes()) == standing
+    assert (store.path(mail).read_bytes(), store.path(other).read_bytes()) == rollouts_before
     assert (store.texts(mail), store.numbering(other)) == (["a", "b"], [(0, "w1:1")])
 
 

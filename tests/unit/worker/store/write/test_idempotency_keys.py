@@ -134,11 +134,11 @@ def test_an_uncommitted_append_in_the_rollout_has_taken_its_idempotency_key(stor
     """After Redis lost data, another writer's append with the idempotency key may come first."""
     store.apply(mail, mail.create())
     with store.path(mail).open("ab") as file:
-        file.write(number_line(message_line("stands"), 1, "w2:1", "k"))
+        file.write(number_line(message_line("written"), 1, "w2:1", "k"))
 
-    store.apply(mail, mail.append("late", key="k"), mail.append("stands", "rest", writer="w2", key="k"))
+    store.apply(mail, mail.append("late", key="k"), mail.append("written", "rest", writer="w2", key="k"))
 
-    assert store.texts(mail) == ["stands", "rest"]
+    assert store.texts(mail) == ["written", "rest"]
 
 
 def test_a_redelivered_duplicate_stays_a_duplicate(store: Store, mail: Mail) -> None:

@@ -97,7 +97,7 @@ def test_only_the_missing_lines_of_a_half_written_task_are_written() -> None:
     work = known_work(mail)
     work.state.writers["w1"] = WriterMark(1, 1)
 
-    plan(work, [mail.append("stands", "missing", "missing too")])
+    plan(work, [mail.append("written", "missing", "missing too")])
 
     assert [json.loads(line)["payload"]["message"] for line in work.lines] == ["missing", "missing too"]
     assert work.state.writers == {"w1": WriterMark(1, 3)}
