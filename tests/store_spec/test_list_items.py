@@ -238,7 +238,7 @@ async def test_a_cursor_of_a_listing_or_a_search_is_refused(store: ThreadStore) 
 
     for cursor in (listed.next_cursor, found.next_cursor):
         assert cursor is not None
-        with pytest.raises(InvalidRequest, match="this is the cursor of"):
+        with pytest.raises(InvalidRequest, match="this cursor is for"):
             await item_page(store, threads[0], cursor=cursor)
 
 
@@ -247,7 +247,7 @@ async def test_a_cursor_of_the_turns_is_refused(store: ThreadStore) -> None:
     turns = await turn_page(store, thread_id, page_size=1)
 
     assert turns.next_cursor is not None
-    with pytest.raises(InvalidRequest, match="this is the cursor of"):
+    with pytest.raises(InvalidRequest, match="this cursor is for"):
         await item_page(store, thread_id, cursor=turns.next_cursor)
 
 

@@ -381,7 +381,7 @@ async def test_a_cursor_of_a_listing_or_a_search_is_refused(store: ThreadStore) 
 
     for cursor in (listed.next_cursor, found.next_cursor):
         assert cursor is not None
-        with pytest.raises(InvalidRequest, match="this is the cursor of"):
+        with pytest.raises(InvalidRequest, match="this cursor is for"):
             await turn_page(store, threads[0], cursor=cursor)
 
 
@@ -391,7 +391,7 @@ async def test_a_cursor_of_the_items_is_refused(store: ThreadStore) -> None:
     items = await item_page(store, thread_id, page_size=2)
 
     assert items.next_cursor is not None
-    with pytest.raises(InvalidRequest, match="this is the cursor of"):
+    with pytest.raises(InvalidRequest, match="this cursor is for"):
         await turn_page(store, thread_id, cursor=items.next_cursor)
 
 
