@@ -1,4 +1,4 @@
-"""``python -m livethread``: the same as the command ``livethread``."""
+"""Runs the ``livethread`` command as ``python -m livethread``."""
 
 from livethread.cli import main
 

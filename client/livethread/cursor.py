@@ -1,4 +1,4 @@
-"""Opaque cursors: the sort value and the id of the last row of a page."""
+"""Opaque cursors, which hold the place where the next page begins."""
 
 from __future__ import annotations
 
@@ -12,63 +12,65 @@ from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread.types import ThreadSortKey
 
-#: Longer than any rollout.
+#: Larger than any offset in a rollout.
 MAX_OFFSET = 2**62
 
 _COUNT = re.compile(r"[0-9]{1,9}")
+_MALFORMED = "this is not a cursor; pass next_cursor unchanged"
 
 
 def encode_cursor(thread: StoredThread, sort_key: ThreadSortKey) -> str:
-    """Return the cursor of the page after *thread*."""
+    """Return the cursor for the page after *thread*."""
     return _encode(sort_key.value, format_time(getattr(thread, sort_key.value)), thread.thread_id)
 
 
 def decode_cursor(cursor: str, sort_key: ThreadSortKey) -> tuple[str, str]:
-    """Return sort value and id of the last row of the previous page.
+    """Return the sort value and the id of the previous page's last thread.
 
     Raises:
-        InvalidRequest: it is not a cursor, or it belongs to another sort key.
+        InvalidRequest: *cursor* is malformed, or belongs to another sort key.
     """
     value, thread_id = _decode(cursor, sort_key.value)
     if not isinstance(value, str):
-        raise InvalidRequest("this is not a cursor; pass next_cursor unchanged")
+        raise InvalidRequest(_MALFORMED)
     return value, thread_id
 
 
 def encode_relevance(snapshot: int, offset: int) -> str:
-    """Return the cursor of a page by relevance: the newest message when the search began, and the results shown so far.
+    """Return the cursor for the next page of best matches, after *offset* results.
 
-    A match's rank depends on all texts, so messages that arrive during the search are left out.
+    *snapshot* is the newest message when the search began. A rank depends on all texts, so later pages ignore newer
+    messages.
     """
     return _encode("relevance", snapshot, str(offset))
 
 
 def decode_relevance(cursor: str) -> tuple[int, int]:
-    """Return snapshot and offset of a page by relevance.
+    """Return the snapshot and the offset in a cursor of `encode_relevance`.
 
     Raises:
-        InvalidRequest: it is not a cursor, or it belongs to another order.
+        InvalidRequest: *cursor* is malformed, or belongs to another order.
     """
     snapshot, offset = _decode(cursor, "relevance")
     if type(snapshot) is not int or not 0 <= snapshot < MAX_OFFSET or not _COUNT.fullmatch(offset):
-        raise InvalidRequest("this is not a cursor; pass next_cursor unchanged")
+        raise InvalidRequest(_MALFORMED)
     return snapshot, int(offset)
 
 
 def encode_offset(kind: str, offset: int) -> str:
-    """Return the cursor of the page of *kind* (``turns``, ``items``) that begins at a place in a rollout."""
+    """Return the cursor for the page of *kind* (``turns``, ``items``) that begins at *offset*."""
     return _encode(kind, offset, "")
 
 
 def decode_offset(kind: str, cursor: str) -> int:
-    """Return the place in a rollout at which the page begins.
+    """Return the offset at which the page begins.
 
     Raises:
-        InvalidRequest: it is not a cursor of this *kind*.
+        InvalidRequest: *cursor* is malformed, or of another *kind*.
     """
     offset, _ = _decode(cursor, kind)
     if type(offset) is not int or not 0 <= offset < MAX_OFFSET:
-        raise InvalidRequest("this is not a cursor; pass next_cursor unchanged")
+        raise InvalidRequest(_MALFORMED)
     return offset
 
 
@@ -80,7 +82,9 @@ def _decode(cursor: str, kind: str) -> tuple[Any, str]:
     try:
         found, value, thread_id = json.loads(base64.urlsafe_b64decode(cursor))
     except (ValueError, TypeError, RecursionError):
-        raise InvalidRequest("this is not a cursor; pass next_cursor unchanged") from None
+        raise InvalidRequest(_MALFORMED) from None
     if found != kind:
-        raise InvalidRequest(f"this is the cursor of a page by {found}, not by {kind}")
+        raise InvalidRequest(
+            f"this cursor is for {found}, not for {kind}; pass it with the parameters that returned it"
+        )
     return value, str(thread_id)

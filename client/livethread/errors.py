@@ -4,11 +4,11 @@
     ├── ThreadNotFound      create or resume the thread first
     ├── InvalidRequest      correct the request; a retry cannot help
     ├── Conflict            read again, then decide
-    ├── Unsupported         this store does not do that
-    ├── ResourceExhausted   wait, then retry: a bound is reached
-    ├── Unavailable         Redis or the workers are out of reach; nothing accepted is lost
-    ├── ThreadParked        a task of this thread cannot be applied; look at it, then retry or drop it
-    └── Internal            a fault of the store, or a damaged file; the message says which
+    ├── Unsupported         use another store: this one lacks the operation
+    ├── ResourceExhausted   wait, then retry: a limit is reached
+    ├── Unavailable         wait: Redis or the workers are out of reach; nothing accepted is lost
+    ├── ThreadParked        inspect the task that cannot be applied, then retry or drop it
+    └── Internal            report a bug in the store, or repair a damaged file; the message says which
 
 The first six and `Internal` are codex's (``thread-store/src/error.rs``). Each error passes its data to
 ``Exception.__init__`` and formats it in ``__str__``: Celery and pickle rebuild an error from ``args``.
@@ -19,12 +19,12 @@ from __future__ import annotations
 from typing import Final, Self
 
 #: Note on the ``CancelledError`` of a call that was cancelled while it waited for room (``LIVETHREAD_BACKPRESSURE=wait``).
-#: Without this note the cancellation ended only the wait, and the request takes effect.
-NOTHING_STORED: Final = "nothing of the request was stored: it was still waiting for room"
+#: Without this note, the cancellation ended only the wait: the request still takes effect.
+NOTHING_STORED: Final = "the request was still waiting for room: nothing was stored"
 
 
 class ThreadStoreError(Exception):
-    """Base of all errors of a thread store."""
+    """Base class of a thread store's errors."""
 
 
 class ThreadNotFound(ThreadStoreError):
@@ -48,30 +48,33 @@ class _MessageError(ThreadStoreError):
 
 
 class InvalidRequest(_MessageError):
-    """The request is malformed; nothing of it was stored."""
+    """The request is malformed; nothing was stored."""
 
 
 class Conflict(ThreadStoreError):
-    """The request contradicts the thread's present state; nothing of it was stored."""
+    """The request contradicts the thread's present state; nothing was stored."""
 
     def __init__(self, message: str, last_position: str | None = None) -> None:
         super().__init__(message, last_position)
         self.message = message
-        #: The thread's last position, if the request expected another one and the store knows it. Unless the thread is
-        #: parked, a later read through the same store includes everything up to it. So read again, and append after it.
+        #: The thread's last position, if the request expected another one and the store knows it. Read the thread again,
+        #: then append after this position: unless the thread is parked, the read includes everything up to it.
         self.last_position = last_position
 
     @classmethod
     def of_position(cls, last: str, expected: str | None) -> Self:
         """Return the error for a thread whose *last* position is not the *expected* one."""
-        return cls(f"the thread's last position is {last}, not {expected}", last)
+        return cls(
+            f"the thread's last position is {last}, not {expected}: nothing was stored. Read the thread again, then retry",
+            last,
+        )
 
     def __str__(self) -> str:
         return self.message
 
 
 class ResourceExhausted(_MessageError):
-    """A bound is reached (mailbox, item size, client memory); nothing of the request was stored."""
+    """A limit is reached (mailbox, item size, client memory); nothing was stored."""
 
 
 class Unavailable(ThreadStoreError):
@@ -80,7 +83,7 @@ class Unavailable(ThreadStoreError):
     def __init__(self, message: str, is_queued: bool = False) -> None:
         super().__init__(message, is_queued)
         self.message = message
-        #: Whether the request stays queued in this process and takes effect later. If so, do not repeat it.
+        #: Whether the request stays queued in this process and takes effect later. If it does, do not repeat it.
         self.is_queued = is_queued
 
     def __str__(self) -> str:
@@ -88,7 +91,7 @@ class Unavailable(ThreadStoreError):
 
 
 class Internal(_MessageError):
-    """A fault of the store itself, which you should report; or a damaged file, with its remedy in the message."""
+    """The store has a bug, which you should report, or a file is damaged; the message says what to do."""
 
 
 class Unsupported(ThreadStoreError):
@@ -103,7 +106,7 @@ class Unsupported(ThreadStoreError):
 
 
 class ThreadParked(ThreadStoreError):
-    """A task of the thread cannot be applied. The thread's tasks wait, in order, until you retry or drop that one."""
+    """A task of the thread cannot be applied. The thread's tasks wait, in order, until you retry or drop it."""
 
     def __init__(self, thread_id: str, reason: str) -> None:
         super().__init__(thread_id, reason)

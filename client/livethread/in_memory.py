@@ -1,4 +1,4 @@
-"""`InMemoryThreadStore`: the contract with nothing behind it, for the tests of those who use it."""
+"""`InMemoryThreadStore`: the store contract in memory, for tests of code that uses a store."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
 from livethread.rollout.search_text import Phrase, folded_term, listing_text, parse_query, search_text, words_of
 from livethread.rollout.session_meta import session_meta
-from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsTakenBack, TurnStart, next_place, stored_turn
+from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsRolledBack, TurnStart, next_place, stored_turn
 
 
 @dataclass(slots=True)
 class _Stored:
-    """A thread that has been created."""
+    """A thread that is stored."""
 
     thread: StoredThread
     lines: list[bytes]
@@ -38,13 +38,13 @@ class _Stored:
     idempotency_keys: set[str] = field(default_factory=set)
 
     def metadata(self) -> MetadataState:
-        """Return the metadata, to change."""
+        """Return the metadata as a state that updates change."""
         return MetadataState(self.thread, self.explicit_fields)
 
 
 @dataclass(slots=True)
 class _Open:
-    """A thread that is open, with its creation until that is due."""
+    """An open thread; *creation* is set until the thread is stored."""
 
     creation: types.CreateThreadParams | None = None
 
@@ -53,7 +53,7 @@ class _Open:
 class InMemoryThreadStore:
     """A thread store in memory. Everything is durable at once, for as long as the object lives."""
 
-    #: Largest item accepted, in bytes of its encoded line.
+    #: Size limit of an item, in bytes of its encoded line.
     max_item_bytes: int = 4 * 1024 * 1024
     _observers: Observers = field(default_factory=Observers, init=False)
     _stored: dict[str, _Stored] = field(default_factory=dict, init=False)
@@ -70,7 +70,7 @@ class InMemoryThreadStore:
 
     @property
     def observers(self) -> Observers:
-        """Where this store reports what happens to its threads."""
+        """The observers of this store's events."""
         return self._observers
 
     async def create_thread(self, params: types.CreateThreadParams) -> None:
@@ -120,7 +120,7 @@ class InMemoryThreadStore:
         self._created(params.thread_id)
 
     async def flush_thread(self, params: types.FlushThreadParams) -> None:
-        """Do nothing: everything is as durable as it will be."""
+        """Do nothing: whatever was accepted is stored already."""
         self._open.require(params.thread_id)
 
     async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
@@ -129,7 +129,7 @@ class InMemoryThreadStore:
         self._open.close(params.thread_id)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
-        """Close the thread; without an item it never was."""
+        """Close the thread; without an item, nothing was stored."""
         self._open.close(params.thread_id)
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
@@ -160,11 +160,11 @@ class InMemoryThreadStore:
         return receipt
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
-        """Not supported: there are no rollouts."""
+        """Raise `Unsupported`: there are no rollouts."""
         raise Unsupported("read_thread_by_rollout_path")
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of threads with a message, or the name, that holds every phrase; no ranking."""
+        """Return one page of threads whose name, or one of whose messages, contains every phrase; unranked."""
         phrases = parse_query(params.search_term)
         key = params.sort_key or types.ThreadSortKey.UPDATED_AT
         listing = types.ListThreadsParams(
@@ -187,7 +187,7 @@ class InMemoryThreadStore:
         return types.ThreadSearchPage(items=tuple(items), next_cursor=page.next_cursor)
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
-        """Return one page of turns; a cursor is the number of the item with which it begins."""
+        """Return one page of turns. A cursor holds the number of the page's first item."""
         self._read(params.thread_id, include_archived=params.include_archived)
         items = self._history(params.thread_id).items
         turns = _turns(items)
@@ -204,7 +204,7 @@ class InMemoryThreadStore:
         )
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
-        """Return one page of items; a cursor is an item's number."""
+        """Return one page of items. A cursor holds an item's number."""
         self._read(params.thread_id, include_archived=params.include_archived)
         items = self._history(params.thread_id).items
         start, end = 0, len(items)
@@ -255,7 +255,7 @@ class InMemoryThreadStore:
         return receipt
 
     def _created(self, thread_id: str) -> _Stored:
-        """Return the stored thread; one that is open and not stored yet is created now."""
+        """Return the stored thread; create it now if it is only open."""
         opened = self._open.get(thread_id)
         if opened is not None and opened.creation is not None:
             creation, opened.creation = opened.creation, None
@@ -335,17 +335,17 @@ class InMemoryThreadStore:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A turn's items, by their numbers."""
+    """A turn, as a range of item numbers."""
 
     turn_id: str
     start: int
     end: int | None = None
-    #: Where it ended, if that is behind the start of another.
+    #: Number of the event that ended it, if another turn may have started before.
     late_end: int | None = None
 
 
 def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
-    """Return the turns that are not taken back."""
+    """Return the turns that were not rolled back."""
     place, starts = TurnPlace(), []
     kept: list[_Turn] = []
     for number, item in enumerate(items):
@@ -360,7 +360,7 @@ def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
                 named = [n for n, turn in enumerate(kept) if turn.turn_id == turn_id]
                 if named:
                     kept[named[-1]] = replace(kept[named[-1]], late_end=number)
-            case TurnsTakenBack(count):
+            case TurnsRolledBack(count):
                 del kept[max(0, len(kept) - count) :]
     ends = dict(itertools.pairwise(starts))
     return [replace(turn, end=ends.get(turn.start)) for turn in kept]
@@ -382,10 +382,10 @@ def _stored_turn(
 
 
 def _first_match(texts: Iterator[str], phrases: list[Phrase]) -> str | None:
-    return next((text for text in texts if all(_holds(words_of(text), phrase) for phrase in phrases)), None)
+    return next((text for text in texts if all(_contains(words_of(text), phrase) for phrase in phrases)), None)
 
 
-def _holds(words: list[str], phrase: Phrase) -> bool:
+def _contains(words: list[str], phrase: Phrase) -> bool:
     wanted = words_of(" ".join(phrase.words))
     for start in range(len(words) - len(wanted) + 1):
         *found, last = words[start : start + len(wanted)]

@@ -1,8 +1,8 @@
-"""A journal of each writer's calls and their answers, from which `livethread verify` checks a home.
+"""A journal of the calls to a store and their answers, from which `livethread verify` checks a home.
 
 It is a history in Jepsen's sense: each call is recorded when it is made (``invoke``) and when it is answered: ``ok``,
-``fail`` (certainly had no effect) or ``info`` (unknown). A process that dies in between leaves no answer. Several
-processes may share a file; each appends its events as whole lines of JSON. Items are recorded as digests.
+``fail`` (certainly had no effect) or ``info`` (unknown). A process that dies in between leaves no answer. Processes may
+share a file: each appends its events as whole lines of JSON. Items are recorded as digests.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from livethread.store import ThreadStore
 
 T = TypeVar("T")
 
-#: Errors after which nothing of the request is, or will be, stored.
+#: Errors after which the request has, and will have, no effect.
 REFUSALS: Final = (InvalidRequest, Conflict, ResourceExhausted, Unsupported)
 
 
 @contextmanager
 def journaled(store: ThreadStore, path: Path, process: str) -> Iterator[ThreadStore]:
-    """Yield *store*; record its changes of threads and its reads of histories at *path* under the name *process*.
+    """Yield *store*, and record its changes and history reads in the file *path* under the name *process*.
 
-    Give each store object a name of its own, also in one process. A call is in the file before the store gets it, so
-    the process may be killed at any time.
+    Give each store object its own name, even within one process. The file holds each call before the store receives it,
+    so the process may be killed at any time.
     """
     with closing(Journal(path, process)) as journal:
         yield cast("ThreadStore", _JournaledThreadStore(store, journal))
 
 
 def item_digest(kind: str, payload: Any) -> str:
-    """Return the digest of an item; items with the same type and payload have the same digest."""
+    """Return the digest of an item's type and payload."""
     try:
         content = encode_json([kind, payload])
     except InvalidRequest:
@@ -50,7 +50,7 @@ def item_digest(kind: str, payload: Any) -> str:
 
 
 def _is_raw(params: types.AppendThreadItemsParams) -> bool:
-    """Whether the items state facts that the last one decides, and no metadata comes with them."""
+    """Whether the items state last-wins facts but come without metadata."""
     update = params.metadata or ThreadMetadataSync(params.thread_id).derive(params.items, params.appended_at)
     return params.metadata is None and update is not None and update.patch.model_fields_set > update.only_if_unset
 
@@ -77,25 +77,25 @@ class Journal:
     def invoke(self, f: str, thread_id: str, value: Any = None, **details: Any) -> int:
         """Record a call of *f*; return the call's number."""
         self._calls += 1
-        self._note(self._calls, type="invoke", f=f, thread_id=thread_id, value=value, **details)
+        self._record(self._calls, type="invoke", f=f, thread_id=thread_id, value=value, **details)
         return self._calls
 
     def answer(self, call: int, kind: str, **details: Any) -> None:
         """Record how a call ended."""
-        self._note(call, type=kind, **details)
+        self._record(call, type=kind, **details)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _note(self, call: int, **event: Any) -> None:
-        # The machine's monotonic clock orders calls across processes, and is never set back.
+    def _record(self, call: int, **event: Any) -> None:
+        # The monotonic clock orders calls across the machine's processes, and is never set back.
         line = encode_json({"process": self._process, "call": call, "at": time.monotonic_ns(), **event}) + b"\n"
         os.write(self._file.fileno(), line)  # one write, so that processes can share the file
 
 
 class _JournaledThreadStore:
-    """A store that records calls and answers; other attributes are those of the store itself."""
+    """Records calls and answers; all other attributes are the store's own."""
 
     def __init__(self, store: ThreadStore, journal: Journal) -> None:
         self._store = store
@@ -125,12 +125,12 @@ class _JournaledThreadStore:
 
     async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         number = self._journal.invoke("shutdown_thread", params.thread_id)
-        await self._noted(number, self._store.shutdown_thread(params))
+        await self._answered(number, self._store.shutdown_thread(params))
         self._journal.answer(number, "ok")
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         number = self._journal.invoke("load_history", params.thread_id)
-        history = await self._noted(number, self._store.load_history(params))
+        history = await self._answered(number, self._store.load_history(params))
         digests = digests_of(history.items)
         self._journal.answer(number, "ok", count=len(digests), digest=history_digest(digests))
         return history
@@ -139,11 +139,11 @@ class _JournaledThreadStore:
         self, f: str, thread_id: str, call: Awaitable[types.Receipt], value: Any = None, **details: Any
     ) -> types.Receipt:
         number = self._journal.invoke(f, thread_id, value, **details)
-        receipt = await self._noted(number, call)
+        receipt = await self._answered(number, call)
         self._journal.answer(number, "ok", position=receipt.position)
         return receipt
 
-    async def _noted(self, number: int, call: Awaitable[T]) -> T:
+    async def _answered(self, number: int, call: Awaitable[T]) -> T:
         try:
             return await call
         except BaseException as error:

@@ -1,7 +1,7 @@
-"""`LiveThread`: what an agent's session holds.
+"""`LiveThread`: an agent session's handle of a thread.
 
-It applies the persistence policy and appends canonical items, with the metadata that follows from them.
-The same code serves every store.
+It applies the persistence policy and appends canonical items, with the metadata derived from them. It works with every
+store.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class LiveThread:
-    """Handle of one open thread.
-
-    Concurrent calls are safe: they take effect in the order in which they are made.
-    """
+    """Handle of one open thread. Concurrent calls are safe, and take effect in the order in which they are made."""
 
     def __init__(
         self, store: ThreadStore, sync: ThreadMetadataSync, event: ThreadInitialized, history_mode: str | None = None
@@ -41,7 +38,7 @@ class LiveThread:
         self._thread_id = sync.thread_id
         self._history_mode = history_mode
         self._sync = sync
-        #: Emitted when the thread has started; None once it was.
+        #: Emitted when the thread starts, then None.
         self._start_event: ThreadInitialized | None = event
         self._last = types.Receipt(thread_id=sync.thread_id, position=types.START)
         self._is_open = True
@@ -49,7 +46,7 @@ class LiveThread:
 
     @classmethod
     async def create(cls, store: ThreadStore, params: types.CreateThreadParams) -> LiveThread:
-        """Open a new thread. Nothing is stored before its first item, or `persist`.
+        """Open a new thread. Nothing is stored before its first item or `persist`.
 
         Raises:
             Conflict: a thread with this id exists.
@@ -59,10 +56,10 @@ class LiveThread:
 
     @classmethod
     async def resume(cls, store: ThreadStore, params: types.ResumeThreadParams) -> LiveThread:
-        """Reopen an existing thread. A second writer is served, not refused, unless a later one asks to be exclusive.
+        """Reopen an existing thread. Several writers may have it open, until a later one opens it exclusively.
 
         Raises:
-            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+            ThreadNotFound: no thread has this id, or it is archived and *params* exclude archived threads.
         """
         thread = await store.resume_thread(params)
         sync, event = ThreadMetadataSync.for_stored(thread), ThreadInitialized.of_resumed(thread)
@@ -78,7 +75,7 @@ class LiveThread:
 
     @property
     def is_open(self) -> bool:
-        """Whether neither `shutdown` nor `discard` has succeeded yet."""
+        """Whether the handle can be used: no `shutdown` or `discard` has succeeded."""
         return self._is_open
 
     async def append_items(
@@ -88,32 +85,32 @@ class LiveThread:
         idempotency_key: str | None = None,
         expected_position: types.Position | None = None,
     ) -> types.Receipt:
-        """Append those of *items* that are persisted, all or none, in order.
+        """Append *items* in order, all or none, without those that the persistence policy drops.
 
-        Returns once they are ordered and in the mailbox; `flush` tells when they are durable. Items that the
-        persistence policy drops are dropped silently; where none is left, the receipt is that of the append
-        before. To cancel the call is to stop waiting: the items are appended all the same, unless they waited for
-        room (``LIVETHREAD_BACKPRESSURE=wait``): then the `CancelledError` bears the note `NOTHING_STORED`.
+        Returns when they are ordered and in the mailbox; `flush` returns when they are durable. If the policy drops
+        every item, returns the previous receipt. Cancelling the call only ends the wait: the items are still appended,
+        unless they were waiting for room (``LIVETHREAD_BACKPRESSURE=wait``). In that case the `CancelledError` carries
+        the note `NOTHING_STORED`.
 
-        With an *idempotency_key* that an append of the thread had before, whoever made it and however long ago, nothing
-        is appended, whatever *items* are: the first one counts. The call succeeds, and its receipt is a position at
-        which the first is applied, too; whether it was a repetition is for the store to find, and not said. With an
-        *expected_position* the items are appended only behind the thread's task at this position, as its next one.
+        *idempotency_key*: the thread's first append with this key counts, however long ago and through any store. Later
+        ones append nothing, whatever their *items*; they succeed without saying that they were repetitions, and their
+        receipt's position comes after the first append. *expected_position*: append only if it is the thread's last
+        position.
 
         Raises:
-            InvalidRequest: an item, the key or the position is malformed; nothing was appended.
-            Conflict: the thread's last position is not the expected one, or a newer exclusive writer has taken the
-                thread over; nothing was appended.
-            ResourceExhausted: an item is too large, or too many tasks of the thread wait; nothing was appended.
-            ThreadNotFound: the thread was shut down or discarded.
-            Unavailable: Redis did not answer in time; see its message for what became of the items.
+            InvalidRequest: an item, the idempotency key or the position is malformed; nothing was appended.
+            Conflict: the thread's last position is not the expected one, or a newer exclusive writer took over the
+                thread; nothing was appended.
+            ResourceExhausted: an item is too large, or the thread has too many unapplied tasks; nothing was appended.
+            ThreadNotFound: the thread was shut down, discarded or deleted.
+            Unavailable: Redis did not answer in time; the message says what happened to the items.
         """
         self._require_open()
         params = self._append_params(items, expected_position, idempotency_key)
         if params is None:
             return self._last
         append, update = self._store.append_items(params), params.metadata
-        del params  # thousands of appends may wait: the garbage collector need not visit their items
+        del params  # spares the garbage collector the items of thousands of waiting appends
         self._last = await append
         if update is not None and idempotency_key is None:
             self._sync.confirm(update)
@@ -121,10 +118,10 @@ class LiveThread:
         return self._last
 
     async def update_metadata(self, patch: ThreadMetadataPatch) -> types.Receipt:
-        """Apply *patch*, in order with the appends.
+        """Patch the thread's metadata, in order with the appends.
 
         Raises:
-            ThreadNotFound: no such thread.
+            ThreadNotFound: the thread was shut down, discarded or deleted.
         """
         self._require_open()
         self._last = await self._store.update_thread_metadata(
@@ -134,11 +131,11 @@ class LiveThread:
         return self._last
 
     async def update_memory_mode(self, mode: MemoryMode) -> types.Receipt:
-        """Say whether the thread may feed the agent's memory."""
+        """Set whether the thread may feed the agent's memory."""
         return await self.update_metadata(ThreadMetadataPatch(memory_mode=mode))
 
     async def persist(self) -> None:
-        """Create the thread's rollout now, though it has no item yet."""
+        """Create the thread's rollout even if it has no item yet."""
         self._require_open()
         await self._store.persist_thread(types.PersistThreadParams(thread_id=self._thread_id))
         self.note_started()
@@ -147,7 +144,7 @@ class LiveThread:
         """Return once everything accepted is fsynced in the rollout and committed in the index.
 
         Raises:
-            Unavailable: it took longer than *timeout_s* (the store's default where None). Nothing is lost.
+            Unavailable: it took longer than *timeout_s* (None: the store's default). Nothing is lost.
             ThreadParked: a task cannot be applied.
         """
         self._require_open()
@@ -168,24 +165,24 @@ class LiveThread:
                 self._is_open = False
 
     async def discard(self) -> None:
-        """Close without making the thread's start durable; what was accepted before is kept. Idempotent."""
+        """Close without creating the thread's rollout; accepted tasks are kept. Idempotent."""
         async with self._closing:
             if self._is_open:
                 await self._store.discard_thread(types.DiscardThreadParams(thread_id=self._thread_id))
                 self._is_open = False
 
     async def load_history(self) -> StoredThreadHistory:
-        """Return the thread's items, with everything accepted through this handle."""
+        """Return the thread's items, including everything accepted through this handle."""
         return await self._store.load_history(types.LoadThreadHistoryParams(thread_id=self._thread_id))
 
     async def read_thread(self, *, include_history: bool = False) -> StoredThread:
-        """Return the thread's metadata, with everything accepted through this handle."""
+        """Return the thread's metadata, including everything accepted through this handle."""
         return await self._store.read_thread(
             types.ReadThreadParams(thread_id=self._thread_id, include_history=include_history)
         )
 
     async def rollout_path(self) -> Path | None:
-        """Return the path of the rollout on the workers' host; None where the store keeps no files."""
+        """Return the path of the rollout on the workers' host, or None if the store keeps no files."""
         return (await self.read_thread()).rollout_path
 
     def _require_open(self) -> None:
@@ -198,7 +195,7 @@ class LiveThread:
         expected_position: types.Position | None,
         idempotency_key: str | None,
     ) -> types.AppendThreadItemsParams | None:
-        """Return the append of those *items* that are persisted, with the metadata derived from them; None if none is."""
+        """Return the append of the persisted *items* and the metadata derived from them; None if none is persisted."""
         canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
         if not canonical:
             return None
@@ -213,9 +210,9 @@ class LiveThread:
         )
 
     def note_started(self, model: str | None = None) -> None:
-        """Emit `ThreadInitialized`, once: the thread will not be discarded. *model* is the one that its items name.
+        """Emit `ThreadInitialized`, once. The first accepted change calls it, or the guard's commit.
 
-        The first accepted change does so, and the guard that commits.
+        *model*: the model named by the items, if the event has none.
         """
         event, self._start_event = self._start_event, None
         if event is not None:
@@ -225,8 +222,8 @@ class LiveThread:
 class LiveThreadInitGuard:
     """Owns a thread while its session's start can still fail.
 
-    Leaving the block without `commit` discards the thread: no file, no row, no key is left of it, unless an item
-    was accepted.
+    Leaving the block without `commit` discards the thread. It leaves no file, row or Redis key unless an item was
+    accepted.
 
         async with LiveThreadInitGuard(await LiveThread.create(store, params)) as guard:
             await start_everything_else()
@@ -246,23 +243,23 @@ class LiveThreadInitGuard:
 
     @property
     def thread(self) -> LiveThread | None:
-        """The guarded thread; None once committed or discarded."""
+        """The guarded thread, or None after `commit` or `discard`."""
         return self._thread
 
     def commit(self) -> LiveThread:
         """Hand the thread over to the session.
 
         Raises:
-            RuntimeError: it was committed or discarded before.
+            RuntimeError: the guard was committed or discarded before.
         """
         if self._thread is None:
-            raise RuntimeError("this guard no longer owns a thread")
+            raise RuntimeError("this guard no longer owns a thread: it was committed or discarded")
         thread, self._thread = self._thread, None
         thread.note_started()
         return thread
 
     async def discard(self) -> None:
-        """Discard the thread, if still owned. A failure is logged: the session's own error matters more."""
+        """Discard the thread if it is still owned. A failure is logged: the session's own error matters more."""
         thread, self._thread = self._thread, None
         if thread is None:
             return

@@ -1,6 +1,6 @@
-"""`ThreadMetadataSync`: derives a thread's metadata from its items, for live threads and for rollouts that are read.
+"""`ThreadMetadataSync`: derives a thread's metadata from its items, as they are appended or read from a rollout.
 
-`LiveThread` owns one and sends what it derives with each append; whoever reads a rollout runs the same over its lines.
+`LiveThread` sends the derived patch with each append, and a reader of a rollout derives the same patches from its lines.
 Stores only apply patches. The rules are codex's (``thread-store/src/thread_metadata_sync.rs``), except that times come
 from the lines and not from the clock, so that reading a rollout again gives the same metadata.
 """
@@ -28,56 +28,56 @@ from livethread.types import CreateThreadParams
 
 IMAGE_ONLY_PREVIEW: Final = "[Image]"
 
-#: What the first ``session_meta`` fixes for good.
-_FIXED: Final = ("session_id", "forked_from_id", "parent_thread_id", "originator")
+#: Fields that only the first ``session_meta`` sets.
+_FIXED_FIELDS: Final = ("session_id", "forked_from_id", "parent_thread_id", "originator")
 
-#: Line types, and frequent events, that state no fact: skipped at once.
-_STATING: Final = frozenset({"session_meta", "turn_context", "event_msg"})
-_SILENT_EVENTS: Final = ("agent_message", "agent_reasoning", "task_complete")
+#: Line types that may state facts, and frequent events that never do.
+_FACT_TYPES: Final = frozenset({"session_meta", "turn_context", "event_msg"})
+_FACTLESS_EVENTS: Final = ("agent_message", "agent_reasoning", "task_complete")
 
-#: Fields whose length a patch limits, and a length that surely fits.
-_LIMITED: Final = frozenset({"source", "thread_source"})
-_SURELY_FITS: Final = 100
+#: Fields whose length a patch limits, and a length within the limit.
+_LIMITED_FIELDS: Final = frozenset({"source", "thread_source"})
+_SAFE_LENGTH: Final = 100
 
 
 class ThreadMetadataSync:
     """Collects the facts that a thread's items state, in order, and turns them into literal patches.
 
-    A first-wins fact is left out once it is known to be set. A last-wins fact is in the patch whenever an item states
-    it: another writer may have changed it since, and only the order of the tasks can tell.
+    A patch omits a first-wins fact that is known to be set. It always includes a last-wins fact: another writer may have
+    changed it since, and only the order of the tasks decides.
     """
 
     def __init__(self, thread_id: str, set_fields: Iterable[str] = ()) -> None:
-        """Start a thread of whose first-wins facts *set_fields* are set."""
+        """Start with a thread that has values for *set_fields*; only first-wins fields matter."""
         self.thread_id = thread_id
         self._set_fields = FIRST_WINS.intersection(set_fields)
         self._facts: dict[str, Any] = {}
 
     @classmethod
     def for_new(cls, params: CreateThreadParams) -> Self:
-        """Start with a new thread, whose creation states its working directory if it has one."""
+        """Start with a new thread. Its creation sets the working directory, if it has one."""
         return cls(params.thread_id, {"cwd"} if params.cwd else ())
 
     @classmethod
     def for_stored(cls, thread: StoredThread) -> Self:
-        """Start where a stored thread stands."""
+        """Start with a stored thread."""
         return cls(thread.thread_id, (name for name in FIRST_WINS if getattr(thread, name)))
 
     def derive(self, items: Iterable[RolloutItem], appended_at: datetime) -> MetadataUpdate | None:
-        """Return the patch of what *items* state, or None; *appended_at* is the time of items without one of their own."""
+        """Return the patch derived from *items*, or None; *appended_at* is the time of items that have none."""
         for item in items:
-            if item.type in _STATING:
+            if item.type in _FACT_TYPES:
                 self.add(item.type, item.payload, parse_time(item.timestamp) or appended_at)
         return self.take()
 
     def add(self, kind: str, payload: Any, at: datetime) -> None:
-        """Collect the facts of one line of type *kind*, written *at*."""
-        if kind not in _STATING or not isinstance(payload, dict):
+        """Collect the facts stated by a line of type *kind* from the time *at*."""
+        if kind not in _FACT_TYPES or not isinstance(payload, dict):
             return
-        if kind == "event_msg" and payload.get("type") in _SILENT_EVENTS:
+        if kind == "event_msg" and payload.get("type") in _FACTLESS_EVENTS:
             return
         facts = self._facts
-        for name, value in self._stated(kind, payload, at).items():
+        for name, value in self._facts_of(kind, payload, at).items():
             if name in FIRST_WINS and (name in self._set_fields or name in facts):
                 continue
             if not _fits(name, value):
@@ -91,7 +91,7 @@ class ThreadMetadataSync:
                     facts[name] = value
 
     def take(self) -> MetadataUpdate | None:
-        """Return the patch of the facts collected since the last call; None if there were none."""
+        """Return the patch of the facts collected since the last call, or None if there are none."""
         facts, self._facts = self._facts, {}
         patch = _patch_of(facts) if facts else None
         if patch is None or patch.is_empty():
@@ -99,13 +99,13 @@ class ThreadMetadataSync:
         return MetadataUpdate.model_validate({"patch": patch, "only_if_unset": FIRST_WINS & patch.model_fields_set})
 
     def confirm(self, update: MetadataUpdate) -> None:
-        """Note that *update* certainly takes effect: its first-wins facts need not be sent again.
+        """Stop sending the first-wins facts of *update*, which certainly takes effect.
 
-        Not for an append with an idempotency key, which may be a repetition without effect.
+        Do not call it for an append with an idempotency key: a repetition has no effect.
         """
         self._set_fields |= update.only_if_unset
 
-    def _stated(self, kind: str, payload: dict[str, Any], at: datetime) -> dict[str, Any]:
+    def _facts_of(self, kind: str, payload: dict[str, Any], at: datetime) -> dict[str, Any]:
         match kind, payload.get("type"):
             case "session_meta", _ if payload.get("id") == self.thread_id:  # a fork also holds its parent's
                 return _from_session_meta(payload)
@@ -126,14 +126,14 @@ class ThreadMetadataSync:
 
 
 def thread_of_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> StoredThread:
-    """Return the thread that begins with its own ``session_meta``; *at* is the time of that line."""
+    """Return the thread that *meta*, its first ``session_meta``, describes; *at* is the time of the line."""
     created_at = parse_time(meta.get("timestamp")) or at
     thread = StoredThread(
         thread_id=thread_id,
         created_at=created_at,
         updated_at=created_at,
         recency_at=created_at,
-        **{key: meta[key] for key in _FIXED if isinstance(meta.get(key), str)},
+        **{key: meta[key] for key in _FIXED_FIELDS if isinstance(meta.get(key), str)},
     )
     sync = ThreadMetadataSync(thread_id)
     sync.add("session_meta", meta | {"id": thread_id}, at)
@@ -153,7 +153,7 @@ def _from_session_meta(meta: dict[str, Any]) -> dict[str, Any]:
     if created_at := parse_time(meta.get("timestamp")):
         facts["created_at"] = created_at
     if isinstance(git := meta.get("git"), dict):
-        # A git object states all three; only its absence keeps what an earlier line stated.
+        # A git object replaces all three fields; only its absence keeps earlier values.
         facts["git_info"] = GitInfoPatch(
             sha=_text(git, "commit_hash"), branch=_text(git, "branch"), origin_url=_text(git, "repository_url")
         )
@@ -194,14 +194,14 @@ def _from_token_count(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Whether a patch accepts *value*: an item may hold anything, and must not displace an earlier value that fits."""
-    if type(value) is str and (name not in _LIMITED or 0 < len(value) <= _SURELY_FITS):
+    """Whether a patch accepts *value*. Items may hold any value, and a bad one must not displace a good one."""
+    if type(value) is str and (name not in _LIMITED_FIELDS or 0 < len(value) <= _SAFE_LENGTH):
         return True
     return value is None or isinstance(value, datetime | GitInfoPatch) or not _patch_of({name: value}).is_empty()
 
 
 def _patch_of(facts: dict[str, Any]) -> ThreadMetadataPatch:
-    """Return the patch of those *facts* that fit their fields."""
+    """Return the patch of the *facts* that their fields accept."""
     try:
         return ThreadMetadataPatch(**facts)
     except InvalidRequest:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class InitializationMode(StrEnum):
-    """How a thread came to be open."""
+    """How a thread was opened."""
 
     NEW = "new"
     FORKED = "forked"
@@ -53,7 +53,7 @@ class ThreadInitialized:
     forked_from_id: str | None
     #: None until an item names it.
     model: str | None
-    #: Whether the session does not mean to keep the thread; None if unknown.
+    #: Whether the session does not intend to keep the thread; None if unknown.
     ephemeral: bool | None
     created_at: datetime
     client_name: str
@@ -61,7 +61,7 @@ class ThreadInitialized:
 
     @classmethod
     def of_new(cls, params: CreateThreadParams) -> Self:
-        """Return the event of a thread that is created, or forked."""
+        """Return the event of a new or forked thread."""
         return cls(
             thread_id=params.thread_id,
             session_id=params.session_id or params.thread_id,
@@ -80,7 +80,7 @@ class ThreadInitialized:
 
     @classmethod
     def of_resumed(cls, thread: StoredThread) -> Self:
-        """Return the event of a thread that is reopened."""
+        """Return the event of a reopened thread."""
         return cls(
             thread_id=thread.thread_id,
             session_id=thread.session_id,
@@ -109,7 +109,7 @@ def subagent_label(source: str | dict[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ItemsAppended:
-    """Items were accepted, in order; with an idempotency key they may be a repetition that changes nothing."""
+    """Items were accepted, in order. With an idempotency key they may repeat an append, and change nothing."""
 
     action: ClassVar[str] = "items_appended"
 
@@ -122,7 +122,7 @@ class ItemsAppended:
 
 @dataclass(frozen=True, slots=True)
 class MetadataUpdated:
-    """A metadata patch, explicit or derived, was accepted, in order."""
+    """An explicit or a derived patch was accepted, in order."""
 
     action: ClassVar[str] = "metadata_updated"
 
@@ -140,7 +140,7 @@ class MetadataUpdated:
 class TasksApplied:
     """Everything up to *position* is durable, or was dropped from a parked thread.
 
-    A worker may be quicker than Redis' answer to the append: this event may precede its `ItemsAppended`.
+    If a worker is faster than Redis' answer, this event precedes the append's `ItemsAppended`.
     """
 
     action: ClassVar[str] = "tasks_applied"
@@ -161,7 +161,7 @@ class ThreadParkedEvent:
 
 ThreadEvent = ThreadInitialized | ItemsAppended | MetadataUpdated | TasksApplied | ThreadParkedEvent
 
-#: Frequent events are debug lines, rare ones are worth a line in production.
+#: Log levels: production sees only the rare events.
 _LEVELS: dict[type[ThreadEvent], int] = {
     ThreadInitialized: logging.INFO,
     ItemsAppended: logging.DEBUG,
@@ -187,11 +187,11 @@ class Observers:
         return lambda: self._observers.pop(subscription, None) and None
 
     def wants(self, kind: type[ThreadEvent]) -> bool:
-        """Whether an event of this *kind* reaches anyone: lets callers skip frequent events that nobody receives."""
+        """Whether any observer or log receives events of this *kind*. If not, callers need not make them."""
         return bool(self._observers) or logger.isEnabledFor(_LEVELS[kind])
 
     def emit(self, event: ThreadEvent) -> None:
-        """Log *event* and hand it to every observer."""
+        """Log *event* and pass it to every observer."""
         level = _LEVELS[type(event)]
         if logger.isEnabledFor(level):
             logger.log(level, event.action, extra={"action": event.action, **asdict(event)})
@@ -203,22 +203,21 @@ class Observers:
 
 
 class JsonLinesObserver:
-    """An observer that appends each event to a file, as one line of JSON: ``at``, ``event`` and the event's fields.
+    """Appends each event to a file as one line of JSON: ``at``, ``event`` and the event's fields.
 
-    Events hold ids and sizes, never contents. Each line is handed to the operating system at once and whole, so that
-    several processes may append to one file.
+    Events hold ids and sizes, never contents. One unbuffered write per line lets several processes share a file.
 
         with JsonLinesObserver("events.jsonl") as observer:
             store.observers.subscribe(observer)
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open *path* for appending, and create it if it is missing.
+        """Open *path* for appending; create it if it is missing.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: *path* cannot be opened.
         """
-        self._file = Path(path).open("ab", buffering=0)  # noqa: SIM115 - it is open as long as the observer
+        self._file = Path(path).open("ab", buffering=0)  # noqa: SIM115 - stays open as long as the observer
 
     def __enter__(self) -> Self:
         return self
@@ -232,5 +231,5 @@ class JsonLinesObserver:
         self._file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
 
     def close(self) -> None:
-        """Close the file; later events are lost, and logged as a failed observer."""
+        """Close the file. Later events are lost, and logged as observer failures."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""The threads that are open in one store: any number of handles share what the store keeps of one."""
+"""The threads that are open in one store. All handles of a thread share one state."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 def taken_over(thread_id: str) -> Conflict:
-    """Return what a writer is told that was fenced."""
+    """Return the `Conflict` for a fenced writer."""
     return Conflict(
-        f"a newer exclusive writer has taken thread {thread_id} over: this change was refused, and what was accepted "
-        "before is kept. Resume the thread, and read what has become of it, to write on"
+        f"a newer exclusive writer took over thread {thread_id}: this change was refused, and changes accepted before "
+        "are kept. To go on, resume the thread and read its present state"
     )
 
 
 class OpenThreads(Generic[T]):
-    """Counts the handles of each open thread."""
+    """The state of each open thread, and how many handles share it."""
 
     def __init__(self) -> None:
         self._open: dict[str, T] = {}
@@ -29,18 +29,18 @@ class OpenThreads(Generic[T]):
         return thread_id in self._open
 
     def get(self, thread_id: str) -> T | None:
-        """Return what is kept of the thread; None where it is not open."""
+        """Return the thread's state, or None if the thread is not open."""
         return self._open.get(thread_id)
 
     def values(self) -> list[T]:
-        """Return what is kept of each thread."""
+        """Return the state of each thread."""
         return list(self._open.values())
 
     def require(self, thread_id: str) -> T:
-        """Return what is kept of the thread.
+        """Return the thread's state.
 
         Raises:
-            ThreadNotFound: it is not open.
+            ThreadNotFound: the thread is not open.
         """
         opened = self._open.get(thread_id)
         if opened is None:
@@ -48,7 +48,7 @@ class OpenThreads(Generic[T]):
         return opened
 
     def open(self, thread_id: str, make: Callable[[], T]) -> T:
-        """Open the thread once more; what is kept of it is made for its first handle."""
+        """Add a handle, and return the thread's state; *make* creates it for the first handle."""
         if thread_id not in self._open:
             self._open[thread_id] = make()
         self._handles[thread_id] = self._handles.get(thread_id, 0) + 1
@@ -59,7 +59,7 @@ class OpenThreads(Generic[T]):
         return self._handles.get(thread_id) == 1
 
     def close(self, thread_id: str) -> bool:
-        """Close one handle; return whether it was the last."""
+        """Remove a handle; return whether it was the last."""
         if thread_id not in self._open:
             return False
         self._handles[thread_id] -= 1

@@ -1,7 +1,7 @@
-"""Ordered tasks: what stands in a mailbox, and what a store applies to its files.
+"""Ordered tasks: the changes that mailboxes hold and stores apply.
 
-A task is a header (JSON) and, where it appends, the encoded lines. Its identity is its writer and the
-writer's counter; its position only orders it.
+A task is a JSON header and, for an append, the encoded lines. Its writer and counter identify it; its position only
+orders it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from livethread.types import IdempotencyKey, Position
 
 
 def _require_op(schema: dict[str, Any]) -> None:
-    """Say in a JSON schema that ``op`` must stand on the wire; in Python the class says it."""
+    """Require ``op`` in the JSON schema: on the wire it selects the class."""
     del schema["properties"]["op"]["default"]
     schema["required"] = ["op", *schema["required"]]
 
 
 class _Header(Model):
-    """What a mailbox entry says of its task, beside the lines."""
+    """A task without its lines."""
 
     model_config = ConfigDict(json_schema_extra=_require_op)
 
@@ -38,7 +38,7 @@ class CreateThread(_Header):
 
     op: Literal["create_thread"] = "create_thread"
     at: UtcTime
-    #: Payload of the first line. The store needs its ``id``, which is the thread's; codex the other required keys.
+    #: Payload of the first line. Its ``id`` is the thread's; codex needs the other required keys.
     session_meta: Annotated[dict[str, Any], WithJsonSchema(SESSION_META_SCHEMA)]
 
 
@@ -55,24 +55,24 @@ class UpdateThreadMetadata(_Header, MetadataUpdate):
     """Apply a literal patch."""
 
     op: Literal["update_thread_metadata"] = "update_thread_metadata"
-    #: Whether the patch was derived from the items of the writer's task directly before. It leaves no line, and has an
-    #: effect only if that append wrote its lines.
+    #: Whether the patch was derived from the items of the writer's previous task, an append. A derived patch leaves no
+    #: line, and takes effect only if that append wrote its lines.
     derived: bool = False
     at: UtcTime
 
     @classmethod
     def of(cls, update: MetadataUpdate, *, at: datetime, derived: bool = False) -> Self:
-        """Return the task of *update*."""
+        """Return the task that applies *update*."""
         return cls(at=at, patch=update.patch, only_if_unset=update.only_if_unset, derived=derived)
 
     @field_serializer("patch")
     def _present_fields(self, patch: ThreadMetadataPatch) -> dict[str, Any]:
-        """Leave out what the patch leaves: as null it would clear."""
+        """Omit absent fields: null would clear them."""
         return patch.to_wire()
 
 
 class ArchiveThread(_Header):
-    """Move the rollout to the archived ones."""
+    """Move the rollout to the folder of archived rollouts."""
 
     op: Literal["archive_thread"] = "archive_thread"
     at: UtcTime
@@ -86,23 +86,23 @@ class UnarchiveThread(_Header):
 
 
 class DeleteThread(_Header):
-    """Remove everything of the thread; nothing is accepted behind it."""
+    """Remove everything that is stored of the thread; no later task is accepted."""
 
     op: Literal["delete_thread"] = "delete_thread"
     at: UtcTime
 
 
 TaskHeader = CreateThread | AppendItems | UpdateThreadMetadata | ArchiveThread | UnarchiveThread | DeleteThread
-#: Reads the field ``task`` of a mailbox entry.
+#: Parses the field ``task`` of a mailbox entry.
 TASK_HEADER: TypeAdapter[TaskHeader] = TypeAdapter(Annotated[TaskHeader, Field(discriminator="op")])
 
-#: How the header of an append begins, as our own clients write it, and the longest that is remembered.
-_APPEND_BEGINS: Final = b'{"op":"append_items",'
-_REMEMBERED_BYTES: Final = 100
+#: Start of an append's header as our clients write it, and the longest header that is cached.
+_APPEND_PREFIX: Final = b'{"op":"append_items",'
+_MAX_CACHED_BYTES: Final = 100
 
 
 class EncodedTask(NamedTuple):
-    """A task as it travels, and what must be known of it on its way."""
+    """A task, encoded for its mailbox."""
 
     op: str
     #: The mailbox entry's fields ``task`` and ``lines``.
@@ -113,7 +113,7 @@ class EncodedTask(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that travel."""
+        """Bytes of header and lines."""
         return len(self.header) + len(self.lines)
 
 
@@ -121,7 +121,7 @@ class OrderedTask(NamedTuple):
     """One change of one thread."""
 
     header: TaskHeader
-    #: Encoded lines without their ends, as `encode_line` returns them; of an `AppendItems` only.
+    #: Encoded lines without line ends, as `encode_line` returns them; only for `AppendItems`.
     lines: tuple[bytes, ...] = ()
 
     @property
@@ -133,7 +133,7 @@ class OrderedTask(NamedTuple):
         r"""Return header and lines as a mailbox entry's fields ``task`` and ``lines`` (joined by ``\n``).
 
         Raises:
-            InvalidRequest: a field holds what is not JSON.
+            InvalidRequest: a field's value is not JSON.
             ResourceExhausted: the header is longer than `MAX_TASK_BYTES`.
         """
         try:
@@ -142,14 +142,14 @@ class OrderedTask(NamedTuple):
         except (PydanticSerializationError, UnicodeError) as error:
             raise InvalidRequest(f"{type(self.header).__name__}: {error}") from None
         if len(header) > MAX_TASK_BYTES:
-            raise ResourceExhausted(f"a task of more than {MAX_TASK_BYTES} bytes")
+            raise ResourceExhausted(f"the change takes more than {MAX_TASK_BYTES} bytes; make it smaller")
         return header, b"\n".join(self.lines)
 
     def encode(self) -> EncodedTask:
-        """Return the task as it travels.
+        """Return the task, encoded for its mailbox.
 
         Raises:
-            InvalidRequest: a field holds what is not JSON.
+            InvalidRequest: a field's value is not JSON.
             ResourceExhausted: the header is longer than `MAX_TASK_BYTES`.
         """
         header = self.header
@@ -158,16 +158,16 @@ class OrderedTask(NamedTuple):
 
     @classmethod
     def from_wire(cls, task: bytes, lines: bytes) -> OrderedTask:
-        """Return the task that a mailbox entry holds.
+        """Return the task that a mailbox entry's fields ``task`` and ``lines`` hold.
 
         Raises:
-            InvalidRequest: it holds none.
+            InvalidRequest: they hold no task.
         """
-        is_short = len(task) <= _REMEMBERED_BYTES and task.startswith(_APPEND_BEGINS)
+        is_cached = len(task) <= _MAX_CACHED_BYTES and task.startswith(_APPEND_PREFIX)
         try:
-            header = _append_header(task) if is_short else TASK_HEADER.validate_json(task)
+            header = _append_header(task) if is_cached else TASK_HEADER.validate_json(task)
         except ValidationError as error:
-            # What the entry holds may be contents: they reach no log and no event.
+            # Without the values: they may be contents, which no log and no event may hold.
             problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['type']}" for p in error.errors())
             raise InvalidRequest(f"not a task: {problems}") from None
         except InvalidRequest as error:
@@ -176,7 +176,7 @@ class OrderedTask(NamedTuple):
 
 
 def encode_append(at: datetime, lines: tuple[bytes, ...], idempotency_key: str | None) -> EncodedTask:
-    """Return the append of *lines* as it travels. Appends within one millisecond share one encoded header."""
+    """Return an append of *lines*, encoded for its mailbox. Appends within a millisecond share one encoded header."""
     header = _encoded_header_of_append(at, idempotency_key)
     return EncodedTask("append_items", header, b"\n".join(lines), idempotency_key)
 
@@ -188,12 +188,12 @@ def _encoded_header_of_append(at: datetime, idempotency_key: str | None) -> byte
 
 @lru_cache(maxsize=1024)
 def _append_header(task: bytes) -> TaskHeader:
-    """Return an append's header. It says its millisecond, little else: under load many are the same, and are read once."""
+    """Parse an append's header. It holds little but its millisecond, so under load many are equal."""
     return TASK_HEADER.validate_json(task)
 
 
 class MailboxEntry(NamedTuple):
-    """A task in its place."""
+    """A task in its thread's order."""
 
     position: Position
     writer: str

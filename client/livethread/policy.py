@@ -1,4 +1,4 @@
-"""The persistence policy: which items are stored. `LiveThread` drops the others.
+"""The persistence policy: which items are stored. `LiveThread` drops all others.
 
 The rules are codex's (``rollout/src/policy.rs``); line types that codex does not know are kept.
 """
@@ -62,9 +62,9 @@ _COMPLETED_ITEMS: Final = frozenset({"plan", "sleep"})
 
 
 def is_persisted(item: RolloutItem, history_mode: str | None = None) -> bool:
-    """Whether *item* belongs into a rollout of this *history_mode*.
+    """Whether *item* belongs in a rollout of this *history_mode*.
 
-    Codex reads the conversation of a paginated rollout from its ``item_completed`` events.
+    codex reads the conversation of a paginated rollout from its ``item_completed`` events.
     """
     match item.type:
         case "response_item":

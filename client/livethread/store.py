@@ -1,8 +1,8 @@
-"""The boundary between session code and storage.
+"""The contract between session code and storage.
 
-A thread is addressed by its id alone; nothing else about it is a durable handle. `LocalThreadStore` writes
-files and index in this process, `QueuedThreadStore` hands tasks to workers, `InMemoryThreadStore` serves
-tests; `tests/store_spec` holds all of them to this contract.
+A thread's id is its only durable handle. `LocalThreadStore` writes rollouts and index in this process,
+`QueuedThreadStore` sends tasks to workers, `InMemoryThreadStore` serves tests; `tests/store_spec` holds all of them to
+this contract.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from livethread.observers import Observers
 class ThreadReader(Protocol):
     """The operations that change nothing.
 
-    A read of one thread sees what this store had accepted of it before. A listing or a search shows threads as
-    they stand: what is not applied yet is not in it.
+    A read of one thread includes every task that this store accepted before. Listings and searches show only what is
+    applied.
     """
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return a thread's persisted items, in order.
 
         Raises:
-            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+            ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
         """
         ...
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
-        """Return a thread's metadata, and its history where asked for.
+        """Return a thread's metadata, and its history on request.
 
         Raises:
-            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+            ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
         """
         ...
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
-        """Return the thread whose rollout this is, by its path relative to the home or absolute within it.
+        """Return the thread of the rollout at a path, relative to the home or absolute within it.
 
         Raises:
-            InvalidRequest: the path leads out of the home, or is no rollout's.
-            ThreadNotFound: there is no such file, or the thread is archived and that was not asked for.
+            InvalidRequest: the path leads out of the home, or does not name a rollout.
+            ThreadNotFound: no such file, or the thread is archived and *params* exclude archived threads.
             Unsupported: the store keeps no files.
         """
         ...
@@ -52,43 +52,43 @@ class ThreadReader(Protocol):
         ...
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of the threads in which a text occurs."""
+        """Return one page of the threads that match a full-text query."""
         ...
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
-        """Return one page of a thread's turns, without those that were rolled back.
+        """Return one page of a thread's turns, without turns that were rolled back.
 
-        A cursor stays good while the thread grows: to follow `TurnPage.next_cursor` to its end meets every turn once.
+        A cursor stays valid while the thread grows: following `TurnPage.next_cursor` to its end returns each turn once.
 
         Raises:
-            ThreadNotFound: no such thread, or it is archived and that was not asked for.
-            InvalidRequest: the cursor is none of a thread's turns.
+            ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
+            InvalidRequest: the cursor is not from a page of turns.
         """
         ...
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
-        """Return one page of a thread's items, or of those of one turn.
+        """Return one page of the items of a thread, or of one of its turns.
 
-        A cursor stays good while the thread grows: to follow `ItemPage.next_cursor` to its end meets every item once.
+        A cursor stays valid while the thread grows: following `ItemPage.next_cursor` to its end returns each item once.
 
         Raises:
-            ThreadNotFound: no such thread, or it is archived and that was not asked for.
-            InvalidRequest: the thread has no such turn, or the cursor is none of its items.
+            ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
+            InvalidRequest: the thread has no such turn, or the cursor is not from a page of its items.
         """
         ...
 
 
 @runtime_checkable
 class ThreadStore(ThreadReader, Protocol):
-    """Everything session code asks of storage.
+    """Everything that session code needs from storage.
 
-    Operations of one thread take effect in the order in which they are called. Those that store something
-    return a `Receipt` once they are ordered and accepted; `flush_thread` returns once they are durable.
+    Operations on one thread take effect in the order in which they are called. A change returns a `Receipt` once it is
+    ordered and accepted; `flush_thread` returns once it is durable.
     """
 
     @property
     def observers(self) -> Observers:
-        """Where this store reports what happens to its threads."""
+        """The observers of this store's events."""
         ...
 
     async def create_thread(self, params: types.CreateThreadParams) -> None:
@@ -100,30 +100,30 @@ class ThreadStore(ThreadReader, Protocol):
         ...
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
-        """Open an existing thread for appends and return what is stored of it.
+        """Open an existing thread for appends and return its metadata.
 
-        Opened with ``exclusive``, it has everything that older writers in other stores had accepted, and they get
-        `Conflict` for their later appends, patches and other changes.
+        With ``exclusive``, the opening fences older writers in other stores: tasks accepted from them come before it, and
+        their later changes are refused with `Conflict`.
 
         Raises:
-            ThreadNotFound: no such thread, or it is archived and that was not asked for.
+            ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
         """
         ...
 
     async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
         """Append canonical items to an open thread: all of them, in order, or none.
 
-        A raw append changes history, and ``updated_at``, alone. With ``metadata`` it is shorthand for calling
-        `update_thread_metadata` right after it, with nothing in between: both are accepted or neither, and the patch has
-        no effect if the append repeats an idempotency key. The receipt's position is that of the last of the two. The
-        persistence policy is the caller's to apply (`LiveThread` does).
+        An append without ``metadata`` changes only the history and ``updated_at``. With ``metadata`` it is shorthand for
+        calling `update_thread_metadata` right after it, with nothing in between: both are accepted or neither, the
+        receipt has the patch's position, and the patch has no effect if the append repeats an idempotency key. The
+        caller applies the persistence policy, as `LiveThread` does.
 
         Raises:
             ThreadNotFound: the thread is not open in this store.
             InvalidRequest: an item cannot be stored.
             ResourceExhausted: an item is too large, or the thread has too many unapplied tasks.
-            Conflict: another position than the expected one was reached, or a newer exclusive writer took over.
-            Unavailable: nothing answered in time.
+            Conflict: the thread's last position is not the expected one, or a newer exclusive writer took over.
+            Unavailable: Redis did not answer in time.
         """
         ...
 
@@ -150,22 +150,22 @@ class ThreadStore(ThreadReader, Protocol):
         ...
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
-        """Close the writer; a thread without an accepted task leaves no file, row or key. Idempotent."""
+        """Close the writer; a thread without an accepted task leaves no file, row or Redis key. Idempotent."""
         ...
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Apply a literal patch, in order with the thread's appends. The thread need not be open.
 
         Raises:
-            ThreadNotFound: no such thread, or it is not open, archived, and that was not asked for.
+            ThreadNotFound: no such thread, or it is archived, not open, and *params* exclude archived threads.
         """
         ...
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
-        """Archive a thread, in order with its appends; to archive it again changes nothing.
+        """Archive a thread, in order with its appends; archiving it again changes nothing.
 
-        The thread need not be open, and handles that are open stay so: what they append is stored, and the thread
-        stays archived until it is unarchived.
+        The thread need not be open. Open handles stay open and can append; the thread stays archived until it is
+        unarchived.
 
         Raises:
             ThreadNotFound: no such thread.
@@ -173,7 +173,7 @@ class ThreadStore(ThreadReader, Protocol):
         ...
 
     async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
-        """Make an archived thread active again, in order with its appends; one that is active stays as it is.
+        """Make an archived thread active again, in order with its appends; an active thread does not change.
 
         Raises:
             ThreadNotFound: no such thread.
@@ -183,10 +183,9 @@ class ThreadStore(ThreadReader, Protocol):
     async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Delete a thread, archived or not: its history, its names and its metadata, in order with its appends.
 
-        What was accepted before goes with it. Whatever is asked of the thread from then on is
-        answered with `ThreadNotFound`, by handles that are open, too. Threads that it spawned stay as they are; their
-        ``parent_thread_id`` then names nobody. Do not use the id again: a store whose tasks travel refuses it while
-        tasks of the deleted thread may still be on their way.
+        Tasks accepted before are deleted with it. Later operations raise `ThreadNotFound`, also through open handles.
+        Threads that it spawned do not change: their ``parent_thread_id`` then names a missing thread. Do not reuse the
+        id: a queued store refuses it while tasks of the deleted thread may still be in transit.
 
         Raises:
             ThreadNotFound: no such thread.

@@ -18,7 +18,7 @@ _UUID_IN_ANY_CASE: Final = _CANONICAL_UUID.pattern.replace("a-f", "A-Fa-f")
 CANONICAL_ID_SCHEMA: Final = {"type": "string", "format": "uuid", "pattern": f"^{_CANONICAL_UUID.pattern}$"}
 
 
-@lru_cache(maxsize=1024)  # a session names the same thread all the time
+@lru_cache(maxsize=1024)  # a session passes the same id with every call
 def _canonical(value: str) -> str:
     text = value.lower()
     if _CANONICAL_UUID.fullmatch(text) is None:
@@ -26,8 +26,8 @@ def _canonical(value: str) -> str:
     return text
 
 
-#: A UUID in its canonical lower-case form. Every entry checks it, so no other text can reach a path, a Redis key or a
-#: query.
+#: A UUID in its canonical lower-case form. Every operation checks it, so no other text can reach a path, a Redis key or
+#: a query.
 ThreadId = Annotated[
     str,
     AfterValidator(_canonical),

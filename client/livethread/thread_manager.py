@@ -1,4 +1,4 @@
-"""One entry point for threads, whether this process has them loaded or not."""
+"""`ThreadManager`: one entry point for threads, loaded in this process or not."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from livethread.store import ThreadStore
 class ThreadManager:
     """Keeps the open threads of one process, and routes metadata changes.
 
-    A change of a loaded thread goes through its `LiveThread`, after the changes that are pending there; a change of
-    any other thread goes straight to the store. Either way the change is one ordered task of the thread.
+    A change to a loaded thread goes through its `LiveThread`, after the changes pending there. A change to any other
+    thread goes straight to the store. Either way, it is one task in the thread's order.
     """
 
     def __init__(self, store: ThreadStore) -> None:
@@ -26,11 +26,11 @@ class ThreadManager:
         return self._load(await LiveThread.create(self._store, params))
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> LiveThread:
-        """Return the loaded thread, or reopen it and keep it loaded. An exclusive one is always reopened, to fence others."""
+        """Return the loaded thread, or reopen it and keep it loaded. An exclusive opening always reopens it."""
         if (thread := self.get(params.thread_id)) and not params.exclusive:
             return thread
         resumed = await LiveThread.resume(self._store, params)
-        if thread := self.get(params.thread_id):  # resumed meanwhile; both share one writer
+        if thread := self.get(params.thread_id):  # another call resumed it; both handles share one writer
             await resumed.discard()
             return thread
         return self._load(resumed)
@@ -63,7 +63,7 @@ class ThreadManager:
         """Flush and close all loaded threads concurrently.
 
         Raises:
-            ExceptionGroup: some could not be flushed; they stay loaded.
+            ExceptionGroup: some threads could not be flushed; they stay loaded.
         """
         outcomes = await asyncio.gather(*(thread.shutdown() for thread in self.loaded()), return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]

@@ -31,7 +31,7 @@ from livethread.model import format_time, utc_now
 #: For tests of fences: stores that can share a home and its epochs.
 FENCED = pytest.mark.parametrize("kind", [LOCAL, QUEUED])
 
-TAKEN_OVER = "a newer exclusive writer has taken thread"
+TAKEN_OVER = "a newer exclusive writer took over thread"
 
 
 async def resume(store: ThreadStore, thread_id: str, *, exclusive: bool = False) -> None:

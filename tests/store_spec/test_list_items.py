@@ -239,7 +239,7 @@ async def test_a_cursor_of_threads_of_results_or_of_turns_is_refused(store: Thre
 
     for cursor in (listed.next_cursor, found.next_cursor, turns.next_cursor):
         assert cursor is not None
-        with pytest.raises(InvalidRequest, match="this is the cursor of"):
+        with pytest.raises(InvalidRequest, match="this cursor is for"):
             await item_page(store, thread_id, cursor=cursor)
 
 

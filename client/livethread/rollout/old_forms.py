@@ -1,14 +1,14 @@
-"""Rollouts from before September 2025, read as those since: what today's codex finds empty has a history again.
+"""Converts lines of rollouts from before September 2025, in which today's codex finds no history.
 
-Their first line is a bare ``session_meta``, their items stand without ``type`` and ``payload`` around them, half of
-their lines are ``{"record_type": "state"}``, and nothing but messages says what was said.
+Their first line is a bare ``session_meta``, their items have no ``type`` and ``payload`` around them, half of their
+lines are ``{"record_type": "state"}``, and no events accompany the messages.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-#: What a line held then: the kinds of response items.
+#: Kinds of response items that a line may hold.
 _KINDS: Final = frozenset({
     "message",
     "reasoning",
@@ -20,12 +20,12 @@ _KINDS: Final = frozenset({
     "web_search_call",
 })
 
-#: Role of a message -> the event that says the same today.
+#: Role of a message -> the event that codex writes with it today.
 _EVENTS: Final = {"user": "user_message", "assistant": "agent_message"}
 
 
 def modern_record(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return an old line's *record* in today's form; None where it is no line of an old rollout, or holds no item."""
+    """Return *record* in today's form, or None if it is not an item or ``session_meta`` in the old form."""
     if "payload" in record or "record_type" in record:
         return None
     kind = record.get("type")
@@ -37,13 +37,13 @@ def modern_record(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def event_of_message(payload: Any) -> dict[str, Any] | None:
-    """Return the event that codex would write today beside a message; None for all but a person's and the agent's."""
+    """Return the event that codex writes today with a message of a user or the agent; otherwise None."""
     if not isinstance(payload, dict) or payload.get("type") != "message":
         return None
     role = payload.get("role")
     event = _EVENTS.get(role) if isinstance(role, str) else None
     text = message_text(payload.get("content"))
-    if event is None or not text or text.startswith("<"):  # what the harness tells the model in the user's name
+    if event is None or not text or text.startswith("<"):  # context that the harness adds in the user's name
         return None
     return {"type": event, "message": text}
 

@@ -1,4 +1,4 @@
-"""What of a thread can be searched, and how a query is read: one set of rules for every store."""
+"""Search rules that all stores share: which texts can be found, and how a query is parsed."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from livethread.errors import InvalidRequest
 from livethread.rollout.old_forms import message_text
 from livethread.rollout.user_message import user_request
 
-#: Stands between characters of scripts that write no spaces, so that each is a word of its own; invisible.
+#: Invisible separator around the characters of scripts without spaces, so that each is a word.
 WORD_BREAK: Final = "\u200b"
 
 _UNSPACED: Final = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff66-\uff9f\U00020000-\U0003ffff])"
 )
-#: Stands between the texts of a listing, so that no term is found across them; U+0000 ends a text for SQLite.
-_BETWEEN: Final = "\x1f"
-_APART: Final = {0: " ", ord(_BETWEEN): " "}
+#: Separates the texts of a listing, so that no term matches across two of them.
+_SEPARATOR: Final = "\x1f"
+#: U+0000 would end a text in SQLite.
+_REPLACEMENTS: Final = {0: " ", ord(_SEPARATOR): " "}
 
 _QUERY_PART: Final = re.compile(r'"([^"]*)"|(\S+)')
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
 class SearchText(NamedTuple):
-    """A message that can be found."""
+    """A searchable message."""
 
     role: str
     text: str
 
     @property
     def digest(self) -> int:
-        """Tells texts of one thread apart: the same words stand in an event and in a response item."""
+        """Identifies a text within its thread: an event and a response item often hold the same one."""
         return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -45,16 +46,16 @@ class Phrase:
     """Words that must follow one another."""
 
     words: tuple[str, ...]
-    #: Whether the last word may go on.
+    #: Whether the last word may be the start of a longer one.
     is_prefix: bool = False
 
 
 def search_text(kind: str, payload: Any) -> SearchText | None:
-    """Return what can be found of an item: what a user or the agent said; None for any other item."""
+    """Return the user's or the agent's message that an item holds, or None."""
     if not isinstance(payload, dict):
         return None
     what = payload.get("type")
-    if what not in ("user_message", "agent_message", "message"):  # most items: told before they are matched
+    if what not in ("user_message", "agent_message", "message"):  # most items, faster than by the match below
         return None
     text, role = "", "assistant"
     match kind, what:
@@ -66,7 +67,7 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
             role = payload["role"]
             text = message_text(payload.get("content"))
             text = user_request(text) if role == "user" else text
-            if text.startswith("<"):  # what the harness tells the model in the user's name
+            if text.startswith("<"):  # context that the harness adds in the user's name
                 return None
         case _:
             return None
@@ -75,10 +76,10 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
 
 
 def parse_query(query: str) -> list[Phrase]:
-    """Return the phrases that a text must all hold: words, ``"quoted phrases"``, and ``prefix*``.
+    """Return the phrases that a text must contain: words, ``"quoted phrases"``, and ``prefix*``.
 
     Raises:
-        InvalidRequest: there is no word in it.
+        InvalidRequest: *query* has no word.
     """
     phrases = [
         Phrase(words, part.endswith("*"))
@@ -91,22 +92,22 @@ def parse_query(query: str) -> list[Phrase]:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of *text* as they are compared: without case and diacritics."""
+    """Return the words of *text* without case and diacritics, for comparison."""
     return _WORD.findall(_folded(spaced(_composed(text))))
 
 
 def folded_term(text: str) -> str:
-    """Return *text* as a listing's search term is compared: without case, and with letters and their marks as one."""
-    return _composed(text).casefold().translate(_APART)
+    """Return a listing's search term without case and composed (NFC), for comparison."""
+    return _composed(text).casefold().translate(_REPLACEMENTS)
 
 
 def listing_text(*texts: str | None) -> str:
-    """Return what a listing's search term is looked for in: the *texts*, compared as `folded_term` is."""
-    return _BETWEEN.join(dict.fromkeys(folded_term(text) for text in texts if text))
+    """Return the text in which a listing looks for a `folded_term`: the distinct *texts*, folded alike."""
+    return _SEPARATOR.join(dict.fromkeys(folded_term(text) for text in texts if text))
 
 
 def spaced(text: str) -> str:
-    """Return *text* with word breaks where its script writes none."""
+    """Return *text* with word breaks around the characters of scripts without spaces."""
     if text.isascii():
         return text
     return _UNSPACED.sub(f"{WORD_BREAK}\\1{WORD_BREAK}", text)
@@ -118,7 +119,7 @@ def _parts(query: str) -> Iterator[str]:
 
 
 def _composed(text: str) -> str:
-    """Return *text* with letters and their marks as one: apart, a mark would end a word."""
+    """Compose letters and their marks: a separate mark would end a word."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 

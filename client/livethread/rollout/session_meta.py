@@ -14,7 +14,7 @@ from livethread.types import CreateThreadParams
 _STRING: Final = {"type": "string"}
 _LABEL: Final = {"type": "string", "minLength": 1, "maxLength": 200}
 
-#: What JSON schemas say of a ``session_meta``'s payload: what codex reads, and everything else as it comes.
+#: JSON schema of a ``session_meta``'s payload: the fields that codex reads. Any others are allowed.
 SESSION_META_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["id", "timestamp", "cwd", "originator", "cli_version"],
@@ -37,7 +37,7 @@ SESSION_META_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-@cache  # to look it up reads the distribution's files
+@cache  # looking it up reads the distribution's files
 def own_version() -> str:
     """Return the version of this package."""
     return version("livethread")
@@ -70,11 +70,11 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
 
 
 def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:
-    """Return *meta* as a complete copy that says what *thread* says now.
+    """Return a complete copy of *meta* with the present values of *thread*.
 
-    codex takes every field of the last own ``session_meta``, so a copy that changes one field must carry the
-    present value of all the others. ``git`` and ``memory_mode`` are those that it keeps where absent; a
-    cleared git is therefore written as an empty object, and so is one that is none where the copy *says_git*.
+    codex takes every field from the thread's last ``session_meta``, so a copy that changes one field must repeat all
+    others. Only ``git`` and ``memory_mode`` keep their values if absent; a cleared git is therefore written as an empty
+    object. *says_git*: write a git object even if there never was one.
     """
     git = thread.git_info.model_dump(exclude_none=True) if thread.git_info else {}
     present: dict[str, Any] = {

@@ -1,10 +1,10 @@
-"""What a user said, in each form in which a rollout holds it."""
+"""User messages, in each form that a rollout may hold."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-#: Editors put their own context before this marker, and the user's words after it.
+#: Editors put their context before this marker and the user's words after it.
 REQUEST_MARKER: Final = "## My request for Codex:"
 
 
@@ -15,9 +15,9 @@ def user_request(message: str) -> str:
 
 
 def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the user message that an ``item_completed`` event holds, as a ``user_message``; None for other items.
+    """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items.
 
-    Paginated threads of codex hold ``item_completed`` events in place of ``user_message``.
+    codex's paginated threads have ``item_completed`` events instead of ``user_message``.
     """
     item = event.get("item")
     if not isinstance(item, dict) or item.get("type") != "UserMessage":

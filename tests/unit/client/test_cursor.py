@@ -42,7 +42,7 @@ def test_a_cursor_holds_the_sort_value_and_the_id(key: ThreadSortKey, value: str
 def test_a_cursor_of_another_key_is_refused_by_name() -> None:
     cursor = encode_cursor(THREAD, ThreadSortKey.CREATED_AT)
 
-    with pytest.raises(InvalidRequest, match="the cursor of a page by created_at, not by updated_at"):
+    with pytest.raises(InvalidRequest, match="this cursor is for created_at, not for updated_at"):
         decode_cursor(cursor, ThreadSortKey.UPDATED_AT)
 
 

@@ -282,10 +282,8 @@ async def test_an_append_that_expects_another_position_is_refused_alone(
 
     results = await outcomes(stale, later)
 
-    assert (type(results[0]), str(results[0])) == (
-        Conflict,
-        f"the thread's last position is {mailboxes.positions(A)[0]}, not 0-7",
-    )
+    last = mailboxes.positions(A)[0]
+    assert (type(results[0]), str(results[0])) == (Conflict, str(Conflict.of_position(last, "0-7")))
     assert results[1] == mailboxes.positions(A)[1]
     assert mailboxes.lines(A) == [b"one", b"later"]
     assert later.n == 2
@@ -619,7 +617,7 @@ async def test_a_fenced_writers_tasks_are_refused_one_by_one(outbox: Outbox, mai
     results = await outcomes(*sent, *submit(outbox, writer, "fenced, too"))
 
     assert [type(result) for result in results] == [Conflict, Conflict, Conflict]
-    assert "a newer exclusive writer has taken thread" in str(results[0])
+    assert "a newer exclusive writer took over thread" in str(results[0])
     assert mailboxes.lines(A) == []
 
 

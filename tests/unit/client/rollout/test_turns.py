@@ -7,7 +7,15 @@ import pytest
 
 from livethread.model import format_time
 from livethread.rollout.item import RolloutItem
-from livethread.rollout.turns import TurnEnd, TurnPhase, TurnPlace, TurnsTakenBack, TurnStart, next_place, stored_turn
+from livethread.rollout.turns import (
+    TurnEnd,
+    TurnPhase,
+    TurnPlace,
+    TurnsRolledBack,
+    TurnStart,
+    next_place,
+    stored_turn,
+)
 from livethread.types import StoredTurn, StoredTurnItemsView, StoredTurnStatus
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -87,7 +95,7 @@ def test_an_end_outside_of_a_turn_that_began_ends_the_one_that_it_names(phase: T
 def test_turns_that_are_rolled_back_leave_none_open(phase: TurnPhase) -> None:
     after = next_place(TurnPlace(phase, "t1"), "thread_rolled_back", {"num_turns": 2}, 7)
 
-    assert after == (TurnPlace(ENDED), TurnsTakenBack(2))
+    assert after == (TurnPlace(ENDED), TurnsRolledBack(2))
 
 
 @pytest.mark.parametrize("payload", [{}, {"num_turns": None}, {"num_turns": "2"}, {"num_turns": 1.5}])

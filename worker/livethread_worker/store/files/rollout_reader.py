@@ -1,4 +1,4 @@
-"""Reads a rollout into the state of its thread: when there is nothing but the file, or more than was committed."""
+"""Reads a rollout into its thread's state, if the index lacks the thread or its last lines."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.old_forms import event_of_message, modern_record
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import Record, key_of, ordinal_of, scan_records, writer_mark
+from livethread_worker.store.files.scan import Record, idempotency_key_of, ordinal_of, scan_records, writer_mark
 from livethread_worker.store.thread_state import ARCHIVED_AT, ThreadState, WriterMark
 
 
 def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
-    """Take in what stands in *file* beyond the state's committed length; return a torn last line, if any.
+    """Add the lines of *file* after the state's committed length to *state*; return a torn last line, if any.
 
-    Lines of ours count as applied, line by line; other lines are adopted. Either way the metadata that
-    follows from them is taken from them: this is how a rollout is read when there is nothing but the file.
+    Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both.
     """
     reader = _Reader(state, datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC))
     torn = None
@@ -41,7 +40,7 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
 
 
 class _Reader:
-    """Takes the records of a rollout into a state, in order."""
+    """Adds the lines of a rollout to a state, in order."""
 
     def __init__(self, state: ThreadState, changed_at: datetime) -> None:
         self._state = state
@@ -51,18 +50,18 @@ class _Reader:
         if state.thread is not None:
             self._sync = ThreadMetadataSync.for_stored(state.thread)
             self._metadata = MetadataState(state.thread, state.explicit_fields)
-        #: The time of a line without one: the time of the line before, or of the file.
+        #: Time of a line without one: the previous line's, or the file's.
         self._at = state.thread.updated_at if state.thread else changed_at
 
     def take(self, record: Record, value: dict[str, Any]) -> None:
-        """Take in one line."""
+        """Add one line."""
         state = self._state
         number = max(state.next_ordinal, ordinal_of(value) or 0)
         state.next_ordinal = number + 1
         if mark := writer_mark(value):
             _count(state, *mark)
-            if (key := key_of(value)) is not None:
-                state.keys.add(key)
+            if (key := idempotency_key_of(value)) is not None:
+                state.idempotency_keys.add(key)
         is_old = "payload" not in value
         if is_old:
             value = modern_record(value) or {}
@@ -83,7 +82,7 @@ class _Reader:
                 self._take_item("event_msg", event, record.offset, number)
 
     def finish(self) -> None:
-        """Apply what the lines have stated."""
+        """Apply the facts of the last lines, and put the thread into the state."""
         if self._metadata is not None:
             self._apply_facts(self._metadata)
             self._state.thread = self._metadata.thread
@@ -93,7 +92,7 @@ class _Reader:
         self._state.note_item(kind, payload, offset, ordinal)
 
     def _take_meta(self, meta: dict[str, Any], at: datetime) -> None:
-        """Take the thread's own ``session_meta``."""
+        """Add a ``session_meta`` of the thread itself, not of a fork's parent."""
         if self._metadata is None:
             thread = thread_of_meta(self._state.thread_id, meta, at)
             self._sync = ThreadMetadataSync.for_stored(thread)
@@ -127,7 +126,7 @@ def _count(state: ThreadState, writer: str, n: int) -> None:
 
 
 def complete_from_home(home: Home, state: ThreadState, names: Mapping[str, str | None]) -> None:
-    """Add what a home says of a thread outside its rollout: its name, and by its folder that it is archived."""
+    """Add what a home holds outside the rollout: the thread's name and, by the folder, whether it is archived."""
     if state.thread is None:
         return
     path = home.root / state.path
@@ -136,10 +135,10 @@ def complete_from_home(home: Home, state: ThreadState, names: Mapping[str, str |
 
 
 def archived_by_folder(home: Home, thread: StoredThread, path: Path) -> StoredThread:
-    """Return *thread* as archived or not, as the folder of its rollout says; somebody else may have moved it."""
+    """Return *thread*, archived if its rollout's folder says so: another program may have moved the file."""
     is_archived = home.is_archived(path)
     if is_archived == (thread.archived_at is not None):
         return thread
-    # To the millisecond, as the index and the lines say times.
+    # In whole milliseconds, as in the index and the lines.
     archived_at = datetime.fromtimestamp(int(path.stat().st_mtime * 1000) / 1000, UTC) if is_archived else None
     return thread.model_copy(update={"archived_at": archived_at})

@@ -1,4 +1,4 @@
-"""Reads rollout lines; a bad one is skipped, as codex does."""
+"""Reads the lines of rollouts. Bad lines have no value: readers skip them, as codex does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from livethread.rollout.lines import KEY_FIELD, decode_line
 
-#: Numbers from here on are nobody's counters: the index holds 64 bits.
+#: Larger numbers are not valid counters or ordinals: the index holds 64 bits.
 MAX_COUNTER: Final = 2**62
 
 _SEQ: Final = re.compile(r"(?P<writer>[!-9;-~]{1,64}):(?P<n>[0-9]{1,18})")
@@ -22,12 +22,12 @@ READ_BYTES: Final = 64 * 1024
 class Record(NamedTuple):
     """One line of a rollout."""
 
-    #: Where the line begins, and its length with its end.
+    #: Where the line begins, and its length with the line end.
     offset: int
     size: int
-    #: The JSON object it holds; None for a line that holds none.
+    #: The line's JSON object; None for a bad line.
     value: dict[str, Any] | None
-    #: Whether the line has its end; only the last one may lack it.
+    #: Whether the line has its line end; only the last one may lack it.
     is_complete: bool = True
 
 
@@ -43,17 +43,17 @@ def scan_records(file: BinaryIO, start: int = 0) -> Iterator[Record]:
 
 
 def scan_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of *file* without their ends."""
+    """Yield the lines of *file* without line ends."""
     return chain.from_iterable(lines for lines, _ in _blocks(file))
 
 
 def _blocks(file: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
-    """Yield lines without their ends, some at a time, and the length of their ends: 0 for a last line without one."""
+    """Yield lists of lines without line ends, with the length of the line end: 0 for an incomplete last line."""
     pieces: list[bytes] = []
     while chunk := file.read(READ_BYTES):
         pieces.append(chunk)
         if b"\n" not in chunk:
-            continue  # joined once: a line may be as long as the file
+            continue  # join the pieces once: a line may be as long as the file
         *lines, rest = b"".join(pieces).split(b"\n")
         pieces = [rest]
         yield lines, 1
@@ -62,9 +62,9 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
 
 
 def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
-    """Yield the lines of *file* between the offsets *start* and *end*, the last one first."""
+    """Yield the lines of *file* between the offsets *start* and *end*, last line first."""
     position, is_last = end, True
-    pieces: list[bytes] = []  # the last one first
+    pieces: list[bytes] = []  # last piece first
     while position > start:
         size = min(READ_BYTES, position - start)
         position -= size
@@ -77,7 +77,7 @@ def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
         offset = position + len(first) + 1 + sum(len(line) + 1 for line in lines)
         for line in reversed(lines):
             offset -= len(line) + 1
-            if line or not is_last:  # behind the last line's end there is nothing
+            if line or not is_last:  # nothing follows the last line's end
                 yield Record(offset, len(line) + (not is_last), decode_line(line), is_complete=not is_last)
             is_last = False
     rest = b"".join(reversed(pieces))
@@ -86,14 +86,14 @@ def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
 
 
 def end_of_lines(file: BinaryIO) -> int:
-    """Return where the last whole line ends: what stands behind it is still being written, or torn."""
+    """Return where the last complete line ends; the rest is torn, or still being written."""
     size = os.fstat(file.fileno()).st_size
     last = next(scan_backward(file, size), None)
     return size if last is None or last.is_complete else last.offset
 
 
 def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:
-    """Return writer and counter of the task that wrote a line; None for a line that is not ours."""
+    """Return the writer and counter of the task that wrote a line, or None if the line is not ours."""
     seq = value.get("seq")
     if not isinstance(seq, str) or ordinal_of(value) is None:
         return None
@@ -101,13 +101,13 @@ def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-def key_of(value: dict[str, Any]) -> str | None:
-    """Return the idempotency key of the append that wrote a line of ours, where it had one."""
+def idempotency_key_of(value: dict[str, Any]) -> str | None:
+    """Return the idempotency key of the append that wrote a line of ours, if it had one."""
     key = value.get(KEY_FIELD)
     return key if isinstance(key, str) else None
 
 
 def ordinal_of(value: dict[str, Any]) -> int | None:
-    """Return a line's number in its file; None where it has none that can be one."""
+    """Return a line's number in its rollout, or None if it has no valid one."""
     ordinal = value.get("ordinal")
     return ordinal if type(ordinal) is int and 0 <= ordinal < MAX_COUNTER else None

@@ -34,7 +34,7 @@ def load_states(
     if any(keys.values()):
         for row in connection.execute(QUERIES["load_keys"], {"keys": _pairs(keys)}):
             if state := states.get(row["thread_id"]):
-                state.keys.add(row["key"])
+                state.idempotency_keys.add(row["key"])
     return states
 
 

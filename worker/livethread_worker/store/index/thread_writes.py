@@ -11,7 +11,7 @@ from typing import Any, Final
 from livethread.metadata import StoredThread
 from livethread.rollout.lines import encode_json
 from livethread.rollout.search_text import SearchText, spaced
-from livethread.rollout.turns import TurnsTakenBack
+from livethread.rollout.turns import TurnsRolledBack
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
 from livethread_worker.store.index.maintenance import FTS_BATCH_ROWS
 from livethread_worker.store.index.queries import QUERIES
@@ -153,7 +153,7 @@ def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
 
 def _save_keys(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
     """Store the idempotency keys that the batch named or read; keys that were taken before stay."""
-    keys = [{"thread_id": each.state.thread_id, "key": key} for each in rows for key in each.state.keys]
+    keys = [{"thread_id": each.state.thread_id, "key": key} for each in rows for key in each.state.idempotency_keys]
     if keys:
         connection.executemany(QUERIES["save_key"], keys)
 
@@ -217,7 +217,7 @@ def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
                 connection.execute(QUERIES["add_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
             case TurnEndLine():
                 connection.execute(QUERIES["end_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
-            case TurnsTakenBack():
+            case TurnsRolledBack():
                 connection.execute(QUERIES["take_back_turns"], row | {"count": change.count})
 
 

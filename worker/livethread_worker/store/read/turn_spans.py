@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from livethread.errors import InvalidRequest
-from livethread.rollout.turns import TurnsTakenBack
+from livethread.rollout.turns import TurnsRolledBack
 from livethread_worker.store.files.rollout_reader import read_on
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
@@ -65,6 +65,6 @@ def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
                 number = next((n for n, span in reversed([*enumerate(spans)]) if span.turn_id == change.turn_id), -1)
                 if number >= 0:
                     spans[number] = replace(spans[number], late_end=change.offset)
-            case TurnsTakenBack():
+            case TurnsRolledBack():
                 del spans[max(0, len(spans) - change.count) :]
     return spans

@@ -31,11 +31,11 @@ def append_items(work: ThreadWork, entry: MailboxEntry, done: int) -> Sequence[L
     if not entry.task.lines:
         raise InvalidRequest("an append_items has no lines")
     idempotency_key = header.idempotency_key
-    if idempotency_key is not None and idempotency_key in work.state.keys and not done:
+    if idempotency_key is not None and idempotency_key in work.state.idempotency_keys and not done:
         return ()
     items = [_require_item(line) for line in entry.task.lines]
     if idempotency_key is not None:
-        work.state.keys.add(idempotency_key)
+        work.state.idempotency_keys.add(idempotency_key)
     for item, at in items[done:]:
         if is_activity(item["type"]):
             metadata.touch(at)

@@ -97,7 +97,7 @@ class LocalWriter:
             raise taken_over(state.thread_id)
         state.epoch = self._epoch  # the index may have lost it
         header = tasks[0].header if tasks else None
-        is_repeated = isinstance(header, AppendItems) and header.idempotency_key in state.keys
+        is_repeated = isinstance(header, AppendItems) and header.idempotency_key in state.idempotency_keys
         if expected is None or self.creation is not None or is_repeated:
             return
         if state.applied == START:

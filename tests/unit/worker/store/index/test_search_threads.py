@@ -318,5 +318,5 @@ def test_a_cursor_of_another_sort_order_is_refused(store: Store) -> None:
     say(store, "hello", n=2)
     cursor = search(store, "hello", page_size=1).next_cursor
 
-    with pytest.raises(InvalidRequest, match="the cursor of a page by relevance, not by created_at"):
+    with pytest.raises(InvalidRequest, match="this cursor is for relevance, not for created_at"):
         search(store, "hello", cursor=cursor, sort_key="created_at")

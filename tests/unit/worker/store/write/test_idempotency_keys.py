@@ -23,7 +23,7 @@ DONE = OutcomeKind.DONE
 
 
 def taken(store: Store, mail: Mail, *keys: str) -> set[str]:
-    return store.index.load_states({mail.thread_id: set()}, {mail.thread_id: keys})[mail.thread_id].keys
+    return store.index.load_states({mail.thread_id: set()}, {mail.thread_id: keys})[mail.thread_id].idempotency_keys
 
 
 def named(store: Store, mail: Mail) -> list[tuple[str, str | None]]:
