@@ -81,7 +81,7 @@ class GitInfo(Model):
 
 
 def _describe_null(schema: dict[str, Any], patch: type[_Patch]) -> None:
-    """Add to a patch's JSON schema what null does, and drop the defaults: a null filled in as one would clear."""
+    """Describe null in a patch's JSON schema, and drop the null defaults: filling them in would clear fields."""
     schema["description"] += (
         "\n\nAn absent field is left, a value sets it, and null clears it if it is clearable and leaves it otherwise."
     )

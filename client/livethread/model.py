@@ -111,7 +111,7 @@ def utc_now() -> datetime:
 
 @lru_cache(maxsize=1)
 def _at(milliseconds: int) -> datetime:
-    """Return the time *milliseconds* after the epoch. Appends within one share a datetime, whose hash is cached."""
+    """Return the time *milliseconds* after the epoch. Appends in the same one share a datetime and its cached hash."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 

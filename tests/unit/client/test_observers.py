@@ -205,5 +205,5 @@ def test_a_file_that_cannot_be_opened_is_reported_at_once(tmp_path: Path) -> Non
     ],
     ids=str,
 )
-def test_the_label_of_a_sub_agents_source(source: Any, label: str | None) -> None:
+def test_only_a_sub_agents_source_has_a_label(source: Any, label: str | None) -> None:
     assert subagent_label(source) == label

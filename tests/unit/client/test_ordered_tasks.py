@@ -65,7 +65,7 @@ def test_equal_append_headers_are_parsed_once() -> None:
     assert creations[0].header is not creations[1].header
 
 
-def test_the_lines_travel_beside_the_header_byte_for_byte() -> None:
+def test_header_and_lines_are_separate_fields_on_the_wire() -> None:
     task = OrderedTask(AppendItems(at=AT), (b'{"a":1}', b'{"b":2}'))
 
     header, lines = task.to_wire()

@@ -142,10 +142,10 @@ def test_a_value_that_is_not_json_is_refused_and_located(payload: Any, problem: 
 
 
 @pytest.mark.parametrize("value", [uuid.UUID(int=7), Colour.RED])
-@pytest.mark.parametrize("beside", [1, None])
-def test_an_object_that_orjson_would_convert_is_refused(value: object, beside: Any) -> None:
+@pytest.mark.parametrize("other", [1, None])
+def test_an_object_that_orjson_would_convert_is_refused(value: object, other: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"payload.a is of type {type(value).__name__}"):
-        encode({"a": value, "b": beside})
+        encode({"a": value, "b": other})
 
 
 def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond() -> None:

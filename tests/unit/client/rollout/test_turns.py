@@ -165,7 +165,9 @@ def test_an_end_event_decides_the_status_and_error(
     ],
     ids=str,
 )
-def test_status_of_a_turn_without_an_end_event(begin: RolloutItem, is_last: bool, status: StoredTurnStatus) -> None:
+def test_a_turn_without_an_end_event_is_in_progress_interrupted_or_completed(
+    begin: RolloutItem, is_last: bool, status: StoredTurnStatus
+) -> None:
     assert turn(begin, response(), is_last=is_last).status is status
 
 
