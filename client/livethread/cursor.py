@@ -1,4 +1,4 @@
-"""Opaque cursors, which hold the place where the next page begins."""
+"""Opaque cursors: the place where the next page begins."""
 
 from __future__ import annotations
 

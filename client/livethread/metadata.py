@@ -1,7 +1,7 @@
-"""Thread metadata: what is stored of a thread beside its history, and literal patches to it.
+"""Thread metadata, and literal patches to it.
 
-Every field of a patch is literal: absent leaves, a value sets, and for clearable fields ``null`` clears
-(codex's ``ThreadMetadataPatch``). pydantic's ``model_fields_set`` tells absent from null.
+An absent field of a patch is left, a value sets it, and null clears it if it is clearable (codex's
+``ThreadMetadataPatch``). pydantic's ``model_fields_set`` tells absent from null.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from livethread.thread_id import ThreadId
 
 _MAX_LABEL = 200
 
-#: ``history_mode`` of the threads that newer codex begins: each line is numbered, and what was said stands in
-#: ``item_completed`` events.
+#: ``history_mode`` of newer codex's threads: lines are numbered, and ``item_completed`` events hold the messages.
 PAGINATED: Final = "paginated"
 
 
@@ -43,7 +42,7 @@ def _json(value: Any) -> Any:
     return value
 
 
-#: Any JSON value; passed through untouched.
+#: Any JSON value; passed through unchanged.
 JsonValue = Annotated[Any, AfterValidator(_json)]
 
 
@@ -62,7 +61,7 @@ _Source = (
 SessionSource = Annotated[_Source, AfterValidator(_session_source), AfterValidator(_json)]
 
 #: Who started a thread: ``user``, ``subagent``, ``memory_consolidation``, or a feature's own label such as
-#: ``automation``. A scalar string, carried unchanged. codex before 0.140 reads only the first three.
+#: ``automation``. Passed through unchanged. codex before 0.140 reads only the first three.
 ThreadSource = Annotated[_Label, AfterValidator(_json)]
 
 
@@ -74,17 +73,17 @@ class MemoryMode(StrEnum):
 
 
 class GitInfo(Model):
-    """The checkout a thread was started in, named as in a rollout's ``session_meta``."""
+    """The git checkout in which a thread started; fields are named as in a rollout's ``session_meta``."""
 
     commit_hash: Text | None = None
     branch: Text | None = None
     repository_url: Text | None = None
 
 
-def _say_what_null_means(schema: dict[str, Any], patch: type[_Patch]) -> None:
-    """Say in a patch's JSON schema what a null does. It names no defaults: a null that was filled in would clear."""
+def _describe_null(schema: dict[str, Any], patch: type[_Patch]) -> None:
+    """Describe null in a patch's JSON schema, and drop the null defaults: filling them in would clear fields."""
     schema["description"] += (
-        "\n\nEvery field is literal: absent leaves, a value sets, and null clears a clearable field and leaves any other."
+        "\n\nAn absent field is left, a value sets it, and null clears it if it is clearable and leaves it otherwise."
     )
     for name, field in schema["properties"].items():
         del field["default"]
@@ -93,15 +92,15 @@ def _say_what_null_means(schema: dict[str, Any], patch: type[_Patch]) -> None:
 
 
 class _Patch(Model):
-    """Fields whose absence means: leave. An explicit null clears a clearable field and leaves any other."""
+    """A literal patch: an absent field is left; null clears a clearable field and leaves any other."""
 
-    model_config = ConfigDict(json_schema_extra=_say_what_null_means)
+    model_config = ConfigDict(json_schema_extra=_describe_null)
 
     #: Fields that null clears.
     clearable: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="after")
-    def _null_leaves_what_cannot_be_cleared(self) -> Self:
+    def _drop_nulls_without_effect(self) -> Self:
         present = self.model_fields_set
         for name in present - self.clearable:
             if getattr(self, name) is None:
@@ -109,9 +108,9 @@ class _Patch(Model):
         return self
 
     def changes(self) -> dict[str, Any]:
-        """Return the present fields and their values; None where one is cleared."""
+        """Return the present fields and their values; None clears."""
         present = self.model_fields_set
-        # Not by `model_fields`, which takes longer to look up than all the rest.
+        # Looking up `model_fields` would take longer than everything else here.
         return {name: getattr(self, name) for name in type(self).__pydantic_fields__ if name in present}
 
     def is_empty(self) -> bool:
@@ -124,7 +123,7 @@ class _Patch(Model):
 
 
 class GitInfoPatch(_Patch):
-    """Patch of a thread's git metadata; each field may be cleared."""
+    """Patch of a thread's git metadata; every field is clearable."""
 
     clearable: ClassVar[frozenset[str]] = frozenset({"sha", "branch", "origin_url"})
 
@@ -133,24 +132,23 @@ class GitInfoPatch(_Patch):
     origin_url: Text | None = None
 
     def merge(self, later: GitInfoPatch) -> GitInfoPatch:
-        """Return the patch that has the effect of this one and then *later*."""
+        """Return the patch with the effect of this one followed by *later*."""
         return GitInfoPatch(**(self.changes() | later.changes()))
 
     def apply_to(self, git: GitInfo | None) -> GitInfo | None:
-        """Return *git* with this patch applied; None where nothing is left."""
+        """Return *git* with this patch applied, or None if no field is left."""
         names = {"sha": "commit_hash", "branch": "branch", "origin_url": "repository_url"}
         current = (git or GitInfo()).model_dump()
         patched = GitInfo(**(current | {names[name]: value for name, value in self.changes().items()}))
         return patched if any(value is not None for value in patched.model_dump().values()) else None
 
 
-def _some_git(patch: GitInfoPatch | None) -> GitInfoPatch | None:
-    """Return *patch*; one that changes nothing is as good as none."""
+def _none_if_empty(patch: GitInfoPatch | None) -> GitInfoPatch | None:
     return None if patch is None or patch.is_empty() else patch
 
 
 class ThreadMetadataPatch(_Patch):
-    """Patch of a thread's metadata. Applying one twice has the effect of applying it once."""
+    """Patch of a thread's metadata. Applying it twice has the same effect as applying it once."""
 
     clearable: ClassVar[frozenset[str]] = frozenset({
         "name",
@@ -171,7 +169,7 @@ class ThreadMetadataPatch(_Patch):
     model: Text | None = None
     reasoning_effort: Text | None = None
     created_at: UtcTime | None = None
-    #: Literal, and may go back: what was appended before counts no more, and the next item advances it to its own time.
+    #: May go back: earlier items no longer count, and the next item advances it to its own time.
     updated_at: UtcTime | None = None
     #: Advances ``recency_at`` to at least this time; it never goes back.
     advance_recency_at: UtcTime | None = None
@@ -189,12 +187,12 @@ class ThreadMetadataPatch(_Patch):
     approval_mode: JsonValue = None
     permission_profile: JsonValue = None
     token_usage: Annotated[dict[str, Any], AfterValidator(_json)] | None = None
-    git_info: Annotated[GitInfoPatch | None, AfterValidator(_some_git)] = None
+    git_info: Annotated[GitInfoPatch | None, AfterValidator(_none_if_empty)] = None
     memory_mode: MemoryMode | None = None
     history_mode: Text | None = None
 
     def merge(self, later: ThreadMetadataPatch) -> ThreadMetadataPatch:
-        """Return the patch that has the effect of this one and then *later*; git is merged field by field."""
+        """Return the patch with the effect of this one followed by *later*; git is merged field by field."""
         merged = self.changes() | later.changes()
         if self.git_info is not None and later.git_info is not None:
             merged["git_info"] = self.git_info.merge(later.git_info)
@@ -203,7 +201,7 @@ class ThreadMetadataPatch(_Patch):
         return ThreadMetadataPatch(**merged)
 
 
-#: Fields that the first item to state them decides. The last item decides all others.
+#: Fields whose first value counts. For all other fields, the last value counts.
 FirstWins = Literal["cwd", "first_user_message", "preview", "title"]
 FIRST_WINS: Final[frozenset[str]] = frozenset(get_args(FirstWins))
 
@@ -212,12 +210,12 @@ class MetadataUpdate(Model):
     """A literal patch of a thread's metadata."""
 
     patch: ThreadMetadataPatch
-    #: Fields of *patch* that take effect only if the thread has no value for them yet. A value that a caller set
-    #: explicitly counts, even an empty one.
+    #: Fields of *patch* that take effect only if the thread has no value for them yet. An empty value counts if a caller
+    #: set it explicitly.
     only_if_unset: frozenset[FirstWins] = frozenset()
 
     @model_validator(mode="after")
-    def _names_fields_of_patch(self) -> Self:
+    def _require_fields_of_patch(self) -> Self:
         if foreign := self.only_if_unset - self.patch.model_fields_set:
             raise ValueError(f"only_if_unset names fields that the patch does not set: {', '.join(sorted(foreign))}")
         return self
@@ -236,7 +234,7 @@ class MetadataUpdate(Model):
         })
 
 
-@dataclass(frozen=True, slots=True)  # a model would look at each of thousands of items
+@dataclass(frozen=True, slots=True)  # a model would validate thousands of items again
 class StoredThreadHistory:
     """A thread's persisted items, in replay order."""
 
@@ -245,15 +243,15 @@ class StoredThreadHistory:
 
 
 class StoredThread(Result):
-    """What a store knows of a thread."""
+    """A thread's metadata and, on request, its history."""
 
     thread_id: ThreadId
-    #: The rollout, where the store keeps files.
+    #: None if the store keeps no files.
     rollout_path: Path | None = None
     session_id: str | None = None
     forked_from_id: str | None = None
     parent_thread_id: str | None = None
-    #: Text to show in listings: the first user message, or a goal; empty until there is one.
+    #: Text to show in listings: the first user message or goal; empty before either.
     preview: str = ""
     #: Name given by a user.
     name: str | None = None
@@ -264,7 +262,7 @@ class StoredThread(Result):
     reasoning_effort: str | None = None
     created_at: StoredTime
     updated_at: StoredTime
-    #: When a turn last began; what a product sorts by.
+    #: When the last turn began; user interfaces sort by it.
     recency_at: StoredTime
     archived_at: StoredTime | None = None
     cwd: str = ""
@@ -281,7 +279,7 @@ class StoredThread(Result):
     token_usage: dict[str, Any] | None = None
     memory_mode: MemoryMode | None = None
     history_mode: str | None = None
-    #: Only where it was asked for.
+    #: None unless requested.
     history: Annotated[StoredThreadHistory | None, Field(repr=False)] = None
 
     def patched(self, patch: ThreadMetadataPatch) -> StoredThread:

@@ -1,4 +1,4 @@
-"""The base of everything that crosses the store's boundary."""
+"""Base models, texts and times of everything that crosses the store's boundary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from livethread.errors import InvalidRequest
 class Model(BaseModel):
     """A frozen pydantic model that reports bad input as `InvalidRequest`."""
 
-    # What is written holds all of its fields, and its JSON schema says so.
+    # Output includes fields with default values, so its JSON schema requires every field.
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
     @model_validator(mode="wrap")
@@ -40,13 +40,13 @@ class Model(BaseModel):
 
 
 class Result(BaseModel):
-    """A frozen pydantic model of what a store returns. It leaves out fields that a later release may add."""
+    """A frozen pydantic model that a store returns. It ignores fields that a later release may add."""
 
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
 def describe(place: Iterable[object], message: str) -> str:
-    """Return one problem that pydantic found, without the value, which may be a secret."""
+    """Return the message for a pydantic error, without the value, which may be secret."""
     prefix = ".".join(map(str, place))
     return (f"{prefix}: " if prefix else "") + message.removeprefix("Value error, ")
 
@@ -56,14 +56,14 @@ def _to_utc_milliseconds(value: datetime) -> datetime:
         try:
             value = value.astimezone(UTC)
         except OverflowError:
-            raise ValueError("a time beyond the calendar") from None
+            raise ValueError("in UTC, the time is not within the years 1 to 9999") from None
     rest = value.microsecond % 1000
     return value.replace(microsecond=value.microsecond - rest) if rest else value
 
 
 _DATE_AND_TIME: Final = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 
-#: What JSON schemas say of a time: of one that is read, one that is written, and that of a rollout line.
+#: JSON schemas of a time: as input, as output, and in a rollout line.
 ANY_TIME_SCHEMA: Final = {
     "type": "string",
     "format": "date-time",
@@ -105,13 +105,13 @@ Text = Annotated[str, AfterValidator(_encodable)]
 
 
 def utc_now() -> datetime:
-    """Return the present time in UTC, in whole milliseconds."""
+    """Return the present time in UTC, cut to whole milliseconds."""
     return _at(time.time_ns() // 1_000_000)
 
 
 @lru_cache(maxsize=1)
 def _at(milliseconds: int) -> datetime:
-    """Return the time so long after the epoch: of one millisecond, all appends have the same, which knows its hash."""
+    """Return the time *milliseconds* after the epoch. Appends in the same one share a datetime and its cached hash."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
@@ -119,7 +119,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def format_time(value: datetime) -> str:
-    """Return *value* as a rollout line spells it: UTC, milliseconds, ``Z``."""
+    """Return *value* as rollout lines spell it: UTC, milliseconds, ``Z``."""
     return _format_utc(value if value.tzinfo is UTC else value.astimezone(UTC))
 
 
@@ -129,10 +129,10 @@ def _format_utc(value: datetime) -> str:
 
 
 def parse_time(text: object) -> datetime | None:
-    """Return the time that a rollout spells as *text*, or None where it spells none.
+    """Return the time that *text* from a rollout spells, or None if it is not a time.
 
-    Both of codex's forms are read: RFC 3339, and ``%Y-%m-%dT%H-%M-%S`` (``thread_metadata_sync.rs``). A time that
-    names no zone is in UTC.
+    Accepts both of codex's forms: RFC 3339, and ``%Y-%m-%dT%H-%M-%S`` (``thread_metadata_sync.rs``). A time without a
+    zone is in UTC.
     """
     if not isinstance(text, str):
         return None

@@ -1,8 +1,8 @@
-"""JSON schemas of what crosses the store's boundary, made from the models: `docs/schema` is their printout.
+"""JSON schemas of everything that crosses the store's boundary, generated from the models into `docs/schema`.
 
-Parameters, patches, items and tasks are described as they are read, results as they are written. A schema is the
-contract: that the code reads more (a number for a time, ``"5"`` for 5) is no promise. Results are open: a later release
-may add fields to them.
+Parameters, patches, items and tasks have schemas of input, results have schemas of output. The schema is the contract:
+the code also accepts a number for a time, or ``"5"`` for 5, but does not promise to. A later release may add fields to
+results.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from livethread.rollout.lines import KEY_FIELD
 
 DIALECT: Final = GenerateJsonSchema.schema_dialect
 
-#: The field ``task`` of a mailbox entry, and one line of its field ``lines``.
+#: Names of the schemas of a mailbox entry's field ``task``, and of one line of its field ``lines``.
 ORDERED_TASK: Final = "OrderedTask"
 ROLLOUT_LINE: Final = "RolloutLine"
 
-#: What is read: models of parameters, patches, items and tasks.
+#: Models of input: parameters, patches, items and tasks.
 READ: Final[tuple[type[Any], ...]] = (
     types.CreateThreadParams,
     types.ResumeThreadParams,
@@ -56,7 +56,7 @@ READ: Final[tuple[type[Any], ...]] = (
     ordered_tasks.DeleteThread,
 )
 
-#: What is written: models of results.
+#: Models of output: results.
 WRITTEN: Final[tuple[type[Any], ...]] = (
     types.Receipt,
     metadata.StoredThread,
@@ -72,15 +72,15 @@ _COMMENT: Final = re.compile(r"    #: (.*)")
 
 
 def schemas() -> dict[str, JsonSchemaValue]:
-    """Return every schema by its name, each whole in itself, in the order of the list."""
-    made = {model.__name__: _of_model(model, "validation") for model in READ}
-    made[ORDERED_TASK] = _ordered_task()
-    made[ROLLOUT_LINE] = _rollout_line(made[RolloutItem.__name__])
-    made |= {model.__name__: _of_model(model, "serialization") for model in WRITTEN}
-    return {name: _headed(name, schema) for name, schema in made.items()}
+    """Return every schema by its name; each is self-contained."""
+    bodies = {model.__name__: _of_model(model, "validation") for model in READ}
+    bodies[ORDERED_TASK] = _ordered_task()
+    bodies[ROLLOUT_LINE] = _rollout_line(bodies[RolloutItem.__name__])
+    bodies |= {model.__name__: _of_model(model, "serialization") for model in WRITTEN}
+    return {name: _with_head(name, body) for name, body in bodies.items()}
 
 
-def _headed(name: str, schema: JsonSchemaValue) -> JsonSchemaValue:
+def _with_head(name: str, schema: JsonSchemaValue) -> JsonSchemaValue:
     head = {"$schema": DIALECT, "$id": f"urn:livethread:schema:{name}"}
     return head | {"title": name, "description": schema["description"]} | schema
 
@@ -95,21 +95,24 @@ def _ordered_task() -> JsonSchemaValue:
 
 
 def _rollout_line(item: JsonSchemaValue) -> JsonSchemaValue:
-    """Return the schema of an item on its way into the rollout: it has its time, and nothing of the store's."""
+    """Return the schema of an item's line in a mailbox: it has a time, but none of the fields that the store adds."""
     fields = {name: field for name, field in item["properties"].items() if name != "ordinal"}
-    the_stores = dict.fromkeys(("ordinal", "seq", KEY_FIELD), False)
-    time = {**LINE_TIME_SCHEMA, "description": "The line's time; the first key, so that the store's stand behind it."}
+    store_fields = dict.fromkeys(("ordinal", "seq", KEY_FIELD), False)
+    time = {
+        **LINE_TIME_SCHEMA,
+        "description": "The line's time. It comes first: the store inserts its fields after it.",
+    }
     return item | {
         "title": ROLLOUT_LINE,
-        "description": "One line of the field ``lines`` of a mailbox entry, and of a rollout.\n\n"
-        "Compact JSON in UTF-8. The store adds ``ordinal``, ``seq`` and the key of the append when it writes it.",
-        "properties": {"timestamp": time} | fields | {"timestamp": time} | the_stores,
+        "description": "One line of a mailbox entry's field ``lines``.\n\nCompact JSON in UTF-8. When the store writes the "
+        "line into the rollout, it adds ``ordinal``, ``seq`` and the idempotency key of the append.",
+        "properties": {"timestamp": time} | fields | {"timestamp": time} | store_fields,
         "required": ["timestamp", "type", "payload"],
     }
 
 
 class _Generator(GenerateJsonSchema):
-    """Says what pydantic does not know: fields' comments, and that a result may hold more fields."""
+    """Adds the comments of fields as descriptions, and allows results more fields."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         return self._described(schema["cls"], super().model_schema(schema))
@@ -127,12 +130,12 @@ class _Generator(GenerateJsonSchema):
         return made
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
-        """Leave titles to the models: a field's says its name again."""
+        """Omit the titles of fields, which only repeat their names."""
         return False
 
 
 def _open(result: JsonSchemaValue) -> None:
-    """Let *result* have more fields than are known now; those that are known are always there."""
+    """Allow *result* more fields than are known now, and require the known ones."""
     if result.get("additionalProperties") is False:
         del result["additionalProperties"]
     for field in result["properties"].values():
@@ -140,7 +143,7 @@ def _open(result: JsonSchemaValue) -> None:
 
 
 def field_comments(model: type[Any]) -> dict[str, str]:
-    """Return what the ``#:`` comments before a model's fields say; its own overrule those of its bases."""
+    """Return the ``#:`` comments of a model's fields; its own override its bases'."""
     comments: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if base in {object, BaseModel}:

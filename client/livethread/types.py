@@ -1,4 +1,4 @@
-"""Parameters and results of the store's operations, one frozen model each (codex's ``types.rs``)."""
+"""Parameters and results of the store's operations, each a frozen model (codex's ``types.rs``)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from livethread.thread_id import ThreadId, new_thread_id
 
 PageSize = Annotated[int, Field(ge=1, le=1000)]
 
-#: Where a task stands in its thread's order: opaque, and comparable by `position_key` only.
+#: A task's place in its thread's order. Opaque: sort by `position_key`.
 Position = Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+$")]
 
-#: Names an append within its thread, for good; see `AppendThreadItemsParams`. No control characters.
+#: Names an append for the life of its thread; see `AppendThreadItemsParams`. No control characters.
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
 
 #: Before every task.
@@ -34,7 +34,7 @@ START: Position = "0-0"
 
 
 def position_key(position: Position) -> tuple[int, int]:
-    """Return a key that sorts positions of one thread in their order."""
+    """Return the sort key that orders positions of one thread."""
     high, _, low = position.partition("-")
     return int(high), int(low)
 
@@ -48,21 +48,21 @@ def _json_objects(values: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], .
 
 
 class CreateThreadParams(Model):
-    """Parameters of a new thread. Nothing is stored until its first item, or `persist_thread`."""
+    """Parameters of a new thread. Nothing is stored before its first item or `persist_thread`."""
 
     thread_id: ThreadId = Field(default_factory=new_thread_id)
     #: Shared by a root thread and its sub-agents; the thread's own id by default.
     session_id: ThreadId | None = None
     forked_from_id: ThreadId | None = None
     parent_thread_id: ThreadId | None = None
-    #: Working directory; None where the thread has no file system.
+    #: Working directory; None if the thread has no file system.
     cwd: Text | None = None
     model_provider: Text = "openai"
     #: codex lists ``cli`` and ``vscode`` by default, and never a custom object.
     source: SessionSource = "cli"
     thread_source: ThreadSource | None = None
     originator: Text = "livethread"
-    #: Version of the agent that runs the session; livethread's own by default.
+    #: Version of the agent that runs the session; livethread's version by default.
     cli_version: Text | None = None
     base_instructions: Text | None = None
     dynamic_tools: Annotated[tuple[dict[str, Any], ...], AfterValidator(_json_objects)] = ()
@@ -73,9 +73,9 @@ class CreateThreadParams(Model):
     multi_agent_version: Text | None = None
     git: GitInfo | None = None
     created_at: UtcTime = Field(default_factory=utc_now)
-    #: Whether the session does not mean to keep the thread; None: unknown. Events carry it, and nothing stores it.
+    #: Whether the session does not intend to keep the thread; None if unknown. Events carry it; it is not stored.
     ephemeral: bool | None = None
-    #: Refuse what other stores change that have opened the thread before; see `ResumeThreadParams`.
+    #: Fence the thread's writers in other stores; see `ResumeThreadParams`.
     exclusive: bool = False
 
 
@@ -84,29 +84,29 @@ class ResumeThreadParams(Model):
 
     thread_id: ThreadId
     include_archived: bool = False
-    #: Fence the thread's writers in other stores, whoever has opened it so far: what they have accepted is kept, and
-    #: what they change from now on is refused with `Conflict`. Whoever opens the thread later is served, and so is a change
-    #: of a thread that is not open in its store. Handles in this store are one writer, with the newest opening's rights.
+    #: Fence the thread's present writers in other stores: their accepted tasks are kept, and their later changes are
+    #: refused with `Conflict`. Later openings are not fenced, nor are changes through a store in which the thread is not
+    #: open. All handles in this store share one writer, which has the epoch of the newest opening.
     exclusive: bool = False
 
 
 class AppendThreadItemsParams(Model):
-    """Parameters for appending items, all or none of them, in order."""
+    """Parameters for appending items in order, all or none."""
 
     thread_id: ThreadId
     #: At least one.
     items: Annotated[AppendedItems, Field(json_schema_extra={"minItems": 1})]
-    #: Time of the items that have none of their own.
+    #: Time of items that have none.
     appended_at: UtcTime = Field(default_factory=utc_now)
     #: Append only if the thread's last accepted task has this position (compare-and-append).
     expected_position: Position | None = None
-    #: Append only if no append of the thread had this key before, whoever made it and however long ago: the first one
-    #: counts, whatever the items of the others, which succeed and change nothing. One whose key the store knows to be
-    #: taken needs no expected position any more.
+    #: The thread's first append with this idempotency key counts, however long ago and through any store. Later ones
+    #: succeed and change nothing, whatever their items. If the store knows that the idempotency key is taken, it ignores
+    #: the expected position.
     idempotency_key: IdempotencyKey | None = None
-    #: Metadata derived from the items, as by `LiveThread`: as if `update_thread_metadata` were called right after the
-    #: append, with nothing in between. Both are accepted or neither. If the append repeats an idempotency key, the patch
-    #: has no effect. Without it an append changes history alone.
+    #: Metadata derived from the items, as by `LiveThread`. It takes effect as if `update_thread_metadata` were called right
+    #: after the append, with nothing in between. Both are accepted or neither. If the append repeats an idempotency key,
+    #: the patch has no effect. Without metadata, an append changes only the history and ``updated_at``.
     metadata: MetadataUpdate | None = None
 
 
@@ -117,10 +117,10 @@ class PersistThreadParams(Model):
 
 
 class FlushThreadParams(Model):
-    """Parameters for waiting until all that was accepted is durable."""
+    """Parameters for waiting until everything accepted is durable."""
 
     thread_id: ThreadId
-    #: Seconds to wait; the store's default where None.
+    #: Seconds to wait; None: the store's default.
     timeout_s: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -129,7 +129,7 @@ class ShutdownThreadParams(FlushThreadParams):
 
 
 class DiscardThreadParams(Model):
-    """Parameters for closing a writer without making its start durable."""
+    """Parameters for closing a writer without creating the thread's rollout."""
 
     thread_id: ThreadId
 
@@ -150,7 +150,7 @@ class ReadThreadParams(Model):
 
 
 class ReadThreadByRolloutPathParams(Model):
-    """Parameters for reading a thread by its rollout, relative to the home or absolute within it."""
+    """Parameters for reading a thread by its rollout's path, relative to the home or absolute within it."""
 
     rollout_path: str
     include_archived: bool = True
@@ -180,12 +180,12 @@ class Receipt(Result):
     """A task is ordered and accepted: as durable as the mailbox, and certain to be applied."""
 
     thread_id: ThreadId
-    #: Where the task stands in the thread's order.
+    #: The task's place in the thread's order.
     position: Position
 
 
 class ThreadSortKey(StrEnum):
-    """What a listing is sorted by."""
+    """The time by which a listing is sorted."""
 
     CREATED_AT = "created_at"
     UPDATED_AT = "updated_at"
@@ -200,14 +200,14 @@ class SortDirection(StrEnum):
 
 
 class RelationKind(StrEnum):
-    """How far a relation reaches."""
+    """Which descendants of a thread a listing includes."""
 
     DIRECT_CHILDREN = "direct_children"
     DESCENDANTS = "descendants"
 
 
 class ThreadRelationFilter(Model):
-    """Threads spawned by one thread."""
+    """Threads that one thread spawned, directly or through others."""
 
     kind: RelationKind
     thread_id: ThreadId
@@ -216,32 +216,31 @@ class ThreadRelationFilter(Model):
 class ListThreadsParams(Model):
     """Parameters for one page of a listing: threads that pass every filter.
 
-    A page begins behind the last thread of the page before, by the sort value that it had then and its id, and shows
-    what is stored now. So a thread whose sort value stays is shown once, however many have the same one; by
-    ``created_at`` nobody's moves. One that is written on between two pages gets a later one and may move past the
-    cursor: newest first it is on none of the pages that follow, oldest first it is shown again.
+    A page begins after the previous page's last thread, by the sort value that this thread had then and by its id, and
+    shows present data. A thread whose sort value stays the same is shown exactly once; appends never change
+    ``created_at``. A thread that changes between two pages gets a later sort value and may move past the cursor: with
+    newest first, the remaining pages miss it; with oldest first, they show it again.
     """
 
     page_size: PageSize = 50
-    #: `ThreadPage.next_cursor` of the page before, with the same sort key, direction and filters.
+    #: `ThreadPage.next_cursor` of the previous page, which had the same sort key, direction and filters.
     cursor: Text | None = None
     sort_key: ThreadSortKey = ThreadSortKey.CREATED_AT
     sort_direction: SortDirection = SortDirection.DESC
     #: Empty: every source.
     allowed_sources: tuple[SessionSource, ...] = ()
-    #: None: the store's default, which is every provider, since a store has none configured (codex's is the same; what
-    #: puts the configured provider in is the server above it). Empty: every provider.
+    #: None or empty: every provider. Like codex's, a store has no configured provider; codex's server fills it in.
     model_providers: tuple[Text, ...] | None = None
-    #: None: every directory; empty: no thread at all.
+    #: None: every directory; empty: no thread.
     cwd_filters: tuple[Text, ...] | None = None
     #: Archived threads instead of active ones.
     archived: bool = False
-    #: Substring of name, title or preview, whatever its case. None or empty: every thread. From three characters on it
-    #: is looked up; a shorter one is looked for in thread after thread.
+    #: Case-insensitive substring of name, title or preview. None or empty: every thread. A term of one or two characters
+    #: is slow: it scans every thread.
     search_term: Text | None = None
-    #: Threads spawned by one thread, which need not exist any more. None: every thread, whoever spawned it.
+    #: Threads spawned by one thread, even if that thread was deleted. None: every thread.
     relation_filter: ThreadRelationFilter | None = None
-    #: Answer from the index alone, without a look for what somebody else wrote into the home.
+    #: Answer from the index alone, without checking the home for other programs' changes.
     use_state_db_only: bool = False
 
 
@@ -249,20 +248,20 @@ class ThreadPage(Result):
     """One page of a listing."""
 
     items: tuple[StoredThread, ...]
-    #: None: there is no further page.
+    #: None on the last page.
     next_cursor: str | None = None
 
 
 class SearchThreadsParams(Model):
     """Parameters for a full-text search over threads."""
 
-    #: Words that one message, or the name, must hold: ``word``, ``"a phrase"``, ``prefix*``. At least one.
+    #: Words that one message, or the name, must contain: ``word``, ``"a phrase"``, ``prefix*``. At least one.
     search_term: Annotated[str, Field(min_length=1)]
     page_size: PageSize = 50
     cursor: Text | None = None
-    #: None: the best matches first; a later page then leaves out what was said since the first.
+    #: None: best matches first; later pages then ignore messages newer than the first page.
     sort_key: ThreadSortKey | None = None
-    #: Of the sort key; best matches come first in any case.
+    #: Direction of the sort key. Without a sort key it is ignored.
     sort_direction: SortDirection = SortDirection.DESC
     #: Empty: every source.
     allowed_sources: tuple[SessionSource, ...] = ()
@@ -271,7 +270,7 @@ class SearchThreadsParams(Model):
 
 
 class StoredThreadSearchResult(Result):
-    """A thread that a search found, and where."""
+    """A thread that a search found, with an excerpt of the match."""
 
     thread: StoredThread
     snippet: str
@@ -328,10 +327,9 @@ class TurnPage(Result):
     """One page of turns."""
 
     turns: tuple[StoredTurn, ...]
-    #: None: there is no further page now.
+    #: None if there is no further page yet.
     next_cursor: str | None = None
-    #: For the other direction: begins with this page's first turn once more, as it has become since; None where the
-    #: page is empty.
+    #: For the other direction: begins with this page's first turn again, in its latest state. None if the page is empty.
     backwards_cursor: str | None = None
 
 
@@ -350,7 +348,7 @@ class ItemPage(Result):
     """One page of items."""
 
     items: tuple[RolloutItem, ...]
-    #: None: there is no further page now.
+    #: None if there is no further page yet.
     next_cursor: str | None = None
-    #: For the other direction: begins with this page's first item once more; None where the page is empty.
+    #: For the other direction: begins with this page's first item again. None if the page is empty.
     backwards_cursor: str | None = None

@@ -1,4 +1,4 @@
-"""The conversation item: what a line of a rollout says. Its envelope is checked; its payload passes through untouched."""
+"""Conversation items. The envelope is validated; the payload passes through unchanged."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pydantic_core import core_schema
 from livethread.errors import InvalidRequest
 from livethread.model import ANY_TIME_SCHEMA, describe
 
-#: Line type -> key whose text codex cannot do without: a payload that lacks it is no object codex can read.
+#: Line type -> key under which codex requires a string in the payload.
 _NEEDED_KEYS: Final = {"response_item": "type", "event_msg": "type", "session_meta": "id"}
 
-#: Line type of the store's own metadata records. codex skips types it does not know.
+#: Line type of the store's own metadata lines. codex skips types that it does not know.
 THREAD_METADATA_TYPE: Final = "thread_metadata"
 
 _MAX_TYPE_LENGTH: Final = 200
@@ -35,7 +35,7 @@ _FIELDS: Final = frozenset({"type", "payload", "timestamp", "ordinal"})
 
 
 def _needs_key(kind: str, key: str) -> JsonSchemaValue:
-    """Return the JSON schema that says of items of type *kind* that their payload needs a text under *key*."""
+    """Return the JSON schema that requires a string under *key* in the payload of items of type *kind*."""
     payload = {"type": "object", "required": [key], "properties": {key: {"type": "string"}}}
     return {
         "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
@@ -43,15 +43,14 @@ def _needs_key(kind: str, key: str) -> JsonSchemaValue:
     }
 
 
-@dataclass(frozen=True, slots=True)  # one object an item for the garbage collector; a pydantic model is four
+@dataclass(frozen=True, slots=True)  # one object for the garbage collector; a pydantic model would be four
 class RolloutItem:
-    """One conversation item: what becomes one line of a rollout.
+    """One conversation item, stored as one line of a rollout.
 
-    Fields that this release does not know are kept, in the line and in what is read back: as ``extra`` in Python, beside
-    the others in JSON.
+    Fields that this release does not know are written and read back: in ``extra`` in Python, beside the others in JSON.
     """
 
-    #: Line type: ``response_item``, ``event_msg``, ``turn_context``, ``compacted``, or one unknown to us.
+    #: Line type: ``response_item``, ``event_msg``, ``turn_context``, ``compacted``, or any other.
     type: Annotated[
         str,
         WithJsonSchema(
@@ -65,7 +64,7 @@ class RolloutItem:
         ),
         WithJsonSchema({"type": "string"}, mode="serialization"),
     ]
-    #: The item's content; any JSON value, and an object for every type codex knows.
+    #: The item's content: any JSON value; an object for every type that codex knows.
     payload: Any
     #: RFC 3339 time of the line. An item without one gets the time of its append.
     timestamp: (
@@ -76,7 +75,7 @@ class RolloutItem:
         ]
         | None
     ) = None
-    #: The record's number in its rollout, from 0. The store's to give: ignored on append.
+    #: The line's number in its rollout, from 0. The store assigns it; ignored on append.
     ordinal: Annotated[int, Field(strict=True)] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -86,7 +85,7 @@ class RolloutItem:
     def __get_pydantic_core_schema__(
         cls, item: Any, handler: GetCoreSchemaHandler, /
     ) -> core_schema.BeforeValidatorFunctionSchema:
-        """Gather other fields of a JSON object in ``extra``, and spread them in the object that is written."""
+        """Gather unknown fields in ``extra`` on input, and spread ``extra`` on output."""
         return core_schema.no_info_before_validator_function(
             _gather_extra,
             handler(item),
@@ -97,7 +96,7 @@ class RolloutItem:
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.BeforeValidatorFunctionSchema, handler: GetJsonSchemaHandler, /
     ) -> JsonSchemaValue:
-        """Say what an appended item's payload must hold; what is read back may be a foreign line's."""
+        """Describe an appended item's payload. An item that is read back may be another program's."""
         reference = handler(schema["schema"])
         described = handler.resolve_ref_schema(reference)
         described["properties"].pop("extra", None)
@@ -127,14 +126,14 @@ def _spread_extra(item: RolloutItem) -> dict[str, Any]:
 
 
 def _require_envelope(item: RolloutItem) -> RolloutItem:
-    """Check what an appended item must have. What is read back may be a foreign line, and lack it."""
+    """Validate an appended item. An item that is read back may be another program's, and is not checked."""
     if not _is_text(item.type, _MAX_TYPE_LENGTH):
-        raise ValueError(f"type: must be a text of 1 to {_MAX_TYPE_LENGTH} characters")
+        raise ValueError(f"type: must be a string of 1 to {_MAX_TYPE_LENGTH} characters")
     needed = _NEEDED_KEYS.get(item.type)
     if needed and not (isinstance(item.payload, dict) and isinstance(item.payload.get(needed), str)):
         raise ValueError(f"the payload of {item.type} must be an object with a string {needed!r}")
     if item.timestamp is not None and not _is_text(item.timestamp, _MAX_TIMESTAMP_LENGTH):
-        raise ValueError(f"timestamp: must be a text of 1 to {_MAX_TIMESTAMP_LENGTH} characters")
+        raise ValueError(f"timestamp: must be a string of 1 to {_MAX_TIMESTAMP_LENGTH} characters")
     item.type.encode()  # refuses a lone surrogate
     return item
 
@@ -153,7 +152,7 @@ def parse_items(values: Sequence[RolloutItem | Mapping[str, Any]]) -> tuple[Roll
     """Return *values* as items to append.
 
     Raises:
-        InvalidRequest: one of them is not an item; says which.
+        InvalidRequest: a value is not an item; the message names its index.
     """
     try:
         return _APPENDED_ITEMS.validate_python(tuple(values))

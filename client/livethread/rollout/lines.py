@@ -1,4 +1,4 @@
-"""Lines of a rollout: the one encoding of items, and the one decoding."""
+"""Encodes items as lines of a rollout, and decodes lines."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from livethread.model import format_time, parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE, RolloutItem
 from livethread.rollout.old_forms import modern_record
 
-#: Most bytes of one append: it travels, and is written, as a whole.
+#: Size limit of a task, which is sent and written as a whole.
 MAX_TASK_BYTES: Final = 64 * 1024 * 1024
 
-#: Nesting beyond this is refused. serde_json, which codex reads rollouts with, stops at 128.
+#: Limit of nesting. serde_json, with which codex reads rollouts, stops at 128.
 MAX_DEPTH: Final = 120
 
-#: Field of a line that names its append; only lines of ours say it, and only those of such an append.
+#: Field of our lines that holds the idempotency key of their append, if it has one.
 KEY_FIELD: Final = "idempotency_key"
 
-#: Fields of a line that are not an item's extra ones: its own, and what the store gives.
+#: Fields of a line that are not in an item's ``extra``: known ones, and those that the store adds.
 _NOT_EXTRA: Final = frozenset({"timestamp", "type", "payload", "ordinal", "seq", KEY_FIELD})
 
-#: Records that are validated at once.
-_BATCH: Final = 64
+#: Number of records validated at once.
+_BATCH_RECORDS: Final = 64
 
-#: Read items. The second runs no Python; it refuses fields that are to be gathered, which hardly any line has.
+#: Items that are read. The second adapter runs no Python code, but refuses unknown fields; hardly any line has one.
 _ANY_ITEMS: Final = TypeAdapter(list[RolloutItem])
 _ITEMS: Final = TypeAdapter(
     list[Annotated[RolloutItem, GetPydanticSchema(lambda item, handler: handler(item)["schema"])]]
@@ -42,14 +42,14 @@ _ITEMS: Final = TypeAdapter(
 
 
 def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> bytes:
-    r"""Return *item* as the rollout line it will be, without what the store adds and the final ``\n``.
+    r"""Return *item* as a rollout line, without the fields that the store adds and the final ``\n``.
 
-    ``timestamp`` comes first and contains no comma, so that the writer can put its fields after it. Text is raw
-    UTF-8: codex's search does not find ``\u`` escapes. Integers of any size are kept exactly.
+    ``timestamp`` comes first and contains no comma, so that the store can insert its fields after it. Text is raw UTF-8:
+    codex's search does not find ``\u`` escapes. Integers of any size are exact.
 
     Raises:
-        InvalidRequest: the item holds NaN, Infinity, a lone surrogate, a key that is no string, or something
-            that is not JSON; or its timestamp is no time.
+        InvalidRequest: the item's content is not JSON, such as NaN, Infinity, a lone surrogate or a key that is not a
+            string; or its timestamp is not a time.
         ResourceExhausted: the line is longer than *max_bytes*.
     """
     record: dict[str, Any] = {"timestamp": _own_time(item) or format_time(appended_at), "type": item.type}
@@ -59,8 +59,8 @@ def encode_line(item: RolloutItem, appended_at: datetime, *, max_bytes: int) -> 
     line = encode_json(record)
     if len(line) > max_bytes:
         raise ResourceExhausted(
-            f"an item of {len(line)} bytes exceeds the limit of {max_bytes}; "
-            "store large data elsewhere and append a reference (or raise LIVETHREAD_MAX_ITEM_BYTES)"
+            f"an item of {len(line)} bytes exceeds the limit of {max_bytes}: nothing was stored. "
+            "Store large data elsewhere and append a reference, or raise LIVETHREAD_MAX_ITEM_BYTES"
         )
     return line
 
@@ -70,15 +70,15 @@ def _own_time(item: RolloutItem) -> str | None:
         return None
     own = parse_time(item.timestamp)
     if own is None:
-        raise InvalidRequest(f"the item's timestamp {item.timestamp!r} is no RFC 3339 time")
+        raise InvalidRequest(f"the item's timestamp {item.timestamp!r} is not an RFC 3339 time")
     return format_time(own)
 
 
 def encode_items(items: Sequence[RolloutItem], appended_at: datetime, *, max_bytes: int) -> tuple[bytes, ...]:
-    """Return the lines of an append: at least one.
+    """Return the lines of an append.
 
     Raises:
-        InvalidRequest: there is no item, one is not JSON, or one is of the store's own type.
+        InvalidRequest: *items* is empty, an item is not JSON, or an item has the store's own type.
         ResourceExhausted: an item is longer than *max_bytes*, or all together are longer than `MAX_TASK_BYTES`.
     """
     if not items:
@@ -86,21 +86,23 @@ def encode_items(items: Sequence[RolloutItem], appended_at: datetime, *, max_byt
     lines: list[bytes] = []
     for n, item in enumerate(items):
         if item.type == THREAD_METADATA_TYPE:
-            raise InvalidRequest(f"items of type {item.type} are the store's to write: patch the metadata")
+            raise InvalidRequest(f"only the store writes items of type {item.type}; patch the metadata instead")
         try:
             lines.append(encode_line(item, appended_at, max_bytes=max_bytes))
         except (InvalidRequest, ResourceExhausted) as error:
             raise type(error)(f"items[{n}]: {error.message}") from None
     if sum(map(len, lines)) > MAX_TASK_BYTES:
-        raise ResourceExhausted(f"an append of more than {MAX_TASK_BYTES} bytes; append the items in several calls")
+        raise ResourceExhausted(
+            f"the append exceeds the limit of {MAX_TASK_BYTES} bytes: nothing was stored. "
+            "Append the items in several calls"
+        )
     return tuple(lines)
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:
-    r"""Return the record that *line* holds, with or without its ``\n``; None if it holds no JSON object in UTF-8.
+    r"""Return the record in *line*, with or without its ``\n``, or None if the line is not a JSON object in UTF-8.
 
-    Integers of any size are exact. NaN, a lone surrogate or a float beyond a double's range makes a line a bad one, as
-    in codex.
+    Integers of any size are exact. As in codex, NaN, a lone surrogate, or a float beyond a double's range is not JSON.
     """
     try:
         record = orjson.loads(line)
@@ -118,18 +120,18 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
 
 
 def item_of(record: dict[str, Any] | None) -> RolloutItem | None:
-    """Return the item that a line's *record* holds, if any; see `items_of`."""
+    """Return the item in a line's *record*, if any; see `items_of`."""
     return next(iter(items_of([record])), None)
 
 
 def items_of(records: Iterable[dict[str, Any] | None]) -> tuple[RolloutItem, ...]:
-    """Return the items that the *records* of a rollout hold, without what the store added; the records are used up.
+    """Return the items in the *records* of a rollout, without ``seq`` and the idempotency key, which it removes.
 
-    The lines were checked when they were appended, or are not ours to check: their payloads are taken as they are.
+    Payloads are not validated: ours were when they were appended, and other programs' pass through.
     """
     items: list[RolloutItem] = []
     present = filter(None, records)
-    while batch := list(islice(present, _BATCH)):
+    while batch := list(islice(present, _BATCH_RECORDS)):
         for record in batch:
             if "payload" in record:
                 record.pop("seq", None)
@@ -143,7 +145,7 @@ def items_of(records: Iterable[dict[str, Any] | None]) -> tuple[RolloutItem, ...
 
 
 def _foreign_item(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the fields of the item that another program's *record* holds, if any, without values of a wrong type."""
+    """Return the fields of the item in another program's *record*, if any, without values of the wrong type."""
     if not isinstance(record.get("type"), str) or "payload" not in record:
         return modern_record(record)
     timestamp, ordinal = record.get("timestamp"), record.get("ordinal")
@@ -165,7 +167,7 @@ def encode_json(value: object) -> bytes:
         return _dumps_exactly(value)
     if type(value) is str:
         return encoded
-    # orjson writes NaN as null, some objects as if they were JSON, and more depth than codex reads.
+    # orjson writes NaN as null, some objects as if they were JSON, and deeper nesting than codex reads.
     if not _is_plain(value, encoded) or encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH:
         _require_json(value)
     return encoded
@@ -175,10 +177,10 @@ _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATE
 
 
 def _is_plain(value: Any, encoded: bytes) -> bool:
-    """Whether *value*, which orjson took, is JSON without NaN and Infinity, and of Python's own types alone.
+    """Whether *value*, which orjson accepted, consists of built-in types only, without NaN and Infinity.
 
-    These are what can be marshalled: no UUID, no enum. To marshal takes a tenth of the time of `json.dumps`, which is
-    asked where there may be a NaN.
+    `marshal` accepts only built-in types: no UUID, no enum. It takes a tenth of the time of `json.dumps`, which runs only
+    if a null may be a NaN.
     """
     try:
         marshal.dumps(value)
@@ -190,11 +192,11 @@ def _is_plain(value: Any, encoded: bytes) -> bool:
 
 
 def _dumps_exactly(value: object) -> bytes:
-    """Encode what orjson refuses: an integer beyond 64 bits. Whatever else it refused is an error of the caller."""
+    """Encode a value that orjson refused for its integers beyond 64 bits; refuse all others."""
     _require_json(value)
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except ValueError as error:  # an integer of more digits than Python converts
+    except ValueError as error:  # an integer with more digits than Python converts
         raise InvalidRequest(f"not JSON: {error}") from None
 
 
@@ -205,7 +207,7 @@ def _require_json(value: object) -> None:
 
 
 def _first_problem(value: object, path: str, depth: int) -> str | None:
-    """Say where and why *value* is not JSON, or return None where it is."""
+    """Return where and why *value* is not JSON, or None if it is."""
     if depth > MAX_DEPTH:
         return f"nested deeper than {MAX_DEPTH} levels"
     match value:
@@ -218,7 +220,7 @@ def _first_problem(value: object, path: str, depth: int) -> str | None:
         case dict():
             for key, member in value.items():
                 if not isinstance(key, str):
-                    return f"{path or 'value'} has the key {key!r}, which is no string"
+                    return f"{path or 'value'} has the key {key!r}, which is not a string"
                 problem = _text_problem(key, f"a key of {path or 'value'}") or _first_problem(
                     member, f"{path}.{key}" if path else key, depth + 1
                 )
@@ -229,7 +231,7 @@ def _first_problem(value: object, path: str, depth: int) -> str | None:
             problems = (_first_problem(member, f"{path}[{i}]", depth + 1) for i, member in enumerate(value))
             return next(filter(None, problems), None)
         case _:
-            return f"{path or 'value'} is a {type(value).__name__}"
+            return f"{path or 'value'} is of type {type(value).__name__}"
 
 
 def _text_problem(text: str, path: str) -> str | None:

@@ -124,7 +124,7 @@ def stored_turn(
 ) -> StoredTurn:
     """Return the turn that consists of *items*: from its first item to the last before the next turn.
 
-    *others*: turns whose end events may stand among *items*. *late_end*: this turn's end event, if it comes after the
+    *others*: turns whose end events may be among *items*. *late_end*: this turn's end event, if it comes after the
     next turn's start.
     """
     events = [item for item in items if item.type == "event_msg" and named_end(item) not in others]

@@ -39,7 +39,7 @@ def test_a_cursor_holds_the_sort_value_and_the_id(key: ThreadSortKey, value: str
     assert set(cursor) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=")
 
 
-def test_a_cursor_of_another_key_is_refused_by_name() -> None:
+def test_a_cursor_of_another_sort_key_is_refused_by_name() -> None:
     cursor = encode_cursor(THREAD, ThreadSortKey.CREATED_AT)
 
     with pytest.raises(InvalidRequest, match="this cursor is for created_at, not for updated_at"):
@@ -64,6 +64,6 @@ def test_a_cursor_of_another_key_is_refused_by_name() -> None:
     ],
     ids=lambda cursor: cursor[:20],
 )
-def test_what_is_no_cursor_is_an_invalid_request(cursor: str) -> None:
+def test_a_malformed_cursor_is_an_invalid_request(cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="this is not a cursor; pass next_cursor unchanged"):
         decode_cursor(cursor, ThreadSortKey.CREATED_AT)

@@ -44,7 +44,7 @@ ERRORS = [
 every_error = pytest.mark.parametrize(("error", "message"), ERRORS, ids=[type(error).__name__ for error, _ in ERRORS])
 
 
-def test_every_public_error_is_tried_here() -> None:
+def test_these_tests_cover_every_public_error() -> None:
     public = {
         value
         for name, value in vars(errors).items()

@@ -1,4 +1,4 @@
-"""What `import livethread` brings with it, and what it leaves until it is used."""
+"""`import livethread` is light: modules and dependencies load when they are used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import livethread
 from livethread import types
 from livethread.cli.ls import SORT_KEYS
 
-#: Makes every import of a package that only the queued store needs fail.
+#: Lets imports of packages that only the queued store needs fail.
 BLOCK_CELERY = """
 import sys
 
@@ -42,7 +42,7 @@ asyncio.run(play())
 """
 
 
-def test_importing_the_package_imports_none_of_its_modules() -> None:
+def test_importing_the_package_loads_no_submodules() -> None:
     loaded = _loaded_by("import livethread")
 
     assert {name for name in loaded if name.startswith("livethread")} == {"livethread"}
@@ -52,7 +52,7 @@ def test_the_in_memory_store_works_without_celery_and_redis() -> None:
     assert _python("-c", BLOCK_CELERY + USE_IN_MEMORY_STORE) == "['hello']\n"
 
 
-def test_the_composition_root_can_be_imported_without_celery_and_redis() -> None:
+def test_the_composition_root_imports_without_celery_and_redis() -> None:
     assert not _loaded_by("import livethread.composition") & {"celery", "redis", "pydantic", "livethread_worker"}
 
 
@@ -74,7 +74,7 @@ except SystemExit as end:
     assert not loaded & {"celery", "kombu", "livethread_worker", "pydantic", "redis", "rich", "sqlite_utils"}
 
 
-def test_type_checkers_see_the_names_that_are_exported() -> None:
+def test_type_checkers_see_the_exported_names() -> None:
     tree = ast.parse(Path(livethread.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
@@ -85,14 +85,14 @@ def test_type_checkers_see_the_names_that_are_exported() -> None:
 
 
 @pytest.mark.parametrize("name", livethread.__all__)
-def test_an_exported_name_is_its_modules(name: str) -> None:
+def test_an_exported_name_is_the_object_in_its_module(name: str) -> None:
     module = importlib.import_module(livethread._MODULES[name])
 
     assert getattr(livethread, name) is getattr(module, name)
     assert name in dir(livethread)
 
 
-def test_a_name_that_is_not_exported_is_an_attribute_error() -> None:
+def test_a_name_that_is_not_exported_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'livethread' has no attribute 'CeleryThreadStore'"):
         _ = livethread.CeleryThreadStore  # type: ignore[attr-defined]
 
@@ -112,7 +112,7 @@ def _loaded_by(code: str) -> set[str]:
 
 
 def _python(*arguments: str) -> str:
-    """Run a new interpreter that finds our packages where this one does; return what it prints."""
+    """Run a new interpreter with this one's import path, and return its output."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

@@ -60,7 +60,7 @@ def test_an_empty_patch_changes_nothing() -> None:
     assert before.patched(patch) == before
 
 
-def test_a_present_value_is_set_and_all_else_is_left() -> None:
+def test_a_present_value_is_set_and_other_fields_are_left() -> None:
     before = thread(name="n", title="t", model="m")
 
     after = before.patched(ThreadMetadataPatch(title="new"))
@@ -114,7 +114,7 @@ def test_git_is_patched_field_by_field(git: GitInfo | None, patch: GitInfoPatch,
     assert patch.apply_to(git) == expected
 
 
-def test_a_patch_of_no_git_field_leaves_git() -> None:
+def test_an_empty_git_patch_leaves_git() -> None:
     before = thread(git_info=GitInfo(branch="b"))
 
     assert before.patched(ThreadMetadataPatch(git_info=GitInfoPatch())) == before
@@ -131,7 +131,7 @@ def test_merging_keeps_a_clear_and_lets_the_later_value_win() -> None:
     assert later.merge(first).changes() == {"name": "n", "title": "t", "agent_role": "r"}
 
 
-def test_merging_joins_git_field_by_field() -> None:
+def test_merging_combines_git_field_by_field() -> None:
     first = ThreadMetadataPatch(git_info=GitInfoPatch(sha="s", branch="b"))
     later = ThreadMetadataPatch(git_info=GitInfoPatch(branch=None, origin_url="u"))
 
@@ -157,7 +157,7 @@ def test_applying_a_patch_twice_has_the_effect_of_applying_it_once(patch: Thread
     assert once.patched(patch) == once
 
 
-def test_a_merged_patch_has_the_effect_of_both_where_a_git_field_is_empty_too() -> None:
+def test_a_merged_patch_has_the_effect_of_both_if_a_git_field_is_empty() -> None:
     first = ThreadMetadataPatch(git_info=GitInfoPatch(sha=""))
     later = ThreadMetadataPatch(git_info=GitInfoPatch(branch="b"))
 
@@ -204,7 +204,7 @@ def test_a_thread_source_is_any_label(label: str) -> None:
 
 
 @pytest.mark.parametrize("value", [{"custom": "x"}, 7, True, ["user"], "", "x" * 201])
-def test_a_thread_source_that_is_no_label_is_refused(value: object) -> None:
+def test_a_thread_source_that_is_not_a_label_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match=r"ThreadMetadataPatch: .*thread_source: "):
         ThreadMetadataPatch.model_validate({"thread_source": value})
     with pytest.raises(ValidationError, match="thread_source"):
@@ -227,7 +227,7 @@ def test_an_unknown_field_of_a_patch_is_refused() -> None:
         ThreadMetadataPatch.model_validate({"titel": "t"})
 
 
-def test_a_thread_does_not_show_its_history_when_printed() -> None:
+def test_the_repr_of_a_thread_omits_its_history() -> None:
     whole = thread(history={"thread_id": thread().thread_id, "items": [{"type": "x", "payload": "a secret"}]})
 
     assert "a secret" not in repr(whole)

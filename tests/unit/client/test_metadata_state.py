@@ -41,25 +41,25 @@ def test_no_update_changes_nothing(state: MetadataState) -> None:
     assert state.thread == new_thread()
 
 
-def test_updated_at_is_the_latest_of_the_lines(state: MetadataState) -> None:
+def test_updated_at_is_the_time_of_the_latest_line(state: MetadataState) -> None:
     for hours in (2, 3, 1):
         state.touch(at(hours))
 
     assert state.thread == new_thread().model_copy(update={"updated_at": at(3)})
 
 
-def test_a_line_older_than_the_thread_does_not_set_it_back(state: MetadataState) -> None:
+def test_a_line_older_than_the_thread_does_not_set_updated_at_back(state: MetadataState) -> None:
     state.touch(at(-1))
 
     assert state.thread.updated_at == AT
 
 
 @pytest.mark.parametrize(("line_type", "expected"), [("session_meta", False), ("event_msg", True), ("new", True)])
-def test_restating_what_a_thread_is_is_no_activity(line_type: str, expected: bool) -> None:
+def test_a_session_meta_is_not_activity(line_type: str, expected: bool) -> None:
     assert is_activity(line_type) is expected
 
 
-def test_an_explicit_patch_may_set_updated_at_back_and_the_next_line_advances_it(state: MetadataState) -> None:
+def test_an_explicit_patch_may_set_updated_at_back_until_the_next_line(state: MetadataState) -> None:
     state.touch(at(5))
 
     assert state.update(update(updated_at=at(1)), is_explicit=True).updated_at == at(1)
@@ -94,7 +94,7 @@ def test_an_explicit_patch_may_be_only_if_unset_too(state: MetadataState) -> Non
     assert state.thread.model == "m"
 
 
-def test_a_derived_patch_pins_nothing(state: MetadataState, explicit_fields: set[str]) -> None:
+def test_a_derived_patch_makes_no_field_explicit(state: MetadataState, explicit_fields: set[str]) -> None:
     state.update(update("title", title="derived"), is_explicit=False)
 
     assert explicit_fields == set()
@@ -107,7 +107,7 @@ def test_recency_never_goes_back(state: MetadataState) -> None:
     assert state.thread.recency_at == at(5)
 
 
-def test_a_thread_is_archived_with_everything_before(state: MetadataState) -> None:
+def test_an_archived_thread_keeps_the_time_of_its_last_line(state: MetadataState) -> None:
     state.touch(at(2))
 
     archived = state.archive(at(1))
@@ -153,7 +153,7 @@ APPENDS = st.tuples(
 
 @given(steps=st.lists(APPENDS | PATCHES, max_size=12), resumed=st.sets(st.integers(0, 12)))
 def test_with_several_writers_metadata_equals_reading_the_lines(steps: list[Any], resumed: set[int]) -> None:
-    """In any order; a writer may not know whether its append took effect; and one may be opened at any time."""
+    """Writers append in any order, may not know whether an append took effect, and may be opened at any time."""
     live, syncs = MetadataState(new_thread(), set()), [ThreadMetadataSync(THREAD) for _ in range(WRITERS)]
     read, reader = MetadataState(new_thread(), set()), ThreadMetadataSync(THREAD)
 

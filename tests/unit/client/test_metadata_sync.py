@@ -22,7 +22,7 @@ MARKED = "# Context from my IDE\n\n## Open tabs: a.py\n\n## My request for Codex
 
 
 def derive(*items: tuple[str, Any], sync: ThreadMetadataSync | None = None) -> dict[str, Any]:
-    """The patch derived from *items*, as it travels; no patch is an empty object."""
+    """Return the patch derived from *items*, as JSON; empty if there is none."""
     update = update_of(*items, sync=sync)
     return update.patch.to_wire() if update else {}
 
@@ -46,7 +46,7 @@ def meta(**fields: Any) -> tuple[str, dict[str, Any]]:
     return "session_meta", {"id": THREAD, "timestamp": "2026-11-22T10:11:12.345Z", **fields}
 
 
-#: What an own session_meta says of everything that it does not mention.
+#: The patch derived from a thread's own session_meta with nothing but an id and a time.
 BARE = {
     "created_at": "2026-11-22T10:11:12.345000Z",
     "source": "vscode",
@@ -60,8 +60,8 @@ BARE = {
 # -- session_meta ------------------------------------------------------------------------------------------
 
 
-def test_the_own_session_meta_sets_what_it_says() -> None:
-    said = {
+def test_a_threads_own_session_meta_sets_its_fields() -> None:
+    fields = {
         "cwd": "/work",
         "originator": "codex_cli_rs",
         "cli_version": "0.138.0",
@@ -76,7 +76,7 @@ def test_the_own_session_meta_sets_what_it_says() -> None:
         "git": {"commit_hash": "s", "branch": "b", "repository_url": "u"},
     }
 
-    derived = derive(meta(**said))
+    derived = derive(meta(**fields))
 
     assert derived == {
         "created_at": "2026-11-22T10:11:12.345000Z",
@@ -102,23 +102,23 @@ def test_an_empty_git_clears_git() -> None:
     assert derive(meta(git={})) == BARE | {"git_info": {"sha": None, "branch": None, "origin_url": None}}
 
 
-def test_a_git_object_stands_for_the_whole_of_git() -> None:
-    """What a copy of session_meta does not mention any more was cleared: codex takes the object as a whole, too."""
+def test_a_git_object_replaces_all_git_fields() -> None:
+    """A field that a copy of session_meta lacks was cleared. codex also takes the object as a whole."""
     assert derive(meta(git={"commit_hash": "s"})) == BARE | {
         "git_info": {"sha": "s", "branch": None, "origin_url": None}
     }
 
 
-def test_the_second_form_of_a_time_is_read_too() -> None:
+def test_codexs_second_form_of_a_time_is_read() -> None:
     assert derive(meta(timestamp="2026-11-22T10-11-12"))["created_at"] == "2026-11-22T10:11:12Z"
 
 
 @pytest.mark.parametrize("timestamp", [None, 7, "long ago", ""])
-def test_a_time_that_is_none_is_left(timestamp: Any) -> None:
+def test_an_invalid_time_is_ignored(timestamp: Any) -> None:
     assert "created_at" not in derive(meta(timestamp=timestamp))
 
 
-def test_the_session_meta_that_a_fork_copied_says_nothing() -> None:
+def test_a_session_meta_copied_by_a_fork_states_no_facts() -> None:
     copied = ("session_meta", {"id": OTHER, "cwd": "/elsewhere", "source": "exec", "model_provider": "other"})
 
     assert derive(meta(source="cli", cwd="/work"), copied) == BARE | {"source": "cli", "cwd": "/work"}
@@ -128,7 +128,7 @@ def test_the_session_meta_that_a_fork_copied_says_nothing() -> None:
 # -- turn_context ------------------------------------------------------------------------------------------
 
 
-def test_a_turn_context_sets_the_turns_settings_and_the_directory_if_none_is_known() -> None:
+def test_a_turn_context_sets_the_settings_and_the_first_directory() -> None:
     context = {
         "cwd": "/work",
         "model": "gpt-5",
@@ -148,7 +148,7 @@ def test_a_turn_context_sets_the_turns_settings_and_the_directory_if_none_is_kno
     }
 
 
-def test_the_first_directory_counts_and_the_last_model() -> None:
+def test_the_first_directory_and_the_last_model_count() -> None:
     first = ("turn_context", {"cwd": "/first", "model": "a"})
     second = ("turn_context", {"cwd": "/second", "model": "b"})
 
@@ -157,7 +157,7 @@ def test_the_first_directory_counts_and_the_last_model() -> None:
     assert derive(first, sync=ThreadMetadataSync(THREAD, {"cwd"})) == {"model": "a"}
 
 
-def test_what_a_turn_context_does_not_say_is_left() -> None:
+def test_a_turn_context_leaves_fields_without_a_valid_value() -> None:
     assert derive(("turn_context", {"model": None, "effort": 7, "cwd": ""})) == {}
 
 
@@ -181,11 +181,11 @@ def test_the_first_message_with_text_names_the_thread() -> None:
         ("", ""),
     ],
 )
-def test_a_users_own_words_follow_the_editors_marker(message: str, request_: str) -> None:
+def test_a_users_request_follows_the_editors_marker(message: str, request_: str) -> None:
     assert user_request(message) == request_
 
 
-def test_a_marked_message_gives_the_words_behind_the_marker() -> None:
+def test_a_marked_message_names_the_thread_by_the_request() -> None:
     assert derive(event("user_message", message=MARKED)) == {
         "first_user_message": "fix it",
         "preview": "fix it",
@@ -194,7 +194,7 @@ def test_a_marked_message_gives_the_words_behind_the_marker() -> None:
 
 
 @pytest.mark.parametrize("images", [{"images": ["data:image/png;base64,"]}, {"local_images": ["/a.png"]}])
-def test_an_image_alone_gives_a_preview_and_the_first_text_after_it_the_title(images: dict[str, Any]) -> None:
+def test_an_image_gives_the_preview_and_the_first_text_after_it_the_title(images: dict[str, Any]) -> None:
     sync = ThreadMetadataSync(THREAD)
 
     alone = derive(event("user_message", message=" ", **images), sync=sync)
@@ -206,19 +206,19 @@ def test_an_image_alone_gives_a_preview_and_the_first_text_after_it_the_title(im
 
 
 @pytest.mark.parametrize("message", ["", "   ", None, 7, ["text"]])
-def test_a_message_without_text_and_image_says_nothing(message: Any) -> None:
+def test_a_message_without_text_and_image_states_no_facts(message: Any) -> None:
     assert derive(event("user_message", message=message, images=[], local_images=None)) == {}
 
 
-def test_a_users_message_of_a_paginated_thread_says_what_any_other_does() -> None:
+def test_a_users_message_of_a_paginated_thread_states_the_same_facts() -> None:
     content = [
         {"type": "text", "text": "fix "},
         {"type": "local_image", "path": "/a.png"},
         {"type": "text", "text": "it"},
     ]
-    said = {"first_user_message": "fix it", "preview": "fix it", "title": "fix it"}
+    facts = {"first_user_message": "fix it", "preview": "fix it", "title": "fix it"}
 
-    assert derive(event("item_completed", item={"type": "UserMessage", "content": content})) == said
+    assert derive(event("item_completed", item={"type": "UserMessage", "content": content})) == facts
     alone = event("item_completed", item={"type": "UserMessage", "content": content[1:2]})
     assert derive(alone) == {"first_user_message": "[Image]", "preview": "[Image]"}
 
@@ -234,11 +234,11 @@ def test_a_users_message_of_a_paginated_thread_says_what_any_other_does() -> Non
         None,
     ],
 )
-def test_a_completed_item_that_is_no_message_of_a_user_says_nothing(item: Any) -> None:
+def test_a_completed_item_that_is_not_a_users_message_states_no_facts(item: Any) -> None:
     assert derive(event("item_completed", item=item)) == {}
 
 
-# -- what is sent, and when --------------------------------------------------------------------------------
+# -- when facts are sent -----------------------------------------------------------------------------------
 
 
 def test_first_wins_facts_are_sent_as_set_only_if_unset() -> None:
@@ -261,7 +261,7 @@ def test_a_first_wins_fact_is_sent_until_it_is_known_to_take_effect() -> None:
 
 
 def test_a_last_wins_fact_is_sent_whenever_an_item_states_it() -> None:
-    """Another writer may have changed it since: only the order of the tasks can tell."""
+    """Another writer may have changed it since, and only the order of the tasks decides."""
     sync, context = ThreadMetadataSync(THREAD), ("turn_context", {"model": "m"})
 
     for _ in range(2):
@@ -271,20 +271,20 @@ def test_a_last_wins_fact_is_sent_whenever_an_item_states_it() -> None:
         assert update.patch.to_wire() == {"model": "m"}
 
 
-def test_facts_are_taken_once() -> None:
+def test_take_returns_facts_once() -> None:
     sync = ThreadMetadataSync(THREAD)
     update_of(("turn_context", {"model": "m"}), sync=sync)
 
     assert sync.take() is None
 
 
-def test_a_resumed_thread_starts_where_the_stored_one_stands() -> None:
+def test_a_resumed_thread_starts_with_the_stored_facts() -> None:
     sync = ThreadMetadataSync.for_stored(stored(cwd="/work", preview="p", first_user_message="f", title="t"))
 
     assert derive(event("user_message", message="later"), ("turn_context", {"cwd": "/x"}), sync=sync) == {}
 
 
-def test_a_stored_thread_with_nothing_set_has_everything_to_be_sent() -> None:
+def test_a_stored_thread_without_values_sends_every_first_wins_fact() -> None:
     sync = ThreadMetadataSync.for_stored(stored())
 
     derived = derive(event("user_message", message="hi"), ("turn_context", {"cwd": "/x"}), sync=sync)
@@ -293,15 +293,13 @@ def test_a_stored_thread_with_nothing_set_has_everything_to_be_sent() -> None:
 
 
 @pytest.mark.parametrize(("created_in", "sent"), [("/work", {}), (None, {"cwd": "/x"}), ("", {"cwd": "/x"})])
-def test_a_new_thread_knows_the_directory_that_it_was_created_in(
-    created_in: str | None, sent: dict[str, Any]
-) -> None:
+def test_a_new_thread_knows_the_directory_of_its_creation(created_in: str | None, sent: dict[str, Any]) -> None:
     sync = ThreadMetadataSync.for_new(CreateThreadParams(thread_id=THREAD, cwd=created_in))
 
     assert derive(("turn_context", {"cwd": "/x"}), sync=sync) == sent
 
 
-def test_an_items_own_time_counts_before_the_time_of_the_append() -> None:
+def test_an_items_own_time_overrides_the_time_of_the_append() -> None:
     started = RolloutItem(type="event_msg", payload={"type": "task_started"}, timestamp="2026-11-22T13:00:00Z")
     sync = ThreadMetadataSync(THREAD)
 
@@ -322,7 +320,7 @@ def test_an_items_own_time_counts_before_the_time_of_the_append() -> None:
     ],
     ids=["source", "thread source", "approval policy"],
 )
-def test_a_value_that_does_not_fit_displaces_none_that_does(lines: list[tuple[str, Any]]) -> None:
+def test_an_invalid_value_does_not_displace_a_valid_one(lines: list[tuple[str, Any]]) -> None:
     derived = derive(*lines)
 
     assert {"exec", "auto", "never"} & {str(value) for value in derived.values()} != set()
@@ -341,11 +339,11 @@ def test_a_token_count_with_info_sets_the_usage() -> None:
 
 
 @pytest.mark.parametrize("info", [None, {}, {"total_token_usage": None}, 7, {"total_token_usage": 7}])
-def test_a_token_count_without_info_says_nothing(info: Any) -> None:
+def test_a_token_count_without_info_states_no_facts(info: Any) -> None:
     assert derive(event("token_count", info=info)) == {}
 
 
-def test_a_goal_is_the_preview_where_there_is_none_yet() -> None:
+def test_a_goal_is_the_preview_if_there_is_none_yet() -> None:
     goal = event("thread_goal_updated", goal={"objective": " reach it "})
     message = event("user_message", message="hello")
 
@@ -355,12 +353,12 @@ def test_a_goal_is_the_preview_where_there_is_none_yet() -> None:
 
 
 @pytest.mark.parametrize("goal", [None, {}, {"objective": "  "}, {"objective": 7}, "reach it"])
-def test_a_goal_without_objective_says_nothing(goal: Any) -> None:
+def test_a_goal_without_objective_states_no_facts(goal: Any) -> None:
     assert derive(event("thread_goal_updated", goal=goal)) == {}
 
 
 @pytest.mark.parametrize("kind", ["task_started", "turn_started"])
-def test_a_turns_start_advances_recency_to_the_time_of_its_line(kind: str) -> None:
+def test_the_start_of_a_turn_advances_recency_to_its_lines_time(kind: str) -> None:
     sync = ThreadMetadataSync(THREAD)
 
     for at in (LATER, AT):
@@ -382,15 +380,15 @@ def test_a_turns_start_advances_recency_to_the_time_of_its_line(kind: str) -> No
         ("from_the_future", {"id": THREAD, "cwd": "/x", "model": "m"}),
     ],
 )
-def test_every_other_item_says_nothing(item: tuple[str, dict[str, Any]]) -> None:
+def test_every_other_item_states_no_facts(item: tuple[str, dict[str, Any]]) -> None:
     assert derive(item) == {}
 
 
-# -- odd items -----------------------------------------------------------------------------------------------
+# -- invalid items -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fields",
     [
         {"memory_mode": {}},
         {"memory_mode": []},
@@ -407,9 +405,9 @@ def test_every_other_item_says_nothing(item: tuple[str, dict[str, Any]]) -> None
     ],
     ids=str,
 )
-def test_a_session_meta_with_an_odd_field_still_says_the_rest(said: dict[str, Any]) -> None:
-    """It may be a foreign one, or one of a newer codex; it must not make the thread unreadable."""
-    assert derive(meta(cwd="/work", **said))["cwd"] == "/work"
+def test_a_session_meta_with_an_invalid_field_still_states_the_rest(fields: dict[str, Any]) -> None:
+    """Another program or a newer codex may have written it; the thread must stay readable."""
+    assert derive(meta(cwd="/work", **fields))["cwd"] == "/work"
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -433,6 +431,6 @@ def test_no_item_makes_deriving_fail(type_: str, kind: str, fields: dict[str, An
 
 
 @given(payload=json_values)
-def test_a_payload_that_is_no_object_says_nothing(payload: Any) -> None:
+def test_a_payload_that_is_not_an_object_states_no_facts(payload: Any) -> None:
     if not isinstance(payload, dict):
         assert derive(("turn_context", payload)) == {}

@@ -29,7 +29,7 @@ class Outer(Model):
 
 @pytest.fixture(params=["UTC", "Asia/Kolkata", "America/New_York"])
 def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The machine's own time zone."""
+    """Set the machine's time zone."""
     monkeypatch.setenv("TZ", request.param)
     time.tzset()
     yield request.param
@@ -72,7 +72,7 @@ def test_a_model_is_frozen() -> None:
 # -- times -------------------------------------------------------------------------------------------------
 
 
-def test_a_time_is_taken_in_utc_and_cut_to_milliseconds() -> None:
+def test_a_time_is_converted_to_utc_and_cut_to_milliseconds() -> None:
     inner = Inner.model_validate({"at": "2026-01-02T03:04:05.678999+02:00"})
 
     assert inner.at == datetime(2026, 1, 2, 1, 4, 5, 678_000, tzinfo=UTC)
@@ -91,7 +91,7 @@ def test_a_time_beyond_the_calendar_is_refused(at: str) -> None:
         Inner.model_validate({"at": at})
 
 
-def test_now_is_in_utc_and_in_whole_milliseconds() -> None:
+def test_now_is_in_utc_and_whole_milliseconds() -> None:
     now = utc_now()
 
     assert now.tzinfo is UTC
@@ -128,18 +128,18 @@ def test_both_of_codexs_spellings_are_read(zone: str, text: str, time_: datetime
 
 
 @pytest.mark.parametrize("text", ["", "now", "2026-02-30T00:00:00Z", "2026", "1763800000", None, 7, b"2026"])
-def test_what_is_no_time_is_none(text: object) -> None:
+def test_a_text_that_is_not_a_time_parses_to_none(text: object) -> None:
     assert parse_time(text) is None
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_what_lies_beyond_the_calendar_is_none(text: str) -> None:
+def test_a_time_beyond_the_calendar_parses_to_none(text: str) -> None:
     assert parse_time(text) is None
 
 
 @pytest.mark.parametrize("text", ["2026-01-02T03:04:05", "2026-01-02", "2026-01-02 03:04:05.678", "20260102T030405"])
-def test_a_spelling_without_a_zone_never_means_the_machines_own(zone: str, text: str) -> None:
-    """Two hosts that read one file must read one time: it is UTC, or none."""
+def test_a_time_without_a_zone_is_never_in_the_machines_zone(zone: str, text: str) -> None:
+    """All hosts must read the same time from a file: UTC, or none."""
     assert parse_time(text) in {
         None,
         datetime(2026, 1, 2, tzinfo=UTC),

@@ -53,7 +53,7 @@ def observers() -> Observers:
     return Observers()
 
 
-def test_every_subscriber_gets_every_event_in_order(observers: Observers) -> None:
+def test_every_observer_gets_every_event_in_order(observers: Observers) -> None:
     first: list[ThreadEvent] = []
     second: list[ThreadEvent] = []
     observers.subscribe(first.append)
@@ -65,7 +65,7 @@ def test_every_subscriber_gets_every_event_in_order(observers: Observers) -> Non
     assert first == second == [event for event, _, _ in EVENTS]
 
 
-def test_a_subscriber_gets_nothing_after_it_unsubscribed(observers: Observers) -> None:
+def test_an_observer_gets_no_event_after_unsubscribing(observers: Observers) -> None:
     seen: list[ThreadEvent] = []
     unsubscribe = observers.subscribe(seen.append)
     observers.emit(APPLIED)
@@ -88,7 +88,7 @@ def test_unsubscribing_twice_leaves_the_other_subscription(observers: Observers)
     assert seen == [APPLIED]
 
 
-def test_a_subscriber_that_raises_is_logged_and_disturbs_nobody(
+def test_an_observer_that_raises_is_logged_and_disturbs_no_other(
     observers: Observers, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[ThreadEvent] = []
@@ -109,7 +109,7 @@ def test_a_subscriber_that_raises_is_logged_and_disturbs_nobody(
     ] * 2
 
 
-def test_a_subscriber_may_end_its_subscription_while_it_is_called(observers: Observers) -> None:
+def test_an_observer_may_unsubscribe_while_it_is_called(observers: Observers) -> None:
     seen: list[ThreadEvent] = []
 
     def once(event: ThreadEvent) -> None:
@@ -135,10 +135,10 @@ def test_every_event_is_a_log_line_with_its_data_and_a_constant_message(
 
     (record,) = caplog.records
     plain = vars(logging.makeLogRecord({}))
-    said: dict[str, Any] = {k: v for k, v in vars(record).items() if k not in plain and k != "message"}
+    data: dict[str, Any] = {k: v for k, v in vars(record).items() if k not in plain and k != "message"}
     assert (record.levelno, record.getMessage()) == (level, action)
-    assert said == {"action": action, **asdict(event)}
-    assert said["thread_id"] == THREAD
+    assert data == {"action": action, **asdict(event)}
+    assert data["thread_id"] == THREAD
 
 
 def test_frequent_events_are_quiet_in_production(observers: Observers, caplog: pytest.LogCaptureFixture) -> None:
@@ -205,5 +205,5 @@ def test_a_file_that_cannot_be_opened_is_reported_at_once(tmp_path: Path) -> Non
     ],
     ids=str,
 )
-def test_a_sub_agents_source_has_a_plain_label(source: Any, label: str | None) -> None:
+def test_only_a_sub_agents_source_has_a_label(source: Any, label: str | None) -> None:
     assert subagent_label(source) == label

@@ -12,7 +12,7 @@ def must_not_be_made() -> list[str]:
     raise AssertionError("the thread is open already")
 
 
-def test_nothing_is_open_at_first() -> None:
+def test_no_thread_is_open_at_first() -> None:
     threads: OpenThreads[list[str]] = OpenThreads()
 
     assert ONE not in threads
@@ -22,7 +22,7 @@ def test_nothing_is_open_at_first() -> None:
         threads.require(ONE)
 
 
-def test_handles_of_one_thread_share_what_is_kept_of_it() -> None:
+def test_handles_of_one_thread_share_its_state() -> None:
     threads: OpenThreads[list[str]] = OpenThreads()
 
     first = threads.open(ONE, list)
@@ -47,7 +47,7 @@ def test_a_thread_is_open_until_its_last_handle_is_closed() -> None:
     assert ONE not in threads
 
 
-def test_closing_what_is_not_open_does_nothing() -> None:
+def test_closing_a_thread_that_is_not_open_does_nothing() -> None:
     threads: OpenThreads[list[str]] = OpenThreads()
     threads.open(TWO, list)
 
@@ -59,7 +59,7 @@ def test_closing_what_is_not_open_does_nothing() -> None:
     assert TWO in threads
 
 
-def test_what_is_opened_again_is_made_again() -> None:
+def test_a_reopened_thread_has_new_state() -> None:
     threads: OpenThreads[list[str]] = OpenThreads()
     first = threads.open(ONE, list)
     threads.close(ONE)
@@ -70,7 +70,7 @@ def test_what_is_opened_again_is_made_again() -> None:
     assert threads.is_last(ONE)
 
 
-def test_a_thread_that_could_not_be_made_is_not_open() -> None:
+def test_a_thread_whose_state_could_not_be_made_is_not_open() -> None:
     threads: OpenThreads[list[str]] = OpenThreads()
 
     with pytest.raises(AssertionError):

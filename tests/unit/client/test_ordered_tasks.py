@@ -53,8 +53,8 @@ def test_a_patch_survives_the_wire_and_absent_stays_absent(patch: ThreadMetadata
     assert copy.header.patch.to_wire() == patch.to_wire()
 
 
-def test_equal_headers_of_appends_are_read_once() -> None:
-    """Most of a moment's are equal; one that holds what can be changed is nobody else's."""
+def test_equal_append_headers_are_parsed_once() -> None:
+    """A header with mutable content is not shared."""
     append, creation = AppendItems(at=AT), CreateThread(at=AT, session_meta={"id": "x"})
 
     appends = [OrderedTask.from_wire(*OrderedTask(append, (line,)).to_wire()) for line in (b"1", b"2")]
@@ -65,7 +65,7 @@ def test_equal_headers_of_appends_are_read_once() -> None:
     assert creations[0].header is not creations[1].header
 
 
-def test_the_lines_travel_beside_the_header_byte_for_byte() -> None:
+def test_header_and_lines_are_separate_fields_on_the_wire() -> None:
     task = OrderedTask(AppendItems(at=AT), (b'{"a":1}', b'{"b":2}'))
 
     header, lines = task.to_wire()
@@ -76,7 +76,7 @@ def test_the_lines_travel_beside_the_header_byte_for_byte() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.header.op)
-def test_an_encoded_task_is_what_travels(task: OrderedTask) -> None:
+def test_encode_returns_the_wire_form_with_op_size_and_idempotency_key(task: OrderedTask) -> None:
     encoded = task.encode()
 
     assert (encoded.header, encoded.lines) == task.to_wire()
@@ -85,8 +85,8 @@ def test_an_encoded_task_is_what_travels(task: OrderedTask) -> None:
 
 
 def test_a_task_that_is_not_json_cannot_be_encoded() -> None:
-    odd = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
-    header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd)
+    patch = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
+    header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=patch)
 
     with pytest.raises(InvalidRequest):
         OrderedTask(header).encode()
@@ -97,9 +97,7 @@ def test_a_task_that_is_not_json_cannot_be_encoded() -> None:
     lines=st.lists(st.binary(max_size=20), min_size=1),
     key=st.none() | st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=200),
 )
-def test_an_append_that_is_encoded_directly_is_encoded_as_any_other(
-    at: datetime, lines: list[bytes], key: str | None
-) -> None:
+def test_encode_append_equals_encoding_the_task(at: datetime, lines: list[bytes], key: str | None) -> None:
     header = AppendItems(at=at, idempotency_key=key)
 
     assert encode_append(header.at, tuple(lines), key) == OrderedTask(header, tuple(lines)).encode()
@@ -131,7 +129,7 @@ GARBAGE: list[bytes] = [
 
 
 @pytest.mark.parametrize("header", GARBAGE, ids=lambda header: repr(header[:60]))
-def test_what_is_no_task_is_an_invalid_request(header: bytes) -> None:
+def test_a_malformed_task_is_an_invalid_request(header: bytes) -> None:
     with pytest.raises(InvalidRequest):
         OrderedTask.from_wire(header, b"")
 
@@ -147,8 +145,8 @@ def test_what_is_no_task_is_an_invalid_request(header: bytes) -> None:
         b'{"op":"append_items","at":"2026-11-22T12:00:00Z","patch":"my secret"}',
     ],
 )
-def test_the_reason_never_quotes_what_the_task_held(header: bytes) -> None:
-    """It goes into logs, into Redis and to whoever watches Celery's events."""
+def test_the_reason_never_quotes_the_task(header: bytes) -> None:
+    """The reason reaches logs, Redis and Celery's events."""
     with pytest.raises(InvalidRequest) as refused:
         OrderedTask.from_wire(header, b"")
 

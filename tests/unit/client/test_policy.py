@@ -91,11 +91,11 @@ def item(type_: str, **payload: Any) -> RolloutItem:
 
 
 @pytest.mark.parametrize("line", KEPT_LINES)
-def test_every_line_type_that_is_not_the_stores_own_is_kept(line: str) -> None:
+def test_every_line_type_except_the_stores_own_is_kept(line: str) -> None:
     assert is_persisted(item(line, id="a session_meta has one"))
 
 
-def test_the_stores_own_metadata_lines_are_not_taken_from_anybody() -> None:
+def test_a_callers_metadata_line_is_dropped() -> None:
     assert not is_persisted(item("thread_metadata", title="forged"))
 
 
@@ -110,12 +110,12 @@ def test_a_compaction_trigger_and_an_unknown_response_item_are_dropped(kind: str
 
 
 @pytest.mark.parametrize("kind", KEPT_EVENTS)
-def test_an_event_of_the_history_is_kept(kind: str) -> None:
+def test_an_event_that_belongs_to_the_history_is_kept(kind: str) -> None:
     assert is_persisted(item("event_msg", type=kind))
 
 
 @pytest.mark.parametrize("kind", DROPPED_EVENTS)
-def test_an_event_of_the_moment_is_dropped(kind: str) -> None:
+def test_a_transient_event_is_dropped(kind: str) -> None:
     assert not is_persisted(item("event_msg", type=kind))
 
 
@@ -132,7 +132,7 @@ def test_every_other_completion_is_dropped(completed: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["item_completed", "thread_settings_applied"])
-def test_some_events_are_kept_in_a_paginated_thread_alone(kind: str) -> None:
+def test_some_events_are_kept_only_in_a_paginated_thread(kind: str) -> None:
     completed = item("event_msg", type=kind, item={"type": "AgentMessage"})
 
     assert is_persisted(completed, "paginated")
@@ -141,11 +141,11 @@ def test_some_events_are_kept_in_a_paginated_thread_alone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["item_started", "error"])
-def test_an_event_of_the_moment_is_dropped_in_a_paginated_thread_too(kind: str) -> None:
+def test_a_transient_event_is_dropped_in_a_paginated_thread_too(kind: str) -> None:
     assert not is_persisted(item("event_msg", type=kind), "paginated")
 
 
-def test_what_is_kept_keeps_its_order() -> None:
+def test_persisted_items_keep_their_order() -> None:
     first, second = item("event_msg", type="user_message"), item("turn_context")
 
     assert persisted_items([first, item("event_msg", type="error"), second]) == [first, second]

@@ -1,4 +1,4 @@
-"""docs/schema is what the models say, and the models take what docs/schema says."""
+"""docs/schema is generated from the models, and the models accept what its schemas accept."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SAID = {"type": "event_msg", "payload": {"type": "user_message", "message": "hi"
 
 @cache
 def stored(name: str) -> dict[str, Any]:
-    """Return the schema that the file holds, as a program in another language has it."""
+    """Return the schema in a file, as a program in another language reads it."""
     schema: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return schema
 
@@ -76,11 +76,13 @@ def test_the_files_are_current() -> None:
 
     superfluous = sorted(kept.keys() - made.keys())
     outdated = sorted(name for name in made if kept.get(name) != made[name])
-    assert (superfluous, outdated) == ([], []), "run: livethread schema --out docs/schema; remove what is superfluous"
+    assert (superfluous, outdated) == ([], []), (
+        "remove superfluous files, and run: livethread schema --out docs/schema"
+    )
 
 
 @pytest.mark.parametrize("name", list(schemas()))
-def test_each_is_a_whole_schema_of_the_2020_dialect(name: str) -> None:
+def test_each_file_is_a_self_contained_schema_of_the_2020_dialect(name: str) -> None:
     schema = stored(name)
 
     Draft202012Validator.check_schema(schema)
@@ -101,7 +103,7 @@ def references(value: Any) -> Iterator[str]:
                 yield from references(member)
 
 
-def test_every_operation_has_schemas_of_what_it_takes_and_gives() -> None:
+def test_every_operation_has_schemas_of_its_parameters_and_result() -> None:
     scope = vars(wire_types) | {model.__name__: model for model in (*READ, *WRITTEN)}
     taken, given = set(), set()
     for _, operation in inspect.getmembers(ThreadStore, inspect.isfunction):
@@ -118,7 +120,7 @@ def is_model(kind: Any) -> bool:
     return isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind))
 
 
-def test_what_a_comment_says_of_a_field_stands_in_the_schema() -> None:
+def test_a_fields_comment_is_its_description() -> None:
     [comment] = field_comments(Commented).values()
 
     assert comment == "One line, and another."
@@ -132,7 +134,7 @@ class Commented(Model):
     commented: int
 
 
-# -- values that are read ----------------------------------------------------------------------------------
+# -- input -------------------------------------------------------------------------------------------------
 
 TASK_OK: list[dict[str, Any]] = [
     {"op": "create_thread", "at": TIME, "session_meta": META},
@@ -262,7 +264,7 @@ def read_task(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", TASK_OK, ids=json.dumps)
-def test_schema_and_code_both_take_a_task(value: Any) -> None:
+def test_schema_and_code_both_accept_a_task(value: Any) -> None:
     read_task(value)
 
     assert complaints("OrderedTask", value) == []
@@ -270,7 +272,7 @@ def test_schema_and_code_both_take_a_task(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", TASK_BAD, ids=json.dumps)
-def test_schema_and_code_both_refuse_what_is_no_task(value: Any) -> None:
+def test_schema_and_code_both_refuse_a_bad_task(value: Any) -> None:
     with pytest.raises(InvalidRequest):
         read_task(value)
 
@@ -278,14 +280,14 @@ def test_schema_and_code_both_refuse_what_is_no_task(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ITEM_OK, ids=json.dumps)
-def test_schema_and_code_both_take_an_item(value: Any) -> None:
+def test_schema_and_code_both_accept_an_item(value: Any) -> None:
     append(value)
 
     assert complaints("RolloutItem", value) == []
 
 
 @pytest.mark.parametrize("value", ITEM_BAD, ids=json.dumps)
-def test_schema_and_code_both_refuse_what_is_no_item(value: Any) -> None:
+def test_schema_and_code_both_refuse_a_bad_item(value: Any) -> None:
     with pytest.raises(InvalidRequest):
         append(value)
 
@@ -293,21 +295,21 @@ def test_schema_and_code_both_refuse_what_is_no_item(value: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), PARAMS_OK)
-def test_schema_and_code_both_take_parameters(name: str, value: Any) -> None:
+def test_schema_and_code_both_accept_parameters(name: str, value: Any) -> None:
     read_params(name, value)
 
     assert complaints(name, value) == []
 
 
 @pytest.mark.parametrize(("name", "value"), PARAMS_BAD)
-def test_schema_and_code_both_refuse_parameters(name: str, value: Any) -> None:
+def test_schema_and_code_both_refuse_bad_parameters(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest):
         read_params(name, value)
 
     assert complaints(name, value) != []
 
 
-def test_an_append_without_items_is_refused_by_the_schema_as_by_the_store() -> None:
+def test_schema_and_code_both_refuse_an_append_without_items() -> None:
     with pytest.raises(InvalidRequest, match="at least one item"):
         encode_items(AppendThreadItemsParams(thread_id=ID, items=()).items, AT, max_bytes=1000)
 
@@ -317,7 +319,7 @@ def test_an_append_without_items_is_refused_by_the_schema_as_by_the_store() -> N
 
 
 @pytest.mark.parametrize("patch", [ThreadMetadataPatch, GitInfoPatch])
-def test_a_patch_says_which_fields_null_clears_and_names_no_default_that_would(
+def test_a_patch_schema_says_which_fields_null_clears_and_has_no_defaults(
     patch: type[ThreadMetadataPatch | GitInfoPatch],
 ) -> None:
     schema = stored(patch.__name__)
@@ -329,13 +331,13 @@ def test_a_patch_says_which_fields_null_clears_and_names_no_default_that_would(
     assert clearing == patch.clearable
     assert leaving == fields.keys() - patch.clearable
     assert not any("default" in schema for schema in fields.values())
-    assert "absent leaves" in schema["description"]
+    assert "An absent field is left" in schema["description"]
 
 
-# -- what this library sends -------------------------------------------------------------------------------
+# -- tasks and lines that this library sends ---------------------------------------------------------------
 
 
-def test_what_this_library_sends_is_what_the_schemas_describe() -> None:
+def test_every_task_that_this_library_sends_fits_its_schema() -> None:
     full = CreateThreadParams(
         thread_id=ID,
         parent_thread_id=ID,
@@ -366,7 +368,7 @@ def test_what_this_library_sends_is_what_the_schemas_describe() -> None:
 
 
 @pytest.mark.parametrize("value", ITEM_OK, ids=json.dumps)
-def test_a_line_that_this_library_sends_is_what_the_schema_describes(value: Any) -> None:
+def test_every_line_that_this_library_sends_fits_its_schema(value: Any) -> None:
     [line] = encode_items(parse_items([value]), AT, max_bytes=100_000)
 
     assert complaints("RolloutLine", json.loads(line)) == []
@@ -387,7 +389,7 @@ def test_a_line_that_this_library_sends_is_what_the_schema_describes(value: Any)
     ],
     ids=json.dumps,
 )
-def test_a_line_says_its_time_and_nothing_that_is_the_stores_to_say(change: dict[str, Any]) -> None:
+def test_a_line_must_have_its_time_and_no_field_of_the_store(change: dict[str, Any]) -> None:
     line = {"timestamp": TIME, **SAID}
 
     assert complaints("RolloutLine", line) == []
@@ -399,7 +401,7 @@ def test_a_line_says_its_time_and_nothing_that_is_the_stores_to_say(change: dict
 
 
 async def results() -> dict[str, Any]:
-    """Return a result of each kind, of a thread with items and turns."""
+    """Return a result of each kind, for a thread with items and turns."""
     async with InMemoryThreadStore() as store:
         thread = await LiveThread.create(
             store, CreateThreadParams(thread_id=ID, cwd="/repo", git=GitInfo(branch="b"))
@@ -420,12 +422,12 @@ async def results() -> dict[str, Any]:
 
 
 def dumped(result: Any) -> dict[str, Any]:
-    """Return a result as a web framework writes it."""
+    """Return *result* as a web framework writes it."""
     written: dict[str, Any] = TypeAdapter(type(result)).dump_python(result, mode="json")
     return written
 
 
-async def test_results_are_what_the_schemas_describe() -> None:
+async def test_every_result_fits_its_schema() -> None:
     written = {name: dumped(result) for name, result in (await results()).items()}
 
     assert set(written) == {model.__name__ for model in WRITTEN}
@@ -436,7 +438,7 @@ async def test_results_are_what_the_schemas_describe() -> None:
     assert written["TurnPage"]["turns"][0]["items"]
 
 
-async def test_a_result_lacks_no_field_holds_no_other_kind_of_value_and_may_gain_fields() -> None:
+async def test_a_results_schema_requires_each_field_and_allows_new_ones() -> None:
     for name, result in (await results()).items():
         written = dumped(result)
 
@@ -477,7 +479,7 @@ def test_the_command_writes_the_files(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["Receipt.json"]
 
 
-def test_the_command_says_that_there_is_no_such_schema() -> None:
+def test_the_command_refuses_an_unknown_schema() -> None:
     result = run("Nothing")
 
     assert result.exit_code == 2

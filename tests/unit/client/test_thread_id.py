@@ -12,11 +12,11 @@ CANONICAL = "019a93b9-f380-7600-98ff-940e6b99603c"
 THREAD_ID: TypeAdapter[str] = TypeAdapter(ThreadId)
 
 
-def test_a_canonical_id_is_taken_as_it_is() -> None:
+def test_a_canonical_id_is_accepted_unchanged() -> None:
     assert THREAD_ID.validate_python(CANONICAL) == CANONICAL
 
 
-def test_an_id_in_upper_case_is_brought_to_lower_case() -> None:
+def test_an_id_in_upper_case_becomes_lower_case() -> None:
     assert THREAD_ID.validate_python(CANONICAL.upper()) == CANONICAL
 
 
@@ -40,13 +40,13 @@ def test_an_id_in_upper_case_is_brought_to_lower_case() -> None:
         CANONICAL.encode().hex(),
     ],
 )
-def test_whatever_else_is_refused(value: str) -> None:
+def test_any_other_text_is_refused(value: str) -> None:
     with pytest.raises(ValidationError, match="a thread id is a UUID such as"):
         THREAD_ID.validate_python(value)
 
 
 @pytest.mark.parametrize("value", [None, 7, uuid.UUID(CANONICAL), ["a"]])
-def test_what_is_no_text_is_refused(value: object) -> None:
+def test_a_value_that_is_not_a_string_is_refused(value: object) -> None:
     with pytest.raises(ValidationError):
         THREAD_ID.validate_python(value)
 
@@ -71,7 +71,7 @@ def test_new_ids_are_all_different() -> None:
     assert len(set(made)) == len(made)
 
 
-def test_ids_sort_by_the_millisecond_in_which_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_sort_by_the_millisecond_of_their_creation(monkeypatch: pytest.MonkeyPatch) -> None:
     milliseconds = [1, 1_000, 1_763_800_000_000, 1_763_800_000_001, 2**47]
     made = []
     for moment in milliseconds:

@@ -59,7 +59,7 @@ def test_an_id_in_upper_case_is_the_same_thread() -> None:
     assert types.ReadThreadParams(thread_id=THREAD.upper()) == types.ReadThreadParams(thread_id=THREAD)
 
 
-def test_a_new_thread_has_an_id_and_a_time_of_its_own() -> None:
+def test_each_new_thread_has_its_own_id_and_time() -> None:
     first, second = types.CreateThreadParams(), types.CreateThreadParams()
 
     assert first.thread_id != second.thread_id
@@ -76,13 +76,13 @@ def test_items_may_be_given_as_objects() -> None:
     assert params.items == (RolloutItem(type="x", payload=1),)
 
 
-def test_a_patch_keeps_its_clears_inside_the_parameters() -> None:
+def test_a_patch_inside_parameters_keeps_its_nulls() -> None:
     params = types.UpdateThreadMetadataParams.model_validate({"thread_id": THREAD, "patch": {"name": None}})
 
     assert params.patch.changes() == ThreadMetadataPatch(name=None).changes() == {"name": None}
 
 
-def test_positions_sort_as_numbers_and_the_start_is_before_all() -> None:
+def test_positions_sort_as_numbers_with_the_start_first() -> None:
     positions = ["10-2", "9-11", "10-10", types.START, "9-2"]
 
     assert sorted(positions, key=types.position_key) == [types.START, "9-2", "9-11", "10-2", "10-10"]

@@ -1,4 +1,4 @@
-"""What ``livethread show`` prints for people."""
+"""The text output of ``livethread show``."""
 
 from __future__ import annotations
 

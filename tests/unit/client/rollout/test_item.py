@@ -67,14 +67,14 @@ def test_a_bad_envelope_is_refused_with_its_reason(value: Any, problem: str) -> 
         (RolloutItem("x", 1, timestamp=7), "timestamp: "),  # type: ignore[arg-type]  # that is the test
     ],
 )
-def test_an_item_made_in_python_is_checked_when_it_is_appended(item: RolloutItem, problem: str) -> None:
+def test_an_item_made_in_python_is_validated_on_append(item: RolloutItem, problem: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(f"items[0]: {problem}")):
         parse_items([item])
     with pytest.raises(InvalidRequest, match=re.escape(problem)):
         AppendThreadItemsParams(thread_id=new_thread_id(), items=(item,))
 
 
-def test_an_item_is_taken_as_it_is() -> None:
+def test_a_valid_item_is_not_copied() -> None:
     item = RolloutItem(type="x", payload={"a": 1})
 
     [taken] = parse_items([item])
@@ -82,7 +82,7 @@ def test_an_item_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("type_", [["x"], None, 7, "", "\ud800"])
-def test_a_type_that_is_no_text_is_refused(type_: Any) -> None:
+def test_a_type_that_is_not_a_valid_string_is_refused(type_: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"items\[0\]: "):
         parse_items([RolloutItem(type_, 1)])
 
@@ -94,7 +94,7 @@ def test_an_item_is_frozen() -> None:
         item.payload = 2  # type: ignore[misc]  # that is the test
 
 
-def test_unknown_types_and_fields_are_kept_in_the_line_and_in_what_is_read_back() -> None:
+def test_unknown_types_and_fields_are_written_and_read_back() -> None:
     value = {"type": "from_the_future", "payload": {"type": "new", "n": 1}, "trace": {"id": "t"}, "flag": None}
 
     line = encode_line(parse_items([value])[0], AT, max_bytes=1_000)
@@ -124,8 +124,8 @@ FLAT = {"type": "x", "payload": 1, "timestamp": None, "ordinal": None, "extra": 
 @pytest.mark.parametrize(
     "kind", [RolloutItem, list[RolloutItem], ItemPage, StoredThreadHistory, AppendThreadItemsParams]
 )
-def test_a_web_framework_reads_and_writes_an_item_as_the_line_says_it(kind: Any) -> None:
-    """FastAPI uses types as pydantic's adapter does."""
+def test_a_web_framework_reads_and_writes_an_item_in_the_form_of_its_line(kind: Any) -> None:
+    """FastAPI uses types through pydantic's adapter."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     value: Any = {RolloutItem: FLAT, list[RolloutItem]: [FLAT]}.get(
         kind, {"thread_id": new_thread_id(), "items": [FLAT]}
@@ -144,7 +144,7 @@ def test_a_web_framework_reads_and_writes_an_item_as_the_line_says_it(kind: Any)
     assert adapter.json_schema(mode="serialization")
 
 
-def test_values_become_items_and_the_complaint_says_which_is_none() -> None:
+def test_an_error_of_parsing_names_the_index_of_the_bad_value() -> None:
     item = RolloutItem(type="x", payload=1)
 
     assert parse_items([item, {"type": "x", "payload": 1}]) == (item, item)

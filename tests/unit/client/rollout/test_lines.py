@@ -55,7 +55,7 @@ def test_a_line_is_compact_utf8_with_its_timestamp_first_and_its_payload_last() 
     assert line == expected.encode()
 
 
-def test_a_line_break_in_a_text_is_escaped_so_that_an_item_stays_one_line() -> None:
+def test_a_line_break_in_a_text_is_escaped() -> None:
     line = encode({"text": "a\nb\r\n", "k\ney": "\x00"})
 
     assert b"\n" not in line
@@ -78,26 +78,26 @@ def test_an_items_own_timestamp_is_normalised(own: str, written: str) -> None:
 
 
 @pytest.mark.parametrize("own", ["yesterday", "2026-13-01T00:00:00Z", "1763800000", "2026-01-02T03:04:05Z,"])
-def test_a_timestamp_that_is_no_time_is_refused(own: str) -> None:
-    with pytest.raises(InvalidRequest, match="is no RFC 3339 time"):
+def test_a_timestamp_that_is_not_a_time_is_refused(own: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not an RFC 3339 time"):
         encode({}, timestamp=own)
 
 
 @pytest.mark.parametrize("own", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_timestamp_beyond_the_calendar_is_refused(own: str) -> None:
-    with pytest.raises(InvalidRequest, match="is no RFC 3339 time"):
+    with pytest.raises(InvalidRequest, match="is not an RFC 3339 time"):
         encode({}, timestamp=own)
 
 
-def test_what_is_the_stores_to_write_is_left_out() -> None:
-    item = parse_items([{"type": "x", "payload": 1, "ordinal": 7, "seq": "somebody:7", "idempotency_key": "k"}])[0]
+def test_fields_that_only_the_store_writes_are_omitted() -> None:
+    item = parse_items([{"type": "x", "payload": 1, "ordinal": 7, "seq": "writer:7", "idempotency_key": "k"}])[0]
 
     line = encode_line(item, AT, max_bytes=1_000)
 
     assert decode_line(line) == {"timestamp": "2026-11-22T17:39:40.601Z", "type": "x", "payload": 1}
 
 
-def test_extra_fields_never_replace_the_items_own() -> None:
+def test_extra_fields_never_replace_known_fields() -> None:
     item = RolloutItem("x", 1, extra={"type": "y", "payload": 2, "timestamp": "z", "trace": 3})
 
     assert decode_line(encode_line(item, AT, max_bytes=1_000)) == {
@@ -108,7 +108,7 @@ def test_extra_fields_never_replace_the_items_own() -> None:
     }
 
 
-def test_null_values_are_fine() -> None:
+def test_null_values_are_kept() -> None:
     line = encode({"a": None, "b": [None], "c": "null"})
 
     assert json.loads(line)["payload"] == {"a": None, "b": [None], "c": "null"}
@@ -123,18 +123,18 @@ def test_null_values_are_fine() -> None:
         ((0, math.nan), "not JSON: payload[1] is nan"),
         ({"a": "\ud800"}, "not JSON: payload.a holds a lone surrogate, which UTF-8 cannot encode"),
         ({"a": {"\udfff": 1}}, "not JSON: a key of payload.a holds a lone surrogate, which UTF-8 cannot encode"),
-        ({"a": {7: 1}}, "not JSON: payload.a has the key 7, which is no string"),
-        ({"a": {None: 1}}, "not JSON: payload.a has the key None, which is no string"),
-        ({"a": {1, 2}}, "not JSON: payload.a is a set"),
-        ([b"bytes"], "not JSON: payload[0] is a bytes"),
-        (datetime(2026, 1, 1, tzinfo=UTC), "not JSON: payload is a datetime"),
-        (date(2026, 1, 1), "not JSON: payload is a date"),
-        (Decimal(1), "not JSON: payload is a Decimal"),
-        (object(), "not JSON: payload is a object"),
+        ({"a": {7: 1}}, "not JSON: payload.a has the key 7, which is not a string"),
+        ({"a": {None: 1}}, "not JSON: payload.a has the key None, which is not a string"),
+        ({"a": {1, 2}}, "not JSON: payload.a is of type set"),
+        ([b"bytes"], "not JSON: payload[0] is of type bytes"),
+        (datetime(2026, 1, 1, tzinfo=UTC), "not JSON: payload is of type datetime"),
+        (date(2026, 1, 1), "not JSON: payload is of type date"),
+        (Decimal(1), "not JSON: payload is of type Decimal"),
+        (object(), "not JSON: payload is of type object"),
         ({"big": 2**70, "nan": math.nan}, "not JSON: payload.nan is nan"),
     ],
 )
-def test_what_is_not_json_is_refused_and_found(payload: Any, problem: str) -> None:
+def test_a_value_that_is_not_json_is_refused_and_located(payload: Any, problem: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         encode(payload)
 
@@ -142,14 +142,14 @@ def test_what_is_not_json_is_refused_and_found(payload: Any, problem: str) -> No
 
 
 @pytest.mark.parametrize("value", [uuid.UUID(int=7), Colour.RED])
-@pytest.mark.parametrize("beside", [1, None])
-def test_an_object_that_only_looks_like_json_is_refused_whatever_stands_beside_it(value: object, beside: Any) -> None:
-    with pytest.raises(InvalidRequest, match=f"payload.a is a {type(value).__name__}"):
-        encode({"a": value, "b": beside})
+@pytest.mark.parametrize("other", [1, None])
+def test_an_object_that_orjson_would_convert_is_refused(value: object, other: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"payload.a is of type {type(value).__name__}"):
+        encode({"a": value, "b": other})
 
 
 def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond() -> None:
-    # The record itself is the first level.
+    # The record is the first level.
     assert decode_line(encode(nested(MAX_DEPTH - 1))) is not None
 
     with pytest.raises(InvalidRequest, match="nested deeper than 120 levels"):
@@ -157,7 +157,7 @@ def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond() -> None:
 
 
 @pytest.mark.parametrize("levels", [500, 5_000])
-def test_absurd_nesting_is_refused_and_does_not_end_the_process(levels: int) -> None:
+def test_absurd_nesting_is_refused_without_a_crash(levels: int) -> None:
     with pytest.raises(InvalidRequest, match="nested deeper than 120 levels"):
         encode(nested(levels))
 
@@ -171,7 +171,7 @@ def test_an_object_that_contains_itself_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**40, -(10**19)])
-def test_integers_of_any_size_are_kept_exactly_both_ways(number: int) -> None:
+def test_integers_of_any_size_are_exact_in_both_directions(number: int) -> None:
     line = encode({"n": number, "list": [number]})
 
     record = decode_line(line)
@@ -181,7 +181,7 @@ def test_integers_of_any_size_are_kept_exactly_both_ways(number: int) -> None:
     assert str(number).encode() in line
 
 
-def test_an_integer_that_python_cannot_spell_is_refused() -> None:
+def test_an_integer_that_python_cannot_print_is_refused() -> None:
     with pytest.raises(InvalidRequest):
         encode({"n": 10**5_000})
 
@@ -194,12 +194,12 @@ def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
     with pytest.raises(ResourceExhausted) as refused:
         encode_line(item, AT, max_bytes=size - 1)
     assert str(refused.value) == (
-        f"an item of {size} bytes exceeds the limit of {size - 1}; "
-        "store large data elsewhere and append a reference (or raise LIVETHREAD_MAX_ITEM_BYTES)"
+        f"an item of {size} bytes exceeds the limit of {size - 1}: nothing was stored. "
+        "Store large data elsewhere and append a reference, or raise LIVETHREAD_MAX_ITEM_BYTES"
     )
 
 
-# -- several at once ---------------------------------------------------------------------------------------
+# -- several items -----------------------------------------------------------------------------------------
 
 
 def test_an_append_needs_an_item() -> None:
@@ -207,7 +207,7 @@ def test_an_append_needs_an_item() -> None:
         encode_items([], AT, max_bytes=1_000)
 
 
-def test_the_lines_of_an_append_are_those_of_its_items() -> None:
+def test_each_item_of_an_append_becomes_a_line() -> None:
     items = [RolloutItem(type="x", payload=n) for n in range(3)]
 
     lines = encode_items(items, AT, max_bytes=1_000)
@@ -215,7 +215,7 @@ def test_the_lines_of_an_append_are_those_of_its_items() -> None:
     assert lines == tuple(encode_line(item, AT, max_bytes=1_000) for item in items)
 
 
-def test_the_stores_own_type_is_not_to_be_appended() -> None:
+def test_an_item_of_the_stores_own_type_is_refused() -> None:
     forged = RolloutItem(type="thread_metadata", payload={"title": "forged"})
 
     with pytest.raises(InvalidRequest, match="patch the metadata"):
@@ -230,7 +230,7 @@ def test_the_stores_own_type_is_not_to_be_appended() -> None:
     ],
     ids=["not JSON", "too long"],
 )
-def test_the_complaint_about_one_of_several_says_which(bad: RolloutItem, error: type[Exception]) -> None:
+def test_an_error_names_the_index_of_the_bad_item(bad: RolloutItem, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^items\[1\]: "):
         encode_items([RolloutItem(type="x", payload=1), bad], AT, max_bytes=1_000)
 
@@ -242,7 +242,7 @@ def test_an_append_may_be_as_long_as_a_task_and_no_longer(monkeypatch: pytest.Mo
 
     encode_items(items, AT, max_bytes=1_000)
 
-    with pytest.raises(ResourceExhausted, match=f"an append of more than {size} bytes"):
+    with pytest.raises(ResourceExhausted, match=f"the append exceeds the limit of {size} bytes: nothing was stored"):
         encode_items([*items, items[0]], AT, max_bytes=1_000)
 
 
@@ -278,17 +278,17 @@ def test_an_append_may_be_as_long_as_a_task_and_no_longer(monkeypatch: pytest.Mo
         b'{"a": "\\ud800"}',
     ],
 )
-def test_a_line_that_holds_no_object_is_none(line: bytes) -> None:
+def test_a_bad_line_decodes_to_none(line: bytes) -> None:
     assert decode_line(line) is None
 
 
 @pytest.mark.parametrize("prefix", [b'{"a":', b'{"n":12345678901234567890,"a":'])
-def test_a_line_nested_absurdly_is_none(prefix: bytes) -> None:
+def test_an_absurdly_nested_line_decodes_to_none(prefix: bytes) -> None:
     assert decode_line(prefix + b"[" * 100_000 + b"]" * 100_000 + b"}") is None
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n", b" "])
-def test_the_end_of_a_line_is_no_part_of_it(end: bytes) -> None:
+def test_the_line_end_does_not_matter(end: bytes) -> None:
     line = b'{"type":"x","payload":12345678901234567890}'
 
     assert decode_line(line + end) == decode_line(line) == {"type": "x", "payload": 12345678901234567890}
@@ -296,24 +296,24 @@ def test_the_end_of_a_line_is_no_part_of_it(end: bytes) -> None:
 
 @pytest.mark.parametrize("number", [10**400, -(10**400), 2**64, 2**63, 10**19 - 1])
 @pytest.mark.parametrize("space", [b"", b" "])
-def test_an_integer_is_exact_however_it_is_spelled(number: int, space: bytes) -> None:
+def test_an_integer_is_exact_with_and_without_whitespace(number: int, space: bytes) -> None:
     assert decode_line(b'{"n":%b%d}' % (space, number)) == {"n": number}
 
 
 @given(json_values, st.sampled_from([None, 1]))
-def test_a_line_of_another_program_is_read_as_json_reads_it(value: Any, indent: int | None) -> None:
+def test_another_programs_line_is_read_as_by_the_json_module(value: Any, indent: int | None) -> None:
     line = json.dumps({"a": value}, indent=indent).encode()
 
     assert repr(decode_line(line)) == repr(json.loads(line))
 
 
 @pytest.mark.parametrize("record", [{}, {"type": "x"}, {"payload": 1}, {"type": 7, "payload": 1}])
-def test_a_record_without_type_or_payload_is_no_item(record: dict[str, Any]) -> None:
+def test_a_record_without_type_or_payload_is_not_an_item(record: dict[str, Any]) -> None:
     assert item_of(record) is None
 
 
 @pytest.mark.parametrize("named", [{}, {"idempotency_key": "k"}])
-def test_an_item_is_read_without_what_the_store_added_but_its_ordinal(named: dict[str, str]) -> None:
+def test_an_item_is_read_with_its_ordinal_and_no_other_store_field(named: dict[str, str]) -> None:
     record = {"timestamp": "t", "ordinal": 7, "seq": "w:1", **named, "type": "x", "payload": {"a": 1}}
 
     item = item_of(record)
@@ -321,14 +321,14 @@ def test_an_item_is_read_without_what_the_store_added_but_its_ordinal(named: dic
     assert item == RolloutItem(type="x", payload={"a": 1}, timestamp="t", ordinal=7)
 
 
-def test_a_foreign_ordinal_or_timestamp_of_another_type_is_left_out() -> None:
+def test_an_ordinal_or_timestamp_of_the_wrong_type_is_ignored() -> None:
     item = item_of({"type": "x", "payload": 1, "ordinal": "7", "timestamp": 7})
 
     assert item == RolloutItem(type="x", payload=1)
 
 
 @pytest.mark.parametrize("key", ["cls", "self", "extra", "_fields_set", "payload ", "__class__", "kind"])
-def test_a_field_of_any_name_is_kept_both_ways(key: str) -> None:
+def test_a_field_of_any_name_is_written_and_read_back(key: str) -> None:
     item = parse_items([{"type": "x", "payload": 1, key: "kept"}])[0]
 
     read = item_of(decode_line(encode_line(item, AT, max_bytes=1_000)) or {})
@@ -337,7 +337,7 @@ def test_a_field_of_any_name_is_kept_both_ways(key: str) -> None:
     assert read.extra == {key: "kept"}
 
 
-def test_the_stores_own_records_and_bad_lines_are_no_items() -> None:
+def test_the_stores_own_records_and_bad_lines_are_not_items() -> None:
     records = [None, {"type": "thread_metadata", "payload": {}}, {"odd": 1}, {"type": "x", "payload": 1}]
 
     assert items_of(records) == (RolloutItem(type="x", payload=1),)
@@ -348,7 +348,7 @@ def test_the_stores_own_records_and_bad_lines_are_no_items() -> None:
 @example(
     payload=[[1234567890123456789], "[12345678901234567890", {"": {"\x00\x1f\x7f": "\u2028\U0010ffff"}}], extra=0.1
 )
-def test_any_json_value_survives_as_payload_and_as_field(payload: Any, extra: Any) -> None:
+def test_any_json_value_survives_as_a_payload_and_as_a_field(payload: Any, extra: Any) -> None:
     item = parse_items([{"type": "x", "payload": payload, "extra": extra}])[0]
 
     line = encode_line(item, AT, max_bytes=10_000_000)
@@ -370,14 +370,14 @@ records = st.dictionaries(
 @given(st.lists(records | st.none()))
 @example([{"timestamp": "t", "ordinal": 7, "seq": "w:1", "type": "x", "payload": {"a": 1}}])
 @example([{"timestamp": "t", "ordinal": 7, "seq": "w:1", "idempotency_key": "k", "type": "x", "payload": {"a": 1}}])
-def test_many_records_are_read_as_one_is(values: list[dict[str, Any] | None]) -> None:
+def test_records_are_read_in_batches_as_one_by_one(values: list[dict[str, Any] | None]) -> None:
     each = [item_of(copy.deepcopy(record)) for record in values]
 
     assert items_of(values) == tuple(item for item in each if item is not None)
 
 
 @given(st.binary())
-def test_no_bytes_whatever_make_decoding_fail(line: bytes) -> None:
+def test_no_bytes_make_decoding_raise(line: bytes) -> None:
     record = decode_line(line)
 
     assert record is None or isinstance(record, dict)

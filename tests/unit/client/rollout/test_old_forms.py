@@ -6,14 +6,14 @@ import pytest
 
 from livethread.rollout.old_forms import event_of_message, modern_record
 
-ODD = [None, 7, True, ["message"], {"a": 1}]
+NOT_STRINGS = [None, 7, True, ["message"], {"a": 1}]
 
 
-@pytest.mark.parametrize("odd", ODD)
-def test_a_line_whose_type_is_no_text_is_none_of_an_old_rollout(odd: Any) -> None:
-    assert modern_record({"type": odd, "role": "user"}) is None
+@pytest.mark.parametrize("value", NOT_STRINGS)
+def test_a_line_whose_type_is_not_a_string_is_not_converted(value: Any) -> None:
+    assert modern_record({"type": value, "role": "user"}) is None
 
 
-@pytest.mark.parametrize("odd", ODD)
-def test_a_message_whose_role_is_no_text_is_nobodys(odd: Any) -> None:
-    assert event_of_message({"type": "message", "role": odd, "content": [{"text": "hello"}]}) is None
+@pytest.mark.parametrize("value", NOT_STRINGS)
+def test_a_message_whose_role_is_not_a_string_has_no_event(value: Any) -> None:
+    assert event_of_message({"type": "message", "role": value, "content": [{"text": "hello"}]}) is None

@@ -14,7 +14,7 @@ def message(role: str, *texts: str) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": [{"type": "input_text", "text": text} for text in texts]}
 
 
-# -- what can be found -------------------------------------------------------------------------------------
+# -- searchable texts --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def message(role: str, *texts: str) -> dict[str, Any]:
         ("response_item", message("assistant", "a"), SearchText("assistant", "a")),
     ],
 )
-def test_what_a_user_or_the_agent_said_can_be_found(kind: str, payload: Any, found: SearchText) -> None:
+def test_messages_of_users_and_the_agent_are_searchable(kind: str, payload: Any, found: SearchText) -> None:
     assert search_text(kind, payload) == found
 
 
@@ -52,7 +52,7 @@ def test_what_a_user_or_the_agent_said_can_be_found(kind: str, payload: Any, fou
     ],
     ids=str,
 )
-def test_nothing_else_can_be_found(kind: str, payload: Any) -> None:
+def test_nothing_else_is_searchable(kind: str, payload: Any) -> None:
     assert search_text(kind, payload) is None
 
 
@@ -68,13 +68,13 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     type_=st.sampled_from(["user_message", "agent_message", "message"]),
     fields=st.dictionaries(st.sampled_from(["message", "role", "content"]), json_values),
 )
-def test_no_payload_whatever_makes_it_fail(kind: str, type_: str, fields: dict[str, Any]) -> None:
+def test_no_payload_raises(kind: str, type_: str, fields: dict[str, Any]) -> None:
     found = search_text(kind, {"type": type_, **fields})
 
     assert found is None or (found.text == found.text.strip() != "")
 
 
-def test_the_same_words_have_one_digest_whoever_said_them_and_it_fits_the_index() -> None:
+def test_equal_texts_share_a_digest_that_fits_the_index() -> None:
     one, other = SearchText("user", "hello"), SearchText("assistant", "hello")
 
     assert one.digest == other.digest != SearchText("user", "Hello").digest
@@ -116,7 +116,7 @@ def test_a_query_without_a_word_is_refused(query: str) -> None:
 
 
 @given(st.text())
-def test_no_query_whatever_leaves_syntax_in_a_word(query: str) -> None:
+def test_no_query_leaves_syntax_in_a_word(query: str) -> None:
     try:
         phrases = parse_query(query)
     except InvalidRequest:
@@ -143,12 +143,12 @@ def test_words_are_compared_without_case_and_diacritics() -> None:
         ("한국어 문장", None),
     ],
 )
-def test_scripts_without_spaces_have_a_word_a_character(text: str, words: list[str] | None) -> None:
+def test_scripts_without_spaces_have_one_word_per_character(text: str, words: list[str] | None) -> None:
     found = words_of(text)
 
     assert found == words if words is not None else len(found) == 2
 
 
 @given(st.text())
-def test_word_breaks_change_nothing_but_add_themselves(text: str) -> None:
+def test_spaced_only_adds_word_breaks(text: str) -> None:
     assert spaced(text).replace(WORD_BREAK, "") == text.replace(WORD_BREAK, "")

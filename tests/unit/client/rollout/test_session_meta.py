@@ -81,7 +81,7 @@ FULL_THREAD = StoredThread(
 )
 
 
-def test_the_first_line_says_all_that_is_known() -> None:
+def test_the_first_line_holds_every_parameter() -> None:
     assert session_meta(FULL) == FULL_META
 
 
@@ -98,23 +98,23 @@ def test_the_first_line_has_every_field_that_codex_requires_and_no_null() -> Non
     }
 
 
-def test_a_thread_is_what_its_first_line_says() -> None:
+def test_a_thread_has_the_metadata_of_its_first_line() -> None:
     assert thread_of_meta(THREAD, FULL_META, LATER) == FULL_THREAD
 
 
-def test_a_bare_line_gives_a_thread_of_the_lines_own_time() -> None:
+def test_a_bare_first_line_gives_a_thread_with_the_lines_time() -> None:
     assert thread_of_meta(THREAD, {}, LATER) == StoredThread(
         thread_id=THREAD, created_at=LATER, updated_at=LATER, recency_at=LATER, source="vscode"
     )
 
 
-def test_what_is_no_text_is_not_taken() -> None:
-    odd = {"session_id": 7, "originator": None, "parent_thread_id": ["x"], "cwd": 7}
+def test_values_that_are_not_strings_are_ignored() -> None:
+    meta = {"session_id": 7, "originator": None, "parent_thread_id": ["x"], "cwd": 7}
 
-    assert thread_of_meta(THREAD, odd, LATER) == thread_of_meta(THREAD, {}, LATER)
+    assert thread_of_meta(THREAD, meta, LATER) == thread_of_meta(THREAD, {}, LATER)
 
 
-def test_a_copy_says_what_the_thread_says_now_and_keeps_the_rest() -> None:
+def test_a_copy_has_the_threads_present_values_and_keeps_the_rest() -> None:
     now = FULL_THREAD.model_copy(
         update={
             "created_at": LATER,
@@ -146,13 +146,13 @@ def test_a_copy_of_an_unchanged_thread_is_equal() -> None:
     assert with_present_values(FULL_META, FULL_THREAD) == FULL_META
 
 
-def test_a_cleared_git_is_an_empty_object_since_its_absence_would_keep_it() -> None:
+def test_a_cleared_git_is_copied_as_an_empty_object() -> None:
     cleared = FULL_THREAD.model_copy(update={"git_info": None})
 
     assert with_present_values(FULL_META, cleared)["git"] == {}
 
 
-def test_a_copy_that_is_to_say_git_says_even_that_there_is_none() -> None:
+def test_says_git_copies_an_empty_object_if_there_was_no_git() -> None:
     meta = {key: value for key, value in FULL_META.items() if key != "git"}
 
     copy = with_present_values(meta, FULL_THREAD.model_copy(update={"git_info": None}), says_git=True)
@@ -160,7 +160,7 @@ def test_a_copy_that_is_to_say_git_says_even_that_there_is_none() -> None:
     assert copy["git"] == {}
 
 
-def test_a_git_that_never_was_is_not_mentioned() -> None:
+def test_a_copy_omits_git_if_there_was_none() -> None:
     meta = {key: value for key, value in FULL_META.items() if key != "git"}
 
     assert with_present_values(meta, FULL_THREAD.model_copy(update={"git_info": None})) == meta
@@ -175,8 +175,8 @@ def test_a_git_that_never_was_is_not_mentioned() -> None:
         GitInfo(commit_hash="s", branch="b", repository_url="u"),
     ],
 )
-def test_reading_the_copy_behind_the_first_line_gives_the_thread_again(git: GitInfo | None) -> None:
-    """The files alone suffice: whatever was cleared stays cleared when they are read again."""
+def test_reading_the_copy_after_the_first_line_gives_the_same_thread(git: GitInfo | None) -> None:
+    """Cleared fields stay cleared when only the rollout is read."""
     now = FULL_THREAD.model_copy(update={"git_info": git, "thread_source": None, "memory_mode": MemoryMode.ENABLED})
     copy = with_present_values(FULL_META, now)
 
