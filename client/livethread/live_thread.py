@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from livethread import types
-from livethread.errors import ThreadNotFound
+from livethread.errors import NOTHING_STORED, ThreadNotFound, Unavailable
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import utc_now
@@ -25,6 +25,8 @@ from livethread.rollout.item import RolloutItem, parse_items
 from livethread.store import ThreadStore
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class LiveThread:
@@ -43,6 +45,8 @@ class LiveThread:
         self._sync = sync
         #: Emitted when the thread has started; None once it was.
         self._start_event: ThreadInitialized | None = event
+        #: Whether a change takes effect though its caller was not told so: it was cancelled, or the answer took too long.
+        self._is_under_way = False
         self._last = types.Receipt(thread_id=sync.thread_id, position=types.START)
         self._is_open = True
         self._closing = asyncio.Lock()
@@ -114,7 +118,7 @@ class LiveThread:
             return self._last
         append, update = self._store.append_items(params), params.metadata
         del params  # thousands of appends may wait: the garbage collector need not visit their items
-        self._last = await append
+        self._last = await self._accepted(append)
         if update is not None and idempotency_key is None:
             self._sync.confirm(update)
         self.note_started(update.patch.model if update is not None else None)
@@ -127,8 +131,10 @@ class LiveThread:
             ThreadNotFound: no such thread.
         """
         self._require_open()
-        self._last = await self._store.update_thread_metadata(
-            types.UpdateThreadMetadataParams(thread_id=self._thread_id, patch=patch)
+        self._last = await self._accepted(
+            self._store.update_thread_metadata(
+                types.UpdateThreadMetadataParams(thread_id=self._thread_id, patch=patch)
+            )
         )
         self.note_started(patch.model)
         return self._last
@@ -140,7 +146,7 @@ class LiveThread:
     async def persist(self) -> None:
         """Create the thread's rollout now, though it has no item yet."""
         self._require_open()
-        await self._store.persist_thread(types.PersistThreadParams(thread_id=self._thread_id))
+        await self._accepted(self._store.persist_thread(types.PersistThreadParams(thread_id=self._thread_id)))
         self.note_started()
 
     async def flush(self, timeout_s: float | None = None) -> None:
@@ -152,6 +158,7 @@ class LiveThread:
         """
         self._require_open()
         await self._store.flush_thread(types.FlushThreadParams(thread_id=self._thread_id, timeout_s=timeout_s))
+        self._note_flushed()
 
     async def shutdown(self, timeout_s: float | None = None) -> None:
         """Flush and close. A second call does nothing; a failed one leaves the thread open.
@@ -166,6 +173,7 @@ class LiveThread:
                     types.ShutdownThreadParams(thread_id=self._thread_id, timeout_s=timeout_s)
                 )
                 self._is_open = False
+                self._note_flushed()
 
     async def discard(self) -> None:
         """Close without making the thread's start durable; what was accepted before is kept. Idempotent."""
@@ -212,10 +220,26 @@ class LiveThread:
             metadata=self._sync.derive(canonical, appended_at),
         )
 
+    async def _accepted(self, change: Coroutine[Any, Any, T]) -> T:
+        """Return what *change* returns once it is accepted; note whether it stays under way if that fails."""
+        try:
+            return await change
+        except asyncio.CancelledError as error:
+            self._is_under_way |= NOTHING_STORED not in getattr(error, "__notes__", ())
+            raise
+        except Unavailable as error:
+            self._is_under_way |= error.is_queued
+            raise
+
+    def _note_flushed(self) -> None:
+        if self._is_under_way:
+            self.note_started()
+
     def note_started(self, model: str | None = None) -> None:
         """Emit `ThreadInitialized`, once: the thread will not be discarded. *model* is the one that its items name.
 
-        The first accepted change does so, and the guard that commits.
+        The first accepted change does so, and the guard that commits; and a flush, if a change was accepted unknown to
+        its caller.
         """
         event, self._start_event = self._start_event, None
         if event is not None:

@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.nodes.items import message, new_thread
+from tests.nodes.items import message, new_thread, said
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
+from tests.nodes.workers import HandWorker, draining
 
 from livethread import (
     AppendThreadItemsParams,
     Conflict,
+    CreateThreadParams,
+    LiveThread,
     QueuedThreadStore,
     Receipt,
     ResourceExhausted,
@@ -23,7 +26,7 @@ from livethread import (
     UpdateThreadMetadataParams,
 )
 from livethread.metadata import MetadataUpdate
-from livethread.observers import ItemsAppended, MetadataUpdated
+from livethread.observers import ItemsAppended, MetadataUpdated, ThreadInitialized
 from livethread.rollout.item import parse_items
 from livethread_config import Settings, names
 
@@ -156,6 +159,23 @@ async def test_a_cancelled_append_is_stored_with_its_patch(
     await eventually(lambda: len(held.ops()) == 3, "the tasks")
     assert held.ops()[1:] == ["append_items", "update_thread_metadata"]
     assert appending.cancelled()
+
+
+async def test_a_thread_whose_only_append_was_cancelled_is_started_once_it_is_flushed(
+    store: QueuedThreadStore, hand_worker: HandWorker
+) -> None:
+    events = list[object]()
+    store.observers.subscribe(events.append)
+    thread = await LiveThread.create(store, CreateThreadParams())
+    appending = asyncio.ensure_future(thread.append_items([said("1")]))
+    await asyncio.sleep(0)  # it is queued
+    appending.cancel()
+
+    async with draining(hand_worker):
+        await thread.flush()
+        await thread.shutdown()
+
+    assert [event.thread_id for event in events if isinstance(event, ThreadInitialized)] == [thread.thread_id]
 
 
 async def test_an_explicit_patch_says_which_fields_it_sets_only_if_unset(
