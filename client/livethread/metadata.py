@@ -158,8 +158,8 @@ class ThreadMetadataPatch(_Patch):
         "agent_path",
     })
 
-    #: Name given by a user; clearable.
-    name: Text | None = None
+    #: Name given by a user; clearable. An empty one clears it: codex's name index says no other.
+    name: Annotated[Text | None, AfterValidator(lambda name: name or None)] = None
     #: Text to show in listings.
     preview: Text | None = None
     #: Title derived from the history.

@@ -57,8 +57,9 @@ class Settings(BaseSettings):
 
     #: Largest item accepted, in bytes of its encoded line.
     max_item_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    #: Most unapplied tasks of one thread, in its mailbox and in a client; beyond it an append is refused.
-    mailbox_max_tasks: Annotated[int, Field(ge=1)] = 10_000
+    #: Most unapplied tasks of one thread, in its mailbox and in a client; beyond it an append is refused. An append and
+    #: the patch derived from it are two.
+    mailbox_max_tasks: Annotated[int, Field(ge=2)] = 10_000
     #: Most bytes of unapplied tasks in a client, of all its threads; beyond it an append is refused.
     outbox_max_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     #: What an append beyond those two bounds does: ``refuse`` raises `ResourceExhausted` at once; ``wait`` waits for

@@ -23,7 +23,7 @@ def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(item, dict) or item.get("type") != "UserMessage":
         return None
     content = item.get("content")
-    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list | tuple) else []
     texts = (part.get("text") for part in parts)
     return {
         "message": "".join(text for text in texts if isinstance(text, str)),

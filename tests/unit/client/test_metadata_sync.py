@@ -218,7 +218,8 @@ def test_a_users_message_of_a_paginated_thread_states_the_same_facts() -> None:
     ]
     facts = {"first_user_message": "fix it", "preview": "fix it", "title": "fix it"}
 
-    assert derive(event("item_completed", item={"type": "UserMessage", "content": content})) == facts
+    for each in (content, tuple(content)):  # JSON has one array; Python's callers have two
+        assert derive(event("item_completed", item={"type": "UserMessage", "content": each})) == facts
     alone = event("item_completed", item={"type": "UserMessage", "content": content[1:2]})
     assert derive(alone) == {"first_user_message": "[Image]", "preview": "[Image]"}
 

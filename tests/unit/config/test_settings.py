@@ -76,7 +76,7 @@ def test_what_is_passed_wins_over_the_environment(monkeypatch: pytest.MonkeyPatc
         ("reads", "sometimes"),
         ("sync", "fsync"),
         ("max_item_bytes", 1023),
-        ("mailbox_max_tasks", 0),
+        ("mailbox_max_tasks", 1),
         ("backpressure", "block"),
         ("backpressure_timeout_s", 0),
         ("enqueue_timeout_s", 0),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, history, message, new_thread, texts
+from tests.unit.worker.builders import killed
 
 from livethread import Conflict, ResumeThreadParams, Settings, Unavailable
 from livethread.types import START
 from livethread_worker.store import LocalThreadStore, local
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
-from livethread_worker.store.index import Index
-from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.upkeep.rebuild import read_state, rebuild
 
 
 async def test_an_append_to_a_locked_thread_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +54,45 @@ async def test_an_expected_position_that_was_lost_with_the_index_is_refused(tmp_
         await append(store, thread_id, message("three"), expected=receipt.position)
 
         assert texts(await history(store, thread_id)) == ["one", "two", "three"]
+
+
+async def test_lines_that_a_killed_store_left_are_no_ground_to_append(tmp_path: Path) -> None:
+    """The killed store had not committed them; the other has not read them."""
+    settings = Settings(home=tmp_path / "home")
+    async with LocalThreadStore(settings) as dying, LocalThreadStore(settings) as other:
+        thread_id = await new_thread(dying)
+        receipt = await append(dying, thread_id, message("one"))
+        await other.resume_thread(ResumeThreadParams(thread_id=thread_id))
+        with killed(Index, "commit"):
+            await append(dying, thread_id, message("two"), expected=receipt.position)
+
+        with pytest.raises(Conflict, match="not known"):
+            await append(other, thread_id, message("no"), expected=receipt.position)
+
+        assert texts(await history(other, thread_id)) == ["one", "two"]
+
+
+async def test_an_append_that_found_the_index_busy_is_checked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expected position was the last one when its first attempt wrote its lines; a reader took them in since."""
+    home = Home(tmp_path / "home")
+    async with LocalThreadStore(Settings(home=home.root)) as store:
+        thread_id = await new_thread(store)
+        receipt = await append(store, thread_id, message("one"))
+        commit, index = Index.commit, Index(home)
+
+        def busy_once(*args: Any) -> Any:
+            monkeypatch.setattr(Index, "commit", commit)
+            path = home.require_rollout(thread_id)
+            index.replace([thread_rows(read_state(home, thread_id, path, {}), None)])
+            raise IndexUnavailable("busy")
+
+        monkeypatch.setattr(Index, "commit", busy_once)
+        await append(store, thread_id, message("two"), expected=receipt.position)
+        index.close()
+
+        assert texts(await history(store, thread_id)) == ["one", "two"]
 
 
 # -- epochs ------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from livethread.ordered_tasks import AppendItems, MailboxEntry, OrderedTask
 from livethread.types import START, Position, position_key
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
-from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.write.batch import Batch
+from livethread_worker.store.write.open_rollout import OpenRollout
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 #: How long another writer of the thread, such as codex, may hold its lock before a change gives up.
@@ -59,7 +59,7 @@ class LocalWriter:
                     if self.creation is not None and expected not in {None, START}:  # create nothing in vain
                         raise Conflict.of_position(START, expected)
                     rollout = batch.open(self.thread_id, entries, state)
-                    self._check(rollout.work.state, tasks, expected)
+                    self._check(rollout, tasks, expected)
                     batch.apply(rollout, entries)
             outcome = batch.commit()[self.thread_id]
         return outcome, [entry.position for entry in entries[-len(tasks) :]]
@@ -85,12 +85,15 @@ class LocalWriter:
     def _renew(self) -> None:
         self._id, self._n = uuid.uuid4().hex[:16], 0
 
-    def _check(self, state: ThreadState, tasks: Sequence[OrderedTask], expected: Position | None) -> None:
-        """Check what Redis would.
+    def _check(self, rollout: OpenRollout, tasks: Sequence[OrderedTask], expected: Position | None) -> None:
+        """Check what Redis would, unless an earlier attempt did so and left lines.
 
         Raises:
             Conflict: a newer epoch was begun, or another position was reached.
         """
+        state = rollout.work.state
+        if state.mark(self._id).n > self._n:
+            return
         if self._epoch is None:
             self._epoch = state.epoch
         elif self._epoch < state.epoch:
@@ -100,9 +103,9 @@ class LocalWriter:
         is_repeated = isinstance(header, AppendItems) and header.idempotency_key in state.idempotency_keys
         if expected is None or self.creation is not None or is_repeated:
             return
-        if state.applied == START:
+        if state.applied == START or rollout.took_in:
             raise Conflict(
-                "the thread's last position is not known since its index was rebuilt; "
+                "the thread's last position is not known, since its rollout holds more than its index knew; "
                 "read it, and append once without expected_position"
             )
         if expected != state.applied:

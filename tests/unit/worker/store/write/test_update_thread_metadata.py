@@ -7,6 +7,7 @@ import pytest
 from tests.unit.worker.builders import Mail, Store, item_line, message_line
 
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, ThreadMetadataPatch
+from livethread_worker.store.files.name_index import read_names
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
@@ -90,13 +91,16 @@ def test_a_name_is_in_the_index_and_in_codexs_name_index(store: Store, mail: Mai
     assert (line["id"], line["thread_name"]) == (mail.thread_id, "n")
 
 
-def test_a_cleared_name_stays_cleared_without_the_index(store: Store, mail: Mail) -> None:
+@pytest.mark.parametrize("no_name", [None, ""])
+def test_a_cleared_name_stays_cleared_without_the_index(store: Store, mail: Mail, no_name: str | None) -> None:
     store.apply(
         mail,
         mail.create(),
         mail.patch(ThreadMetadataPatch(name="n")),
-        mail.patch(ThreadMetadataPatch(name=None)),
+        mail.patch(ThreadMetadataPatch(name=no_name)),
     )
+    assert store.thread(mail).name is None
+    assert read_names(store.home) == {}
     store.drop_index()
 
     store.apply(mail, mail.append("a"))
