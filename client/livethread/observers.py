@@ -36,7 +36,7 @@ class InitializationMode(StrEnum):
 class ThreadInitialized:
     """A thread has started in this process: its guard committed, or its first change was accepted.
 
-    Emitted once per handle, and never for a start that was discarded.
+    Emitted once per handle, and not for a start that is discarded before a change is accepted.
     """
 
     action: ClassVar[str] = "thread_initialized"
