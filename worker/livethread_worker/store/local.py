@@ -14,11 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from livethread import types
-from livethread.errors import (
-    Conflict,
-    ThreadNotFound,
-)
+from livethread import errors, types
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
@@ -36,8 +32,7 @@ from livethread.ordered_tasks import (
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread_config import Settings
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import file_lock
+from livethread_worker.store.files import Home, locks
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.reader import LocalReader
 from livethread_worker.store.unavailable import as_unavailable
@@ -97,7 +92,7 @@ class LocalThreadStore:
         creation.to_wire()  # what cannot be stored is refused now, not with the first append
         is_given = "thread_id" in params.model_fields_set
         if params.thread_id in self._open or (is_given and await self._exists(params.thread_id)):
-            raise Conflict(f"thread {params.thread_id} exists; resume it instead")
+            raise errors.Conflict(f"thread {params.thread_id} exists; resume it instead")
         self._open_thread(params.thread_id, epoch=int(params.exclusive)).creation = creation
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
@@ -253,7 +248,7 @@ class LocalThreadStore:
     async def _exists(self, thread_id: str) -> bool:
         try:
             await self.read_thread(types.ReadThreadParams(thread_id=thread_id))
-        except ThreadNotFound:
+        except errors.ThreadNotFound:
             return False
         return True
 
@@ -262,7 +257,7 @@ class LocalThreadStore:
         index = self._reader.fresh_index(thread_id)
         if index.in_memory:  # it made no folders
             self._home.create()
-        with file_lock(self._home.thread_lock(thread_id), wait_s=LOCK_WAIT):
+        with locks.file_lock(self._home.thread_lock(thread_id), wait_s=LOCK_WAIT):
             return index.fence(thread_id, time.time_ns() // 1_000_000)
 
     def _open_thread(self, thread_id: str, *, epoch: int | None) -> LocalWriter:

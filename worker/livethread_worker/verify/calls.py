@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from livethread.errors import InvalidRequest
-from livethread.types import START, position_key
+from livethread import errors, types
 
 #: The end of a call without a known end.
 NEVER: Final = 2**63
@@ -47,7 +46,7 @@ class Call:
     @property
     def order(self) -> tuple[int, int]:
         """The sort key of its position."""
-        return position_key(self.position or START)
+        return types.position_key(self.position or types.START)
 
 
 @dataclass(slots=True)
@@ -74,7 +73,7 @@ def read_journals(paths: Iterable[Path]) -> dict[str, History]:
             try:
                 _take(calls, orjson.loads(line))
             except (ValueError, KeyError, TypeError) as error:
-                raise InvalidRequest(
+                raise errors.InvalidRequest(
                     f"{path}:{number} is not an event of a journal: {type(error).__name__}"
                 ) from None
     histories: dict[str, History] = {}

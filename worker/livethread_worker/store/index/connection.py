@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from sqlite_utils import Database
 
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files import Home, locks
 from livethread_worker.store.index.database import (
     BUSY_TIMEOUT,
     IndexUnavailable,
@@ -39,7 +38,7 @@ class Connection:
         if in_memory:
             self.db = in_memory_database()
         else:
-            with self.errors_translated(), file_lock(home.index.with_suffix(".lock"), wait_s=SCHEMA_WAIT):
+            with self.errors_translated(), locks.file_lock(home.index.with_suffix(".lock"), wait_s=SCHEMA_WAIT):
                 self.db = open_database(home)
         self._identity = None if in_memory else identity(home)
 
@@ -118,5 +117,5 @@ class Connection:
         except sqlite3.Error as error:
             self.is_damaged = self.is_damaged or is_damaged(error)
             raise IndexUnavailable(f"the index: {error}") from error
-        except LockBusy:
+        except locks.LockBusy:
             raise IndexUnavailable("another process has been creating the index for long") from None

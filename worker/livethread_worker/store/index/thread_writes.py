@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from livethread.metadata import StoredThread
-from livethread.rollout.lines import encode_json
-from livethread.rollout.search_text import SearchText, spaced
-from livethread.rollout.turns import TurnsRolledBack
+from livethread.rollout import lines, search_text, turns
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
 from livethread_worker.store.index.maintenance import FTS_BATCH_ROWS
 from livethread_worker.store.index.queries import QUERIES
@@ -137,7 +135,7 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_offset": state.meta_offset,
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
-        "explicit_fields": encode_json(sorted(state.explicit_fields)).decode(),
+        "explicit_fields": lines.encode_json(sorted(state.explicit_fields)).decode(),
         "phase": state.turn.phase.value,
         "turn_id": state.turn.turn_id,
         "epoch": state.epoch,
@@ -217,7 +215,7 @@ def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
                 connection.execute(QUERIES["add_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
             case TurnEndLine():
                 connection.execute(QUERIES["end_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
-            case TurnsRolledBack():
+            case turns.TurnsRolledBack():
                 connection.execute(QUERIES["take_back_turns"], row | {"count": change.count})
 
 
@@ -231,16 +229,16 @@ def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
             "digest": line.text.digest,
             "ordinal": line.ordinal,
             "role": line.text.role,
-            "text": spaced(line.text.text),
+            "text": search_text.spaced(line.text.text),
         }
         for line in first.values()
     ]
 
 
 def _name_row(state: ThreadState) -> dict[str, Any]:
-    name = SearchText("name", f"{NAME_MARK}{_name(state.thread)}")
+    name = search_text.SearchText("name", f"{NAME_MARK}{_name(state.thread)}")
     row = {"thread_id": state.thread_id, "digest": name.digest, "ordinal": -1, "role": name.role}
-    return row | {"text": spaced(_name(state.thread) or "")}
+    return row | {"text": search_text.spaced(_name(state.thread) or "")}
 
 
 def _name(thread: StoredThread | None) -> str | None:

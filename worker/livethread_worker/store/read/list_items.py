@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
+from livethread import errors, types
 from livethread.cursor import decode_offset, encode_offset
-from livethread.errors import InvalidRequest
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import item_of
-from livethread.types import ItemPage, ListItemsParams, SortDirection
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import Record, end_of_lines, scan_backward, scan_records
+from livethread_worker.store.files import Home, scan
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.thread_file import open_thread
 from livethread_worker.store.read.turn_spans import find_turn
@@ -24,7 +22,7 @@ from livethread_worker.store.read.turn_spans import find_turn
 _Placed = tuple["RolloutItem", int, int]
 
 
-def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
+def list_items(home: Home, index: Index, params: types.ListItemsParams) -> types.ItemPage:
     """Return one page of items.
 
     Raises:
@@ -32,39 +30,39 @@ def list_items(home: Home, index: Index, params: ListItemsParams) -> ItemPage:
         InvalidRequest: the thread has no such turn, or the cursor is not valid.
     """
     with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
-        start, end = 0, end_of_lines(file)
+        start, end = 0, scan.end_of_lines(file)
         if params.turn_id is not None:
             turn = find_turn(index, params.thread_id, params.turn_id, file)
             start, end = turn.offset, end if turn.end is None else turn.end
-        if params.sort_direction is SortDirection.ASC:
+        if params.sort_direction is types.SortDirection.ASC:
             return _forward(file, params, start, end)
         return _backward(file, params, start, end)
 
 
-def _forward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> ItemPage:
+def _forward(file: BinaryIO, params: types.ListItemsParams, start: int, end: int) -> types.ItemPage:
     begin = _clamped(params.cursor, start, end, default=start)
-    records = scan_records(file, begin)
+    records = scan.scan_records(file, begin)
     page = list(islice(_items(record for record in records if record.offset < end), params.page_size + 1))
     shown = page[: params.page_size]
-    return ItemPage(
+    return types.ItemPage(
         items=tuple(item for item, _, _ in shown),
         next_cursor=encode_offset("items", page[-1][1]) if len(page) > params.page_size else None,
         backwards_cursor=encode_offset("items", shown[0][2]) if shown else None,
     )
 
 
-def _backward(file: BinaryIO, params: ListItemsParams, start: int, end: int) -> ItemPage:
+def _backward(file: BinaryIO, params: types.ListItemsParams, start: int, end: int) -> types.ItemPage:
     begin = _clamped(params.cursor, start, end, default=end)
-    page = list(islice(_items(scan_backward(file, begin, start)), params.page_size + 1))
+    page = list(islice(_items(scan.scan_backward(file, begin, start)), params.page_size + 1))
     shown = page[: params.page_size]
-    return ItemPage(
+    return types.ItemPage(
         items=tuple(item for item, _, _ in shown),
         next_cursor=encode_offset("items", page[-1][2]) if len(page) > params.page_size else None,
         backwards_cursor=encode_offset("items", shown[0][1]) if shown else None,
     )
 
 
-def _items(records: Iterator[Record]) -> Iterator[_Placed]:
+def _items(records: Iterator[scan.Record]) -> Iterator[_Placed]:
     for record in records:
         item = item_of(record.value)
         if item is not None:
@@ -76,5 +74,5 @@ def _clamped(cursor: str | None, start: int, end: int, *, default: int) -> int:
         return default
     offset = decode_offset("items", cursor)
     if not start <= offset <= end:
-        raise InvalidRequest("this cursor belongs to another thread, or to another turn")
+        raise errors.InvalidRequest("this cursor belongs to another thread, or to another turn")
     return offset

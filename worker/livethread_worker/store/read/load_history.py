@@ -7,9 +7,7 @@ from pathlib import Path
 from livethread import types
 from livethread.metadata import StoredThreadHistory
 from livethread.rollout.lines import decode_line, items_of
-from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import scan_lines
+from livethread_worker.store.files import Home, compression, scan
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.thread_file import open_thread, require_path
 
@@ -26,8 +24,8 @@ def load_history(home: Home, index: Index, params: types.LoadThreadHistoryParams
 
 def history_at(thread_id: str, path: Path) -> StoredThreadHistory:
     """Return the items of the rollout at *path*."""
-    with open_rollout(path) as file:
-        return StoredThreadHistory(thread_id, items_of(map(decode_line, scan_lines(file))))
+    with compression.open_rollout(path) as file:
+        return StoredThreadHistory(thread_id, items_of(map(decode_line, scan.scan_lines(file))))
 
 
 def read_lines(

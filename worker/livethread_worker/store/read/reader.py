@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from livethread import types
-from livethread.errors import Unavailable
+from livethread import errors, types
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -112,7 +111,7 @@ class LocalReader:
                     refresher = self._refresher_of(self._open_index())
                     refresh(refresher)
                     return answer(refresher.index)
-                except (IndexUnavailable, Unavailable) as error:
+                except (IndexUnavailable, errors.Unavailable) as error:
                     logger.warning("reading without the index: %s", error, extra={"action": "open_index"})
                     self._sqlite_not_before = time.monotonic() + INDEX_RETRY_INTERVAL
             if self._fallback is None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from livethread.errors import ThreadNotFound
-from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.home import Home
+from livethread_worker.store.files import Home, compression
 from livethread_worker.store.index import Index
 
 
@@ -23,9 +22,9 @@ def open_thread(home: Home, index: Index, thread_id: str, *, include_archived: b
     path = require_path(home, index, thread_id, include_archived=include_archived)
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(open_rollout(path))
+            file = stack.enter_context(compression.open_rollout(path))
         except FileNotFoundError:
-            file = stack.enter_context(open_rollout(home.require_rollout(thread_id)))
+            file = stack.enter_context(compression.open_rollout(home.require_rollout(thread_id)))
         yield file
 
 

@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.folder_stamps import folder_stamps
-from livethread_worker.store.files.home import Home
+from livethread_worker.store.files import Home, compression, folder_stamps, name_index, rollout_reader
 from livethread_worker.store.files.locks import LockBusy, file_lock
-from livethread_worker.store.files.name_index import read_names
-from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
 from livethread_worker.store.thread_state import ThreadState
@@ -99,7 +95,7 @@ def _read_all(
 ) -> RebuildReport:
     report = RebuildReport()
     busy: list[_Rollout] = []
-    stamps = folder_stamps(home)
+    stamps = folder_stamps.folder_stamps(home)
     chosen, others = home.one_rollout_each(index.rollouts(), home.rollout_entries())
     seen.update(chosen)
     report.duplicates = [entry.path for entry in others]
@@ -147,7 +143,7 @@ def index_batch(
     Raises:
         IndexUnavailable: the index cannot be written.
     """
-    names = read_names(home)
+    names = name_index.read_names(home)
     busy: list[_Rollout] = []
     read: list[ThreadRows] = []
     with ExitStack() as locks:
@@ -193,7 +189,7 @@ def _rows_of(home: Home, thread_id: str, path: Path, names: dict[str, str | None
 def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
     """Return the thread's state according to its whole rollout at *path* and the home."""
     state = ThreadState(thread_id, path=home.relative(path))
-    with open_rollout(path) as file:
-        read_on(state, file)
-    complete_from_home(home, state, names)
+    with compression.open_rollout(path) as file:
+        rollout_reader.read_on(state, file)
+    rollout_reader.complete_from_home(home, state, names)
     return state

@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files.folder_stamps import FolderStamp, folder_stamps
+from livethread_worker.store.files import folder_stamps, name_index
 from livethread_worker.store.files.home import Home, is_compressed
-from livethread_worker.store.files.name_index import NameCache
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState
@@ -83,7 +82,7 @@ class _RateLimit:
 class _Folder:
     """A folder that changed."""
 
-    stamp: FolderStamp
+    stamp: folder_stamps.FolderStamp
     #: Whether the stamp was good enough to be noted when we looked.
     is_quiet: bool
     #: Threads whose rollouts lie in it.
@@ -105,7 +104,7 @@ class Refresher:
     home: Home
     index: Index
     #: Folder -> its stamp when the index knew every rollout in it.
-    _folders: dict[str, FolderStamp] | None = None
+    _folders: dict[str, folder_stamps.FolderStamp] | None = None
     #: Those that the index has not noted yet.
     _unnoted: dict[str, _Folder] = field(default_factory=dict)
     #: The looks at lengths go on with the thread before this one.
@@ -115,14 +114,14 @@ class Refresher:
     _known_mismatches: dict[str, tuple[str, int]] = field(default_factory=dict)
     #: Thread -> when its lock was first found held while its rollout was stale.
     _held_since: dict[str, float] = field(default_factory=dict)
-    _names: NameCache = field(init=False)
+    _names: name_index.NameCache = field(init=False)
     #: The names that the index was compared with.
     _compared_names: dict[str, str | None] | None = None
     _names_limit: _RateLimit = field(default_factory=_RateLimit)
     _look_limit: _RateLimit = field(default_factory=_RateLimit)
 
     def __post_init__(self) -> None:
-        self._names = NameCache(self.home)
+        self._names = name_index.NameCache(self.home)
 
     def refresh_all(self) -> None:
         """Look at the home, within the bounds above, and read the rollouts that changed; unless that was done just now.
@@ -168,7 +167,7 @@ class Refresher:
             self._folders = self.index.folders()
         return {
             folder: _Folder(stamp, stamp.is_quiet())
-            for folder, stamp in folder_stamps(self.home).items()
+            for folder, stamp in folder_stamps.folder_stamps(self.home).items()
             if self._folders.get(folder) != stamp
         }
 

@@ -16,14 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files.compression import copy_rollout, decompress
+from livethread_worker.store.files import compression, locks, name_index, quarantine, scan, sync
 from livethread_worker.store.files.home import Home, is_compressed, make_directory
-from livethread_worker.store.files.locks import LockBusy, file_lock
-from livethread_worker.store.files.name_index import set_name
-from livethread_worker.store.files.quarantine import keep
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.scan import READ_BYTES
-from livethread_worker.store.files.sync import sync_directories, sync_now
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.importing.plan import Outcome, Plan, Planner
@@ -104,7 +99,7 @@ def import_rollouts(
     """
     if dry_run:
         return _Importer(home, index, search, dry_run=True).run(search, advance)
-    with file_lock(home.own / "import.lock"):
+    with locks.file_lock(home.own / "import.lock"):
         report = _Importer(home, index, search, dry_run=False).run(search, advance)
     counts = {"imported": report.imported, "grown": report.grown, "conflicts": len(report.conflicts)}
     logger.info("rollouts imported", extra={"action": "import", **counts})
@@ -144,7 +139,7 @@ class _Importer:
         """Import one file or report its error; return False if its thread is busy."""
         try:
             self._import(found, wait_s)
-        except LockBusy:
+        except locks.LockBusy:
             return False
         except NotRollout as error:
             self._report.not_rollouts.append(Refusal(shown(found.path), str(error)))
@@ -161,7 +156,7 @@ class _Importer:
         plan = self._planner.plan(source)
         path = plan.ours or source.target
         if not (plan.changes_nothing or self._dry_run):
-            with file_lock(self._home.thread_lock(source.thread_id), wait_s=wait_s):
+            with locks.file_lock(self._home.thread_lock(source.thread_id), wait_s=wait_s):
                 plan = self._planner.plan(source)  # again: the thread may have changed before it was locked
                 path = self._carry_out(source, plan)
         self._record(source, plan, path)
@@ -186,7 +181,7 @@ class _Importer:
         The name is set first: setting it twice is harmless, losing it is not.
         """
         if plan.name is not None:
-            set_name(self._home, source.thread_id, plan.name.name, plan.name.at)
+            name_index.set_name(self._home, source.thread_id, plan.name.name, plan.name.at)
         if plan.outcome is Outcome.IMPORTED:
             return self._copy(source)
         assert plan.ours is not None
@@ -196,25 +191,25 @@ class _Importer:
         target = self._home.resolve(self._home.relative(source.target))
         is_new_folder = not target.parent.is_dir()
         make_directory(target.parent)
-        copy_rollout(source.path, target, source.first)
+        compression.copy_rollout(source.path, target, source.first)
         if is_new_folder:
-            sync_directories(target.parent)
+            sync.sync_directories(target.parent)
         return target
 
     def _append(self, source: Source, plan: Plan, ours: Path) -> Path:
         """Append the lines that ours lacks; quarantine a torn last line of ours that the source does not continue."""
-        path = decompress(ours) if is_compressed(ours) else ours
+        path = compression.decompress(ours) if is_compressed(ours) else ours
         with Lines(source.path, source.first).open() as file, RolloutRecorder.open(path) as recorder:
             if recorder.size != plan.size:
-                raise LockBusy(path.name)  # codex before 0.160 writes without the lock
+                raise locks.LockBusy(path.name)  # codex before 0.160 writes without the lock
             if plan.begin < recorder.size:
                 torn = os.pread(recorder.file.fileno(), recorder.size - plan.begin, plan.begin)
-                keep(self._home, f"{source.thread_id}-{plan.begin}.torn", torn)
+                quarantine.keep(self._home, f"{source.thread_id}-{plan.begin}.torn", torn)
                 recorder.size = plan.begin
                 recorder.cut()
             file.seek(plan.begin)
             try:
-                while chunk := file.read(min(READ_BYTES, plan.end - recorder.size)):
+                while chunk := file.read(min(scan.READ_BYTES, plan.end - recorder.size)):
                     recorder.append(chunk)
             except OSError:
                 recorder.size = plan.begin
@@ -223,7 +218,7 @@ class _Importer:
                 raise
             stat = os.fstat(file.fileno())
             os.utime(recorder.file.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))
-            sync_now(recorder)
+            sync.sync_now(recorder)
         return path
 
     # -- the report and the index ------------------------------------------------------------------------------

@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from livethread.model import format_time, parse_time
-from livethread.rollout.lines import encode_json
-from livethread.rollout.old_forms import modern_record
+from livethread.rollout import lines, old_forms
 from livethread.thread_id import canonical_thread_id
-from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files import compression, scan
 from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed
-from livethread_worker.store.files.scan import scan_records
 
 #: Namespace of the UUIDs for ids that are not UUIDs. Never change it: imported threads would be imported again.
 _NAMESPACE: Final = uuid.UUID("6f5b3a52-0c1d-5e6f-9a53-6c6976657468")
@@ -175,7 +173,7 @@ def identify(found: Candidate, home: Home) -> Source:
         InvalidRequest: its ``session_meta`` is nested too deeply.
     """
     named = canonical_thread_id(home.thread_of(found.path) or "")
-    with open_rollout(found.path) as file:
+    with compression.open_rollout(found.path) as file:
         record = _own_meta(file, named)
         changed_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
     meta = record["payload"]
@@ -199,13 +197,13 @@ def as_thread_id(text: str) -> str:
 def _own_meta(file: BinaryIO, named: str | None) -> dict[str, Any]:
     """Return the first record with a ``session_meta``, of the thread *named* unless that is None."""
     is_first, other = True, None
-    for record in scan_records(file):
+    for record in scan.scan_records(file):
         value = record.value
         if value is None:
             continue
         if is_first and "payload" not in value:
             # Old rollouts, before September 2025, have UUIDs; other records with an id and a time are from logs.
-            old = modern_record(value)
+            old = old_forms.modern_record(value)
             value = old if old and canonical_thread_id(str(value.get("id"))) else {}
         is_first = False
         if value.get("type") == "session_meta" and (id_ := _id_of(value.get("payload"))):
@@ -225,7 +223,7 @@ def _id_of(meta: Any) -> str | None:
 def _own_line(record: dict[str, Any], created_at: datetime) -> bytes:
     """Return the ``session_meta`` *record* as a line with UUIDs as thread ids and with all fields that codex requires."""
     needed = {"timestamp": format_time(created_at), "cwd": "", "originator": "", "cli_version": ""}
-    return encode_json(record | {"payload": needed | _with_uuids(record["payload"])}) + b"\n"
+    return lines.encode_json(record | {"payload": needed | _with_uuids(record["payload"])}) + b"\n"
 
 
 def _with_uuids(value: Any) -> Any:
@@ -262,7 +260,7 @@ class Lines:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """Open the lines for reading; raises the errors of `open_rollout`."""
-        with open_rollout(self.path) as file:
+        with compression.open_rollout(self.path) as file:
             if not self.first:
                 yield file
                 return
