@@ -18,17 +18,10 @@ from typing import Final, Self
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
+from livethread_worker.embedded import runtime_locks
 from livethread_worker.embedded.output import LogFiles, explain_log
 from livethread_worker.embedded.processes import redis_spec, settings_env, worker_spec
 from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir
-from livethread_worker.embedded.runtime_locks import (
-    RunnerState,
-    exit_lock,
-    publish_state,
-    read_state,
-    runner_lock,
-    users_lock,
-)
 from livethread_worker.embedded.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -57,7 +50,7 @@ def use_local_runtime(settings: Settings) -> Iterator[None]:
 
     """
     prepare_directories(settings)
-    with users_lock(settings) as users:
+    with runtime_locks.users_lock(settings) as users:
         if not users.take(shared=True, wait_s=START_TIMEOUT):
             raise Unavailable(f"the runner in {run_dir(settings)} is stopping and does not end; see the logs there")
         try:
@@ -100,8 +93,8 @@ class RunnerClaim:
 
     def __init__(self, settings: Settings) -> None:
         self._wanted = settings.is_embedded
-        self._lock = runner_lock(settings)
-        self._state = RunnerState(os.getpid(), "own")
+        self._lock = runtime_locks.runner_lock(settings)
+        self._state = runtime_locks.RunnerState(os.getpid(), "own")
         self._mutex = threading.Lock()
         self._held = False
         self._ended = threading.Event()
@@ -110,9 +103,9 @@ class RunnerClaim:
     def set_ready(self) -> None:
         """Tell users that Redis and a worker serve."""
         with self._mutex:
-            self._state = RunnerState(os.getpid(), "own", ready=True)
+            self._state = runtime_locks.RunnerState(os.getpid(), "own", ready=True)
             if self._held:
-                publish_state(self._lock, self._state)
+                runtime_locks.publish_state(self._lock, self._state)
 
     def __enter__(self) -> Self:
         """Claim now if possible, else keep trying in the background."""
@@ -135,7 +128,7 @@ class RunnerClaim:
         with self._mutex:
             self._held = self._lock.take()
             if self._held:
-                publish_state(self._lock, self._state)
+                runtime_locks.publish_state(self._lock, self._state)
             return self._held
 
 
@@ -162,7 +155,7 @@ class _Guard:
 
     def _mend(self) -> bool:
         try:
-            if read_state(self._settings) is None:
+            if runtime_locks.read_state(self._settings) is None:
                 logger.info("starting the local runtime again", extra={"action": "guard_runtime"})
                 _start_runner(self._settings)
         except (Unavailable, OSError) as error:
@@ -180,14 +173,14 @@ def _ensure_served(settings: Settings) -> None:
             raise Unavailable(
                 f"the local runtime does not serve within {START_TIMEOUT:g} s; see the logs in {run_dir(settings)}"
             )
-        if read_state(settings) is None:
+        if runtime_locks.read_state(settings) is None:
             _start_runner(settings)
         else:
             time.sleep(POLL_INTERVAL)
 
 
 def _is_served(settings: Settings) -> bool:
-    state = read_state(settings)
+    state = runtime_locks.read_state(settings)
     return state is not None and state.ready and answers(settings)
 
 
@@ -219,14 +212,14 @@ def _await_end_if_last(settings: Settings) -> None:
     """Wait until the runner has ended, if it has no users. Bounded, because the runner ends in any case."""
     deadline = time.monotonic() + END_TIMEOUT + settings.drain_max_s
     while time.monotonic() < deadline:
-        state = read_state(settings)
+        state = runtime_locks.read_state(settings)
         if state is None or state.kind == "own" or _others_use(settings):
             return
         time.sleep(POLL_INTERVAL)
 
 
 def _others_use(settings: Settings) -> bool:
-    with exit_lock(settings) as one_at_a_time, users_lock(settings) as users:
+    with runtime_locks.exit_lock(settings) as one_at_a_time, runtime_locks.users_lock(settings) as users:
         one_at_a_time.take(wait_s=None)
         # Another user holds it if it can only be shared. If not even that, the runner holds it, and is ending.
         return not users.take() and users.take(shared=True)

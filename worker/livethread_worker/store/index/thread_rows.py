@@ -17,26 +17,6 @@ from livethread.metadata import GitInfo, StoredThread
 from livethread.model import format_time
 from livethread.rollout.lines import encode_json
 
-_TEXTS: Final = (
-    "session_id",
-    "forked_from_id",
-    "parent_thread_id",
-    "name",
-    "title",
-    "preview",
-    "first_user_message",
-    "model_provider",
-    "model",
-    "reasoning_effort",
-    "cwd",
-    "cli_version",
-    "originator",
-    "thread_source",
-    "agent_nickname",
-    "agent_role",
-    "agent_path",
-    "history_mode",
-)
 _TIMES: Final = ("created_at", "updated_at", "recency_at", "archived_at")
 #: Sort key -> column of its slot of ten seconds, which SQL indexes hold in its place; see schema.sql, which checks it.
 SLOTS: Final = {"created_at": "created_slot", "updated_at": "updated_slot", "recency_at": "recency_slot"}
@@ -45,6 +25,13 @@ _TIME_OF: Final = {slot: time for time, slot in SLOTS.items()}
 #: Columns that hold JSON, also for a source that is a plain name.
 _JSON: Final = ("source", "approval_mode", "permission_profile", "token_usage")
 _GIT: Final = {"git_sha": "commit_hash", "git_branch": "branch", "git_origin_url": "repository_url"}
+
+#: Columns that hold what the fields of their names do, as it is.
+_TEXTS: Final = tuple(
+    field
+    for field in StoredThread.model_fields
+    if field not in {"thread_id", "rollout_path", "history", "git_info", "memory_mode", *_TIMES, *_JSON}
+)
 
 #: Field of a thread -> its column, in the order of the fields; git_info has three.
 _COLUMN_OF: Final = {

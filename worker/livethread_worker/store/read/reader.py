@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
 from livethread import errors, types
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import LockBusy
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
 from livethread_worker.store.read.load_history import load_history, read_lines
 from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
-from livethread_worker.store.unavailable import as_unavailable
 from livethread_worker.store.upkeep.refresh import Refresher
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,19 @@ logger = logging.getLogger(__name__)
 INDEX_RETRY_INTERVAL: Final = 10.0  # seconds
 
 T = TypeVar("T")
+
+
+@contextmanager
+def as_unavailable() -> Iterator[None]:
+    """Raise `Unavailable` in place of errors that may pass: a client may not have the worker's classes."""
+    try:
+        yield
+    except IndexUnavailable as error:
+        raise errors.Unavailable(
+            f"{error}; try again, or delete the index: it is rebuilt from the rollouts"
+        ) from error
+    except (OSError, LockBusy) as error:
+        raise errors.Unavailable(f"the home cannot be used: {error}") from error
 
 
 class LocalReader:
