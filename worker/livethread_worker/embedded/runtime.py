@@ -55,7 +55,7 @@ def use_local_runtime(settings: Settings) -> Iterator[None]:
             raise Unavailable(f"the runner in {run_dir(settings)} is stopping and does not end; see the logs there")
         try:
             _ensure_served(settings)
-            with _Guard(settings):
+            with _guarding(settings):
                 yield
         finally:
             users.release()
@@ -132,56 +132,51 @@ class RunnerClaim:
             return self._held
 
 
-class _Guard:
+@contextlib.contextmanager
+def _guarding(settings: Settings) -> Iterator[None]:
     """While entered, a thread makes sure that the home has a runner: the first may be killed, or `up` may end."""
+    ended = threading.Event()
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="runtime guard", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def guard() -> None:
         interval_s = GUARD_INTERVAL
-        while not self._ended.wait(interval_s):
-            interval_s = GUARD_INTERVAL if self._mend() else min(2 * interval_s, MAX_GUARD_INTERVAL)
+        while not ended.wait(interval_s):
+            interval_s = GUARD_INTERVAL if _mend(settings) else min(2 * interval_s, MAX_GUARD_INTERVAL)
 
-    def _mend(self) -> bool:
-        try:
-            if runtime_locks.read_state(self._settings) is None:
-                logger.info("starting the local runtime again", extra={"action": "guard_runtime"})
-                _start_runner(self._settings)
-        except (Unavailable, OSError) as error:
-            logger.warning(
-                "the local runtime does not start", extra={"action": "guard_runtime", "reason": str(error)}
-            )
-            return False
-        return True
+    thread = threading.Thread(target=guard, name="runtime guard", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _mend(settings: Settings) -> bool:
+    """Start a runner if the home has none; return whether one runs."""
+    try:
+        if runtime_locks.read_state(settings) is None:
+            logger.info("starting the local runtime again", extra={"action": "guard_runtime"})
+            _start_runner(settings)
+    except (Unavailable, OSError) as error:
+        logger.warning("the local runtime does not start", extra={"action": "guard_runtime", "reason": str(error)})
+        return False
+    return True
 
 
 def _ensure_served(settings: Settings) -> None:
     deadline = time.monotonic() + START_TIMEOUT
-    while not _is_served(settings):
+    while True:
+        state = runtime_locks.read_state(settings)
+        if state is not None and state.ready and answers(settings):
+            return
         if time.monotonic() >= deadline:
             raise Unavailable(
                 f"the local runtime does not serve within {START_TIMEOUT:g} s; see the logs in {run_dir(settings)}"
             )
-        if runtime_locks.read_state(settings) is None:
+        if state is None:
             _start_runner(settings)
         else:
             time.sleep(POLL_INTERVAL)
-
-
-def _is_served(settings: Settings) -> bool:
-    state = runtime_locks.read_state(settings)
-    return state is not None and state.ready and answers(settings)
 
 
 def _start_runner(settings: Settings) -> None:

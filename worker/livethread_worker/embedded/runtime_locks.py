@@ -54,11 +54,9 @@ class FileLock:
         os.pwrite(self._open(), content, 0)
 
     def __enter__(self) -> Self:
-        """Return the lock, not yet taken."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release."""
         self.release()
 
     def _open(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,14 +79,6 @@ def read_journals(paths: Iterable[Path]) -> dict[str, History]:
     for call in sorted(calls.values(), key=lambda each: each.invoked_at):
         histories.setdefault(call.thread_id, History(call.thread_id)).calls.append(call)
     return histories
-
-
-def by_process(calls: Iterable[Call]) -> dict[str, list[Call]]:
-    """Return *calls* grouped by process, in their order."""
-    found: dict[str, list[Call]] = defaultdict(list)
-    for call in calls:
-        found[call.process].append(call)
-    return found
 
 
 def _take(calls: dict[tuple[str, int], Call], event: dict[str, Any]) -> None:

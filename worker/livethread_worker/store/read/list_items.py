@@ -34,11 +34,9 @@ def list_items(home: Home, index: Index, params: types.ListItemsParams) -> types
             begin = decode_offset("items", params.cursor)
             if not start <= begin <= end:
                 raise errors.InvalidRequest("this cursor belongs to another thread, or to another turn")
-        if is_forward:
-            records = takewhile(lambda record: record.offset < end, scan.scan_records(file, begin))
-        else:
-            records = scan.scan_backward(file, begin, start)
-        found = ((item, record) for record in records if (item := item_of(record.value)) is not None)
+        records = scan.scan_records(file, begin) if is_forward else scan.scan_backward(file, begin, start)
+        within = takewhile(lambda record: record.offset < end, records)
+        found = ((item, record) for record in within if (item := item_of(record.value)) is not None)
         page = list(islice(found, params.page_size + 1))
     shown = page[: params.page_size]
     return types.ItemPage(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from livethread import errors, types
 from livethread.metadata import StoredThread
-from livethread_worker.store.files import compression, name_index, rollout_reader
+from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.load_history import history_at
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.upkeep.rebuild import read_state
 
 
 def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> StoredThread:
@@ -62,10 +62,7 @@ def _read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
     Raises:
         ThreadNotFound: the rollout has no ``session_meta`` of the thread.
     """
-    state = ThreadState(thread_id, path=home.relative(path))
-    with compression.open_rollout(path) as file:
-        rollout_reader.read_on(state, file)
-    rollout_reader.complete_from_home(home, state, name_index.read_names(home))
+    state = read_state(home, thread_id, path, name_index.read_names(home))
     if state.thread is None:
         raise errors.ThreadNotFound(thread_id, f"{path.name} has no session_meta of its own")
     return state.thread

@@ -90,14 +90,6 @@ class _Folder:
 
 
 @dataclass(slots=True)
-class _Look:
-    """What a look at the home found."""
-
-    changed: dict[str, _Folder]
-    stale: _Rollouts
-
-
-@dataclass(slots=True)
 class Refresher:
     """Keeps an index up to date with the files of its home."""
 
@@ -132,13 +124,12 @@ class Refresher:
             IndexUnavailable: the index cannot be used.
         """
         if self.index.in_memory or self.index.is_complete:
-            look = self._look_limit.run(self._look)
-            if look is not None:
+            found = self._look_limit.run(self._look)
+            if found is not None:
+                changed, stale = found
                 # Workers went on while we looked.
-                self._read(
-                    (thread_id, path) for thread_id, path in look.stale.items() if self._differs(thread_id, path)
-                )
-                self._note(look.changed)
+                self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
+                self._note(changed)
             self._refresh_names()
 
     def refresh(self, thread_id: str) -> None:
@@ -157,9 +148,10 @@ class Refresher:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _look(self) -> _Look:
+    def _look(self) -> tuple[dict[str, _Folder], _Rollouts]:
+        """Return the folders that changed, and the rollouts that the index is not right about."""
         changed = self._changed_folders()
-        return _Look(changed, self._stale_by_length() | self._stale_in(changed))
+        return changed, self._stale_by_length() | self._stale_in(changed)
 
     def _changed_folders(self) -> dict[str, _Folder]:
         """Return the folders that changed since the index knew every rollout in them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -236,7 +237,7 @@ def _length(path: Path) -> int:
     """Return the decompressed length of *path*; -1 if it cannot be read."""
     try:
         with compression.open_rollout(path) as file:
-            return file.seek(0, 2)
+            return file.seek(0, os.SEEK_END)
     except (errors.Internal, errors.InvalidRequest, OSError):
         return -1
 
@@ -245,10 +246,7 @@ def _begins_with(path: Path, other: Path) -> bool:
     """Return whether *path* begins with all of *other*; False if either cannot be read."""
     try:
         with compression.open_rollout(path) as long, compression.open_rollout(other) as short:
-            while content := short.read(_READ_BYTES):
-                if long.read(len(content)) != content:
-                    return False
-            return True
+            return scan.common_length(long, short) == short.seek(0, os.SEEK_END)
     except (errors.Internal, errors.InvalidRequest, OSError):
         return False
 

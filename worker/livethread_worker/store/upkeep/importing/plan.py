@@ -13,7 +13,7 @@ from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread_worker.store.files import name_index, scan
 from livethread_worker.store.files.home import Home, other_form
-from livethread_worker.store.upkeep.importing.sources import Lines, Refusal, Source, reason_of, shown
+from livethread_worker.store.upkeep.importing.sources import Lines, Refusal, Source, reason_of
 
 
 class Outcome(StrEnum):
@@ -119,7 +119,7 @@ class Planner:
             reason = "it is a symlink"
         except OSError as error:
             reason = reason_of(error)
-        self.refused_names.append(Refusal(shown(names), f"{reason}; its names were not imported"))
+        self.refused_names.append(Refusal.of(names, f"{reason}; its names were not imported"))
         return {}
 
 
@@ -129,7 +129,7 @@ def missing_lines(ours: BinaryIO, theirs: BinaryIO) -> tuple[int | None, int]:
     A torn last line of either is ignored unless the other continues it.
     """
     end = _end_of_good(theirs)
-    common = _common_length(ours, theirs)
+    common = scan.common_length(ours, theirs)
     if common >= end:
         return end, end
     if common == _size(ours):
@@ -143,22 +143,6 @@ def _end_of_good(file: BinaryIO) -> int:
     size = _size(file)
     last = next(scan.scan_backward(file, size), None)
     return last.offset if last and not last.is_complete and last.value is None else size
-
-
-def _common_length(one: BinaryIO, other: BinaryIO) -> int:
-    one.seek(0)
-    other.seek(0)
-    length = 0
-    while True:
-        left, right = one.read(scan.READ_BYTES), other.read(scan.READ_BYTES)
-        if left != right or not left:
-            return length + _first_difference(left, right)
-        length += len(left)
-
-
-def _first_difference(one: bytes, other: bytes) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def _size(file: BinaryIO) -> int:

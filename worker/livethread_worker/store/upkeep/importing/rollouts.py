@@ -130,7 +130,7 @@ class _Importer:
                 self._index_batch()
         for found in busy:
             if not self._try(found, LOCK_WAIT):
-                self._report.busy.append(Refusal(shown(found.path), "its thread is busy; import it again"))
+                self._report.busy.append(Refusal.of(found.path, "its thread is busy; import it again"))
         self._index_batch()
         self._report.failed += self._planner.refused_names
         return self._report
@@ -142,9 +142,9 @@ class _Importer:
         except locks.LockBusy:
             return False
         except NotRollout as error:
-            self._report.not_rollouts.append(Refusal(shown(found.path), str(error)))
+            self._report.not_rollouts.append(Refusal.of(found.path, str(error)))
         except (OSError, ThreadStoreError) as error:
-            self._report.failed.append(Refusal(shown(found.path), reason_of(error)))
+            self._report.failed.append(Refusal.of(found.path, error))
         return True
 
     def _import(self, found: Candidate, wait_s: float) -> None:
@@ -256,11 +256,11 @@ class _Importer:
             for rollout in busy:
                 if index_batch(self._home, self._index, [rollout], read, is_needed=self._is_needed, wait_s=LOCK_WAIT):
                     self._report.busy.append(
-                        Refusal(shown(rollout[1]), "it is in the home, but busy and not indexed; import it again")
+                        Refusal.of(rollout[1], "it is in the home, but busy and not indexed; import it again")
                     )
         except (IndexUnavailable, OSError) as error:
             reason = f"{reason_of(error)}; the rollouts are in the home: run livethread rebuild"
-            self._report.failed.append(Refusal(shown(self._home.index), reason))
+            self._report.failed.append(Refusal.of(self._home.index, reason))
         self._report.failed += [Refusal(name, "it is in the home, but cannot be indexed") for name in read.unreadable]
 
     def _is_needed(self, known: ThreadState | None, _path: Path) -> bool:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Self
 
 from livethread.model import format_time, parse_time
 from livethread.rollout import lines, old_forms
@@ -45,6 +45,11 @@ class Refusal:
 
     path: str
     reason: str
+
+    @classmethod
+    def of(cls, path: Path, reason: Exception | str) -> Self:
+        """Return the refusal of *path*, with its name as printable text."""
+        return cls(shown(path), reason_of(reason) if isinstance(reason, Exception) else reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Search:
         try:
             self._look(path.resolve())
         except (OSError, RuntimeError) as error:
-            self.failed.append(Refusal(shown(path), reason_of(error)))
+            self.failed.append(Refusal.of(path, error))
 
     def _look(self, root: Path) -> None:
         kept = [folder for name in (_SESSIONS, _ARCHIVED) if (folder := root / name).is_dir()]
@@ -104,22 +109,20 @@ class Search:
         try:
             paths = sorted(folder.iterdir())
         except OSError as error:
-            self.failed.append(Refusal(shown(folder), reason_of(error)))
+            self.failed.append(Refusal.of(folder, error))
             return
         for path in paths:
             try:
                 if path.is_dir() or (_has_rollout_suffix(path) and path.name.startswith(within.prefix)):
                     self._enter(path, within)
             except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks before Python 3.13
-                self.failed.append(Refusal(shown(path), reason_of(error)))
+                self.failed.append(Refusal.of(path, error))
 
     def _enter(self, path: Path, within: _Folder) -> None:
         if path.is_symlink():
             real = path.resolve()
             if not real.is_relative_to(within.root):
-                self.not_rollouts.append(
-                    Refusal(shown(path), f"it is a symlink that leads out of {shown(within.root)}")
-                )
+                self.not_rollouts.append(Refusal.of(path, f"it is a symlink that leads out of {shown(within.root)}"))
                 return
             path = real
         if path.is_dir():
@@ -129,11 +132,12 @@ class Search:
 
     def _add(self, path: Path, root: Path) -> None:
         if not _has_rollout_suffix(path):
-            self.not_rollouts.append(Refusal(shown(path), f"its name does not end in {' or '.join(_SUFFIXES)}"))
+            self.not_rollouts.append(Refusal.of(path, f"its name does not end in {' or '.join(_SUFFIXES)}"))
         elif not path.is_file():
-            self.not_rollouts.append(Refusal(shown(path), "it is not a regular file"))
+            self.not_rollouts.append(Refusal.of(path, "it is not a regular file"))
         elif path.name != _NAME_INDEX:
-            self.found[path] = Candidate(path, (_home_of(path) or root) / _NAME_INDEX)
+            kept_in = _kept_in(path)
+            self.found[path] = Candidate(path, (kept_in.parent if kept_in else root) / _NAME_INDEX)
 
 
 @dataclass(slots=True)
@@ -153,11 +157,6 @@ def _has_rollout_suffix(path: Path) -> bool:
 def _kept_in(path: Path) -> Path | None:
     """Return the folder of active or archived rollouts that contains *path*, if any."""
     return next((folder for folder in path.parents if folder.name in {_SESSIONS, _ARCHIVED}), None)
-
-
-def _home_of(path: Path) -> Path | None:
-    kept_in = _kept_in(path)
-    return kept_in.parent if kept_in else None
 
 
 # -- whose a rollout is ------------------------------------------------------------------------------------
