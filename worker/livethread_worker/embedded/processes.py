@@ -50,7 +50,6 @@ def redis_spec(settings: Settings) -> ProcessSpec:
 
     Raises:
         Unavailable: no server is installed, or its socket has no place.
-
     """
     prepare_directories(settings)
     return ProcessSpec(

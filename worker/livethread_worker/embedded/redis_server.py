@@ -31,7 +31,6 @@ def find_server(settings: Settings) -> Path:
 
     Raises:
         Unavailable: no server is installed, or the configured one is not executable.
-
     """
     if settings.redis_server is not None:
         if not _is_executable(settings.redis_server):

@@ -47,7 +47,6 @@ def use_local_runtime(settings: Settings) -> Iterator[None]:
 
     Raises:
         Unavailable: no server is installed, or the processes do not start; the message names the log.
-
     """
     prepare_directories(settings)
     with runtime_locks.users_lock(settings) as users:
@@ -71,7 +70,6 @@ def running(settings: Settings, *, workers: int = 2, concurrency: int = 2) -> It
 
     Raises:
         Unavailable: a process does not start; the message names its log.
-
     """
     prepare_directories(settings)
     specs = [redis_spec(settings)] if settings.is_embedded else []

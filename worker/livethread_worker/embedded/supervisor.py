@@ -110,7 +110,6 @@ class Supervisor:
 
         Raises:
             Unavailable: a process ended or was not ready in time; the others are stopped again.
-
         """
         self._keeper.start()
         try:
@@ -157,7 +156,6 @@ class Supervisor:
 
         Raises:
             KeyError: *name* is not running.
-
         """
         with self._changed:
             pid = self.pids()[name]

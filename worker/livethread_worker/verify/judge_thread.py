@@ -21,8 +21,10 @@ _STORES_OWN: Final = frozenset({"session_meta", THREAD_METADATA_TYPE})
 #: Fields that only explicit patches change, so that the last patch decides.
 _LITERAL: Final = ("name", "memory_mode", "git_info")
 
-#: Fields that follow from the rollout's path, not from its lines.
-_OF_PLACE: Final = frozenset({"archived_at", "rollout_path"})
+#: Fields that follow from the rollout's lines, not from its path.
+_DERIVED: Final = [
+    name for name in StoredThread.model_fields if name not in {"archived_at", "rollout_path", "history"}
+]
 
 
 class ViolationKind(StrEnum):
@@ -104,7 +106,7 @@ class ThreadVerdict:
             changing = [call for call in patches if name in call.value]
             if changing and self.is_ordered:
                 self._judge_field(name, changing, {"index": row, "rollout": replayed})
-        for name in _compared(row) if self._is_derived() else _LITERAL:
+        for name in _DERIVED if self._is_derived() else _LITERAL:
             if getattr(row, name) != getattr(replayed, name):
                 detail = f"{name} is {getattr(row, name)!r}; the rollout says {getattr(replayed, name)!r}"
                 self._violated(ViolationKind.METADATA, detail)
@@ -290,7 +292,3 @@ def _tasks(records: Iterable[Record]) -> list[_Task]:
         tasks[-1].digests.append(item_digest(kind, record.value.get("payload")))
         tasks[-1].is_stores_own &= kind in _STORES_OWN
     return tasks
-
-
-def _compared(thread: StoredThread) -> list[str]:
-    return [name for name in type(thread).model_fields if name not in _OF_PLACE | {"history"}]

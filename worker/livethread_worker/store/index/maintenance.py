@@ -56,9 +56,7 @@ class Maintenance:
     """
 
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        transaction: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        self, connection: sqlite3.Connection, transaction: Callable[[], AbstractContextManager[sqlite3.Connection]]
     ) -> None:
         self._connection = connection
         self._transaction = transaction

@@ -50,7 +50,10 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
         thread=to_row(changed, columns or COLUMNS) if changed else None,
         changed=columns,
         rollout=_rollout_row(state),
-        writers=_writer_rows(state),
+        writers=[
+            {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
+            for writer, mark in state.writers.items()
+        ],
         messages=_message_rows(state),
         is_renamed=_name(state.thread) != _name(loaded),
         texts=_changed_texts(changed, loaded) if changed else [],
@@ -60,23 +63,32 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
 def save_batch(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
     """Store *rows*, and return how many messages they add, at most."""
     renamed = [each.state for each in rows if each.is_renamed]
-    _forget_lines(connection, [each for each in rows if each.state.is_reread])
-    _save_threads(connection, rows)
-    connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
-    connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
-    _save_keys(connection, rows)
     forget(connection, [state.thread_id for state in renamed], ["name"])
-    return _add_lines(connection, rows, renamed)
+    return _save(connection, rows, [each for each in rows if each.state.is_reread], renamed, "save_writer")
 
 
 def replace_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
     """Store whole rollouts in place of what is known of their threads, and return how many messages they add, at most."""
-    _forget_lines(connection, rows)
+    return _save(connection, rows, rows, [each.state for each in rows], "recover_writer")
+
+
+def _save(
+    connection: sqlite3.Connection,
+    rows: Sequence[ThreadRows],
+    reread: Sequence[ThreadRows],
+    named: Sequence[ThreadState],
+    save_writer: str,
+) -> int:
+    """Store *rows*, the lines of *reread* in place of the known ones, and the names of *named*."""
+    _forget_lines(connection, reread)
     _save_threads(connection, rows)
     connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
-    connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
-    _save_keys(connection, rows)
-    return _add_lines(connection, rows, [each.state for each in rows])
+    connection.executemany(QUERIES[save_writer], [row for each in rows for row in each.writers])
+    # Idempotency keys that the batch named or read; keys that were taken before stay.
+    keys = [{"thread_id": each.state.thread_id, "key": key} for each in rows for key in each.state.idempotency_keys]
+    if keys:
+        connection.executemany(QUERIES["save_key"], keys)
+    return _add_lines(connection, rows, named)
 
 
 def changed_since_load(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> set[str]:
@@ -142,20 +154,6 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
     }
 
 
-def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
-    return [
-        {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
-        for writer, mark in state.writers.items()
-    ]
-
-
-def _save_keys(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
-    """Store the idempotency keys that the batch named or read; keys that were taken before stay."""
-    keys = [{"thread_id": each.state.thread_id, "key": key} for each in rows for key in each.state.idempotency_keys]
-    if keys:
-        connection.executemany(QUERIES["save_key"], keys)
-
-
 def _add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> int:
     """Store what new lines add to turns and search, and the names of *named*; return how many messages that is.
 
@@ -203,7 +201,8 @@ def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) ->
 
 def _lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[str, int]:
     """Return the committed lengths of the rollouts of *thread_ids*, as far as the index knows them."""
-    return dict(connection.execute(QUERIES["lengths"], {"thread_ids": json.dumps(thread_ids)}).fetchall())
+    rows = connection.execute(QUERIES["rollouts_of"], {"thread_ids": json.dumps(thread_ids)})
+    return {row["thread_id"]: row["rollout_bytes"] for row in rows}
 
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:

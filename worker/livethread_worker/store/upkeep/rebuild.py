@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ def complete_once(home: Home, index: Index) -> dict[str, int]:
         return {}
     try:
         with file_lock(home.own / "rebuild.lock"):
-            report = _read_all(home, index, lambda _: None, set(), is_needed=_is_missing)
+            report, _ = _read_all(home, index, lambda _: None, is_needed=lambda known, _: known is None)
             index.mark_complete()
     except LockBusy:
         return {}
@@ -73,8 +74,7 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
     Raises:
         IndexUnavailable: the index cannot be written.
     """
-    seen: set[str] = set()
-    report = _read_all(home, index, advance, seen, is_needed=None)
+    report, seen = _read_all(home, index, advance, is_needed=None)
     # Threads created since the listing have a row and were not seen.
     gone = [id_ for id_ in index.thread_ids() if id_ not in seen and not home.find_rollout(id_)]
     index.commit((), gone)
@@ -86,18 +86,14 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
     return report
 
 
-def _is_missing(known: ThreadState | None, _path: Path) -> bool:
-    return known is None
-
-
 def _read_all(
-    home: Home, index: Index, advance: Callable[[int], None], seen: set[str], *, is_needed: IsNeeded | None
-) -> RebuildReport:
+    home: Home, index: Index, advance: Callable[[int], None], *, is_needed: IsNeeded | None
+) -> tuple[RebuildReport, AbstractSet[str]]:
+    """Read every rollout that *is_needed*; also return the threads that have one."""
     report = RebuildReport()
     busy: list[_Rollout] = []
     stamps = folder_stamps.folder_stamps(home)
     chosen, others = home.one_rollout_each(index.rollouts(), home.rollout_entries())
-    seen.update(chosen)
     report.duplicates = [entry.path for entry in others]
     rollouts = ((thread_id, Path(entry)) for thread_id, entry in chosen.items())
     for batch in _batches(rollouts):
@@ -108,7 +104,7 @@ def _read_all(
             report.busy.append(rollout[0])
     if not report.busy and not report.unreadable:
         index.save_folders({folder: stamp for folder, stamp in stamps.items() if stamp.is_quiet()})
-    return report
+    return report, chosen.keys()
 
 
 def _batches(rollouts: Iterable[_Rollout]) -> Iterator[list[_Rollout]]:
