@@ -211,22 +211,21 @@ class LocalThreadStore:
         self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None = None
     ) -> list[types.Position]:
         """Apply *tasks*, with the thread's creation before them if that is due, and return their positions."""
-        return await self._run(lambda: self._apply_now(writer, tasks, expected))
 
-    def _apply_now(
-        self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None
-    ) -> list[types.Position]:
-        for _ in range(ATTEMPTS):
-            index = self._index()
-            if index.in_memory:  # it made no folders
-                self._home.create()
-            outcome, positions = writer.try_to_apply(self._home, index, tasks, expected, sync=self._is_synced)
-            if outcome.kind is not OutcomeKind.BUSY:
-                break
-        with suppress(IndexUnavailable):
-            index.maintain()
-        writer.finish(outcome, len(tasks))
-        return positions
+        def apply() -> list[types.Position]:
+            for _ in range(ATTEMPTS):
+                index = self._index()
+                if index.in_memory:  # it made no folders
+                    self._home.create()
+                outcome, positions = writer.try_to_apply(self._home, index, tasks, expected, sync=self._is_synced)
+                if outcome.kind is not OutcomeKind.BUSY:
+                    break
+            with suppress(IndexUnavailable):
+                index.maintain()
+            writer.finish(outcome, len(tasks))
+            return positions
+
+        return await self._run(apply)
 
     async def _change(
         self, thread_id: str, header: ordered_tasks.TaskHeader, *, include_archived: bool = True

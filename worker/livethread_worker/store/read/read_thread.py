@@ -9,7 +9,7 @@ from livethread.metadata import StoredThread
 from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.index import Index
-from livethread_worker.store.read.load_history import history_at
+from livethread_worker.store.read.thread_file import history_at
 from livethread_worker.store.upkeep.rebuild import read_state
 
 

@@ -20,8 +20,8 @@ from livethread_worker.store.files.locks import LockBusy
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.read.load_history import load_history, read_lines
 from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
+from livethread_worker.store.read.thread_file import load_history, read_lines
 from livethread_worker.store.upkeep.refresh import Refresher
 
 logger = logging.getLogger(__name__)
