@@ -1,7 +1,5 @@
 """A worker's access to the mailboxes of one shard."""
 
-from __future__ import annotations
-
 import json
 import re
 import uuid

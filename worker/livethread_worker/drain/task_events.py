@@ -3,23 +3,18 @@
 Events carry ids and sizes, never contents.
 """
 
-from __future__ import annotations
-
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
+from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
 
 from livethread.ordered_tasks import MailboxEntry
 from livethread.types import position_key
 from livethread_worker.drain.mailbox import Claim, Malformed
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
-
-if TYPE_CHECKING:
-    from celery.events.dispatcher import EventDispatcher
-
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,5 @@
 """The processes of a local runtime: Redis and Celery workers."""
 
-from __future__ import annotations
-
 import os
 import sys
 from functools import partial

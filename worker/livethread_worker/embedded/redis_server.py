@@ -1,7 +1,5 @@
 """The embedded server: its binary, its command line, its folders, and whether it answers."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform

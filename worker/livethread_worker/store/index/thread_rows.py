@@ -1,7 +1,5 @@
 """Threads as rows of the index, and back."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence

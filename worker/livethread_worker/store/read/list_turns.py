@@ -1,7 +1,5 @@
 """One page of a thread's turns."""
 
-from __future__ import annotations
-
 import os
 from typing import BinaryIO
 

@@ -1,7 +1,5 @@
 """Compresses rollouts that have not changed for long."""
 
-from __future__ import annotations
-
 import logging
 from datetime import datetime
 

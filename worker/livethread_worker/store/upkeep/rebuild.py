@@ -3,8 +3,6 @@
 No file is changed. Threads whose locks are held are tried again at the end.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
@@ -30,10 +28,10 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 LOCK_WAIT: Final = 10.0  # seconds
 
 #: A thread id and the path of its rollout.
-_Rollout = tuple[str, "Path"]
+_Rollout = tuple[str, Path]
 
 #: Returns whether to read a rollout, given the state of its thread in the index.
-IsNeeded = Callable[["ThreadState | None", "Path"], bool]
+IsNeeded = Callable[[ThreadState | None, Path], bool]
 
 
 @dataclass(slots=True)

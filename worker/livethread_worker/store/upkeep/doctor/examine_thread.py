@@ -1,7 +1,5 @@
 """Examines one thread: first its rollout, then its row in the index. The caller holds the thread's lock."""
 
-from __future__ import annotations
-
 import codecs
 import os
 from collections.abc import Callable

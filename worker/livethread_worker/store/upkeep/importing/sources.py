@@ -4,8 +4,6 @@ A home is searched where codex keeps rollouts, any other folder for every file w
 lead out of the given path are not followed.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
@@ -78,6 +76,16 @@ class Source:
 
 
 @dataclass(slots=True)
+class _Folder:
+    """The state of a walk through a folder."""
+
+    root: Path
+    #: Required prefix of file names.
+    prefix: str = ""
+    walked: set[Path] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Search:
     """Collects the files to import."""
 
@@ -138,16 +146,6 @@ class Search:
         elif path.name != _NAME_INDEX:
             kept_in = _kept_in(path)
             self.found[path] = Candidate(path, (kept_in.parent if kept_in else root) / _NAME_INDEX)
-
-
-@dataclass(slots=True)
-class _Folder:
-    """The state of a walk through a folder."""
-
-    root: Path
-    #: Required prefix of file names.
-    prefix: str = ""
-    walked: set[Path] = field(default_factory=set)
 
 
 def _has_rollout_suffix(path: Path) -> bool:
