@@ -65,7 +65,7 @@ def _become_runner(writer: int) -> NoReturn:
 
 
 def _serve(settings: Settings, report: Callable[[bytes], None]) -> None:
-    runner, users = runtime_locks.runner_lock(settings), runtime_locks.users_lock(settings)
+    runner, users = runtime_locks.home_lock(settings, "runner"), runtime_locks.home_lock(settings, "users")
     if not runner.take(wait_s=CLAIM_WAIT):
         report(FINE)
         return

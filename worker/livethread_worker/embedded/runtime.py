@@ -47,7 +47,7 @@ def use_local_runtime(settings: Settings) -> Iterator[None]:
         Unavailable: no server is installed, or the processes do not start; the message names the log.
     """
     prepare_directories(settings)
-    with runtime_locks.users_lock(settings) as users:
+    with runtime_locks.home_lock(settings, "users") as users:
         if not users.take(shared=True, wait_s=START_TIMEOUT):
             raise Unavailable(f"the runner in {run_dir(settings)} is stopping and does not end; see the logs there")
         try:
@@ -89,7 +89,7 @@ class RunnerClaim:
 
     def __init__(self, settings: Settings) -> None:
         self._wanted = settings.is_embedded
-        self._lock = runtime_locks.runner_lock(settings)
+        self._lock = runtime_locks.home_lock(settings, "runner")
         self._state = runtime_locks.RunnerState(os.getpid(), "own")
         self._mutex = threading.Lock()
         self._held = False
@@ -210,7 +210,10 @@ def _await_end_if_last(settings: Settings) -> None:
 
 
 def _others_use(settings: Settings) -> bool:
-    with runtime_locks.exit_lock(settings) as one_at_a_time, runtime_locks.users_lock(settings) as users:
+    with (
+        runtime_locks.home_lock(settings, "exit") as one_at_a_time,
+        runtime_locks.home_lock(settings, "users") as users,
+    ):
         one_at_a_time.take(wait_s=None)
         # Another user holds it if it can only be shared. If not even that, the runner holds it, and is ending.
         return not users.take() and users.take(shared=True)

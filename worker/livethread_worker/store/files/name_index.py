@@ -120,11 +120,6 @@ class NameLine:
         return parse_time(self.updated_at) or _EPOCH
 
 
-def _open_nonblocking(path: str, flags: int) -> int:
-    """Open *path* without waiting for a writer if it is a FIFO."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 class NameReader:
     """Reads a name index, then only the lines added since."""
 
@@ -141,7 +136,8 @@ class NameReader:
             OSError: the name index cannot be read.
         """
         try:
-            with open(self._path, "rb", opener=_open_nonblocking) as file:
+            # Opening a FIFO would wait for a writer.
+            with open(self._path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
                 self._read_on(file)
         except FileNotFoundError:
             self._lines, self._identity = {}, None

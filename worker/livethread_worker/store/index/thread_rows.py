@@ -24,13 +24,6 @@ _TIME_OF: Final = {slot: time for time, slot in SLOTS.items()}
 _JSON: Final = ("source", "approval_mode", "permission_profile", "token_usage")
 _GIT: Final = {"git_sha": "commit_hash", "git_branch": "branch", "git_origin_url": "repository_url"}
 
-#: Columns that hold what the fields of their names do, as it is.
-_TEXTS: Final = tuple(
-    field
-    for field in StoredThread.model_fields
-    if field not in {"thread_id", "rollout_path", "history", "git_info", "memory_mode", *_TIMES, *_JSON}
-)
-
 #: Field of a thread -> its column, in the order of the fields; git_info has three.
 _COLUMN_OF: Final = {
     field: {"rollout_path": "path", "git_info": "git_sha"}.get(field, field)
@@ -41,12 +34,13 @@ _COLUMN_OF: Final = {
 _THREADS: Final = TypeAdapter(list[StoredThread])
 _decode: Final = json.JSONDecoder().raw_decode
 
-COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_TIME_OF, *_JSON, *_GIT, "memory_mode")
-
 #: Field of a thread -> its columns in ``threads``; the path is in ``rollouts``.
 _COLUMNS_OF: Final = {
     field: tuple(_GIT) if field == "git_info" else (field,) for field in _COLUMN_OF if field != "rollout_path"
 }
+
+#: The thread's id comes first.
+COLUMNS: Final = (*(column for of_field in _COLUMNS_OF.values() for column in of_field), *_TIME_OF)
 
 #: Generated, as COLUMNS names the columns once for all statements.
 SAVE_THREAD: Final = (
