@@ -12,7 +12,7 @@ from livethread_worker.store.index.listing_texts import listing_rows, save_listi
 from livethread_worker.store.index.maintenance import FTS_BATCH_ROWS
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import COLUMNS, SAVE_THREAD, changed_columns, to_row, update_thread
-from livethread_worker.store.thread_state import TextLine, ThreadState, TurnEndLine, TurnLine
+from livethread_worker.store.thread_state import TextLine, ThreadState
 
 #: Distinguishes a name from a message of the same words.
 NAME_MARK: Final = "\0name:"
@@ -205,15 +205,15 @@ def _lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
     """Store the turns that began, ended late and were taken back, in the order of the lines."""
-    for change in state.turns:
-        row: dict[str, Any] = {"thread_id": state.thread_id}
+    for offset, change in state.turns:
+        row: dict[str, Any] = {"thread_id": state.thread_id, "offset": offset}
         match change:
-            case TurnLine():
-                connection.execute(QUERIES["add_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
-            case TurnEndLine():
-                connection.execute(QUERIES["end_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
-            case turns.TurnsRolledBack():
-                connection.execute(QUERIES["take_back_turns"], row | {"count": change.count})
+            case turns.TurnStart(turn_id):
+                connection.execute(QUERIES["add_turn"], row | {"turn_id": turn_id})
+            case turns.TurnEnd(turn_id):
+                connection.execute(QUERIES["end_turn"], row | {"turn_id": turn_id})
+            case turns.TurnsRolledBack(count):
+                connection.execute(QUERIES["take_back_turns"], row | {"count": count})
 
 
 def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
