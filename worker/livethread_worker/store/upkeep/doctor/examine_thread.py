@@ -1,6 +1,5 @@
 """Examines one thread: first its rollout, then its row in the index. The caller holds the thread's lock."""
 
-import codecs
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
 
-_READ_BYTES: Final = 256 * 1024
 #: Line numbers that the detail of a fault lists, at most.
 _MAX_LISTED: Final = 5
 
@@ -251,12 +249,10 @@ def _begins_with(path: Path, other: Path) -> bool:
 
 def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
     """Return the numbers, from 0, of the lines before *end* that are not UTF-8."""
-    if _is_utf8(file, end):
-        return []
-    file.seek(0)
     bad = []
     for number, line in enumerate(file):
-        if file.tell() > end:
+        end -= len(line)
+        if end < 0:
             break
         try:
             line.decode()
@@ -268,17 +264,3 @@ def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
 def _listed(numbers: list[int]) -> str:
     more = len(numbers) - _MAX_LISTED
     return ", ".join(map(str, numbers[:_MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
-
-
-def _is_utf8(file: BinaryIO, end: int) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    file.seek(0)
-    remaining = end
-    try:
-        while remaining and (content := file.read(min(_READ_BYTES, remaining))):
-            remaining -= len(content)
-            decoder.decode(content)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
