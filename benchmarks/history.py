@@ -13,7 +13,7 @@ from benchmarks.timing import medians
 from livethread.types import LoadThreadHistoryParams
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
-from livethread_worker.store.read.load_history import load_history
+from livethread_worker.store.read.thread_file import load_history
 from livethread_worker.store.upkeep.rebuild import rebuild
 
 

@@ -57,7 +57,7 @@ def test_all_output_of_a_child_is_passed_on_with_its_name() -> None:
     record = Record()
 
     with Supervisor(
-        [spec("a", "echo one; trap 'echo last; exit' TERM; while :; do sleep 0.02; done")], Lines(record)
+        [spec("a", "trap 'echo last; exit' TERM; echo one; while :; do sleep 0.02; done")], Lines(record)
     ):
         wait_until(lambda: ("a", "one") in record.lines)
 

@@ -1,12 +1,12 @@
 """The resources of one worker process: Redis, the index, and the sender of task events."""
 
-from __future__ import annotations
-
 import gc
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from celery import Celery
+from celery.events.dispatcher import EventDispatcher
 from kombu.exceptions import OperationalError
 from redis import Redis
 
@@ -22,11 +22,6 @@ from livethread_worker.store.read.reader import LocalReader
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
-
-if TYPE_CHECKING:
-    from celery import Celery
-    from celery.events.dispatcher import EventDispatcher
-
 
 logger = logging.getLogger(__name__)
 

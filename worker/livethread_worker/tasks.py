@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery.signals import worker_process_init, worker_ready
 
-from livethread import types
-from livethread.errors import ThreadStoreError
+from livethread import errors, types
 from livethread.model import Model, Result
 from livethread_config import Settings, names
 from livethread_worker.process import WorkerProcess, collect_garbage_rarely
@@ -69,7 +68,7 @@ def _register_reads(app: Celery, process: WorkerProcess) -> None:
     options: dict[str, Any] = {
         "shared": False,
         "ignore_result": False,
-        "throws": (ThreadStoreError,),
+        "throws": (errors.ThreadStoreError,),
         "resultrepr_maxsize": 0,
     }
 

@@ -1,7 +1,5 @@
 """A worker's access to the mailboxes of one shard."""
 
-from __future__ import annotations
-
 import json
 import re
 import uuid
@@ -12,11 +10,10 @@ from typing import Any, Final
 
 from redis import Redis
 
-from livethread.errors import InvalidRequest
+from livethread import errors, types
 from livethread.model import format_time, utc_now
 from livethread.ordered_tasks import MailboxEntry, OrderedTask
 from livethread.queued.scripts import BELL_TTL_MS, load_script
-from livethread.types import ArchiveThreadParams, position_key
 from livethread_config import Settings, names
 from livethread_worker.store.files.scan import MAX_COUNTER
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
@@ -77,8 +74,8 @@ class Claim:
             return []
         if self.entries and self.entries[-1].position == outcome.position:
             return self.entries
-        last = position_key(outcome.position)
-        return [entry for entry in self.entries if position_key(entry.position) <= last]
+        last = types.position_key(outcome.position)
+        return [entry for entry in self.entries if types.position_key(entry.position) <= last]
 
 
 class Mailbox:
@@ -191,7 +188,7 @@ def _claim(thread: bytes, attempts: bytes, entries: list[list[Any]]) -> Claim:
         try:
             _require_thread_id(thread)
             valid.append(_entry(position, *_fields(content)))
-        except (InvalidRequest, KeyError, ValueError) as error:
+        except (errors.InvalidRequest, KeyError, ValueError) as error:
             size = sum(map(len, content if len(content) > 1 else content[0][1::2]))
             malformed = Malformed(position.decode(), size, f"{type(error).__name__}: {error}")
             break
@@ -206,7 +203,7 @@ def _require_thread_id(thread: bytes) -> None:
         InvalidRequest: it is not a thread id.
         ValueError: it is not UTF-8.
     """
-    ArchiveThreadParams(thread_id=thread.decode())
+    types.ArchiveThreadParams(thread_id=thread.decode())
 
 
 def _fields(content: list[Any]) -> Sequence[bytes]:

@@ -3,23 +3,18 @@
 Events carry ids and sizes, never contents.
 """
 
-from __future__ import annotations
-
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import Any, Final
 
 import orjson
+from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
 
 from livethread.ordered_tasks import MailboxEntry
-from livethread.types import Position, position_key
+from livethread.types import position_key
 from livethread_worker.drain.mailbox import Claim, Malformed
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
-
-if TYPE_CHECKING:
-    from celery.events.dispatcher import EventDispatcher
-
 
 logger = logging.getLogger(__name__)
 
@@ -33,33 +28,6 @@ EVENTS_KEPT: Final = 10_000
 
 #: How long small batches share a message: sending one takes as long as applying a task or two.
 SEND_INTERVAL: Final = 0.1  # seconds
-
-
-class _ShownTask(NamedTuple):
-    """A mailbox entry as monitors show it."""
-
-    uuid: str
-    name: str
-    thread_id: str
-    position: Position
-    items: int
-    size: int
-
-    @classmethod
-    def of(cls, thread_id: str, entry: MailboxEntry) -> Self:
-        return cls(
-            f"{entry.writer}-{entry.n}",
-            f"livethread.{entry.task.header.op}",
-            thread_id,
-            entry.position,
-            len(entry.task.lines),
-            entry.task.size,
-        )
-
-    @classmethod
-    def of_malformed(cls, thread_id: str, entry: Malformed) -> Self:
-        """Identify the entry by its position, since its writer and operation are unknown."""
-        return cls(f"{thread_id}-{entry.position}", MALFORMED, thread_id, entry.position, 0, entry.size)
 
 
 class TaskEvents:
@@ -88,11 +56,11 @@ class TaskEvents:
             done = claim.applied(outcome)
             applied += [(claim.thread_id, entry) for entry in done]
             if outcome.kind is OutcomeKind.POISONED and len(done) < len(claim.entries):
-                batch.add(_ShownTask.of(claim.thread_id, claim.entries[len(done)]), outcome.reason)
+                batch.add(claim.thread_id, claim.entries[len(done)], outcome.reason)
             elif outcome.kind is OutcomeKind.POISONED and claim.malformed is not None:
-                batch.add(_ShownTask.of_malformed(claim.thread_id, claim.malformed), outcome.reason)
+                batch.add(claim.thread_id, claim.malformed, outcome.reason)
         for thread_id, entry in self._budget.sample(applied):
-            batch.add(_ShownTask.of(thread_id, entry))
+            batch.add(thread_id, entry)
         self._unsent += batch.events
         if time.monotonic() - self._sent_at >= SEND_INTERVAL:
             self.send()
@@ -134,23 +102,17 @@ class _Batch:
         self._started_at = started_at
         self._now = time.time()
 
-    def add(self, task: _ShownTask, failure: str | None = None) -> None:
-        """Add the events of *task*: it succeeded unless there is a *failure*."""
-        uuid = task.uuid
-        kwargs = (
-            f"{{'thread': '{task.thread_id}', 'position': '{task.position}', "
-            f"'items': {task.items}, 'bytes': {task.size}}}"
-        )
-        enqueued_at = position_key(task.position)[0] / 1000
+    def add(self, thread_id: str, entry: MailboxEntry | Malformed, failure: str | None = None) -> None:
+        """Add the events of a task: it succeeded unless there is a *failure*."""
+        if isinstance(entry, Malformed):  # known by its position alone
+            uuid, name, items, size = f"{thread_id}-{entry.position}", MALFORMED, 0, entry.size
+        else:
+            uuid, name = f"{entry.writer}-{entry.n}", f"livethread.{entry.task.header.op}"
+            items, size = len(entry.task.lines), entry.task.size
+        kwargs = f"{{'thread': '{thread_id}', 'position': '{entry.position}', 'items': {items}, 'bytes': {size}}}"
+        enqueued_at = position_key(entry.position)[0] / 1000
         self._event(
-            "task-received",
-            enqueued_at,
-            uuid=uuid,
-            name=task.name,
-            args="()",
-            kwargs=kwargs,
-            retries=0,
-            root_id=uuid,
+            "task-received", enqueued_at, uuid=uuid, name=name, args="()", kwargs=kwargs, retries=0, root_id=uuid
         )
         self._event("task-started", self._started_at, uuid=uuid)
         if failure is None:

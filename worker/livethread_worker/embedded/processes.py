@@ -1,7 +1,5 @@
 """The processes of a local runtime: Redis and Celery workers."""
 
-from __future__ import annotations
-
 import os
 import sys
 from functools import partial
@@ -50,7 +48,6 @@ def redis_spec(settings: Settings) -> ProcessSpec:
 
     Raises:
         Unavailable: no server is installed, or its socket has no place.
-
     """
     prepare_directories(settings)
     return ProcessSpec(

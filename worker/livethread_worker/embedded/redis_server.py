@@ -1,7 +1,5 @@
 """The embedded server: its binary, its command line, its folders, and whether it answers."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform
@@ -31,7 +29,6 @@ def find_server(settings: Settings) -> Path:
 
     Raises:
         Unavailable: no server is installed, or the configured one is not executable.
-
     """
     if settings.redis_server is not None:
         if not _is_executable(settings.redis_server):

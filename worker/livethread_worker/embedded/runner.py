@@ -6,8 +6,6 @@ the kernel grants it ``users.lock`` exclusively: the last user has left or was k
 ended, so that a process that comes meanwhile waits and starts a fresh runner.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -16,10 +14,7 @@ from typing import Final, NoReturn
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
-from livethread_worker.embedded.output import LogFiles
-from livethread_worker.embedded.processes import redis_spec, worker_spec
-from livethread_worker.embedded.redis_server import run_dir
-from livethread_worker.embedded.runtime_locks import RunnerState, publish_state, runner_lock, users_lock
+from livethread_worker.embedded import output, processes, redis_server, runtime_locks
 from livethread_worker.embedded.supervisor import Supervisor
 
 #: Longer than a process that only reads the state holds ``runner.lock``.
@@ -70,14 +65,14 @@ def _become_runner(writer: int) -> NoReturn:
 
 
 def _serve(settings: Settings, report: Callable[[bytes], None]) -> None:
-    runner, users = runner_lock(settings), users_lock(settings)
+    runner, users = runtime_locks.home_lock(settings, "runner"), runtime_locks.home_lock(settings, "users")
     if not runner.take(wait_s=CLAIM_WAIT):
         report(FINE)
         return
-    publish_state(runner, RunnerState(os.getpid(), "shared"))
-    specs = [redis_spec(settings), worker_spec(settings, "runtime", beat=True)]
-    with Supervisor(specs, LogFiles(run_dir(settings))):
-        publish_state(runner, RunnerState(os.getpid(), "shared", ready=True))
+    runtime_locks.publish_state(runner, runtime_locks.RunnerState(os.getpid(), "shared"))
+    specs = [processes.redis_spec(settings), processes.worker_spec(settings, "runtime", beat=True)]
+    with Supervisor(specs, output.LogFiles(redis_server.run_dir(settings))):
+        runtime_locks.publish_state(runner, runtime_locks.RunnerState(os.getpid(), "shared", ready=True))
         report(FINE)
         users.take(wait_s=None)
 

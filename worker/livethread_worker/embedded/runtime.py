@@ -4,8 +4,6 @@
 this one, so that a demonstration or a test can see and kill them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -18,17 +16,10 @@ from typing import Final, Self
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
+from livethread_worker.embedded import runtime_locks
 from livethread_worker.embedded.output import LogFiles, explain_log
 from livethread_worker.embedded.processes import redis_spec, settings_env, worker_spec
 from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir
-from livethread_worker.embedded.runtime_locks import (
-    RunnerState,
-    exit_lock,
-    publish_state,
-    read_state,
-    runner_lock,
-    users_lock,
-)
 from livethread_worker.embedded.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -54,15 +45,14 @@ def use_local_runtime(settings: Settings) -> Iterator[None]:
 
     Raises:
         Unavailable: no server is installed, or the processes do not start; the message names the log.
-
     """
     prepare_directories(settings)
-    with users_lock(settings) as users:
+    with runtime_locks.home_lock(settings, "users") as users:
         if not users.take(shared=True, wait_s=START_TIMEOUT):
             raise Unavailable(f"the runner in {run_dir(settings)} is stopping and does not end; see the logs there")
         try:
             _ensure_served(settings)
-            with _Guard(settings):
+            with _guarding(settings):
                 yield
         finally:
             users.release()
@@ -78,7 +68,6 @@ def running(settings: Settings, *, workers: int = 2, concurrency: int = 2) -> It
 
     Raises:
         Unavailable: a process does not start; the message names its log.
-
     """
     prepare_directories(settings)
     specs = [redis_spec(settings)] if settings.is_embedded else []
@@ -100,8 +89,8 @@ class RunnerClaim:
 
     def __init__(self, settings: Settings) -> None:
         self._wanted = settings.is_embedded
-        self._lock = runner_lock(settings)
-        self._state = RunnerState(os.getpid(), "own")
+        self._lock = runtime_locks.home_lock(settings, "runner")
+        self._state = runtime_locks.RunnerState(os.getpid(), "own")
         self._mutex = threading.Lock()
         self._held = False
         self._ended = threading.Event()
@@ -110,9 +99,9 @@ class RunnerClaim:
     def set_ready(self) -> None:
         """Tell users that Redis and a worker serve."""
         with self._mutex:
-            self._state = RunnerState(os.getpid(), "own", ready=True)
+            self._state = runtime_locks.RunnerState(os.getpid(), "own", ready=True)
             if self._held:
-                publish_state(self._lock, self._state)
+                runtime_locks.publish_state(self._lock, self._state)
 
     def __enter__(self) -> Self:
         """Claim now if possible, else keep trying in the background."""
@@ -135,60 +124,55 @@ class RunnerClaim:
         with self._mutex:
             self._held = self._lock.take()
             if self._held:
-                publish_state(self._lock, self._state)
+                runtime_locks.publish_state(self._lock, self._state)
             return self._held
 
 
-class _Guard:
+@contextlib.contextmanager
+def _guarding(settings: Settings) -> Iterator[None]:
     """While entered, a thread makes sure that the home has a runner: the first may be killed, or `up` may end."""
+    ended = threading.Event()
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="runtime guard", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def guard() -> None:
         interval_s = GUARD_INTERVAL
-        while not self._ended.wait(interval_s):
-            interval_s = GUARD_INTERVAL if self._mend() else min(2 * interval_s, MAX_GUARD_INTERVAL)
+        while not ended.wait(interval_s):
+            interval_s = GUARD_INTERVAL if _mend(settings) else min(2 * interval_s, MAX_GUARD_INTERVAL)
 
-    def _mend(self) -> bool:
-        try:
-            if read_state(self._settings) is None:
-                logger.info("starting the local runtime again", extra={"action": "guard_runtime"})
-                _start_runner(self._settings)
-        except (Unavailable, OSError) as error:
-            logger.warning(
-                "the local runtime does not start", extra={"action": "guard_runtime", "reason": str(error)}
-            )
-            return False
-        return True
+    thread = threading.Thread(target=guard, name="runtime guard", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _mend(settings: Settings) -> bool:
+    """Start a runner if the home has none; return whether one runs."""
+    try:
+        if runtime_locks.read_state(settings) is None:
+            logger.info("starting the local runtime again", extra={"action": "guard_runtime"})
+            _start_runner(settings)
+    except (Unavailable, OSError) as error:
+        logger.warning("the local runtime does not start", extra={"action": "guard_runtime", "reason": str(error)})
+        return False
+    return True
 
 
 def _ensure_served(settings: Settings) -> None:
     deadline = time.monotonic() + START_TIMEOUT
-    while not _is_served(settings):
+    while True:
+        state = runtime_locks.read_state(settings)
+        if state is not None and state.ready and answers(settings):
+            return
         if time.monotonic() >= deadline:
             raise Unavailable(
                 f"the local runtime does not serve within {START_TIMEOUT:g} s; see the logs in {run_dir(settings)}"
             )
-        if read_state(settings) is None:
+        if state is None:
             _start_runner(settings)
         else:
             time.sleep(POLL_INTERVAL)
-
-
-def _is_served(settings: Settings) -> bool:
-    state = read_state(settings)
-    return state is not None and state.ready and answers(settings)
 
 
 def _start_runner(settings: Settings) -> None:
@@ -219,14 +203,17 @@ def _await_end_if_last(settings: Settings) -> None:
     """Wait until the runner has ended, if it has no users. Bounded, because the runner ends in any case."""
     deadline = time.monotonic() + END_TIMEOUT + settings.drain_max_s
     while time.monotonic() < deadline:
-        state = read_state(settings)
+        state = runtime_locks.read_state(settings)
         if state is None or state.kind == "own" or _others_use(settings):
             return
         time.sleep(POLL_INTERVAL)
 
 
 def _others_use(settings: Settings) -> bool:
-    with exit_lock(settings) as one_at_a_time, users_lock(settings) as users:
+    with (
+        runtime_locks.home_lock(settings, "exit") as one_at_a_time,
+        runtime_locks.home_lock(settings, "users") as users,
+    ):
         one_at_a_time.take(wait_s=None)
         # Another user holds it if it can only be shared. If not even that, the runner holds it, and is ending.
         return not users.take() and users.take(shared=True)

@@ -7,8 +7,6 @@
 A lock ends with its process, also after ``kill -9``; the files stay.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -54,11 +52,9 @@ class FileLock:
         os.pwrite(self._open(), content, 0)
 
     def __enter__(self) -> Self:
-        """Return the lock, not yet taken."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release."""
         self.release()
 
     def _open(self) -> int:
@@ -78,19 +74,9 @@ class RunnerState:
     ready: bool = False
 
 
-def users_lock(settings: Settings) -> FileLock:
-    """Return ``users.lock``, not yet taken."""
-    return FileLock(run_dir(settings) / "users.lock")
-
-
-def exit_lock(settings: Settings) -> FileLock:
-    """Return ``exit.lock``, not yet taken."""
-    return FileLock(run_dir(settings) / "exit.lock")
-
-
-def runner_lock(settings: Settings) -> FileLock:
-    """Return ``runner.lock``, not yet taken."""
-    return FileLock(run_dir(settings) / "runner.lock")
+def home_lock(settings: Settings, name: Literal["users", "runner", "exit"]) -> FileLock:
+    """Return the home's lock of this name, not yet taken."""
+    return FileLock(run_dir(settings) / f"{name}.lock")
 
 
 def publish_state(lock: FileLock, state: RunnerState) -> None:
@@ -100,7 +86,7 @@ def publish_state(lock: FileLock, state: RunnerState) -> None:
 
 def read_state(settings: Settings) -> RunnerState | None:
     """Return the state of the home's runner, or None if no runner runs."""
-    with runner_lock(settings) as lock:
+    with home_lock(settings, "runner") as lock:
         if lock.take(shared=True):
             return None
         try:

@@ -5,8 +5,6 @@ So one thread, the keeper, forks every child and ends after the last of them; an
 Any thread may call any method; asyncio code uses ``to_thread``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
@@ -16,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -86,16 +84,6 @@ def restart_delay_s(crashes: int) -> float:
     return float(min(LAST_RESTART_DELAY, FIRST_RESTART_DELAY * 2 ** min(crashes - 1, 16)))
 
 
-@dataclass(slots=True)
-class _Orders:
-    """Signals between the keeper and other threads. Each is set once; *stop* and *hurry* under the condition."""
-
-    stop: bool = False
-    hurry: bool = False
-    started: threading.Event = field(default_factory=threading.Event)
-    failure: BaseException | None = None
-
-
 class Supervisor:
     """Runs the processes of *specs* until it is stopped. Not reusable.
 
@@ -108,7 +96,11 @@ class Supervisor:
         self._output = output
         # Reentrant: a signal handler may call `request_stop` while another method holds the lock.
         self._changed = threading.Condition(threading.RLock())
-        self._orders = _Orders()
+        #: Orders to the keeper: stop every child, and do not wait for them. Set once, under the condition.
+        self._must_stop = self._must_hurry = False
+        #: The keeper's answer to `start`.
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
         self._keeper = threading.Thread(target=self._keep, name="supervisor", daemon=True)
 
     def start(self) -> bool:
@@ -116,18 +108,17 @@ class Supervisor:
 
         Raises:
             Unavailable: a process ended or was not ready in time; the others are stopped again.
-
         """
         self._keeper.start()
         try:
-            self._orders.started.wait()
+            self._started.wait()
         except BaseException:
             self.stop()
             raise
-        if self._orders.failure is not None:
+        if self._failure is not None:
             self.wait()
-            raise self._orders.failure
-        return not self._orders.stop
+            raise self._failure
+        return not self._must_stop
 
     def stop(self) -> None:
         """Stop every process, the last one first, and return when all have ended.
@@ -145,8 +136,8 @@ class Supervisor:
     def request_stop(self) -> None:
         """Begin to stop, and return at once. A second call kills what still runs. Safe in a signal handler."""
         with self._changed:
-            self._orders.hurry = self._orders.stop
-            self._orders.stop = True
+            self._must_hurry = self._must_stop
+            self._must_stop = True
             self._changed.notify_all()
 
     def wait(self) -> None:
@@ -163,7 +154,6 @@ class Supervisor:
 
         Raises:
             KeyError: *name* is not running.
-
         """
         with self._changed:
             pid = self.pids()[name]
@@ -171,12 +161,10 @@ class Supervisor:
             return pid
 
     def __enter__(self) -> Self:
-        """Start; see `start`."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop; see `stop`."""
         self.stop()
 
     # ── the keeper's thread ──────────────────────────────────────────────────────────────────────────────────
@@ -184,14 +172,14 @@ class Supervisor:
     def _keep(self) -> None:
         try:
             self._start_all()
-            self._orders.started.set()
+            self._started.set()
             self._restart_crashed()
         except BaseException as error:  # noqa: BLE001 - `start` raises it
-            self._orders.failure = error
+            self._failure = error
         finally:
             self._stop_all()
             self._output.close()
-            self._orders.started.set()
+            self._started.set()
 
     def _start_all(self) -> None:
         for children in _by_kind(self._children):
@@ -199,7 +187,7 @@ class Supervisor:
                 self._spawn(child)
             for child in children:
                 self._await_ready(child)
-            if self._orders.stop:
+            if self._must_stop:
                 return
 
     def _spawn(self, child: _Child) -> None:
@@ -236,7 +224,7 @@ class Supervisor:
         deadline = time.monotonic() + spec.ready_timeout_s
         while spec.ready is not None and not (pid is not None and spec.ready(pid)):
             with self._changed:
-                if self._orders.stop:
+                if self._must_stop:
                     return
                 if child.pid is None:
                     raise self._failed(child, f"ended with {_describe(child.returncode)} before it was ready")
@@ -250,7 +238,7 @@ class Supervisor:
 
     def _restart_crashed(self) -> None:
         with self._changed:
-            while not self._orders.stop:
+            while not self._must_stop:
                 now = time.monotonic()
                 planned = [child for child in self._children if child.restart_at is not None]
                 for child in planned:
@@ -268,7 +256,7 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         with self._changed:
-            self._orders.stop = True
+            self._must_stop = True
         for children in _by_kind(self._children[::-1]):
             self._stop_together(children)
 
@@ -276,7 +264,7 @@ class Supervisor:
         grace_s = max(child.spec.grace_s for child in children)
         if self._signal(children, signal.SIGTERM, grace_s):
             return
-        if self._orders.hurry or not self._signal(children, signal.SIGQUIT, QUIT_GRACE):
+        if self._must_hurry or not self._signal(children, signal.SIGQUIT, QUIT_GRACE):
             self._kill_groups(children)
 
     def _signal(self, children: list[_Child], signum: signal.Signals, grace_s: float) -> bool:
@@ -286,7 +274,7 @@ class Supervisor:
                 if child.pid is not None:
                     self._output.note(child.spec.name, f"gets {signum.name}")
                     os.kill(child.pid, signum)
-            self._changed.wait_for(lambda: self._orders.hurry or _all_gone(children), grace_s)
+            self._changed.wait_for(lambda: self._must_hurry or _all_gone(children), grace_s)
             return _all_gone(children)
 
     def _kill_groups(self, children: list[_Child]) -> None:

@@ -4,8 +4,6 @@ Every change is the same task that a worker applies, and is durable when the ope
 `LocalReader`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Sequence
@@ -14,33 +12,17 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from livethread import types
-from livethread.errors import (
-    Conflict,
-    ThreadNotFound,
-)
+from livethread import errors, observers, ordered_tasks, types
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.model import utc_now
-from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
-from livethread.ordered_tasks import (
-    AppendItems,
-    ArchiveThread,
-    CreateThread,
-    DeleteThread,
-    OrderedTask,
-    TaskHeader,
-    UnarchiveThread,
-    UpdateThreadMetadata,
-)
+from livethread.ordered_tasks import OrderedTask
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread_config import Settings
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import file_lock
+from livethread_worker.store.files import Home, locks
 from livethread_worker.store.index import Index, IndexUnavailable
-from livethread_worker.store.read.reader import LocalReader
-from livethread_worker.store.unavailable import as_unavailable
+from livethread_worker.store.read.reader import LocalReader, as_unavailable
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
 from livethread_worker.store.write.local_writer import LOCK_WAIT, LocalWriter
@@ -65,7 +47,7 @@ class LocalThreadStore:
         self._handle = IndexHandle(self._home, in_memory=index is None)
         self._reader = LocalReader(self._home, self._index)
         self._is_synced = self._settings.sync == "fdatasync"
-        self._observers = Observers()
+        self._observers = observers.Observers()
         self._open: OpenThreads[LocalWriter] = OpenThreads()
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-local")
@@ -85,7 +67,7 @@ class LocalThreadStore:
         self._executor.shutdown(wait=False)
 
     @property
-    def observers(self) -> Observers:
+    def observers(self) -> observers.Observers:
         """Where this store reports what happens to its threads."""
         return self._observers
 
@@ -93,11 +75,11 @@ class LocalThreadStore:
 
     async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread; no file and no row before its first task."""
-        creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params)))
+        creation = OrderedTask(ordered_tasks.CreateThread(at=params.created_at, session_meta=session_meta(params)))
         creation.to_wire()  # what cannot be stored is refused now, not with the first append
         is_given = "thread_id" in params.model_fields_set
         if params.thread_id in self._open or (is_given and await self._exists(params.thread_id)):
-            raise Conflict(f"thread {params.thread_id} exists; resume it instead")
+            raise errors.Conflict(f"thread {params.thread_id} exists; resume it instead")
         self._open_thread(params.thread_id, epoch=int(params.exclusive)).creation = creation
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
@@ -138,38 +120,42 @@ class LocalThreadStore:
         """Append the items, and apply the patch derived from them: durable on return."""
         thread_id, writer = params.thread_id, self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
-        append = OrderedTask(AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key), lines)
+        append = OrderedTask(
+            ordered_tasks.AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key), lines
+        )
         tasks = [append]
         if (update := params.metadata) is not None:
-            tasks.append(OrderedTask(UpdateThreadMetadata.of(update, at=params.appended_at, derived=True)))
+            tasks.append(
+                OrderedTask(ordered_tasks.UpdateThreadMetadata.of(update, at=params.appended_at, derived=True))
+            )
         positions = await self._apply(writer, tasks, params.expected_position)
-        self._observers.emit(ItemsAppended(thread_id, positions[0], len(lines), append.size))
+        self._observers.emit(observers.ItemsAppended(thread_id, positions[0], len(lines), append.size))
         if update is not None:
-            self._observers.emit(MetadataUpdated.of(thread_id, positions[-1], update))
-        self._observers.emit(TasksApplied(thread_id, positions[-1]))
+            self._observers.emit(observers.MetadataUpdated.of(thread_id, positions[-1], update))
+        self._observers.emit(observers.TasksApplied(thread_id, positions[-1]))
         return types.Receipt(thread_id=thread_id, position=positions[-1])
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Apply the patch: durable on return."""
-        header = UpdateThreadMetadata.of(params, at=utc_now())
+        header = ordered_tasks.UpdateThreadMetadata.of(params, at=utc_now())
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
-        self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params))
+        self._observers.emit(observers.MetadataUpdated.of(params.thread_id, receipt.position, params))
         return receipt
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Move the rollout to the archived ones."""
-        return await self._change(params.thread_id, ArchiveThread(at=utc_now()))
+        return await self._change(params.thread_id, ordered_tasks.ArchiveThread(at=utc_now()))
 
     async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Move the rollout back."""
-        return await self._change(params.thread_id, UnarchiveThread(at=utc_now()))
+        return await self._change(params.thread_id, ordered_tasks.UnarchiveThread(at=utc_now()))
 
     async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Remove rollout, names, row and search text."""
         opened = self._open.get(params.thread_id)
         if opened is None or opened.creation is None:
             await self.read_thread(types.ReadThreadParams(thread_id=params.thread_id))
-        return await self._change(params.thread_id, DeleteThread(at=utc_now()))
+        return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()))
 
     # -- reads ---------------------------------------------------------------------------------------------
 
@@ -223,37 +209,38 @@ class LocalThreadStore:
         self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None = None
     ) -> list[types.Position]:
         """Apply *tasks*, with the thread's creation before them if that is due, and return their positions."""
-        return await self._run(lambda: self._apply_now(writer, tasks, expected))
 
-    def _apply_now(
-        self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None
-    ) -> list[types.Position]:
-        for _ in range(ATTEMPTS):
-            index = self._index()
-            if index.in_memory:  # it made no folders
-                self._home.create()
-            outcome, positions = writer.try_to_apply(self._home, index, tasks, expected, sync=self._is_synced)
-            if outcome.kind is not OutcomeKind.BUSY:
-                break
-        with suppress(IndexUnavailable):
-            index.maintain()
-        writer.finish(outcome, len(tasks))
-        return positions
+        def apply() -> list[types.Position]:
+            for _ in range(ATTEMPTS):
+                index = self._index()
+                if index.in_memory:  # it made no folders
+                    self._home.create()
+                outcome, positions = writer.try_to_apply(self._home, index, tasks, expected, sync=self._is_synced)
+                if outcome.kind is not OutcomeKind.BUSY:
+                    break
+            with suppress(IndexUnavailable):
+                index.maintain()
+            writer.finish(outcome, len(tasks))
+            return positions
 
-    async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> types.Receipt:
+        return await self._run(apply)
+
+    async def _change(
+        self, thread_id: str, header: ordered_tasks.TaskHeader, *, include_archived: bool = True
+    ) -> types.Receipt:
         """Apply a task to a thread, open or not."""
         opened = self._open.get(thread_id)
         if opened is None:
             await self.read_thread(types.ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
             opened = LocalWriter(thread_id)
         [position] = await self._apply(opened, [OrderedTask(header)])
-        self._observers.emit(TasksApplied(thread_id, position))
+        self._observers.emit(observers.TasksApplied(thread_id, position))
         return types.Receipt(thread_id=thread_id, position=position)
 
     async def _exists(self, thread_id: str) -> bool:
         try:
             await self.read_thread(types.ReadThreadParams(thread_id=thread_id))
-        except ThreadNotFound:
+        except errors.ThreadNotFound:
             return False
         return True
 
@@ -262,7 +249,7 @@ class LocalThreadStore:
         index = self._reader.fresh_index(thread_id)
         if index.in_memory:  # it made no folders
             self._home.create()
-        with file_lock(self._home.thread_lock(thread_id), wait_s=LOCK_WAIT):
+        with locks.file_lock(self._home.thread_lock(thread_id), wait_s=LOCK_WAIT):
             return index.fence(thread_id, time.time_ns() // 1_000_000)
 
     def _open_thread(self, thread_id: str, *, epoch: int | None) -> LocalWriter:

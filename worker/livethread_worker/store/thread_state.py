@@ -1,7 +1,5 @@
 """`ThreadState`: what a store must know of a thread to append to it, read from the index or the rollout."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -24,22 +22,6 @@ class WriterMark(NamedTuple):
 
 
 _UNKNOWN_WRITER: Final = WriterMark(0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class TurnLine:
-    """The line at which a turn begins."""
-
-    offset: int
-    turn_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class TurnEndLine:
-    """The line at which a turn ends, perhaps after another turn began."""
-
-    offset: int
-    turn_id: str
 
 
 class TextLine(NamedTuple):
@@ -77,8 +59,8 @@ class ThreadState:
     explicit_fields: set[str] = field(default_factory=set)
     #: Turn phase after the last line.
     turn: TurnPlace = field(default_factory=TurnPlace)
-    #: What lines since the state was loaded add to the index, in order.
-    turns: list[TurnLine | TurnEndLine | TurnsRolledBack] = field(default_factory=list)
+    #: What lines since the state was loaded add to the index, in order; for turns, with the offsets of the lines.
+    turns: list[tuple[int, TurnStart | TurnEnd | TurnsRolledBack]] = field(default_factory=list)
     texts: list[TextLine] = field(default_factory=list)
     #: Whether the whole rollout was read again: the index must replace what it has of the lines.
     is_reread: bool = False
@@ -112,7 +94,7 @@ class ThreadState:
 
     def messages_and_turns(self) -> tuple[set[int], set[int]]:
         """Return the digests of the messages and the offsets of the turns that lines have added."""
-        turns = {change.offset for change in self.turns if isinstance(change, TurnLine)}
+        turns = {offset for offset, change in self.turns if isinstance(change, TurnStart)}
         return {line.text.digest for line in self.texts}, turns
 
     def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
@@ -120,12 +102,7 @@ class ThreadState:
         event = payload.get("type") if isinstance(payload, dict) else None
         if kind == "event_msg" and isinstance(event, str):
             self.turn, change = next_place(self.turn, event, payload, ordinal)
-            match change:
-                case TurnStart():
-                    self.turns.append(TurnLine(offset, change.turn_id))
-                case TurnEnd():
-                    self.turns.append(TurnEndLine(offset, change.turn_id))
-                case TurnsRolledBack():
-                    self.turns.append(change)
+            if change is not None:
+                self.turns.append((offset, change))
         if text := search_text(kind, payload):
             self.texts.append(TextLine(ordinal, text))

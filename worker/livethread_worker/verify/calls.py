@@ -1,8 +1,5 @@
 """Reads journals as calls."""
 
-from __future__ import annotations
-
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from livethread.errors import InvalidRequest
-from livethread.types import START, position_key
+from livethread import errors, types
 
 #: The end of a call without a known end.
 NEVER: Final = 2**63
@@ -47,7 +43,7 @@ class Call:
     @property
     def order(self) -> tuple[int, int]:
         """The sort key of its position."""
-        return position_key(self.position or START)
+        return types.position_key(self.position or types.START)
 
 
 @dataclass(slots=True)
@@ -74,21 +70,13 @@ def read_journals(paths: Iterable[Path]) -> dict[str, History]:
             try:
                 _take(calls, orjson.loads(line))
             except (ValueError, KeyError, TypeError) as error:
-                raise InvalidRequest(
+                raise errors.InvalidRequest(
                     f"{path}:{number} is not an event of a journal: {type(error).__name__}"
                 ) from None
     histories: dict[str, History] = {}
     for call in sorted(calls.values(), key=lambda each: each.invoked_at):
         histories.setdefault(call.thread_id, History(call.thread_id)).calls.append(call)
     return histories
-
-
-def by_process(calls: Iterable[Call]) -> dict[str, list[Call]]:
-    """Return *calls* grouped by process, in their order."""
-    found: dict[str, list[Call]] = defaultdict(list)
-    for call in calls:
-        found[call.process].append(call)
-    return found
 
 
 def _take(calls: dict[tuple[str, int], Call], event: dict[str, Any]) -> None:

@@ -1,16 +1,11 @@
 """Judges a home from the journals of its writers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.name_index import read_names
-from livethread_worker.store.files.scan import scan_records
+from livethread_worker.store.files import Home, compression, name_index, scan
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.doctor import examine
 from livethread_worker.store.upkeep.rebuild import read_state
@@ -69,12 +64,12 @@ def _judge(home: Home, index: Index, history: History, report: VerifyReport, *, 
             Violation(ViolationKind.DELETION, history.thread_id, "it was deleted, but still exists")
         )
         return
-    with open_rollout(path) as file:
-        verdict = ThreadVerdict(history, list(scan_records(file)), is_ordered)
+    with compression.open_rollout(path) as file:
+        verdict = ThreadVerdict(history, list(scan.scan_records(file)), is_ordered)
     report.lines += len(verdict.records)
     verdict.judge_rollout()
     row = index.read_thread(history.thread_id)
-    replayed = read_state(home, history.thread_id, path, read_names(home)).thread
+    replayed = read_state(home, history.thread_id, path, name_index.read_names(home)).thread
     if row is not None and replayed is not None:
         verdict.judge_metadata(row, replayed)
     report.applied += verdict.applied

@@ -1,10 +1,8 @@
 """Judges one thread: compares its rollout and its row with the answers that its writers and readers got."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -13,7 +11,7 @@ from livethread.journal import history_digest, item_digest
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread_worker.store.files.scan import Record, ordinal_of, writer_mark
-from livethread_worker.verify.calls import NEVER, Call, History, by_process
+from livethread_worker.verify.calls import NEVER, Call, History
 
 #: Lines that the store writes itself; agents rarely append such items.
 _STORES_OWN: Final = frozenset({"session_meta", THREAD_METADATA_TYPE})
@@ -21,8 +19,10 @@ _STORES_OWN: Final = frozenset({"session_meta", THREAD_METADATA_TYPE})
 #: Fields that only explicit patches change, so that the last patch decides.
 _LITERAL: Final = ("name", "memory_mode", "git_info")
 
-#: Fields that follow from the rollout's path, not from its lines.
-_OF_PLACE: Final = frozenset({"archived_at", "rollout_path"})
+#: Fields that follow from the rollout's lines, not from its path.
+_DERIVED: Final = [
+    name for name in StoredThread.model_fields if name not in {"archived_at", "rollout_path", "history"}
+]
 
 
 class ViolationKind(StrEnum):
@@ -104,7 +104,7 @@ class ThreadVerdict:
             changing = [call for call in patches if name in call.value]
             if changing and self.is_ordered:
                 self._judge_field(name, changing, {"index": row, "rollout": replayed})
-        for name in _compared(row) if self._is_derived() else _LITERAL:
+        for name in _DERIVED if self._is_derived() else _LITERAL:
             if getattr(row, name) != getattr(replayed, name):
                 detail = f"{name} is {getattr(row, name)!r}; the rollout says {getattr(replayed, name)!r}"
                 self._violated(ViolationKind.METADATA, detail)
@@ -215,21 +215,24 @@ class ThreadVerdict:
 
     def _judge_orders(self, places: dict[int, Call]) -> None:
         ordered = [places[place] for place in sorted(places)]
-        for calls in by_process(ordered).values():
-            self._judge_pairs(ViolationKind.WRITER_ORDER, calls, [call.number for call in calls])
+        by_process: dict[str, list[Call]] = defaultdict(list)
+        for call in ordered:
+            by_process[call.process].append(call)
+        for calls in by_process.values():
+            self._judge_pairs(ViolationKind.WRITER_ORDER, calls, lambda call: (call.number,))
         if not self.is_ordered:
             return
         accepted = [call for call in ordered if call.outcome == "ok"]
-        self._judge_pairs(ViolationKind.THREAD_ORDER, accepted, [call.order for call in accepted])
+        self._judge_pairs(ViolationKind.THREAD_ORDER, accepted, lambda call: call.order)
         earliest = NEVER
         for call in reversed(accepted):
             if earliest < call.invoked_at:
                 self._violated(ViolationKind.REAL_TIME_ORDER, f"{call} comes before a task that was accepted first")
             earliest = min(earliest, call.answered_at)
 
-    def _judge_pairs(self, kind: ViolationKind, calls: list[Call], keys: list[int] | list[tuple[int, int]]) -> None:
-        for (one, other), (first, second) in zip(itertools.pairwise(calls), itertools.pairwise(keys), strict=True):
-            if not first < second:  # type: ignore[operator]  # both are of one type
+    def _judge_pairs(self, kind: ViolationKind, calls: list[Call], key: Callable[[Call], tuple[int, ...]]) -> None:
+        for one, other in itertools.pairwise(calls):
+            if key(one) >= key(other):
                 self._violated(kind, f"{other} comes right after {one}")
 
     # -- reads ---------------------------------------------------------------------------------------------
@@ -287,7 +290,3 @@ def _tasks(records: Iterable[Record]) -> list[_Task]:
         tasks[-1].digests.append(item_digest(kind, record.value.get("payload")))
         tasks[-1].is_stores_own &= kind in _STORES_OWN
     return tasks
-
-
-def _compared(thread: StoredThread) -> list[str]:
-    return [name for name in type(thread).model_fields if name not in _OF_PLACE | {"history"}]

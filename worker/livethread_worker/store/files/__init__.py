@@ -1,1 +1,5 @@
 """The files of a home: rollouts, names, locks, quarantine."""
+
+from livethread_worker.store.files.home import Home
+
+__all__ = ["Home"]

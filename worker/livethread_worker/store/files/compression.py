@@ -4,8 +4,6 @@ Either form is on the disk under its name before the other is removed. A crash l
 same lines; then the plain one wins, as in codex.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil
@@ -19,9 +17,8 @@ from typing import BinaryIO, Final
 import zstandard
 
 from livethread.errors import Internal, InvalidRequest
+from livethread_worker.store.files import replacement, scan, sync
 from livethread_worker.store.files.home import is_compressed, other_form
-from livethread_worker.store.files.replacement import copy_times, replacing
-from livethread_worker.store.files.sync import sync_directory
 
 #: Higher levels take far longer to save a few percent.
 _LEVEL: Final = 9
@@ -58,7 +55,7 @@ def open_rollout(path: Path) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as plain:
             _decompress(path, file, plain)
             plain.flush()
-            copy_times(file.fileno(), plain.fileno())
+            replacement.copy_times(file.fileno(), plain.fileno())
             plain.seek(0)
             yield plain
 
@@ -71,17 +68,16 @@ def compress(path: Path) -> Path:
         Internal: the compressed form does not decompress to the same lines; the plain rollout stays.
     """
     target = other_form(path)
-    with _open(path) as plain, replacing(target, plain.fileno()) as file:
+    with _open(path) as plain, replacement.replacing(target, plain.fileno()) as file:
         zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).copy_stream(plain, file)
         file.seek(0)
-        plain.seek(0)
         with tempfile.TemporaryFile() as copy:
             _decompress(path, file, copy)
-            copy.seek(0)
-            if not _are_equal(plain, copy):
+            length = max(plain.seek(0, os.SEEK_END), copy.seek(0, os.SEEK_END))
+            if scan.common_length(plain, copy) != length:
                 raise Internal(f"{path.name} does not decompress to the same lines; the plain rollout is kept")
     path.unlink()
-    sync_directory(path.parent)
+    sync.sync_directory(path.parent)
     return target
 
 
@@ -96,10 +92,10 @@ def decompress(path: Path) -> Path:
     target = other_form(path)
     if target.exists():
         raise FileExistsError(f"{target.name} exists already; it and {path.name} are kept")
-    with _open(path) as file, replacing(target, file.fileno()) as plain:
+    with _open(path) as file, replacement.replacing(target, file.fileno()) as plain:
         _decompress(path, file, plain)
     path.unlink()
-    sync_directory(path.parent)
+    sync.sync_directory(path.parent)
     return target
 
 
@@ -112,7 +108,7 @@ def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
         InvalidRequest: the source is a symlink, or not a regular file.
         OSError: the source cannot be read, or the target cannot be written.
     """
-    with _open(source) as file, replacing(target, file.fileno()) as copy:
+    with _open(source) as file, replacement.replacing(target, file.fileno()) as copy:
         # zstd frames can be concatenated, so the source's need not be decompressed.
         copy.write(zstandard.compress(first, _LEVEL) if first and is_compressed(source) else first)
         shutil.copyfileobj(file, copy, _READ_BYTES)
@@ -141,7 +137,7 @@ def salvage(path: Path) -> Path | None:
     The caller holds the thread's lock, and moves the damaged rollout away.
     """
     target = other_form(path)
-    with _open(path) as file, replacing(target, file.fileno()) as plain:
+    with _open(path) as file, replacement.replacing(target, file.fileno()) as plain:
         with suppress(Internal):
             _decompress(path, file, plain)
         length = plain.tell()
@@ -173,12 +169,3 @@ def _decompress(path: Path, source: BinaryIO, target: BinaryIO) -> None:
         raise Internal(f"{path.name} is damaged ({error}); {_REMEDY}") from None
     if is_in_frame:
         raise Internal(f"{path.name} is truncated; {_REMEDY}")
-
-
-def _are_equal(one: BinaryIO, other: BinaryIO) -> bool:
-    while True:
-        left, right = one.read(_READ_BYTES), other.read(_READ_BYTES)
-        if left != right:
-            return False
-        if not left:
-            return True

@@ -1,7 +1,5 @@
 """``session_index.jsonl``: codex's append-only index of thread names. The last line of a thread wins."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,11 +10,9 @@ from typing import Any, BinaryIO, Final
 
 from livethread.model import format_time, parse_time
 from livethread.rollout.lines import decode_line, encode_json
+from livethread_worker.store.files import locks, scan, sync
 from livethread_worker.store.files.home import FILE_MODE, Home
-from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.scan import scan_records
-from livethread_worker.store.files.sync import sync_directory, sync_now
 
 #: How long to wait for the lock of the name index.
 LOCK_WAIT: Final = 2.0  # seconds
@@ -43,7 +39,7 @@ def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None
         if size and os.pread(recorder.file.fileno(), 1, size - 1) != b"\n":
             lines = b"\n" + lines  # end a torn line first
         recorder.append(lines)
-        sync_now(recorder)
+        sync.sync_now(recorder)
 
 
 def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] = lambda _: None) -> None:
@@ -71,7 +67,7 @@ def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] =
             file.flush()
             os.fsync(file.fileno())
         replacement.replace(home.session_index)
-        sync_directory(home.root)
+        sync.sync_directory(home.root)
 
 
 def _id_of(line: bytes) -> str | None:
@@ -80,7 +76,7 @@ def _id_of(line: bytes) -> str | None:
 
 
 def _locked(home: Home) -> AbstractContextManager[None]:
-    return file_lock(home.session_index.with_name(f"{home.session_index.name}.lock"), wait_s=LOCK_WAIT)
+    return locks.file_lock(home.session_index.with_name(f"{home.session_index.name}.lock"), wait_s=LOCK_WAIT)
 
 
 @dataclass(slots=True)
@@ -124,11 +120,6 @@ class NameLine:
         return parse_time(self.updated_at) or _EPOCH
 
 
-def _open_nonblocking(path: str, flags: int) -> int:
-    """Open *path* without waiting for a writer if it is a FIFO."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 class NameReader:
     """Reads a name index, then only the lines added since."""
 
@@ -145,7 +136,8 @@ class NameReader:
             OSError: the name index cannot be read.
         """
         try:
-            with open(self._path, "rb", opener=_open_nonblocking) as file:
+            # Opening a FIFO would wait for a writer.
+            with open(self._path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
                 self._read_on(file)
         except FileNotFoundError:
             self._lines, self._identity = {}, None
@@ -156,7 +148,7 @@ class NameReader:
         identity = stat.st_dev, stat.st_ino
         if identity != self._identity or stat.st_size < self._end:  # replaced or truncated
             self._lines, self._identity, self._end = {}, identity, 0
-        for record in scan_records(file, self._end):
+        for record in scan.scan_records(file, self._end):
             if record.value is None and not record.is_complete:
                 break  # still being written
             self._end = record.offset + record.size

@@ -1,7 +1,5 @@
 """The quarantine keeps everything that is taken out of a home, even if it is unreadable."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

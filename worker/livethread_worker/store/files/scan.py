@@ -1,7 +1,5 @@
 """Reads the lines of rollouts. Bad lines have no value: readers skip them, as codex does."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator
@@ -83,6 +81,19 @@ def scan_backward(file: BinaryIO, end: int, start: int = 0) -> Iterator[Record]:
     rest = b"".join(reversed(pieces))
     if rest or not is_last:
         yield Record(start, len(rest) + (not is_last), decode_line(rest), is_complete=not is_last)
+
+
+def common_length(one: BinaryIO, other: BinaryIO) -> int:
+    """Return how many bytes at their beginning two files have in common."""
+    one.seek(0)
+    other.seek(0)
+    length = 0
+    while True:
+        left, right = one.read(READ_BYTES), other.read(READ_BYTES)
+        if left != right or not left:
+            pairs = enumerate(zip(left, right, strict=False))
+            return length + next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
+        length += len(left)
 
 
 def end_of_lines(file: BinaryIO) -> int:

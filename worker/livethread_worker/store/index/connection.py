@@ -1,7 +1,5 @@
 """`Connection`: one process' connection to the index, with its transactions and its errors."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +7,8 @@ from typing import Any, Final
 
 from sqlite_utils import Database
 
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import LockBusy, file_lock
-from livethread_worker.store.index.database import (
-    BUSY_TIMEOUT,
-    IndexUnavailable,
-    identity,
-    in_memory_database,
-    is_damaged,
-    open_database,
-)
+from livethread_worker.store.files import Home, locks
+from livethread_worker.store.index import database
 
 #: Databases whose file is gone. Dropping the last reference would close them, see `Connection.close`.
 _left_open: Final[list[Database]] = []
@@ -37,15 +27,15 @@ class Connection:
         #: Whether SQLite found the file damaged.
         self.is_damaged = False
         if in_memory:
-            self.db = in_memory_database()
+            self.db = database.in_memory_database()
         else:
-            with self.errors_translated(), file_lock(home.index.with_suffix(".lock"), wait_s=SCHEMA_WAIT):
-                self.db = open_database(home)
-        self._identity = None if in_memory else identity(home)
+            with self.errors_translated(), locks.file_lock(home.index.with_suffix(".lock"), wait_s=SCHEMA_WAIT):
+                self.db = database.open_database(home)
+        self._identity = None if in_memory else database.identity(home)
 
     def is_current(self) -> bool:
         """Whether the open file is still the home's index: it may be deleted or replaced at any time."""
-        return self.in_memory or self._identity == identity(self._home)
+        return self.in_memory or self._identity == database.identity(self._home)
 
     def close(self) -> None:
         """Close the database.
@@ -108,7 +98,7 @@ class Connection:
             try:
                 yield
             finally:
-                connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
+                connection.execute(f"PRAGMA busy_timeout = {database.BUSY_TIMEOUT * 1000:.0f}")
 
     @contextmanager
     def errors_translated(self) -> Iterator[None]:
@@ -116,7 +106,7 @@ class Connection:
         try:
             yield
         except sqlite3.Error as error:
-            self.is_damaged = self.is_damaged or is_damaged(error)
-            raise IndexUnavailable(f"the index: {error}") from error
-        except LockBusy:
-            raise IndexUnavailable("another process has been creating the index for long") from None
+            self.is_damaged = self.is_damaged or database.is_damaged(error)
+            raise database.IndexUnavailable(f"the index: {error}") from error
+        except locks.LockBusy:
+            raise database.IndexUnavailable("another process has been creating the index for long") from None

@@ -1,18 +1,18 @@
 """The file of the index: opened, created, and set aside if it is damaged or has another schema."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import closing
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from sqlite_utils import Database
+from sqlite_utils import Database, Migrations
 
 from livethread_worker.store.files.home import FILE_MODE, Home
-from livethread_worker.store.index.migrations import migrations, missing_and_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,28 @@ CHECKPOINT_PAGES: Final = 4_000
 
 #: How long a statement waits for another process' transaction.
 BUSY_TIMEOUT: Final = 5.0  # seconds
+
+
+#: Applies and records the schema. An index is disposable, so a change of ``sql/schema.sql`` needs no migration of rows: it
+#: gets a new name here, and older indexes are rebuilt from the rollouts.
+migrations = Migrations("livethread")
+
+
+@migrations()
+def m001_schema(db: Database) -> None:
+    """Create everything."""
+    # Not executescript(): it would commit the transaction that also records the migration.
+    for statement in _statements(resources.files(__package__).joinpath("sql", "schema.sql").read_text("utf-8")):
+        db.execute(statement)
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 class IndexUnavailable(Exception):
@@ -84,7 +106,10 @@ def _require_our_schema(database: Database) -> None:
         IndexUnavailable: a newer release made it.
         _OldSchema: it has any other schema.
     """
-    missing, unknown = missing_and_unknown(database)
+    with closing(sqlite3.connect(":memory:")) as empty:
+        known = {migration.name for migration in migrations.pending(Database(empty))}
+    applied = {migration.name for migration in migrations.applied(database)}
+    missing, unknown = known - applied, applied - known
     if unknown and not missing:
         raise IndexUnavailable(
             f"a newer release made the index ({', '.join(sorted(unknown))}), which stays as it is; upgrade this one"

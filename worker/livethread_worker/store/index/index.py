@@ -4,8 +4,6 @@ Longer statements have modules of their own: `load_states` and `thread_writes` f
 `search_threads` for readers, `maintenance` for the work between batches.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import sqlite3
@@ -24,6 +22,7 @@ from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread_worker.store.files.folder_stamps import FolderStamp
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.index import thread_writes
 from livethread_worker.store.index.connection import Connection
 from livethread_worker.store.index.database import IndexUnavailable
 from livethread_worker.store.index.list_threads import list_threads
@@ -33,14 +32,7 @@ from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.search_threads import search_threads
 from livethread_worker.store.index.state_cache import StateCache
 from livethread_worker.store.index.thread_rows import from_rows
-from livethread_worker.store.index.thread_writes import (
-    ThreadRows,
-    changed_since_load,
-    forget,
-    replace_threads,
-    save_batch,
-    thread_rows,
-)
+from livethread_worker.store.index.thread_writes import ThreadRows
 from livethread_worker.store.thread_state import ThreadState
 
 logger = logging.getLogger(__name__)
@@ -156,10 +148,10 @@ class Index:
         nothing was committed.
         """
         with self._connection.transaction(is_synced=bool(deleted)) as connection:
-            changed = changed_since_load(connection, rows)
+            changed = thread_writes.changed_since_load(connection, rows)
             saved = [each for each in rows if each.state.thread_id not in changed]
-            messages = save_batch(connection, saved)
-            forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
+            messages = thread_writes.save_batch(connection, saved)
+            thread_writes.forget(connection, deleted, ("messages", "turns", "keys", "writers", "rollout", "thread"))
             if not is_durable():
                 connection.execute("ROLLBACK")
                 return None
@@ -175,9 +167,9 @@ class Index:
         read: since the index had ``loaded_bytes`` of them.
         """
         with self.transaction() as connection:
-            changed = set() if is_locked else changed_since_load(connection, rows)
+            changed = set() if is_locked else thread_writes.changed_since_load(connection, rows)
             rows = [each for each in rows if each.state.thread_id not in changed]
-            messages = replace_threads(connection, rows)
+            messages = thread_writes.replace_threads(connection, rows)
         self._note(rows, messages)
         with suppress(IndexUnavailable):  # the rows are stored, whether or not maintenance works
             self.maintain()
@@ -192,8 +184,8 @@ class Index:
             if state is not None and state.thread is not None:
                 loaded = state.thread
                 state.thread = loaded.model_copy(update={"name": name})
-                rows = [thread_rows(state, loaded)]
-                self._note(rows, save_batch(connection, rows))
+                rows = [thread_writes.thread_rows(state, loaded)]
+                self._note(rows, thread_writes.save_batch(connection, rows))
 
     def fence(self, thread_id: str, now: int) -> int:
         """Begin and return a new epoch of a thread: *now* in ms, or later if the last one was."""

@@ -8,8 +8,6 @@ Threads that hold a search term, and descendants, stand in no order: up to `SORT
 there are more, the listing is walked until the page is full.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -50,15 +48,17 @@ class _Filter:
     column: str
     values: tuple[str, ...]
 
-    def check(self) -> _Sql:
-        """Return the condition that selects them among all threads ``t``."""
+    @property
+    def condition(self) -> _Sql:
+        """Selects them among all threads ``t``."""
         condition = f"t.{self.column} IN (SELECT value FROM json_each(?))"  # noqa: S608 - columns are our own
         return _Sql(condition, (json.dumps(self.values),))
 
-    def members(self) -> _Sql:
-        """Return a query for all of them, archived or not."""
-        check = self.check()
-        return _Sql(f"SELECT 1 FROM threads AS t WHERE {check.text}", check.arguments)  # noqa: S608
+    @property
+    def query(self) -> _Sql:
+        """Selects the `threads.id` of all of them, archived or not."""
+        check = self.condition
+        return _Sql(f"SELECT id FROM threads AS t WHERE {check.text}", check.arguments)  # noqa: S608
 
     def sources(self, key: str) -> list[_Sql]:
         """Return what to select them from, sorted by *key*; each part ends with its WHERE."""
@@ -76,12 +76,6 @@ class _Set:
     condition: _Sql
     #: Whether the query finds other threads, too.
     is_rough: bool
-
-    def check(self) -> _Sql:
-        return self.condition
-
-    def members(self) -> _Sql:
-        return self.query
 
     def sources(self, key: str) -> list[_Sql]:  # noqa: ARG002 - they have no order
         check = self.condition if self.is_rough else _Sql("true")
@@ -101,7 +95,7 @@ def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreads
     parts: list[_Filter | _Set] = [*filters, *_sets(params)]
     leading = _leading(connection, parts)
     checks = [_Sql("t.is_archived = ?", (params.archived,)), *_after_cursor(params)]
-    checks += [part.check() for part in parts if part is not leading] + _short_term(params)
+    checks += [part.condition for part in parts if part is not leading] + _short_term(params)
     key = params.sort_key.value
     sources = (
         leading.sources(key) if leading else [_Sql(f"threads AS t INDEXED BY threads_by_{SLOTS[key]} WHERE true")]
@@ -204,16 +198,11 @@ def _leading(connection: sqlite3.Connection, parts: list[_Filter | _Set]) -> _Fi
     best: _Filter | _Set | None = None
     fewest = SORT_LIMIT + 1
     for part in candidates:
-        count = _count(connection, part, fewest)
+        sql = f"SELECT count(*) FROM ({part.query.text} LIMIT ?)"  # noqa: S608
+        [[count]] = connection.execute(sql, [*part.query.arguments, fewest])
         if count < fewest or (best is None and isinstance(part, _Filter)):
             best, fewest = part, count
     return best
-
-
-def _count(connection: sqlite3.Connection, part: _Filter | _Set, limit: int) -> int:
-    members = part.members()
-    sql = f"SELECT count(*) FROM ({members.text} LIMIT ?)"  # noqa: S608
-    return int(connection.execute(sql, [*members.arguments, limit]).fetchone()[0])
 
 
 def _encoded(sources: Sequence[SessionSource]) -> tuple[str, ...]:

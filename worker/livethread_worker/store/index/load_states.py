@@ -1,7 +1,5 @@
 """Loads the states of threads for the next batch."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Collection, Mapping

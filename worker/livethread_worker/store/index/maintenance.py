@@ -1,7 +1,5 @@
 """Work between batches: indexes messages, merges full text, empties the log. In small pieces, because tasks wait for it."""
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from collections.abc import Callable
@@ -56,9 +54,7 @@ class Maintenance:
     """
 
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        transaction: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        self, connection: sqlite3.Connection, transaction: Callable[[], AbstractContextManager[sqlite3.Connection]]
     ) -> None:
         self._connection = connection
         self._transaction = transaction

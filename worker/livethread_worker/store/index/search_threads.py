@@ -1,7 +1,5 @@
 """One page of a full-text search: the best message of each thread."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +22,7 @@ SELECT r.path, t.*, best.id AS message_id
   FROM best JOIN threads AS t ON t.thread_id = best.thread_id JOIN rollouts AS r ON r.thread_id = t.thread_id
  WHERE {conditions} ORDER BY {order} LIMIT ? OFFSET ?"""
 
+#: The newest message of those that are all indexed: later pages must find no message that the first could not.
 _NEWEST_INDEXED: Final = (
     "SELECT coalesce((SELECT min(id) - 1 FROM unindexed_messages), (SELECT max(id) FROM messages), 0)"
 )
@@ -39,7 +38,8 @@ def search_threads(connection: sqlite3.Connection, root: Path, params: SearchThr
     A cursor by relevance holds the newest message that the first page could find, and how many threads were shown.
     """
     match = fts_expression(parse_query(params.search_term))
-    newest, offset = _newest_indexed(connection), 0
+    [[newest]] = connection.execute(_NEWEST_INDEXED)
+    offset = 0
     conditions = [f"t.archived_at IS {'NOT ' if params.archived else ''}NULL"]
     arguments: list[Any] = []
     if params.allowed_sources:
@@ -73,11 +73,6 @@ def search_threads(connection: sqlite3.Connection, root: Path, params: SearchThr
         ),
         next_cursor=cursor,
     )
-
-
-def _newest_indexed(connection: sqlite3.Connection) -> int:
-    """Return the newest message of those that are all indexed: later pages must find no message that this one could not."""
-    return int(connection.execute(_NEWEST_INDEXED).fetchone()[0])
 
 
 def fts_expression(phrases: list[Phrase]) -> str:

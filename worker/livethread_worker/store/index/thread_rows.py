@@ -1,7 +1,5 @@
 """Threads as rows of the index, and back."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -17,26 +15,6 @@ from livethread.metadata import GitInfo, StoredThread
 from livethread.model import format_time
 from livethread.rollout.lines import encode_json
 
-_TEXTS: Final = (
-    "session_id",
-    "forked_from_id",
-    "parent_thread_id",
-    "name",
-    "title",
-    "preview",
-    "first_user_message",
-    "model_provider",
-    "model",
-    "reasoning_effort",
-    "cwd",
-    "cli_version",
-    "originator",
-    "thread_source",
-    "agent_nickname",
-    "agent_role",
-    "agent_path",
-    "history_mode",
-)
 _TIMES: Final = ("created_at", "updated_at", "recency_at", "archived_at")
 #: Sort key -> column of its slot of ten seconds, which SQL indexes hold in its place; see schema.sql, which checks it.
 SLOTS: Final = {"created_at": "created_slot", "updated_at": "updated_slot", "recency_at": "recency_slot"}
@@ -56,12 +34,13 @@ _COLUMN_OF: Final = {
 _THREADS: Final = TypeAdapter(list[StoredThread])
 _decode: Final = json.JSONDecoder().raw_decode
 
-COLUMNS: Final = ("thread_id", *_TEXTS, *_TIMES, *_TIME_OF, *_JSON, *_GIT, "memory_mode")
-
 #: Field of a thread -> its columns in ``threads``; the path is in ``rollouts``.
 _COLUMNS_OF: Final = {
     field: tuple(_GIT) if field == "git_info" else (field,) for field in _COLUMN_OF if field != "rollout_path"
 }
+
+#: The thread's id comes first.
+COLUMNS: Final = (*(column for of_field in _COLUMNS_OF.values() for column in of_field), *_TIME_OF)
 
 #: Generated, as COLUMNS names the columns once for all statements.
 SAVE_THREAD: Final = (

@@ -1,7 +1,5 @@
 """How threads are stored: the rows of a batch, and the statements that write them."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -9,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from livethread.metadata import StoredThread
-from livethread.rollout.lines import encode_json
-from livethread.rollout.search_text import SearchText, spaced
-from livethread.rollout.turns import TurnsRolledBack
+from livethread.rollout import lines, search_text, turns
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
 from livethread_worker.store.index.maintenance import FTS_BATCH_ROWS
 from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import COLUMNS, SAVE_THREAD, changed_columns, to_row, update_thread
-from livethread_worker.store.thread_state import TextLine, ThreadState, TurnEndLine, TurnLine
+from livethread_worker.store.thread_state import TextLine, ThreadState
 
 #: Distinguishes a name from a message of the same words.
 NAME_MARK: Final = "\0name:"
@@ -52,7 +48,10 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
         thread=to_row(changed, columns or COLUMNS) if changed else None,
         changed=columns,
         rollout=_rollout_row(state),
-        writers=_writer_rows(state),
+        writers=[
+            {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
+            for writer, mark in state.writers.items()
+        ],
         messages=_message_rows(state),
         is_renamed=_name(state.thread) != _name(loaded),
         texts=_changed_texts(changed, loaded) if changed else [],
@@ -62,23 +61,32 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
 def save_batch(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
     """Store *rows*, and return how many messages they add, at most."""
     renamed = [each.state for each in rows if each.is_renamed]
-    _forget_lines(connection, [each for each in rows if each.state.is_reread])
-    _save_threads(connection, rows)
-    connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
-    connection.executemany(QUERIES["save_writer"], [row for each in rows for row in each.writers])
-    _save_keys(connection, rows)
     forget(connection, [state.thread_id for state in renamed], ["name"])
-    return _add_lines(connection, rows, renamed)
+    return _save(connection, rows, [each for each in rows if each.state.is_reread], renamed, "save_writer")
 
 
 def replace_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
     """Store whole rollouts in place of what is known of their threads, and return how many messages they add, at most."""
-    _forget_lines(connection, rows)
+    return _save(connection, rows, rows, [each.state for each in rows], "recover_writer")
+
+
+def _save(
+    connection: sqlite3.Connection,
+    rows: Sequence[ThreadRows],
+    reread: Sequence[ThreadRows],
+    named: Sequence[ThreadState],
+    save_writer: str,
+) -> int:
+    """Store *rows*, the lines of *reread* in place of the known ones, and the names of *named*."""
+    _forget_lines(connection, reread)
     _save_threads(connection, rows)
     connection.executemany(QUERIES["save_rollout"], [each.rollout for each in rows])
-    connection.executemany(QUERIES["recover_writer"], [row for each in rows for row in each.writers])
-    _save_keys(connection, rows)
-    return _add_lines(connection, rows, [each.state for each in rows])
+    connection.executemany(QUERIES[save_writer], [row for each in rows for row in each.writers])
+    # Idempotency keys that the batch named or read; keys that were taken before stay.
+    keys = [{"thread_id": each.state.thread_id, "key": key} for each in rows for key in each.state.idempotency_keys]
+    if keys:
+        connection.executemany(QUERIES["save_key"], keys)
+    return _add_lines(connection, rows, named)
 
 
 def changed_since_load(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> set[str]:
@@ -137,25 +145,11 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "meta_offset": state.meta_offset,
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,
-        "explicit_fields": encode_json(sorted(state.explicit_fields)).decode(),
+        "explicit_fields": lines.encode_json(sorted(state.explicit_fields)).decode(),
         "phase": state.turn.phase.value,
         "turn_id": state.turn.turn_id,
         "epoch": state.epoch,
     }
-
-
-def _writer_rows(state: ThreadState) -> list[dict[str, Any]]:
-    return [
-        {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
-        for writer, mark in state.writers.items()
-    ]
-
-
-def _save_keys(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
-    """Store the idempotency keys that the batch named or read; keys that were taken before stay."""
-    keys = [{"thread_id": each.state.thread_id, "key": key} for each in rows for key in each.state.idempotency_keys]
-    if keys:
-        connection.executemany(QUERIES["save_key"], keys)
 
 
 def _add_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows], named: Sequence[ThreadState]) -> int:
@@ -205,20 +199,21 @@ def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) ->
 
 def _lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[str, int]:
     """Return the committed lengths of the rollouts of *thread_ids*, as far as the index knows them."""
-    return dict(connection.execute(QUERIES["lengths"], {"thread_ids": json.dumps(thread_ids)}).fetchall())
+    rows = connection.execute(QUERIES["rollouts_of"], {"thread_ids": json.dumps(thread_ids)})
+    return {row["thread_id"]: row["rollout_bytes"] for row in rows}
 
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
     """Store the turns that began, ended late and were taken back, in the order of the lines."""
-    for change in state.turns:
-        row: dict[str, Any] = {"thread_id": state.thread_id}
+    for offset, change in state.turns:
+        row: dict[str, Any] = {"thread_id": state.thread_id, "offset": offset}
         match change:
-            case TurnLine():
-                connection.execute(QUERIES["add_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
-            case TurnEndLine():
-                connection.execute(QUERIES["end_turn"], row | {"offset": change.offset, "turn_id": change.turn_id})
-            case TurnsRolledBack():
-                connection.execute(QUERIES["take_back_turns"], row | {"count": change.count})
+            case turns.TurnStart(turn_id):
+                connection.execute(QUERIES["add_turn"], row | {"turn_id": turn_id})
+            case turns.TurnEnd(turn_id):
+                connection.execute(QUERIES["end_turn"], row | {"turn_id": turn_id})
+            case turns.TurnsRolledBack(count):
+                connection.execute(QUERIES["take_back_turns"], row | {"count": count})
 
 
 def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
@@ -231,16 +226,16 @@ def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
             "digest": line.text.digest,
             "ordinal": line.ordinal,
             "role": line.text.role,
-            "text": spaced(line.text.text),
+            "text": search_text.spaced(line.text.text),
         }
         for line in first.values()
     ]
 
 
 def _name_row(state: ThreadState) -> dict[str, Any]:
-    name = SearchText("name", f"{NAME_MARK}{_name(state.thread)}")
+    name = search_text.SearchText("name", f"{NAME_MARK}{_name(state.thread)}")
     row = {"thread_id": state.thread_id, "digest": name.digest, "ordinal": -1, "role": name.role}
-    return row | {"text": spaced(_name(state.thread) or "")}
+    return row | {"text": search_text.spaced(_name(state.thread) or "")}
 
 
 def _name(thread: StoredThread | None) -> str | None:

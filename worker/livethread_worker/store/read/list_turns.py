@@ -1,17 +1,13 @@
 """One page of a thread's turns."""
 
-from __future__ import annotations
-
 import os
 from typing import BinaryIO
 
-from livethread import types
-from livethread.cursor import decode_offset, encode_offset
+from livethread import cursor, types
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import item_of
 from livethread.rollout.turns import named_end, stored_turn
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import scan_records
+from livethread_worker.store.files import Home, scan
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
 from livethread_worker.store.read.thread_file import open_thread
@@ -28,14 +24,14 @@ def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types
     backward = params.sort_direction is types.SortDirection.DESC
     with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
         size = os.fstat(file.fileno()).st_size
-        begin = decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
+        begin = cursor.decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
         spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)
         shown = spans[: params.page_size]
         turns = tuple(_turn(index, params, file, span) for span in shown)
     return types.TurnPage(
         turns=turns,
-        next_cursor=encode_offset("turns", spans[-1].offset) if len(spans) > params.page_size else None,
-        backwards_cursor=encode_offset("turns", shown[0].offset) if shown else None,
+        next_cursor=cursor.encode_offset("turns", spans[-1].offset) if len(spans) > params.page_size else None,
+        backwards_cursor=cursor.encode_offset("turns", shown[0].offset) if shown else None,
     )
 
 
@@ -56,13 +52,13 @@ def _turn(index: Index, params: types.ListTurnsParams, file: BinaryIO, span: Tur
 def _late_end(file: BinaryIO, span: TurnSpan) -> RolloutItem | None:
     if span.end is None or span.late_end is None or span.late_end < span.end:
         return None
-    record = next(scan_records(file, span.late_end))
+    record = next(scan.scan_records(file, span.late_end))
     return item_of(record.value)
 
 
 def _items(file: BinaryIO, span: TurnSpan) -> list[RolloutItem]:
     items = []
-    for record in scan_records(file, span.offset):
+    for record in scan.scan_records(file, span.offset):
         if span.end is not None and record.offset >= span.end:
             break
         item = item_of(record.value)

@@ -1,19 +1,14 @@
 """One thread, by its id or by its rollout: from the index, or from the rollout if the index does not know it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
-from livethread import types
-from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread import errors, types
 from livethread.metadata import StoredThread
-from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home, other_form
-from livethread_worker.store.files.name_index import read_names
-from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
 from livethread_worker.store.index import Index
-from livethread_worker.store.read.load_history import history_at
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.read.thread_file import history_at
+from livethread_worker.store.upkeep.rebuild import read_state
 
 
 def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> StoredThread:
@@ -26,7 +21,7 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
     if thread is None or thread.rollout_path is None or not thread.rollout_path.exists():
         thread = _read_rollout(home, home.require_rollout(params.thread_id), params.thread_id)
     if thread.archived_at is not None and not params.include_archived:
-        raise ThreadNotFound(params.thread_id, "it is archived")
+        raise errors.ThreadNotFound(params.thread_id, "it is archived")
     return _with_history(thread) if params.include_history else thread
 
 
@@ -42,12 +37,12 @@ def read_thread_by_rollout_path(
     named = home.resolve(params.rollout_path)
     thread_id = home.thread_of(named)
     if thread_id is None:
-        raise InvalidRequest(f"{named.name!r} is not the name of a rollout")
+        raise errors.InvalidRequest(f"{named.name!r} is not the name of a rollout")
     path = _present_form(named)
     if path is None:
-        raise ThreadNotFound(thread_id, f"there is no {params.rollout_path}")
+        raise errors.ThreadNotFound(thread_id, f"there is no {params.rollout_path}")
     if home.is_archived(path) and not params.include_archived:
-        raise ThreadNotFound(thread_id, "it is archived")
+        raise errors.ThreadNotFound(thread_id, "it is archived")
     thread = index.read_thread(thread_id)
     if thread is None or thread.rollout_path != path:
         thread = _read_rollout(home, path, thread_id)
@@ -65,12 +60,9 @@ def _read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
     Raises:
         ThreadNotFound: the rollout has no ``session_meta`` of the thread.
     """
-    state = ThreadState(thread_id, path=home.relative(path))
-    with open_rollout(path) as file:
-        read_on(state, file)
-    complete_from_home(home, state, read_names(home))
+    state = read_state(home, thread_id, path, name_index.read_names(home))
     if state.thread is None:
-        raise ThreadNotFound(thread_id, f"{path.name} has no session_meta of its own")
+        raise errors.ThreadNotFound(thread_id, f"{path.name} has no session_meta of its own")
     return state.thread
 
 

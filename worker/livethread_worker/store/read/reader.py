@@ -4,24 +4,22 @@ Before it answers, it takes in what other programs wrote into the home, see `Ref
 used, it answers from an index in memory, which it makes from the files.
 """
 
-from __future__ import annotations
-
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from livethread import types
-from livethread.errors import Unavailable
+from livethread import errors, types
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import LockBusy
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.read.load_history import load_history, read_lines
 from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
-from livethread_worker.store.unavailable import as_unavailable
+from livethread_worker.store.read.thread_file import load_history, read_lines
 from livethread_worker.store.upkeep.refresh import Refresher
 
 logger = logging.getLogger(__name__)
@@ -30,6 +28,19 @@ logger = logging.getLogger(__name__)
 INDEX_RETRY_INTERVAL: Final = 10.0  # seconds
 
 T = TypeVar("T")
+
+
+@contextmanager
+def as_unavailable() -> Iterator[None]:
+    """Raise `Unavailable` in place of errors that may pass: a client may not have the worker's classes."""
+    try:
+        yield
+    except IndexUnavailable as error:
+        raise errors.Unavailable(
+            f"{error}; try again, or delete the index: it is rebuilt from the rollouts"
+        ) from error
+    except (OSError, LockBusy) as error:
+        raise errors.Unavailable(f"the home cannot be used: {error}") from error
 
 
 class LocalReader:
@@ -112,7 +123,7 @@ class LocalReader:
                     refresher = self._refresher_of(self._open_index())
                     refresh(refresher)
                     return answer(refresher.index)
-                except (IndexUnavailable, Unavailable) as error:
+                except (IndexUnavailable, errors.Unavailable) as error:
                     logger.warning("reading without the index: %s", error, extra={"action": "open_index"})
                     self._sqlite_not_before = time.monotonic() + INDEX_RETRY_INTERVAL
             if self._fallback is None:

@@ -1,15 +1,15 @@
-"""Finds and opens the rollout of a thread, wherever it lies now."""
-
-from __future__ import annotations
+"""A thread's rollout, wherever it lies now: opened, as items, or as raw lines in pages that fit a message."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from livethread import types
 from livethread.errors import ThreadNotFound
-from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.home import Home
+from livethread.metadata import StoredThreadHistory
+from livethread.rollout.lines import decode_line, items_of
+from livethread_worker.store.files import Home, compression, scan
 from livethread_worker.store.index import Index
 
 
@@ -23,9 +23,9 @@ def open_thread(home: Home, index: Index, thread_id: str, *, include_archived: b
     path = require_path(home, index, thread_id, include_archived=include_archived)
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(open_rollout(path))
+            file = stack.enter_context(compression.open_rollout(path))
         except FileNotFoundError:
-            file = stack.enter_context(open_rollout(home.require_rollout(thread_id)))
+            file = stack.enter_context(compression.open_rollout(home.require_rollout(thread_id)))
         yield file
 
 
@@ -42,3 +42,36 @@ def require_path(home: Home, index: Index, thread_id: str, *, include_archived: 
     if home.is_archived(path) and not include_archived:
         raise ThreadNotFound(thread_id, "it is archived")
     return path
+
+
+def load_history(home: Home, index: Index, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
+    """Return a thread's items, in order.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
+    """
+    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
+    return history_at(params.thread_id, path)
+
+
+def history_at(thread_id: str, path: Path) -> StoredThreadHistory:
+    """Return the items of the rollout at *path*."""
+    with compression.open_rollout(path) as file:
+        return StoredThreadHistory(thread_id, items_of(map(decode_line, scan.scan_lines(file))))
+
+
+def read_lines(
+    home: Home, index: Index, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
+) -> tuple[list[str], int | None]:
+    """Return about *max_bytes* of a thread's lines from offset *start* on, and the next offset, if any.
+
+    Raises:
+        ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
+    """
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+        file.seek(start)
+        lines = file.readlines(max_bytes)
+        following = file.tell()
+        more = bool(file.read(1))
+    # A bad line stays one: bytes that are not UTF-8 must not become replacement characters on the way.
+    return [line.decode(errors="surrogateescape") for line in lines], following if more else None

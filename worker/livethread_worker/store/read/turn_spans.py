@@ -1,17 +1,16 @@
 """Where a thread's turns stand: from the index, or from the rollout if the index does not know the thread."""
 
-from __future__ import annotations
-
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from itertools import pairwise
 from typing import BinaryIO
 
 from livethread.errors import InvalidRequest
-from livethread.rollout.turns import TurnsRolledBack
+from livethread.rollout.turns import TurnEnd, TurnsRolledBack, TurnStart
 from livethread_worker.store.files.rollout_reader import read_on
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
-from livethread_worker.store.thread_state import ThreadState, TurnEndLine, TurnLine
+from livethread_worker.store.thread_state import ThreadState
 
 
 def turns_from(
@@ -51,20 +50,17 @@ def starts_of(index: Index, thread_id: str, turn_ids: AbstractSet[str], file: Bi
 def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
     state = ThreadState(thread_id)
     read_on(state, file)
-    starts = [change for change in state.turns if isinstance(change, TurnLine)]
-    ends = [start.offset for start in starts[1:]]
+    starts = [offset for offset, change in state.turns if isinstance(change, TurnStart)]
+    ends = dict(pairwise(starts))
     spans: list[TurnSpan] = []
-    numbers = iter(range(len(starts)))
-    for change in state.turns:
+    for offset, change in state.turns:
         match change:
-            case TurnLine():
-                number = next(numbers)
-                end = ends[number] if number < len(ends) else None
-                spans.append(TurnSpan(change.turn_id, change.offset, end))
-            case TurnEndLine():
-                number = next((n for n, span in reversed([*enumerate(spans)]) if span.turn_id == change.turn_id), -1)
-                if number >= 0:
-                    spans[number] = replace(spans[number], late_end=change.offset)
-            case TurnsRolledBack():
-                del spans[max(0, len(spans) - change.count) :]
+            case TurnStart(turn_id):
+                spans.append(TurnSpan(turn_id, offset, ends.get(offset)))
+            case TurnEnd(turn_id):
+                number = next((n for n in reversed(range(len(spans))) if spans[n].turn_id == turn_id), None)
+                if number is not None:
+                    spans[number] = replace(spans[number], late_end=offset)
+            case TurnsRolledBack(count):
+                del spans[max(0, len(spans) - count) :]
     return spans

@@ -1,15 +1,11 @@
 """Compresses rollouts that have not changed for long."""
 
-from __future__ import annotations
-
 import logging
 from datetime import datetime
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files.compression import compress
+from livethread_worker.store.files import compression, locks, quarantine
 from livethread_worker.store.files.home import Home, is_compressed
-from livethread_worker.store.files.locks import LockBusy, file_lock
-from livethread_worker.store.files.quarantine import move_other_form_away
 from livethread_worker.store.index import Index
 
 logger = logging.getLogger(__name__)
@@ -29,12 +25,12 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     counts = {"threads": 0, "bytes": 0, "compressed_bytes": 0}
     for thread_id in index.unchanged_since(before):
         try:
-            with file_lock(home.thread_lock(thread_id)):
+            with locks.file_lock(home.thread_lock(thread_id)):
                 if sizes := _compress(home, index, thread_id, before):
                     counts["threads"] += 1
                     counts["bytes"] += sizes[0]
                     counts["compressed_bytes"] += sizes[1]
-        except LockBusy:
+        except locks.LockBusy:
             continue
         except ThreadStoreError:
             logger.exception("compression failed", extra={"action": "compress", "thread_id": thread_id})
@@ -53,7 +49,7 @@ def _compress(home: Home, index: Index, thread_id: str, before: datetime) -> tup
     # codex before 0.160 writes without the lock: then the file is new, or longer than in the index.
     if stat.st_mtime >= before.timestamp() or stat.st_size != state.rollout_bytes:
         return None
-    move_other_form_away(home, path)
-    compressed = compress(path)
+    quarantine.move_other_form_away(home, path)
+    compressed = compression.compress(path)
     index.set_path(thread_id, home.relative(compressed))
     return stat.st_size, compressed.stat().st_size

@@ -1,10 +1,7 @@
 """Keeps a home's index open even if its file is deleted, replaced or damaged; or keeps one in memory."""
 
-from __future__ import annotations
-
 from livethread.errors import Unavailable
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files import Home, locks
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.database import set_aside
 
@@ -52,8 +49,8 @@ class IndexHandle:
     def _set_aside(self, index: Index) -> None:
         """Move the damaged file away, unless another process has done so."""
         try:
-            with file_lock(self._home.index.with_suffix(".lock"), wait_s=_LOCK_WAIT):
+            with locks.file_lock(self._home.index.with_suffix(".lock"), wait_s=_LOCK_WAIT):
                 if index.is_current():
                     set_aside(self._home, "it is damaged")
-        except LockBusy:
+        except locks.LockBusy:
             raise IndexUnavailable("another process is setting the damaged index aside") from None

@@ -3,22 +3,17 @@
 No file is changed. Threads whose locks are held are tried again at the end.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.folder_stamps import folder_stamps
-from livethread_worker.store.files.home import Home
+from livethread_worker.store.files import Home, compression, folder_stamps, name_index, rollout_reader
 from livethread_worker.store.files.locks import LockBusy, file_lock
-from livethread_worker.store.files.name_index import read_names
-from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
 from livethread_worker.store.thread_state import ThreadState
@@ -33,10 +28,10 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 LOCK_WAIT: Final = 10.0  # seconds
 
 #: A thread id and the path of its rollout.
-_Rollout = tuple[str, "Path"]
+_Rollout = tuple[str, Path]
 
 #: Returns whether to read a rollout, given the state of its thread in the index.
-IsNeeded = Callable[["ThreadState | None", "Path"], bool]
+IsNeeded = Callable[[ThreadState | None, Path], bool]
 
 
 @dataclass(slots=True)
@@ -64,7 +59,7 @@ def complete_once(home: Home, index: Index) -> dict[str, int]:
         return {}
     try:
         with file_lock(home.own / "rebuild.lock"):
-            report = _read_all(home, index, lambda _: None, set(), is_needed=_is_missing)
+            report, _ = _read_all(home, index, lambda _: None, is_needed=lambda known, _: known is None)
             index.mark_complete()
     except LockBusy:
         return {}
@@ -77,8 +72,7 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
     Raises:
         IndexUnavailable: the index cannot be written.
     """
-    seen: set[str] = set()
-    report = _read_all(home, index, advance, seen, is_needed=None)
+    report, seen = _read_all(home, index, advance, is_needed=None)
     # Threads created since the listing have a row and were not seen.
     gone = [id_ for id_ in index.thread_ids() if id_ not in seen and not home.find_rollout(id_)]
     index.commit((), gone)
@@ -90,18 +84,14 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
     return report
 
 
-def _is_missing(known: ThreadState | None, _path: Path) -> bool:
-    return known is None
-
-
 def _read_all(
-    home: Home, index: Index, advance: Callable[[int], None], seen: set[str], *, is_needed: IsNeeded | None
-) -> RebuildReport:
+    home: Home, index: Index, advance: Callable[[int], None], *, is_needed: IsNeeded | None
+) -> tuple[RebuildReport, AbstractSet[str]]:
+    """Read every rollout that *is_needed*; also return the threads that have one."""
     report = RebuildReport()
     busy: list[_Rollout] = []
-    stamps = folder_stamps(home)
+    stamps = folder_stamps.folder_stamps(home)
     chosen, others = home.one_rollout_each(index.rollouts(), home.rollout_entries())
-    seen.update(chosen)
     report.duplicates = [entry.path for entry in others]
     rollouts = ((thread_id, Path(entry)) for thread_id, entry in chosen.items())
     for batch in _batches(rollouts):
@@ -112,7 +102,7 @@ def _read_all(
             report.busy.append(rollout[0])
     if not report.busy and not report.unreadable:
         index.save_folders({folder: stamp for folder, stamp in stamps.items() if stamp.is_quiet()})
-    return report
+    return report, chosen.keys()
 
 
 def _batches(rollouts: Iterable[_Rollout]) -> Iterator[list[_Rollout]]:
@@ -147,7 +137,7 @@ def index_batch(
     Raises:
         IndexUnavailable: the index cannot be written.
     """
-    names = read_names(home)
+    names = name_index.read_names(home)
     busy: list[_Rollout] = []
     read: list[ThreadRows] = []
     with ExitStack() as locks:
@@ -193,7 +183,7 @@ def _rows_of(home: Home, thread_id: str, path: Path, names: dict[str, str | None
 def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | None]) -> ThreadState:
     """Return the thread's state according to its whole rollout at *path* and the home."""
     state = ThreadState(thread_id, path=home.relative(path))
-    with open_rollout(path) as file:
-        read_on(state, file)
-    complete_from_home(home, state, names)
+    with compression.open_rollout(path) as file:
+        rollout_reader.read_on(state, file)
+    rollout_reader.complete_from_home(home, state, names)
     return state

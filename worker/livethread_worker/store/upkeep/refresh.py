@@ -18,8 +18,6 @@ After each look, listings answer from the index alone for `REST_FACTOR` times as
 or longer if large folders changed.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -29,9 +27,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files.folder_stamps import FolderStamp, folder_stamps
+from livethread_worker.store.files import folder_stamps, name_index
 from livethread_worker.store.files.home import Home, is_compressed
-from livethread_worker.store.files.name_index import NameCache
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState
@@ -83,19 +80,11 @@ class _RateLimit:
 class _Folder:
     """A folder that changed."""
 
-    stamp: FolderStamp
+    stamp: folder_stamps.FolderStamp
     #: Whether the stamp was good enough to be noted when we looked.
     is_quiet: bool
     #: Threads whose rollouts lie in it.
     thread_ids: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Look:
-    """What a look at the home found."""
-
-    changed: dict[str, _Folder]
-    stale: _Rollouts
 
 
 @dataclass(slots=True)
@@ -105,7 +94,7 @@ class Refresher:
     home: Home
     index: Index
     #: Folder -> its stamp when the index knew every rollout in it.
-    _folders: dict[str, FolderStamp] | None = None
+    _folders: dict[str, folder_stamps.FolderStamp] | None = None
     #: Those that the index has not noted yet.
     _unnoted: dict[str, _Folder] = field(default_factory=dict)
     #: The looks at lengths go on with the thread before this one.
@@ -115,14 +104,14 @@ class Refresher:
     _known_mismatches: dict[str, tuple[str, int]] = field(default_factory=dict)
     #: Thread -> when its lock was first found held while its rollout was stale.
     _held_since: dict[str, float] = field(default_factory=dict)
-    _names: NameCache = field(init=False)
+    _names: name_index.NameCache = field(init=False)
     #: The names that the index was compared with.
     _compared_names: dict[str, str | None] | None = None
     _names_limit: _RateLimit = field(default_factory=_RateLimit)
     _look_limit: _RateLimit = field(default_factory=_RateLimit)
 
     def __post_init__(self) -> None:
-        self._names = NameCache(self.home)
+        self._names = name_index.NameCache(self.home)
 
     def refresh_all(self) -> None:
         """Look at the home, within the bounds above, and read the rollouts that changed; unless that was done just now.
@@ -133,13 +122,12 @@ class Refresher:
             IndexUnavailable: the index cannot be used.
         """
         if self.index.in_memory or self.index.is_complete:
-            look = self._look_limit.run(self._look)
-            if look is not None:
+            found = self._look_limit.run(self._look)
+            if found is not None:
+                changed, stale = found
                 # Workers went on while we looked.
-                self._read(
-                    (thread_id, path) for thread_id, path in look.stale.items() if self._differs(thread_id, path)
-                )
-                self._note(look.changed)
+                self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
+                self._note(changed)
             self._refresh_names()
 
     def refresh(self, thread_id: str) -> None:
@@ -158,9 +146,10 @@ class Refresher:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _look(self) -> _Look:
+    def _look(self) -> tuple[dict[str, _Folder], _Rollouts]:
+        """Return the folders that changed, and the rollouts that the index is not right about."""
         changed = self._changed_folders()
-        return _Look(changed, self._stale_by_length() | self._stale_in(changed))
+        return changed, self._stale_by_length() | self._stale_in(changed)
 
     def _changed_folders(self) -> dict[str, _Folder]:
         """Return the folders that changed since the index knew every rollout in them."""
@@ -168,7 +157,7 @@ class Refresher:
             self._folders = self.index.folders()
         return {
             folder: _Folder(stamp, stamp.is_quiet())
-            for folder, stamp in folder_stamps(self.home).items()
+            for folder, stamp in folder_stamps.folder_stamps(self.home).items()
             if self._folders.get(folder) != stamp
         }
 

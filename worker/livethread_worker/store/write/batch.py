@@ -6,8 +6,6 @@ transaction, which commits when the files are on the disk. A thread that fails i
 on. A crash anywhere leaves what the next attempt recognizes.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +14,7 @@ from typing import Final, Self
 
 from livethread.errors import ThreadStoreError
 from livethread.ordered_tasks import AppendItems, MailboxEntry
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import LockBusy, take_lock
-from livethread_worker.store.files.name_index import set_name
+from livethread_worker.store.files import Home, locks, name_index
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.sync import Syncing, sync_now
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -80,7 +76,7 @@ class Batch:
         """Take the locks of threads, waiting up to *wait_s* for each."""
         for thread_id in thread_ids:
             with self.outcome_of(thread_id):
-                self._stack.callback(os.close, take_lock(self._home.thread_lock(thread_id), wait_s=wait_s))
+                self._stack.callback(os.close, locks.take_lock(self._home.thread_lock(thread_id), wait_s=wait_s))
                 self.locked.append(thread_id)
 
     def load(self, tasks: Mapping[str, Collection[MailboxEntry]]) -> dict[str, ThreadState]:
@@ -156,7 +152,7 @@ class Batch:
         """Make an error within the block the outcome of *thread_id*: the other threads go on."""
         try:
             yield
-        except LockBusy as error:
+        except locks.LockBusy as error:
             self._outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
         except ThreadStoreError as error:
             self._outcomes[thread_id] = Outcome.poisoned(None, error)
@@ -176,7 +172,7 @@ class Batch:
             remove_files(home, work.state.thread_id)
             return False
         if work.renamed is not None:
-            set_name(home, work.state.thread_id, *work.renamed)
+            name_index.set_name(home, work.state.thread_id, *work.renamed)
         assert recorder is not None
         if work.state.thread is None and recorder.is_new:
             recorder.path.unlink()

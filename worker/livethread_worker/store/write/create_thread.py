@@ -1,7 +1,5 @@
 """Creates a thread: its rollout begins with its ``session_meta``."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 

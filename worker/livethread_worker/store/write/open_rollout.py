@@ -1,7 +1,5 @@
 """Opens a thread's rollout for writing: at its end, with everything taken in that is not committed yet."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Sequence
@@ -13,10 +11,8 @@ from typing import Any, BinaryIO
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.lines import decode_line, item_of
 from livethread.types import START
-from livethread_worker.store.files.compression import decompress
+from livethread_worker.store.files import compression, name_index, quarantine
 from livethread_worker.store.files.home import Home, is_compressed, other_form
-from livethread_worker.store.files.name_index import read_names
-from livethread_worker.store.files.quarantine import keep, move_other_form_away
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on
 from livethread_worker.store.thread_state import ThreadState
@@ -110,8 +106,8 @@ def _plain(home: Home, path: Path) -> Path:
     """Return the plain rollout of the compressed one *path*; an existing one wins, as in codex."""
     plain = other_form(path)
     if not plain.exists():
-        return decompress(path)
-    move_other_form_away(home, plain)
+        return compression.decompress(path)
+    quarantine.move_other_form_away(home, plain)
     return plain
 
 
@@ -122,13 +118,13 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
     torn = read_on(state, recorder.file)
     state.keep_counters()
     if state.thread is not None:
-        name = read_names(home).get(state.thread_id, state.thread.name)
+        name = name_index.read_names(home).get(state.thread_id, state.thread.name)
         state.thread = state.thread.model_copy(update={"name": name})
         if begin == 0:
             state.thread = archived_by_folder(home, state.thread, recorder.path)
     if torn is not None:
         content = os.pread(recorder.file.fileno(), torn.size, torn.offset)
-        keep(home, f"{state.thread_id}-{torn.offset}.torn", content)
+        quarantine.keep(home, f"{state.thread_id}-{torn.offset}.torn", content)
         recorder.size = torn.offset
         recorder.cut()
     state.rollout_bytes = recorder.size

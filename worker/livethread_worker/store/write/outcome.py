@@ -1,9 +1,8 @@
 """What became of one thread's tasks in a batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from livethread.errors import ThreadStoreError
 from livethread.types import Position
@@ -38,11 +37,11 @@ class Outcome:
     error: ThreadStoreError | None = None
 
     @classmethod
-    def poisoned(cls, position: Position | None, error: ThreadStoreError) -> Outcome:
+    def poisoned(cls, position: Position | None, error: ThreadStoreError) -> Self:
         """Return the outcome of tasks that are applied up to *position*; the next can never be applied."""
         return cls(OutcomeKind.POISONED, position, f"{type(error).__name__}: {error}", error)
 
     @classmethod
-    def failed(cls, error: BaseException) -> Outcome:
+    def failed(cls, error: BaseException) -> Self:
         """Return the outcome of tasks that failed, and may succeed later."""
         return cls(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}")

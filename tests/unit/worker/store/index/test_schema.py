@@ -19,7 +19,7 @@ from livethread import ListThreadsParams, Settings, Unavailable
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable
-from livethread_worker.store.index.migrations import migrations
+from livethread_worker.store.index.database import migrations
 
 PROCESSES = 4
 

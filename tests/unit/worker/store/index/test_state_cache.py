@@ -12,7 +12,7 @@ from tests.unit.worker.builders import Mail, Store, item_line, message_line
 
 from livethread.metadata import GitInfoPatch, MemoryMode, ThreadMetadataPatch
 from livethread.ordered_tasks import MailboxEntry
-from livethread_worker.store.index import Index, index
+from livethread_worker.store.index import Index, thread_writes
 from livethread_worker.store.index.state_cache import (
     MAX_CHARACTERS,
     MAX_EXTRA_WRITERS,
@@ -129,7 +129,7 @@ def test_a_failed_commit_leaves_no_state_in_the_cache(
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(index, "save_batch", fail)
+    monkeypatch.setattr(thread_writes, "save_batch", fail)
     with pytest.raises(KeyboardInterrupt):
         store.apply(mail, lost)
     monkeypatch.undo()

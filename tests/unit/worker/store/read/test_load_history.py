@@ -11,7 +11,7 @@ from livethread import types
 from livethread.metadata import StoredThreadHistory
 from livethread.rollout.lines import decode_line, items_of
 from livethread_worker.store.read.list_items import list_items
-from livethread_worker.store.read.load_history import load_history, read_lines
+from livethread_worker.store.read.thread_file import load_history, read_lines
 
 ONE = thread_id(1)
 

@@ -13,8 +13,8 @@ from livethread import types
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.read.load_history import load_history
 from livethread_worker.store.read.read_thread import read_thread
+from livethread_worker.store.read.thread_file import load_history
 from livethread_worker.store.write.outcome import OutcomeKind
 
 STATE = {"record_type": "state"}

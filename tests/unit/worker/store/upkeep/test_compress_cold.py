@@ -14,8 +14,8 @@ from livethread.metadata import ThreadMetadataPatch
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.read.load_history import load_history, read_lines
 from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
+from livethread_worker.store.read.thread_file import load_history, read_lines
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write.outcome import OutcomeKind

@@ -74,29 +74,16 @@ UPDATE turns SET is_taken_back = 1
                    ORDER BY offset DESC LIMIT :count)
 
 -- turns_forward --
--- Turns from an offset on, each with the offset of the next line that begins a turn.
-SELECT t.turn_id, t.offset,
-       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
-       t.end_offset
-  FROM turns AS t
- WHERE t.thread_id = :thread_id AND NOT t.is_taken_back AND t.offset >= :offset
- ORDER BY t.offset LIMIT :limit
+SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
+ WHERE thread_id = :thread_id AND offset >= :offset ORDER BY offset LIMIT :limit
 
 -- turns_backward --
-SELECT t.turn_id, t.offset,
-       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
-       t.end_offset
-  FROM turns AS t
- WHERE t.thread_id = :thread_id AND NOT t.is_taken_back AND t.offset <= :offset
- ORDER BY t.offset DESC LIMIT :limit
+SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
+ WHERE thread_id = :thread_id AND offset <= :offset ORDER BY offset DESC LIMIT :limit
 
 -- turn_span --
-SELECT t.turn_id, t.offset,
-       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
-       t.end_offset
-  FROM turns AS t
- WHERE t.thread_id = :thread_id AND t.turn_id = :turn_id AND NOT t.is_taken_back
- ORDER BY t.offset LIMIT 1
+SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
+ WHERE thread_id = :thread_id AND turn_id = :turn_id ORDER BY offset LIMIT 1
 
 -- add_message --
 INSERT OR IGNORE INTO messages (thread_id, digest, ordinal, role, text)
@@ -228,9 +215,6 @@ SELECT digest FROM messages WHERE thread_id = :thread_id AND role <> 'name'
 
 -- turn_offsets --
 SELECT offset FROM turns WHERE thread_id = :thread_id
-
--- lengths --
-SELECT thread_id, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
 
 -- distrust --
 -- No rollout is that long, so the next batch takes this one for cut and reads it again.

@@ -122,6 +122,13 @@ CREATE TABLE turns (
 );
 CREATE INDEX turns_by_turn_id ON turns (thread_id, turn_id);
 
+-- Turns that were not taken back, each with the offset of the next line that begins a turn.
+CREATE VIEW turn_spans AS
+SELECT t.thread_id, t.turn_id, t.offset,
+       (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
+       t.end_offset
+  FROM turns AS t WHERE NOT t.is_taken_back;
+
 -- What searches read: messages, and the names of threads (role 'name', ordinal -1).
 CREATE TABLE messages (
     id        INTEGER PRIMARY KEY,

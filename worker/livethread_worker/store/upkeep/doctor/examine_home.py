@@ -3,8 +3,6 @@
 Workers may go on writing. Nothing is changed unless *fix* is set.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from collections import defaultdict
@@ -17,12 +15,9 @@ from urllib.parse import quote
 
 import orjson
 
-from livethread.errors import InvalidRequest
-from livethread.types import ReadThreadParams
+from livethread import errors, types
+from livethread_worker.store.files import locks, name_index, quarantine
 from livethread_worker.store.files.home import DIRECTORY_MODE, FILE_MODE, Home
-from livethread_worker.store.files.locks import LockBusy, file_lock
-from livethread_worker.store.files.name_index import NameCache, forget_names, read_names
-from livethread_worker.store.files.quarantine import keep
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.database import BUSY_TIMEOUT, is_damaged, set_aside
 from livethread_worker.store.upkeep.doctor.examine_thread import ThreadExamination
@@ -74,7 +69,7 @@ class HomeExamination:
             rollouts: dict[str, list[Path]] = defaultdict(list)
             for thread_id, path in self.home.rollouts():
                 rollouts[thread_id].append(path)
-            names = NameCache(self.home)
+            names = name_index.NameCache(self.home)
             for thread_id, paths in rollouts.items():
                 self._examine_thread(index, names, thread_id, paths)
                 advance(1)
@@ -100,7 +95,9 @@ class HomeExamination:
                     path.unlink()
                     fault.repair = "removed"
 
-    def _examine_thread(self, index: Index | None, names: NameCache, thread_id: str, paths: list[Path]) -> None:
+    def _examine_thread(
+        self, index: Index | None, names: name_index.NameCache, thread_id: str, paths: list[Path]
+    ) -> None:
         self.report.threads += 1
         with self._locked(thread_id) as is_locked:
             if not is_locked:
@@ -125,7 +122,7 @@ class HomeExamination:
         if not self.fix:
             return None
         fault.repair = "rebuilt from the rollouts"
-        with file_lock(home.index.with_suffix(".lock"), wait_s=LOCK_WAIT):
+        with locks.file_lock(home.index.with_suffix(".lock"), wait_s=LOCK_WAIT):
             if home.index.exists():
                 set_aside(home, problem)
                 fault.repair += f"; the old one is kept in {home.relative(home.quarantine)}"
@@ -144,20 +141,22 @@ class HomeExamination:
                 FaultKind.ROW_WITHOUT_FILE, thread.rollout_path, "it is gone, but in the index", thread_id
             )
             if self.fix:
-                kept = keep(home, f"{thread_id}.row.json", orjson.dumps(thread.model_dump(mode="json")))
+                kept = quarantine.keep(home, f"{thread_id}.row.json", orjson.dumps(thread.model_dump(mode="json")))
                 index.commit((), [thread_id])
                 fault.repair = f"row kept in {home.relative(kept)}"
 
     def _examine_names(self, known: Container[str]) -> None:
         home = self.home
-        orphan_ids = [id_ for id_ in read_names(home) if id_ not in known and not _has_rollout(home, id_)]
+        orphan_ids = [id_ for id_ in name_index.read_names(home) if id_ not in known and not _has_rollout(home, id_)]
         faults = [
             self._add_fault(FaultKind.NAME_WITHOUT_THREAD, home.session_index, f"no rollout has the id {thread_id!r}")
             for thread_id in orphan_ids
         ]
         if self.fix and orphan_ids:
             kept: list[Path] = []
-            forget_names(home, *orphan_ids, keep=lambda lines: kept.append(keep(home, "names.jsonl", lines)))
+            name_index.forget_names(
+                home, *orphan_ids, keep=lambda lines: kept.append(quarantine.keep(home, "names.jsonl", lines))
+            )
             for fault in faults:
                 fault.repair = f"name kept in {home.relative(kept[0])}" if kept else "removed meanwhile"
 
@@ -207,8 +206,8 @@ class HomeExamination:
         """Hold the thread's lock and yield True; yield False, and report the thread as busy, if it stays held."""
         with ExitStack() as stack:
             try:
-                stack.enter_context(file_lock(self.home.thread_lock(thread_id), wait_s=LOCK_WAIT))
-            except LockBusy:
+                stack.enter_context(locks.file_lock(self.home.thread_lock(thread_id), wait_s=LOCK_WAIT))
+            except locks.LockBusy:
                 self.report.busy.append(thread_id)
                 yield False
             else:
@@ -243,8 +242,8 @@ def _index_problem(home: Home) -> str | None:
 def _has_rollout(home: Home, thread_id: str) -> bool:
     """Return whether *thread_id*, which may be any text in the name index, has a rollout by now."""
     try:
-        return home.find_rollout(ReadThreadParams(thread_id=thread_id).thread_id) is not None
-    except InvalidRequest:
+        return home.find_rollout(types.ReadThreadParams(thread_id=thread_id).thread_id) is not None
+    except errors.InvalidRequest:
         return False
 
 

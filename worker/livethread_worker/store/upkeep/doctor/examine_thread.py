@@ -1,32 +1,23 @@
 """Examines one thread: first its rollout, then its row in the index. The caller holds the thread's lock."""
 
-from __future__ import annotations
-
-import codecs
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from livethread.errors import Internal, InvalidRequest
+from livethread import errors, types
 from livethread.model import format_time
 from livethread.rollout.lines import decode_line, encode_json
 from livethread.rollout.session_meta import session_meta
-from livethread.types import CreateThreadParams
-from livethread_worker.store.files.compression import decompress, open_rollout, salvage
+from livethread_worker.store.files import compression, name_index, quarantine, replacement, rollout_reader, scan
 from livethread_worker.store.files.home import Home, is_compressed, other_form
-from livethread_worker.store.files.name_index import NameCache
-from livethread_worker.store.files.quarantine import keep, move_away
-from livethread_worker.store.files.replacement import replacing
-from livethread_worker.store.files.rollout_reader import complete_from_home, read_on
-from livethread_worker.store.files.scan import Record, scan_records
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
 
-_READ_BYTES: Final = 256 * 1024
 #: Line numbers that the detail of a fault lists, at most.
 _MAX_LISTED: Final = 5
 
@@ -38,7 +29,7 @@ class ThreadExamination:
     home: Home
     #: None if there is no usable index: then only the rollout is examined.
     index: Index | None
-    names: NameCache
+    names: name_index.NameCache
     thread_id: str
     faults: list[Fault]
     fix: bool
@@ -48,7 +39,7 @@ class ThreadExamination:
         path = self._select_rollout(paths)
         try:
             read = self._read(path)
-        except InvalidRequest as error:  # only the user can decide what to do
+        except errors.InvalidRequest as error:  # only the user can decide what to do
             if path.is_symlink():
                 self._add_fault(FaultKind.LINK_OUT, path, f"{error}; it is kept: remove it, or import its target")
             else:
@@ -86,38 +77,38 @@ class ThreadExamination:
         longest = max((first, *readable), key=lengths.__getitem__)
         return longest if all(_begins_with(longest, other) for other in readable) else first
 
-    def _read(self, path: Path) -> tuple[Path, ThreadState, Record | None] | None:
+    def _read(self, path: Path) -> tuple[Path, ThreadState, scan.Record | None] | None:
         """Read the rollout, or the readable part of a damaged compressed one; return None if nothing is readable."""
         try:
             return path, *self._read_state(path)
         except OSError as error:  # go on with the other threads
             self._add_fault(FaultKind.UNREADABLE_FILE, path, error.strerror or str(error))
             return None
-        except Internal as error:
+        except errors.Internal as error:
             fault = self._add_fault(FaultKind.DAMAGED_FILE, path, str(error))
             if not self.fix:
                 return None
-        plain = salvage(path)
+        plain = compression.salvage(path)
         fault.repair = self._quarantine(path)
         if plain is None:
             return None
         fault.repair += f"; its readable part is {self.home.relative(plain)}"
         return plain, *self._read_state(plain)
 
-    def _read_state(self, path: Path) -> tuple[ThreadState, Record | None]:
+    def _read_state(self, path: Path) -> tuple[ThreadState, scan.Record | None]:
         state = ThreadState(self.thread_id, path=self.home.relative(path))
-        with open_rollout(path) as file:
-            torn = read_on(state, file)
-        complete_from_home(self.home, state, self.names.names())
+        with compression.open_rollout(path) as file:
+            torn = rollout_reader.read_on(state, file)
+        rollout_reader.complete_from_home(self.home, state, self.names.names())
         return state, torn
 
-    def _examine_lines(self, path: Path, state: ThreadState, torn: Record | None) -> bool:
+    def _examine_lines(self, path: Path, state: ThreadState, torn: scan.Record | None) -> bool:
         """Examine the lines of the rollout; return whether any were repaired."""
         count = len(self.faults)
         if torn is not None:
             detail = f"the last {torn.size} bytes are not a complete line"
             self._add_fault(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
-        with open_rollout(path) as file:
+        with compression.open_rollout(path) as file:
             bad = _invalid_lines(file, state.rollout_bytes)
         if bad:
             detail = (
@@ -129,11 +120,11 @@ class ThreadExamination:
             self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._prepend_session_meta(path, state))
         return self.fix and len(self.faults) > count
 
-    def _cut(self, path: Path, torn: Record) -> str:
+    def _cut(self, path: Path, torn: scan.Record) -> str:
         path = self._plain(path)
         with path.open("r+b") as file:
             file.seek(torn.offset)
-            kept = keep(self.home, f"{self.thread_id}-{torn.offset}.torn", file.read())
+            kept = quarantine.keep(self.home, f"{self.thread_id}-{torn.offset}.torn", file.read())
             file.truncate(torn.offset)
         return f"cut off, and kept in {self.home.relative(kept)}"
 
@@ -141,31 +132,31 @@ class ThreadExamination:
         """Replace invalid bytes with U+FFFD, and keep the original lines in the quarantine."""
         path = self._plain(path)
         self._distrust_row()
-        with path.open("rb") as old, replacing(path, old.fileno()) as new:
+        with path.open("rb") as old, replacement.replacing(path, old.fileno()) as new:
             lines = []
             for line in old:
                 readable = line.decode(errors="replace").encode()
                 new.write(readable)
                 if readable != line:
                     lines.append(line)
-            kept = keep(self.home, f"{self.thread_id}.lines", b"".join(lines))
+            kept = quarantine.keep(self.home, f"{self.thread_id}.lines", b"".join(lines))
         return f"invalid bytes replaced; the original lines are kept in {self.home.relative(kept)}"
 
     def _prepend_session_meta(self, path: Path, state: ThreadState) -> str:
         """Prepend a ``session_meta`` made from the rollout's name, or quarantine a rollout without items."""
         path = self._plain(path)
         created_at = self.home.time_of(path)
-        with open_rollout(path) as file:
-            has_items = any(record.value for record in scan_records(file))
+        with compression.open_rollout(path) as file:
+            has_items = any(record.value for record in scan.scan_records(file))
         if not has_items or created_at is None:
             return self._quarantine(path)
-        meta = session_meta(CreateThreadParams(thread_id=state.thread_id, created_at=created_at))
+        meta = session_meta(types.CreateThreadParams(thread_id=state.thread_id, created_at=created_at))
         line = encode_json({"timestamp": format_time(created_at), "type": "session_meta", "payload": meta})
         self._distrust_row()
         with path.open("rb") as old:
-            kept = keep(self.home, path.name, old.read())
+            kept = quarantine.keep(self.home, path.name, old.read())
             old.seek(0)
-            with replacing(path, old.fileno()) as new:
+            with replacement.replacing(path, old.fileno()) as new:
                 new.write(line + b"\n")
                 for old_line in old:
                     if decode_line(old_line) is not None:
@@ -181,10 +172,10 @@ class ThreadExamination:
         """Return the path of the plain rollout; decompress it unless a previous repair did."""
         if not is_compressed(path):
             return path
-        return decompress(path) if path.exists() else other_form(path)
+        return compression.decompress(path) if path.exists() else other_form(path)
 
     def _quarantine(self, path: Path) -> str:
-        return f"kept in {self.home.relative(move_away(self.home, path))}"
+        return f"kept in {self.home.relative(quarantine.move_away(self.home, path))}"
 
     # -- the index -----------------------------------------------------------------------------------------
 
@@ -241,32 +232,27 @@ def _size(path: Path) -> str:
 def _length(path: Path) -> int:
     """Return the decompressed length of *path*; -1 if it cannot be read."""
     try:
-        with open_rollout(path) as file:
-            return file.seek(0, 2)
-    except (Internal, InvalidRequest, OSError):
+        with compression.open_rollout(path) as file:
+            return file.seek(0, os.SEEK_END)
+    except (errors.Internal, errors.InvalidRequest, OSError):
         return -1
 
 
 def _begins_with(path: Path, other: Path) -> bool:
     """Return whether *path* begins with all of *other*; False if either cannot be read."""
     try:
-        with open_rollout(path) as long, open_rollout(other) as short:
-            while content := short.read(_READ_BYTES):
-                if long.read(len(content)) != content:
-                    return False
-            return True
-    except (Internal, InvalidRequest, OSError):
+        with compression.open_rollout(path) as long, compression.open_rollout(other) as short:
+            return scan.common_length(long, short) == short.seek(0, os.SEEK_END)
+    except (errors.Internal, errors.InvalidRequest, OSError):
         return False
 
 
 def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
     """Return the numbers, from 0, of the lines before *end* that are not UTF-8."""
-    if _is_utf8(file, end):
-        return []
-    file.seek(0)
     bad = []
     for number, line in enumerate(file):
-        if file.tell() > end:
+        end -= len(line)
+        if end < 0:
             break
         try:
             line.decode()
@@ -278,17 +264,3 @@ def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
 def _listed(numbers: list[int]) -> str:
     more = len(numbers) - _MAX_LISTED
     return ", ".join(map(str, numbers[:_MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
-
-
-def _is_utf8(file: BinaryIO, end: int) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    file.seek(0)
-    remaining = end
-    try:
-        while remaining and (content := file.read(min(_READ_BYTES, remaining))):
-            remaining -= len(content)
-            decoder.decode(content)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -1,7 +1,5 @@
 """Compares the index's full texts with their rows, and rebuilds those that differ."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -42,7 +40,7 @@ def stale_full_texts(index: Path, *, fix: bool) -> list[str]:
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)) as connection:
             stale = []
             for problem, is_current, rebuild in (
-                (MESSAGES, _are_messages_current, _rebuild_messages),
+                (MESSAGES, _are_messages_current, lambda connection: connection.execute(QUERIES["rebuild_messages"])),
                 (LISTINGS, _are_listings_current, _rebuild_listings),
             ):
                 connection.execute("BEGIN IMMEDIATE")
@@ -65,10 +63,6 @@ def _are_messages_current(connection: sqlite3.Connection) -> bool:
     is_current = _succeeds(connection, "index_unindexed") and _succeeds(connection, "check_messages")
     connection.execute(QUERIES["forget_unindexed"])
     return is_current
-
-
-def _rebuild_messages(connection: sqlite3.Connection) -> None:
-    connection.execute(QUERIES["rebuild_messages"])
 
 
 def _are_listings_current(connection: sqlite3.Connection) -> bool:

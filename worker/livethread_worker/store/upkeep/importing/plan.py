@@ -1,7 +1,5 @@
 """Plans the import of each rollout by comparing it with the home. Nothing is changed."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,10 +9,9 @@ from typing import BinaryIO
 
 from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
+from livethread_worker.store.files import name_index, scan
 from livethread_worker.store.files.home import Home, other_form
-from livethread_worker.store.files.name_index import NameLine, NameReader
-from livethread_worker.store.files.scan import READ_BYTES, scan_backward, scan_records
-from livethread_worker.store.upkeep.importing.sources import Lines, Refusal, Source, reason_of, shown
+from livethread_worker.store.upkeep.importing.sources import Lines, Refusal, Source, reason_of
 
 
 class Outcome(StrEnum):
@@ -38,7 +35,7 @@ class Plan:
     #: The thread's rollout in the home, if it exists.
     ours: Path | None
     #: The name to set, if any.
-    name: NameLine | None = None
+    name: name_index.NameLine | None = None
     #: The range in the source of the lines that ours lacks, and the length of ours when they were compared.
     begin: int = 0
     end: int = 0
@@ -62,9 +59,9 @@ class Planner:
         for path, thread_id in self.thread_ids.items():
             self.ours.setdefault(thread_id, Lines(path))
         #: The names that a dry run would have set.
-        self.dry_run_names: dict[str, NameLine] = {}
-        self._names = NameReader(home.session_index)
-        self._their_names: dict[Path, dict[str, NameLine]] = {}
+        self.dry_run_names: dict[str, name_index.NameLine] = {}
+        self._names = name_index.NameReader(home.session_index)
+        self._their_names: dict[Path, dict[str, name_index.NameLine]] = {}
         #: Name indexes that are skipped, and why.
         self.refused_names: list[Refusal] = []
 
@@ -96,7 +93,7 @@ class Planner:
         moved = self._home.find_rollout(source.thread_id) if known else None
         return Lines(moved) if moved else None
 
-    def _new_name(self, source: Source, ours: Lines | None) -> NameLine | None:
+    def _new_name(self, source: Source, ours: Lines | None) -> name_index.NameLine | None:
         """Return the source's name for the thread; None if ours is newer or was removed later."""
         names = self._names_beside(source)
         theirs = names.get(source.original_id) or names.get(source.thread_id)
@@ -108,19 +105,19 @@ class Planner:
         changed_at = _name_changed_at(ours) if ours else None
         return theirs if changed_at is None or changed_at < theirs.at else None
 
-    def _names_beside(self, source: Source) -> dict[str, NameLine]:
+    def _names_beside(self, source: Source) -> dict[str, name_index.NameLine]:
         if source.names not in self._their_names:
             self._their_names[source.names] = self._read_names(source.names)
         return self._their_names[source.names]
 
-    def _read_names(self, names: Path) -> dict[str, NameLine]:
+    def _read_names(self, names: Path) -> dict[str, name_index.NameLine]:
         try:
             if not names.is_symlink():
-                return NameReader(names).read()
+                return name_index.NameReader(names).read()
             reason = "it is a symlink"
         except OSError as error:
             reason = reason_of(error)
-        self.refused_names.append(Refusal(shown(names), f"{reason}; its names were not imported"))
+        self.refused_names.append(Refusal.of(names, f"{reason}; its names were not imported"))
         return {}
 
 
@@ -130,7 +127,7 @@ def missing_lines(ours: BinaryIO, theirs: BinaryIO) -> tuple[int | None, int]:
     A torn last line of either is ignored unless the other continues it.
     """
     end = _end_of_good(theirs)
-    common = _common_length(ours, theirs)
+    common = scan.common_length(ours, theirs)
     if common >= end:
         return end, end
     if common == _size(ours):
@@ -142,24 +139,8 @@ def missing_lines(ours: BinaryIO, theirs: BinaryIO) -> tuple[int | None, int]:
 def _end_of_good(file: BinaryIO) -> int:
     """Return the end of the last complete line; a JSON object without a line end is complete, too."""
     size = _size(file)
-    last = next(scan_backward(file, size), None)
+    last = next(scan.scan_backward(file, size), None)
     return last.offset if last and not last.is_complete and last.value is None else size
-
-
-def _common_length(one: BinaryIO, other: BinaryIO) -> int:
-    one.seek(0)
-    other.seek(0)
-    length = 0
-    while True:
-        left, right = one.read(READ_BYTES), other.read(READ_BYTES)
-        if left != right or not left:
-            return length + _first_difference(left, right)
-        length += len(left)
-
-
-def _first_difference(one: bytes, other: bytes) -> int:
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def _size(file: BinaryIO) -> int:
@@ -170,7 +151,7 @@ def _name_changed_at(ours: Lines) -> datetime | None:
     """Return when an explicit patch last set or cleared the thread's name in the home."""
     changed_at = None
     with ours.open() as file:
-        for record in scan_records(file):
+        for record in scan.scan_records(file):
             value = record.value or {}
             payload = value.get("payload")
             if value.get("type") == THREAD_METADATA_TYPE and isinstance(payload, dict) and "name" in payload:

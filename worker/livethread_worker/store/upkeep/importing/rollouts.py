@@ -5,8 +5,6 @@ lines of the home stay, and if they differ, neither changes. Each change is made
 not at all, so the next import completes one that was interrupted.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable
@@ -16,14 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files.compression import copy_rollout, decompress
+from livethread_worker.store.files import compression, locks, name_index, quarantine, scan, sync
 from livethread_worker.store.files.home import Home, is_compressed, make_directory
-from livethread_worker.store.files.locks import LockBusy, file_lock
-from livethread_worker.store.files.name_index import set_name
-from livethread_worker.store.files.quarantine import keep
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.scan import READ_BYTES
-from livethread_worker.store.files.sync import sync_directories, sync_now
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.importing.plan import Outcome, Plan, Planner
@@ -104,7 +97,7 @@ def import_rollouts(
     """
     if dry_run:
         return _Importer(home, index, search, dry_run=True).run(search, advance)
-    with file_lock(home.own / "import.lock"):
+    with locks.file_lock(home.own / "import.lock"):
         report = _Importer(home, index, search, dry_run=False).run(search, advance)
     counts = {"imported": report.imported, "grown": report.grown, "conflicts": len(report.conflicts)}
     logger.info("rollouts imported", extra={"action": "import", **counts})
@@ -135,7 +128,7 @@ class _Importer:
                 self._index_batch()
         for found in busy:
             if not self._try(found, LOCK_WAIT):
-                self._report.busy.append(Refusal(shown(found.path), "its thread is busy; import it again"))
+                self._report.busy.append(Refusal.of(found.path, "its thread is busy; import it again"))
         self._index_batch()
         self._report.failed += self._planner.refused_names
         return self._report
@@ -144,12 +137,12 @@ class _Importer:
         """Import one file or report its error; return False if its thread is busy."""
         try:
             self._import(found, wait_s)
-        except LockBusy:
+        except locks.LockBusy:
             return False
         except NotRollout as error:
-            self._report.not_rollouts.append(Refusal(shown(found.path), str(error)))
+            self._report.not_rollouts.append(Refusal.of(found.path, str(error)))
         except (OSError, ThreadStoreError) as error:
-            self._report.failed.append(Refusal(shown(found.path), reason_of(error)))
+            self._report.failed.append(Refusal.of(found.path, error))
         return True
 
     def _import(self, found: Candidate, wait_s: float) -> None:
@@ -161,7 +154,7 @@ class _Importer:
         plan = self._planner.plan(source)
         path = plan.ours or source.target
         if not (plan.changes_nothing or self._dry_run):
-            with file_lock(self._home.thread_lock(source.thread_id), wait_s=wait_s):
+            with locks.file_lock(self._home.thread_lock(source.thread_id), wait_s=wait_s):
                 plan = self._planner.plan(source)  # again: the thread may have changed before it was locked
                 path = self._carry_out(source, plan)
         self._record(source, plan, path)
@@ -186,7 +179,7 @@ class _Importer:
         The name is set first: setting it twice is harmless, losing it is not.
         """
         if plan.name is not None:
-            set_name(self._home, source.thread_id, plan.name.name, plan.name.at)
+            name_index.set_name(self._home, source.thread_id, plan.name.name, plan.name.at)
         if plan.outcome is Outcome.IMPORTED:
             return self._copy(source)
         assert plan.ours is not None
@@ -196,25 +189,25 @@ class _Importer:
         target = self._home.resolve(self._home.relative(source.target))
         is_new_folder = not target.parent.is_dir()
         make_directory(target.parent)
-        copy_rollout(source.path, target, source.first)
+        compression.copy_rollout(source.path, target, source.first)
         if is_new_folder:
-            sync_directories(target.parent)
+            sync.sync_directories(target.parent)
         return target
 
     def _append(self, source: Source, plan: Plan, ours: Path) -> Path:
         """Append the lines that ours lacks; quarantine a torn last line of ours that the source does not continue."""
-        path = decompress(ours) if is_compressed(ours) else ours
+        path = compression.decompress(ours) if is_compressed(ours) else ours
         with Lines(source.path, source.first).open() as file, RolloutRecorder.open(path) as recorder:
             if recorder.size != plan.size:
-                raise LockBusy(path.name)  # codex before 0.160 writes without the lock
+                raise locks.LockBusy(path.name)  # codex before 0.160 writes without the lock
             if plan.begin < recorder.size:
                 torn = os.pread(recorder.file.fileno(), recorder.size - plan.begin, plan.begin)
-                keep(self._home, f"{source.thread_id}-{plan.begin}.torn", torn)
+                quarantine.keep(self._home, f"{source.thread_id}-{plan.begin}.torn", torn)
                 recorder.size = plan.begin
                 recorder.cut()
             file.seek(plan.begin)
             try:
-                while chunk := file.read(min(READ_BYTES, plan.end - recorder.size)):
+                while chunk := file.read(min(scan.READ_BYTES, plan.end - recorder.size)):
                     recorder.append(chunk)
             except OSError:
                 recorder.size = plan.begin
@@ -223,7 +216,7 @@ class _Importer:
                 raise
             stat = os.fstat(file.fileno())
             os.utime(recorder.file.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))
-            sync_now(recorder)
+            sync.sync_now(recorder)
         return path
 
     # -- the report and the index ------------------------------------------------------------------------------
@@ -261,11 +254,11 @@ class _Importer:
             for rollout in busy:
                 if index_batch(self._home, self._index, [rollout], read, is_needed=self._is_needed, wait_s=LOCK_WAIT):
                     self._report.busy.append(
-                        Refusal(shown(rollout[1]), "it is in the home, but busy and not indexed; import it again")
+                        Refusal.of(rollout[1], "it is in the home, but busy and not indexed; import it again")
                     )
         except (IndexUnavailable, OSError) as error:
             reason = f"{reason_of(error)}; the rollouts are in the home: run livethread rebuild"
-            self._report.failed.append(Refusal(shown(self._home.index), reason))
+            self._report.failed.append(Refusal.of(self._home.index, reason))
         self._report.failed += [Refusal(name, "it is in the home, but cannot be indexed") for name in read.unreadable]
 
     def _is_needed(self, known: ThreadState | None, _path: Path) -> bool:

@@ -4,8 +4,6 @@ A home is searched where codex keeps rollouts, any other folder for every file w
 lead out of the given path are not followed.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
@@ -15,15 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Self
 
 from livethread.model import format_time, parse_time
-from livethread.rollout.lines import encode_json
-from livethread.rollout.old_forms import modern_record
+from livethread.rollout import lines, old_forms
 from livethread.thread_id import canonical_thread_id
-from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files import compression, scan
 from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed
-from livethread_worker.store.files.scan import scan_records
 
 #: Namespace of the UUIDs for ids that are not UUIDs. Never change it: imported threads would be imported again.
 _NAMESPACE: Final = uuid.UUID("6f5b3a52-0c1d-5e6f-9a53-6c6976657468")
@@ -47,6 +43,11 @@ class Refusal:
 
     path: str
     reason: str
+
+    @classmethod
+    def of(cls, path: Path, reason: Exception | str) -> Self:
+        """Return the refusal of *path*, with its name as printable text."""
+        return cls(shown(path), reason_of(reason) if isinstance(reason, Exception) else reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,16 @@ class Source:
 
 
 @dataclass(slots=True)
+class _Folder:
+    """The state of a walk through a folder."""
+
+    root: Path
+    #: Required prefix of file names.
+    prefix: str = ""
+    walked: set[Path] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Search:
     """Collects the files to import."""
 
@@ -88,7 +99,7 @@ class Search:
         try:
             self._look(path.resolve())
         except (OSError, RuntimeError) as error:
-            self.failed.append(Refusal(shown(path), reason_of(error)))
+            self.failed.append(Refusal.of(path, error))
 
     def _look(self, root: Path) -> None:
         kept = [folder for name in (_SESSIONS, _ARCHIVED) if (folder := root / name).is_dir()]
@@ -106,22 +117,20 @@ class Search:
         try:
             paths = sorted(folder.iterdir())
         except OSError as error:
-            self.failed.append(Refusal(shown(folder), reason_of(error)))
+            self.failed.append(Refusal.of(folder, error))
             return
         for path in paths:
             try:
                 if path.is_dir() or (_has_rollout_suffix(path) and path.name.startswith(within.prefix)):
                     self._enter(path, within)
             except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks before Python 3.13
-                self.failed.append(Refusal(shown(path), reason_of(error)))
+                self.failed.append(Refusal.of(path, error))
 
     def _enter(self, path: Path, within: _Folder) -> None:
         if path.is_symlink():
             real = path.resolve()
             if not real.is_relative_to(within.root):
-                self.not_rollouts.append(
-                    Refusal(shown(path), f"it is a symlink that leads out of {shown(within.root)}")
-                )
+                self.not_rollouts.append(Refusal.of(path, f"it is a symlink that leads out of {shown(within.root)}"))
                 return
             path = real
         if path.is_dir():
@@ -131,21 +140,12 @@ class Search:
 
     def _add(self, path: Path, root: Path) -> None:
         if not _has_rollout_suffix(path):
-            self.not_rollouts.append(Refusal(shown(path), f"its name does not end in {' or '.join(_SUFFIXES)}"))
+            self.not_rollouts.append(Refusal.of(path, f"its name does not end in {' or '.join(_SUFFIXES)}"))
         elif not path.is_file():
-            self.not_rollouts.append(Refusal(shown(path), "it is not a regular file"))
+            self.not_rollouts.append(Refusal.of(path, "it is not a regular file"))
         elif path.name != _NAME_INDEX:
-            self.found[path] = Candidate(path, (_home_of(path) or root) / _NAME_INDEX)
-
-
-@dataclass(slots=True)
-class _Folder:
-    """The state of a walk through a folder."""
-
-    root: Path
-    #: Required prefix of file names.
-    prefix: str = ""
-    walked: set[Path] = field(default_factory=set)
+            kept_in = _kept_in(path)
+            self.found[path] = Candidate(path, (kept_in.parent if kept_in else root) / _NAME_INDEX)
 
 
 def _has_rollout_suffix(path: Path) -> bool:
@@ -155,11 +155,6 @@ def _has_rollout_suffix(path: Path) -> bool:
 def _kept_in(path: Path) -> Path | None:
     """Return the folder of active or archived rollouts that contains *path*, if any."""
     return next((folder for folder in path.parents if folder.name in {_SESSIONS, _ARCHIVED}), None)
-
-
-def _home_of(path: Path) -> Path | None:
-    kept_in = _kept_in(path)
-    return kept_in.parent if kept_in else None
 
 
 # -- whose a rollout is ------------------------------------------------------------------------------------
@@ -175,7 +170,7 @@ def identify(found: Candidate, home: Home) -> Source:
         InvalidRequest: its ``session_meta`` is nested too deeply.
     """
     named = canonical_thread_id(home.thread_of(found.path) or "")
-    with open_rollout(found.path) as file:
+    with compression.open_rollout(found.path) as file:
         record = _own_meta(file, named)
         changed_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
     meta = record["payload"]
@@ -199,13 +194,13 @@ def as_thread_id(text: str) -> str:
 def _own_meta(file: BinaryIO, named: str | None) -> dict[str, Any]:
     """Return the first record with a ``session_meta``, of the thread *named* unless that is None."""
     is_first, other = True, None
-    for record in scan_records(file):
+    for record in scan.scan_records(file):
         value = record.value
         if value is None:
             continue
         if is_first and "payload" not in value:
             # Old rollouts, before September 2025, have UUIDs; other records with an id and a time are from logs.
-            old = modern_record(value)
+            old = old_forms.modern_record(value)
             value = old if old and canonical_thread_id(str(value.get("id"))) else {}
         is_first = False
         if value.get("type") == "session_meta" and (id_ := _id_of(value.get("payload"))):
@@ -225,7 +220,7 @@ def _id_of(meta: Any) -> str | None:
 def _own_line(record: dict[str, Any], created_at: datetime) -> bytes:
     """Return the ``session_meta`` *record* as a line with UUIDs as thread ids and with all fields that codex requires."""
     needed = {"timestamp": format_time(created_at), "cwd": "", "originator": "", "cli_version": ""}
-    return encode_json(record | {"payload": needed | _with_uuids(record["payload"])}) + b"\n"
+    return lines.encode_json(record | {"payload": needed | _with_uuids(record["payload"])}) + b"\n"
 
 
 def _with_uuids(value: Any) -> Any:
@@ -262,7 +257,7 @@ class Lines:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """Open the lines for reading; raises the errors of `open_rollout`."""
-        with open_rollout(self.path) as file:
+        with compression.open_rollout(self.path) as file:
             if not self.first:
                 yield file
                 return

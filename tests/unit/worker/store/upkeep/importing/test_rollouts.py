@@ -22,8 +22,8 @@ from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
 from livethread_worker.store.index import IndexUnavailable
-from livethread_worker.store.read.load_history import load_history
 from livethread_worker.store.read.read_thread import read_thread
+from livethread_worker.store.read.thread_file import load_history
 from livethread_worker.store.upkeep.importing import rollouts as import_module
 from livethread_worker.store.upkeep.importing.plan import Outcome
 from livethread_worker.store.upkeep.importing.rollouts import Conflict, ImportedThread, ImportReport, import_rollouts
