@@ -1,5 +1,7 @@
 """The Celery application of the workers."""
 
+from __future__ import annotations
+
 from celery import Celery
 
 from livethread_config import Settings

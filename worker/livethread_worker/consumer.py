@@ -1,5 +1,7 @@
 """Celery's consumer, changed so that a worker survives the loss of Redis."""
 
+from __future__ import annotations
+
 import logging
 
 from celery.worker.consumer import Consumer as CeleryConsumer

@@ -1,5 +1,7 @@
 """BSD ``flock``, as codex uses it. The kernel frees a lock with the last process that holds it."""
 
+from __future__ import annotations
+
 import fcntl
 import time
 from typing import Final

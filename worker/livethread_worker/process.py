@@ -1,5 +1,7 @@
 """The resources of one worker process: Redis, the index, and the sender of task events."""
 
+from __future__ import annotations
+
 import gc
 import logging
 from datetime import timedelta

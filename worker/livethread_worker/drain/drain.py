@@ -1,5 +1,7 @@
 """The drain: claims, applies and settles until no thread is ready, then ends; a doorbell starts the next one."""
 
+from __future__ import annotations
+
 import logging
 import time
 from collections.abc import Callable

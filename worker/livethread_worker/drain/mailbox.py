@@ -1,5 +1,7 @@
 """A worker's access to the mailboxes of one shard."""
 
+from __future__ import annotations
+
 import json
 import re
 import uuid

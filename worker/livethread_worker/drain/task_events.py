@@ -3,6 +3,8 @@
 Events carry ids and sizes, never contents.
 """
 
+from __future__ import annotations
+
 import logging
 import time
 from typing import Any, Final

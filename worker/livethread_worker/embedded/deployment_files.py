@@ -1,5 +1,7 @@
 """Finds the deployment files, in the installed package or in the checkout."""
 
+from __future__ import annotations
+
 from importlib import resources
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The output of child processes: into log files, or line by line to a function."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import threading

@@ -10,6 +10,8 @@ run on until you stop them. Then the home's next Redis waits for the old one's l
 The command keeps the lock across exec and shares it with the children it forks; the kernel frees it with the last.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os

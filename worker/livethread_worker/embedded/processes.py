@@ -1,5 +1,7 @@
 """The processes of a local runtime: Redis and Celery workers."""
 
+from __future__ import annotations
+
 import os
 import sys
 from functools import partial

@@ -1,5 +1,7 @@
 """The embedded server: its binary, its command line, its folders, and whether it answers."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import platform

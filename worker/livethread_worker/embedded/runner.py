@@ -6,6 +6,8 @@ the kernel grants it ``users.lock`` exclusively: the last user has left or was k
 ended, so that a process that comes meanwhile waits and starts a fresh runner.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys

@@ -4,6 +4,8 @@
 this one, so that a demonstration or a test can see and kill them.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os

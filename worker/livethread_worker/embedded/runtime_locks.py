@@ -7,6 +7,8 @@
 A lock ends with its process, also after ``kill -9``; the files stay.
 """
 
+from __future__ import annotations
+
 import fcntl
 import json
 import os

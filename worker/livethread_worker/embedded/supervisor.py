@@ -5,6 +5,8 @@ So one thread, the keeper, forks every child and ends after the last of them; an
 Any thread may call any method; asyncio code uses ``to_thread``.
 """
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import os

@@ -1,5 +1,7 @@
 """Signal handlers by which a worker cooperates with its supervisor; ``celery worker --include`` loads them."""
 
+from __future__ import annotations
+
 import os
 from typing import Any
 

@@ -4,6 +4,8 @@ Every change is the same task that a worker applies, and is durable when the ope
 `LocalReader`.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import Callable, Sequence

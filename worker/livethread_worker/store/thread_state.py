@@ -1,5 +1,7 @@
 """`ThreadState`: what a store must know of a thread to append to it, read from the index or the rollout."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 

@@ -5,6 +5,8 @@ writer's order is kept, in one order per thread. No reader saw an order that the
 from the rollout and the accepted patches.
 """
 
+from __future__ import annotations
+
 from livethread_worker.verify.judge_home import VerifyReport, verify
 from livethread_worker.verify.judge_thread import Violation, ViolationKind
 

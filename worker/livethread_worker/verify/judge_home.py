@@ -1,5 +1,7 @@
 """Judges a home from the journals of its writers."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field

@@ -1,5 +1,7 @@
 """Judges one thread: compares its rollout and its row with the answers that its writers and readers got."""
 
+from __future__ import annotations
+
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable

@@ -4,6 +4,8 @@ Either form is on the disk under its name before the other is removed. A crash l
 same lines; then the plain one wins, as in codex.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import shutil

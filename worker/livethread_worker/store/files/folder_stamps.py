@@ -1,5 +1,7 @@
 """Tells whether the entries of a folder of rollouts changed, without listing it."""
 
+from __future__ import annotations
+
 import time
 from contextlib import suppress
 from typing import Final, NamedTuple

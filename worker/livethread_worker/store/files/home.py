@@ -4,6 +4,8 @@ No path is built from unchecked text: thread ids are canonical UUIDs, and rollou
 the home.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import time

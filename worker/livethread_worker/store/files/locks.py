@@ -1,5 +1,7 @@
 """Exclusive locks on files of a home, identified by their paths."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """``session_index.jsonl``: codex's append-only index of thread names. The last line of a thread wins."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -1,5 +1,7 @@
 """The quarantine keeps everything that is taken out of a home, even if it is unreadable."""
 
+from __future__ import annotations
+
 import os
 import time
 from pathlib import Path

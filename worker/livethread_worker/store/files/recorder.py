@@ -1,5 +1,7 @@
 """`RolloutRecorder`: the only code that appends to rollouts. Its lines are canonical already."""
 
+from __future__ import annotations
+
 import os
 from contextlib import suppress
 from io import FileIO

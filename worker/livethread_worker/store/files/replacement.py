@@ -1,5 +1,7 @@
 """Replaces files durably: the new file is complete on the disk before it takes the old one's name."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

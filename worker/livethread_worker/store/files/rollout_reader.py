@@ -1,5 +1,7 @@
 """Reads a rollout into its thread's state, if the index lacks the thread or its last lines."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,5 +1,7 @@
 """Reads the lines of rollouts. Bad lines have no value: readers skip them, as codex does."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Iterator

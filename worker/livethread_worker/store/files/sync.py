@@ -1,5 +1,7 @@
 """Forces a batch to the disk: its rollouts, and the names of new ones."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait

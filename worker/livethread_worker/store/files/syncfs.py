@@ -5,6 +5,8 @@ uses it, too (``recovery_init_sync_method``), and documents its drawbacks: the c
 programs, and older kernels did not report every error.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import re

@@ -1,5 +1,7 @@
 """`Connection`: one process' connection to the index, with its transactions and its errors."""
 
+from __future__ import annotations
+
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager

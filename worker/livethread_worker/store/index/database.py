@@ -1,5 +1,7 @@
 """The file of the index: opened, created, and set aside if it is damaged or has another schema."""
 
+from __future__ import annotations
+
 import logging
 import os
 import sqlite3

@@ -4,6 +4,8 @@ Longer statements have modules of their own: `load_states` and `thread_writes` f
 `search_threads` for readers, `maintenance` for the work between batches.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import sqlite3

@@ -8,6 +8,8 @@ Threads that hold a search term, and descendants, stand in no order: up to `SORT
 there are more, the listing is walked until the page is full.
 """
 
+from __future__ import annotations
+
 import json
 import sqlite3
 from collections.abc import Sequence

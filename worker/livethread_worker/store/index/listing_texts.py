@@ -1,5 +1,7 @@
 """The rows of `listing_texts`: preview, title and name of each thread, so that changing one re-indexes one row."""
 
+from __future__ import annotations
+
 import json
 import sqlite3
 from collections.abc import Sequence

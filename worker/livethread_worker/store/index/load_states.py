@@ -1,5 +1,7 @@
 """Loads the states of threads for the next batch."""
 
+from __future__ import annotations
+
 import json
 import sqlite3
 from collections.abc import Collection, Mapping

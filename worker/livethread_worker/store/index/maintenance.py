@@ -1,5 +1,7 @@
 """Work between batches: indexes messages, merges full text, empties the log. In small pieces, because tasks wait for it."""
 
+from __future__ import annotations
+
 import sqlite3
 import time
 from collections.abc import Callable

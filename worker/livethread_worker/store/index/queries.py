@@ -1,5 +1,7 @@
 """The index's repeated queries, kept in ``sql/queries.sql`` under ``-- name --`` headings."""
 
+from __future__ import annotations
+
 import re
 from importlib import resources
 from typing import Final

@@ -1,5 +1,7 @@
 """One page of a full-text search: the best message of each thread."""
 
+from __future__ import annotations
+
 import sqlite3
 from pathlib import Path
 from typing import Any, Final

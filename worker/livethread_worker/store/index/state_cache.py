@@ -1,5 +1,7 @@
 """A cache of the states that were stored last: a thread that was written is often written again soon."""
 
+from __future__ import annotations
+
 import sqlite3
 from collections.abc import Collection, Iterable
 from typing import Final

@@ -1,5 +1,7 @@
 """Threads as rows of the index, and back."""
 
+from __future__ import annotations
+
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence

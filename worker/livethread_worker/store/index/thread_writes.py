@@ -1,5 +1,7 @@
 """How threads are stored: the rows of a batch, and the statements that write them."""
 
+from __future__ import annotations
+
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence

@@ -3,6 +3,8 @@
 A cursor is an offset in the rollout. Lines are only added at the end, so it stays valid while the thread grows.
 """
 
+from __future__ import annotations
+
 from itertools import islice, takewhile
 
 from livethread import errors, types

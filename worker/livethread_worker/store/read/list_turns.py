@@ -1,5 +1,7 @@
 """One page of a thread's turns."""
 
+from __future__ import annotations
+
 import os
 from typing import BinaryIO
 

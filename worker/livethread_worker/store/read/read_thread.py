@@ -1,5 +1,7 @@
 """One thread, by its id or by its rollout: from the index, or from the rollout if the index does not know it."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from livethread import errors, types

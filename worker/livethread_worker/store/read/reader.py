@@ -4,6 +4,8 @@ Before it answers, it takes in what other programs wrote into the home, see `Ref
 used, it answers from an index in memory, which it makes from the files.
 """
 
+from __future__ import annotations
+
 import logging
 import time
 from collections.abc import Callable, Iterator

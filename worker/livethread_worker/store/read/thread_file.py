@@ -1,5 +1,7 @@
 """A thread's rollout, wherever it lies now: opened, as items, or as raw lines in pages that fit a message."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path

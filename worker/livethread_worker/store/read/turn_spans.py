@@ -1,5 +1,7 @@
 """Where a thread's turns stand: from the index, or from the rollout if the index does not know the thread."""
 
+from __future__ import annotations
+
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import pairwise

@@ -1,5 +1,7 @@
 """Compresses rollouts that have not changed for long."""
 
+from __future__ import annotations
+
 import logging
 from datetime import datetime
 

@@ -1,5 +1,7 @@
 """Keeps a home's index open even if its file is deleted, replaced or damaged; or keeps one in memory."""
 
+from __future__ import annotations
+
 from livethread.errors import Unavailable
 from livethread_worker.store.files import Home, locks
 from livethread_worker.store.index import Index, IndexUnavailable

@@ -3,6 +3,8 @@
 No file is changed. Threads whose locks are held are tried again at the end.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet

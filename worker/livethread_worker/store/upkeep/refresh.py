@@ -18,6 +18,8 @@ After each look, listings answer from the index alone for `REST_FACTOR` times as
 or longer if large folders changed.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress

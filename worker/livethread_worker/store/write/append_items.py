@@ -1,5 +1,7 @@
 """Appends items: their lines, search text and turns, and ``updated_at``. Their metadata comes as a patch of its own."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final

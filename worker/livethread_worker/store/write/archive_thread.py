@@ -1,5 +1,7 @@
 """Archives a thread, or makes it active again: a line says so, and its rollout moves."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path

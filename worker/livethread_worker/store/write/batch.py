@@ -6,6 +6,8 @@ transaction, which commits when the files are on the disk. A thread that fails i
 on. A crash anywhere leaves what the next attempt recognizes.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,5 +1,7 @@
 """Creates a thread: its rollout begins with its ``session_meta``."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 

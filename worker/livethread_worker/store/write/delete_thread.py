@@ -1,5 +1,7 @@
 """Deletes a thread: its rollout, its names, its lock and its rows."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,6 +3,8 @@
 What Redis checks before it accepts a task is checked here under the thread's lock: the epoch, and the expected position.
 """
 
+from __future__ import annotations
+
 import time
 import uuid
 from collections.abc import Sequence

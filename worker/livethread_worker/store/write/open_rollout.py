@@ -1,5 +1,7 @@
 """Opens a thread's rollout for writing: at its end, with everything taken in that is not committed yet."""
 
+from __future__ import annotations
+
 import logging
 import os
 from collections.abc import Sequence

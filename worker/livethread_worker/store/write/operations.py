@@ -1,5 +1,7 @@
 """The operations on a thread, one file each, and the loop that plans the tasks of a thread in order."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 

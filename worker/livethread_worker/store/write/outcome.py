@@ -1,5 +1,7 @@
 """What became of one thread's tasks in a batch."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self

@@ -3,6 +3,8 @@
 Nothing is written here: `Batch` does, once all of the thread's tasks are planned.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,5 +1,7 @@
 """Applies a literal patch: one that a caller asked for leaves lines, one that follows from the items before it none."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, Final
 

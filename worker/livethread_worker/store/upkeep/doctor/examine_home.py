@@ -3,6 +3,8 @@
 Workers may go on writing. Nothing is changed unless *fix* is set.
 """
 
+from __future__ import annotations
+
 import os
 import sqlite3
 from collections import defaultdict

@@ -1,5 +1,7 @@
 """Examines one thread: first its rollout, then its row in the index. The caller holds the thread's lock."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

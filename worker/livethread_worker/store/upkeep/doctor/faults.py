@@ -1,5 +1,7 @@
 """The faults that a home can have."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final

@@ -1,5 +1,7 @@
 """Compares the index's full texts with their rows, and rebuilds those that differ."""
 
+from __future__ import annotations
+
 import sqlite3
 from contextlib import closing
 from pathlib import Path

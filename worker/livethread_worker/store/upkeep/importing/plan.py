@@ -1,5 +1,7 @@
 """Plans the import of each rollout by comparing it with the home. Nothing is changed."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from datetime import datetime

@@ -5,6 +5,8 @@ lines of the home stay, and if they differ, neither changes. Each change is made
 not at all, so the next import completes one that was interrupted.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 from collections.abc import Callable

@@ -4,6 +4,8 @@ A home is searched where codex keeps rollouts, any other folder for every file w
 lead out of the given path are not followed.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
