@@ -6,13 +6,13 @@ Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
 from livethread.errors import Conflict, ThreadNotFound
-from livethread.queued.connection import CONNECTIONS
+from livethread.queued.connection import CONNECTIONS, ScriptConnection
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
 from livethread.queued.scripts import BELL_TTL_MS, load_script
@@ -32,7 +32,8 @@ PAGE: Final = 100
 #: How ``enqueue.lua`` names tasks that change whether a thread exists.
 _KINDS: Final = {"create_thread": "create", "delete_thread": "delete"}
 
-Batch = Sequence[tuple[Writer, Sequence[Submission]]]
+#: Writers, each with the numbered submissions to send for it.
+Batch = list[tuple[Writer, list[Submission]]]
 
 
 class Reply(NamedTuple):
@@ -74,6 +75,7 @@ class Mailboxes:
             for of in self._shard_keys
         ]
         self._limits: tuple[int, ...] = (BELL_TTL_MS, self._ttl_s, settings.mailbox_max_tasks)
+        self._senders = [ScriptConnection(redis, self._enqueue) for _ in self._shard_keys]
         self._questions = asyncio.Semaphore(QUESTIONS)
 
     @property
@@ -93,10 +95,15 @@ class Mailboxes:
         """Return if Redis answers."""
         await self._redis.ping()
 
+    async def disconnect(self) -> None:
+        """Close the connections on which tasks are sent."""
+        for sender in self._senders:
+            await sender.disconnect()
+
     # -- enqueuing -----------------------------------------------------------------------------------------
 
     async def enqueue(self, shard: int, batch: Batch) -> list[Reply]:
-        """Offer the numbered submissions of each writer in *batch*, all of *shard*; repeating the call is safe."""
+        """Offer *batch* to *shard*; repeating the call is safe. A shard takes one call at a time."""
         keys, args = list(self._heads[shard]), list[Any](self._limits)
         for writer, submissions in batch:
             keys += writer.place.keys
@@ -104,14 +111,14 @@ class Mailboxes:
             epoch = "" if writer.epoch is None or first.is_promised else writer.epoch
             args += (writer.thread_id, writer.id, writer.floor, epoch, submissions[-1].last - first.n + 1)
             for submission in submissions:
-                task, expected = submission.task, submission.expected or ""
-                kind = _KINDS.get(task.op, "") if submission.patch is None else "pair"
+                task, patch, expected = submission.task, submission.patch, submission.expected or ""
+                kind = _KINDS.get(task.op, "") if patch is None else "pair"
                 if submission.is_repeated:  # its conditions held when Redis first accepted it
                     kind, expected = "" if kind == "create" else kind, ""
                 args += (submission.n, kind, expected, task.key or "", task.header, task.lines)
-                if submission.patch is not None:
-                    args += (submission.last, "", "", "", submission.patch.header, submission.patch.lines)
-        ring, *replies = await self._enqueue(keys=keys, args=args)
+                if patch is not None:
+                    args += (submission.last, "", "", "", patch.header, patch.lines)
+        ring, *replies = await self._senders[shard].call(keys, args)
         if ring:
             self._doorbell.ring(shard)
         return [

@@ -118,7 +118,7 @@ class QueuedThreadStore:
         if params.thread_id in self._threads:  # created meanwhile
             raise Conflict(f"thread {params.thread_id} exists; resume it instead")
         # Redis learns the epoch with the first task. Every later one is higher.
-        self._open(params.thread_id, epoch=int(params.exclusive)).create(creation)
+        self._open(params.thread_id, epoch=int(params.exclusive)).creation = creation
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
         """Open an existing thread after workers have applied its mailbox."""
