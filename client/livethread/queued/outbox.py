@@ -36,7 +36,7 @@ REPORT_SHORTEST: Final = 0.02  # seconds
 #: Wait before a postponed or promised submission is offered again.
 OFFER_AGAIN: Final = 0.5  # seconds
 
-#: Errors, and beginnings of replies, that mean "not now" rather than "no".
+#: Errors, and beginnings of replies, that mean "not now" rather than "no": the same call may succeed later.
 _PASSING: Final = (
     redis.ClusterDownError,
     redis.ConnectionError,
@@ -114,12 +114,14 @@ class Outbox:
     async def _send(self, shard: int, batch: Batch) -> None:
         """Send *batch* until Redis replies; repeating it is safe."""
         wait = RETRY_FIRST
-        while True:
+        replies: list[Reply] | None = None
+        while replies is None:
             self._called_at[shard] = asyncio.get_running_loop().time()
             try:
                 replies = await self._mailboxes.enqueue(shard, batch)
             except (redis.RedisError, OSError) as error:
-                if not _is_passing(error) and await self._refuse_for_good(batch, error):
+                is_passing = isinstance(error, _PASSING) or str(error).startswith(_NOT_NOW)
+                if not is_passing and await self._refuse_for_good(batch, error):
                     return
                 level = logging.WARNING if wait == RETRY_FIRST else logging.DEBUG
                 extra = {"action": "enqueue", "shard": shard, "retry_in_s": wait}
@@ -127,8 +129,6 @@ class Outbox:
                 self._report_delay(shard, error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)
-            else:
-                break
             finally:
                 self._called_at[shard] = float("inf")
         for (writer, _), reply in zip(batch, replies, strict=True):
@@ -263,11 +263,6 @@ def _next_batch(waiting: dict[Writer, None]) -> Batch:
             size -= submission.size
         batch.append((writer, submissions))
     return batch
-
-
-def _is_passing(error: Exception) -> bool:
-    """Whether Redis may carry out the same call later."""
-    return isinstance(error, _PASSING) or str(error).startswith(_NOT_NOW)
 
 
 def _closed() -> errors.Unavailable:

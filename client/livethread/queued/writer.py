@@ -300,17 +300,19 @@ class Writer:
         is no longer the last: that cannot change. A thread's creation takes along all that depend on it. What workers
         acknowledged is accepted instead.
         """
-        if self._accept_acked():
-            return True
         first = self.queue[0]
+        if 0 < first.n <= self._acked:  # Redis held it, and has lost it since
+            self.accept(self._acked, self.applied, 0)
+            return True
         is_promised = first.is_promised
         if is_promised and not (isinstance(error, Conflict) and error.last_position is not None):
             return False
-        self._forget_counters()
-        is_full = isinstance(error, ResourceExhausted)
-        if is_full and not is_promised and asyncio.get_running_loop().time() < first.deadline:
-            for waiting in self.queue:
-                waiting.is_postponed = True
+        may_wait = not is_promised and asyncio.get_running_loop().time() < first.deadline
+        is_postponed = may_wait and isinstance(error, ResourceExhausted)
+        self._acked = self.floor
+        for waiting in self.queue:  # they get new counters when they are sent
+            waiting.n, waiting.is_postponed = 0, is_postponed or waiting.is_postponed
+        if is_postponed:
             return False
         self._drop(self.queue.popleft(), error)
         if first.task.op == "create_thread":
@@ -346,10 +348,10 @@ class Writer:
 
     def rewind_last(self) -> bool:
         """Queue the last submission again if nothing else is queued; return whether it is."""
-        is_due = bool(self.unapplied) and not self.queue
-        if is_due:
-            self.rewind(self.unapplied[-1].n - 1)
-        return is_due
+        if self.queue or not self.unapplied:
+            return False
+        self.rewind(self.unapplied[-1].n - 1)
+        return True
 
     # -- what workers report -------------------------------------------------------------------------------
 
@@ -365,18 +367,10 @@ class Writer:
 
     def note_parked(self, reason: str | None) -> None:
         """Note why the thread is parked, or that it is not."""
-        is_new = reason != self.parked
-        self.parked = reason
+        known, self.parked = self.parked, reason
         self.changed.set()
-        if is_new and reason is not None:
+        if reason is not None and reason != known:
             self._observers.emit(ThreadParkedEvent(self.thread_id, reason))
-
-    def _accept_acked(self) -> bool:
-        """Accept the first queued tasks if workers acknowledged them: Redis held them, and has lost them since."""
-        is_acked = bool(self.queue) and 0 < self.queue[0].n <= self._acked
-        if is_acked:
-            self.accept(self._acked, self.applied, 0)
-        return is_acked
 
     def _let_go_acked(self) -> None:
         if self.unapplied and self.unapplied[0].last <= self._acked:
@@ -385,20 +379,11 @@ class Writer:
                 self._observers.emit(TasksApplied(self.thread_id, self.applied))
 
     def _let_go(self, n: int) -> None:
-        size = 0
         while self.unapplied and self.unapplied[0].last <= n:
             submission = self.unapplied.popleft()
             self.floor = submission.last
             self._tasks -= submission.count
-            size += submission.size
-        if size:
-            self._budget.give_back(size)
-
-    def _forget_counters(self) -> None:
-        """Have the queue numbered again."""
-        self._acked = self.floor
-        for waiting in self.queue:
-            waiting.n = 0
+            self._budget.give_back(submission.size)
 
     def _drop(self, submission: Submission, error: BaseException) -> None:
         if submission is self._creating:
