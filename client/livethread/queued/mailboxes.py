@@ -6,7 +6,8 @@ Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.asyncio import Redis
@@ -86,10 +87,7 @@ class Mailboxes:
     def place(self, thread_id: str) -> Place:
         """Return the thread's shard and keys."""
         of = self._keys_of(thread_id)
-        return Place(
-            of.shard,
-            (of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.idempotency_keys(thread_id)),
-        )
+        return Place(of.shard, _thread_keys(of, thread_id))
 
     async def ping(self) -> None:
         """Return if Redis answers."""
@@ -176,10 +174,8 @@ class Mailboxes:
             questions.get(of.applied(thread_id))
             questions.hget(of.parked, thread_id)
             n, position, detail = await questions.execute()
-        is_known = n is not None and position is not None
-        return Progress(
-            (int(n), position.decode()) if is_known else None, None if detail is None else parked_reason(detail)
-        )
+        applied = None if n is None or position is None else (int(n), position.decode())
+        return Progress(applied, None if detail is None else parked_reason(detail))
 
     # -- acknowledgements ----------------------------------------------------------------------------------
 
@@ -240,27 +236,15 @@ class Mailboxes:
                 is dropped.
         """
         of, thread_id = self._shard_keys[parked.shard], parked.thread_id
-        dropped = await self._drop(
-            [
-                of.ready,
-                of.parked,
-                of.deleted,
-                of.mailbox(thread_id),
-                of.writers(thread_id),
-                of.applied(thread_id),
-                of.idempotency_keys(thread_id),
-            ],
-            [
-                thread_id,
-                parked.detail,
-                self._ttl_s,
-                of.acks_prefix,
-                len(entries),
-                *(entry.position for entry in entries),
-                *(field for pair in _last_counters(entries).items() for field in pair),
-            ],
-        )
-        if not dropped:
+        counters: dict[str, int] = {}
+        for entry in entries:
+            if entry.counter is not None:
+                writer, n = entry.counter
+                counters[writer] = max(n, counters.get(writer, 0))
+        keys = [of.ready, of.parked, of.deleted, *_thread_keys(of, thread_id)]
+        args: list[Any] = [thread_id, parked.detail, self._ttl_s, of.acks_prefix, len(entries)]
+        args += [entry.position for entry in entries]
+        if not await self._drop(keys, args + list(chain.from_iterable(counters.items()))):
             raise Conflict(f"thread {thread_id} is no longer parked at {entries[0].position}; nothing was dropped")
 
     def _keys_of(self, thread_id: str) -> names.ShardKeys:
@@ -271,10 +255,6 @@ class Mailboxes:
             return await question(*args)
 
 
-def _last_counters(entries: Iterable[WaitingEntry]) -> dict[str, int]:
-    last: dict[str, int] = {}
-    for entry in entries:
-        if entry.counter is not None:
-            writer, n = entry.counter
-            last[writer] = max(n, last.get(writer, 0))
-    return last
+def _thread_keys(of: names.ShardKeys, thread_id: str) -> tuple[str, ...]:
+    """Return the thread's keys in the order in which scripts take them."""
+    return of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.idempotency_keys(thread_id)
