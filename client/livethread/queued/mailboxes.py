@@ -50,15 +50,6 @@ class Reply(NamedTuple):
     fresh: int
 
 
-class Progress(NamedTuple):
-    """How far workers are with one writer's tasks."""
-
-    #: The last applied counter and the thread's last applied position, if both are known.
-    applied: tuple[int, Position] | None
-    #: Why the thread is parked; None if it is not.
-    parked: str | None
-
-
 class Mailboxes:
     """The mailboxes of all shards. Rings the doorbell whenever Redis says that one is due."""
 
@@ -166,8 +157,12 @@ class Mailboxes:
             return False
         return await self.is_deleted(thread_id) or not await self._ask(self._redis.hexists, of.parked, thread_id)
 
-    async def progress(self, writer: Writer) -> Progress:
-        """Return how far workers are with the writer's tasks."""
+    async def progress(self, writer: Writer) -> tuple[tuple[int, Position] | None, str | None]:
+        """Return how far workers are with the writer's tasks.
+
+        That is the last applied counter with the thread's last applied position, if both are known; and why the
+        thread is parked, if it is.
+        """
         of, thread_id = self._keys_of(writer.thread_id), writer.thread_id
         async with self._questions, self._redis.pipeline(transaction=False) as questions:
             questions.hget(of.writers(thread_id), f"a:{writer.id}")
@@ -175,7 +170,7 @@ class Mailboxes:
             questions.hget(of.parked, thread_id)
             n, position, detail = await questions.execute()
         applied = None if n is None or position is None else (int(n), position.decode())
-        return Progress(applied, None if detail is None else parked_reason(detail))
+        return applied, None if detail is None else parked_reason(detail)
 
     # -- acknowledgements ----------------------------------------------------------------------------------
 
