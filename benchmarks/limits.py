@@ -6,15 +6,14 @@ import os
 import sqlite3
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import orjson
 from redis import Redis
 
-from benchmarks import load
+from benchmarks import load, timing
 
 #: Commands of one pipeline; the client joins as many into a call.
 _PIPELINED: Final = 1_000
@@ -42,9 +41,9 @@ def xadds(redis: Redis, shape: load.Shape) -> float:
                 pipeline.xadd(f"bench:{thread}", {"writer": "w", "n": begin, "task": "{}", "lines": line})
             pipeline.execute()
 
-    seconds = _seconds(add)
+    taken = timing.seconds(add)
     redis.delete(*(f"bench:{thread}" for thread in range(shape.threads)))
-    return seconds
+    return taken
 
 
 def files(folder: Path, shape: load.Shape, at_a_time: int) -> float:
@@ -66,7 +65,7 @@ def files(folder: Path, shape: load.Shape, at_a_time: int) -> float:
                 sync(file)
                 os.close(file)
 
-    return _seconds(write)
+    return timing.seconds(write)
 
 
 def sqlite(folder: Path, shape: load.Shape, at_a_time: int) -> float:
@@ -87,11 +86,11 @@ def sqlite(folder: Path, shape: load.Shape, at_a_time: int) -> float:
             connection.executemany("INSERT INTO messages (thread_id, role, text) VALUES (?, ?, ?)", batch)
             connection.execute("COMMIT")
 
-    seconds = _seconds(insert)
+    taken = timing.seconds(insert)
     connection.close()
     for each in folder.glob("bare.sqlite*"):
         each.unlink()
-    return seconds
+    return taken
 
 
 def _by_thread(shape: load.Shape) -> list[list[bytes]]:
@@ -106,9 +105,3 @@ def _lines(shape: load.Shape) -> Iterator[tuple[int, bytes]]:
     """Yield the operations of all threads in turn."""
     for lines in zip(*_by_thread(shape), strict=True):
         yield from enumerate(lines)
-
-
-def _seconds(operation: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    operation()
-    return time.perf_counter() - begin

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from benchmarks import homes
+from benchmarks.timing import seconds
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.rebuild import rebuild
@@ -30,10 +32,10 @@ def run(folder: Path, threads: int, repeats: int) -> dict[str, Any]:
         home.create()
         index = Index(home)
         began = time.process_time()
-        rebuilt.append(_seconds(lambda index=index: rebuild(home, index)))
+        rebuilt.append(seconds(partial(rebuild, home, index)))
         busy.append(time.process_time() - began)
         index.close()
-        parsed.append(_seconds(lambda: _parse(home)))
+        parsed.append(seconds(partial(_parse, home)))
     return {
         "threads": threads,
         "bytes": sum(path.stat().st_size for _, path in home.rollouts()) // threads,
@@ -48,9 +50,3 @@ def _parse(home: Home) -> None:
     for _, path in home.rollouts():
         for line in path.read_bytes().splitlines():
             orjson.loads(line)
-
-
-def _seconds(operation: Any) -> float:
-    begin = time.perf_counter()
-    operation()
-    return time.perf_counter() - begin

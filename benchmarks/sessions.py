@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +18,7 @@ from livethread_worker.store.local import LocalThreadStore
 
 if TYPE_CHECKING:
     Append = Callable[[list[Any]], Awaitable[object]]
-    Read = Callable[[], Awaitable[object]]
+    Read = Callable[[], Coroutine[Any, Any, object]]
 
 #: Appends of one measurement.
 _APPENDS: Final = 50
@@ -50,10 +50,7 @@ def run(items: int, repeats: int) -> dict[str, Any]:
 
 
 def _blocking(runner: asyncio.Runner, operation: Read) -> Callable[[], object]:
-    async def awaited() -> None:
-        await operation()
-
-    return lambda: runner.run(awaited())
+    return lambda: runner.run(operation())
 
 
 async def _opened(stack: AsyncExitStack, items: int) -> tuple[dict[str, Read], dict[str, Read]]:
@@ -143,13 +140,16 @@ def _some(append: Append, make: Callable[[int], Any]) -> Read:
 
 
 def _event(number: int) -> dict[str, Any]:
-    texts = load.texts()
-    return {"type": "event_msg", "payload": {"type": "agent_message", "message": texts[number % len(texts)]}}
+    return {"type": "event_msg", "payload": {"type": "agent_message", "message": _text(number)}}
 
 
 def _message(number: int) -> dict[str, Any]:
+    return {"role": "assistant", "content": _text(number)}
+
+
+def _text(number: int) -> str:
     texts = load.texts()
-    return {"role": "assistant", "content": texts[number % len(texts)]}
+    return texts[number % len(texts)]
 
 
 def _has_agents() -> bool:

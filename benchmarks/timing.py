@@ -17,14 +17,14 @@ def medians(
     an operation for about *measured_s*.
     """
     runs = {name: _runs(operation, measured_s) for name, operation in operations.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in operations}
+    measured: dict[str, list[float]] = {name: [] for name in operations}
     names = list(operations)
     for _ in range(repeats):
         gc.collect()
         for name in names:
-            seconds[name].append(_time(operations[name], runs[name]))
+            measured[name].append(_time(operations[name], runs[name]))
         names = [*names[1:], names[0]]
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: statistics.median(values) for name, values in measured.items()}
 
 
 def _runs(operation: Callable[[], object], measured_s: float) -> int:
@@ -37,3 +37,8 @@ def _time(operation: Callable[[], object], runs: int) -> float:
     for _ in range(runs):
         operation()
     return (time.perf_counter() - begin) / runs
+
+
+def seconds(operation: Callable[[], object]) -> float:
+    """Return the seconds of one run of *operation*."""
+    return _time(operation, 1)

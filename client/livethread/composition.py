@@ -35,23 +35,13 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
             the home cannot be created.
     """
     from livethread.queued import QueuedThreadStore
-    from livethread.queued.connection import connect
-    from livethread.queued.doorbell import Doorbell
-    from livethread.queued.mailboxes import Mailboxes
 
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
         if settings.is_embedded:
             await _run_locally(stack, settings)
         app = _client_app(stack, settings)
-        if _reads_locally(settings):
-            reader = await _local_reader(stack, settings)
-        else:
-            reader = _celery_reader(stack, app, settings)
-        redis, doorbell = connect(settings), Doorbell(app, settings)
-        stack.push_async_callback(redis.aclose)
-        stack.callback(doorbell.close)
-        mailboxes = Mailboxes(redis, settings, doorbell)
+        reader, mailboxes = await _reader(stack, settings, app), _mailboxes(stack, settings, app)
         yield await stack.enter_async_context(QueuedThreadStore(mailboxes, settings, reader))
 
 
@@ -67,13 +57,11 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
     """
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
-        if _reads_locally(settings):
-            yield await _local_reader(stack, settings)
-        else:
+        if not _reads_locally(settings):
             from livethread.queued.connection import require_redis
 
             await require_redis(settings)
-            yield _celery_reader(stack, _client_app(stack, settings), settings)
+        yield await _reader(stack, settings)
 
 
 async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:
@@ -82,18 +70,12 @@ async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes
     Raises:
         Unavailable: Redis does not answer.
     """
-    from livethread.queued.connection import connect, require_redis
-    from livethread.queued.doorbell import Doorbell
-    from livethread.queued.mailboxes import Mailboxes
+    from livethread.queued.connection import require_redis
 
     if settings.is_embedded:
         await _run_locally(stack, settings)
     await require_redis(settings)
-    redis = connect(settings)
-    stack.push_async_callback(redis.aclose)
-    doorbell = Doorbell(_client_app(stack, settings), settings)
-    stack.callback(doorbell.close, wait=True)
-    return Mailboxes(redis, settings, doorbell)
+    return _mailboxes(stack, settings, _client_app(stack, settings), rings_to_the_end=True)
 
 
 def _settings_of_environment() -> Settings:
@@ -140,16 +122,27 @@ async def _leave(runtime: AbstractContextManager[None], entering: asyncio.Future
         await asyncio.to_thread(runtime.__exit__, None, None, None)
 
 
-async def _local_reader(stack: AsyncExitStack, settings: Settings) -> ThreadReader:
-    from livethread_worker.store import LocalThreadStore
+def _mailboxes(
+    stack: AsyncExitStack, settings: Settings, app: Celery, *, rings_to_the_end: bool = False
+) -> Mailboxes:
+    from livethread.queued.connection import connect
+    from livethread.queued.doorbell import Doorbell
+    from livethread.queued.mailboxes import Mailboxes
 
-    return await stack.enter_async_context(LocalThreadStore(settings))
+    redis, doorbell = connect(settings), Doorbell(app, settings)
+    stack.push_async_callback(redis.aclose)
+    stack.callback(doorbell.close, wait=rings_to_the_end)
+    return Mailboxes(redis, settings, doorbell)
 
 
-def _celery_reader(stack: AsyncExitStack, app: Celery, settings: Settings) -> ThreadReader:
+async def _reader(stack: AsyncExitStack, settings: Settings, app: Celery | None = None) -> ThreadReader:
+    if _reads_locally(settings):
+        from livethread_worker.store import LocalThreadStore
+
+        return await stack.enter_async_context(LocalThreadStore(settings))
     from livethread.queued.celery_reader import CeleryReader
 
-    reader = CeleryReader(app, settings)
+    reader = CeleryReader(app or _client_app(stack, settings), settings)
     stack.callback(reader.close)
     return reader
 

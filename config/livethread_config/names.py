@@ -7,7 +7,6 @@ a new name.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 
 #: The doorbell: "shard *s* has ready threads". It carries no data, and may be lost, repeated or late.
 DRAIN_TASK = "livethread.drain"
@@ -43,74 +42,37 @@ def queue_name(prefix: str, shard: int) -> str:
     return f"{prefix}.{shard}"
 
 
-@dataclass(frozen=True, slots=True)
 class ShardKeys:
     """The Redis keys of one shard.
 
     All carry the hash tag ``{shard}``, so that a script's keys share one cluster slot.
     """
 
-    prefix: str
-    shard: int
-
-    @property
-    def _base(self) -> str:
-        return f"{self.prefix}:{{{self.shard}}}"
-
-    @property
-    def ready(self) -> str:
-        """zset: thread -> time (ms) from which it may be claimed."""
-        return f"{self._base}:ready"
-
-    @property
-    def claims(self) -> str:
-        """zset: thread -> deadline (ms) of its claim."""
-        return f"{self._base}:claims"
-
-    @property
-    def tokens(self) -> str:
-        """hash: thread -> token of the drain that holds its claim."""
-        return f"{self._base}:tokens"
-
-    @property
-    def attempts(self) -> str:
-        """hash: thread -> failed attempts in a row at its first unapplied task."""
-        return f"{self._base}:attempts"
-
-    @property
-    def parked(self) -> str:
-        """hash: thread -> JSON that says why it is parked."""
-        return f"{self._base}:parked"
-
-    @property
-    def deleted(self) -> str:
-        """zset: thread -> time (ms) at which its deletion was accepted; no later task is."""
-        return f"{self._base}:deleted"
-
-    @property
-    def bell(self) -> str:
-        """string, short TTL: a doorbell is outstanding."""
-        return f"{self._base}:bell"
-
-    @property
-    def drain(self) -> str:
-        """string, short TTL: heartbeat of a drain at work."""
-        return f"{self._base}:drain"
-
-    @property
-    def wake(self) -> str:
-        """list, at most one entry: wakes a drain that lingers for more work."""
-        return f"{self._base}:wake"
-
-    @property
-    def thread_prefix(self) -> str:
-        """Keys of one thread begin with this, followed by ``mailbox:<thread>`` and the like."""
-        return f"{self._base}:"
-
-    @property
-    def acks_prefix(self) -> str:
-        """Channels of clients begin with this, followed by the client's name."""
-        return f"{self._base}:acks:"
+    def __init__(self, prefix: str, shard: int) -> None:
+        self.shard = shard
+        base = f"{prefix}:{{{shard}}}:"
+        #: zset: thread -> time (ms) from which it may be claimed.
+        self.ready = f"{base}ready"
+        #: zset: thread -> deadline (ms) of its claim.
+        self.claims = f"{base}claims"
+        #: hash: thread -> token of the drain that holds its claim.
+        self.tokens = f"{base}tokens"
+        #: hash: thread -> failed attempts in a row at its first unapplied task.
+        self.attempts = f"{base}attempts"
+        #: hash: thread -> JSON that says why it is parked.
+        self.parked = f"{base}parked"
+        #: zset: thread -> time (ms) at which its deletion was accepted; no later task is.
+        self.deleted = f"{base}deleted"
+        #: string, short TTL: a doorbell is outstanding.
+        self.bell = f"{base}bell"
+        #: string, short TTL: heartbeat of a drain at work.
+        self.drain = f"{base}drain"
+        #: list, at most one entry: wakes a drain that lingers for more work.
+        self.wake = f"{base}wake"
+        #: Keys of one thread begin with this, followed by ``mailbox:<thread>`` and the like.
+        self.thread_prefix = base
+        #: Channels of clients begin with this, followed by the client's name.
+        self.acks_prefix = f"{base}acks:"
 
     def acks(self, client: str) -> str:
         """Return the channel on which workers acknowledge a client's tasks, and report parked threads.
@@ -121,19 +83,19 @@ class ShardKeys:
 
     def mailbox(self, thread_id: str) -> str:
         """Return the stream of *thread_id*'s unapplied tasks; an entry's id is its position."""
-        return f"{self._base}:mailbox:{thread_id}"
+        return f"{self.thread_prefix}mailbox:{thread_id}"
 
     def writers(self, thread_id: str) -> str:
         """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position.
 
         Also ``:epoch`` -> the newest epoch.
         """
-        return f"{self._base}:writers:{thread_id}"
+        return f"{self.thread_prefix}writers:{thread_id}"
 
     def idempotency_keys(self, thread_id: str) -> str:
         """Return the zset idempotency key -> time (ms) at which an append with it was last accepted."""
-        return f"{self._base}:idempotency_keys:{thread_id}"
+        return f"{self.thread_prefix}idempotency_keys:{thread_id}"
 
     def applied(self, thread_id: str) -> str:
         """Return the string with the last applied position."""
-        return f"{self._base}:applied:{thread_id}"
+        return f"{self.thread_prefix}applied:{thread_id}"

@@ -437,7 +437,7 @@ async def test_after_a_dropped_creation_the_thread_stops_at_the_next_task(
 ) -> None:
     thread_id = await new_thread(store)
     another = CreateThread(at=utc_now(), session_meta={"id": new_thread_id()})
-    store._threads.require(thread_id).create(OrderedTask(another).encode())
+    store._threads.require(thread_id).creation = OrderedTask(another).encode()
     await append(store, thread_id, message("one"))
     await append(store, thread_id, message("two"))
     await drain(hand_worker)

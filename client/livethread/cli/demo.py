@@ -10,7 +10,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import deque
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -44,31 +45,8 @@ TURNS: Final = 6
 WORKERS: Final = 2
 
 
-@dataclass
-class Latencies:
-    """Measures, for each task, the time from the call until the task is durable."""
-
-    seconds: list[float] = field(default_factory=list)
-    _waiting: dict[str, deque[tuple[types.Position, float]]] = field(default_factory=dict)
-    _applied: dict[str, types.Position] = field(default_factory=dict)
-
-    def enqueued(self, thread_id: str, position: types.Position, called_at: float) -> None:
-        """Record an accepted task whose call began at *called_at*."""
-        applied = self._applied.get(thread_id)
-        if applied is not None and types.position_key(position) <= types.position_key(applied):
-            self.seconds.append(time.perf_counter() - called_at)
-        else:
-            self._waiting.setdefault(thread_id, deque()).append((position, called_at))
-
-    def observe(self, event: ThreadEvent) -> None:
-        """Record that tasks are durable."""
-        if not isinstance(event, TasksApplied):
-            return
-        now, key = time.perf_counter(), types.position_key(event.position)
-        self._applied[event.thread_id] = event.position
-        waiting = self._waiting.get(event.thread_id, deque())
-        while waiting and types.position_key(waiting[0][0]) <= key:
-            self.seconds.append(now - waiting.popleft()[1])
+#: A position in the order of its thread, and a time in seconds.
+_At = tuple[tuple[int, int], float]
 
 
 @dataclass
@@ -85,16 +63,31 @@ class Run:
     lines: int = 0
     seconds: float = 0.0
     killed: int = 0
-    latencies: Latencies = field(default_factory=Latencies)
+    #: The beginning of each append, by thread.
+    called: dict[str, list[_At]] = field(default_factory=lambda: defaultdict(list))
+    #: The times at which tasks were durable, by thread.
+    applied: dict[str, list[_At]] = field(default_factory=lambda: defaultdict(list))
     problems: list[str] = field(default_factory=list)
 
-    def count(self, event: ThreadEvent) -> None:
-        """Count the tasks that Redis accepted."""
-        self.tasks += isinstance(event, ItemsAppended | MetadataUpdated)
+    def observe(self, event: ThreadEvent) -> None:
+        """Count the tasks that Redis accepted, and note when tasks are durable."""
+        if isinstance(event, TasksApplied):
+            self.applied[event.thread_id].append((types.position_key(event.position), time.perf_counter()))
+        else:
+            self.tasks += isinstance(event, ItemsAppended | MetadataUpdated)
+
+    def latencies(self) -> Iterator[float]:
+        """Yield the seconds from each call of an append until it was durable."""
+        for thread_id, calls in self.called.items():
+            applied = sorted(self.applied[thread_id])
+            for position, called_at in calls:
+                first = bisect_left(applied, (position, 0.0))
+                if first < len(applied):
+                    yield applied[first][1] - called_at
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures."""
-        p50, p99 = _percentiles(self.latencies.seconds)
+        hundredths = statistics.quantiles([*self.latencies()] or [0.0, 0.0], n=100, method="inclusive")
         return {
             "home": str(self.home),
             "journal": str(self.journal),
@@ -105,8 +98,8 @@ class Run:
             "lines": self.lines,
             "seconds": round(self.seconds, 3),
             "tasks_per_second": round(self.tasks / self.seconds) if self.seconds else 0,
-            "p50_ms": round(p50 * 1000, 2),
-            "p99_ms": round(p99 * 1000, 2),
+            "p50_ms": round(hundredths[49] * 1000, 2),
+            "p99_ms": round(hundredths[98] * 1000, 2),
             "workers_killed": self.killed,
             "problems": self.problems,
         }
@@ -179,8 +172,7 @@ async def _play(
 
 async def _open(stack: AsyncExitStack, settings: Settings, run: Run, process: str) -> ThreadStore:
     store = await stack.enter_async_context(open_store(settings))
-    store.observers.subscribe(run.latencies.observe)
-    store.observers.subscribe(run.count)
+    store.observers.subscribe(run.observe)
     return stack.enter_context(journaled(store, run.journal, process))
 
 
@@ -188,26 +180,21 @@ async def _one_writer(store: ThreadStore, script: _Script, run: Run, advance: Ca
     thread = await LiveThread.create(store, _params())
     run.threads.append(thread.thread_id)
     await _perform(thread, script, run, advance)
-    await thread.update_metadata(
-        ThreadMetadataPatch(name=f"Session {thread.thread_id[-4:]}", git_info=GitInfoPatch(branch="fix/build"))
-    )
+    name = f"Session {thread.thread_id[-4:]}"
+    await thread.update_metadata(ThreadMetadataPatch(name=name, git_info=GitInfoPatch(branch="fix/build")))
     await thread.shutdown()
 
 
 async def _two_writers(
     stores: list[ThreadStore], scripts: tuple[_Script, _Script], run: Run, advance: Callable[[], None]
 ) -> None:
-    first_writer = await LiveThread.create(stores[0], _params())
-    run.threads.append(first_writer.thread_id)
-    await first_writer.persist()
-    second_writer = await LiveThread.resume(stores[1], types.ResumeThreadParams(thread_id=first_writer.thread_id))
-    performances = (
-        _perform(writer, script, run, advance)
-        for writer, script in zip((first_writer, second_writer), scripts, strict=True)
-    )
-    await asyncio.gather(*performances)
-    await first_writer.update_metadata(ThreadMetadataPatch(name="Two writers"))
-    await asyncio.gather(first_writer.shutdown(), second_writer.shutdown())
+    first = await LiveThread.create(stores[0], _params())
+    run.threads.append(first.thread_id)
+    await first.persist()
+    second = await LiveThread.resume(stores[1], types.ResumeThreadParams(thread_id=first.thread_id))
+    await asyncio.gather(_perform(first, scripts[0], run, advance), _perform(second, scripts[1], run, advance))
+    await first.update_metadata(ThreadMetadataPatch(name="Two writers"))
+    await asyncio.gather(first.shutdown(), second.shutdown())
 
 
 async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Callable[[], None]) -> None:
@@ -217,7 +204,7 @@ async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Calla
             called_at = time.perf_counter()
             receipt = await thread.append_items([item])
             if persisted_items([item]):
-                run.latencies.enqueued(thread.thread_id, receipt.position, called_at)
+                run.called[thread.thread_id].append((types.position_key(receipt.position), called_at))
             advance()
         await thread.flush()
 
@@ -243,13 +230,6 @@ def _params() -> types.CreateThreadParams:
     return types.CreateThreadParams(cwd="/repo", model_provider="openai", source="cli", git=GitInfo(branch="main"))
 
 
-def _percentiles(seconds: list[float]) -> tuple[float, float]:
-    if len(seconds) < 2:  # noqa: PLR2004 - what quantiles needs
-        return 0.0, 0.0
-    hundredths = statistics.quantiles(seconds, n=100, method="inclusive")
-    return hundredths[49], hundredths[98]
-
-
 def _print(run: Run) -> None:
     from rich.markup import escape
     from rich.table import Table
@@ -259,8 +239,8 @@ def _print(run: Run) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    for label, value in _rows(figures):
-        table.add_row(label, value)
+    for row in _rows(figures):
+        table.add_row(*row)
     out.print(table)
     if run.problems:
         for problem in run.problems[:20]:

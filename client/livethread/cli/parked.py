@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +56,9 @@ def show(thread_id: str, *, with_contents: bool, as_json: bool) -> None:
     click.echo(f"thread {shown['thread_id']} is parked since {shown['parked_at'] or 'an unknown time'}")
     click.echo(f"  reason   {shown['reason']}")
     if stopped:
+        items = f"{stopped['items']} items, " if "items" in stopped else ""
         op = stopped["op"] or "no task"
-        size = (
-            f"{stopped['items']} items, {stopped['bytes']} bytes"
-            if "items" in stopped
-            else f"{stopped['bytes']} bytes"
-        )
-        click.echo(f"  at       {stopped['position']}: {op}, {size}")
+        click.echo(f"  at       {stopped['position']}: {op}, {items}{stopped['bytes']} bytes")
     if stopped.get("writer"):
         click.echo(f"  writer   {stopped['writer']}, its task {stopped['n']}")
     click.echo(f"  waiting  {waiting['tasks']} tasks, {waiting['bytes']} bytes; this one included")
@@ -76,16 +71,6 @@ def show(thread_id: str, *, with_contents: bool, as_json: bool) -> None:
 def retry(thread_ids: tuple[str, ...]) -> None:
     """Let workers try each THREAD again, from the task at which it stopped."""
     asyncio.run(_retry([ArchiveThreadParams(thread_id=thread_id).thread_id for thread_id in thread_ids]))
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """Which of a parked thread's tasks to drop, and where to keep them."""
-
-    position: str | None
-    is_all: bool
-    save_to: Path | None
-    is_sure: bool
 
 
 @command.command("drop")
@@ -108,17 +93,18 @@ def drop(thread_id: str, position: str | None, is_all: bool, save_to: Path | Non
     """
     if position is not None and is_all:
         raise click.UsageError("--position names one task, and --all means them all")
-    asyncio.run(_drop(thread_id, _Choice(position, is_all, save_to, is_sure)))
+    asyncio.run(_drop(thread_id, position, is_all=is_all, save_to=save_to, is_sure=is_sure))
 
 
 def _list(*, as_json: bool) -> None:
     parked = asyncio.run(_all())
     if as_json:
         print_json(parked)
-    elif not parked:
-        click.echo("no thread is parked")
-    for thread in () if as_json else parked:
+        return
+    for thread in parked:
         click.echo(f"{thread['thread_id']}  {thread['reason']}")
+    if not parked:
+        click.echo("no thread is parked")
 
 
 @asynccontextmanager
@@ -159,20 +145,29 @@ async def _retry(thread_ids: list[str]) -> None:
             click.echo(f"{thread_id} is tried again")
 
 
-async def _drop(thread_id: str, choice: _Choice) -> None:
+async def _drop(thread_id: str, position: str | None, *, is_all: bool, save_to: Path | None, is_sure: bool) -> None:
     settings = Settings()
     async with _open_mailboxes(settings) as mailboxes:
         parked = await mailboxes.require_parked(thread_id)
-        entries = [entry async for entry in _chosen(mailboxes, parked, choice)]
+        entries: list[WaitingEntry] = []
+        async for entry in mailboxes.waiting(parked):
+            if position not in {None, entry.position}:
+                raise InvalidRequest(
+                    f"thread {thread_id} stopped at {entry.position}: later tasks cannot be dropped before that one, "
+                    "since the thread would lose its order"
+                )
+            entries.append(entry)
+            if not is_all:
+                break
         if not entries:
             raise Conflict(f"nothing waits in the mailbox of thread {thread_id}; retry it")
-        if choice.save_to is None and not has_home(settings):
+        if save_to is None and not has_home(settings):
             raise InvalidRequest(
                 "the home is on another host: name with --save a file in which to keep the dropped tasks"
             )
-        if not choice.is_sure:
+        if not is_sure:
             click.confirm(f"Drop {_named(entries)} of thread {thread_id}?", abort=True)
-        saved = _save(settings, parked, entries, choice.save_to)
+        saved = _save(settings, parked, entries, save_to)
         try:
             await mailboxes.drop(parked, entries)
         except Conflict:
@@ -180,18 +175,6 @@ async def _drop(thread_id: str, choice: _Choice) -> None:
             raise
         click.echo(f"dropped {_named(entries)}, kept in {saved}; {thread_id} is tried again")
         await mailboxes.poke(thread_id)
-
-
-async def _chosen(mailboxes: Mailboxes, parked: ParkedThread, choice: _Choice) -> AsyncIterator[WaitingEntry]:
-    async for entry in mailboxes.waiting(parked):
-        if choice.position not in {None, entry.position}:
-            raise InvalidRequest(
-                f"thread {parked.thread_id} stopped at {entry.position}: later tasks cannot be dropped before that "
-                "one, since the thread would lose its order"
-            )
-        yield entry
-        if not choice.is_all:
-            return
 
 
 def _named(entries: list[WaitingEntry]) -> str:

@@ -26,6 +26,12 @@ from livethread_config import Settings
 #: Files replayed at the same time.
 CONCURRENT_FILES: Final = 16
 
+#: Keys of a session_meta that are parameters of the new thread.
+_KEPT: Final = (
+    *("cwd", "model_provider", "source", "thread_source", "cli_version"),
+    *("agent_nickname", "agent_role", "agent_path"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
@@ -70,14 +76,10 @@ def command(files: tuple[Path, ...], as_json: bool) -> None:
 
 def _load(path: Path) -> _Source:
     records = [decode_line(line) for line in path.read_bytes().split(b"\n") if line.strip()]
-    items = [_with_readable_time(item) for item in items_of(records)]
+    items = [item if parse_time(item.timestamp) else replace(item, timestamp=None) for item in items_of(records)]
     if not any(item.type == "session_meta" for item in items):
         raise InvalidRequest(f"{path} has no session_meta: it is not a rollout, or is older than September 2025")
     return _Source(path, items, len(records) - len(items))
-
-
-def _with_readable_time(item: RolloutItem) -> RolloutItem:
-    return item if parse_time(item.timestamp) else replace(item, timestamp=None)
 
 
 async def _replay_all(sources: list[_Source], advance: Callable[[int], None]) -> list[Replayed]:
@@ -115,18 +117,10 @@ async def _replay(store: ThreadStore, source: _Source, advance: Callable[[int], 
 
 def _params(meta: dict[str, Any]) -> CreateThreadParams:
     """Return the parameters of a thread that begins like *meta*, without values that are not valid."""
-    git = meta.get("git")
-    wanted: dict[str, Any] = {
+    git, memory_mode = meta.get("git"), meta.get("memory_mode")
+    wanted: dict[str, Any] = {name: meta.get(name) for name in _KEPT} | {
         "forked_from_id": meta.get("id"),
-        "cwd": meta.get("cwd"),
-        "model_provider": meta.get("model_provider"),
-        "source": meta.get("source"),
-        "thread_source": meta.get("thread_source"),
-        "cli_version": meta.get("cli_version"),
-        "agent_nickname": meta.get("agent_nickname"),
-        "agent_role": meta.get("agent_role"),
-        "agent_path": meta.get("agent_path"),
-        "memory_mode": meta.get("memory_mode") if meta.get("memory_mode") in set(MemoryMode) else None,
+        "memory_mode": memory_mode if memory_mode in set(MemoryMode) else None,
         "created_at": parse_time(meta.get("timestamp")) or utc_now(),
         "git": {key: git.get(key) for key in GitInfo.model_fields} if isinstance(git, dict) else None,
     }

@@ -85,16 +85,12 @@ def _run(settings: Settings, specs: Sequence[ProcessSpec]) -> None:
         if supervisor.start():
             if claim is not None:
                 claim.set_ready()
-            _welcome(specs, say)
+            for spec in specs:
+                if spec.kind == "flower":
+                    say("up", f"Flower: http://{LOCALHOST}:{spec.env['PORT']}")
+            say("up", "all processes are running; Ctrl-C stops them")
         supervisor.wait()
     say("up", "stopped")
-
-
-def _welcome(specs: Sequence[ProcessSpec], say: _Printer) -> None:
-    for spec in specs:
-        if spec.kind == "flower":
-            say("up", f"Flower: http://{LOCALHOST}:{spec.env['PORT']}")
-    say("up", "all processes are running; Ctrl-C stops them")
 
 
 def _stop_on_signals(supervisor: Supervisor) -> None:
@@ -126,7 +122,6 @@ def read_procfile(path: Path) -> list[tuple[str, str]]:
 
     Raises:
         InvalidRequest: a line is not empty, a comment or ``name: command``, or repeats a name.
-
     """
     pairs: list[tuple[str, str]] = []
     for number, raw in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -6,13 +6,14 @@ Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
 from livethread.errors import Conflict, ThreadNotFound
-from livethread.queued.connection import CONNECTIONS
+from livethread.queued.connection import CONNECTIONS, ScriptConnection
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
 from livethread.queued.scripts import BELL_TTL_MS, load_script
@@ -32,7 +33,8 @@ PAGE: Final = 100
 #: How ``enqueue.lua`` names tasks that change whether a thread exists.
 _KINDS: Final = {"create_thread": "create", "delete_thread": "delete"}
 
-Batch = Sequence[tuple[Writer, Sequence[Submission]]]
+#: Writers, each with the numbered submissions to send for it.
+Batch = list[tuple[Writer, list[Submission]]]
 
 
 class Reply(NamedTuple):
@@ -46,15 +48,6 @@ class Reply(NamedTuple):
     tail: Position
     #: How many tasks this call accepted.
     fresh: int
-
-
-class Progress(NamedTuple):
-    """How far workers are with one writer's tasks."""
-
-    #: The last applied counter and the thread's last applied position, if both are known.
-    applied: tuple[int, Position] | None
-    #: Why the thread is parked; None if it is not.
-    parked: str | None
 
 
 class Mailboxes:
@@ -74,6 +67,7 @@ class Mailboxes:
             for of in self._shard_keys
         ]
         self._limits: tuple[int, ...] = (BELL_TTL_MS, self._ttl_s, settings.mailbox_max_tasks)
+        self._senders = [ScriptConnection(redis, self._enqueue) for _ in self._shard_keys]
         self._questions = asyncio.Semaphore(QUESTIONS)
 
     @property
@@ -84,19 +78,21 @@ class Mailboxes:
     def place(self, thread_id: str) -> Place:
         """Return the thread's shard and keys."""
         of = self._keys_of(thread_id)
-        return Place(
-            of.shard,
-            (of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.idempotency_keys(thread_id)),
-        )
+        return Place(of.shard, _thread_keys(of, thread_id))
 
     async def ping(self) -> None:
         """Return if Redis answers."""
         await self._redis.ping()
 
+    async def disconnect(self) -> None:
+        """Close the connections on which tasks are sent."""
+        for sender in self._senders:
+            await sender.disconnect()
+
     # -- enqueuing -----------------------------------------------------------------------------------------
 
     async def enqueue(self, shard: int, batch: Batch) -> list[Reply]:
-        """Offer the numbered submissions of each writer in *batch*, all of *shard*; repeating the call is safe."""
+        """Offer *batch* to *shard*; repeating the call is safe. A shard takes one call at a time."""
         keys, args = list(self._heads[shard]), list[Any](self._limits)
         for writer, submissions in batch:
             keys += writer.place.keys
@@ -104,14 +100,14 @@ class Mailboxes:
             epoch = "" if writer.epoch is None or first.is_promised else writer.epoch
             args += (writer.thread_id, writer.id, writer.floor, epoch, submissions[-1].last - first.n + 1)
             for submission in submissions:
-                task, expected = submission.task, submission.expected or ""
-                kind = _KINDS.get(task.op, "") if submission.patch is None else "pair"
+                task, patch, expected = submission.task, submission.patch, submission.expected or ""
+                kind = _KINDS.get(task.op, "") if patch is None else "pair"
                 if submission.is_repeated:  # its conditions held when Redis first accepted it
                     kind, expected = "" if kind == "create" else kind, ""
                 args += (submission.n, kind, expected, task.key or "", task.header, task.lines)
-                if submission.patch is not None:
-                    args += (submission.last, "", "", "", submission.patch.header, submission.patch.lines)
-        ring, *replies = await self._enqueue(keys=keys, args=args)
+                if patch is not None:
+                    args += (submission.last, "", "", "", patch.header, patch.lines)
+        ring, *replies = await self._senders[shard].call(keys, args)
         if ring:
             self._doorbell.ring(shard)
         return [
@@ -161,18 +157,20 @@ class Mailboxes:
             return False
         return await self.is_deleted(thread_id) or not await self._ask(self._redis.hexists, of.parked, thread_id)
 
-    async def progress(self, writer: Writer) -> Progress:
-        """Return how far workers are with the writer's tasks."""
+    async def progress(self, writer: Writer) -> tuple[tuple[int, Position] | None, str | None]:
+        """Return how far workers are with the writer's tasks.
+
+        That is the last applied counter with the thread's last applied position, if both are known; and why the
+        thread is parked, if it is.
+        """
         of, thread_id = self._keys_of(writer.thread_id), writer.thread_id
         async with self._questions, self._redis.pipeline(transaction=False) as questions:
             questions.hget(of.writers(thread_id), f"a:{writer.id}")
             questions.get(of.applied(thread_id))
             questions.hget(of.parked, thread_id)
             n, position, detail = await questions.execute()
-        is_known = n is not None and position is not None
-        return Progress(
-            (int(n), position.decode()) if is_known else None, None if detail is None else parked_reason(detail)
-        )
+        applied = None if n is None or position is None else (int(n), position.decode())
+        return applied, None if detail is None else parked_reason(detail)
 
     # -- acknowledgements ----------------------------------------------------------------------------------
 
@@ -233,27 +231,15 @@ class Mailboxes:
                 is dropped.
         """
         of, thread_id = self._shard_keys[parked.shard], parked.thread_id
-        dropped = await self._drop(
-            [
-                of.ready,
-                of.parked,
-                of.deleted,
-                of.mailbox(thread_id),
-                of.writers(thread_id),
-                of.applied(thread_id),
-                of.idempotency_keys(thread_id),
-            ],
-            [
-                thread_id,
-                parked.detail,
-                self._ttl_s,
-                of.acks_prefix,
-                len(entries),
-                *(entry.position for entry in entries),
-                *(field for pair in _last_counters(entries).items() for field in pair),
-            ],
-        )
-        if not dropped:
+        counters: dict[str, int] = {}
+        for entry in entries:
+            if entry.counter is not None:
+                writer, n = entry.counter
+                counters[writer] = max(n, counters.get(writer, 0))
+        keys = [of.ready, of.parked, of.deleted, *_thread_keys(of, thread_id)]
+        args: list[Any] = [thread_id, parked.detail, self._ttl_s, of.acks_prefix, len(entries)]
+        args += [entry.position for entry in entries]
+        if not await self._drop(keys, args + list(chain.from_iterable(counters.items()))):
             raise Conflict(f"thread {thread_id} is no longer parked at {entries[0].position}; nothing was dropped")
 
     def _keys_of(self, thread_id: str) -> names.ShardKeys:
@@ -264,10 +250,6 @@ class Mailboxes:
             return await question(*args)
 
 
-def _last_counters(entries: Iterable[WaitingEntry]) -> dict[str, int]:
-    last: dict[str, int] = {}
-    for entry in entries:
-        if entry.counter is not None:
-            writer, n = entry.counter
-            last[writer] = max(n, last.get(writer, 0))
-    return last
+def _thread_keys(of: names.ShardKeys, thread_id: str) -> tuple[str, ...]:
+    """Return the thread's keys in the order in which scripts take them."""
+    return of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.idempotency_keys(thread_id)

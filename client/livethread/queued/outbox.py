@@ -10,22 +10,13 @@ import asyncio
 import logging
 from typing import Final
 
-from redis.exceptions import (
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis import exceptions as redis
 
-from livethread.errors import Conflict, Internal, ResourceExhausted, ThreadNotFound, ThreadStoreError, Unavailable
+from livethread import errors
 from livethread.open_threads import taken_over
 from livethread.queued.connection import without_password
-from livethread.queued.mailboxes import Mailboxes, Reply
-from livethread.queued.writer import Submission, Writer
+from livethread.queued.mailboxes import Batch, Mailboxes, Reply
+from livethread.queued.writer import Writer
 from livethread.types import Position
 from livethread_config import Settings
 
@@ -45,19 +36,17 @@ REPORT_SHORTEST: Final = 0.02  # seconds
 #: Wait before a postponed or promised submission is offered again.
 OFFER_AGAIN: Final = 0.5  # seconds
 
-#: Errors, and beginnings of replies, that mean "not now" rather than "no".
+#: Errors, and beginnings of replies, that mean "not now" rather than "no": the same call may succeed later.
 _PASSING: Final = (
-    ClusterDownError,
-    MasterDownError,
-    ReadOnlyError,
-    RedisConnectionError,
-    RedisTimeoutError,
-    TryAgainError,
+    redis.ClusterDownError,
+    redis.ConnectionError,
+    redis.MasterDownError,
+    redis.ReadOnlyError,
+    redis.TimeoutError,
+    redis.TryAgainError,
     OSError,
 )
 _NOT_NOW: Final = ("BUSY", "MISCONF")
-
-_Batch = list[tuple[Writer, list[Submission]]]
 
 
 class Outbox:
@@ -87,6 +76,7 @@ class Outbox:
             for task in pending:
                 task.cancel()
             await asyncio.wait(pending, timeout=RETRY_FIRST)
+        await self._mailboxes.disconnect()
         for waiting in self._waiting:
             for writer in waiting:
                 writer.drop_all(_closed())
@@ -121,25 +111,24 @@ class Outbox:
                     if not writer.queue:
                         waiting.pop(writer, None)
 
-    async def _send(self, shard: int, batch: _Batch) -> None:
+    async def _send(self, shard: int, batch: Batch) -> None:
         """Send *batch* until Redis replies; repeating it is safe."""
         wait = RETRY_FIRST
-        while True:
+        replies: list[Reply] | None = None
+        while replies is None:
             self._called_at[shard] = asyncio.get_running_loop().time()
             try:
                 replies = await self._mailboxes.enqueue(shard, batch)
-            except (RedisError, OSError) as error:
-                if not _is_passing(error) and await self._refuse_for_good(batch, error):
+            except (redis.RedisError, OSError) as error:
+                is_passing = isinstance(error, _PASSING) or str(error).startswith(_NOT_NOW)
+                if not is_passing and await self._refuse_for_good(batch, error):
                     return
                 level = logging.WARNING if wait == RETRY_FIRST else logging.DEBUG
-                logger.log(
-                    level, "Redis out of reach", extra={"action": "enqueue", "shard": shard, "retry_in_s": wait}
-                )
+                extra = {"action": "enqueue", "shard": shard, "retry_in_s": wait}
+                logger.log(level, "Redis out of reach", extra=extra)
                 self._report_delay(shard, error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)
-            else:
-                break
             finally:
                 self._called_at[shard] = float("inf")
         for (writer, _), reply in zip(batch, replies, strict=True):
@@ -158,35 +147,46 @@ class Outbox:
             return
         first = writer.queue[0]
         if reply.status == "deleted":
-            writer.drop_all(ThreadNotFound(writer.thread_id, "it was deleted"))
+            writer.drop_all(errors.ThreadNotFound(writer.thread_id, "it was deleted"))
         elif reply.status == "exists" and first.is_promised:
-            writer.lift_conditions()  # its task joins the thread that another writer created
-        elif reply.status == "moved" and first.is_promised:
-            # Its caller no longer waits, and its condition will never hold again: it must not hold up the others.
-            logger.warning(
-                "a compare-and-append came too late",
-                extra={"action": "enqueue", "thread_id": writer.thread_id, "position": first.expected},
-            )
-            writer.give_up_first(self._refusal(writer, reply))
-        elif reply.status == "full" and self._postpone(writer):
-            return
-        elif not writer.refuse(self._refusal(writer, reply)):
-            self._offer_again(writer)
+            first.is_repeated = True  # without its condition, it joins the thread that another writer created
+        else:
+            if reply.status == "moved" and first.is_promised:  # its caller no longer waits
+                logger.warning(
+                    "a compare-and-append came too late",
+                    extra={"action": "enqueue", "thread_id": writer.thread_id, "position": first.expected},
+                )
+            self._refuse(writer, self._refusal(writer, reply))
 
-    def _refusal(self, writer: Writer, reply: Reply) -> ThreadStoreError:
+    def _refuse(self, writer: Writer, error: errors.ThreadStoreError) -> bool:
+        """Refuse *writer*'s first submission; if it stays queued, offer it again later and return False."""
+        is_refused = writer.refuse(error)
+        if not is_refused:
+            self._offer_again(writer)
+        return is_refused
+
+    def _refusal(self, writer: Writer, reply: Reply) -> errors.ThreadStoreError:
         match reply.status:
             case "full":
-                return self._full(writer)
+                remedy = (
+                    f"it is parked: {writer.parked}"
+                    if writer.parked
+                    else "wait until workers have applied some (flush), or start more workers"
+                )
+                return errors.ResourceExhausted(
+                    f"thread {writer.thread_id} has {self._settings.mailbox_max_tasks} unapplied tasks, the most its "
+                    f"mailbox holds; {remedy}"
+                )
             case "moved":
-                return Conflict.of_position(reply.tail, writer.queue[0].expected)
+                return errors.Conflict.of_position(reply.tail, writer.queue[0].expected)
             case "fenced":
                 return taken_over(writer.thread_id)
             case "exists":
-                return Conflict(f"thread {writer.thread_id} exists; resume it instead")
+                return errors.Conflict(f"thread {writer.thread_id} exists; resume it instead")
             case _:
-                return Internal(f"this release does not know the reply {reply.status!r}")
+                return errors.Internal(f"this release does not know the reply {reply.status!r}")
 
-    async def _refuse_for_good(self, batch: _Batch, error: Exception) -> bool:
+    async def _refuse_for_good(self, batch: Batch, error: Exception) -> bool:
         """Refuse what Redis will not run, such as a write beyond its memory limit; return False if that is uncertain.
 
         An earlier attempt may have succeeded, or the script may have stopped half-way: the counters in Redis say what
@@ -194,44 +194,27 @@ class Outbox:
         """
         try:
             accepted = [await self._mailboxes.accepted(writer) for writer, _ in batch]
-        except (RedisError, OSError):
+        except (redis.RedisError, OSError):
             return False
-        for (writer, _), last in zip(batch, accepted, strict=True):
+        refusal: errors.ThreadStoreError
+        if isinstance(error, redis.OutOfMemoryError):
+            refusal = errors.ResourceExhausted(f"Redis is out of memory: {error}")
+        else:
+            refusal = errors.Internal(f"Redis refused the tasks: {error}")
+        for (writer, submissions), last in zip(batch, accepted, strict=True):
             if last is not None:
                 writer.accept(*last, fresh=0)
-        refusal: ThreadStoreError
-        if isinstance(error, OutOfMemoryError):
-            refusal = ResourceExhausted(f"Redis is out of memory: {error}")
-        else:
-            refusal = Internal(f"Redis refused the tasks: {error}")
-        for writer, submissions in batch:
-            self._refuse(writer, submissions, refusal)
+            for submission in submissions:
+                is_next = bool(writer.queue) and writer.queue[0] is submission
+                if is_next and not self._refuse(writer, refusal):
+                    break
         return True
 
-    def _refuse(self, writer: Writer, submissions: list[Submission], error: ThreadStoreError) -> None:
-        """Refuse those of *submissions* that are still queued; offer them again if one may wait or is promised."""
-        for submission in submissions:
-            if not writer.queue or writer.queue[0] is not submission:
-                continue
-            if isinstance(error, ResourceExhausted) and self._postpone(writer):
-                return
-            if not writer.refuse(error):
-                self._offer_again(writer)
-                return
-
-    def _postpone(self, writer: Writer) -> bool:
-        """Offer the queue again once there may be room; return False if its first submission may not wait."""
-        first = writer.queue[0]
-        left = first.deadline - asyncio.get_running_loop().time()
-        if left <= 0 or first.is_promised:
-            return False
-        writer.postpone()
-        self._offer_again(writer, min(left, OFFER_AGAIN))
-        return True
-
-    def _offer_again(self, writer: Writer, wait_s: float = OFFER_AGAIN) -> None:
+    def _offer_again(self, writer: Writer) -> None:
+        loop = asyncio.get_running_loop()
+        left = writer.queue[0].deadline - loop.time() if writer.queue else 0.0
         self.forget(writer)
-        asyncio.get_running_loop().call_later(wait_s, self.send, writer)
+        loop.call_later(min(left, OFFER_AGAIN) if left > 0 else OFFER_AGAIN, self.send, writer)
 
     async def _report_hanging_calls(self) -> None:
         """Report calls without a reply to the callers that wait for them."""
@@ -250,34 +233,23 @@ class Outbox:
                 if submission.since < since:
                     submission.fail(self._no_reply(error, submission.expected))
 
-    def _full(self, writer: Writer) -> ResourceExhausted:
-        remedy = (
-            f"it is parked: {writer.parked}"
-            if writer.parked
-            else "wait until workers have applied some (flush), or start more workers"
-        )
-        return ResourceExhausted(
-            f"thread {writer.thread_id} has {self._settings.mailbox_max_tasks} unapplied tasks, the most its mailbox "
-            f"holds; {remedy}"
-        )
-
-    def _no_reply(self, error: Exception, expected: Position | None) -> Unavailable:
+    def _no_reply(self, error: Exception, expected: Position | None) -> errors.Unavailable:
         happened = (
             f"Redis at {without_password(self._settings.client_url)} has not accepted the task within "
             f"{self._settings.enqueue_timeout_s:g} s ({error}); it stays queued in this process, in order, and is sent when "
             "Redis answers"
         )
         if expected is None:
-            return Unavailable(f"{happened}: do not append it again, flush", is_queued=True)
-        return Unavailable(
+            return errors.Unavailable(f"{happened}: do not append it again, flush", is_queued=True)
+        return errors.Unavailable(
             f"{happened}. It takes effect only if the last position is still {expected}: flush and read the history, or "
             "append it again with the same idempotency key"
         )
 
 
-def _next_batch(waiting: dict[Writer, None]) -> _Batch:
+def _next_batch(waiting: dict[Writer, None]) -> Batch:
     """Take what is queued, up to the limits of one call."""
-    batch: _Batch = []
+    batch: Batch = []
     tasks, size = BATCH_TASKS, BATCH_BYTES
     for writer in tuple(waiting):
         if tasks <= 0 or size <= 0:
@@ -286,16 +258,12 @@ def _next_batch(waiting: dict[Writer, None]) -> _Batch:
             del waiting[writer]
             continue
         submissions = writer.take(tasks, size)
-        tasks -= sum(submission.count for submission in submissions)
-        size -= sum(submission.size for submission in submissions)
+        for submission in submissions:
+            tasks -= submission.count
+            size -= submission.size
         batch.append((writer, submissions))
     return batch
 
 
-def _is_passing(error: Exception) -> bool:
-    """Whether Redis may carry out the same call later."""
-    return isinstance(error, _PASSING) or str(error).startswith(_NOT_NOW)
-
-
-def _closed() -> Unavailable:
-    return Unavailable("the store was closed before Redis accepted the task")
+def _closed() -> errors.Unavailable:
+    return errors.Unavailable("the store was closed before Redis accepted the task")

@@ -134,17 +134,17 @@ class ProgressWatch:
         shard, now = writer.place.shard, asyncio.get_running_loop().time
         self._liveness.asked_at[shard], known = now(), (writer.floor, writer.parked)
         try:
-            progress = await self._mailboxes.progress(writer)
+            applied, parked = await self._mailboxes.progress(writer)
         except (RedisError, OSError) as error:
             self._liveness.failures[shard] = error
             return False
         self._liveness.failures.pop(shard, None)
-        if progress.applied is not None:
-            writer.note_applied(*progress.applied)
-        writer.note_parked(progress.parked)
+        if applied is not None:
+            writer.note_applied(*applied)
+        writer.note_parked(parked)
         if (writer.floor, writer.parked) != known:
             self._liveness.news_at[shard] = now()
-        if progress.parked is None and writer.rewind_last():
+        if parked is None and writer.rewind_last():
             self._outbox.send(writer)
         return True
 

@@ -17,23 +17,13 @@ from typing import Final, Self
 
 from redis.exceptions import RedisError
 
-from livethread import types
+from livethread import ordered_tasks, types
 from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound
 from livethread.metadata import MetadataUpdate, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
 from livethread.open_threads import OpenThreads
-from livethread.ordered_tasks import (
-    ArchiveThread,
-    CreateThread,
-    DeleteThread,
-    EncodedTask,
-    OrderedTask,
-    TaskHeader,
-    UnarchiveThread,
-    UpdateThreadMetadata,
-    encode_append,
-)
+from livethread.ordered_tasks import EncodedTask, OrderedTask
 from livethread.queued.acknowledgements import Acknowledgements
 from livethread.queued.admission import Admission
 from livethread.queued.connection import no_redis, redis_errors_translated
@@ -110,15 +100,16 @@ class QueuedThreadStore:
     async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread; nothing reaches Redis before its first task."""
         # Encoded now, so that parameters that cannot be stored are refused now.
-        creation = OrderedTask(CreateThread(at=params.created_at, session_meta=session_meta(params))).encode()
+        creation = OrderedTask(
+            ordered_tasks.CreateThread(at=params.created_at, session_meta=session_meta(params))
+        ).encode()
         # An id that was made for this thread is new; one that the caller chose may not be.
-        is_chosen = "thread_id" in params.model_fields_set
-        if params.thread_id in self._threads or (is_chosen and await self._exists(params.thread_id)):
-            raise Conflict(f"thread {params.thread_id} exists; resume it instead")
-        if params.thread_id in self._threads:  # created meanwhile
-            raise Conflict(f"thread {params.thread_id} exists; resume it instead")
+        thread_id, is_chosen = params.thread_id, "thread_id" in params.model_fields_set
+        exists = thread_id not in self._threads and is_chosen and await self._exists(thread_id)
+        if exists or thread_id in self._threads:
+            raise Conflict(f"thread {thread_id} exists; resume it instead")
         # Redis learns the epoch with the first task. Every later one is higher.
-        self._open(params.thread_id, epoch=int(params.exclusive)).create(creation)
+        self._open(thread_id, epoch=int(params.exclusive)).creation = creation
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
         """Open an existing thread after workers have applied its mailbox."""
@@ -162,7 +153,7 @@ class QueuedThreadStore:
         thread_id, update = params.thread_id, params.metadata
         writer = self._threads.require(thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
-        task = encode_append(params.appended_at, lines, params.idempotency_key)
+        task = ordered_tasks.encode_append(params.appended_at, lines, params.idempotency_key)
         patch = None if update is None else _encode_derived(update, params.appended_at)
         submission = Submission(task, params.expected_position, patch)
         count = len(lines)
@@ -185,22 +176,22 @@ class QueuedThreadStore:
 
         The store keeps no copy of tasks for threads that are not open: they are as durable as Redis makes them.
         """
-        header = UpdateThreadMetadata.of(params, at=utc_now())
+        header = ordered_tasks.UpdateThreadMetadata.of(params, at=utc_now())
         receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
         self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params))
         return receipt
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Enqueue the archiving as one task."""
-        return await self._change(params.thread_id, ArchiveThread(at=utc_now()))
+        return await self._change(params.thread_id, ordered_tasks.ArchiveThread(at=utc_now()))
 
     async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Enqueue the unarchiving as one task."""
-        return await self._change(params.thread_id, UnarchiveThread(at=utc_now()))
+        return await self._change(params.thread_id, ordered_tasks.UnarchiveThread(at=utc_now()))
 
     async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Enqueue the deletion as one task; Redis refuses all later tasks of the thread."""
-        return await self._change(params.thread_id, DeleteThread(at=utc_now()))
+        return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()))
 
     # -- reads ---------------------------------------------------------------------------------------------
 
@@ -251,7 +242,9 @@ class QueuedThreadStore:
                 error.add_note(NOTHING_STORED)
             raise
 
-    async def _change(self, thread_id: str, header: TaskHeader, *, include_archived: bool = True) -> types.Receipt:
+    async def _change(
+        self, thread_id: str, header: ordered_tasks.TaskHeader, *, include_archived: bool = True
+    ) -> types.Receipt:
         """Enqueue a task of a thread, open or not."""
         writer = self._threads.get(thread_id)
         if writer is None:
@@ -307,4 +300,4 @@ def _encode_derived(update: MetadataUpdate, at: datetime) -> EncodedTask | None:
     """Return the task that follows an append; None if the patch is empty."""
     if update.patch.is_empty():
         return None
-    return OrderedTask(UpdateThreadMetadata.of(update, at=at, derived=True)).encode()
+    return OrderedTask(ordered_tasks.UpdateThreadMetadata.of(update, at=at, derived=True)).encode()

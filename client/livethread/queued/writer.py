@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from livethread.errors import ResourceExhausted, ThreadNotFound
+from livethread.errors import Conflict, ResourceExhausted, ThreadNotFound, ThreadStoreError
 from livethread.observers import Observers, TasksApplied, ThreadParkedEvent
 from livethread.ordered_tasks import EncodedTask
 from livethread.types import START, Position, position_key
@@ -171,12 +171,14 @@ class Writer:
         self._max_tasks = max_tasks
         self._keeps_accepted = keeps_accepted
         self._is_closed = False
-        #: The task that creates the thread, until Redis holds it, and its submission once there is one.
-        self._creation: EncodedTask | None = None
+        #: The task that creates the thread, until Redis holds it. It is submitted before the first task, or when asked
+        #: for: no empty thread is created.
+        self.creation: EncodedTask | None = None
         self._creating: Submission | None = None
         #: Counter up to which workers acknowledged tasks: their message may come before Redis' reply to the enqueue.
         self._acked = 0
-        self._orders = 0
+        #: Number of the last submission so far; see `is_applied_up_to`.
+        self.marker = 0
         #: Number of tasks in ``unapplied`` and ``queue``.
         self._tasks = 0
 
@@ -190,21 +192,10 @@ class Writer:
         """Whether a task is not yet known to be applied."""
         return bool(self.unapplied or self.queue)
 
-    @property
-    def marker(self) -> int:
-        """Number of the last submission so far; see `is_applied_up_to`."""
-        return self._orders
-
     def is_applied_up_to(self, marker: int) -> bool:
         """Whether every submission up to *marker* is applied, or was refused."""
         pending = self.unapplied or self.queue
         return not pending or pending[0].order > marker
-
-    # -- opening and closing -------------------------------------------------------------------------------
-
-    def create(self, creation: EncodedTask) -> None:
-        """Submit *creation* before the first task, or when asked for it: no empty thread is created."""
-        self._creation = creation
 
     def raise_epoch(self, epoch: int) -> None:
         """Count as opened in *epoch* if that is newer: handles of one thread share the newest one's rights."""
@@ -232,8 +223,8 @@ class Writer:
         """
         if self._is_closed:
             raise ThreadNotFound(self.thread_id, "it was shut down or discarded")
-        if self._creation is not None and self._creating is None:
-            creating = Submission(self._creation)
+        if self.creation is not None and self._creating is None:
+            creating = Submission(self.creation)
             if submission is not None and (size := creating.size + submission.size) <= self._budget.limit:
                 self._budget.take(size)  # both have room: else the thread would be created, and stay empty
                 self._budget.give_back(size)
@@ -250,10 +241,10 @@ class Writer:
             )
         self._budget.take(submission.size)
         loop = asyncio.get_running_loop()
-        self._orders += 1
+        self.marker += 1
         self._tasks += submission.count
         submission.accepted = loop.create_future()
-        submission.order, submission.since, submission.deadline = self._orders, loop.time(), deadline
+        submission.order, submission.since, submission.deadline = self.marker, loop.time(), deadline
         self.queue.append(submission)
         return submission
 
@@ -266,12 +257,11 @@ class Writer:
         """
         batch: list[Submission] = []
         n = self.last_accepted
-        is_promised = bool(self.queue) and self.queue[0].is_promised
         for submission in self.queue:
             if batch and (tasks < submission.count or size < submission.size):
                 break
             # Promised tasks pass every fence: they travel without an epoch, and so apart from the others.
-            if self.epoch is not None and submission.is_promised != is_promised:
+            if batch and self.epoch is not None and submission.is_promised != batch[0].is_promised:
                 break
             submission.n, submission.is_postponed = n + 1, False
             submission.last = n = n + submission.count
@@ -293,7 +283,7 @@ class Writer:
             later = last - submission.last
             submission.position = _before(position, later) if 0 < later < fresh else position
             if submission is self._creating:
-                self._creation = self._creating = None
+                self.creation = self._creating = None
             self.unapplied.append(submission)
             if not submission.accepted.done():
                 submission.accepted.set_result(submission.position)
@@ -303,44 +293,33 @@ class Writer:
             self._let_go(last)
         self.changed.set()
 
-    def refuse(self, error: Exception) -> bool:
-        """Refuse the first queued submission, and with a thread's creation all that depend on it.
+    def refuse(self, error: ThreadStoreError) -> bool:
+        """Refuse the first queued submission; return False if it stays queued, to be offered again later.
 
-        Later ones get new counters when they are sent. Return False if it is promised, and has to be sent again. If
-        workers acknowledged it, it is accepted instead.
+        It stays if it may wait for room, or is promised. But it goes even if promised when it expects a position that
+        is no longer the last: that cannot change. A thread's creation takes along all that depend on it. What workers
+        acknowledged is accepted instead.
         """
         first = self.queue[0]
-        if self._accept_acked():
+        if 0 < first.n <= self._acked:  # Redis held it, and has lost it since
+            self.accept(self._acked, self.applied, 0)
             return True
-        if first.is_promised:
+        is_promised = first.is_promised
+        if is_promised and not (isinstance(error, Conflict) and error.last_position is not None):
             return False
-        depending = len(self.queue) if first.task.op == "create_thread" else 1
-        for _ in range(depending):
-            if self.queue[0].is_promised:
-                break
-            self._drop(self.queue.popleft(), error)
-        self._forget_counters()
+        may_wait = not is_promised and asyncio.get_running_loop().time() < first.deadline
+        is_postponed = may_wait and isinstance(error, ResourceExhausted)
+        self._acked = self.floor
+        for waiting in self.queue:  # they get new counters when they are sent
+            waiting.n, waiting.is_postponed = 0, is_postponed or waiting.is_postponed
+        if is_postponed:
+            return False
+        self._drop(self.queue.popleft(), error)
+        if first.task.op == "create_thread":
+            while self.queue and not self.queue[0].is_promised:
+                self._drop(self.queue.popleft(), error)
         self.changed.set()
         return True
-
-    def give_up_first(self, error: Exception) -> None:
-        """Give up the first queued submission even if it is promised: its condition can never hold again."""
-        if self._accept_acked():
-            return
-        self._drop(self.queue.popleft(), error)
-        self._forget_counters()
-        self.changed.set()
-
-    def lift_conditions(self) -> None:
-        """Offer the first queued submission again without its conditions: it is promised."""
-        self.queue[0].is_repeated = True
-
-    def postpone(self) -> None:
-        """Keep the queue for later: Redis had no room for the first submission, and holds none after it."""
-        self._accept_acked()
-        self._forget_counters()
-        for waiting in self.queue:
-            waiting.is_postponed = True
 
     def withdraw(self, submission: Submission) -> bool:
         """Take *submission* back if it is postponed; return whether it was."""
@@ -369,10 +348,10 @@ class Writer:
 
     def rewind_last(self) -> bool:
         """Queue the last submission again if nothing else is queued; return whether it is."""
-        is_due = bool(self.unapplied) and not self.queue
-        if is_due:
-            self.rewind(self.unapplied[-1].n - 1)
-        return is_due
+        if self.queue or not self.unapplied:
+            return False
+        self.rewind(self.unapplied[-1].n - 1)
+        return True
 
     # -- what workers report -------------------------------------------------------------------------------
 
@@ -388,18 +367,10 @@ class Writer:
 
     def note_parked(self, reason: str | None) -> None:
         """Note why the thread is parked, or that it is not."""
-        is_new = reason != self.parked
-        self.parked = reason
+        known, self.parked = self.parked, reason
         self.changed.set()
-        if is_new and reason is not None:
+        if reason is not None and reason != known:
             self._observers.emit(ThreadParkedEvent(self.thread_id, reason))
-
-    def _accept_acked(self) -> bool:
-        """Accept the first queued tasks if workers acknowledged them: Redis held them, and has lost them since."""
-        is_acked = bool(self.queue) and 0 < self.queue[0].n <= self._acked
-        if is_acked:
-            self.accept(self._acked, self.applied, 0)
-        return is_acked
 
     def _let_go_acked(self) -> None:
         if self.unapplied and self.unapplied[0].last <= self._acked:
@@ -408,20 +379,11 @@ class Writer:
                 self._observers.emit(TasksApplied(self.thread_id, self.applied))
 
     def _let_go(self, n: int) -> None:
-        size = 0
         while self.unapplied and self.unapplied[0].last <= n:
             submission = self.unapplied.popleft()
             self.floor = submission.last
             self._tasks -= submission.count
-            size += submission.size
-        if size:
-            self._budget.give_back(size)
-
-    def _forget_counters(self) -> None:
-        """Have the queue numbered again."""
-        self._acked = self.floor
-        for waiting in self.queue:
-            waiting.n = 0
+            self._budget.give_back(submission.size)
 
     def _drop(self, submission: Submission, error: BaseException) -> None:
         if submission is self._creating:

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from redis import Redis
@@ -13,9 +14,10 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from livethread.observers import Observers
-from livethread.ordered_tasks import EncodedTask
+from livethread.ordered_tasks import AppendItems, EncodedTask, OrderedTask
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.mailboxes import Batch, Mailboxes, Reply
+from livethread.queued.outbox import Outbox
 from livethread.queued.writer import Budget, Place, Submission, Writer
 from livethread.types import Position
 from livethread_config import Settings, names
@@ -50,6 +52,7 @@ class FaultyMailboxes(Mailboxes):
         super().__init__(redis, settings, cast("Doorbell", bell))
         self._client: Any = client  # redis-py's types leave open whether it is asynchronous
         self._settings = settings
+        self.outbox = Outbox(self, settings)
         #: Counters that each call offered, by thread.
         self.calls: list[dict[str, list[int]]] = []
         #: What goes wrong with the next calls; None: nothing.
@@ -89,6 +92,12 @@ class FaultyMailboxes(Mailboxes):
 
     def new_writer(self, thread_id: str) -> Writer:
         return new_writer(thread_id, Budget(1_000_000), max_tasks=1_000, mailboxes=self)
+
+    def submit(self, writer: Writer, *texts: str) -> list[Submission]:
+        """Submit an append of each of *texts* to *writer*, and have them sent."""
+        submissions = [queue(writer, append(text)) for text in texts]
+        self.outbox.send(writer)
+        return submissions
 
     # -- what Redis holds ----------------------------------------------------------------------------------
 
@@ -137,6 +146,10 @@ class FaultyMailboxes(Mailboxes):
         """Take all tasks out of the mailbox, as a worker does."""
         self._client.delete(self.keys(thread_id).mailbox(thread_id))
 
+    def forget_scripts(self) -> None:
+        """Forget all scripts, as a Redis does that starts again."""
+        self._client.script_flush()
+
     def lose_everything(self) -> None:
         """Forget all keys, as a Redis without persistence does when it starts again."""
         self._client.delete(*self._client.scan_iter(f"{self._settings.key_prefix}:*", count=1_000))
@@ -165,6 +178,13 @@ class FaultyMailboxes(Mailboxes):
 
     def is_parked(self, thread_id: str) -> bool:
         return bool(self._client.hexists(self.keys(thread_id).parked, thread_id))
+
+
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def append(text: str) -> EncodedTask:
+    return OrderedTask(AppendItems(at=AT), (text.encode(),)).encode()
 
 
 _numbers = iter(range(1_000_000))

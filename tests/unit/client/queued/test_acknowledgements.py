@@ -14,7 +14,6 @@ from livethread.open_threads import OpenThreads
 from livethread.ordered_tasks import AppendItems, OrderedTask
 from livethread.queued.acknowledgements import Acknowledgements
 from livethread.queued.connection import connect
-from livethread.queued.outbox import Outbox
 from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Writer
 from livethread_config import Settings
@@ -35,10 +34,9 @@ async def writer(mailboxes: FaultyMailboxes, settings: Settings) -> AsyncIterato
     """A writer with two accepted tasks, whose client listens."""
     threads: OpenThreads[Writer] = OpenThreads()
     writer = threads.open(THREAD, lambda: mailboxes.new_writer(THREAD))
-    outbox = Outbox(mailboxes, settings)
-    progress = ProgressWatch(mailboxes, settings, outbox, threads)
+    progress = ProgressWatch(mailboxes, settings, mailboxes.outbox, threads)
     client = writer.id.partition(".")[0]
-    acknowledgements = Acknowledgements(mailboxes, client, threads, outbox, progress)
+    acknowledgements = Acknowledgements(mailboxes, client, threads, mailboxes.outbox, progress)
     await acknowledgements.connect()
     acknowledgements.start()
     for _ in range(2):

@@ -208,7 +208,7 @@ async def test_a_creation_is_sent_though_the_first_task_has_no_room_beside_it(
 ) -> None:
     """Else it would never be applied, and the room that it takes never be free."""
     gate = Gate(waiting.model_copy(update={"backpressure": backpressure, "backpressure_timeout_s": 0.01}))
-    gate.writer.create(OrderedTask(CreateThread(at=AT, session_meta={"id": THREAD})).encode())
+    gate.writer.creation = OrderedTask(CreateThread(at=AT, session_meta={"id": THREAD})).encode()
     patch = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title="t"), derived=True)).encode()
     pair = Submission(OrderedTask(AppendItems(at=AT), (b"x",)).encode(), patch=patch)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -13,25 +12,24 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.nodes.processes import RedisServer
-from tests.unit.client.queued.faulty_mailboxes import Bell, FaultyMailboxes, LostReply, StoppedHalfWay, queue
+from tests.unit.client.queued.faulty_mailboxes import (
+    AT,
+    Bell,
+    FaultyMailboxes,
+    LostReply,
+    StoppedHalfWay,
+    append,
+    queue,
+)
 
 from livethread.errors import Conflict, Internal, InvalidRequest, ResourceExhausted, ThreadNotFound, Unavailable
 from livethread.metadata import ThreadMetadataPatch
-from livethread.ordered_tasks import (
-    AppendItems,
-    CreateThread,
-    DeleteThread,
-    EncodedTask,
-    OrderedTask,
-    UpdateThreadMetadata,
-)
+from livethread.ordered_tasks import CreateThread, DeleteThread, OrderedTask, UpdateThreadMetadata
 from livethread.queued import outbox as outbox_module
 from livethread.queued.connection import connect
-from livethread.queued.outbox import Outbox
 from livethread.queued.writer import Submission, Writer
 from livethread_config import Settings
 
-AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 A = "019a93b9-f380-7600-98ff-940e6b99603a"
 B = "019a93b9-f380-7600-98ff-940e6b99603b"
 DEADLINE = 4.0  # seconds; nothing here takes one, but a test that hangs must end
@@ -49,42 +47,36 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"redis_url": SECRET_URL, "mailbox_max_tasks": 3})
 
 
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
+    monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.001)
+
+
 @pytest.fixture
 async def mailboxes(redis_server: RedisServer, settings: Settings, bell: Bell) -> AsyncIterator[FaultyMailboxes]:
-    redis = connect(settings.model_copy(update={"redis_url": redis_server.url}))
-    yield FaultyMailboxes(redis, redis_server.client, settings, bell)
-    await redis.aclose()
+    async with sending(redis_server, settings, bell) as mailboxes:
+        yield mailboxes
 
 
 @pytest.fixture
-async def outbox(
-    mailboxes: FaultyMailboxes, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Outbox]:
-    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
-    monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.001)
-    async with sending(mailboxes, settings) as outbox:
-        yield outbox
-
-
-@pytest.fixture
-async def impatient(
-    mailboxes: FaultyMailboxes, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Outbox]:
-    """An outbox whose callers have always waited too long."""
-    monkeypatch.setattr(outbox_module, "RETRY_FIRST", 0.0)
-    monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.001)
-    async with sending(mailboxes, settings.model_copy(update={"enqueue_timeout_s": 1e-9})) as outbox:
-        yield outbox
+async def impatient(redis_server: RedisServer, settings: Settings, bell: Bell) -> AsyncIterator[FaultyMailboxes]:
+    """Mailboxes whose callers have always waited too long."""
+    async with sending(redis_server, settings.model_copy(update={"enqueue_timeout_s": 1e-9}), bell) as mailboxes:
+        yield mailboxes
 
 
 @asynccontextmanager
-async def sending(mailboxes: FaultyMailboxes, settings: Settings) -> AsyncIterator[Outbox]:
-    outbox = Outbox(mailboxes, settings)
-    outbox.start()
+async def sending(redis_server: RedisServer, settings: Settings, bell: Bell) -> AsyncIterator[FaultyMailboxes]:
+    """Mailboxes whose outbox is started."""
+    redis = connect(settings.model_copy(update={"redis_url": redis_server.url}))
+    mailboxes = FaultyMailboxes(redis, redis_server.client, settings, bell)
+    mailboxes.outbox.start()
     try:
-        yield outbox
+        yield mailboxes
     finally:
-        await outbox.stop()
+        await mailboxes.outbox.stop()
+        await redis.aclose()
 
 
 def reply(text: str) -> Exception:
@@ -92,16 +84,6 @@ def reply(text: str) -> Exception:
     error = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
     assert isinstance(error, RedisError)
     return error
-
-
-def append(text: str) -> EncodedTask:
-    return OrderedTask(AppendItems(at=AT), (text.encode(),)).encode()
-
-
-def submit(outbox: Outbox, writer: Writer, *texts: str) -> list[Submission]:
-    submissions = [queue(writer, append(text)) for text in texts]
-    outbox.send(writer)
-    return submissions
 
 
 async def outcomes(*submissions: Submission) -> list[Any]:
@@ -138,26 +120,26 @@ async def until_sent(writer: Writer) -> None:
 # -- joining -----------------------------------------------------------------------------------------------
 
 
-async def test_a_task_is_sent_and_accepted_with_its_position(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_a_task_is_sent_and_accepted_with_its_position(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
 
-    (submission,) = submit(outbox, writer, "one")
+    (submission,) = mailboxes.submit(writer, "one")
 
     assert await outcomes(submission) == mailboxes.positions(A)
     assert mailboxes.tasks(A) == [(writer.id, 1, b"one")]
 
 
 async def test_what_is_submitted_while_a_call_is_under_way_goes_with_one_next_call(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
     first, second = mailboxes.new_writer(A), mailboxes.new_writer(B)
     mailboxes.open.clear()
-    sent = submit(outbox, first, "a1")
+    sent = mailboxes.submit(first, "a1")
     await mailboxes.called.wait()
 
     for text in ("a2", "a3"):
-        sent += submit(outbox, first, text)
-    sent += submit(outbox, second, "b1")
+        sent += mailboxes.submit(first, text)
+    sent += mailboxes.submit(second, "b1")
     mailboxes.open.set()
 
     assert await outcomes(*sent) == [*mailboxes.positions(A), *mailboxes.positions(B)]
@@ -166,25 +148,34 @@ async def test_what_is_submitted_while_a_call_is_under_way_goes_with_one_next_ca
 
 
 async def test_one_call_takes_no_more_than_its_limit(
-    outbox: Outbox, mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
+    mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "BATCH_BYTES", 6)
 
-    sent = submit(outbox, mailboxes.new_writer(A), "four", "4444", "longer than any call")
+    sent = mailboxes.submit(mailboxes.new_writer(A), "four", "4444", "longer than any call")
 
     assert await outcomes(*sent) == mailboxes.positions(A)
     assert mailboxes.calls == [{A: [1]}, {A: [2]}, {A: [3]}]
 
 
-async def test_a_doorbell_is_rung_only_when_redis_says_so(
-    outbox: Outbox, mailboxes: FaultyMailboxes, bell: Bell
-) -> None:
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "loud"))
+async def test_a_doorbell_is_rung_only_when_redis_says_so(mailboxes: FaultyMailboxes, bell: Bell) -> None:
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "loud"))
     assert bell.rung == [0]
 
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "quiet: the first doorbell is outstanding"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "quiet: the first doorbell is outstanding"))
 
     assert bell.rung == [0]
+
+
+async def test_a_script_that_redis_forgot_is_sent_again(mailboxes: FaultyMailboxes) -> None:
+    writer = mailboxes.new_writer(A)
+    await outcomes(*mailboxes.submit(writer, "one"))
+    mailboxes.forget_scripts()
+
+    await outcomes(*mailboxes.submit(writer, "two"))
+
+    assert mailboxes.lines(A) == [b"one", b"two"]
+    assert mailboxes.calls == [{A: [1]}, {A: [2]}]
 
 
 # -- losing ------------------------------------------------------------------------------------------------
@@ -202,11 +193,11 @@ async def test_a_doorbell_is_rung_only_when_redis_says_so(
     ids=lambda value: type(value).__name__,
 )
 async def test_a_call_without_an_answer_is_repeated_with_the_same_counters(
-    outbox: Outbox, mailboxes: FaultyMailboxes, fault: Exception, known: list[int]
+    mailboxes: FaultyMailboxes, fault: Exception, known: list[int]
 ) -> None:
     mailboxes.faults.extend([fault, fault])
 
-    sent = submit(outbox, mailboxes.new_writer(A), "one", "two")
+    sent = mailboxes.submit(mailboxes.new_writer(A), "one", "two")
 
     positions = mailboxes.positions
     assert await outcomes(*sent) == [positions(A)[number] for number in known]
@@ -214,26 +205,26 @@ async def test_a_call_without_an_answer_is_repeated_with_the_same_counters(
     assert mailboxes.lines(A) == [b"one", b"two"]
 
 
-async def test_what_redis_lost_is_sent_again_before_what_is_new(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_what_redis_lost_is_sent_again_before_what_is_new(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, writer, "one", "two"))
+    await outcomes(*mailboxes.submit(writer, "one", "two"))
     mailboxes.lose_everything()
 
-    (third,) = submit(outbox, writer, "three")
+    (third,) = mailboxes.submit(writer, "three")
 
     assert await outcomes(third) == mailboxes.positions(A)[2:]
     assert mailboxes.lines(A) == [b"one", b"two", b"three"]
     assert [s.n for s in writer.unapplied] == [1, 2, 3]
 
 
-async def test_what_is_applied_is_not_sent_again(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_what_is_applied_is_not_sent_again(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, writer, "one"))
-    await outcomes(*submit(outbox, writer, "two"))
+    await outcomes(*mailboxes.submit(writer, "one"))
+    await outcomes(*mailboxes.submit(writer, "two"))
     writer.note_applied(1, "1-0")
     mailboxes.lose_everything()
 
-    await outcomes(*submit(outbox, writer, "three"))
+    await outcomes(*mailboxes.submit(writer, "three"))
 
     assert mailboxes.lines(A) == [b"two", b"three"]
 
@@ -242,11 +233,11 @@ async def test_what_is_applied_is_not_sent_again(outbox: Outbox, mailboxes: Faul
 
 
 async def test_a_full_mailbox_refuses_task_by_task_and_the_later_ones_get_new_counters(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
     writer = mailboxes.new_writer(A)
     mailboxes.open.clear()
-    sent = submit(outbox, writer, "1", "2", "3", "4", "5")
+    sent = mailboxes.submit(writer, "1", "2", "3", "4", "5")
     await mailboxes.called.wait()
     mailboxes.open.set()
 
@@ -258,27 +249,23 @@ async def test_a_full_mailbox_refuses_task_by_task_and_the_later_ones_get_new_co
     assert "has 3 unapplied tasks" in str(results[3])
 
 
-async def test_only_the_first_task_fails_where_the_mailbox_has_room_again(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_only_the_first_task_fails_where_the_mailbox_has_room_again(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, writer, "1", "2", "3"))
+    await outcomes(*mailboxes.submit(writer, "1", "2", "3"))
     mailboxes.meanwhile.extend([lambda: None, partial(mailboxes.empty, A)])  # a worker took them
 
-    refused, later = await outcomes(*submit(outbox, writer, "4", "5"))
+    refused, later = await outcomes(*mailboxes.submit(writer, "4", "5"))
 
     assert (type(refused), later) == (ResourceExhausted, mailboxes.positions(A)[0])
     assert mailboxes.calls[-2:] == [{A: [4, 5]}, {A: [4]}]
     assert mailboxes.tasks(A) == [(writer.id, 4, b"5")]
 
 
-async def test_an_append_that_expects_another_position_is_refused_alone(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_an_append_that_expects_another_position_is_refused_alone(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, writer, "one"))
+    await outcomes(*mailboxes.submit(writer, "one"))
     stale, later = queue(writer, append("stale"), "0-7"), queue(writer, append("later"))
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
 
     results = await outcomes(stale, later)
 
@@ -290,13 +277,13 @@ async def test_an_append_that_expects_another_position_is_refused_alone(
 
 
 async def test_creating_a_thread_that_exists_fails_all_that_stands_behind_the_creation(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "somebody else's"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "somebody else's"))
     writer = mailboxes.new_writer(A)
     creation = queue(writer, OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
 
-    results = await outcomes(creation, *submit(outbox, writer, "1", "2"))
+    results = await outcomes(creation, *mailboxes.submit(writer, "1", "2"))
 
     assert [(type(r), str(r)) for r in results] == [(Conflict, f"thread {A} exists; resume it instead")] * 3
     assert mailboxes.lines(A) == [b"somebody else's"]
@@ -307,13 +294,13 @@ async def test_creating_a_thread_that_exists_fails_all_that_stands_behind_the_cr
     [("OOM command not allowed when used memory > 'maxmemory'.", ResourceExhausted), ("WRONGTYPE", Internal)],
 )
 async def test_what_redis_refuses_to_run_fails_and_the_next_is_sent(
-    outbox: Outbox, mailboxes: FaultyMailboxes, message: str, error: type[Exception]
+    mailboxes: FaultyMailboxes, message: str, error: type[Exception]
 ) -> None:
     writer = mailboxes.new_writer(A)
     mailboxes.faults.append(reply(message))
 
-    (failed,) = await outcomes(*submit(outbox, writer, "one"))
-    (accepted,) = await outcomes(*submit(outbox, writer, "two"))
+    (failed,) = await outcomes(*mailboxes.submit(writer, "one"))
+    (accepted,) = await outcomes(*mailboxes.submit(writer, "two"))
 
     assert isinstance(failed, error)
     assert str(reply(message)) in str(failed)
@@ -321,18 +308,16 @@ async def test_what_redis_refuses_to_run_fails_and_the_next_is_sent(
     assert mailboxes.lines(A) == [b"two"]
 
 
-async def test_a_task_that_cannot_be_encoded_fails_alone_and_holds_nobody_up(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_a_task_that_cannot_be_encoded_fails_alone_and_holds_nobody_up(mailboxes: FaultyMailboxes) -> None:
     odd = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
     header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd)
     writer = mailboxes.new_writer(A)
-    (before,) = submit(outbox, writer, "before")
+    (before,) = mailboxes.submit(writer, "before")
 
     with pytest.raises(InvalidRequest):
         queue(writer, OrderedTask(header).encode())
-    (behind,) = submit(outbox, writer, "behind")
-    (other,) = submit(outbox, mailboxes.new_writer(B), "other")
+    (behind,) = mailboxes.submit(writer, "behind")
+    (other,) = mailboxes.submit(mailboxes.new_writer(B), "other")
 
     assert await outcomes(before, behind, other) == [*mailboxes.positions(A), *mailboxes.positions(B)]
     assert mailboxes.lines(A) == [b"before", b"behind"]
@@ -342,16 +327,16 @@ async def test_a_task_that_cannot_be_encoded_fails_alone_and_holds_nobody_up(
 
 
 async def test_an_accepted_task_is_kept_though_the_mailbox_is_full_when_it_is_sent_again(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
     writer, other = mailboxes.new_writer(A), mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, writer, "mine"))
+    await outcomes(*mailboxes.submit(writer, "mine"))
     marker = writer.marker
     mailboxes.lose_everything()
-    await outcomes(*submit(outbox, other, "1", "2", "3"))
+    await outcomes(*mailboxes.submit(other, "1", "2", "3"))
     calls = len(mailboxes.calls)
 
-    submit(outbox, writer, "new")
+    mailboxes.submit(writer, "new")
     await until(lambda: len(mailboxes.calls) > calls + 3)  # the loss is noticed, and the task is offered, and again
 
     assert kept(writer) == [b"mine", b"new"]
@@ -362,33 +347,33 @@ async def test_an_accepted_task_is_kept_though_the_mailbox_is_full_when_it_is_se
 
 
 async def test_an_accepted_task_is_sent_again_though_its_expected_position_is_gone(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
     writer = mailboxes.new_writer(A)
-    [position] = await outcomes(*submit(outbox, writer, "one"))
+    [position] = await outcomes(*mailboxes.submit(writer, "one"))
     compared = queue(writer, append("two"), position)
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
     assert await outcomes(compared) == mailboxes.positions(A)[1:]
     mailboxes.lose_everything()
 
-    await outcomes(*submit(outbox, writer, "three"))
+    await outcomes(*mailboxes.submit(writer, "three"))
     await until_sent(writer)
 
     assert mailboxes.lines(A) == [b"one", b"two", b"three"]
 
 
 async def test_an_accepted_creation_is_kept_though_another_writer_was_first_after_a_loss(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
     """Creating a thread that exists does nothing, so it is offered again without its condition."""
     writer, other = mailboxes.new_writer(A), mailboxes.new_writer(A)
     creation = queue(writer, OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
     await outcomes(creation)
     mailboxes.lose_everything()
-    await outcomes(*submit(outbox, other, "theirs"))
+    await outcomes(*mailboxes.submit(other, "theirs"))
 
-    (new,) = await outcomes(*submit(outbox, writer, "new"))
+    (new,) = await outcomes(*mailboxes.submit(writer, "new"))
     await until_sent(writer)
 
     assert isinstance(new, str)
@@ -397,19 +382,19 @@ async def test_an_accepted_creation_is_kept_though_another_writer_was_first_afte
 
 @pytest.mark.parametrize("message", ["OOM command not allowed", "READONLY You can't write", "MISCONF disk"])
 async def test_an_accepted_task_is_kept_though_redis_refuses_it_when_it_is_offered_again(
-    outbox: Outbox, mailboxes: FaultyMailboxes, message: str
+    mailboxes: FaultyMailboxes, message: str
 ) -> None:
     """Else a flush would find nothing outstanding, and call durable what no worker has seen."""
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, writer, "mine"))
+    await outcomes(*mailboxes.submit(writer, "mine"))
     marker = writer.marker
     mailboxes.faults.append(reply(message))
     mailboxes.called.clear()
 
     writer.rewind(0)
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
     await mailboxes.called.wait()
-    await outcomes(*submit(outbox, mailboxes.new_writer(B), "another call has been answered since"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(B), "another call has been answered since"))
 
     assert not writer.is_applied_up_to(marker)
 
@@ -417,43 +402,39 @@ async def test_an_accepted_task_is_kept_though_redis_refuses_it_when_it_is_offer
 OOM = reply("OOM command not allowed when used memory > 'maxmemory'.")
 
 
-async def test_a_task_whose_answer_was_lost_is_not_refused_where_redis_holds_it(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_a_task_whose_answer_was_lost_is_not_refused_where_redis_holds_it(mailboxes: FaultyMailboxes) -> None:
     """The answer is lost, the repetition is refused: the counters tell that the task was stored."""
     mailboxes.faults.extend([LostReply(), OOM])
     writer = mailboxes.new_writer(A)
 
-    (first,) = await outcomes(*submit(outbox, writer, "one"))
-    (second,) = await outcomes(*submit(outbox, writer, "two"))
+    (first,) = await outcomes(*mailboxes.submit(writer, "one"))
+    (second,) = await outcomes(*mailboxes.submit(writer, "two"))
 
     assert [first, second] == mailboxes.positions(A)
     assert mailboxes.tasks(A) == [(writer.id, 1, b"one"), (writer.id, 2, b"two")]
 
 
-async def test_a_task_that_never_came_to_redis_is_refused_and_its_counter_is_free(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_a_task_that_never_came_to_redis_is_refused_and_its_counter_is_free(mailboxes: FaultyMailboxes) -> None:
     mailboxes.faults.extend([RedisConnectionError("refused"), OOM])
     writer = mailboxes.new_writer(A)
 
-    (first,) = await outcomes(*submit(outbox, writer, "one"))
-    (second,) = await outcomes(*submit(outbox, writer, "two"))
+    (first,) = await outcomes(*mailboxes.submit(writer, "one"))
+    (second,) = await outcomes(*mailboxes.submit(writer, "two"))
 
     assert (type(first), [second]) == (ResourceExhausted, mailboxes.positions(A))
     assert mailboxes.tasks(A) == [(writer.id, 1, b"two")]
 
 
 async def test_of_a_script_that_was_stopped_half_way_only_what_was_not_done_is_refused(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
     mailboxes.faults.append(StoppedHalfWay(1, OOM))
     writer, other = mailboxes.new_writer(A), mailboxes.new_writer(B)
     mailboxes.open.clear()
-    busy = submit(outbox, mailboxes.new_writer(B), "keeps the line busy")
+    busy = mailboxes.submit(mailboxes.new_writer(B), "keeps the line busy")
     mailboxes.faults.appendleft(None)
     await mailboxes.called.wait()
-    sent = [*submit(outbox, writer, "1", "2"), *submit(outbox, other, "1", "2")]
+    sent = [*mailboxes.submit(writer, "1", "2"), *mailboxes.submit(other, "1", "2")]
     mailboxes.open.set()
 
     await outcomes(*busy)
@@ -462,18 +443,16 @@ async def test_of_a_script_that_was_stopped_half_way_only_what_was_not_done_is_r
     assert results[0::2] == [mailboxes.positions(A)[0], mailboxes.positions(B)[1]]
     assert [type(result) for result in results[1::2]] == [ResourceExhausted] * 2
     assert mailboxes.lines(A) == [b"1"]
-    assert await outcomes(*submit(outbox, writer, "3")) == mailboxes.positions(A)[1:]
+    assert await outcomes(*mailboxes.submit(writer, "3")) == mailboxes.positions(A)[1:]
     assert mailboxes.tasks(A)[-1] == (writer.id, 2, b"3")
 
 
-async def test_while_the_counters_cannot_be_read_nothing_is_refused(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_while_the_counters_cannot_be_read_nothing_is_refused(mailboxes: FaultyMailboxes) -> None:
     mailboxes.faults.extend([LostReply(), OOM])
     mailboxes.read_faults.append(RedisConnectionError("refused"))
     writer = mailboxes.new_writer(A)
 
-    (result,) = await outcomes(*submit(outbox, writer, "one"))
+    (result,) = await outcomes(*mailboxes.submit(writer, "one"))
 
     assert [result] == mailboxes.positions(A)
     assert mailboxes.calls == [{A: [1]}] * 3
@@ -493,39 +472,37 @@ NOT_NOW = [
 
 @pytest.mark.parametrize("message", NOT_NOW, ids=lambda message: message.split()[0])
 async def test_what_redis_will_not_do_now_is_tried_again_and_not_refused(
-    outbox: Outbox, mailboxes: FaultyMailboxes, message: str
+    mailboxes: FaultyMailboxes, message: str
 ) -> None:
     mailboxes.faults.extend([reply(message)] * 2)
 
-    assert await outcomes(*submit(outbox, mailboxes.new_writer(A), "one", "two")) == mailboxes.positions(A)
+    assert await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one", "two")) == mailboxes.positions(A)
 
     assert mailboxes.calls == [{A: [1, 2]}] * 3
 
 
-async def test_a_task_that_is_said_to_stay_queued_is_never_refused_after_all(
-    impatient: Outbox, mailboxes: FaultyMailboxes
-) -> None:
-    mailboxes.faults.extend([RedisConnectionError("refused"), OOM, OOM])
-    writer = mailboxes.new_writer(A)
+async def test_a_task_that_is_said_to_stay_queued_is_never_refused_after_all(impatient: FaultyMailboxes) -> None:
+    impatient.faults.extend([RedisConnectionError("refused"), OOM, OOM])
+    writer = impatient.new_writer(A)
 
-    (told,) = await outcomes(*submit(impatient, writer, "promised"))
+    (told,) = await outcomes(*impatient.submit(writer, "promised"))
     await until_sent(writer)
 
     assert isinstance(told, Unavailable)
     assert told.is_queued
-    assert mailboxes.lines(A) == [b"promised"]
+    assert impatient.lines(A) == [b"promised"]
 
 
 @pytest.mark.parametrize("expected", ["0-0", "9-9"], ids=["it holds", "it does not"])
 async def test_what_expects_a_position_is_promised_nothing_before_redis_answers(
-    impatient: Outbox, mailboxes: FaultyMailboxes, expected: str
+    impatient: FaultyMailboxes, expected: str
 ) -> None:
     """Else one whose position is not the last would be offered for ever, and hold up all behind it."""
-    mailboxes.faults.append(RedisConnectionError("refused"))
-    writer = mailboxes.new_writer(A)
+    impatient.faults.append(RedisConnectionError("refused"))
+    writer = impatient.new_writer(A)
     conditional = queue(writer, append("conditional"), expected)
 
-    told, _ = await outcomes(conditional, *submit(impatient, writer, "behind"))
+    told, _ = await outcomes(conditional, *impatient.submit(writer, "behind"))
     await until_sent(writer)
 
     assert isinstance(told, Unavailable)
@@ -533,20 +510,20 @@ async def test_what_expects_a_position_is_promised_nothing_before_redis_answers(
         False,
         True,
     )
-    assert mailboxes.lines(A) == [b"conditional", b"behind"][expected != "0-0" :]
+    assert impatient.lines(A) == [b"conditional", b"behind"][expected != "0-0" :]
 
 
 async def test_a_compare_and_append_that_comes_too_late_holds_up_nobody(
-    outbox: Outbox, mailboxes: FaultyMailboxes, caplog: pytest.LogCaptureFixture
+    mailboxes: FaultyMailboxes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its caller no longer waits, and another writer was first."""
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "theirs"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "theirs"))
     compared = queue(writer, append("mine"), "0-0")
     compared.accepted.cancel()
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
 
-    (behind,) = await outcomes(*submit(outbox, writer, "behind"))
+    (behind,) = await outcomes(*mailboxes.submit(writer, "behind"))
 
     assert isinstance(behind, str)
     assert compared not in (*writer.unapplied, *writer.queue)
@@ -557,41 +534,39 @@ async def test_a_compare_and_append_that_comes_too_late_holds_up_nobody(
 # -- deletion ----------------------------------------------------------------------------------------------
 
 
-async def test_behind_a_threads_deletion_nothing_is_accepted(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_behind_a_threads_deletion_nothing_is_accepted(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     deletion = queue(writer, OrderedTask(DeleteThread(at=AT)).encode())
 
-    results = await outcomes(deletion, *submit(outbox, writer, "late", "later"))
+    results = await outcomes(deletion, *mailboxes.submit(writer, "late", "later"))
 
     assert results[:1] == mailboxes.positions(A)
     assert [(type(r), str(r)) for r in results[1:]] == [(ThreadNotFound, f"thread {A} not found: it was deleted")] * 2
     assert mailboxes.calls == [{A: [1, 2, 3]}]
 
 
-async def test_of_a_deleted_thread_not_even_what_was_promised_is_offered_for_ever(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_of_a_deleted_thread_not_even_what_was_promised_is_offered_for_ever(mailboxes: FaultyMailboxes) -> None:
     """The thread is gone with all of its items; keeping this one would hold up its flush for good."""
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, writer, "mine"))
+    await outcomes(*mailboxes.submit(writer, "mine"))
     mailboxes.lose_everything()
     mailboxes.mark_deleted(A)
 
-    submit(outbox, writer, "new")
+    mailboxes.submit(writer, "new")
     await until_sent(writer)
 
     assert (kept(writer), writer.has_outstanding) == ([], False)
 
 
-async def test_a_deletion_that_is_offered_again_still_deletes(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_a_deletion_that_is_offered_again_still_deletes(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     deletion = queue(writer, OrderedTask(DeleteThread(at=AT)).encode())
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
     await outcomes(deletion)
     mailboxes.lose_everything()
 
     writer.rewind(0)
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
     await until_sent(writer)
 
     assert mailboxes.calls == [{A: [1]}] * 2
@@ -609,76 +584,74 @@ def fenced_writer(mailboxes: FaultyMailboxes) -> Writer:
     return writer
 
 
-async def test_a_fenced_writers_tasks_are_refused_one_by_one(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_a_fenced_writers_tasks_are_refused_one_by_one(mailboxes: FaultyMailboxes) -> None:
     writer = fenced_writer(mailboxes)
     patch = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(name="n")))
 
     sent = [queue(writer, task) for task in (append("fenced"), patch.encode())]
-    results = await outcomes(*sent, *submit(outbox, writer, "fenced, too"))
+    results = await outcomes(*sent, *mailboxes.submit(writer, "fenced, too"))
 
     assert [type(result) for result in results] == [Conflict, Conflict, Conflict]
     assert "a newer exclusive writer took over thread" in str(results[0])
     assert mailboxes.lines(A) == []
 
 
-async def test_a_writer_that_opened_the_thread_again_is_served(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_a_writer_that_opened_the_thread_again_is_served(mailboxes: FaultyMailboxes) -> None:
     writer = fenced_writer(mailboxes)
-    await outcomes(*submit(outbox, writer, "fenced"))
+    await outcomes(*mailboxes.submit(writer, "fenced"))
 
     writer.raise_epoch(7)
-    await outcomes(*submit(outbox, writer, "served"))
+    await outcomes(*mailboxes.submit(writer, "served"))
 
     assert mailboxes.lines(A) == [b"served"]
 
 
-async def test_a_change_of_a_thread_that_is_not_open_passes_every_fence(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_a_change_of_a_thread_that_is_not_open_passes_every_fence(mailboxes: FaultyMailboxes) -> None:
     fenced_writer(mailboxes)
     writer = mailboxes.new_writer(A)
 
-    await outcomes(*submit(outbox, writer, "cold"))
+    await outcomes(*mailboxes.submit(writer, "cold"))
 
     assert mailboxes.lines(A) == [b"cold"]
 
 
 async def test_what_redis_held_of_a_fenced_writer_and_lost_goes_in_and_nothing_new_with_it(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
     writer = fenced_writer(mailboxes)
     mailboxes.begin_epoch(A, 0)
-    await outcomes(*submit(outbox, writer, "one", "two"))
+    await outcomes(*mailboxes.submit(writer, "one", "two"))
     mailboxes.lose_everything()
     mailboxes.begin_epoch(A, 7)
 
-    results = await outcomes(*submit(outbox, writer, "new"))
+    results = await outcomes(*mailboxes.submit(writer, "new"))
 
     assert [type(result) for result in results] == [Conflict]
     assert mailboxes.lines(A) == [b"one", b"two"]
 
 
 async def test_what_was_said_to_stay_queued_goes_in_though_its_writer_is_fenced_meanwhile(
-    impatient: Outbox, mailboxes: FaultyMailboxes
+    impatient: FaultyMailboxes,
 ) -> None:
-    mailboxes.faults.append(RedisConnectionError("refused"))
-    writer = fenced_writer(mailboxes)
+    impatient.faults.append(RedisConnectionError("refused"))
+    writer = fenced_writer(impatient)
 
-    (told,) = await outcomes(*submit(impatient, writer, "promised"))
+    (told,) = await outcomes(*impatient.submit(writer, "promised"))
     await until_sent(writer)
 
     assert isinstance(told, Unavailable)
-    assert mailboxes.lines(A) == [b"promised"]
+    assert impatient.lines(A) == [b"promised"]
 
 
 # -- poking ------------------------------------------------------------------------------------------------
 
 
 async def test_poking_a_thread_offers_nothing_and_rings_if_it_has_tasks(
-    outbox: Outbox, mailboxes: FaultyMailboxes, bell: Bell
+    mailboxes: FaultyMailboxes, bell: Bell
 ) -> None:
     await mailboxes.poke(A)
     assert (mailboxes.positions(A), bell.rung) == ([], [])
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "one"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     mailboxes.forget_doorbell(A)
 
     await mailboxes.poke(A)
@@ -686,11 +659,9 @@ async def test_poking_a_thread_offers_nothing_and_rings_if_it_has_tasks(
     assert (mailboxes.lines(A), bell.rung) == ([b"one"], [0, 0])
 
 
-async def test_a_parked_thread_is_tried_again_and_rung_for(
-    outbox: Outbox, mailboxes: FaultyMailboxes, bell: Bell
-) -> None:
+async def test_a_parked_thread_is_tried_again_and_rung_for(mailboxes: FaultyMailboxes, bell: Bell) -> None:
     mailboxes.park(A)
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "one"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     assert bell.rung == []
 
     assert await mailboxes.unpark(A)
@@ -698,11 +669,9 @@ async def test_a_parked_thread_is_tried_again_and_rung_for(
     assert (mailboxes.is_parked(A), mailboxes.lines(A), bell.rung) == (False, [b"one"], [0])
 
 
-async def test_a_thread_that_is_not_parked_is_left_alone(
-    outbox: Outbox, mailboxes: FaultyMailboxes, bell: Bell
-) -> None:
+async def test_a_thread_that_is_not_parked_is_left_alone(mailboxes: FaultyMailboxes, bell: Bell) -> None:
     mailboxes.park(B)
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "one"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     mailboxes.forget_doorbell(A)
 
     assert not await mailboxes.unpark(A)
@@ -726,42 +695,40 @@ async def test_poking_raises_if_redis_does_not_answer(
 
 
 async def test_a_waiter_is_told_after_the_timeout_and_its_task_is_sent_all_the_same(
-    impatient: Outbox, mailboxes: FaultyMailboxes
+    impatient: FaultyMailboxes,
 ) -> None:
-    mailboxes.faults.extend([RedisConnectionError("refused")] * 3)
-    writer = mailboxes.new_writer(A)
-    submission = submit(impatient, writer, "late")[0]
+    impatient.faults.extend([RedisConnectionError("refused")] * 3)
+    writer = impatient.new_writer(A)
+    submission = impatient.submit(writer, "late")[0]
 
     (failure,) = await outcomes(submission)
     await until_sent(writer)
 
     assert isinstance(failure, Unavailable)
     assert "it stays queued in this process, in order" in str(failure)
-    assert mailboxes.lines(A) == [b"late"]
+    assert impatient.lines(A) == [b"late"]
     assert failure.is_queued
     assert kept(writer) == [b"late"]
 
 
-async def test_the_message_of_a_timeout_does_not_tell_the_password(
-    impatient: Outbox, mailboxes: FaultyMailboxes
-) -> None:
-    mailboxes.faults.append(RedisConnectionError("refused"))
+async def test_the_message_of_a_timeout_does_not_tell_the_password(impatient: FaultyMailboxes) -> None:
+    impatient.faults.append(RedisConnectionError("refused"))
 
-    (failure,) = await outcomes(*submit(impatient, mailboxes.new_writer(A), "late"))
+    (failure,) = await outcomes(*impatient.submit(impatient.new_writer(A), "late"))
 
     assert "redis.example:6379" in str(failure)
     assert "hunter2" not in str(failure)
 
 
 async def test_cancelling_the_wait_for_a_task_that_was_never_sent_does_not_take_it_back(
-    outbox: Outbox, mailboxes: FaultyMailboxes
+    mailboxes: FaultyMailboxes,
 ) -> None:
     """Whoever cancels cannot know how far it came, so there is one answer for all: it is appended."""
     writer = mailboxes.new_writer(A)
     mailboxes.open.clear()
-    first = submit(outbox, writer, "first")[0]
+    first = mailboxes.submit(writer, "first")[0]
     await mailboxes.called.wait()
-    unsent, later = submit(outbox, writer, "unsent", "later")
+    unsent, later = mailboxes.submit(writer, "unsent", "later")
     waiting = asyncio.create_task(accepted(unsent))
     await asyncio.sleep(0)
 
@@ -774,12 +741,10 @@ async def test_cancelling_the_wait_for_a_task_that_was_never_sent_does_not_take_
     assert mailboxes.lines(A) == [b"first", b"unsent", b"later"]
 
 
-async def test_cancelling_the_wait_for_a_task_on_its_way_leaves_it_on_its_way(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_cancelling_the_wait_for_a_task_on_its_way_leaves_it_on_its_way(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     mailboxes.open.clear()
-    sent = submit(outbox, writer, "sent")[0]
+    sent = mailboxes.submit(writer, "sent")[0]
     waiting = asyncio.create_task(accepted(sent))
     await mailboxes.called.wait()
 
@@ -793,12 +758,12 @@ async def test_cancelling_the_wait_for_a_task_on_its_way_leaves_it_on_its_way(
     assert writer.last_accepted == 1
 
 
-async def test_stopping_fails_what_is_queued(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_stopping_fails_what_is_queued(mailboxes: FaultyMailboxes) -> None:
     mailboxes.open.clear()
-    sent = submit(outbox, mailboxes.new_writer(A), "one", "two")
+    sent = mailboxes.submit(mailboxes.new_writer(A), "one", "two")
     await mailboxes.called.wait()
 
-    await outbox.stop()
+    await mailboxes.outbox.stop()
 
     results = await outcomes(*sent)
     assert [(type(r), str(r)) for r in results] == [
@@ -807,33 +772,33 @@ async def test_stopping_fails_what_is_queued(outbox: Outbox, mailboxes: FaultyMa
 
 
 async def test_stopping_fails_what_waits_behind_a_task_that_is_to_be_offered_again(
-    outbox: Outbox, mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
+    mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for it would wait for ever."""
     monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.05)
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, writer, "mine"))
+    await outcomes(*mailboxes.submit(writer, "mine"))
     mailboxes.lose_everything()
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2", "3"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2", "3"))
     calls = len(mailboxes.calls)
-    (behind,) = submit(outbox, writer, "behind")
+    (behind,) = mailboxes.submit(writer, "behind")
     await until(lambda: len(mailboxes.calls) == calls + 2)  # the loss is noticed; the first is refused
     await asyncio.sleep(0.01)
 
-    await outbox.stop()
+    await mailboxes.outbox.stop()
 
     (result,) = await outcomes(behind)
     assert isinstance(result, Unavailable)
 
 
-async def test_a_forgotten_writer_is_not_sent_for(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_a_forgotten_writer_is_not_sent_for(mailboxes: FaultyMailboxes) -> None:
     mailboxes.open.clear()
-    busy = submit(outbox, mailboxes.new_writer(B), "keeps the line busy")
+    busy = mailboxes.submit(mailboxes.new_writer(B), "keeps the line busy")
     await mailboxes.called.wait()
     forgotten = mailboxes.new_writer(A)
-    submit(outbox, forgotten, "never sent")
+    mailboxes.submit(forgotten, "never sent")
 
-    outbox.forget(forgotten)
+    mailboxes.outbox.forget(forgotten)
     mailboxes.open.set()
 
     assert await outcomes(*busy) == mailboxes.positions(B)
@@ -841,18 +806,13 @@ async def test_a_forgotten_writer_is_not_sent_for(outbox: Outbox, mailboxes: Fau
 
 
 async def test_each_shard_has_its_own_sender(redis_server: RedisServer, settings: Settings, bell: Bell) -> None:
-    settings = settings.model_copy(update={"shards": 8})
-    redis = connect(settings.model_copy(update={"redis_url": redis_server.url}))
-    mailboxes = FaultyMailboxes(redis, redis_server.client, settings, bell)
-
-    async with sending(mailboxes, settings) as outbox:
+    async with sending(redis_server, settings.model_copy(update={"shards": 8}), bell) as mailboxes:
         mailboxes.open.clear()
-        sent = [*submit(outbox, mailboxes.new_writer(A), "a"), *submit(outbox, mailboxes.new_writer(B), "b")]
+        sent = [*mailboxes.submit(mailboxes.new_writer(A), "a"), *mailboxes.submit(mailboxes.new_writer(B), "b")]
         await until(lambda: len(mailboxes.calls) == 2)  # both are under way at once
         mailboxes.open.set()
         results = await outcomes(*sent)
 
-    await redis.aclose()
     assert results == [*mailboxes.positions(A), *mailboxes.positions(B)]
     assert len(set(bell.rung)) == 2
 
@@ -864,38 +824,34 @@ def in_an_hour() -> float:
     return asyncio.get_running_loop().time() + 3600
 
 
-def submit_patient(outbox: Outbox, writer: Writer, *texts: str, deadline: float) -> list[Submission]:
+def submit_patient(mailboxes: FaultyMailboxes, writer: Writer, *texts: str, deadline: float) -> list[Submission]:
     submissions = [queue(writer, append(text), deadline=deadline) for text in texts]
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
     return submissions
 
 
 @pytest.mark.parametrize("why", ["the mailbox is full", "Redis is out of memory"])
-async def test_a_task_that_may_wait_is_offered_until_there_is_room(
-    outbox: Outbox, mailboxes: FaultyMailboxes, why: str
-) -> None:
+async def test_a_task_that_may_wait_is_offered_until_there_is_room(mailboxes: FaultyMailboxes, why: str) -> None:
     writer = mailboxes.new_writer(A)
     if why == "the mailbox is full":
-        await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2", "3"))
+        await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2", "3"))
         mailboxes.meanwhile.extend([lambda: None, lambda: None, partial(mailboxes.empty, A)])
     else:
         mailboxes.faults.extend([OOM, OOM])
 
-    results = await outcomes(*submit_patient(outbox, writer, "a", "b", deadline=in_an_hour()))
+    results = await outcomes(*submit_patient(mailboxes, writer, "a", "b", deadline=in_an_hour()))
 
     assert len(mailboxes.calls) > 2
     assert all(isinstance(result, str) for result in results)
     assert mailboxes.lines(A) == [b"a", b"b"]
 
 
-async def test_a_task_that_may_wait_is_refused_when_its_time_is_over(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_a_task_that_may_wait_is_refused_when_its_time_is_over(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2", "3"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2", "3"))
 
-    (early,) = submit_patient(outbox, writer, "early", deadline=asyncio.get_running_loop().time() + 0.02)
-    (late,) = submit_patient(outbox, writer, "late", deadline=in_an_hour())
+    (early,) = submit_patient(mailboxes, writer, "early", deadline=asyncio.get_running_loop().time() + 0.02)
+    (late,) = submit_patient(mailboxes, writer, "late", deadline=in_an_hour())
     (refused,) = await outcomes(early)
     mailboxes.empty(A)
 
@@ -904,10 +860,10 @@ async def test_a_task_that_may_wait_is_refused_when_its_time_is_over(
     assert mailboxes.tasks(A) == [(writer.id, 1, b"late")]
 
 
-async def test_who_waits_in_vain_for_room_can_take_his_task_back(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_who_waits_in_vain_for_room_can_take_his_task_back(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2", "3"))
-    first, second, third = submit_patient(outbox, writer, "a", "b", "c", deadline=in_an_hour())
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2", "3"))
+    first, second, third = submit_patient(mailboxes, writer, "a", "b", "c", deadline=in_an_hour())
     await until(lambda: first.is_postponed)
 
     taken_back = writer.withdraw(second)
@@ -919,10 +875,10 @@ async def test_who_waits_in_vain_for_room_can_take_his_task_back(outbox: Outbox,
     assert mailboxes.lines(A) == [b"a", b"c"]
 
 
-async def test_a_task_that_is_on_its_way_cannot_be_taken_back(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_a_task_that_is_on_its_way_cannot_be_taken_back(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     mailboxes.open.clear()
-    (sent,) = submit_patient(outbox, writer, "a", deadline=in_an_hour())
+    (sent,) = submit_patient(mailboxes, writer, "a", deadline=in_an_hour())
     await mailboxes.called.wait()
 
     assert not writer.withdraw(sent)
@@ -937,64 +893,60 @@ async def test_a_task_that_is_on_its_way_cannot_be_taken_back(outbox: Outbox, ma
 PATCH = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title="t"), derived=True)).encode()
 
 
-def submit_pair(outbox: Outbox, writer: Writer, text: str) -> Submission:
+def submit_pair(mailboxes: FaultyMailboxes, writer: Writer, text: str) -> Submission:
     pair = queue(writer, append(text), patch=PATCH)
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
     return pair
 
 
-async def test_a_mailbox_with_one_place_left_takes_no_half_of_a_pair(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
-    await outcomes(*submit(outbox, mailboxes.new_writer(A), "1", "2"))
+async def test_a_mailbox_with_one_place_left_takes_no_half_of_a_pair(mailboxes: FaultyMailboxes) -> None:
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2"))
     writer = mailboxes.new_writer(A)
 
-    pair, single = submit_pair(outbox, writer, "pair"), *submit(outbox, writer, "single")
+    pair, single = submit_pair(mailboxes, writer, "pair"), *mailboxes.submit(writer, "single")
 
     results = await outcomes(pair, single)
     assert (type(results[0]), results[1]) == (ResourceExhausted, mailboxes.positions(A)[-1])
     assert mailboxes.lines(A) == [b"1", b"2", b"single"]
 
 
-async def test_a_pair_whose_reply_was_lost_is_stored_once(outbox: Outbox, mailboxes: FaultyMailboxes) -> None:
+async def test_a_pair_whose_reply_was_lost_is_stored_once(mailboxes: FaultyMailboxes) -> None:
     mailboxes.faults.append(LostReply())
     writer = mailboxes.new_writer(A)
 
-    results = await outcomes(submit_pair(outbox, writer, "pair"))
+    results = await outcomes(submit_pair(mailboxes, writer, "pair"))
 
     assert results == mailboxes.positions(A)[1:]
     assert mailboxes.headers(A) == [append("pair").header, PATCH.header]
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-async def test_what_redis_lost_of_a_pair_is_sent_again(outbox: Outbox, mailboxes: FaultyMailboxes, kept: int) -> None:
+async def test_what_redis_lost_of_a_pair_is_sent_again(mailboxes: FaultyMailboxes, kept: int) -> None:
     writer = mailboxes.new_writer(A)
-    await outcomes(submit_pair(outbox, writer, "pair"))
+    await outcomes(submit_pair(mailboxes, writer, "pair"))
     if kept:
         mailboxes.lose_tasks_after(writer, kept)
     else:
         mailboxes.lose_everything()
 
-    await outcomes(*submit(outbox, writer, "later"))
+    await outcomes(*mailboxes.submit(writer, "later"))
 
     assert mailboxes.headers(A) == [append("pair").header, PATCH.header, append("later").header]
     assert [n for _, n, _ in mailboxes.tasks(A)] == [1, 2, 3]
     assert mailboxes.calls[-1] == {A: [kept + 1, 3]}
 
 
-async def test_of_a_call_that_was_stopped_half_way_no_pair_is_refused_in_half(
-    outbox: Outbox, mailboxes: FaultyMailboxes
-) -> None:
+async def test_of_a_call_that_was_stopped_half_way_no_pair_is_refused_in_half(mailboxes: FaultyMailboxes) -> None:
     """Should Redis hold the append alone, its patch is promised: it goes in, though Redis had no memory for it."""
     writer = mailboxes.new_writer(A)
     mailboxes.faults.extend([None, OOM])
-    await outcomes(*submit(outbox, writer, "before"))
+    await outcomes(*mailboxes.submit(writer, "before"))
     pair = queue(writer, append("pair"), patch=PATCH)
     accepted = pair.accepted
     writer.take(1)
     writer.accept(2, mailboxes.add_by_hand(writer, 2, append("pair")), 1)
 
-    outbox.send(writer)
+    mailboxes.outbox.send(writer)
 
     async with asyncio.timeout(DEADLINE):
         assert await accepted == mailboxes.positions(A)[-1]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.client.queued.faulty_mailboxes import new_writer, queue
 
-from livethread.errors import Conflict, ResourceExhausted, Unavailable
+from livethread.errors import Conflict, ResourceExhausted, ThreadStoreError, Unavailable
 from livethread.metadata import ThreadMetadataPatch
 from livethread.observers import Observers, TasksApplied
 from livethread.ordered_tasks import AppendItems, CreateThread, EncodedTask, OrderedTask, UpdateThreadMetadata
@@ -18,6 +18,9 @@ from livethread.types import START
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 FULL = ResourceExhausted("the mailbox is full")
+FENCED = Conflict("a newer writer")
+MOVED = Conflict.of_position("9-0", "7-0")
+FOREVER = float("inf")
 MANY = 1_000
 PATCH = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title="t"), derived=True)).encode()
 
@@ -180,20 +183,18 @@ async def test_what_is_told_to_be_applied_before_it_is_known_to_be_accepted_is_l
     assert budget.used == 0
 
 
-@pytest.mark.parametrize("how", ["refused", "given up", "postponed"])
-async def test_what_is_told_to_be_applied_is_not_refused_though_redis_lost_it(writer: Writer, how: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "deadline"), [(FENCED, 0.0), (MOVED, 0.0), (FULL, FOREVER)], ids=["refused", "given up", "postponed"]
+)
+async def test_what_is_told_to_be_applied_is_not_refused_though_redis_lost_it(
+    writer: Writer, error: ThreadStoreError, deadline: float
+) -> None:
     """Its counter is taken: the next task with it would be dropped as a repetition."""
-    first, _ = submit(writer, 2)
+    first, _ = (queue(writer, append(), deadline=deadline) for _ in range(2))
     writer.take(2)
     writer.note_applied(1, "7-0")
 
-    match how:
-        case "refused":
-            assert writer.refuse(RuntimeError("no"))
-        case "given up":
-            writer.give_up_first(RuntimeError("no"))
-        case _:
-            writer.postpone()
+    assert writer.refuse(error)
     numbered = [submission.n for submission in writer.take(1)]
 
     assert await first.accepted == "7-0"
@@ -431,15 +432,17 @@ async def test_a_pair_needs_room_for_both_tasks(budget: Budget) -> None:
 
 @pytest.mark.parametrize("how", ["refused", "given up", "withdrawn", "dropped"])
 async def test_a_pair_ends_as_one(writer: Writer, budget: Budget, how: str) -> None:
-    pair, later = queue_pair(writer, deadline=1.0), queue(writer, append())
+    pair = queue_pair(writer, deadline=FOREVER if how == "withdrawn" else 0.0)
+    later = queue(writer, append())
     writer.take(10)
     match how:
         case "refused":
             assert writer.refuse(FULL)
         case "given up":
-            writer.give_up_first(FULL)
+            pair.accepted.set_result("7-0")
+            assert writer.refuse(MOVED)
         case "withdrawn":
-            writer.postpone()
+            assert not writer.refuse(FULL)
             assert writer.withdraw(pair)
         case _:
             writer.drop_all(FULL)
@@ -505,7 +508,7 @@ async def test_an_acknowledged_append_goes_and_its_patch_stays(writer: Writer) -
 
 async def test_a_threads_creation_stands_before_its_first_pair(budget: Budget) -> None:
     writer = new_writer(THREAD, budget, max_tasks=MANY)
-    writer.create(creation())
+    writer.creation = creation()
 
     pairs = [queue_pair(writer, expected=START if n == 0 else None) for n in range(5)]
     sent = writer.take(MANY)
