@@ -100,6 +100,13 @@ class AwaitedRedis:
         return self._redis.hget(name, key)
 
 
+class AwaitedScript:
+    """Calls a script as `ScriptConnection` does, on the blocking connection."""
+
+    def __init__(self, _redis: AwaitedRedis, script: Callable[..., Any]) -> None:
+        self.call = script
+
+
 class Interleaving(RuleBasedStateMachine):
     """Actors that go on or fail, and the invariants that hold after each step and at the end."""
 
@@ -129,6 +136,7 @@ class Interleaving(RuleBasedStateMachine):
         for module in (client_mailboxes_module, mailbox_module):
             patched.setattr(module, "load_script", self.load_script)
             patched.setattr(module, "BELL_TTL_MS", 10**9)  # until the clock moves
+        patched.setattr(client_mailboxes_module, "ScriptConnection", AwaitedScript)
         patched.setattr(mailbox_module, "DRAIN_TTL_MS", 10**9)
         patched.setattr(outbox_module, "RETRY_FIRST", 0)
         self.bells = 0
