@@ -1,4 +1,4 @@
-"""Threads that run one at a time, as the test directs: each stops before and after every call to Redis.
+"""Python threads that run one at a time, as the test directs: each stops before and after every call to Redis.
 
 The speed of the machine does not matter: the same directions always lead to the same result.
 """
@@ -17,21 +17,21 @@ from tests.nodes.waiting import DEADLINE
 
 
 class Closed(BaseException):
-    """The play is over."""
+    """The test ends the actor."""
 
 
 class Order(Enum):
     """What an actor does next."""
 
     GO_ON = auto()
-    #: Its connection breaks: before a call, which is then not made, or after one, and the reply is lost.
+    #: Break its connection: before a call, which is then not made, or after it, so that the reply is lost.
     DISCONNECT = auto()
     DIE = auto()
     CLOSE = auto()
 
 
 class Actor:
-    """A thread that goes on only when the test lets it."""
+    """A Python thread that goes on only when the test lets it."""
 
     def __init__(self, name: str, play: Callable[[Actor], None]) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Actor:
         self._play = play
         self._order = Order.GO_ON
         self._go = threading.Semaphore(0)
-        self._stands = threading.Semaphore(0)
+        self._stopped = threading.Semaphore(0)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -52,7 +52,9 @@ class Actor:
             return
         self._order = order
         self._go.release()
-        assert self._stands.acquire(timeout=DEADLINE), f"{self.name} went on from {self.place} and did not stop again"
+        assert self._stopped.acquire(timeout=DEADLINE), (
+            f"{self.name} went on from {self.place} and did not stop again"
+        )
         if self._error is not None:
             raise self._error
 
@@ -65,7 +67,7 @@ class Actor:
     def stand(self, place: str) -> None:
         """Stop at *place*, in the actor's own thread, until the next order."""
         self.place = place
-        self._stands.release()
+        self._stopped.release()
         self._go.acquire()
         match self._order:
             case Order.DISCONNECT:
@@ -85,14 +87,14 @@ class Actor:
         except BaseException as error:  # noqa: BLE001 - `step` raises it
             self._error = error
         self.place, self.is_over = "the end", True
-        self._stands.release()
+        self._stopped.release()
 
 
 class WatchedRedis(Redis):
-    """A connection whose owner stops before and after each call."""
+    """A connection that stops its owner before and after each call."""
 
     owner: Actor
-    #: Names of the scripts, by their digests.
+    #: Script names by digest.
     scripts: dict[str, str]
     #: Called with each reply.
     heard: Callable[[Actor, str, Any], None]
@@ -109,7 +111,7 @@ class WatchedRedis(Redis):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         name = self.scripts[args[1]] if args[0] == "EVALSHA" else args[0]
         self.owner.stand(f"before {name}")
-        if name == "BLPOP":  # without waiting: no time passes here
+        if name == "BLPOP":  # never waits, since no time passes here
             reply = super().execute_command("LPOP", args[1])  # type: ignore[no-untyped-call]  # redis-py's is not typed
         else:
             reply = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as above

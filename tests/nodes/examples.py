@@ -1,4 +1,4 @@
-"""How many examples Hypothesis tries: a few that are always the same, or as many as the environment asks for."""
+"""How many examples Hypothesis tries: a few fixed ones by default, or as many as the environment says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated ``kill -9`` in the middle of work: at any change to files or index."""
+"""Simulate ``kill -9`` at any change to the files or the index."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from livethread_worker.store.files import sync
 from livethread_worker.store.index import Index
 
-#: Functions that change a file or a folder, other than by writing or creating it.
+#: Functions that change a file or a folder without writing or creating it.
 _CHANGES: Final = ("ftruncate", "fsync", "mkdir", "rename", "replace", "unlink")
 
-#: A share of 100 per cent.
+#: The share of a change that is made in full.
 WHOLE: Final = 1_000
 
 
@@ -32,7 +32,7 @@ class Death:
 
     #: The number of its last change, from 1. A process that makes fewer changes lives on.
     change: int
-    #: How much of that change is made, in thousandths: a part of the bytes of a write, all or nothing of other changes.
+    #: How much of that change is made, in thousandths: part of a write's bytes; all or nothing of any other change.
     share: int
 
 
@@ -75,7 +75,7 @@ class Killer:
             self._death = None
 
     def _share(self, what: str) -> int | None:
-        """Return how much of the change that begins is made; None if the process survives it."""
+        """Return how much of the next change is made; None if the process survives it."""
         if self._death is None:
             return None
         if self.killed_at is not None:
@@ -134,4 +134,4 @@ class Killer:
 
 
 def _names(args: tuple[Any, ...]) -> str:
-    return " to ".join(os.path.basename(os.fspath(arg)) for arg in args if isinstance(arg, str | os.PathLike))  # noqa: PTH119 - of any path-like argument
+    return " to ".join(os.path.basename(os.fspath(arg)) for arg in args if isinstance(arg, str | os.PathLike))  # noqa: PTH119 - accepts any path-like argument

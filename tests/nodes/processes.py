@@ -26,7 +26,7 @@ class ChildProcess:
     """A command in its own process group; the kernel kills it if the tests are killed."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], folder: Path, name: str) -> None:
-        # -I -S: it starts fast, and imports nothing of ours.
+        # -I -S: start fast, without the project's modules.
         self.command = [
             sys.executable,
             "-I",
@@ -104,10 +104,10 @@ class ChildProcess:
 
 
 class RedisServer:
-    """A private Redis with the shipped configuration, on a unix socket in a short path."""
+    """A private Redis with the shipped configuration, on a Unix socket with a short path."""
 
     def __init__(self) -> None:
-        find_server(Settings(redis_url=None))  # raises if there is none, before anything is created
+        find_server(Settings(redis_url=None))  # raises if Redis is not installed, before a folder is created
         self.folder = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))
         self.settings = Settings(home=self.folder, redis_url=None, connect_timeout_s=5.0)
         prepare_directories(self.settings)
@@ -125,7 +125,7 @@ class RedisServer:
         return self
 
     def kill(self) -> None:
-        """``kill -9``: only its append-only file is left."""
+        """``kill -9``: only the append-only file survives."""
         self.process.kill()
 
     def pause(self) -> None:
@@ -144,7 +144,7 @@ class RedisServer:
 def worker_process(
     settings: Settings, folder: Path, name: str, *options: str, app: str = "livethread_worker.entrypoint"
 ) -> ChildProcess:
-    """Return a worker, not yet started, with the documented command: without ``-Q``, outside the checkout."""
+    """Return a worker that is not yet started; it uses the documented command, without ``-Q``, outside the checkout."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-P", "-m", "celery", "--app", app, "worker"),

@@ -15,7 +15,7 @@ from typing import Self
 
 from tests.nodes.processes import RedisServer
 
-#: For each operation of the proxy; one that takes longer hangs.
+#: Limit of each operation of the proxy.
 DEADLINE = 5.0  # seconds
 CHUNK = 64 * 1024  # bytes
 
@@ -32,11 +32,11 @@ class _Cut:
 
 @dataclass(eq=False, slots=True)
 class _Link:
-    """A client's connection, and the proxy's own to Redis."""
+    """A client's connection and the matching connection to Redis."""
 
     to_client: asyncio.StreamWriter
     to_redis: asyncio.StreamWriter
-    #: The end of the last chunk, as the text of a cut may span two chunks.
+    #: The end of the last chunk, since a cut's text may span two chunks.
     seen: bytes = b""
     #: The cut of the next reply, and how many bytes of that reply have passed.
     cut: _Cut | None = None
@@ -48,7 +48,7 @@ class _Link:
 
 
 class RedisProxy:
-    """Passes requests and replies between clients and *server*, with the faults that the test sets.
+    """Passes requests and replies between clients and *server*, with the faults that a test sets.
 
     Use as a context manager. The server may die and come back; until then, new connections are closed at once.
     """
@@ -112,7 +112,7 @@ class RedisProxy:
     async def _end(self) -> None:
         self._server.close()
         await self._cut_all()
-        # Not cancelled: Python 3.11 logs an error for a cancelled server task. They end with their connections.
+        # The tasks end with their connections. Do not cancel them: Python 3.11 logs an error for that.
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
     async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:

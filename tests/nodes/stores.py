@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from livethread import QueuedThreadStore, Settings, open_store
 
-#: A store that takes longer to close hangs, and must not hold up the tests.
+#: A store that takes longer to close counts as hung.
 CLOSING = 5.0  # seconds
 
 

@@ -25,7 +25,7 @@ def wait_until(condition: Callable[[], T], what: str = "the condition", deadline
 
 
 async def eventually(condition: Callable[[], T | Awaitable[T]], what: str = "the condition") -> T:
-    """Return the first true value of *condition*; other tasks run meanwhile."""
+    """Return the first true value of *condition*; let other asyncio tasks run meanwhile."""
     end = time.monotonic() + DEADLINE
     while True:
         result = condition()

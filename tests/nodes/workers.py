@@ -31,7 +31,7 @@ class HandWorker:
         self._index: Index | None = None
 
     def mailbox(self, shard: int = 0) -> Mailbox:
-        """Return the mailboxes of a new drain, to claim and settle by hand."""
+        """Return the mailboxes of a new drain, for a test that claims and settles itself."""
         return Mailbox(self.redis, self.settings, shard)
 
     def index(self) -> Index:
@@ -56,7 +56,7 @@ class HandWorker:
 
 @asynccontextmanager
 async def draining(worker: HandWorker) -> AsyncIterator[None]:
-    """Have *worker* drain again and again during the block, with or without doorbells."""
+    """Have *worker* drain repeatedly during the block, whether or not a doorbell rings."""
     ended = False
 
     async def go_on() -> None:

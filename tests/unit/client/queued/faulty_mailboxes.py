@@ -1,4 +1,4 @@
-"""The mailboxes of the tests' Redis, in which calls fail or hang as a test asks for."""
+"""Mailboxes in the tests' Redis whose calls fail or hang as the test directs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from livethread_config import Settings, names
 
 
 class LostReply(Exception):
-    """Redis ran the script; the reply never came."""
+    """Redis ran the script, but its reply was lost."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class StoppedHalfWay(Exception):
 
 
 class Bell:
-    """Notes the shards that were rung for."""
+    """Records the shards whose doorbell was rung."""
 
     def __init__(self) -> None:
         self.rung: list[int] = []
@@ -46,20 +46,20 @@ class Bell:
 
 
 class FaultyMailboxes(Mailboxes):
-    """Mailboxes whose next calls fail, hang or are preceded by something else, and a view of what Redis holds."""
+    """Mailboxes whose next calls fail or hang as directed, with access to what Redis holds."""
 
     def __init__(self, redis: AsyncRedis, client: Redis, settings: Settings, bell: Bell) -> None:
         super().__init__(redis, settings, cast("Doorbell", bell))
-        self._client: Any = client  # redis-py's types leave open whether it is asynchronous
+        self._client: Any = client  # redis-py's types cover both synchronous and asynchronous results
         self._settings = settings
         self.outbox = Outbox(self, settings)
         #: Counters that each call offered, by thread.
         self.calls: list[dict[str, list[int]]] = []
-        #: What goes wrong with the next calls; None: nothing.
+        #: Faults of the next calls; None lets a call succeed.
         self.faults: deque[Exception | None] = deque()
-        #: What goes wrong with the next questions for counters.
+        #: Faults of the next reads of counters.
         self.read_faults: deque[Exception] = deque()
-        #: What happens in Redis right before each of the next calls.
+        #: Run right before each of the next calls.
         self.meanwhile: deque[Callable[[], object]] = deque()
         self.called = asyncio.Event()
         #: Calls wait here while it is cleared.
@@ -127,7 +127,7 @@ class FaultyMailboxes(Mailboxes):
         entries: list[tuple[bytes, dict[bytes, bytes]]] = self._client.xrange(self.keys(thread_id).mailbox(thread_id))
         return entries
 
-    # -- what others do to it ------------------------------------------------------------------------------
+    # -- what others change in Redis -----------------------------------------------------------------------
 
     def publish(self, writer: Writer, message: bytes) -> None:
         """Publish *message* on the channel of *writer*'s client."""
@@ -147,11 +147,11 @@ class FaultyMailboxes(Mailboxes):
         self._client.delete(self.keys(thread_id).mailbox(thread_id))
 
     def forget_scripts(self) -> None:
-        """Forget all scripts, as a Redis does that starts again."""
+        """Forget all scripts, as Redis does when it restarts."""
         self._client.script_flush()
 
     def lose_everything(self) -> None:
-        """Forget all keys, as a Redis without persistence does when it starts again."""
+        """Forget all keys, as Redis without persistence does when it restarts."""
         self._client.delete(*self._client.scan_iter(f"{self._settings.key_prefix}:*", count=1_000))
 
     def lose_tasks_after(self, writer: Writer, n: int) -> None:
@@ -198,7 +198,7 @@ def new_writer(
     mailboxes: Mailboxes | None = None,
     observers: Observers | None = None,
 ) -> Writer:
-    """Return a writer, which may be sent for if *mailboxes* are given."""
+    """Return a writer; its tasks can be sent only if *mailboxes* are given."""
     place = mailboxes.place(thread_id) if mailboxes else Place(0, ())
     return Writer(thread_id, f"c.{next(_numbers)}", place, budget, observers or Observers(), max_tasks=max_tasks)
 

@@ -1,4 +1,4 @@
-"""What a store learns from publications, also from those that no worker sent."""
+"""What a store learns from publications, including those that no worker sent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def mailboxes(redis_server: RedisServer, settings: Settings) -> AsyncItera
 
 @pytest.fixture
 async def writer(mailboxes: FaultyMailboxes, settings: Settings) -> AsyncIterator[Writer]:
-    """A writer with two accepted tasks, whose client listens."""
+    """A writer with two accepted tasks and a client that listens to publications."""
     threads: OpenThreads[Writer] = OpenThreads()
     writer = threads.open(THREAD, lambda: mailboxes.new_writer(THREAD))
     progress = ProgressWatch(mailboxes, settings, mailboxes.outbox, threads)
@@ -61,7 +61,7 @@ async def writer(mailboxes: FaultyMailboxes, settings: Settings) -> AsyncIterato
         b"applied " + THREAD.encode() + b" 7-1 \xff:2",
     ],
 )
-async def test_a_malformed_publication_is_logged_and_the_next_is_taken_in(
+async def test_a_malformed_publication_is_logged_and_the_next_is_processed(
     writer: Writer, mailboxes: FaultyMailboxes, caplog: pytest.LogCaptureFixture, malformed: bytes
 ) -> None:
     mailboxes.publish(writer, malformed.replace(b"WRITER", writer.id.encode()))
@@ -73,7 +73,7 @@ async def test_a_malformed_publication_is_logged_and_the_next_is_taken_in(
     assert "skipped a malformed acknowledgement" in caplog.messages
 
 
-async def test_the_other_lines_of_a_publication_with_a_malformed_one_are_taken_in(
+async def test_a_malformed_line_does_not_stop_the_other_lines_of_its_publication(
     writer: Writer, mailboxes: FaultyMailboxes
 ) -> None:
     lines = [f"applied {THREAD} 7-1", f"applied {THREAD} 7-1 {writer.id}:2"]
@@ -93,7 +93,7 @@ async def test_the_other_lines_of_a_publication_with_a_malformed_one_are_taken_i
     ],
     ids=["worker's", "text", "deep", "bytes"],
 )
-async def test_a_parked_thread_has_a_reason_whoever_parked_it(
+async def test_a_parked_thread_has_a_reason_in_whatever_form_it_was_published(
     writer: Writer, mailboxes: FaultyMailboxes, detail: bytes, reason: str
 ) -> None:
     mailboxes.publish(writer, b"parked " + THREAD.encode() + b" " + detail)

@@ -1,4 +1,4 @@
-"""Tasks for which there is no room: refused, or let in later and in order. The room is a writer's of two tasks."""
+"""Tasks without room are refused, or admitted later and in order. Here, a writer has room for two tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOM = 2
 
 
 class Gate:
-    """An `Admission` to one writer. It stands for the outbox and for what Redis replies to questions, too."""
+    """An `Admission` to one writer, with itself as a fake outbox and a fake `ProgressWatch`."""
 
     def __init__(self, settings: Settings, *, limit: int = 1_000_000) -> None:
         self.budget = Budget(limit)
@@ -54,7 +54,7 @@ class Gate:
         return [asyncio.create_task(self.append(text)) for text in texts]
 
     def apply_one(self) -> None:
-        """Let go of the first task, as when a worker has applied it."""
+        """Release the first task, as if a worker had applied it."""
         self.writer.take(1)
         n = self.writer.last_accepted + 1
         self.writer.accept(n, f"{n}-0", 1)
@@ -69,8 +69,8 @@ def waiting() -> Settings:
     return Settings(redis_url="redis://none", backpressure="wait", backpressure_timeout_s=10.0)
 
 
-async def turns() -> None:
-    """Let everybody who can go on do so."""
+async def run_ready_tasks() -> None:
+    """Let every asyncio task run as far as it can."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -86,17 +86,17 @@ async def test_by_default_a_task_without_room_is_refused_at_once() -> None:
     assert gate.texts() == [b"a", b"b"]
 
 
-async def test_who_waits_is_let_in_as_soon_as_there_is_room_and_in_order(waiting: Settings) -> None:
+async def test_waiting_tasks_are_admitted_in_order_as_soon_as_there_is_room(waiting: Settings) -> None:
     gate = Gate(waiting)
     tasks = gate.start("a", "b", "c", "d", "e")
-    await turns()
+    await run_ready_tasks()
     assert gate.texts() == [b"a", b"b"]
     seen = []
 
     while gate.writer.queue:
         seen += gate.texts()[:1]
         gate.apply_one()
-        await turns()
+        await run_ready_tasks()
 
     assert seen == [b"a", b"b", b"c", b"d", b"e"]
     assert [(await task).order for task in tasks] == [1, 2, 3, 4, 5]
@@ -104,11 +104,11 @@ async def test_who_waits_is_let_in_as_soon_as_there_is_room_and_in_order(waiting
     assert set(gate.sent) == {gate.writer}
 
 
-async def test_nobody_overtakes_who_waits_though_there_is_room_for_him(waiting: Settings) -> None:
-    """There is room, but who is in line has not had the time to take it."""
+async def test_a_new_task_does_not_overtake_a_waiting_one_even_if_there_is_room(waiting: Settings) -> None:
+    """There is room, but the waiting task has not yet had the chance to take it."""
     gate = Gate(waiting)
     gate.start("a", "b", "first in line")
-    await turns()
+    await run_ready_tasks()
 
     gate.apply_one()
     gate.apply_one()
@@ -117,23 +117,23 @@ async def test_nobody_overtakes_who_waits_though_there_is_room_for_him(waiting: 
     assert gate.texts() == [b"first in line", b"late"]
 
 
-async def test_a_cancelled_waiter_leaves_nothing_and_the_others_keep_their_order(waiting: Settings) -> None:
+async def test_a_cancelled_append_stores_nothing_and_the_others_keep_their_order(waiting: Settings) -> None:
     gate = Gate(waiting)
     tasks = gate.start("a", "b", "c", "d", "e")
-    await turns()
+    await run_ready_tasks()
 
-    for cancelled in (tasks[2], tasks[3]):  # the one whose turn it is, and one in line
+    for cancelled in (tasks[2], tasks[3]):  # the first in line, and the second
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError) as raised:
             await cancelled
         assert raised.value.__notes__ == [NOTHING_STORED]
     gate.apply_one()
-    await turns()
+    await run_ready_tasks()
 
     assert gate.texts() == [b"b", b"e"]
 
 
-async def test_when_the_time_is_over_nothing_is_stored_and_the_error_says_why(waiting: Settings) -> None:
+async def test_a_timeout_stores_nothing_and_its_error_says_why(waiting: Settings) -> None:
     gate = Gate(waiting.model_copy(update={"backpressure_timeout_s": 0.01}))
     tasks = gate.start("a", "b", "c", "d")
 
@@ -146,17 +146,17 @@ async def test_when_the_time_is_over_nothing_is_stored_and_the_error_says_why(wa
     assert not gate.writer.admission_lock.locked()
 
 
-async def test_bytes_are_waited_for_whoever_frees_them(waiting: Settings) -> None:
+async def test_a_task_that_waits_for_bytes_is_admitted_when_any_writer_frees_them(waiting: Settings) -> None:
     size = (await Gate(waiting).append("x" * 100)).size
     gate = Gate(waiting, limit=size)
     other = gate.new_writer()
     await gate.append("x" * 100, other)
     [task] = gate.start("y" * 100)
-    await turns()
+    await run_ready_tasks()
     waited = not task.done()
 
     other.drop_all(Unavailable("gone"))
-    await turns()
+    await run_ready_tasks()
 
     assert waited
     assert task.done()
@@ -169,17 +169,19 @@ async def test_a_task_that_can_never_fit_is_refused_at_once(waiting: Settings) -
         await gate.append("x" * 100)
 
 
-async def test_an_error_that_no_room_can_mend_is_raised_at_once(waiting: Settings) -> None:
+async def test_an_error_that_is_not_about_room_is_raised_at_once(waiting: Settings) -> None:
     gate = Gate(waiting)
     gate.start("a", "b")
-    await turns()
+    await run_ready_tasks()
 
     gate.writer.close()
     with pytest.raises(ThreadNotFound, match="it was shut down or discarded"):
         await gate.append("c", gate.writer)
 
 
-async def test_redis_is_asked_where_nobody_tells_of_room(waiting: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redis_is_asked_if_no_acknowledgement_makes_room(
+    waiting: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(admission_module, "ASK_INTERVAL", 0.001)
     gate = Gate(waiting)
     gate.on_ask = gate.apply_one
@@ -190,10 +192,10 @@ async def test_redis_is_asked_where_nobody_tells_of_room(waiting: Settings, monk
     assert gate.asked == [gate.writer]
 
 
-async def test_who_waits_when_the_store_is_closed_is_told_so(waiting: Settings) -> None:
+async def test_closing_the_store_fails_the_waiting_tasks(waiting: Settings) -> None:
     gate = Gate(waiting)
     tasks = gate.start("a", "b", "c", "d")
-    await turns()
+    await run_ready_tasks()
 
     gate.admission.stop()
 
@@ -203,10 +205,8 @@ async def test_who_waits_when_the_store_is_closed_is_told_so(waiting: Settings) 
 
 
 @pytest.mark.parametrize("backpressure", ["refuse", "wait"])
-async def test_a_creation_is_sent_though_the_first_task_has_no_room_beside_it(
-    waiting: Settings, backpressure: str
-) -> None:
-    """Else it would never be applied, and the room that it takes never be free."""
+async def test_a_creation_is_sent_even_if_the_first_task_has_no_room(waiting: Settings, backpressure: str) -> None:
+    """Otherwise it would never be applied, and its room never freed."""
     gate = Gate(waiting.model_copy(update={"backpressure": backpressure, "backpressure_timeout_s": 0.01}))
     gate.writer.creation = OrderedTask(CreateThread(at=AT, session_meta={"id": THREAD})).encode()
     patch = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title="t"), derived=True)).encode()

@@ -32,7 +32,7 @@ from livethread_config import Settings
 
 A = "019a93b9-f380-7600-98ff-940e6b99603a"
 B = "019a93b9-f380-7600-98ff-940e6b99603b"
-DEADLINE = 4.0  # seconds; nothing here takes one, but a test that hangs must end
+DEADLINE = 4.0  # seconds; only a test that hangs takes that long
 SECRET_URL = "redis://:hunter2@redis.example:6379/0"
 
 
@@ -43,7 +43,7 @@ def bell() -> Bell:
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings with a URL that only messages show: the tests' connection is made before."""
+    """Settings with a URL that appears only in messages; the tests connect to another one."""
     return settings.model_copy(update={"redis_url": SECRET_URL, "mailbox_max_tasks": 3})
 
 
@@ -61,7 +61,7 @@ async def mailboxes(redis_server: RedisServer, settings: Settings, bell: Bell) -
 
 @pytest.fixture
 async def impatient(redis_server: RedisServer, settings: Settings, bell: Bell) -> AsyncIterator[FaultyMailboxes]:
-    """Mailboxes whose callers have always waited too long."""
+    """Mailboxes whose callers time out at once."""
     async with sending(redis_server, settings.model_copy(update={"enqueue_timeout_s": 1e-9}), bell) as mailboxes:
         yield mailboxes
 
@@ -80,37 +80,37 @@ async def sending(redis_server: RedisServer, settings: Settings, bell: Bell) -> 
 
 
 def reply(text: str) -> Exception:
-    """The error that redis-py makes of an answer: it takes the code off those that it knows."""
+    """Return the error that redis-py makes of a reply; it strips the codes that it knows."""
     error = BaseParser.parse_error(text)  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
     assert isinstance(error, RedisError)
     return error
 
 
 async def outcomes(*submissions: Submission) -> list[Any]:
-    """Each submission's position or error, once all are known."""
+    """Return each submission's position or error, once all are known."""
     futures = [submission.accepted for submission in submissions]
     async with asyncio.timeout(DEADLINE):
         return await asyncio.gather(*futures, return_exceptions=True)
 
 
 def kept(writer: Writer) -> list[bytes]:
-    """The lines that *writer* still holds, in order."""
+    """Return the lines that *writer* still holds, in order."""
     return [submission.task.lines for submission in (*writer.unapplied, *writer.queue)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not condition():  # noqa: ASYNC110 - no event is set for it
             await asyncio.sleep(0.001)
 
 
 async def accepted(submission: Submission) -> str:
-    """Wait as the store does: who cancels stops waiting, and nothing else."""
+    """Wait as the store does: cancelling ends only the wait."""
     return await asyncio.shield(submission.accepted)
 
 
 async def until_sent(writer: Writer) -> None:
-    """Wait until nothing of *writer* is queued any more."""
+    """Wait until *writer* has no queued tasks."""
     async with asyncio.timeout(DEADLINE):
         while writer.queue:
             writer.changed.clear()
@@ -129,7 +129,7 @@ async def test_a_task_is_sent_and_accepted_with_its_position(mailboxes: FaultyMa
     assert mailboxes.tasks(A) == [(writer.id, 1, b"one")]
 
 
-async def test_what_is_submitted_while_a_call_is_under_way_goes_with_one_next_call(
+async def test_tasks_submitted_during_a_call_are_sent_together_in_the_next_call(
     mailboxes: FaultyMailboxes,
 ) -> None:
     first, second = mailboxes.new_writer(A), mailboxes.new_writer(B)
@@ -147,7 +147,7 @@ async def test_what_is_submitted_while_a_call_is_under_way_goes_with_one_next_ca
     assert mailboxes.lines(A) == [b"a1", b"a2", b"a3"]
 
 
-async def test_one_call_takes_no_more_than_its_limit(
+async def test_a_call_sends_one_task_if_two_would_exceed_its_size_limit(
     mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "BATCH_BYTES", 6)
@@ -158,7 +158,7 @@ async def test_one_call_takes_no_more_than_its_limit(
     assert mailboxes.calls == [{A: [1]}, {A: [2]}, {A: [3]}]
 
 
-async def test_a_doorbell_is_rung_only_when_redis_says_so(mailboxes: FaultyMailboxes, bell: Bell) -> None:
+async def test_the_doorbell_is_rung_only_when_redis_asks_for_it(mailboxes: FaultyMailboxes, bell: Bell) -> None:
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "loud"))
     assert bell.rung == [0]
 
@@ -192,7 +192,7 @@ async def test_a_script_that_redis_forgot_is_sent_again(mailboxes: FaultyMailbox
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_a_call_without_an_answer_is_repeated_with_the_same_counters(
+async def test_a_call_without_a_reply_is_repeated_with_the_same_counters(
     mailboxes: FaultyMailboxes, fault: Exception, known: list[int]
 ) -> None:
     mailboxes.faults.extend([fault, fault])
@@ -205,7 +205,7 @@ async def test_a_call_without_an_answer_is_repeated_with_the_same_counters(
     assert mailboxes.lines(A) == [b"one", b"two"]
 
 
-async def test_what_redis_lost_is_sent_again_before_what_is_new(mailboxes: FaultyMailboxes) -> None:
+async def test_tasks_that_redis_lost_are_sent_again_before_new_tasks(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "one", "two"))
     mailboxes.lose_everything()
@@ -217,7 +217,7 @@ async def test_what_redis_lost_is_sent_again_before_what_is_new(mailboxes: Fault
     assert [s.n for s in writer.unapplied] == [1, 2, 3]
 
 
-async def test_what_is_applied_is_not_sent_again(mailboxes: FaultyMailboxes) -> None:
+async def test_applied_tasks_are_not_sent_again(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "one"))
     await outcomes(*mailboxes.submit(writer, "two"))
@@ -232,7 +232,7 @@ async def test_what_is_applied_is_not_sent_again(mailboxes: FaultyMailboxes) -> 
 # -- refusing ----------------------------------------------------------------------------------------------
 
 
-async def test_a_full_mailbox_refuses_task_by_task_and_the_later_ones_get_new_counters(
+async def test_a_full_mailbox_refuses_tasks_one_by_one_and_later_tasks_get_new_counters(
     mailboxes: FaultyMailboxes,
 ) -> None:
     writer = mailboxes.new_writer(A)
@@ -249,7 +249,7 @@ async def test_a_full_mailbox_refuses_task_by_task_and_the_later_ones_get_new_co
     assert "has 3 unapplied tasks" in str(results[3])
 
 
-async def test_only_the_first_task_fails_where_the_mailbox_has_room_again(mailboxes: FaultyMailboxes) -> None:
+async def test_only_the_first_task_fails_if_the_mailbox_has_room_again(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "1", "2", "3"))
     mailboxes.meanwhile.extend([lambda: None, partial(mailboxes.empty, A)])  # a worker took them
@@ -261,7 +261,7 @@ async def test_only_the_first_task_fails_where_the_mailbox_has_room_again(mailbo
     assert mailboxes.tasks(A) == [(writer.id, 4, b"5")]
 
 
-async def test_an_append_that_expects_another_position_is_refused_alone(mailboxes: FaultyMailboxes) -> None:
+async def test_an_append_with_a_stale_expected_position_is_refused_alone(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "one"))
     stale, later = queue(writer, append("stale"), "0-7"), queue(writer, append("later"))
@@ -276,24 +276,24 @@ async def test_an_append_that_expects_another_position_is_refused_alone(mailboxe
     assert later.n == 2
 
 
-async def test_creating_a_thread_that_exists_fails_all_that_stands_behind_the_creation(
+async def test_creating_a_thread_that_exists_also_fails_the_tasks_after_the_creation(
     mailboxes: FaultyMailboxes,
 ) -> None:
-    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "somebody else's"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "another writer's"))
     writer = mailboxes.new_writer(A)
     creation = queue(writer, OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
 
     results = await outcomes(creation, *mailboxes.submit(writer, "1", "2"))
 
     assert [(type(r), str(r)) for r in results] == [(Conflict, f"thread {A} exists; resume it instead")] * 3
-    assert mailboxes.lines(A) == [b"somebody else's"]
+    assert mailboxes.lines(A) == [b"another writer's"]
 
 
 @pytest.mark.parametrize(
     ("message", "error"),
     [("OOM command not allowed when used memory > 'maxmemory'.", ResourceExhausted), ("WRONGTYPE", Internal)],
 )
-async def test_what_redis_refuses_to_run_fails_and_the_next_is_sent(
+async def test_a_task_fails_if_redis_refuses_it_and_the_next_task_is_sent(
     mailboxes: FaultyMailboxes, message: str, error: type[Exception]
 ) -> None:
     writer = mailboxes.new_writer(A)
@@ -308,7 +308,7 @@ async def test_what_redis_refuses_to_run_fails_and_the_next_is_sent(
     assert mailboxes.lines(A) == [b"two"]
 
 
-async def test_a_task_that_cannot_be_encoded_fails_alone_and_holds_nobody_up(mailboxes: FaultyMailboxes) -> None:
+async def test_a_task_that_cannot_be_encoded_fails_alone_and_blocks_no_other_task(mailboxes: FaultyMailboxes) -> None:
     odd = ThreadMetadataPatch.model_construct(_fields_set={"approval_mode"}, approval_mode=object())
     header = UpdateThreadMetadata.model_construct(op="update_thread_metadata", at=AT, patch=odd)
     writer = mailboxes.new_writer(A)
@@ -316,17 +316,17 @@ async def test_a_task_that_cannot_be_encoded_fails_alone_and_holds_nobody_up(mai
 
     with pytest.raises(InvalidRequest):
         queue(writer, OrderedTask(header).encode())
-    (behind,) = mailboxes.submit(writer, "behind")
+    (after,) = mailboxes.submit(writer, "after")
     (other,) = mailboxes.submit(mailboxes.new_writer(B), "other")
 
-    assert await outcomes(before, behind, other) == [*mailboxes.positions(A), *mailboxes.positions(B)]
-    assert mailboxes.lines(A) == [b"before", b"behind"]
+    assert await outcomes(before, after, other) == [*mailboxes.positions(A), *mailboxes.positions(B)]
+    assert mailboxes.lines(A) == [b"before", b"after"]
 
 
-# -- nothing that was accepted is ever dropped -------------------------------------------------------------
+# -- accepted tasks are never dropped ----------------------------------------------------------------------
 
 
-async def test_an_accepted_task_is_kept_though_the_mailbox_is_full_when_it_is_sent_again(
+async def test_an_accepted_task_is_kept_if_the_mailbox_is_full_when_it_is_sent_again(
     mailboxes: FaultyMailboxes,
 ) -> None:
     writer, other = mailboxes.new_writer(A), mailboxes.new_writer(A)
@@ -337,7 +337,7 @@ async def test_an_accepted_task_is_kept_though_the_mailbox_is_full_when_it_is_se
     calls = len(mailboxes.calls)
 
     mailboxes.submit(writer, "new")
-    await until(lambda: len(mailboxes.calls) > calls + 3)  # the loss is noticed, and the task is offered, and again
+    await until(lambda: len(mailboxes.calls) > calls + 3)  # the loss is noticed, and the task is offered repeatedly
 
     assert kept(writer) == [b"mine", b"new"]
     assert not writer.is_applied_up_to(marker)
@@ -346,7 +346,7 @@ async def test_an_accepted_task_is_kept_though_the_mailbox_is_full_when_it_is_se
     assert mailboxes.lines(A) == [b"mine", b"new"]
 
 
-async def test_an_accepted_task_is_sent_again_though_its_expected_position_is_gone(
+async def test_an_accepted_task_is_sent_again_even_if_its_expected_position_is_gone(
     mailboxes: FaultyMailboxes,
 ) -> None:
     writer = mailboxes.new_writer(A)
@@ -362,10 +362,10 @@ async def test_an_accepted_task_is_sent_again_though_its_expected_position_is_go
     assert mailboxes.lines(A) == [b"one", b"two", b"three"]
 
 
-async def test_an_accepted_creation_is_kept_though_another_writer_was_first_after_a_loss(
+async def test_an_accepted_creation_is_kept_even_if_another_writer_came_first_after_a_loss(
     mailboxes: FaultyMailboxes,
 ) -> None:
-    """Creating a thread that exists does nothing, so it is offered again without its condition."""
+    """Creating a thread that exists does nothing, so the creation is offered again without its condition."""
     writer, other = mailboxes.new_writer(A), mailboxes.new_writer(A)
     creation = queue(writer, OrderedTask(CreateThread(at=AT, session_meta={"id": A})).encode())
     mailboxes.outbox.send(writer)
@@ -381,10 +381,10 @@ async def test_an_accepted_creation_is_kept_though_another_writer_was_first_afte
 
 
 @pytest.mark.parametrize("message", ["OOM command not allowed", "READONLY You can't write", "MISCONF disk"])
-async def test_an_accepted_task_is_kept_though_redis_refuses_it_when_it_is_offered_again(
+async def test_an_accepted_task_is_kept_if_redis_refuses_it_when_it_is_offered_again(
     mailboxes: FaultyMailboxes, message: str
 ) -> None:
-    """Else a flush would find nothing outstanding, and call durable what no worker has seen."""
+    """Otherwise a flush would find no outstanding task and report tasks as durable that no worker has seen."""
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "mine"))
     marker = writer.marker
@@ -394,7 +394,7 @@ async def test_an_accepted_task_is_kept_though_redis_refuses_it_when_it_is_offer
     writer.rewind(0)
     mailboxes.outbox.send(writer)
     await mailboxes.called.wait()
-    await outcomes(*mailboxes.submit(mailboxes.new_writer(B), "another call has been answered since"))
+    await outcomes(*mailboxes.submit(mailboxes.new_writer(B), "Redis has replied to another call since"))
 
     assert not writer.is_applied_up_to(marker)
 
@@ -402,8 +402,8 @@ async def test_an_accepted_task_is_kept_though_redis_refuses_it_when_it_is_offer
 OOM = reply("OOM command not allowed when used memory > 'maxmemory'.")
 
 
-async def test_a_task_whose_answer_was_lost_is_not_refused_where_redis_holds_it(mailboxes: FaultyMailboxes) -> None:
-    """The answer is lost, the repetition is refused: the counters tell that the task was stored."""
+async def test_a_task_whose_reply_was_lost_is_not_refused_if_redis_holds_it(mailboxes: FaultyMailboxes) -> None:
+    """The reply is lost and the repeated call is refused, but the counters show that Redis holds the task."""
     mailboxes.faults.extend([LostReply(), OOM])
     writer = mailboxes.new_writer(A)
 
@@ -414,7 +414,9 @@ async def test_a_task_whose_answer_was_lost_is_not_refused_where_redis_holds_it(
     assert mailboxes.tasks(A) == [(writer.id, 1, b"one"), (writer.id, 2, b"two")]
 
 
-async def test_a_task_that_never_came_to_redis_is_refused_and_its_counter_is_free(mailboxes: FaultyMailboxes) -> None:
+async def test_a_task_that_never_reached_redis_is_refused_and_its_counter_is_reused(
+    mailboxes: FaultyMailboxes,
+) -> None:
     mailboxes.faults.extend([RedisConnectionError("refused"), OOM])
     writer = mailboxes.new_writer(A)
 
@@ -425,13 +427,13 @@ async def test_a_task_that_never_came_to_redis_is_refused_and_its_counter_is_fre
     assert mailboxes.tasks(A) == [(writer.id, 1, b"two")]
 
 
-async def test_of_a_script_that_was_stopped_half_way_only_what_was_not_done_is_refused(
+async def test_after_a_script_stops_halfway_only_the_tasks_it_did_not_store_are_refused(
     mailboxes: FaultyMailboxes,
 ) -> None:
     mailboxes.faults.append(StoppedHalfWay(1, OOM))
     writer, other = mailboxes.new_writer(A), mailboxes.new_writer(B)
     mailboxes.open.clear()
-    busy = mailboxes.submit(mailboxes.new_writer(B), "keeps the line busy")
+    busy = mailboxes.submit(mailboxes.new_writer(B), "keeps the sender busy")
     mailboxes.faults.appendleft(None)
     await mailboxes.called.wait()
     sent = [*mailboxes.submit(writer, "1", "2"), *mailboxes.submit(other, "1", "2")]
@@ -447,7 +449,7 @@ async def test_of_a_script_that_was_stopped_half_way_only_what_was_not_done_is_r
     assert mailboxes.tasks(A)[-1] == (writer.id, 2, b"3")
 
 
-async def test_while_the_counters_cannot_be_read_nothing_is_refused(mailboxes: FaultyMailboxes) -> None:
+async def test_no_task_is_refused_while_the_counters_cannot_be_read(mailboxes: FaultyMailboxes) -> None:
     mailboxes.faults.extend([LostReply(), OOM])
     mailboxes.read_faults.append(RedisConnectionError("refused"))
     writer = mailboxes.new_writer(A)
@@ -471,7 +473,7 @@ NOT_NOW = [
 
 
 @pytest.mark.parametrize("message", NOT_NOW, ids=lambda message: message.split()[0])
-async def test_what_redis_will_not_do_now_is_tried_again_and_not_refused(
+async def test_a_task_is_retried_and_not_refused_if_redis_cannot_take_it_for_now(
     mailboxes: FaultyMailboxes, message: str
 ) -> None:
     mailboxes.faults.extend([reply(message)] * 2)
@@ -481,60 +483,60 @@ async def test_what_redis_will_not_do_now_is_tried_again_and_not_refused(
     assert mailboxes.calls == [{A: [1, 2]}] * 3
 
 
-async def test_a_task_that_is_said_to_stay_queued_is_never_refused_after_all(impatient: FaultyMailboxes) -> None:
+async def test_a_task_that_was_reported_as_queued_is_never_refused_later(impatient: FaultyMailboxes) -> None:
     impatient.faults.extend([RedisConnectionError("refused"), OOM, OOM])
     writer = impatient.new_writer(A)
 
-    (told,) = await outcomes(*impatient.submit(writer, "promised"))
+    (failure,) = await outcomes(*impatient.submit(writer, "promised"))
     await until_sent(writer)
 
-    assert isinstance(told, Unavailable)
-    assert told.is_queued
+    assert isinstance(failure, Unavailable)
+    assert failure.is_queued
     assert impatient.lines(A) == [b"promised"]
 
 
 @pytest.mark.parametrize("expected", ["0-0", "9-9"], ids=["it holds", "it does not"])
-async def test_what_expects_a_position_is_promised_nothing_before_redis_answers(
+async def test_an_append_with_an_expected_position_is_not_promised_before_redis_replies(
     impatient: FaultyMailboxes, expected: str
 ) -> None:
-    """Else one whose position is not the last would be offered for ever, and hold up all behind it."""
+    """Otherwise an append with a stale position would be offered for ever and block all later tasks."""
     impatient.faults.append(RedisConnectionError("refused"))
     writer = impatient.new_writer(A)
     conditional = queue(writer, append("conditional"), expected)
 
-    told, _ = await outcomes(conditional, *impatient.submit(writer, "behind"))
+    failure, _ = await outcomes(conditional, *impatient.submit(writer, "after"))
     await until_sent(writer)
 
-    assert isinstance(told, Unavailable)
-    assert (told.is_queued, f"takes effect only if the last position is still {expected}" in str(told)) == (
+    assert isinstance(failure, Unavailable)
+    assert (failure.is_queued, f"takes effect only if the last position is still {expected}" in str(failure)) == (
         False,
         True,
     )
-    assert impatient.lines(A) == [b"conditional", b"behind"][expected != "0-0" :]
+    assert impatient.lines(A) == [b"conditional", b"after"][expected != "0-0" :]
 
 
-async def test_a_compare_and_append_that_comes_too_late_holds_up_nobody(
+async def test_a_compare_and_append_that_comes_too_late_blocks_no_later_task(
     mailboxes: FaultyMailboxes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its caller no longer waits, and another writer was first."""
+    """Its caller no longer waits, and another writer came first."""
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "theirs"))
     compared = queue(writer, append("mine"), "0-0")
     compared.accepted.cancel()
     mailboxes.outbox.send(writer)
 
-    (behind,) = await outcomes(*mailboxes.submit(writer, "behind"))
+    (after,) = await outcomes(*mailboxes.submit(writer, "after"))
 
-    assert isinstance(behind, str)
+    assert isinstance(after, str)
     assert compared not in (*writer.unapplied, *writer.queue)
-    assert mailboxes.lines(A) == [b"theirs", b"behind"]
+    assert mailboxes.lines(A) == [b"theirs", b"after"]
     assert "a compare-and-append came too late" in caplog.messages
 
 
 # -- deletion ----------------------------------------------------------------------------------------------
 
 
-async def test_behind_a_threads_deletion_nothing_is_accepted(mailboxes: FaultyMailboxes) -> None:
+async def test_no_task_is_accepted_after_a_threads_deletion(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     deletion = queue(writer, OrderedTask(DeleteThread(at=AT)).encode())
 
@@ -545,8 +547,8 @@ async def test_behind_a_threads_deletion_nothing_is_accepted(mailboxes: FaultyMa
     assert mailboxes.calls == [{A: [1, 2, 3]}]
 
 
-async def test_of_a_deleted_thread_not_even_what_was_promised_is_offered_for_ever(mailboxes: FaultyMailboxes) -> None:
-    """The thread is gone with all of its items; keeping this one would hold up its flush for good."""
+async def test_even_a_promised_task_is_dropped_once_its_thread_is_deleted(mailboxes: FaultyMailboxes) -> None:
+    """The thread is gone with all its items; a task that is kept would block its flush for ever."""
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "mine"))
     mailboxes.lose_everything()
@@ -615,7 +617,7 @@ async def test_a_change_of_a_thread_that_is_not_open_passes_every_fence(mailboxe
     assert mailboxes.lines(A) == [b"cold"]
 
 
-async def test_what_redis_held_of_a_fenced_writer_and_lost_goes_in_and_nothing_new_with_it(
+async def test_a_fenced_writers_lost_tasks_are_sent_again_but_its_new_tasks_are_refused(
     mailboxes: FaultyMailboxes,
 ) -> None:
     writer = fenced_writer(mailboxes)
@@ -630,23 +632,23 @@ async def test_what_redis_held_of_a_fenced_writer_and_lost_goes_in_and_nothing_n
     assert mailboxes.lines(A) == [b"one", b"two"]
 
 
-async def test_what_was_said_to_stay_queued_goes_in_though_its_writer_is_fenced_meanwhile(
+async def test_a_task_that_was_reported_as_queued_is_accepted_even_if_its_writer_is_fenced(
     impatient: FaultyMailboxes,
 ) -> None:
     impatient.faults.append(RedisConnectionError("refused"))
     writer = fenced_writer(impatient)
 
-    (told,) = await outcomes(*impatient.submit(writer, "promised"))
+    (failure,) = await outcomes(*impatient.submit(writer, "promised"))
     await until_sent(writer)
 
-    assert isinstance(told, Unavailable)
+    assert isinstance(failure, Unavailable)
     assert impatient.lines(A) == [b"promised"]
 
 
 # -- poking ------------------------------------------------------------------------------------------------
 
 
-async def test_poking_a_thread_offers_nothing_and_rings_if_it_has_tasks(
+async def test_poking_a_thread_sends_no_task_and_rings_if_the_thread_has_tasks(
     mailboxes: FaultyMailboxes, bell: Bell
 ) -> None:
     await mailboxes.poke(A)
@@ -659,7 +661,9 @@ async def test_poking_a_thread_offers_nothing_and_rings_if_it_has_tasks(
     assert (mailboxes.lines(A), bell.rung) == ([b"one"], [0, 0])
 
 
-async def test_a_parked_thread_is_tried_again_and_rung_for(mailboxes: FaultyMailboxes, bell: Bell) -> None:
+async def test_unparking_a_thread_makes_it_ready_and_rings_the_doorbell(
+    mailboxes: FaultyMailboxes, bell: Bell
+) -> None:
     mailboxes.park(A)
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     assert bell.rung == []
@@ -669,7 +673,7 @@ async def test_a_parked_thread_is_tried_again_and_rung_for(mailboxes: FaultyMail
     assert (mailboxes.is_parked(A), mailboxes.lines(A), bell.rung) == (False, [b"one"], [0])
 
 
-async def test_a_thread_that_is_not_parked_is_left_alone(mailboxes: FaultyMailboxes, bell: Bell) -> None:
+async def test_unparking_a_thread_that_is_not_parked_changes_nothing(mailboxes: FaultyMailboxes, bell: Bell) -> None:
     mailboxes.park(B)
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     mailboxes.forget_doorbell(A)
@@ -694,7 +698,7 @@ async def test_poking_raises_if_redis_does_not_answer(
 # -- waiting -----------------------------------------------------------------------------------------------
 
 
-async def test_a_waiter_is_told_after_the_timeout_and_its_task_is_sent_all_the_same(
+async def test_a_caller_gets_an_error_after_the_timeout_and_its_task_is_still_sent(
     impatient: FaultyMailboxes,
 ) -> None:
     impatient.faults.extend([RedisConnectionError("refused")] * 3)
@@ -711,7 +715,7 @@ async def test_a_waiter_is_told_after_the_timeout_and_its_task_is_sent_all_the_s
     assert kept(writer) == [b"late"]
 
 
-async def test_the_message_of_a_timeout_does_not_tell_the_password(impatient: FaultyMailboxes) -> None:
+async def test_a_timeout_message_does_not_contain_the_password(impatient: FaultyMailboxes) -> None:
     impatient.faults.append(RedisConnectionError("refused"))
 
     (failure,) = await outcomes(*impatient.submit(impatient.new_writer(A), "late"))
@@ -720,10 +724,10 @@ async def test_the_message_of_a_timeout_does_not_tell_the_password(impatient: Fa
     assert "hunter2" not in str(failure)
 
 
-async def test_cancelling_the_wait_for_a_task_that_was_never_sent_does_not_take_it_back(
+async def test_cancelling_the_wait_for_an_unsent_task_does_not_withdraw_the_task(
     mailboxes: FaultyMailboxes,
 ) -> None:
-    """Whoever cancels cannot know how far it came, so there is one answer for all: it is appended."""
+    """A caller that cancels cannot know whether the task was sent, so the task is appended in either case."""
     writer = mailboxes.new_writer(A)
     mailboxes.open.clear()
     first = mailboxes.submit(writer, "first")[0]
@@ -741,7 +745,7 @@ async def test_cancelling_the_wait_for_a_task_that_was_never_sent_does_not_take_
     assert mailboxes.lines(A) == [b"first", b"unsent", b"later"]
 
 
-async def test_cancelling_the_wait_for_a_task_on_its_way_leaves_it_on_its_way(mailboxes: FaultyMailboxes) -> None:
+async def test_cancelling_the_wait_for_a_sent_task_does_not_withdraw_the_task(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     mailboxes.open.clear()
     sent = mailboxes.submit(writer, "sent")[0]
@@ -758,7 +762,7 @@ async def test_cancelling_the_wait_for_a_task_on_its_way_leaves_it_on_its_way(ma
     assert writer.last_accepted == 1
 
 
-async def test_stopping_fails_what_is_queued(mailboxes: FaultyMailboxes) -> None:
+async def test_stopping_fails_the_queued_tasks(mailboxes: FaultyMailboxes) -> None:
     mailboxes.open.clear()
     sent = mailboxes.submit(mailboxes.new_writer(A), "one", "two")
     await mailboxes.called.wait()
@@ -771,29 +775,29 @@ async def test_stopping_fails_what_is_queued(mailboxes: FaultyMailboxes) -> None
     ] * 2
 
 
-async def test_stopping_fails_what_waits_behind_a_task_that_is_to_be_offered_again(
+async def test_stopping_fails_tasks_that_wait_for_an_earlier_task_to_be_offered_again(
     mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for it would wait for ever."""
+    """Otherwise their callers would wait for ever."""
     monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.05)
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "mine"))
     mailboxes.lose_everything()
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2", "3"))
     calls = len(mailboxes.calls)
-    (behind,) = mailboxes.submit(writer, "behind")
+    (waiting,) = mailboxes.submit(writer, "waiting")
     await until(lambda: len(mailboxes.calls) == calls + 2)  # the loss is noticed; the first is refused
     await asyncio.sleep(0.01)
 
     await mailboxes.outbox.stop()
 
-    (result,) = await outcomes(behind)
+    (result,) = await outcomes(waiting)
     assert isinstance(result, Unavailable)
 
 
-async def test_a_forgotten_writer_is_not_sent_for(mailboxes: FaultyMailboxes) -> None:
+async def test_a_forgotten_writers_tasks_are_not_sent(mailboxes: FaultyMailboxes) -> None:
     mailboxes.open.clear()
-    busy = mailboxes.submit(mailboxes.new_writer(B), "keeps the line busy")
+    busy = mailboxes.submit(mailboxes.new_writer(B), "keeps the sender busy")
     await mailboxes.called.wait()
     forgotten = mailboxes.new_writer(A)
     mailboxes.submit(forgotten, "never sent")
@@ -846,7 +850,7 @@ async def test_a_task_that_may_wait_is_offered_until_there_is_room(mailboxes: Fa
     assert mailboxes.lines(A) == [b"a", b"b"]
 
 
-async def test_a_task_that_may_wait_is_refused_when_its_time_is_over(mailboxes: FaultyMailboxes) -> None:
+async def test_a_task_that_may_wait_is_refused_after_its_deadline(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2", "3"))
 
@@ -860,22 +864,22 @@ async def test_a_task_that_may_wait_is_refused_when_its_time_is_over(mailboxes: 
     assert mailboxes.tasks(A) == [(writer.id, 1, b"late")]
 
 
-async def test_who_waits_in_vain_for_room_can_take_his_task_back(mailboxes: FaultyMailboxes) -> None:
+async def test_a_task_that_waits_for_room_can_be_withdrawn(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2", "3"))
     first, second, third = submit_patient(mailboxes, writer, "a", "b", "c", deadline=in_an_hour())
     await until(lambda: first.is_postponed)
 
-    taken_back = writer.withdraw(second)
+    withdrawn = writer.withdraw(second)
     mailboxes.empty(A)
     await until_sent(writer)
 
-    assert taken_back
+    assert withdrawn
     assert [first.n, third.n] == [1, 2]
     assert mailboxes.lines(A) == [b"a", b"c"]
 
 
-async def test_a_task_that_is_on_its_way_cannot_be_taken_back(mailboxes: FaultyMailboxes) -> None:
+async def test_a_task_that_was_sent_cannot_be_withdrawn(mailboxes: FaultyMailboxes) -> None:
     writer = mailboxes.new_writer(A)
     mailboxes.open.clear()
     (sent,) = submit_patient(mailboxes, writer, "a", deadline=in_an_hour())
@@ -899,7 +903,7 @@ def submit_pair(mailboxes: FaultyMailboxes, writer: Writer, text: str) -> Submis
     return pair
 
 
-async def test_a_mailbox_with_one_place_left_takes_no_half_of_a_pair(mailboxes: FaultyMailboxes) -> None:
+async def test_a_mailbox_with_room_for_one_task_refuses_a_whole_pair(mailboxes: FaultyMailboxes) -> None:
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "1", "2"))
     writer = mailboxes.new_writer(A)
 
@@ -921,7 +925,7 @@ async def test_a_pair_whose_reply_was_lost_is_stored_once(mailboxes: FaultyMailb
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-async def test_what_redis_lost_of_a_pair_is_sent_again(mailboxes: FaultyMailboxes, kept: int) -> None:
+async def test_the_lost_tasks_of_a_pair_are_sent_again(mailboxes: FaultyMailboxes, kept: int) -> None:
     writer = mailboxes.new_writer(A)
     await outcomes(submit_pair(mailboxes, writer, "pair"))
     if kept:
@@ -936,8 +940,8 @@ async def test_what_redis_lost_of_a_pair_is_sent_again(mailboxes: FaultyMailboxe
     assert mailboxes.calls[-1] == {A: [kept + 1, 3]}
 
 
-async def test_of_a_call_that_was_stopped_half_way_no_pair_is_refused_in_half(mailboxes: FaultyMailboxes) -> None:
-    """Should Redis hold the append alone, its patch is promised: it goes in, though Redis had no memory for it."""
+async def test_a_patch_is_never_refused_once_redis_holds_its_append(mailboxes: FaultyMailboxes) -> None:
+    """The patch is promised: it is offered again after Redis had no memory for it."""
     writer = mailboxes.new_writer(A)
     mailboxes.faults.extend([None, OOM])
     await outcomes(*mailboxes.submit(writer, "before"))

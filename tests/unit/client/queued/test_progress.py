@@ -1,29 +1,29 @@
-"""When one who waits for tasks to be applied asks Redis, though nobody told of them."""
+"""When a waiter asks Redis whether tasks are applied instead of waiting for a publication."""
 
 from __future__ import annotations
 
 from livethread.queued.progress import ASK_FIRST, Liveness
 
 
-def test_who_has_heard_nothing_asks() -> None:
+def test_a_waiter_asks_if_there_was_no_publication() -> None:
     assert Liveness().is_silent(0, wait=60, now=5.0)
 
 
-def test_publications_about_other_threads_say_that_it_is_not_its_turn() -> None:
+def test_a_waiter_does_not_ask_while_publications_about_other_threads_come_in() -> None:
     liveness = Liveness(heard_at=5.0)
 
     assert not liveness.is_silent(0, wait=1, now=5.9)
     assert liveness.is_silent(0, wait=1, now=6.0)
 
 
-def test_one_asks_for_all_of_its_shard() -> None:
+def test_one_question_serves_all_waiters_of_its_shard() -> None:
     liveness = Liveness(asked_at={0: 5.0})
 
     assert not liveness.is_silent(0, wait=1, now=5.9)
     assert liveness.is_silent(1, wait=1, now=5.9)
 
 
-def test_all_ask_once_one_has_learnt_what_nobody_told() -> None:
+def test_every_waiter_asks_once_a_question_reveals_a_lost_publication() -> None:
     liveness = Liveness(heard_at=1.0, asked_at={0: 5.0}, news_at={0: 5.0})
 
     assert liveness.is_silent(0, wait=1, now=5.0 + 2 * ASK_FIRST)
@@ -31,7 +31,7 @@ def test_all_ask_once_one_has_learnt_what_nobody_told() -> None:
     assert not liveness.is_silent(0, wait=1, now=5.0 + 2 * ASK_FIRST)
 
 
-def test_news_that_are_about_to_be_told_are_none() -> None:
+def test_a_publication_that_may_still_arrive_does_not_count_as_lost() -> None:
     liveness = Liveness(heard_at=1.0, asked_at={0: 5.0}, news_at={0: 5.0})
 
     assert not liveness.is_silent(0, wait=1, now=5.0 + ASK_FIRST / 2)

@@ -48,7 +48,7 @@ def submit(writer: Writer, count: int) -> list[Submission]:
 
 
 def counters(writer: Writer) -> tuple[int, list[int], list[int]]:
-    """The floor, what is unapplied and what is queued."""
+    """Return the floor, and the counters of the unapplied and of the queued tasks."""
     return writer.floor, [s.n for s in writer.unapplied], [s.n for s in writer.queue]
 
 
@@ -68,7 +68,7 @@ async def test_a_task_gets_its_counter_when_it_is_sent(writer: Writer) -> None:
     assert counters(writer) == (0, [], [1, 2, 0])
 
 
-async def test_numbering_again_gives_the_same_counters(writer: Writer) -> None:
+async def test_taking_tasks_again_gives_them_the_same_counters(writer: Writer) -> None:
     submit(writer, 3)
 
     writer.take(2)
@@ -80,7 +80,7 @@ async def test_numbering_again_gives_the_same_counters(writer: Writer) -> None:
 # -- accepting ---------------------------------------------------------------------------------------------
 
 
-async def test_what_redis_holds_is_accepted_and_kept(writer: Writer) -> None:
+async def test_the_tasks_that_redis_holds_are_accepted_and_kept(writer: Writer) -> None:
     first, second, third = submit(writer, 3)
     writer.take(3)
 
@@ -94,8 +94,8 @@ async def test_what_redis_holds_is_accepted_and_kept(writer: Writer) -> None:
     assert writer.changed.is_set()
 
 
-async def test_a_task_that_an_earlier_call_brought_has_the_position_of_the_last(writer: Writer) -> None:
-    """Its own is not known; who waits for a later one waits long enough."""
+async def test_a_task_that_an_earlier_call_stored_gets_the_last_position(writer: Writer) -> None:
+    """Its own position is unknown, and waiting for a later one is safe."""
     submitted = submit(writer, 4)
     writer.take(4)
 
@@ -104,7 +104,7 @@ async def test_a_task_that_an_earlier_call_brought_has_the_position_of_the_last(
     assert [submission.accepted.result() for submission in submitted] == ["7-5", "7-5", "7-4", "7-5"]
 
 
-async def test_a_task_that_was_never_sent_is_not_taken_for_accepted(writer: Writer) -> None:
+async def test_a_task_that_was_never_sent_is_not_accepted(writer: Writer) -> None:
     submit(writer, 1)
 
     writer.accept(5, "7-0", 0)
@@ -112,7 +112,7 @@ async def test_a_task_that_was_never_sent_is_not_taken_for_accepted(writer: Writ
     assert counters(writer) == (0, [], [0])
 
 
-async def test_accepting_the_same_again_changes_nothing(writer: Writer) -> None:
+async def test_accepting_the_same_counter_again_changes_nothing(writer: Writer) -> None:
     submit(writer, 2)
     writer.take(1)
     writer.accept(1, "7-0", 1)
@@ -123,7 +123,7 @@ async def test_accepting_the_same_again_changes_nothing(writer: Writer) -> None:
     assert counters(writer) == (0, [1], [2])
 
 
-async def test_an_acceptance_that_nobody_waits_for_any_more_is_noted_all_the_same(writer: Writer) -> None:
+async def test_a_task_is_accepted_even_if_its_caller_no_longer_waits(writer: Writer) -> None:
     (submission,) = submit(writer, 1)
     writer.take(1)
     submission.accepted.cancel()
@@ -136,7 +136,7 @@ async def test_an_acceptance_that_nobody_waits_for_any_more_is_noted_all_the_sam
 # -- applying ----------------------------------------------------------------------------------------------
 
 
-async def test_what_is_applied_is_let_go(writer: Writer) -> None:
+async def test_applied_tasks_are_released(writer: Writer) -> None:
     submit(writer, 3)
     writer.take(1)
     writer.accept(1, "7-0", 1)
@@ -151,8 +151,8 @@ async def test_what_is_applied_is_let_go(writer: Writer) -> None:
     assert writer.changed.is_set()
 
 
-async def test_tasks_are_known_by_their_counters_and_not_by_their_positions(writer: Writer) -> None:
-    """A Redis that lost data gives positions out again: a later one may be another writer's."""
+async def test_tasks_are_identified_by_their_counters_and_not_by_their_positions(writer: Writer) -> None:
+    """After it lost data, Redis assigns positions again, so a higher one may be another writer's."""
     submit(writer, 1)
     writer.take(1)
     writer.accept(1, "10-0", 1)
@@ -164,21 +164,21 @@ async def test_tasks_are_known_by_their_counters_and_not_by_their_positions(writ
     assert counters(writer) == (1, [], [])
 
 
-async def test_what_is_told_to_be_applied_before_it_is_known_to_be_accepted_is_let_go_then(budget: Budget) -> None:
-    """The worker's message and Redis' answer come on two connections."""
-    observers, told = Observers(), list[object]()
-    observers.subscribe(told.append)
+async def test_tasks_acknowledged_before_they_are_accepted_are_released_on_acceptance(budget: Budget) -> None:
+    """The worker's acknowledgement and Redis' reply arrive on different connections."""
+    observers, events = Observers(), list[object]()
+    observers.subscribe(events.append)
     writer = new_writer(THREAD, budget, max_tasks=MANY, observers=observers)
     submit(writer, 2)
     marker = writer.marker
     writer.take(2)
 
     writer.note_applied(2, "7-1")
-    before = counters(writer), list(told)
+    before = counters(writer), list(events)
     writer.accept(2, "7-1", 2)
 
     assert before == ((0, [], [1, 2]), [])
-    assert (counters(writer), told) == ((2, [], []), [TasksApplied(THREAD, "7-1")])
+    assert (counters(writer), events) == ((2, [], []), [TasksApplied(THREAD, "7-1")])
     assert writer.is_applied_up_to(marker)
     assert budget.used == 0
 
@@ -186,10 +186,10 @@ async def test_what_is_told_to_be_applied_before_it_is_known_to_be_accepted_is_l
 @pytest.mark.parametrize(
     ("error", "deadline"), [(FENCED, 0.0), (MOVED, 0.0), (FULL, FOREVER)], ids=["refused", "given up", "postponed"]
 )
-async def test_what_is_told_to_be_applied_is_not_refused_though_redis_lost_it(
+async def test_an_acknowledged_task_is_not_refused_even_if_redis_lost_it(
     writer: Writer, error: ThreadStoreError, deadline: float
 ) -> None:
-    """Its counter is taken: the next task with it would be dropped as a repetition."""
+    """Its counter is used: the next task with this counter would be dropped as a repetition."""
     first, _ = (queue(writer, append(), deadline=deadline) for _ in range(2))
     writer.take(2)
     writer.note_applied(1, "7-0")
@@ -201,7 +201,7 @@ async def test_what_is_told_to_be_applied_is_not_refused_though_redis_lost_it(
     assert (counters(writer), numbered) == ((1, [], [2]), [2])
 
 
-async def test_counters_go_on_behind_what_is_applied(writer: Writer) -> None:
+async def test_counters_continue_after_the_applied_tasks(writer: Writer) -> None:
     submit(writer, 1)
     writer.take(1)
     writer.accept(1, "7-0", 1)
@@ -216,7 +216,7 @@ async def test_counters_go_on_behind_what_is_applied(writer: Writer) -> None:
 # -- refusing ----------------------------------------------------------------------------------------------
 
 
-async def test_only_the_first_task_is_refused_and_the_later_ones_get_new_counters(writer: Writer) -> None:
+async def test_only_the_first_task_is_refused_and_later_tasks_get_new_counters(writer: Writer) -> None:
     accepted, refused, later = submit(writer, 3)
     writer.take(3)
     writer.accept(1, "7-0", 1)
@@ -230,7 +230,7 @@ async def test_only_the_first_task_is_refused_and_the_later_ones_get_new_counter
     assert (later.n, later.accepted.done()) == (2, False)
 
 
-async def test_with_a_threads_creation_all_that_depend_on_it_are_refused(writer: Writer) -> None:
+async def test_refusing_a_threads_creation_also_refuses_the_tasks_after_it(writer: Writer) -> None:
     error = Conflict("the thread exists")
     submissions = [queue(writer, creation()), *submit(writer, 2)]
     writer.take(2)
@@ -241,7 +241,7 @@ async def test_with_a_threads_creation_all_that_depend_on_it_are_refused(writer:
     assert [submission.accepted.exception() for submission in submissions] == [error] * 3
 
 
-async def test_what_was_accepted_is_never_refused_when_it_is_offered_again(writer: Writer, budget: Budget) -> None:
+async def test_an_accepted_task_is_never_refused_when_it_is_offered_again(writer: Writer, budget: Budget) -> None:
     (submission,) = submit(writer, 1)
     writer.take(1)
     writer.accept(1, "7-0", 1)
@@ -254,8 +254,8 @@ async def test_what_was_accepted_is_never_refused_when_it_is_offered_again(write
     assert submission.accepted.result() == "7-0"
 
 
-async def test_what_is_said_to_stay_queued_is_never_refused(writer: Writer) -> None:
-    late, behind = submit(writer, 2)
+async def test_a_task_that_was_reported_as_queued_is_never_refused(writer: Writer) -> None:
+    late, after = submit(writer, 2)
     writer.take(2)
     late.accepted.set_exception(Unavailable("it stays queued", is_queued=True))
     late.accepted.exception()
@@ -263,10 +263,10 @@ async def test_what_is_said_to_stay_queued_is_never_refused(writer: Writer) -> N
     assert not writer.refuse(FULL)
 
     assert counters(writer) == (0, [], [1, 2])
-    assert not behind.accepted.done()
+    assert not after.accepted.done()
 
 
-async def test_a_refused_creation_takes_nothing_along_that_is_promised(writer: Writer) -> None:
+async def test_refusing_a_creation_keeps_the_promised_tasks_after_it(writer: Writer) -> None:
     created, dependent, promised = queue(writer, creation()), *submit(writer, 2)
     promised.accepted.set_exception(Unavailable("it stays queued", is_queued=True))
     promised.accepted.exception()
@@ -288,7 +288,7 @@ async def test_dropping_all_fails_every_queued_task(writer: Writer) -> None:
     assert writer.changed.is_set()
 
 
-async def test_dropping_a_task_that_nobody_waits_for_harms_nothing(writer: Writer) -> None:
+async def test_dropping_a_task_whose_caller_no_longer_waits_raises_no_error(writer: Writer) -> None:
     (submission,) = submit(writer, 1)
     submission.accepted.cancel()
 
@@ -297,7 +297,7 @@ async def test_dropping_a_task_that_nobody_waits_for_harms_nothing(writer: Write
     assert counters(writer) == (0, [], [])
 
 
-async def test_a_refused_creation_that_nobody_awaits_warns_nobody(writer: Writer) -> None:
+async def test_a_dropped_task_whose_error_is_never_read_causes_no_warning(writer: Writer) -> None:
     submit(writer, 1)
 
     writer.drop_all(FULL)
@@ -309,7 +309,7 @@ async def test_a_refused_creation_that_nobody_awaits_warns_nobody(writer: Writer
 # -- losing ------------------------------------------------------------------------------------------------
 
 
-async def test_what_redis_lost_is_queued_again_in_order_with_its_counters(writer: Writer) -> None:
+async def test_tasks_that_redis_lost_are_queued_again_in_order_with_their_counters(writer: Writer) -> None:
     submitted = submit(writer, 4)
     writer.take(3)
     writer.accept(3, "7-2", 3)
@@ -322,7 +322,7 @@ async def test_what_redis_lost_is_queued_again_in_order_with_its_counters(writer
     assert counters(writer) == (0, [1], [2, 3, 4])
 
 
-async def test_a_task_that_is_accepted_again_takes_its_new_position(writer: Writer) -> None:
+async def test_a_task_that_is_accepted_again_gets_its_new_position(writer: Writer) -> None:
     (submission,) = submit(writer, 1)
     writer.take(1)
     writer.accept(1, "7-0", 1)
@@ -338,7 +338,7 @@ async def test_a_task_that_is_accepted_again_takes_its_new_position(writer: Writ
 # -- waiting -----------------------------------------------------------------------------------------------
 
 
-async def test_the_marker_tells_what_was_submitted_before_from_what_came_after(writer: Writer) -> None:
+async def test_a_marker_separates_earlier_tasks_from_later_ones(writer: Writer) -> None:
     submit(writer, 2)
     marker = writer.marker
     submit(writer, 1)
@@ -367,7 +367,7 @@ async def test_a_rewound_task_is_not_applied(writer: Writer) -> None:
     assert not writer.is_applied_up_to(writer.marker)
 
 
-async def test_a_refused_task_holds_nobody_up(writer: Writer) -> None:
+async def test_a_refused_task_does_not_block_a_flush(writer: Writer) -> None:
     submit(writer, 1)
     marker = writer.marker
 
@@ -376,7 +376,7 @@ async def test_a_refused_task_holds_nobody_up(writer: Writer) -> None:
     assert writer.is_applied_up_to(marker)
 
 
-async def test_whoever_waits_hears_that_a_thread_is_parked_and_no_longer_is(writer: Writer) -> None:
+async def test_waiters_are_notified_when_a_thread_is_parked_and_when_it_is_retried(writer: Writer) -> None:
     writer.note_parked("disk full")
     assert (writer.parked, writer.changed.is_set()) == ("disk full", True)
     writer.changed.clear()
@@ -431,7 +431,7 @@ async def test_a_pair_needs_room_for_both_tasks(budget: Budget) -> None:
 
 
 @pytest.mark.parametrize("how", ["refused", "given up", "withdrawn", "dropped"])
-async def test_a_pair_ends_as_one(writer: Writer, budget: Budget, how: str) -> None:
+async def test_a_pair_ends_as_a_whole(writer: Writer, budget: Budget, how: str) -> None:
     pair = queue_pair(writer, deadline=FOREVER if how == "withdrawn" else 0.0)
     later = queue(writer, append())
     writer.take(10)
@@ -452,7 +452,7 @@ async def test_a_pair_ends_as_one(writer: Writer, budget: Budget, how: str) -> N
     assert budget.used == (0 if how == "dropped" else later.size)
 
 
-async def test_a_pair_that_redis_lost_is_sent_again_whole(writer: Writer) -> None:
+async def test_a_pair_that_redis_lost_is_sent_again_as_a_whole(writer: Writer) -> None:
     pair = queue_pair(writer, expected="1-1")
     writer.take(10)
     writer.accept(2, "7-1", 2)
@@ -463,7 +463,7 @@ async def test_a_pair_that_redis_lost_is_sent_again_whole(writer: Writer) -> Non
     assert (pair.n, pair.last, pair.is_repeated, pair.is_promised) == (1, 2, True, True)
 
 
-async def test_a_patch_that_redis_lost_alone_is_sent_again_alone(writer: Writer, budget: Budget) -> None:
+async def test_a_lost_patch_is_sent_again_without_its_append(writer: Writer, budget: Budget) -> None:
     pair = queue_pair(writer)
     writer.take(10)
     writer.accept(2, "7-1", 2)
@@ -479,7 +479,7 @@ async def test_a_patch_that_redis_lost_alone_is_sent_again_alone(writer: Writer,
     assert (counters(writer), budget.used) == ((2, [], []), 0)
 
 
-async def test_a_pair_of_which_redis_holds_the_append_alone_is_accepted_when_the_patch_is(writer: Writer) -> None:
+async def test_a_pair_is_accepted_only_once_redis_holds_its_patch(writer: Writer) -> None:
     pair = queue_pair(writer)
     accepted = pair.accepted
     writer.take(10)
@@ -493,7 +493,7 @@ async def test_a_pair_of_which_redis_holds_the_append_alone_is_accepted_when_the
     assert (patch.n, await accepted, pair.append_position) == (2, "8-0", "7-0")
 
 
-async def test_an_acknowledged_append_goes_and_its_patch_stays(writer: Writer) -> None:
+async def test_an_acknowledged_append_is_released_and_its_patch_kept(writer: Writer) -> None:
     pair = queue_pair(writer)
     writer.take(10)
     writer.accept(2, "7-1", 2)
@@ -506,7 +506,7 @@ async def test_an_acknowledged_append_goes_and_its_patch_stays(writer: Writer) -
     assert writer.floor == 2
 
 
-async def test_a_threads_creation_stands_before_its_first_pair(budget: Budget) -> None:
+async def test_a_threads_creation_is_sent_before_its_first_pair(budget: Budget) -> None:
     writer = new_writer(THREAD, budget, max_tasks=MANY)
     writer.creation = creation()
 
@@ -515,17 +515,17 @@ async def test_a_threads_creation_stands_before_its_first_pair(budget: Budget) -
 
     assert [s.task.op for s in sent] == ["create_thread", *["append_items"] * 5]
     assert [(s.n, s.last) for s in pairs] == [(n, n + 1) for n in range(2, 12, 2)]
-    assert pairs[0].expected is None  # the creation asks for it
+    assert pairs[0].expected is None  # the creation's own condition replaces it
 
 
 # -- bounds ------------------------------------------------------------------------------------------------
 
 
-async def test_a_writer_keeps_so_many_tasks_and_no_more(budget: Budget) -> None:
+async def test_a_writer_keeps_at_most_its_limit_of_tasks(budget: Budget) -> None:
     writer = new_writer(THREAD, budget, max_tasks=3)
     submit(writer, 3)
     writer.take(2)
-    writer.accept(2, "7-1", 2)  # accepted or not, it is kept
+    writer.accept(2, "7-1", 2)  # accepted tasks are kept, too
 
     with pytest.raises(ResourceExhausted, match=f"3 tasks of thread {THREAD} wait to be applied"):
         submit(writer, 1)
@@ -551,7 +551,7 @@ async def test_all_writers_of_a_store_share_one_budget() -> None:
     assert budget.used == 2 * size
 
 
-async def test_a_closed_writer_keeps_nothing_that_redis_holds(writer: Writer, budget: Budget) -> None:
+async def test_a_closed_writer_keeps_no_task_that_redis_holds(writer: Writer, budget: Budget) -> None:
     submit(writer, 3)
     writer.take(2)
     writer.accept(1, "7-0", 1)
@@ -564,7 +564,7 @@ async def test_a_closed_writer_keeps_nothing_that_redis_holds(writer: Writer, bu
     assert (counters(writer), budget.used) == ((3, [], []), 0)
 
 
-async def test_a_closed_writer_says_of_nothing_that_it_is_applied(writer: Writer) -> None:
+async def test_a_closed_writer_reports_no_task_as_applied(writer: Writer) -> None:
     submit(writer, 1)
     writer.take(1)
     writer.accept(1, "7-0", 1)
@@ -575,7 +575,9 @@ async def test_a_closed_writer_says_of_nothing_that_it_is_applied(writer: Writer
 
 
 @pytest.mark.parametrize("how", ["applied", "refused", "dropped", "closed"])
-async def test_the_budget_is_given_back_however_a_task_ends(writer: Writer, budget: Budget, how: str) -> None:
+async def test_every_way_to_end_a_task_returns_its_share_of_the_budget(
+    writer: Writer, budget: Budget, how: str
+) -> None:
     submit(writer, 2)
     writer.take(2)
     match how:
@@ -598,8 +600,8 @@ STEPS = ("submit", "submit pair", "number", "accept", "apply", "refuse", "rewind
 
 
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=40))
-def test_whatever_happens_counters_run_on_and_the_budget_is_what_is_kept(steps: list[tuple[str, int]]) -> None:
-    """Nothing that is promised is lost, and no counter is given to two tasks that Redis may hold."""
+def test_counters_have_no_gaps_and_the_budget_equals_the_size_of_the_kept_tasks(steps: list[tuple[str, int]]) -> None:
+    """No promised task is lost, and no two tasks that Redis may hold have the same counter."""
 
     async def run() -> None:
         budget = Budget(1_000_000)
