@@ -157,9 +157,11 @@ class FaultyMailboxes(Mailboxes):
     def lose_tasks_after(self, writer: Writer, n: int) -> None:
         """Forget the writer's tasks after counter *n*."""
         keys = self.keys(writer.thread_id)
-        entries = self._entries(writer.thread_id)
-        kept, lost = entries[:n], entries[n:]
-        self._client.xdel(keys.mailbox(writer.thread_id), *(position for position, _ in lost))
+        mailbox = keys.mailbox(writer.thread_id)
+        kept = self._entries(writer.thread_id)[:n]
+        self._client.delete(mailbox)  # a stream that merely dropped an entry would remember its id
+        for position, fields in kept:
+            self._client.xadd(mailbox, fields, id=position)
         last = kept[-1][0].decode()
         self._client.hset(keys.writers(writer.thread_id), mapping={writer.id: f"{n} {last}", "tail": last})
 
