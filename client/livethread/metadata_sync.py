@@ -91,7 +91,7 @@ class ThreadMetadataSync:
                     facts[name] = value
 
     def take(self) -> MetadataUpdate | None:
-        """Return the patch of the facts collected since the last call, or None if there are none."""
+        """Return the patch of the facts collected since the last call; None without facts."""
         facts, self._facts = self._facts, {}
         patch = _patch_of(facts) if facts else None
         if patch is None or patch.is_empty():

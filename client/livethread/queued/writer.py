@@ -274,7 +274,7 @@ class Writer:
         """Note that Redis holds this writer's tasks up to counter *last*, the last of them at *position*.
 
         The call accepted the last *fresh* of them, at consecutive positions. The positions of earlier ones are
-        unknown; they get that of the last, which is safe to wait for.
+        unknown; they get the last position, which is safe to wait for.
         """
         while self.queue and 0 < self.queue[0].n <= last:
             submission = self.queue.popleft()

@@ -22,7 +22,7 @@ MARKED = "# Context from my IDE\n\n## Open tabs: a.py\n\n## My request for Codex
 
 
 def derive(*items: tuple[str, Any], sync: ThreadMetadataSync | None = None) -> dict[str, Any]:
-    """Return the patch derived from *items*, as JSON; empty if there is none."""
+    """Return the patch derived from *items*, as JSON; no patch is an empty object."""
     update = update_of(*items, sync=sync)
     return update.patch.to_wire() if update else {}
 

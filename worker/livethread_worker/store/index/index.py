@@ -135,7 +135,7 @@ class Index:
     ) -> dict[str, ThreadState]:
         """Return the states of the threads in *writers*, if known, each with the counters of the writers named there.
 
-        Each also has those of its idempotency *keys* that appends have taken.
+        Each also has its idempotency *keys* that appends have taken.
         """
         with self._connection.errors_translated():
             return load_states(self.db.conn, self._home.root, writers, keys or {})

@@ -22,7 +22,7 @@ def load_states(
 ) -> dict[str, ThreadState]:
     """Return the states of the threads in *writers*, if known, each with the counters of the writers named there.
 
-    Each also has those of its idempotency *keys* that appends have taken.
+    Each also has its idempotency *keys* that appends have taken.
     """
     arguments = {"thread_ids": json.dumps(list(writers)), "writers": _pairs(writers)}
     rows = connection.execute(QUERIES["load_states"], arguments).fetchall()
