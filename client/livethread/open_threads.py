@@ -54,10 +54,6 @@ class OpenThreads(Generic[T]):
         self._handles[thread_id] = self._handles.get(thread_id, 0) + 1
         return self._open[thread_id]
 
-    def is_last(self, thread_id: str) -> bool:
-        """Whether the thread has one handle left."""
-        return self._handles.get(thread_id) == 1
-
     def close(self, thread_id: str) -> bool:
         """Remove a handle; return whether it was the last."""
         if thread_id not in self._open:

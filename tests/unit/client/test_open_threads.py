@@ -17,7 +17,6 @@ def test_no_thread_is_open_at_first() -> None:
 
     assert ONE not in threads
     assert threads.get(ONE) is None
-    assert not threads.is_last(ONE)
     with pytest.raises(ThreadNotFound, match="create or resume it first"):
         threads.require(ONE)
 
@@ -37,11 +36,9 @@ def test_a_thread_is_open_until_its_last_handle_is_closed() -> None:
     threads: OpenThreads[list[str]] = OpenThreads()
     first = threads.open(ONE, list)
     threads.open(ONE, must_not_be_made)
-    assert not threads.is_last(ONE)
 
     assert not threads.close(ONE)
 
-    assert threads.is_last(ONE)
     assert threads.get(ONE) is first
     assert threads.close(ONE)
     assert ONE not in threads
@@ -67,7 +64,7 @@ def test_a_reopened_thread_has_new_state() -> None:
     again = threads.open(ONE, list)
 
     assert again is not first
-    assert threads.is_last(ONE)
+    assert threads.close(ONE)  # it has one handle
 
 
 def test_a_thread_whose_state_could_not_be_made_is_not_open() -> None:
