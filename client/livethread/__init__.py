@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from livethread.types import SortDirection as SortDirection
     from livethread.types import StoredThreadSearchResult as StoredThreadSearchResult
     from livethread.types import StoredTurn as StoredTurn
+    from livethread.types import StoredTurnError as StoredTurnError
     from livethread.types import StoredTurnItemsView as StoredTurnItemsView
     from livethread.types import StoredTurnStatus as StoredTurnStatus
     from livethread.types import ThreadPage as ThreadPage
@@ -139,6 +140,7 @@ _MODULES = {
     "StoredThreadHistory": "livethread.metadata",
     "StoredThreadSearchResult": "livethread.types",
     "StoredTurn": "livethread.types",
+    "StoredTurnError": "livethread.types",
     "StoredTurnItemsView": "livethread.types",
     "StoredTurnStatus": "livethread.types",
     "TasksApplied": "livethread.observers",

@@ -197,8 +197,9 @@ class InMemoryThreadStore:
         if begin is not None:
             ordered = [turn for turn in ordered if (turn.start <= begin if descending else turn.start >= begin)]
         shown, more = ordered[: params.page_size], ordered[params.page_size :]
+        is_open = params.is_open or params.thread_id in self._open
         return types.TurnPage(
-            turns=tuple(_stored_turn(items, turn, turns, params.items_view) for turn in shown),
+            turns=tuple(_stored_turn(items, turn, turns, params.items_view, is_open=is_open) for turn in shown),
             next_cursor=encode_offset("turns", more[0].start) if more else None,
             backwards_cursor=encode_offset("turns", shown[0].start) if shown else None,
         )
@@ -349,25 +350,34 @@ def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
     place, starts = TurnPlace(), []
     kept: list[_Turn] = []
     for number, item in enumerate(items):
-        if item.type != "event_msg":
-            continue
-        place, change = next_place(place, item.kind, item.payload, item.ordinal or 0)
+        place, change = next_place(
+            place, item.type, item.payload, item.ordinal or 0, lambda turn_id: _numbered(kept, turn_id) is not None
+        )
         match change:
             case TurnStart(turn_id):
                 starts.append(number)
                 kept.append(_Turn(turn_id, number))
             case TurnEnd(turn_id):
-                named = [n for n, turn in enumerate(kept) if turn.turn_id == turn_id]
-                if named:
-                    kept[named[-1]] = replace(kept[named[-1]], late_end=number)
+                if (n := _numbered(kept, turn_id)) is not None:
+                    kept[n] = replace(kept[n], late_end=number)
             case TurnsRolledBack(count):
                 del kept[max(0, len(kept) - count) :]
     ends = dict(itertools.pairwise(starts))
     return [replace(turn, end=ends.get(turn.start)) for turn in kept]
 
 
+def _numbered(turns: Sequence[_Turn], turn_id: str) -> int | None:
+    """Return the number of the first turn with an id."""
+    return next((n for n, turn in enumerate(turns) if turn.turn_id == turn_id), None)
+
+
 def _stored_turn(
-    items: Sequence[RolloutItem], turn: _Turn, turns: Sequence[_Turn], view: types.StoredTurnItemsView
+    items: Sequence[RolloutItem],
+    turn: _Turn,
+    turns: Sequence[_Turn],
+    view: types.StoredTurnItemsView,
+    *,
+    is_open: bool,
 ) -> types.StoredTurn:
     own = items[turn.start : turn.end]
     is_late = turn.end is not None and turn.late_end is not None and turn.late_end >= turn.end
@@ -375,7 +385,7 @@ def _stored_turn(
         turn.turn_id,
         own,
         view,
-        is_last=turn.end is None,
+        may_go_on=is_open and turn.end is None,
         others={other.turn_id for other in turns if other.start < turn.start} - {turn.turn_id},
         late_end=items[turn.late_end] if is_late and turn.late_end is not None else None,
     )

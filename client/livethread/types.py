@@ -300,6 +300,15 @@ class StoredTurnItemsView(StrEnum):
     FULL = "full"
 
 
+class StoredTurnError(Result):
+    """Why a turn failed."""
+
+    message: str
+    #: What kind of error it was, as the agent named it, such as ``usage_limit_exceeded``.
+    code: str | None = None
+    additional_details: str | None = None
+
+
 class StoredTurn(Result):
     """One turn of a thread."""
 
@@ -307,9 +316,13 @@ class StoredTurn(Result):
     items: tuple[RolloutItem, ...]
     items_view: StoredTurnItemsView
     status: StoredTurnStatus
-    error: str | None = None
+    error: StoredTurnError | None = None
+    #: As the agent measured it, to the second; otherwise the time of the turn's first line.
     started_at: UtcTime | None = None
+    #: Likewise, otherwise the time of the line that ended the turn, or of its last one. None while it is in progress.
     completed_at: UtcTime | None = None
+    #: As the agent measured it.
+    duration_ms: int | None = None
 
 
 class ListTurnsParams(Model):
@@ -321,6 +334,8 @@ class ListTurnsParams(Model):
     page_size: PageSize = 50
     sort_direction: SortDirection = SortDirection.ASC
     items_view: StoredTurnItemsView = StoredTurnItemsView.SUMMARY
+    #: Whether a process is known to have the thread open, so that its last turn may go on. The store asks by itself, too.
+    is_open: bool = False
 
 
 class TurnPage(Result):

@@ -116,6 +116,13 @@ class AppServer:
         read = await self.call("thread/read", threadId=thread_id, includeTurns=True)
         return said_in(read["thread"])
 
+    async def turns(self, thread_id: str) -> list[dict[str, Any]]:
+        """Return all turns of a thread."""
+        listed = await self.call("thread/turns/list", threadId=thread_id, itemsView="full", sortDirection="asc")
+        assert listed["nextCursor"] is None
+        turns: list[dict[str, Any]] = listed["data"]
+        return turns
+
     async def run_turn(self, thread_id: str, text: str) -> None:
         """Send *text* to a loaded thread; return when the model has answered and the turn has ended."""
         started = await self.call("turn/start", threadId=thread_id, input=[{"type": "text", "text": text}])

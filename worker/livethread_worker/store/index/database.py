@@ -32,7 +32,7 @@ migrations = Migrations("livethread")
 
 
 @migrations()
-def m001_schema(db: Database) -> None:
+def m002_schema(db: Database) -> None:
     """Create everything."""
     # Not executescript(): it would commit the transaction that also records the migration.
     for statement in _statements(resources.files(__package__).joinpath("sql", "schema.sql").read_text("utf-8")):

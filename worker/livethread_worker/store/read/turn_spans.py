@@ -60,7 +60,7 @@ def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
             case TurnStart(turn_id):
                 spans.append(TurnSpan(turn_id, offset, ends.get(offset)))
             case TurnEnd(turn_id):
-                number = next((n for n in reversed(range(len(spans))) if spans[n].turn_id == turn_id), None)
+                number = next((n for n, span in enumerate(spans) if span.turn_id == turn_id), None)
                 if number is not None:
                     spans[number] = replace(spans[number], late_end=offset)
             case TurnsRolledBack(count):

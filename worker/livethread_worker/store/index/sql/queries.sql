@@ -64,7 +64,7 @@ INSERT OR IGNORE INTO turns (thread_id, offset, turn_id) VALUES (:thread_id, :of
 -- end_turn --
 UPDATE turns SET end_offset = :offset
  WHERE thread_id = :thread_id
-   AND offset = (SELECT max(offset) FROM turns
+   AND offset = (SELECT min(offset) FROM turns
                   WHERE thread_id = :thread_id AND turn_id = :turn_id AND NOT is_taken_back AND offset < :offset)
 
 -- take_back_turns --
@@ -80,6 +80,9 @@ SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
 -- turns_backward --
 SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
  WHERE thread_id = :thread_id AND offset <= :offset ORDER BY offset DESC LIMIT :limit
+
+-- turn_ids --
+SELECT turn_id FROM turns WHERE thread_id = :thread_id AND NOT is_taken_back ORDER BY offset
 
 -- turn_span --
 SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
