@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from livethread.types import Receipt as Receipt
     from livethread.types import RelationKind as RelationKind
     from livethread.types import ResumeThreadParams as ResumeThreadParams
+    from livethread.types import SearchMatch as SearchMatch
     from livethread.types import SearchThreadsParams as SearchThreadsParams
     from livethread.types import ShutdownThreadParams as ShutdownThreadParams
     from livethread.types import SortDirection as SortDirection
@@ -131,6 +132,7 @@ _MODULES = {
     "ResourceExhausted": "livethread.errors",
     "ResumeThreadParams": "livethread.types",
     "RolloutItem": "livethread.rollout.item",
+    "SearchMatch": "livethread.types",
     "SearchThreadsParams": "livethread.types",
     "SessionSource": "livethread.metadata",
     "Settings": "livethread_config",

@@ -20,6 +20,7 @@ from livethread.observers import ItemsAppended, MetadataUpdated, Observers, Task
 from livethread.open_threads import OpenThreads
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
+from livethread.rollout.literal import excerpt, literal_term, occurrences
 from livethread.rollout.search_text import Phrase, folded_term, listing_text, parse_query, search_text, words_of
 from livethread.rollout.session_meta import session_meta
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsRolledBack, TurnStart, next_place, stored_turn
@@ -164,21 +165,21 @@ class InMemoryThreadStore:
         raise Unsupported("read_thread_by_rollout_path")
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of threads whose name, or one of whose messages, contains every phrase; unranked."""
-        phrases = parse_query(params.search_term)
+        """Return one page of threads whose name, or one of whose messages, matches; unranked."""
+        find = _finder(params)
         key = params.sort_key or types.ThreadSortKey.UPDATED_AT
         listing = types.ListThreadsParams(
             page_size=params.page_size,
             cursor=params.cursor,
             sort_key=key,
-            sort_direction=params.sort_direction,
+            sort_direction=params.sort_direction if params.sort_key else types.SortDirection.DESC,
             allowed_sources=params.allowed_sources,
             archived=params.archived,
         )
         found = {
             thread_id: snippet
             for thread_id, stored in self._stored.items()
-            if (snippet := _first_match(self._texts(stored), phrases)) is not None
+            if (snippet := next(filter(None, map(find, self._texts(stored))), None)) is not None
         }
         page = self._page(listing, lambda thread: thread.thread_id in found)
         items = (
@@ -391,8 +392,13 @@ def _stored_turn(
     )
 
 
-def _first_match(texts: Iterator[str], phrases: list[Phrase]) -> str | None:
-    return next((text for text in texts if all(_contains(words_of(text), phrase) for phrase in phrases)), None)
+def _finder(params: types.SearchThreadsParams) -> Callable[[str], str | None]:
+    """Return what returns the excerpt of a text that matches; otherwise None."""
+    if params.match is types.SearchMatch.LITERAL:
+        term = literal_term(params.search_term)
+        return lambda text: next((excerpt(text, *found).text for found in occurrences(text, term)), None)
+    phrases = parse_query(params.search_term)
+    return lambda text: text if all(_contains(words_of(text), phrase) for phrase in phrases) else None
 
 
 def _contains(words: list[str], phrase: Phrase) -> bool:

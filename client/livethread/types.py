@@ -252,14 +252,25 @@ class ThreadPage(Result):
     next_cursor: str | None = None
 
 
+class SearchMatch(StrEnum):
+    """How a search reads its term."""
+
+    #: Words, ranked: ``word``, ``"a phrase"``, ``prefix*``; without case and diacritics. All must be in one text.
+    WORDS = "words"
+    #: The term as it stands, anywhere in a text, in upper or lower case: ``foo_bar``, ``->``. Not ranked. As in codex.
+    LITERAL = "literal"
+
+
 class SearchThreadsParams(Model):
     """Parameters for a full-text search over threads."""
 
-    #: Words that one message, or the name, must contain: ``word``, ``"a phrase"``, ``prefix*``. At least one.
+    #: What one message, or the name, must contain; see *match*. Not blank, and at least one word for `SearchMatch.WORDS`.
     search_term: Annotated[str, Field(min_length=1)]
+    match: SearchMatch = SearchMatch.WORDS
     page_size: PageSize = 50
     cursor: Text | None = None
-    #: None: best matches first; later pages then ignore messages newer than the first page.
+    #: None: best matches first, and later pages then ignore messages newer than the first page; but threads that were
+    #: updated last come first if the match is literal.
     sort_key: ThreadSortKey | None = None
     #: Direction of the sort key. Without a sort key it is ignored.
     sort_direction: SortDirection = SortDirection.DESC

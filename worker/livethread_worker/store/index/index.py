@@ -237,7 +237,7 @@ class Index:
 
         While another process writes the index for long, messages of the last moments may be missing.
         """
-        if time.monotonic() >= self._search_without_until:
+        if params.match is types.SearchMatch.WORDS and time.monotonic() >= self._search_without_until:
             self._make_searchable()
         with self._connection.snapshot() as connection:
             return search_threads(connection, self._home.root, params)

@@ -113,10 +113,22 @@ SELECT m.id, m.text FROM unindexed_messages AS u CROSS JOIN messages AS m ON m.i
 -- forget_unindexed --
 DELETE FROM unindexed_messages
 
+-- any_without_trigrams --
+SELECT (SELECT max(id) FROM messages) > (SELECT coalesce(max(id), 0) FROM messages_trigrams_docsize)
+
+-- index_trigrams --
+-- The next messages that are not in it.
+INSERT INTO messages_trigrams (rowid, text)
+SELECT id, text FROM messages
+ WHERE id > (SELECT coalesce(max(id), 0) FROM messages_trigrams_docsize) ORDER BY id LIMIT :limit
+
 -- merge_messages --
 -- Merge about so many pages of the segments of a level that has 16 or more. Each message is written again once per level:
 -- about a page, in all.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
+
+-- merge_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams, rank) VALUES ('merge', :pages)
 
 -- merge_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
@@ -125,11 +137,17 @@ INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
 -- Fails if the full text is damaged, or does not match the messages.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)
 
+-- check_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams, rank) VALUES ('integrity-check', 1)
+
 -- check_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('integrity-check', 1)
 
 -- rebuild_messages --
 INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')
+
+-- rebuild_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams) VALUES ('rebuild')
 
 -- rebuild_texts --
 -- From the table's own rows.
