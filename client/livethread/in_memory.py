@@ -21,7 +21,15 @@ from livethread.open_threads import OpenThreads
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
 from livethread.rollout.literal import excerpt, literal_term, occurrences
-from livethread.rollout.search_text import Phrase, folded_term, listing_text, parse_query, search_text, words_of
+from livethread.rollout.search_text import (
+    Phrase,
+    folded_term,
+    listing_text,
+    parse_query,
+    search_text,
+    searchable,
+    words_of,
+)
 from livethread.rollout.session_meta import session_meta
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsRolledBack, TurnStart, next_place, stored_turn
 
@@ -308,7 +316,7 @@ class InMemoryThreadStore:
 
     def _texts(self, stored: _Stored) -> Iterator[str]:
         if stored.thread.name:
-            yield stored.thread.name
+            yield searchable(stored.thread.name)
         for item in self._history(stored.thread.thread_id).items:
             if found := search_text(item.type, item.payload):
                 yield found.text

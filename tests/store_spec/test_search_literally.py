@@ -80,8 +80,8 @@ async def test_a_blank_term_is_refused(store: ThreadStore, term: str) -> None:
 
 async def test_a_name_is_found_and_a_former_name_is_not(store: ThreadStore) -> None:
     first, second = a_word(), a_word()
-    thread_id = await stored(store, name=f"The-{first}-thread")
-    named = await found(store, f"-{first}-", match=LITERAL)
+    thread_id = await stored(store, name=f"The-{first}-e\u0301t\u212a")
+    named = await found(store, f"-{first}-étk", match=LITERAL)
 
     await update(store, thread_id, ThreadMetadataPatch(name=f"({second})"))
     await flush(store, thread_id)

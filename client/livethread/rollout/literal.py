@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from livethread.errors import InvalidRequest
-from livethread.rollout.search_text import composed
+from livethread.rollout.search_text import searchable
 
 #: Characters that an excerpt shows before and after the match; codex's.
 _BEFORE: Final = 48
@@ -28,7 +28,7 @@ def literal_term(term: str) -> str:
     Raises:
         InvalidRequest: *term* is blank.
     """
-    term = composed(term).replace("\0", " ")  # as in the texts
+    term = searchable(term)
     if not term.strip():
         raise InvalidRequest("a literal search needs a character that is not a space")
     return folded(term)

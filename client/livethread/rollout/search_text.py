@@ -71,8 +71,13 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
                 return None
         case _:
             return None
-    text = composed(text).replace("\0", " ").strip()
+    text = searchable(text).strip()
     return SearchText(role, text) if text else None
+
+
+def searchable(text: str) -> str:
+    """Return *text* as searches look at it: composed, and without U+0000, which would end it in SQLite."""
+    return _composed(text).replace("\0", " ")
 
 
 def parse_query(query: str) -> list[Phrase]:
@@ -84,7 +89,7 @@ def parse_query(query: str) -> list[Phrase]:
     phrases = [
         Phrase(words, part.endswith("*"))
         for part in _parts(query)
-        if (words := tuple(_WORD.findall(spaced(composed(part)))))
+        if (words := tuple(_WORD.findall(spaced(_composed(part)))))
     ]
     if not phrases:
         raise InvalidRequest("a search needs at least one word")
@@ -93,12 +98,12 @@ def parse_query(query: str) -> list[Phrase]:
 
 def words_of(text: str) -> list[str]:
     """Return the words of *text* without case and diacritics, for comparison."""
-    return _WORD.findall(_folded(spaced(composed(text))))
+    return _WORD.findall(_folded(spaced(_composed(text))))
 
 
 def folded_term(text: str) -> str:
     """Return a listing's search term without case and composed (NFC), for comparison."""
-    return composed(text).casefold().translate(_REPLACEMENTS)
+    return _composed(text).casefold().translate(_REPLACEMENTS)
 
 
 def listing_text(*texts: str | None) -> str:
@@ -118,7 +123,7 @@ def _parts(query: str) -> Iterator[str]:
         yield match[1] if match[1] is not None else match[2]
 
 
-def composed(text: str) -> str:
+def _composed(text: str) -> str:
     """Compose letters and their marks: a separate mark would end a word."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 

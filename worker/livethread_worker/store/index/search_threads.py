@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,10 @@ from livethread_worker.store.index.trigrams import expression, trigrams_of
 #: Words of a snippet.
 _SNIPPET_WORDS: Final = 16
 
+#: Characters that mean something in a pattern of LIKE, and the longest term for it: SQLite takes 50,000 bytes.
+_LIKE_SYNTAX: Final = re.compile(r"[%_\\]")
+_MAX_LIKE: Final = 5_000
+
 #: Name of the SQL function that tells whether a stored text holds a literal term.
 HOLDS: Final = "holds_literally"
 
@@ -41,7 +46,7 @@ _ALL: Final = "SELECT id FROM messages"
 
 _LITERALLY: Final = """best AS MATERIALIZED (
     SELECT m.thread_id, min(m.id) AS id FROM ({candidates}) AS c CROSS JOIN messages AS m ON m.id = c.id
-     WHERE {holds}(m.text, ?) GROUP BY m.thread_id
+     WHERE {holds} GROUP BY m.thread_id
 )"""
 
 _PAGE: Final = """WITH {best}
@@ -133,6 +138,7 @@ def _word_matches(connection: sqlite3.Connection, params: SearchThreadsParams, n
 def _literal_matches(connection: sqlite3.Connection, params: SearchThreadsParams) -> _Matches:
     term = literal_term(params.search_term)
     stored = spaced(term)
+    holds, held = _holds(stored)
     trigrams = [trigram for trigram in trigrams_of(stored) if all(map(_is_folded_alike, trigram))]
     candidates, found_by = (_CANDIDATES, [expression(trigrams)]) if trigrams else (_ALL, [])
 
@@ -141,8 +147,18 @@ def _literal_matches(connection: sqlite3.Connection, params: SearchThreadsParams
         text = text.replace(WORD_BREAK, "")
         return next((excerpt(text, *found).text for found in occurrences(text, term)), "")
 
-    sql = _LITERALLY.format(candidates=candidates, holds=HOLDS)
-    return _Matches(sql, [*found_by, stored], snippet)
+    return _Matches(_LITERALLY.format(candidates=candidates, holds=holds), [*found_by, held], snippet)
+
+
+def _holds(term: str) -> tuple[str, str]:
+    """Return the condition that a message ``m`` holds *term*, and its argument.
+
+    LIKE ignores the case of ASCII letters only, and takes a fifth of the time.
+    """
+    if len(term) <= _MAX_LIKE and all(char.isascii() or char.lower() == char.upper() for char in term):
+        pattern = _LIKE_SYNTAX.sub(r"\\\g<0>", term)
+        return "m.text LIKE ? ESCAPE '\\'", f"%{pattern}%"
+    return f"{HOLDS}(m.text, ?)", term
 
 
 def _is_folded_alike(char: str) -> bool:
