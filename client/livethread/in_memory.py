@@ -10,7 +10,14 @@ from types import TracebackType
 from typing import Self
 
 from livethread import types
-from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
+from livethread.cursor import (
+    decode_cursor,
+    decode_occurrence,
+    decode_offset,
+    encode_cursor,
+    encode_occurrence,
+    encode_offset,
+)
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.metadata_state import MetadataState, is_activity
@@ -21,6 +28,7 @@ from livethread.open_threads import OpenThreads
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
 from livethread.rollout.literal import excerpt, literal_term, occurrences
+from livethread.rollout.occurrences import occurrences_in_turn
 from livethread.rollout.search_text import (
     Phrase,
     folded_term,
@@ -194,6 +202,28 @@ class InMemoryThreadStore:
             types.StoredThreadSearchResult(thread=thread, snippet=found[thread.thread_id]) for thread in page.items
         )
         return types.ThreadSearchPage(items=tuple(items), next_cursor=page.next_cursor)
+
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of occurrences. A cursor holds the number of the turn's first item."""
+        term = literal_term(params.search_term)
+        begin = decode_occurrence(params.cursor) if params.cursor else (0, 0)
+        self._read(params.thread_id, include_archived=params.include_archived)
+        items = self._history(params.thread_id).items
+        found = [
+            ((turn.start, number), occurrence)
+            for turn in _turns(items)
+            for number, occurrence in enumerate(
+                occurrences_in_turn(
+                    turn.turn_id, encode_offset("turns", turn.start), items[turn.start : turn.end], term
+                )
+            )
+            if (turn.start, number) >= begin
+        ]
+        page, more = found[: params.page_size], found[params.page_size :]
+        return types.OccurrencePage(
+            items=tuple(occurrence for _, occurrence in page),
+            next_cursor=encode_occurrence(*more[0][0]) if more else None,
+        )
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of turns. A cursor holds the number of the page's first item."""

@@ -294,6 +294,41 @@ class ThreadSearchPage(Result):
     next_cursor: str | None = None
 
 
+class SearchOccurrencesParams(Model):
+    """Parameters for one page of the places where a thread's messages hold a term."""
+
+    thread_id: ThreadId
+    #: Searched literally; see `SearchMatch.LITERAL`. Not blank.
+    search_term: Annotated[str, Field(min_length=1)]
+    include_archived: bool = True
+    cursor: Text | None = None
+    page_size: PageSize = 50
+
+
+class ThreadOccurrence(Result):
+    """A place in a message that holds a term."""
+
+    turn_id: str
+    #: Number of the message's line; None in older rollouts of codex.
+    ordinal: int | None
+    #: ``user`` or ``assistant``.
+    role: str
+    #: The message around the occurrence, which is ``snippet[start:end]``.
+    snippet: str
+    start: int
+    end: int
+    #: For `ListTurnsParams`: begins with the occurrence's turn.
+    turn_cursor: str
+
+
+class OccurrencePage(Result):
+    """One page of occurrences."""
+
+    items: tuple[ThreadOccurrence, ...]
+    #: None on the last page.
+    next_cursor: str | None = None
+
+
 class StoredTurnStatus(StrEnum):
     """How a turn ended, if it did."""
 

@@ -24,6 +24,7 @@ LOAD_HISTORY_TASK = "livethread.load_history"
 READ_THREAD_BY_ROLLOUT_PATH_TASK = "livethread.read_thread_by_rollout_path"
 LIST_THREADS_TASK = "livethread.list_threads"
 SEARCH_THREADS_TASK = "livethread.search_threads"
+SEARCH_OCCURRENCES_TASK = "livethread.search_occurrences"
 LIST_TURNS_TASK = "livethread.list_turns"
 LIST_ITEMS_TASK = "livethread.list_items"
 

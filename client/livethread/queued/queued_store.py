@@ -222,6 +222,11 @@ class QueuedThreadStore:
         """Search threads without waiting for tasks."""
         return await self._reader.search_threads(params)
 
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Search a thread, after this store's own tasks are applied."""
+        await self._progress.catch_up(params.thread_id)
+        return await self._reader.search_occurrences(params)
+
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """List turns, after this store's own tasks are applied."""
         await self._progress.catch_up(params.thread_id)

@@ -184,6 +184,10 @@ class LocalThreadStore:
         """Return one page of the threads that hold a text."""
         return await self._run(lambda: self._reader.search_threads(params))
 
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of the places where a thread's messages hold a term."""
+        return await self._run(lambda: self._reader.search_occurrences(params))
+
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of a thread's turns."""
         is_open = params.is_open or params.thread_id in self._open

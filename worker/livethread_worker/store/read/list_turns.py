@@ -14,7 +14,7 @@ from livethread_worker.store.files.open_threads import is_open_elsewhere
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
 from livethread_worker.store.read.thread_file import open_thread
-from livethread_worker.store.read.turn_spans import starts_of, turns_from
+from livethread_worker.store.read.turn_spans import items_of_turn, starts_of, turns_from
 
 IN_PROGRESS: Final = types.StoredTurnStatus.IN_PROGRESS
 
@@ -44,7 +44,7 @@ def _turn(
     home: Home, index: Index, params: types.ListTurnsParams, file: BinaryIO, span: TurnSpan
 ) -> types.StoredTurn:
     """Return a turn. If it is the last and never ended, it was interrupted, unless a process has the thread open."""
-    items = _items(file, span)
+    items = items_of_turn(file, span)
     named = {turn_id for item in items if (turn_id := named_end(item)) is not None and turn_id != span.turn_id}
     starts = starts_of(index, params.thread_id, named, file)
     others = {turn_id for turn_id, start in starts.items() if start < span.offset}
@@ -62,14 +62,3 @@ def _late_end(file: BinaryIO, span: TurnSpan) -> RolloutItem | None:
         return None
     record = next(scan.scan_records(file, span.late_end))
     return item_of(record.value)
-
-
-def _items(file: BinaryIO, span: TurnSpan) -> list[RolloutItem]:
-    items = []
-    for record in scan.scan_records(file, span.offset):
-        if span.end is not None and record.offset >= span.end:
-            break
-        item = item_of(record.value)
-        if item is not None:
-            items.append(item)
-    return items

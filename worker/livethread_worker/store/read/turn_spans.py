@@ -8,7 +8,10 @@ from itertools import pairwise
 from typing import BinaryIO
 
 from livethread.errors import InvalidRequest
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import item_of
 from livethread.rollout.turns import TurnEnd, TurnsRolledBack, TurnStart
+from livethread_worker.store.files import scan
 from livethread_worker.store.files.rollout_reader import read_on
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
@@ -47,6 +50,18 @@ def starts_of(index: Index, thread_id: str, turn_ids: AbstractSet[str], file: Bi
     if turn_ids and not starts and index.read_thread(thread_id) is None:
         starts = {span.turn_id: span.offset for span in _scanned(thread_id, file) if span.turn_id in turn_ids}
     return starts
+
+
+def items_of_turn(file: BinaryIO, span: TurnSpan) -> list[RolloutItem]:
+    """Return the items from the turn's first one to the last before the next turn."""
+    items = []
+    for record in scan.scan_records(file, span.offset):
+        if span.end is not None and record.offset >= span.end:
+            break
+        item = item_of(record.value)
+        if item is not None:
+            items.append(item)
+    return items
 
 
 def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
