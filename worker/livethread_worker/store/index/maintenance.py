@@ -19,6 +19,8 @@ FTS_BATCH_ROWS: Final = 128
 
 #: Messages whose trigrams are indexed by one statement, which takes some milliseconds.
 TRIGRAM_BATCH_ROWS: Final = 64
+#: Messages whose trigrams may wait until the process is idle: a search reads as many in some milliseconds.
+MAX_WITHOUT_TRIGRAMS: Final = 4_000
 
 #: About how many messages of a large batch make a segment: FTS5 also writes one when it holds a megabyte of words.
 SEGMENT_MESSAGES: Final = 256
@@ -67,8 +69,8 @@ class Maintenance:
         self._transaction = transaction
         self._is_idle = False
         self._unindexed = 0
-        #: Messages without trigrams that this connection stored.
-        self._without_trigrams = 0
+        #: Messages without trigrams, as far as this connection knows.
+        self._without_trigrams = self._count_without_trigrams()
         #: Messages of the last batch.
         self._messages = 0
         #: New segments of each full text since it was merged, and the full texts whose merge is unfinished.
@@ -143,19 +145,18 @@ class Maintenance:
         return bool(self._connection.execute(QUERIES["any_unindexed"]).fetchone()[0])
 
     def _are_trigrams_to_be_indexed(self) -> bool:
-        return self._without_trigrams >= TRIGRAM_BATCH_ROWS or (self._is_idle and self._any_without_trigrams())
+        if self._is_idle:  # it takes care of what other processes left, too
+            self._without_trigrams = self._count_without_trigrams()
+        return self._without_trigrams >= (1 if self._is_idle else MAX_WITHOUT_TRIGRAMS)
 
-    def _any_without_trigrams(self) -> bool:
-        return bool(self._connection.execute(QUERIES["any_without_trigrams"]).fetchone()[0])
+    def _count_without_trigrams(self) -> int:
+        return int(self._connection.execute(QUERIES["without_trigrams"]).fetchone()[0])
 
     def _index_trigrams(self) -> None:
         """Index the trigrams of the next messages, of any process."""
-        if not self._any_without_trigrams():
-            self._without_trigrams = 0
-            return
         with self._transaction() as connection:
             connection.execute(QUERIES["index_trigrams"], {"limit": TRIGRAM_BATCH_ROWS})
-        self._without_trigrams = max(0, self._without_trigrams - TRIGRAM_BATCH_ROWS)
+        self._without_trigrams = self._count_without_trigrams()
         self._segments["trigrams"] += 1
 
     def _is_to_be_merged(self, what: str) -> bool:

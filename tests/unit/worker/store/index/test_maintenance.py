@@ -137,6 +137,7 @@ def test_idle_maintenance_indexes_the_rest(store: Store) -> None:
 def few_trigrams(monkeypatch: pytest.MonkeyPatch) -> int:
     """Have the trigrams of two messages indexed together; return two."""
     monkeypatch.setattr(maintenance, "TRIGRAM_BATCH_ROWS", 2)
+    monkeypatch.setattr(maintenance, "MAX_WITHOUT_TRIGRAMS", 2)
     return 2
 
 

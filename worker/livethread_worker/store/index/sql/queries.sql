@@ -113,8 +113,9 @@ SELECT m.id, m.text FROM unindexed_messages AS u CROSS JOIN messages AS m ON m.i
 -- forget_unindexed --
 DELETE FROM unindexed_messages
 
--- any_without_trigrams --
-SELECT (SELECT max(id) FROM messages) > (SELECT coalesce(max(id), 0) FROM messages_trigrams_docsize)
+-- without_trigrams --
+-- About how many messages are not in it: exact if it is none.
+SELECT coalesce((SELECT max(id) FROM messages), 0) - coalesce((SELECT max(id) FROM messages_trigrams_docsize), 0)
 
 -- index_trigrams --
 -- The next messages that are not in it.
