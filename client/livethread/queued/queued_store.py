@@ -11,6 +11,7 @@ import itertools
 import logging
 import re
 import uuid
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -18,7 +19,7 @@ from typing import Final, Self
 from redis.exceptions import RedisError
 
 from livethread import ordered_tasks, types
-from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound
+from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound, Unavailable
 from livethread.metadata import MetadataUpdate, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
@@ -39,7 +40,9 @@ from livethread_config import Settings
 logger = logging.getLogger(__name__)
 
 #: How the name of a rollout ends.
-THREAD_ID_AT_END: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl(?:\.zst)?$")
+THREAD_ID_AT_END: Final = re.compile(
+    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9a-f-]{36})?\.jsonl(?:\.zst)?$"
+)
 
 
 class QueuedThreadStore:
@@ -191,6 +194,14 @@ class QueuedThreadStore:
 
     async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Enqueue the deletion as one task; Redis refuses all later tasks of the thread."""
+        request = types.ReadThreadParams(thread_id=params.thread_id, is_deletable=True)
+        if params.thread_id in self._threads:
+            # A worker refuses the task, too, but parks the thread then. It may not be stored yet.
+            with suppress(ThreadNotFound, Unavailable):
+                await self._reader.read_thread(request)
+        else:
+            await self._progress.until_empty(params.thread_id)
+            await self._reader.read_thread(request)
         return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()))
 
     # -- reads ---------------------------------------------------------------------------------------------
