@@ -80,7 +80,7 @@ LINE_TIME_SCHEMA: Final = {
     "pattern": rf"^{_DATE_AND_TIME}\.[0-9]{{3}}Z$",
 }
 
-#: An aware time in UTC, cut to the milliseconds that a rollout line holds.
+#: An aware time in UTC, truncated to the milliseconds that a rollout line holds.
 UtcTime = Annotated[
     AwareDatetime,
     AfterValidator(_to_utc_milliseconds),
@@ -88,7 +88,7 @@ UtcTime = Annotated[
     WithJsonSchema(UTC_TIME_SCHEMA, mode="serialization"),
 ]
 
-#: A time of a result, which was cut before it was stored.
+#: A time of a result, which was truncated before it was stored.
 StoredTime = Annotated[AwareDatetime, WithJsonSchema(UTC_TIME_SCHEMA)]
 
 
@@ -105,7 +105,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 
 
 def utc_now() -> datetime:
-    """Return the present time in UTC, cut to whole milliseconds."""
+    """Return the current time in UTC, truncated to milliseconds."""
     return _at(time.time_ns() // 1_000_000)
 
 

@@ -29,7 +29,7 @@ Position = Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+$")]
 #: Names an append for the life of its thread; see `AppendThreadItemsParams`. No control characters.
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
 
-#: Before every task.
+#: The position before the first task.
 START: Position = "0-0"
 
 

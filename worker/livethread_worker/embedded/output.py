@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-#: A log that is larger when its process starts gives way to a new one.
+#: A log larger than this is replaced when its process starts.
 MAX_LOG_BYTES: Final = 1_000_000
 #: Last lines of a log that explain a failure.
 TAIL_LINES: Final = 8

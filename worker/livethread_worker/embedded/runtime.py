@@ -40,7 +40,7 @@ END_TIMEOUT: Final = 30.0  # seconds
 def use_local_runtime(settings: Settings) -> Iterator[None]:
     """Keep the home's embedded Redis and a worker running while the context is entered.
 
-    Any number of processes, and of contexts in each, share one runtime: that of ``livethread up`` if it runs, else a
+    Any number of processes, and of contexts in each, share one runtime: ``livethread up``'s if it runs, else a
     detached runner, which this starts and which ends with its last user, even a killed one. If the runtime ends while
     it has users, one of them starts another. The last user to leave waits until the runner has ended. Enter and leave
     from any thread; both may block.

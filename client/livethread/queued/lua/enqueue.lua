@@ -18,7 +18,7 @@
 --                    zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a writer's counter may be forgotten
---        3 most entries of a mailbox
+--        3 maximum entries of a mailbox
 --        then for each thread: id, writer, floor, epoch, count, and count times:
 --          n, kind, expected, idempotency key, task, lines
 --          floor     counter up to which the writer knows its tasks to be applied; it still holds all later ones
