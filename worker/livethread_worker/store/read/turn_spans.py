@@ -1,4 +1,4 @@
-"""Where a thread's turns stand: from the index, or from the rollout if the index does not know the thread."""
+"""Where a thread's turns are: from the index, or from the rollout if the index does not know the thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def turns_from(
 
 
 def find_turn(index: Index, thread_id: str, turn_id: str, file: BinaryIO) -> TurnSpan:
-    """Return where a turn stands.
+    """Return where a turn is in its rollout.
 
     Raises:
         InvalidRequest: the thread has no such turn.

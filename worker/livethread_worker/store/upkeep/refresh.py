@@ -1,6 +1,6 @@
-"""Takes in what other programs wrote into a home: codex, a copy, an editor. It changes no rollout.
+"""Picks up what other programs wrote into a home: codex, a copy, an editor. It changes no rollout.
 
-The index is right about a thread if the thread's rollout lies at the same path, has the committed length, and the name
+The index is right about a thread if the thread's rollout is at the same path, has the committed length, and the name
 index holds the same name. Any other thread is read again under its lock, so that no worker is disturbed. codex holds the
 lock of every thread that it has loaded: such a thread is read without its lock, and stored only if no other process stored
 it meanwhile.
@@ -36,7 +36,7 @@ from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
 
-#: A look is repeated only after so many times the time that it took: 2 % of a reader's time.
+#: A look is repeated only after this many times its duration: 2 % of a reader's time.
 REST_FACTOR: Final = 50
 
 #: Threads updated last, which every listing looks at, and threads that one query fetches.
@@ -65,7 +65,7 @@ _Rollouts = dict[str, Path]
 
 @dataclass(slots=True)
 class _RateLimit:
-    """Runs a look unless the last one was just now. Reading what the look found does not count as its time."""
+    """Runs a look unless one ran very recently. Reading what it found does not count towards its duration."""
 
     not_before: float = 0.0
 
@@ -85,7 +85,7 @@ class _Folder:
     stamp: folder_stamps.FolderStamp
     #: Whether the stamp was good enough to be noted when we looked.
     is_quiet: bool
-    #: Threads whose rollouts lie in it.
+    #: Threads whose rollouts are in it.
     thread_ids: set[str] = field(default_factory=set)
 
 
@@ -116,7 +116,7 @@ class Refresher:
         self._names = name_index.NameCache(self.home)
 
     def refresh_all(self) -> None:
-        """Look at the home, within the bounds above, and read the rollouts that changed; unless that was done just now.
+        """Look at the home, within the bounds above, and read the rollouts that changed, unless that was just done.
 
         Another process completes an index that has not read every rollout yet; an index in memory is completed here.
 
@@ -127,7 +127,7 @@ class Refresher:
             found = self._look_limit.run(self._look)
             if found is not None:
                 changed, stale = found
-                # Workers went on while we looked.
+                # Workers kept writing while we looked.
                 self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
                 self._note(changed)
             self._refresh_names()
@@ -262,7 +262,7 @@ class Refresher:
             self._compared_names = names
 
     def _misnamed(self) -> tuple[dict[str, str | None], list[str]]:
-        """Return the present names, and the threads for which the index has another one."""
+        """Return the current names, and the threads for which the index has another one."""
         names = self._names.names()
         if names is self._compared_names:
             return names, []
@@ -287,7 +287,7 @@ class Refresher:
                     self._known_mismatches[thread_id] = found[thread_id]
 
     def _read_held(self, thread_id: str, path: Path) -> bool:
-        """Read a rollout without its lock if that has been held for long; return whether it was read."""
+        """Read a rollout without its lock if that stays held; return whether it was read."""
         now = time.monotonic()
         if now - self._held_since.setdefault(thread_id, now) < HELD_FOR_LONG:
             return False

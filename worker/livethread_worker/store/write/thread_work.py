@@ -1,4 +1,4 @@
-"""One thread's part of a batch: the lines that its tasks come to, and what becomes of its state.
+"""One thread's part of a batch: the lines that its tasks add, and its new state.
 
 Nothing is written here: `Batch` does, once all of the thread's tasks are planned.
 """

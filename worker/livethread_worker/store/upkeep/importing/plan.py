@@ -23,7 +23,7 @@ class Outcome(StrEnum):
     #: The home's rollout got the further lines of the source.
     GROWN = "grown"
     UNCHANGED = "unchanged"
-    #: The rollout lies in the home, and was missing from the index.
+    #: The rollout is in the home, and was missing from the index.
     INDEXED = "indexed"
     #: The home's rollout has other lines.
     CONFLICT = "conflict"

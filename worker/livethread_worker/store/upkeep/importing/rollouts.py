@@ -164,7 +164,7 @@ class _Importer:
     def _index_in_place(self, found: Candidate, path: Path) -> None:
         thread_id = self._planner.thread_ids.get(path)
         if thread_id is None:
-            raise NotRollout("it lies in the home, but outside of the rollouts' folders: move it out, then import it")
+            raise NotRollout("it is in the home, but outside of the rollouts' folders: move it out, then import it")
         if thread_id in self._known or thread_id in self._batch:
             self._report.unchanged += 1
             return
