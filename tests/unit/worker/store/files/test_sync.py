@@ -1,4 +1,4 @@
-"""A batch is forced to the disk, with a call for each file or one for all."""
+"""A batch is synced to disk, with a call for each file or one for all."""
 
 from __future__ import annotations
 
