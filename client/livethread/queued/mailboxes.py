@@ -38,7 +38,7 @@ Batch = list[tuple[Writer, list[Submission]]]
 
 
 class Reply(NamedTuple):
-    """What became of one writer's tasks; see ``enqueue.lua``."""
+    """The outcome for one writer's tasks; see ``enqueue.lua``."""
 
     status: str
     #: Counter and position of the writer's last accepted task.

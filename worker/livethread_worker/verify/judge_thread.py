@@ -38,7 +38,7 @@ class ViolationKind(StrEnum):
     APPLIED_TWICE = "applied_twice"
     #: Only partly in the rollout.
     PARTLY_APPLIED = "partly_applied"
-    #: A line of ours has another ordinal than its place in the file.
+    #: The ordinal of one of our lines is not its place in the file.
     NUMBERING = "numbering"
     #: Two tasks of one writer are not in the order in which it made them.
     WRITER_ORDER = "writer_order"

@@ -169,7 +169,7 @@ while key <= #KEYS do
 end
 
 local became_ready = 0
-for first = 1, #waiting, 1000 do -- Lua unpacks some thousand values at most
+for first = 1, #waiting, 1000 do -- Lua unpacks at most a few thousand values
   became_ready = became_ready + make_ready(first, math.min(first + 999, #waiting))
 end
 

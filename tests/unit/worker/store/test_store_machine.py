@@ -159,7 +159,7 @@ class Stores(RuleBasedStateMachine):
 
     @initialize(stores=st.lists(STORE, min_size=1, max_size=2))
     def begin(self, stores: list[int]) -> None:
-        """Start with threads that have an item: the others are seldom of interest."""
+        """Start with threads that have an item: other threads are rarely interesting."""
         for store in stores:
             self.create(store)
             self.append(store, len(self.threads) - 1, ["m"], None)

@@ -121,7 +121,7 @@ end
 local function write_down()
   for _, what in ipairs({ { 'ZREM', ready, removed }, { 'ZADD', claims, deadlines }, { 'HSET', tokens, held } }) do
     local values = what[3]
-    for first = 1, #values, 1000 do -- Lua unpacks some thousand values at most
+    for first = 1, #values, 1000 do -- Lua unpacks at most a few thousand values
       redis.call(what[1], what[2], unpack(values, first, math.min(first + 999, #values)))
     end
   end

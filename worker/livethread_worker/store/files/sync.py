@@ -16,7 +16,7 @@ from livethread_worker.store.files.syncfs import is_cheap_to_sync, sync_filesyst
 #: macOS has no fdatasync.
 _datasync: Final = getattr(os, "fdatasync", os.fsync)
 
-#: Files synced at the same time: several take hardly longer than one.
+#: Files synced at the same time: several take little longer than one.
 SYNC_THREADS: Final = 8
 
 

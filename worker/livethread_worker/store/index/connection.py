@@ -81,7 +81,7 @@ class Connection:
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """Have all statements read the same rows, even if another process writes meanwhile."""
+        """Let all statements in the block read the same rows, even if another process writes."""
         connection = self.db.conn
         with self.errors_translated():
             connection.execute("BEGIN")

@@ -19,7 +19,7 @@ from livethread_worker.store.files.home import FILE_MODE, Home
 logger = logging.getLogger(__name__)
 
 #: Pages of 4 KB in the write-ahead log at which a commit moves them into the database, unless `Maintenance` did so before:
-#: that takes some ten milliseconds.
+#: that takes about ten milliseconds.
 CHECKPOINT_PAGES: Final = 4_000
 
 #: How long a statement waits for another process' transaction.

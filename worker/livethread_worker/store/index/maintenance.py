@@ -21,8 +21,8 @@ FTS_BATCH_ROWS: Final = 128
 SEGMENT_MESSAGES: Final = 256
 #: New segments after which we ask FTS5 to merge: it merges 16 of a level, see usermerge in schema.sql.
 MERGED_SEGMENTS: Final = 16
-#: Pages of full text that one piece merges: some milliseconds, as FTS5 writes as many again for unfinished segments. After
-#: a large batch, more pages for each of its messages, so that segments are merged as fast as they come.
+#: Pages of full text that one piece merges: a few milliseconds, as FTS5 writes as many again for unfinished segments.
+#: After a large batch, more pages for each of its messages, so that segments are merged as fast as they come.
 MERGED_PAGES: Final = 16
 MERGED_PAGES_OF_MESSAGE: Final = 0.5
 
@@ -40,7 +40,7 @@ REST: Final = 4
 
 @dataclass(slots=True)
 class _Chore:
-    """A piece of work that is due again and again."""
+    """A piece of work that recurs."""
 
     is_due: Callable[[], bool]
     do: Callable[[], None]

@@ -9,7 +9,7 @@ from typing import Final
 from livethread.rollout.lines import encode_json
 from livethread_worker.store.thread_state import ThreadState
 
-#: Maximum states in the cache, characters in all of them, and characters in one: some megabytes.
+#: Maximum states in the cache, characters in all of them, and characters in one: a few megabytes.
 MAX_STATES: Final = 2048
 MAX_CHARACTERS: Final = 8_000_000
 MAX_STATE_CHARACTERS: Final = 64_000

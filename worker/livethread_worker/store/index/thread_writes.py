@@ -200,7 +200,7 @@ def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) ->
 
 
 def _lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[str, int]:
-    """Return the committed lengths of the rollouts of *thread_ids*, as far as the index knows them."""
+    """Return the committed lengths of those rollouts of *thread_ids* that the index knows."""
     rows = connection.execute(QUERIES["rollouts_of"], {"thread_ids": json.dumps(thread_ids)})
     return {row["thread_id"]: row["rollout_bytes"] for row in rows}
 

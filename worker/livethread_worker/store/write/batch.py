@@ -38,7 +38,7 @@ HELD_FOR_DISK: Final = 0.2  # seconds
 def apply_batch(
     home: Home, index: Index, tasks: Mapping[str, Sequence[MailboxEntry]], *, sync: bool
 ) -> dict[str, Outcome]:
-    """Apply each thread's entries, in order, and return what became of them.
+    """Apply each thread's entries, in order, and return the outcomes.
 
     An outcome's position is durable: its tasks are in the rollout (fdatasynced if *sync*) and in the index. Entries that
     are already applied change nothing.
@@ -129,18 +129,18 @@ class Batch:
             self._unsynced[thread_id] = recorder
 
     def commit(self) -> dict[str, Outcome]:
-        """Sync the files to disk, commit the index, and return what became of each thread.
+        """Sync the files to disk, commit the index, and return each thread's outcome.
 
         The files are synced, all together, while the index stores what they hold: it commits when they are on disk.
         """
         syncing = Syncing(list(self._unsynced.values()))
         try:
-            # Other processes wait for the index meanwhile, and must not wait for a slow disk.
+            # Other processes are waiting for the index, and must not wait for a slow disk.
             stored = self._store(
                 self._works, lambda: syncing.is_done_within(HELD_FOR_DISK) and not any(syncing.wait())
             )
         finally:
-            errors = syncing.wait()  # in any case: the files are closed then
+            errors = syncing.wait()  # always: the files are closed next
         failed = {id_: error for id_, error in zip(self._unsynced, errors, strict=True) if error is not None}
         for thread_id in failed:
             self._unsynced[thread_id].take_back()

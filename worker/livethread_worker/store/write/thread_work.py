@@ -38,7 +38,7 @@ class ThreadWork:
     """What a batch does to one thread."""
 
     state: ThreadState
-    #: The thread as the index has it; None if it has none.
+    #: The thread as the index has it; None if the index lacks it.
     loaded: StoredThread | None
     #: Length of the rollout, with the lines planned so far.
     size: int
@@ -52,7 +52,7 @@ class ThreadWork:
     position: Position | None = None
     #: Why the task after *position* can never be applied.
     poison: ThreadStoreError | None = None
-    #: Whether everything of the thread is to be removed.
+    #: Whether everything stored for the thread is to be removed.
     is_deleted: bool = False
     #: Position up to which the index has applied the thread's tasks, each as a whole, and the counters that it has.
     #: Counters beyond it were read from lines: their tasks may be half written, and a task before them may have left none.
@@ -62,7 +62,7 @@ class ThreadWork:
     appended: tuple[str, int] | None = None
     #: Payload of the last own ``session_meta``, if this batch writes it.
     meta: dict[str, Any] | None = None
-    #: The metadata at this place in the batch; the state's thread stays until all of the batch is planned.
+    #: The metadata at this place in the batch; the state's thread changes only once the whole batch is planned.
     _metadata: MetadataState | None = None
 
     def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:

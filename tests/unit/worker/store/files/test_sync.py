@@ -98,7 +98,7 @@ def test_a_forked_child_syncs_with_its_own_threads(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-# -- by one call -------------------------------------------------------------------------------------------
+# -- in one call -------------------------------------------------------------------------------------------
 
 
 def test_one_call_syncs_all_files_and_their_names(

@@ -20,7 +20,7 @@ class Outcome(StrEnum):
     """What an import does with one rollout."""
 
     IMPORTED = "imported"
-    #: The home's rollout got the further lines of the source.
+    #: The home's rollout got the source's additional lines.
     GROWN = "grown"
     UNCHANGED = "unchanged"
     #: The rollout is in the home, and was missing from the index.

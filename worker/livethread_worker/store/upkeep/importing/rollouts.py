@@ -1,8 +1,8 @@
 """Copies the rollouts of other homes and folders into a home, and indexes them. Sources are never changed.
 
-If the home has the thread, its lines are compared with the source: further lines of the source are appended, further
-lines of the home stay, and if they differ, neither changes. Each change is made under the thread's lock, completely or
-not at all, so the next import completes one that was interrupted.
+If the home has the thread, its lines are compared with the source: additional lines of the source are appended,
+additional lines of the home stay, and if they differ, neither changes. Each change is made under the thread's lock,
+completely or not at all, so the next import completes one that was interrupted.
 """
 
 from __future__ import annotations
