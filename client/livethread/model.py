@@ -1,4 +1,4 @@
-"""Base models, texts and times of everything that crosses the store's boundary."""
+"""Base models, text and time types for everything that crosses the store's boundary."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def format_time(value: datetime) -> str:
-    """Return *value* as rollout lines spell it: UTC, milliseconds, ``Z``."""
+    """Return *value* as in rollout lines: UTC, milliseconds, ``Z``."""
     return _format_utc(value if value.tzinfo is UTC else value.astimezone(UTC))
 
 
@@ -129,7 +129,7 @@ def _format_utc(value: datetime) -> str:
 
 
 def parse_time(text: object) -> datetime | None:
-    """Return the time that *text* from a rollout spells, or None if it is not a time.
+    """Parse *text* from a rollout as a time; return None if it is not one.
 
     Accepts both of codex's forms: RFC 3339, and ``%Y-%m-%dT%H-%M-%S`` (``thread_metadata_sync.rs``). A time without a
     zone is in UTC.

@@ -29,7 +29,7 @@ from livethread_config import Settings
 def command(context: click.Context, *, as_json: bool) -> None:
     """List threads with a task that cannot be applied, and why; or retry or drop the task.
 
-    A parked thread waits with its tasks in order; all others go on. Fix the cause and retry, or drop the task.
+    A parked thread waits with its tasks in order; all others continue. Fix the cause and retry, or drop the task.
     """
     if context.invoked_subcommand is None:
         _list(as_json=as_json)
@@ -87,7 +87,7 @@ def retry(thread_ids: tuple[str, ...]) -> None:
 )
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask for confirmation.")
 def drop(thread_id: str, position: str | None, is_all: bool, save_to: Path | None, is_sure: bool) -> None:
-    """Drop the task at which THREAD stopped, and let workers go on with the next.
+    """Drop the task at which THREAD stopped, and let workers continue with the next.
 
     The dropped tasks are kept, whole, as JSON lines in livethread/quarantine of the home, or in --save.
     """

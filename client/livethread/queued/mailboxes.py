@@ -221,7 +221,7 @@ class Mailboxes:
         return was_parked
 
     async def drop(self, parked: ParkedThread, entries: list[WaitingEntry]) -> None:
-        """Remove *entries*, the first of the mailbox, and let workers go on with the next.
+        """Remove *entries*, the first of the mailbox, and let workers continue with the next.
 
         The entries count as applied: no flush waits for them, and their writers' later tasks are accepted. Dropping
         a deletion opens the thread again.

@@ -74,7 +74,7 @@ def explain_log(path: Path) -> str:
 class Lines:
     """Calls *write* with a child's name and each line it prints, without the line's end, from several threads.
 
-    If *write* fails (a closed terminal), that line is lost and everything goes on.
+    If *write* fails (a closed terminal), only that line is lost.
     """
 
     def __init__(self, write: Callable[[str, str], None]) -> None:

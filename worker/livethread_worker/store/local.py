@@ -255,7 +255,7 @@ class LocalThreadStore:
             return index.fence(thread_id, time.time_ns() // 1_000_000)
 
     def _open_thread(self, thread_id: str, *, epoch: int | None) -> LocalWriter:
-        """Open the thread once more; handles of one thread in one store share its writer, and so its epoch."""
+        """Add a handle of the thread; handles of one thread in one store share its writer, and so its epoch."""
         writer = self._open.open(thread_id, lambda: LocalWriter(thread_id))
         if epoch is not None:
             writer.raise_epoch(epoch)

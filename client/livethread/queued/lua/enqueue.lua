@@ -5,7 +5,7 @@
 --        3 tokens    hash    thread -> token of the claim's holder
 --        4 parked    hash    thread -> why it is parked
 --        5 bell      string  a doorbell is outstanding
---        6 drain     string  heartbeat of a drain at work
+--        6 drain     string  heartbeat of a running drain
 --        7 wake      list    wakes a lingering drain
 --        8 deleted   zset    thread -> time (ms) at which its deletion was accepted
 --        then for each thread

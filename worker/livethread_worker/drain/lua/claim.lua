@@ -7,7 +7,7 @@
 --        4 attempts  hash    thread -> failed attempts in a row
 --        5 parked    hash    thread -> why it is parked
 --        6 bell      string  a doorbell is outstanding
---        7 drain     string  heartbeat of a drain at work
+--        7 drain     string  heartbeat of a running drain
 -- ARGV   1 token of this drain
 --        2 lifetime of the claims, in ms
 --        3 maximum threads     4 maximum tasks in all     5 maximum tasks of one thread

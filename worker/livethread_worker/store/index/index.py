@@ -163,7 +163,7 @@ class Index:
         return changed
 
     def replace(self, rows: Sequence[ThreadRows], *, is_locked: bool = True) -> None:
-        """Store whole rollouts in place of what the index knows of their threads.
+        """Store whole rollouts, replacing what the index knows of their threads.
 
         If the caller does not hold the threads' locks, skip the threads that another process stored since they were
         read: since the index had ``loaded_bytes`` of them.

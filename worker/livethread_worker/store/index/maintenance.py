@@ -125,7 +125,7 @@ class Maintenance:
         self._unindexed = 0
 
     def _is_to_be_indexed(self) -> bool:
-        # An idle process takes care of what other processes left: they may have ended.
+        # An idle process does the work that other processes left: they may have ended.
         return self._unindexed >= FTS_BATCH_ROWS or (self._is_idle and self._any_unindexed())
 
     def _any_unindexed(self) -> bool:

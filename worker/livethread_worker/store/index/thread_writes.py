@@ -68,7 +68,7 @@ def save_batch(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> in
 
 
 def replace_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
-    """Store whole rollouts in place of what is known of their threads, and return how many messages they add, at most."""
+    """Store whole rollouts, replacing what is known of their threads; return how many messages they add, at most."""
     return _save(connection, rows, rows, [each.state for each in rows], "recover_writer")
 
 

@@ -2,8 +2,8 @@
 
 1. Take each thread's lock. 2. Load what the index knows, and read what the file holds beyond it. 3. Write all lines of
 a thread in one write, and begin to sync the files of the batch to disk. 4. Store the whole batch in one transaction,
-which commits when the files are on disk. A thread that fails is taken out of the batch; the others go on. A crash at
-any point leaves what the next attempt recognizes.
+which commits when the files are on disk. A thread that fails leaves the batch; the others continue. A crash at any
+point leaves what the next attempt recognizes.
 """
 
 from __future__ import annotations
@@ -151,14 +151,14 @@ class Batch:
 
     @contextmanager
     def outcome_of(self, thread_id: str) -> Iterator[None]:
-        """Make an error within the block the outcome of *thread_id*: the other threads go on."""
+        """Make an error within the block the outcome of *thread_id*: the other threads continue."""
         try:
             yield
         except locks.LockBusy as error:
             self._outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
         except ThreadStoreError as error:
             self._outcomes[thread_id] = Outcome.poisoned(None, error)
-        except Exception as error:  # whatever it is, the other threads go on
+        except Exception as error:  # whatever it is, the other threads continue
             logger.exception(
                 "applying tasks of thread %s failed", thread_id, extra={"action": "apply", "thread_id": thread_id}
             )
