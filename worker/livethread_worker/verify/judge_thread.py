@@ -214,7 +214,7 @@ class ThreadVerdict:
                 continue
             is_double = len(set(task.digests)) < len(task.digests)
             kind = ViolationKind.APPLIED_TWICE if is_double else ViolationKind.PARTLY_APPLIED
-            self._violated(kind, f"task {task.seq} has other items than were appended")
+            self._violated(kind, f"task {task.seq} has items that differ from those appended")
             damaged.update(task.digests)
         return damaged
 

@@ -23,7 +23,7 @@ class FolderStamp(NamedTuple):
     inode: str
 
     def is_quiet(self) -> bool:
-        """Whether the folder has not changed for a while, so that its next change will have another time."""
+        """Whether the folder has not changed for a while, so that its next change will have a different time."""
         return abs(time.time_ns() - self.changed_ns) > QUIET_TIME * 1e9
 
 

@@ -1,4 +1,4 @@
-"""The file of the index: opened, created, and set aside if it is damaged or has another schema."""
+"""The file of the index: opened, created, and set aside if it is damaged or has a different schema."""
 
 from __future__ import annotations
 

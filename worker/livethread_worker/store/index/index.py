@@ -246,7 +246,7 @@ class Index:
             self._search_without_until = time.monotonic() + _SEARCH_WITHOUT
 
     def turns(self, thread_id: str, offset: int, limit: int, *, backward: bool) -> list[TurnSpan]:
-        """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
+        """Return up to *limit* turns from *offset* on, nearest first, without those that were rolled back."""
         query = QUERIES["turns_backward" if backward else "turns_forward"]
         return [
             TurnSpan(*row) for row in self._connection.select(query, thread_id=thread_id, offset=offset, limit=limit)

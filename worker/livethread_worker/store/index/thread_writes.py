@@ -206,7 +206,7 @@ def _lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[
 
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
-    """Store the turns that began, ended late and were taken back, in the order of the lines."""
+    """Store the turns that began, ended late or were rolled back, in the order of the lines."""
     for offset, change in state.turns:
         row: dict[str, Any] = {"thread_id": state.thread_id, "offset": offset}
         match change:

@@ -18,7 +18,7 @@ from livethread_worker.store.thread_state import ThreadState
 def turns_from(
     index: Index, thread_id: str, offset: int, limit: int, file: BinaryIO, *, backward: bool
 ) -> list[TurnSpan]:
-    """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
+    """Return up to *limit* turns from *offset* on, nearest first, without those that were rolled back."""
     if index.read_thread(thread_id) is not None:
         return index.turns(thread_id, offset, limit, backward=backward)
     spans = _scanned(thread_id, file)

@@ -101,7 +101,7 @@ class Refresher:
     _unnoted: dict[str, _Folder] = field(default_factory=dict)
     #: The next look at lengths begins with the thread before this one.
     _next_before: str = _AFTER_ALL_IDS
-    #: Thread -> path and length of its rollout when it was read, if the index has another length: the last line was
+    #: Thread -> path and length of its rollout when it was read, if the index has a different length: the last line was
     #: torn, or there was no thread in it.
     _known_mismatches: dict[str, tuple[str, int]] = field(default_factory=dict)
     #: Thread -> when its lock was first found held while its rollout was stale.
@@ -262,7 +262,7 @@ class Refresher:
             self._compared_names = names
 
     def _misnamed(self) -> tuple[dict[str, str | None], list[str]]:
-        """Return the current names, and the threads for which the index has another one."""
+        """Return the current names, and the threads for which the index has a different one."""
         names = self._names.names()
         if names is self._compared_names:
             return names, []

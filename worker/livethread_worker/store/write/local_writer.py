@@ -89,7 +89,7 @@ class LocalWriter:
         """Check what Redis would, unless an earlier attempt did so and left lines.
 
         Raises:
-            Conflict: a newer epoch was begun, or another position was reached.
+            Conflict: a newer epoch began, or the thread is past the position.
         """
         state = rollout.work.state
         if state.mark(self._id).n > self._n:

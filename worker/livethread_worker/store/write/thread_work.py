@@ -122,7 +122,7 @@ def number_line(line: bytes, ordinal: int, seq: str, idempotency_key: str | None
     if timestamp := _TIMESTAMP_FIRST.match(line):
         end = timestamp.end()
         return b'%b"ordinal":%d,"seq":"%b",%b%b\n' % (line[:end], ordinal, seq.encode(), named, line[end:])
-    # Written by a client that puts its keys in another order.
+    # Written by a client that puts its keys in a different order.
     return b'{"ordinal":%d,"seq":"%b",%b%b\n' % (ordinal, seq.encode(), named, line.strip()[1:])
 
 

@@ -122,7 +122,7 @@ CREATE TABLE turns (
 );
 CREATE INDEX turns_by_turn_id ON turns (thread_id, turn_id);
 
--- Turns that were not taken back, each with the offset of the next line that begins a turn.
+-- Turns that were not rolled back, each with the offset of the next line that begins a turn.
 CREATE VIEW turn_spans AS
 SELECT t.thread_id, t.turn_id, t.offset,
        (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,

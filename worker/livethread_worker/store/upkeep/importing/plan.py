@@ -25,7 +25,7 @@ class Outcome(StrEnum):
     UNCHANGED = "unchanged"
     #: The rollout is in the home, and was missing from the index.
     INDEXED = "indexed"
-    #: The home's rollout has other lines.
+    #: The home's rollout has different lines.
     CONFLICT = "conflict"
 
 
