@@ -57,8 +57,8 @@ class Conflict(ThreadStoreError):
     def __init__(self, message: str, last_position: str | None = None) -> None:
         super().__init__(message, last_position)
         self.message = message
-        #: The thread's last position, if the request expected a different one and the store knows it. Read the thread again,
-        #: then append after this position: unless the thread is parked, the read includes everything up to it.
+        #: The thread's last position, if the request expected a different one and the store knows it. Read the thread
+        #: again, then append after this position: unless the thread is parked, the read includes everything up to it.
         self.last_position = last_position
 
     @classmethod

@@ -202,7 +202,7 @@ def _start_runner(settings: Settings) -> None:
 
 
 def _await_end_if_last(settings: Settings) -> None:
-    """Wait until the runner has ended, if it has no users. The wait is bounded, because the runner ends without it."""
+    """Wait until the runner has ended, if it has no users. The wait is bounded, because the runner ends anyway."""
     deadline = time.monotonic() + END_TIMEOUT + settings.drain_max_s
     while time.monotonic() < deadline:
         state = runtime_locks.read_state(settings)

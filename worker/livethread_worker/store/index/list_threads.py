@@ -28,7 +28,7 @@ from livethread_worker.store.index.thread_rows import SLOTS, from_rows, slot_of
 #: Maximum number of threads that are collected and sorted, or counted to find the filter that leads.
 SORT_LIMIT: Final = 4000
 
-#: Maximum values of a filter whose orders are merged; with more values, the filter only checks rows. (SQLite merges 500.)
+#: Maximum values of a filter whose orders are merged; a filter with more only checks rows. (SQLite merges 500.)
 MERGED_VALUES: Final = 100
 
 #: Maximum number of a term's trigrams that are looked up; each thread that they find is checked anyway.

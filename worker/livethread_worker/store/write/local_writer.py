@@ -56,7 +56,7 @@ class LocalWriter:
                 with batch.outcome_of(self.thread_id):
                     state = states.get(self.thread_id)
                     entries = _with_positions(numbered, state.applied if state else START)
-                    if self.creation is not None and expected not in {None, START}:  # do not create the thread
+                    if self.creation is not None and expected not in {None, START}:  # it would fail: create nothing
                         raise Conflict.of_position(START, expected)
                     rollout = batch.open(self.thread_id, entries, state)
                     self._check(rollout, tasks, expected)
@@ -89,7 +89,7 @@ class LocalWriter:
         """Check what Redis would, unless an earlier attempt did so and left lines.
 
         Raises:
-            Conflict: a newer epoch began, or the thread is past the position.
+            Conflict: a newer epoch began, or the thread's last position is not *expected*.
         """
         state = rollout.work.state
         if state.mark(self._id).n > self._n:
