@@ -70,7 +70,7 @@ class ThreadState:
     #: What lines since the state was loaded add to the index, in order; for turns, with the offsets of the lines.
     turns: list[tuple[int, TurnStart | TurnEnd | TurnsRolledBack]] = field(default_factory=list)
     texts: list[TextLine] = field(default_factory=list)
-    #: Whether the whole rollout was read again: the index must replace what it has of the lines.
+    #: Whether the whole rollout was read again: the index must replace what it derived from the lines.
     is_reread: bool = False
     _earlier_marks: dict[str, WriterMark] = field(default_factory=dict)
     _earlier_idempotency_keys: frozenset[str] = frozenset()

@@ -25,7 +25,7 @@ def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequenc
 
 
 def remove_files(home: Home, thread_id: str) -> None:
-    """Remove the thread's files, durably, the live rollout last; missing ones are no error."""
+    """Remove the thread's files, durably, the live rollout last; missing ones are not an error."""
     for path in home.rollouts_of(thread_id):
         for left in (unfinished(path), unfinished(other_form(path))):
             left.unlink(missing_ok=True)
