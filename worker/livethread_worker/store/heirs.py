@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +25,7 @@ def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
     Raises:
         InvalidRequest: they do.
     """
-    rollouts = home.rollouts_of(thread_id)
-    rollout_ids = {id_ for path in rollouts if (id_ := home.rollout_id_of(path))}
-    heir = next(_heirs(home, index, thread_id, rollouts, rollout_ids), None)
+    heir = next(_heirs(home, index, thread_id), None)
     if heir is None:
         return
     if heir.is_attached:
@@ -40,14 +38,16 @@ def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
     )
 
 
-def _heirs(
-    home: Home, index: Index, thread_id: str, rollouts: Sequence[Path], rollout_ids: set[str]
-) -> Iterator[_Heir]:
+def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[_Heir]:
+    # codex lets forks continue only paginated threads.
+    is_paginated = index.rollout(thread_id) is None or index.lineage(thread_id).is_paginated
+    rollouts = home.rollouts_of(thread_id) if is_paginated else []
+    rollout_ids = {id_ for path in rollouts if (id_ := home.rollout_id_of(path))}
     for known in index.heirs(thread_id, rollout_ids):
         if (home.root / known.path).exists():
             yield _Heir(known.thread_id, known.is_attached)
     if not any(_first(path).is_paginated for path in rollouts):
-        return  # codex lets a fork continue no other
+        return
     # Rollouts that the index does not know yet, and earlier ones of other threads, which it does not hold.
     indexed = {path for path, _ in index.rollouts().values()}
     for other, entry in home.rollout_entries():

@@ -31,6 +31,7 @@ from livethread import (
     ThreadMetadataPatch,
     ThreadNotFound,
 )
+from livethread.queued.queued_store import THREAD_ID_AT_END
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
@@ -196,6 +197,12 @@ async def test_a_fork_of_a_reverted_thread_that_is_reverted_itself(
     assert await said(store, FORK) == [*SAID, ("keep dates", "dates kept")]
     assert await said(store, A) == SAID
     assert (await read(store, FORK)).created_at == began_at(fork)
+
+
+def test_the_path_of_a_reverted_rollout_names_its_thread() -> None:
+    found = THREAD_ID_AT_END.search(f"sessions/2026/11/22/rollout-2026-11-22T12-00-00-{A}_{OTHER}.jsonl.zst")
+
+    assert found is not None and found[1] == A  # noqa: PT018
 
 
 async def test_any_rollout_of_a_thread_leads_to_it(
@@ -365,7 +372,19 @@ async def test_a_fork_whose_parent_is_missing_is_listed_and_refused_until_it_is_
 
     assert await said(store, FORK) == [KEPT, ("discard zucchini", "zucchini discarded"), ("keep figs", "figs kept")]
     await append(store, FORK, message("ours"))
-    assert await found(store, "zucchini") == [A, FORK]
+    assert FORK in await found(store, "zucchini")
+
+
+async def test_a_place_within_a_line_does_not_glue_it_to_the_next(
+    store: LocalThreadStore, original: Rollout, reverted: Rollout
+) -> None:
+    end = f'"end_byte_offset": {original.starts["t2"][1]}'
+    text = reverted.path.read_text()
+    assert end in text
+    reverted.path.write_text(text.replace(end, end.replace(str(original.starts["t2"][1]), "1434")))
+
+    assert await said(store, A) == SAID
+    assert [turn.turn_id for turn in await turns_of(store, A)] == ["t1", "t3"]
 
 
 @pytest.mark.parametrize("problem", ["cut", "loop", "nonsense"])
@@ -404,6 +423,21 @@ async def test_doctor_finds_no_fault_in_a_lineage(store: LocalThreadStore, home:
     reverted.forked(FORK)
     assert await listed(store) == [A, FORK]
 
+    assert [fault.kind for fault in examine(home, fix=False).faults if fault.thread_id] == []
+
+
+async def test_doctor_repairs_what_a_revert_left_if_no_rollout_continues_it(
+    store: LocalThreadStore, home: Home, original: Rollout
+) -> None:
+    reverted = original.reverted("t1").turn("t3", "keep pears", "pears kept")
+    reverted.path.write_text(reverted.path.read_text().replace('"history_base"', '"without_base"'))
+    original.path.write_bytes(original.path.read_bytes().replace(b"zucchini discarded", b"zucchini\xffdiscarded"))
+    assert await said(store, A) == [("keep pears", "pears kept")]
+
+    faults = [fault for fault in examine(home, fix=True).faults if fault.kind is FaultKind.INVALID_UTF8]
+
+    assert [fault.path for fault in faults] == [home.relative(original.path)]
+    assert "zucchini\ufffddiscarded" in original.path.read_text()
     assert [fault.kind for fault in examine(home, fix=False).faults if fault.thread_id] == []
 
 

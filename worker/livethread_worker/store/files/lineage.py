@@ -21,7 +21,7 @@ from livethread.rollout.lines import decode_line
 from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import ordinal_of
+from livethread_worker.store.files.scan import ordinal_of, scan_backward
 
 #: As in codex.
 MAX_ROLLOUTS: Final = 128
@@ -121,11 +121,18 @@ def resolve(home: Home, path: Path, file: BinaryIO) -> Lineage:
             raise _broken(path, base, "is missing")
         with open_rollout(source) as older:
             its_first, size = read_first(older), older.seek(0, os.SEEK_END)
-        if size < base.end:
-            raise _broken(path, base, f"has only {size} bytes")
-        inherited.append(Inherited(base.rollout_id, source, min(its_first.size, base.end), base.end))
+            if size < base.end:
+                raise _broken(path, base, f"has only {size} bytes")
+            end = _end_of_line(older, base.end)
+        inherited.append(Inherited(base.rollout_id, source, min(its_first.size, end), end))
         base = its_first.base
     return Lineage(path, first, tuple(reversed(inherited)))
+
+
+def _end_of_line(file: BinaryIO, end: int) -> int:
+    """Return *end*, or where the line before it ends: a part of a line must not be glued to the next one."""
+    last = next(scan_backward(file, end), None)
+    return end if last is None or last.is_complete else last.offset
 
 
 def _broken(path: Path, base: HistoryBase, problem: str) -> InvalidRequest:

@@ -118,7 +118,10 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
 
 def _is_outdated(home: Home, state: ThreadState, path: Path) -> bool:
     """Whether the index knows another rollout than *path*, which a revert began, or could not read inherited lines."""
-    return state.inherited_bytes == BROKEN or home.generation(path) != home.generation(Path(state.path))
+    if state.inherited_bytes == BROKEN:
+        return True
+    known = Path(state.path)
+    return known.name != path.name and home.generation(known) != home.generation(path)
 
 
 def _creates(entries: Sequence[MailboxEntry]) -> bool:

@@ -52,9 +52,11 @@ class ThreadExamination:
         for each in paths:
             by_age[self.home.generation(each)].append(each)
         *earlier, path = (self._select_rollout(by_age[generation]) for generation in sorted(by_age))
-        for each in earlier:  # codex's thread/revert left it; its lines stay where they are
-            if _length(each) < 0:
+        for each in earlier:  # codex's thread/revert left it
+            if (length := _length(each)) < 0:
                 self._add_fault(FaultKind.UNREADABLE_FILE, each, "it has no readable bytes; it is kept")
+            else:
+                self._examine_bytes(each, length)
         try:
             read = self._read(path)
         except errors.InvalidRequest as error:  # only the user can decide what to do
@@ -126,10 +128,19 @@ class ThreadExamination:
         if torn is not None:
             detail = f"the last {torn.size} bytes are not a complete line"
             self._add_fault(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
-        with compression.open_rollout(path) as file:
-            bad = _invalid_lines(file, state.rollout_bytes)
+        self._examine_bytes(path, state.rollout_bytes)
         if state.inherited_bytes == BROKEN:
             self._add_fault(FaultKind.BROKEN_LINEAGE, path, self._lineage_problem(path))
+        if state.thread is None:
+            detail = "it lacks a session_meta of its thread"
+            prepend = partial(self._prepend_session_meta, state=state)
+            self._add_fault(FaultKind.NO_SESSION_META, path, detail, self._unless_continued(path, prepend))
+        return self.fix and any(fault.repair for fault in self.faults[count:])
+
+    def _examine_bytes(self, path: Path, end: int) -> None:
+        """Look for invalid UTF-8 before *end*."""
+        with compression.open_rollout(path) as file:
+            bad = _invalid_lines(file, end)
         if bad:
             detail = (
                 f"invalid UTF-8 in line{'s' if len(bad) > 1 else ''} {_listed(bad)}; codex cannot read the thread"
@@ -137,11 +148,6 @@ class ThreadExamination:
             self._add_fault(
                 FaultKind.INVALID_UTF8, path, detail, self._unless_continued(path, self._replace_invalid_bytes)
             )
-        if state.thread is None:
-            detail = "it lacks a session_meta of its thread"
-            prepend = partial(self._prepend_session_meta, state=state)
-            self._add_fault(FaultKind.NO_SESSION_META, path, detail, self._unless_continued(path, prepend))
-        return self.fix and any(fault.repair for fault in self.faults[count:])
 
     def _unless_continued(self, path: Path, repair: Callable[[Path], str]) -> Callable[[], str] | None:
         """Return the *repair* of *path*, which moves its lines; None if other rollouts refer to their places."""
