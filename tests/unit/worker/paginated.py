@@ -28,9 +28,15 @@ class Rollout:
     revert: str | None = None
     #: Minute of the day in which it began.
     minute: int = 0
-    next_ordinal: int = 0
+    first_ordinal: int = 0
     #: Turn -> place of its first line: ordinal, offset.
     starts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def next_ordinal(self) -> int:
+        """The number of the next line: we may have appended some."""
+        lines = self.path.read_bytes().splitlines()
+        return int(json.loads(lines[-1])["ordinal"]) + 1 if lines else self.first_ordinal
 
     @property
     def rollout_id(self) -> str:
@@ -52,20 +58,23 @@ class Rollout:
 
     def turn(self, turn_id: str, question: str, answer: str) -> Rollout:
         """Append a turn."""
-        self.starts[turn_id] = self.next_ordinal, self.path.stat().st_size
-        for kind, payload in self._items(turn_id, question, answer):
+        self.note(turn_id)
+        for kind, payload in self.items(turn_id, question, answer):
             self.write(kind, payload, self.next_ordinal)
         return self
+
+    def note(self, turn_id: str) -> None:
+        """Note that a turn begins here."""
+        self.starts[turn_id] = self.next_ordinal, self.path.stat().st_size
 
     def write(self, kind: str, payload: dict[str, Any], second: int) -> None:
         line = {"timestamp": self._at(second), "ordinal": self.next_ordinal, "type": kind, "payload": payload}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.next_ordinal += 1
 
-    def reverted(self, before: str, n: int = 1) -> Rollout:
-        """Return the rollout in which the thread goes on before a turn of this one, which is its *n*-th revert."""
-        return self._heir(self.thread_id, before, {}, rollout_id(n))
+    def reverted(self, before: str, n: int = 1, thread_id: str | None = None) -> Rollout:
+        """Return the rollout in which the thread, or a fork of it, goes on before a turn of this one; *n* sorts it."""
+        return self._heir(thread_id or self.thread_id, before, {}, rollout_id(n))
 
     def forked(self, thread_id: str, before: str | None = None, **meta: Any) -> Rollout:
         """Return the rollout of a fork of all, or of what is before a turn."""
@@ -74,13 +83,15 @@ class Rollout:
     def _heir(self, thread_id: str, before: str | None, meta: dict[str, Any], revert: str | None) -> Rollout:
         ordinal, offset = self.starts[before] if before else (self.next_ordinal, self.path.stat().st_size)
         base = {"thread_id": self.rollout_id, "end_ordinal_exclusive": ordinal, "end_byte_offset": offset}
-        heir = Rollout(self.home, thread_id, meta | {"history_base": base}, revert, self.minute + 1, ordinal)
+        heir = Rollout(self.home, thread_id, meta | {"history_base": base}, revert, (self.minute + 1) % 60, ordinal)
         return heir.begin()
 
     def _at(self, second: int) -> str:
         return f"2026-11-22T12:{self.minute:02}:{second:02}.000Z"
 
-    def _items(self, turn_id: str, question: str, answer: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def items(self, turn_id: str, question: str, answer: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield types and payloads of a turn's lines."""
+
         def completed(kind: str, part: str, text: str) -> dict[str, Any]:
             item = {"type": kind, "id": f"{turn_id}-{kind}", "content": [{"type": part, "text": text}]}
             return {"type": "item_completed", "thread_id": self.thread_id, "turn_id": turn_id, "item": item}
