@@ -13,7 +13,7 @@ from tests.nodes.items import append, message, read, update
 from tests.store_spec.operations import archive, delete, unarchive
 from tests.store_spec.turns import DESC, item_page, turns_of
 from tests.unit.worker import paginated
-from tests.unit.worker.builders import thread_id
+from tests.unit.worker.builders import Mail, Store, killed, thread_id
 from tests.unit.worker.paginated import Rollout, began_at
 
 from livethread import (
@@ -32,15 +32,19 @@ from livethread import (
     ThreadNotFound,
 )
 from livethread.queued.queued_store import THREAD_ID_AT_END
+from livethread.rollout.lines import decode_line, items_of
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
+from livethread_worker.store.read.reader import LocalReader
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.doctor import examine
 from livethread_worker.store.upkeep.doctor.faults import FaultKind
 from livethread_worker.store.upkeep.importing.rollouts import import_rollouts
 from livethread_worker.store.upkeep.importing.sources import Search
 from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.write import archive_thread, delete_thread
+from livethread_worker.store.write.outcome import OutcomeKind
 
 A, FORK, OTHER = thread_id(1), thread_id(2), thread_id(3)
 
@@ -224,6 +228,21 @@ async def test_without_an_index_the_same_is_read(home: Home, reverted: Rollout) 
         assert await found(store, "zucchini") == []
 
 
+async def test_pages_of_lines_make_up_the_history(store: LocalThreadStore, home: Home, reverted: Rollout) -> None:
+    params = LoadThreadHistoryParams(thread_id=A)
+    whole = await store.load_history(params)
+    lines: list[str] = []
+    start: int | None = 0
+    with closing(Index(home)) as index:
+        reader = LocalReader(home, lambda: index)
+        while start is not None:
+            page, start = reader.read_lines(params, start, 100)
+            lines += page
+
+    assert items_of(decode_line(line.encode()) for line in lines) == whole.items
+    assert reverted.path.exists()
+
+
 # -- writing -----------------------------------------------------------------------------------------------
 
 
@@ -238,11 +257,13 @@ async def test_an_append_goes_to_the_live_rollout_with_the_next_ordinal(
     if not is_known:
         await store.resume_thread(ResumeThreadParams(thread_id=A))
 
+    next_ordinal = reverted.next_ordinal
+
     await append(store, A, message("ours"))
 
     assert original.path.read_bytes() == before
     last = json.loads(reverted.path.read_bytes().splitlines()[-1])
-    assert ("ours" in str(last["payload"]), last["ordinal"]) == (True, reverted.next_ordinal)
+    assert ("ours" in str(last["payload"]), last["ordinal"]) == (True, next_ordinal)
     assert [turn.turn_id for turn in await turns_of(store, A)][:2] == ["t1", "t3"]
     assert await found(store, "ours") == [A]
 
@@ -298,6 +319,50 @@ async def test_archiving_moves_every_rollout_and_back(
     assert list(home.archived_sessions.iterdir()) == []
     assert original.path.exists() and reverted.path.exists()  # noqa: PT018
     assert await said(store, A) == SAID
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_an_archiving_that_was_killed_between_two_moves_is_completed(home: Home, after: int) -> None:
+    original = paginated.begin(home, A).turn("t1", "keep apples", "apples kept")
+    reverted = original.reverted("t1")
+    mail = Mail()
+    with closing(Store(home.root)) as store:
+        entry = mail.archive()
+        with killed(archive_thread, "_move", after=after):
+            store.apply(mail, entry)
+
+        assert store.apply(mail, entry).kind is OutcomeKind.DONE
+
+        assert {path.name for path in home.archived_sessions.iterdir()} == {original.path.name, reverted.path.name}
+        assert reverted.path.name in str(store.thread(mail).rollout_path)
+
+
+def test_a_deletion_that_was_killed_between_two_files_is_completed(home: Home) -> None:
+    original = paginated.begin(home, A).turn("t1", "keep apples", "apples kept")
+    reverted = original.reverted("t1")
+    mail = Mail()
+    with closing(Store(home.root)) as store:
+        entry = mail.delete()
+        with killed(delete_thread, "sync_directory", after=1):
+            store.apply(mail, entry)
+        assert reverted.path.exists()
+
+        assert store.apply(mail, entry).kind is OutcomeKind.DELETED
+
+        assert list(home.root.rglob("rollout-*")) == []
+
+
+def test_a_deletion_that_is_refused_in_a_batch_keeps_what_was_appended_before(home: Home) -> None:
+    original = paginated.begin(home, A).turn("t1", "keep apples", "apples kept")
+    original.forked(FORK)
+    mail = Mail()
+    with closing(Store(home.root)) as store:
+        kept = mail.append("kept")
+
+        outcome = store.apply(mail, kept, mail.delete())
+
+        assert (outcome.kind, outcome.position) == (OutcomeKind.POISONED, kept.position)
+        assert store.texts(mail) == ["kept"]
 
 
 async def test_deleting_removes_every_rollout(

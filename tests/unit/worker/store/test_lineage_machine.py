@@ -41,6 +41,7 @@ class Thread:
     #: Ids of all rollouts that its own ones continue.
     continued: set[str] = field(default_factory=set)
     own: set[str] = field(default_factory=set)
+    is_open: bool = False
 
 
 class Machine:
@@ -81,7 +82,9 @@ class Machine:
             self.number += 1
             turn_id, rollout = f"t{self.number}", thread.live
             rollout.note(turn_id)
-            self.run(self.store.resume_thread(ResumeThreadParams(thread_id=rollout.thread_id)))
+            if not thread.is_open:  # or a revert comes between
+                self.run(self.store.resume_thread(ResumeThreadParams(thread_id=rollout.thread_id)))
+                thread.is_open = True
             values = [{"type": kind, "payload": payload} for kind, payload in rollout.items(turn_id, "ours", "ours")]
             self.run(append(self.store, rollout.thread_id, *values))
             thread.turns.append((turn_id, rollout))
