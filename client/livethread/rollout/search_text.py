@@ -60,7 +60,7 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
         "agent_message",
         "message",
         "item_completed",
-    ):  # most items, faster than by the match below
+    ):  # most items; faster than the match below
         return None
     text, role = "", "assistant"
     match kind, what:

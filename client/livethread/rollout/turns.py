@@ -275,7 +275,7 @@ def _is_harmless(info: Any) -> bool:
 
 
 def _outcome_without_end(*, has_start: bool, may_go_on: bool) -> _Outcome:
-    """Return the outcome of a turn without an end event. Turns without a start event have none either, as in codex."""
+    """Return the outcome of a turn without an end event. As in codex, one without a start counts as completed."""
     if not has_start:
         return _Outcome(StoredTurnStatus.COMPLETED)
     return _Outcome(StoredTurnStatus.IN_PROGRESS if may_go_on else StoredTurnStatus.INTERRUPTED)
