@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from livethread_worker.store.files.home import FILE_MODE, Home, make_directory, other_form
+from livethread_worker.store.files.replacement import move
 from livethread_worker.store.files.sync import sync_directory
 
 
@@ -25,9 +26,7 @@ def keep(home: Home, name: str, content: bytes) -> Path:
 def move_away(home: Home, path: Path) -> Path:
     """Move the file *path* into the quarantine durably, and return its new path."""
     target = _free_path(home, path.name)
-    path.rename(target)
-    sync_directory(target.parent)
-    sync_directory(path.parent)
+    move(path, target)
     return target
 
 

@@ -41,6 +41,7 @@ def open_rollout(
 
     Raises:
         ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
+        InvalidRequest: its folder is a symlink that leads out of the home.
     """
     loaded = state.thread if state else None
     path = _find(home, thread_id, entries, state)
@@ -53,7 +54,7 @@ def open_rollout(
     if is_compressed(path):
         path = _plain(home, path)
     state.path = home.relative(path)
-    recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
+    recorder = _recorder(stack, path, state, create=loaded is None and _creates(entries))
     if state.thread is not None:
         state.thread = archived_by_folder(home, state.thread, path)
     if recorder.size < state.rollout_bytes:
@@ -79,6 +80,14 @@ def open_rollout(
     return OpenRollout(work, recorder, took_in)
 
 
+def _recorder(stack: ExitStack, path: Path, state: ThreadState, *, create: bool) -> RolloutRecorder:
+    """Open *path* for appending, decompressed if its name does not tell that it is compressed."""
+    recorder = stack.enter_context(RolloutRecorder.open(path, create=create))
+    if recorder.size == state.rollout_bytes or not compression.holds_zstd(path, recorder.file.fileno()):
+        return recorder
+    return stack.enter_context(RolloutRecorder.open(compression.decompress(path)))
+
+
 def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
     """Return the path of the thread's rollout, or the one that a new thread's will have.
 
@@ -94,7 +103,7 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
     if state is None and _creates(entries):
         path = home.new_rollout(thread_id, entries[0].task.header.at)
         # It may exist: a crash came before the commit, or the index was lost.
-        return home.where_it_lies(path) or path
+        return home.where_it_lies(path) or home.resolve(home.relative(path))
     if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
         return home.find_rollout(thread_id)
     return home.require_rollout(thread_id)

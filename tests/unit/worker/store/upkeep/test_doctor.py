@@ -17,6 +17,7 @@ from livethread.cli import main
 from livethread.metadata import ThreadMetadataPatch
 from livethread.rollout.lines import decode_line
 from livethread.types import ListThreadsParams, SearchThreadsParams
+from livethread_worker.store.files import home as home_module
 from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
@@ -462,11 +463,14 @@ def test_orphan_names_are_quarantined_in_one_file_and_the_others_left(patient: P
 
 
 @pytest.mark.parametrize("link", [DAY, "archived_sessions"])
-def test_a_link_out_of_the_home_is_reported_and_left(patient: Patient, tmp_path: Path, link: str) -> None:
+def test_a_link_out_of_the_home_is_reported_and_left(
+    patient: Patient, tmp_path: Path, link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outside = tmp_path / "outside"
     patient.rollout.parent.rename(outside)
     path = patient.home.root / link
     path.symlink_to(outside)
+    monkeypatch.setattr(home_module, "_owner", lambda each: 12345 if each == path else 6)
 
     report = patient.examined(fix=True)
 
@@ -474,6 +478,13 @@ def test_a_link_out_of_the_home_is_reported_and_left(patient: Patient, tmp_path:
     assert not report.is_well
     assert path.is_symlink()
     assert len(list(outside.iterdir())) == 1
+
+
+def test_an_owners_link_to_another_disk_is_no_fault(patient: Patient, tmp_path: Path) -> None:
+    patient.home.sessions.rename(tmp_path / "disk")
+    patient.home.sessions.symlink_to(tmp_path / "disk")
+
+    assert patient.kinds() == []
 
 
 def test_nothing_behind_a_link_out_of_the_home_is_changed(patient: Patient, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, opened_store, thread_id
+from tests.unit.worker.builders import AT, DAY, Mail, Store, item_line, message_line, opened_store, thread_id
 
 from livethread.types import SearchThreadsParams
 from livethread_worker.store.files import folder_stamps
@@ -418,14 +418,14 @@ def large(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Record the folders that are listed."""
+    """Record the folders of days that are listed."""
     listed: list[str] = []
     rollout_entries = Home.rollout_entries
 
     def entries(self: Home, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
         assert folders is not None
         named = list(folders)
-        listed.extend(map(self.relative, named))
+        listed.extend(name for name in map(self.relative, named) if name.count("/") == DAY.count("/"))
         return rollout_entries(self, named)
 
     monkeypatch.setattr(Home, "rollout_entries", entries)

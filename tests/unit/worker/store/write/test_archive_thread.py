@@ -8,6 +8,7 @@ from tests.unit.worker.builders import AT, DAY, Mail, Store, killed
 
 from livethread.errors import Conflict
 from livethread.model import format_time
+from livethread_worker.store.files import replacement
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.write import archive_thread
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
@@ -19,15 +20,20 @@ MOVING: dict[str, tuple[str, str, int | None]] = {
     "before its line": ("recorder", "append", None),
     "after its line": ("recorder", "append", 1),
     "before the move": ("archive", "make_directory", None),
-    "after the move": ("archive", "sync_directory", None),
-    "between syncing the two folders": ("archive", "sync_directory", 1),
+    "after the move": ("replacement", "sync_directory", None),
+    "between syncing the two folders": ("replacement", "sync_directory", 1),
     "before the commit": ("index", "commit", None),
     "after the commit": ("index", "commit", 1),
 }
 
 
 def crash_target(store: Store, name: str) -> object:
-    targets: dict[str, object] = {"archive": archive_thread, "recorder": RolloutRecorder, "index": store.index}
+    targets: dict[str, object] = {
+        "archive": archive_thread,
+        "recorder": RolloutRecorder,
+        "replacement": replacement,
+        "index": store.index,
+    }
     return targets[name]
 
 

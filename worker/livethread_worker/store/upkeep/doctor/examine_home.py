@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-import orjson
-
 from livethread import errors, types
+from livethread.rollout.lines import encode_json
 from livethread_worker.store.files import locks, name_index, quarantine
 from livethread_worker.store.files.home import DIRECTORY_MODE, FILE_MODE, Home
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -143,7 +142,7 @@ class HomeExamination:
                 FaultKind.ROW_WITHOUT_FILE, thread.rollout_path, "it is gone, but in the index", thread_id
             )
             if self.fix:
-                kept = quarantine.keep(home, f"{thread_id}.row.json", orjson.dumps(thread.model_dump(mode="json")))
+                kept = quarantine.keep(home, f"{thread_id}.row.json", encode_json(thread.model_dump(mode="json")))
                 index.commit((), [thread_id])
                 fault.repair = f"row kept in {home.relative(kept)}"
 
