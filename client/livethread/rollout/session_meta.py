@@ -69,6 +69,11 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if value is not None}
 
 
+def lost_meta(thread_id: str) -> dict[str, Any]:
+    """Return a ``session_meta`` of which only the thread is known, with the fields that codex requires."""
+    return {"id": thread_id, "originator": "", "cwd": "", "cli_version": ""}
+
+
 def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:
     """Return a complete copy of *meta* with the present values of *thread*.
 
@@ -82,7 +87,7 @@ def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git:
         "history_mode": thread.history_mode,
         "cwd": thread.cwd,
         "source": thread.source,
-        "model_provider": thread.model_provider,
+        "model_provider": thread.model_provider or None,
         "cli_version": thread.cli_version,
         "thread_source": thread.thread_source,
         "agent_nickname": thread.agent_nickname,

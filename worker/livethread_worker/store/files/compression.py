@@ -131,6 +131,12 @@ def decompress(path: Path) -> Path:
     return target
 
 
+def plain_form(path: Path) -> Path:
+    """Return the plain form of the rollout *path*, which is decompressed or renamed if necessary; see `decompress`."""
+    is_plain = not is_compressed(path) and right_name(path) == path
+    return path if is_plain else decompress(path)
+
+
 def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
     """Write the lines *first* and a copy of *source* to *target*, whose name tells its form, with the times of *source*.
 

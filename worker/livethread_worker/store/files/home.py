@@ -229,7 +229,9 @@ class Home:
         """Return *folder* without symlinks but those of `is_linked`; None if it does not lie in the home."""
         try:
             real = _resolved(folder)
-            linked = {each: _resolved(each) for each in (self.sessions, self.archived_sessions) if self.is_linked(each)}
+            linked = {
+                each: _resolved(each) for each in (self.sessions, self.archived_sessions) if self.is_linked(each)
+            }
             root = self.root.resolve()
         except (ValueError, OSError):
             return None
@@ -249,14 +251,6 @@ class Home:
         """Return the thread id in the name of the rollout *path*; None for any other file."""
         match = _ROLLOUT_NAME.fullmatch(path.name)
         return match["id"] if match else None
-
-    def time_of(self, path: Path) -> datetime | None:
-        """Return the time in the name of the rollout *path*; None if it has no valid time."""
-        match = _ROLLOUT_NAME.fullmatch(path.name)
-        try:
-            return datetime.strptime(match["time"], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC) if match else None
-        except ValueError:
-            return None
 
     def is_archived(self, path: Path) -> bool:
         """Return whether *path* lies among the archived rollouts, at any depth."""
@@ -289,6 +283,11 @@ def is_text(name: str) -> bool:
     return True
 
 
+def shown(path: Path | str) -> str:
+    """Return *path* as printable text: file names need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def _owner(path: Path) -> int:
     return path.lstat().st_uid
 
@@ -306,6 +305,15 @@ def _resolved(path: Path) -> Path:
     if real.is_symlink():
         raise ValueError(f"the symlink {real} is part of a loop")
     return real
+
+
+def time_in_name(path: str) -> datetime | None:
+    """Return the time in the name of the rollout *path*; None if it has no valid time."""
+    match = _ROLLOUT_NAME.fullmatch(path.rpartition("/")[2])
+    try:
+        return datetime.strptime(match["time"], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC) if match else None
+    except ValueError:
+        return None
 
 
 def is_compressed(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.lines import decode_line, item_of
+from livethread.rollout.session_meta import lost_meta
 from livethread.types import START
 from livethread_worker.store.files import compression, name_index, quarantine
 from livethread_worker.store.files.home import Home, is_compressed, other_form
@@ -154,7 +155,7 @@ def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
 
 
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
-    """Return the payload of the last own ``session_meta`` line."""
+    """Return the payload of the last own ``session_meta`` line; if that is lost, what codex needs of one."""
     line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
     item = item_of(decode_line(line))
-    return item.payload if item is not None and isinstance(item.payload, dict) else {"id": state.thread_id}
+    return item.payload if item is not None and isinstance(item.payload, dict) else lost_meta(state.thread_id)

@@ -17,7 +17,7 @@ from typing import Final
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import compression, locks, name_index, quarantine, scan, sync
-from livethread_worker.store.files.home import Home, is_compressed, make_directory
+from livethread_worker.store.files.home import Home, make_directory, shown
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.thread_state import ThreadState
@@ -31,7 +31,6 @@ from livethread_worker.store.upkeep.importing.sources import (
     Source,
     identify,
     reason_of,
-    shown,
 )
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch
 
@@ -198,7 +197,7 @@ class _Importer:
 
     def _append(self, source: Source, plan: Plan, ours: Path) -> Path:
         """Append the lines that ours lacks; quarantine a torn last line of ours that the source does not continue."""
-        path = compression.decompress(ours) if is_compressed(ours) else ours
+        path = compression.plain_form(ours)
         with Lines(source.path, source.first).open() as file, RolloutRecorder.open(path) as recorder:
             if recorder.size != plan.size:
                 raise locks.LockBusy(path.name)  # codex before 0.160 writes without the lock

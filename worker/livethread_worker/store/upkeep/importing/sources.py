@@ -21,7 +21,7 @@ from livethread.model import format_time, parse_time
 from livethread.rollout import lines, old_forms
 from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files import compression, scan
-from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed
+from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed, shown
 
 #: Namespace of the UUIDs for ids that are not UUIDs. Never change it: imported threads would be imported again.
 _NAMESPACE: Final = uuid.UUID("6f5b3a52-0c1d-5e6f-9a53-6c6976657468")
@@ -268,11 +268,6 @@ class Lines:
                 shutil.copyfileobj(file, whole)
                 whole.seek(0)
                 yield whole
-
-
-def shown(path: Path | str) -> str:
-    """Return *path* as printable text: file names need not be UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def reason_of(error: Exception) -> str:
