@@ -125,7 +125,6 @@ class ThreadExamination:
     def _examine_lines(self, path: Path, state: ThreadState, torn: scan.Record | None) -> None:
         with compression.open_rollout(path) as file:
             lines = bad_lines.LinesExamination.of(file)
-            found = rollout_reader.find_meta(self.thread_id, file)
         if lines.is_utf16:
             detail = "it is UTF-16; it is kept: convert it to UTF-8"
             self._add_fault(FaultKind.UNREADABLE_FILE, path, detail)
@@ -143,6 +142,8 @@ class ThreadExamination:
             )
         if lines.unreadable:
             self._add_fault(FaultKind.UNREADABLE_LINE, path, bad_lines.listed(lines.unreadable))
+        with compression.open_rollout(path) as file:  # as it is after those repairs
+            found = rollout_reader.find_meta(self.thread_id, file)
         if found is None or found.offset or not found.size:
             self._examine_meta(path, state, found, has_records=lines.has_records)
 

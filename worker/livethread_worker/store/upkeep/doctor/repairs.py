@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -215,7 +215,8 @@ def _original(repair: Repair, kept: bytes, content: bytes) -> bytes:
 
 
 def _read_again(home: Home, index: Index, thread_id: str) -> None:
-    path = home.find_rollout(thread_id)
-    state = path and read_state(home, thread_id, path, name_index.read_names(home))
-    if state and state.thread is not None:
-        index.replace([thread_rows(state, None)])
+    with suppress(ThreadStoreError):  # it is damaged as before
+        path = home.find_rollout(thread_id)
+        state = path and read_state(home, thread_id, path, name_index.read_names(home))
+        if state and state.thread is not None:
+            index.replace([thread_rows(state, None)])
