@@ -104,8 +104,8 @@ def examine_line(line: bytes) -> BadLine | None:
     if not text.strip():
         return None
     if line.startswith(BOM_UTF8):
-        bare = text.lstrip("\ufeff").encode()
-        return BadLine("a byte order mark before it", _records(text) if decode_line(bare) is None else [bare])
+        rest = text.lstrip("\ufeff").encode()
+        return BadLine("a byte order mark before it", _records(text) if decode_line(rest) is None else [rest])
     if decode_line(text.encode()) is not None:
         return None
     if not (bare := text.strip("\0 \t\r")):

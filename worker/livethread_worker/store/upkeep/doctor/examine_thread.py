@@ -142,20 +142,20 @@ class ThreadExamination:
             )
         if lines.unreadable:
             self._add_fault(FaultKind.UNREADABLE_LINE, path, bad_lines.listed(lines.unreadable))
-        with compression.open_rollout(path) as file:  # as it is after those repairs
-            found = rollout_reader.find_meta(self.thread_id, file)
-        if found is None or found.offset or not found.size:
-            self._examine_meta(path, state, found, has_records=lines.has_records)
+        self._examine_meta(path)
 
-    def _examine_meta(self, path: Path, state: ThreadState, found: scan.Record | None, *, has_records: bool) -> None:
-        """Report a thread whose ``session_meta`` is not the first line."""
-        if not has_records:
-            detail = "no line of it is a record"
-            self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._quarantine(path))
-        elif found is None:
+    def _examine_meta(self, path: Path) -> None:
+        """Report a rollout that does not begin with its ``session_meta``, as it is after other repairs."""
+        state, _ = self._read_state(path)
+        with compression.open_rollout(path) as file:
+            found = rollout_reader.find_meta(self.thread_id, file)
+        if found is None:
             detail = f"its name says thread {self.thread_id}, each session_meta another: rename it, or move it away"
             self._add_fault(FaultKind.WRONG_NAME, path, detail)
-        else:
+        elif state.thread is None:
+            detail = "no line of it is an item"
+            self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._quarantine(self._plain(path)))
+        elif found.offset or not found.size:
             detail = "its first line is not a session_meta of its thread; codex cannot read the thread"
             self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._prepend_session_meta(path, state))
 
