@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,6 +13,7 @@ from tests.unit.worker.builders import AT, DAY, Mail, Store, killed
 
 from livethread.errors import Conflict
 from livethread.model import format_time
+from livethread_worker.store.files import home as home_module
 from livethread_worker.store.files import replacement
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.write import archive_thread
@@ -210,3 +216,44 @@ def test_a_crash_anywhere_in_a_move_is_repaired(
     moves = [r for r in store.records(mail) if r["type"] == "thread_metadata"]
     assert len(moves) == (1 if direction == "archive" else 2)
     assert [ordinal for ordinal, _ in store.numbering(mail)] == list(range(len(store.records(mail))))
+
+
+@pytest.mark.parametrize("link", ["sessions", "archived_sessions"])
+def test_a_thread_moves_between_two_disks(store: Store, mail: Mail, tmp_path: Path, link: str) -> None:
+    """The home's owner put one of the folders on another disk, with a symlink in its place."""
+    shutil.rmtree(store.home.root / link, ignore_errors=True)
+    with other_disk(tmp_path) as disk:
+        (store.home.root / link).symlink_to(disk)
+
+        store.apply(mail, mail.create(), mail.append("a"))
+        store.apply(mail, mail.append("b"), mail.archive())
+        assert store.path(mail) == archived(store, mail) == store.thread(mail).rollout_path
+        store.apply(mail, mail.unarchive(), mail.append("c"))
+
+        assert store.path(mail) == dated(store, mail) == store.thread(mail).rollout_path
+        assert store.texts(mail) == ["a", "b", "c"]
+        assert not archived(store, mail).exists()
+
+
+@contextmanager
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on another file system, if there is one."""
+    shared = Path("/dev/shm")
+    is_other = shared.is_dir() and os.access(shared, os.W_OK) and shared.stat().st_dev != tmp_path.stat().st_dev
+    with tempfile.TemporaryDirectory(dir=shared if is_other else None) as folder:
+        yield Path(folder)
+
+
+def test_a_thread_is_not_archived_through_another_users_link(
+    store: Store, mail: Mail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.apply(mail, mail.create())
+    link = store.home.archived_sessions
+    link.symlink_to(tmp_path)
+    monkeypatch.setattr(home_module, "_owner", lambda path: 12345 if path == link else 6)
+
+    outcome = store.apply(mail, mail.archive())
+
+    assert outcome.kind is POISONED
+    assert "leads out of" in str(outcome.reason)
+    assert store.path(mail) == dated(store, mail)

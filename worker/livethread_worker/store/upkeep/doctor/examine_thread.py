@@ -50,7 +50,7 @@ class ThreadExamination:
         if read is None:
             return
         path, state, torn = read
-        self._examine_lines(path, state, torn)
+        self._examine_lines(path, torn)
         is_repaired = any(fault.repair for fault in self.faults[count:])
         if not is_repaired and state.thread is not None and self.index is not None:
             self._examine_row(self.index, path, state)
@@ -122,7 +122,7 @@ class ThreadExamination:
         rollout_reader.complete_from_home(self.home, state, self.names.names())
         return state, torn
 
-    def _examine_lines(self, path: Path, state: ThreadState, torn: scan.Record | None) -> None:
+    def _examine_lines(self, path: Path, torn: scan.Record | None) -> None:
         with compression.open_rollout(path) as file:
             lines = bad_lines.LinesExamination.of(file)
         if lines.is_utf16:
