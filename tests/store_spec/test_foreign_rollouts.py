@@ -140,6 +140,7 @@ async def test_an_archived_rollout_may_lie_in_a_dated_folder(store: ThreadStore,
     thread = await store.read_thread(ReadThreadParams(thread_id=thread_id))
     assert (thread.preview, thread.rollout_path) == (word, path)
 
+    await store.resume_thread(ResumeThreadParams(thread_id=thread_id, include_archived=True))
     await store.unarchive_thread(ArchiveThreadParams(thread_id=thread_id))
     await flush(store, thread_id)
     thread = await store.read_thread(ReadThreadParams(thread_id=thread_id, include_archived=False))
