@@ -29,7 +29,7 @@ Position = Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+$")]
 #: Names an append for the life of its thread; see `AppendThreadItemsParams`. No control characters.
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
 
-#: Before every task.
+#: The position before the first task.
 START: Position = "0-0"
 
 
@@ -54,6 +54,9 @@ class CreateThreadParams(Model):
     #: Shared by a root thread and its sub-agents; the thread's own id by default.
     session_id: ThreadId | None = None
     forked_from_id: ThreadId | None = None
+    #: Whether the thread is attached to the one from which it was forked: hidden from listings, and that one cannot be
+    #: deleted before it.
+    attached_thread: bool = False
     parent_thread_id: ThreadId | None = None
     #: Working directory; None if the thread has no file system.
     cwd: Text | None = None
@@ -84,7 +87,7 @@ class ResumeThreadParams(Model):
 
     thread_id: ThreadId
     include_archived: bool = False
-    #: Fence the thread's present writers in other stores: their accepted tasks are kept, and their later changes are
+    #: Fence the thread's current writers in other stores: their accepted tasks are kept, and their later changes are
     #: refused with `Conflict`. Later openings are not fenced, nor are changes through a store in which the thread is not
     #: open. All handles in this store share one writer, which has the epoch of the newest opening.
     exclusive: bool = False
@@ -147,6 +150,8 @@ class ReadThreadParams(Model):
     thread_id: ThreadId
     include_archived: bool = True
     include_history: bool = False
+    #: Raise `InvalidRequest` if other threads need the thread, so that it cannot be deleted.
+    is_deletable: bool = False
 
 
 class ReadThreadByRolloutPathParams(Model):
@@ -217,7 +222,7 @@ class ListThreadsParams(Model):
     """Parameters for one page of a listing: threads that pass every filter.
 
     A page begins after the previous page's last thread, by the sort value that this thread had then and by its id, and
-    shows present data. A thread whose sort value stays the same is shown exactly once; appends never change
+    shows current data. A thread whose sort value stays the same is shown exactly once; appends never change
     ``created_at``. A thread that changes between two pages gets a later sort value and may move past the cursor: with
     newest first, the remaining pages miss it; with oldest first, they show it again.
     """
@@ -240,6 +245,10 @@ class ListThreadsParams(Model):
     search_term: Text | None = None
     #: Threads spawned by one thread, even if that thread was deleted. None: every thread.
     relation_filter: ThreadRelationFilter | None = None
+    #: Forks attached to one thread. None: every thread.
+    attached_to_thread_id: ThreadId | None = None
+    #: Whether attached forks are listed beside other threads; they are hidden by default, as in codex.
+    include_attached_threads: bool = False
     #: Answer from the index alone, without checking the home for other programs' changes.
     use_state_db_only: bool = False
 
@@ -267,6 +276,8 @@ class SearchThreadsParams(Model):
     allowed_sources: tuple[SessionSource, ...] = ()
     #: Archived threads instead of active ones.
     archived: bool = False
+    #: Whether attached forks are searched beside other threads; they are hidden by default, as in codex.
+    include_attached_threads: bool = False
 
 
 class StoredThreadSearchResult(Result):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def command(*, fix: bool, undo: bool, as_json: bool) -> None:
     """Compare the rollouts of LIVETHREAD_HOME with its index, and report what differs.
 
-    Workers may keep writing. The exit code is 1 if a fault remains, or if a thread was busy all the time.
+    Workers may keep writing. The exit code is 1 if a fault remains, or if a thread was busy the whole time.
     """
     if undo:
         if fix:
@@ -45,7 +45,7 @@ def command(*, fix: bool, undo: bool, as_json: bool) -> None:
 def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
     from livethread_worker.store.upkeep.doctor import examine
 
-    with _home() as home, progress("examining", sum(1 for _ in home.rollouts()), quiet=quiet) as advance:
+    with _home() as home, progress("examining", len({id_ for id_, _ in home.rollouts()}), quiet=quiet) as advance:
         return examine(home, fix=fix, advance=advance)
 
 
@@ -91,7 +91,7 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
         for fault in report.faults
     )
     for busy in report.busy:
-        click.echo(f"busy: {busy} was being written all the time; run this again")
+        click.echo(f"busy: {busy} was being written the whole time; run this again")
     click.echo(f"{report.threads} threads of {Settings().home} examined: {found or 'no fault'}")
     left = Counter(fault.kind for fault in report.faults if not fault.repair)
     if fix and left:

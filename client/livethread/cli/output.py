@@ -18,7 +18,7 @@ import orjson
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Most lines for findings of one kind; a copied home may have thousands.
+#: Maximum number of lines for findings of one kind; a copied home may have thousands.
 SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -82,7 +82,9 @@ def one_line(text: str, width: int) -> str:
 
 def compact(value: Any) -> str:
     """Return *value* as JSON on one line; a text as it is."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    )
 
 
 def local_time(at: datetime) -> str:

@@ -11,6 +11,7 @@ import itertools
 import logging
 import re
 import uuid
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -18,14 +19,14 @@ from typing import Final, Self
 from redis.exceptions import RedisError
 
 from livethread import ordered_tasks, types
-from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound
+from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound, Unavailable
 from livethread.metadata import MetadataUpdate, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
 from livethread.open_threads import OpenThreads
 from livethread.ordered_tasks import EncodedTask, OrderedTask
 from livethread.queued.acknowledgements import Acknowledgements
-from livethread.queued.admission import Admission
+from livethread.queued.admission import Admission, Check
 from livethread.queued.connection import no_redis, redis_errors_translated
 from livethread.queued.mailboxes import Mailboxes
 from livethread.queued.outbox import Outbox
@@ -39,7 +40,9 @@ from livethread_config import Settings
 logger = logging.getLogger(__name__)
 
 #: How the name of a rollout ends.
-THREAD_ID_AT_END: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl(?:\.zst)?$")
+THREAD_ID_AT_END: Final = re.compile(
+    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9a-f-]{36})?\.jsonl(?:\.zst)?$"
+)
 
 
 class QueuedThreadStore:
@@ -53,7 +56,7 @@ class QueuedThreadStore:
         self._settings = settings
         self._reader = reader
         self._observers = Observers()
-        #: Names this store for good; its writers are numbered.
+        #: Identifies this store for good; its writers append a number.
         self._client = uuid.uuid4().hex[:16]
         self._writer_numbers = itertools.count()
         self._budget = Budget(settings.outbox_max_bytes)
@@ -99,11 +102,11 @@ class QueuedThreadStore:
 
     async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread; nothing reaches Redis before its first task."""
-        # Encoded now, so that parameters that cannot be stored are refused now.
+        # Encode now, to refuse at once what cannot be stored.
         creation = OrderedTask(
             ordered_tasks.CreateThread(at=params.created_at, session_meta=session_meta(params))
         ).encode()
-        # An id that was made for this thread is new; one that the caller chose may not be.
+        # A generated id is new; one that the caller chose may not be.
         thread_id, is_chosen = params.thread_id, "thread_id" in params.model_fields_set
         exists = thread_id not in self._threads and is_chosen and await self._exists(thread_id)
         if exists or thread_id in self._threads:
@@ -138,7 +141,7 @@ class QueuedThreadStore:
         self._close(params.thread_id)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
-        """Close the writer without waiting; tasks that Redis holds are applied all the same."""
+        """Close the writer without waiting; tasks that Redis holds are still applied."""
         if (writer := self._close(params.thread_id)) is not None:
             self._outbox.forget(writer)
             writer.drop_all(ThreadNotFound(params.thread_id, "it was discarded"))
@@ -161,7 +164,7 @@ class QueuedThreadStore:
         try:
             position = await self._submit(writer, submission)
         except Conflict as conflict:
-            if conflict.last_position is not None:  # the caller's next read shows what it did not expect
+            if conflict.last_position is not None:  # the next read includes the tasks that the caller missed
                 self._progress.remember(thread_id, conflict.last_position)
             raise
         if self._observers.wants(ItemsAppended):
@@ -182,16 +185,23 @@ class QueuedThreadStore:
         return receipt
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
-        """Enqueue the archiving as one task."""
+        """Enqueue an archive task."""
         return await self._change(params.thread_id, ordered_tasks.ArchiveThread(at=utc_now()))
 
     async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
-        """Enqueue the unarchiving as one task."""
+        """Enqueue an unarchive task."""
         return await self._change(params.thread_id, ordered_tasks.UnarchiveThread(at=utc_now()))
 
     async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Enqueue the deletion as one task; Redis refuses all later tasks of the thread."""
-        return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()))
+        request = types.ReadThreadParams(thread_id=params.thread_id, is_deletable=True)
+
+        async def check() -> None:
+            # A worker refuses the task, too, but parks the thread then. An open thread may not be stored yet.
+            with suppress(ThreadNotFound, Unavailable):
+                await self._reader.read_thread(request)
+
+        return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()), check=check)
 
     # -- reads ---------------------------------------------------------------------------------------------
 
@@ -231,9 +241,9 @@ class QueuedThreadStore:
 
     # -- submitting ----------------------------------------------------------------------------------------
 
-    async def _submit(self, writer: Writer, submission: Submission) -> types.Position:
-        """Have *submission* sent and return the position of its last task once Redis holds it."""
-        await self._admission.submit(writer, submission)
+    async def _submit(self, writer: Writer, submission: Submission, check: Check | None = None) -> types.Position:
+        """Have *submission* sent and return the position of its last task once Redis holds it; first, *check*."""
+        await self._admission.submit(writer, submission, check)
         try:
             return await submission.accepted
         except asyncio.CancelledError as error:
@@ -243,14 +253,19 @@ class QueuedThreadStore:
             raise
 
     async def _change(
-        self, thread_id: str, header: ordered_tasks.TaskHeader, *, include_archived: bool = True
+        self,
+        thread_id: str,
+        header: ordered_tasks.TaskHeader,
+        *,
+        include_archived: bool = True,
+        check: Check | None = None,
     ) -> types.Receipt:
         """Enqueue a task of a thread, open or not."""
         writer = self._threads.get(thread_id)
         if writer is None:
             await self._read_when_empty(thread_id, include_archived=include_archived)
             writer = self._new_writer(thread_id, keeps_accepted=False)
-        position = await self._submit(writer, Submission(OrderedTask(header).encode()))
+        position = await self._submit(writer, Submission(OrderedTask(header).encode()), check)
         if thread_id not in self._threads:
             self._progress.remember(thread_id, position)
         return types.Receipt(thread_id=thread_id, position=position)

@@ -49,6 +49,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "id": params.thread_id,
         "session_id": params.session_id or params.thread_id,
         "forked_from_id": params.forked_from_id,
+        "attached_thread": params.attached_thread or None,
         "parent_thread_id": params.parent_thread_id,
         "timestamp": format_time(params.created_at),
         "cwd": params.cwd or "",
@@ -75,7 +76,7 @@ def lost_meta(thread_id: str) -> dict[str, Any]:
 
 
 def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:
-    """Return a complete copy of *meta* with the present values of *thread*.
+    """Return a complete copy of *meta* with the current values of *thread*.
 
     codex takes every field from the thread's last ``session_meta``, so a copy that changes one field must repeat all
     others. Only ``git`` and ``memory_mode`` keep their values if absent; a cleared git is therefore written as an empty

@@ -148,7 +148,7 @@ class NameReader:
         self._end = 0
 
     def read(self) -> dict[str, NameLine]:
-        """Return each thread's last line, by its id as spelled there; nothing if there is no name index.
+        """Return each thread's last line, by the id as written there; an empty dict without a name index.
 
         Raises:
             OSError: the name index cannot be read.

@@ -1,4 +1,4 @@
-"""One thread's part of a batch: the lines that its tasks come to, and what becomes of its state.
+"""One thread's part of a batch: the lines that its tasks add, and its new state.
 
 Nothing is written here: `Batch` does, once all of the thread's tasks are planned.
 """
@@ -38,12 +38,14 @@ class ThreadWork:
     """What a batch does to one thread."""
 
     state: ThreadState
-    #: The thread as the index has it; None if it has none.
+    #: The thread as the index has it; None if the index lacks it.
     loaded: StoredThread | None
     #: Length of the rollout, with the lines planned so far.
     size: int
     #: Reads the payload of the last own ``session_meta`` line from the rollout.
     read_meta: Callable[[], dict[str, Any]]
+    #: Raises `InvalidRequest` if other threads need this one.
+    require_deletable: Callable[[], None] = lambda: None
     #: Numbered lines to write, each with its end.
     lines: list[bytes] = field(default_factory=list)
     #: The name to write to the name index, with the time of the change.
@@ -52,7 +54,7 @@ class ThreadWork:
     position: Position | None = None
     #: Why the task after *position* can never be applied.
     poison: ThreadStoreError | None = None
-    #: Whether everything of the thread is to be removed.
+    #: Whether everything stored for the thread is to be removed.
     is_deleted: bool = False
     #: Position up to which the index has applied the thread's tasks, each as a whole, and the counters that it has.
     #: Counters beyond it were read from lines: their tasks may be half written, and a task before them may have left none.
@@ -62,11 +64,16 @@ class ThreadWork:
     appended: tuple[str, int] | None = None
     #: Payload of the last own ``session_meta``, if this batch writes it.
     meta: dict[str, Any] | None = None
-    #: The metadata at this place in the batch; the state's thread stays until all of the batch is planned.
+    #: The metadata at this place in the batch; the state's thread changes only once the whole batch is planned.
     _metadata: MetadataState | None = None
 
     def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:
-        """Plan the deletion among *entries*, whose rollout is gone or need not be read; tasks before it go with it."""
+        """Plan the deletion among *entries*, whose rollout is gone or need not be read; tasks before it go with it.
+
+        Raises:
+            InvalidRequest: other threads need the thread.
+        """
+        self.require_deletable()
         self.is_deleted = True
         self.position = entries[-1].position
 
@@ -106,7 +113,8 @@ class ThreadWork:
             if line.item is not None:
                 self.meta = line.item["payload"]
         if line.item is not None:
-            state.note_item(line.item["type"], line.item["payload"], offset, state.next_ordinal)
+            at = state.offset_in_history(offset)
+            state.note_item(line.item["type"], line.item["payload"], at, state.next_ordinal)
         self.lines.append(numbered)
         state.next_ordinal += 1
         self.size = offset + len(numbered)
@@ -122,7 +130,7 @@ def number_line(line: bytes, ordinal: int, seq: str, idempotency_key: str | None
     if timestamp := _TIMESTAMP_FIRST.match(line):
         end = timestamp.end()
         return b'%b"ordinal":%d,"seq":"%b",%b%b\n' % (line[:end], ordinal, seq.encode(), named, line[end:])
-    # Written by a client that puts its keys in another order.
+    # Written by a client that puts its keys in a different order.
     return b'{"ordinal":%d,"seq":"%b",%b%b\n' % (ordinal, seq.encode(), named, line.strip()[1:])
 
 

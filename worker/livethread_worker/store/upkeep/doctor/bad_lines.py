@@ -51,8 +51,6 @@ class LinesExamination:
     unreadable: dict[int, str] = field(default_factory=dict)
     #: Whether any line is a record, or holds one.
     has_records: bool = False
-    #: Whether the last line has no end, and holds records.
-    has_records_at_end: bool = False
     is_utf16: bool = False
 
     @classmethod
@@ -65,7 +63,7 @@ class LinesExamination:
 
     def _add(self, number: int, line: bytes) -> None:
         if number == 0:
-            self.is_utf16 = line.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+            self.is_utf16 = is_utf16(line)
         bad = examine_line(line.removesuffix(b"\n"))
         is_complete = line.endswith(b"\n")
         if bad is None:
@@ -77,9 +75,13 @@ class LinesExamination:
         elif is_complete or bad.records:
             self.bad[number] = bad.reason
             self.has_records = self.has_records or bool(bad.records)
-            self.has_records_at_end = not is_complete
         if (is_complete or bad is None or bad.records) and not is_utf8(line):
             self.invalid.append(number)
+
+
+def is_utf16(line: bytes) -> bool:
+    """Return whether the first *line* of a file begins as UTF-16 does."""
+    return line.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
 
 
 def is_utf8(line: bytes) -> bool:

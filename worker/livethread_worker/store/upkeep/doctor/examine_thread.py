@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +14,12 @@ from livethread import errors
 from livethread.model import format_time
 from livethread.rollout.lines import encode_json
 from livethread.rollout.session_meta import lost_meta
-from livethread_worker.store.files import compression, name_index, rollout_reader, scan, sync
+from livethread_worker.store.files import compression, lineage, name_index, rollout_reader, scan, sync
 from livethread_worker.store.files.home import Home, other_form
+from livethread_worker.store.heirs import continued_rollouts
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.upkeep.doctor import bad_lines, repairs
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
 
@@ -35,9 +37,17 @@ class ThreadExamination:
     fix: bool
 
     def examine(self, paths: list[Path]) -> None:
-        """Examine the thread with the rollouts *paths*; more than one is a fault."""
-        path = self._select_rollout(paths)
+        """Examine the thread with the rollouts *paths*; more than one of an id is a fault."""
+        by_age: dict[str, list[Path]] = defaultdict(list)
+        for each in paths:
+            by_age[self.home.generation(each)].append(each)
+        *earlier, path = (self._select_rollout(by_age[generation]) for generation in sorted(by_age))
         count = len(self.faults)
+        for each in earlier:  # codex's thread/revert left it
+            if _length(each) < 0:
+                self._add_fault(FaultKind.UNREADABLE_FILE, each, "it has no readable bytes; it is kept")
+            else:
+                self._examine_content(each)
         try:
             path = self._examine_name(path)
             read = self._read(path)
@@ -50,7 +60,7 @@ class ThreadExamination:
         if read is None:
             return
         path, state, torn = read
-        self._examine_lines(path, torn)
+        self._examine_lines(path, state, torn)
         is_repaired = any(fault.repair for fault in self.faults[count:])
         if not is_repaired and state.thread is not None and self.index is not None:
             self._examine_row(self.index, path, state)
@@ -101,7 +111,7 @@ class ThreadExamination:
         """Read the rollout, or the readable part of a damaged compressed one; return None if nothing is readable."""
         try:
             return path, *self._read_state(path)
-        except OSError as error:  # go on with the other threads
+        except OSError as error:  # continue with the other threads
             self._add_fault(FaultKind.UNREADABLE_FILE, path, error.strerror or str(error))
             return None
         except errors.Internal as error:
@@ -118,31 +128,38 @@ class ThreadExamination:
     def _read_state(self, path: Path) -> tuple[ThreadState, scan.Record | None]:
         state = ThreadState(self.thread_id, path=self.home.relative(path))
         with compression.open_rollout(path) as file:
-            torn = rollout_reader.read_on(state, file)
+            torn = rollout_reader.read_what_is_left(self.home, state, file)
         rollout_reader.complete_from_home(self.home, state, self.names.names())
         return state, torn
 
-    def _examine_lines(self, path: Path, torn: scan.Record | None) -> None:
+    def _examine_lines(self, path: Path, state: ThreadState, torn: scan.Record | None) -> None:
+        if torn is not None and self._is_torn(path, torn):
+            detail = f"the last {torn.size} bytes are not a complete line"
+            self._add_fault(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
+        if not self._examine_content(path):
+            return
+        if state.inherited_bytes == BROKEN:
+            self._add_fault(FaultKind.BROKEN_LINEAGE, path, self._lineage_problem(path))
+        self._examine_meta(path)
+
+    def _examine_content(self, path: Path) -> bool:
+        """Examine each line of a rollout, except a torn last one; return whether they are lines at all."""
         with compression.open_rollout(path) as file:
             lines = bad_lines.LinesExamination.of(file)
         if lines.is_utf16:
             detail = "it is UTF-16; it is kept: convert it to UTF-8"
             self._add_fault(FaultKind.UNREADABLE_FILE, path, detail)
-            return
-        if torn is not None and not lines.has_records_at_end:
-            detail = f"the last {torn.size} bytes are not a complete line"
-            self._add_fault(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
+            return False
         if lines.invalid:
             invalid = bad_lines.listed(dict.fromkeys(lines.invalid, "not UTF-8"))
-            detail = f"{invalid}; codex cannot read the thread"
-            self._add_fault(FaultKind.INVALID_UTF8, path, detail, lambda: self._rewrite(path, _replaced))
+            repair = self._unless_continued(path, partial(self._rewrite, change=_replaced))
+            self._add_fault(FaultKind.INVALID_UTF8, path, f"{invalid}; codex cannot read the thread", repair)
         if lines.bad and lines.has_records:
-            self._add_fault(
-                FaultKind.BAD_LINE, path, bad_lines.listed(lines.bad), lambda: self._rewrite(path, _records)
-            )
+            repair = self._unless_continued(path, partial(self._rewrite, change=_records))
+            self._add_fault(FaultKind.BAD_LINE, path, bad_lines.listed(lines.bad), repair)
         if lines.unreadable:
             self._add_fault(FaultKind.UNREADABLE_LINE, path, bad_lines.listed(lines.unreadable))
-        self._examine_meta(path)
+        return True
 
     def _examine_meta(self, path: Path) -> None:
         """Report a rollout that does not begin with its ``session_meta``, as it is after other repairs."""
@@ -157,7 +174,32 @@ class ThreadExamination:
             self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._quarantine(self._plain(path)))
         elif found.offset or not found.size:
             detail = "its first line is not a session_meta of its thread; codex cannot read the thread"
-            self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._prepend_session_meta(path, state))
+            prepend = self._unless_continued(path, partial(self._prepend_session_meta, state=state))
+            self._add_fault(FaultKind.NO_SESSION_META, path, detail, prepend)
+
+    def _unless_continued(self, path: Path, repair: Callable[[Path], str]) -> Callable[[], str] | None:
+        """Return the *repair* of *path*, which moves its lines; None if other rollouts refer to their places."""
+        if self.fix and self.home.rollout_id_of(path) in continued_rollouts(self.home):
+            return None
+        return partial(repair, path)
+
+    def _lineage_problem(self, path: Path) -> str:
+        try:
+            with compression.open_rollout(path) as file:
+                lineage.resolve(self.home, path, file)
+        except errors.InvalidRequest as error:
+            return str(error)
+        return "what it continues was restored just now"
+
+    @staticmethod
+    def _is_torn(path: Path, torn: scan.Record) -> bool:
+        """Return whether the last line is to be cut off: it holds no records that another repair finds."""
+        with compression.open_rollout(path) as file:
+            if bad_lines.is_utf16(file.read(2)):
+                return False
+            file.seek(torn.offset)
+            bad = bad_lines.examine_line(file.read())
+        return not (bad and bad.records)
 
     def _cut(self, path: Path, torn: scan.Record) -> str:
         kept = repairs.cut(self.home, self._plain(path), self.thread_id, torn.offset)

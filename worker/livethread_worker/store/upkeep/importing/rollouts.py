@@ -1,8 +1,8 @@
 """Copies the rollouts of other homes and folders into a home, and indexes them. Sources are never changed.
 
-If the home has the thread, its lines are compared with the source: further lines of the source are appended, further
-lines of the home stay, and if they differ, neither changes. Each change is made under the thread's lock, completely or
-not at all, so the next import completes one that was interrupted.
+If the home has the thread, its lines are compared with the source: additional lines of the source are appended,
+additional lines of the home stay, and if they differ, neither changes. Each change is made under the thread's lock,
+completely or not at all, so the next import completes one that was interrupted.
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ class _Importer:
             if not self._try(found, LOCK_WAIT):
                 self._report.busy.append(Refusal.of(found.path, "its thread is busy; import it again"))
         self._index_batch()
+        self._index_heirs()
         self._report.failed += self._planner.refused_names
         return self._report
 
@@ -170,7 +171,7 @@ class _Importer:
         thread_id = self._planner.thread_ids.get(path)
         if thread_id is None:
             identify(found, self._home)
-            raise LeftOut("it lies in the home, but is not a rollout of it by its name: move it out, then import it")
+            raise LeftOut("it is in the home, but is not a rollout of it by its name: move it out, then import it")
         if thread_id in self._known or thread_id in self._batch:
             self._report.unchanged += 1
             return
@@ -240,7 +241,7 @@ class _Importer:
                 self._planner.dry_run_names[source.thread_id] = plan.name
         self._count(source.path, source.thread_id, plan.outcome)
         if plan.outcome is Outcome.IMPORTED:
-            self._planner.ours[source.thread_id] = Lines(source.path, source.first) if self._dry_run else Lines(path)
+            self._planner.ours[source.rollout_id] = Lines(source.path, source.first) if self._dry_run else Lines(path)
         if not plan.changes_nothing:
             self._changed.add(source.thread_id)
         if not plan.changes_nothing or source.thread_id not in self._known:
@@ -253,7 +254,9 @@ class _Importer:
 
     def _index_batch(self) -> None:
         """Index the changed rollouts; after an error they are in the home, and can be indexed later."""
-        batch, self._batch = self._batch, {}
+        # Of a thread that codex reverted, several may have been imported.
+        batch = {thread_id: self._home.live_rollout(path) for thread_id, path in self._batch.items()}
+        self._batch = {}
         self._known |= batch.keys()
         if self._dry_run or not batch:
             return
@@ -269,6 +272,14 @@ class _Importer:
             reason = f"{reason_of(error)}; the rollouts are in the home: run livethread rebuild"
             self._report.failed.append(Refusal.of(self._home.index, reason))
         self._report.failed += [Refusal(name, "it is in the home, but cannot be indexed") for name in read.unreadable]
+
+    def _index_heirs(self) -> None:
+        """Index forks again that were imported before the rollouts that they continue."""
+        for thread_id in () if self._dry_run else self._index.broken():
+            if (path := self._home.find_rollout(thread_id)) is not None:
+                self._batch[thread_id] = path
+                self._changed.add(thread_id)
+        self._index_batch()
 
     def _is_needed(self, known: ThreadState | None, _path: Path) -> bool:
         """Return False for rows of other processes, which may know more than the file holds."""

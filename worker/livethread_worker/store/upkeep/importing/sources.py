@@ -81,6 +81,8 @@ class Source:
     path: Path
     names: Path
     thread_id: str
+    #: The thread's id, unless codex's ``thread/revert`` began the rollout.
+    rollout_id: str
     #: The thread's id as spelled in the rollout.
     original_id: str
     #: The line to put first if the rollout spells the id differently; else empty.
@@ -208,7 +210,8 @@ def identify(found: Candidate, home: Home) -> Source:
     if record is None:
         assert named is not None
         target = _target(home, path, None, is_archived=found.is_archived)
-        return Source(found.path, found.names, named, original_id=named, first=b"", target=target)
+        rollout_id = home.rollout_id_of(found.path) or named
+        return Source(found.path, found.names, named, rollout_id, original_id=named, first=b"", target=target)
     meta = record["payload"]
     thread_id = named or as_thread_id(meta["id"])
     created_at = parse_time(meta.get("timestamp")) or parse_time(record.get("timestamp")) or changed_at
@@ -217,6 +220,7 @@ def identify(found: Candidate, home: Home) -> Source:
         path=found.path,
         names=found.names,
         thread_id=thread_id,
+        rollout_id=(home.rollout_id_of(found.path) if named else None) or thread_id,
         original_id=meta["id"],
         first=b"" if meta["id"] == thread_id else _own_line(record, created_at),
         target=_target(home, path, renamed, is_archived=found.is_archived),
