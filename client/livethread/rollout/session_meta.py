@@ -88,7 +88,7 @@ def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git:
         "history_mode": thread.history_mode,
         "cwd": thread.cwd,
         "source": thread.source,
-        "model_provider": thread.model_provider or None,
+        "model_provider": thread.model_provider,
         "cli_version": thread.cli_version,
         "thread_source": thread.thread_source,
         "agent_nickname": thread.agent_nickname,
