@@ -11,6 +11,7 @@ from typing import Self
 
 from livethread import types
 from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
+from livethread.directories import same_directory
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.metadata_state import MetadataState, is_activity
@@ -330,7 +331,7 @@ class InMemoryThreadStore:
             and self._is_shown(thread, params)
             and (not params.allowed_sources or thread.source in params.allowed_sources)
             and (not params.model_providers or thread.model_provider in params.model_providers)
-            and (params.cwd_filters is None or thread.cwd in params.cwd_filters)
+            and (params.cwd_filters is None or same_directory(params.cwd_filters)(thread.cwd))
             and (not term or term in listing_text(thread.name, thread.title, thread.preview))
             and (params.relation_filter is None or self._is_related(thread, params))
         )

@@ -236,7 +236,7 @@ class ListThreadsParams(Model):
     allowed_sources: tuple[SessionSource, ...] = ()
     #: None or empty: every provider. Like codex's, a store has no configured provider; codex's server fills it in.
     model_providers: tuple[Text, ...] | None = None
-    #: None: every directory; empty: no thread.
+    #: None: every directory; empty: no thread. Any spelling of a path counts, and symlinks are followed on the store's host.
     cwd_filters: tuple[Text, ...] | None = None
     #: Archived threads instead of active ones.
     archived: bool = False

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,6 +212,20 @@ async def test_threads_are_filtered_by_directory(store: ThreadStore, cwd: str) -
     assert await listed(store, cwd, cwd_filters=()) == []
     everything = await store.list_threads(ListThreadsParams(page_size=1000, cwd_filters=None))
     assert {here, there} <= {thread.thread_id for thread in everything.items}
+
+
+async def test_directories_are_compared_as_paths(store: ThreadStore, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(project)
+    spellings = (str(project), f"{project}/", f"{link}/.")
+    threads = sorted([await stored(store, cwd=spelling) for spelling in spellings])
+    gone = await stored(store, cwd=f"{tmp_path}/gone//")
+
+    for spelling in (*spellings, f"{link}/../project"):
+        assert sorted(await listed(store, spelling)) == threads, spelling
+    assert await listed(store, f"{tmp_path}/gone") == [gone]
 
 
 async def test_threads_are_filtered_by_source(store: ThreadStore, cwd: str) -> None:

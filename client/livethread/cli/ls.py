@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -61,7 +62,7 @@ def command(
         sort_direction=types.SortDirection.ASC if asc else types.SortDirection.DESC,
         archived=archived,
         search_term=search,
-        cwd_filters=cwd or None,
+        cwd_filters=tuple(map(os.path.abspath, cwd)) or None,
         attached_to_thread_id=attached_to,
     )
     page = asyncio.run(_list(params))

@@ -70,6 +70,11 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if value is not None}
 
 
+def lost_meta(thread_id: str) -> dict[str, Any]:
+    """Return a ``session_meta`` of which only the thread is known, with the fields that codex requires."""
+    return {"id": thread_id, "originator": "", "cwd": "", "cli_version": ""}
+
+
 def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:
     """Return a complete copy of *meta* with the current values of *thread*.
 
