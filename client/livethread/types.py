@@ -74,6 +74,8 @@ class CreateThreadParams(Model):
     agent_path: Text | None = None
     memory_mode: MemoryMode | None = None
     multi_agent_version: Text | None = None
+    #: ``paginated`` for a thread whose turns are ``item_completed`` events, as newer codex writes them; None: legacy.
+    history_mode: Text | None = None
     git: GitInfo | None = None
     created_at: UtcTime = Field(default_factory=utc_now)
     #: Whether the session does not intend to keep the thread; None if unknown. Events carry it; it is not stored.
@@ -187,6 +189,8 @@ class Receipt(Result):
     thread_id: ThreadId
     #: The task's place in the thread's order.
     position: Position
+    #: Items of a `LiveThread`'s append that the persistence policy dropped.
+    dropped: Annotated[int, Field(ge=0)] = 0
 
 
 class ThreadSortKey(StrEnum):

@@ -65,6 +65,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "dynamic_tools": list(params.dynamic_tools) or None,
         "memory_mode": params.memory_mode and params.memory_mode.value,
         "multi_agent_version": params.multi_agent_version,
+        "history_mode": params.history_mode,
         "git": params.git and params.git.model_dump(exclude_none=True),
     }
     return {key: value for key, value in meta.items() if value is not None}
