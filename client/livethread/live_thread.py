@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from livethread import types
 from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread.git_checkout import read_git
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import utc_now
@@ -56,15 +57,25 @@ class LiveThread:
 
     @classmethod
     async def create(
-        cls, store: ThreadStore, params: types.CreateThreadParams, *, strict: bool = False
+        cls,
+        store: ThreadStore,
+        params: types.CreateThreadParams,
+        *,
+        strict: bool = False,
+        collect_git: bool = True,
     ) -> LiveThread:
         """Open a new thread. Nothing is stored before its first item or `persist`.
+
+        *collect_git*: if *params* name no git, but a working directory in a checkout, ask git for commit, branch and the
+        URL of ``origin``, for at most 5 seconds.
 
         *strict*: refuse items of kinds that this release does not know, instead of storing them.
 
         Raises:
             Conflict: a thread with this id exists.
         """
+        if collect_git and params.cwd and params.git is None:
+            params = params.model_copy(update={"git": await read_git(params.cwd)})
         await store.create_thread(params)
         sync, event = ThreadMetadataSync.for_new(params), ThreadInitialized.of_new(params)
         return cls(store, sync, event, params.history_mode, strict=strict)

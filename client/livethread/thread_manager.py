@@ -17,15 +17,20 @@ class ThreadManager:
     thread goes straight to the store. Either way, it is one task in the thread's order.
     """
 
-    def __init__(self, store: ThreadStore, *, strict: bool = False) -> None:
-        """*strict*: its threads refuse items of kinds that this release does not know."""
+    def __init__(self, store: ThreadStore, *, strict: bool = False, collect_git: bool = True) -> None:
+        """*strict*: its threads refuse items of kinds that this release does not know.
+
+        *collect_git*: a new thread takes its git metadata from its working directory; see `LiveThread.create`.
+        """
         self._store = store
+        self._collect_git = collect_git
         self._strict = strict
         self._loaded: dict[str, LiveThread] = {}
 
     async def create_thread(self, params: types.CreateThreadParams) -> LiveThread:
         """Open a new thread and keep it loaded."""
-        return self._load(await LiveThread.create(self._store, params, strict=self._strict))
+        created = await LiveThread.create(self._store, params, strict=self._strict, collect_git=self._collect_git)
+        return self._load(created)
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> LiveThread:
         """Return the loaded thread, or reopen it and keep it loaded. An exclusive opening always reopens it."""

@@ -148,7 +148,7 @@ def test_every_line_is_stored_once_and_the_counts_agree(replayed: list[dict[str,
 
 
 def test_the_replayed_threads_are_listed(livethread: Command, replayed: list[dict[str, Any]]) -> None:
-    page = livethread("ls", "--limit", "1000")
+    page = livethread("ls", "--all", "--limit", "1000")
 
     paths = {thread["thread_id"]: thread["rollout_path"] for thread in page["items"]}
     assert paths == {result["thread_id"]: result["rollout_path"] for result in replayed}
