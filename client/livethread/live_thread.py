@@ -139,12 +139,10 @@ class LiveThread:
         self._require_open()
         given = self._parse(items)
         canonical = tuple(item for item in given if is_persisted(item, self._history_mode))
-        dropped = len(given) - len(canonical)
-        if dropped:
-            self._note_dropped(given)
+        dropped = self._dropped_of(given) if len(canonical) < len(given) else None
         del given
         if not canonical:
-            return self._last.model_copy(update={"dropped": dropped})
+            return self._noting(dropped, self._last)
         params = self._append_params(canonical, expected_position, idempotency_key)
         del canonical
         append, update = self._store.append_items(params), params.metadata
@@ -153,7 +151,7 @@ class LiveThread:
         if update is not None and idempotency_key is None:
             self._sync.confirm(update)
         self.note_started(update.patch.model if update is not None else None)
-        return self._last.model_copy(update={"dropped": dropped}) if dropped else self._last
+        return self._noting(dropped, self._last)
 
     async def update_metadata(self, patch: ThreadMetadataPatch) -> types.Receipt:
         """Patch the thread's metadata, in order with the appends.
@@ -238,13 +236,20 @@ class LiveThread:
                     )
         return items
 
-    def _note_dropped(self, items: Sequence[RolloutItem]) -> None:
-        kinds = Counter(kind_of(item) for item in items if not is_persisted(item, self._history_mode))
-        self.dropped += kinds
+    def _dropped_of(self, items: Sequence[RolloutItem]) -> Counter[str]:
+        """Return how many of *items* the policy drops, by kind."""
+        return Counter(kind_of(item) for item in items if not is_persisted(item, self._history_mode))
+
+    def _noting(self, dropped: Counter[str] | None, receipt: types.Receipt) -> types.Receipt:
+        """Count and log what an accepted append *dropped*, and return its receipt with the number."""
+        if not dropped:
+            return receipt
+        self.dropped += dropped
         logger.debug(
             "the persistence policy dropped items",
-            extra={"action": "drop_items", "thread_id": self._thread_id, "kinds": dict(kinds)},
+            extra={"action": "drop_items", "thread_id": self._thread_id, "kinds": dict(dropped)},
         )
+        return receipt.model_copy(update={"dropped": dropped.total()})
 
     def _append_params(
         self,

@@ -9,6 +9,7 @@ from tests.nodes.items import history, message, read, said, texts
 
 from livethread import (
     AppendThreadItemsParams,
+    Conflict,
     CreateThreadParams,
     GitInfo,
     InvalidRequest,
@@ -133,6 +134,16 @@ async def test_dropped_items_are_counted_and_logged_by_kind(
     logged = [record.__dict__["kinds"] for record in caplog.records if record.name == "livethread.live_thread"]
     assert logged == [dict.fromkeys(DROPPED_KINDS, 1), {DROPPED_KINDS[0]: 1}]
     assert thread.dropped == {**dict.fromkeys(DROPPED_KINDS, 1), DROPPED_KINDS[0]: 2}
+
+
+async def test_a_refused_append_drops_nothing(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([message("one")])
+
+    with pytest.raises(Conflict):
+        await thread.append_items([*DROPPED, message("two")], expected_position=START)
+
+    assert not thread.dropped
 
 
 async def test_an_item_of_an_unknown_kind_is_stored(store: ThreadStore) -> None:
