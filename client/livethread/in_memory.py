@@ -178,6 +178,7 @@ class InMemoryThreadStore:
             allowed_sources=params.allowed_sources,
             archived=params.archived,
             include_attached_threads=params.include_attached_threads,
+            include_without_preview=True,
         )
         found = {
             thread_id: snippet
@@ -329,6 +330,7 @@ class InMemoryThreadStore:
         return (
             (thread.archived_at is not None) == params.archived
             and self._is_shown(thread, params)
+            and (thread.preview != "" or params.include_without_preview)
             and (not params.allowed_sources or thread.source in params.allowed_sources)
             and (not params.model_providers or thread.model_provider in params.model_providers)
             and (params.cwd_filters is None or same_directory(params.cwd_filters)(thread.cwd))

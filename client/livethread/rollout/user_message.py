@@ -28,4 +28,5 @@ def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
     return {
         "message": "".join(text for text in texts if isinstance(text, str)),
         "images": [part for part in parts if part.get("type") in ("image", "local_image")],
+        "audio": [part for part in parts if part.get("type") in ("audio", "local_audio")],
     }

@@ -101,6 +101,8 @@ def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreads
     checks = [_Sql("t.is_archived = ?", (params.archived,)), *_after_cursor(params)]
     if params.attached_to_thread_id is None and not params.include_attached_threads:
         checks.append(_Sql("t.attached_to_thread_id IS NULL"))
+    if not params.include_without_preview:
+        checks.append(_Sql("t.preview <> ''"))
     checks += [part.condition for part in parts if part is not leading] + _short_term(params)
     key = params.sort_key.value
     sources = (

@@ -283,7 +283,14 @@ def test_a_repaired_thread_is_searched_and_read_as_before(patient: Patient) -> N
 
         assert patient.thread(patient.mail) == before
         assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).items) == 1
-        assert len(patient.index.list_threads(ListThreadsParams(search_term="a name")).items) == 1
+        assert (
+            len(
+                patient.index.list_threads(
+                    ListThreadsParams(include_without_preview=True, search_term="a name")
+                ).items
+            )
+            == 1
+        )
 
 
 def test_an_edited_thread_is_found_by_its_new_words(patient: Patient) -> None:
