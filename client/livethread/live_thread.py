@@ -217,6 +217,20 @@ class LiveThread:
             types.ReadThreadParams(thread_id=self._thread_id, include_history=include_history)
         )
 
+    async def search_occurrences(
+        self, search_term: str, *, page_size: int = 50, cursor: str | None = None
+    ) -> types.OccurrencePage:
+        """Return one page of the places where the thread's messages hold *search_term*, in upper or lower case.
+
+        Raises:
+            InvalidRequest: *search_term* is blank, or *cursor* is not from a page of occurrences.
+        """
+        return await self._store.search_occurrences(
+            types.SearchOccurrencesParams(
+                thread_id=self._thread_id, search_term=search_term, page_size=page_size, cursor=cursor
+            )
+        )
+
     async def rollout_path(self) -> Path | None:
         """Return the path of the rollout on the workers' host, or None if the store keeps no files."""
         return (await self.read_thread()).rollout_path

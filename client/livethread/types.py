@@ -279,14 +279,25 @@ class ThreadPage(Result):
     next_cursor: str | None = None
 
 
+class SearchMatch(StrEnum):
+    """How a search reads its term."""
+
+    #: Words, ranked: ``word``, ``"a phrase"``, ``prefix*``; without case and diacritics. All must be in one text.
+    WORDS = "words"
+    #: The term as it stands, anywhere in a text, in upper or lower case: ``foo_bar``, ``->``. Not ranked. As in codex.
+    LITERAL = "literal"
+
+
 class SearchThreadsParams(Model):
     """Parameters for a full-text search over threads."""
 
-    #: Words that one message, or the name, must contain: ``word``, ``"a phrase"``, ``prefix*``. At least one.
+    #: What one message, or the name, must contain; see *match*. Not blank, and at least one word for `SearchMatch.WORDS`.
     search_term: Annotated[str, Field(min_length=1)]
+    match: SearchMatch = SearchMatch.WORDS
     page_size: PageSize = 50
     cursor: Text | None = None
-    #: None: best matches first; later pages then ignore messages newer than the first page.
+    #: None: best matches first, and later pages then ignore messages newer than the first page; but threads that were
+    #: updated last come first if the match is literal.
     sort_key: ThreadSortKey | None = None
     #: Direction of the sort key. Without a sort key it is ignored.
     sort_direction: SortDirection = SortDirection.DESC
@@ -312,6 +323,41 @@ class ThreadSearchPage(Result):
     next_cursor: str | None = None
 
 
+class SearchOccurrencesParams(Model):
+    """Parameters for one page of the places where a thread's messages hold a term."""
+
+    thread_id: ThreadId
+    #: Searched literally; see `SearchMatch.LITERAL`. Not blank.
+    search_term: Annotated[str, Field(min_length=1)]
+    include_archived: bool = True
+    cursor: Text | None = None
+    page_size: PageSize = 50
+
+
+class ThreadOccurrence(Result):
+    """A place in a message that holds a term."""
+
+    turn_id: str
+    #: Number of the message's line; None in older rollouts of codex.
+    ordinal: int | None
+    #: ``user`` or ``assistant``.
+    role: str
+    #: The message around the occurrence, which is ``snippet[start:end]``.
+    snippet: str
+    start: int
+    end: int
+    #: For `ListTurnsParams`: begins with the occurrence's turn.
+    turn_cursor: str
+
+
+class OccurrencePage(Result):
+    """One page of occurrences."""
+
+    items: tuple[ThreadOccurrence, ...]
+    #: None on the last page.
+    next_cursor: str | None = None
+
+
 class StoredTurnStatus(StrEnum):
     """How a turn ended, if it did."""
 
@@ -329,6 +375,15 @@ class StoredTurnItemsView(StrEnum):
     FULL = "full"
 
 
+class StoredTurnError(Result):
+    """Why a turn failed."""
+
+    message: str
+    #: What kind of error it was, as the agent named it, such as ``usage_limit_exceeded``.
+    code: str | None = None
+    additional_details: str | None = None
+
+
 class StoredTurn(Result):
     """One turn of a thread."""
 
@@ -336,9 +391,13 @@ class StoredTurn(Result):
     items: tuple[RolloutItem, ...]
     items_view: StoredTurnItemsView
     status: StoredTurnStatus
-    error: str | None = None
+    error: StoredTurnError | None = None
+    #: As the agent measured it, to the second; otherwise the time of the turn's first line.
     started_at: UtcTime | None = None
+    #: Likewise, otherwise the time of the line that ended the turn, or of its last one. None while it is in progress.
     completed_at: UtcTime | None = None
+    #: As the agent measured it.
+    duration_ms: int | None = None
 
 
 class ListTurnsParams(Model):
@@ -350,6 +409,8 @@ class ListTurnsParams(Model):
     page_size: PageSize = 50
     sort_direction: SortDirection = SortDirection.ASC
     items_view: StoredTurnItemsView = StoredTurnItemsView.SUMMARY
+    #: Whether a process is known to have the thread open, so that its last turn may go on. The store asks by itself, too.
+    is_open: bool = False
 
 
 class TurnPage(Result):

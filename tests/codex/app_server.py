@@ -120,10 +120,33 @@ class AppServer:
         page = await self.call("thread/search", searchTerm=term)
         return [hit["thread"]["id"] for hit in page["data"]]
 
+    async def occurrences(self, thread_id: str, term: str) -> list[tuple[str, str, str]]:
+        """Return each occurrence: its turn, what it is, and up to 20 characters before it."""
+        found: list[tuple[str, str, str]] = []
+        page: dict[str, Any] = {"nextCursor": None}
+        while True:
+            page = await self.call(
+                "thread/searchOccurrences", threadId=thread_id, searchTerm=term, cursor=page["nextCursor"]
+            )
+            for each in page["data"]:
+                start, end = (each["snippetMatchRange"][edge] for edge in ("start", "end"))
+                units = each["snippet"].encode("utf-16-le")  # codex counts in units of UTF-16
+                before, match = units[: start * 2].decode("utf-16-le"), units[start * 2 : end * 2].decode("utf-16-le")
+                found.append((each["turnId"], match, before[-20:]))
+            if page["nextCursor"] is None:
+                return found
+
     async def said(self, thread_id: str) -> list[list[tuple[str, str]]]:
         """Return the turns of a thread as codex shows them."""
         read = await self.call("thread/read", threadId=thread_id, includeTurns=True)
         return said_in(read["thread"])
+
+    async def turns(self, thread_id: str) -> list[dict[str, Any]]:
+        """Return all turns of a thread."""
+        listed = await self.call("thread/turns/list", threadId=thread_id, itemsView="full", sortDirection="asc")
+        assert listed["nextCursor"] is None
+        turns: list[dict[str, Any]] = listed["data"]
+        return turns
 
     async def run_turn(self, thread_id: str, text: str) -> None:
         """Send *text* to a loaded thread; return when the model has answered and the turn has ended."""

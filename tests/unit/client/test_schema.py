@@ -31,6 +31,7 @@ from livethread import (
     LoadThreadHistoryParams,
     MemoryMode,
     ReadThreadParams,
+    SearchOccurrencesParams,
     SearchThreadsParams,
     StoredTurnItemsView,
     ThreadMetadataPatch,
@@ -421,6 +422,7 @@ async def results() -> dict[str, Any]:
             "StoredThreadHistory": await store.load_history(history),
             "ThreadPage": await store.list_threads(ListThreadsParams()),
             "ThreadSearchPage": await store.search_threads(SearchThreadsParams(search_term="hi")),
+            "OccurrencePage": await store.search_occurrences(SearchOccurrencesParams(thread_id=ID, search_term="h")),
             "TurnPage": await store.list_turns(ListTurnsParams(thread_id=ID, items_view=StoredTurnItemsView.FULL)),
             "ItemPage": await store.list_items(ListItemsParams(thread_id=ID)),
         }

@@ -56,6 +56,8 @@ TABLES = {
 COMPANIONS = {
     "_sqlite_migrations",
     *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),
+    *("messages_trigrams", "messages_trigrams_data", "messages_trigrams_idx", "messages_trigrams_docsize"),
+    "messages_trigrams_config",
     *("listing_texts", "listing_texts_data", "listing_texts_idx", "listing_texts_docsize", "listing_texts_config"),
     "listing_texts_content",
 }
