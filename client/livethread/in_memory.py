@@ -18,6 +18,7 @@ from livethread.cursor import (
     encode_occurrence,
     encode_offset,
 )
+from livethread.directories import same_directory
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.metadata_state import MetadataState, is_activity
@@ -194,6 +195,7 @@ class InMemoryThreadStore:
             allowed_sources=params.allowed_sources,
             archived=params.archived,
             include_attached_threads=params.include_attached_threads,
+            include_without_preview=True,
         )
         found = {
             thread_id: snippet
@@ -368,9 +370,10 @@ class InMemoryThreadStore:
         return (
             (thread.archived_at is not None) == params.archived
             and self._is_shown(thread, params)
+            and (thread.preview != "" or params.include_without_preview)
             and (not params.allowed_sources or thread.source in params.allowed_sources)
             and (not params.model_providers or thread.model_provider in params.model_providers)
-            and (params.cwd_filters is None or thread.cwd in params.cwd_filters)
+            and (params.cwd_filters is None or same_directory(params.cwd_filters)(thread.cwd))
             and (not term or term in listing_text(thread.name, thread.title, thread.preview))
             and (params.relation_filter is None or self._is_related(thread, params))
         )

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from types import TracebackType
@@ -32,12 +33,16 @@ class CodexError(Exception):
 
 
 class AppServer:
-    """One ``codex app-server`` over a home, without login; its model is the one at *model_url*."""
+    """One ``codex app-server`` over a home, without login; its model is the one at *model_url*.
 
-    def __init__(self, codex: Path, home: Path, model_url: str) -> None:
+    *log*: what it logs, in the form of ``RUST_LOG``.
+    """
+
+    def __init__(self, codex: Path, home: Path, model_url: str, log: str = "error") -> None:
         config = itertools.chain(*(("-c", setting) for setting in (*OFFLINE, *_model_settings(model_url))))
         self._command = [str(codex), "app-server", *config]
         self._home = home
+        self._log_level = log
         self._log = home.parent / f"{home.name}-codex.log"
         #: Notifications from codex, in order.
         self._notifications: list[dict[str, Any]] = []
@@ -53,7 +58,7 @@ class AppServer:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env=env | {"RUST_LOG": "error"},
+                env=env | {"RUST_LOG": self._log_level},
                 cwd=self._home,
                 limit=MAX_LINE_BYTES,
                 start_new_session=True,
@@ -84,6 +89,10 @@ class AppServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._reading
+
+    def log(self) -> str:
+        """Return what codex has logged, without colours."""
+        return re.sub(r"\x1b\[[0-9;]*m", "", self._log.read_text(encoding="utf-8", errors="replace"))
 
     async def call(self, method: str, **params: Any) -> Any:
         """Return the result of a request.

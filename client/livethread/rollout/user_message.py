@@ -35,9 +35,11 @@ def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
     """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items."""
     match completed_message(event):
         case "user", text:
+            parts = _parts(event)
             return {
                 "message": text,
-                "images": [part for part in _parts(event) if part.get("type") in ("image", "local_image")],
+                "images": [part for part in parts if part.get("type") in ("image", "local_image")],
+                "audio": [part for part in parts if part.get("type") in ("audio", "local_audio")],
             }
         case _:
             return None

@@ -277,7 +277,9 @@ def test_a_thread_whose_row_was_deleted_after_it_was_loaded_is_stored_whole(stor
 
     store.commit(state(later), loaded=FULL)
 
-    params = ListThreadsParams(archived=True, search_term=FULL.title, include_attached_threads=True)
+    params = ListThreadsParams(
+        archived=True, include_without_preview=True, search_term=FULL.title, include_attached_threads=True
+    )
     [listed] = store.index.list_threads(params).items
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
 

@@ -251,6 +251,15 @@ SELECT thread_id FROM rollouts WHERE base_id IS NOT NULL AND inherited_bytes < 0
 -- names --
 SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
 
+-- cwds --
+--- Every directory once. It reads the SQL index once for each, not for each thread.
+WITH RECURSIVE cwds (cwd) AS (
+    SELECT min(cwd) FROM threads
+    UNION ALL
+    SELECT (SELECT min(cwd) FROM threads WHERE cwd > cwds.cwd) FROM cwds WHERE cwds.cwd IS NOT NULL
+)
+SELECT cwd FROM cwds WHERE cwd IS NOT NULL
+
 -- digests --
 SELECT digest FROM messages WHERE thread_id = :thread_id AND role <> 'name'
 
