@@ -1,4 +1,4 @@
-"""Reads a rollout into its thread's state, if the index lacks the thread or its last lines."""
+"""Reads rollouts into their thread's state, if the index lacks the thread or its last lines."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None
             with open_rollout(each.path) as other:
                 reader.take_inherited(other, each, offset)
             offset += each.end - each.begin
-    inherited = {each.rollout_id: each for each in family.inherited}
+    parts = {each.rollout_id: each for each in family.inherited}
     for rollout_id, each_path in own.items():
-        part = inherited.get(rollout_id or "")
+        part = parts.get(rollout_id or "")
         with open_rollout(each_path) as other:
             reader.take_earlier(other, part, offset)
         offset += part.end - part.begin if part else 0
@@ -66,7 +66,7 @@ def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None
 
 
 def read_what_is_left(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
-    """Do the same as `read_thread`; if a rollout is missing, add the lines of the live one and note that it is."""
+    """Do the same as `read_thread`, or, if a rollout is missing, note that and add the lines of the live one."""
     try:
         return read_thread(home, state, file)
     except InvalidRequest as error:
@@ -170,7 +170,7 @@ class _Reader:
             self._take_meta(_meta_in(value) or {}, at)
 
     def take_first(self, file: BinaryIO) -> None:
-        """Begin with the thread's own first ``session_meta``: inherited lines have none of it."""
+        """Begin with the thread's first ``session_meta``: the lines that a fork inherits do not include it."""
         record = next(scan_records(file), None)
         if record is not None and record.value is not None:
             self.take(record, record.value, None)

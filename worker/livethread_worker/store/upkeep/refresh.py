@@ -147,7 +147,7 @@ class Refresher:
         lineage = self.index.lineage(thread_id)
         if path is None or not path.exists():
             path = self.home.find_rollout(thread_id)
-        elif lineage.is_paginated:
+        elif lineage.is_paginated or self._differs(thread_id, path):
             path = self.home.live_rollout(path)
         if path is not None and (lineage.is_broken or self._differs(thread_id, path)):
             self._read([(thread_id, path)], wait_s=LOCK_WAIT)

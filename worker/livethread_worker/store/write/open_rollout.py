@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,9 +113,11 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
         return None
     if state is not None:
         path = home.resolve(state.path)
-        if path.exists():
-            is_paginated = state.thread is not None and state.thread.history_mode == PAGINATED
-            return home.live_rollout(path) if is_paginated else path
+        with suppress(FileNotFoundError):
+            size = path.stat().st_size
+            # codex reverts only paginated threads; it may have made this one paginated, and so rewritten its rollout.
+            may_be_left = size != state.rollout_bytes or (state.thread and state.thread.history_mode == PAGINATED)
+            return home.live_rollout(path) if may_be_left else path
     if state is None and _creates(entries):
         path = home.new_rollout(thread_id, entries[0].task.header.at)
         # It may exist: a crash came before the commit, or the index was lost.
