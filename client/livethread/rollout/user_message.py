@@ -1,4 +1,4 @@
-"""User messages, in each form that a rollout may hold."""
+"""Messages of users and agents, in each form that a rollout may hold."""
 
 from __future__ import annotations
 
@@ -19,13 +19,30 @@ def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
 
     codex's paginated threads have ``item_completed`` events instead of ``user_message``.
     """
-    item = event.get("item")
-    if not isinstance(item, dict) or item.get("type") != "UserMessage":
+    parts = _parts(event, "UserMessage")
+    if parts is None:
         return None
-    content = item.get("content")
-    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list | tuple) else []
-    texts = (part.get("text") for part in parts)
     return {
-        "message": "".join(text for text in texts if isinstance(text, str)),
+        "message": _text(parts),
         "images": [part for part in parts if part.get("type") in ("image", "local_image")],
     }
+
+
+def completed_agent_message(event: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the agent's message in an ``item_completed`` event as an ``agent_message``; None for other items."""
+    parts = _parts(event, "AgentMessage")
+    return None if parts is None else {"message": _text(parts)}
+
+
+def _parts(event: dict[str, Any], kind: str) -> list[dict[str, Any]] | None:
+    """Return the content of the item in an ``item_completed`` event if it is of this *kind*."""
+    item = event.get("item")
+    if not isinstance(item, dict) or item.get("type") != kind:
+        return None
+    content = item.get("content")
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list | tuple) else []
+
+
+def _text(parts: list[dict[str, Any]]) -> str:
+    texts = (part.get("text") for part in parts)
+    return "".join(text for text in texts if isinstance(text, str))

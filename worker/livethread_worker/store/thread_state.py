@@ -66,6 +66,8 @@ class ThreadState:
     texts: list[TextLine] = field(default_factory=list)
     #: Whether the whole rollout was read again: the index must replace what it has of the lines.
     is_reread: bool = False
+    #: Whether a line was read that carries over what codex dropped when it rewrote the rollout.
+    is_carried_over: bool = False
     _earlier_marks: dict[str, WriterMark] = field(default_factory=dict)
     _earlier_idempotency_keys: frozenset[str] = frozenset()
 

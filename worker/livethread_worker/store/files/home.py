@@ -54,13 +54,15 @@ class Home:
         self.own = root / OWN_FOLDER
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
+        self.originals = self.own / "originals"
         #: Folders checked for symlinks, as spelled -> resolved, and when to check them again, of the monotonic clock.
         self._checked: dict[str, Path] = {}
         self._check_again_at = 0.0
 
     def create(self) -> None:
         """Create the missing folders with mode 0700; existing ones keep their modes."""
-        for folder in (self.root, self.sessions, self.locks, self.own, self.own / "run", self.quarantine):
+        own = (self.own, self.own / "run", self.quarantine, self.originals)
+        for folder in (self.root, self.sessions, self.locks, *own):
             make_directory(folder)
 
     def thread_lock(self, thread_id: str) -> str:

@@ -16,15 +16,36 @@ from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
 from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.old_forms import event_of_message, modern_record
+from livethread_worker.store.files import compression, originals, rewritten
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import Record, idempotency_key_of, ordinal_of, scan_records, writer_mark
 from livethread_worker.store.thread_state import ARCHIVED_AT, ThreadState, WriterMark
 
 
-def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
+def read_whole(home: Home, state: ThreadState, path: Path, file: BinaryIO) -> Record | None:
+    """Add all lines of the rollout *path*, open as *file*, to the new *state*; return a torn last line, if any.
+
+    If codex rewrote the rollout, its original says what codex dropped.
+
+    Raises:
+        Internal: the original is damaged.
+    """
+    original = originals.find(home, path)
+    if original is None or not rewritten.is_paginated(file):
+        return read_on(state, file)
+    earlier = ThreadState(state.thread_id)
+    with compression.open_rollout(original) as lines:
+        read_on(earlier, lines)
+        return read_on(state, file, earlier=earlier, earlier_end=rewritten.end_of_copy(file, lines))
+
+
+def read_on(
+    state: ThreadState, file: BinaryIO, *, earlier: ThreadState | None = None, earlier_end: int = 0
+) -> Record | None:
     """Add the lines of *file* after the state's committed length to *state*; return a torn last line, if any.
 
-    Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both.
+    Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both. Up to
+    the offset *earlier_end*, *earlier* tells metadata and counters in place of the lines.
     """
     reader = _Reader(state, datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC))
     torn = None
@@ -32,9 +53,14 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
         if not record.is_complete and record.value is None:
             torn = record
             break
+        if earlier is not None and record.offset >= earlier_end:
+            reader.carry_over(earlier)
+            earlier = None
         state.rollout_bytes = record.offset + record.size
         if record.value is not None:
             reader.take(record, record.value)
+    if earlier is not None:
+        reader.carry_over(earlier)
     reader.finish()
     return torn
 
@@ -100,10 +126,29 @@ class _Reader:
         else:
             self._sync.add("session_meta", meta, at)
 
+    def carry_over(self, earlier: ThreadState) -> None:
+        """Take metadata, counters and idempotency keys from *earlier*, whatever the lines before this one said."""
+        state, thread = self._state, earlier.thread
+        if thread is None or self._metadata is None:
+            return
+        self._sync = ThreadMetadataSync.for_stored(thread)
+        state.explicit_fields.clear()
+        state.explicit_fields |= earlier.explicit_fields
+        thread = thread.model_copy(update={"history_mode": self._metadata.thread.history_mode})
+        self._metadata = MetadataState(thread, state.explicit_fields)
+        state.idempotency_keys |= earlier.idempotency_keys
+        for writer, mark in earlier.writers.items():
+            if mark.n >= state.mark(writer).n:
+                state.writers[writer] = mark
+
     def _take_patch(self, payload: Any) -> None:
         if self._metadata is None:
             return
         self._apply_facts(self._metadata)
+        if (earlier := rewritten.carried_over(self._state.thread_id, payload)) is not None:
+            self.carry_over(earlier)
+            self._state.is_carried_over = True
+            return
         if isinstance(payload, dict) and ARCHIVED_AT in payload:
             self._metadata.archive(parse_time(payload[ARCHIVED_AT]))
             return

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from livethread.ordered_tasks import MailboxEntry
+from livethread_worker.store.files import originals
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.files.name_index import forget_names
 from livethread_worker.store.files.replacement import unfinished
@@ -24,6 +25,7 @@ def remove_files(home: Home, thread_id: str) -> None:
     while path := home.find_rollout(thread_id):
         for left in (unfinished(path), unfinished(other_form(path))):
             left.unlink(missing_ok=True)
+        originals.forget(home, path)
         path.unlink()
         sync_directory(path.parent)
     forget_names(home, thread_id)

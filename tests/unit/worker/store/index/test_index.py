@@ -379,7 +379,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
             "next_ordinal",
             "meta_offset",
             "before",
-            "digests",
+            "kept",
         ),
         "[]",
     )

@@ -17,6 +17,12 @@ SELECT k.thread_id, k.key
   FROM json_each(:keys) AS p
  CROSS JOIN idempotency_keys AS k ON k.thread_id = json_extract(p.value, '$[0]') AND k.key = json_extract(p.value, '$[1]')
 
+-- all_writers --
+SELECT writer, n, lines FROM writers WHERE thread_id = :thread_id
+
+-- all_keys --
+SELECT key FROM idempotency_keys WHERE thread_id = :thread_id
+
 -- save_rollout --
 INSERT INTO rollouts
        (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, explicit_fields, phase, turn_id,
@@ -146,7 +152,9 @@ SELECT id, thread_id, preview, title, name FROM threads
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
 
 -- forget_messages --
-DELETE FROM messages WHERE thread_id = :thread_id AND digest NOT IN (SELECT value FROM json_each(:digests))
+-- Messages that are no longer in their lines. Each of *kept* is a digest and the number of a line.
+DELETE FROM messages
+ WHERE thread_id = :thread_id AND digest || ':' || ordinal NOT IN (SELECT value FROM json_each(:kept))
 
 -- delete_messages --
 DELETE FROM messages WHERE thread_id = :thread_id

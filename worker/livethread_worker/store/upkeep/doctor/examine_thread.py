@@ -9,16 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from livethread import errors, types
+from livethread import errors
+from livethread.metadata import PAGINATED
 from livethread.model import format_time
+from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import decode_line, encode_json
 from livethread.rollout.session_meta import session_meta
-from livethread_worker.store.files import compression, name_index, quarantine, replacement, rollout_reader, scan
+from livethread.types import CreateThreadParams
+from livethread_worker.store.files import (
+    compression,
+    name_index,
+    originals,
+    quarantine,
+    replacement,
+    rewritten,
+    rollout_reader,
+    scan,
+)
 from livethread_worker.store.files.home import Home, is_compressed, other_form
+from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.thread_state import ThreadState, WriterMark
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
+from livethread_worker.store.write.thread_work import number_line
 
 #: Line numbers that the detail of a fault lists, at most.
 _MAX_LISTED: Final = 5
@@ -39,6 +53,7 @@ class ThreadExamination:
     def examine(self, paths: list[Path]) -> None:
         """Examine the thread with the rollouts *paths*; more than one is a fault."""
         path = self._select_rollout(paths)
+        self._examine_original(path)
         try:
             read = self._read(path)
         except errors.InvalidRequest as error:  # only the user can decide what to do
@@ -51,6 +66,8 @@ class ThreadExamination:
             return
         path, state, torn = read
         is_repaired = self._examine_lines(path, state, torn)
+        if not is_repaired and state.thread is not None:
+            is_repaired = self._examine_rewritten(path, state)
         if not is_repaired and state.thread is not None and self.index is not None:
             self._examine_row(self.index, path, state)
         elif is_repaired and self.index is not None and (repaired := self.home.find_rollout(self.thread_id)):
@@ -79,6 +96,53 @@ class ThreadExamination:
         longest = max((first, *readable), key=lengths.__getitem__)
         return longest if all(_begins_with(longest, other) for other in readable) else first
 
+    def _examine_original(self, path: Path) -> None:
+        """Move a damaged original of the rollout *path* to the quarantine: without it, the rollout is readable."""
+        original = originals.find(self.home, path)
+        if original is not None and _length(original) < 0:
+            self._add_fault(FaultKind.DAMAGED_FILE, original, "it cannot be read", lambda: self._quarantine(original))
+
+    def _examine_rewritten(self, path: Path, state: ThreadState) -> bool:
+        """Examine whether codex rewrote a rollout of ours that has no original; return whether that was repaired."""
+        thread = state.thread
+        if thread is None or thread.history_mode != PAGINATED or state.is_carried_over:
+            return False
+        if originals.find(self.home, path) is not None:
+            return False
+        marks, keys = self.index.counters_and_keys(self.thread_id) if self.index is not None else ({}, set())
+        is_ours = thread.originator == CreateThreadParams.model_fields["originator"].default
+        if marks.keys() <= state.writers.keys() and keys <= state.idempotency_keys and not is_ours:
+            return False
+        detail = "codex rewrote it, and its original is gone; "
+        if not marks and not keys:
+            detail += "counters, idempotency keys and patches that it held are lost"
+            self._add_fault(FaultKind.REWRITTEN_FILE, path, detail)
+            return False
+        detail += "only the index knows its counters and idempotency keys, and patches that it held may be lost"
+        self._add_fault(FaultKind.REWRITTEN_FILE, path, detail, lambda: self._carry_over(path, state, marks, keys))
+        return self.fix
+
+    def _carry_over(self, path: Path, state: ThreadState, marks: dict[str, WriterMark], keys: set[str]) -> str:
+        """Write what the index knows into the rollout, with the thread as the index knew it before codex rewrote it."""
+        assert self.index is not None
+        assert state.thread is not None
+        known = self.index.read_thread(self.thread_id)
+        if known is not None and known.history_mode != PAGINATED:
+            state.thread = known
+        state.writers |= {writer: mark for writer, mark in marks.items() if mark.n > state.mark(writer).n}
+        state.idempotency_keys |= keys
+        line = encode_json({
+            "timestamp": format_time(state.thread.updated_at),
+            "type": THREAD_METADATA_TYPE,
+            "payload": rewritten.to_carry_over(state),
+        })
+        with RolloutRecorder.open(self._plain(path)) as recorder:
+            is_ended = os.pread(recorder.file.fileno(), 1, recorder.size - 1) == b"\n"
+            recorder.append(b"" if is_ended else b"\n")
+            recorder.append(number_line(line, state.next_ordinal, None))
+            os.fsync(recorder.file.fileno())
+        return "written into the rollout"
+
     def _read(self, path: Path) -> tuple[Path, ThreadState, scan.Record | None] | None:
         """Read the rollout, or the readable part of a damaged compressed one; return None if nothing is readable."""
         try:
@@ -100,7 +164,7 @@ class ThreadExamination:
     def _read_state(self, path: Path) -> tuple[ThreadState, scan.Record | None]:
         state = ThreadState(self.thread_id, path=self.home.relative(path))
         with compression.open_rollout(path) as file:
-            torn = rollout_reader.read_on(state, file)
+            torn = rollout_reader.read_whole(self.home, state, path, file)
         rollout_reader.complete_from_home(self.home, state, self.names.names())
         return state, torn
 
@@ -152,7 +216,7 @@ class ThreadExamination:
             has_items = any(record.value for record in scan.scan_records(file))
         if not has_items or created_at is None:
             return self._quarantine(path)
-        meta = session_meta(types.CreateThreadParams(thread_id=state.thread_id, created_at=created_at))
+        meta = session_meta(CreateThreadParams(thread_id=state.thread_id, created_at=created_at))
         line = encode_json({"timestamp": format_time(created_at), "type": "session_meta", "payload": meta})
         self._distrust_row()
         with path.open("rb") as old:

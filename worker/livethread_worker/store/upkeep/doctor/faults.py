@@ -42,6 +42,11 @@ class FaultKind(StrEnum):
     UNREADABLE_FILE = "unreadable_file"
     #: A thread has several rollouts: the one that begins with all others stays, or else the one in the index.
     DUPLICATE_ID = "duplicate_id"
+    #: codex rewrote the rollout, and its original is missing or damaged. What the index knows is written into the rollout;
+    #: without the index, counters, idempotency keys and patches from before are lost.
+    REWRITTEN_FILE = "rewritten_file"
+    #: An original has no rollout any more: it is moved to the quarantine.
+    ORIGINAL_WITHOUT_FILE = "original_without_file"
     #: A crash left an incomplete copy of a rollout: it is deleted.
     UNFINISHED_COPY = "unfinished_copy"
     #: Other users may read or write a file: only its owner gets access.
