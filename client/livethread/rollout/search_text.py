@@ -55,7 +55,12 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
     if not isinstance(payload, dict):
         return None
     what = payload.get("type")
-    if what not in ("user_message", "agent_message", "message", "item_completed"):  # most items, faster than by the match below
+    if what not in (
+        "user_message",
+        "agent_message",
+        "message",
+        "item_completed",
+    ):  # most items, faster than by the match below
         return None
     text, role = "", "assistant"
     match kind, what:

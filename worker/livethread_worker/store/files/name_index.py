@@ -105,7 +105,7 @@ class NameCache:
 
 
 def read_names(home: Home) -> dict[str, str | None]:
-    """Return the current name of every thread in the name index; None for an empty one."""
+    """Return the current name of every thread in the name index, in the order of their lines; None for an empty one."""
     return {thread_id: line.name for thread_id, line in NameReader(home.session_index).read().items()}
 
 
@@ -132,7 +132,7 @@ class NameReader:
         self._end = 0
 
     def read(self) -> dict[str, NameLine]:
-        """Return each thread's last line, by its id as spelled there; nothing if there is no name index.
+        """Return each thread's last line, by its id as spelled there, in order; nothing if there is no name index.
 
         Raises:
             OSError: the name index cannot be read.
@@ -156,4 +156,5 @@ class NameReader:
             self._end = record.offset + record.size
             value = record.value or {}
             if isinstance(value.get("id"), str) and isinstance(value.get("thread_name"), str):
+                self._lines.pop(value["id"], None)  # in the order in which threads got their last names
                 self._lines[value["id"]] = NameLine(value["thread_name"] or None, value.get("updated_at"))

@@ -315,6 +315,10 @@ class Index:
             for row in self._connection.select(QUERIES["names"], thread_ids=json.dumps(list(thread_ids)))
         }
 
+    def threads_named(self, name: str) -> list[str]:
+        """Return the ids of the threads of this name, the one that was updated last first."""
+        return [row[0] for row in self._connection.select(QUERIES["threads_named"], name=name)]
+
     def messages_and_turns(self, thread_id: str) -> tuple[set[int], set[int]]:
         """Return the digests of a thread's messages and the offsets of its turns."""
         digests, offsets = (

@@ -218,6 +218,9 @@ SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id
 -- names --
 SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
 
+-- threads_named --
+SELECT thread_id FROM threads WHERE name = :name ORDER BY updated_at DESC, thread_id DESC
+
 -- digests --
 SELECT digest FROM messages WHERE thread_id = :thread_id AND role <> 'name'
 
