@@ -92,7 +92,7 @@ clean: ## Remove .venv, builds and caches
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps. .uv: .venv works and has uv. .run, .test, .bench, .dev: .venv has the locked dependencies of these groups,
-# beside those of earlier ones.
+# along with those of earlier ones.
 
 # .uv holds the directory and the PYTHON that .venv was made for; if either differs now, .ci/venv runs again.
 ifneq ($(shell sed -n 1p .venv/.uv 2>/dev/null),$(CURDIR))

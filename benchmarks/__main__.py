@@ -1,4 +1,4 @@
-"""``make bench``: measures livethread and the parts it stands on, and prints both."""
+"""``make bench``: measures livethread and the parts it is built on, and prints both."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
 @click.option("--threads", default=2000, help="Number of threads to rebuild.")
 @click.option("--items", default=5000, help="Number of items in the history.")
 @click.option("--lines", default=1_000_000, help="Number of lines in the thread to append to.")
-@click.option("--appends", default=1_000_000, help="Number of appends of the part memory.")
-@click.option("--repeats", default=5, type=click.IntRange(5), help="Number of measurements; the median counts.")
+@click.option("--appends", default=1_000_000, help="Number of appends in the memory part.")
+@click.option("--repeats", default=5, type=click.IntRange(5), help="Number of measurements; the median is reported.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the homes in this folder, and reuse those in it.")
 @click.option("--chart", "drawing", type=click.Path(path_type=Path), help="Draw queue and sessions as an SVG.")
 @json_option

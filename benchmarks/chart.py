@@ -77,7 +77,7 @@ def draw(panels: Sequence[Panel], notes: Sequence[str]) -> str:
     height = sum(panel.height for panel in panels) + 18 * len(notes) + 20
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">',
-        "<title>What livethread costs, beside other ways to keep a history</title>",
+        "<title>What livethread costs, compared with other ways to keep a history</title>",
         f"<style>{_STYLE}</style>",
         f'<rect class="page" width="{_WIDTH}" height="{height}"/>',
     ]
@@ -125,7 +125,7 @@ def panels(results: Mapping[str, Any]) -> list[Panel]:
         drawn.append(
             Panel(
                 "Throughput, from the first append until everything is durable",
-                "operations a second (logarithmic axis)",
+                "operations per second (logarithmic axis)",
                 list(_rates(queue)),
                 from_power=2,
             )

@@ -49,7 +49,7 @@ def xadds(redis: Redis, shape: load.Shape) -> float:
 def files(folder: Path, shape: load.Shape, at_a_time: int) -> float:
     """Return the seconds to write the lines into a file for each thread, synced after every *at_a_time* lines.
 
-    The files stay in *folder*: to delete them would slow down who makes others next.
+    The files stay in *folder*: deleting them would slow down the next creation of files.
     """
     folder.mkdir(exist_ok=True)
     run = tempfile.mkdtemp(dir=folder)

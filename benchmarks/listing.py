@@ -22,7 +22,7 @@ PAGE: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter of listings, and the same query for SQLite by hand."""
+    """A filter of listings, and the same query written by hand."""
 
     params: dict[str, Any]
     condition: str

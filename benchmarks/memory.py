@@ -1,4 +1,4 @@
-"""Measures whether a client and its worker keep their size over many appends."""
+"""Measures whether a client and its worker grow over many appends."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _sizes(deployment: Deployment) -> dict[str, int]:
 def _processes() -> list[tuple[int, int, int]]:
     """Return the pid, parent and resident bytes of every process."""
     listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,rss="],  # noqa: S607 - where it lies differs
+        ["ps", "-A", "-o", "pid=,ppid=,rss="],  # noqa: S607 - its path differs between systems
         capture_output=True,
         text=True,
         check=True,

@@ -1,7 +1,7 @@
 """What one would write without livethread: a Celery task for each operation, applied by the one worker that keeps order.
 
-Decently: one transaction a task, a connection that stays open, results ignored but for the last one's. It promises
-less than livethread does: a redelivered task is applied twice, and with a second worker the order is gone.
+Done decently: one transaction per task, one open connection, and no result except the last one. It promises less than
+livethread does: a redelivered task is applied twice, and with a second worker the order is gone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The queue, as session code uses it: how fast, beside one Celery task an operation, and beside its parts alone.
+"""Measures the queue as session code uses it, compared with one Celery task per operation and with its parts alone.
 
-Everything is measured in one run, in turn; a rate is the median of its rounds, and a ratio that of the ratios within
-each round.
+Everything is measured in turn in one run; a rate is the median of its rounds, and a ratio is the median of the ratios
+within each round.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ SHAPES: Final = {
     "wide": load.Shape(threads=2_000, appends=5),
     "deep": load.Shape(threads=1, appends=10_000, at_once=50),
 }
-#: One Celery task an operation does one operation in this many; its rate does not depend on their number.
+#: One Celery task per operation runs only one operation in this many; its rate does not depend on their number.
 NAIVE_PART: Final = 10
 
 #: Concurrent threads when the client's CPU time is measured.
 _CPU: Final = load.Shape(threads=50, appends=100)
 
-#: Numbers of workers with one process each, and their shapes. One Celery task an operation has one worker, to keep order.
+#: Numbers of workers with one process each, and their shapes. One Celery task per operation has one worker, to keep
+#: order.
 WORKERS: Final = (1, 2, 4)
 SHARED: Final = ("many", "wide")
 
 #: The steady load: operations come at this rate whether or not earlier ones are done, for this time.
-STEADY_RATE: Final = 500  # tasks a second
+STEADY_RATE: Final = 500  # operations per second
 STEADY_TIME: Final = 20.0  # seconds
 
 
 def run(repeats: int) -> dict[str, Any]:
-    """Return rates in operations a second, ratios to one Celery task an operation, and latencies in seconds."""
+    """Return rates in operations per second, ratios to one Celery task per operation, and latencies in seconds."""
     return asyncio.run(_run(repeats))
 
 

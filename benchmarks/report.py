@@ -9,9 +9,9 @@ import click
 
 from benchmarks import listing
 
-#: Heading of the column with the compared thing.
+#: Headings of the column with the counterpart.
 _WHAT: Final = "bare is"
-_BESIDE: Final = "beside"
+_BESIDE: Final = "compared with"
 
 
 def print_results(results: dict[str, Any], sizes: Sequence[int]) -> None:
@@ -41,11 +41,11 @@ def _queue_rows(queue: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     details = {
         "redis": "pipelined XADDs alone",
         "files": f"files alone, synced every {limits['lines_at_a_time']} lines",
-        "sqlite": f"SQLite alone, {limits['operations_at_a_time']} operations a transaction",
+        "sqlite": f"SQLite alone, {limits['operations_at_a_time']} operations per transaction",
     }
     for name, what in details.items():
         limit = limits[name]
-        yield "the first, beside its limits", "", f"{limit['part']:.2f}", f"{what}: {limit['per_s']:.0f}/s"
+        yield "the first, compared with its limits", "", f"{limit['part']:.2f}", f"{what}: {limit['per_s']:.0f}/s"
     for name, by_workers in queue["workers"].items():
         shape = queue["shapes"][name]
         for workers, measured in by_workers.items():
@@ -79,7 +79,7 @@ def _print_sessions(sessions: dict[str, Any]) -> None:
 
 
 def _print_bare(results: dict[str, Any]) -> None:
-    """Print each result beside the bare thing that it stands on."""
+    """Print each result next to its bare counterpart."""
     rows = []
     if rebuilt := results.get("rebuild"):
         what = f"rebuild, threads of {rebuilt['bytes'] / 1000:.1f} KB"

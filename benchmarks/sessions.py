@@ -54,7 +54,7 @@ def _blocking(runner: asyncio.Runner, operation: Read) -> Callable[[], object]:
 
 
 async def _opened(stack: AsyncExitStack, items: int) -> tuple[dict[str, Read], dict[str, Read]]:
-    """Return what appends some items, one by one, and what reads a history of *items*, by the session's name."""
+    """Return functions that append some items one by one, and that read a history of *items*, by session name."""
     deployment = await stack.enter_async_context(deployed(1))
     appends, reads = await _ours(stack, deployment, items)
     if _has_agents():

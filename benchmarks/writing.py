@@ -25,7 +25,7 @@ from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write.batch import apply_batch
 from livethread_worker.store.write.outcome import OutcomeKind
 
-#: A drain's batch: threads, and appends to each. `LiveThread` reports metadata with each of them.
+#: A drain's batch: threads, and appends to each. `LiveThread` sends metadata with each of them.
 _BATCH_THREADS: Final = 200
 _BATCH_APPENDS: Final = 10
 

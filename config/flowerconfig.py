@@ -13,7 +13,7 @@ address = os.environ.get("FLOWER_ADDRESS", "127.0.0.1")
 # Threads are the lasting history. Flower's own file can become unreadable after a kill, and would show workers and
 # tasks of old runs.
 persistent = False
-# There are thousands of ordered tasks. Each kept one costs about 3 kB, and time when the list is drawn.
+# There are thousands of ordered tasks. Each one that is kept costs about 3 kB, and time when the list is drawn.
 max_tasks = 20_000
 # Worker names change with host and process, so forget those that left.
 purge_offline_workers = 300

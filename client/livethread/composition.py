@@ -1,6 +1,6 @@
-"""The composition root: builds stores and what reads them from settings. It alone joins client and worker.
+"""The composition root: builds stores and readers from settings. Only it joins client and worker.
 
-Celery, redis and the worker's side are imported when they are used.
+Celery, redis and the worker's side are imported only when they are used.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
 
 
 async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:
-    """Return the mailboxes in *settings*' Redis, which is open, and runs if embedded, as long as *stack* is open.
+    """Return the mailboxes in *settings*' Redis; the connection, and an embedded server, stay up until *stack* closes.
 
     Raises:
         Unavailable: Redis does not answer.

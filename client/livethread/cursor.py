@@ -28,7 +28,7 @@ def decode_cursor(cursor: str, sort_key: ThreadSortKey) -> tuple[str, str]:
     """Return the sort value and the id of the previous page's last thread.
 
     Raises:
-        InvalidRequest: *cursor* is malformed, or belongs to another sort key.
+        InvalidRequest: *cursor* is malformed, or belongs to a different sort key.
     """
     value, thread_id = _decode(cursor, sort_key.value)
     if not isinstance(value, str):
@@ -49,7 +49,7 @@ def decode_relevance(cursor: str) -> tuple[int, int]:
     """Return the snapshot and the offset in a cursor of `encode_relevance`.
 
     Raises:
-        InvalidRequest: *cursor* is malformed, or belongs to another order.
+        InvalidRequest: *cursor* is malformed, or belongs to a different order.
     """
     snapshot, offset = _decode(cursor, "relevance")
     if type(snapshot) is not int or not 0 <= snapshot < MAX_OFFSET or not _COUNT.fullmatch(offset):
@@ -66,7 +66,7 @@ def decode_offset(kind: str, cursor: str) -> int:
     """Return the offset at which the page begins.
 
     Raises:
-        InvalidRequest: *cursor* is malformed, or of another *kind*.
+        InvalidRequest: *cursor* is malformed, or of a different *kind*.
     """
     offset, _ = _decode(cursor, kind)
     if type(offset) is not int or not 0 <= offset < MAX_OFFSET:

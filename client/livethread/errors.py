@@ -6,7 +6,7 @@
     ├── Conflict            read again, then decide
     ├── Unsupported         use another store: this one lacks the operation
     ├── ResourceExhausted   wait, then retry: a limit is reached
-    ├── Unavailable         wait: Redis or the workers are out of reach; nothing accepted is lost
+    ├── Unavailable         wait: Redis or the workers are unreachable; nothing accepted is lost
     ├── ThreadParked        inspect the task that cannot be applied, then retry or drop it
     └── Internal            report a bug in the store, or repair a damaged file; the message says which
 
@@ -52,13 +52,13 @@ class InvalidRequest(_MessageError):
 
 
 class Conflict(ThreadStoreError):
-    """The request contradicts the thread's present state; nothing was stored."""
+    """The request contradicts the thread's current state; nothing was stored."""
 
     def __init__(self, message: str, last_position: str | None = None) -> None:
         super().__init__(message, last_position)
         self.message = message
-        #: The thread's last position, if the request expected another one and the store knows it. Read the thread again,
-        #: then append after this position: unless the thread is parked, the read includes everything up to it.
+        #: The thread's last position, if the request expected a different one and the store knows it. Read the thread
+        #: again, then append after this position: unless the thread is parked, the read includes everything up to it.
         self.last_position = last_position
 
     @classmethod

@@ -1,6 +1,6 @@
 """Thread metadata, and literal patches to it.
 
-An absent field of a patch is left, a value sets it, and null clears it if it is clearable (codex's
+A patch keeps an absent field, sets one with a value, and clears one with null if it is clearable (codex's
 ``ThreadMetadataPatch``). pydantic's ``model_fields_set`` tells absent from null.
 """
 
@@ -83,7 +83,7 @@ class GitInfo(Model):
 def _describe_null(schema: dict[str, Any], patch: type[_Patch]) -> None:
     """Describe null in a patch's JSON schema, and drop the null defaults: filling them in would clear fields."""
     schema["description"] += (
-        "\n\nAn absent field is left, a value sets it, and null clears it if it is clearable and leaves it otherwise."
+        "\n\nAn absent field stays as it is, a value sets it, and null clears a clearable field and keeps any other."
     )
     for name, field in schema["properties"].items():
         del field["default"]
@@ -92,7 +92,7 @@ def _describe_null(schema: dict[str, Any], patch: type[_Patch]) -> None:
 
 
 class _Patch(Model):
-    """A literal patch: an absent field is left; null clears a clearable field and leaves any other."""
+    """A literal patch: it keeps an absent field; null clears a clearable field and keeps any other."""
 
     model_config = ConfigDict(json_schema_extra=_describe_null)
 
@@ -158,7 +158,7 @@ class ThreadMetadataPatch(_Patch):
         "agent_path",
     })
 
-    #: Name given by a user; clearable. An empty one clears it: codex's name index says no other.
+    #: Name given by a user; clearable. An empty one clears it: codex's name index cannot hold one.
     name: Annotated[Text | None, AfterValidator(lambda name: name or None)] = None
     #: Text to show in listings.
     preview: Text | None = None

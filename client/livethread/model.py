@@ -1,4 +1,4 @@
-"""Base models, texts and times of everything that crosses the store's boundary."""
+"""Base models, text and time types for everything that crosses the store's boundary."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ LINE_TIME_SCHEMA: Final = {
     "pattern": rf"^{_DATE_AND_TIME}\.[0-9]{{3}}Z$",
 }
 
-#: An aware time in UTC, cut to the milliseconds that a rollout line holds.
+#: An aware time in UTC, truncated to the milliseconds that a rollout line holds.
 UtcTime = Annotated[
     AwareDatetime,
     AfterValidator(_to_utc_milliseconds),
@@ -88,7 +88,7 @@ UtcTime = Annotated[
     WithJsonSchema(UTC_TIME_SCHEMA, mode="serialization"),
 ]
 
-#: A time of a result, which was cut before it was stored.
+#: A time of a result, which was truncated before it was stored.
 StoredTime = Annotated[AwareDatetime, WithJsonSchema(UTC_TIME_SCHEMA)]
 
 
@@ -105,7 +105,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 
 
 def utc_now() -> datetime:
-    """Return the present time in UTC, cut to whole milliseconds."""
+    """Return the current time in UTC, truncated to milliseconds."""
     return _at(time.time_ns() // 1_000_000)
 
 
@@ -119,7 +119,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def format_time(value: datetime) -> str:
-    """Return *value* as rollout lines spell it: UTC, milliseconds, ``Z``."""
+    """Return *value* as in rollout lines: UTC, milliseconds, ``Z``."""
     return _format_utc(value if value.tzinfo is UTC else value.astimezone(UTC))
 
 
@@ -129,7 +129,7 @@ def _format_utc(value: datetime) -> str:
 
 
 def parse_time(text: object) -> datetime | None:
-    """Return the time that *text* from a rollout spells, or None if it is not a time.
+    """Parse *text* from a rollout as a time; return None if it is not one.
 
     Accepts both of codex's forms: RFC 3339, and ``%Y-%m-%dT%H-%M-%S`` (``thread_metadata_sync.rs``). A time without a
     zone is in UTC.

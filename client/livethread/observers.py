@@ -180,7 +180,7 @@ class Observers:
     def subscribe(self, observer: Callable[[ThreadEvent], None]) -> Callable[[], None]:
         """Call *observer* with every event from now on; return the function that ends the subscription.
 
-        Observers run in the event loop and must not block. An observer that raises is logged; the others go on.
+        Observers run in the event loop and must not block. An observer's error is logged; the others are still called.
         """
         subscription = object()
         self._observers[subscription] = observer

@@ -14,7 +14,7 @@ def taken_over(thread_id: str) -> Conflict:
     """Return the `Conflict` for a fenced writer."""
     return Conflict(
         f"a newer exclusive writer took over thread {thread_id}: this change was refused, and changes accepted before "
-        "are kept. Resume the thread and read it before you go on"
+        "are kept. Resume the thread and read it before you continue"
     )
 
 

@@ -47,7 +47,7 @@ class AppendItems(_Header):
 
     op: Literal["append_items"] = "append_items"
     at: UtcTime
-    #: Append only if no append of the thread had this key before.
+    #: Append only if no earlier append of the thread had this idempotency key.
     idempotency_key: IdempotencyKey | None = None
 
 
@@ -86,7 +86,7 @@ class UnarchiveThread(_Header):
 
 
 class DeleteThread(_Header):
-    """Remove everything that is stored of the thread; no later task is accepted."""
+    """Remove everything that is stored for the thread; no later task is accepted."""
 
     op: Literal["delete_thread"] = "delete_thread"
     at: UtcTime

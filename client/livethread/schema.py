@@ -1,6 +1,6 @@
 """JSON schemas of everything that crosses the store's boundary, generated from the models into `docs/schema`.
 
-Parameters, patches, items and tasks have schemas of input, results have schemas of output. The schema is the contract:
+Parameters, patches, items and tasks have input schemas, results have output schemas. The schema is the contract:
 the code also accepts a number for a time, or ``"5"`` for 5, but does not promise to. A later release may add fields to
 results.
 """

@@ -36,7 +36,7 @@ _ErrorAsText = Annotated[
     ThreadStoreError, PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"}, mode="serialization")
 ]
 
-#: Before every task.
+#: The position before the first task.
 START: Position = "0-0"
 
 
@@ -91,7 +91,7 @@ class ResumeThreadParams(Model):
 
     thread_id: ThreadId
     include_archived: bool = False
-    #: Fence the thread's present writers in other stores: their accepted tasks are kept, and their later changes are
+    #: Fence the thread's current writers in other stores: their accepted tasks are kept, and their later changes are
     #: refused with `Conflict`. Later openings are not fenced, nor are changes through a store in which the thread is not
     #: open. All handles in this store share one writer, which has the epoch of the newest opening.
     exclusive: bool = False
@@ -272,7 +272,7 @@ class ListThreadsParams(Model):
     """Parameters for one page of a listing: threads that pass every filter.
 
     A page begins after the previous page's last thread, by the sort value that this thread had then and by its id, and
-    shows present data. A thread whose sort value stays the same is shown exactly once; appends never change
+    shows current data. A thread whose sort value stays the same is shown exactly once; appends never change
     ``created_at``. A thread that changes between two pages gets a later sort value and may move past the cursor: with
     newest first, the remaining pages miss it; with oldest first, they show it again.
     """

@@ -1,4 +1,4 @@
-"""What the client and the worker must spell alike: settings and names."""
+"""The settings and names on which client and worker must agree."""
 
 from livethread_config.settings import Settings
 

@@ -68,7 +68,7 @@ class ShardKeys:
         self.deleted = f"{base}deleted"
         #: string, short TTL: a doorbell is outstanding.
         self.bell = f"{base}bell"
-        #: string, short TTL: heartbeat of a drain at work.
+        #: string, short TTL: heartbeat of a running drain.
         self.drain = f"{base}drain"
         #: list, at most one entry: wakes a drain that lingers for more work.
         self.wake = f"{base}wake"

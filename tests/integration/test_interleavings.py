@@ -108,7 +108,7 @@ class AwaitedScript:
 
 
 class Interleaving(RuleBasedStateMachine):
-    """Actors that go on or fail, and the invariants that hold after each step and at the end."""
+    """Actors that proceed or fail, and the invariants that hold after each step and at the end."""
 
     server: ClassVar[RedisServer]
     #: The text that a planted fault replaces in a script, and its replacement, by the script's name.
@@ -175,7 +175,7 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, WORKERS - 1), steps=st.integers(1, 8))
     def drain(self, number: int, steps: int) -> None:
-        """Let one worker go on while all other actors wait."""
+        """Let one worker proceed while all other actors wait."""
         for _ in range(steps):
             self.step(self.actors[number])
 
@@ -244,7 +244,7 @@ class Interleaving(RuleBasedStateMachine):
             self.stack.close()
 
     def finish(self) -> None:
-        """Let all actors go on until nothing is left to do; after a failure, move the clock, too."""
+        """Let all actors proceed until nothing is left to do; after a failure, move the clock, too."""
         self.go_on_to_the_end()
         self.redis.incrby(self.clock, self.set_back_by)
         for _ in range(ROUNDS if self.is_disturbed else 0):

@@ -190,7 +190,7 @@ async def test_lost_tasks_are_applied_though_another_writer_appends_first(
     assert stored.count("other") == 1
 
 
-async def test_a_lost_task_is_not_taken_for_applied_when_another_writers_task_is(
+async def test_a_lost_task_does_not_count_as_applied_when_another_writers_does(
     store: QueuedThreadStore, own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     """Positions mean nothing once Redis lost data; writer and counter identify a task."""

@@ -31,7 +31,7 @@ class Order(Enum):
 
 
 class Actor:
-    """A Python thread that goes on only when the test lets it."""
+    """A Python thread that proceeds only when the test lets it."""
 
     def __init__(self, name: str, play: Callable[[Actor], None]) -> None:
         self.name = name
@@ -47,7 +47,7 @@ class Actor:
         self._thread.start()
 
     def step(self, order: Order = Order.GO_ON) -> None:
-        """Let the actor go on to its next place."""
+        """Let the actor proceed to its next place."""
         if self.is_over:
             return
         self._order = order

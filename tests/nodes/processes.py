@@ -149,7 +149,7 @@ def worker_process(
     command = [
         *(sys.executable, "-P", "-m", "celery", "--app", app, "worker"),
         *("--hostname", f"{name}@%h", "--concurrency", "2", "--loglevel", "INFO"),
-        # Workers need nothing from each other, and mingling takes a second.
+        # Workers need nothing from each other, and mingle takes a second.
         *("--without-mingle", "--without-gossip", *options),
     ]
     return ChildProcess(command, settings_env(settings), folder, name)

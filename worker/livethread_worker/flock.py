@@ -13,7 +13,7 @@ RETRY_INTERVAL: Final = 0.01  # seconds
 def flock(descriptor: int, *, shared: bool = False, wait_s: float | None = 0.0) -> bool:
     """Lock the open file *descriptor*, exclusively unless *shared*, and return whether it is locked now.
 
-    Waits up to *wait_s* seconds if another process holds the lock, or without end if that is None.
+    Waits up to *wait_s* seconds if another process holds the lock, or indefinitely if that is None.
     """
     operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     if wait_s is None:

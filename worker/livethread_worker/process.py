@@ -58,7 +58,7 @@ class WorkerProcess:
         self._asked_for: Index | None = None
 
     def open_index(self) -> Index:
-        """Return the index. If it has not read every rollout yet, have a task complete it.
+        """Return the index. If it has not read every rollout yet, request a Celery task that completes it.
 
         Raises:
             IndexUnavailable: it cannot be opened.

@@ -65,8 +65,8 @@ def register(app: Celery, settings: Settings) -> None:
 
 
 def _register_reads(app: Celery, process: WorkerProcess) -> None:
-    # An error of the contract answers the reader; it is no fault of the worker, so it is not logged as one. Answers hold
-    # contents, which no log line and no event may show.
+    # The store's errors are answers for the client, not faults of the worker, so they are not logged as faults. Answers
+    # hold contents, which no log line and no event may show.
     options: dict[str, Any] = {
         "shared": False,
         "ignore_result": False,
@@ -84,7 +84,7 @@ def _register_reads(app: Celery, process: WorkerProcess) -> None:
         def answer(params: dict[str, Any]) -> dict[str, Any]:
             return read(process.reader, params_type.model_validate(params)).model_dump(mode="json")
 
-        decorate: Any = app.task(name=name, **options)  # celery-types knows no decorator whose name is a variable
+        decorate: Any = app.task(name=name, **options)  # celery-types lacks a decorator whose name is a variable
         decorate(answer)
 
     for name, (params_type, read) in _READS.items():

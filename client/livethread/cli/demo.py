@@ -111,7 +111,9 @@ class Run:
 )
 @click.option("--kill", is_flag=True, help="Kill a worker half-way (kill -9).")
 @click.option(
-    "--home", type=click.Path(file_okay=False, path_type=Path), help="Write here, not to a new temporary directory."
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write to this directory, not to a temporary one.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the invented sessions.")
 @json_option
@@ -265,7 +267,7 @@ def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "items sent", f"{figures['items']:,} (codex's policy drops {figures['dropped_by_policy']:,} of them)"
     yield "ordered tasks", f"{figures['tasks']:,}"
     yield "lines on disk", f"{figures['lines']:,}"
-    yield "tasks a second", f"{figures['tasks_per_second']:,}"
+    yield "tasks per second", f"{figures['tasks_per_second']:,}"
     yield "enqueue to durable", f"p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms"
     if figures["workers_killed"]:
         yield "workers killed", f"{figures['workers_killed']}"

@@ -20,7 +20,7 @@ from livethread_worker.store.upkeep.doctor import DoctorReport
 def command(*, fix: bool, as_json: bool) -> None:
     """Compare the rollouts of LIVETHREAD_HOME with its index, and report what differs.
 
-    Workers may keep writing. The exit code is 1 if a fault remains, or if a thread was busy all the time.
+    Workers may keep writing. The exit code is 1 if a fault remains, or if a thread was busy the whole time.
     """
     report = _examine(fix=fix, quiet=as_json)
     if as_json:
@@ -57,7 +57,7 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
         for fault in report.faults
     )
     for busy in report.busy:
-        click.echo(f"busy: {busy} was being written all the time; run this again")
+        click.echo(f"busy: {busy} was being written the whole time; run this again")
     click.echo(f"{report.threads} threads of {Settings().home} examined: {found or 'no fault'}")
     left = Counter(fault.kind for fault in report.faults if not fault.repair)
     if fix and left:

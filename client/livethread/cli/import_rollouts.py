@@ -59,7 +59,7 @@ def _import(sources: tuple[Path, ...], *, dry_run: bool, quiet: bool) -> ImportR
     except LockBusy:
         raise Unavailable(f"another import into {home.root} is running; wait for it to end") from None
     except (IndexUnavailable, OSError) as error:
-        raise Unavailable(f"{home.root} cannot be used: {error}; a second run goes on from here") from None
+        raise Unavailable(f"{home.root} cannot be used: {error}; run the import again to continue") from None
     finally:
         handle.close()
 

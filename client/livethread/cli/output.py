@@ -17,7 +17,7 @@ import orjson
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Most lines for findings of one kind; a copied home may have thousands.
+#: Maximum number of lines for findings of one kind; a copied home may have thousands.
 SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

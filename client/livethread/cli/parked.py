@@ -29,7 +29,7 @@ from livethread_config import Settings
 def command(context: click.Context, *, as_json: bool) -> None:
     """List threads with a task that cannot be applied, and why; or retry or drop the task.
 
-    A parked thread waits with its tasks in order; all others go on. Fix the cause and retry, or drop the task.
+    A parked thread waits with its tasks in order; all others continue. Fix the cause and retry, or drop the task.
     """
     if context.invoked_subcommand is None:
         _list(as_json=as_json)
@@ -53,7 +53,7 @@ def show(thread_id: str, *, with_contents: bool, as_json: bool) -> None:
         print_json(shown)
         return
     stopped, waiting = shown["stopped_at"] or {}, shown["waiting"]
-    click.echo(f"thread {shown['thread_id']} is parked since {shown['parked_at'] or 'an unknown time'}")
+    click.echo(f"thread {shown['thread_id']} has been parked since {shown['parked_at'] or 'an unknown time'}")
     click.echo(f"  reason   {shown['reason']}")
     if stopped:
         items = f"{stopped['items']} items, " if "items" in stopped else ""
@@ -85,9 +85,9 @@ def retry(thread_ids: tuple[str, ...]) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Keep the dropped tasks in this new file, not in the home; required if the home is on another host.",
 )
-@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask for confirmation.")
 def drop(thread_id: str, position: str | None, is_all: bool, save_to: Path | None, is_sure: bool) -> None:
-    """Drop the task at which THREAD stopped, and let workers go on with the next.
+    """Drop the task at which THREAD stopped, and let workers continue with the next.
 
     The dropped tasks are kept, whole, as JSON lines in livethread/quarantine of the home, or in --save.
     """
@@ -191,7 +191,7 @@ def _save(settings: Settings, parked: ParkedThread, entries: list[WaitingEntry],
         from livethread_worker.store.files.home import Home
         from livethread_worker.store.files.quarantine import keep
 
-        # Anybody who can write to Redis can park a thread of any name.
+        # Any program that can write to Redis can park a thread of any name.
         name = parked.thread_id if parked.thread_id.replace("-", "").isalnum() else "thread"
         return keep(Home(settings.home), f"{name}-{entries[0].position}.dropped", content)
     try:

@@ -27,7 +27,7 @@ def command(*, as_json: bool) -> None:
     for what, names in (
         ("not read: it has no session_meta of its own", report.unreadable),
         ("not read: the thread has another rollout", report.duplicates),
-        ("was being written all the time; run this again", report.busy),
+        ("was being written the whole time; run this again", report.busy),
     ):
         for name in names:
             click.echo(f"{name}: {what}")

@@ -190,6 +190,6 @@ class _Printer:
         colour = self._colours.setdefault(name, "") or next(self._next_colour)
         self._colours[name] = colour
         prefix = click.style(f"{time.strftime('%H:%M:%S')} {name:{NAME_WIDTH}}|", fg=colour)
-        # One write a line, because several threads print.
+        # One write per line, because several threads print.
         click.echo(f"{prefix} {line}\n", nl=False)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Acknowledgements: workers publish which of a client's tasks are durable, and which threads are parked.
+"""Receives acknowledgements: workers publish which tasks of a client are durable, and which threads are parked.
 
 Publications may be lost, so `ProgressWatch` asks Redis as well.
 """
@@ -77,12 +77,12 @@ class Acknowledgements:
                 await asyncio.sleep(RETRY_INTERVAL)
 
     def _take(self, message: bytes) -> None:
-        """Take in a message of ``settle.lua`` or ``drop.lua``: a line for each writer."""
+        """Process a message from ``settle.lua`` or ``drop.lua``: one line per writer."""
         self._progress.note_publication()
         for line in message.split(b"\n"):
             try:
                 self._take_line(line)
-            except ValueError as error:  # anybody can publish; later lines must still be taken in
+            except ValueError as error:  # any program can publish; later lines must still count
                 logger.warning(
                     "skipped a malformed acknowledgement", extra={"action": "listen", "error": type(error).__name__}
                 )

@@ -1,4 +1,4 @@
-"""Admission: what becomes of a submission that has no room in this process or in its mailbox."""
+"""Decides what happens to a submission that has no room in this process or in its mailbox."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Budget, NoRoom, Submission, Writer
 from livethread_config import Settings
 
-#: Wait for room before Redis is asked whether there is some: publications may be lost.
+#: How long to wait for room before asking Redis whether there is any: publications may be lost.
 ASK_INTERVAL: Final = 1.0  # seconds
 
 
@@ -43,7 +43,7 @@ class Admission:
                 return writer.submit(submission)
             return await self._submit_when_there_is_room(writer, submission, self._timeout_s)
         finally:
-            self._outbox.send(writer)  # if only the creation had room: it makes room once it is applied
+            self._outbox.send(writer)  # even on an error: a queued creation makes room once it is applied
 
     async def _submit_when_there_is_room(
         self, writer: Writer, submission: Submission | None, timeout_s: float

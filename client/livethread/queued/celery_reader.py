@@ -79,7 +79,7 @@ class CeleryReader:
         return await self._read(names.LIST_THREADS_TASK, params, types.ThreadPage)
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of the threads that hold a text."""
+        """Return one page of the threads that contain a text."""
         return await self._read(names.SEARCH_THREADS_TASK, params, types.ThreadSearchPage)
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:

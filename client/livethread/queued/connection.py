@@ -1,4 +1,4 @@
-"""The connection to Redis, and the errors if Redis does not answer."""
+"""The connection to Redis, and the errors raised if Redis does not answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from livethread.errors import Unavailable
 from livethread_config import Settings
 
-#: Most connections of a client, besides one for sending to each shard.
+#: Maximum number of a client's connections, not counting the one per shard on which it sends.
 CONNECTIONS: Final = 64
 
 #: Longest wait for a reply.
@@ -40,7 +40,7 @@ def connect(settings: Settings) -> Redis:
 
 
 class ScriptConnection:
-    """A connection for calls of one script, one at a time.
+    """A connection that runs one script, one call at a time.
 
     redis-py's pool, its timeouts of every write and read, and its packing in Python would double the time of a call.
     """
@@ -77,7 +77,7 @@ class ScriptConnection:
 
 
 async def require_redis(settings: Settings) -> None:
-    """Return if Redis answers.
+    """Check that Redis answers.
 
     Raises:
         Unavailable: it does not.

@@ -36,7 +36,7 @@ class Doorbell:
         self._executor.submit(self._publish, shard)
 
     def close(self, *, wait: bool = False) -> None:
-        """End; with *wait*, first publish what is due, for as long as the broker's timeouts allow."""
+        """Stop; with *wait*, first publish what is due, for as long as the broker's timeouts allow."""
         self._executor.shutdown(wait=wait, cancel_futures=not wait)
 
     def _publish(self, shard: int) -> None:

@@ -24,7 +24,7 @@ from livethread_config import Settings, names
 if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
 
-#: Most questions under way at once: each takes one of a limited number of connections.
+#: Maximum number of concurrent queries: each takes one of a limited number of connections.
 QUESTIONS: Final = CONNECTIONS // 4
 
 #: Entries of a mailbox that one call reads.
@@ -38,7 +38,7 @@ Batch = list[tuple[Writer, list[Submission]]]
 
 
 class Reply(NamedTuple):
-    """What became of one writer's tasks; see ``enqueue.lua``."""
+    """The outcome for one writer's tasks; see ``enqueue.lua``."""
 
     status: str
     #: Counter and position of the writer's last accepted task.
@@ -81,7 +81,7 @@ class Mailboxes:
         return Place(of.shard, _thread_keys(of, thread_id))
 
     async def ping(self) -> None:
-        """Return if Redis answers."""
+        """Check that Redis answers."""
         await self._redis.ping()
 
     async def disconnect(self) -> None:
@@ -131,7 +131,7 @@ class Mailboxes:
         if ring:
             self._doorbell.ring(shard)
 
-    # -- questions -----------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------
 
     async def fence(self, thread_id: str) -> int:
         """Begin a new epoch, which fences the thread's earlier writers, and return it."""
@@ -180,7 +180,7 @@ class Mailboxes:
         return pubsub
 
     def ack_channels(self, client: str) -> list[str]:
-        """Return the channels, one a shard, on which workers acknowledge the client's tasks."""
+        """Return the channels, one per shard, on which workers acknowledge the client's tasks."""
         return [of.acks(client) for of in self._shard_keys]
 
     # -- parked threads ------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class Mailboxes:
         return sorted(found, key=lambda parked: parked.thread_id)
 
     async def require_parked(self, thread_id: str) -> ParkedThread:
-        """Return the parked thread, whichever shard holds it: others may have parked it in the wrong one.
+        """Return the parked thread, whichever shard holds it: another program may have put it into the wrong one.
 
         Raises:
             ThreadNotFound: it is not parked.
@@ -221,7 +221,7 @@ class Mailboxes:
         return was_parked
 
     async def drop(self, parked: ParkedThread, entries: list[WaitingEntry]) -> None:
-        """Remove *entries*, the first of the mailbox, and let workers go on with the next.
+        """Remove *entries*, the first of the mailbox, and let workers continue with the next.
 
         The entries count as applied: no flush waits for them, and their writers' later tasks are accepted. Dropping
         a deletion opens the thread again.

@@ -22,7 +22,7 @@ from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Most tasks, and roughly most bytes, of one call.
+#: Maximum number of tasks and, roughly, of bytes in one call.
 BATCH_TASKS: Final = 1_000
 BATCH_BYTES: Final = 4 * 1024 * 1024
 
@@ -30,7 +30,7 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 RETRY_FIRST: Final = 0.05  # seconds
 RETRY_LONGEST: Final = 2.0  # seconds
 
-#: Shortest interval between two searches for callers that have waited too long.
+#: Shortest interval between two checks for callers that have waited too long.
 REPORT_SHORTEST: Final = 0.02  # seconds
 
 #: Wait before a postponed or promised submission is offered again.
@@ -64,7 +64,7 @@ class Outbox:
         self._is_stopped = False
 
     def start(self) -> None:
-        """Start sending, with one sender a shard."""
+        """Start sending, with one sender per shard."""
         self._tasks = [asyncio.create_task(self._send_forever(shard)) for shard in self._mailboxes.shards]
         self._tasks.append(asyncio.create_task(self._report_hanging_calls()))
 
@@ -125,7 +125,7 @@ class Outbox:
                     return
                 level = logging.WARNING if wait == RETRY_FIRST else logging.DEBUG
                 extra = {"action": "enqueue", "shard": shard, "retry_in_s": wait}
-                logger.log(level, "Redis out of reach", extra=extra)
+                logger.log(level, "Redis is unreachable", extra=extra)
                 self._report_delay(shard, error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)

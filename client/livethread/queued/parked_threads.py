@@ -17,7 +17,7 @@ _MAX_COUNTER: Final = 2**53
 
 @dataclass(frozen=True, slots=True)
 class ParkedThread:
-    """A thread that waits until somebody retries or drops its first task."""
+    """A thread that waits until a user retries or drops its first task."""
 
     thread_id: str
     shard: int
@@ -33,7 +33,7 @@ class ParkedThread:
 
 @dataclass(frozen=True, slots=True)
 class WaitingEntry:
-    """An entry of a parked thread's mailbox: a task, or anything else that somebody wrote there."""
+    """An entry of a parked thread's mailbox: a task, or anything else that another program wrote there."""
 
     position: str
     fields: dict[bytes, bytes]

@@ -1,4 +1,4 @@
-"""How far workers are: waits until they have applied tasks, and asks Redis, since publications may be lost."""
+"""Waits until workers have applied tasks; asks Redis as well, since publications may be lost."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from livethread.queued.writer import Writer
 from livethread.types import START, Position, position_key
 from livethread_config import Settings
 
-#: First and longest wait for a publication before Redis is asked instead.
+#: First and longest wait for a publication before asking Redis instead.
 ASK_FIRST: Final = 0.02  # seconds
 ASK_LONGEST: Final = 1.0  # seconds
 
-#: Longest time, and half a flush at most, without a question about one thread while publications about others come in:
-#: no publication says that Redis lost the tasks of this one.
+#: Longest time, and at most half of a flush, without asking about a thread while publications about others arrive: no
+#: publication says that Redis lost this thread's tasks.
 ASK_ANYWAY: Final = 10.0  # seconds
 
-#: Threads that are not open and whose next read waits for a position; in older ones it was applied long ago.
+#: Number of threads that are not open and whose next read waits for a position; older positions are long applied.
 COLD_THREADS: Final = 10_000
 
 NEVER: Final = float("-inf")
@@ -34,15 +34,15 @@ NEVER: Final = float("-inf")
 
 @dataclass(slots=True)
 class Liveness:
-    """Signs that workers are at work, so that a waiting thread need not ask. Times are the loop's, in seconds."""
+    """Signs that workers are active, so that a waiting thread need not ask. Times are the loop's, in seconds."""
 
     #: Time of the last publication about any thread.
     heard_at: float = NEVER
-    #: Time of the last question about each shard: one doorbell serves a shard, so one question serves all who wait.
+    #: Time of the last query about each shard: one doorbell serves a shard, so one query serves all waiting threads.
     asked_at: dict[int, float] = field(default_factory=dict)
-    #: Time of the last question about each shard whose answer was new.
+    #: Time of the last query about each shard that brought news.
     news_at: dict[int, float] = field(default_factory=dict)
-    #: Why the last question about each shard failed, if it did.
+    #: Why the last query about each shard failed, if it did.
     failures: dict[int, Exception] = field(default_factory=dict)
 
     def is_silent(self, shard: int, wait: float, now: float) -> bool:
@@ -69,7 +69,7 @@ class ProgressWatch:
         self._cold: dict[str, Position] = {}
 
     def note_publication(self) -> None:
-        """Note that publications come in."""
+        """Record that publications arrive."""
         self._liveness.heard_at = asyncio.get_running_loop().time()
         self._liveness.failures.clear()
 

@@ -51,7 +51,7 @@ class QueuedThreadStore:
         self._settings = settings
         self._reader = reader
         self._observers = Observers()
-        #: Names this store for good; its writers are numbered.
+        #: Identifies this store for good; its writers append a number.
         self._client = uuid.uuid4().hex[:16]
         self._writer_numbers = itertools.count()
         self._budget = Budget(settings.outbox_max_bytes)
@@ -97,11 +97,11 @@ class QueuedThreadStore:
 
     async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread; nothing reaches Redis before its first task."""
-        # Encoded now, so that parameters that cannot be stored are refused now.
+        # Encode now, to refuse at once what cannot be stored.
         creation = OrderedTask(
             ordered_tasks.CreateThread(at=params.created_at, session_meta=session_meta(params))
         ).encode()
-        # An id that was made for this thread is new; one that the caller chose may not be.
+        # A generated id is new; one that the caller chose may not be.
         thread_id, is_chosen = params.thread_id, "thread_id" in params.model_fields_set
         exists = thread_id not in self._threads and is_chosen and await self._exists(thread_id)
         if exists or thread_id in self._threads:
@@ -136,7 +136,7 @@ class QueuedThreadStore:
         self._close(params.thread_id)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
-        """Close the writer without waiting; tasks that Redis holds are applied all the same."""
+        """Close the writer without waiting; tasks that Redis holds are still applied."""
         if (writer := self._close(params.thread_id)) is not None:
             self._outbox.forget(writer)
             writer.drop_all(ThreadNotFound(params.thread_id, "it was discarded"))
@@ -159,7 +159,7 @@ class QueuedThreadStore:
         try:
             position = await self._submit(writer, submission)
         except Conflict as conflict:
-            if conflict.last_position is not None:  # the caller's next read shows what it did not expect
+            if conflict.last_position is not None:  # the next read includes the tasks that the caller missed
                 self._progress.remember(thread_id, conflict.last_position)
             raise
         if self._observers.wants(ItemsAppended):
@@ -180,11 +180,11 @@ class QueuedThreadStore:
         return receipt
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
-        """Enqueue the archiving as one task."""
+        """Enqueue an archive task."""
         return await self._change(params.thread_id, ordered_tasks.ArchiveThread(at=utc_now()))
 
     async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
-        """Enqueue the unarchiving as one task."""
+        """Enqueue an unarchive task."""
         return await self._change(params.thread_id, ordered_tasks.UnarchiveThread(at=utc_now()))
 
     async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:

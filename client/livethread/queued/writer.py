@@ -1,4 +1,4 @@
-"""A `Writer`: all that one store has under way for one thread."""
+"""A `Writer`: everything that one store has in flight for one thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from livethread.types import START, Position, position_key
 
 
 class NoRoom(ResourceExhausted):
-    """A bound is reached; there is room again when workers have applied tasks."""
+    """A limit is reached; there is room again once workers have applied tasks."""
 
 
 @dataclass(slots=True)
@@ -24,14 +24,14 @@ class Budget:
 
     limit: int
     used: int = 0
-    #: Set whenever a task is let go.
+    #: Set whenever a task is released.
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, size: int) -> None:
         """Count *size* more bytes.
 
         Raises:
-            NoRoom: they have no room now.
+            NoRoom: they do not fit now.
             ResourceExhausted: they are more than the whole budget.
         """
         if self.used + size <= self.limit:
@@ -198,7 +198,7 @@ class Writer:
         return not pending or pending[0].order > marker
 
     def raise_epoch(self, epoch: int) -> None:
-        """Count as opened in *epoch* if that is newer: handles of one thread share the newest one's rights."""
+        """Adopt *epoch* if it is newer: handles of one thread share the rights of the newest one."""
         self.epoch = max(self.epoch or 0, epoch)
 
     def close(self) -> None:
@@ -226,7 +226,7 @@ class Writer:
         if self.creation is not None and self._creating is None:
             creating = Submission(self.creation)
             if submission is not None and (size := creating.size + submission.size) <= self._budget.limit:
-                self._budget.take(size)  # both have room: else the thread would be created, and stay empty
+                self._budget.take(size)  # both must fit, or the thread would be created and stay empty
                 self._budget.give_back(size)
             self._creating = self._append(creating, deadline)
             if submission is not None and submission.expected == START:
@@ -271,7 +271,7 @@ class Writer:
         return batch
 
     def accept(self, last: int, position: Position, fresh: int) -> None:
-        """Note that Redis holds this writer's tasks up to counter *last*, the last of them at *position*.
+        """Record that Redis holds this writer's tasks up to counter *last*, the last of them at *position*.
 
         The call accepted the last *fresh* of them, at consecutive positions. The positions of earlier ones are
         unknown; they get the last position, which is safe to wait for.
@@ -296,9 +296,9 @@ class Writer:
     def refuse(self, error: ThreadStoreError) -> bool:
         """Refuse the first queued submission; return False if it stays queued, to be offered again later.
 
-        It stays if it may wait for room, or is promised. But it goes even if promised when it expects a position that
-        is no longer the last: that cannot change. A thread's creation takes along all that depend on it. What workers
-        acknowledged is accepted instead.
+        It stays if it may wait for room, or is promised. Even a promised one goes if it expects a position that is no
+        longer the last, since that cannot change. A refused creation takes along all submissions that depend on it. A
+        submission that workers acknowledged is accepted instead.
         """
         first = self.queue[0]
         if 0 < first.n <= self._acked:  # Redis held it, and has lost it since
@@ -356,9 +356,9 @@ class Writer:
     # -- what workers report -------------------------------------------------------------------------------
 
     def note_applied(self, n: int, position: Position) -> None:
-        """Let go of the tasks up to counter *n*, which are durable; the thread is applied up to *position*.
+        """Release the tasks up to counter *n*, which are durable; the thread is applied up to *position*.
 
-        Tasks not yet known to be accepted are let go when they are.
+        Tasks not yet known to be accepted are released once they are.
         """
         self._acked = max(self._acked, n)
         self.applied = position
@@ -366,7 +366,7 @@ class Writer:
         self.changed.set()
 
     def note_parked(self, reason: str | None) -> None:
-        """Note why the thread is parked, or that it is not."""
+        """Record why the thread is parked, or that it is not."""
         known, self.parked = self.parked, reason
         self.changed.set()
         if reason is not None and reason != known:

@@ -1,1 +1,1 @@
-"""What a rollout says: items and lines, old forms, turns, search text."""
+"""The content of a rollout: items and lines, old forms, turns, search text."""

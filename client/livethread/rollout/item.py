@@ -47,7 +47,7 @@ def _needs_key(kind: str, key: str) -> JsonSchemaValue:
 class RolloutItem:
     """One conversation item, stored as one line of a rollout.
 
-    Fields that this release does not know are written and read back: in ``extra`` in Python, beside the others in JSON.
+    Fields that this release does not know are written and read back: in ``extra`` in Python, with the others in JSON.
     """
 
     #: Line type: ``response_item``, ``event_msg``, ``turn_context``, ``compacted``, or any other.

@@ -34,7 +34,7 @@ _NOT_EXTRA: Final = frozenset({"timestamp", "type", "payload", "ordinal", "seq",
 #: Number of records validated at once.
 _BATCH_RECORDS: Final = 64
 
-#: Items that are read. The second adapter runs no Python code, but refuses unknown fields; hardly any line has one.
+#: Items that are read. The second adapter runs no Python code but refuses unknown fields, which few lines have.
 _ANY_ITEMS: Final = TypeAdapter(list[RolloutItem])
 _ITEMS: Final = TypeAdapter(
     list[Annotated[RolloutItem, GetPydanticSchema(lambda item, handler: handler(item)["schema"])]]

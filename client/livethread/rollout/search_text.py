@@ -55,12 +55,8 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
     if not isinstance(payload, dict):
         return None
     what = payload.get("type")
-    if what not in (
-        "user_message",
-        "agent_message",
-        "message",
-        "item_completed",
-    ):  # most items, faster than by the match below
+    # Most items; faster than the match below.
+    if what not in ("user_message", "agent_message", "message", "item_completed"):
         return None
     text, role = "", "assistant"
     match kind, what:

@@ -70,7 +70,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
 
 
 def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:
-    """Return a complete copy of *meta* with the present values of *thread*.
+    """Return a complete copy of *meta* with the current values of *thread*.
 
     codex takes every field from the thread's last ``session_meta``, so a copy that changes one field must repeat all
     others. Only ``git`` and ``memory_mode`` keep their values if absent; a cleared git is therefore written as an empty

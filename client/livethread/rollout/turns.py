@@ -180,7 +180,7 @@ def _is_harmless(info: Any) -> bool:
 
 
 def _outcome_without_end(*, has_start: bool, is_last: bool) -> _Outcome:
-    """Return the outcome of a turn without an end event. Turns without a start event have none either, as in codex."""
+    """Return the outcome of a turn without an end event. As in codex, one without a start counts as completed."""
     if not has_start:
         return _Outcome(StoredTurnStatus.COMPLETED)
     return _Outcome(StoredTurnStatus.IN_PROGRESS if is_last else StoredTurnStatus.INTERRUPTED)

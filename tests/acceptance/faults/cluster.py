@@ -145,7 +145,7 @@ class Cluster:
         return verify(self.home, sorted(self.folder.glob("session-*.jsonl")), redis_lost_data=self.redis_lost_data)
 
     async def read_all(self) -> None:
-        """Read every thread, so that the index takes in what another program wrote last."""
+        """Read every thread, so that the index picks up what another program wrote last."""
         async with LocalThreadStore(self.settings) as store:
             for thread_id, _ in self.home.rollouts():
                 await store.read_thread(ReadThreadParams(thread_id=thread_id))

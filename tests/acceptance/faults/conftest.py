@@ -65,7 +65,7 @@ def celery_worker_cluster(
 def cluster(
     celery_setup: CeleryTestSetup, deployment: Settings, own_redis: RedisServer, proxy: RedisProxy, tmp_path: Path
 ) -> Iterator[Cluster]:
-    """A cluster at work; its random choices follow from `SEED`, which a failure shows."""
+    """A running cluster; its random choices follow from `SEED`, which a failure shows."""
     print(f"LIVETHREAD_TEST_SEED={SEED}")  # noqa: T201 - shown on failure
     workers = list(celery_setup.worker_cluster.nodes)
     cluster = Cluster(deployment, own_redis, proxy, workers, tmp_path, random.Random(SEED), SEED)

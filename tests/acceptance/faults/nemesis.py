@@ -114,7 +114,7 @@ def redis_flushed(cluster: Cluster) -> None:
 
 
 def redis_paused(cluster: Cluster) -> None:
-    """Redis does not answer for longer than its clients' timeout, then goes on."""
+    """Redis does not answer for longer than its clients' timeout, then resumes."""
     cluster.redis_server.pause()
     time.sleep(6.0)
     cluster.redis_server.go_on()
@@ -221,7 +221,7 @@ def rollout_appended_to(cluster: Cluster) -> None:
 
 
 def rollout_truncated(cluster: Cluster) -> None:
-    """Another program truncates a rollout in the middle of a line: the whole lines stay, and the thread goes on."""
+    """Another program truncates a rollout in the middle of a line: the whole lines stay, and the thread continues."""
 
     async def write() -> list[str]:
         async with opened(cluster.settings) as store:

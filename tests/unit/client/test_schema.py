@@ -333,7 +333,7 @@ def test_a_patch_schema_says_which_fields_null_clears_and_has_no_defaults(
     assert clearing == patch.clearable
     assert leaving == fields.keys() - patch.clearable
     assert not any("default" in schema for schema in fields.values())
-    assert "An absent field is left" in schema["description"]
+    assert "An absent field stays as it is" in schema["description"]
 
 
 # -- tasks and lines that this library sends ---------------------------------------------------------------

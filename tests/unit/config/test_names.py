@@ -24,7 +24,7 @@ OTHER = "00000000-0000-4000-8000-000000000000"
     ],
 )
 def test_a_thread_belongs_to_the_same_shard_for_good(thread_id: str, shards: int, shard: int) -> None:
-    """Another answer would look for every thread of every deployment in the wrong place."""
+    """A different answer would look for existing threads in the wrong shard."""
     assert shard_of(thread_id, shards) == shard
 
 
@@ -45,7 +45,7 @@ def test_the_keys_of_a_shard_share_one_hash_tag_and_are_all_different() -> None:
     assert len(set(spelled)) == len(spelled)
 
 
-def test_the_keys_are_spelled_as_ever() -> None:
+def test_redis_keys_keep_their_spelling() -> None:
     """Clients and workers of two releases meet at these names."""
     keys = ShardKeys("livethread", 0)
 
@@ -62,7 +62,7 @@ def test_the_keys_are_spelled_as_ever() -> None:
     assert keys.acks("c1") == f"{keys.acks_prefix}c1" == "livethread:{0}:acks:c1"
 
 
-def test_queues_and_tasks_are_named_as_ever() -> None:
+def test_queues_and_celery_tasks_keep_their_names() -> None:
     assert queue_name("livethread", 3) == "livethread.3"
     assert (names.DRAIN_TASK, names.SWEEP_TASK) == ("livethread.drain", "livethread.sweep")
     assert (names.READ_THREAD_TASK, names.LOAD_HISTORY_TASK, names.LIST_THREADS_TASK) == (

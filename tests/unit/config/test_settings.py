@@ -18,7 +18,7 @@ REFERENCE = Path(__file__).parents[3] / "docs" / "reference.md"
 
 @pytest.fixture(autouse=True)
 def no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer's own environment sets is no concern of these tests."""
+    """Hide the developer's own environment from these tests."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"LIVETHREAD_{name}".upper(), raising=False)
 
@@ -45,7 +45,7 @@ def test_settings_are_read_from_variables_with_our_prefix(monkeypatch: pytest.Mo
 
 def test_variables_without_our_prefix_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Settings()
-    for name in Settings.model_fields.keys() - {"home"}:  # HOME is where the user's own default lies
+    for name in Settings.model_fields.keys() - {"home"}:  # the user's own default comes from HOME
         monkeypatch.setenv(name.upper(), "7")
 
     assert Settings() == before
@@ -129,7 +129,7 @@ def test_a_home_is_absolute_and_a_tilde_is_the_users(monkeypatch: pytest.MonkeyP
     assert Settings().home == Path("/home/ada/.livethread")
 
 
-def test_the_embedded_socket_lies_in_the_home() -> None:
+def test_the_embedded_socket_is_in_the_home() -> None:
     settings = Settings(home=Path("/srv/threads"))
 
     assert settings.own_dir == Path("/srv/threads/livethread")

@@ -66,12 +66,12 @@ class Drain:
     def run(self) -> dict[str, int]:
         """Apply what is ready and linger for more; end when idle, or hand over after at most ``drain_max_s``.
 
-        The drain ends if Redis is out of reach: its threads can be claimed again when its claims expire.
+        The drain ends if Redis is unreachable: its threads can be claimed again when its claims expire.
         """
         try:
             self._run()
         except (RedisConnectionError, RedisTimeoutError) as error:
-            logger.warning("Redis out of reach", extra={"action": "drain", "error": type(error).__name__})
+            logger.warning("Redis is unreachable", extra={"action": "drain", "error": type(error).__name__})
         return asdict(self._counts)
 
     def _run(self) -> None:

@@ -23,10 +23,10 @@ from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 #: ms without a claim after which a drain counts as gone, so that the next enqueue rings.
 DRAIN_TTL_MS: Final = 1_000
 
-#: Tasks of one thread in a claim, at most: a hot thread then goes to the end of the queue.
+#: Maximum number of one thread's tasks in a claim; a hot thread then goes to the end of the queue.
 TASKS_PER_THREAD: Final = 500
 
-#: Bytes of lines in a claim, about.
+#: Approximate bytes of lines in a claim.
 CLAIM_BYTES: Final = 16 * 1024 * 1024
 
 #: After the main budgets are spent: how many more ready threads to check, how many tasks count as few, and the
@@ -213,7 +213,7 @@ def _fields(content: list[Any]) -> Sequence[bytes]:
 
     Raises:
         KeyError: a field is missing.
-        ValueError: the list is not one of pairs.
+        ValueError: the list does not consist of pairs.
     """
     if len(content) > 1:
         return content

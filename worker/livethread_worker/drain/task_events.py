@@ -33,7 +33,7 @@ SEND_INTERVAL: Final = 0.1  # seconds
 
 
 class TaskEvents:
-    """Reports the ordered tasks of a drain, or an even sample of them above a rate.
+    """Reports the ordered tasks of a drain, or an even sample of them if they exceed a rate.
 
     A failure to send events is logged and has no other effect.
     """
@@ -95,7 +95,7 @@ class TaskEvents:
 
 
 class _Batch:
-    """The events of one batch, built without the dispatcher: it takes as long for one as applying a task."""
+    """The events of one batch, built without the dispatcher, which takes as long for one event as applying a task."""
 
     def __init__(self, dispatcher: Any, started_at: float) -> None:  # Any: see above
         self.events: list[dict[str, Any]] = []

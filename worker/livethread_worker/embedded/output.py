@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-#: A log that is larger when its process starts gives way to a new one.
+#: A log larger than this is replaced when its process starts.
 MAX_LOG_BYTES: Final = 1_000_000
 #: Last lines of a log that explain a failure.
 TAIL_LINES: Final = 8
@@ -74,7 +74,7 @@ def explain_log(path: Path) -> str:
 class Lines:
     """Calls *write* with a child's name and each line it prints, without the line's end, from several threads.
 
-    If *write* fails (a closed terminal), that line is lost and everything goes on.
+    If *write* fails (a closed terminal), only that line is lost.
     """
 
     def __init__(self, write: Callable[[str, str], None]) -> None:

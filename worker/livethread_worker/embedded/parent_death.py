@@ -37,7 +37,7 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def hold_lock(path: str) -> None:
-    """Take the exclusive lock of *path*, which this process keeps until it ends, across exec. Waits without end."""
+    """Take the exclusive lock of *path*, which this process keeps until it ends, across exec. Waits indefinitely."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(descriptor, True)
     try:
@@ -48,7 +48,7 @@ def hold_lock(path: str) -> None:
 
 
 def main() -> None:
-    """Tie, lock, exec."""
+    """Prepare to die with the parent, take the lock, and become the command."""
     parent_pid, lock, *command = sys.argv[1:]
     die_with_parent(int(parent_pid))
     if lock != NO_LOCK:

@@ -49,7 +49,7 @@ def redis_spec(settings: Settings) -> ProcessSpec:
     If the home's server already runs elsewhere, this one waits for its lock and takes over when it ends.
 
     Raises:
-        Unavailable: no server is installed, or its socket has no place.
+        Unavailable: no server is installed, or its folders cannot be created.
     """
     prepare_directories(settings)
     return ProcessSpec(
@@ -75,7 +75,7 @@ def worker_spec(settings: Settings, name: str, *, concurrency: int = 2, beat: bo
             *(sys.executable, "-P", "-m", "celery", "--quiet", "--app", "livethread_worker.entrypoint", "worker"),
             *("--hostname", f"{node}@%h", "--concurrency", str(concurrency), "--loglevel", "WARNING"),
             *("--include", WORKER_SIGNALS),
-            # Workers need not know each other, and asking for neighbours takes a second.
+            # Workers need not know each other, and searching for others takes a second.
             *("--without-mingle", "--without-gossip"),
             *schedule,
         ],

@@ -62,7 +62,7 @@ def server_command(settings: Settings) -> list[str]:
 
 
 def run_dir(settings: Settings) -> Path:
-    """Return the folder of the socket, the locks and the logs, of use only while its processes run."""
+    """Return the folder of the socket, the locks and the logs, which are needed only while its processes run."""
     return settings.own_dir / "run"
 
 

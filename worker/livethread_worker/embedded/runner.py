@@ -1,7 +1,7 @@
 """The detached process that runs one home's Redis and worker while other processes use them.
 
-``python -m livethread_worker.embedded.runner`` returns 0 when the runtime serves, by this runner or by one that was
-first; or it prints why it cannot and returns 1. The runner itself is forked off. It holds ``runner.lock``, and ends when
+``python -m livethread_worker.embedded.runner`` returns 0 when the runtime serves, by this runner or by an earlier one;
+otherwise it prints the reason and returns 1. The runner itself is forked off. It holds ``runner.lock``, and ends when
 the kernel grants it ``users.lock`` exclusively: the last user has left or was killed. It keeps both locks until it has
 ended, so that a process that comes meanwhile waits and starts a fresh runner.
 """

@@ -40,7 +40,7 @@ END_TIMEOUT: Final = 30.0  # seconds
 def use_local_runtime(settings: Settings) -> Iterator[None]:
     """Keep the home's embedded Redis and a worker running while the context is entered.
 
-    Any number of processes, and of contexts in each, share one runtime: that of ``livethread up`` if it runs, else a
+    Any number of processes, and of contexts in each, share one runtime: ``livethread up``'s if it runs, else a
     detached runner, which this starts and which ends with its last user, even a killed one. If the runtime ends while
     it has users, one of them starts another. The last user to leave waits until the runner has ended. Enter and leave
     from any thread; both may block.
@@ -202,7 +202,7 @@ def _start_runner(settings: Settings) -> None:
 
 
 def _await_end_if_last(settings: Settings) -> None:
-    """Wait until the runner has ended, if it has no users. Bounded, because the runner ends in any case."""
+    """Wait until the runner has ended, if it has no users. The wait is bounded, because the runner ends anyway."""
     deadline = time.monotonic() + END_TIMEOUT + settings.drain_max_s
     while time.monotonic() < deadline:
         state = runtime_locks.read_state(settings)

@@ -33,7 +33,7 @@ class FileLock:
     def take(self, *, shared: bool = False, wait_s: float | None = 0.0) -> bool:
         """Take the lock, exclusively unless *shared*, and return whether it is held now.
 
-        Waits up to *wait_s* seconds, or without end if that is None; an exception from a signal handler ends the wait.
+        Waits up to *wait_s* seconds, or indefinitely if that is None; an exception from a signal handler ends the wait.
         """
         return flock(self._open(), shared=shared, wait_s=wait_s)
 
@@ -67,10 +67,10 @@ class FileLock:
 
 @dataclass(frozen=True, slots=True)
 class RunnerState:
-    """The process that holds ``runner.lock``, and how far it is."""
+    """The process that holds ``runner.lock``, and its progress."""
 
     pid: int
-    #: ``shared``: the detached runner, which ends with its last user; ``own``: lives as long as it likes.
+    #: ``shared``: the detached runner, which ends with its last user; ``own``: ends independently of users.
     kind: Literal["shared", "own"]
     #: Whether Redis and a worker serve.
     ready: bool = False

@@ -22,7 +22,7 @@ def _tell_ready(sender: Any, **_: Any) -> None:
 
 def _tie_beat(**_: Any) -> None:
     # Celery's pool processes die with the worker's main process, but its embedded beat does not: after a kill -9 of the
-    # worker it would sweep on for ever.
+    # worker it would keep sweeping.
     parent_death.die_with_parent(os.getppid())
 
 

@@ -41,7 +41,7 @@ class LocalThreadStore:
     """A thread store over one home. Operations run one at a time, in the order in which they are called.
 
     With ``index=None`` it makes and uses no index file: the first listing or search reads every rollout into memory. The
-    same happens while the index file cannot be used; changes then wait for it. Reads need a readable home, no more.
+    same happens while the index file cannot be used; changes then wait for it. Reads need only a readable home.
     """
 
     def __init__(self, settings: Settings | None = None, *, index: Literal["sqlite"] | None = "sqlite") -> None:
@@ -93,7 +93,7 @@ class LocalThreadStore:
         )
         if params.exclusive:
             epoch = await self._run(lambda: self._fence_now(params.thread_id))
-            thread = await self.read_thread(wanted)  # with all that others had applied until then
+            thread = await self.read_thread(wanted)  # with everything that others had applied by then
         self._open_thread(params.thread_id, epoch=epoch)
         return thread
 
@@ -199,7 +199,7 @@ class LocalThreadStore:
         return await self._run(lambda: self._reader.list_threads(params))
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of the threads that hold a text."""
+        """Return one page of the threads that contain a text."""
         return await self._run(lambda: self._reader.search_threads(params))
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
@@ -276,7 +276,7 @@ class LocalThreadStore:
             return index.fence(thread_id, time.time_ns() // 1_000_000)
 
     def _open_thread(self, thread_id: str, *, epoch: int | None) -> LocalWriter:
-        """Open the thread once more; handles of one thread in one store share its writer, and so its epoch."""
+        """Add a handle of the thread; handles of one thread in one store share its writer, and so its epoch."""
         writer = self._open.open(thread_id, lambda: LocalWriter(thread_id))
         if epoch is not None:
             writer.raise_epoch(epoch)

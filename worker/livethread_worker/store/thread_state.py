@@ -64,7 +64,7 @@ class ThreadState:
     #: What lines since the state was loaded add to the index, in order; for turns, with the offsets of the lines.
     turns: list[tuple[int, TurnStart | TurnEnd | TurnsRolledBack]] = field(default_factory=list)
     texts: list[TextLine] = field(default_factory=list)
-    #: Whether the whole rollout was read again: the index must replace what it has of the lines.
+    #: Whether the whole rollout was read again: the index must replace what it derived from the lines.
     is_reread: bool = False
     #: Whether a line was read that carries over what codex dropped when it rewrote the rollout.
     is_carried_over: bool = False

@@ -11,7 +11,7 @@ import orjson
 
 from livethread import errors, types
 
-#: The end of a call without a known end.
+#: The end of a call whose end is unknown.
 NEVER: Final = 2**63
 
 

@@ -38,7 +38,7 @@ class ViolationKind(StrEnum):
     APPLIED_TWICE = "applied_twice"
     #: Only partly in the rollout.
     PARTLY_APPLIED = "partly_applied"
-    #: A line of ours has another ordinal than its place in the file.
+    #: The ordinal of one of our lines is not its place in the file.
     NUMBERING = "numbering"
     #: Two tasks of one writer are not in the order in which it made them.
     WRITER_ORDER = "writer_order"
@@ -46,7 +46,7 @@ class ViolationKind(StrEnum):
     THREAD_ORDER = "thread_order"
     #: A task comes after another that was made after its acceptance.
     REAL_TIME_ORDER = "real_time_order"
-    #: A reader got items that are not a beginning of the rollout.
+    #: A reader got items that are not a prefix of the rollout.
     READ_CONTRADICTED = "read_contradicted"
     #: A reader did not get items whose acceptance it knew of.
     STALE_READ = "stale_read"
@@ -158,7 +158,7 @@ class ThreadVerdict:
     def _by_key(self) -> tuple[list[Call], list[list[Call]]]:
         """Return the single appends, and groups of appends with one idempotency key in an unknown order.
 
-        Of appends with one key, the first counts.
+        Of appends with one idempotency key, the first counts.
         """
         single: list[Call] = []
         by_key: dict[str, list[Call]] = defaultdict(list)
@@ -180,10 +180,13 @@ class ThreadVerdict:
         found = [place for digests in {tuple(call.value) for call in calls} for place in standing.get(digests, [])]
         if len(found) > 1:
             self._violated(
-                ViolationKind.APPLIED_TWICE, f"{calls[0]}, or one with its key, is there {len(found)} times"
+                ViolationKind.APPLIED_TWICE,
+                f"{calls[0]}, or one with its idempotency key, is there {len(found)} times",
             )
         elif not found and any(call.outcome == "ok" for call in calls):
-            self._violated(ViolationKind.LOST, f"{calls[0]} is not in the rollout, nor is one with its key")
+            self._violated(
+                ViolationKind.LOST, f"{calls[0]} is not in the rollout, nor is one with its idempotency key"
+            )
 
     def _matched(self, calls: list[Call], found: list[int]) -> dict[int, Call]:
         """Match appends of the same items with the *found* places, in the order of acceptance."""
@@ -211,7 +214,7 @@ class ThreadVerdict:
                 continue
             is_double = len(set(task.digests)) < len(task.digests)
             kind = ViolationKind.APPLIED_TWICE if is_double else ViolationKind.PARTLY_APPLIED
-            self._violated(kind, f"task {task.seq} has other items than were appended")
+            self._violated(kind, f"task {task.seq} has items that differ from those appended")
             damaged.update(task.digests)
         return damaged
 
@@ -242,7 +245,7 @@ class ThreadVerdict:
     def _judge_reads(self, tasks: list[_Task], places: dict[int, Call]) -> None:
         reads = [call for call in self.history.of("load_history") if call.outcome == "ok"]
         digests = [digest for task in tasks for digest in task.digests]
-        # The digest of each beginning that a reader got.
+        # The digest of each prefix that a reader got.
         beginnings = {count: history_digest(digests[:count]) for count in {call.count for call in reads}}
         ends = list(itertools.accumulate(len(task.digests) for task in tasks))
         for call in reads:

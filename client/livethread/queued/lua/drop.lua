@@ -58,7 +58,7 @@ for i = 6, 5 + count do
   redis.call('XDEL', mailbox, ARGV[i])
 end
 
--- Applied is the last entry's position, but at most the tail: somebody may have made the position up.
+-- The applied position is the last entry's, but never beyond the tail: another program may have forged the entry.
 local last, tail, applied = ARGV[5 + count], redis.call('HGET', writers, 'tail'), redis.call('GET', applied_key)
 if tail and later_than(last, tail) then
   last = tail

@@ -5,7 +5,7 @@
 --        3 tokens    hash    thread -> token of the claim's holder
 --        4 parked    hash    thread -> why it is parked
 --        5 bell      string  a doorbell is outstanding
---        6 drain     string  heartbeat of a drain at work
+--        6 drain     string  heartbeat of a running drain
 --        7 wake      list    wakes a lingering drain
 --        8 deleted   zset    thread -> time (ms) at which its deletion was accepted
 --        then for each thread
@@ -18,7 +18,7 @@
 --                    zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a writer's counter may be forgotten
---        3 most entries of a mailbox
+--        3 maximum entries of a mailbox
 --        then for each thread: id, writer, floor, epoch, count, and count times:
 --          n, kind, expected, idempotency key, task, lines
 --          floor     counter up to which the writer knows its tasks to be applied; it still holds all later ones
@@ -169,7 +169,7 @@ while key <= #KEYS do
 end
 
 local became_ready = 0
-for first = 1, #waiting, 1000 do -- Lua unpacks some thousand values at most
+for first = 1, #waiting, 1000 do -- Lua unpacks at most a few thousand values
   became_ready = became_ready + make_ready(first, math.min(first + 999, #waiting))
 end
 

@@ -499,7 +499,7 @@ async def test_a_task_that_was_reported_as_queued_is_never_refused_later(impatie
 async def test_an_append_with_an_expected_position_is_not_promised_before_redis_replies(
     impatient: FaultyMailboxes, expected: str
 ) -> None:
-    """Otherwise an append with a stale position would be offered for ever and block all later tasks."""
+    """Otherwise an append with a stale position would be offered forever and block all later tasks."""
     impatient.faults.append(RedisConnectionError("refused"))
     writer = impatient.new_writer(A)
     conditional = queue(writer, append("conditional"), expected)
@@ -548,7 +548,7 @@ async def test_no_task_is_accepted_after_a_threads_deletion(mailboxes: FaultyMai
 
 
 async def test_even_a_promised_task_is_dropped_once_its_thread_is_deleted(mailboxes: FaultyMailboxes) -> None:
-    """The thread is gone with all its items; a task that is kept would block its flush for ever."""
+    """The thread is gone with all its items; a task that is kept would block its flush forever."""
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "mine"))
     mailboxes.lose_everything()
@@ -778,7 +778,7 @@ async def test_stopping_fails_the_queued_tasks(mailboxes: FaultyMailboxes) -> No
 async def test_stopping_fails_tasks_that_wait_for_an_earlier_task_to_be_offered_again(
     mailboxes: FaultyMailboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise their callers would wait for ever."""
+    """Otherwise their callers would wait forever."""
     monkeypatch.setattr(outbox_module, "OFFER_AGAIN", 0.05)
     writer = mailboxes.new_writer(A)
     await outcomes(*mailboxes.submit(writer, "mine"))

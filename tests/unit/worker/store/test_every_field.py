@@ -1,4 +1,4 @@
-"""Every field of a patch, whichever way it took to the thread, is in the rollout."""
+"""Every field of a patch is in the rollout, however the patch reached the thread."""
 
 from __future__ import annotations
 

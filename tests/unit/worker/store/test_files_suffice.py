@@ -136,11 +136,11 @@ class World:
         self.store.drop_index()
 
     def reach_the_disk(self) -> None:
-        """Sync the commits of the index to the disk."""
+        """Sync the commits of the index to disk."""
         self.on_disk = self.store.index.db.conn.serialize()
 
     def power_cut(self) -> None:
-        """Cut the power: the rollouts are on the disk, but the last commits of the index are not."""
+        """Cut the power: the rollouts are on disk, but the last commits of the index are not."""
         if self.on_disk is not None:
             self.store.index.close()
             for path in self.store.home.own.glob("index.sqlite*"):

@@ -56,7 +56,7 @@ async def test_an_expected_position_that_was_lost_with_the_index_is_refused(tmp_
         assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
 
-async def test_lines_that_a_killed_store_left_are_no_ground_to_append(tmp_path: Path) -> None:
+async def test_an_append_is_refused_if_a_killed_store_left_unread_lines(tmp_path: Path) -> None:
     """The killed store had not committed them; the other has not read them."""
     settings = Settings(home=tmp_path / "home")
     async with LocalThreadStore(settings) as dying, LocalThreadStore(settings) as other:
@@ -75,7 +75,7 @@ async def test_lines_that_a_killed_store_left_are_no_ground_to_append(tmp_path: 
 async def test_an_append_that_found_the_index_busy_is_checked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The expected position was the last one when its first attempt wrote its lines; a reader took them in since."""
+    """The expected position was the last one when the first attempt wrote its lines; a reader then indexed them."""
     home = Home(tmp_path / "home")
     async with LocalThreadStore(Settings(home=home.root)) as store:
         thread_id = await new_thread(store)

@@ -97,14 +97,14 @@ class Thread:
     may_be_torn: bool = False
     #: Whether the index or the names may hold it though it is not stored: after a death, or in an old index.
     may_haunt: bool = False
-    #: Whether codex's name index surely has the thread's name: no process was killed naming it.
+    #: Whether codex's name index certainly has the thread's name: no process was killed while naming it.
     is_surely_named: bool = True
     #: How many torn lines another program ended.
     garbage: int = 0
 
     @property
     def is_stored(self) -> bool:
-        """Whether it surely has a rollout."""
+        """Whether it certainly has a rollout."""
         return all(state.is_stored for state in self.states)
 
     def see(self, fits: Callable[[State], bool], what: Any) -> None:
@@ -159,7 +159,7 @@ class Stores(RuleBasedStateMachine):
 
     @initialize(stores=st.lists(STORE, min_size=1, max_size=2))
     def begin(self, stores: list[int]) -> None:
-        """Start with threads that have an item: the others are seldom of interest."""
+        """Start with threads that have an item: other threads are rarely interesting."""
         for store in stores:
             self.create(store)
             self.append(store, len(self.threads) - 1, ["m"], None)

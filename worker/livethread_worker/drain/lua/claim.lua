@@ -7,18 +7,18 @@
 --        4 attempts  hash    thread -> failed attempts in a row
 --        5 parked    hash    thread -> why it is parked
 --        6 bell      string  a doorbell is outstanding
---        7 drain     string  heartbeat of a drain at work
+--        7 drain     string  heartbeat of a running drain
 -- ARGV   1 token of this drain
 --        2 lifetime of the claims, in ms
---        3 most threads        4 most tasks in all        5 most tasks of one thread
+--        3 maximum threads     4 maximum tasks in all     5 maximum tasks of one thread
 --        6 lifetime of the heartbeat, in ms
 --        7 lifetime of a doorbell, in ms
 --        8 prefix of "mailbox:<thread>" in a mailbox's key: only this script knows which threads are ready, so their
 --          keys cannot be passed; they carry the shard's hash tag, like all keys above
 --        9 "1" at the first claim of a drain: the doorbell that started it is answered
 --       10 bytes of lines to take, roughly; the last thread may exceed them
---       11 threads to look at after those               12 most tasks of such a thread
---       13 most tasks of all of them                    14 bytes of their lines, roughly
+--       11 threads to look at after those               12 maximum tasks of each
+--       13 maximum tasks of all of them                 14 bytes of their lines, roughly
 --
 -- Threads are taken in the order in which they became ready, and go to the end if they have more tasks. If a few threads
 -- use up the budgets, threads with few tasks are taken as well, so that they do not wait for the hot ones.
@@ -40,7 +40,7 @@ if ARGV[9] == '1' then
   redis.call('DEL', bell)
 end
 
--- Release expired claims, and claims and delays that lie far ahead because the clock was set back.
+-- Release expired claims, and claims and delays that end too far in the future because the clock was set back.
 for _, range in ipairs({ { '-inf', '(' .. now }, { '(' .. (now + ttl), '+inf' } }) do
   for _, thread in ipairs(redis.call('ZRANGEBYSCORE', claims, range[1], range[2], 'LIMIT', 0, 1000)) do
     redis.call('ZREM', claims, thread)
@@ -121,7 +121,7 @@ end
 local function write_down()
   for _, what in ipairs({ { 'ZREM', ready, removed }, { 'ZADD', claims, deadlines }, { 'HSET', tokens, held } }) do
     local values = what[3]
-    for first = 1, #values, 1000 do -- Lua unpacks some thousand values at most
+    for first = 1, #values, 1000 do -- Lua unpacks at most a few thousand values
       redis.call(what[1], what[2], unpack(values, first, math.min(first + 999, #values)))
     end
   end

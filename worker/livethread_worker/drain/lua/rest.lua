@@ -2,7 +2,7 @@
 -- rest: end a drain, unless a thread is ready.
 --
 -- KEYS   1 ready   zset    thread -> time (ms) from which it may be claimed
---        2 drain   string  heartbeat of a drain at work
+--        2 drain   string  heartbeat of a running drain
 -- ARGV   1 token of this drain
 --        2 "1" to end it even if a thread is ready
 --

@@ -49,7 +49,7 @@ end
 -- Return for each thread whether this drain still holds its claim. Batched: a call costs more than its work.
 local function are_held(threads)
   local held = {}
-  for first = 1, #threads, 1000 do -- Lua can unpack only some thousand values
+  for first = 1, #threads, 1000 do -- Lua unpacks at most a few thousand values
     local last = math.min(first + 999, #threads)
     for i, holder in ipairs(redis.call('HMGET', tokens, unpack(threads, first, last))) do
       held[first + i - 1] = holder == token

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- sweep: make threads with expired claims ready, forget old deletions, and ring if ready threads wait and no drain is
--- at work.
+-- running.
 --
 -- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain  6 deleted   (as in enqueue.lua)
 -- ARGV   1 ms for which a doorbell counts as outstanding

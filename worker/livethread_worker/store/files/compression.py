@@ -1,7 +1,7 @@
 """Compressed rollouts, ``.jsonl.zst``: read in place, and decompressed before anything is appended.
 
-Either form is on the disk under its name before the other is removed. A crash leaves the old file, or both with the
-same lines; then the plain one wins, as in codex.
+Each form is on disk under its own name before the other is removed. A crash leaves the old file, or both with the same
+lines; then the plain one wins, as in codex.
 """
 
 from __future__ import annotations

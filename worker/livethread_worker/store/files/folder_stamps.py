@@ -1,4 +1,4 @@
-"""Tells whether the entries of a folder of rollouts changed, without listing it."""
+"""Detects whether the entries of a folder of rollouts changed, without listing it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUIET_TIME: Final = 2.0  # seconds
 class FolderStamp(NamedTuple):
     """Differs from the folder's later stamps if a rollout was added, moved or deleted in between.
 
-    It takes the inode's change time, because a copying program may set the modification time as it likes.
+    It takes the inode's change time, because a program that copies files may set any modification time.
     """
 
     changed_ns: int
@@ -23,7 +23,7 @@ class FolderStamp(NamedTuple):
     inode: str
 
     def is_quiet(self) -> bool:
-        """Whether the folder has not changed for a while, so that its next change will have another time."""
+        """Whether the folder has not changed for a while, so that its next change will have a different time."""
         return abs(time.time_ns() - self.changed_ns) > QUIET_TIME * 1e9
 
 

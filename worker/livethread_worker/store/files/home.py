@@ -1,6 +1,6 @@
 """The layout of a home: codex's, plus a folder of our own.
 
-No path is built from unchecked text: thread ids are canonical UUIDs, and rollout paths from the index must lie within
+No path is built from unchecked text: thread ids are canonical UUIDs, and rollout paths from the index must be within
 the home.
 """
 
@@ -25,7 +25,7 @@ FILE_MODE: Final = 0o600
 #: Added to the name of a rollout when it is compressed.
 COMPRESSED_SUFFIX: Final = ".zst"
 
-#: How long a folder in which no symlink was found is taken to have none.
+#: How long a folder that was found without symlinks counts as having none.
 LINK_CHECK_INTERVAL: Final = 1.0  # seconds
 
 _ROLLOUT_NAME: Final = re.compile(
@@ -55,7 +55,7 @@ class Home:
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
         self.originals = self.own / "originals"
-        #: Folders checked for symlinks, as spelled -> resolved, and when to check them again, of the monotonic clock.
+        #: Folders checked for symlinks, as spelled -> resolved, and the monotonic time at which to check them again.
         self._checked: dict[str, Path] = {}
         self._check_again_at = 0.0
 
@@ -66,7 +66,7 @@ class Home:
             make_directory(folder)
 
     def thread_lock(self, thread_id: str) -> str:
-        """Return the path of the file whose ``flock`` a writer of the thread holds, codex too."""
+        """Return the path of the file whose ``flock`` every writer of the thread holds, including codex."""
         return f"{self._locks}/{thread_id}.lock"
 
     def new_rollout(self, thread_id: str, created_at: datetime) -> Path:
@@ -90,7 +90,7 @@ class Home:
     def resolve(self, relative: str) -> Path:
         """Return the path of a rollout given relative to the home, or absolutely.
 
-        Symlinks on the way are looked for again after `LINK_CHECK_INTERVAL`.
+        It checks for symlinks on the way again after `LINK_CHECK_INTERVAL`.
 
         Raises:
             InvalidRequest: it is not a path, or leads out of the home. (If the file itself is a symlink, opening it
@@ -202,7 +202,7 @@ class Home:
         yield self.archived_sessions
 
     def is_within(self, folder: Path) -> bool:
-        """Return whether *folder* lies in the home after symlinks are resolved."""
+        """Return whether *folder* is in the home after symlinks are resolved."""
         try:
             return _without_links(folder).is_relative_to(self.root.resolve())
         except ValueError:
@@ -222,7 +222,7 @@ class Home:
             return None
 
     def is_archived(self, path: Path) -> bool:
-        """Return whether *path* lies in the folder of archived rollouts."""
+        """Return whether *path* is in the folder of archived rollouts."""
         # Comparing strings is five times as fast as comparing paths.
         return str(path).rpartition("/")[0] == str(self.archived_sessions)
 

@@ -132,7 +132,7 @@ class NameReader:
         self._end = 0
 
     def read(self) -> dict[str, NameLine]:
-        """Return each thread's last line, by its id as spelled there, in order; nothing if there is no name index.
+        """Return each thread's last line, in order, by the id as written there; an empty dict without a name index.
 
         Raises:
             OSError: the name index cannot be read.

@@ -22,9 +22,9 @@ class RolloutRecorder:
         self.file = file
         #: Whether this recorder created the file.
         self.is_new = is_new
-        #: Whether its name is known to be on the disk: a process may have crashed right after creating the file.
+        #: Whether its name is known to be on disk: a process may have crashed right after creating the file.
         self.is_named = is_named
-        #: Whether this recorder wrote everything that may not be on the disk. For what another process wrote before,
+        #: Whether this recorder wrote everything that may not be on disk. For what another process wrote before,
         #: only ``fdatasync`` reports every error.
         self.is_all_ours = is_new or is_named
         stat = os.fstat(file.fileno())

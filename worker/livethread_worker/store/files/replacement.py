@@ -1,4 +1,4 @@
-"""Replaces files durably: the new file is complete on the disk before it takes the old one's name."""
+"""Replaces files durably: the new file is complete on disk before it takes the old one's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forces a batch to the disk: its rollouts, and the names of new ones."""
+"""Syncs a batch to disk: its rollouts, and the names of new ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from livethread_worker.store.files.syncfs import is_cheap_to_sync, sync_filesyst
 #: macOS has no fdatasync.
 _datasync: Final = getattr(os, "fdatasync", os.fsync)
 
-#: Files synced at the same time: several take hardly longer than one.
+#: Files synced at the same time: several take little longer than one.
 SYNC_THREADS: Final = 8
 
 
 class Syncing:
-    """Syncs the files of *recorders* and the names of new ones in other threads; a single file, before it returns.
+    """Syncs the files of *recorders*, and the names of new ones, in a thread pool; the constructor syncs a single file.
 
     The recorders must stay open until `wait` has returned.
     """
@@ -106,7 +106,7 @@ class Syncing:
 
 
 def sync_now(recorder: RolloutRecorder) -> None:
-    """Force the rollout of *recorder* to the disk, and the name of a new one.
+    """Sync the rollout of *recorder* to disk, and the name of a new one.
 
     Raises:
         OSError: the disk failed.
@@ -134,13 +134,13 @@ def _sync_data(recorder: RolloutRecorder) -> OSError | None:
 
 
 def sync_directories(folder: Path) -> None:
-    """Force the names in *folder* and in its three parents to the disk."""
+    """Sync the names in *folder* and in its three parents to disk."""
     for path in (folder, *folder.parents[:3]):
         sync_directory(path)
 
 
 def sync_directory(path: Path) -> None:
-    """Force the names in *path* to the disk."""
+    """Sync the names in *path* to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Forces all files of a file system to the disk with one call, if that is as safe as one per file, and cheap.
+"""Syncs all files of a file system to disk with one call, if that is as safe as one per file, and cheap.
 
 ``fdatasync`` of a hundred rollouts may commit the file system's journal a hundred times, ``syncfs`` once. PostgreSQL
 uses it, too (``recovery_init_sync_method``), and documents its drawbacks: the call also writes the data of other
@@ -23,7 +23,7 @@ _RELIABLE_FILE_SYSTEMS: Final = frozenset({"ext4", "xfs"})
 #: Linux reports failed pages since 5.8, and a failed journal since 5.17.
 _FIRST_LINUX: Final = (5, 17)
 
-#: Above this many kB that wait to be written, by any program, files are synced one by one.
+#: If more than this many kB wait to be written, by any program, files are synced one by one.
 _MAX_DIRTY: Final = 64 * 1024
 
 #: Index of the device number in a line of ``mountinfo``.
@@ -33,14 +33,14 @@ _DIRTY: Final = re.compile(rb"^(?:Dirty|Writeback): +([0-9]+) kB", re.MULTILINE)
 
 
 def is_cheap_to_sync(descriptor: int) -> bool:
-    """Return whether `sync_filesystem` is as safe as ``fdatasync`` for files beside *descriptor*, and fast."""
+    """Return whether `sync_filesystem` is fast, and as safe as ``fdatasync``, on the file system of *descriptor*."""
     with suppress(OSError, ValueError, LookupError):  # /proc may be hidden, or not Linux's own
         return _is_reliable(os.fstat(descriptor).st_dev) and _dirty() <= _MAX_DIRTY
     return False
 
 
 def sync_filesystem(descriptor: int) -> None:
-    """Force the file system of the file *descriptor* to the disk: data, lengths and names.
+    """Sync the file system of the file *descriptor* to disk: data, lengths and names.
 
     Raises:
         OSError: a write since *descriptor* was opened failed; ``fdatasync`` reports of which file. Failures of earlier

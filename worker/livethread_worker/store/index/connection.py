@@ -81,7 +81,7 @@ class Connection:
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """Have all statements read the same rows, even if another process writes meanwhile."""
+        """Let all statements in the block read the same rows, even if another process writes."""
         connection = self.db.conn
         with self.errors_translated():
             connection.execute("BEGIN")
@@ -93,7 +93,7 @@ class Connection:
 
     @contextmanager
     def waiting(self, seconds: float) -> Iterator[None]:
-        """Wait at most so long for other processes' transactions."""
+        """Wait at most *seconds* for other processes' transactions."""
         connection = self.db.conn
         with self.errors_translated():
             connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
@@ -111,4 +111,4 @@ class Connection:
             self.is_damaged = self.is_damaged or database.is_damaged(error)
             raise database.IndexUnavailable(f"the index: {error}") from error
         except locks.LockBusy:
-            raise database.IndexUnavailable("another process has been creating the index for long") from None
+            raise database.IndexUnavailable("another process has been creating the index for a long time") from None

@@ -1,4 +1,4 @@
-"""The file of the index: opened, created, and set aside if it is damaged or has another schema."""
+"""The file of the index: opened, created, and set aside if it is damaged or has a different schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from livethread_worker.store.files.home import FILE_MODE, Home
 logger = logging.getLogger(__name__)
 
 #: Pages of 4 KB in the write-ahead log at which a commit moves them into the database, unless `Maintenance` did so before:
-#: that takes some ten milliseconds.
+#: that takes about ten milliseconds.
 CHECKPOINT_PAGES: Final = 4_000
 
 #: How long a statement waits for another process' transaction.
@@ -49,7 +49,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 class IndexUnavailable(Exception):
-    """The index cannot be used now: it is locked for long, damaged, of a newer release, or the disk is full."""
+    """The index cannot be used now: it stays locked, is damaged, a newer release made it, or the disk is full."""
 
 
 class _OldSchema(Exception):
@@ -63,7 +63,7 @@ def open_database(home: Home) -> Database:
 
     Raises:
         IndexUnavailable: a newer release made the index. It stays as it is: two releases that replaced each other's
-            index would rebuild it all the time.
+            index would rebuild it again and again.
     """
     try:
         return _open(home)
@@ -102,7 +102,7 @@ def _open(home: Home) -> Database:
 
 
 def _require_our_schema(database: Database) -> None:
-    """Pass an empty database, or one that exactly our migrations made.
+    """Accept an empty database, or one that exactly our migrations made.
 
     Raises:
         IndexUnavailable: a newer release made it.
@@ -148,7 +148,7 @@ def is_damaged(error: sqlite3.Error) -> bool:
 
 
 def identity(home: Home) -> tuple[int, int] | None:
-    """Return device and inode of the present index of *home*; None if it is missing."""
+    """Return device and inode of the current index of *home*; None if it is missing."""
     try:
         stat = home.index.stat()
     except FileNotFoundError:

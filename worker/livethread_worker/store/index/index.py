@@ -47,13 +47,13 @@ _SEARCH_WITHOUT: Final = 3.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class TurnSpan:
-    """Where a turn stands in its rollout."""
+    """Where a turn is in its rollout."""
 
     turn_id: str
     offset: int
     #: Where the next turn begins; None for the last one.
     end: int | None
-    #: Where the turn ended, if that stands after the start of another one.
+    #: Where the turn ended, if that is after the start of another one.
     late_end: int | None = None
 
 
@@ -70,7 +70,7 @@ class Index:
         self._connection = Connection(home, in_memory=in_memory)
         self._cache = StateCache(self.db.conn)
         self._maintenance = Maintenance(self.db.conn, self._connection.transaction)
-        #: Until when searches leave out messages that are not indexed yet; of the monotonic clock.
+        #: Monotonic time until which searches leave out messages that are not indexed yet.
         self._search_without_until = 0.0
         #: Whether it is private and ends with the process.
         self.in_memory = in_memory
@@ -145,9 +145,9 @@ class Index:
     ) -> set[str] | None:
         """Store *rows* and forget the *deleted* threads, in one transaction; commit it if *is_durable* returns true.
 
-        Return the threads that another process stored after their states were loaded: of these, nothing is stored. It
-        happens if a reader takes in a rollout whose lock was held for long, just when the lock is released. Return None if
-        nothing was committed.
+        Return the threads that another process stored after their states were loaded; nothing is stored for these. This
+        happens if a reader gives up waiting for a rollout's lock and indexes it just when the lock is released. Return
+        None if nothing was committed.
         """
         with self._connection.transaction(is_synced=bool(deleted)) as connection:
             changed = thread_writes.changed_since_load(connection, rows)
@@ -163,7 +163,7 @@ class Index:
         return changed
 
     def replace(self, rows: Sequence[ThreadRows], *, is_locked: bool = True) -> None:
-        """Store whole rollouts in place of what the index knows of their threads.
+        """Store whole rollouts, replacing what the index knows of their threads.
 
         If the caller does not hold the threads' locks, skip the threads that another process stored since they were
         read: since the index had ``loaded_bytes`` of them.
@@ -196,7 +196,7 @@ class Index:
             return self.epoch(thread_id)
 
     def set_path(self, thread_id: str, path: str) -> None:
-        """Note where a thread's rollout lies now, relative to the home; readers search for a rollout that moved."""
+        """Record where a thread's rollout is now, relative to the home; readers search for a rollout that moved."""
         with self.transaction() as connection:
             connection.execute(QUERIES["set_path"], {"thread_id": thread_id, "path": path})
 
@@ -229,7 +229,7 @@ class Index:
     def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Return one page of a search.
 
-        While another process writes the index for long, messages of the last moments may be missing.
+        If another process keeps the index locked, the newest messages may be missing.
         """
         if time.monotonic() >= self._search_without_until:
             self._make_searchable()
@@ -246,14 +246,14 @@ class Index:
             self._search_without_until = time.monotonic() + _SEARCH_WITHOUT
 
     def turns(self, thread_id: str, offset: int, limit: int, *, backward: bool) -> list[TurnSpan]:
-        """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
+        """Return up to *limit* turns from *offset* on, nearest first, without those that were rolled back."""
         query = QUERIES["turns_backward" if backward else "turns_forward"]
         return [
             TurnSpan(*row) for row in self._connection.select(query, thread_id=thread_id, offset=offset, limit=limit)
         ]
 
     def turn(self, thread_id: str, turn_id: str) -> TurnSpan | None:
-        """Return where a turn stands."""
+        """Return where a turn is in its rollout."""
         rows = self._connection.select(QUERIES["turn_span"], thread_id=thread_id, turn_id=turn_id)
         return TurnSpan(*rows[0]) if rows else None
 
@@ -286,7 +286,7 @@ class Index:
         return _rollouts(self._connection.select(QUERIES["rollouts_before"], thread_id=thread_id, limit=limit))
 
     def rollouts_updated_last(self, limit: int) -> dict[str, tuple[str, int]]:
-        """Return about the *limit* rollouts of active threads that were updated last: to the ten seconds."""
+        """Return roughly the *limit* rollouts of active threads that were updated last, to within ten seconds."""
         return _rollouts(self._connection.select(QUERIES["rollouts_updated_last"], limit=limit))
 
     def folders(self) -> dict[str, FolderStamp]:

@@ -1,11 +1,11 @@
 """One page of a listing, read off an SQL index in its order: its cost does not depend on the number of threads.
 
-Each filter has an SQL index for each sort key. In it, the threads of one value stand in order, slot by slot; threads of the
-same slot (ten seconds) are sorted when they are read. A page for several values merges their orders.
+Each filter has an SQL index for each sort key. In it, the threads with one value are in order, slot by slot; threads in
+the same slot (ten seconds) are sorted when they are read. A page for several values merges their orders.
 
 If there are several filters, the one with the fewest threads leads, and each of its threads is checked against the others.
-Threads that hold a search term, and descendants, stand in no order: up to `SORT_LIMIT` of them are collected and sorted; if
-there are more, the listing is walked until the page is full.
+Threads that contain a search term, and descendants, come unordered: up to `SORT_LIMIT` of them are collected and
+sorted; if there are more, the listing is walked until the page is full.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from livethread.types import ListThreadsParams, RelationKind, SortDirection, Thr
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
 from livethread_worker.store.index.thread_rows import SLOTS, from_rows, slot_of
 
-#: Most threads that are collected and sorted, and most that are counted to find the filter that leads.
+#: Maximum number of threads that are collected and sorted, or counted to find the filter that leads.
 SORT_LIMIT: Final = 4000
 
-#: Most values of a filter whose orders are merged; with more values, the filter only checks rows. (SQLite merges 500.)
+#: Maximum values of a filter whose orders are merged; a filter with more only checks rows. (SQLite merges 500.)
 MERGED_VALUES: Final = 100
 
-#: Most trigrams of a term that are looked up; each thread that they find is checked anyway.
+#: Maximum number of a term's trigrams that are looked up; each thread that they find is checked anyway.
 _MAX_TRIGRAMS: Final = 12
 
 

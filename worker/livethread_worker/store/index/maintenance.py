@@ -21,8 +21,8 @@ FTS_BATCH_ROWS: Final = 128
 SEGMENT_MESSAGES: Final = 256
 #: New segments after which we ask FTS5 to merge: it merges 16 of a level, see usermerge in schema.sql.
 MERGED_SEGMENTS: Final = 16
-#: Pages of full text that one piece merges: some milliseconds, as FTS5 writes as many again for unfinished segments. After
-#: a large batch, more pages for each of its messages, so that segments are merged as fast as they come.
+#: Pages of full text that one piece merges: a few milliseconds, as FTS5 writes as many again for unfinished segments.
+#: After a large batch, more pages for each of its messages, so that segments are merged as fast as they come.
 MERGED_PAGES: Final = 16
 MERGED_PAGES_OF_MESSAGE: Final = 0.5
 
@@ -34,17 +34,17 @@ LOGGED_PAGES_OF_THREAD: Final = 6
 LOGGED_PAGES_OF_MESSAGE: Final = 0.5
 LOGGED_PAGES: Final = 400
 
-#: While tasks wait, a chore rests for so many times as long as it took.
+#: While tasks wait, a chore rests for this many times as long as it took.
 REST: Final = 4
 
 
 @dataclass(slots=True)
 class _Chore:
-    """A piece of work that is due again and again."""
+    """A piece of work that recurs."""
 
     is_due: Callable[[], bool]
     do: Callable[[], None]
-    #: When it may be done again while tasks wait; of the monotonic clock, in seconds.
+    #: Monotonic time, in seconds, from which it may be done again while tasks wait.
     not_before: float = 0.0
 
 
@@ -88,10 +88,10 @@ class Maintenance:
     def do_some(self, *, is_idle: bool) -> bool:
         """Do one chore that is due, if it has rested or the process *is_idle*; return whether another one is due.
 
-        After a large batch, do all chores: they take little beside the batch, and must not pile up.
+        After a large batch, do all chores: they take little time compared with the batch, and must not pile up.
 
         Raises:
-            IndexUnavailable: another process writes for long, for example; the chore is tried again later.
+            IndexUnavailable: for example, another process keeps the index locked; the chore is tried again later.
         """
         self._is_idle, began = is_idle, time.monotonic()
         is_large = self._messages >= FTS_BATCH_ROWS and not is_idle
@@ -107,7 +107,7 @@ class Maintenance:
         began = time.monotonic()
         try:
             chore.do()
-        finally:  # also after a failure: not every batch has to wait for a lock that is held for long
+        finally:  # also after a failure: not every batch has to wait while the index stays locked
             ended = time.monotonic()
             chore.not_before = ended + (ended - began) * REST
 
@@ -115,7 +115,7 @@ class Maintenance:
         """Index all messages that were left for later, by any process.
 
         Raises:
-            IndexUnavailable: another process writes for long, for example.
+            IndexUnavailable: for example, another process keeps the index locked.
         """
         if self._any_unindexed():  # an empty write would make other processes clear their caches
             with self._transaction() as connection:
@@ -125,7 +125,7 @@ class Maintenance:
         self._unindexed = 0
 
     def _is_to_be_indexed(self) -> bool:
-        # An idle process takes care of what other processes left: they may have ended.
+        # An idle process does the work that other processes left: they may have ended.
         return self._unindexed >= FTS_BATCH_ROWS or (self._is_idle and self._any_unindexed())
 
     def _any_unindexed(self) -> bool:
@@ -148,6 +148,6 @@ class Maintenance:
             self._half_merged.discard(what)
 
     def _checkpoint(self) -> None:
-        """Move the log into the database, as far as no reader needs it; the log then starts from its beginning again."""
+        """Move the log into the database, except what a reader needs; the log then starts from its beginning again."""
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._logged_pages = 0.0

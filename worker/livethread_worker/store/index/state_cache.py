@@ -9,11 +9,11 @@ from typing import Final
 from livethread.rollout.lines import encode_json
 from livethread_worker.store.thread_state import ThreadState
 
-#: Most states in the cache, most characters in all of them, and most in one: some megabytes.
+#: Maximum states in the cache, characters in all of them, and characters in one: a few megabytes.
 MAX_STATES: Final = 2048
 MAX_CHARACTERS: Final = 8_000_000
 MAX_STATE_CHARACTERS: Final = 64_000
-#: Most counters of a state, and most beyond those that a batch asks for: the batch stores these again, too.
+#: Maximum counters of a state, and counters beyond those that a batch needs: the batch stores these again, too.
 MAX_WRITERS: Final = 64
 MAX_EXTRA_WRITERS: Final = 8
 

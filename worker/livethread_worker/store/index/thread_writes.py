@@ -68,7 +68,7 @@ def save_batch(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> in
 
 
 def replace_threads(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> int:
-    """Store whole rollouts in place of what is known of their threads, and return how many messages they add, at most."""
+    """Store whole rollouts, replacing what is known of their threads; return how many messages they add, at most."""
     return _save(connection, rows, rows, [each.state for each in rows], "recover_writer")
 
 
@@ -202,13 +202,13 @@ def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) ->
 
 
 def _lengths(connection: sqlite3.Connection, thread_ids: Sequence[str]) -> dict[str, int]:
-    """Return the committed lengths of the rollouts of *thread_ids*, as far as the index knows them."""
+    """Return the committed lengths of those rollouts of *thread_ids* that the index knows."""
     rows = connection.execute(QUERIES["rollouts_of"], {"thread_ids": json.dumps(thread_ids)})
     return {row["thread_id"]: row["rollout_bytes"] for row in rows}
 
 
 def _save_turns(connection: sqlite3.Connection, state: ThreadState) -> None:
-    """Store the turns that began, ended late and were taken back, in the order of the lines."""
+    """Store the turns that began, ended late or were rolled back, in the order of the lines."""
     for offset, change in state.turns:
         row: dict[str, Any] = {"thread_id": state.thread_id, "offset": offset}
         match change:

@@ -1,7 +1,7 @@
 """`LocalReader`: every read of a home, for the store in this process and for the workers' tasks.
 
-Before it answers, it takes in what other programs wrote into the home, see `Refresher`. While the SQLite file cannot be
-used, it answers from an index in memory, which it makes from the files.
+Before it answers, it picks up what other programs wrote into the home (see `Refresher`). While the SQLite file cannot
+be used, it answers from an index in memory, which it makes from the files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def as_unavailable() -> Iterator[None]:
 class LocalReader:
     """The reads of one home. Not thread-safe: one thread at a time uses it.
 
-    *open_index* returns the open index and sees to it that the index gets to know every rollout.
+    *open_index* returns the open index and makes sure that the index learns of every rollout.
 
     Reads raise the errors of the contract, and `Unavailable` if the files cannot be read.
     """
@@ -107,14 +107,14 @@ class LocalReader:
         return self._read_of(params.thread_id, lambda index: list_items(self._home, index, params))
 
     def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
-        """Return one page of the listing; of the SQLite file as it is, if *params* say so."""
+        """Return one page of the listing; if *params* say so, from the SQLite file as it is."""
         if params.use_state_db_only:
             with as_unavailable():
                 return self._open_index().list_threads(params)
         return self._read(Refresher.refresh_all, lambda index: index.list_threads(params))
 
     def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of the threads that hold a text."""
+        """Return one page of the threads that contain a text."""
         return self._read(Refresher.refresh_all, lambda index: index.search_threads(params))
 
     def epoch(self, thread_id: str) -> int | None:
@@ -132,7 +132,7 @@ class LocalReader:
         return refresher.index
 
     def _read_of(self, thread_id: str | None, answer: Callable[[Index], T]) -> T:
-        """Return *answer* after a look at one thread; at none, if a path names none."""
+        """Return *answer* after refreshing the thread, unless the id is None: the path names no thread."""
         return self._read(lambda refresher: refresher.refresh(thread_id) if thread_id else None, answer)
 
     def _read(self, refresh: Callable[[Refresher], None], answer: Callable[[Index], T]) -> T:

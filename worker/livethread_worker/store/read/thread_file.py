@@ -1,4 +1,4 @@
-"""A thread's rollout, wherever it lies now: opened, as items, or as raw lines in pages that fit a message."""
+"""A thread's rollout, wherever it is now: opened, as items, or as raw lines in pages that fit a message."""
 
 from __future__ import annotations
 
@@ -75,5 +75,5 @@ def read_lines(
         lines = file.readlines(max_bytes)
         following = file.tell()
         more = bool(file.read(1))
-    # A bad line stays one: bytes that are not UTF-8 must not become replacement characters on the way.
+    # A bad line must stay bad: bytes that are not UTF-8 must not become replacement characters on the way.
     return [line.decode(errors="surrogateescape") for line in lines], following if more else None

@@ -1,4 +1,4 @@
-"""Where a thread's turns stand: from the index, or from the rollout if the index does not know the thread."""
+"""Where a thread's turns are: from the index, or from the rollout if the index does not know the thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from livethread_worker.store.thread_state import ThreadState
 def turns_from(
     index: Index, thread_id: str, offset: int, limit: int, file: BinaryIO, *, backward: bool
 ) -> list[TurnSpan]:
-    """Return up to *limit* turns from *offset* on, nearest first, without those that were taken back."""
+    """Return up to *limit* turns from *offset* on, nearest first, without those that were rolled back."""
     if index.read_thread(thread_id) is not None:
         return index.turns(thread_id, offset, limit, backward=backward)
     spans = _scanned(thread_id, file)
@@ -28,7 +28,7 @@ def turns_from(
 
 
 def find_turn(index: Index, thread_id: str, turn_id: str, file: BinaryIO) -> TurnSpan:
-    """Return where a turn stands.
+    """Return where a turn is in its rollout.
 
     Raises:
         InvalidRequest: the thread has no such turn.

@@ -1,4 +1,4 @@
-"""Compresses rollouts that have not changed for long."""
+"""Compresses rollouts that have not changed for a long time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     """Compress the rollouts of threads unchanged since *before*; return how many, and their bytes before and after.
 
     Each is compressed under its thread's lock. Rollouts that are in use, differ from the index, fail verification or
-    lie behind a symlink out of the home are skipped. Reads work as before; the next change of a thread decompresses
-    its rollout.
+    are outside of the home behind a symlink are skipped. Reads work as before; the next change of a thread
+    decompresses its rollout.
 
     Raises:
         IndexUnavailable: the index cannot be used.

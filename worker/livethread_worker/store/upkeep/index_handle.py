@@ -14,7 +14,7 @@ _LOCK_WAIT = 5.0  # seconds
 class IndexHandle:
     """Opens the index on first use, and again if its file was replaced or is damaged.
 
-    An index in memory is empty when it is opened, and needs a readable home, no more.
+    An index in memory is empty when it is opened, and needs only a readable home.
     """
 
     def __init__(self, home: Home, *, in_memory: bool = False) -> None:

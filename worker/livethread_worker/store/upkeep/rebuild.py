@@ -1,4 +1,4 @@
-"""Rebuilds the index from the files while workers go on: each thread is read under its lock.
+"""Rebuilds the index from the files while workers keep writing: each thread is read under its lock.
 
 No file is changed. Threads whose locks are held are tried again at the end.
 """

@@ -1,6 +1,6 @@
-"""Takes in what other programs wrote into a home: codex, a copy, an editor. It changes no rollout.
+"""Picks up what other programs wrote into a home: codex, a copy, an editor. It changes no rollout.
 
-The index is right about a thread if the thread's rollout lies at the same path, has the committed length, and the name
+The index is right about a thread if the thread's rollout is at the same path, has the committed length, and the name
 index holds the same name. Any other thread is read again under its lock, so that no worker is disturbed. codex holds the
 lock of every thread that it has loaded: such a thread is read without its lock, and stored only if no other process stored
 it meanwhile.
@@ -11,8 +11,8 @@ for 100,000 threads. Each one finds
 - every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
   rollouts;
 - every rollout that grew, of the `UPDATED_LAST` threads updated last;
-- every rollout that grew, of as many other threads as it can look at in `LOOK_TIME`: some thousands. The next listings go
-  on with the rest, so growth of any rollout shows after one round: some twenty listings for 100,000 threads.
+- every rollout that grew, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The next listings
+  continue with the rest, so growth of any rollout shows after one round: about twenty listings for 100,000 threads.
 
 After each look, listings answer from the index alone for `REST_FACTOR` times as long as the look took: one or two seconds,
 or longer if large folders changed.
@@ -36,7 +36,7 @@ from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
 
-#: A look is repeated only after so many times the time that it took: 2 % of a reader's time.
+#: A look is repeated only after this many times its duration: 2 % of a reader's time.
 REST_FACTOR: Final = 50
 
 #: Threads updated last, which every listing looks at, and threads that one query fetches.
@@ -45,7 +45,7 @@ UPDATED_LAST: Final = 500
 #: How long a listing looks at the lengths of other rollouts.
 LOOK_TIME: Final = 0.02  # seconds
 
-#: Rollouts in changed folders after which the folders are noted in the index, so that other processes need not list them.
+#: Rollouts in changed folders after which the folders are recorded in the index: other processes need not list them.
 NOTED_ROLLOUTS: Final = 1_000
 
 #: How long a reader of one thread waits for its lock: longer than a worker needs for a batch.
@@ -65,7 +65,7 @@ _Rollouts = dict[str, Path]
 
 @dataclass(slots=True)
 class _RateLimit:
-    """Runs a look unless the last one was just now. Reading what the look found does not count as its time."""
+    """Runs a look unless one ran very recently. Reading what it found does not count towards its duration."""
 
     not_before: float = 0.0
 
@@ -83,9 +83,9 @@ class _Folder:
     """A folder that changed."""
 
     stamp: folder_stamps.FolderStamp
-    #: Whether the stamp was good enough to be noted when we looked.
+    #: Whether the folder had been unchanged for long enough to record its stamp.
     is_quiet: bool
-    #: Threads whose rollouts lie in it.
+    #: Threads whose rollouts are in it.
     thread_ids: set[str] = field(default_factory=set)
 
 
@@ -97,11 +97,11 @@ class Refresher:
     index: Index
     #: Folder -> its stamp when the index knew every rollout in it.
     _folders: dict[str, folder_stamps.FolderStamp] | None = None
-    #: Those that the index has not noted yet.
+    #: Folders whose stamps are not in the index yet.
     _unnoted: dict[str, _Folder] = field(default_factory=dict)
-    #: The looks at lengths go on with the thread before this one.
+    #: The next look at lengths begins with the thread before this one.
     _next_before: str = _AFTER_ALL_IDS
-    #: Thread -> path and length of its rollout when it was read, if the index has another length: the last line was
+    #: Thread -> path and length of its rollout when it was read, if the index has a different length: the last line was
     #: torn, or there was no thread in it.
     _known_mismatches: dict[str, tuple[str, int]] = field(default_factory=dict)
     #: Thread -> when its lock was first found held while its rollout was stale.
@@ -116,7 +116,7 @@ class Refresher:
         self._names = name_index.NameCache(self.home)
 
     def refresh_all(self) -> None:
-        """Look at the home, within the bounds above, and read the rollouts that changed; unless that was done just now.
+        """Look at the home, within the bounds above, and read the rollouts that changed, unless that was just done.
 
         Another process completes an index that has not read every rollout yet; an index in memory is completed here.
 
@@ -127,13 +127,13 @@ class Refresher:
             found = self._look_limit.run(self._look)
             if found is not None:
                 changed, stale = found
-                # Workers went on while we looked.
+                # Workers kept writing while we looked.
                 self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
                 self._note(changed)
             self._refresh_names()
 
     def refresh(self, thread_id: str) -> None:
-        """Read the rollout of *thread_id* if the index is not right about it.
+        """Read the rollout of *thread_id* if the index is wrong about it.
 
         Raises:
             IndexUnavailable: the index cannot be used.
@@ -149,7 +149,7 @@ class Refresher:
     # -- looking -------------------------------------------------------------------------------------------
 
     def _look(self) -> tuple[dict[str, _Folder], _Rollouts]:
-        """Return the folders that changed, and the rollouts that the index is not right about."""
+        """Return the folders that changed, and the rollouts about which the index is wrong."""
         changed = self._changed_folders()
         return changed, self._stale_by_length() | self._stale_in(changed)
 
@@ -164,7 +164,7 @@ class Refresher:
         }
 
     def _stale_in(self, changed: Mapping[str, _Folder]) -> _Rollouts:
-        """Return the rollouts in *changed* folders that the index is not right about."""
+        """Return the rollouts in *changed* folders about which the index is wrong."""
         root = f"{self.home.root}/"
         entries = list(self.home.rollout_entries(self.home.root / folder for folder in changed))
         for thread_id, entry in entries:
@@ -199,7 +199,7 @@ class Refresher:
         return stale
 
     def _next_rollouts(self) -> dict[str, tuple[str, int]]:
-        """Return the threads to look at next; none at the end of a round."""
+        """Return the threads to look at next; an empty dict at the end of a round."""
         rollouts = self.index.rollouts_before(self._next_before, UPDATED_LAST)
         self._next_before = min(rollouts, default=_AFTER_ALL_IDS)
         return rollouts
@@ -220,7 +220,7 @@ class Refresher:
         return found
 
     def _note(self, changed: Mapping[str, _Folder]) -> None:
-        """Note *changed* folders that are quiet, and whose rollouts the index knows by now."""
+        """Record the stamps of *changed* folders that are quiet and whose rollouts the index now knows."""
         assert self._folders is not None
         known = self.index.rollouts_of({thread_id for folder in changed.values() for thread_id in folder.thread_ids})
         for name, folder in changed.items():
@@ -236,7 +236,7 @@ class Refresher:
                 self._unnoted.clear()
 
     def _differs(self, thread_id: str, path: Path) -> bool:
-        """Whether the index is not right about the rollout at *path*.
+        """Whether the index is wrong about the rollout at *path*.
 
         The length is taken before the row: a worker that commits in between makes the row longer. Only threads that
         differ are locked, as a reader's lock makes a worker wait.
@@ -262,7 +262,7 @@ class Refresher:
             self._compared_names = names
 
     def _misnamed(self) -> tuple[dict[str, str | None], list[str]]:
-        """Return the present names, and the threads for which the index has another one."""
+        """Return the current names, and the threads for which the index has a different one."""
         names = self._names.names()
         if names is self._compared_names:
             return names, []
@@ -287,7 +287,7 @@ class Refresher:
                     self._known_mismatches[thread_id] = found[thread_id]
 
     def _read_held(self, thread_id: str, path: Path) -> bool:
-        """Read a rollout without its lock if that has been held for long; return whether it was read."""
+        """Read a rollout without its lock if that stays held; return whether it was read."""
         now = time.monotonic()
         if now - self._held_since.setdefault(thread_id, now) < HELD_FOR_LONG:
             return False

@@ -33,7 +33,7 @@ def archive_thread(work: ThreadWork, entry: MailboxEntry, _done: int) -> Sequenc
 
 
 def is_misplaced(home: Home, state: ThreadState, path: Path) -> bool:
-    """Whether the rollout at *path* lies among the archived ones while its thread is active, or the reverse."""
+    """Whether the rollout at *path* is among the archived ones while its thread is active, or the reverse."""
     return state.thread is not None and (state.thread.archived_at is None) == home.is_archived(path)
 
 
@@ -45,7 +45,7 @@ def move_rollout(home: Home, state: ThreadState, path: Path) -> None:
     """
     target = home.active_path(path) if home.is_archived(path) else home.archived_sessions / path.name
     if target.exists():
-        raise Conflict(f"{home.relative(target)} exists already, beside {state.path}")
+        raise Conflict(f"{home.relative(target)} exists already, as well as {state.path}")
     make_directory(target.parent)
     path.rename(target)
     sync_directory(target.parent)

@@ -1,9 +1,9 @@
 """Applies tasks to files and index: any number of threads, each in its order, exactly once.
 
-1. Take each thread's lock. 2. Load what the index knows, and take in what the file holds beyond it. 3. Write all lines
-of a thread in one write, and begin to force the files of the batch to the disk. 4. Store the whole batch in one
-transaction, which commits when the files are on the disk. A thread that fails is taken out of the batch; the others go
-on. A crash anywhere leaves what the next attempt recognizes.
+1. Take each thread's lock. 2. Load what the index knows, and read what the file holds beyond it. 3. Write all lines of
+a thread in one write, and begin to sync the files of the batch to disk. 4. Store the whole batch in one transaction,
+which commits when the files are on disk. A thread that fails leaves the batch; the others continue. A crash at any
+point leaves what the next attempt recognizes.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from livethread_worker.store.write.thread_work import ThreadWork
 
 logger = logging.getLogger(__name__)
 
-#: How long other processes wait for the index while the rollouts of a batch are forced to the disk.
+#: How long other processes wait for the index while the rollouts of a batch are synced to disk.
 HELD_FOR_DISK: Final = 0.2  # seconds
 
 
 def apply_batch(
     home: Home, index: Index, tasks: Mapping[str, Sequence[MailboxEntry]], *, sync: bool
 ) -> dict[str, Outcome]:
-    """Apply each thread's entries, in order, and return what became of them.
+    """Apply each thread's entries, in order, and return the outcomes.
 
     An outcome's position is durable: its tasks are in the rollout (fdatasynced if *sync*) and in the index. Entries that
     are already applied change nothing.
@@ -68,7 +68,7 @@ class Batch:
         self._rows: dict[str, ThreadRows] = {}
         #: Rollouts whose originals are not needed once the batch is committed.
         self._carried_over: dict[str, Path] = {}
-        #: Recorders of lines that are not on the disk yet.
+        #: Recorders of lines that are not on disk yet.
         self._unsynced: dict[str, RolloutRecorder] = {}
 
     def __enter__(self) -> Self:
@@ -100,7 +100,7 @@ class Batch:
             return {}
 
     def open(self, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> OpenRollout:
-        """Open a locked thread, and take in what its rollout holds beyond *state*.
+        """Open a locked thread, and read what its rollout holds beyond *state*.
 
         Raises:
             ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
@@ -134,18 +134,18 @@ class Batch:
             self._carried_over[thread_id] = recorder.path
 
     def commit(self) -> dict[str, Outcome]:
-        """Force the files to the disk, commit the index, and return what became of each thread.
+        """Sync the files to disk, commit the index, and return each thread's outcome.
 
-        The files are forced, all together, while the index stores what they hold: it commits when they are on the disk.
+        The files are synced, all together, while the index stores what they hold: it commits when they are on disk.
         """
         syncing = Syncing(list(self._unsynced.values()))
         try:
-            # Other processes wait for the index meanwhile, and must not wait for a slow disk.
+            # Other processes are waiting for the index, and must not wait for a slow disk.
             stored = self._store(
                 self._works, lambda: syncing.is_done_within(HELD_FOR_DISK) and not any(syncing.wait())
             )
         finally:
-            errors = syncing.wait()  # in any case: the files are closed then
+            errors = syncing.wait()  # always: the files are closed next
         failed = {id_: error for id_, error in zip(self._unsynced, errors, strict=True) if error is not None}
         for thread_id in failed:
             self._unsynced[thread_id].take_back()
@@ -159,21 +159,21 @@ class Batch:
 
     @contextmanager
     def outcome_of(self, thread_id: str) -> Iterator[None]:
-        """Make an error within the block the outcome of *thread_id*: the other threads go on."""
+        """Make an error within the block the outcome of *thread_id*: the other threads continue."""
         try:
             yield
         except locks.LockBusy as error:
             self._outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
         except ThreadStoreError as error:
             self._outcomes[thread_id] = Outcome.poisoned(None, error)
-        except Exception as error:  # whatever it is, the other threads go on
+        except Exception as error:  # whatever it is, the other threads continue
             logger.exception(
                 "applying tasks of thread %s failed", thread_id, extra={"action": "apply", "thread_id": thread_id}
             )
             self._outcomes[thread_id] = Outcome.failed(error)
 
     def _carry_out(self, rollout: OpenRollout) -> bool:
-        """Change the files as planned, and return whether the rollout is still to be forced to the disk.
+        """Change the files as planned, and return whether the rollout is still to be synced to disk.
 
         Names go first: repeating one is harmless, forgetting one is not.
         """

@@ -21,7 +21,7 @@ def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequenc
 
 
 def remove_files(home: Home, thread_id: str) -> None:
-    """Remove the thread's files, durably; missing ones are no error."""
+    """Remove the thread's files, durably; missing ones are not an error."""
     while path := home.find_rollout(thread_id):
         for left in (unfinished(path), unfinished(other_form(path))):
             left.unlink(missing_ok=True)

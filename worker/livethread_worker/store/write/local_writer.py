@@ -1,6 +1,6 @@
 """A thread's writer in a `LocalThreadStore`: it numbers the thread's tasks and applies them at once.
 
-What Redis checks before it accepts a task is checked here under the thread's lock: the epoch, and the expected position.
+It makes the checks that Redis makes for a mailbox, under the thread's lock: the epoch and the expected position.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LocalWriter:
     def try_to_apply(
         self, home: Home, index: Index, tasks: Sequence[OrderedTask], expected: Position | None, *, sync: bool
     ) -> tuple[Outcome, list[Position]]:
-        """Apply *tasks*, all or none, if *expected* is the thread's last position; return what became of them.
+        """Apply *tasks*, all or none, if *expected* is the thread's last position; return the outcome.
 
         After `OutcomeKind.BUSY` it may be called again with the same tasks: their lines in the file are recognized.
         """
@@ -56,7 +56,7 @@ class LocalWriter:
                 with batch.outcome_of(self.thread_id):
                     state = states.get(self.thread_id)
                     entries = _with_positions(numbered, state.applied if state else START)
-                    if self.creation is not None and expected not in {None, START}:  # create nothing in vain
+                    if self.creation is not None and expected not in {None, START}:  # it would fail: create nothing
                         raise Conflict.of_position(START, expected)
                     rollout = batch.open(self.thread_id, entries, state)
                     self._check(rollout, tasks, expected)
@@ -89,7 +89,7 @@ class LocalWriter:
         """Check what Redis would, unless an earlier attempt did so and left lines.
 
         Raises:
-            Conflict: a newer epoch was begun, or another position was reached.
+            Conflict: a newer epoch began, or the thread's last position is not *expected*.
         """
         state = rollout.work.state
         if state.mark(self._id).n > self._n:
@@ -115,7 +115,7 @@ class LocalWriter:
 def _with_positions(entries: Sequence[MailboxEntry], last: Position) -> list[MailboxEntry]:
     """Return *entries* with positions after *last*, in the form that Redis gives: milliseconds, and a number within.
 
-    The number is the nanosecond, so that positions of writers that take turns and share no index rise too.
+    The number is the nanosecond, so that positions also rise for writers that alternate without sharing an index.
     """
     high, low = max(divmod(time.time_ns(), 1_000_000), _after(position_key(last)))
     return [entry._replace(position=f"{high}-{low + number}") for number, entry in enumerate(entries)]

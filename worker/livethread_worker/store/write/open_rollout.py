@@ -1,4 +1,4 @@
-"""Opens a thread's rollout for writing: at its end, with everything taken in that is not committed yet."""
+"""Opens a thread's rollout for writing at its end, after reading the lines that are not committed yet."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OpenRollout:
     recorder: RolloutRecorder | None
     #: Whether the rollout has an original that is not needed once this batch is committed.
     forgets_original: bool = False
-    #: Whether lines beyond the committed length were taken in, which may not be on the disk.
+    #: Whether lines beyond the committed length were read, which may not be on disk.
     took_in: bool = False
 
 
@@ -141,7 +141,7 @@ def _plain(home: Home, path: Path) -> Path:
 
 
 def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> None:
-    """Take in the lines beyond the committed length: a crash left them, or another program wrote them."""
+    """Read the lines beyond the committed length: a crash left them, or another program wrote them."""
     begin = state.rollout_bytes
     state.is_reread = begin == 0
     torn = read_whole(home, state, recorder.path, recorder.file) if begin == 0 else read_on(state, recorder.file)
@@ -158,7 +158,7 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
         recorder.cut()
     state.rollout_bytes = recorder.size
     logger.info(
-        "took in lines of thread %s beyond its committed length",
+        "read lines of thread %s beyond its committed length",
         state.thread_id,
         extra={"action": "apply", "thread_id": state.thread_id, "bytes": recorder.size - begin, "torn": bool(torn)},
     )

@@ -1,4 +1,4 @@
-"""What became of one thread's tasks in a batch."""
+"""The outcome of one thread's tasks in a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from livethread.types import Position
 
 
 class OutcomeKind(StrEnum):
-    """What became of a thread's tasks."""
+    """How a thread's tasks fared in a batch."""
 
     #: All are applied.
     DONE = "done"
@@ -23,13 +23,13 @@ class OutcomeKind(StrEnum):
     FAILED = "failed"
     #: The task after the position can never be applied.
     POISONED = "poisoned"
-    #: The thread is removed, with everything of it.
+    #: The thread is removed, with everything stored for it.
     DELETED = "deleted"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one thread's tasks, and how far they are durable."""
+    """The outcome of one thread's tasks, and up to where they are durable."""
 
     kind: OutcomeKind
     #: Up to here they are applied: fsynced and committed. None if no task is.

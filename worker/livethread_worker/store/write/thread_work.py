@@ -1,4 +1,4 @@
-"""One thread's part of a batch: the lines that its tasks come to, and what becomes of its state.
+"""One thread's part of a batch: the lines that its tasks add, and its new state.
 
 Nothing is written here: `Batch` does, once all of the thread's tasks are planned.
 """
@@ -38,7 +38,7 @@ class ThreadWork:
     """What a batch does to one thread."""
 
     state: ThreadState
-    #: The thread as the index has it; None if it has none.
+    #: The thread as the index has it; None if the index lacks it.
     loaded: StoredThread | None
     #: Length of the rollout, with the lines planned so far.
     size: int
@@ -52,7 +52,7 @@ class ThreadWork:
     position: Position | None = None
     #: Why the task after *position* can never be applied.
     poison: ThreadStoreError | None = None
-    #: Whether everything of the thread is to be removed.
+    #: Whether everything stored for the thread is to be removed.
     is_deleted: bool = False
     #: Position up to which the index has applied the thread's tasks, each as a whole, and the counters that it has.
     #: Counters beyond it were read from lines: their tasks may be half written, and a task before them may have left none.
@@ -62,7 +62,7 @@ class ThreadWork:
     appended: tuple[str, int] | None = None
     #: Payload of the last own ``session_meta``, if this batch writes it.
     meta: dict[str, Any] | None = None
-    #: The metadata at this place in the batch; the state's thread stays until all of the batch is planned.
+    #: The metadata at this place in the batch; the state's thread changes only once the whole batch is planned.
     _metadata: MetadataState | None = None
 
     def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:
@@ -115,8 +115,8 @@ class ThreadWork:
 def number_line(line: bytes, ordinal: int, seq: str | None, idempotency_key: str | None = None) -> bytes:
     """Return *line* with the fields that the store adds after its timestamp, and with its end.
 
-    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task, if any. codex skips
-    fields that it does not know, and ignores an integer ordinal in a legacy file.
+    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task, if there is
+    one. codex skips fields that it does not know, and ignores an integer ordinal in a legacy file.
     """
     ours = b'"ordinal":%d,' % ordinal
     if seq is not None:
@@ -126,7 +126,7 @@ def number_line(line: bytes, ordinal: int, seq: str | None, idempotency_key: str
     if timestamp := _TIMESTAMP_FIRST.match(line):
         end = timestamp.end()
         return b"%b%b%b\n" % (line[:end], ours, line[end:])
-    # Written by a client that puts its keys in another order.
+    # Written by a client that puts its keys in a different order.
     return b"{%b%b\n" % (ours, line.strip()[1:])
 
 

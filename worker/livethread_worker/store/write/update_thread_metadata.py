@@ -1,4 +1,4 @@
-"""Applies a literal patch: one that a caller asked for leaves lines, one that follows from the items before it none."""
+"""Applies a literal patch. An explicit patch leaves lines in the rollout, a derived patch leaves none."""
 
 from __future__ import annotations
 

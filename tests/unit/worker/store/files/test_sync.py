@@ -1,4 +1,4 @@
-"""A batch is forced to the disk, with a call for each file or one for all."""
+"""A batch is synced to disk, with a call for each file or one for all."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_forked_child_syncs_with_its_own_threads(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-# -- by one call -------------------------------------------------------------------------------------------
+# -- in one call -------------------------------------------------------------------------------------------
 
 
 def test_one_call_syncs_all_files_and_their_names(

@@ -131,7 +131,7 @@ orders = st.fixed_dictionaries({
     "sort_direction": st.sampled_from(types.SortDirection),
     "page_size": st.integers(1, 4),
 })
-#: Two filters at most: more would leave hardly any thread.
+#: Two filters at most: more would leave almost no threads.
 listings = st.sets(st.sampled_from(sorted(filters)), max_size=2).flatmap(
     lambda names: st.fixed_dictionaries({name: filters[name] for name in sorted(names)})
 )

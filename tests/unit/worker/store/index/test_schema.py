@@ -1,4 +1,4 @@
-"""One file defines the schema. An index with another schema is rebuilt, unless a newer release made it."""
+"""One file defines the schema. An index with a different schema is rebuilt, unless a newer release made it."""
 
 from __future__ import annotations
 

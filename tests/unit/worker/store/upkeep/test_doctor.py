@@ -383,7 +383,7 @@ def test_the_readable_part_of_a_damaged_compressed_rollout_is_decompressed(patie
 
 
 def test_the_longer_of_two_rollouts_that_begin_alike_is_kept(patient: Patient) -> None:
-    """Wherever they lie: a user's backup copy is shorter."""
+    """Wherever they are: a user's backup copy is shorter."""
     duplicate(patient)
     other = patient.home.sessions / "2020/01/01" / patient.rollout.name
     with other.open("ab") as file:

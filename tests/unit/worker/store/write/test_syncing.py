@@ -1,4 +1,4 @@
-"""A batch is on the disk before it is committed."""
+"""A batch is on disk before it is committed."""
 
 from __future__ import annotations
 

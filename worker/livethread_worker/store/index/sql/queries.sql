@@ -117,8 +117,8 @@ SELECT m.id, m.text FROM unindexed_messages AS u CROSS JOIN messages AS m ON m.i
 DELETE FROM unindexed_messages
 
 -- merge_messages --
--- Merge about so many pages of the segments of a level that has 16 or more. Each message is written again once per level:
--- about a page, in all.
+-- Merge about this many pages of the segments of a level that has 16 or more. Each message is written again once per
+-- level: about a page, in all.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
 
 -- merge_texts --

@@ -4,7 +4,7 @@
 -- Times are text, in UTC, as rollouts hold them: 2026-11-22T12:00:00.000Z. They sort as they are.
 -- Offsets and lengths are bytes of the plain rollout, also when the rollout is compressed.
 
--- What a reader is shown of each thread: the fields of StoredThread, except its path and its history.
+-- What readers see of each thread: the fields of StoredThread, except its path and its history.
 CREATE TABLE threads (
     id                 INTEGER PRIMARY KEY,       -- the full-text table listing_texts refers to it
     thread_id          TEXT NOT NULL UNIQUE,
@@ -41,9 +41,9 @@ CREATE TABLE threads (
 
     is_archived        INTEGER GENERATED ALWAYS AS (archived_at IS NOT NULL) VIRTUAL,
 
-    -- The ten seconds in which each time lies. Indexes hold these slots in place of the times, so that a thread that
+    -- The ten seconds that contain each time. Indexes hold these slots in place of the times, so that a thread that
     -- changes again within ten seconds moves in no index: rows were stored six times as fast. A page is read slot by
-    -- slot, and the rows of a slot are sorted by time. Slots are no generated columns because SQLite rewrites the
+    -- slot, and the rows of a slot are sorted by time. Slots are not generated columns because SQLite rewrites the
     -- index of a generated column whenever its source is set, even to the same slot.
     created_slot       TEXT NOT NULL CHECK (created_slot = substr(created_at, 1, 18)),
     updated_slot       TEXT NOT NULL CHECK (updated_slot = substr(updated_at, 1, 18)),
@@ -76,9 +76,9 @@ CREATE INDEX threads_by_parent_thread_id_recency_slot ON threads (parent_thread_
 CREATE TABLE rollouts (
     thread_id       TEXT PRIMARY KEY,
     path            TEXT NOT NULL,                -- relative to the home
-    rollout_bytes   INTEGER NOT NULL,             -- committed length; the next batch scans whatever lies after it
+    rollout_bytes   INTEGER NOT NULL,             -- committed length; the next batch scans whatever is after it
     next_ordinal    INTEGER NOT NULL,             -- number of the next line
-    meta_offset     INTEGER NOT NULL,             -- where the last session_meta line of the thread stands
+    meta_offset     INTEGER NOT NULL,             -- where the last session_meta line of the thread is
     meta_bytes      INTEGER NOT NULL,
     applied         TEXT NOT NULL,                -- position of the last applied task
     explicit_fields TEXT NOT NULL,                -- JSON: fields that a caller set, which no item may set any more
@@ -111,18 +111,18 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (thread_id, key)
 );
 
--- Where each turn stands in its rollout.
+-- Where each turn is in its rollout.
 CREATE TABLE turns (
     thread_id     TEXT,
     offset        INTEGER,                        -- its first line
     turn_id       TEXT NOT NULL,
     is_taken_back INTEGER NOT NULL DEFAULT 0,     -- rolled back
-    end_offset    INTEGER,                        -- its last line, if that stands after the start of another turn
+    end_offset    INTEGER,                        -- its last line, if that is after the start of another turn
     PRIMARY KEY (thread_id, offset)
 );
 CREATE INDEX turns_by_turn_id ON turns (thread_id, turn_id);
 
--- Turns that were not taken back, each with the offset of the next line that begins a turn.
+-- Turns that were not rolled back, each with the offset of the next line that begins a turn.
 CREATE VIEW turn_spans AS
 SELECT t.thread_id, t.turn_id, t.offset,
        (SELECT min(n.offset) FROM turns AS n WHERE n.thread_id = t.thread_id AND n.offset > t.offset) AS next_offset,
@@ -161,9 +161,9 @@ BEGIN
     INSERT INTO messages_fts (rowid, text) VALUES (new.id, new.text);
 END;
 
--- What the search term of a listing is looked for in: preview, title and name of each thread, in the rows threads.id * 3,
--- + 1 and + 2, so that a new name re-indexes one row. Without positions (detail = none) the table is smaller and faster
--- to write; each thread that it finds is checked.
+-- The texts in which a listing looks for its search term: preview, title and name of each thread, in the rows
+-- threads.id * 3, + 1 and + 2, so that a new name re-indexes one row. Without positions (detail = none) the table is
+-- smaller and faster to write; each thread that it finds is checked.
 CREATE VIRTUAL TABLE listing_texts USING fts5 (text, tokenize = 'trigram case_sensitive 1', detail = none);
 CREATE TRIGGER threads_deleted AFTER DELETE ON threads
 BEGIN

@@ -1,6 +1,6 @@
 """Examines a home: its index, each thread under its lock, then names and rows without a thread.
 
-Workers may go on writing. Nothing is changed unless *fix* is set.
+Workers may keep writing. Nothing is changed unless *fix* is set.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class ThreadExamination:
         """Read the rollout, or the readable part of a damaged compressed one; return None if nothing is readable."""
         try:
             return path, *self._read_state(path)
-        except OSError as error:  # go on with the other threads
+        except OSError as error:  # continue with the other threads
             self._add_fault(FaultKind.UNREADABLE_FILE, path, error.strerror or str(error))
             return None
         except errors.Internal as error:

@@ -16,17 +16,17 @@ class FaultKind(StrEnum):
     UNINDEXED_FILE = "unindexed_file"
     #: A thread in the index has no rollout: its row is moved to the quarantine.
     ROW_WITHOUT_FILE = "row_without_file"
-    #: The index has another path for the rollout: it is corrected.
+    #: The index has a wrong path for the rollout: it is corrected.
     MOVED_FILE = "moved_file"
-    #: The index has another length for the rollout: the rollout is read again.
+    #: The index has a wrong length for the rollout: the rollout is read again.
     LENGTH_MISMATCH = "length_mismatch"
-    #: The index has another number of records: the rollout is read again.
+    #: The index has a wrong number of records: the rollout is read again.
     ORDINAL_MISMATCH = "ordinal_mismatch"
-    #: The index has other messages or turns: the rollout is read again.
+    #: The index has different messages or turns: the rollout is read again.
     STALE_SEARCH = "stale_search"
     #: The index's full text is damaged or differs from its rows: it is rebuilt from these.
     STALE_FULL_TEXT = "stale_full_text"
-    #: The index has another name than the files: it is corrected.
+    #: The name in the index differs from the files: it is corrected.
     STALE_NAME = "stale_name"
     #: A thread without a rollout has a name: its lines are moved to the quarantine.
     NAME_WITHOUT_THREAD = "name_without_thread"

@@ -20,12 +20,12 @@ class Outcome(StrEnum):
     """What an import does with one rollout."""
 
     IMPORTED = "imported"
-    #: The home's rollout got the further lines of the source.
+    #: The home's rollout got the source's additional lines.
     GROWN = "grown"
     UNCHANGED = "unchanged"
-    #: The rollout lies in the home, and was missing from the index.
+    #: The rollout is in the home, and was missing from the index.
     INDEXED = "indexed"
-    #: The home's rollout has other lines.
+    #: The home's rollout has different lines.
     CONFLICT = "conflict"
 
 

@@ -1,8 +1,8 @@
 """Copies the rollouts of other homes and folders into a home, and indexes them. Sources are never changed.
 
-If the home has the thread, its lines are compared with the source: further lines of the source are appended, further
-lines of the home stay, and if they differ, neither changes. Each change is made under the thread's lock, completely or
-not at all, so the next import completes one that was interrupted.
+If the home has the thread, its lines are compared with the source: additional lines of the source are appended,
+additional lines of the home stay, and if they differ, neither changes. Each change is made under the thread's lock,
+completely or not at all, so the next import completes one that was interrupted.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class _Importer:
     def _index_in_place(self, found: Candidate, path: Path) -> None:
         thread_id = self._planner.thread_ids.get(path)
         if thread_id is None:
-            raise NotRollout("it lies in the home, but outside of the rollouts' folders: move it out, then import it")
+            raise NotRollout("it is in the home, but outside of the rollouts' folders: move it out, then import it")
         if thread_id in self._known or thread_id in self._batch:
             self._report.unchanged += 1
             return

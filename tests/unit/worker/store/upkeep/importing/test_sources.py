@@ -153,7 +153,7 @@ def test_a_source_may_be_a_symlink_itself(source: Path, tmp_path: Path) -> None:
         ("backup/home/sessions/a.jsonl", "backup/home/session_index.jsonl"),
     ],
 )
-def test_the_name_index_lies_in_the_home_or_in_the_source(source: Path, name: str, names: str) -> None:
+def test_the_name_index_is_in_the_home_or_in_the_source(source: Path, name: str, names: str) -> None:
     file = write(source / name)
     search = Search()
 
