@@ -386,7 +386,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
     parameters |= dict.fromkeys(("meta_bytes", "applied", "explicit_fields", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
     parameters |= dict.fromkeys(
-        ("texts", "newest", "keys", "key", "now", "epoch", "pages", "id", "changed_ns", "inode"), "[]"
+        ("texts", "newest", "keys", "key", "now", "epoch", "pages", "id", "changed_ns", "inode", "name"), "[]"
     )
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():
