@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -14,6 +14,15 @@ from livethread_worker.store.thread_state import ThreadState, WriterMark
 
 #: Field of a ``thread_metadata`` line that holds what codex dropped: the thread as it was then, counters, idempotency keys.
 CARRIED_OVER: Final = "carried_over"
+
+
+class Before(NamedTuple):
+    """What a rollout held before codex rewrote it."""
+
+    state: ThreadState
+    #: Where the lines end that codex copied into the new file.
+    end: int
+
 
 #: A line's time, as spelled, and its type.
 _Stamp = tuple[str, str]

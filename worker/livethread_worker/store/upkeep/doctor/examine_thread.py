@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from livethread.rollout.session_meta import session_meta
 from livethread.types import CreateThreadParams
 from livethread_worker.store.files import (
     compression,
+    lineage,
     name_index,
     originals,
     quarantine,
@@ -28,9 +30,10 @@ from livethread_worker.store.files import (
 )
 from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.recorder import RolloutRecorder
+from livethread_worker.store.heirs import continued_rollouts
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
-from livethread_worker.store.thread_state import ThreadState, WriterMark
+from livethread_worker.store.thread_state import BROKEN, ThreadState, WriterMark
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
 from livethread_worker.store.write.thread_work import number_line
 
@@ -51,9 +54,17 @@ class ThreadExamination:
     fix: bool
 
     def examine(self, paths: list[Path]) -> None:
-        """Examine the thread with the rollouts *paths*; more than one is a fault."""
-        path = self._select_rollout(paths)
-        self._examine_original(path)
+        """Examine the thread with the rollouts *paths*; more than one of an id is a fault."""
+        by_age: dict[str, list[Path]] = defaultdict(list)
+        for each in paths:
+            by_age[self.home.generation(each)].append(each)
+        *earlier, path = (self._select_rollout(by_age[generation]) for generation in sorted(by_age))
+        for each in earlier:  # codex's thread/revert left it
+            if (length := _length(each)) < 0:
+                self._add_fault(FaultKind.UNREADABLE_FILE, each, "it has no readable bytes; it is kept")
+            else:
+                self._examine_bytes(each, length)
+        self._examine_originals()
         try:
             read = self._read(path)
         except errors.InvalidRequest as error:  # only the user can decide what to do
@@ -96,18 +107,24 @@ class ThreadExamination:
         longest = max((first, *readable), key=lengths.__getitem__)
         return longest if all(_begins_with(longest, other) for other in readable) else first
 
-    def _examine_original(self, path: Path) -> None:
-        """Move a damaged original of the rollout *path* to the quarantine: without it, the rollout is readable."""
-        original = originals.find(self.home, path)
-        if original is not None and _length(original) < 0:
-            self._add_fault(FaultKind.DAMAGED_FILE, original, "it cannot be read", lambda: self._quarantine(original))
+    def _originals(self) -> list[Path]:
+        paths = self.home.rollouts_of(self.thread_id)
+        return [original for path in paths if (original := originals.find(self.home, path)) is not None]
+
+    def _examine_originals(self) -> None:
+        """Move a damaged original to the quarantine: without it, the rollout is readable."""
+        for original in self._originals():
+            if _length(original) < 0:
+                self._add_fault(
+                    FaultKind.DAMAGED_FILE, original, "it cannot be read", partial(self._quarantine, original)
+                )
 
     def _examine_rewritten(self, path: Path, state: ThreadState) -> bool:
         """Examine whether codex rewrote a rollout of ours that has no original; return whether that was repaired."""
         thread = state.thread
         if thread is None or thread.history_mode != PAGINATED or state.is_carried_over:
             return False
-        if originals.find(self.home, path) is not None:
+        if self._originals():
             return False
         marks, keys = self.index.counters_and_keys(self.thread_id) if self.index is not None else ({}, set())
         is_ours = thread.originator == CreateThreadParams.model_fields["originator"].default
@@ -164,7 +181,7 @@ class ThreadExamination:
     def _read_state(self, path: Path) -> tuple[ThreadState, scan.Record | None]:
         state = ThreadState(self.thread_id, path=self.home.relative(path))
         with compression.open_rollout(path) as file:
-            torn = rollout_reader.read_whole(self.home, state, path, file)
+            torn = rollout_reader.read_what_is_left(self.home, state, file)
         rollout_reader.complete_from_home(self.home, state, self.names.names())
         return state, torn
 
@@ -174,17 +191,40 @@ class ThreadExamination:
         if torn is not None:
             detail = f"the last {torn.size} bytes are not a complete line"
             self._add_fault(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
+        self._examine_bytes(path, state.rollout_bytes)
+        if state.inherited_bytes == BROKEN:
+            self._add_fault(FaultKind.BROKEN_LINEAGE, path, self._lineage_problem(path))
+        if state.thread is None:
+            detail = "it lacks a session_meta of its thread"
+            prepend = partial(self._prepend_session_meta, state=state)
+            self._add_fault(FaultKind.NO_SESSION_META, path, detail, self._unless_continued(path, prepend))
+        return self.fix and any(fault.repair for fault in self.faults[count:])
+
+    def _examine_bytes(self, path: Path, end: int) -> None:
+        """Look for invalid UTF-8 before *end*."""
         with compression.open_rollout(path) as file:
-            bad = _invalid_lines(file, state.rollout_bytes)
+            bad = _invalid_lines(file, end)
         if bad:
             detail = (
                 f"invalid UTF-8 in line{'s' if len(bad) > 1 else ''} {_listed(bad)}; codex cannot read the thread"
             )
-            self._add_fault(FaultKind.INVALID_UTF8, path, detail, lambda: self._replace_invalid_bytes(path))
-        if state.thread is None:
-            detail = "it lacks a session_meta of its thread"
-            self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._prepend_session_meta(path, state))
-        return self.fix and len(self.faults) > count
+            self._add_fault(
+                FaultKind.INVALID_UTF8, path, detail, self._unless_continued(path, self._replace_invalid_bytes)
+            )
+
+    def _unless_continued(self, path: Path, repair: Callable[[Path], str]) -> Callable[[], str] | None:
+        """Return the *repair* of *path*, which moves its lines; None if other rollouts refer to their places."""
+        if self.fix and self.home.rollout_id_of(path) in continued_rollouts(self.home):
+            return None
+        return partial(repair, path)
+
+    def _lineage_problem(self, path: Path) -> str:
+        try:
+            with compression.open_rollout(path) as file:
+                lineage.resolve(self.home, path, file)
+        except errors.InvalidRequest as error:
+            return str(error)
+        return "what it continues was restored just now"
 
     def _cut(self, path: Path, torn: scan.Record) -> str:
         path = self._plain(path)
