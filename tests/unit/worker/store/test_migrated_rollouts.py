@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Mail, Store, append_bytes, item_line, killed, message_line
 from tests.unit.worker.migration import migrate, said
+from tests.unit.worker.paginated import Rollout
 from tests.unit.worker.store.test_files_suffice import World, step
 
 from livethread.metadata import GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
@@ -207,6 +208,31 @@ def test_without_hard_links_counters_and_idempotency_keys_stay_in_the_index(
     store.apply(mail, late, mail.append("repeated", key="k1", writer="w2"), mail.append("four", writer="w2"))
 
     assert said(store.path(mail)) == ["one", "two", "three", "four"]
+
+
+@pytest.mark.parametrize("is_read_first", [True, False])
+def test_a_thread_that_codex_reverts_after_it_rewrote_the_rollout_keeps_everything(
+    store: Store, mail: Mail, is_read_first: bool
+) -> None:
+    write_thread(store, mail)
+    known, late = store.thread(mail), mail.append("four")
+    rewritten = Rollout(store.home, mail.thread_id, {})
+    lines = migrate(rewritten.path).read_bytes().splitlines(keepends=True)
+    [second] = [number for number, line in enumerate(lines) if b'"two"' in line]
+    rewritten.starts["two"] = second, sum(map(len, lines[:second]))
+    reverted = rewritten.reverted("two").turn("t3", "three", "said")
+
+    if is_read_first:
+        read(store, mail)
+    store.apply(mail, late, mail.append("repeated", key="k1", writer="w2"))
+    lose_index(store)
+    store.apply(mail, late, mail.append("repeated", key="k1", writer="w3"))
+
+    assert said(reverted.path) == ["three", "four"]
+    assert (store.thread(mail).model, store.thread(mail).thread_source) == (known.model, known.thread_source)
+    assert FaultKind.REWRITTEN_FILE not in dict(kinds(store))
+    store.apply(mail, mail.delete())
+    assert list(store.home.originals.iterdir()) == []
 
 
 def test_a_deleted_thread_leaves_no_original(store: Store, mail: Mail) -> None:
