@@ -38,8 +38,14 @@ class ThreadManager:
     thread goes straight to the store. Either way, it is one task in the thread's order.
     """
 
-    def __init__(self, store: ThreadStore) -> None:
+    def __init__(self, store: ThreadStore, *, strict: bool = False, collect_git: bool = True) -> None:
+        """*strict*: its threads refuse items of kinds that this release does not know.
+
+        *collect_git*: a new thread takes its git metadata from its working directory; see `LiveThread.create`.
+        """
         self._store = store
+        self._collect_git = collect_git
+        self._strict = strict
         self._loaded: dict[str, LiveThread] = {}
         #: Parents of threads that this manager created: a thread without an item is in no listing.
         self._parents: dict[str, str | None] = {}
@@ -47,7 +53,8 @@ class ThreadManager:
 
     async def create_thread(self, params: types.CreateThreadParams) -> LiveThread:
         """Open a new thread and keep it loaded."""
-        thread = self._load(await LiveThread.create(self._store, params))
+        created = await LiveThread.create(self._store, params, strict=self._strict, collect_git=self._collect_git)
+        thread = self._load(created)
         self._parents[thread.thread_id] = params.parent_thread_id
         for observer in tuple(self._observers.values()):
             try:
@@ -101,7 +108,7 @@ class ThreadManager:
         """Return the loaded thread, or reopen it and keep it loaded. An exclusive opening always reopens it."""
         if (thread := self.get(params.thread_id)) and not params.exclusive:
             return thread
-        resumed = await LiveThread.resume(self._store, params)
+        resumed = await LiveThread.resume(self._store, params, strict=self._strict)
         if thread := self.get(params.thread_id):  # another call resumed it; both handles share one writer
             await resumed.discard()
             return thread
@@ -174,7 +181,14 @@ class ThreadManager:
         cursor: str | None = None
         while True:
             page = await self._store.list_threads(
-                types.ListThreadsParams(page_size=1000, cursor=cursor, archived=archived, relation_filter=relation)
+                types.ListThreadsParams(
+                    page_size=1000,
+                    cursor=cursor,
+                    archived=archived,
+                    relation_filter=relation,
+                    include_without_preview=True,
+                    include_attached_threads=True,
+                )
             )
             found += page.items
             cursor = page.next_cursor

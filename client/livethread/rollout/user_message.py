@@ -14,35 +14,37 @@ def user_request(message: str) -> str:
     return (request if marker else message).strip()
 
 
-def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items.
+#: Kind of item in an ``item_completed`` event -> its message's role.
+_ROLES: Final = {"UserMessage": "user", "AgentMessage": "assistant"}
 
-    codex's paginated threads have ``item_completed`` events instead of ``user_message``.
+
+def completed_message(event: dict[str, Any]) -> tuple[str, str] | None:
+    """Return role and text of the message in an ``item_completed`` event; None for other items.
+
+    codex's paginated threads have ``item_completed`` events instead of ``user_message`` and ``agent_message``.
     """
-    parts = _parts(event, "UserMessage")
-    if parts is None:
-        return None
-    return {
-        "message": _text(parts),
-        "images": [part for part in parts if part.get("type") in ("image", "local_image")],
-    }
-
-
-def completed_agent_message(event: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the agent's message in an ``item_completed`` event as an ``agent_message``; None for other items."""
-    parts = _parts(event, "AgentMessage")
-    return None if parts is None else {"message": _text(parts)}
-
-
-def _parts(event: dict[str, Any], kind: str) -> list[dict[str, Any]] | None:
-    """Return the content of the item in an ``item_completed`` event if it is of this *kind*."""
     item = event.get("item")
-    if not isinstance(item, dict) or item.get("type") != kind:
+    kind = item.get("type") if isinstance(item, dict) else None
+    if not isinstance(kind, str) or kind not in _ROLES:
         return None
-    content = item.get("content")
+    texts = (part.get("text") for part in _parts(event))
+    return _ROLES[kind], "".join(text for text in texts if isinstance(text, str))
+
+
+def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items."""
+    match completed_message(event):
+        case "user", text:
+            parts = _parts(event)
+            return {
+                "message": text,
+                "images": [part for part in parts if part.get("type") in ("image", "local_image")],
+                "audio": [part for part in parts if part.get("type") in ("audio", "local_audio")],
+            }
+        case _:
+            return None
+
+
+def _parts(event: dict[str, Any]) -> list[dict[str, Any]]:
+    content = event["item"].get("content")
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list | tuple) else []
-
-
-def _text(parts: list[dict[str, Any]]) -> str:
-    texts = (part.get("text") for part in parts)
-    return "".join(text for text in texts if isinstance(text, str))
