@@ -94,6 +94,10 @@ class CeleryReader:
         """Return one page of a thread's items."""
         return await self._read(names.LIST_ITEMS_TASK, params, types.ItemPage)
 
+    async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
+        """Return what a fork of a thread begins with."""
+        return await self._read(names.PREPARE_FORK_TASK, params, types.PreparedFork)
+
     async def _lines_from(self, params: types.LoadThreadHistoryParams, start: int) -> list[str]:
         """Return all lines of a thread from the offset *start* on."""
         lines: list[str] = []
