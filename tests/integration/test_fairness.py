@@ -190,6 +190,7 @@ def test_a_drain_of_one_of_several_shards_ends_early_for_the_others(
         hand_worker.index,
         settings,
         ring=lambda: rung.append(0),
+        reads_wait=lambda: False,
         events=TaskEvents(None, 0),
     )
     monkeypatch.setattr(drain, "_apply", lambda claims: {each.thread_id: backlog.done(each) for each in claims})

@@ -43,7 +43,15 @@ class HandWorker:
     def drain(self) -> dict[str, int]:
         """Do what the Celery task ``livethread.drain`` does, and return its result."""
         mailbox = self.mailbox()
-        return Drain(mailbox, self.home, self.index, self.settings, ring=self._ring, events=TaskEvents(None, 0)).run()
+        return Drain(
+            mailbox,
+            self.home,
+            self.index,
+            self.settings,
+            ring=self._ring,
+            reads_wait=lambda: False,
+            events=TaskEvents(None, 0),
+        ).run()
 
     def close(self) -> None:
         if self._index is not None:

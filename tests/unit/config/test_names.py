@@ -40,6 +40,7 @@ def test_the_keys_of_a_shard_share_one_hash_tag_and_are_all_different() -> None:
     keys = ShardKeys("prefix", 7)
     spelled = [value for name, value in vars(keys).items() if name != "shard"]
     spelled += [keys.mailbox(THREAD), keys.writers(THREAD), keys.applied(THREAD), keys.idempotency_keys(THREAD)]
+    spelled += [keys.read("r1"), keys.answer("r1")]
 
     assert all(key.startswith("prefix:{7}:") for key in spelled)
     assert len(set(spelled)) == len(spelled)
