@@ -28,8 +28,23 @@ LIST_TURNS_TASK = "livethread.list_turns"
 LIST_ITEMS_TASK = "livethread.list_items"
 
 
+#: The index holds 64 bits.
+MAX_TIME_DIGITS = 15
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
 #: Field of the hash ``writers`` with the thread's newest epoch; writers' ids have no colon.
 EPOCH = ":epoch"
+
+
+def writer_id(client: str, opened_at: int) -> str:
+    """Return the id of the writer that *client* opens at a time in ms, at which it opens no other."""
+    return f"{client}.{opened_at:x}"
+
+
+def opened_at(writer: str) -> int:
+    """Return the time in a writer's id; 0 if another program made the id and it has none."""
+    digits = writer.rpartition(".")[2]
+    return int(digits, 16) if 0 < len(digits) < MAX_TIME_DIGITS and not set(digits) - _HEX_DIGITS else 0
 
 
 def shard_of(thread_id: str, shards: int) -> int:

@@ -6,7 +6,7 @@ Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -122,6 +122,17 @@ class Mailboxes:
             return None
         n, _, position = record.decode().partition(" ")
         return int(n), position
+
+    async def forget(self, writers: Iterable[Writer]) -> None:
+        """Remove what Redis knows of *writers*, of which nothing will be sent any more.
+
+        If a call that was sent earlier arrives later, workers still recognize its tasks by their counters.
+        """
+        async with self._questions, self._redis.pipeline(transaction=False) as commands:
+            for writer in writers:
+                key = self._keys_of(writer.thread_id).writers(writer.thread_id)
+                commands.hdel(key, writer.id, f"a:{writer.id}")
+            await commands.execute()
 
     async def poke(self, thread_id: str) -> None:
         """Make the thread ready if it has tasks, and ring if a doorbell is due."""

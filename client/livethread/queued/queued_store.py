@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import re
+import time
 import uuid
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -34,7 +35,7 @@ from livethread.queued.writer import Budget, Submission, Writer
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.store import ThreadReader
-from livethread_config import Settings
+from livethread_config import Settings, names
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,9 @@ class QueuedThreadStore:
         self._reader = reader
         self._observers = Observers()
         #: Identifies this store for good; its writers append a number.
-        self._client = uuid.uuid4().hex[:16]
-        self._writer_numbers = itertools.count()
+        self._client = uuid.uuid4().hex[:12]
+        #: When the last writer was opened, in ms; each has a later time.
+        self._opened_at = 0
         self._budget = Budget(settings.outbox_max_bytes)
         self._threads: OpenThreads[Writer] = OpenThreads()
         self._outbox = Outbox(mailboxes, settings)
@@ -64,6 +66,7 @@ class QueuedThreadStore:
         self._acknowledgements = Acknowledgements(
             mailboxes, self._client, self._threads, self._outbox, self._progress
         )
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -88,6 +91,8 @@ class QueuedThreadStore:
     ) -> None:
         await self._outbox.stop()
         self._admission.stop()
+        self._forget(*self._threads.values())
+        await asyncio.wait(self._forgetting, timeout=self._settings.connect_timeout_s)
         await self._acknowledgements.stop()
 
     @property
@@ -135,13 +140,15 @@ class QueuedThreadStore:
     async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Flush and close the writer."""
         await self.flush_thread(params)
-        self._close(params.thread_id)
+        if (writer := self._close(params.thread_id)) is not None and not writer.has_outstanding:
+            self._forget(writer)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the writer without waiting; tasks that Redis holds are still applied."""
         if (writer := self._close(params.thread_id)) is not None:
             self._outbox.forget(writer)
             writer.drop_all(ThreadNotFound(params.thread_id, "it was discarded"))
+            self._forget(writer)
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -253,6 +260,7 @@ class QueuedThreadStore:
         position = await self._submit(writer, Submission(OrderedTask(header).encode()))
         if thread_id not in self._threads:
             self._progress.remember(thread_id, position)
+            self._forget(writer)
         return types.Receipt(thread_id=thread_id, position=position)
 
     # -- open threads --------------------------------------------------------------------------------------
@@ -272,10 +280,22 @@ class QueuedThreadStore:
         writer.close()
         return writer
 
+    def _forget(self, *writers: Writer) -> None:
+        """Have Redis forget writers of which nothing will be sent any more; if it is away, it forgets them in some days."""
+
+        async def forget() -> None:
+            with suppress(RedisError, OSError):
+                await self._mailboxes.forget(writers)
+
+        task = asyncio.create_task(forget())
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+
     def _new_writer(self, thread_id: str, *, keeps_accepted: bool = True) -> Writer:
+        self._opened_at = max(time.time_ns() // 1_000_000, self._opened_at + 1)
         return Writer(
             thread_id,
-            f"{self._client}.{next(self._writer_numbers)}",
+            names.writer_id(self._client, self._opened_at),
             self._mailboxes.place(thread_id),
             self._budget,
             self._observers,

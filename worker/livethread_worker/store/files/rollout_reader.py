@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +17,18 @@ from livethread.metadata_state import MetadataState, is_activity
 from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
 from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
+from livethread.rollout.lines import decode_line
 from livethread.rollout.old_forms import event_of_message, modern_record
+from livethread_config import names
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.scan import Record, idempotency_key_of, ordinal_of, scan_records, writer_mark
+from livethread_worker.store.files.scan import (
+    Record,
+    idempotency_key_of,
+    ordinal_of,
+    scan_lines,
+    scan_records,
+    writer_mark,
+)
 from livethread_worker.store.thread_state import ARCHIVED_AT, ThreadState, WriterMark
 
 
@@ -123,6 +134,23 @@ def _count(state: ThreadState, writer: str, n: int) -> None:
         state.writers[writer] = WriterMark(n, 1)
     elif n == mark.n:
         state.writers[writer] = WriterMark(n, mark.lines + 1)
+
+
+def recover_counters(state: ThreadState, file: BinaryIO, writers: AbstractSet[str]) -> None:
+    """Read from the committed lines how far those of *writers* are that the index may have forgotten."""
+    forgotten = {writer for writer in writers - state.writers.keys() if names.opened_at(writer) <= state.forgotten_to}
+    if not forgotten:
+        return
+    theirs = re.compile(b'"seq":"(?:%b):' % b"|".join(re.escape(writer.encode()) for writer in forgotten))
+    end = 0
+    file.seek(0)
+    for line in scan_lines(file):
+        end += len(line) + 1
+        if end > state.rollout_bytes:
+            break
+        mark = writer_mark(decode_line(line) or {}) if theirs.search(line) else None
+        if mark is not None and mark[0] in forgotten:
+            _count(state, *mark)
 
 
 def complete_from_home(home: Home, state: ThreadState, names: Mapping[str, str | None]) -> None:

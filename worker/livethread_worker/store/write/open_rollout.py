@@ -16,7 +16,7 @@ from livethread.types import START
 from livethread_worker.store.files import compression, name_index, quarantine
 from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on
+from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, recover_counters
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.write.thread_work import ThreadWork
 
@@ -63,6 +63,7 @@ def open_rollout(
             extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
         )
         state.begin_again()
+    recover_counters(state, recorder.file, {entry.writer for entry in entries})
     took_in = recorder.size > state.rollout_bytes
     if took_in:
         recorder.is_all_ours = False
