@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     enqueue_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     #: Seconds ``flush`` waits for the workers.
     flush_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    #: Days for which Redis remembers a writer's counter after its last use.
+    #: Days for which Redis remembers a writer that its client did not close, and a thread's last position.
     writer_ttl_days: Annotated[int, Field(ge=1)] = 7
 
     #: Seconds for which a claim holds a thread; a killed worker delays its threads that long.

@@ -96,7 +96,7 @@ class Drain:
                 has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE
                 if not has_more and self._mailbox.rest():
                     return
-            is_awaited = self._is_read_waiting()
+            is_awaited = self._is_read_waiting(now)
         self._events.send()
         if not is_awaited:
             self._maintain(is_idle=True)
@@ -104,9 +104,9 @@ class Drain:
         if self._mailbox.sweep():
             self._ring()
 
-    def _is_read_waiting(self) -> bool:
-        """Whether a read may wait for this process. Asks Redis rarely: many batches take less time than asking."""
-        if (now := time.monotonic()) < self._ask_reads_at:
+    def _is_read_waiting(self, now: float) -> bool:
+        """Whether a read may wait for this process; Redis is asked once per `READS_INTERVAL`."""
+        if now < self._ask_reads_at:
             return False
         self._ask_reads_at = now + READS_INTERVAL
         return self._reads_wait()
