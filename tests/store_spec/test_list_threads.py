@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,6 +174,10 @@ async def test_each_filter_pages_by_each_sort_key_in_both_directions(store: Thre
             {"parent_thread_id": child},
             {"cwd_filters": (cwd,), "relation_filter": related(RelationKind.DIRECT_CHILDREN, child)},
         ),
+        (
+            {"forked_from_id": root, "attached_thread": True},
+            {"cwd_filters": (cwd,), "attached_to_thread_id": root},
+        ),
     ]
     for given, wanted in filters:
         made = dict(given)
@@ -207,6 +212,20 @@ async def test_threads_are_filtered_by_directory(store: ThreadStore, cwd: str) -
     assert await listed(store, cwd, cwd_filters=()) == []
     everything = await store.list_threads(ListThreadsParams(page_size=1000, cwd_filters=None))
     assert {here, there} <= {thread.thread_id for thread in everything.items}
+
+
+async def test_directories_are_compared_as_paths(store: ThreadStore, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(project)
+    spellings = (str(project), f"{project}/", f"{link}/.")
+    threads = sorted([await stored(store, cwd=spelling) for spelling in spellings])
+    gone = await stored(store, cwd=f"{tmp_path}/gone//")
+
+    for spelling in (*spellings, f"{link}/../project"):
+        assert sorted(await listed(store, spelling)) == threads, spelling
+    assert await listed(store, f"{tmp_path}/gone") == [gone]
 
 
 async def test_threads_are_filtered_by_source(store: ThreadStore, cwd: str) -> None:
@@ -317,3 +336,15 @@ async def test_a_cursor_of_a_listing_by_another_sort_key_is_refused(store: Threa
 async def test_a_page_size_out_of_bounds_is_refused(page_size: int, kind: str) -> None:
     with pytest.raises(InvalidRequest, match="page_size"):
         ListThreadsParams(page_size=page_size)
+
+
+async def test_attached_forks_are_listed_only_on_request(store: ThreadStore, cwd: str) -> None:
+    root = await stored(store, cwd=cwd)
+    fork = await stored(store, cwd=cwd, forked_from_id=root)
+    attached = await stored(store, cwd=cwd, forked_from_id=root, attached_thread=True)
+
+    assert {*await listed(store, cwd)} == {root, fork}
+    assert {*await listed(store, cwd, include_attached_threads=True)} == {root, fork, attached}
+    assert await listed(store, cwd, attached_to_thread_id=root) == [attached]
+    assert await listed(store, cwd, attached_to_thread_id=fork) == []
+    assert (await read(store, attached)).attached_to_thread_id == root

@@ -49,6 +49,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "id": params.thread_id,
         "session_id": params.session_id or params.thread_id,
         "forked_from_id": params.forked_from_id,
+        "attached_thread": params.attached_thread or None,
         "parent_thread_id": params.parent_thread_id,
         "timestamp": format_time(params.created_at),
         "cwd": params.cwd or "",
@@ -67,6 +68,11 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "git": params.git and params.git.model_dump(exclude_none=True),
     }
     return {key: value for key, value in meta.items() if value is not None}
+
+
+def lost_meta(thread_id: str) -> dict[str, Any]:
+    """Return a ``session_meta`` of which only the thread is known, with the fields that codex requires."""
+    return {"id": thread_id, "originator": "", "cwd": "", "cli_version": ""}
 
 
 def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:

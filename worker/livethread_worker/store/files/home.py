@@ -6,17 +6,19 @@ the home.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread_config.settings import OWN_FOLDER
+from livethread_worker.store.files.reverts import Reverts
 
 #: Permissions of every directory and file we create: only the owner has access.
 DIRECTORY_MODE: Final = 0o700
@@ -28,12 +30,21 @@ COMPRESSED_SUFFIX: Final = ".zst"
 #: How long a folder that was found without symlinks counts as having none.
 LINK_CHECK_INTERVAL: Final = 1.0  # seconds
 
+_ID: Final = r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
+
+#: A rollout has an id of its own if codex's ``thread/revert`` began it; else its thread's.
 _ROLLOUT_NAME: Final = re.compile(
-    r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})\.jsonl(\.zst)?"
+    rf"rollout-(?P<time>\d{{4}}-\d{{2}}-\d{{2}}T\d{{2}}-\d{{2}}-\d{{2}})-(?P<id>{_ID})(?:_(?P<rollout>{_ID}))?\.jsonl(\.zst)?"
 )
 
-#: Folders of days. Other folders hold no rollouts, and their names need not be UTF-8.
-_DATED: Final = "[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/"
+#: Links of a folder that holds no folders: "." and its own name. File systems that do not count links report 1.
+_LINKS_OF_LEAF: Final = 2
+
+#: The administrator, who may link a home's folders, too.
+_ROOT_USER: Final = 0
+
+#: No codex wrote a rollout before: a time in a name may be any.
+_FIRST_DAY: Final = date(2025, 1, 1)
 
 #: Last parts of a path that do not name a file.
 _NOT_FILE_NAMES: Final = frozenset({"", ".", ".."})
@@ -51,12 +62,14 @@ class Home:
         self.session_index = root / "session_index.jsonl"
         self.locks = root / "thread-writer-locks"
         self._locks = str(self.locks)
+        self._archived = f"{self.archived_sessions}/"
         self.own = root / OWN_FOLDER
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
         #: Folders checked for symlinks, as spelled -> resolved, and the monotonic time at which to check them again.
         self._checked: dict[str, Path] = {}
         self._check_again_at = 0.0
+        self._reverts = Reverts(self._revert_of)
 
     def create(self) -> None:
         """Create the missing folders with mode 0700; existing ones keep their modes."""
@@ -88,7 +101,7 @@ class Home:
     def resolve(self, relative: str) -> Path:
         """Return the path of a rollout given relative to the home, or absolutely.
 
-        It checks for symlinks on the way again after `LINK_CHECK_INTERVAL`.
+        It checks for symlinks on the way again after `LINK_CHECK_INTERVAL`, and follows those of `is_linked`.
 
         Raises:
             InvalidRequest: it is not a path, or leads out of the home. (If the file itself is a symlink, opening it
@@ -100,10 +113,9 @@ class Home:
         if name not in _NOT_FILE_NAMES and (known := self._checked.get(named)):
             return known / name
         path = self.root / relative
-        try:
-            folder = self.root / _without_links(path.parent).relative_to(self.root.resolve())
-        except ValueError:
-            raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is not a path") from None
+        folder = self._without_links(path.parent)
+        if folder is None:
+            raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is not a path")
         if path.name in _NOT_FILE_NAMES:
             raise InvalidRequest(f"{relative!r} does not name a file")
         if path.name == name:
@@ -111,15 +123,67 @@ class Home:
         return folder / path.name
 
     def find_rollout(self, thread_id: str) -> Path | None:
-        """Return the rollout of *thread_id*, preferring active over archived and plain over compressed, or None.
+        """Return the live rollout of *thread_id*, preferring active over archived and plain over compressed, or None.
 
-        A UUIDv7 leads to its dated folder; for any other id, or if that fails, every dated folder is searched.
+        A UUIDv7 leads to its dated folder; for any other id, or if that fails, every folder is searched.
         """
-        for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self.rollout_folders()):
-            for path in sorted(folder.glob(f"rollout-*-{thread_id}.jsonl*")):
-                if self.thread_of(path) and self.is_within(folder):
-                    return path
+        for folder in self._folders_for(thread_id):
+            if paths := self._files_in(folder, thread_id, self.thread_of):
+                return self.live_rollout(max(paths, key=self._rank))
         return None
+
+    def find_rollout_of_id(self, rollout_id: str) -> Path | None:
+        """Return the rollout with an id of its own, as a ``history_base`` names it, or None."""
+        for folder in self._folders_for(rollout_id):
+            if paths := self._files_in(folder, rollout_id, self.rollout_id_of):
+                return max(paths, key=self._rank)
+        return None
+
+    def rollouts_of(self, thread_id: str) -> list[Path]:
+        """Return all rollouts of a thread, the live one last; codex's ``thread/revert`` leaves the earlier ones."""
+        folders = self.rollout_folders()
+        paths = [path for folder in folders for path in self._files_in(folder, thread_id, self.thread_of)]
+        return sorted(paths, key=self._rank)
+
+    def live_rollout(self, path: Path) -> Path:
+        """Return the live rollout of the thread of *path*: the newest, in the same or in a later folder."""
+        thread_id = self.thread_of(path)
+        if thread_id is None:
+            return path
+        folders = (str(self.archived_sessions),) if self.is_archived(path) else self._folders_since(path)
+        newer = (self._reverts.newest(folder, thread_id) for folder in folders)
+        return max((path, *filter(None, newer)), key=self.generation)
+
+    def generation(self, path: Path) -> str:
+        """Return what sorts the rollouts of one thread by age: ids of reverts are UUIDv7s, in the order of time."""
+        match = _ROLLOUT_NAME.fullmatch(path.name)
+        return (match["rollout"] or "") if match else ""
+
+    def _rank(self, path: Path) -> tuple[str, bool, bool]:
+        return self.generation(path), not self.is_archived(path), not is_compressed(path)
+
+    def _folders_for(self, id_: str) -> Iterator[Path]:
+        yield from (self.sessions / day for day in _days_of(id_))
+        yield from self.rollout_folders()
+
+    def _files_in(self, folder: Path, id_: str, id_of: Callable[[Path], str | None]) -> list[Path]:
+        """Return the rollouts in *folder* whose id, by *id_of*, is *id_*."""
+        paths = [path for path in folder.glob(f"rollout-*{id_}*.jsonl*") if id_of(path) == id_]
+        return sorted(paths) if paths and self.is_within(folder) else []
+
+    def _folders_since(self, path: Path) -> Iterator[str]:
+        """Yield the folders, which need not exist, that may hold rollouts as new as *path*, in any time zone."""
+        at, today = time_in_name(path.name), datetime.now(UTC).date()
+        day = max(at.date() if at else today, _FIRST_DAY) - timedelta(days=1)
+        while day <= today + timedelta(days=1):
+            yield f"{self.sessions}/{day:%Y/%m/%d}"
+            day += timedelta(days=1)
+
+    @staticmethod
+    def _revert_of(name: str) -> tuple[str, str] | None:
+        """Return thread and rollout id in the file name of a rollout that a revert began."""
+        match = _ROLLOUT_NAME.fullmatch(name) if "_" in name else None
+        return (match["id"], match["rollout"]) if match and match["rollout"] else None
 
     def where_it_lies(self, path: Path) -> Path | None:
         """Return *path*, or the archived or compressed rollout of that name; None if no such file exists."""
@@ -148,10 +212,11 @@ class Home:
     def rollout_entries(self, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield the id and the directory entry of every rollout in *folders*, by default all, in the order of `rollouts`."""
         for folder in self.rollout_folders() if folders is None else folders:
-            if not folder.is_dir() or not self.is_within(folder):
+            try:
+                with os.scandir(folder) as entries:
+                    by_name = sorted(entries, key=_name)
+            except (FileNotFoundError, NotADirectoryError):  # removed since it was listed
                 continue
-            with os.scandir(folder) as entries:
-                by_name = sorted(entries, key=_name)
             for entry in by_name:
                 if match := _ROLLOUT_NAME.fullmatch(entry.name):
                     yield match["id"], entry
@@ -159,22 +224,24 @@ class Home:
     def unfinished_copies(self) -> Iterator[tuple[str, Path]]:
         """Yield the thread id and path of every copy of a rollout that is in progress, or that a crash left."""
         for folder in self.rollout_folders():
-            if folder.is_dir() and self.is_within(folder):
-                for path in sorted(folder.glob(".rollout-*.new")):
-                    if match := _ROLLOUT_NAME.fullmatch(path.name.removeprefix(".").removesuffix(".new")):
-                        yield match["id"], path
+            for path in sorted(folder.glob(".rollout-*.new")):
+                if thread_id := self.copied_thread(path):
+                    yield thread_id, path
 
     def one_rollout_each(
         self, known: Mapping[str, tuple[str, int]], entries: Iterable[tuple[str, os.DirEntry[str]]]
     ) -> tuple[dict[str, os.DirEntry[str]], list[os.DirEntry[str]]]:
-        """Return one of *entries* for each thread, and the others of threads that have several.
+        """Return the live one of *entries* for each thread, and other copies of a rollout.
 
-        Prefer the one that the index knows (*known*: thread -> path relative to the home, length), then a plain one,
-        then the longest: a user's backup copy does not grow.
+        Of copies, prefer the one that the index knows (*known*: thread -> path relative to the home, length), then a
+        plain one, then the longest: a user's backup copy does not grow.
         """
         root = f"{self.root}/"
         chosen: dict[str, os.DirEntry[str]] = {}
         others: list[os.DirEntry[str]] = []
+
+        def generation(entry: os.DirEntry[str]) -> str:
+            return self.generation(Path(entry.name))
 
         def rank(thread_id: str, entry: os.DirEntry[str]) -> tuple[bool, bool, int]:
             is_known = thread_id in known and known[thread_id][0] == entry.path.removeprefix(root)
@@ -186,6 +253,9 @@ class Home:
 
         for thread_id, entry in entries:
             rival = chosen.get(thread_id)
+            if rival is not None and generation(rival) != generation(entry):
+                chosen[thread_id] = max(rival, entry, key=generation)
+                continue
             if rival is not None and rank(thread_id, rival) >= rank(thread_id, entry):
                 others.append(entry)
                 continue
@@ -195,37 +265,105 @@ class Home:
         return chosen, others
 
     def rollout_folders(self) -> Iterator[Path]:
-        """Yield the folders that hold rollouts: the dated ones, and the folder of archived ones."""
-        yield from sorted(self.sessions.glob(_DATED))
-        yield self.archived_sessions
+        """Yield the folders that may hold rollouts, as in codex: ``sessions``, ``archived_sessions``, and any in them.
+
+        Symlinks in them are not followed, and names that are not UTF-8 are left out: the index holds text.
+        """
+        for folder in (self.sessions, self.archived_sessions):
+            if not folder.is_symlink() or self.is_linked(folder):
+                yield from _folders_in(folder)
+
+    def is_linked(self, folder: Path) -> bool:
+        """Return whether *folder*, of active or archived rollouts, is a symlink that the home's owner made.
+
+        Its target, such as a folder on another disk, then counts as a part of the home.
+        """
+        if folder not in {self.sessions, self.archived_sessions} or not folder.is_symlink():
+            return False
+        return _owner(folder) in {_owner(self.root), _ROOT_USER}
 
     def is_within(self, folder: Path) -> bool:
         """Return whether *folder* is in the home after symlinks are resolved."""
+        return self._without_links(folder) is not None
+
+    def spelled(self, path: Path) -> Path | None:
+        """Return the path of a file as the home spells it; None if it does not lie in the home."""
+        folder = self._without_links(path.parent)
+        return folder and folder / path.name
+
+    def _without_links(self, folder: Path) -> Path | None:
+        """Return *folder* without symlinks but those of `is_linked`; None if it does not lie in the home."""
         try:
-            return _without_links(folder).is_relative_to(self.root.resolve())
-        except ValueError:
-            return False
+            real = _resolved(folder)
+            linked = {
+                each: _resolved(each) for each in (self.sessions, self.archived_sessions) if self.is_linked(each)
+            }
+            root = self.root.resolve()
+        except (ValueError, OSError):
+            return None
+        for spelled, target in (linked | {self.root: root}).items():
+            if real.is_relative_to(target):
+                return spelled / real.relative_to(target)
+        return None
+
+    def copied_thread(self, path: Path) -> str | None:
+        """Return the thread id in the name of the unfinished copy *path* of a rollout; None for any other file."""
+        if not (path.name.startswith(".") and path.name.endswith(".new")):
+            return None
+        match = _ROLLOUT_NAME.fullmatch(path.name[1:].removesuffix(".new"))
+        return match["id"] if match else None
 
     def thread_of(self, path: Path) -> str | None:
         """Return the thread id in the name of the rollout *path*; None for any other file."""
         match = _ROLLOUT_NAME.fullmatch(path.name)
         return match["id"] if match else None
 
-    def time_of(self, path: Path) -> datetime | None:
-        """Return the time in the name of the rollout *path*; None if it has no valid time."""
+    def rollout_id_of(self, path: Path) -> str | None:
+        """Return the rollout id in the name of the rollout *path*; None for any other file."""
         match = _ROLLOUT_NAME.fullmatch(path.name)
-        try:
-            return datetime.strptime(match["time"], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC) if match else None
-        except ValueError:
-            return None
+        return (match["rollout"] or match["id"]) if match else None
 
     def is_archived(self, path: Path) -> bool:
-        """Return whether *path* is in the folder of archived rollouts."""
+        """Return whether *path* lies among the archived rollouts, at any depth."""
         # Comparing strings is five times as fast as comparing paths.
-        return str(path).rpartition("/")[0] == str(self.archived_sessions)
+        return str(path).startswith(self._archived)
 
 
-def _without_links(path: Path) -> Path:
+def _folders_in(folder: Path) -> Iterator[Path]:
+    """Yield *folder* and all folders in it, in the order of their names, without following symlinks."""
+    try:
+        links = folder.stat().st_nlink
+        names: list[str] = []
+        if links != _LINKS_OF_LEAF:
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    yield folder
+    for name in names:
+        if is_text(name):
+            yield from _folders_in(folder / name)
+
+
+def is_text(name: str) -> bool:
+    """Return whether the name of a file or folder is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(path: Path | str) -> str:
+    """Return *path* as printable text: file names need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _owner(path: Path) -> int:
+    return path.lstat().st_uid
+
+
+def _resolved(path: Path) -> Path:
     """Return *path* with its symlinks resolved.
 
     Raises:
@@ -238,6 +376,15 @@ def _without_links(path: Path) -> Path:
     if real.is_symlink():
         raise ValueError(f"the symlink {real} is part of a loop")
     return real
+
+
+def time_in_name(path: str) -> datetime | None:
+    """Return the time in the name of the rollout *path*; None if it has no valid time."""
+    match = _ROLLOUT_NAME.fullmatch(path.rpartition("/")[2])
+    try:
+        return datetime.strptime(match["time"], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC) if match else None
+    except ValueError:
+        return None
 
 
 def is_compressed(path: Path) -> bool:
@@ -254,6 +401,8 @@ def make_directory(path: Path) -> None:
     """Create *path* and its missing parents, each with mode 0700."""
     if path.is_dir():
         return
+    if path.is_symlink():
+        raise FileNotFoundError(errno.ENOENT, f"it leads to {path.readlink()}, which is missing", str(path))
     make_directory(path.parent)
     path.mkdir(DIRECTORY_MODE, exist_ok=True)
 

@@ -1,13 +1,15 @@
-"""Reads a rollout into its thread's state, if the index lacks the thread or its last lines."""
+"""Reads rollouts into their thread's state, if the index lacks the thread or its last lines."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,10 +19,12 @@ from livethread.metadata_state import MetadataState, is_activity
 from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
 from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
-from livethread.rollout.lines import decode_line
+from livethread.rollout.lines import decode_line, item_of
 from livethread.rollout.old_forms import event_of_message, modern_record
 from livethread_config import names
-from livethread_worker.store.files.home import Home
+from livethread_worker.store.files import lineage
+from livethread_worker.store.files.compression import open_rollout
+from livethread_worker.store.files.home import Home, time_in_name
 from livethread_worker.store.files.scan import (
     Record,
     idempotency_key_of,
@@ -29,15 +33,70 @@ from livethread_worker.store.files.scan import (
     scan_records,
     writer_mark,
 )
-from livethread_worker.store.thread_state import ARCHIVED_AT, ThreadState, WriterMark
+from livethread_worker.store.thread_state import ARCHIVED_AT, BROKEN, ThreadState, WriterMark
+
+logger = logging.getLogger(__name__)
+
+
+def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
+    """Add all lines of the thread whose live rollout is open as *file*; return a torn last line, if any.
+
+    Its metadata follows from all its rollouts, as in codex: a revert takes back turns, and nothing else. Its turns and
+    messages follow from its history.
+
+    Raises:
+        InvalidRequest: a rollout that it continues is missing.
+    """
+    path = home.root / state.path
+    earlier = _earlier(home, state.thread_id, path)
+    family = lineage.resolve(home, path, file)
+    if not earlier and not family.inherited:
+        return read_on(state, file)
+    reader = _Reader(state, _changed_at(file))
+    offset = family.first.size
+    state.inherited_bytes = family.inherited_bytes
+    if family.first.base is not None:
+        state.base_id = family.first.base.rollout_id
+    own = {home.rollout_id_of(each): each for each in earlier}
+    with open_rollout(earlier[0]) if earlier else nullcontext(file) as first:
+        reader.take_first(first)
+    for each in family.inherited:
+        if each.rollout_id not in own:
+            with open_rollout(each.path) as other:
+                reader.take_inherited(other, each, offset)
+            offset += each.end - each.begin
+    parts = {each.rollout_id: each for each in family.inherited}
+    for rollout_id, each_path in own.items():
+        part = parts.get(rollout_id or "")
+        with open_rollout(each_path) as other:
+            reader.take_earlier(other, part, offset)
+        offset += part.end - part.begin if part else 0
+    reader.finish()
+    state.next_ordinal = family.first.base.end_ordinal if family.first.base else 0
+    return read_on(state, file)
+
+
+def read_what_is_left(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
+    """Do the same as `read_thread`, or, if a rollout is missing, note that and add the lines of the live one."""
+    try:
+        return read_thread(home, state, file)
+    except InvalidRequest as error:
+        logger.warning("%s", error, extra={"action": "read", "thread_id": state.thread_id})
+    state.begin_again()
+    base = lineage.read_first(file).base
+    state.base_id, state.inherited_bytes = base.rollout_id if base else None, BROKEN
+    return read_on(state, file)
 
 
 def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
     """Add the lines of *file* after the state's committed length to *state*; return a torn last line, if any.
 
     Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both.
+
+    If the thread's ``session_meta`` is not the first line, it counts from the beginning. A thread whose ``session_meta`` is
+    lost begins with its first item; unless there are other threads' ``session_meta`` lines, for then the file may be theirs.
     """
-    reader = _Reader(state, datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC))
+    reader = _Reader(state, _changed_at(file))
     torn = None
     for record in scan_records(file, state.rollout_bytes):
         if not record.is_complete and record.value is None:
@@ -45,9 +104,49 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
             break
         state.rollout_bytes = record.offset + record.size
         if record.value is not None:
-            reader.take(record, record.value)
+            if state.thread is None and reader.needs_meta(record.value):
+                reader.begin(find_meta(state.thread_id, file), record.value)
+            reader.take(record, record.value, state.offset_in_history(record.offset))
     reader.finish()
     return torn
+
+
+def find_meta(thread_id: str, file: BinaryIO) -> Record | None:
+    """Return the line of the thread's first ``session_meta``; an empty one if *file* has no ``session_meta`` at all.
+
+    None: it has only other threads'. The caller may go on to read *file* where it was.
+    """
+    position, has_others = file.tell(), False
+    try:
+        for record in scan_records(file):
+            meta = _meta_in(_modern(record.value or {}))
+            if meta is not None and meta.get("id") == thread_id:
+                return record
+            has_others = has_others or meta is not None
+    finally:
+        file.seek(position)
+    return None if has_others else Record(0, 0, {})
+
+
+def _meta_in(value: dict[str, Any]) -> dict[str, Any] | None:
+    payload = value.get("payload")
+    return payload if value.get("type") == "session_meta" and isinstance(payload, dict) else None
+
+
+def _modern(value: dict[str, Any]) -> dict[str, Any]:
+    return value if "payload" in value else modern_record(value) or {}
+
+
+def _changed_at(file: BinaryIO) -> datetime:
+    return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+
+
+def _earlier(home: Home, thread_id: str, live: Path) -> list[Path]:
+    """Return the thread's rollouts before the *live* one, one file each."""
+    if not home.generation(live):
+        return []
+    by_age = {home.generation(path): path for path in home.rollouts_of(thread_id)}  # of two forms, the plain one
+    return [path for generation, path in by_age.items() if generation < home.generation(live)]
 
 
 class _Reader:
@@ -63,19 +162,62 @@ class _Reader:
             self._metadata = MetadataState(state.thread, state.explicit_fields)
         #: Time of a line without one: the previous line's, or the file's.
         self._at = state.thread.updated_at if state.thread else changed_at
+        self._has_begun = False
 
-    def take(self, record: Record, value: dict[str, Any]) -> None:
-        """Add one line."""
+    def needs_meta(self, value: dict[str, Any]) -> bool:
+        """Whether *value* is the first item, and no ``session_meta`` of the thread came before it."""
+        if self._metadata is not None or self._has_begun:
+            return False
+        value = _modern(value)
+        return isinstance(value.get("type"), str) and (_meta_in(value) or {}).get("id") != self._state.thread_id
+
+    def begin(self, found: Record | None, first: dict[str, Any]) -> None:
+        """Begin with the ``session_meta`` that `find_meta` has *found*, before the item in the line *first*."""
+        self._has_begun = True
+        if found is not None and found.value is not None:
+            value = _modern(found.value)
+            named = time_in_name(self._state.path)
+            at = parse_time(value.get("timestamp")) or parse_time(first.get("timestamp")) or named or self._at
+            self._take_meta(_meta_in(value) or {}, at)
+
+    def take_first(self, file: BinaryIO) -> None:
+        """Begin with the thread's first ``session_meta``: the lines that a fork inherits do not include it."""
+        record = next(scan_records(file), None)
+        if record is not None and record.value is not None:
+            self.take(record, record.value, None)
+
+    def take_inherited(self, file: BinaryIO, part: lineage.Inherited, offset: int) -> None:
+        """Add the lines that a fork inherits; *offset* is where they begin in its history."""
+        self._state.next_ordinal = 0
+        for record in scan_records(file, part.begin):
+            if record.offset >= part.end:
+                return
+            item = item_of(record.value)
+            if item is None:
+                continue
+            self._at = parse_time(item.timestamp) or self._at
+            self._state.next_ordinal = ordinal = max(self._state.next_ordinal, item.ordinal or 0)
+            self._take_item(item.type, item.payload, record.offset - part.begin + offset, ordinal)
+
+    def take_earlier(self, file: BinaryIO, part: lineage.Inherited | None, offset: int) -> None:
+        """Add an earlier rollout of the thread, of which *part* is in its history, from *offset* on."""
+        state = self._state
+        state.next_ordinal = 0
+        begin, end = (part.begin, part.end) if part else (0, 0)
+        for record in scan_records(file):
+            if record.value is not None:
+                is_kept = begin <= record.offset < end
+                self.take(record, record.value, record.offset - begin + offset if is_kept else None)
+
+    def take(self, record: Record, value: dict[str, Any], offset: int | None) -> None:
+        """Add one line of the thread's own; *offset* is its place in the history, None if it was taken back."""
         state = self._state
         number = max(state.next_ordinal, ordinal_of(value) or 0)
         state.next_ordinal = number + 1
-        if mark := writer_mark(value):
-            _count(state, *mark)
-            if (key := idempotency_key_of(value)) is not None:
-                state.idempotency_keys.add(key)
+        self._take_mark(value)
         is_old = "payload" not in value
         if is_old:
-            value = modern_record(value) or {}
+            value = _modern(value)
         kind, payload = value.get("type"), value.get("payload")
         if not isinstance(kind, str):
             return
@@ -84,13 +226,22 @@ class _Reader:
             self._take_patch(payload)
         elif kind == "session_meta" and isinstance(payload, dict) and payload.get("id") == state.thread_id:
             state.meta_offset, state.meta_bytes = record.offset, record.size
-            self._take_meta(payload, at)
+            # The first line of a rollout restates what the thread was created with.
+            if self._metadata is None or record.offset:
+                self._take_meta(payload, at)
         elif self._metadata is not None:
             if is_activity(kind):
                 self._metadata.touch(at)
-            self._take_item(kind, payload, record.offset, number)
+            self._take_item(kind, payload, offset, number)
             if is_old and (event := event_of_message(payload)):
-                self._take_item("event_msg", event, record.offset, number)
+                self._take_item("event_msg", event, offset, number)
+
+    def _take_mark(self, value: dict[str, Any]) -> None:
+        """Count a line of ours as applied, and its idempotency key as taken."""
+        if mark := writer_mark(value):
+            _count(self._state, *mark)
+            if (key := idempotency_key_of(value)) is not None:
+                self._state.idempotency_keys.add(key)
 
     def finish(self) -> None:
         """Apply the facts of the last lines, and put the thread into the state."""
@@ -98,9 +249,10 @@ class _Reader:
             self._apply_facts(self._metadata)
             self._state.thread = self._metadata.thread
 
-    def _take_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
+    def _take_item(self, kind: str, payload: Any, offset: int | None, ordinal: int) -> None:
         self._sync.add(kind, payload, self._at)
-        self._state.note_item(kind, payload, offset, ordinal)
+        if offset is not None:
+            self._state.note_item(kind, payload, offset, ordinal)
 
     def _take_meta(self, meta: dict[str, Any], at: datetime) -> None:
         """Add a ``session_meta`` of the thread itself, not of a fork's parent."""
@@ -136,21 +288,30 @@ def _count(state: ThreadState, writer: str, n: int) -> None:
         state.writers[writer] = WriterMark(n, mark.lines + 1)
 
 
-def recover_counters(state: ThreadState, file: BinaryIO, writers: AbstractSet[str]) -> None:
-    """Read from the committed lines how far those of *writers* are that the index may have forgotten."""
+def recover_counters(home: Home, state: ThreadState, file: BinaryIO, writers: AbstractSet[str]) -> None:
+    """Read from the committed lines how far those of *writers* are that the index may have forgotten.
+
+    The live rollout is open as *file*. If none of it is committed, all lines are to be read anyway.
+    """
     forgotten = {writer for writer in writers - state.writers.keys() if names.opened_at(writer) <= state.forgotten_to}
-    if not forgotten:
+    if not forgotten or not state.rollout_bytes:
         return
     theirs = re.compile(b'"seq":"(?:%b):' % b"|".join(re.escape(writer.encode()) for writer in forgotten))
-    end = 0
-    file.seek(0)
-    for line in scan_lines(file):
-        end += len(line) + 1
-        if end > state.rollout_bytes:
-            break
-        mark = writer_mark(decode_line(line) or {}) if theirs.search(line) else None
-        if mark is not None and mark[0] in forgotten:
-            _count(state, *mark)
+
+    def count(rollout: BinaryIO, size: float) -> None:
+        rollout.seek(0)
+        for line in scan_lines(rollout):
+            size -= len(line) + 1
+            if size < 0:
+                return
+            mark = writer_mark(decode_line(line) or {}) if theirs.search(line) else None
+            if mark is not None and mark[0] in forgotten:
+                _count(state, *mark)
+
+    for path in _earlier(home, state.thread_id, home.root / state.path):
+        with open_rollout(path) as earlier:
+            count(earlier, inf)
+    count(file, state.rollout_bytes)
 
 
 def complete_from_home(home: Home, state: ThreadState, names: Mapping[str, str | None]) -> None:

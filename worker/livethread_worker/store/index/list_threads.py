@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from livethread.cursor import decode_cursor, encode_cursor
+from livethread.directories import same_directory
 from livethread.metadata import SessionSource
 from livethread.rollout.lines import encode_json
 from livethread.rollout.search_text import folded_term
 from livethread.types import ListThreadsParams, RelationKind, SortDirection, ThreadPage
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
+from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import SLOTS, from_rows, slot_of
 
 #: Maximum number of threads that are collected and sorted, or counted to find the filter that leads.
@@ -91,12 +93,14 @@ def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreads
     Its cursor names the sort value *and* the id of the last thread, so that threads of the same time are neither lost
     nor repeated.
     """
-    filters = _filters(params)
+    filters = _filters(connection, params)
     if not all(each.values for each in filters):
         return ThreadPage(items=())
     parts: list[_Filter | _Set] = [*filters, *_sets(params)]
     leading = _leading(connection, parts)
     checks = [_Sql("t.is_archived = ?", (params.archived,)), *_after_cursor(params)]
+    if params.attached_to_thread_id is None and not params.include_attached_threads:
+        checks.append(_Sql("t.attached_to_thread_id IS NULL"))
     checks += [part.condition for part in parts if part is not leading] + _short_term(params)
     key = params.sort_key.value
     sources = (
@@ -138,14 +142,18 @@ def _after_cursor(params: ListThreadsParams) -> list[_Sql]:
     return [_Sql(condition, (slot_of(at), at, thread_id))]
 
 
-def _filters(params: ListThreadsParams) -> list[_Filter]:
+def _filters(connection: sqlite3.Connection, params: ListThreadsParams) -> list[_Filter]:
     """Return the filters on columns, those that usually leave the fewest threads first; without values, a filter leaves none."""
     filters = []
     relation = params.relation_filter
     if relation is not None and relation.kind is RelationKind.DIRECT_CHILDREN:
         filters.append(_filter("parent_thread_id", (relation.thread_id,)))
+    if params.attached_to_thread_id is not None:
+        filters.append(_filter("attached_to_thread_id", (params.attached_to_thread_id,)))
     if params.cwd_filters is not None:
-        filters.append(_filter("cwd", params.cwd_filters))
+        is_wanted = same_directory(params.cwd_filters)
+        spellings = (cwd for (cwd,) in connection.execute(QUERIES["cwds"]) if is_wanted(cwd))
+        filters.append(_filter("cwd", tuple(spellings) if params.cwd_filters else ()))
     if params.model_providers:
         filters.append(_filter("model_provider", params.model_providers))
     if params.allowed_sources:

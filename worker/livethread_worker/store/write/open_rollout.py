@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.lines import decode_line, item_of
+from livethread.rollout.session_meta import lost_meta
 from livethread.types import START
 from livethread_worker.store.files import compression, name_index, quarantine
 from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, recover_counters
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread, recover_counters
+from livethread_worker.store.heirs import require_unneeded
+from livethread_worker.store.index import Index
+from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.write.thread_work import ThreadWork
 
 logger = logging.getLogger(__name__)
@@ -35,25 +40,35 @@ class OpenRollout:
 
 
 def open_rollout(
-    stack: ExitStack, home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None
+    stack: ExitStack,
+    home: Home,
+    thread_id: str,
+    entries: Sequence[MailboxEntry],
+    state: ThreadState | None,
+    *,
+    index: Index,
 ) -> OpenRollout:
-    """Open the rollout of *thread_id*, whose lock the caller holds; *stack* closes it.
+    """Open the live rollout of *thread_id*, whose lock the caller holds; *stack* closes it.
 
     Raises:
         ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
+        InvalidRequest: a rollout that it continues is missing, or its folder is a symlink that leads out of the home.
     """
     loaded = state.thread if state else None
     path = _find(home, thread_id, entries, state)
-    state = state or ThreadState(thread_id)
+    is_known, state = state is not None, state or ThreadState(thread_id)
+    require_deletable = partial(require_unneeded, home, index, thread_id)
     committed_up_to = state.applied
     # A row that was made from the file has the counters of its lines, and says nothing of whole tasks.
     committed = {} if committed_up_to == START else {writer: mark.n for writer, mark in state.writers.items()}
     if path is None:
-        return OpenRollout(ThreadWork(state, loaded, 0, dict), None)
+        return OpenRollout(ThreadWork(state, loaded, 0, dict, require_deletable), None)
     if is_compressed(path):
         path = _plain(home, path)
+    if is_known and _is_outdated(home, state, path):
+        state.begin_again()
     state.path = home.relative(path)
-    recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
+    recorder = _recorder(stack, path, state, create=loaded is None and _creates(entries))
     if state.thread is not None:
         state.thread = archived_by_folder(home, state.thread, path)
     if recorder.size < state.rollout_bytes:
@@ -63,7 +78,7 @@ def open_rollout(
             extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
         )
         state.begin_again()
-    recover_counters(state, recorder.file, {entry.writer for entry in entries})
+    recover_counters(home, state, recorder.file, {entry.writer for entry in entries})
     took_in = recorder.size > state.rollout_bytes
     if took_in:
         recorder.is_all_ours = False
@@ -74,10 +89,19 @@ def open_rollout(
         loaded,
         recorder.size,
         lambda: _read_meta(recorder.file, state),
+        require_deletable,
         committed_up_to=committed_up_to,
         committed=committed,
     )
     return OpenRollout(work, recorder, took_in)
+
+
+def _recorder(stack: ExitStack, path: Path, state: ThreadState, *, create: bool) -> RolloutRecorder:
+    """Open *path* for appending, decompressed if its name does not tell that it is compressed."""
+    recorder = stack.enter_context(RolloutRecorder.open(path, create=create))
+    if recorder.size == state.rollout_bytes or not compression.holds_zstd(path, recorder.file.fileno()):
+        return recorder
+    return stack.enter_context(RolloutRecorder.open(compression.decompress(path)))
 
 
 def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
@@ -90,15 +114,26 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
         return None
     if state is not None:
         path = home.resolve(state.path)
-        if path.exists():
-            return path
+        with suppress(FileNotFoundError):
+            size = path.stat().st_size
+            # codex reverts only paginated threads; it may have made this one paginated, and so rewritten its rollout.
+            may_be_left = size != state.rollout_bytes or (state.thread and state.thread.history_mode == PAGINATED)
+            return home.live_rollout(path) if may_be_left else path
     if state is None and _creates(entries):
         path = home.new_rollout(thread_id, entries[0].task.header.at)
         # It may exist: a crash came before the commit, or the index was lost.
-        return home.where_it_lies(path) or path
+        return home.where_it_lies(path) or home.resolve(home.relative(path))
     if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
         return home.find_rollout(thread_id)
     return home.require_rollout(thread_id)
+
+
+def _is_outdated(home: Home, state: ThreadState, path: Path) -> bool:
+    """Whether the index knows another rollout than *path*, which a revert began, or could not read inherited lines."""
+    if state.inherited_bytes == BROKEN:
+        return True
+    known = Path(state.path)
+    return known.name != path.name and home.generation(known) != home.generation(path)
 
 
 def _creates(entries: Sequence[MailboxEntry]) -> bool:
@@ -118,7 +153,7 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
     """Read the lines beyond the committed length: a crash left them, or another program wrote them."""
     begin = state.rollout_bytes
     state.is_reread = begin == 0
-    torn = read_on(state, recorder.file)
+    torn = read_thread(home, state, recorder.file) if begin == 0 else read_on(state, recorder.file)
     state.keep_counters()
     if state.thread is not None:
         name = name_index.read_names(home).get(state.thread_id, state.thread.name)
@@ -146,7 +181,7 @@ def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
 
 
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
-    """Return the payload of the last own ``session_meta`` line."""
+    """Return the payload of the last own ``session_meta`` line; if that is lost, what codex needs of one."""
     line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
     item = item_of(decode_line(line))
-    return item.payload if item is not None and isinstance(item.payload, dict) else {"id": state.thread_id}
+    return item.payload if item is not None and isinstance(item.payload, dict) else lost_meta(state.thread_id)

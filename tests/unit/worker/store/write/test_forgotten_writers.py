@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import pytest
+from tests.unit.worker import paginated
 from tests.unit.worker.builders import Mail, Store, message_line
 
 from livethread.metadata import ThreadMetadataPatch
@@ -84,6 +85,21 @@ def test_a_writer_without_a_time_in_its_id_is_recognized_too(store: Store, mail:
         assert store.apply(mail, again(entry)).kind is OutcomeKind.DONE
 
     assert store.path(mail).read_bytes() == before
+
+
+def test_a_forgotten_writer_is_recognized_by_lines_that_a_revert_took_back(store: Store) -> None:
+    mail = Mail()
+    original = paginated.begin(store.home, mail.thread_id).turn("t1", "keep apples", "apples kept")
+    store.read_in(mail.thread_id)
+    [first] = write(store, mail, [opened(0)])
+    reverted = original.reverted("t1")
+    write(store, mail, [opened(n) for n in range(1, WRITERS)])
+    before = original.path.read_bytes(), reverted.path.read_bytes()
+
+    assert store.apply(mail, again(first)).kind is OutcomeKind.DONE
+
+    assert (original.path.read_bytes(), reverted.path.read_bytes()) == before
+    assert rows(store) <= 256
 
 
 def test_tasks_of_a_forgotten_writer_without_lines_of_their_own_have_no_second_effect(
