@@ -94,7 +94,9 @@ class QueuedThreadStore:
         await self._outbox.stop()
         self._admission.stop()
         self._forget(*self._threads.values())
-        await asyncio.wait(self._forgetting, timeout=self._settings.connect_timeout_s)
+        _, late = await asyncio.wait(self._forgetting, timeout=self._settings.connect_timeout_s)
+        for task in late:
+            task.cancel()
         await self._acknowledgements.stop()
 
     @property

@@ -66,7 +66,10 @@ class ReadRequests:
 
     async def aclose(self) -> None:
         """Withdraw the reads that were cancelled, and stop the thread that talks to Celery."""
-        await asyncio.gather(*self._withdrawals, return_exceptions=True)
+        if self._withdrawals:
+            _, late = await asyncio.wait(self._withdrawals, timeout=self._settings.connect_timeout_s)
+            for task in late:
+                task.cancel()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, task: str, thread_id: str | None, arguments: dict[str, Any]) -> ReadAnswer:
