@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from livethread.metadata import MemoryMode as MemoryMode
     from livethread.metadata import MetadataUpdate as MetadataUpdate
     from livethread.metadata import SessionSource as SessionSource
+    from livethread.metadata import StoredModelContext as StoredModelContext
     from livethread.metadata import StoredThread as StoredThread
     from livethread.metadata import StoredThreadHistory as StoredThreadHistory
     from livethread.metadata import ThreadMetadataPatch as ThreadMetadataPatch
@@ -58,17 +59,22 @@ if TYPE_CHECKING:
     from livethread.thread_id import ThreadId as ThreadId
     from livethread.thread_id import new_thread_id as new_thread_id
     from livethread.thread_manager import ThreadManager as ThreadManager
+    from livethread.thread_manager import ThreadShutdownReport as ThreadShutdownReport
     from livethread.types import AppendThreadItemsParams as AppendThreadItemsParams
     from livethread.types import ArchiveThreadParams as ArchiveThreadParams
+    from livethread.types import ArchiveThreadsParams as ArchiveThreadsParams
     from livethread.types import CreateThreadParams as CreateThreadParams
     from livethread.types import DeleteThreadParams as DeleteThreadParams
+    from livethread.types import DeleteThreadsParams as DeleteThreadsParams
     from livethread.types import DiscardThreadParams as DiscardThreadParams
+    from livethread.types import FindThreadByNameParams as FindThreadByNameParams
     from livethread.types import FlushThreadParams as FlushThreadParams
     from livethread.types import ItemPage as ItemPage
     from livethread.types import ListItemsParams as ListItemsParams
     from livethread.types import ListThreadsParams as ListThreadsParams
     from livethread.types import ListTurnsParams as ListTurnsParams
     from livethread.types import LoadThreadHistoryParams as LoadThreadHistoryParams
+    from livethread.types import OccurrencePage as OccurrencePage
     from livethread.types import PersistThreadParams as PersistThreadParams
     from livethread.types import Position as Position
     from livethread.types import ReadThreadByRolloutPathParams as ReadThreadByRolloutPathParams
@@ -76,15 +82,21 @@ if TYPE_CHECKING:
     from livethread.types import Receipt as Receipt
     from livethread.types import RelationKind as RelationKind
     from livethread.types import ResumeThreadParams as ResumeThreadParams
+    from livethread.types import SearchMatch as SearchMatch
+    from livethread.types import SearchOccurrencesParams as SearchOccurrencesParams
     from livethread.types import SearchThreadsParams as SearchThreadsParams
     from livethread.types import ShutdownThreadParams as ShutdownThreadParams
     from livethread.types import SortDirection as SortDirection
     from livethread.types import StoredThreadSearchResult as StoredThreadSearchResult
     from livethread.types import StoredTurn as StoredTurn
+    from livethread.types import StoredTurnError as StoredTurnError
     from livethread.types import StoredTurnItemsView as StoredTurnItemsView
     from livethread.types import StoredTurnStatus as StoredTurnStatus
+    from livethread.types import ThreadOccurrence as ThreadOccurrence
     from livethread.types import ThreadPage as ThreadPage
     from livethread.types import ThreadRelationFilter as ThreadRelationFilter
+    from livethread.types import ThreadResult as ThreadResult
+    from livethread.types import ThreadResults as ThreadResults
     from livethread.types import ThreadSearchPage as ThreadSearchPage
     from livethread.types import ThreadSortKey as ThreadSortKey
     from livethread.types import TurnPage as TurnPage
@@ -96,10 +108,13 @@ if TYPE_CHECKING:
 _MODULES = {
     "AppendThreadItemsParams": "livethread.types",
     "ArchiveThreadParams": "livethread.types",
+    "ArchiveThreadsParams": "livethread.types",
     "Conflict": "livethread.errors",
     "CreateThreadParams": "livethread.types",
     "DeleteThreadParams": "livethread.types",
+    "DeleteThreadsParams": "livethread.types",
     "DiscardThreadParams": "livethread.types",
+    "FindThreadByNameParams": "livethread.types",
     "FlushThreadParams": "livethread.types",
     "GitInfo": "livethread.metadata",
     "GitInfoPatch": "livethread.metadata",
@@ -130,15 +145,21 @@ _MODULES = {
     "ResourceExhausted": "livethread.errors",
     "ResumeThreadParams": "livethread.types",
     "RolloutItem": "livethread.rollout.item",
+    "SearchMatch": "livethread.types",
+    "ThreadOccurrence": "livethread.types",
+    "SearchOccurrencesParams": "livethread.types",
+    "OccurrencePage": "livethread.types",
     "SearchThreadsParams": "livethread.types",
     "SessionSource": "livethread.metadata",
     "Settings": "livethread_config",
     "ShutdownThreadParams": "livethread.types",
     "SortDirection": "livethread.types",
+    "StoredModelContext": "livethread.metadata",
     "StoredThread": "livethread.metadata",
     "StoredThreadHistory": "livethread.metadata",
     "StoredThreadSearchResult": "livethread.types",
     "StoredTurn": "livethread.types",
+    "StoredTurnError": "livethread.types",
     "StoredTurnItemsView": "livethread.types",
     "StoredTurnStatus": "livethread.types",
     "TasksApplied": "livethread.observers",
@@ -154,7 +175,10 @@ _MODULES = {
     "ThreadParkedEvent": "livethread.observers",
     "ThreadReader": "livethread.store",
     "ThreadRelationFilter": "livethread.types",
+    "ThreadResult": "livethread.types",
+    "ThreadResults": "livethread.types",
     "ThreadSearchPage": "livethread.types",
+    "ThreadShutdownReport": "livethread.thread_manager",
     "ThreadSortKey": "livethread.types",
     "ThreadSource": "livethread.metadata",
     "ThreadStore": "livethread.store",

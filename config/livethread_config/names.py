@@ -24,8 +24,12 @@ LOAD_HISTORY_TASK = "livethread.load_history"
 READ_THREAD_BY_ROLLOUT_PATH_TASK = "livethread.read_thread_by_rollout_path"
 LIST_THREADS_TASK = "livethread.list_threads"
 SEARCH_THREADS_TASK = "livethread.search_threads"
+SEARCH_OCCURRENCES_TASK = "livethread.search_occurrences"
 LIST_TURNS_TASK = "livethread.list_turns"
 LIST_ITEMS_TASK = "livethread.list_items"
+FIND_THREAD_BY_NAME_TASK = "livethread.find_thread_by_name"
+#: Say where a thread's latest model context starts.
+CONTEXT_START_TASK = "livethread.context_start"
 
 
 #: The index holds 64 bits.
@@ -105,7 +109,7 @@ class ShardKeys:
     def writers(self, thread_id: str) -> str:
         """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position.
 
-        Also ``:epoch`` -> the newest epoch.
+        Also ``:epoch`` -> the newest epoch. A writer that has ended has no fields.
         """
         return f"{self.thread_prefix}writers:{thread_id}"
 

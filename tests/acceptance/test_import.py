@@ -51,7 +51,7 @@ class Command:
         return json.loads(out)
 
     def listed(self) -> list[Any]:
-        return [self("ls", "--limit", "1000"), self("ls", "--limit", "1000", "--archived")]
+        return [self("ls", "--all", "--limit", "1000"), self("ls", "--all", "--limit", "1000", "--archived")]
 
     def drop_index(self) -> None:
         for file in (self.home / "livethread").glob("index.sqlite*"):

@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from tests.nodes.items import append, flush, message, texts
+from tests.nodes.items import append, flush, message, read, texts, update
 from tests.nodes.waiting import DEADLINE
 from tests.store_spec import kinds
 from tests.store_spec.operations import a_word, home_of, stored
 
 from livethread import (
     ArchiveThreadParams,
+    GitInfo,
+    GitInfoPatch,
     ListThreadsParams,
     LoadThreadHistoryParams,
+    MemoryMode,
     ReadThreadParams,
     ResumeThreadParams,
     SearchThreadsParams,
+    ThreadMetadataPatch,
     ThreadNotFound,
     ThreadSortKey,
     ThreadStore,
@@ -45,7 +49,12 @@ async def home(store: ThreadStore) -> Path:
 async def until_listed_first(store: ThreadStore, thread_id: str) -> None:
     async with asyncio.timeout(DEADLINE):
         while True:
-            params = ListThreadsParams(sort_key=ThreadSortKey.UPDATED_AT, page_size=1, cwd_filters=(META["cwd"],))
+            params = ListThreadsParams(
+                include_without_preview=True,
+                sort_key=ThreadSortKey.UPDATED_AT,
+                page_size=1,
+                cwd_filters=(META["cwd"],),
+            )
             page = await store.list_threads(params)
             if [item.thread_id for item in page.items] == [thread_id]:
                 return
@@ -145,3 +154,24 @@ async def test_an_archived_rollout_may_lie_in_a_dated_folder(store: ThreadStore,
     await flush(store, thread_id)
     thread = await store.read_thread(ReadThreadParams(thread_id=thread_id, include_archived=False))
     assert thread.rollout_path == home / "sessions/2027/01/01" / path.name
+
+
+@pytest.mark.parametrize("label", ["", "x" * 1000])
+async def test_our_patch_of_one_field_keeps_labels_and_fields_that_we_do_not_know(
+    store: ThreadStore, home: Path, label: str
+) -> None:
+    thread_id = new_thread_id()
+    path = home / f"sessions/2027/01/01/rollout-2027-01-01T00-00-00-{thread_id}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    odd = {"source": "weird", "thread_source": label, "agent_type": "explorer", "from_the_future": [label]}
+    meta = {"id": thread_id, "timestamp": "2027-01-01T00:00:00.000Z", **META, **odd}
+    path.write_text(line("session_meta", meta))
+
+    patch = ThreadMetadataPatch(git_info=GitInfoPatch(branch="b"), memory_mode=MemoryMode.DISABLED)
+    await update(store, thread_id, patch)
+    thread = await read(store, thread_id)
+
+    assert (thread.source, thread.thread_source, thread.agent_role) == ("unknown", label, "explorer")
+    assert thread.git_info == GitInfo(branch="b")
+    copy = json.loads(path.read_text().splitlines()[-1])
+    assert copy["payload"] == meta | {"memory_mode": "disabled", "git": {"branch": "b"}}

@@ -38,6 +38,7 @@ WIDE: Final = 110
 @click.option(
     "--attached-to", metavar="THREAD", help="List the forks attached to THREAD, which are hidden otherwise."
 )
+@click.option("--all", "every", is_flag=True, help="List also threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @json_option
 def command(
@@ -49,6 +50,7 @@ def command(
     search: str | None,
     cwd: tuple[str, ...],
     attached_to: str | None,
+    every: bool,
     cursor: str | None,
     as_json: bool,
 ) -> None:
@@ -64,6 +66,7 @@ def command(
         search_term=search,
         cwd_filters=tuple(map(os.path.abspath, cwd)) or None,
         attached_to_thread_id=attached_to,
+        include_without_preview=every,
     )
     page = asyncio.run(_list(params))
     if as_json:

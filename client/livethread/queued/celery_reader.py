@@ -12,11 +12,12 @@ from redis.asyncio import Redis
 
 from livethread import types
 from livethread.errors import Unsupported
-from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
-from livethread.queued.read_requests import ReadRequests
+from livethread.queued.read_requests import ReadAnswer, ReadRequests
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, items_of
+from livethread.rollout.model_context import ContextStart
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:
@@ -42,14 +43,19 @@ class CeleryReader:
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return all items of a thread; they come in pages."""
-        items: list[RolloutItem] = []
-        start: int | None = 0
-        while start is not None:
-            arguments = {"params": params.model_dump(mode="json"), "start": start, "max_bytes": PAGE_BYTES}
-            page = await self._requests.ask(names.LOAD_HISTORY_TASK, params.thread_id, arguments)
-            items += items_of(map(decode_line, page.body.split(b"\n")))
-            start = page.next
-        return StoredThreadHistory(thread_id=params.thread_id, items=tuple(items))
+        return StoredThreadHistory(params.thread_id, await self._items_from(params, 0))
+
+    async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Return the items of the latest model context; they come in pages."""
+        found = await self._read(names.CONTEXT_START_TASK, params, ContextStart)
+        first: tuple[RolloutItem, ...] = ()
+        if found.start is not None:
+            first = _items(await self._page(params, 0, max_bytes=1))  # the first line
+        return StoredModelContext(params.thread_id, first + await self._items_from(params, found.start or 0))
+
+    async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Return the thread of a name."""
+        return await self._read(names.FIND_THREAD_BY_NAME_TASK, params, StoredThread)
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history if *params* include it."""
@@ -67,6 +73,10 @@ class CeleryReader:
         """Return one page of the threads that contain a text."""
         return await self._read(names.SEARCH_THREADS_TASK, params, types.ThreadSearchPage)
 
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of the places where a thread's messages hold a term."""
+        return await self._read(names.SEARCH_OCCURRENCES_TASK, params, types.OccurrencePage)
+
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of a thread's turns."""
         return await self._read(names.LIST_TURNS_TASK, params, types.TurnPage)
@@ -74,6 +84,20 @@ class CeleryReader:
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of a thread's items."""
         return await self._read(names.LIST_ITEMS_TASK, params, types.ItemPage)
+
+    async def _items_from(self, params: types.LoadThreadHistoryParams, start: int) -> tuple[RolloutItem, ...]:
+        """Return all items of a thread from the offset *start* on."""
+        items: list[RolloutItem] = []
+        following: int | None = start
+        while following is not None:
+            page = await self._page(params, following, max_bytes=PAGE_BYTES)
+            items += _items(page)
+            following = page.next
+        return tuple(items)
+
+    async def _page(self, params: types.LoadThreadHistoryParams, start: int, *, max_bytes: int) -> ReadAnswer:
+        arguments = {"params": params.model_dump(mode="json"), "start": start, "max_bytes": max_bytes}
+        return await self._requests.ask(names.LOAD_HISTORY_TASK, params.thread_id, arguments)
 
     async def _read_thread(
         self, task: str, params: types.ReadThreadParams | types.ReadThreadByRolloutPathParams
@@ -96,3 +120,7 @@ class CeleryReader:
             raise Unsupported(f"{task} over several shards")
         found = await self._requests.ask(task, thread_id, {"params": params.model_dump(mode="json")})
         return answer.model_validate(json.loads(found.body))
+
+
+def _items(page: ReadAnswer) -> tuple[RolloutItem, ...]:
+    return items_of(map(decode_line, page.body.split(b"\n")))

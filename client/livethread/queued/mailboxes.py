@@ -123,17 +123,6 @@ class Mailboxes:
         n, _, position = record.decode().partition(" ")
         return int(n), position
 
-    async def forget(self, writers: Iterable[Writer]) -> None:
-        """Remove what Redis knows of *writers*, of which nothing will be sent any more.
-
-        If a call that was sent earlier arrives later, workers still recognize its tasks by their counters.
-        """
-        async with self._questions, self._redis.pipeline(transaction=False) as commands:
-            for writer in writers:
-                key = self._keys_of(writer.thread_id).writers(writer.thread_id)
-                commands.hdel(key, writer.id, f"a:{writer.id}")
-            await commands.execute()
-
     async def poke(self, thread_id: str) -> None:
         """Make the thread ready if it has tasks, and ring if a doorbell is due."""
         shard, thread_keys = self.place(thread_id)
@@ -182,6 +171,27 @@ class Mailboxes:
             n, position, detail = await questions.execute()
         applied = None if n is None or position is None else (int(n), position.decode())
         return applied, None if detail is None else parked_reason(detail)
+
+    async def is_open(self, thread_id: str) -> bool:
+        """Whether a connected client has the thread open: it sent tasks of the thread, and did not sign off."""
+        of = self._keys_of(thread_id)
+        fields = [field.decode() for field in await self._ask(self._redis.hkeys, of.writers(thread_id))]
+        clients = {writer.partition(".")[0] for writer in fields if ":" not in writer and writer != "tail"}
+        if not clients:
+            return False
+        listeners = await self._ask(self._redis.pubsub_numsub, *map(of.acks, clients))
+        return any(count for _, count in listeners)
+
+    async def sign_off(self, writers: Iterable[Writer]) -> None:
+        """Forget *writers*, which have ended: nothing of them will be sent.
+
+        If a call that was sent earlier arrives later, workers still recognize its tasks by their counters.
+        """
+        async with self._questions, self._redis.pipeline(transaction=False) as commands:
+            for writer in writers:
+                key = self._keys_of(writer.thread_id).writers(writer.thread_id)
+                commands.hdel(key, writer.id, f"a:{writer.id}")
+            await commands.execute()
 
     # -- acknowledgements ----------------------------------------------------------------------------------
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from redis.exceptions import RedisError
 
 from livethread import ordered_tasks, types
 from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound, Unavailable
-from livethread.metadata import MetadataUpdate, StoredThread, StoredThreadHistory
+from livethread.metadata import MetadataUpdate, StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
 from livethread.open_threads import OpenThreads
@@ -34,15 +33,12 @@ from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Budget, Submission, Writer
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
+from livethread.several_threads import archive_each, delete_each
 from livethread.store import ThreadReader
+from livethread.thread_id import thread_of_rollout_name
 from livethread_config import Settings, names
 
 logger = logging.getLogger(__name__)
-
-#: How the name of a rollout ends.
-THREAD_ID_AT_END: Final = re.compile(
-    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9a-f-]{36})?\.jsonl(?:\.zst)?$"
-)
 
 
 class QueuedThreadStore:
@@ -68,7 +64,6 @@ class QueuedThreadStore:
         self._acknowledgements = Acknowledgements(
             mailboxes, self._client, self._threads, self._outbox, self._progress
         )
-        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -93,10 +88,9 @@ class QueuedThreadStore:
     ) -> None:
         await self._outbox.stop()
         self._admission.stop()
-        self._forget(*self._threads.values())
-        _, late = await asyncio.wait(self._forgetting, timeout=self._settings.connect_timeout_s)
-        for task in late:
-            task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                await self._sign_off(*self._threads.values())
         await self._acknowledgements.stop()
 
     @property
@@ -145,14 +139,14 @@ class QueuedThreadStore:
         """Flush and close the writer."""
         await self.flush_thread(params)
         if (writer := self._close(params.thread_id)) is not None and not writer.has_outstanding:
-            self._forget(writer)
+            await self._sign_off(writer)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the writer without waiting; tasks that Redis holds are still applied."""
         if (writer := self._close(params.thread_id)) is not None:
             self._outbox.forget(writer)
             writer.drop_all(ThreadNotFound(params.thread_id, "it was discarded"))
-            self._forget(writer)
+            await self._sign_off(writer)
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -211,12 +205,33 @@ class QueuedThreadStore:
 
         return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()), check=check)
 
+    async def archive_threads(self, params: types.ArchiveThreadsParams) -> types.ThreadResults:
+        """Enqueue one task for each thread, together."""
+        return await archive_each(
+            params.thread_ids, lambda id_: self.archive_thread(types.ArchiveThreadParams(thread_id=id_))
+        )
+
+    async def delete_threads(self, params: types.DeleteThreadsParams) -> types.ThreadResults:
+        """Enqueue one task for each thread, together."""
+        return await delete_each(
+            params.thread_ids, lambda id_: self.delete_thread(types.DeleteThreadParams(thread_id=id_))
+        )
+
     # -- reads ---------------------------------------------------------------------------------------------
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Read the items, after this store's own tasks are applied."""
         await self._progress.catch_up(params.thread_id)
         return await self._reader.load_history(params)
+
+    async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Read the end of the rollout, after this store's own tasks are applied."""
+        await self._progress.catch_up(params.thread_id)
+        return await self._reader.load_latest_model_context(params)
+
+    async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Find the thread without waiting for tasks."""
+        return await self._reader.find_thread_by_name(params)
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Read the thread, after this store's own tasks are applied."""
@@ -225,8 +240,8 @@ class QueuedThreadStore:
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Read the thread of a rollout, after this store's own tasks are applied."""
-        if named := THREAD_ID_AT_END.search(params.rollout_path):
-            await self._progress.catch_up(named[1])
+        if thread_id := thread_of_rollout_name(params.rollout_path):
+            await self._progress.catch_up(thread_id)
         return await self._reader.read_thread_by_rollout_path(params)
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
@@ -237,10 +252,28 @@ class QueuedThreadStore:
         """Search threads without waiting for tasks."""
         return await self._reader.search_threads(params)
 
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Search a thread, after this store's own tasks are applied."""
+        await self._progress.catch_up(params.thread_id)
+        return await self._reader.search_occurrences(params)
+
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """List turns, after this store's own tasks are applied."""
         await self._progress.catch_up(params.thread_id)
-        return await self._reader.list_turns(params)
+        page = await self._reader.list_turns(params.model_copy(update={"is_open": True}))
+        is_over = all(turn.status is not types.StoredTurnStatus.IN_PROGRESS for turn in page.turns)
+        if is_over or params.is_open or await self._is_open(params.thread_id):
+            return page
+        return await self._reader.list_turns(params)  # which knows of programs that do without Redis
+
+    async def _is_open(self, thread_id: str) -> bool:
+        """Whether this store or another connected one has a thread open."""
+        if thread_id in self._threads:
+            return True
+        try:
+            return await self._mailboxes.is_open(thread_id)
+        except (RedisError, OSError):
+            return False
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """List items, after this store's own tasks are applied."""
@@ -276,7 +309,7 @@ class QueuedThreadStore:
         position = await self._submit(writer, Submission(OrderedTask(header).encode()), check)
         if thread_id not in self._threads:
             self._progress.remember(thread_id, position)
-            self._forget(writer)
+            await self._sign_off(writer)
         return types.Receipt(thread_id=thread_id, position=position)
 
     # -- open threads --------------------------------------------------------------------------------------
@@ -296,16 +329,10 @@ class QueuedThreadStore:
         writer.close()
         return writer
 
-    def _forget(self, *writers: Writer) -> None:
-        """Have Redis forget writers of which nothing will be sent any more; if it is away, it forgets them in some days."""
-
-        async def forget() -> None:
-            with suppress(RedisError, OSError):
-                await self._mailboxes.forget(writers)
-
-        task = asyncio.create_task(forget())
-        self._forgetting.add(task)
-        task.add_done_callback(self._forgetting.discard)
+    async def _sign_off(self, *writers: Writer) -> None:
+        """Have Redis forget writers that have ended; if it does not answer, it forgets them in some days."""
+        with suppress(RedisError, OSError):
+            await self._mailboxes.sign_off(writers)
 
     def _new_writer(self, thread_id: str, *, keeps_accepted: bool = True) -> Writer:
         self._opened_at = max(time.time_ns() // 1_000_000, self._opened_at + 1)

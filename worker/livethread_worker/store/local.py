@@ -15,14 +15,16 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from livethread import errors, observers, ordered_tasks, types
-from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.open_threads import OpenThreads
 from livethread.ordered_tasks import OrderedTask
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
+from livethread.several_threads import archive_each, delete_each
 from livethread_config import Settings
 from livethread_worker.store.files import Home, locks
+from livethread_worker.store.files.open_threads import OpenThreadsFile
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.reader import LocalReader, as_unavailable
 from livethread_worker.store.upkeep.index_handle import IndexHandle
@@ -51,6 +53,7 @@ class LocalThreadStore:
         self._is_synced = self._settings.sync == "fdatasync"
         self._observers = observers.Observers()
         self._open: OpenThreads[LocalWriter] = OpenThreads()
+        self._open_file = OpenThreadsFile(self._home)
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-local")
 
@@ -66,6 +69,7 @@ class LocalThreadStore:
         """Close the index; what was appended is durable already."""
         await self._run(self._handle.close)
         await self._run(self._reader.close)
+        await self._run(self._open_file.close)
         self._executor.shutdown(wait=False)
 
     @property
@@ -110,11 +114,11 @@ class LocalThreadStore:
     async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Close the writer."""
         await self.flush_thread(params)
-        self._open.close(params.thread_id)
+        await self._close_thread(params.thread_id)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the writer; a thread without an item leaves nothing."""
-        self._open.close(params.thread_id)
+        await self._close_thread(params.thread_id)
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -159,11 +163,31 @@ class LocalThreadStore:
             await self.read_thread(types.ReadThreadParams(thread_id=params.thread_id, is_deletable=True))
         return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()))
 
+    async def archive_threads(self, params: types.ArchiveThreadsParams) -> types.ThreadResults:
+        """Archive each thread."""
+        return await archive_each(
+            params.thread_ids, lambda id_: self.archive_thread(types.ArchiveThreadParams(thread_id=id_))
+        )
+
+    async def delete_threads(self, params: types.DeleteThreadsParams) -> types.ThreadResults:
+        """Delete each thread."""
+        return await delete_each(
+            params.thread_ids, lambda id_: self.delete_thread(types.DeleteThreadParams(thread_id=id_))
+        )
+
     # -- reads ---------------------------------------------------------------------------------------------
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return all items of a thread."""
         return await self._run(lambda: self._reader.load_history(params))
+
+    async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Return the items of a thread's latest model context, from the end of its rollout."""
+        return await self._run(lambda: self._reader.load_latest_model_context(params))
+
+    async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Return the thread of a name."""
+        return await self._run(lambda: self._reader.find_thread_by_name(params))
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history if *params* include it."""
@@ -181,9 +205,15 @@ class LocalThreadStore:
         """Return one page of the threads that contain a text."""
         return await self._run(lambda: self._reader.search_threads(params))
 
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of the places where a thread's messages hold a term."""
+        return await self._run(lambda: self._reader.search_occurrences(params))
+
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of a thread's turns."""
-        return await self._run(lambda: self._reader.list_turns(params))
+        is_open = params.is_open or params.thread_id in self._open
+        known = params.model_copy(update={"is_open": is_open})
+        return await self._run(lambda: self._reader.list_turns(known))
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of a thread's items."""
@@ -223,8 +253,11 @@ class LocalThreadStore:
             with suppress(IndexUnavailable):
                 index.maintain()
             writer.finish(outcome, len(tasks))
+            if is_open:
+                self._open_file.add(writer.thread_id)
             return positions
 
+        is_open = writer.thread_id in self._open
         return await self._run(apply)
 
     async def _change(
@@ -253,6 +286,10 @@ class LocalThreadStore:
             self._home.create()
         with locks.file_lock(self._home.thread_lock(thread_id), wait_s=LOCK_WAIT):
             return index.fence(thread_id, time.time_ns() // 1_000_000)
+
+    async def _close_thread(self, thread_id: str) -> None:
+        if self._open.close(thread_id):
+            await self._run(lambda: self._open_file.remove(thread_id))
 
     def _open_thread(self, thread_id: str, *, epoch: int | None) -> LocalWriter:
         """Add a handle of the thread; handles of one thread in one store share its writer, and so its epoch."""

@@ -12,7 +12,7 @@
 --          mailbox   stream  unapplied tasks; the entry id is the task's position
 --          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out;
 --                            a:<writer> -> its last counter that is applied (see settle.lua);
---                            :epoch -> the newest epoch (see fence.lua)
+--                            :epoch -> the newest epoch (see fence.lua);
 --          applied   string  last applied position
 --          idempotency_keys
 --                    zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000
@@ -42,7 +42,7 @@
 --   fenced    the thread has a newer epoch; the tasks after last are not accepted
 --   deleted   the thread's deletion was accepted before; the tasks after last are not accepted
 -- Whenever a thread gets a new writer, some writers are forgotten that had no task accepted for as long as ARGV[2] says, and
--- whose tasks are all applied. A writer whose client closes it is forgotten at once; see Mailboxes.forget.
+-- whose tasks are all applied. A writer that has ended is forgotten at once; see Mailboxes.sign_off.
 -- A repeated call is safe: a task whose n was accepted before is not added again.
 
 local call = redis.call

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final, NamedTuple
 
 from sqlite_utils import Database
@@ -35,7 +36,7 @@ from livethread_worker.store.index.search_threads import search_threads
 from livethread_worker.store.index.state_cache import StateCache
 from livethread_worker.store.index.thread_rows import from_rows
 from livethread_worker.store.index.thread_writes import ThreadRows
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.thread_state import ThreadState, WriterMark
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Index:
             if state is None or keys[thread_id]:  # the cache does not know which keys are taken
                 missing[thread_id] = names
             else:
-                states[thread_id] = state
+                states[thread_id] = self._with_turns(state)
         return states | self.load_states(missing, keys) if missing else states
 
     def load_states(
@@ -156,7 +157,12 @@ class Index:
         Each also has its idempotency *keys* that appends have taken.
         """
         with self._connection.errors_translated():
-            return load_states(self.db.conn, self._home.root, writers, keys or {})
+            states = load_states(self.db.conn, self._home.root, writers, keys or {})
+        return {thread_id: self._with_turns(state) for thread_id, state in states.items()}
+
+    def _with_turns(self, state: ThreadState) -> ThreadState:
+        state.stored_turns = partial(self.turn_ids, state.thread_id)
+        return state
 
     def commit(
         self, rows: Sequence[ThreadRows], deleted: Sequence[str] = (), is_durable: Callable[[], bool] = lambda: True
@@ -249,7 +255,7 @@ class Index:
 
         If another process keeps the index locked, the newest messages may be missing.
         """
-        if time.monotonic() >= self._search_without_until:
+        if params.match is types.SearchMatch.WORDS and time.monotonic() >= self._search_without_until:
             self._make_searchable()
         with self._connection.snapshot() as connection:
             return search_threads(connection, self._home.root, params)
@@ -275,10 +281,21 @@ class Index:
         rows = self._connection.select(QUERIES["turn_span"], thread_id=thread_id, turn_id=turn_id)
         return TurnSpan(*rows[0]) if rows else None
 
+    def turn_ids(self, thread_id: str) -> list[str]:
+        """Return the ids of a thread's turns, in order, without those that were taken back."""
+        return [row[0] for row in self._connection.select(QUERIES["turn_ids"], thread_id=thread_id)]
+
     def epoch(self, thread_id: str) -> int:
         """Return a thread's newest epoch; 0 if it has none."""
         rows = self._connection.select(QUERIES["epoch"], thread_id=thread_id)
         return int(rows[0][0]) if rows else 0
+
+    def counters_and_keys(self, thread_id: str) -> tuple[dict[str, WriterMark], set[str]]:
+        """Return a thread's counters by writer, and its idempotency keys."""
+        marks, keys = (
+            self._connection.select(QUERIES[name], thread_id=thread_id) for name in ("all_writers", "all_keys")
+        )
+        return {row["writer"]: WriterMark(row["n"], row["lines"]) for row in marks}, {row["key"] for row in keys}
 
     def thread_ids(self) -> list[str]:
         """Return the ids of all threads."""
@@ -344,6 +361,10 @@ class Index:
             row[0]: row[1]
             for row in self._connection.select(QUERIES["names"], thread_ids=json.dumps(list(thread_ids)))
         }
+
+    def threads_named(self, name: str) -> list[str]:
+        """Return the ids of the threads of this name, the one that was updated last first."""
+        return [row[0] for row in self._connection.select(QUERIES["threads_named"], name=name)]
 
     def messages_and_turns(self, thread_id: str) -> tuple[set[int], set[int]]:
         """Return the digests of a thread's messages and the offsets of its turns."""

@@ -192,7 +192,7 @@ def forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: It
 def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
     """Delete turns and messages that are gone from rollouts that were read again.
 
-    A message that is still there keeps its row: later pages of a search by relevance leave out newer rows.
+    A message that is still in its line keeps its row: later pages of a search by relevance leave out newer rows.
     """
     if not rows:
         return
@@ -200,7 +200,9 @@ def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) ->
     kept = [
         {
             "thread_id": each.state.thread_id,
-            "digests": json.dumps([row["digest"] for row in (*each.messages, _name_row(each.state))]),
+            "kept": json.dumps([
+                f"{row['digest']}:{row['ordinal']}" for row in (*each.messages, _name_row(each.state))
+            ]),
         }
         for each in rows
         if each.state.thread_id in known
@@ -247,7 +249,7 @@ def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
 def _name_row(state: ThreadState) -> dict[str, Any]:
     name = search_text.SearchText("name", f"{NAME_MARK}{_name(state.thread)}")
     row = {"thread_id": state.thread_id, "digest": name.digest, "ordinal": -1, "role": name.role}
-    return row | {"text": search_text.spaced(_name(state.thread) or "")}
+    return row | {"text": search_text.spaced(search_text.searchable(_name(state.thread) or ""))}
 
 
 def _name(thread: StoredThread | None) -> str | None:

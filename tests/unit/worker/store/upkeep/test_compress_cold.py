@@ -55,7 +55,7 @@ def reads(store: Store, mail: Mail) -> dict[str, Any]:
         "lines": read_lines(home, index, types.LoadThreadHistoryParams(thread_id=id_), 0, 10_000),
         "items": list_items(home, index, types.ListItemsParams(thread_id=id_)),
         "turns": list_turns(home, index, types.ListTurnsParams(thread_id=id_)),
-        "list": index.list_threads(types.ListThreadsParams()),
+        "list": index.list_threads(types.ListThreadsParams(include_without_preview=True)),
         "search": index.search_threads(types.SearchThreadsParams(search_term="zebra")),
     }
 

@@ -103,6 +103,15 @@ def delete_full_text_of_a_message(patient: Patient) -> None:
     )
 
 
+def delete_trigrams_of_a_message(patient: Patient) -> None:
+    while patient.index.maintain(is_idle=True):
+        pass
+    patient.index.db.execute(
+        "INSERT INTO messages_trigrams (messages_trigrams, rowid, text)"
+        " SELECT 'delete', id, text FROM messages ORDER BY id LIMIT 1"
+    )
+
+
 def delete_all_full_text(patient: Patient) -> None:
     patient.index.maintain(is_idle=True)
     patient.sql("DELETE FROM messages_fts_data WHERE id > 10")
@@ -195,7 +204,11 @@ def delete_the_index(patient: Patient) -> None:
 
 FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     unindex: [FaultKind.UNINDEXED_FILE],
-    delete_the_rollout: [FaultKind.ROW_WITHOUT_FILE, FaultKind.NAME_WITHOUT_THREAD],
+    delete_the_rollout: [
+        FaultKind.ROW_WITHOUT_FILE,
+        FaultKind.NAME_WITHOUT_THREAD,
+        FaultKind.ORIGINAL_WITHOUT_FILE,
+    ],
     move: [FaultKind.MOVED_FILE],
     grow: [FaultKind.LENGTH_MISMATCH],
     cut: [FaultKind.LENGTH_MISMATCH],
@@ -203,6 +216,7 @@ FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     delete_a_message: [FaultKind.STALE_SEARCH],
     change_a_word: [FaultKind.STALE_SEARCH],
     delete_full_text_of_a_message: [FaultKind.STALE_FULL_TEXT],
+    delete_trigrams_of_a_message: [FaultKind.STALE_FULL_TEXT],
     # Newer releases of SQLite check full text in `quick_check`.
     delete_all_full_text: [
         FaultKind.DAMAGED_INDEX if sqlite3.sqlite_version_info >= (3, 44) else FaultKind.STALE_FULL_TEXT
@@ -267,7 +281,13 @@ def test_no_line_is_lost(patient: Patient, break_it: Callable[[Patient], None]) 
 
 def test_a_repaired_thread_is_searched_and_read_as_before(patient: Patient) -> None:
     before = patient.thread(patient.mail)
-    in_index = (delete_full_text_of_a_message, delete_all_full_text, change_a_listed_text, add_an_orphan_text)
+    in_index = (
+        delete_full_text_of_a_message,
+        delete_trigrams_of_a_message,
+        delete_all_full_text,
+        change_a_listed_text,
+        add_an_orphan_text,
+    )
     for break_it in (
         unindex,
         change_the_record_count,
@@ -283,7 +303,14 @@ def test_a_repaired_thread_is_searched_and_read_as_before(patient: Patient) -> N
 
         assert patient.thread(patient.mail) == before
         assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).items) == 1
-        assert len(patient.index.list_threads(ListThreadsParams(search_term="a name")).items) == 1
+        assert (
+            len(
+                patient.index.list_threads(
+                    ListThreadsParams(include_without_preview=True, search_term="a name")
+                ).items
+            )
+            == 1
+        )
 
 
 def test_an_edited_thread_is_found_by_its_new_words(patient: Patient) -> None:

@@ -12,8 +12,10 @@ from tests.unit.worker.builders import Mail, Store, message_line
 from livethread.metadata import ThreadMetadataPatch
 from livethread.ordered_tasks import MailboxEntry
 from livethread_config import names
-from livethread_worker.store.files import rollout_reader, scan
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.write import open_rollout
 from livethread_worker.store.write.outcome import OutcomeKind
 
 WRITERS = 400
@@ -127,21 +129,20 @@ def test_tasks_of_a_forgotten_writer_without_lines_of_their_own_have_no_second_e
 
 
 @pytest.fixture
-def never_scanned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Count the looks for counters in a rollout."""
-    scans: list[int] = []
+def never_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Collect the threads whose rollouts are read for forgotten counters."""
+    read: list[str] = []
 
-    def count(file: BinaryIO) -> Iterator[bytes]:
-        scans.append(1)
-        return scan.scan_lines(file)
+    def note(home: Home, state: ThreadState, file: BinaryIO) -> None:
+        read.append(state.thread_id)
 
-    monkeypatch.setattr(rollout_reader, "scan_lines", count)
-    yield scans
-    assert scans == []
+    monkeypatch.setattr(open_rollout, "read_what_is_left", note)
+    yield read
+    assert read == []
 
 
 def test_new_writers_and_active_ones_cost_no_look_at_the_rollout(
-    store: Store, mail: Mail, never_scanned: list[int]
+    store: Store, mail: Mail, never_read: list[str]
 ) -> None:
     """An old writer that stays active keeps its row."""
     for n in range(WRITERS):

@@ -17,6 +17,12 @@ SELECT k.thread_id, k.key
   FROM json_each(:keys) AS p
  CROSS JOIN idempotency_keys AS k ON k.thread_id = json_extract(p.value, '$[0]') AND k.key = json_extract(p.value, '$[1]')
 
+-- all_writers --
+SELECT writer, n, lines FROM writers WHERE thread_id = :thread_id
+
+-- all_keys --
+SELECT key FROM idempotency_keys WHERE thread_id = :thread_id
+
 -- save_rollout --
 INSERT INTO rollouts
        (thread_id, path, rollout_bytes, next_ordinal, base_id, inherited_bytes, meta_offset, meta_bytes, applied,
@@ -66,7 +72,7 @@ INSERT OR IGNORE INTO turns (thread_id, offset, turn_id) VALUES (:thread_id, :of
 -- end_turn --
 UPDATE turns SET end_offset = :offset
  WHERE thread_id = :thread_id
-   AND offset = (SELECT max(offset) FROM turns
+   AND offset = (SELECT min(offset) FROM turns
                   WHERE thread_id = :thread_id AND turn_id = :turn_id AND NOT is_taken_back AND offset < :offset)
 
 -- take_back_turns --
@@ -82,6 +88,9 @@ SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
 -- turns_backward --
 SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
  WHERE thread_id = :thread_id AND offset <= :offset ORDER BY offset DESC LIMIT :limit
+
+-- turn_ids --
+SELECT turn_id FROM turns WHERE thread_id = :thread_id AND NOT is_taken_back ORDER BY offset
 
 -- turn_span --
 SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
@@ -112,10 +121,23 @@ SELECT m.id, m.text FROM unindexed_messages AS u CROSS JOIN messages AS m ON m.i
 -- forget_unindexed --
 DELETE FROM unindexed_messages
 
+-- without_trigrams --
+-- About how many messages are not in it: exact if it is none.
+SELECT coalesce((SELECT max(id) FROM messages), 0) - coalesce((SELECT max(id) FROM messages_trigrams_docsize), 0)
+
+-- index_trigrams --
+-- The next messages that are not in it.
+INSERT INTO messages_trigrams (rowid, text)
+SELECT id, text FROM messages
+ WHERE id > (SELECT coalesce(max(id), 0) FROM messages_trigrams_docsize) ORDER BY id LIMIT :limit
+
 -- merge_messages --
 -- Merge about this many pages of the segments of a level that has 16 or more. Each message is written again once per
 -- level: about a page, in all.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
+
+-- merge_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams, rank) VALUES ('merge', :pages)
 
 -- merge_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
@@ -124,11 +146,17 @@ INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
 -- Fails if the full text is damaged, or does not match the messages.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)
 
+-- check_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams, rank) VALUES ('integrity-check', 1)
+
 -- check_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('integrity-check', 1)
 
 -- rebuild_messages --
 INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')
+
+-- rebuild_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams) VALUES ('rebuild')
 
 -- rebuild_texts --
 -- From the table's own rows.
@@ -148,7 +176,9 @@ SELECT id, thread_id, preview, title, name FROM threads
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
 
 -- forget_messages --
-DELETE FROM messages WHERE thread_id = :thread_id AND digest NOT IN (SELECT value FROM json_each(:digests))
+-- Messages that are no longer in their lines. Each of *kept* is a digest and the number of a line.
+DELETE FROM messages
+ WHERE thread_id = :thread_id AND digest || ':' || ordinal NOT IN (SELECT value FROM json_each(:kept))
 
 -- delete_messages --
 DELETE FROM messages WHERE thread_id = :thread_id
@@ -231,6 +261,9 @@ SELECT thread_id FROM rollouts WHERE base_id IS NOT NULL AND inherited_bytes < 0
 
 -- names --
 SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
+
+-- threads_named --
+SELECT thread_id FROM threads WHERE name = :name ORDER BY updated_at DESC, thread_id DESC
 
 -- cwds --
 --- Every directory once. It reads the SQL index once for each, not for each thread.

@@ -161,7 +161,7 @@ def test_an_archived_thread_stays_archived(store: Store, source: Path, rollout: 
     import_from(store, source)
 
     assert ours(store) == store.home.archived_sessions / NAME
-    page = store.index.list_threads(types.ListThreadsParams(archived=True))
+    page = store.index.list_threads(types.ListThreadsParams(include_without_preview=True, archived=True))
     assert [thread.thread_id for thread in page.items] == [ONE]
 
 
