@@ -210,7 +210,7 @@ async def _state(withdrawal: asyncio.Task[bytes | None] | None) -> str:
         return "Redis does not say how far the read came"
     if state:
         return f"the worker {state.decode(errors='replace')} began the read and did not finish; it may have died. Read again"
-    return "none took the read. Is one running (celery --app livethread_worker.entrypoint worker)?"
+    return "no worker took the read. Is one running (celery --app livethread_worker.entrypoint worker)?"
 
 
 def _decode_error(name: str, args: list[Any]) -> errors.ThreadStoreError:
