@@ -53,9 +53,9 @@ class RedisProxy:
     Use as a context manager. The server may die and come back; until then, new connections are closed at once.
     """
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, name: str = "proxy") -> None:
         self._upstream = server.url.removeprefix("unix://").partition("?")[0]
-        self._path = server.folder / "proxy.sock"
+        self._path = server.folder / f"{name}.sock"
         self.url = f"unix://{self._path}?db=0"
         #: Seconds by which each reply is delayed.
         self.delay_s = 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ from redis.asyncio import Redis
 from livethread.errors import Conflict, ThreadNotFound
 from livethread.queued.connection import CONNECTIONS, ScriptConnection
 from livethread.queued.doorbell import Doorbell
+from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.queued.writer import Place, Submission, Writer
@@ -69,6 +71,7 @@ class Mailboxes:
         self._limits: tuple[int, ...] = (BELL_TTL_MS, self._ttl_s, settings.mailbox_max_tasks)
         self._senders = [ScriptConnection(redis, self._enqueue) for _ in self._shard_keys]
         self._questions = asyncio.Semaphore(QUESTIONS)
+        self._pubsubs: list[PubSub] = []
 
     @property
     def shards(self) -> range:
@@ -107,7 +110,8 @@ class Mailboxes:
                 args += (submission.n, kind, expected, task.key or "", task.header, task.lines)
                 if patch is not None:
                     args += (submission.last, "", "", "", patch.header, patch.lines)
-        ring, *replies = await self._senders[shard].call(keys, args)
+        async with self._leaving_replicas():
+            ring, *replies = await self._senders[shard].call(keys, args)
         if ring:
             self._doorbell.ring(shard)
         return [
@@ -164,7 +168,11 @@ class Mailboxes:
         thread is parked, if it is.
         """
         of, thread_id = self._keys_of(writer.thread_id), writer.thread_id
-        async with self._questions, self._redis.pipeline(transaction=False) as questions:
+        async with (
+            self._questions,
+            self._leaving_replicas(),
+            self._redis.pipeline(transaction=False) as questions,
+        ):
             questions.hget(of.writers(thread_id), f"a:{writer.id}")
             questions.get(of.applied(thread_id))
             questions.hget(of.parked, thread_id)
@@ -177,6 +185,7 @@ class Mailboxes:
     def pubsub(self) -> PubSub:
         """Return a connection that can subscribe."""
         pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
+        self._pubsubs.append(pubsub)
         return pubsub
 
     def ack_channels(self, client: str) -> list[str]:
@@ -246,8 +255,25 @@ class Mailboxes:
         return self._shard_keys[names.shard_of(thread_id, len(self._shard_keys))]
 
     async def _ask(self, question: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        async with self._questions:
+        async with self._questions, self._leaving_replicas():
             return await question(*args)
+
+    @asynccontextmanager
+    async def _leaving_replicas(self) -> AsyncIterator[None]:
+        """Drop all connections if Redis replies that it is not the master: the same address may lead to the master.
+
+        A failover, or a proxy, may leave connections to the former master open.
+        """
+        try:
+            yield
+        except NOT_THE_MASTER:
+            pool = self._redis.connection_pool
+            await pool.update_active_connections_for_reconnect()
+            await pool.disconnect(inuse_connections=False)
+            for pubsub in self._pubsubs:
+                if pubsub.connection is not None:
+                    await pubsub.connection.disconnect()
+            raise
 
 
 def _thread_keys(of: names.ShardKeys, thread_id: str) -> tuple[str, ...]:

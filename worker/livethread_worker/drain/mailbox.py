@@ -92,6 +92,10 @@ class Mailbox:
         scripts = (load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest", "sweep"))
         self._claim, self._settle, self._rest, self._sweep = map(redis.register_script, scripts)
 
+    def disconnect(self) -> None:
+        """Close idle connections: they may lead to a former master. A later call opens others."""
+        self._redis.connection_pool.disconnect(inuse_connections=False)
+
     def claim(self) -> tuple[bool, list[Claim]]:
         """Take ready threads; also return whether more are ready, so that a doorbell must be rung."""
         keys = self._keys
