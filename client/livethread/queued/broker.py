@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from celery.app.amqp import AMQP
-from kombu import Connection
+from kombu.connection import Connection, ConnectionPool, PooledConnection
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -31,15 +31,18 @@ class _Channel(kombu_redis.Channel):
 
     def _queue_bind(self, *args: Any) -> None:
         """Bind a queue; at the memory limit, only in this process, which suffices to consume it."""
-        try:
+        with suppress(OutOfMemoryError):
             super()._queue_bind(*args)  # type: ignore[misc]  # celery-types lacks most of a channel
-        except OutOfMemoryError:
-            return
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         """Return a message that no worker has begun; if Redis refuses it, it is lost, as a doorbell may be."""
         with suppress(RedisError, OSError):
             super()._restore(message, leftmost)  # type: ignore[call-arg]  # likewise
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Renew what keeps bindings alive; at the memory limit, that has to wait."""
+        with suppress(OutOfMemoryError):
+            super().maybe_refresh_binding_expiry()  # type: ignore[misc]  # likewise
 
     @cached_property
     def _push(self) -> Any:
@@ -50,9 +53,23 @@ class _Transport(kombu_redis.Transport):
     Channel = _Channel
 
 
-class _Connection(Connection):
+class _OurTransport:
     def get_transport_cls(self) -> type[_Transport]:
         return _Transport
+
+
+class _PooledConnection(_OurTransport, PooledConnection):
+    pass
+
+
+class _Pool(ConnectionPool):
+    def new(self) -> _PooledConnection:
+        return _PooledConnection(self, **dict(self.connection._info(resolve=False)))
+
+
+class _Connection(_OurTransport, Connection):
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> _Pool:  # noqa: N802 - kombu's
+        return _Pool(self, limit, **kwargs)
 
 
 class Broker(AMQP):

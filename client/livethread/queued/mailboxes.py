@@ -267,9 +267,7 @@ class Mailboxes:
         try:
             yield
         except NOT_THE_MASTER:
-            pool = self._redis.connection_pool
-            await pool.update_active_connections_for_reconnect()
-            await pool.disconnect(inuse_connections=False)
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
             for pubsub in self._pubsubs:
                 if pubsub.connection is not None:
                     await pubsub.connection.disconnect()

@@ -8,8 +8,9 @@ from typing import Any, Final
 from kombu.exceptions import OperationalError
 from redis import exceptions as redis
 
-#: Codes of error replies that mean "no". All others, such as MISCONF, NOREPLICAS or NOPERM, mean "not now".
-_FINAL: Final = ("CROSSSLOT", "ERR", "NOSCRIPT", "WRONGTYPE")
+#: Error replies that mean "no". All others, such as MISCONF, NOREPLICAS or NOPERM, mean "not now".
+_FINAL: Final = (redis.ClusterCrossSlotError, redis.ModuleError, redis.NoScriptError)
+_FINAL_CODES: Final = ("ERR", "WRONGTYPE")
 
 #: A right that a script lacks. Redis gives it the code ERR, but it may be granted again.
 _SCRIPT_LACKS_RIGHT: Final = "ACL failure in script"
@@ -20,9 +21,11 @@ NOT_THE_MASTER: Final = (redis.ReadOnlyError, redis.MasterDownError, redis.BusyL
 
 def may_pass(error: Exception) -> bool:
     """Whether the same call may succeed later, without a change of the request or of the code."""
-    if not isinstance(error, redis.ResponseError):
-        return True
-    return _code(error) not in _FINAL or _SCRIPT_LACKS_RIGHT in str(error)
+    if type(error) is not redis.ResponseError:  # redis-py has a class for each code that is not listed above
+        return not isinstance(error, _FINAL)
+    first = str(error).partition(" ")[0]
+    code = first if first.isupper() else "ERR"  # which redis-py removes
+    return code not in _FINAL_CODES or _SCRIPT_LACKS_RIGHT in str(error)
 
 
 def explain(error: BaseException) -> str:
@@ -34,19 +37,12 @@ def explain(error: BaseException) -> str:
     text = str(error).rstrip(".")
     if not _is_reply(error):
         return f"does not answer: {text or 'it timed out'}"
-    code = _code(error)
-    return f"answers {text if text.startswith(code) else f'{code} {text}'}"
+    code = getattr(error, "status_code", None)  # redis-py removes the codes that it knows from the text
+    return f"answers {text if code is None else f'{code} {text}'}"
 
 
 def _is_reply(error: BaseException) -> bool:
     return isinstance(error, redis.ResponseError) or getattr(error, "status_code", None) is not None
-
-
-def _code(error: BaseException) -> str:
-    """Return the reply's first word in capitals; redis-py removes those that it knows from the text."""
-    known: str | None = getattr(error, "status_code", None)
-    first = str(error).partition(" ")[0]
-    return known or (first if first.isupper() else "ERR")
 
 
 class Outage:
