@@ -17,8 +17,7 @@ COMPRESS_INTERVAL: Final = 3600.0  # seconds
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings of a Celery application of *settings*' deployment."""
     queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards)]
-    # Celery's keys share our prefix, so that one Redis ACL covers both.
-    key_prefix = f"{settings.key_prefix}:celery:"
+    key_prefix = names.celery_key_prefix(settings.key_prefix)
     return {
         "broker_url": settings.broker_url,
         "result_backend": settings.broker_url,

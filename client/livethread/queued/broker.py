@@ -63,8 +63,8 @@ class _PooledConnection(_OurTransport, PooledConnection):
 
 
 class _Pool(ConnectionPool):
-    def new(self) -> _PooledConnection:
-        return _PooledConnection(self, **dict(self.connection._info(resolve=False)))
+    def new(self) -> Any:  # celery-types has no class for pooled connections
+        return _PooledConnection(self, **dict(self.connection._info(resolve=False)))  # noqa: SLF001 - as kombu does
 
 
 class _Connection(_OurTransport, Connection):

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from livethread.errors import Conflict, ThreadNotFound
 from livethread.queued.connection import CONNECTIONS, ScriptConnection
+from livethread.queued.delay import Circumstances
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
@@ -58,6 +59,7 @@ class Mailboxes:
     def __init__(self, redis: Redis, settings: Settings, doorbell: Doorbell) -> None:
         self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
         self._doorbell = doorbell
+        self._prefix = settings.key_prefix
         self._ttl_s = settings.writer_ttl_days * 86_400
         self._enqueue, self._fence, self._unpark, self._drop = (
             redis.register_script(load_script("livethread.queued", name))
@@ -179,6 +181,42 @@ class Mailboxes:
             n, position, detail = await questions.execute()
         applied = None if n is None or position is None else (int(n), position.decode())
         return applied, None if detail is None else parked_reason(detail)
+
+    async def circumstances(self, thread_id: str) -> Circumstances:
+        """Return what Redis knows about why the thread's tasks wait."""
+        of = self._keys_of(thread_id)
+        queue = names.queue_name(self._prefix, of.shard)
+        async with self._questions, self._redis.pipeline(transaction=False) as questions:
+            questions.time()
+            questions.mget(of.seen, of.swept)
+            questions.exists(of.drain)
+            questions.zcard(of.ready)
+            questions.llen(names.celery_key_prefix(self._prefix) + queue)
+            questions.zscore(of.claims, thread_id)
+            questions.hget(of.attempts, thread_id)
+            (
+                (seconds, micros),
+                (seen, swept),
+                is_drained,
+                ready,
+                messages,
+                claimed,
+                attempts,
+            ) = await questions.execute()
+        failed, _, put_back = (attempts or b"0 ").decode(errors="replace").partition(" ")
+        return Circumstances(
+            shard=of.shard,
+            queue=queue,
+            now=seconds + micros / 1_000_000,
+            seen_at=None if seen is None else int(seen) / 1000,
+            swept_at=None if swept is None else int(swept) / 1000,
+            is_drained=bool(is_drained),
+            ready=ready,
+            messages=messages,
+            claimed_until=None if claimed is None else claimed / 1000,
+            put_back=put_back,
+            failed=int(failed),
+        )
 
     # -- acknowledgements ----------------------------------------------------------------------------------
 

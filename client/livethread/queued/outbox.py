@@ -49,8 +49,8 @@ class Outbox:
         self._wakeups = [asyncio.Event() for _ in mailboxes.shards]
         #: For each shard, the loop time at which the call under way began, in seconds.
         self._called_at = [float("inf") for _ in mailboxes.shards]
-        #: Writers to send again later, with the reason why their first submission is not accepted yet.
-        self._postponed: dict[Writer, Exception] = {}
+        #: Writers to send again later.
+        self._postponed: set[Writer] = set()
         self._outages = [Outage(logger, "enqueue") for _ in mailboxes.shards]
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopped = False
@@ -82,14 +82,14 @@ class Outbox:
         if self._is_stopped:
             writer.drop_all(_closed())
             return
-        self._postponed.pop(writer, None)
+        self._postponed.discard(writer)
         self._waiting[writer.place.shard][writer] = None
         self._wakeups[writer.place.shard].set()
 
     def forget(self, writer: Writer) -> None:
         """Send no more of *writer*'s queue; Redis may still accept a call that is under way."""
         self._waiting[writer.place.shard].pop(writer, None)
-        self._postponed.pop(writer, None)
+        self._postponed.discard(writer)
 
     async def _send_forever(self, shard: int) -> None:
         waiting, wakeup = self._waiting[shard], self._wakeups[shard]
@@ -145,6 +145,7 @@ class Outbox:
             )
             writer.rewind(reply.last)
             return
+        writer.held_up_by = None
         writer.accept(reply.last, reply.position, reply.fresh)
         if not writer.queue or reply.status == "ok":
             return
@@ -219,7 +220,8 @@ class Outbox:
         loop = asyncio.get_running_loop()
         left = writer.queue[0].deadline - loop.time() if writer.queue else 0.0
         self.forget(writer)
-        self._postponed[writer] = reason
+        self._postponed.add(writer)
+        writer.held_up_by = reason
         loop.call_later(min(left, OFFER_AGAIN) if left > 0 else OFFER_AGAIN, self.send, writer)
 
     async def _report_delays(self) -> None:
@@ -230,25 +232,27 @@ class Outbox:
             for shard, called_at in enumerate(self._called_at):
                 if now() - called_at > limit:
                     self._report_delay(shard, TimeoutError("no answer yet"))
-            for writer, reason in self._postponed.items():
-                self._report_delay_of(writer, reason)
+            for writer in self._postponed:
+                self._report_delay_of(writer)
 
     def _report_delay(self, shard: int, error: Exception) -> None:
         """Raise `Unavailable` in callers that have waited too long; their submissions stay queued, to keep the order."""
         for writer in self._waiting[shard]:
-            self._report_delay_of(writer, error)
+            writer.held_up_by = error
+            self._report_delay_of(writer)
 
-    def _report_delay_of(self, writer: Writer, error: Exception) -> None:
+    def _report_delay_of(self, writer: Writer) -> None:
         since = asyncio.get_running_loop().time() - self._settings.enqueue_timeout_s
         for submission in writer.queue:
             if submission.since < since and not submission.is_postponed:
-                submission.fail(self._no_reply(writer.thread_id, error, submission.expected))
+                submission.fail(self._not_accepted(writer, submission.expected))
 
-    def _no_reply(self, thread_id: str, error: Exception, expected: Position | None) -> errors.Unavailable:
-        reason = str(error) if isinstance(error, errors.ThreadStoreError) else f"it {explain(error)}"
+    def _not_accepted(self, writer: Writer, expected: Position | None) -> errors.Unavailable:
+        error = writer.held_up_by
+        reason = f"it {explain(error)}" if isinstance(error, redis.RedisError | OSError) else error
         happened = (
-            f"Redis at {without_password(self._settings.client_url)} has not accepted the task of thread {thread_id} "
-            f"within {self._settings.enqueue_timeout_s:g} s ({reason}); it stays queued in this process, in order, and is "
+            f"Redis at {without_password(self._settings.client_url)} has not accepted the task of thread "
+            f"{writer.thread_id} within {self._settings.enqueue_timeout_s:g} s ({reason}); it stays queued in this process, in order, and is "
             "sent when Redis takes it"
         )
         if expected is None:
