@@ -51,6 +51,8 @@ class Outbox:
         self._called_at = [float("inf") for _ in mailboxes.shards]
         #: Writers to send again later.
         self._postponed: set[Writer] = set()
+        #: For each shard, why the last attempt failed; None if it succeeded.
+        self._failures: list[Exception | None] = [None for _ in mailboxes.shards]
         self._outages = [Outage(logger, "enqueue") for _ in mailboxes.shards]
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopped = False
@@ -127,12 +129,14 @@ class Outbox:
                     return
                 effect = f"the tasks of {len(self._waiting[shard])} threads of shard {shard} stay queued"
                 self._outages[shard].begin(error, effect, shard=shard, retry_in_s=wait)
+                self._called_at[shard], self._failures[shard] = float("inf"), error
                 self._report_delay(shard, error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)
             finally:
                 self._called_at[shard] = float("inf")
         self._outages[shard].end()
+        self._failures[shard] = None
         for (writer, _), reply in zip(batch, replies, strict=True):
             self._take_reply(writer, reply)
 
@@ -230,8 +234,10 @@ class Outbox:
         while True:
             await asyncio.sleep(max(limit / 4, REPORT_SHORTEST))
             for shard, called_at in enumerate(self._called_at):
-                if now() - called_at > limit:
-                    self._report_delay(shard, TimeoutError("no answer yet"))
+                hangs = now() - called_at > limit
+                failure = TimeoutError("no answer yet") if hangs else self._failures[shard]
+                if failure is not None:
+                    self._report_delay(shard, failure)
             for writer in self._postponed:
                 self._report_delay_of(writer)
 
