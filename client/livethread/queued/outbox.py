@@ -188,7 +188,7 @@ class Outbox:
                     f"mailbox holds; {remedy}"
                 )
             case "moved":
-                return errors.Conflict.of_position(reply.tail, writer.queue[0].expected)
+                return errors.Conflict.of_position(writer.thread_id, reply.tail, writer.queue[0].expected)
             case "fenced":
                 return taken_over(writer.thread_id)
             case "exists":

@@ -126,7 +126,7 @@ class Drain:
         try:
             return self._open_index().maintain(is_idle=is_idle)
         except (IndexUnavailable, Unavailable) as error:
-            logger.debug("index maintenance failed", extra={"action": "maintain", "error": str(error)})
+            logger.debug("index maintenance failed: %s", error, extra={"action": "maintain"})
             return False
 
     def _apply(self, claims: list[Claim]) -> dict[str, Outcome]:

@@ -270,7 +270,7 @@ async def test_an_append_with_a_stale_expected_position_is_refused_alone(mailbox
     results = await outcomes(stale, later)
 
     last = mailboxes.positions(A)[0]
-    assert (type(results[0]), str(results[0])) == (Conflict, str(Conflict.of_position(last, "0-7")))
+    assert (type(results[0]), str(results[0])) == (Conflict, str(Conflict.of_position(A, last, "0-7")))
     assert results[1] == mailboxes.positions(A)[1]
     assert mailboxes.lines(A) == [b"one", b"later"]
     assert later.n == 2
