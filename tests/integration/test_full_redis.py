@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import NoPermissionError
 from tests.nodes.processes import RedisServer
 
 from livethread.queued.broker import MESSAGES_BEYOND_THE_LIMIT
 from livethread_config import Settings, names
 from livethread_worker.app import create_app
+from livethread_worker.embedded.redis_server import answers
 
 
 @pytest.fixture
@@ -38,3 +40,13 @@ def test_doorbells_pass_the_memory_limit_up_to_a_bound(
 
     own_redis.client.config_set("maxmemory", 0)
     ring(app, own_settings)
+
+
+def test_a_server_that_answers_with_an_error_counts_as_running(own_redis: RedisServer) -> None:
+    """If its disk is full, Redis answers PING with MISCONF; `livethread up` must not take that for a crash."""
+    assert answers(own_redis.settings)
+    own_redis.client.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-ping"])
+    with pytest.raises(NoPermissionError):
+        own_redis.client.ping()
+
+    assert answers(own_redis.settings)

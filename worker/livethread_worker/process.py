@@ -110,6 +110,8 @@ class WorkerProcess:
             except RedisError as error:
                 self._outage.begin(error, "the next sweep goes on")
                 mailbox.disconnect()
+                if self._events is not None:
+                    self._events.reconnect()
                 return
             if must_ring:
                 self.ring(shard)

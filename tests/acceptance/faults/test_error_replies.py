@@ -22,6 +22,8 @@ from tests.nodes.stores import opened
 from tests.nodes.waiting import DEADLINE, eventually, wait_until
 
 from livethread import Internal, QueuedThreadStore, ResourceExhausted, Settings, ThreadStoreError, Unavailable
+from livethread_worker.app import create_app
+from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.embedded.deployment_files import deployment_root
 from livethread_worker.embedded.processes import settings_env
 
@@ -285,3 +287,23 @@ async def test_a_failover_that_leaves_connections_open(tmp_path: Path) -> None:
             await eventually(lambda: store._acknowledgements._is_connected, "the listener")
             assert new.client.pubsub_channels(f"{settings.key_prefix}:*acks:*")
         assert worker.is_running
+
+
+def test_task_events_leave_a_former_master(tmp_path: Path) -> None:
+    """A replica takes publications as well, so no error says that Flower does not get them."""
+    with ExitStack() as stack:
+        old, new = (stack.enter_context(contextlib.closing(RedisServer().start())) for _ in range(2))
+        proxy = stack.enter_context(RefusingProxy(old, "front"))
+        app = stack.enter_context(
+            contextlib.closing(create_app(Settings(redis_url=proxy.url, home=tmp_path / "home")))
+        )
+        events = TaskEvents(app.events.Dispatcher(app.connection_for_write(), hostname="worker@host"), 500)
+        for reconnects in (False, False, True):
+            if reconnects:
+                events.reconnect()
+            events._unsent.append({"type": "task-received"})
+            events.send()
+            proxy.lead_to(new)
+
+        published = [server.client.info("commandstats")["cmdstat_publish"]["calls"] for server in (old, new)]
+    assert published == [2, 1]

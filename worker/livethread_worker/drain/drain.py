@@ -76,6 +76,7 @@ class Drain:
         except RedisError as error:
             self._outage.begin(error, "the next drain goes on")
             self._mailbox.disconnect()
+            self._events.reconnect()
         else:
             self._outage.end()
         return asdict(self._counts)
