@@ -10,6 +10,7 @@ import pytest
 from tests.nodes.items import append, flush, history, message, new_thread
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
+from tests.nodes.waiting import DEADLINE
 from tests.nodes.workers import HandWorker, draining
 
 from livethread import QueuedThreadStore, Settings, Unavailable
@@ -66,7 +67,7 @@ async def test_another_program_holds_the_threads_lock(own_settings: Settings, ow
         async with draining(own_worker):
             await flush(store, thread_id)
             await append(store, thread_id, message("1"))
-            with file_lock(Home(own_settings.home).thread_lock(thread_id)):
+            with file_lock(Home(own_settings.home).thread_lock(thread_id), wait_s=DEADLINE):
                 why = await why_not_applied(store, thread_id)
             await flush(store, thread_id)
 
