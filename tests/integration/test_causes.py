@@ -10,10 +10,11 @@ import pytest
 from tests.nodes.items import append, flush, history, message, new_thread
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
-from tests.nodes.waiting import DEADLINE
+from tests.nodes.waiting import DEADLINE, eventually
 from tests.nodes.workers import HandWorker, draining
 
 from livethread import QueuedThreadStore, Settings, Unavailable
+from livethread_config import names
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
 
@@ -66,8 +67,10 @@ async def test_another_program_holds_the_threads_lock(own_settings: Settings, ow
         await append(store, thread_id, message("0"))
         async with draining(own_worker):
             await flush(store, thread_id)
-            await append(store, thread_id, message("1"))
             with file_lock(Home(own_settings.home).thread_lock(thread_id), wait_s=DEADLINE):
+                await append(store, thread_id, message("1"))
+                attempts = names.ShardKeys(own_settings.key_prefix, 0).attempts
+                await eventually(lambda: own_worker.redis.hexists(attempts, thread_id), "an attempt")
                 why = await why_not_applied(store, thread_id)
             await flush(store, thread_id)
 

@@ -153,8 +153,10 @@ class Conversation:
         return texts(await history(self._store, self._thread_id))
 
 
-async def refuse(deployment: Deployment, code: str, commands: dict[str, set[str]]) -> None:
-    """Have *commands* of the parties refused until each party has met a refusal, or sends none of them."""
+async def refuse(
+    deployment: Deployment, code: str, commands: dict[str, set[str]], deadline: float = 2 * PATIENCE
+) -> None:
+    """Have *commands* of the parties refused until each party has met a refusal, or sends none until *deadline*."""
     pids = deployment.pids()
     async with opened(deployment.settings) as store:
         conversation = Conversation(store, await new_thread(store), code)
@@ -164,18 +166,20 @@ async def refuse(deployment: Deployment, code: str, commands: dict[str, set[str]
             for party, names in commands.items():
                 refusals.enter_context(deployment.proxies[party].refusing(REPLIES[code], names))
             for party in commands:
-                await meet_a_refusal(deployment.proxies[party], conversation)
+                await meet_a_refusal(deployment.proxies[party], conversation, deadline)
 
         assert await conversation.end() == conversation.expected
     assert deployment.pids() == pids
 
 
-async def meet_a_refusal(proxy: RefusingProxy, conversation: Conversation) -> None:
-    for prepare in (lambda: None, proxy.cut_all):
-        await asyncio.to_thread(prepare)
-        ends = asyncio.get_running_loop().time() + PATIENCE
-        while not proxy.refused and asyncio.get_running_loop().time() < ends:
-            await conversation.say()
+async def meet_a_refusal(proxy: RefusingProxy, conversation: Conversation, deadline: float) -> None:
+    now = asyncio.get_running_loop().time
+    began, is_cut = now(), False
+    while not proxy.refused and now() - began < deadline:
+        await conversation.say()
+        if not is_cut and now() - began > PATIENCE:
+            is_cut = True
+            await asyncio.to_thread(proxy.cut_all)
 
 
 @pytest.mark.parametrize("code", SELECTED)
@@ -183,7 +187,7 @@ async def test_all_commands_refused_at_once(deployment: Deployment, code: str) -
     await refuse(deployment, code, {})  # every party has sent what it sends
     everything = {party: set(proxy.sent) for party, proxy in deployment.proxies.items()}
 
-    await refuse(deployment, code, everything)
+    await refuse(deployment, code, everything, DEADLINE)  # some wait for seconds since the last refusal
 
     assert all(proxy.refused for proxy in deployment.proxies.values())
 
