@@ -93,9 +93,10 @@ def _settings_of_environment() -> Settings:
 def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:
     from celery import Celery
 
+    from livethread.queued.broker import Broker
     from livethread_config.celery_settings import celery_settings
 
-    app = Celery("livethread.client", set_as_current=False)
+    app = Celery("livethread.client", amqp=Broker, set_as_current=False)
     app.conf.update(celery_settings(settings))
     stack.callback(app.close)
     return app

@@ -17,12 +17,13 @@ COMPRESS_INTERVAL: Final = 3600.0  # seconds
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings of a Celery application of *settings*' deployment."""
     queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards)]
-    # Celery's keys share our prefix, so that one Redis ACL covers both.
-    key_prefix = f"{settings.key_prefix}:celery:"
+    key_prefix = names.celery_key_prefix(settings.key_prefix)
     return {
         "broker_url": settings.broker_url,
         "broker_transport_options": {
             "global_keyprefix": key_prefix,
+            # No copy of a message that a worker has taken: it would need memory, and a lost doorbell does no harm.
+            "ack_emulation": False,
             "socket_connect_timeout": settings.connect_timeout_s,
             "socket_timeout": SOCKET_TIMEOUT,
             "socket_keepalive": not settings.broker_url.startswith("redis+socket"),
@@ -40,6 +41,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         # Never give up; Celery's default is 100 attempts.
         "broker_connection_max_retries": None,
+        # An error reply of Redis (READONLY, OOM, NOPERM) is no reason to end either.
+        "broker_channel_error_retry": True,
         "worker_prefetch_multiplier": 1,
         "worker_soft_shutdown_timeout": 10.0,
         "worker_hijack_root_logger": False,

@@ -61,6 +61,11 @@ def queue_name(prefix: str, shard: int) -> str:
     return f"{prefix}.{shard}"
 
 
+def celery_key_prefix(prefix: str) -> str:
+    """Return how Celery's keys begin: with our prefix, so that one Redis ACL covers both."""
+    return f"{prefix}:celery:"
+
+
 class ShardKeys:
     """The Redis keys of one shard.
 
@@ -76,7 +81,7 @@ class ShardKeys:
         self.claims = f"{base}claims"
         #: hash: thread -> token of the drain that holds its claim.
         self.tokens = f"{base}tokens"
-        #: hash: thread -> failed attempts in a row at its first unapplied task.
+        #: hash: thread -> ``<failed attempts in a row at its first unapplied task> <why it was put back>``.
         self.attempts = f"{base}attempts"
         #: hash: thread -> JSON that says why it is parked.
         self.parked = f"{base}parked"
@@ -86,6 +91,10 @@ class ShardKeys:
         self.bell = f"{base}bell"
         #: string, short TTL: heartbeat of a running drain.
         self.drain = f"{base}drain"
+        #: string: time (ms) at which a worker last looked for ready threads.
+        self.seen = f"{base}seen"
+        #: string: time (ms) of the last sweep, by a worker of this shard or of another.
+        self.swept = f"{base}swept"
         #: list, at most one entry: wakes a drain that lingers for more work.
         self.wake = f"{base}wake"
         #: zset: read -> time (ms) until which its caller waits; only reads that no worker has taken yet.

@@ -656,7 +656,7 @@ def test_a_settled_thread_without_tasks_leaves_only_keys_that_expire(
     mailbox.rest()
 
     left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:*")}
-    assert left == {enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
+    assert left == {enqueue.keys.seen, enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
     assert all(int(redis.ttl(key)) > 0 for key in left)
 
 

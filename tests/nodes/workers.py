@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from celery.contrib.testing.worker import start_worker
 from redis import Redis
 
+from livethread.queued.outage import Outage
 from livethread_config import Settings
 from livethread_worker.app import create_app
 from livethread_worker.drain.drain import Drain
@@ -51,6 +52,7 @@ class HandWorker:
             ring=self._ring,
             reads_wait=lambda: False,
             events=TaskEvents(None, 0),
+            outage=Outage(logging.getLogger(__name__), "drain"),
         ).run()
 
     def close(self) -> None:

@@ -12,9 +12,11 @@ from celery import Celery
 from celery.events.dispatcher import EventDispatcher
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.exceptions import RedisError
 
 from livethread.model import utc_now
 from livethread.queued.doorbell import DOORBELL_EXPIRES
+from livethread.queued.outage import Outage, explain
 from livethread_config import Settings, names
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
@@ -56,6 +58,7 @@ class WorkerProcess:
         self.reader = LocalReader(self.home, self.open_index)
         self._redis: Redis | None = None
         self._answers: Answers | None = None
+        self._outage = Outage(logger, "drain")
         self._events: TaskEvents | None = None
         #: The index for which this process has requested completion.
         self._asked_for: Index | None = None
@@ -109,14 +112,25 @@ class WorkerProcess:
             ring=lambda: self.ring(shard),
             reads_wait=lambda: self.answers.are_waiting([shard, *self._served]),
             events=self._task_events(hostname),
+            outage=self._outage,
         )
         return drain.run()
 
     def sweep(self) -> None:
         """Sweep every shard, and ring for those with ready threads and no drain."""
         for shard in range(self.settings.shards):
-            if self.mailbox(shard).sweep():
+            mailbox = self.mailbox(shard)
+            try:
+                must_ring = mailbox.sweep()
+            except RedisError as error:
+                self._outage.begin(error, "the next sweep goes on")
+                mailbox.disconnect()
+                if self._events is not None:
+                    self._events.reconnect()
+                return
+            if must_ring:
                 self.ring(shard)
+        self._outage.end()
 
     def ring(self, shard: int) -> None:
         """Publish a doorbell for *shard*. If that fails, the next sweep rings."""
@@ -127,7 +141,13 @@ class WorkerProcess:
         try:
             self._app.send_task(task, kwargs=kwargs, queue=queue, ignore_result=True, expires=DOORBELL_EXPIRES)
         except (OperationalError, OSError) as error:
-            logger.warning("sending failed", extra={"action": task, "shard": shard, "error": type(error).__name__})
+            logger.warning(
+                "sending %s to shard %d failed: Redis %s",
+                task,
+                shard,
+                explain(error),
+                extra={"action": task, "shard": shard},
+            )
 
     def _open_redis(self) -> Redis:
         if self._redis is None:

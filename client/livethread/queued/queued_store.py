@@ -28,6 +28,7 @@ from livethread.queued.acknowledgements import Acknowledgements
 from livethread.queued.admission import Admission, Check
 from livethread.queued.connection import no_redis, redis_errors_translated
 from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.outage import explain
 from livethread.queued.outbox import Outbox
 from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Budget, Submission, Writer
@@ -78,7 +79,11 @@ class QueuedThreadStore:
         except (RedisError, OSError) as error:
             if self._settings.require_redis:
                 raise no_redis(self._settings, error) from None
-            logger.warning("opened without Redis", extra={"action": "open", "error": type(error).__name__})
+            logger.warning(
+                "opened without Redis, which %s",
+                explain(error),
+                extra={"action": "open", "error": type(error).__name__},
+            )
         self._acknowledgements.start()
         self._outbox.start()
         return self

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from livethread.errors import Unavailable
+from livethread.queued.outage import Outage
 from livethread_config import Settings
 from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
@@ -58,6 +58,7 @@ class Drain:
         ring: Callable[[], None],
         reads_wait: Callable[[], bool],
         events: TaskEvents,
+        outage: Outage,
     ) -> None:
         self._mailbox = mailbox
         self._home = home
@@ -66,6 +67,7 @@ class Drain:
         self._ring = ring
         self._reads_wait = reads_wait
         self._events = events
+        self._outage = outage
         self._counts = DrainCounts()
         self._ask_reads_at = 0.0
 
@@ -75,12 +77,17 @@ class Drain:
         It also hands over after a batch if a read waits: a worker may have only this process, and Celery runs the read
         before the next drain.
 
-        The drain ends if Redis is unreachable: its threads can be claimed again when its claims expire.
+        The drain ends if Redis does not answer, or answers with an error: its threads can be claimed again when its
+        claims expire.
         """
         try:
             self._run()
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            logger.warning("Redis is unreachable", extra={"action": "drain", "error": type(error).__name__})
+        except RedisError as error:
+            self._outage.begin(error, "the next drain goes on")
+            self._mailbox.disconnect()
+            self._events.reconnect()
+        else:
+            self._outage.end()
         return asdict(self._counts)
 
     def _run(self) -> None:
@@ -122,7 +129,12 @@ class Drain:
         outcomes = self._apply(claims)
         expired = len(claims) - self._mailbox.settle(claims, outcomes)
         if expired:
-            logger.warning("claims expired", extra={"action": "drain", "expired": expired})
+            logger.warning(
+                "%d of %d claims expired before they were settled",
+                expired,
+                len(claims),
+                extra={"action": "drain", "expired": expired},
+            )
         self._count(claims, outcomes)
         self._events.report(claims, outcomes, started_at)
         self._maintain(is_idle=False)
@@ -133,7 +145,7 @@ class Drain:
         try:
             return self._open_index().maintain(is_idle=is_idle)
         except (IndexUnavailable, Unavailable) as error:
-            logger.debug("index maintenance failed", extra={"action": "maintain", "error": str(error)})
+            logger.debug("index maintenance failed: %s", error, extra={"action": "maintain"})
             return False
 
     def _apply(self, claims: list[Claim]) -> dict[str, Outcome]:
@@ -143,7 +155,11 @@ class Drain:
             sync = self._settings.sync == "fdatasync"
             outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
         except Exception as error:  # after any error, release the threads before their claims expire
-            logger.exception("batch failed", extra={"action": "drain", "threads": len(batch)})
+            logger.exception(
+                "a batch failed, and its %d threads are put back",
+                len(batch),
+                extra={"action": "drain", "threads": len(batch)},
+            )
             outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
         return {claim.thread_id: self._mailbox.judge(claim, outcomes[claim.thread_id]) for claim in claims}
 
@@ -169,6 +185,8 @@ class Drain:
                 case OutcomeKind.LOCKED | OutcomeKind.BUSY | OutcomeKind.FAILED:
                     counts.put_back += 1
                     logger.warning(
-                        "thread put back",
+                        "thread %s is put back: %s",
+                        claim.thread_id,
+                        outcome.reason,
                         extra={"action": "put_back", "thread_id": claim.thread_id, "reason": outcome.reason},
                     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from tests.unit.worker.builders import DAY, Mail, Store
 
 from livethread import Settings
 from livethread.ordered_tasks import MailboxEntry
+from livethread.queued.outage import Outage
 from livethread_worker.drain import drain as drain_module
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Claim, Mailbox
@@ -95,6 +97,7 @@ def test_a_drain_notices_within_a_second_that_a_folder_became_a_link_out(
         ring=lambda: None,
         reads_wait=lambda: False,
         events=TaskEvents(None, 0),
+        outage=Outage(logging.getLogger(__name__), "drain"),
     )
 
     counts: dict[str, Any] = drain.run()
@@ -121,6 +124,7 @@ def test_a_drain_hands_over_after_a_batch_if_a_read_waits(store: Store) -> None:
         ring=lambda: rung.append(0),
         reads_wait=lambda: True,
         events=TaskEvents(None, 0),
+        outage=Outage(logging.getLogger(__name__), "drain"),
     )
 
     counts = drain.run()

@@ -58,7 +58,7 @@ class LocalWriter:
                     state = states.get(self.thread_id)
                     entries = _with_positions(numbered, state.applied if state else START)
                     if self.creation is not None and expected not in {None, START}:  # it would fail: create nothing
-                        raise Conflict.of_position(START, expected)
+                        raise Conflict.of_position(self.thread_id, START, expected)
                     rollout = batch.open(self.thread_id, entries, state)
                     self._check(rollout, tasks, expected)
                     batch.apply(rollout, entries)
@@ -106,11 +106,11 @@ class LocalWriter:
             return
         if state.applied == START or rollout.took_in:
             raise Conflict(
-                "the thread's last position is not known, since its rollout holds more than its index knew; "
+                f"the last position of thread {self.thread_id} is not known, since its rollout holds more than its index knew; "
                 "read it, and append once without expected_position"
             )
         if expected != state.applied:
-            raise Conflict.of_position(state.applied, expected)
+            raise Conflict.of_position(self.thread_id, state.applied, expected)
 
 
 def _with_positions(entries: Sequence[MailboxEntry], last: Position) -> list[MailboxEntry]:
