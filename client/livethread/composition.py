@@ -142,9 +142,12 @@ async def _reader(stack: AsyncExitStack, settings: Settings, app: Celery | None 
 
         return await stack.enter_async_context(LocalThreadStore(settings))
     from livethread.queued.celery_reader import CeleryReader
+    from livethread.queued.connection import connect
 
-    reader = CeleryReader(app or _client_app(stack, settings), settings)
-    stack.callback(reader.close)
+    redis = connect(settings)
+    stack.push_async_callback(redis.aclose)
+    reader = CeleryReader(app or _client_app(stack, settings), redis, settings)
+    stack.push_async_callback(reader.aclose)
     return reader
 
 

@@ -20,7 +20,6 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     key_prefix = names.celery_key_prefix(settings.key_prefix)
     return {
         "broker_url": settings.broker_url,
-        "result_backend": settings.broker_url,
         "broker_transport_options": {
             "global_keyprefix": key_prefix,
             # No copy of a message that a worker has taken: it would need memory, and a lost doorbell does no harm.
@@ -30,16 +29,15 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
             "socket_keepalive": not settings.broker_url.startswith("redis+socket"),
             "health_check_interval": 25,
         },
-        "result_backend_transport_options": {"global_keyprefix": key_prefix, "retry_policy": {"timeout": 2.0}},
+        # Reads answer through Redis lists of their own: results would stay there.
+        "result_backend": "disabled://",
         "task_default_queue": queues[0],
         "task_queues": {name: {} for name in queues},
         # A doorbell may be lost, since the tasks are in the mailbox; so Celery acknowledges it before it runs.
         "task_acks_late": False,
         "task_ignore_result": True,
         "task_serializer": "json",
-        "result_serializer": "json",
         "accept_content": ["json"],
-        "result_expires": 300,
         "broker_connection_retry_on_startup": True,
         # Never give up; Celery's default is 100 attempts.
         "broker_connection_max_retries": None,

@@ -192,6 +192,7 @@ def test_a_drain_of_one_of_several_shards_ends_early_for_the_others(
         hand_worker.index,
         settings,
         ring=lambda: rung.append(0),
+        reads_wait=lambda: False,
         events=TaskEvents(None, 0),
         outage=Outage(logging.getLogger(__name__), "drain"),
     )

@@ -50,6 +50,7 @@ class HandWorker:
             self.index,
             self.settings,
             ring=self._ring,
+            reads_wait=lambda: False,
             events=TaskEvents(None, 0),
             outage=Outage(logging.getLogger(__name__), "drain"),
         ).run()

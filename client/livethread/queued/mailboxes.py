@@ -6,7 +6,7 @@ Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -222,23 +222,22 @@ class Mailboxes:
         """Whether a connected client has the thread open: it sent tasks of the thread, and did not sign off."""
         of = self._keys_of(thread_id)
         fields = [field.decode() for field in await self._ask(self._redis.hkeys, of.writers(thread_id))]
-        ended = {field.removeprefix(names.ENDED) for field in fields if field.startswith(names.ENDED)}
-        clients = {
-            writer.partition(".")[0] for writer in fields if ":" not in writer and writer not in {"tail", *ended}
-        }
+        clients = {writer.partition(".")[0] for writer in fields if ":" not in writer and writer != "tail"}
         if not clients:
             return False
         listeners = await self._ask(self._redis.pubsub_numsub, *map(of.acks, clients))
         return any(count for _, count in listeners)
 
-    async def sign_off(self, writer: Writer) -> None:
-        """Note that a writer has ended, if Redis knows it."""
-        key = self._keys_of(writer.thread_id).writers(writer.thread_id)
-        if writer.last_accepted and await self._ask(self._redis.hexists, key, writer.id):
-            async with self._questions, self._redis.pipeline(transaction=False) as commands:
-                commands.hset(key, f"{names.ENDED}{writer.id}", "")
-                commands.expire(key, self._ttl_s)
-                await commands.execute()
+    async def sign_off(self, writers: Iterable[Writer]) -> None:
+        """Forget *writers*, which have ended: nothing of them will be sent.
+
+        If a call that was sent earlier arrives later, workers still recognize its tasks by their counters.
+        """
+        async with self._questions, self._redis.pipeline(transaction=False) as commands:
+            for writer in writers:
+                key = self._keys_of(writer.thread_id).writers(writer.thread_id)
+                commands.hdel(key, writer.id, f"a:{writer.id}")
+            await commands.execute()
 
     # -- acknowledgements ----------------------------------------------------------------------------------
 

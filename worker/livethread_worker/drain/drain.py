@@ -28,6 +28,9 @@ MAX_IDLE_MAINTENANCE: Final = 0.5  # seconds
 #: Longest drain if there are several shards: the worker's other shards wait for it.
 MAX_SHARD_DRAIN: Final = 1.0  # seconds
 
+#: How often a drain asks whether a read waits for its process.
+READS_INTERVAL: Final = 0.01  # seconds
+
 
 @dataclass(slots=True)
 class DrainCounts:
@@ -53,6 +56,7 @@ class Drain:
         settings: Settings,
         *,
         ring: Callable[[], None],
+        reads_wait: Callable[[], bool],
         events: TaskEvents,
         outage: Outage,
     ) -> None:
@@ -61,12 +65,17 @@ class Drain:
         self._open_index = open_index
         self._settings = settings
         self._ring = ring
+        self._reads_wait = reads_wait
         self._events = events
         self._outage = outage
         self._counts = DrainCounts()
+        self._ask_reads_at = 0.0
 
     def run(self) -> dict[str, int]:
         """Apply what is ready and linger for more; end when idle, or hand over after at most ``drain_max_s``.
+
+        It also hands over after a batch if a read waits: a worker may have only this process, and Celery runs the read
+        before the next drain.
 
         The drain ends if Redis does not answer, or answers with an error: its threads can be claimed again when its
         claims expire.
@@ -85,20 +94,29 @@ class Drain:
         longest, worked_at = self._settings.drain_max_s, time.monotonic()
         ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, MAX_SHARD_DRAIN))
         linger = self._settings.drain_linger_ms / 1000
-        has_more = False
-        while (now := time.monotonic()) < ends_at:
+        has_more = is_awaited = False
+        while (now := time.monotonic()) < ends_at and not is_awaited:
             if self._apply_ready() or (not has_more and self._mailbox.wait(linger)):
                 worked_at, has_more = now, False
-                continue
-            self._events.send()
-            has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE
-            if not has_more and self._mailbox.rest():
-                return
+            else:
+                self._events.send()
+                has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE
+                if not has_more and self._mailbox.rest():
+                    return
+            is_awaited = self._is_read_waiting(now)
         self._events.send()
-        self._maintain(is_idle=True)
+        if not is_awaited:
+            self._maintain(is_idle=True)
         self._mailbox.hand_over()
         if self._mailbox.sweep():
             self._ring()
+
+    def _is_read_waiting(self, now: float) -> bool:
+        """Whether a read may wait for this process; Redis is asked once per `READS_INTERVAL`."""
+        if now < self._ask_reads_at:
+            return False
+        self._ask_reads_at = now + READS_INTERVAL
+        return self._reads_wait()
 
     def _apply_ready(self) -> bool:
         """Claim, apply and settle once; return whether any thread was ready."""

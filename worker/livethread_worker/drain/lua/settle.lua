@@ -90,17 +90,26 @@ local function publish(writer, line)
   end
 end
 
--- Store the last applied counter of each writer, and acknowledge it to its client.
+-- Acknowledge each writer's last applied counter to its client, and store it unless the writer was forgotten: its client
+-- closed it, and asks no more.
 local function acknowledge(thread, position, writers, first, count)
-  local counters = {}
+  local names, counters = {}, {}
   for i = first, first + count * 2 - 1, 2 do
     local writer, n = ARGV[i], ARGV[i + 1]
-    counters[#counters + 1], counters[#counters + 2] = 'a:' .. writer, n
+    names[#names + 1] = writer
     publish(writer, 'applied ' .. thread .. ' ' .. position .. ' ' .. writer .. ':' .. n)
+  end
+  for i = 1, #names, 1000 do
+    for j, accepted in ipairs(redis.call('HMGET', writers, unpack(names, i, math.min(i + 999, #names)))) do
+      if accepted then
+        local at = i + j - 1
+        counters[#counters + 1], counters[#counters + 2] = 'a:' .. names[at], ARGV[first + at * 2 - 1]
+      end
+    end
   end
   for i = 1, #counters, 1000 do
     if redis.call('HSET', writers, unpack(counters, i, math.min(i + 999, #counters))) > 0 then
-      redis.call('EXPIRE', writers, keep) -- the hash may be new; otherwise enqueue has set this
+      redis.call('EXPIRE', writers, keep) -- enqueue set it when it accepted the task, which may be long ago
     end
   end
 end

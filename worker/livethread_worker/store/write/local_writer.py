@@ -14,6 +14,7 @@ from livethread.errors import Conflict, Unavailable
 from livethread.open_threads import taken_over
 from livethread.ordered_tasks import AppendItems, MailboxEntry, OrderedTask
 from livethread.types import START, Position, position_key
+from livethread_config import names
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.write.batch import Batch
@@ -83,7 +84,7 @@ class LocalWriter:
         raise Unavailable(f"it is not certain that this was stored: {outcome.reason}")
 
     def _renew(self) -> None:
-        self._id, self._n = uuid.uuid4().hex[:16], 0
+        self._id, self._n = names.writer_id(uuid.uuid4().hex[:12], time.time_ns() // 1_000_000), 0
 
     def _check(self, rollout: OpenRollout, tasks: Sequence[OrderedTask], expected: Position | None) -> None:
         """Check what Redis would, unless an earlier attempt did so and left lines.
