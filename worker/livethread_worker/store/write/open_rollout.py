@@ -92,13 +92,7 @@ def open_rollout(
         )
         state.begin_again()
     forgotten = _forgotten(state, entries)
-    took_in = recorder.size > state.rollout_bytes
-    if took_in:
-        recorder.is_all_ours = False
-        _take_in_tail(home, state, recorder)
-    if fork is not None and state.thread is None:
-        _begin_fork(home, state, recorder, fork)
-        took_in = True
+    took_in = _take_in(home, state, recorder, fork)
     _end_last_line(state, recorder)
     if forgotten:
         _recover_counters(home, state, recorder, forgotten)
@@ -202,6 +196,17 @@ def _recover_counters(home: Home, state: ThreadState, recorder: RolloutRecorder,
     state.writers |= {writer: mark for writer, mark in whole.writers.items() if writer in writers}
 
 
+def _take_in(home: Home, state: ThreadState, recorder: RolloutRecorder, fork: _Fork | None) -> bool:
+    """Read the lines beyond the committed length; if a *fork* has none, begin it. Return whether there were any."""
+    if took_in := recorder.size > state.rollout_bytes:
+        recorder.is_all_ours = False
+        _take_in_tail(home, state, recorder)
+    if fork is None or state.thread is not None:
+        return took_in
+    _begin_fork(home, state, recorder, fork)
+    return True
+
+
 def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> None:
     """Read the lines beyond the committed length: a crash left them, or another program wrote them."""
     begin = state.rollout_bytes
@@ -259,7 +264,7 @@ def _begin_fork(home: Home, state: ThreadState, recorder: RolloutRecorder, fork:
         try:
             inherited_by(home, recorder.path, fork.base)
         except InvalidRequest:
-            if recorder.is_new:
+            if not recorder.size:
                 originals.forget(home, recorder.path)
                 recorder.path.unlink()
             raise
