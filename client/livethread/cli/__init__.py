@@ -88,5 +88,5 @@ def _explain_setting(error: ValueError) -> NoReturn:
 def main() -> None:
     """Durable, ordered persistence for agent threads.
 
-    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
+    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
     """
