@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.codex.conversation import Turn
 from tests.nodes.items import read
-from tests.store_spec.kinds import EVERY_READER
+from tests.store_spec.kinds import EVERY_READER, SHARED
 from tests.store_spec.operations import a_word, delete
 from tests.store_spec.turns import turns_of
 
@@ -20,6 +20,7 @@ from livethread import (
     LiveThread,
     LoadThreadHistoryParams,
     PrepareForkParams,
+    ResumeThreadParams,
     SearchThreadsParams,
     ThreadInitialized,
     ThreadManager,
@@ -120,6 +121,22 @@ async def test_a_fork_begins_before_or_after_a_turn(
     assert await turn_ids(store, fork.thread_id) == [turn.turn_id for turn in (*expected, OWN)]
     assert await said(store, fork.thread_id) == texts(*expected, OWN)
     assert (await read(store, fork.thread_id)).title == (*expected, OWN)[0].question
+
+
+@BOTH
+@SHARED
+async def test_a_fork_has_what_other_stores_had_accepted(
+    manager: ThreadManager, store: ThreadStore, second_store: ThreadStore, history_mode: str | None
+) -> None:
+    source = await begin(manager, T1, history_mode=history_mode)
+    await source.flush()
+    other = await LiveThread.resume(second_store, ResumeThreadParams(thread_id=source.thread_id))
+    await say(other, T2, T3)
+
+    fork = await manager.fork_thread(source.thread_id)
+
+    assert await said(store, fork.thread_id) == texts(T1, T2, T3)
+    assert await said(second_store, fork.thread_id) == texts(T1, T2, T3)
 
 
 @BOTH

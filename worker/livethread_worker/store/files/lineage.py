@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from livethread.errors import InvalidRequest
+from livethread.metadata import PAGINATED
 from livethread.rollout.lines import decode_line
 from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files.compression import open_rollout
@@ -87,14 +88,13 @@ def read_first(file: BinaryIO) -> First:
     if not isinstance(meta, dict):
         return First(len(line))
     attached_to = meta.get("forked_from_id") if meta.get("attached_thread") is True else None
-    is_paginated = meta.get("history_mode") == "paginated"
-    return First(len(line), base_of(meta) if is_paginated else None, is_paginated, attached_to)
+    return First(len(line), base_of(meta), meta.get("history_mode") == PAGINATED, attached_to)
 
 
 def base_of(meta: dict[str, Any]) -> HistoryBase | None:
-    """Return the ``history_base`` in the ``session_meta`` of a paginated rollout."""
+    """Return the ``history_base`` in a ``session_meta``; only paginated rollouts have one."""
     base = meta.get("history_base")
-    if not isinstance(base, dict):
+    if not isinstance(base, dict) or meta.get("history_mode") != PAGINATED:
         return None
     rollout_id, end = canonical_thread_id(str(base.get("thread_id"))), base.get("end_byte_offset")
     end_ordinal = ordinal_of({"ordinal": base.get("end_ordinal_exclusive")})

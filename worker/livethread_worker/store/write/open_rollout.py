@@ -244,7 +244,7 @@ def _fork(entries: Sequence[MailboxEntry]) -> _Fork | None:
     if entry is None or not isinstance(entry.task.header, CreateThread):
         return None
     meta, at = entry.task.header.session_meta, entry.task.header.at
-    base = base_of(meta) if meta.get("history_mode") == PAGINATED else None
+    base = base_of(meta)
     if base is None:
         return None
     line = encode_record("session_meta", meta, at)
