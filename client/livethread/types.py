@@ -200,9 +200,9 @@ class PrepareForkParams(Model):
 
     thread_id: ThreadId
     #: The first turn that the fork does not have.
-    before_turn_id: Text | None = None
+    before_turn_id: Annotated[Text, Field(min_length=1)] | None = None
     #: The last turn that the fork has. It must have ended.
-    through_turn_id: Text | None = None
+    through_turn_id: Annotated[Text, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _names_one_turn(self) -> PrepareForkParams:

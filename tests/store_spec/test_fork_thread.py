@@ -222,6 +222,8 @@ async def test_a_fork_at_a_turn_that_is_missing_or_goes_on_is_refused(
         await manager.fork_thread(source.thread_id, through_turn_id="open")
     with pytest.raises(InvalidRequest, match="exclude each other"):
         await manager.fork_thread(source.thread_id, before_turn_id="t1", through_turn_id="t1")
+    with pytest.raises(InvalidRequest, match="through_turn_id"):
+        await manager.fork_thread(source.thread_id, through_turn_id="")
     with pytest.raises(ThreadNotFound):
         await manager.fork_thread(new_thread_id())
 
