@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
 from redis import Redis
 
 from livethread import open_store
 from livethread.queued import QueuedThreadStore
 from livethread_config import Settings, names
-from livethread_config.celery_settings import celery_settings
+from livethread_config.celery_app import deployment_app
 from livethread_worker.embedded.runtime import running
 from livethread_worker.embedded.supervisor import Supervisor
 
@@ -42,8 +41,7 @@ class Deployment:
 
     def celery_tasks(self) -> dict[str, int]:
         """Return how many Celery messages the workers have taken, by task."""
-        with Celery("benchmark", set_as_current=False) as app:
-            app.conf.update(celery_settings(self.settings))
+        with deployment_app("benchmark", self.settings) as app:
             replies: dict[str, Any] = app.control.inspect(timeout=2.0).stats() or {}
         totals: dict[str, int] = {}
         for reply in replies.values():

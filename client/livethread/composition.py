@@ -91,12 +91,9 @@ def _settings_of_environment() -> Settings:
 
 
 def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:
-    from celery import Celery
+    from livethread_config.celery_app import deployment_app
 
-    from livethread_config.celery_settings import celery_settings
-
-    app = Celery("livethread.client", set_as_current=False)
-    app.conf.update(celery_settings(settings))
+    app = deployment_app("livethread.client", settings)
     stack.callback(app.close)
     return app
 

@@ -19,14 +19,17 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards)]
     # Celery's keys share our prefix, so that one Redis ACL covers both.
     key_prefix = f"{settings.key_prefix}:celery:"
+    redis = settings.redis
     return {
-        "broker_url": settings.broker_url,
-        "result_backend": settings.broker_url,
+        "broker_url": redis.for_kombu,
+        "broker_use_ssl": redis.for_kombu_tls,
+        "result_backend": redis.for_kombu,
+        "redis_backend_use_ssl": redis.for_kombu_tls,
         "broker_transport_options": {
             "global_keyprefix": key_prefix,
             "socket_connect_timeout": settings.connect_timeout_s,
             "socket_timeout": SOCKET_TIMEOUT,
-            "socket_keepalive": not settings.broker_url.startswith("redis+socket"),
+            "socket_keepalive": not redis.socket,
             "health_check_interval": 25,
         },
         "result_backend_transport_options": {"global_keyprefix": key_prefix, "retry_policy": {"timeout": 2.0}},

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import pytest
-from celery import Celery
 from tests.nodes.items import append, flush, history, message, new_thread, texts, update
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
@@ -30,7 +29,7 @@ from livethread import (
 )
 from livethread.queued.scripts import load_script
 from livethread_config import names
-from livethread_config.celery_settings import celery_settings
+from livethread_config.celery_app import deployment_app
 
 
 @pytest.fixture
@@ -55,8 +54,7 @@ class Watcher:
 
     def __init__(self, settings: Settings) -> None:
         self.events: list[dict[str, Any]] = []
-        self._app = Celery("watcher", set_as_current=False)
-        self._app.conf.update(celery_settings(settings))
+        self._app = deployment_app("watcher", settings)
         self._is_listening = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -230,8 +228,7 @@ async def test_beats_schedule_compresses_cold_rollouts_if_configured(settings: S
             thread = await store.read_thread(ReadThreadParams(thread_id=thread_id))
             assert thread.rollout_path is not None
             os.utime(thread.rollout_path, (1_700_000_000, 1_700_000_000))
-            app = Celery("beat", set_as_current=False)
-            app.conf.update(celery_settings(settings))
+            app = deployment_app("beat", settings)
             entry = app.conf.beat_schedule["livethread.compress_cold.0"]
 
             app.send_task(entry["task"], **entry["options"])

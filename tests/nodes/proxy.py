@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -43,7 +44,10 @@ class _Link:
     passed: int = 0
 
     def close(self) -> None:
-        self.to_client.close()
+        if self.to_client.get_extra_info("ssl_object") is None:
+            self.to_client.close()
+        else:
+            self.to_client.transport.abort()  # closing would wait for the client
         self.to_redis.close()
 
 
@@ -53,10 +57,11 @@ class RedisProxy:
     Use as a context manager. The server may die and come back; until then, new connections are closed at once.
     """
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, tls: ssl.SSLContext | None = None) -> None:
         self._upstream = server.url.removeprefix("unix://").partition("?")[0]
         self._path = server.folder / "proxy.sock"
-        self.url = f"unix://{self._path}?db=0"
+        self._tls = tls
+        self.url = f"unix://{self._path}?db=0"  # without TLS; with it, use `port`
         #: Seconds by which each reply is delayed.
         self.delay_s = 0.0
         self._cuts: list[_Cut] = []
@@ -82,6 +87,11 @@ class RedisProxy:
         """How many connections are open."""
         return len(self._links)
 
+    @property
+    def port(self) -> int:
+        """The TCP port of a proxy with TLS."""
+        return int(self._server.sockets[0].getsockname()[1])
+
     def cut_all(self) -> None:
         """Cut all connections; clients may connect again."""
         self._run(self._cut_all())
@@ -103,7 +113,12 @@ class RedisProxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, self._path)
+        if self._tls is None:
+            self._server: asyncio.Server = await asyncio.start_unix_server(self._serve, self._path)
+        else:
+            # A client may end the handshake because it does not trust the certificate.
+            self._loop.set_exception_handler(lambda *_: None)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
 
     async def _cut_all(self) -> None:
         for link in tuple(self._links):
