@@ -47,7 +47,7 @@ class Deployment:
         for reply in replies.values():
             for task, count in reply["total"].items():
                 totals[task] = totals.get(task, 0) + count
-        return {task: count for task, count in totals.items() if task in {names.DRAIN_TASK, names.SWEEP_TASK}}
+        return {task: count for task, count in totals.items() if task == names.DRAIN_TASK}
 
 
 @contextlib.asynccontextmanager

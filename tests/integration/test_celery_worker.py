@@ -216,9 +216,8 @@ async def test_tasks_of_a_plain_redis_client_are_applied(
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
 
-async def test_beats_schedule_compresses_cold_rollouts_if_configured(settings: Settings) -> None:
-    """The test sends the scheduled Celery task, as beat would."""
-    settings = settings.model_copy(update={"compress_after_days": 1})
+async def test_workers_compress_cold_rollouts_if_configured(settings: Settings, redis_server: RedisServer) -> None:
+    settings = settings.model_copy(update={"compress_after_days": 1, "sweep_interval_s": 0.05})
     with celery_worker(settings):
         async with opened(settings) as store:
             thread_id = await new_thread(store)
@@ -228,12 +227,10 @@ async def test_beats_schedule_compresses_cold_rollouts_if_configured(settings: S
             thread = await store.read_thread(ReadThreadParams(thread_id=thread_id))
             assert thread.rollout_path is not None
             os.utime(thread.rollout_path, (1_700_000_000, 1_700_000_000))
-            app = deployment_app("beat", settings)
-            entry = app.conf.beat_schedule["livethread.compress_cold.0"]
 
-            app.send_task(entry["task"], **entry["options"])
+            due = redis_server.client.delete(names.ShardKeys(settings.key_prefix, 0).compressed)
 
             compressed = thread.rollout_path.with_name(thread.rollout_path.name + ".zst")
             await eventually(compressed.exists, "the compressed rollout")
+            assert due == 1  # the sweep at the start had looked already, and would look again in an hour
             assert texts(await history(store, thread_id)) == ["long ago"]
-            app.close()

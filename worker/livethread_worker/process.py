@@ -11,10 +11,12 @@ from celery import Celery
 from celery.events.dispatcher import EventDispatcher
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.exceptions import RedisError
 
 from livethread.model import utc_now
-from livethread.queued.doorbell import DOORBELL_EXPIRES
+from livethread.queued.doorbell import send
 from livethread_config import Settings, names
+from livethread_config.celery_settings import SOCKET_TIMEOUT
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
@@ -82,7 +84,12 @@ class WorkerProcess:
     def mailbox(self, shard: int) -> Mailbox:
         """Return the mailboxes of *shard*, with no claims."""
         if self._redis is None:
-            self._redis = Redis.from_url(self.settings.client_url, health_check_interval=25)
+            self._redis = Redis.from_url(
+                self.settings.client_url,
+                socket_connect_timeout=self.settings.connect_timeout_s,
+                socket_timeout=SOCKET_TIMEOUT,
+                health_check_interval=25,
+            )
         return Mailbox(self._redis, self.settings, shard)
 
     def drain(self, shard: int, hostname: str) -> dict[str, int]:
@@ -98,20 +105,25 @@ class WorkerProcess:
         return drain.run()
 
     def sweep(self) -> None:
-        """Sweep every shard, and ring for those with ready threads and no drain."""
-        for shard in range(self.settings.shards):
-            if self.mailbox(shard).sweep():
-                self.ring(shard)
+        """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed."""
+        try:
+            for shard in range(self.settings.shards):
+                mailbox = self.mailbox(shard)
+                if mailbox.sweep():
+                    self.ring(shard)
+                if self.settings.compress_after_days is not None and mailbox.is_compression_due():
+                    self._send(names.COMPRESS_COLD_TASK, shard, {})
+        except (RedisError, OSError) as error:
+            logger.warning("sweeping failed", extra={"action": "sweep", "error": type(error).__name__})
 
     def ring(self, shard: int) -> None:
         """Publish a doorbell for *shard*. If that fails, the next sweep rings."""
         self._send(names.DRAIN_TASK, shard, {"shard": shard})
 
     def _send(self, task: str, shard: int, kwargs: dict[str, Any]) -> None:
-        queue = names.queue_name(self.settings.key_prefix, shard)
         try:
-            self._app.send_task(task, kwargs=kwargs, queue=queue, ignore_result=True, expires=DOORBELL_EXPIRES)
-        except (OperationalError, OSError) as error:
+            send(self._app, self.settings, task, shard, kwargs)
+        except (OperationalError, RedisError, OSError) as error:
             logger.warning("sending failed", extra={"action": task, "shard": shard, "error": type(error).__name__})
 
     def _task_events(self, hostname: str) -> TaskEvents:

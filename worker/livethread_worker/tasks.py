@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from celery.signals import worker_process_init, worker_ready
-
 from livethread import errors, types
 from livethread.model import Model, Result
 from livethread_config import Settings, names
-from livethread_worker.process import WorkerProcess, collect_garbage_rarely
+from livethread_worker.process import WorkerProcess
 from livethread_worker.store.read.reader import LocalReader
+from livethread_worker.sweeper import sweep_regularly
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -39,10 +38,6 @@ def register(app: Celery, settings: Settings) -> None:
     def drain(self: Task[..., Any], shard: int = 0) -> dict[str, int]:
         return process.drain(shard, self.request.hostname or "")
 
-    @app.task(name=names.SWEEP_TASK, shared=False, send_events=False)  # it would fill Flower's list with itself
-    def sweep() -> None:
-        process.sweep()
-
     @app.task(name=names.COMPLETE_INDEX_TASK, shared=False)
     def complete_index() -> dict[str, int]:
         return process.complete_index()
@@ -53,13 +48,7 @@ def register(app: Celery, settings: Settings) -> None:
 
     _register_reads(app, process)
 
-    # Sent in each process of a pool, and nowhere else.
-    worker_process_init.connect(collect_garbage_rarely, weak=False)
-
-    @worker_ready.connect(weak=False)
-    def sweep_at_start(sender: Any, **_: Any) -> None:
-        if sender.app is app:
-            process.sweep()
+    sweep_regularly(app, process.sweep, settings.sweep_interval_s)
 
 
 def _register_reads(app: Celery, process: WorkerProcess) -> None:

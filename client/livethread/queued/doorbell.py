@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from livethread_config import Settings, names
 
@@ -16,8 +17,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a doorbell that no worker took is dropped; others will have been rung.
-DOORBELL_EXPIRES = 60
+#: Number of messages in a queue beyond which no doorbell is added: workers that come back have enough of them. Not a
+#: time, which would compare two hosts' clocks.
+MAX_QUEUED: Final = 1_000
+
+
+def send(app: Celery, settings: Settings, task: str, shard: int, kwargs: dict[str, Any]) -> None:
+    """Send a Celery task to *shard*'s queue, unless that is full.
+
+    Raises:
+        OperationalError, RedisError, OSError: the broker does not answer, or refuses.
+    """
+    queue = names.queue_name(settings.key_prefix, shard)
+    with app.producer_or_acquire() as producer:
+        if producer.channel.queue_declare(queue).message_count < MAX_QUEUED:
+            app.send_task(task, kwargs=kwargs, queue=queue, ignore_result=True, retry=False, producer=producer)
 
 
 class Doorbell:
@@ -41,13 +55,6 @@ class Doorbell:
 
     def _publish(self, shard: int) -> None:
         try:
-            self._app.send_task(
-                names.DRAIN_TASK,
-                kwargs={"shard": shard},
-                queue=names.queue_name(self._settings.key_prefix, shard),
-                ignore_result=True,
-                retry=False,
-                expires=DOORBELL_EXPIRES,
-            )
-        except (OperationalError, OSError) as error:
+            send(self._app, self._settings, names.DRAIN_TASK, shard, {"shard": shard})
+        except (OperationalError, RedisError, OSError) as error:
             logger.warning("ringing failed", extra={"action": "ring", "shard": shard, "error": type(error).__name__})
