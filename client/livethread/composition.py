@@ -30,7 +30,8 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
     run yet; both end with the last process that uses them.
 
     Raises:
-        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value.
+        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value, or Redis cannot keep what it accepts, such as a
+            cluster, an old version, or one that drops keys.
         Unavailable: Redis does not answer (unless ``require_redis`` is false), the embedded server cannot be started, or
             the home cannot be created.
     """
