@@ -55,7 +55,7 @@ class Opener:
                 "this store was opened in another event loop, and nothing was stored: open a store in each loop"
             )
         if self._is_closed:
-            raise Unavailable("this store is closed, and nothing was stored: open another one")
+            raise Unavailable("the store was closed, and nothing was stored: open another one")
 
 
 class _Opened(Protocol):

@@ -162,7 +162,7 @@ async def test_every_call_of_a_closed_store_is_refused(settings: Settings, opera
         thread_id = await new_thread(store)
 
     async with asyncio.timeout(AT_ONCE):
-        with pytest.raises(Unavailable, match="this store is closed, and nothing was stored"):
+        with pytest.raises(Unavailable, match="the store was closed, and nothing was stored"):
             await getattr(store, operation)(arguments(operation, thread_id))
 
 

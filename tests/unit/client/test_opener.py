@@ -40,7 +40,7 @@ async def test_a_closed_store_refuses_calls() -> None:
     store._opener.enter_loop()
     store._opener.close()
 
-    with pytest.raises(Unavailable, match="this store is closed, and nothing was stored"):
+    with pytest.raises(Unavailable, match="the store was closed, and nothing was stored"):
         await store.read(1)
 
 
