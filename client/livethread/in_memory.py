@@ -140,6 +140,8 @@ class InMemoryThreadStore:
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return the thread."""
         thread = self._read(params.thread_id, include_archived=params.include_archived)
+        if params.is_deletable:
+            self._require_unneeded(params.thread_id)
         if not params.include_history:
             return thread
         return thread.model_copy(update={"history": self._history(params.thread_id)})
@@ -174,6 +176,7 @@ class InMemoryThreadStore:
             sort_direction=params.sort_direction,
             allowed_sources=params.allowed_sources,
             archived=params.archived,
+            include_attached_threads=params.include_attached_threads,
         )
         found = {
             thread_id: snippet
@@ -241,10 +244,19 @@ class InMemoryThreadStore:
 
     async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Forget the thread."""
+        self._require_unneeded(params.thread_id)
         receipt = self._receipt(self._created(params.thread_id))
         del self._stored[params.thread_id]
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
+
+    def _require_unneeded(self, thread_id: str) -> None:
+        for stored in self._stored.values():
+            if stored.thread.attached_to_thread_id == thread_id:
+                attached = stored.thread.thread_id
+                raise InvalidRequest(
+                    f"cannot delete thread {thread_id} while attached thread {attached} exists; delete that first"
+                )
 
     def _set_archived_at(self, thread_id: str, archived_at: datetime | None) -> types.Receipt:
         stored = self._created(thread_id)
@@ -315,12 +327,20 @@ class InMemoryThreadStore:
         term = folded_term(params.search_term or "")
         return (
             (thread.archived_at is not None) == params.archived
+            and self._is_shown(thread, params)
             and (not params.allowed_sources or thread.source in params.allowed_sources)
             and (not params.model_providers or thread.model_provider in params.model_providers)
             and (params.cwd_filters is None or thread.cwd in params.cwd_filters)
             and (not term or term in listing_text(thread.name, thread.title, thread.preview))
             and (params.relation_filter is None or self._is_related(thread, params))
         )
+
+    @staticmethod
+    def _is_shown(thread: StoredThread, params: types.ListThreadsParams) -> bool:
+        """Whether the parameters ask for the thread if it is attached."""
+        if params.attached_to_thread_id is not None:
+            return thread.attached_to_thread_id == params.attached_to_thread_id
+        return params.include_attached_threads or thread.attached_to_thread_id is None
 
     def _is_related(self, thread: StoredThread, params: types.ListThreadsParams) -> bool:
         assert params.relation_filter is not None

@@ -250,6 +250,8 @@ class StoredThread(Result):
     rollout_path: Path | None = None
     session_id: str | None = None
     forked_from_id: str | None = None
+    #: The thread to which this fork is attached; it is hidden from listings.
+    attached_to_thread_id: str | None = None
     parent_thread_id: str | None = None
     #: Text to show in listings: the first user message or goal; empty before either.
     preview: str = ""

@@ -133,6 +133,7 @@ def thread_of_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> Stored
         created_at=created_at,
         updated_at=created_at,
         recency_at=created_at,
+        attached_to_thread_id=_text(meta, "forked_from_id") if meta.get("attached_thread") is True else None,
         **{key: meta[key] for key in _FIXED_FIELDS if isinstance(meta.get(key), str)},
     )
     sync = ThreadMetadataSync(thread_id)

@@ -54,6 +54,9 @@ class CreateThreadParams(Model):
     #: Shared by a root thread and its sub-agents; the thread's own id by default.
     session_id: ThreadId | None = None
     forked_from_id: ThreadId | None = None
+    #: Whether the thread is attached to the one from which it was forked: hidden from listings, and that one cannot be
+    #: deleted before it.
+    attached_thread: bool = False
     parent_thread_id: ThreadId | None = None
     #: Working directory; None if the thread has no file system.
     cwd: Text | None = None
@@ -147,6 +150,8 @@ class ReadThreadParams(Model):
     thread_id: ThreadId
     include_archived: bool = True
     include_history: bool = False
+    #: Raise `InvalidRequest` if other threads need the thread, so that it cannot be deleted.
+    is_deletable: bool = False
 
 
 class ReadThreadByRolloutPathParams(Model):
@@ -240,6 +245,10 @@ class ListThreadsParams(Model):
     search_term: Text | None = None
     #: Threads spawned by one thread, even if that thread was deleted. None: every thread.
     relation_filter: ThreadRelationFilter | None = None
+    #: Forks attached to one thread. None: every thread.
+    attached_to_thread_id: ThreadId | None = None
+    #: Whether attached forks are listed beside other threads; they are hidden by default, as in codex.
+    include_attached_threads: bool = False
     #: Answer from the index alone, without checking the home for other programs' changes.
     use_state_db_only: bool = False
 
@@ -267,6 +276,8 @@ class SearchThreadsParams(Model):
     allowed_sources: tuple[SessionSource, ...] = ()
     #: Archived threads instead of active ones.
     archived: bool = False
+    #: Whether attached forks are searched beside other threads; they are hidden by default, as in codex.
+    include_attached_threads: bool = False
 
 
 class StoredThreadSearchResult(Result):

@@ -19,6 +19,7 @@ from livethread import (
     Conflict,
     CreateThreadParams,
     DiscardThreadParams,
+    InvalidRequest,
     ListItemsParams,
     ListThreadsParams,
     ListTurnsParams,
@@ -331,3 +332,24 @@ async def test_a_live_thread_and_its_manager_notice_the_deletion(store: ThreadSt
 async def test_an_unknown_thread_cannot_be_deleted(store: ThreadStore) -> None:
     with pytest.raises(ThreadNotFound):
         await delete(store, new_thread_id())
+
+
+@EVERY_READER
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_thread_is_not_deleted_before_the_forks_attached_to_it(store: ThreadStore, *, is_open: bool) -> None:
+    root = await stored(store)
+    attached = await stored(store, forked_from_id=root, attached_thread=True)
+    if not is_open:
+        await store.shutdown_thread(ShutdownThreadParams(thread_id=root))
+
+    with pytest.raises(InvalidRequest, match=f"while attached thread {attached} exists"):
+        await delete(store, root)
+
+    await update(store, root, ThreadMetadataPatch(name="still there"))  # nothing is parked
+    assert (await read(store, root)).name == "still there"
+    await delete(store, attached)
+    with pytest.raises(ThreadNotFound):  # the deletion is applied
+        await read(store, attached)
+    await delete(store, root)
+    with pytest.raises(ThreadNotFound):
+        await read(store, root)

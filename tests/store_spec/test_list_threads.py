@@ -173,6 +173,10 @@ async def test_each_filter_pages_by_each_sort_key_in_both_directions(store: Thre
             {"parent_thread_id": child},
             {"cwd_filters": (cwd,), "relation_filter": related(RelationKind.DIRECT_CHILDREN, child)},
         ),
+        (
+            {"forked_from_id": root, "attached_thread": True},
+            {"cwd_filters": (cwd,), "attached_to_thread_id": root},
+        ),
     ]
     for given, wanted in filters:
         made = dict(given)
@@ -317,3 +321,15 @@ async def test_a_cursor_of_a_listing_by_another_sort_key_is_refused(store: Threa
 async def test_a_page_size_out_of_bounds_is_refused(page_size: int, kind: str) -> None:
     with pytest.raises(InvalidRequest, match="page_size"):
         ListThreadsParams(page_size=page_size)
+
+
+async def test_attached_forks_are_listed_only_on_request(store: ThreadStore, cwd: str) -> None:
+    root = await stored(store, cwd=cwd)
+    fork = await stored(store, cwd=cwd, forked_from_id=root)
+    attached = await stored(store, cwd=cwd, forked_from_id=root, attached_thread=True)
+
+    assert {*await listed(store, cwd)} == {root, fork}
+    assert {*await listed(store, cwd, include_attached_threads=True)} == {root, fork, attached}
+    assert await listed(store, cwd, attached_to_thread_id=root) == [attached]
+    assert await listed(store, cwd, attached_to_thread_id=fork) == []
+    assert (await read(store, attached)).attached_to_thread_id == root

@@ -364,3 +364,12 @@ async def test_text_that_is_appended_later_is_found(store: ThreadStore) -> None:
     await flush(store, thread_id)
 
     assert (await found(store, first), await found(store, later)) == ([thread_id], [thread_id])
+
+
+async def test_attached_forks_are_searched_only_on_request(store: ThreadStore) -> None:
+    word = a_word()
+    root = await stored(store, message(word))
+    attached = await stored(store, message(word), forked_from_id=root, attached_thread=True)
+
+    assert await found(store, word) == [root]
+    assert sorted(await found(store, word, include_attached_threads=True)) == sorted([root, attached])

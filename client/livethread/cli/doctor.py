@@ -43,7 +43,7 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
         )
     try:
         home.create()
-        with progress("examining", sum(1 for _ in home.rollouts()), quiet=quiet) as advance:
+        with progress("examining", len({thread_id for thread_id, _ in home.rollouts()}), quiet=quiet) as advance:
             return examine(home, fix=fix, advance=advance)
     except (IndexUnavailable, LockBusy, OSError) as error:
         raise Unavailable(f"the home could not be examined: {error}; try again later") from None

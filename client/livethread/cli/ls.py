@@ -34,6 +34,9 @@ WIDE: Final = 110
 @click.option("--archived", is_flag=True, help="List archived threads instead of active ones.")
 @click.option("--search", metavar="TEXT", help="List only threads with TEXT in name, title or preview.")
 @click.option("--cwd", multiple=True, metavar="DIR", help="List only threads in DIR; may be repeated.")
+@click.option(
+    "--attached-to", metavar="THREAD", help="List the forks attached to THREAD, which are hidden otherwise."
+)
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @json_option
 def command(
@@ -44,6 +47,7 @@ def command(
     archived: bool,
     search: str | None,
     cwd: tuple[str, ...],
+    attached_to: str | None,
     cursor: str | None,
     as_json: bool,
 ) -> None:
@@ -58,6 +62,7 @@ def command(
         archived=archived,
         search_term=search,
         cwd_filters=cwd or None,
+        attached_to_thread_id=attached_to,
     )
     page = asyncio.run(_list(params))
     if as_json:

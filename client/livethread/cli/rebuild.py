@@ -43,7 +43,7 @@ def _rebuild(*, quiet: bool) -> RebuildReport:
     handle = IndexHandle(home)
     try:
         index = handle.get()
-        with progress("reading", sum(1 for _ in home.rollouts()), quiet=quiet) as advance:
+        with progress("reading", len({thread_id for thread_id, _ in home.rollouts()}), quiet=quiet) as advance:
             return rebuild(home, index, advance)
     except (IndexUnavailable, OSError) as error:
         raise Unavailable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from livethread.errors import NOTHING_STORED, Unavailable
@@ -13,6 +14,10 @@ from livethread_config import Settings
 
 #: How long to wait for room before asking Redis whether there is any: publications may be lost.
 ASK_INTERVAL: Final = 1.0  # seconds
+
+
+#: Raises if a submission must not be queued.
+Check = Callable[[], Awaitable[None]]
 
 
 class Admission:
@@ -30,8 +35,12 @@ class Admission:
         self._is_stopped = True
         self._budget.freed.set()
 
-    async def submit(self, writer: Writer, submission: Submission | None) -> Submission | None:
+    async def submit(
+        self, writer: Writer, submission: Submission | None, check: Check | None = None
+    ) -> Submission | None:
         """Queue *submission* and have it sent; return it. None stands for the thread's creation, if that is due.
+
+        *check* runs first, and its error is raised. Later submissions of the writer wait for it.
 
         Raises:
             ResourceExhausted: there was no room in time; nothing is stored.
@@ -39,19 +48,24 @@ class Admission:
             Unavailable: the store was closed meanwhile.
         """
         try:
-            if self._timeout_s is None:
+            if self._timeout_s is not None:
+                return await self._submit_when_there_is_room(writer, submission, self._timeout_s, check)
+            async with writer.admission_lock:
+                if check is not None:
+                    await check()
                 return writer.submit(submission)
-            return await self._submit_when_there_is_room(writer, submission, self._timeout_s)
         finally:
             self._outbox.send(writer)  # even on an error: a queued creation makes room once it is applied
 
     async def _submit_when_there_is_room(
-        self, writer: Writer, submission: Submission | None, timeout_s: float
+        self, writer: Writer, submission: Submission | None, timeout_s: float, check: Check | None
     ) -> Submission | None:
         deadline = asyncio.get_running_loop().time() + timeout_s
         reason = f"other tasks of thread {writer.thread_id} wait before it"
         try:
             async with asyncio.timeout_at(deadline), writer.admission_lock:
+                if check is not None:
+                    await check()
                 while not self._is_stopped:
                     try:
                         return writer.submit(submission, deadline)

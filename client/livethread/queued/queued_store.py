@@ -11,6 +11,7 @@ import itertools
 import logging
 import re
 import uuid
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -18,7 +19,7 @@ from typing import Final, Self
 from redis.exceptions import RedisError
 
 from livethread import ordered_tasks, types
-from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound
+from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound, Unavailable
 from livethread.metadata import MetadataUpdate, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
@@ -26,7 +27,7 @@ from livethread.open_threads import OpenThreads
 from livethread.opener import Opener, checking
 from livethread.ordered_tasks import EncodedTask, OrderedTask
 from livethread.queued.acknowledgements import Acknowledgements
-from livethread.queued.admission import Admission
+from livethread.queued.admission import Admission, Check
 from livethread.queued.connection import no_redis, redis_errors_translated
 from livethread.queued.mailboxes import Mailboxes
 from livethread.queued.outbox import Outbox
@@ -40,7 +41,9 @@ from livethread_config import Settings
 logger = logging.getLogger(__name__)
 
 #: How the name of a rollout ends.
-THREAD_ID_AT_END: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.jsonl(?:\.zst)?$")
+THREAD_ID_AT_END: Final = re.compile(
+    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9a-f-]{36})?\.jsonl(?:\.zst)?$"
+)
 
 
 @checking(Opener.require_loop)
@@ -197,7 +200,14 @@ class QueuedThreadStore:
 
     async def delete_thread(self, params: types.DeleteThreadParams) -> types.Receipt:
         """Enqueue the deletion as one task; Redis refuses all later tasks of the thread."""
-        return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()))
+        request = types.ReadThreadParams(thread_id=params.thread_id, is_deletable=True)
+
+        async def check() -> None:
+            # A worker refuses the task, too, but parks the thread then. An open thread may not be stored yet.
+            with suppress(ThreadNotFound, Unavailable):
+                await self._reader.read_thread(request)
+
+        return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()), check=check)
 
     # -- reads ---------------------------------------------------------------------------------------------
 
@@ -237,9 +247,9 @@ class QueuedThreadStore:
 
     # -- submitting ----------------------------------------------------------------------------------------
 
-    async def _submit(self, writer: Writer, submission: Submission) -> types.Position:
-        """Have *submission* sent and return the position of its last task once Redis holds it."""
-        await self._admission.submit(writer, submission)
+    async def _submit(self, writer: Writer, submission: Submission, check: Check | None = None) -> types.Position:
+        """Have *submission* sent and return the position of its last task once Redis holds it; first, *check*."""
+        await self._admission.submit(writer, submission, check)
         try:
             return await submission.accepted
         except asyncio.CancelledError as error:
@@ -249,14 +259,19 @@ class QueuedThreadStore:
             raise
 
     async def _change(
-        self, thread_id: str, header: ordered_tasks.TaskHeader, *, include_archived: bool = True
+        self,
+        thread_id: str,
+        header: ordered_tasks.TaskHeader,
+        *,
+        include_archived: bool = True,
+        check: Check | None = None,
     ) -> types.Receipt:
         """Enqueue a task of a thread, open or not."""
         writer = self._threads.get(thread_id)
         if writer is None:
             await self._read_when_empty(thread_id, include_archived=include_archived)
             writer = self._new_writer(thread_id, keeps_accepted=False)
-        position = await self._submit(writer, Submission(OrderedTask(header).encode()))
+        position = await self._submit(writer, Submission(OrderedTask(header).encode()), check)
         if thread_id not in self._threads:
             self._progress.remember(thread_id, position)
         return types.Receipt(thread_id=thread_id, position=position)

@@ -49,6 +49,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "id": params.thread_id,
         "session_id": params.session_id or params.thread_id,
         "forked_from_id": params.forked_from_id,
+        "attached_thread": params.attached_thread or None,
         "parent_thread_id": params.parent_thread_id,
         "timestamp": format_time(params.created_at),
         "cwd": params.cwd or "",

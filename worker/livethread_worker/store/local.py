@@ -159,7 +159,7 @@ class LocalThreadStore:
         """Remove rollout, names, row and search text."""
         opened = self._open.get(params.thread_id)
         if opened is None or opened.creation is None:
-            await self.read_thread(types.ReadThreadParams(thread_id=params.thread_id))
+            await self.read_thread(types.ReadThreadParams(thread_id=params.thread_id, is_deletable=True))
         return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()))
 
     # -- reads ---------------------------------------------------------------------------------------------

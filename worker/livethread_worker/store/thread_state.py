@@ -10,6 +10,9 @@ from livethread.rollout.search_text import SearchText, search_text
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsRolledBack, TurnStart, next_place
 from livethread.types import START, Position
 
+#: Length of inherited lines that cannot be read, because a rollout is missing.
+BROKEN: Final = -1
+
 #: Field of a ``thread_metadata`` line: when the thread was archived; null if it is active again.
 ARCHIVED_AT: Final = "archived_at"
 
@@ -48,6 +51,9 @@ class ThreadState:
     rollout_bytes: int = 0
     #: Number of the next line.
     next_ordinal: int = 0
+    #: Id of the rollout that the rollout continues, and length of all lines that it inherits; `BROKEN` if some are missing.
+    base_id: str | None = None
+    inherited_bytes: int = 0
     #: Offset and size of the last ``session_meta`` line of the thread itself.
     meta_offset: int = 0
     meta_bytes: int = 0
@@ -84,7 +90,8 @@ class ThreadState:
         self._earlier_marks, self.writers = self.writers, {}
         self._earlier_idempotency_keys, self.idempotency_keys = frozenset(self.idempotency_keys), set()
         self.thread, self.turn = None, TurnPlace()
-        self.rollout_bytes = self.next_ordinal = 0
+        self.rollout_bytes = self.next_ordinal = self.inherited_bytes = 0
+        self.base_id = None
         self.explicit_fields = set()
 
     def keep_counters(self) -> None:
@@ -99,8 +106,12 @@ class ThreadState:
         turns = {offset for offset, change in self.turns if isinstance(change, TurnStart)}
         return {line.text.digest for line in self.texts}, turns
 
+    def offset_in_history(self, offset: int) -> int:
+        """Return where the line at *offset* of the rollout stands in the thread's history; see `lineage`."""
+        return offset + max(self.inherited_bytes, 0) if offset else 0
+
     def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
-        """Collect what an item's line at *offset* adds to turns and search."""
+        """Collect what an item's line at *offset* of the history adds to turns and search."""
         event = payload.get("type") if isinstance(payload, dict) else None
         if kind == "event_msg" and isinstance(event, str):
             self.turn, change = next_place(self.turn, event, payload, ordinal)

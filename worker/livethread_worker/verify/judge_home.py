@@ -66,8 +66,11 @@ def _judge(home: Home, index: Index, history: History, report: VerifyReport, *, 
             Violation(ViolationKind.DELETION, history.thread_id, "it was deleted, but still exists")
         )
         return
-    with compression.open_rollout(path) as file:
-        verdict = ThreadVerdict(history, list(scan.scan_records(file)), is_ordered)
+    records: list[scan.Record] = []
+    for rollout in home.rollouts_of(history.thread_id):  # of a thread that codex reverted, all
+        with compression.open_rollout(rollout) as file:
+            records += scan.scan_records(file)
+    verdict = ThreadVerdict(history, records, is_ordered)
     report.lines += len(verdict.records)
     verdict.judge_rollout()
     row = index.read_thread(history.thread_id)

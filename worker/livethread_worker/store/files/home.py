@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread_config.settings import OWN_FOLDER
+from livethread_worker.store.files.reverts import Reverts
 
 #: Permissions of every directory and file we create: only the owner has access.
 DIRECTORY_MODE: Final = 0o700
@@ -28,9 +29,15 @@ COMPRESSED_SUFFIX: Final = ".zst"
 #: How long a folder that was found without symlinks counts as having none.
 LINK_CHECK_INTERVAL: Final = 1.0  # seconds
 
+_ID: Final = r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
+
+#: A rollout has an id of its own if codex's ``thread/revert`` began it; else its thread's.
 _ROLLOUT_NAME: Final = re.compile(
-    r"rollout-(?P<time>\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2})-(?P<id>[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})\.jsonl(\.zst)?"
+    rf"rollout-(?P<time>\d{{4}}-\d{{2}}-\d{{2}}T\d{{2}}-\d{{2}}-\d{{2}})-(?P<id>{_ID})(?:_(?P<rollout>{_ID}))?\.jsonl(\.zst)?"
 )
+
+#: No codex wrote a rollout before: a time in a name may be any.
+_FIRST_DAY: Final = date(2025, 1, 1)
 
 #: Folders of days. Other folders hold no rollouts, and their names need not be UTF-8.
 _DATED: Final = "[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/"
@@ -57,6 +64,7 @@ class Home:
         #: Folders checked for symlinks, as spelled -> resolved, and the monotonic time at which to check them again.
         self._checked: dict[str, Path] = {}
         self._check_again_at = 0.0
+        self._reverts = Reverts(self._revert_of)
 
     def create(self) -> None:
         """Create the missing folders with mode 0700; existing ones keep their modes."""
@@ -111,15 +119,67 @@ class Home:
         return folder / path.name
 
     def find_rollout(self, thread_id: str) -> Path | None:
-        """Return the rollout of *thread_id*, preferring active over archived and plain over compressed, or None.
+        """Return the live rollout of *thread_id*, preferring active over archived and plain over compressed, or None.
 
         A UUIDv7 leads to its dated folder; for any other id, or if that fails, every dated folder is searched.
         """
-        for folder in (*(self.sessions / day for day in _days_of(thread_id)), *self.rollout_folders()):
-            for path in sorted(folder.glob(f"rollout-*-{thread_id}.jsonl*")):
-                if self.thread_of(path) and self.is_within(folder):
-                    return path
+        for folder in self._folders_for(thread_id):
+            if paths := self._files_in(folder, thread_id, self.thread_of):
+                return self.live_rollout(max(paths, key=self._rank))
         return None
+
+    def find_rollout_of_id(self, rollout_id: str) -> Path | None:
+        """Return the rollout with an id of its own, as a ``history_base`` names it, or None."""
+        for folder in self._folders_for(rollout_id):
+            if paths := self._files_in(folder, rollout_id, self.rollout_id_of):
+                return max(paths, key=self._rank)
+        return None
+
+    def rollouts_of(self, thread_id: str) -> list[Path]:
+        """Return all rollouts of a thread, the live one last; codex's ``thread/revert`` leaves the earlier ones."""
+        folders = self.rollout_folders()
+        paths = [path for folder in folders for path in self._files_in(folder, thread_id, self.thread_of)]
+        return sorted(paths, key=self._rank)
+
+    def live_rollout(self, path: Path) -> Path:
+        """Return the live rollout of the thread of *path*: the newest, in the same or in a later folder."""
+        thread_id = self.thread_of(path)
+        if thread_id is None:
+            return path
+        folders = (str(self.archived_sessions),) if self.is_archived(path) else self._folders_since(path)
+        newer = (self._reverts.newest(folder, thread_id) for folder in folders)
+        return max((path, *filter(None, newer)), key=self.generation)
+
+    def generation(self, path: Path) -> str:
+        """Return what sorts the rollouts of one thread by age: ids of reverts are UUIDv7s, in the order of time."""
+        match = _ROLLOUT_NAME.fullmatch(path.name)
+        return (match["rollout"] or "") if match else ""
+
+    def _rank(self, path: Path) -> tuple[str, bool, bool]:
+        return self.generation(path), not self.is_archived(path), not is_compressed(path)
+
+    def _folders_for(self, id_: str) -> Iterator[Path]:
+        yield from (self.sessions / day for day in _days_of(id_))
+        yield from self.rollout_folders()
+
+    def _files_in(self, folder: Path, id_: str, id_of: Callable[[Path], str | None]) -> list[Path]:
+        """Return the rollouts in *folder* whose id, by *id_of*, is *id_*."""
+        paths = [path for path in folder.glob(f"rollout-*{id_}*.jsonl*") if id_of(path) == id_]
+        return sorted(paths) if paths and self.is_within(folder) else []
+
+    def _folders_since(self, path: Path) -> Iterator[str]:
+        """Yield the folders, which need not exist, that may hold rollouts as new as *path*, in any time zone."""
+        at, today = self.time_of(path), datetime.now(UTC).date()
+        day = max(at.date() if at else today, _FIRST_DAY) - timedelta(days=1)
+        while day <= today + timedelta(days=1):
+            yield f"{self.sessions}/{day:%Y/%m/%d}"
+            day += timedelta(days=1)
+
+    @staticmethod
+    def _revert_of(name: str) -> tuple[str, str] | None:
+        """Return thread and rollout id in the file name of a rollout that a revert began."""
+        match = _ROLLOUT_NAME.fullmatch(name) if "_" in name else None
+        return (match["id"], match["rollout"]) if match and match["rollout"] else None
 
     def where_it_lies(self, path: Path) -> Path | None:
         """Return *path*, or the archived or compressed rollout of that name; None if no such file exists."""
@@ -167,14 +227,17 @@ class Home:
     def one_rollout_each(
         self, known: Mapping[str, tuple[str, int]], entries: Iterable[tuple[str, os.DirEntry[str]]]
     ) -> tuple[dict[str, os.DirEntry[str]], list[os.DirEntry[str]]]:
-        """Return one of *entries* for each thread, and the others of threads that have several.
+        """Return the live one of *entries* for each thread, and other copies of a rollout.
 
-        Prefer the one that the index knows (*known*: thread -> path relative to the home, length), then a plain one,
-        then the longest: a user's backup copy does not grow.
+        Of copies, prefer the one that the index knows (*known*: thread -> path relative to the home, length), then a
+        plain one, then the longest: a user's backup copy does not grow.
         """
         root = f"{self.root}/"
         chosen: dict[str, os.DirEntry[str]] = {}
         others: list[os.DirEntry[str]] = []
+
+        def generation(entry: os.DirEntry[str]) -> str:
+            return self.generation(Path(entry.name))
 
         def rank(thread_id: str, entry: os.DirEntry[str]) -> tuple[bool, bool, int]:
             is_known = thread_id in known and known[thread_id][0] == entry.path.removeprefix(root)
@@ -186,6 +249,9 @@ class Home:
 
         for thread_id, entry in entries:
             rival = chosen.get(thread_id)
+            if rival is not None and generation(rival) != generation(entry):
+                chosen[thread_id] = max(rival, entry, key=generation)
+                continue
             if rival is not None and rank(thread_id, rival) >= rank(thread_id, entry):
                 others.append(entry)
                 continue
@@ -210,6 +276,11 @@ class Home:
         """Return the thread id in the name of the rollout *path*; None for any other file."""
         match = _ROLLOUT_NAME.fullmatch(path.name)
         return match["id"] if match else None
+
+    def rollout_id_of(self, path: Path) -> str | None:
+        """Return the rollout id in the name of the rollout *path*; None for any other file."""
+        match = _ROLLOUT_NAME.fullmatch(path.name)
+        return (match["rollout"] or match["id"]) if match else None
 
     def time_of(self, path: Path) -> datetime | None:
         """Return the time in the name of the rollout *path*; None if it has no valid time."""

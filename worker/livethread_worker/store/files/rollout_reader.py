@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,10 +16,65 @@ from livethread.metadata_state import MetadataState, is_activity
 from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
 from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
+from livethread.rollout.lines import item_of
 from livethread.rollout.old_forms import event_of_message, modern_record
+from livethread_worker.store.files import lineage
+from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import Record, idempotency_key_of, ordinal_of, scan_records, writer_mark
-from livethread_worker.store.thread_state import ARCHIVED_AT, ThreadState, WriterMark
+from livethread_worker.store.thread_state import ARCHIVED_AT, BROKEN, ThreadState, WriterMark
+
+logger = logging.getLogger(__name__)
+
+
+def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
+    """Add all lines of the thread whose live rollout is open as *file*; return a torn last line, if any.
+
+    Its metadata follows from all its rollouts, as in codex: a revert takes back turns, and nothing else. Its turns and
+    messages follow from its history.
+
+    Raises:
+        InvalidRequest: a rollout that it continues is missing.
+    """
+    path = home.root / state.path
+    earlier = _earlier(home, state.thread_id, path)
+    family = lineage.resolve(home, path, file)
+    if not earlier and not family.inherited:
+        return read_on(state, file)
+    reader = _Reader(state, _changed_at(file))
+    offset = family.first.size
+    state.inherited_bytes = family.inherited_bytes
+    if family.first.base is not None:
+        state.base_id = family.first.base.rollout_id
+    own = {home.rollout_id_of(each): each for each in earlier}
+    with open_rollout(earlier[0]) if earlier else nullcontext(file) as first:
+        reader.take_first(first)
+    for each in family.inherited:
+        if each.rollout_id not in own:
+            with open_rollout(each.path) as other:
+                reader.take_inherited(other, each, offset)
+            offset += each.end - each.begin
+    inherited = {each.rollout_id: each for each in family.inherited}
+    for rollout_id, each_path in own.items():
+        part = inherited.get(rollout_id or "")
+        with open_rollout(each_path) as other:
+            reader.take_earlier(other, part, offset)
+        offset += part.end - part.begin if part else 0
+    reader.finish()
+    state.next_ordinal = family.first.base.end_ordinal if family.first.base else 0
+    return read_on(state, file)
+
+
+def read_what_is_left(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
+    """Do the same as `read_thread`; if a rollout is missing, add the lines of the live one and note that it is."""
+    try:
+        return read_thread(home, state, file)
+    except InvalidRequest as error:
+        logger.warning("%s", error, extra={"action": "read", "thread_id": state.thread_id})
+    state.begin_again()
+    base = lineage.read_first(file).base
+    state.base_id, state.inherited_bytes = base.rollout_id if base else None, BROKEN
+    return read_on(state, file)
 
 
 def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
@@ -26,7 +82,7 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
 
     Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both.
     """
-    reader = _Reader(state, datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC))
+    reader = _Reader(state, _changed_at(file))
     torn = None
     for record in scan_records(file, state.rollout_bytes):
         if not record.is_complete and record.value is None:
@@ -34,9 +90,21 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
             break
         state.rollout_bytes = record.offset + record.size
         if record.value is not None:
-            reader.take(record, record.value)
+            reader.take(record, record.value, state.offset_in_history(record.offset))
     reader.finish()
     return torn
+
+
+def _changed_at(file: BinaryIO) -> datetime:
+    return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+
+
+def _earlier(home: Home, thread_id: str, live: Path) -> list[Path]:
+    """Return the thread's rollouts before the *live* one, one file each."""
+    if not home.generation(live):
+        return []
+    by_age = {home.generation(path): path for path in home.rollouts_of(thread_id)}  # of two forms, the plain one
+    return [path for generation, path in by_age.items() if generation < home.generation(live)]
 
 
 class _Reader:
@@ -53,15 +121,41 @@ class _Reader:
         #: Time of a line without one: the previous line's, or the file's.
         self._at = state.thread.updated_at if state.thread else changed_at
 
-    def take(self, record: Record, value: dict[str, Any]) -> None:
-        """Add one line."""
+    def take_first(self, file: BinaryIO) -> None:
+        """Begin with the thread's own first ``session_meta``: inherited lines have none of it."""
+        record = next(scan_records(file), None)
+        if record is not None and record.value is not None:
+            self.take(record, record.value, None)
+
+    def take_inherited(self, file: BinaryIO, part: lineage.Inherited, offset: int) -> None:
+        """Add the lines that a fork inherits; *offset* is where they begin in its history."""
+        self._state.next_ordinal = 0
+        for record in scan_records(file, part.begin):
+            if record.offset >= part.end:
+                return
+            item = item_of(record.value)
+            if item is None:
+                continue
+            self._at = parse_time(item.timestamp) or self._at
+            self._state.next_ordinal = ordinal = max(self._state.next_ordinal, item.ordinal or 0)
+            self._take_item(item.type, item.payload, record.offset - part.begin + offset, ordinal)
+
+    def take_earlier(self, file: BinaryIO, part: lineage.Inherited | None, offset: int) -> None:
+        """Add an earlier rollout of the thread, of which *part* is in its history, from *offset* on."""
+        state = self._state
+        state.next_ordinal = 0
+        begin, end = (part.begin, part.end) if part else (0, 0)
+        for record in scan_records(file):
+            if record.value is not None:
+                is_kept = begin <= record.offset < end
+                self.take(record, record.value, record.offset - begin + offset if is_kept else None)
+
+    def take(self, record: Record, value: dict[str, Any], offset: int | None) -> None:
+        """Add one line of the thread's own; *offset* is its place in the history, None if it was taken back."""
         state = self._state
         number = max(state.next_ordinal, ordinal_of(value) or 0)
         state.next_ordinal = number + 1
-        if mark := writer_mark(value):
-            _count(state, *mark)
-            if (key := idempotency_key_of(value)) is not None:
-                state.idempotency_keys.add(key)
+        self._take_mark(value)
         is_old = "payload" not in value
         if is_old:
             value = modern_record(value) or {}
@@ -73,13 +167,22 @@ class _Reader:
             self._take_patch(payload)
         elif kind == "session_meta" and isinstance(payload, dict) and payload.get("id") == state.thread_id:
             state.meta_offset, state.meta_bytes = record.offset, record.size
-            self._take_meta(payload, at)
+            # The first line of a rollout restates what the thread was created with.
+            if self._metadata is None or record.offset:
+                self._take_meta(payload, at)
         elif self._metadata is not None:
             if is_activity(kind):
                 self._metadata.touch(at)
-            self._take_item(kind, payload, record.offset, number)
+            self._take_item(kind, payload, offset, number)
             if is_old and (event := event_of_message(payload)):
-                self._take_item("event_msg", event, record.offset, number)
+                self._take_item("event_msg", event, offset, number)
+
+    def _take_mark(self, value: dict[str, Any]) -> None:
+        """Count a line of ours as applied, and its idempotency key as taken."""
+        if mark := writer_mark(value):
+            _count(self._state, *mark)
+            if (key := idempotency_key_of(value)) is not None:
+                self._state.idempotency_keys.add(key)
 
     def finish(self) -> None:
         """Apply the facts of the last lines, and put the thread into the state."""
@@ -87,9 +190,10 @@ class _Reader:
             self._apply_facts(self._metadata)
             self._state.thread = self._metadata.thread
 
-    def _take_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
+    def _take_item(self, kind: str, payload: Any, offset: int | None, ordinal: int) -> None:
         self._sync.add(kind, payload, self._at)
-        self._state.note_item(kind, payload, offset, ordinal)
+        if offset is not None:
+            self._state.note_item(kind, payload, offset, ordinal)
 
     def _take_meta(self, meta: dict[str, Any], at: datetime) -> None:
         """Add a ``session_meta`` of the thread itself, not of a fork's parent."""

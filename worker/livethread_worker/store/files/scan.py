@@ -100,7 +100,7 @@ def common_length(one: BinaryIO, other: BinaryIO) -> int:
 
 def end_of_lines(file: BinaryIO) -> int:
     """Return where the last complete line ends; the rest is torn, or still being written."""
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
     last = next(scan_backward(file, size), None)
     return size if last is None or last.is_complete else last.offset
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlite_utils import Database
 
@@ -55,6 +55,24 @@ class TurnSpan:
     end: int | None
     #: Where the turn ended, if that is after the start of another one.
     late_end: int | None = None
+
+
+class Lineage(NamedTuple):
+    """What the index knows of a thread's rollouts beside the live one."""
+
+    #: Only then, codex can revert it, and begin another rollout.
+    is_paginated: bool = False
+    #: Whether inherited lines are missing.
+    is_broken: bool = False
+
+
+class Heir(NamedTuple):
+    """A thread that needs another one."""
+
+    thread_id: str
+    #: Its live rollout, relative to the home.
+    path: str
+    is_attached: bool
 
 
 class Index:
@@ -296,6 +314,25 @@ class Index:
         """Return path and committed length of a thread's rollout; None if the index does not know it."""
         rows = self._connection.select(QUERIES["rollout"], thread_id=thread_id)
         return (rows[0][0], rows[0][1]) if rows else None
+
+    def lineage(self, thread_id: str) -> Lineage:
+        """Return what is known of a thread's rollouts beside the live one."""
+        rows = self._connection.select(QUERIES["lineage"], thread_id=thread_id)
+        return Lineage(*map(bool, rows[0])) if rows else Lineage()
+
+    def heirs(self, thread_id: str, rollout_ids: Iterable[str]) -> list[Heir]:
+        """Return the threads that continue one of the rollouts of *thread_id*, or are attached to it."""
+        ids = json.dumps(list(rollout_ids))
+        rows = self._connection.select(QUERIES["heirs"], thread_id=thread_id, rollout_ids=ids)
+        return [Heir(row[0], row[1], is_attached=bool(row[2])) for row in rows if row[0] != thread_id]
+
+    def base_ids(self) -> set[str]:
+        """Return the ids of rollouts that others continue."""
+        return {row[0] for row in self._connection.select(QUERIES["base_ids"])}
+
+    def broken(self) -> list[str]:
+        """Return the threads whose inherited lines are missing."""
+        return [row[0] for row in self._connection.select(QUERIES["broken"])]
 
     def unchanged_since(self, before: datetime) -> list[str]:
         """Return the ids of threads without a change since *before* whose rollouts are plain."""

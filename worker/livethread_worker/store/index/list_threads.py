@@ -97,6 +97,8 @@ def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreads
     parts: list[_Filter | _Set] = [*filters, *_sets(params)]
     leading = _leading(connection, parts)
     checks = [_Sql("t.is_archived = ?", (params.archived,)), *_after_cursor(params)]
+    if params.attached_to_thread_id is None and not params.include_attached_threads:
+        checks.append(_Sql("t.attached_to_thread_id IS NULL"))
     checks += [part.condition for part in parts if part is not leading] + _short_term(params)
     key = params.sort_key.value
     sources = (
@@ -144,6 +146,8 @@ def _filters(params: ListThreadsParams) -> list[_Filter]:
     relation = params.relation_filter
     if relation is not None and relation.kind is RelationKind.DIRECT_CHILDREN:
         filters.append(_filter("parent_thread_id", (relation.thread_id,)))
+    if params.attached_to_thread_id is not None:
+        filters.append(_filter("attached_to_thread_id", (params.attached_to_thread_id,)))
     if params.cwd_filters is not None:
         filters.append(_filter("cwd", params.cwd_filters))
     if params.model_providers:

@@ -51,6 +51,8 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         loaded_bytes=row["rollout_bytes"],
         rollout_bytes=row["rollout_bytes"],
         next_ordinal=row["next_ordinal"],
+        base_id=row["base_id"],
+        inherited_bytes=row["inherited_bytes"],
         meta_offset=row["meta_offset"],
         meta_bytes=row["meta_bytes"],
         applied=row["applied"],

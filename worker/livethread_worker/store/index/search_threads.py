@@ -43,6 +43,8 @@ def search_threads(connection: sqlite3.Connection, root: Path, params: SearchThr
     [[newest]] = connection.execute(_NEWEST_INDEXED)
     offset = 0
     conditions = [f"t.archived_at IS {'NOT ' if params.archived else ''}NULL"]
+    if not params.include_attached_threads:
+        conditions.append("t.attached_to_thread_id IS NULL")
     arguments: list[Any] = []
     if params.allowed_sources:
         condition, values = source_condition(params.allowed_sources)

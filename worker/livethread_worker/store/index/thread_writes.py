@@ -144,6 +144,8 @@ def _rollout_row(state: ThreadState) -> dict[str, Any]:
         "path": state.path,
         "rollout_bytes": state.rollout_bytes,
         "next_ordinal": state.next_ordinal,
+        "base_id": state.base_id,
+        "inherited_bytes": state.inherited_bytes,
         "meta_offset": state.meta_offset,
         "meta_bytes": state.meta_bytes,
         "applied": state.applied,

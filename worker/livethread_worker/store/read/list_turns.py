@@ -25,7 +25,7 @@ def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types
     """
     backward = params.sort_direction is types.SortDirection.DESC
     with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
         begin = cursor.decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
         spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)
         shown = spans[: params.page_size]

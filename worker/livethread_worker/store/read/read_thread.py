@@ -8,6 +8,7 @@ from livethread import errors, types
 from livethread.metadata import StoredThread
 from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home, other_form
+from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.thread_file import history_at
 from livethread_worker.store.upkeep.rebuild import read_state
@@ -18,13 +19,16 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
+        InvalidRequest: *params* ask for a deletable thread, and other threads need it.
     """
     thread = index.read_thread(params.thread_id)
     if thread is None or thread.rollout_path is None or not thread.rollout_path.exists():
         thread = _read_rollout(home, home.require_rollout(params.thread_id), params.thread_id)
     if thread.archived_at is not None and not params.include_archived:
         raise errors.ThreadNotFound(params.thread_id, "it is archived")
-    return _with_history(thread) if params.include_history else thread
+    if params.is_deletable:
+        require_unneeded(home, index, params.thread_id)
+    return _with_history(home, thread) if params.include_history else thread
 
 
 def read_thread_by_rollout_path(
@@ -45,10 +49,12 @@ def read_thread_by_rollout_path(
         raise errors.ThreadNotFound(thread_id, f"there is no {params.rollout_path}")
     if home.is_archived(path) and not params.include_archived:
         raise errors.ThreadNotFound(thread_id, "it is archived")
-    thread = index.read_thread(thread_id)
+    thread, live = index.read_thread(thread_id), home.live_rollout(path)
+    if home.generation(live) != home.generation(path):  # codex's thread/revert left it
+        path = live
     if thread is None or thread.rollout_path != path:
         thread = _read_rollout(home, path, thread_id)
-    return _with_history(thread) if params.include_history else thread
+    return _with_history(home, thread) if params.include_history else thread
 
 
 def _present_form(path: Path) -> Path | None:
@@ -68,6 +74,6 @@ def _read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
     return state.thread
 
 
-def _with_history(thread: StoredThread) -> StoredThread:
+def _with_history(home: Home, thread: StoredThread) -> StoredThread:
     assert thread.rollout_path is not None
-    return thread.model_copy(update={"history": history_at(thread.thread_id, thread.rollout_path)})
+    return thread.model_copy(update={"history": history_at(home, thread.thread_id, thread.rollout_path)})

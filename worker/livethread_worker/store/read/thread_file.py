@@ -11,23 +11,24 @@ from livethread import types
 from livethread.errors import ThreadNotFound
 from livethread.metadata import StoredThreadHistory
 from livethread.rollout.lines import decode_line, items_of
-from livethread_worker.store.files import Home, compression, scan
+from livethread_worker.store.files import Home, lineage, scan
 from livethread_worker.store.index import Index
 
 
 @contextmanager
 def open_thread(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Iterator[BinaryIO]:
-    """Open a thread's rollout for reading, also while another process moves it.
+    """Open a thread's history for reading, also while another process moves its rollouts.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and *include_archived* is false.
+        InvalidRequest: a rollout that it continues is missing.
     """
     path = require_path(home, index, thread_id, include_archived=include_archived)
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(compression.open_rollout(path))
+            file = stack.enter_context(lineage.open_history(home, path))
         except FileNotFoundError:
-            file = stack.enter_context(compression.open_rollout(home.require_rollout(thread_id)))
+            file = stack.enter_context(lineage.open_history(home, home.require_rollout(thread_id)))
         yield file
 
 
@@ -53,12 +54,12 @@ def load_history(home: Home, index: Index, params: types.LoadThreadHistoryParams
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
     """
     path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
-    return history_at(params.thread_id, path)
+    return history_at(home, params.thread_id, path)
 
 
-def history_at(thread_id: str, path: Path) -> StoredThreadHistory:
-    """Return the items of the rollout at *path*."""
-    with compression.open_rollout(path) as file:
+def history_at(home: Home, thread_id: str, path: Path) -> StoredThreadHistory:
+    """Return the items of the history of the rollout at *path*."""
+    with lineage.open_history(home, path) as file:
         return StoredThreadHistory(thread_id, items_of(map(decode_line, scan.scan_lines(file))))
 
 

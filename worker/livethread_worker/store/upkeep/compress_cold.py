@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from datetime import datetime
 
 from livethread.errors import ThreadStoreError
@@ -16,19 +17,20 @@ logger = logging.getLogger(__name__)
 def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     """Compress the rollouts of threads unchanged since *before*; return how many, and their bytes before and after.
 
-    Each is compressed under its thread's lock. Rollouts that are in use, differ from the index, fail verification or
-    are outside of the home behind a symlink are skipped. Reads work as before; the next change of a thread
-    decompresses its rollout.
+    Each is compressed under its thread's lock. Rollouts that are in use, differ from the index, fail verification, are
+    outside of the home behind a symlink, or are continued by others are skipped. Reads work as before; the next change
+    of a thread decompresses its rollout.
 
     Raises:
         IndexUnavailable: the index cannot be used.
         OSError: the home cannot be written; every rollout is whole, in one form or both.
     """
     counts = {"threads": 0, "bytes": 0, "compressed_bytes": 0}
+    continued = index.base_ids()
     for thread_id in index.unchanged_since(before):
         try:
             with locks.file_lock(home.thread_lock(thread_id)):
-                if sizes := _compress(home, index, thread_id, before):
+                if sizes := _compress(home, index, thread_id, before, continued):
                     counts["threads"] += 1
                     counts["bytes"] += sizes[0]
                     counts["compressed_bytes"] += sizes[1]
@@ -39,13 +41,15 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     return counts
 
 
-def _compress(home: Home, index: Index, thread_id: str, before: datetime) -> tuple[int, int] | None:
-    """Compress one rollout and return its sizes before and after; None if it is not cold."""
+def _compress(
+    home: Home, index: Index, thread_id: str, before: datetime, continued: Container[str | None]
+) -> tuple[int, int] | None:
+    """Compress one rollout and return its sizes before and after; None if it is not cold, or forks read it."""
     state = index.load_states({thread_id: set()}).get(thread_id)
     if state is None or state.thread is None or state.thread.updated_at >= before:
         return None
     path = home.resolve(state.path)
-    if is_compressed(path) or not path.exists():
+    if is_compressed(path) or not path.exists() or home.rollout_id_of(path) in continued:
         return None
     stat = path.stat()
     # codex before 0.160 writes without the lock: then the file is new, or longer than in the index.

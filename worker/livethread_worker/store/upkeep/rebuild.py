@@ -186,6 +186,6 @@ def read_state(home: Home, thread_id: str, path: Path, names: dict[str, str | No
     """Return the thread's state according to its whole rollout at *path* and the home."""
     state = ThreadState(thread_id, path=home.relative(path))
     with compression.open_rollout(path) as file:
-        rollout_reader.read_on(state, file)
+        rollout_reader.read_what_is_left(home, state, file)
     rollout_reader.complete_from_home(home, state, names)
     return state

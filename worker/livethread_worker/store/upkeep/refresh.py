@@ -33,7 +33,7 @@ from livethread_worker.store.files import folder_stamps, name_index
 from livethread_worker.store.files.home import Home, is_compressed
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
 
 #: A look is repeated only after this many times its duration: 2 % of a reader's time.
@@ -140,9 +140,12 @@ class Refresher:
         """
         known = self.index.rollout(thread_id)
         path = self.home.root / known[0] if known else None
+        lineage = self.index.lineage(thread_id)
         if path is None or not path.exists():
             path = self.home.find_rollout(thread_id)
-        if path is not None and self._differs(thread_id, path):
+        elif lineage.is_paginated:
+            path = self.home.live_rollout(path)
+        if path is not None and (lineage.is_broken or self._differs(thread_id, path)):
             self._read([(thread_id, path)], wait_s=LOCK_WAIT)
         self._refresh_names()
 
@@ -174,12 +177,17 @@ class Refresher:
         stale: _Rollouts = {}
         for thread_id, entry in present.items():
             path, row = entry.path.removeprefix(root), known.get(thread_id)
-            is_copy = row is not None and row[0] != path and (self.home.root / row[0]).exists()
+            is_copy = row is not None and row[0] != path and self._holds_same(row[0], entry.name)
             with suppress(FileNotFoundError):  # moved or deleted since it was listed
                 size = entry.stat(follow_symlinks=False).st_size
                 if not is_copy and self._is_stale(thread_id, row, path, size):
                     stale[thread_id] = self.home.root / path
         return stale
+
+    def _holds_same(self, known: str, name: str) -> bool:
+        """Whether the *known* rollout is there, and not older than the one called *name*: no revert came between."""
+        path = self.home.root / known
+        return path.exists() and self.home.generation(path) >= self.home.generation(Path(name))
 
     def _stale_by_length(self) -> _Rollouts:
         """Return the rollouts that grew, were cut, or moved, among the threads to look at now."""
@@ -302,8 +310,12 @@ class Refresher:
         return True
 
     def _is_needed(self, known: ThreadState | None, path: Path) -> bool:
-        return known is None or self._is_stale(
-            known.thread_id, (known.path, known.rollout_bytes), self.home.relative(path), _size(path)
+        return (
+            known is None
+            or known.inherited_bytes == BROKEN
+            or self._is_stale(
+                known.thread_id, (known.path, known.rollout_bytes), self.home.relative(path), _size(path)
+            )
         )
 
 

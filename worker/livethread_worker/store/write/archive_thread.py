@@ -38,17 +38,26 @@ def is_misplaced(home: Home, state: ThreadState, path: Path) -> bool:
 
 
 def move_rollout(home: Home, state: ThreadState, path: Path) -> None:
-    """Move the rollout to the archived ones, or back, durably.
+    """Move the live rollout to the archived ones, or back, durably; before it, those that codex's reverts left.
 
     Raises:
         Conflict: another file has its name there.
     """
+    is_archived = home.is_archived(path)
+    if home.generation(path):
+        for earlier in home.rollouts_of(state.thread_id):
+            if home.generation(earlier) != home.generation(path) and home.is_archived(earlier) == is_archived:
+                _move(home, earlier)
+    state.path = home.relative(_move(home, path))
+    move_other_form_away(home, path)
+
+
+def _move(home: Home, path: Path) -> Path:
     target = home.active_path(path) if home.is_archived(path) else home.archived_sessions / path.name
     if target.exists():
-        raise Conflict(f"{home.relative(target)} exists already, as well as {state.path}")
+        raise Conflict(f"{home.relative(target)} exists already, as well as {home.relative(path)}")
     make_directory(target.parent)
     path.rename(target)
     sync_directory(target.parent)
     sync_directory(path.parent)
-    move_other_form_away(home, path)
-    state.path = home.relative(target)
+    return target

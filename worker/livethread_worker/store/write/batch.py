@@ -102,7 +102,7 @@ class Batch:
         Raises:
             ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
         """
-        return open_rollout(self._stack, self._home, thread_id, entries, state)
+        return open_rollout(self._stack, self._home, thread_id, entries, state, index=self._index)
 
     def apply(self, rollout: OpenRollout, entries: Sequence[MailboxEntry]) -> None:
         """Write the lines of *entries*, and prepare what `commit` stores.

@@ -1,4 +1,4 @@
-"""Deletes a thread: its rollout, its names, its lock and its rows."""
+"""Deletes a thread: its rollouts, its names, its lock and its rows."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ from livethread_worker.store.write.thread_work import Line, ThreadWork
 
 
 def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequence[Line]:
-    """Plan a deletion."""
+    """Plan a deletion.
+
+    Raises:
+        InvalidRequest: other threads need the thread.
+    """
+    work.require_deletable()
     work.is_deleted = True
     return ()
 
 
 def remove_files(home: Home, thread_id: str) -> None:
-    """Remove the thread's files, durably; missing ones are not an error."""
-    while path := home.find_rollout(thread_id):
+    """Remove the thread's files, durably, the live rollout last; missing ones are not an error."""
+    for path in home.rollouts_of(thread_id):
         for left in (unfinished(path), unfinished(other_form(path))):
             left.unlink(missing_ok=True)
-        path.unlink()
+        path.unlink(missing_ok=True)
         sync_directory(path.parent)
     forget_names(home, thread_id)
     Path(home.thread_lock(thread_id)).unlink(missing_ok=True)

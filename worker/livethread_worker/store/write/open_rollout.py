@@ -7,17 +7,21 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.lines import decode_line, item_of
 from livethread.types import START
 from livethread_worker.store.files import compression, name_index, quarantine
 from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread
+from livethread_worker.store.heirs import require_unneeded
+from livethread_worker.store.index import Index
+from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.write.thread_work import ThreadWork
 
 logger = logging.getLogger(__name__)
@@ -35,23 +39,33 @@ class OpenRollout:
 
 
 def open_rollout(
-    stack: ExitStack, home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None
+    stack: ExitStack,
+    home: Home,
+    thread_id: str,
+    entries: Sequence[MailboxEntry],
+    state: ThreadState | None,
+    *,
+    index: Index,
 ) -> OpenRollout:
-    """Open the rollout of *thread_id*, whose lock the caller holds; *stack* closes it.
+    """Open the live rollout of *thread_id*, whose lock the caller holds; *stack* closes it.
 
     Raises:
         ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
+        InvalidRequest: a rollout that it continues is missing.
     """
     loaded = state.thread if state else None
     path = _find(home, thread_id, entries, state)
-    state = state or ThreadState(thread_id)
+    is_known, state = state is not None, state or ThreadState(thread_id)
+    require_deletable = partial(require_unneeded, home, index, thread_id)
     committed_up_to = state.applied
     # A row that was made from the file has the counters of its lines, and says nothing of whole tasks.
     committed = {} if committed_up_to == START else {writer: mark.n for writer, mark in state.writers.items()}
     if path is None:
-        return OpenRollout(ThreadWork(state, loaded, 0, dict), None)
+        return OpenRollout(ThreadWork(state, loaded, 0, dict, require_deletable), None)
     if is_compressed(path):
         path = _plain(home, path)
+    if is_known and _is_outdated(home, state, path):
+        state.begin_again()
     state.path = home.relative(path)
     recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
     if state.thread is not None:
@@ -73,6 +87,7 @@ def open_rollout(
         loaded,
         recorder.size,
         lambda: _read_meta(recorder.file, state),
+        require_deletable,
         committed_up_to=committed_up_to,
         committed=committed,
     )
@@ -90,7 +105,8 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
     if state is not None:
         path = home.resolve(state.path)
         if path.exists():
-            return path
+            is_paginated = state.thread is not None and state.thread.history_mode == PAGINATED
+            return home.live_rollout(path) if is_paginated else path
     if state is None and _creates(entries):
         path = home.new_rollout(thread_id, entries[0].task.header.at)
         # It may exist: a crash came before the commit, or the index was lost.
@@ -98,6 +114,14 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
     if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
         return home.find_rollout(thread_id)
     return home.require_rollout(thread_id)
+
+
+def _is_outdated(home: Home, state: ThreadState, path: Path) -> bool:
+    """Whether the index knows another rollout than *path*, which a revert began, or could not read inherited lines."""
+    if state.inherited_bytes == BROKEN:
+        return True
+    known = Path(state.path)
+    return known.name != path.name and home.generation(known) != home.generation(path)
 
 
 def _creates(entries: Sequence[MailboxEntry]) -> bool:
@@ -117,7 +141,7 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
     """Read the lines beyond the committed length: a crash left them, or another program wrote them."""
     begin = state.rollout_bytes
     state.is_reread = begin == 0
-    torn = read_on(state, recorder.file)
+    torn = read_thread(home, state, recorder.file) if begin == 0 else read_on(state, recorder.file)
     state.keep_counters()
     if state.thread is not None:
         name = name_index.read_names(home).get(state.thread_id, state.thread.name)

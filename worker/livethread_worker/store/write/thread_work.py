@@ -44,6 +44,8 @@ class ThreadWork:
     size: int
     #: Reads the payload of the last own ``session_meta`` line from the rollout.
     read_meta: Callable[[], dict[str, Any]]
+    #: Raises `InvalidRequest` if other threads need this one.
+    require_deletable: Callable[[], None] = lambda: None
     #: Numbered lines to write, each with its end.
     lines: list[bytes] = field(default_factory=list)
     #: The name to write to the name index, with the time of the change.
@@ -66,7 +68,12 @@ class ThreadWork:
     _metadata: MetadataState | None = None
 
     def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:
-        """Plan the deletion among *entries*, whose rollout is gone or need not be read; tasks before it go with it."""
+        """Plan the deletion among *entries*, whose rollout is gone or need not be read; tasks before it go with it.
+
+        Raises:
+            InvalidRequest: other threads need the thread.
+        """
+        self.require_deletable()
         self.is_deleted = True
         self.position = entries[-1].position
 
@@ -106,7 +113,8 @@ class ThreadWork:
             if line.item is not None:
                 self.meta = line.item["payload"]
         if line.item is not None:
-            state.note_item(line.item["type"], line.item["payload"], offset, state.next_ordinal)
+            at = state.offset_in_history(offset)
+            state.note_item(line.item["type"], line.item["payload"], at, state.next_ordinal)
         self.lines.append(numbered)
         state.next_ordinal += 1
         self.size = offset + len(numbered)

@@ -32,6 +32,7 @@ OPEN_FILES = Path("/proc/self/fd")
 TABLES = {
     "threads": {
         *("id", "thread_id", "session_id", "forked_from_id", "parent_thread_id", "name", "title", "preview"),
+        "attached_to_thread_id",
         *("first_user_message", "model_provider", "model", "reasoning_effort", "created_at", "updated_at"),
         *("recency_at", "archived_at", "cwd", "cli_version", "originator", "source", "thread_source"),
         *("agent_nickname", "agent_role", "agent_path", "git_sha", "git_branch", "git_origin_url"),
@@ -40,6 +41,7 @@ TABLES = {
     },  # is_archived is generated, and hidden from table_info
     "rollouts": {
         *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied"),
+        *("base_id", "inherited_bytes"),
         *("explicit_fields", "phase", "turn_id", "epoch"),
     },
     "writers": {"thread_id", "writer", "n", "lines"},
@@ -62,6 +64,7 @@ FULL = StoredThread(
     thread_id=ONE,
     session_id=TWO,
     forked_from_id=TWO,
+    attached_to_thread_id=TWO,
     parent_thread_id=TWO,
     preview="p",
     name="n",
@@ -121,6 +124,7 @@ def test_every_listing_with_one_filter_has_a_sorted_index(store: Store) -> None:
         in_order = ("is_archived", slot)
         assert {in_order, ("cwd", *in_order), ("source", *in_order), ("model_provider", *in_order)} <= indexed
         assert ("parent_thread_id", *in_order) in indexed
+        assert ("attached_to_thread_id", *in_order) in indexed
 
 
 def test_the_queries_in_the_reference_use_indexes(store: Store) -> None:
@@ -271,7 +275,8 @@ def test_a_thread_whose_row_was_deleted_after_it_was_loaded_is_stored_whole(stor
 
     store.commit(state(later), loaded=FULL)
 
-    [listed] = store.index.list_threads(ListThreadsParams(archived=True, search_term=FULL.title)).items
+    params = ListThreadsParams(archived=True, search_term=FULL.title, include_attached_threads=True)
+    [listed] = store.index.list_threads(params).items
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
 
 
@@ -386,7 +391,22 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
     parameters |= dict.fromkeys(("meta_bytes", "applied", "explicit_fields", "phase", "writer", "n", "lines"), "[]")
     parameters |= dict.fromkeys(("offset", "turn_id", "count", "limit", "digest", "ordinal", "role", "text"), "[]")
     parameters |= dict.fromkeys(
-        ("texts", "newest", "keys", "key", "now", "epoch", "pages", "id", "changed_ns", "inode"), "[]"
+        (
+            "texts",
+            "newest",
+            "keys",
+            "key",
+            "now",
+            "epoch",
+            "pages",
+            "id",
+            "changed_ns",
+            "inode",
+            "base_id",
+            "inherited_bytes",
+            "rollout_ids",
+        ),
+        "[]",
     )
     with closing(sqlite3.connect(store.home.index)) as connection:
         for name, sql in QUERIES.items():

@@ -1,6 +1,6 @@
 -- load_states --
 -- Rollouts and threads; the ids are a JSON array.
-SELECT r.path, r.rollout_bytes, r.next_ordinal, r.meta_offset, r.meta_bytes, r.applied, r.explicit_fields, r.phase,
+SELECT r.path, r.rollout_bytes, r.next_ordinal, r.base_id, r.inherited_bytes, r.meta_offset, r.meta_bytes, r.applied, r.explicit_fields, r.phase,
        r.turn_id, r.epoch, t.*
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
@@ -19,12 +19,13 @@ SELECT k.thread_id, k.key
 
 -- save_rollout --
 INSERT INTO rollouts
-       (thread_id, path, rollout_bytes, next_ordinal, meta_offset, meta_bytes, applied, explicit_fields, phase, turn_id,
-        epoch)
-VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :meta_offset, :meta_bytes, :applied, :explicit_fields, :phase,
-        :turn_id, :epoch)
+       (thread_id, path, rollout_bytes, next_ordinal, base_id, inherited_bytes, meta_offset, meta_bytes, applied,
+        explicit_fields, phase, turn_id, epoch)
+VALUES (:thread_id, :path, :rollout_bytes, :next_ordinal, :base_id, :inherited_bytes, :meta_offset, :meta_bytes, :applied,
+        :explicit_fields, :phase, :turn_id, :epoch)
     ON CONFLICT (thread_id) DO UPDATE
    SET path = excluded.path, rollout_bytes = excluded.rollout_bytes, next_ordinal = excluded.next_ordinal,
+       base_id = excluded.base_id, inherited_bytes = excluded.inherited_bytes,
        meta_offset = excluded.meta_offset, meta_bytes = excluded.meta_bytes, applied = excluded.applied,
        explicit_fields = excluded.explicit_fields, phase = excluded.phase, turn_id = excluded.turn_id,
        epoch = max(epoch, excluded.epoch)
@@ -206,6 +207,24 @@ INSERT OR REPLACE INTO folders (path, changed_ns, inode) VALUES (:path, :changed
 
 -- rollout --
 SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id
+
+-- lineage --
+-- Whether codex may have reverted the thread: only paginated ones. Also whether inherited lines are missing.
+SELECT t.history_mode = 'paginated' AND t.history_mode IS NOT NULL, r.inherited_bytes < 0
+  FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id WHERE r.thread_id = :thread_id
+
+-- heirs --
+-- Threads that continue one of the rollouts (a JSON array), or are attached to the thread.
+SELECT r.thread_id, r.path, 1 AS is_attached FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id
+ WHERE t.attached_to_thread_id = :thread_id
+ UNION ALL
+SELECT thread_id, path, 0 FROM rollouts WHERE base_id IN (SELECT value FROM json_each(:rollout_ids))
+
+-- base_ids --
+SELECT DISTINCT base_id FROM rollouts WHERE base_id IS NOT NULL
+
+-- broken --
+SELECT thread_id FROM rollouts WHERE base_id IS NOT NULL AND inherited_bytes < 0
 
 -- names --
 SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))

@@ -11,6 +11,7 @@ CREATE TABLE threads (
     session_id         TEXT,
     forked_from_id     TEXT,
     parent_thread_id   TEXT,                      -- the thread that spawned this one
+    attached_to_thread_id TEXT,                   -- the thread to which this fork is attached; hidden unless asked for
     name               TEXT,
     title              TEXT,
     preview            TEXT NOT NULL,
@@ -64,7 +65,7 @@ CREATE INDEX threads_by_source_recency_slot ON threads (source, is_archived, rec
 CREATE INDEX threads_by_model_provider_created_slot ON threads (model_provider, is_archived, created_slot);
 CREATE INDEX threads_by_model_provider_updated_slot ON threads (model_provider, is_archived, updated_slot);
 CREATE INDEX threads_by_model_provider_recency_slot ON threads (model_provider, is_archived, recency_slot);
--- Most threads have no parent and cost nothing here.
+-- Most threads have no parent, and are attached to none, and cost nothing here.
 CREATE INDEX threads_by_parent_thread_id_created_slot ON threads (parent_thread_id, is_archived, created_slot)
  WHERE parent_thread_id IS NOT NULL;
 CREATE INDEX threads_by_parent_thread_id_updated_slot ON threads (parent_thread_id, is_archived, updated_slot)
@@ -72,12 +73,21 @@ CREATE INDEX threads_by_parent_thread_id_updated_slot ON threads (parent_thread_
 CREATE INDEX threads_by_parent_thread_id_recency_slot ON threads (parent_thread_id, is_archived, recency_slot)
  WHERE parent_thread_id IS NOT NULL;
 
+CREATE INDEX threads_by_attached_to_thread_id_created_slot ON threads (attached_to_thread_id, is_archived, created_slot)
+ WHERE attached_to_thread_id IS NOT NULL;
+CREATE INDEX threads_by_attached_to_thread_id_updated_slot ON threads (attached_to_thread_id, is_archived, updated_slot)
+ WHERE attached_to_thread_id IS NOT NULL;
+CREATE INDEX threads_by_attached_to_thread_id_recency_slot ON threads (attached_to_thread_id, is_archived, recency_slot)
+ WHERE attached_to_thread_id IS NOT NULL;
+
 -- What the writer needs to know of each rollout. It changes with every append; in a table of its own, it moves no text.
 CREATE TABLE rollouts (
     thread_id       TEXT PRIMARY KEY,
     path            TEXT NOT NULL,                -- relative to the home
     rollout_bytes   INTEGER NOT NULL,             -- committed length; the next batch scans whatever is after it
     next_ordinal    INTEGER NOT NULL,             -- number of the next line
+    base_id         TEXT,                         -- id of the rollout that the rollout continues
+    inherited_bytes INTEGER NOT NULL,             -- length of the lines that it inherits; -1: some are missing
     meta_offset     INTEGER NOT NULL,             -- where the last session_meta line of the thread is
     meta_bytes      INTEGER NOT NULL,
     applied         TEXT NOT NULL,                -- position of the last applied task
@@ -86,6 +96,8 @@ CREATE TABLE rollouts (
     turn_id         TEXT,                         -- id of that turn
     epoch           INTEGER NOT NULL              -- writers that opened the thread in an older epoch are fenced
 );
+
+CREATE INDEX rollouts_by_base_id ON rollouts (base_id) WHERE base_id IS NOT NULL;
 
 -- Folders of rollouts as they were when the index knew every rollout in them; see FolderStamp. A folder that is the same
 -- need not be listed again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +14,20 @@ from livethread import errors, types
 from livethread.model import format_time
 from livethread.rollout.lines import decode_line, encode_json
 from livethread.rollout.session_meta import session_meta
-from livethread_worker.store.files import compression, name_index, quarantine, replacement, rollout_reader, scan
+from livethread_worker.store.files import (
+    compression,
+    lineage,
+    name_index,
+    quarantine,
+    replacement,
+    rollout_reader,
+    scan,
+)
 from livethread_worker.store.files.home import Home, is_compressed, other_form
+from livethread_worker.store.heirs import continued_rollouts
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
 
 #: Line numbers that the detail of a fault lists, at most.
@@ -37,8 +47,16 @@ class ThreadExamination:
     fix: bool
 
     def examine(self, paths: list[Path]) -> None:
-        """Examine the thread with the rollouts *paths*; more than one is a fault."""
-        path = self._select_rollout(paths)
+        """Examine the thread with the rollouts *paths*; more than one of an id is a fault."""
+        by_age: dict[str, list[Path]] = defaultdict(list)
+        for each in paths:
+            by_age[self.home.generation(each)].append(each)
+        *earlier, path = (self._select_rollout(by_age[generation]) for generation in sorted(by_age))
+        for each in earlier:  # codex's thread/revert left it
+            if (length := _length(each)) < 0:
+                self._add_fault(FaultKind.UNREADABLE_FILE, each, "it has no readable bytes; it is kept")
+            else:
+                self._examine_bytes(each, length)
         try:
             read = self._read(path)
         except errors.InvalidRequest as error:  # only the user can decide what to do
@@ -100,7 +118,7 @@ class ThreadExamination:
     def _read_state(self, path: Path) -> tuple[ThreadState, scan.Record | None]:
         state = ThreadState(self.thread_id, path=self.home.relative(path))
         with compression.open_rollout(path) as file:
-            torn = rollout_reader.read_on(state, file)
+            torn = rollout_reader.read_what_is_left(self.home, state, file)
         rollout_reader.complete_from_home(self.home, state, self.names.names())
         return state, torn
 
@@ -110,17 +128,40 @@ class ThreadExamination:
         if torn is not None:
             detail = f"the last {torn.size} bytes are not a complete line"
             self._add_fault(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
+        self._examine_bytes(path, state.rollout_bytes)
+        if state.inherited_bytes == BROKEN:
+            self._add_fault(FaultKind.BROKEN_LINEAGE, path, self._lineage_problem(path))
+        if state.thread is None:
+            detail = "it lacks a session_meta of its thread"
+            prepend = partial(self._prepend_session_meta, state=state)
+            self._add_fault(FaultKind.NO_SESSION_META, path, detail, self._unless_continued(path, prepend))
+        return self.fix and any(fault.repair for fault in self.faults[count:])
+
+    def _examine_bytes(self, path: Path, end: int) -> None:
+        """Look for invalid UTF-8 before *end*."""
         with compression.open_rollout(path) as file:
-            bad = _invalid_lines(file, state.rollout_bytes)
+            bad = _invalid_lines(file, end)
         if bad:
             detail = (
                 f"invalid UTF-8 in line{'s' if len(bad) > 1 else ''} {_listed(bad)}; codex cannot read the thread"
             )
-            self._add_fault(FaultKind.INVALID_UTF8, path, detail, lambda: self._replace_invalid_bytes(path))
-        if state.thread is None:
-            detail = "it lacks a session_meta of its thread"
-            self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._prepend_session_meta(path, state))
-        return self.fix and len(self.faults) > count
+            self._add_fault(
+                FaultKind.INVALID_UTF8, path, detail, self._unless_continued(path, self._replace_invalid_bytes)
+            )
+
+    def _unless_continued(self, path: Path, repair: Callable[[Path], str]) -> Callable[[], str] | None:
+        """Return the *repair* of *path*, which moves its lines; None if other rollouts refer to their places."""
+        if self.fix and self.home.rollout_id_of(path) in continued_rollouts(self.home):
+            return None
+        return partial(repair, path)
+
+    def _lineage_problem(self, path: Path) -> str:
+        try:
+            with compression.open_rollout(path) as file:
+                lineage.resolve(self.home, path, file)
+        except errors.InvalidRequest as error:
+            return str(error)
+        return "what it continues was restored just now"
 
     def _cut(self, path: Path, torn: scan.Record) -> str:
         path = self._plain(path)

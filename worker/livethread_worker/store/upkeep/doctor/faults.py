@@ -42,6 +42,8 @@ class FaultKind(StrEnum):
     UNREADABLE_FILE = "unreadable_file"
     #: A thread has several rollouts: the one that begins with all others stays, or else the one in the index.
     DUPLICATE_ID = "duplicate_id"
+    #: A rollout that a thread continues is missing or too short, so its history cannot be read. It is not repaired.
+    BROKEN_LINEAGE = "broken_lineage"
     #: A crash left an incomplete copy of a rollout: it is deleted.
     UNFINISHED_COPY = "unfinished_copy"
     #: Other users may read or write a file: only its owner gets access.
@@ -51,7 +53,7 @@ class FaultKind(StrEnum):
 
 
 #: Faults on which the user has to decide.
-UNREPAIRABLE: Final = frozenset({FaultKind.LINK_OUT, FaultKind.UNREADABLE_FILE})
+UNREPAIRABLE: Final = frozenset({FaultKind.LINK_OUT, FaultKind.UNREADABLE_FILE, FaultKind.BROKEN_LINEAGE})
 
 
 @dataclass(slots=True)

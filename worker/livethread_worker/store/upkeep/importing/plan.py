@@ -56,10 +56,10 @@ class Planner:
         self._home = home
         #: The thread id of each rollout in the home when the import began.
         self.thread_ids = {path: thread_id for thread_id, path in home.rollouts()}
-        #: The rollout of each thread in the home; in a dry run, also those that would be imported.
+        #: Each rollout in the home, by its id; in a dry run, also those that would be imported.
         self.ours: dict[str, Lines] = {}
-        for path, thread_id in self.thread_ids.items():
-            self.ours.setdefault(thread_id, Lines(path))
+        for path in self.thread_ids:
+            self.ours.setdefault(home.rollout_id_of(path) or "", Lines(path))
         #: The names that a dry run would have set.
         self.dry_run_names: dict[str, name_index.NameLine] = {}
         self._names = name_index.NameReader(home.session_index)
@@ -87,12 +87,12 @@ class Planner:
         return Plan(outcome, ours.path, self._new_name(source, ours), begin, end, size)
 
     def _our_lines(self, source: Source) -> Lines | None:
-        """Return the thread's rollout in the home, which may have been moved, compressed or decompressed meanwhile."""
-        known = self.ours.get(source.thread_id)
+        """Return the same rollout in the home, which may have been moved, compressed or decompressed meanwhile."""
+        known = self.ours.get(source.rollout_id)
         for path in (known.path, other_form(known.path)) if known else (source.target, other_form(source.target)):
             if path.exists():
                 return known if known and known.path == path else Lines(path)
-        moved = self._home.find_rollout(source.thread_id) if known else None
+        moved = self._home.find_rollout_of_id(source.rollout_id) if known else None
         return Lines(moved) if moved else None
 
     def _new_name(self, source: Source, ours: Lines | None) -> name_index.NameLine | None:

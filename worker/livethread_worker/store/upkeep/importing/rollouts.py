@@ -132,6 +132,7 @@ class _Importer:
             if not self._try(found, LOCK_WAIT):
                 self._report.busy.append(Refusal.of(found.path, "its thread is busy; import it again"))
         self._index_batch()
+        self._index_heirs()
         self._report.failed += self._planner.refused_names
         return self._report
 
@@ -233,7 +234,7 @@ class _Importer:
                 self._planner.dry_run_names[source.thread_id] = plan.name
         self._count(source.path, source.thread_id, plan.outcome)
         if plan.outcome is Outcome.IMPORTED:
-            self._planner.ours[source.thread_id] = Lines(source.path, source.first) if self._dry_run else Lines(path)
+            self._planner.ours[source.rollout_id] = Lines(source.path, source.first) if self._dry_run else Lines(path)
         if not plan.changes_nothing:
             self._changed.add(source.thread_id)
         if not plan.changes_nothing or source.thread_id not in self._known:
@@ -246,7 +247,9 @@ class _Importer:
 
     def _index_batch(self) -> None:
         """Index the changed rollouts; after an error they are in the home, and can be indexed later."""
-        batch, self._batch = self._batch, {}
+        # Of a thread that codex reverted, several may have been imported.
+        batch = {thread_id: self._home.live_rollout(path) for thread_id, path in self._batch.items()}
+        self._batch = {}
         self._known |= batch.keys()
         if self._dry_run or not batch:
             return
@@ -262,6 +265,14 @@ class _Importer:
             reason = f"{reason_of(error)}; the rollouts are in the home: run livethread rebuild"
             self._report.failed.append(Refusal.of(self._home.index, reason))
         self._report.failed += [Refusal(name, "it is in the home, but cannot be indexed") for name in read.unreadable]
+
+    def _index_heirs(self) -> None:
+        """Index forks again that were imported before the rollouts that they continue."""
+        for thread_id in () if self._dry_run else self._index.broken():
+            if (path := self._home.find_rollout(thread_id)) is not None:
+                self._batch[thread_id] = path
+                self._changed.add(thread_id)
+        self._index_batch()
 
     def _is_needed(self, known: ThreadState | None, _path: Path) -> bool:
         """Return False for rows of other processes, which may know more than the file holds."""

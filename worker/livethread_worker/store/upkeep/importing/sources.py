@@ -69,6 +69,8 @@ class Source:
     path: Path
     names: Path
     thread_id: str
+    #: The thread's id, unless codex's ``thread/revert`` began the rollout.
+    rollout_id: str
     #: The thread's id as spelled in the rollout.
     original_id: str
     #: The line to put first if the rollout spells the id differently; else empty.
@@ -182,6 +184,7 @@ def identify(found: Candidate, home: Home) -> Source:
         path=found.path,
         names=found.names,
         thread_id=thread_id,
+        rollout_id=(home.rollout_id_of(found.path) if named else None) or thread_id,
         original_id=meta["id"],
         first=b"" if meta["id"] == thread_id else _own_line(record, created_at),
         target=_target(home, found.path, None if named else home.new_rollout(thread_id, created_at)),
