@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from celery import Celery
@@ -33,6 +34,13 @@ class OwnLoader(AppLoader):
 
 class DeploymentApp(Celery):
     """Connects to the Redis of its settings, whatever ``CELERY_BROKER_URL`` and its like say."""
+
+    #: A function, and its arguments, that make this application in a spawned process. None: Celery does.
+    remade_by: tuple[Callable[..., Celery], tuple[Any, ...]] | None = None
+
+    def __reduce__(self) -> Any:
+        """Have a spawned process of a pool make the application: Celery would leave out its tasks."""
+        return self.remade_by or super().__reduce__()
 
     # Celery passes `url`, which may come from the environment.
     def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""A worker with threads in one process serves as one with processes does, and says that its tasks take turns."""
+"""A worker serves whatever its pool is made of, and says so if its tasks take turns."""
 
 from __future__ import annotations
 
@@ -37,3 +37,20 @@ async def test_a_pool_of_threads_serves_several_shards(settings: Settings, tmp_p
     assert "the pool thread shares one index between its tasks" in worker.logs()
     assert "put back" not in worker.logs()
     assert "batch failed" not in worker.logs()
+
+
+async def test_a_pool_of_spawned_processes_serves(settings: Settings, tmp_path: Path) -> None:
+    """As on macOS, where it is the default."""
+    settings = settings.model_copy(update={"reads": "celery"})
+    worker = worker_process(settings, tmp_path / "worker", "worker", "--pool-start-method", "spawn")
+    worker.start()
+    await asyncio.to_thread(worker.wait_for_log, READY)
+
+    async with opened(settings) as store:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("one"))
+        await flush(store, thread_id)
+        stored = texts(await history(store, thread_id))
+
+    worker.stop()
+    assert stored == ["one"]

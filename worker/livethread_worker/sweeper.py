@@ -23,9 +23,9 @@ def sweep_regularly(app: Celery, sweep: Callable[[], None], interval_s: float) -
             sweep()
             self._timer = consumer.timer.call_repeatedly(interval_s, sweep)
 
-        def stop(self, consumer: Any) -> None:  # noqa: ARG002 - Celery passes it
+        def stop(self, consumer: Any) -> None:
             if self._timer is not None:
-                self._timer.cancel()
+                consumer.timer.cancel(self._timer)
                 self._timer = None
 
         shutdown = stop
