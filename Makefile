@@ -24,7 +24,8 @@ endif
 export PYTHON
 
 # `make test` runs them briefly: faults injected into processes, and state machines for what processes do not reach.
-FAULT_TESTS := tests/acceptance/faults tests/unit/worker/store/test_store_machine.py tests/integration/test_interleavings.py
+FAULT_TESTS := tests/acceptance/faults tests/unit/worker/store/test_store_machine.py tests/integration/test_interleavings.py \
+	tests/unit/worker/store/upkeep/test_damaged_homes.py
 
 .PHONY: help
 help: ## Show this list

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from livethread.types import ListThreadsParams as ListThreadsParams
     from livethread.types import ListTurnsParams as ListTurnsParams
     from livethread.types import LoadThreadHistoryParams as LoadThreadHistoryParams
+    from livethread.types import OccurrencePage as OccurrencePage
     from livethread.types import PersistThreadParams as PersistThreadParams
     from livethread.types import Position as Position
     from livethread.types import ReadThreadByRolloutPathParams as ReadThreadByRolloutPathParams
@@ -76,13 +77,17 @@ if TYPE_CHECKING:
     from livethread.types import Receipt as Receipt
     from livethread.types import RelationKind as RelationKind
     from livethread.types import ResumeThreadParams as ResumeThreadParams
+    from livethread.types import SearchMatch as SearchMatch
+    from livethread.types import SearchOccurrencesParams as SearchOccurrencesParams
     from livethread.types import SearchThreadsParams as SearchThreadsParams
     from livethread.types import ShutdownThreadParams as ShutdownThreadParams
     from livethread.types import SortDirection as SortDirection
     from livethread.types import StoredThreadSearchResult as StoredThreadSearchResult
     from livethread.types import StoredTurn as StoredTurn
+    from livethread.types import StoredTurnError as StoredTurnError
     from livethread.types import StoredTurnItemsView as StoredTurnItemsView
     from livethread.types import StoredTurnStatus as StoredTurnStatus
+    from livethread.types import ThreadOccurrence as ThreadOccurrence
     from livethread.types import ThreadPage as ThreadPage
     from livethread.types import ThreadRelationFilter as ThreadRelationFilter
     from livethread.types import ThreadSearchPage as ThreadSearchPage
@@ -130,6 +135,10 @@ _MODULES = {
     "ResourceExhausted": "livethread.errors",
     "ResumeThreadParams": "livethread.types",
     "RolloutItem": "livethread.rollout.item",
+    "SearchMatch": "livethread.types",
+    "ThreadOccurrence": "livethread.types",
+    "SearchOccurrencesParams": "livethread.types",
+    "OccurrencePage": "livethread.types",
     "SearchThreadsParams": "livethread.types",
     "SessionSource": "livethread.metadata",
     "Settings": "livethread_config",
@@ -139,6 +148,7 @@ _MODULES = {
     "StoredThreadHistory": "livethread.metadata",
     "StoredThreadSearchResult": "livethread.types",
     "StoredTurn": "livethread.types",
+    "StoredTurnError": "livethread.types",
     "StoredTurnItemsView": "livethread.types",
     "StoredTurnStatus": "livethread.types",
     "TasksApplied": "livethread.observers",

@@ -51,10 +51,21 @@ def decode_relevance(cursor: str) -> tuple[int, int]:
     Raises:
         InvalidRequest: *cursor* is malformed, or belongs to a different order.
     """
-    snapshot, offset = _decode(cursor, "relevance")
-    if type(snapshot) is not int or not 0 <= snapshot < MAX_OFFSET or not _COUNT.fullmatch(offset):
-        raise InvalidRequest(_MALFORMED)
-    return snapshot, int(offset)
+    return _decode_pair(cursor, "relevance")
+
+
+def encode_occurrence(turn: int, number: int) -> str:
+    """Return the cursor for the page of occurrences that begins with one's *number* in the *turn* at an offset."""
+    return _encode("occurrences", turn, str(number))
+
+
+def decode_occurrence(cursor: str) -> tuple[int, int]:
+    """Return the turn's offset and the number in a cursor of `encode_occurrence`.
+
+    Raises:
+        InvalidRequest: *cursor* is malformed, or belongs to another kind of page.
+    """
+    return _decode_pair(cursor, "occurrences")
 
 
 def encode_offset(kind: str, offset: int) -> str:
@@ -72,6 +83,13 @@ def decode_offset(kind: str, cursor: str) -> int:
     if type(offset) is not int or not 0 <= offset < MAX_OFFSET:
         raise InvalidRequest(_MALFORMED)
     return offset
+
+
+def _decode_pair(cursor: str, kind: str) -> tuple[int, int]:
+    first, second = _decode(cursor, kind)
+    if type(first) is not int or not 0 <= first < MAX_OFFSET or not _COUNT.fullmatch(second):
+        raise InvalidRequest(_MALFORMED)
+    return first, int(second)
 
 
 def _encode(kind: str, *fields: str | int) -> str:

@@ -10,7 +10,15 @@ from types import TracebackType
 from typing import Self
 
 from livethread import types
-from livethread.cursor import decode_cursor, decode_offset, encode_cursor, encode_offset
+from livethread.cursor import (
+    decode_cursor,
+    decode_occurrence,
+    decode_offset,
+    encode_cursor,
+    encode_occurrence,
+    encode_offset,
+)
+from livethread.directories import same_directory
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
 from livethread.metadata import StoredThread, StoredThreadHistory
 from livethread.metadata_state import MetadataState, is_activity
@@ -20,7 +28,17 @@ from livethread.observers import ItemsAppended, MetadataUpdated, Observers, Task
 from livethread.open_threads import OpenThreads
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
-from livethread.rollout.search_text import Phrase, folded_term, listing_text, parse_query, search_text, words_of
+from livethread.rollout.literal import excerpt, literal_term, occurrences
+from livethread.rollout.occurrences import occurrences_in_turn
+from livethread.rollout.search_text import (
+    Phrase,
+    folded_term,
+    listing_text,
+    parse_query,
+    search_text,
+    searchable,
+    words_of,
+)
 from livethread.rollout.session_meta import session_meta
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsRolledBack, TurnStart, next_place, stored_turn
 
@@ -166,28 +184,51 @@ class InMemoryThreadStore:
         raise Unsupported("read_thread_by_rollout_path")
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of threads whose name, or one of whose messages, contains every phrase; unranked."""
-        phrases = parse_query(params.search_term)
+        """Return one page of threads whose name, or one of whose messages, matches; unranked."""
+        find = _finder(params)
         key = params.sort_key or types.ThreadSortKey.UPDATED_AT
         listing = types.ListThreadsParams(
             page_size=params.page_size,
             cursor=params.cursor,
             sort_key=key,
-            sort_direction=params.sort_direction,
+            sort_direction=params.sort_direction if params.sort_key else types.SortDirection.DESC,
             allowed_sources=params.allowed_sources,
             archived=params.archived,
             include_attached_threads=params.include_attached_threads,
+            include_without_preview=True,
         )
         found = {
             thread_id: snippet
             for thread_id, stored in self._stored.items()
-            if (snippet := _first_match(self._texts(stored), phrases)) is not None
+            if (snippet := next(filter(None, map(find, self._texts(stored))), None)) is not None
         }
         page = self._page(listing, lambda thread: thread.thread_id in found)
         items = (
             types.StoredThreadSearchResult(thread=thread, snippet=found[thread.thread_id]) for thread in page.items
         )
         return types.ThreadSearchPage(items=tuple(items), next_cursor=page.next_cursor)
+
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of occurrences. A cursor holds the number of the turn's first item."""
+        term = literal_term(params.search_term)
+        begin = decode_occurrence(params.cursor) if params.cursor else (0, 0)
+        self._read(params.thread_id, include_archived=params.include_archived)
+        items = self._history(params.thread_id).items
+        found = [
+            ((turn.start, number), occurrence)
+            for turn in _turns(items)
+            for number, occurrence in enumerate(
+                occurrences_in_turn(
+                    turn.turn_id, encode_offset("turns", turn.start), items[turn.start : turn.end], term
+                )
+            )
+            if (turn.start, number) >= begin
+        ]
+        page, more = found[: params.page_size], found[params.page_size :]
+        return types.OccurrencePage(
+            items=tuple(occurrence for _, occurrence in page),
+            next_cursor=encode_occurrence(*more[0][0]) if more else None,
+        )
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of turns. A cursor holds the number of the page's first item."""
@@ -200,8 +241,9 @@ class InMemoryThreadStore:
         if begin is not None:
             ordered = [turn for turn in ordered if (turn.start <= begin if descending else turn.start >= begin)]
         shown, more = ordered[: params.page_size], ordered[params.page_size :]
+        is_open = params.is_open or params.thread_id in self._open
         return types.TurnPage(
-            turns=tuple(_stored_turn(items, turn, turns, params.items_view) for turn in shown),
+            turns=tuple(_stored_turn(items, turn, turns, params.items_view, is_open=is_open) for turn in shown),
             next_cursor=encode_offset("turns", more[0].start) if more else None,
             backwards_cursor=encode_offset("turns", shown[0].start) if shown else None,
         )
@@ -318,7 +360,7 @@ class InMemoryThreadStore:
 
     def _texts(self, stored: _Stored) -> Iterator[str]:
         if stored.thread.name:
-            yield stored.thread.name
+            yield searchable(stored.thread.name)
         for item in self._history(stored.thread.thread_id).items:
             if found := search_text(item.type, item.payload):
                 yield found.text
@@ -328,9 +370,10 @@ class InMemoryThreadStore:
         return (
             (thread.archived_at is not None) == params.archived
             and self._is_shown(thread, params)
+            and (thread.preview != "" or params.include_without_preview)
             and (not params.allowed_sources or thread.source in params.allowed_sources)
             and (not params.model_providers or thread.model_provider in params.model_providers)
-            and (params.cwd_filters is None or thread.cwd in params.cwd_filters)
+            and (params.cwd_filters is None or same_directory(params.cwd_filters)(thread.cwd))
             and (not term or term in listing_text(thread.name, thread.title, thread.preview))
             and (params.relation_filter is None or self._is_related(thread, params))
         )
@@ -369,25 +412,34 @@ def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
     place, starts = TurnPlace(), []
     kept: list[_Turn] = []
     for number, item in enumerate(items):
-        if item.type != "event_msg":
-            continue
-        place, change = next_place(place, item.kind, item.payload, item.ordinal or 0)
+        place, change = next_place(
+            place, item.type, item.payload, item.ordinal or 0, lambda turn_id: _numbered(kept, turn_id) is not None
+        )
         match change:
             case TurnStart(turn_id):
                 starts.append(number)
                 kept.append(_Turn(turn_id, number))
             case TurnEnd(turn_id):
-                named = [n for n, turn in enumerate(kept) if turn.turn_id == turn_id]
-                if named:
-                    kept[named[-1]] = replace(kept[named[-1]], late_end=number)
+                if (n := _numbered(kept, turn_id)) is not None:
+                    kept[n] = replace(kept[n], late_end=number)
             case TurnsRolledBack(count):
                 del kept[max(0, len(kept) - count) :]
     ends = dict(itertools.pairwise(starts))
     return [replace(turn, end=ends.get(turn.start)) for turn in kept]
 
 
+def _numbered(turns: Sequence[_Turn], turn_id: str) -> int | None:
+    """Return the number of the first turn with an id."""
+    return next((n for n, turn in enumerate(turns) if turn.turn_id == turn_id), None)
+
+
 def _stored_turn(
-    items: Sequence[RolloutItem], turn: _Turn, turns: Sequence[_Turn], view: types.StoredTurnItemsView
+    items: Sequence[RolloutItem],
+    turn: _Turn,
+    turns: Sequence[_Turn],
+    view: types.StoredTurnItemsView,
+    *,
+    is_open: bool,
 ) -> types.StoredTurn:
     own = items[turn.start : turn.end]
     is_late = turn.end is not None and turn.late_end is not None and turn.late_end >= turn.end
@@ -395,14 +447,19 @@ def _stored_turn(
         turn.turn_id,
         own,
         view,
-        is_last=turn.end is None,
+        may_go_on=is_open and turn.end is None,
         others={other.turn_id for other in turns if other.start < turn.start} - {turn.turn_id},
         late_end=items[turn.late_end] if is_late and turn.late_end is not None else None,
     )
 
 
-def _first_match(texts: Iterator[str], phrases: list[Phrase]) -> str | None:
-    return next((text for text in texts if all(_contains(words_of(text), phrase) for phrase in phrases)), None)
+def _finder(params: types.SearchThreadsParams) -> Callable[[str], str | None]:
+    """Return what returns the excerpt of a text that matches; otherwise None."""
+    if params.match is types.SearchMatch.LITERAL:
+        term = literal_term(params.search_term)
+        return lambda text: next((excerpt(text, *found).text for found in occurrences(text, term)), None)
+    phrases = parse_query(params.search_term)
+    return lambda text: text if all(_contains(words_of(text), phrase) for phrase in phrases) else None
 
 
 def _contains(words: list[str], phrase: Phrase) -> bool:

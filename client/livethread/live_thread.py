@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from livethread import types
-from livethread.errors import ThreadNotFound
+from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread.git_checkout import read_git
 from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import utc_now
 from livethread.observers import ThreadInitialized
-from livethread.policy import is_persisted
+from livethread.policy import is_known, is_persisted, kind_of
 from livethread.rollout.item import RolloutItem, parse_items
 from livethread.store import ThreadStore
 
@@ -31,10 +33,19 @@ class LiveThread:
     """Handle of one open thread. Concurrent calls are safe, and take effect in the order in which they are made."""
 
     def __init__(
-        self, store: ThreadStore, sync: ThreadMetadataSync, event: ThreadInitialized, history_mode: str | None = None
+        self,
+        store: ThreadStore,
+        sync: ThreadMetadataSync,
+        event: ThreadInitialized,
+        history_mode: str | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         """Use `create` or `resume`."""
+        #: How many items of each kind the persistence policy dropped, such as ``event_msg/exec_command_begin``.
+        self.dropped: Counter[str] = Counter()
         self._store = store
+        self._strict = strict
         self._thread_id = sync.thread_id
         self._history_mode = history_mode
         self._sync = sync
@@ -45,25 +56,44 @@ class LiveThread:
         self._closing = asyncio.Lock()
 
     @classmethod
-    async def create(cls, store: ThreadStore, params: types.CreateThreadParams) -> LiveThread:
+    async def create(
+        cls,
+        store: ThreadStore,
+        params: types.CreateThreadParams,
+        *,
+        strict: bool = False,
+        collect_git: bool = True,
+    ) -> LiveThread:
         """Open a new thread. Nothing is stored before its first item or `persist`.
+
+        *collect_git*: if *params* name no git, but a working directory in a checkout, ask git for commit, branch and the
+        URL of ``origin``, for at most 5 seconds.
+
+        *strict*: refuse items of kinds that this release does not know, instead of storing them.
 
         Raises:
             Conflict: a thread with this id exists.
         """
+        if collect_git and params.cwd and params.git is None:
+            params = params.model_copy(update={"git": await read_git(params.cwd)})
         await store.create_thread(params)
-        return cls(store, ThreadMetadataSync.for_new(params), ThreadInitialized.of_new(params))
+        sync, event = ThreadMetadataSync.for_new(params), ThreadInitialized.of_new(params)
+        return cls(store, sync, event, params.history_mode, strict=strict)
 
     @classmethod
-    async def resume(cls, store: ThreadStore, params: types.ResumeThreadParams) -> LiveThread:
+    async def resume(
+        cls, store: ThreadStore, params: types.ResumeThreadParams, *, strict: bool = False
+    ) -> LiveThread:
         """Reopen an existing thread. Several writers may have it open, until a later one opens it exclusively.
+
+        *strict*: refuse items of kinds that this release does not know, instead of storing them.
 
         Raises:
             ThreadNotFound: no thread has this id, or it is archived and *params* exclude archived threads.
         """
         thread = await store.resume_thread(params)
         sync, event = ThreadMetadataSync.for_stored(thread), ThreadInitialized.of_resumed(thread)
-        return cls(store, sync, event, thread.history_mode)
+        return cls(store, sync, event, thread.history_mode, strict=strict)
 
     def __repr__(self) -> str:
         return f"<LiveThread {self._thread_id} {'open' if self._is_open else 'closed'}>"
@@ -87,8 +117,8 @@ class LiveThread:
     ) -> types.Receipt:
         """Append *items* in order, all or none, without those that the persistence policy drops.
 
-        Returns when they are ordered and in the mailbox; `flush` returns when they are durable. If the policy drops
-        every item, returns the previous receipt. Cancelling the call only ends the wait: the items are still appended,
+        Returns when they are ordered and in the mailbox; `flush` returns when they are durable. The receipt counts the
+        dropped items. If the policy drops every item, the receipt has the position of the previous one. Cancelling the call only ends the wait: the items are still appended,
         unless they were waiting for room (``LIVETHREAD_BACKPRESSURE=wait``). In that case the `CancelledError` carries
         the note `NOTHING_STORED`.
 
@@ -98,7 +128,8 @@ class LiveThread:
         position.
 
         Raises:
-            InvalidRequest: an item, the idempotency key or the position is malformed; nothing was appended.
+            InvalidRequest: an item, the idempotency key or the position is malformed, or the thread is strict and an item
+                is of an unknown kind; nothing was appended.
             Conflict: the thread's last position is not the expected one, or a newer exclusive writer took over the
                 thread; nothing was appended.
             ResourceExhausted: an item is too large, or the thread has too many unapplied tasks; nothing was appended.
@@ -106,16 +137,21 @@ class LiveThread:
             Unavailable: Redis did not answer in time; the message says what happened to the items.
         """
         self._require_open()
-        params = self._append_params(items, expected_position, idempotency_key)
-        if params is None:
-            return self._last
+        given = self._parse(items)
+        canonical = tuple(item for item in given if is_persisted(item, self._history_mode))
+        dropped = self._dropped_of(given) if len(canonical) < len(given) else None
+        del given
+        if not canonical:
+            return self._noting(dropped, self._last)
+        params = self._append_params(canonical, expected_position, idempotency_key)
+        del canonical
         append, update = self._store.append_items(params), params.metadata
         del params  # spares the garbage collector the items of thousands of waiting appends
         self._last = await append
         if update is not None and idempotency_key is None:
             self._sync.confirm(update)
         self.note_started(update.patch.model if update is not None else None)
-        return self._last
+        return self._noting(dropped, self._last)
 
     async def update_metadata(self, patch: ThreadMetadataPatch) -> types.Receipt:
         """Patch the thread's metadata, in order with the appends.
@@ -181,6 +217,20 @@ class LiveThread:
             types.ReadThreadParams(thread_id=self._thread_id, include_history=include_history)
         )
 
+    async def search_occurrences(
+        self, search_term: str, *, page_size: int = 50, cursor: str | None = None
+    ) -> types.OccurrencePage:
+        """Return one page of the places where the thread's messages hold *search_term*, in upper or lower case.
+
+        Raises:
+            InvalidRequest: *search_term* is blank, or *cursor* is not from a page of occurrences.
+        """
+        return await self._store.search_occurrences(
+            types.SearchOccurrencesParams(
+                thread_id=self._thread_id, search_term=search_term, page_size=page_size, cursor=cursor
+            )
+        )
+
     async def rollout_path(self) -> Path | None:
         """Return the path of the rollout on the workers' host, or None if the store keeps no files."""
         return (await self.read_thread()).rollout_path
@@ -189,24 +239,47 @@ class LiveThread:
         if not self._is_open:
             raise ThreadNotFound(self._thread_id, "this handle was shut down or discarded; resume the thread")
 
+    def _parse(self, values: Sequence[RolloutItem | Mapping[str, Any]]) -> tuple[RolloutItem, ...]:
+        items = parse_items(values)
+        if self._strict:
+            for n, item in enumerate(items):
+                if not is_known(item):
+                    raise InvalidRequest(
+                        f"items[{n}]: this release does not know the kind {kind_of(item)}, and the thread is strict; "
+                        "nothing was appended. Upgrade livethread, or open the thread without strict"
+                    )
+        return items
+
+    def _dropped_of(self, items: Sequence[RolloutItem]) -> Counter[str]:
+        """Return how many of *items* the policy drops, by kind."""
+        return Counter(kind_of(item) for item in items if not is_persisted(item, self._history_mode))
+
+    def _noting(self, dropped: Counter[str] | None, receipt: types.Receipt) -> types.Receipt:
+        """Count and log what an accepted append *dropped*, and return its receipt with the number."""
+        if not dropped:
+            return receipt
+        self.dropped += dropped
+        logger.debug(
+            "the persistence policy dropped items",
+            extra={"action": "drop_items", "thread_id": self._thread_id, "kinds": dict(dropped)},
+        )
+        return receipt.model_copy(update={"dropped": dropped.total()})
+
     def _append_params(
         self,
-        items: Sequence[RolloutItem | Mapping[str, Any]],
+        items: tuple[RolloutItem, ...],
         expected_position: types.Position | None,
         idempotency_key: str | None,
-    ) -> types.AppendThreadItemsParams | None:
-        """Return the append of the persisted *items* and the metadata derived from them; None if none is persisted."""
-        canonical = tuple(item for item in parse_items(items) if is_persisted(item, self._history_mode))
-        if not canonical:
-            return None
+    ) -> types.AppendThreadItemsParams:
+        """Return the append of *items* and of the metadata derived from them."""
         appended_at = utc_now()
         return types.AppendThreadItemsParams(
             thread_id=self._thread_id,
-            items=canonical,
+            items=items,
             appended_at=appended_at,
             expected_position=expected_position,
             idempotency_key=idempotency_key,
-            metadata=self._sync.derive(canonical, appended_at),
+            metadata=self._sync.derive(items, appended_at),
         )
 
     def note_started(self, model: str | None = None) -> None:

@@ -16,7 +16,7 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
-    StringConstraints,
+    Strict,
     WithJsonSchema,
     field_serializer,
     model_validator,
@@ -26,12 +26,16 @@ from livethread.errors import InvalidRequest
 from livethread.model import Model, Result, StoredTime, Text, UtcTime
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import encode_json
+from livethread.rollout.permissions import READ_ONLY
+from livethread.rollout.session_source import known_source
 from livethread.thread_id import ThreadId
-
-_MAX_LABEL = 200
 
 #: ``history_mode`` of newer codex's threads: lines are numbered, and ``item_completed`` events hold the messages.
 PAGINATED: Final = "paginated"
+
+#: What codex assumes if a rollout does not say it.
+DEFAULT_PROVIDER: Final = "openai"
+DEFAULT_APPROVAL: Final = "on-request"
 
 
 def _json(value: Any) -> Any:
@@ -52,16 +56,17 @@ def _session_source(value: str | dict[str, Any]) -> str | dict[str, Any]:
     return value
 
 
-_Label = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_LABEL, strict=True)]
+_Label = Annotated[str, Strict()]
 _Source = (
     _Label | Annotated[dict[str, Any], WithJsonSchema({"type": "object", "minProperties": 1, "maxProperties": 1})]
 )
 
-#: Where a session runs: ``cli``, ``vscode``, ``exec``, …, or ``{"custom": …}`` or ``{"subagent": …}``.
+#: Where a session runs: ``cli``, ``vscode``, ``exec``, ``mcp``, or ``{"custom": …}`` or ``{"subagent": …}``. Any other name
+#: is stored as it is, and read as ``unknown``, as by codex.
 SessionSource = Annotated[_Source, AfterValidator(_session_source), AfterValidator(_json)]
 
 #: Who started a thread: ``user``, ``subagent``, ``memory_consolidation``, or a feature's own label such as
-#: ``automation``. Passed through unchanged. codex before 0.140 reads only the first three.
+#: ``automation``: any string. Passed through unchanged. codex before 0.140 reads only the first three.
 ThreadSource = Annotated[_Label, AfterValidator(_json)]
 
 
@@ -152,6 +157,7 @@ class ThreadMetadataPatch(_Patch):
 
     clearable: ClassVar[frozenset[str]] = frozenset({
         "name",
+        "reasoning_effort",
         "thread_source",
         "agent_nickname",
         "agent_role",
@@ -167,6 +173,7 @@ class ThreadMetadataPatch(_Patch):
     first_user_message: Text | None = None
     model_provider: Text | None = None
     model: Text | None = None
+    #: Clearable.
     reasoning_effort: Text | None = None
     created_at: UtcTime | None = None
     #: May go back: earlier items no longer count, and the next item advances it to its own time.
@@ -201,7 +208,7 @@ class ThreadMetadataPatch(_Patch):
         return ThreadMetadataPatch(**merged)
 
 
-#: Fields whose first value counts. For all other fields, the last value counts.
+#: Fields that an update can set only if they are unset.
 FirstWins = Literal["cwd", "first_user_message", "preview", "title"]
 FIRST_WINS: Final[frozenset[str]] = frozenset(get_args(FirstWins))
 
@@ -253,13 +260,13 @@ class StoredThread(Result):
     #: The thread to which this fork is attached; it is hidden from listings.
     attached_to_thread_id: str | None = None
     parent_thread_id: str | None = None
-    #: Text to show in listings: the first user message or goal; empty before either.
+    #: Text to show in listings: the first user message or goal; empty before either. Listings hide a thread without it.
     preview: str = ""
     #: Name given by a user.
     name: str | None = None
     title: str | None = None
     first_user_message: str | None = None
-    model_provider: str = ""
+    model_provider: str = DEFAULT_PROVIDER
     model: str | None = None
     reasoning_effort: str | None = None
     created_at: StoredTime
@@ -276,8 +283,10 @@ class StoredThread(Result):
     agent_role: str | None = None
     agent_path: str | None = None
     git_info: GitInfo | None = None
-    approval_mode: Any = None
-    permission_profile: Any = None
+    #: When the agent asks before it acts; codex's default until an item says otherwise.
+    approval_mode: Any = DEFAULT_APPROVAL
+    #: What the agent may do; codex's default until an item says otherwise.
+    permission_profile: Any = Field(default_factory=lambda: READ_ONLY)
     token_usage: dict[str, Any] | None = None
     memory_mode: MemoryMode | None = None
     history_mode: str | None = None
@@ -291,4 +300,6 @@ class StoredThread(Result):
             changes["git_info"] = patch.git_info.apply_to(self.git_info)
         if (recency := changes.pop("advance_recency_at", None)) is not None:
             changes["recency_at"] = max(self.recency_at, recency)
+        if patch.source is not None:
+            changes["source"] = known_source(patch.source)
         return self.model_copy(update=changes)

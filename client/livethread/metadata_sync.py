@@ -23,10 +23,13 @@ from livethread.metadata import (
 )
 from livethread.model import parse_time
 from livethread.rollout.item import RolloutItem
+from livethread.rollout.permissions import permission_profile
+from livethread.rollout.session_source import agent_role, spawn_fields
 from livethread.rollout.user_message import completed_user_message, user_request
 from livethread.types import CreateThreadParams
 
 IMAGE_ONLY_PREVIEW: Final = "[Image]"
+AUDIO_ONLY_PREVIEW: Final = "[Audio]"
 
 #: Fields that only the first ``session_meta`` sets.
 _FIXED_FIELDS: Final = ("session_id", "forked_from_id", "parent_thread_id", "originator")
@@ -34,10 +37,6 @@ _FIXED_FIELDS: Final = ("session_id", "forked_from_id", "parent_thread_id", "ori
 #: Line types that may state facts, and frequent events that never do.
 _FACT_TYPES: Final = frozenset({"session_meta", "turn_context", "event_msg"})
 _FACTLESS_EVENTS: Final = ("agent_message", "agent_reasoning", "task_complete")
-
-#: Fields whose length a patch limits, and a length within the limit.
-_LIMITED_FIELDS: Final = frozenset({"source", "thread_source"})
-_SAFE_LENGTH: Final = 100
 
 
 class ThreadMetadataSync:
@@ -52,6 +51,8 @@ class ThreadMetadataSync:
         self.thread_id = thread_id
         self._set_fields = FIRST_WINS.intersection(set_fields)
         self._facts: dict[str, Any] = {}
+        #: Whether the collected working directory replaces an earlier one.
+        self._replaces_cwd = False
 
     @classmethod
     def for_new(cls, params: CreateThreadParams) -> Self:
@@ -78,10 +79,14 @@ class ThreadMetadataSync:
             return
         facts = self._facts
         for name, value in self._facts_of(kind, payload, at).items():
-            if name in FIRST_WINS and (name in self._set_fields or name in facts):
+            # A turn's directory counts if there is no other; a session's, and one that its user set, always do.
+            replaces = name not in FIRST_WINS or (name == "cwd" and kind != "turn_context")
+            if not replaces and (name in self._set_fields or name in facts):
                 continue
             if not _fits(name, value):
                 continue
+            if name == "cwd":
+                self._replaces_cwd = replaces
             match facts.get(name):
                 case GitInfoPatch() as earlier:
                     facts[name] = earlier.merge(value)
@@ -93,10 +98,12 @@ class ThreadMetadataSync:
     def take(self) -> MetadataUpdate | None:
         """Return the patch of the facts collected since the last call; None without facts."""
         facts, self._facts = self._facts, {}
+        replaced, self._replaces_cwd = {"cwd"} if self._replaces_cwd else frozenset[str](), False
         patch = _patch_of(facts) if facts else None
         if patch is None or patch.is_empty():
             return None
-        return MetadataUpdate.model_validate({"patch": patch, "only_if_unset": FIRST_WINS & patch.model_fields_set})
+        only_if_unset = FIRST_WINS & patch.model_fields_set - replaced
+        return MetadataUpdate.model_validate({"patch": patch, "only_if_unset": only_if_unset})
 
     def confirm(self, update: MetadataUpdate) -> None:
         """Stop sending the first-wins facts of *update*, which certainly takes effect.
@@ -119,6 +126,8 @@ class ThreadMetadataSync:
                 return _from_token_count(payload)
             case "event_msg", "thread_goal_updated":
                 return _from_goal(payload)
+            case "event_msg", "thread_settings_applied":
+                return _from_settings(payload)
             case "event_msg", ("task_started" | "turn_started"):
                 return {"advance_recency_at": at}
             case _:
@@ -128,13 +137,14 @@ class ThreadMetadataSync:
 def thread_of_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> StoredThread:
     """Return the thread that *meta*, its first ``session_meta``, describes; *at* is the time of the line."""
     created_at = parse_time(meta.get("timestamp")) or at
+    fixed = meta | spawn_fields(meta.get("source"))
     thread = StoredThread(
         thread_id=thread_id,
         created_at=created_at,
         updated_at=created_at,
         recency_at=created_at,
         attached_to_thread_id=_text(meta, "forked_from_id") if meta.get("attached_thread") is True else None,
-        **{key: meta[key] for key in _FIXED_FIELDS if isinstance(meta.get(key), str)},
+        **{key: fixed[key] for key in _FIXED_FIELDS if isinstance(fixed.get(key), str)},
     )
     sync = ThreadMetadataSync(thread_id)
     sync.add("session_meta", meta | {"id": thread_id}, at)
@@ -143,13 +153,10 @@ def thread_of_meta(thread_id: str, meta: dict[str, Any], at: datetime) -> Stored
 
 
 def _from_session_meta(meta: dict[str, Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "source": meta.get("source") or "vscode",
-        "thread_source": _text(meta, "thread_source"),
-        "agent_nickname": _text(meta, "agent_nickname"),
-        "agent_role": _text(meta, "agent_role"),
-        "agent_path": _text(meta, "agent_path"),
-    }
+    facts: dict[str, Any] = {"source": "vscode" if meta.get("source") is None else meta["source"]}
+    labels = {key: meta.get(key) for key in ("thread_source", "agent_nickname", "agent_path")}
+    labels["agent_role"] = agent_role(meta)
+    facts |= {key: label for key, label in labels.items() if label is None or isinstance(label, str)}
     facts |= _texts(meta, ("cwd", "model_provider", "cli_version", "history_mode"))
     if created_at := parse_time(meta.get("timestamp")):
         facts["created_at"] = created_at
@@ -164,20 +171,40 @@ def _from_session_meta(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_turn_context(context: dict[str, Any]) -> dict[str, Any]:
-    facts = {
+    facts = _without_nulls({
         "model": _text(context, "model"),
-        "reasoning_effort": _text(context, "effort"),
         "approval_mode": context.get("approval_policy"),
-        "permission_profile": context.get("permission_profile"),
+        "permission_profile": permission_profile(context),
         "cwd": _text(context, "cwd") or None,
-    }
-    return {name: value for name, value in facts.items() if value is not None}
+    })
+    if "model" in facts:  # without an effort, the model's own counts
+        facts["reasoning_effort"] = _text(context, "effort")
+    return facts
+
+
+def _from_settings(event: dict[str, Any]) -> dict[str, Any]:
+    settings = event.get("thread_settings")
+    if not isinstance(settings, dict):
+        return {}
+    facts = _without_nulls({
+        "model": _text(settings, "model"),
+        "model_provider": _text(settings, "model_provider_id") or None,
+        "approval_mode": settings.get("approval_policy"),
+        "permission_profile": settings.get("permission_profile"),
+        "cwd": _text(settings, "cwd") or None,
+    })
+    if "model" in facts:
+        facts["reasoning_effort"] = _text(settings, "reasoning_effort")
+    return facts
 
 
 def _from_user_message(message: dict[str, Any]) -> dict[str, Any]:
     text = user_request(_text(message, "message") or "")
-    has_image = bool(message.get("images") or message.get("local_images"))
-    preview = text or (IMAGE_ONLY_PREVIEW if has_image else "")
+    preview = text
+    if not text and (message.get("images") or message.get("local_images")):
+        preview = IMAGE_ONLY_PREVIEW
+    elif not text and (message.get("audio") or message.get("local_audio")):
+        preview = AUDIO_ONLY_PREVIEW
     facts = {"first_user_message": preview, "preview": preview, "title": text}
     return {name: value for name, value in facts.items() if value}
 
@@ -196,7 +223,7 @@ def _from_token_count(event: dict[str, Any]) -> dict[str, Any]:
 
 def _fits(name: str, value: Any) -> bool:
     """Whether a patch accepts *value*. Items may hold any value, and a bad one must not displace a good one."""
-    if type(value) is str and (name not in _LIMITED_FIELDS or 0 < len(value) <= _SAFE_LENGTH):
+    if type(value) is str:
         return True
     return value is None or isinstance(value, datetime | GitInfoPatch) or not _patch_of({name: value}).is_empty()
 
@@ -208,6 +235,10 @@ def _patch_of(facts: dict[str, Any]) -> ThreadMetadataPatch:
     except InvalidRequest:
         fitting = (_patch_of({name: value}) for name, value in facts.items() if len(facts) > 1)
         return functools.reduce(ThreadMetadataPatch.merge, fitting, ThreadMetadataPatch())
+
+
+def _without_nulls(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _text(mapping: dict[str, Any], key: str) -> str | None:

@@ -5,6 +5,7 @@ Every event is also a structured log line with ids and sizes, never contents.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -228,7 +229,11 @@ class JsonLinesObserver:
     def __call__(self, event: ThreadEvent) -> None:
         """Append *event*."""
         record = {"at": format_time(utc_now()), "event": event.action, **asdict(event)}
-        self._file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z))
+        try:
+            line = orjson.dumps(record, option=orjson.OPT_UTC_Z)
+        except TypeError:  # an integer beyond 64 bits in a source
+            line = json.dumps(record, ensure_ascii=False, default=format_time).encode()
+        self._file.write(line + b"\n")
 
     def close(self) -> None:
         """Close the file. Later events are lost, and logged as observer failures."""

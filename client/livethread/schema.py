@@ -40,6 +40,7 @@ READ: Final[tuple[type[Any], ...]] = (
     types.ReadThreadByRolloutPathParams,
     types.ListThreadsParams,
     types.SearchThreadsParams,
+    types.SearchOccurrencesParams,
     types.ListTurnsParams,
     types.ListItemsParams,
     types.UpdateThreadMetadataParams,
@@ -63,6 +64,7 @@ WRITTEN: Final[tuple[type[Any], ...]] = (
     metadata.StoredThreadHistory,
     types.ThreadPage,
     types.ThreadSearchPage,
+    types.OccurrencePage,
     types.TurnPage,
     types.ItemPage,
 )

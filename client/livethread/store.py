@@ -52,7 +52,22 @@ class ThreadReader(Protocol):
         ...
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of the threads that match a full-text query."""
+        """Return one page of the threads that match a query.
+
+        Raises:
+            InvalidRequest: the query is blank, or the cursor is not from a page of this search.
+        """
+        ...
+
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of the places where the messages of a thread's turns hold a term, in order.
+
+        Turns that were rolled back are left out. A cursor stays valid while the thread grows.
+
+        Raises:
+            ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
+            InvalidRequest: the term is blank, or the cursor is not from a page of occurrences.
+        """
         ...
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:

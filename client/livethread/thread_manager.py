@@ -17,19 +17,26 @@ class ThreadManager:
     thread goes straight to the store. Either way, it is one task in the thread's order.
     """
 
-    def __init__(self, store: ThreadStore) -> None:
+    def __init__(self, store: ThreadStore, *, strict: bool = False, collect_git: bool = True) -> None:
+        """*strict*: its threads refuse items of kinds that this release does not know.
+
+        *collect_git*: a new thread takes its git metadata from its working directory; see `LiveThread.create`.
+        """
         self._store = store
+        self._collect_git = collect_git
+        self._strict = strict
         self._loaded: dict[str, LiveThread] = {}
 
     async def create_thread(self, params: types.CreateThreadParams) -> LiveThread:
         """Open a new thread and keep it loaded."""
-        return self._load(await LiveThread.create(self._store, params))
+        created = await LiveThread.create(self._store, params, strict=self._strict, collect_git=self._collect_git)
+        return self._load(created)
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> LiveThread:
         """Return the loaded thread, or reopen it and keep it loaded. An exclusive opening always reopens it."""
         if (thread := self.get(params.thread_id)) and not params.exclusive:
             return thread
-        resumed = await LiveThread.resume(self._store, params)
+        resumed = await LiveThread.resume(self._store, params, strict=self._strict)
         if thread := self.get(params.thread_id):  # another call resumed it; both handles share one writer
             await resumed.discard()
             return thread

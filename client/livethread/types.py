@@ -5,10 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import (
+    DEFAULT_PROVIDER,
     GitInfo,
     MemoryMode,
     MetadataUpdate,
@@ -19,6 +20,7 @@ from livethread.metadata import (
 from livethread.model import Model, Result, Text, UtcTime, utc_now
 from livethread.rollout.item import AppendedItems, RolloutItem
 from livethread.rollout.lines import encode_json
+from livethread.rollout.session_source import spawn_fields
 from livethread.thread_id import ThreadId, new_thread_id
 
 PageSize = Annotated[int, Field(ge=1, le=1000)]
@@ -60,8 +62,9 @@ class CreateThreadParams(Model):
     parent_thread_id: ThreadId | None = None
     #: Working directory; None if the thread has no file system.
     cwd: Text | None = None
-    model_provider: Text = "openai"
-    #: codex lists ``cli`` and ``vscode`` by default, and never a custom object.
+    model_provider: Text = DEFAULT_PROVIDER
+    #: codex lists ``cli`` and ``vscode`` by default, and never a custom object. A spawned sub-agent's source names the
+    #: parent, and the nickname, role and path unless they are given.
     source: SessionSource = "cli"
     thread_source: ThreadSource | None = None
     originator: Text = "livethread"
@@ -74,12 +77,23 @@ class CreateThreadParams(Model):
     agent_path: Text | None = None
     memory_mode: MemoryMode | None = None
     multi_agent_version: Text | None = None
+    #: ``paginated`` for a thread whose turns are ``item_completed`` events, as newer codex writes them; None: legacy.
+    history_mode: Text | None = None
     git: GitInfo | None = None
     created_at: UtcTime = Field(default_factory=utc_now)
     #: Whether the session does not intend to keep the thread; None if unknown. Events carry it; it is not stored.
     ephemeral: bool | None = None
     #: Fence the thread's writers in other stores; see `ResumeThreadParams`.
     exclusive: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_from_source(cls, values: Any) -> Any:
+        spawn = spawn_fields(values.get("source")) if isinstance(values, dict) else {}
+        if not spawn:
+            return values
+        given = {name: value for name, value in values.items() if value is not None and name != "parent_thread_id"}
+        return {**values, **spawn, **given}
 
 
 class ResumeThreadParams(Model):
@@ -187,6 +201,8 @@ class Receipt(Result):
     thread_id: ThreadId
     #: The task's place in the thread's order.
     position: Position
+    #: Items of a `LiveThread`'s append that the persistence policy dropped.
+    dropped: Annotated[int, Field(ge=0)] = 0
 
 
 class ThreadSortKey(StrEnum):
@@ -236,13 +252,15 @@ class ListThreadsParams(Model):
     allowed_sources: tuple[SessionSource, ...] = ()
     #: None or empty: every provider. Like codex's, a store has no configured provider; codex's server fills it in.
     model_providers: tuple[Text, ...] | None = None
-    #: None: every directory; empty: no thread.
+    #: None: every directory; empty: no thread. Any spelling of a path counts, and symlinks are followed on the store's host.
     cwd_filters: tuple[Text, ...] | None = None
     #: Archived threads instead of active ones.
     archived: bool = False
     #: Case-insensitive substring of name, title or preview. None or empty: every thread. A term of one or two characters
     #: is slow: it scans every thread.
     search_term: Text | None = None
+    #: Also threads without a preview: nothing was asked in them yet. codex never lists them.
+    include_without_preview: bool = False
     #: Threads spawned by one thread, even if that thread was deleted. None: every thread.
     relation_filter: ThreadRelationFilter | None = None
     #: Forks attached to one thread. None: every thread.
@@ -261,14 +279,25 @@ class ThreadPage(Result):
     next_cursor: str | None = None
 
 
+class SearchMatch(StrEnum):
+    """How a search reads its term."""
+
+    #: Words, ranked: ``word``, ``"a phrase"``, ``prefix*``; without case and diacritics. All must be in one text.
+    WORDS = "words"
+    #: The term as it stands, anywhere in a text, in upper or lower case: ``foo_bar``, ``->``. Not ranked. As in codex.
+    LITERAL = "literal"
+
+
 class SearchThreadsParams(Model):
     """Parameters for a full-text search over threads."""
 
-    #: Words that one message, or the name, must contain: ``word``, ``"a phrase"``, ``prefix*``. At least one.
+    #: What one message, or the name, must contain; see *match*. Not blank, and at least one word for `SearchMatch.WORDS`.
     search_term: Annotated[str, Field(min_length=1)]
+    match: SearchMatch = SearchMatch.WORDS
     page_size: PageSize = 50
     cursor: Text | None = None
-    #: None: best matches first; later pages then ignore messages newer than the first page.
+    #: None: best matches first, and later pages then ignore messages newer than the first page; but threads that were
+    #: updated last come first if the match is literal.
     sort_key: ThreadSortKey | None = None
     #: Direction of the sort key. Without a sort key it is ignored.
     sort_direction: SortDirection = SortDirection.DESC
@@ -294,6 +323,41 @@ class ThreadSearchPage(Result):
     next_cursor: str | None = None
 
 
+class SearchOccurrencesParams(Model):
+    """Parameters for one page of the places where a thread's messages hold a term."""
+
+    thread_id: ThreadId
+    #: Searched literally; see `SearchMatch.LITERAL`. Not blank.
+    search_term: Annotated[str, Field(min_length=1)]
+    include_archived: bool = True
+    cursor: Text | None = None
+    page_size: PageSize = 50
+
+
+class ThreadOccurrence(Result):
+    """A place in a message that holds a term."""
+
+    turn_id: str
+    #: Number of the message's line; None in older rollouts of codex.
+    ordinal: int | None
+    #: ``user`` or ``assistant``.
+    role: str
+    #: The message around the occurrence, which is ``snippet[start:end]``.
+    snippet: str
+    start: int
+    end: int
+    #: For `ListTurnsParams`: begins with the occurrence's turn.
+    turn_cursor: str
+
+
+class OccurrencePage(Result):
+    """One page of occurrences."""
+
+    items: tuple[ThreadOccurrence, ...]
+    #: None on the last page.
+    next_cursor: str | None = None
+
+
 class StoredTurnStatus(StrEnum):
     """How a turn ended, if it did."""
 
@@ -311,6 +375,15 @@ class StoredTurnItemsView(StrEnum):
     FULL = "full"
 
 
+class StoredTurnError(Result):
+    """Why a turn failed."""
+
+    message: str
+    #: What kind of error it was, as the agent named it, such as ``usage_limit_exceeded``.
+    code: str | None = None
+    additional_details: str | None = None
+
+
 class StoredTurn(Result):
     """One turn of a thread."""
 
@@ -318,9 +391,13 @@ class StoredTurn(Result):
     items: tuple[RolloutItem, ...]
     items_view: StoredTurnItemsView
     status: StoredTurnStatus
-    error: str | None = None
+    error: StoredTurnError | None = None
+    #: As the agent measured it, to the second; otherwise the time of the turn's first line.
     started_at: UtcTime | None = None
+    #: Likewise, otherwise the time of the line that ended the turn, or of its last one. None while it is in progress.
     completed_at: UtcTime | None = None
+    #: As the agent measured it.
+    duration_ms: int | None = None
 
 
 class ListTurnsParams(Model):
@@ -332,6 +409,8 @@ class ListTurnsParams(Model):
     page_size: PageSize = 50
     sort_direction: SortDirection = SortDirection.ASC
     items_view: StoredTurnItemsView = StoredTurnItemsView.SUMMARY
+    #: Whether a process is known to have the thread open, so that its last turn may go on. The store asks by itself, too.
+    is_open: bool = False
 
 
 class TurnPage(Result):

@@ -22,12 +22,15 @@ LOAD_HISTORY_TASK = "livethread.load_history"
 READ_THREAD_BY_ROLLOUT_PATH_TASK = "livethread.read_thread_by_rollout_path"
 LIST_THREADS_TASK = "livethread.list_threads"
 SEARCH_THREADS_TASK = "livethread.search_threads"
+SEARCH_OCCURRENCES_TASK = "livethread.search_occurrences"
 LIST_TURNS_TASK = "livethread.list_turns"
 LIST_ITEMS_TASK = "livethread.list_items"
 
 
 #: Field of the hash ``writers`` with the thread's newest epoch; writers' ids have no colon.
 EPOCH = ":epoch"
+#: Begins the fields that name writers which have ended.
+ENDED = "e:"
 
 
 def shard_of(thread_id: str, shards: int) -> int:
@@ -88,7 +91,7 @@ class ShardKeys:
     def writers(self, thread_id: str) -> str:
         """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position.
 
-        Also ``:epoch`` -> the newest epoch.
+        Also ``:epoch`` -> the newest epoch, and ``e:<writer>`` -> "" if the writer has ended.
         """
         return f"{self.thread_prefix}writers:{thread_id}"
 

@@ -51,7 +51,7 @@ class Command:
         return json.loads(out)
 
     def listed(self) -> list[Any]:
-        return [self("ls", "--limit", "1000"), self("ls", "--limit", "1000", "--archived")]
+        return [self("ls", "--all", "--limit", "1000"), self("ls", "--all", "--limit", "1000", "--archived")]
 
     def drop_index(self) -> None:
         for file in (self.home / "livethread").glob("index.sqlite*"):
@@ -206,6 +206,6 @@ def test_a_conflict_is_printed_and_sets_the_exit_code(livethread: Command, codex
 
     assert process.returncode == 1
     count, conflict = out.splitlines()
-    assert count == "0 imported, 0 grown, 0 unchanged, 0 indexed in place, 1 conflicts, 0 not rollouts"
+    assert count == "0 imported, 0 grown, 0 unchanged, 0 indexed in place, 1 conflicts, 0 left out, 0 not rollouts"
     assert str(codex / name) in conflict
     assert str(livethread.home / name) in conflict

@@ -50,7 +50,7 @@ async def write_threads(home: Path) -> str:
 
 async def test_a_rebuild_restores_every_listing_after_the_index_is_deleted(tmp_path: Path) -> None:
     thread_id = await write_threads(tmp_path)
-    before = [livethread(tmp_path, "ls"), livethread(tmp_path, "ls", "--archived")]
+    before = [livethread(tmp_path, "ls", "--all"), livethread(tmp_path, "ls", "--all", "--archived")]
     assert [len(page["items"]) for page in before] == [3, 1]
     for file in (tmp_path / "livethread").glob("index.sqlite*"):
         file.unlink()
@@ -58,7 +58,7 @@ async def test_a_rebuild_restores_every_listing_after_the_index_is_deleted(tmp_p
     report = livethread(tmp_path, "rebuild")
 
     assert (report["threads"], report["unreadable"], report["duplicates"], report["busy"]) == (4, [], [], [])
-    assert [livethread(tmp_path, "ls"), livethread(tmp_path, "ls", "--archived")] == before
+    assert [livethread(tmp_path, "ls", "--all"), livethread(tmp_path, "ls", "--all", "--archived")] == before
     next(tmp_path.rglob(f"rollout-*-{thread_id}.jsonl")).unlink()
     assert livethread(tmp_path, "rebuild")["forgotten"] == 1
-    assert [thread["thread_id"] for thread in livethread(tmp_path, "ls")["items"]].count(thread_id) == 0
+    assert [thread["thread_id"] for thread in livethread(tmp_path, "ls", "--all")["items"]].count(thread_id) == 0

@@ -16,34 +16,46 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tests.codex
 from tests.nodes.waiting import DEADLINE
 
 ROLLOUTS = os.environ.get("LIVETHREAD_TEST_ROLLOUTS", "")
 
 pytestmark = pytest.mark.skipif(not ROLLOUTS, reason="LIVETHREAD_TEST_ROLLOUTS names no directory of rollouts")
 
-#: The persistence policy of the format, independent of the shipped policy, which is under test.
-KEPT_EVENTS = frozenset({
-    *("user_message", "agent_message", "agent_reasoning", "agent_reasoning_raw_content", "patch_apply_end"),
-    *("token_count", "thread_goal_updated", "context_compacted", "entered_review_mode", "exited_review_mode"),
-    *("mcp_tool_call_end", "thread_rolled_back", "turn_aborted", "task_started", "task_complete", "turn_started"),
-    *("turn_complete", "web_search_end", "image_generation_end", "sub_agent_activity"),
-})
-DROPPED_RESPONSE_ITEMS = frozenset({"compaction_trigger", "other"})
-KEPT_COMPLETIONS = frozenset({"plan", "sleep"})
+#: Each kind of item and whether codex persists it; independent of the shipped policy, which is under test.
+POLICY = [
+    json.loads(line) for line in (Path(tests.codex.__path__[0]) / "policy.jsonl").read_text("utf-8").splitlines()
+]
 
 
-def is_kept(item: dict[str, Any]) -> bool:
+#: Kinds of older codex that were not persisted.
+OLDER_DROPPED = frozenset({"background_event", "thread_name_updated"})
+
+
+def kind_of(item: dict[str, Any]) -> tuple[Any, ...]:
     payload = item["payload"]
-    match item["type"]:
-        case "response_item":
-            return payload["type"] not in DROPPED_RESPONSE_ITEMS
-        case "event_msg" if payload["type"] == "item_completed":
-            return str(payload["item"]["type"]).lower() in KEPT_COMPLETIONS
-        case "event_msg":
-            return payload["type"] in KEPT_EVENTS
-        case _:
-            return True
+    if item["type"] not in {"event_msg", "response_item"}:
+        return (item["type"],)
+    inner = payload.get("item") if payload["type"] == "item_completed" else payload
+    kind = inner.get("kind") if inner["type"] in {"Extension", "SubAgentActivity", "sub_agent_activity"} else None
+    return item["type"], payload["type"], inner["type"], kind
+
+
+KEPT = {kind_of(row): row for row in POLICY}
+
+
+def is_kept(item: dict[str, Any], mode: str) -> bool:
+    if item["type"] == "thread_metadata" or item["payload"].get("type") in OLDER_DROPPED:
+        return False
+    row = KEPT.get(kind_of(item))
+    return row is None or row[mode]
+
+
+def mode_of(items: list[dict[str, Any]]) -> str:
+    """Return the history mode of a rollout's *items*."""
+    meta = next(item["payload"] for item in items if item["type"] == "session_meta")
+    return "paginated" if meta.get("history_mode") == "paginated" else "legacy"
 
 
 def lines_of(path: Path) -> list[Any]:
@@ -114,7 +126,8 @@ def test_persisted_items_come_out_equal_and_in_order_after_session_meta(
     recorded = recordings()
     for result in replayed:
         own, *items = lines_of(Path(result["rollout_path"]))
-        expected = [item for item in recorded[result["file"]] if is_kept(item)]
+        recording = recorded[result["file"]]
+        expected = [item for item in recording if is_kept(item, mode_of(recording))]
 
         assert (own["type"], own["payload"]["id"]) == ("session_meta", result["thread_id"])
         assert [item["type"] for item in items] == [item["type"] for item in expected], result["file"]
@@ -129,13 +142,13 @@ def test_every_line_is_stored_once_and_the_counts_agree(replayed: list[dict[str,
 
         assert [line["ordinal"] for line in lines] == list(range(len(lines))), result["file"]
         assert result["sent"] == len(items)
-        assert result["dropped_by_policy"] == sum(not is_kept(item) for item in items)
+        assert result["dropped_by_policy"] == sum(not is_kept(item, mode_of(items)) for item in items)
         assert result["unreadable"] == len(lines_of(Path(result["file"]))) - len(items)
         assert result["lines"] == result["sent"] - result["dropped_by_policy"] + 1 == len(lines)
 
 
 def test_the_replayed_threads_are_listed(livethread: Command, replayed: list[dict[str, Any]]) -> None:
-    page = livethread("ls", "--limit", "1000")
+    page = livethread("ls", "--all", "--limit", "1000")
 
     paths = {thread["thread_id"]: thread["rollout_path"] for thread in page["items"]}
     assert paths == {result["thread_id"]: result["rollout_path"] for result in replayed}

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from types import TracebackType
@@ -32,12 +33,16 @@ class CodexError(Exception):
 
 
 class AppServer:
-    """One ``codex app-server`` over a home, without login; its model is the one at *model_url*."""
+    """One ``codex app-server`` over a home, without login; its model is the one at *model_url*.
 
-    def __init__(self, codex: Path, home: Path, model_url: str) -> None:
+    *log*: what it logs, in the form of ``RUST_LOG``.
+    """
+
+    def __init__(self, codex: Path, home: Path, model_url: str, log: str = "error") -> None:
         config = itertools.chain(*(("-c", setting) for setting in (*OFFLINE, *_model_settings(model_url))))
         self._command = [str(codex), "app-server", *config]
         self._home = home
+        self._log_level = log
         self._log = home.parent / f"{home.name}-codex.log"
         #: Notifications from codex, in order.
         self._notifications: list[dict[str, Any]] = []
@@ -53,7 +58,7 @@ class AppServer:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env=env | {"RUST_LOG": "error"},
+                env=env | {"RUST_LOG": self._log_level},
                 cwd=self._home,
                 limit=MAX_LINE_BYTES,
                 start_new_session=True,
@@ -85,6 +90,10 @@ class AppServer:
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._reading
 
+    def log(self) -> str:
+        """Return what codex has logged, without colours."""
+        return re.sub(r"\x1b\[[0-9;]*m", "", self._log.read_text(encoding="utf-8", errors="replace"))
+
     async def call(self, method: str, **params: Any) -> Any:
         """Return the result of a request.
 
@@ -111,10 +120,33 @@ class AppServer:
         page = await self.call("thread/search", searchTerm=term)
         return [hit["thread"]["id"] for hit in page["data"]]
 
+    async def occurrences(self, thread_id: str, term: str) -> list[tuple[str, str, str]]:
+        """Return each occurrence: its turn, what it is, and up to 20 characters before it."""
+        found: list[tuple[str, str, str]] = []
+        page: dict[str, Any] = {"nextCursor": None}
+        while True:
+            page = await self.call(
+                "thread/searchOccurrences", threadId=thread_id, searchTerm=term, cursor=page["nextCursor"]
+            )
+            for each in page["data"]:
+                start, end = (each["snippetMatchRange"][edge] for edge in ("start", "end"))
+                units = each["snippet"].encode("utf-16-le")  # codex counts in units of UTF-16
+                before, match = units[: start * 2].decode("utf-16-le"), units[start * 2 : end * 2].decode("utf-16-le")
+                found.append((each["turnId"], match, before[-20:]))
+            if page["nextCursor"] is None:
+                return found
+
     async def said(self, thread_id: str) -> list[list[tuple[str, str]]]:
         """Return the turns of a thread as codex shows them."""
         read = await self.call("thread/read", threadId=thread_id, includeTurns=True)
         return said_in(read["thread"])
+
+    async def turns(self, thread_id: str) -> list[dict[str, Any]]:
+        """Return all turns of a thread."""
+        listed = await self.call("thread/turns/list", threadId=thread_id, itemsView="full", sortDirection="asc")
+        assert listed["nextCursor"] is None
+        turns: list[dict[str, Any]] = listed["data"]
+        return turns
 
     async def run_turn(self, thread_id: str, text: str) -> None:
         """Send *text* to a loaded thread; return when the model has answered and the turn has ended."""

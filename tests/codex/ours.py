@@ -11,6 +11,7 @@ from livethread import (
     LiveThread,
     ResumeThreadParams,
     RolloutItem,
+    SearchMatch,
     SearchThreadsParams,
     StoredThread,
     StoredTurnItemsView,
@@ -34,9 +35,9 @@ async def summary(store: ThreadReader, thread_id: str) -> list[tuple[str, ...]]:
     return [tuple(map(said, turn.items)) for turn in turns]
 
 
-async def found(store: ThreadReader, term: str) -> list[str]:
+async def found(store: ThreadReader, term: str, match: SearchMatch = SearchMatch.WORDS) -> list[str]:
     """Return the ids of the threads that contain *term*."""
-    page = await store.search_threads(SearchThreadsParams(search_term=term))
+    page = await store.search_threads(SearchThreadsParams(search_term=term, match=match))
     return [hit.thread.thread_id for hit in page.items]
 
 

@@ -129,7 +129,7 @@ async def test_without_redis_only_the_calls_that_need_it_fail(
             await new_thread(store, thread_id=new_thread_id())
         with pytest.raises(ThreadNotFound):
             await append(store, known, message("not open"))
-        listed = await store.list_threads(ListThreadsParams())
+        listed = await store.list_threads(ListThreadsParams(include_without_preview=True))
         thread_id = await new_thread(store)
         await queue(store, thread_id, "0")
         with pytest.raises(Unavailable, match="nothing is lost"):

@@ -121,9 +121,9 @@ class Killer:
 
     def _watched_transaction(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @contextmanager
-        def transaction(index: Index) -> Iterator[Connection]:
+        def transaction(index: Index, *, is_synced: bool = False) -> Iterator[Connection]:
             share = self._share("a commit to the index")
-            with original(index) as connection:
+            with original(index, is_synced=is_synced) as connection:
                 yield connection
                 if share is not None and share <= WHOLE // 2:
                     raise Killed

@@ -18,5 +18,8 @@ EVERY_READER = pytest.mark.parametrize("kind", [*STORES, CELERY])
 #: For tests of several writers: stores that can share a home.
 SHARED = pytest.mark.parametrize("kind", [LOCAL, FILES, QUEUED])
 
+#: Likewise for tests of reads.
+SHARED_READERS = pytest.mark.parametrize("kind", [LOCAL, FILES, QUEUED, CELERY])
+
 #: Small, so that a test reaches it cheaply.
 MAX_ITEM_BYTES = 64 * 1024

@@ -13,6 +13,7 @@ from livethread import (
     DeleteThreadParams,
     LoadThreadHistoryParams,
     Receipt,
+    ShutdownThreadParams,
     StoredThread,
     ThreadMetadataPatch,
     ThreadReader,
@@ -30,6 +31,11 @@ async def unarchive(store: ThreadStore, thread_id: str) -> Receipt:
 
 async def delete(store: ThreadStore, thread_id: str) -> Receipt:
     return await store.delete_thread(DeleteThreadParams(thread_id=thread_id))
+
+
+async def close(store: ThreadStore, *thread_ids: str) -> None:
+    for thread_id in thread_ids:
+        await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
 
 
 async def stored(store: ThreadStore, *items: dict[str, Any], name: str | None = None, **params: Any) -> str:

@@ -81,7 +81,9 @@ async def test_an_archived_thread_is_listed_only_among_archived_threads(store: T
     await flush(store, archived)
 
     async def listed(*, archived: bool) -> list[str]:
-        page = await store.list_threads(ListThreadsParams(cwd_filters=(cwd,), archived=archived))
+        page = await store.list_threads(
+            ListThreadsParams(include_without_preview=True, cwd_filters=(cwd,), archived=archived)
+        )
         return [thread.thread_id for thread in page.items]
 
     assert (await listed(archived=True), await listed(archived=False)) == ([archived], [active])

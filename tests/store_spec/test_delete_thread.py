@@ -101,7 +101,7 @@ async def test_a_deleted_thread_is_neither_listed_nor_found(store: ThreadStore) 
 
     async def found() -> list[str]:
         pages = [await store.search_threads(SearchThreadsParams(search_term=term)) for term in (word, name)]
-        listed = (await store.list_threads(ListThreadsParams(cwd_filters=(cwd,)))).items
+        listed = (await store.list_threads(ListThreadsParams(include_without_preview=True, cwd_filters=(cwd,)))).items
         return [each.thread.thread_id for page in pages for each in page.items] + [t.thread_id for t in listed]
 
     before = await found()
@@ -273,7 +273,7 @@ async def test_the_children_of_a_deleted_thread_stay(store: ThreadStore) -> None
     assert await read(store, child) == before
     assert texts(await history(store, child)) == ["the child's"]
     relation = ThreadRelationFilter(kind=RelationKind.DIRECT_CHILDREN, thread_id=parent)
-    page = await store.list_threads(ListThreadsParams(relation_filter=relation))
+    page = await store.list_threads(ListThreadsParams(include_without_preview=True, relation_filter=relation))
     assert page.items == (before,)
 
 

@@ -23,7 +23,7 @@ async def test_a_thread_without_an_accepted_task_leaves_nothing(store: ThreadSto
         await read(store, thread_id)
     with pytest.raises(ThreadNotFound):
         await append(store, thread_id, message("late"))
-    assert (await store.list_threads(ListThreadsParams(cwd_filters=(cwd,)))).items == ()
+    assert (await store.list_threads(ListThreadsParams(include_without_preview=True, cwd_filters=(cwd,)))).items == ()
 
 
 async def test_discarding_a_thread_that_is_not_open_does_nothing(store: ThreadStore) -> None:

@@ -28,7 +28,7 @@ async def test_a_flush_stores_and_lists_what_was_accepted(store: ThreadStore) ->
 
     await flush(store, thread_id)
 
-    [listed] = (await store.list_threads(ListThreadsParams(cwd_filters=(cwd,)))).items
+    [listed] = (await store.list_threads(ListThreadsParams(include_without_preview=True, cwd_filters=(cwd,)))).items
     assert (listed.thread_id, listed.name) == (thread_id, "A name")
     assert texts(await history(store, thread_id)) == [f"{n}" for n in range(5)]
 

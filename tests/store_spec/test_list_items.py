@@ -233,7 +233,9 @@ async def test_a_malformed_cursor_is_refused(store: ThreadStore, cursor: str) ->
 async def test_a_cursor_of_threads_of_results_or_of_turns_is_refused(store: ThreadStore) -> None:
     word, cwd = a_word(), f"/{new_thread_id()}"
     thread_id, _ = [await stored(store, *turn("t1", said(word)), *turn("t2"), cwd=cwd) for _ in range(2)]
-    listed = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
+    listed = await store.list_threads(
+        ListThreadsParams(include_without_preview=True, page_size=1, cwd_filters=(cwd,))
+    )
     found = await store.search_threads(SearchThreadsParams(page_size=1, search_term=word))
     turns = await turn_page(store, thread_id, page_size=1)
 

@@ -3,16 +3,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.nodes.items import append, flush, message, new_thread, read, update
+from tests.nodes.items import append, flush, message, new_thread, read, said, update
 from tests.store_spec.kinds import EVERY_READER
 from tests.store_spec.operations import archive
 
 from livethread import (
+    CreateThreadParams,
     InvalidRequest,
     ListThreadsParams,
+    LiveThread,
     RelationKind,
     SortDirection,
     ThreadMetadataPatch,
@@ -43,8 +46,23 @@ async def stored(store: ThreadStore, patch: ThreadMetadataPatch | None = None, *
 
 
 async def listed(store: ThreadStore, cwd: str, **params: Any) -> list[str]:
-    page = await store.list_threads(ListThreadsParams.model_validate({"cwd_filters": (cwd,), **params}))
+    page = await store.list_threads(
+        ListThreadsParams.model_validate({"include_without_preview": True, "cwd_filters": (cwd,), **params})
+    )
     return [thread.thread_id for thread in page.items]
+
+
+async def test_a_thread_in_which_nothing_was_asked_is_listed_only_on_request(store: ThreadStore, cwd: str) -> None:
+    thread = await LiveThread.create(store, CreateThreadParams(cwd=cwd))
+    await thread.append_items([message("An answer to nothing")])
+    await thread.flush()
+    before = await listed(store, cwd, include_without_preview=False), await listed(store, cwd)
+
+    await thread.append_items([said("A question")])
+    await thread.flush()
+
+    assert before == ([], [thread.thread_id])
+    assert await listed(store, cwd, include_without_preview=False) == [thread.thread_id]
 
 
 async def all_pages(store: ThreadStore, page_size: int, **params: Any) -> list[list[str]]:
@@ -52,7 +70,12 @@ async def all_pages(store: ThreadStore, page_size: int, **params: Any) -> list[l
     cursor: str | None = params.pop("cursor", None)
     while True:
         page = await store.list_threads(
-            ListThreadsParams.model_validate({"page_size": page_size, "cursor": cursor, **params})
+            ListThreadsParams.model_validate({
+                "include_without_preview": True,
+                "page_size": page_size,
+                "cursor": cursor,
+                **params,
+            })
         )
         pages.append([thread.thread_id for thread in page.items])
         cursor = page.next_cursor
@@ -77,7 +100,7 @@ def paged(ids: Sequence[str], size: int) -> list[list[str]]:
 async def test_a_listed_thread_equals_the_thread_that_is_read(store: ThreadStore, cwd: str) -> None:
     thread_id = await stored(store, ThreadMetadataPatch(name="A name", token_usage={"n": 1}), cwd=cwd)
 
-    [thread] = (await store.list_threads(ListThreadsParams(cwd_filters=(cwd,)))).items
+    [thread] = (await store.list_threads(ListThreadsParams(include_without_preview=True, cwd_filters=(cwd,)))).items
 
     assert thread == await read(store, thread_id)
 
@@ -127,7 +150,9 @@ async def test_a_thread_that_changes_between_two_pages_moves_with_its_time(
 ) -> None:
     """Newest first, a thread that was not shown yet is skipped; oldest first, a shown thread is shown again."""
     oldest, old, young, youngest = [await stored(store, later(key, day), cwd=cwd) for day in range(4)]
-    wanted = ListThreadsParams(page_size=2, cwd_filters=(cwd,), sort_key=key, sort_direction=direction)
+    wanted = ListThreadsParams(
+        include_without_preview=True, page_size=2, cwd_filters=(cwd,), sort_key=key, sort_direction=direction
+    )
     first = await store.list_threads(wanted)
 
     for thread_id, day in ((oldest, 10), (youngest, 11)):
@@ -146,7 +171,7 @@ async def test_a_thread_that_changes_between_two_pages_moves_with_its_time(
 
 async def test_a_page_begins_after_a_thread_that_is_gone(store: ThreadStore, cwd: str) -> None:
     ids = [await stored(store, cwd=cwd, created_at=AT + timedelta(seconds=n)) for n in range(3)]
-    first = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
+    first = await store.list_threads(ListThreadsParams(include_without_preview=True, page_size=1, cwd_filters=(cwd,)))
 
     await archive(store, ids[2])
     await flush(store, ids[2])
@@ -209,8 +234,24 @@ async def test_threads_are_filtered_by_directory(store: ThreadStore, cwd: str) -
     assert await listed(store, cwd) == [here]
     assert sorted(await listed(store, cwd, cwd_filters=(cwd, f"{cwd}/there"))) == sorted([here, there])
     assert await listed(store, cwd, cwd_filters=()) == []
-    everything = await store.list_threads(ListThreadsParams(page_size=1000, cwd_filters=None))
+    everything = await store.list_threads(
+        ListThreadsParams(include_without_preview=True, page_size=1000, cwd_filters=None)
+    )
     assert {here, there} <= {thread.thread_id for thread in everything.items}
+
+
+async def test_directories_are_compared_as_paths(store: ThreadStore, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(project)
+    spellings = (str(project), f"{project}/", f"{link}/.")
+    threads = sorted([await stored(store, cwd=spelling) for spelling in spellings])
+    gone = await stored(store, cwd=f"{tmp_path}/gone//")
+
+    for spelling in (*spellings, f"{link}/../project"):
+        assert sorted(await listed(store, spelling)) == threads, spelling
+    assert await listed(store, f"{tmp_path}/gone") == [gone]
 
 
 async def test_threads_are_filtered_by_source(store: ThreadStore, cwd: str) -> None:
@@ -305,16 +346,20 @@ async def test_pages_by_each_sort_key_lose_no_thread_with_equal_times(
 @pytest.mark.parametrize("cursor", ["x", "!", "é", "e30=", "WzFd", "W10=", "IiI="])
 async def test_a_malformed_cursor_is_refused(store: ThreadStore, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
-        await store.list_threads(ListThreadsParams(cursor=cursor))
+        await store.list_threads(ListThreadsParams(include_without_preview=True, cursor=cursor))
 
 
 async def test_a_cursor_of_a_listing_by_another_sort_key_is_refused(store: ThreadStore, cwd: str) -> None:
     for _ in range(2):
         await stored(store, cwd=cwd)
-    page = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
+    page = await store.list_threads(ListThreadsParams(include_without_preview=True, page_size=1, cwd_filters=(cwd,)))
 
     with pytest.raises(InvalidRequest, match="created_at"):
-        await store.list_threads(ListThreadsParams(cursor=page.next_cursor, sort_key=ThreadSortKey.UPDATED_AT))
+        await store.list_threads(
+            ListThreadsParams(
+                include_without_preview=True, cursor=page.next_cursor, sort_key=ThreadSortKey.UPDATED_AT
+            )
+        )
 
 
 @pytest.mark.parametrize("page_size", [0, -1, 1001])

@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.nodes.histories import HISTORIES
 from tests.nodes.items import append, history, message, said, update
 from tests.store_spec.kinds import EVERY_READER
-from tests.store_spec.operations import a_word, archive, stored
+from tests.store_spec.operations import a_word, archive, close, stored
 from tests.store_spec.turns import (
     ASC,
     COMPLETED,
@@ -87,7 +88,7 @@ async def test_the_last_turn_has_the_status_of_its_end(
 
     [last] = await turns_of(store, thread_id)
 
-    assert (last.status, last.error) == expected
+    assert (last.status, last.error and last.error.message) == expected
     assert last.started_at == SECONDS[1]
     assert (last.completed_at is None) == (last.status is IN_PROGRESS)
 
@@ -243,6 +244,49 @@ async def test_the_backwards_cursor_of_the_newest_turn_shows_how_it_ended(store:
     assert [(each.turn_id, each.status) for each in newer] == [("t2", COMPLETED), ("t3", COMPLETED)]
 
 
+@pytest.mark.parametrize("name", HISTORIES)
+async def test_turns_are_those_that_codex_shows(store: ThreadStore, name: str) -> None:
+    items, expected = HISTORIES[name]
+    thread_id = await stored(store, *items)
+    await close(store, thread_id)
+
+    turns = await turns_of(store, thread_id)
+
+    assert [(turn.status, messages_of(turn)) for turn in turns] == expected
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+async def test_a_history_has_the_same_turns_however_it_is_divided_into_appends(store: ThreadStore, name: str) -> None:
+    items, _ = HISTORIES[name]
+    one, several = await stored(store, *items), await stored(store, items[0])
+    for item in items[1:]:
+        await append(store, several, item)
+    await close(store, one, several)
+
+    together, apart = [await turns_of(store, thread_id) for thread_id in (one, several)]
+
+    assert [(turn.turn_id, turn.status, kinds_of(turn.items)) for turn in apart] == [
+        (turn.turn_id, turn.status, kinds_of(turn.items)) for turn in together
+    ]
+
+
+def messages_of(turn: StoredTurn) -> list[str]:
+    return [item.payload["message"] for item in turn.items if item.kind in {"user_message", "agent_message"}]
+
+
+async def test_a_turn_that_never_ended_is_in_progress_until_its_thread_is_closed(store: ThreadStore) -> None:
+    thread_id = await stored(store, event("task_started", 1, turn_id="t1"), event("token_count", 3))
+    [open_] = await turns_of(store, thread_id)
+    await close(store, thread_id)
+
+    [closed] = await turns_of(store, thread_id)
+    [known_better] = await turns_of(store, thread_id, is_open=True)
+
+    assert (open_.status, open_.completed_at) == (IN_PROGRESS, None)
+    assert (closed.status, closed.completed_at) == (INTERRUPTED, SECONDS[3])
+    assert known_better == open_
+
+
 @pytest.mark.parametrize("page_size", [1, 2, 3])
 async def test_paging_to_the_end_and_back_visits_every_turn_once_each_way(store: ThreadStore, page_size: int) -> None:
     ids = [f"t{n}" for n in range(5)]
@@ -376,7 +420,9 @@ async def test_a_malformed_cursor_is_refused(store: ThreadStore, cursor: str) ->
 async def test_a_cursor_of_threads_of_results_or_of_items_is_refused(store: ThreadStore) -> None:
     word, cwd = a_word(), f"/{new_thread_id()}"
     thread_id, _ = [await stored(store, *turn("t1", said(word)), *turn("t2"), cwd=cwd) for _ in range(2)]
-    listed = await store.list_threads(ListThreadsParams(page_size=1, cwd_filters=(cwd,)))
+    listed = await store.list_threads(
+        ListThreadsParams(include_without_preview=True, page_size=1, cwd_filters=(cwd,))
+    )
     found = await store.search_threads(SearchThreadsParams(page_size=1, search_term=word))
     items = await item_page(store, thread_id, page_size=2)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from tests.nodes.items import history, message, read, said, texts
 
 from livethread import (
     AppendThreadItemsParams,
+    Conflict,
     CreateThreadParams,
     GitInfo,
     InvalidRequest,
@@ -44,6 +46,19 @@ DROPPED: list[dict[str, Any]] = [
     {"type": "event_msg", "payload": {"type": "agent_message_delta", "delta": "x"}},
     {"type": "response_item", "payload": {"type": "compaction_trigger"}},
     {"type": "thread_metadata", "payload": {"name": "forged"}},
+]
+
+
+DROPPED_KINDS = [
+    "event_msg/error",
+    "event_msg/agent_message_delta",
+    "response_item/compaction_trigger",
+    "thread_metadata",
+]
+UNKNOWN: list[dict[str, Any]] = [
+    {"type": "response_item", "payload": {"type": "from_the_future", "text": "x"}},
+    {"type": "event_msg", "payload": {"type": "from_the_future", "text": "x"}},
+    {"type": "from_the_future", "payload": {"text": "x"}},
 ]
 
 
@@ -100,9 +115,62 @@ async def test_a_session_from_its_start_to_its_end(store: ThreadStore) -> None:
 async def test_items_that_the_policy_drops_are_not_stored(store: ThreadStore) -> None:
     thread = await create(store)
 
-    await thread.append_items([*DROPPED, message("kept"), *DROPPED])
+    receipt = await thread.append_items([*DROPPED, message("kept"), *DROPPED])
 
     assert texts(await history(store, thread.thread_id)) == ["kept"]
+    assert receipt.dropped == 2 * len(DROPPED)
+    assert (await thread.append_items([message("kept")])).dropped == 0
+
+
+async def test_dropped_items_are_counted_and_logged_by_kind(
+    store: ThreadStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread = await create(store)
+
+    with caplog.at_level(logging.DEBUG, "livethread.live_thread"):
+        await thread.append_items([*DROPPED, message("kept")])
+        await thread.append_items(DROPPED[:1])
+
+    logged = [record.__dict__["kinds"] for record in caplog.records if record.name == "livethread.live_thread"]
+    assert logged == [dict.fromkeys(DROPPED_KINDS, 1), {DROPPED_KINDS[0]: 1}]
+    assert thread.dropped == {**dict.fromkeys(DROPPED_KINDS, 1), DROPPED_KINDS[0]: 2}
+
+
+async def test_a_refused_append_drops_nothing(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([message("one")])
+
+    with pytest.raises(Conflict):
+        await thread.append_items([*DROPPED, message("two")], expected_position=START)
+
+    assert not thread.dropped
+
+
+async def test_an_item_of_an_unknown_kind_is_stored(store: ThreadStore) -> None:
+    thread = await create(store)
+
+    receipt = await thread.append_items(UNKNOWN)
+
+    items = await history(store, thread.thread_id)
+    assert [(item.type, item.payload) for item in items] == [(each["type"], each["payload"]) for each in UNKNOWN]
+    assert receipt.dropped == 0
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN, ids=lambda item: str(item["type"]))
+async def test_a_strict_thread_refuses_an_item_of_an_unknown_kind(
+    store: ThreadStore, unknown: dict[str, Any]
+) -> None:
+    thread = await LiveThread.create(store, CreateThreadParams(), strict=True)
+    await thread.append_items([message("one"), *DROPPED])
+
+    with pytest.raises(InvalidRequest, match=r"^items\[1\]: .*from_the_future.* nothing was appended"):
+        await thread.append_items([message("refused"), unknown])
+
+    await thread.shutdown()
+    resumed = await LiveThread.resume(store, ResumeThreadParams(thread_id=thread.thread_id), strict=True)
+    with pytest.raises(InvalidRequest, match="from_the_future"):
+        await resumed.append_items([unknown])
+    assert texts(await history(store, thread.thread_id)) == ["one"]
 
 
 async def test_a_paginated_thread_keeps_completed_items(store: ThreadStore) -> None:
@@ -119,6 +187,19 @@ async def test_a_paginated_thread_keeps_completed_items(store: ThreadStore) -> N
     assert [item.kind for item in history.items[1:]] == ["user_message", "item_completed"]
 
 
+async def test_a_thread_can_begin_as_paginated(store: ThreadStore) -> None:
+    thread = await create(store, history_mode="paginated")
+    text = {"type": "text", "text": "Hello"}
+    asked = {"type": "item_completed", "item": {"type": "UserMessage", "content": [text]}}
+
+    receipt = await thread.append_items([said("dropped"), {"type": "event_msg", "payload": asked}])
+
+    stored = await thread.read_thread(include_history=True)
+    assert stored.history is not None
+    assert [item.kind for item in stored.history.items[1:]] == ["item_completed"]
+    assert (stored.history_mode, stored.preview, receipt.dropped) == ("paginated", "Hello", 1)
+
+
 async def test_an_append_without_kept_items_returns_the_previous_receipt(store: ThreadStore) -> None:
     thread = await create(store)
     nothing = await thread.append_items(DROPPED)
@@ -126,8 +207,8 @@ async def test_an_append_without_kept_items_returns_the_previous_receipt(store: 
         await thread.read_thread()
     first = await thread.append_items([message("one")])
 
-    assert nothing == Receipt(thread_id=thread.thread_id, position=START)
-    assert await thread.append_items(DROPPED) == first
+    assert nothing == Receipt(thread_id=thread.thread_id, position=START, dropped=len(DROPPED))
+    assert await thread.append_items(DROPPED) == first.model_copy(update={"dropped": len(DROPPED)})
     assert await thread.append_items([]) == first
 
 

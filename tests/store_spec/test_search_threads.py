@@ -306,7 +306,9 @@ async def test_a_cursor_of_a_search_or_listing_by_another_sort_key_is_refused(st
         await stored(store, said(word), cwd=cwd)
     found = await page_of(store, word, page_size=1, sort_key=ThreadSortKey.CREATED_AT)
     listed = await store.list_threads(
-        ListThreadsParams(page_size=1, cwd_filters=(cwd,), sort_key=ThreadSortKey.CREATED_AT)
+        ListThreadsParams(
+            include_without_preview=True, page_size=1, cwd_filters=(cwd,), sort_key=ThreadSortKey.CREATED_AT
+        )
     )
 
     for cursor in (found.next_cursor, listed.next_cursor):

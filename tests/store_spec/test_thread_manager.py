@@ -41,6 +41,20 @@ async def test_a_created_thread_is_loaded_until_it_is_shut_down(manager: ThreadM
     assert (manager.get(thread.thread_id), manager.loaded()) == (None, ())
 
 
+async def test_the_threads_of_a_strict_manager_are_strict(store: ThreadStore) -> None:
+    manager = ThreadManager(store, strict=True)
+    thread = await a_thread(manager)
+    unknown = {"type": "from_the_future", "payload": {}}
+
+    with pytest.raises(InvalidRequest, match="from_the_future"):
+        await thread.append_items([unknown])
+
+    await thread.shutdown()
+    resumed = await manager.resume_thread(ResumeThreadParams(thread_id=thread.thread_id))
+    with pytest.raises(InvalidRequest, match="from_the_future"):
+        await resumed.append_items([unknown])
+
+
 async def test_resuming_a_loaded_thread_returns_it(manager: ThreadManager) -> None:
     thread = await a_thread(manager)
 

@@ -41,9 +41,11 @@ async def test_an_unarchived_thread_is_listed_and_resumed_again(store: ThreadSto
     await unarchive(store, thread_id)
     await flush(store, thread_id)
 
-    page = await store.list_threads(ListThreadsParams(cwd_filters=(cwd,)))
+    page = await store.list_threads(ListThreadsParams(include_without_preview=True, cwd_filters=(cwd,)))
     assert [thread.thread_id for thread in page.items] == [thread_id]
-    assert (await store.list_threads(ListThreadsParams(cwd_filters=(cwd,), archived=True))).items == ()
+    assert (
+        await store.list_threads(ListThreadsParams(include_without_preview=True, cwd_filters=(cwd,), archived=True))
+    ).items == ()
     assert (await store.resume_thread(ResumeThreadParams(thread_id=thread_id))).archived_at is None
 
 

@@ -25,6 +25,7 @@ _READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Result]]
     ),
     names.LIST_THREADS_TASK: (types.ListThreadsParams, LocalReader.list_threads),
     names.SEARCH_THREADS_TASK: (types.SearchThreadsParams, LocalReader.search_threads),
+    names.SEARCH_OCCURRENCES_TASK: (types.SearchOccurrencesParams, LocalReader.search_occurrences),
     names.LIST_TURNS_TASK: (types.ListTurnsParams, LocalReader.list_turns),
     names.LIST_ITEMS_TASK: (types.ListItemsParams, LocalReader.list_items),
 }

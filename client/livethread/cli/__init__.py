@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": ("livethread.cli.demo", "See it work: ordered writes, killed workers, nothing lost."),
     "up": ("livethread.cli.up", "Run Redis, workers and Flower on this machine."),
     "ls": ("livethread.cli.ls", "List threads."),
+    "search": ("livethread.cli.search", "Find what was said."),
     "show": ("livethread.cli.show", "Show one thread."),
     "import": ("livethread.cli.import_rollouts", "Copy existing rollouts, such as codex's, into the home."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,15 +16,24 @@ from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
 from livethread_worker.store.upkeep.doctor import DoctorReport
 
+if TYPE_CHECKING:
+    from livethread_worker.store.files.home import Home
+
 
 @click.command("doctor")
 @click.option("--fix", is_flag=True, help="Repair the faults; what is removed goes to the quarantine folder.")
+@click.option("--undo", is_flag=True, help="Bring back everything that --fix took out.")
 @json_option
-def command(*, fix: bool, as_json: bool) -> None:
+def command(*, fix: bool, undo: bool, as_json: bool) -> None:
     """Compare the rollouts of LIVETHREAD_HOME with its index, and report what differs.
 
     Workers may keep writing. The exit code is 1 if a fault remains, or if a thread was busy the whole time.
     """
+    if undo:
+        if fix:
+            raise click.UsageError("--fix and --undo exclude each other")
+        _undo(as_json=as_json)
+        return
     report = _examine(fix=fix, quiet=as_json)
     if as_json:
         print_json(asdict(report))
@@ -31,10 +43,33 @@ def command(*, fix: bool, as_json: bool) -> None:
 
 
 def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
+    from livethread_worker.store.upkeep.doctor import examine
+
+    with _home() as home, progress("examining", len({id_ for id_, _ in home.rollouts()}), quiet=quiet) as advance:
+        return examine(home, fix=fix, advance=advance)
+
+
+def _undo(*, as_json: bool) -> None:
+    from livethread_worker.store.upkeep.doctor import undo
+
+    with _home() as home:
+        report = undo(home)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        for path in report.restored:
+            click.echo(f"restored: {path}")
+        for reason in report.kept:
+            click.echo(f"kept: {reason}")
+        click.echo(f"{len(report.restored)} restored, {len(report.kept)} kept in the quarantine")
+    sys.exit(1 if report.kept else 0)
+
+
+@contextmanager
+def _home() -> Iterator[Home]:
     from livethread_worker.store.files.home import Home
     from livethread_worker.store.files.locks import LockBusy
     from livethread_worker.store.index import IndexUnavailable
-    from livethread_worker.store.upkeep.doctor import examine
 
     home = Home(Settings().home)
     if not home.root.is_dir():
@@ -43,8 +78,7 @@ def _examine(*, fix: bool, quiet: bool) -> DoctorReport:
         )
     try:
         home.create()
-        with progress("examining", len({thread_id for thread_id, _ in home.rollouts()}), quiet=quiet) as advance:
-            return examine(home, fix=fix, advance=advance)
+        yield home
     except (IndexUnavailable, LockBusy, OSError) as error:
         raise Unavailable(f"the home could not be examined: {error}; try again later") from None
 
@@ -63,7 +97,7 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
     if fix and left:
         click.echo(f"not repaired: {left.total()}; see the lines above")
     elif left.keys() - UNREPAIRABLE:
-        others = ", except links and files that cannot be opened," if left.keys() & UNREPAIRABLE else ""
-        click.echo(f"livethread doctor --fix repairs them{others} and loses nothing")
+        others = ", except those that say what to do," if left.keys() & UNREPAIRABLE else ""
+        click.echo(f"livethread doctor --fix repairs them{others} and loses nothing; --undo takes it back")
     elif left:
         click.echo("livethread doctor --fix leaves them as they are; see the lines above")

@@ -68,12 +68,13 @@ def _print(report: ImportReport, *, dry_run: bool) -> None:
     click.echo(
         f"{'would be: ' if dry_run else ''}{report.imported} imported, {report.grown} grown, "
         f"{report.unchanged} unchanged, {report.indexed} indexed in place, {len(report.conflicts)} conflicts, "
-        f"{len(report.not_rollouts)} not rollouts"
+        f"{len(report.left_out)} left out, {len(report.not_rollouts)} not rollouts"
     )
     for conflict in report.conflicts:
         click.echo(f"{conflict.source}: conflict: {conflict.rollout} has different lines; both stay as they are")
     for what, refused in (
         ("not a rollout", report.not_rollouts),
+        ("left out", report.left_out),
         ("busy", report.busy),
         ("failed", report.failed),
     ):

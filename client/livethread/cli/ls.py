@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -37,6 +38,7 @@ WIDE: Final = 110
 @click.option(
     "--attached-to", metavar="THREAD", help="List the forks attached to THREAD, which are hidden otherwise."
 )
+@click.option("--all", "every", is_flag=True, help="List also threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @json_option
 def command(
@@ -48,6 +50,7 @@ def command(
     search: str | None,
     cwd: tuple[str, ...],
     attached_to: str | None,
+    every: bool,
     cursor: str | None,
     as_json: bool,
 ) -> None:
@@ -61,8 +64,9 @@ def command(
         sort_direction=types.SortDirection.ASC if asc else types.SortDirection.DESC,
         archived=archived,
         search_term=search,
-        cwd_filters=cwd or None,
+        cwd_filters=tuple(map(os.path.abspath, cwd)) or None,
         attached_to_thread_id=attached_to,
+        include_without_preview=every,
     )
     page = asyncio.run(_list(params))
     if as_json:

@@ -6,6 +6,7 @@ Tables and bars need rich, which the worker extra installs; ``--json`` and ``--h
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -51,7 +52,10 @@ def print_json(value: Any) -> None:
 
 def as_indented_json(value: Any) -> bytes:
     """Return *value* as indented JSON."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str)
+    except TypeError:  # an integer beyond 64 bits
+        return json.dumps(value, ensure_ascii=False, indent=2, default=str).encode()
 
 
 def print_findings(findings: Iterable[tuple[str, str]]) -> str:
@@ -77,8 +81,10 @@ def one_line(text: str, width: int) -> str:
 
 
 def compact(value: Any) -> str:
-    """Return *value* as JSON on one line."""
-    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+    """Return *value* as JSON on one line; a text as it is."""
+    return (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    )
 
 
 def local_time(at: datetime) -> str:

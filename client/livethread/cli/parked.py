@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 from redis.exceptions import RedisError
 
-from livethread.cli.output import as_indented_json, json_option, print_json
+from livethread.cli.output import as_indented_json, compact, json_option, print_json
 from livethread.composition import has_home, open_mailboxes
 from livethread.errors import Conflict, InvalidRequest, Unavailable
 from livethread.queued.connection import without_password
@@ -186,7 +185,7 @@ def _named(entries: list[WaitingEntry]) -> str:
 def _save(settings: Settings, parked: ParkedThread, entries: list[WaitingEntry], save_to: Path | None) -> Path:
     """Write *entries* to disk, a line each, and return the file."""
     lines = [{**parked.as_dict(), **entry.as_dict(), "fields": entry.contents()} for entry in entries]
-    content = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
+    content = "".join(f"{compact(line)}\n" for line in lines).encode()
     if save_to is None:
         from livethread_worker.store.files.home import Home
         from livethread_worker.store.files.quarantine import keep

@@ -16,7 +16,6 @@ from livethread.errors import InvalidRequest
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, MemoryMode
 from livethread.model import parse_time, utc_now
-from livethread.policy import is_persisted
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, items_of
 from livethread.store import ThreadStore
@@ -29,7 +28,7 @@ CONCURRENT_FILES: Final = 16
 #: Keys of a session_meta that are parameters of the new thread.
 _KEPT: Final = (
     *("cwd", "model_provider", "source", "thread_source", "cli_version"),
-    *("agent_nickname", "agent_role", "agent_path"),
+    *("agent_nickname", "agent_role", "agent_path", "history_mode"),
 )
 
 
@@ -95,10 +94,12 @@ async def _replay_all(sources: list[_Source], advance: Callable[[int], None]) ->
 
 async def _replay(store: ThreadStore, source: _Source, advance: Callable[[int], None]) -> Replayed:
     meta = next(item.payload for item in source.items if item.type == "session_meta")
-    thread = await LiveThread.create(store, _params(meta if isinstance(meta, dict) else {}))
+    params = _params(meta if isinstance(meta, dict) else {})
+    thread = await LiveThread.create(store, params, collect_git=False)  # what the file says counts
     await thread.persist()
+    dropped = 0
     for item in source.items:
-        await thread.append_items([item])
+        dropped += (await thread.append_items([item])).dropped
         advance(1)
     await thread.flush()
     history = await thread.load_history()
@@ -109,7 +110,7 @@ async def _replay(store: ThreadStore, source: _Source, advance: Callable[[int], 
         thread_id=thread.thread_id,
         rollout_path=str(path) if path else None,
         sent=len(source.items),
-        dropped_by_policy=sum(not is_persisted(item) for item in source.items),
+        dropped_by_policy=dropped,
         lines=len(history.items),
         unreadable=source.unreadable,
     )

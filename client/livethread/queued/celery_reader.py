@@ -74,6 +74,10 @@ class CeleryReader:
         """Return one page of the threads that contain a text."""
         return await self._read(names.SEARCH_THREADS_TASK, params, types.ThreadSearchPage)
 
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of the places where a thread's messages hold a term."""
+        return await self._read(names.SEARCH_OCCURRENCES_TASK, params, types.OccurrencePage)
+
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of a thread's turns."""
         return await self._read(names.LIST_TURNS_TASK, params, types.TurnPage)

@@ -177,6 +177,28 @@ class Mailboxes:
         applied = None if n is None or position is None else (int(n), position.decode())
         return applied, None if detail is None else parked_reason(detail)
 
+    async def is_open(self, thread_id: str) -> bool:
+        """Whether a connected client has the thread open: it sent tasks of the thread, and did not sign off."""
+        of = self._keys_of(thread_id)
+        fields = [field.decode() for field in await self._ask(self._redis.hkeys, of.writers(thread_id))]
+        ended = {field.removeprefix(names.ENDED) for field in fields if field.startswith(names.ENDED)}
+        clients = {
+            writer.partition(".")[0] for writer in fields if ":" not in writer and writer not in {"tail", *ended}
+        }
+        if not clients:
+            return False
+        listeners = await self._ask(self._redis.pubsub_numsub, *map(of.acks, clients))
+        return any(count for _, count in listeners)
+
+    async def sign_off(self, writer: Writer) -> None:
+        """Note that a writer has ended, if Redis knows it."""
+        key = self._keys_of(writer.thread_id).writers(writer.thread_id)
+        if writer.last_accepted and await self._ask(self._redis.hexists, key, writer.id):
+            async with self._questions, self._redis.pipeline(transaction=False) as commands:
+                commands.hset(key, f"{names.ENDED}{writer.id}", "")
+                commands.expire(key, self._ttl_s)
+                await commands.execute()
+
     # -- acknowledgements ----------------------------------------------------------------------------------
 
     def pubsub(self) -> PubSub:

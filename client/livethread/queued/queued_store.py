@@ -144,13 +144,15 @@ class QueuedThreadStore:
     async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Flush and close the writer."""
         await self.flush_thread(params)
-        self._close(params.thread_id)
+        if (writer := self._close(params.thread_id)) is not None:
+            await self._sign_off(writer)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the writer without waiting; tasks that Redis holds are still applied."""
         if (writer := self._close(params.thread_id)) is not None:
             self._outbox.forget(writer)
             writer.drop_all(ThreadNotFound(params.thread_id, "it was discarded"))
+            await self._sign_off(writer)
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -235,10 +237,28 @@ class QueuedThreadStore:
         """Search threads without waiting for tasks."""
         return await self._reader.search_threads(params)
 
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Search a thread, after this store's own tasks are applied."""
+        await self._progress.catch_up(params.thread_id)
+        return await self._reader.search_occurrences(params)
+
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """List turns, after this store's own tasks are applied."""
         await self._progress.catch_up(params.thread_id)
-        return await self._reader.list_turns(params)
+        page = await self._reader.list_turns(params.model_copy(update={"is_open": True}))
+        is_over = all(turn.status is not types.StoredTurnStatus.IN_PROGRESS for turn in page.turns)
+        if is_over or params.is_open or await self._is_open(params.thread_id):
+            return page
+        return await self._reader.list_turns(params)  # which knows of programs that do without Redis
+
+    async def _is_open(self, thread_id: str) -> bool:
+        """Whether this store or another connected one has a thread open."""
+        if thread_id in self._threads:
+            return True
+        try:
+            return await self._mailboxes.is_open(thread_id)
+        except (RedisError, OSError):
+            return False
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """List items, after this store's own tasks are applied."""
@@ -274,6 +294,7 @@ class QueuedThreadStore:
         position = await self._submit(writer, Submission(OrderedTask(header).encode()), check)
         if thread_id not in self._threads:
             self._progress.remember(thread_id, position)
+            await self._sign_off(writer)
         return types.Receipt(thread_id=thread_id, position=position)
 
     # -- open threads --------------------------------------------------------------------------------------
@@ -292,6 +313,11 @@ class QueuedThreadStore:
             self._progress.remember(thread_id, writer.unapplied[-1].position)
         writer.close()
         return writer
+
+    async def _sign_off(self, writer: Writer) -> None:
+        """Have other processes know that a writer has ended; if Redis does not answer, once this process has."""
+        with suppress(RedisError, OSError):
+            await self._mailboxes.sign_off(writer)
 
     def _new_writer(self, thread_id: str, *, keeps_accepted: bool = True) -> Writer:
         return Writer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import marshal
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
@@ -103,6 +104,7 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
     r"""Return the record in *line*, with or without its ``\n``, or None if the line is not a JSON object in UTF-8.
 
     Integers of any size are exact. As in codex, NaN, a lone surrogate, or a float beyond a double's range is not JSON.
+    Unlike codex, it reads a line after a byte order mark, which other programs put at the beginning of a file.
     """
     try:
         record = orjson.loads(line)
@@ -115,7 +117,7 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
             record = from_json(line)
             json.dumps(record, allow_nan=False)
         except ValueError:
-            return None
+            return decode_line(line.removeprefix(BOM_UTF8)) if line.startswith(BOM_UTF8) else None
     return record if isinstance(record, dict) else None
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest
 from livethread.rollout.old_forms import message_text
-from livethread.rollout.user_message import user_request
+from livethread.rollout.user_message import completed_message, user_request
 
 #: Invisible separator around the characters of scripts without spaces, so that each is a word.
 WORD_BREAK: Final = "\u200b"
@@ -55,7 +55,12 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
     if not isinstance(payload, dict):
         return None
     what = payload.get("type")
-    if what not in ("user_message", "agent_message", "message"):  # most items; faster than the match below
+    if what not in (
+        "user_message",
+        "agent_message",
+        "message",
+        "item_completed",
+    ):  # most items; faster than the match below
         return None
     text, role = "", "assistant"
     match kind, what:
@@ -63,6 +68,9 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
             text, role = user_request(str(payload.get("message") or "")), "user"
         case "event_msg", "agent_message":
             text = str(payload.get("message") or "")
+        case "event_msg", "item_completed" if message := completed_message(payload):
+            role, text = message
+            text = user_request(text) if role == "user" else text
         case "response_item", "message" if payload.get("role") in ("user", "assistant"):
             role = payload["role"]
             text = message_text(payload.get("content"))
@@ -71,8 +79,13 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
                 return None
         case _:
             return None
-    text = _composed(text).strip()
+    text = searchable(text).strip()
     return SearchText(role, text) if text else None
+
+
+def searchable(text: str) -> str:
+    """Return *text* as searches look at it: composed, and without U+0000, which would end it in SQLite."""
+    return _composed(text).replace("\0", " ")
 
 
 def parse_query(query: str) -> list[Phrase]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
-from livethread.metadata import StoredThread
+from livethread.metadata import GitInfo, MemoryMode, StoredThread
+from livethread.metadata_sync import thread_of_meta
 from livethread.model import ANY_TIME_SCHEMA, format_time
 from livethread.thread_id import CANONICAL_ID_SCHEMA
 from livethread.types import CreateThreadParams
 
 _STRING: Final = {"type": "string"}
-_LABEL: Final = {"type": "string", "minLength": 1, "maxLength": 200}
 
 #: JSON schema of a ``session_meta``'s payload: the fields that codex reads. Any others are allowed.
 SESSION_META_SCHEMA: Final[dict[str, Any]] = {
@@ -23,8 +24,8 @@ SESSION_META_SCHEMA: Final[dict[str, Any]] = {
         "timestamp": ANY_TIME_SCHEMA,
         **dict.fromkeys(("cwd", "originator", "cli_version", "model_provider"), _STRING),
         **dict.fromkeys(("session_id", "forked_from_id", "parent_thread_id"), CANONICAL_ID_SCHEMA),
-        "source": {"anyOf": [_LABEL, {"type": "object", "minProperties": 1, "maxProperties": 1}]},
-        "thread_source": _LABEL,
+        "source": {"anyOf": [_STRING, {"type": "object", "minProperties": 1, "maxProperties": 1}]},
+        "thread_source": _STRING,
         **dict.fromkeys(("agent_nickname", "agent_role", "agent_path", "multi_agent_version"), _STRING),
         "base_instructions": {"type": "object", "required": ["text"], "properties": {"text": _STRING}},
         "dynamic_tools": {"type": ["array", "object"]},
@@ -65,32 +66,63 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "dynamic_tools": list(params.dynamic_tools) or None,
         "memory_mode": params.memory_mode and params.memory_mode.value,
         "multi_agent_version": params.multi_agent_version,
+        "history_mode": params.history_mode,
         "git": params.git and params.git.model_dump(exclude_none=True),
     }
     return {key: value for key, value in meta.items() if value is not None}
 
 
+def lost_meta(thread_id: str) -> dict[str, Any]:
+    """Return a ``session_meta`` of which only the thread is known, with the fields that codex requires."""
+    return {"id": thread_id, "originator": "", "cwd": "", "cli_version": ""}
+
+
 def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:
-    """Return a complete copy of *meta* with the current values of *thread*.
+    """Return a complete copy of *meta* in which the values that differ from those of *thread* are replaced.
 
     codex takes every field from the thread's last ``session_meta``, so a copy that changes one field must repeat all
-    others. Only ``git`` and ``memory_mode`` keep their values if absent; a cleared git is therefore written as an empty
-    object. *says_git*: write a git object even if there never was one.
+    others, also those that we do not know or read otherwise, and those that it requires. Only ``git`` and
+    ``memory_mode`` keep their values if absent; a cleared git is therefore written as an empty object. *says_git*: write
+    a git object even if there never was one.
     """
-    git = thread.git_info.model_dump(exclude_none=True) if thread.git_info else {}
-    present: dict[str, Any] = {
-        "timestamp": format_time(thread.created_at),
-        "history_mode": thread.history_mode,
-        "cwd": thread.cwd,
-        "source": thread.source,
-        "model_provider": thread.model_provider,
-        "cli_version": thread.cli_version,
-        "thread_source": thread.thread_source,
-        "agent_nickname": thread.agent_nickname,
-        "agent_role": thread.agent_role,
-        "agent_path": thread.agent_path,
-        "memory_mode": thread.memory_mode and thread.memory_mode.value,
-        "git": git if git or says_git or "git" in meta else None,
-    }
-    kept = {key: value for key, value in meta.items() if key not in present}
-    return kept | {key: value for key, value in present.items() if value is not None}
+    described, copy = thread_of_meta(thread.thread_id, meta, thread.created_at), dict(meta)
+    for key, field in _FIELDS.items():
+        value = getattr(thread, field)
+        if value == getattr(described, field) and (key in meta or key not in SESSION_META_SCHEMA["required"]):
+            continue
+        for name in (key, *_ALIASES.get(key, ())):
+            copy.pop(name, None)
+        if value is not None:
+            copy[key] = _json_value(value)
+    if thread.git_info != described.git_info or (says_git and "git" not in meta):
+        known = thread.git_info.model_dump(exclude_none=True) if thread.git_info else {}
+        written = meta.get("git")
+        git = written if isinstance(written, dict) else {}
+        copy["git"] = {name: value for name, value in git.items() if name not in GitInfo.model_fields} | known
+    return copy
+
+
+#: Key of a ``session_meta`` -> the field of a thread that it sets; git is apart.
+_FIELDS: Final = {
+    "timestamp": "created_at",
+    **{
+        field: field
+        for field in (
+            *("history_mode", "cwd", "source", "model_provider", "cli_version", "thread_source"),
+            *("agent_nickname", "agent_role", "agent_path", "memory_mode"),
+        )
+    },
+}
+
+#: Other names of a key.
+_ALIASES: Final = {"agent_role": ("agent_type",)}
+
+
+def _json_value(value: Any) -> Any:
+    match value:
+        case datetime():
+            return format_time(value)
+        case MemoryMode():
+            return value.value
+        case _:
+            return value

@@ -1,23 +1,25 @@
 """Turns: where they begin, and how they end.
 
-A turn begins with ``task_started`` or, in rollouts without it, with a user's message, and extends to the next turn.
-Several turns can be open, so an end event may name an earlier one. ``thread_rolled_back`` removes the last turns. The
-rules are codex's (``thread-store/src/local/list_turns.rs``).
+A turn begins with ``task_started``. Without one, the first thing that codex shows begins a turn: a user's message, an
+answer, a tool call or a compaction; so does each later user's message. A turn extends to the next one. Several turns can
+be open, so an end event may name an earlier one. ``thread_rolled_back`` removes the last turns. The rules are codex's
+(``app-server-protocol/src/protocol/thread_history.rs``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from livethread.model import parse_time
 from livethread.rollout.item import RolloutItem
-from livethread.rollout.old_forms import event_of_message
-from livethread.types import StoredTurn, StoredTurnItemsView, StoredTurnStatus
+from livethread.rollout.old_forms import event_of_message, message_text
+from livethread.types import StoredTurn, StoredTurnError, StoredTurnItemsView, StoredTurnStatus
 
 _STARTS: Final = frozenset({"task_started", "turn_started"})
 _COMPLETIONS: Final = frozenset({"task_complete", "turn_complete"})
@@ -27,8 +29,25 @@ MAX_TURNS: Final = 2**31
 
 _ENDS: Final = _COMPLETIONS | {"turn_aborted"}
 
-#: Events that may change the turns.
+#: Events that may change the turns, also within one.
 _TURN_EVENTS: Final = _STARTS | _ENDS | {"user_message", "thread_rolled_back"}
+
+#: Events that codex shows -> the text without which it does not, if any.
+_SHOWN_EVENTS: Final = {
+    "agent_message": "message",
+    "agent_reasoning": "text",
+    "agent_reasoning_raw_content": "text",
+    "context_compacted": None,
+    "entered_review_mode": None,
+    "exited_review_mode": None,
+    "image_generation_end": None,
+    "mcp_tool_call_end": None,
+    "sub_agent_activity": None,
+    "web_search_end": None,
+}
+
+#: How a user's message begins that a hook added and codex shows.
+_HOOK_PROMPT: Final = "<hook_prompt "
 
 #: Errors that reject a request but do not fail the turn.
 _HARMLESS_ERRORS: Final = frozenset({"thread_rollback_failed", "active_turn_not_steerable"})
@@ -40,14 +59,14 @@ _COMPLETED_MESSAGES: Final = {"UserMessage": "user_message", "AgentMessage": "ag
 class TurnPhase(StrEnum):
     """State of a thread's turns between two lines."""
 
-    #: Before the first turn.
-    BEFORE = "before"
+    #: In no turn.
+    BETWEEN = "between"
     #: In a turn that began with a start event.
     STARTED = "started"
-    #: In a turn that began with a user's message.
+    #: In a turn that began without one.
     IMPLIED = "implied"
-    #: After an end event or a rollback.
-    ENDED = "ended"
+    #: In a turn that began with a compaction, and has nothing else yet.
+    COMPACTED = "compacted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +78,7 @@ class TurnStart:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """A turn ends that is not, or may not be, the current one."""
+    """A turn ends that is not the current one."""
 
     turn_id: str
 
@@ -71,41 +90,92 @@ class TurnsRolledBack:
     count: int
 
 
+TurnChange = TurnStart | TurnEnd | TurnsRolledBack
+
+
 class TurnPlace(NamedTuple):
     """The turn phase between two lines, and the current turn's id if its start event named one."""
 
-    phase: TurnPhase = TurnPhase.BEFORE
+    phase: TurnPhase = TurnPhase.BETWEEN
     turn_id: str | None = None
 
 
 def next_place(
-    place: TurnPlace, kind: str | None, payload: dict[str, Any], ordinal: int
-) -> tuple[TurnPlace, TurnStart | TurnEnd | TurnsRolledBack | None]:
-    """Return the place after an ``event_msg`` of *kind*, and how the event changes the turns.
+    place: TurnPlace, line_type: str, payload: Any, ordinal: int, is_turn: Callable[[str], bool]
+) -> tuple[TurnPlace, TurnChange | None]:
+    """Return the place after a line, and how the line changes the turns.
 
-    *ordinal* names a turn that begins without an id.
+    *ordinal* names a turn that begins without an id. *is_turn* returns whether an id names an earlier turn that was not
+    rolled back.
     """
-    if kind not in _TURN_EVENTS:  # most events
+    kind = payload.get("type") if isinstance(payload, dict) else None
+    if not isinstance(kind, str):
+        kind = ""
+    if line_type == "event_msg" and kind in _TURN_EVENTS:
+        return _after_turn_event(place, kind, payload, ordinal, is_turn)
+    if place.phase in (TurnPhase.STARTED, TurnPhase.IMPLIED):  # most lines
         return place, None
+    if line_type == "compacted":
+        phase = TurnPhase.COMPACTED
+    elif _is_shown(line_type, kind, payload):
+        phase = TurnPhase.IMPLIED
+    else:
+        return place, None
+    return TurnPlace(phase), TurnStart(f"turn-{ordinal}") if place.phase is TurnPhase.BETWEEN else None
+
+
+def _after_turn_event(
+    place: TurnPlace, kind: str, payload: dict[str, Any], ordinal: int, is_turn: Callable[[str], bool]
+) -> tuple[TurnPlace, TurnChange | None]:
     turn_id = _turn_id(payload)
     if kind in _STARTS:
         return TurnPlace(TurnPhase.STARTED, turn_id), TurnStart(turn_id or f"turn-{ordinal}")
-    if kind == "user_message" and place.phase is not TurnPhase.STARTED:
-        return TurnPlace(TurnPhase.IMPLIED), TurnStart(turn_id or f"turn-{ordinal}")
     if kind in _ENDS:
-        return _ended(place, turn_id)
-    count = payload.get("num_turns") if kind == "thread_rolled_back" else None
+        return _after_end(place, kind, turn_id, is_turn)
+    if kind == "user_message":
+        if place.phase is TurnPhase.STARTED:
+            return place, None
+        begins = place.phase is not TurnPhase.COMPACTED
+        return TurnPlace(TurnPhase.IMPLIED), TurnStart(turn_id or f"turn-{ordinal}") if begins else None
+    count = payload.get("num_turns")
     if type(count) is int and count > 0:
-        return TurnPlace(TurnPhase.ENDED), TurnsRolledBack(min(count, MAX_TURNS))
+        return TurnPlace(), TurnsRolledBack(min(count, MAX_TURNS))
     return place, None
 
 
-def _ended(place: TurnPlace, turn_id: str | None) -> tuple[TurnPlace, TurnEnd | None]:
-    if place.phase is not TurnPhase.STARTED:
-        return TurnPlace(TurnPhase.ENDED), TurnEnd(turn_id) if turn_id else None
-    if turn_id and place.turn_id and turn_id != place.turn_id:
+def _after_end(
+    place: TurnPlace, kind: str, turn_id: str | None, is_turn: Callable[[str], bool]
+) -> tuple[TurnPlace, TurnEnd | None]:
+    is_started = place.phase is TurnPhase.STARTED
+    if turn_id is None or (is_started and place.turn_id in (turn_id, None)):
+        return TurnPlace(), None
+    if is_turn(turn_id):
         return place, TurnEnd(turn_id)
-    return TurnPlace(TurnPhase.ENDED), None
+    # It names no turn: it ends the current one. But codex lets a started turn go on after such an abort.
+    return (place if is_started and kind == "turn_aborted" else TurnPlace()), None
+
+
+def _is_shown(line_type: str, kind: str, payload: Any) -> bool:
+    """Return whether codex shows a line in a turn, so that it begins one."""
+    if line_type == "event_msg":
+        if kind == "patch_apply_end":  # one that names a turn belongs to that one
+            return not payload.get("turn_id")
+        return kind in _SHOWN_EVENTS and bool((needed := _SHOWN_EVENTS[kind]) is None or payload.get(needed))
+    if line_type == "response_item" and kind == "message" and payload.get("role") == "user":
+        return message_text(payload.get("content")).startswith(_HOOK_PROMPT)
+    return False
+
+
+def kept_turns(turn_ids: Iterable[str], changes: Iterable[TurnChange]) -> list[str]:
+    """Return the ids of the turns that remain of *turn_ids* after *changes*."""
+    kept = list(turn_ids)
+    for change in changes:
+        match change:
+            case TurnStart(turn_id):
+                kept.append(turn_id)
+            case TurnsRolledBack(count):
+                del kept[max(0, len(kept) - count) :]
+    return kept
 
 
 def named_end(item: RolloutItem) -> str | None:
@@ -118,19 +188,20 @@ def stored_turn(
     items: Sequence[RolloutItem],
     view: StoredTurnItemsView,
     *,
-    is_last: bool,
+    may_go_on: bool,
     others: AbstractSet[str] = frozenset(),
     late_end: RolloutItem | None = None,
 ) -> StoredTurn:
     """Return the turn that consists of *items*: from its first item to the last before the next turn.
 
-    *others*: turns whose end events may be among *items*. *late_end*: this turn's end event, if it comes after the
+    *may_go_on*: it is the last one, and a process has the thread open. *others*: turns whose end events may be among *items*. *late_end*: this turn's end event, if it comes after the
     next turn's start.
     """
     events = [item for item in items if item.type == "event_msg" and named_end(item) not in others]
-    outcome = _outcome(events if late_end is None else [*events, late_end])
+    has_start = bool(items) and items[0].kind in _STARTS
+    outcome = _outcome(events if late_end is None else [*events, late_end], turn_id, has_start=has_start)
     if outcome is None:
-        outcome = _outcome_without_end(has_start=bool(items) and items[0].kind in _STARTS, is_last=is_last)
+        outcome = _outcome_without_end(has_start=has_start, may_go_on=may_go_on)
     last = outcome.ended_by or (items[-1] if items else None)
     is_over = outcome.status is not StoredTurnStatus.IN_PROGRESS
     return StoredTurn(
@@ -139,8 +210,9 @@ def stored_turn(
         items_view=view,
         status=outcome.status,
         error=outcome.error,
-        started_at=_time(items[0]) if items else None,
-        completed_at=_time(last) if last and is_over else None,
+        started_at=_time(items[0], "started_at") if items else None,
+        completed_at=_time(last, "completed_at") if last and is_over else None,
+        duration_ms=_whole_number(outcome.ended_by, "duration_ms"),
     )
 
 
@@ -149,14 +221,21 @@ class _Outcome:
     """How a turn ended, and the event that ended it, if any."""
 
     status: StoredTurnStatus
-    error: str | None = None
+    error: StoredTurnError | None = None
     ended_by: RolloutItem | None = None
 
 
-def _outcome(events: Sequence[RolloutItem]) -> _Outcome | None:
-    """Return how *events* ended the turn, or None; completion keeps an earlier failure or interruption."""
+def _outcome(events: Sequence[RolloutItem], turn_id: str, *, has_start: bool) -> _Outcome | None:
+    """Return how *events* ended the turn, or None; completion keeps an earlier failure or interruption.
+
+    After the turn's end, only an end event that names it counts.
+    """
     outcome: _Outcome | None = None
+    is_open = True
     for event in events:
+        named = named_end(event)
+        if not is_open and named != turn_id:
+            continue
         error = _error(event)
         if error is not None:
             outcome = _Outcome(StoredTurnStatus.FAILED, error, event)
@@ -164,26 +243,42 @@ def _outcome(events: Sequence[RolloutItem]) -> _Outcome | None:
             outcome = _Outcome(StoredTurnStatus.INTERRUPTED, None, event)
         elif event.kind in _ENDS:
             outcome = replace(outcome or _Outcome(StoredTurnStatus.COMPLETED), ended_by=event)
+        goes_on = has_start and event.kind == "turn_aborted" and named not in (None, turn_id)
+        is_open = is_open and (event.kind not in _ENDS or goes_on)
     return outcome
 
 
-def _error(event: RolloutItem) -> str | None:
+def _error(event: RolloutItem) -> StoredTurnError | None:
     """Return why *event* failed the turn, or None if it did not."""
-    if event.kind == "error":
-        return None if _is_harmless(event.payload.get("codex_error_info")) else str(event.payload.get("message", ""))
     error = event.payload.get("error") if event.kind in _COMPLETIONS else None
-    return str(error.get("message") if isinstance(error, dict) else error) if error else None
+    if event.kind == "error" and not _is_harmless(event.payload.get("codex_error_info")):
+        error = event.payload
+    if not error:
+        return None
+    if not isinstance(error, dict):
+        return StoredTurnError(message=str(error))
+    details = error.get("additional_details")
+    return StoredTurnError(
+        message=str(error.get("message", "")),
+        code=next(iter(_codes(error.get("codex_error_info"))), None),
+        additional_details=details if isinstance(details, str) else None,
+    )
+
+
+def _codes(info: Any) -> list[str]:
+    """Return the code in codex's description of an error: a name, or an object with the name as its key."""
+    return list(info) if isinstance(info, dict) else [info] if isinstance(info, str) else []
 
 
 def _is_harmless(info: Any) -> bool:
-    return not _HARMLESS_ERRORS.isdisjoint(info if isinstance(info, dict) else [str(info)])
+    return not _HARMLESS_ERRORS.isdisjoint(_codes(info))
 
 
-def _outcome_without_end(*, has_start: bool, is_last: bool) -> _Outcome:
+def _outcome_without_end(*, has_start: bool, may_go_on: bool) -> _Outcome:
     """Return the outcome of a turn without an end event. As in codex, one without a start counts as completed."""
     if not has_start:
         return _Outcome(StoredTurnStatus.COMPLETED)
-    return _Outcome(StoredTurnStatus.IN_PROGRESS if is_last else StoredTurnStatus.INTERRUPTED)
+    return _Outcome(StoredTurnStatus.IN_PROGRESS if may_go_on else StoredTurnStatus.INTERRUPTED)
 
 
 def _items_in_view(items: Sequence[RolloutItem], view: StoredTurnItemsView) -> tuple[RolloutItem, ...]:
@@ -222,5 +317,15 @@ def _turn_id(payload: Any) -> str | None:
     return turn_id if isinstance(turn_id, str) and turn_id else None
 
 
-def _time(item: RolloutItem) -> datetime | None:
+def _time(item: RolloutItem, field: str) -> datetime | None:
+    """Return the time in a *field* of an event's payload, in seconds since 1970; without one, the line's time."""
+    seconds = _whole_number(item, field)
+    if seconds is not None:
+        with suppress(ValueError, OverflowError, OSError):  # beyond the year 9999
+            return datetime.fromtimestamp(seconds, UTC)
     return parse_time(item.timestamp)
+
+
+def _whole_number(item: RolloutItem | None, field: str) -> int | None:
+    value = item.payload.get(field) if item is not None and item.type == "event_msg" else None
+    return value if type(value) is int and abs(value) < 2**63 else None

@@ -14,18 +14,37 @@ def user_request(message: str) -> str:
     return (request if marker else message).strip()
 
 
-def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items.
+#: Kind of item in an ``item_completed`` event -> its message's role.
+_ROLES: Final = {"UserMessage": "user", "AgentMessage": "assistant"}
 
-    codex's paginated threads have ``item_completed`` events instead of ``user_message``.
+
+def completed_message(event: dict[str, Any]) -> tuple[str, str] | None:
+    """Return role and text of the message in an ``item_completed`` event; None for other items.
+
+    codex's paginated threads have ``item_completed`` events instead of ``user_message`` and ``agent_message``.
     """
     item = event.get("item")
-    if not isinstance(item, dict) or item.get("type") != "UserMessage":
+    kind = item.get("type") if isinstance(item, dict) else None
+    if not isinstance(kind, str) or kind not in _ROLES:
         return None
-    content = item.get("content")
-    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list | tuple) else []
-    texts = (part.get("text") for part in parts)
-    return {
-        "message": "".join(text for text in texts if isinstance(text, str)),
-        "images": [part for part in parts if part.get("type") in ("image", "local_image")],
-    }
+    texts = (part.get("text") for part in _parts(event))
+    return _ROLES[kind], "".join(text for text in texts if isinstance(text, str))
+
+
+def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items."""
+    match completed_message(event):
+        case "user", text:
+            parts = _parts(event)
+            return {
+                "message": text,
+                "images": [part for part in parts if part.get("type") in ("image", "local_image")],
+                "audio": [part for part in parts if part.get("type") in ("audio", "local_audio")],
+            }
+        case _:
+            return None
+
+
+def _parts(event: dict[str, Any]) -> list[dict[str, Any]]:
+    content = event["item"].get("content")
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list | tuple) else []

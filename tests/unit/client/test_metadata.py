@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LATER = datetime(2026, 11, 22, 13, tzinfo=UTC)
-CLEARABLE = ["name", "thread_source", "agent_nickname", "agent_role", "agent_path"]
+CLEARABLE = ["name", "reasoning_effort", "thread_source", "agent_nickname", "agent_role", "agent_path"]
 NOT_CLEARABLE = sorted(ThreadMetadataPatch.model_fields.keys() - set(CLEARABLE))
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)
@@ -197,18 +196,18 @@ def test_a_patch_that_is_not_json_is_refused_when_it_is_made(value: object) -> N
 # -- values ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("label", ["user", "subagent", "memory_consolidation", "automation", "x" * 200, "Größe"])
+@pytest.mark.parametrize(
+    "label", ["user", "subagent", "memory_consolidation", "automation", "", " ", "x" * 1000, "Größe"]
+)
 def test_a_thread_source_is_any_label(label: str) -> None:
     assert ThreadMetadataPatch(thread_source=label).thread_source == label
     assert thread(thread_source=label).thread_source == label
 
 
-@pytest.mark.parametrize("value", [{"custom": "x"}, 7, True, ["user"], "", "x" * 201])
-def test_a_thread_source_that_is_not_a_label_is_refused(value: object) -> None:
+@pytest.mark.parametrize("value", [{"custom": "x"}, 7, True, ["user"], "\ud800"])
+def test_a_thread_source_that_is_not_text_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match=r"ThreadMetadataPatch: .*thread_source: "):
         ThreadMetadataPatch.model_validate({"thread_source": value})
-    with pytest.raises(ValidationError, match="thread_source"):
-        thread(thread_source=value)
 
 
 @pytest.mark.parametrize("source", ["cli", "vscode", "exec", {"custom": "x"}, {"subagent": {"thread_spawn": {}}}])
@@ -216,7 +215,15 @@ def test_a_session_source_is_a_name_or_an_object_with_one_key(source: Any) -> No
     assert thread(source=source).source == source
 
 
-@pytest.mark.parametrize("source", ["", "x" * 201, {}, {"a": 1, "b": 2}, 7, ["cli"]])
+@pytest.mark.parametrize("source", ["", "weird", "CLI", "x" * 1000])
+def test_a_session_source_that_codex_does_not_know_is_patched_in_as_unknown(source: str) -> None:
+    patch = ThreadMetadataPatch(source=source)
+
+    assert patch.to_wire() == {"source": source}
+    assert thread().patched(patch).source == "unknown"
+
+
+@pytest.mark.parametrize("source", [{}, {"a": 1, "b": 2}, 7, ["cli"]])
 def test_any_other_session_source_is_refused(source: object) -> None:
     with pytest.raises(InvalidRequest, match=r"ThreadMetadataPatch: source"):
         ThreadMetadataPatch.model_validate({"source": source})

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from livethread.metadata import FIRST_WINS, MetadataUpdate, StoredThread
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.rollout.item import RolloutItem
+from livethread.rollout.permissions import READ_ONLY
 from livethread.rollout.user_message import user_request
 from livethread.types import CreateThreadParams
 
@@ -45,6 +46,19 @@ def event(kind: str, **fields: Any) -> tuple[str, dict[str, Any]]:
 def meta(**fields: Any) -> tuple[str, dict[str, Any]]:
     return "session_meta", {"id": THREAD, "timestamp": "2026-11-22T10:11:12.345Z", **fields}
 
+
+def settings(**fields: Any) -> tuple[str, dict[str, Any]]:
+    return event("thread_settings_applied", thread_settings=fields)
+
+
+SETTINGS = {
+    "model": "m-set",
+    "model_provider_id": "prov-set",
+    "reasoning_effort": "low",
+    "cwd": "/set",
+    "approval_policy": "on-request",
+    "permission_profile": {"type": "disabled"},
+}
 
 #: The patch derived from a thread's own session_meta with nothing but an id and a time.
 BARE = {
@@ -109,6 +123,17 @@ def test_a_git_object_replaces_all_git_fields() -> None:
     }
 
 
+@pytest.mark.parametrize("label", ["", " ", "x" * 1000])
+def test_any_text_is_a_label(label: str) -> None:
+    derived = derive(meta(source=label, thread_source=label))
+
+    assert (derived["source"], derived["thread_source"]) == (label, label)
+
+
+def test_older_codex_called_the_role_agent_type() -> None:
+    assert derive(meta(agent_type="explorer"))["agent_role"] == "explorer"
+
+
 def test_codexs_second_form_of_a_time_is_read() -> None:
     assert derive(meta(timestamp="2026-11-22T10-11-12"))["created_at"] == "2026-11-22T10:11:12Z"
 
@@ -152,9 +177,101 @@ def test_the_first_directory_and_the_last_model_count() -> None:
     first = ("turn_context", {"cwd": "/first", "model": "a"})
     second = ("turn_context", {"cwd": "/second", "model": "b"})
 
-    assert derive(first, second) == {"cwd": "/first", "model": "b"}
-    assert derive(meta(cwd="/own"), first) == BARE | {"cwd": "/own", "model": "a"}
-    assert derive(first, sync=ThreadMetadataSync(THREAD, {"cwd"})) == {"model": "a"}
+    assert derive(first, second) == {"cwd": "/first", "model": "b", "reasoning_effort": None}
+    assert derive(meta(cwd="/own"), first) == BARE | {"cwd": "/own", "model": "a", "reasoning_effort": None}
+    assert derive(first, sync=ThreadMetadataSync(THREAD, {"cwd"})) == {"model": "a", "reasoning_effort": None}
+
+
+@pytest.mark.parametrize("source", [meta(cwd="/later"), settings(cwd="/later")], ids=["session_meta", "settings"])
+@pytest.mark.parametrize("known", [(), ("cwd",)])
+def test_the_directory_of_a_session_or_of_settings_replaces_an_earlier_one(
+    source: tuple[str, dict[str, Any]], known: tuple[str, ...]
+) -> None:
+    first = ("turn_context", {"cwd": "/first"})
+
+    update = update_of(first, source, first, sync=ThreadMetadataSync(THREAD, known))
+
+    assert update is not None
+    assert (update.patch.cwd, update.only_if_unset) == ("/later", frozenset())
+
+
+def test_the_next_patch_again_sets_a_turns_directory_only_if_it_is_unset() -> None:
+    sync = ThreadMetadataSync(THREAD)
+    update_of(settings(cwd="/set"), sync=sync)
+
+    update = update_of(("turn_context", {"cwd": "/turn"}), sync=sync)
+
+    assert update is not None
+    assert (update.patch.cwd, update.only_if_unset) == ("/turn", frozenset({"cwd"}))
+
+
+def test_a_turn_without_an_effort_clears_it() -> None:
+    first = ("turn_context", {"model": "a", "effort": "high"})
+
+    assert derive(first, ("turn_context", {"model": "a"}))["reasoning_effort"] is None
+    assert derive(first, ("turn_context", {"cwd": "/x"}))["reasoning_effort"] == "high"
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({"type": "danger-full-access"}, {"type": "disabled"}),
+        ({"type": "read-only"}, READ_ONLY),
+        ({"type": "read-only", "network_access": True}, READ_ONLY | {"network": "enabled"}),
+        ({"type": "external-sandbox"}, {"type": "external", "network": "restricted"}),
+        (
+            {"type": "external-sandbox", "network_access": "enabled"},
+            {"type": "external", "network": "enabled"},
+        ),
+    ],
+    ids=str,
+)
+def test_a_sandbox_policy_of_older_codex_is_a_permission_profile(policy: Any, expected: Any) -> None:
+    assert derive(("turn_context", {"sandbox_policy": policy}))["permission_profile"] == expected
+
+
+@pytest.mark.parametrize("policy", [None, "read-only", {}, {"type": "weird"}, {"mode": "read-only"}], ids=str)
+def test_a_sandbox_policy_that_codex_does_not_know_states_no_facts(policy: Any) -> None:
+    assert derive(("turn_context", {"sandbox_policy": policy})) == {}
+
+
+def test_a_writable_workspace_protects_what_codex_protects() -> None:
+    policy = {"type": "workspace-write", "writable_roots": ["/w"], "exclude_slash_tmp": True}
+
+    profile = derive(("turn_context", {"cwd": "/work", "sandbox_policy": policy}))["permission_profile"]
+
+    paths = [(entry["access"], entry["path"]) for entry in profile["file_system"]["entries"]]
+    assert [
+        path["value"]["kind"] if "value" in path else path["path"] for access, path in paths if access == "write"
+    ] == [
+        "project_roots",
+        "/w",
+        "tmpdir",
+    ]
+    assert ("read", {"type": "path", "path": "/work/.codex"}) in paths
+    assert profile["network"] == "restricted"
+
+
+# -- thread_settings_applied -------------------------------------------------------------------------------
+
+
+def test_settings_replace_those_of_the_turn() -> None:
+    context = ("turn_context", {"cwd": "/r", "model": "m1", "effort": "high", "approval_policy": "never"})
+
+    assert derive(context, settings(**SETTINGS)) == {
+        "model": "m-set",
+        "model_provider": "prov-set",
+        "reasoning_effort": "low",
+        "cwd": "/set",
+        "approval_mode": "on-request",
+        "permission_profile": {"type": "disabled"},
+    }
+    assert derive(context, settings(**SETTINGS | {"reasoning_effort": None}))["reasoning_effort"] is None
+
+
+@pytest.mark.parametrize("value", [None, "odd", [], {}])
+def test_an_event_without_settings_states_no_facts(value: Any) -> None:
+    assert derive(event("thread_settings_applied", thread_settings=value)) == {}
 
 
 def test_a_turn_context_leaves_fields_without_a_valid_value() -> None:
@@ -191,6 +308,19 @@ def test_a_marked_message_names_the_thread_by_the_request() -> None:
         "preview": "fix it",
         "title": "fix it",
     }
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        event("user_message", message="", audio=["data:audio/wav;base64,"]),
+        event("user_message", message=" ", local_audio=["/a.wav"]),
+        event("item_completed", item={"type": "UserMessage", "content": [{"type": "audio", "audio_url": "data:"}]}),
+        event("item_completed", item={"type": "UserMessage", "content": [{"type": "local_audio", "path": "/a.wav"}]}),
+    ],
+)
+def test_a_message_of_audio_alone_gives_the_preview(sound: tuple[str, dict[str, Any]]) -> None:
+    assert derive(sound) == {"first_user_message": "[Audio]", "preview": "[Audio]"}
 
 
 @pytest.mark.parametrize("images", [{"images": ["data:image/png;base64,"]}, {"local_images": ["/a.png"]}])
@@ -269,7 +399,7 @@ def test_a_last_wins_fact_is_sent_whenever_an_item_states_it() -> None:
         update = update_of(context, sync=sync)
         assert update is not None
         sync.confirm(update)
-        assert update.patch.to_wire() == {"model": "m"}
+        assert update.patch.to_wire() == {"model": "m", "reasoning_effort": None}
 
 
 def test_take_returns_facts_once() -> None:
@@ -316,7 +446,7 @@ def test_an_items_own_time_overrides_the_time_of_the_append() -> None:
     "lines",
     [
         [("session_meta", {"id": THREAD, "source": source}) for source in ("exec", {"a": 1, "b": 2})],
-        [("session_meta", {"id": THREAD, "source": "exec", "thread_source": text}) for text in ("auto", "x" * 201)],
+        [("session_meta", {"id": THREAD, "thread_source": label}) for label in ("auto", {"custom": "x"})],
         [("turn_context", {"approval_policy": policy}) for policy in ("never", {"a": float("inf")})],
     ],
     ids=["source", "thread source", "approval policy"],
@@ -397,9 +527,6 @@ def test_every_other_item_states_no_facts(item: tuple[str, dict[str, Any]]) -> N
         {"source": 7},
         {"source": ["cli"]},
         {"source": {"a": 1, "b": 2}},
-        {"source": "x" * 201},
-        {"thread_source": ""},
-        {"thread_source": "x" * 201},
         {"thread_source": {"custom": "x"}},
         {"git": []},
         {"timestamp": "0001-01-01T00:00:00+14:00"},
@@ -419,12 +546,19 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 KNOWN_FIELDS = [
     *("timestamp", "source", "thread_source", "agent_role", "history_mode", "cwd", "git", "memory_mode"),
     *("model", "effort", "approval_policy", "permission_profile", "message", "images", "info", "goal", "item"),
+    *("sandbox_policy", "thread_settings", "audio", "agent_type"),
 ]
 
 
 @given(
     type_=st.sampled_from(["session_meta", "turn_context", "event_msg", "response_item", "x"]),
-    kind=st.sampled_from(["user_message", "item_completed", "token_count", "thread_goal_updated", "task_started"]),
+    kind=st.sampled_from([
+        "user_message",
+        "item_completed",
+        "token_count",
+        "thread_goal_updated",
+        "thread_settings_applied",
+    ]),
     fields=st.dictionaries(st.sampled_from(KNOWN_FIELDS), json_values, max_size=4),
 )
 def test_no_item_makes_deriving_fail(type_: str, kind: str, fields: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from livethread import (
     LoadThreadHistoryParams,
     MemoryMode,
     ReadThreadParams,
+    SearchOccurrencesParams,
     SearchThreadsParams,
     StoredTurnItemsView,
     ThreadMetadataPatch,
@@ -137,6 +138,11 @@ class Commented(Model):
 # -- input -------------------------------------------------------------------------------------------------
 
 TASK_OK: list[dict[str, Any]] = [
+    {
+        "op": "update_thread_metadata",
+        "at": TIME,
+        "patch": {"thread_source": "", "source": "", "reasoning_effort": None},
+    },
     {"op": "create_thread", "at": TIME, "session_meta": META},
     {"op": "create_thread", "at": TIME, "session_meta": {**META, "source": {"custom": "x"}, "more": [None]}},
     {"op": "append_items", "at": "2026-11-22T13:00:00+01:00"},
@@ -181,7 +187,6 @@ TASK_BAD: list[Any] = [
     {"op": "update_thread_metadata", "at": TIME},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"colour": "red"}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"name": 1}},
-    {"op": "update_thread_metadata", "at": TIME, "patch": {"thread_source": ""}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"thread_source": {"custom": "x"}}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"source": {"a": 1, "b": 2}}},
     {"op": "update_thread_metadata", "at": TIME, "patch": {"source": {}}},
@@ -222,6 +227,8 @@ PARAMS_OK: list[tuple[str, Any]] = [
     ("CreateThreadParams", {}),
     ("CreateThreadParams", {"thread_id": ID.upper(), "source": {"subagent": "x"}, "git": {"branch": "main"}}),
     ("CreateThreadParams", {"dynamic_tools": [{}], "created_at": TIME, "thread_source": "automation"}),
+    ("CreateThreadParams", {"source": "", "thread_source": "x" * 201}),
+    ("CreateThreadParams", {"source": "x" * 201, "thread_source": ""}),
     ("ReadThreadParams", {"thread_id": ID, "include_history": True}),
     ("AppendThreadItemsParams", {"thread_id": ID, "items": [SAID], "expected_position": "0-0"}),
     ("FlushThreadParams", {"thread_id": ID, "timeout_s": 0.5}),
@@ -233,10 +240,9 @@ PARAMS_BAD: list[tuple[str, Any]] = [
     ("CreateThreadParams", {"thread_id": "not-a-uuid"}),
     ("CreateThreadParams", {"thread_id": ID.replace("-", "")}),
     ("CreateThreadParams", {"thread_id": f"{{{ID}}}"}),
-    ("CreateThreadParams", {"source": ""}),
     ("CreateThreadParams", {"source": {}}),
     ("CreateThreadParams", {"source": None}),
-    ("CreateThreadParams", {"thread_source": "x" * 201}),
+    ("CreateThreadParams", {"thread_source": {"custom": "x"}}),
     ("CreateThreadParams", {"dynamic_tools": ["x"]}),
     ("CreateThreadParams", {"colour": "red"}),
     ("ReadThreadParams", {}),
@@ -416,6 +422,7 @@ async def results() -> dict[str, Any]:
             "StoredThreadHistory": await store.load_history(history),
             "ThreadPage": await store.list_threads(ListThreadsParams()),
             "ThreadSearchPage": await store.search_threads(SearchThreadsParams(search_term="hi")),
+            "OccurrencePage": await store.search_occurrences(SearchOccurrencesParams(thread_id=ID, search_term="h")),
             "TurnPage": await store.list_turns(ListTurnsParams(thread_id=ID, items_view=StoredTurnItemsView.FULL)),
             "ItemPage": await store.list_items(ListItemsParams(thread_id=ID)),
         }

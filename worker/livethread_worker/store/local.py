@@ -24,6 +24,7 @@ from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread_config import Settings
 from livethread_worker.store.files import Home, locks
+from livethread_worker.store.files.open_threads import OpenThreadsFile
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.reader import LocalReader, as_unavailable
 from livethread_worker.store.upkeep.index_handle import IndexHandle
@@ -54,6 +55,7 @@ class LocalThreadStore:
         self._is_synced = self._settings.sync == "fdatasync"
         self._observers = observers.Observers()
         self._open: OpenThreads[LocalWriter] = OpenThreads()
+        self._open_file = OpenThreadsFile(self._home)
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-local")
 
@@ -69,6 +71,7 @@ class LocalThreadStore:
         """Close the index; what was appended is durable already."""
         await self._run(self._handle.close)
         await self._run(self._reader.close)
+        await self._run(self._open_file.close)
         self._executor.shutdown(wait=False)
 
     @property
@@ -113,11 +116,11 @@ class LocalThreadStore:
     async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Close the writer."""
         await self.flush_thread(params)
-        self._open.close(params.thread_id)
+        await self._close_thread(params.thread_id)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
         """Close the writer; a thread without an item leaves nothing."""
-        self._open.close(params.thread_id)
+        await self._close_thread(params.thread_id)
 
     # -- changes -------------------------------------------------------------------------------------------
 
@@ -184,9 +187,15 @@ class LocalThreadStore:
         """Return one page of the threads that contain a text."""
         return await self._run(lambda: self._reader.search_threads(params))
 
+    async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of the places where a thread's messages hold a term."""
+        return await self._run(lambda: self._reader.search_occurrences(params))
+
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of a thread's turns."""
-        return await self._run(lambda: self._reader.list_turns(params))
+        is_open = params.is_open or params.thread_id in self._open
+        known = params.model_copy(update={"is_open": is_open})
+        return await self._run(lambda: self._reader.list_turns(known))
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of a thread's items."""
@@ -226,8 +235,11 @@ class LocalThreadStore:
             with suppress(IndexUnavailable):
                 index.maintain()
             writer.finish(outcome, len(tasks))
+            if is_open:
+                self._open_file.add(writer.thread_id)
             return positions
 
+        is_open = writer.thread_id in self._open
         return await self._run(apply)
 
     async def _change(
@@ -256,6 +268,10 @@ class LocalThreadStore:
             self._home.create()
         with locks.file_lock(self._home.thread_lock(thread_id), wait_s=LOCK_WAIT):
             return index.fence(thread_id, time.time_ns() // 1_000_000)
+
+    async def _close_thread(self, thread_id: str) -> None:
+        if self._open.close(thread_id):
+            await self._run(lambda: self._open_file.remove(thread_id))
 
     def _open_thread(self, thread_id: str, *, epoch: int | None) -> LocalWriter:
         """Add a handle of the thread; handles of one thread in one store share its writer, and so its epoch."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from livethread.metadata import StoredThread
 from livethread.rollout.search_text import SearchText, search_text
-from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsRolledBack, TurnStart, next_place
+from livethread.rollout.turns import TurnChange, TurnPlace, TurnStart, kept_turns, next_place
 from livethread.types import START, Position
 
 #: Length of inherited lines that cannot be read, because a rollout is missing.
@@ -68,10 +69,12 @@ class ThreadState:
     #: Turn phase after the last line.
     turn: TurnPlace = field(default_factory=TurnPlace)
     #: What lines since the state was loaded add to the index, in order; for turns, with the offsets of the lines.
-    turns: list[tuple[int, TurnStart | TurnEnd | TurnsRolledBack]] = field(default_factory=list)
+    turns: list[tuple[int, TurnChange]] = field(default_factory=list)
     texts: list[TextLine] = field(default_factory=list)
     #: Whether the whole rollout was read again: the index must replace what it derived from the lines.
     is_reread: bool = False
+    #: Returns the ids of the turns that the index has of the thread, in order.
+    stored_turns: Callable[[], Collection[str]] = field(default=tuple, compare=False, repr=False)
     _earlier_marks: dict[str, WriterMark] = field(default_factory=dict)
     _earlier_idempotency_keys: frozenset[str] = frozenset()
 
@@ -93,6 +96,7 @@ class ThreadState:
         self.rollout_bytes = self.next_ordinal = self.inherited_bytes = 0
         self.base_id = None
         self.explicit_fields = set()
+        self.is_reread = True
 
     def keep_counters(self) -> None:
         """Restore counters and idempotency keys from before `begin_again` that the lines do not have."""
@@ -112,10 +116,13 @@ class ThreadState:
 
     def note_item(self, kind: str, payload: Any, offset: int, ordinal: int) -> None:
         """Collect what an item's line at *offset* of the history adds to turns and search."""
-        event = payload.get("type") if isinstance(payload, dict) else None
-        if kind == "event_msg" and isinstance(event, str):
-            self.turn, change = next_place(self.turn, event, payload, ordinal)
-            if change is not None:
-                self.turns.append((offset, change))
+        self.turn, change = next_place(self.turn, kind, payload, ordinal, self._is_turn)
+        if change is not None:
+            self.turns.append((offset, change))
         if text := search_text(kind, payload):
             self.texts.append(TextLine(ordinal, text))
+
+    def _is_turn(self, turn_id: str) -> bool:
+        """Return whether an id names a turn that was not rolled back; few lines ask for it."""
+        stored = () if self.is_reread else self.stored_turns()
+        return turn_id in kept_turns(stored, (change for _, change in self.turns))

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from livethread_worker.store.files import Home, compression, name_index, scan
+from livethread_worker.store.files import Home, compression, lineage, name_index, scan
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.doctor import examine
 from livethread_worker.store.upkeep.rebuild import read_state
@@ -70,7 +70,9 @@ def _judge(home: Home, index: Index, history: History, report: VerifyReport, *, 
     for rollout in home.rollouts_of(history.thread_id):  # of a thread that codex reverted, all
         with compression.open_rollout(rollout) as file:
             records += scan.scan_records(file)
-    verdict = ThreadVerdict(history, records, is_ordered)
+    with compression.open_rollout(path) as file:
+        is_whole = not home.generation(path) and lineage.read_first(file).base is None
+    verdict = ThreadVerdict(history, records, is_ordered, is_whole)
     report.lines += len(verdict.records)
     verdict.judge_rollout()
     row = index.read_thread(history.thread_id)

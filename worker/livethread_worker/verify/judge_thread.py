@@ -86,6 +86,8 @@ class ThreadVerdict:
     records: list[Record]
     #: Whether positions and times tell the order. They do not if Redis lost data and tasks were sent again.
     is_ordered: bool = True
+    #: Whether reads show all lines of the rollout and no others: not if codex reverted the thread, or forked it.
+    is_whole: bool = True
     violations: list[Violation] = field(default_factory=list)
     #: Appends found in the rollout.
     applied: int = 0
@@ -97,7 +99,8 @@ class ThreadVerdict:
         places = self._places(tasks)
         self.applied = len(places)
         self._judge_orders(places)
-        self._judge_reads(tasks, places)
+        if self.is_whole:
+            self._judge_reads(tasks, places)
 
     def judge_metadata(self, row: StoredThread, replayed: StoredThread) -> None:
         """Compare the index' *row* and the thread *replayed* from the files with the patches and with each other."""
@@ -122,6 +125,8 @@ class ThreadVerdict:
         """Find the first line with a wrong ordinal; most later ones only follow from it."""
         due = 0
         for record in self.records:
+            if record.offset == 0:  # of the next rollout of the thread
+                due = 0
             if record.value is None:  # not counted
                 continue
             number = ordinal_of(record.value)

@@ -12,7 +12,8 @@
 --          mailbox   stream  unapplied tasks; the entry id is the task's position
 --          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out;
 --                            a:<writer> -> its last counter that is applied (see settle.lua);
---                            :epoch -> the newest epoch (see fence.lua)
+--                            :epoch -> the newest epoch (see fence.lua);
+--                            e:<writer> -> "" if it has ended
 --          applied   string  last applied position
 --          idempotency_keys
 --                    zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000

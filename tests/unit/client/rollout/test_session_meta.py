@@ -108,6 +108,33 @@ def test_a_bare_first_line_gives_a_thread_with_the_lines_time() -> None:
     )
 
 
+def test_a_spawned_thread_has_the_parent_in_its_source() -> None:
+    """codex reads nickname, role and path from the line alone."""
+    spawn = {"parent_thread_id": OTHER, "depth": 1, "agent_nickname": "Nick", "agent_role": "explorer"}
+    meta = {"source": {"subagent": {"thread_spawn": spawn}}}
+
+    thread = thread_of_meta(THREAD, meta, LATER)
+
+    assert (thread.parent_thread_id, thread.agent_nickname, thread.agent_role) == (OTHER, None, None)
+
+
+def test_the_first_line_of_a_spawned_thread_takes_over_what_its_source_says() -> None:
+    spawn = {"parent_thread_id": OTHER, "agent_nickname": "Nick", "agent_type": "explorer", "agent_path": "/root/a"}
+    source = {"subagent": {"thread_spawn": spawn}}
+
+    meta = session_meta(CreateThreadParams(source=source, agent_nickname="Own"))
+
+    assert {
+        key: meta[key] for key in ("source", "parent_thread_id", "agent_nickname", "agent_role", "agent_path")
+    } == {
+        "source": source,
+        "parent_thread_id": OTHER,
+        "agent_nickname": "Own",
+        "agent_role": "explorer",
+        "agent_path": "/root/a",
+    }
+
+
 def test_values_that_are_not_strings_are_ignored() -> None:
     meta = {"session_id": 7, "originator": None, "parent_thread_id": ["x"], "cwd": 7}
 
@@ -140,6 +167,42 @@ def test_a_copy_has_the_threads_present_values_and_keeps_the_rest() -> None:
     }
     kept = {key: value for key, value in FULL_META.items() if key not in {"thread_source", "agent_role"}}
     assert copy == kept | changed
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"source": "weird", "thread_source": ""},
+        {"source": "", "thread_source": "x" * 1000},
+        {"source": 7, "thread_source": {"custom": "x"}},
+        {"agent_role": None, "agent_type": "explorer"},
+        {"git": {"commit_hash": "s", "branch": "b", "dirty": True}, "memory_mode": "polluted"},
+        {"model_provider": "", "creator_user_id": "u", "history_base": {"thread_id": OTHER}},
+    ],
+    ids=str,
+)
+def test_a_copy_keeps_what_we_read_otherwise_or_do_not_know(odd: dict[str, Any]) -> None:
+    meta = FULL_META | odd
+    thread = thread_of_meta(THREAD, meta, AT)
+
+    assert with_present_values(meta, thread) == meta
+    assert with_present_values(meta, thread.model_copy(update={"cwd": "/moved"})) == meta | {"cwd": "/moved"}
+
+
+def test_a_copy_with_a_new_role_has_no_other_name_of_it() -> None:
+    """codex cannot read a line with both."""
+    meta = {key: value for key, value in FULL_META.items() if key != "agent_role"} | {"agent_type": "explorer"}
+
+    copy = with_present_values(meta, FULL_THREAD)
+
+    assert copy == FULL_META
+
+
+def test_a_copy_with_another_branch_keeps_unknown_fields_of_git() -> None:
+    meta = FULL_META | {"git": {"branch": "b", "dirty": True}}
+    now = FULL_THREAD.model_copy(update={"git_info": GitInfo(branch="new")})
+
+    assert with_present_values(meta, now)["git"] == {"branch": "new", "dirty": True}
 
 
 def test_a_copy_of_an_unchanged_thread_is_equal() -> None:

@@ -268,6 +268,23 @@ async def test_an_append_goes_to_the_live_rollout_with_the_next_ordinal(
     assert await found(store, "ours") == [A]
 
 
+async def test_an_append_finds_the_live_rollout_of_a_thread_that_became_paginated(
+    store: LocalThreadStore, home: Home
+) -> None:
+    rollout = paginated.begin(home, A, history_mode="legacy").turn("t1", "keep apples", "apples kept")
+    await store.resume_thread(ResumeThreadParams(thread_id=A))
+    rollout.path.write_text(rollout.path.read_text().replace('"legacy"', '"paginated"'))
+    rollout.note("t2")
+    reverted = rollout.reverted("t2")
+    before = rollout.path.read_bytes()
+
+    await append(store, A, message("ours"))
+
+    assert rollout.path.read_bytes() == before
+    assert "ours" in reverted.path.read_text()
+    assert await found(store, "ours") == [A]
+
+
 async def test_turns_that_we_append_to_a_fork_are_read_where_they_stand(
     store: LocalThreadStore, home: Home, original: Rollout
 ) -> None:

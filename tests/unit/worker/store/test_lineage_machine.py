@@ -166,7 +166,7 @@ def test_every_thread_has_the_turns_that_are_left(steps: list[tuple[Any, int]]) 
             for operation, number in steps:
                 operation(machine, number)
             machine.check()
-            params = ListThreadsParams(page_size=1000)
+            params = ListThreadsParams(include_without_preview=True, page_size=1000)
             with closing(Index(machine.home)) as index:
                 known = {id_: index.messages_and_turns(id_) for id_ in machine.threads}
                 rebuild(machine.home, index)

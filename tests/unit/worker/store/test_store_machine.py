@@ -483,7 +483,9 @@ class Stores(RuleBasedStateMachine):
         return State(is_stored=True, items=items, fields=given, is_archived=read.archived_at is not None)
 
     def listed(self, store: int, *, archived: bool) -> set[str]:
-        page = self.runner.run(self.stores[store].list_threads(types.ListThreadsParams(archived=archived)))
+        page = self.runner.run(
+            self.stores[store].list_threads(types.ListThreadsParams(include_without_preview=True, archived=archived))
+        )
         ids = [thread.thread_id for thread in page.items]
         assert len(ids) == len(set(ids))
         return set(ids)

@@ -48,7 +48,7 @@ async def store(settings: Settings) -> AsyncIterator[LocalThreadStore]:
 
 
 async def assert_every_read_answers(store: LocalThreadStore) -> None:
-    listed = await store.list_threads(ListThreadsParams())
+    listed = await store.list_threads(ListThreadsParams(include_without_preview=True))
     found = await store.search_threads(SearchThreadsParams(search_term="zebra"))
     turns = await store.list_turns(ListTurnsParams(thread_id=TWO))
     items = await store.list_items(ListItemsParams(thread_id=TWO))
@@ -82,7 +82,7 @@ async def test_a_store_with_an_index_sees_what_one_without_wrote(store: LocalThr
     assert not (settings.own_dir / "index.sqlite").exists()
     async with LocalThreadStore(settings) as other:
         assert texts(await history(other, thread_id)) == ["written"]
-        listed = await other.list_threads(ListThreadsParams())
+        listed = await other.list_threads(ListThreadsParams(include_without_preview=True))
         assert {item.thread_id for item in listed.items} == {ONE, TWO, thread_id}
 
 
@@ -102,7 +102,7 @@ async def test_a_read_only_home_can_be_read(settings: Settings) -> None:
 async def test_a_locked_index_does_not_prevent_reads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.05)
     async with LocalThreadStore(settings) as store:
-        await store.list_threads(ListThreadsParams())
+        await store.list_threads(ListThreadsParams(include_without_preview=True))
     with closing(sqlite3.connect(settings.own_dir / "index.sqlite", isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -120,8 +120,8 @@ async def test_a_listing_from_the_index_alone_fails_without_the_index(settings: 
     async with LocalThreadStore(settings) as store:
         for _ in range(2):
             with pytest.raises(Unavailable, match="cannot be used"):
-                await store.list_threads(ListThreadsParams(use_state_db_only=True))
-            assert len((await store.list_threads(ListThreadsParams())).items) == 2
+                await store.list_threads(ListThreadsParams(include_without_preview=True, use_state_db_only=True))
+            assert len((await store.list_threads(ListThreadsParams(include_without_preview=True))).items) == 2
 
 
 async def test_the_index_is_used_again_once_it_can_be_opened(
@@ -131,7 +131,7 @@ async def test_the_index_is_used_again_once_it_can_be_opened(
     settings.own_dir.rename(settings.home / "away")
     settings.own_dir.write_text("in the way")
     async with LocalThreadStore(settings) as store:
-        await store.list_threads(ListThreadsParams())
+        await store.list_threads(ListThreadsParams(include_without_preview=True))
         settings.own_dir.unlink()
 
         await assert_every_read_answers(store)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from tests.nodes.items import message, payloads
+from tests.unit.worker import paginated
+from tests.unit.worker.builders import thread_id
 
 from livethread import (
     ArchiveThreadParams,
@@ -127,6 +129,27 @@ async def test_a_correct_home_has_no_violation(audited: Audited) -> None:
     assert report.violations == []
     assert (report.threads, report.applied) == (1, 7)
     assert report.calls == {"ok": 7 + 3 + 2 + 2 + 2, "fail": 1, "info": 0}
+
+
+@pytest.mark.parametrize("is_fork", [True, False])
+async def test_a_thread_that_codex_reverted_or_forked_has_no_violation(tmp_path: Path, *, is_fork: bool) -> None:
+    audited = Audited(tmp_path)
+    audited.home.create()
+    rollout = paginated.begin(audited.home, thread_id(1)).turn("t1", "one", "two").turn("t2", "three", "four")
+    live = rollout.forked(thread_id(2), before="t2") if is_fork else rollout
+    async with AsyncExitStack() as stack:
+        store = await audited.open(stack, "one")
+        thread = await LiveThread.resume(store, ResumeThreadParams(thread_id=live.thread_id))
+        await thread.append_items([message("before")])
+        await thread.load_history()
+        live.reverted("t2") if not is_fork else live.turn("t3", "five", "six")
+        await thread.append_items([message("after")])
+        await thread.load_history()
+        await thread.shutdown()
+
+    report = verify(audited.home, audited.journals)
+
+    assert ([each for each in report.violations if each.thread_id], report.applied) == ([], 2)
 
 
 def swap(one: str, other: str) -> Callable[[Lines], None]:

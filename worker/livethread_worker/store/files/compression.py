@@ -2,6 +2,9 @@
 
 Each form is on disk under its own name before the other is removed. A crash leaves the old file, or both with the same
 lines; then the plain one wins, as in codex.
+
+Users rename files. A rollout whose name does not tell its form is read by its content, and gets its right name before
+anything is appended.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ _READ_BYTES: Final = 256 * 1024
 #: Compressed bytes per step: they may decompress to 32,000 times as many.
 _COMPRESSED_READ_BYTES: Final = 2 * 1024
 
+#: How a zstd frame begins, and how lines do, perhaps after a byte order mark.
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_LINES: Final = (b"{", b"\xef\xbb\xbf{")
+
 #: What to do about a damaged rollout.
 _REMEDY: Final = "livethread doctor --fix restores what is readable, and keeps the damaged file in the quarantine"
 
@@ -51,7 +58,7 @@ def open_rollout(path: Path) -> Iterator[BinaryIO]:
         except FileNotFoundError:
             path = other_form(path)
             file = stack.enter_context(_open(path))
-        if not is_compressed(path):
+        if not holds_zstd(path, file.fileno()):
             yield file
             return
         with tempfile.TemporaryFile() as plain:
@@ -60,6 +67,23 @@ def open_rollout(path: Path) -> Iterator[BinaryIO]:
             replacement.copy_times(file.fileno(), plain.fileno())
             plain.seek(0)
             yield plain
+
+
+def holds_zstd(path: Path, descriptor: int) -> bool:
+    """Return whether the content of the rollout *path* is compressed; its name tells unless the content is clear."""
+    head = os.pread(descriptor, len(_ZSTD), 0)
+    return not head.startswith(_LINES) if is_compressed(path) else head == _ZSTD
+
+
+def right_name(path: Path) -> Path:
+    """Return the path that the rollout *path* has if its name tells its form.
+
+    Raises:
+        InvalidRequest: it is a symlink, or not a regular file.
+        OSError: it cannot be opened.
+    """
+    with _open(path) as file:
+        return path if holds_zstd(path, file.fileno()) == is_compressed(path) else other_form(path)
 
 
 def compress(path: Path) -> Path:
@@ -86,23 +110,35 @@ def compress(path: Path) -> Path:
 def decompress(path: Path) -> Path:
     """Replace the compressed rollout *path* with a plain one, and return its path. The caller holds the thread's lock.
 
+    The name need not tell that it is compressed.
+
     Raises:
         FileExistsError: there is a plain rollout already; both stay.
         OSError: it cannot be written; the compressed rollout stays.
         Internal: it is damaged; it stays.
     """
-    target = other_form(path)
-    if target.exists():
+    target = other_form(path) if is_compressed(path) else path
+    if target != path and target.exists():
         raise FileExistsError(f"{target.name} exists already; it and {path.name} are kept")
     with _open(path) as file, replacement.replacing(target, file.fileno()) as plain:
-        _decompress(path, file, plain)
-    path.unlink()
-    sync.sync_directory(path.parent)
+        if holds_zstd(path, file.fileno()):
+            _decompress(path, file, plain)
+        else:
+            shutil.copyfileobj(file, plain, _READ_BYTES)
+    if target != path:
+        path.unlink()
+        sync.sync_directory(path.parent)
     return target
 
 
+def plain_form(path: Path) -> Path:
+    """Return the plain form of the rollout *path*, which is decompressed or renamed if necessary; see `decompress`."""
+    is_plain = not is_compressed(path) and right_name(path) == path
+    return path if is_plain else decompress(path)
+
+
 def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
-    """Write the lines *first* and a copy of *source* to *target*, of the same form, with the times of *source*.
+    """Write the lines *first* and a copy of *source* to *target*, whose name tells its form, with the times of *source*.
 
     The caller holds the thread's lock. A crash leaves the whole copy or nothing.
 
@@ -112,7 +148,7 @@ def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
     """
     with _open(source) as file, replacement.replacing(target, file.fileno()) as copy:
         # zstd frames can be concatenated, so the source's need not be decompressed.
-        copy.write(zstandard.compress(first, _LEVEL) if first and is_compressed(source) else first)
+        copy.write(zstandard.compress(first, _LEVEL) if first and is_compressed(target) else first)
         shutil.copyfileobj(file, copy, _READ_BYTES)
 
 

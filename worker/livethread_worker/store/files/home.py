@@ -6,6 +6,7 @@ the home.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -36,11 +37,14 @@ _ROLLOUT_NAME: Final = re.compile(
     rf"rollout-(?P<time>\d{{4}}-\d{{2}}-\d{{2}}T\d{{2}}-\d{{2}}-\d{{2}})-(?P<id>{_ID})(?:_(?P<rollout>{_ID}))?\.jsonl(\.zst)?"
 )
 
+#: Links of a folder that holds no folders: "." and its own name. File systems that do not count links report 1.
+_LINKS_OF_LEAF: Final = 2
+
+#: The administrator, who may link a home's folders, too.
+_ROOT_USER: Final = 0
+
 #: No codex wrote a rollout before: a time in a name may be any.
 _FIRST_DAY: Final = date(2025, 1, 1)
-
-#: Folders of days. Other folders hold no rollouts, and their names need not be UTF-8.
-_DATED: Final = "[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/"
 
 #: Last parts of a path that do not name a file.
 _NOT_FILE_NAMES: Final = frozenset({"", ".", ".."})
@@ -58,9 +62,11 @@ class Home:
         self.session_index = root / "session_index.jsonl"
         self.locks = root / "thread-writer-locks"
         self._locks = str(self.locks)
+        self._archived = f"{self.archived_sessions}/"
         self.own = root / OWN_FOLDER
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
+        self.run = self.own / "run"
         #: Folders checked for symlinks, as spelled -> resolved, and the monotonic time at which to check them again.
         self._checked: dict[str, Path] = {}
         self._check_again_at = 0.0
@@ -68,7 +74,7 @@ class Home:
 
     def create(self) -> None:
         """Create the missing folders with mode 0700; existing ones keep their modes."""
-        for folder in (self.root, self.sessions, self.locks, self.own, self.own / "run", self.quarantine):
+        for folder in (self.root, self.sessions, self.locks, self.own, self.run, self.quarantine):
             make_directory(folder)
 
     def thread_lock(self, thread_id: str) -> str:
@@ -96,7 +102,7 @@ class Home:
     def resolve(self, relative: str) -> Path:
         """Return the path of a rollout given relative to the home, or absolutely.
 
-        It checks for symlinks on the way again after `LINK_CHECK_INTERVAL`.
+        It checks for symlinks on the way again after `LINK_CHECK_INTERVAL`, and follows those of `is_linked`.
 
         Raises:
             InvalidRequest: it is not a path, or leads out of the home. (If the file itself is a symlink, opening it
@@ -108,10 +114,9 @@ class Home:
         if name not in _NOT_FILE_NAMES and (known := self._checked.get(named)):
             return known / name
         path = self.root / relative
-        try:
-            folder = self.root / _without_links(path.parent).relative_to(self.root.resolve())
-        except ValueError:
-            raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is not a path") from None
+        folder = self._without_links(path.parent)
+        if folder is None:
+            raise InvalidRequest(f"{relative!r} leads out of {self.root}, or is not a path")
         if path.name in _NOT_FILE_NAMES:
             raise InvalidRequest(f"{relative!r} does not name a file")
         if path.name == name:
@@ -121,7 +126,7 @@ class Home:
     def find_rollout(self, thread_id: str) -> Path | None:
         """Return the live rollout of *thread_id*, preferring active over archived and plain over compressed, or None.
 
-        A UUIDv7 leads to its dated folder; for any other id, or if that fails, every dated folder is searched.
+        A UUIDv7 leads to its dated folder; for any other id, or if that fails, every folder is searched.
         """
         for folder in self._folders_for(thread_id):
             if paths := self._files_in(folder, thread_id, self.thread_of):
@@ -169,7 +174,7 @@ class Home:
 
     def _folders_since(self, path: Path) -> Iterator[str]:
         """Yield the folders, which need not exist, that may hold rollouts as new as *path*, in any time zone."""
-        at, today = self.time_of(path), datetime.now(UTC).date()
+        at, today = time_in_name(path.name), datetime.now(UTC).date()
         day = max(at.date() if at else today, _FIRST_DAY) - timedelta(days=1)
         while day <= today + timedelta(days=1):
             yield f"{self.sessions}/{day:%Y/%m/%d}"
@@ -208,10 +213,11 @@ class Home:
     def rollout_entries(self, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield the id and the directory entry of every rollout in *folders*, by default all, in the order of `rollouts`."""
         for folder in self.rollout_folders() if folders is None else folders:
-            if not folder.is_dir() or not self.is_within(folder):
+            try:
+                with os.scandir(folder) as entries:
+                    by_name = sorted(entries, key=_name)
+            except (FileNotFoundError, NotADirectoryError):  # removed since it was listed
                 continue
-            with os.scandir(folder) as entries:
-                by_name = sorted(entries, key=_name)
             for entry in by_name:
                 if match := _ROLLOUT_NAME.fullmatch(entry.name):
                     yield match["id"], entry
@@ -219,10 +225,9 @@ class Home:
     def unfinished_copies(self) -> Iterator[tuple[str, Path]]:
         """Yield the thread id and path of every copy of a rollout that is in progress, or that a crash left."""
         for folder in self.rollout_folders():
-            if folder.is_dir() and self.is_within(folder):
-                for path in sorted(folder.glob(".rollout-*.new")):
-                    if match := _ROLLOUT_NAME.fullmatch(path.name.removeprefix(".").removesuffix(".new")):
-                        yield match["id"], path
+            for path in sorted(folder.glob(".rollout-*.new")):
+                if thread_id := self.copied_thread(path):
+                    yield thread_id, path
 
     def one_rollout_each(
         self, known: Mapping[str, tuple[str, int]], entries: Iterable[tuple[str, os.DirEntry[str]]]
@@ -261,16 +266,53 @@ class Home:
         return chosen, others
 
     def rollout_folders(self) -> Iterator[Path]:
-        """Yield the folders that hold rollouts: the dated ones, and the folder of archived ones."""
-        yield from sorted(self.sessions.glob(_DATED))
-        yield self.archived_sessions
+        """Yield the folders that may hold rollouts, as in codex: ``sessions``, ``archived_sessions``, and any in them.
+
+        Symlinks in them are not followed, and names that are not UTF-8 are left out: the index holds text.
+        """
+        for folder in (self.sessions, self.archived_sessions):
+            if not folder.is_symlink() or self.is_linked(folder):
+                yield from _folders_in(folder)
+
+    def is_linked(self, folder: Path) -> bool:
+        """Return whether *folder*, of active or archived rollouts, is a symlink that the home's owner made.
+
+        Its target, such as a folder on another disk, then counts as a part of the home.
+        """
+        if folder not in {self.sessions, self.archived_sessions} or not folder.is_symlink():
+            return False
+        return _owner(folder) in {_owner(self.root), _ROOT_USER}
 
     def is_within(self, folder: Path) -> bool:
         """Return whether *folder* is in the home after symlinks are resolved."""
+        return self._without_links(folder) is not None
+
+    def spelled(self, path: Path) -> Path | None:
+        """Return the path of a file as the home spells it; None if it does not lie in the home."""
+        folder = self._without_links(path.parent)
+        return folder and folder / path.name
+
+    def _without_links(self, folder: Path) -> Path | None:
+        """Return *folder* without symlinks but those of `is_linked`; None if it does not lie in the home."""
         try:
-            return _without_links(folder).is_relative_to(self.root.resolve())
-        except ValueError:
-            return False
+            real = _resolved(folder)
+            linked = {
+                each: _resolved(each) for each in (self.sessions, self.archived_sessions) if self.is_linked(each)
+            }
+            root = self.root.resolve()
+        except (ValueError, OSError):
+            return None
+        for spelled, target in (linked | {self.root: root}).items():
+            if real.is_relative_to(target):
+                return spelled / real.relative_to(target)
+        return None
+
+    def copied_thread(self, path: Path) -> str | None:
+        """Return the thread id in the name of the unfinished copy *path* of a rollout; None for any other file."""
+        if not (path.name.startswith(".") and path.name.endswith(".new")):
+            return None
+        match = _ROLLOUT_NAME.fullmatch(path.name[1:].removesuffix(".new"))
+        return match["id"] if match else None
 
     def thread_of(self, path: Path) -> str | None:
         """Return the thread id in the name of the rollout *path*; None for any other file."""
@@ -282,21 +324,47 @@ class Home:
         match = _ROLLOUT_NAME.fullmatch(path.name)
         return (match["rollout"] or match["id"]) if match else None
 
-    def time_of(self, path: Path) -> datetime | None:
-        """Return the time in the name of the rollout *path*; None if it has no valid time."""
-        match = _ROLLOUT_NAME.fullmatch(path.name)
-        try:
-            return datetime.strptime(match["time"], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC) if match else None
-        except ValueError:
-            return None
-
     def is_archived(self, path: Path) -> bool:
-        """Return whether *path* is in the folder of archived rollouts."""
+        """Return whether *path* lies among the archived rollouts, at any depth."""
         # Comparing strings is five times as fast as comparing paths.
-        return str(path).rpartition("/")[0] == str(self.archived_sessions)
+        return str(path).startswith(self._archived)
 
 
-def _without_links(path: Path) -> Path:
+def _folders_in(folder: Path) -> Iterator[Path]:
+    """Yield *folder* and all folders in it, in the order of their names, without following symlinks."""
+    try:
+        links = folder.stat().st_nlink
+        names: list[str] = []
+        if links != _LINKS_OF_LEAF:
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    yield folder
+    for name in names:
+        if is_text(name):
+            yield from _folders_in(folder / name)
+
+
+def is_text(name: str) -> bool:
+    """Return whether the name of a file or folder is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(path: Path | str) -> str:
+    """Return *path* as printable text: file names need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _owner(path: Path) -> int:
+    return path.lstat().st_uid
+
+
+def _resolved(path: Path) -> Path:
     """Return *path* with its symlinks resolved.
 
     Raises:
@@ -309,6 +377,15 @@ def _without_links(path: Path) -> Path:
     if real.is_symlink():
         raise ValueError(f"the symlink {real} is part of a loop")
     return real
+
+
+def time_in_name(path: str) -> datetime | None:
+    """Return the time in the name of the rollout *path*; None if it has no valid time."""
+    match = _ROLLOUT_NAME.fullmatch(path.rpartition("/")[2])
+    try:
+        return datetime.strptime(match["time"], "%Y-%m-%dT%H-%M-%S").replace(tzinfo=UTC) if match else None
+    except ValueError:
+        return None
 
 
 def is_compressed(path: Path) -> bool:
@@ -325,6 +402,8 @@ def make_directory(path: Path) -> None:
     """Create *path* and its missing parents, each with mode 0700."""
     if path.is_dir():
         return
+    if path.is_symlink():
+        raise FileNotFoundError(errno.ENOENT, f"it leads to {path.readlink()}, which is missing", str(path))
     make_directory(path.parent)
     path.mkdir(DIRECTORY_MODE, exist_ok=True)
 

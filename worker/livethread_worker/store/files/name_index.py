@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,17 +59,33 @@ def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] =
         removed: list[bytes] = []
         for line in home.session_index.read_bytes().splitlines(keepends=True):
             (removed if _id_of(line) in forgotten else remaining).append(line)
-        if not removed:
-            return
-        keep(b"".join(removed))
-        replacement = home.session_index.with_name(f"{home.session_index.name}.new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(replacement, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
-            file.writelines(remaining)
-            file.flush()
-            os.fsync(file.fileno())
-        replacement.replace(home.session_index)
-        sync.sync_directory(home.root)
+        if removed:
+            keep(b"".join(removed))
+            _replace(home, remaining)
+
+
+def restore_names(home: Home, lines: bytes) -> None:
+    """Put *lines* that were removed before all others of the name index, which are newer.
+
+    Raises:
+        LockBusy: another program holds the lock for more than `LOCK_WAIT`.
+        OSError: the name index cannot be written.
+    """
+    with _locked(home):
+        present = home.session_index.read_bytes() if home.session_index.exists() else b""
+        if not present.startswith(lines):
+            _replace(home, [lines if lines.endswith(b"\n") or not present else lines + b"\n", present])
+
+
+def _replace(home: Home, lines: Iterable[bytes]) -> None:
+    replacement = home.session_index.with_name(f"{home.session_index.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(replacement, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    replacement.replace(home.session_index)
+    sync.sync_directory(home.root)
 
 
 def _id_of(line: bytes) -> str | None:

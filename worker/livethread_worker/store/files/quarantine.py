@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 from livethread_worker.store.files.home import FILE_MODE, Home, make_directory, other_form
+from livethread_worker.store.files.replacement import move
 from livethread_worker.store.files.sync import sync_directory
 
 
 def keep(home: Home, name: str, content: bytes) -> Path:
     """Write *content* durably to a new quarantine file whose name begins with *name*."""
-    path = _free_path(home, name)
+    path = free_path(home, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(path, flags, FILE_MODE), "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(content)
@@ -24,10 +25,8 @@ def keep(home: Home, name: str, content: bytes) -> Path:
 
 def move_away(home: Home, path: Path) -> Path:
     """Move the file *path* into the quarantine durably, and return its new path."""
-    target = _free_path(home, path.name)
-    path.rename(target)
-    sync_directory(target.parent)
-    sync_directory(path.parent)
+    target = free_path(home, path.name)
+    move(path, target)
     return target
 
 
@@ -41,6 +40,7 @@ def move_other_form_away(home: Home, path: Path) -> None:
         move_away(home, other)
 
 
-def _free_path(home: Home, name: str) -> Path:
+def free_path(home: Home, name: str) -> Path:
+    """Return the path of a new quarantine file whose name begins with *name*."""
     make_directory(home.quarantine)
     return home.quarantine / f"{name}.{time.time_ns()}"

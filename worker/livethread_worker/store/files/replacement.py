@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,20 @@ def replacing(target: Path, source: int) -> Iterator[BinaryIO]:
         new.unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
+
+
+def move(path: Path, target: Path) -> None:
+    """Move the file *path* durably, also to another file system; a crash may leave both."""
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with path.open("rb") as file, replacing(target, file.fileno()) as copy:
+            shutil.copyfileobj(file, copy)
+        path.unlink()
+    sync_directory(target.parent)
+    sync_directory(path.parent)
 
 
 def unfinished(target: Path) -> Path:

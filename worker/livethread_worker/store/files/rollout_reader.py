@@ -1,4 +1,4 @@
-"""Reads a rollout into its thread's state, if the index lacks the thread or its last lines."""
+"""Reads rollouts into their thread's state, if the index lacks the thread or its last lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from livethread.rollout.lines import item_of
 from livethread.rollout.old_forms import event_of_message, modern_record
 from livethread_worker.store.files import lineage
 from livethread_worker.store.files.compression import open_rollout
-from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.home import Home, time_in_name
 from livethread_worker.store.files.scan import Record, idempotency_key_of, ordinal_of, scan_records, writer_mark
 from livethread_worker.store.thread_state import ARCHIVED_AT, BROKEN, ThreadState, WriterMark
 
@@ -54,9 +54,9 @@ def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None
             with open_rollout(each.path) as other:
                 reader.take_inherited(other, each, offset)
             offset += each.end - each.begin
-    inherited = {each.rollout_id: each for each in family.inherited}
+    parts = {each.rollout_id: each for each in family.inherited}
     for rollout_id, each_path in own.items():
-        part = inherited.get(rollout_id or "")
+        part = parts.get(rollout_id or "")
         with open_rollout(each_path) as other:
             reader.take_earlier(other, part, offset)
         offset += part.end - part.begin if part else 0
@@ -66,7 +66,7 @@ def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None
 
 
 def read_what_is_left(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
-    """Do the same as `read_thread`; if a rollout is missing, add the lines of the live one and note that it is."""
+    """Do the same as `read_thread`, or, if a rollout is missing, note that and add the lines of the live one."""
     try:
         return read_thread(home, state, file)
     except InvalidRequest as error:
@@ -81,6 +81,9 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
     """Add the lines of *file* after the state's committed length to *state*; return a torn last line, if any.
 
     Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both.
+
+    If the thread's ``session_meta`` is not the first line, it counts from the beginning. A thread whose ``session_meta`` is
+    lost begins with its first item; unless there are other threads' ``session_meta`` lines, for then the file may be theirs.
     """
     reader = _Reader(state, _changed_at(file))
     torn = None
@@ -90,9 +93,37 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
             break
         state.rollout_bytes = record.offset + record.size
         if record.value is not None:
+            if state.thread is None and reader.needs_meta(record.value):
+                reader.begin(find_meta(state.thread_id, file), record.value)
             reader.take(record, record.value, state.offset_in_history(record.offset))
     reader.finish()
     return torn
+
+
+def find_meta(thread_id: str, file: BinaryIO) -> Record | None:
+    """Return the line of the thread's first ``session_meta``; an empty one if *file* has no ``session_meta`` at all.
+
+    None: it has only other threads'. The caller may go on to read *file* where it was.
+    """
+    position, has_others = file.tell(), False
+    try:
+        for record in scan_records(file):
+            meta = _meta_in(_modern(record.value or {}))
+            if meta is not None and meta.get("id") == thread_id:
+                return record
+            has_others = has_others or meta is not None
+    finally:
+        file.seek(position)
+    return None if has_others else Record(0, 0, {})
+
+
+def _meta_in(value: dict[str, Any]) -> dict[str, Any] | None:
+    payload = value.get("payload")
+    return payload if value.get("type") == "session_meta" and isinstance(payload, dict) else None
+
+
+def _modern(value: dict[str, Any]) -> dict[str, Any]:
+    return value if "payload" in value else modern_record(value) or {}
 
 
 def _changed_at(file: BinaryIO) -> datetime:
@@ -120,9 +151,26 @@ class _Reader:
             self._metadata = MetadataState(state.thread, state.explicit_fields)
         #: Time of a line without one: the previous line's, or the file's.
         self._at = state.thread.updated_at if state.thread else changed_at
+        self._has_begun = False
+
+    def needs_meta(self, value: dict[str, Any]) -> bool:
+        """Whether *value* is the first item, and no ``session_meta`` of the thread came before it."""
+        if self._metadata is not None or self._has_begun:
+            return False
+        value = _modern(value)
+        return isinstance(value.get("type"), str) and (_meta_in(value) or {}).get("id") != self._state.thread_id
+
+    def begin(self, found: Record | None, first: dict[str, Any]) -> None:
+        """Begin with the ``session_meta`` that `find_meta` has *found*, before the item in the line *first*."""
+        self._has_begun = True
+        if found is not None and found.value is not None:
+            value = _modern(found.value)
+            named = time_in_name(self._state.path)
+            at = parse_time(value.get("timestamp")) or parse_time(first.get("timestamp")) or named or self._at
+            self._take_meta(_meta_in(value) or {}, at)
 
     def take_first(self, file: BinaryIO) -> None:
-        """Begin with the thread's own first ``session_meta``: inherited lines have none of it."""
+        """Begin with the thread's first ``session_meta``: the lines that a fork inherits do not include it."""
         record = next(scan_records(file), None)
         if record is not None and record.value is not None:
             self.take(record, record.value, None)
@@ -158,7 +206,7 @@ class _Reader:
         self._take_mark(value)
         is_old = "payload" not in value
         if is_old:
-            value = modern_record(value) or {}
+            value = _modern(value)
         kind, payload = value.get("type"), value.get("payload")
         if not isinstance(kind, str):
             return

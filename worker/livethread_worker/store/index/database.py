@@ -15,6 +15,7 @@ from typing import Final
 from sqlite_utils import Database, Migrations
 
 from livethread_worker.store.files.home import FILE_MODE, Home
+from livethread_worker.store.index.search_threads import HOLDS, holds_literally
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ migrations = Migrations("livethread")
 
 
 @migrations()
-def m001_schema(db: Database) -> None:
+def m002_schema(db: Database) -> None:
     """Create everything."""
     # Not executescript(): it would commit the transaction that also records the migration.
     for statement in _statements(resources.files(__package__).joinpath("sql", "schema.sql").read_text("utf-8")):
@@ -84,7 +85,7 @@ def _open(home: Home) -> Database:
     # Autocommit: `Index` begins each transaction itself.
     connection = sqlite3.connect(home.index, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
-        connection.row_factory = sqlite3.Row
+        _prepare(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         # A power cut may take the last commits: their changes are in the rollouts, and are read from there again.
@@ -123,10 +124,15 @@ def _require_our_schema(database: Database) -> None:
 def in_memory_database() -> Database:
     """Open an empty index that ends with the process."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
+    _prepare(connection)
     database = Database(connection)
     migrations.apply(database)
     return database
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.row_factory = sqlite3.Row
+    connection.create_function(HOLDS, 2, holds_literally, deterministic=True)
 
 
 def set_aside(home: Home, reason: str) -> None:

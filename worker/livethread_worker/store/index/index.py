@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final, NamedTuple
 
 from sqlite_utils import Database
@@ -145,7 +146,7 @@ class Index:
             if state is None or keys[thread_id]:  # the cache does not know which keys are taken
                 missing[thread_id] = names
             else:
-                states[thread_id] = state
+                states[thread_id] = self._with_turns(state)
         return states | self.load_states(missing, keys) if missing else states
 
     def load_states(
@@ -156,7 +157,12 @@ class Index:
         Each also has its idempotency *keys* that appends have taken.
         """
         with self._connection.errors_translated():
-            return load_states(self.db.conn, self._home.root, writers, keys or {})
+            states = load_states(self.db.conn, self._home.root, writers, keys or {})
+        return {thread_id: self._with_turns(state) for thread_id, state in states.items()}
+
+    def _with_turns(self, state: ThreadState) -> ThreadState:
+        state.stored_turns = partial(self.turn_ids, state.thread_id)
+        return state
 
     def commit(
         self, rows: Sequence[ThreadRows], deleted: Sequence[str] = (), is_durable: Callable[[], bool] = lambda: True
@@ -249,7 +255,7 @@ class Index:
 
         If another process keeps the index locked, the newest messages may be missing.
         """
-        if time.monotonic() >= self._search_without_until:
+        if params.match is types.SearchMatch.WORDS and time.monotonic() >= self._search_without_until:
             self._make_searchable()
         with self._connection.snapshot() as connection:
             return search_threads(connection, self._home.root, params)
@@ -274,6 +280,10 @@ class Index:
         """Return where a turn is in its rollout."""
         rows = self._connection.select(QUERIES["turn_span"], thread_id=thread_id, turn_id=turn_id)
         return TurnSpan(*rows[0]) if rows else None
+
+    def turn_ids(self, thread_id: str) -> list[str]:
+        """Return the ids of a thread's turns, in order, without those that were taken back."""
+        return [row[0] for row in self._connection.select(QUERIES["turn_ids"], thread_id=thread_id)]
 
     def epoch(self, thread_id: str) -> int:
         """Return a thread's newest epoch; 0 if it has none."""

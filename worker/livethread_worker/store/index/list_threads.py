@@ -18,21 +18,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from livethread.cursor import decode_cursor, encode_cursor
+from livethread.directories import same_directory
 from livethread.metadata import SessionSource
 from livethread.rollout.lines import encode_json
 from livethread.rollout.search_text import folded_term
 from livethread.types import ListThreadsParams, RelationKind, SortDirection, ThreadPage
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
+from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import SLOTS, from_rows, slot_of
+from livethread_worker.store.index.trigrams import expression, trigrams_of
 
 #: Maximum number of threads that are collected and sorted, or counted to find the filter that leads.
 SORT_LIMIT: Final = 4000
 
 #: Maximum values of a filter whose orders are merged; a filter with more only checks rows. (SQLite merges 500.)
 MERGED_VALUES: Final = 100
-
-#: Maximum number of a term's trigrams that are looked up; each thread that they find is checked anyway.
-_MAX_TRIGRAMS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreads
     Its cursor names the sort value *and* the id of the last thread, so that threads of the same time are neither lost
     nor repeated.
     """
-    filters = _filters(params)
+    filters = _filters(connection, params)
     if not all(each.values for each in filters):
         return ThreadPage(items=())
     parts: list[_Filter | _Set] = [*filters, *_sets(params)]
@@ -99,6 +99,8 @@ def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreads
     checks = [_Sql("t.is_archived = ?", (params.archived,)), *_after_cursor(params)]
     if params.attached_to_thread_id is None and not params.include_attached_threads:
         checks.append(_Sql("t.attached_to_thread_id IS NULL"))
+    if not params.include_without_preview:
+        checks.append(_Sql("t.preview <> ''"))
     checks += [part.condition for part in parts if part is not leading] + _short_term(params)
     key = params.sort_key.value
     sources = (
@@ -140,7 +142,7 @@ def _after_cursor(params: ListThreadsParams) -> list[_Sql]:
     return [_Sql(condition, (slot_of(at), at, thread_id))]
 
 
-def _filters(params: ListThreadsParams) -> list[_Filter]:
+def _filters(connection: sqlite3.Connection, params: ListThreadsParams) -> list[_Filter]:
     """Return the filters on columns, those that usually leave the fewest threads first; without values, a filter leaves none."""
     filters = []
     relation = params.relation_filter
@@ -149,7 +151,9 @@ def _filters(params: ListThreadsParams) -> list[_Filter]:
     if params.attached_to_thread_id is not None:
         filters.append(_filter("attached_to_thread_id", (params.attached_to_thread_id,)))
     if params.cwd_filters is not None:
-        filters.append(_filter("cwd", params.cwd_filters))
+        is_wanted = same_directory(params.cwd_filters)
+        spellings = (cwd for (cwd,) in connection.execute(QUERIES["cwds"]) if is_wanted(cwd))
+        filters.append(_filter("cwd", tuple(spellings) if params.cwd_filters else ()))
     if params.model_providers:
         filters.append(_filter("model_provider", params.model_providers))
     if params.allowed_sources:
@@ -169,11 +173,10 @@ def _sets(params: ListThreadsParams) -> list[_Set]:
         check = _Sql(f"t.id IN ({_DESCENDANTS})", descendants.arguments)
         sets.append(_Set(descendants, check, is_rough=False))
     term = folded_term(params.search_term or "")
-    if trigrams := _trigrams(term):
-        expression = " AND ".join('"{}"'.format(trigram.replace('"', '""')) for trigram in trigrams)
+    if trigrams := trigrams_of(term):
         found = _Sql(
             f"SELECT DISTINCT rowid / {TEXTS} AS id FROM listing_texts WHERE listing_texts MATCH ?",  # noqa: S608
-            (expression,),
+            (expression(trigrams),),
         )
         sets.append(_Set(found, _holds(term), is_rough=True))
     return sets
@@ -182,18 +185,12 @@ def _sets(params: ListThreadsParams) -> list[_Set]:
 def _short_term(params: ListThreadsParams) -> list[_Sql]:
     """Return the check for a term that is shorter than a trigram."""
     term = folded_term(params.search_term or "")
-    return [_holds(term)] if term and not _trigrams(term) else []
+    return [_holds(term)] if term and not trigrams_of(term) else []
 
 
 def _holds(term: str) -> _Sql:
     held = f"SELECT 1 FROM listing_texts AS held WHERE held.rowid {ROWS_OF_THREAD} AND instr(held.text, ?)"  # noqa: S608
     return _Sql(f"EXISTS ({held})", (term,))
-
-
-def _trigrams(term: str) -> list[str]:
-    """Return trigrams of *term* that together cover it; an empty list if it is shorter than one."""
-    starts = [*range(0, len(term) - 2, 3), len(term) - 3]
-    return list(dict.fromkeys(term[start : start + 3] for start in starts if start >= 0))[-_MAX_TRIGRAMS:]
 
 
 def _leading(connection: sqlite3.Connection, parts: list[_Filter | _Set]) -> _Filter | _Set | None:

@@ -17,6 +17,11 @@ from livethread_worker.store.index.queries import QUERIES
 #: for the same reason: postgresql.org/docs/current/gin.html#GIN-FAST-UPDATE.)
 FTS_BATCH_ROWS: Final = 128
 
+#: Messages whose trigrams are indexed by one statement, which takes some milliseconds.
+TRIGRAM_BATCH_ROWS: Final = 64
+#: Messages whose trigrams may wait until the process is idle: a search reads as many in some milliseconds.
+MAX_WITHOUT_TRIGRAMS: Final = 4_000
+
 #: About how many messages of a large batch make a segment: FTS5 also writes one when it holds a megabyte of words.
 SEGMENT_MESSAGES: Final = 256
 #: New segments after which we ask FTS5 to merge: it merges 16 of a level, see usermerge in schema.sql.
@@ -44,6 +49,8 @@ class _Chore:
 
     is_due: Callable[[], bool]
     do: Callable[[], None]
+    #: Whether it may wait, however much there is to do: it takes longer than the batches that cause it.
+    may_pile_up: bool = False
     #: Monotonic time, in seconds, from which it may be done again while tasks wait.
     not_before: float = 0.0
 
@@ -62,14 +69,17 @@ class Maintenance:
         self._transaction = transaction
         self._is_idle = False
         self._unindexed = 0
+        #: Messages without trigrams, as far as this connection knows.
+        self._without_trigrams = self._count_without_trigrams()
         #: Messages of the last batch.
         self._messages = 0
         #: New segments of each full text since it was merged, and the full texts whose merge is unfinished.
-        self._segments = {"messages": 0, "texts": 0}
+        self._segments = {"messages": 0, "trigrams": 0, "texts": 0}
         self._half_merged: set[str] = set()
         self._logged_pages = 0.0
         self._chores = [
             _Chore(self._is_to_be_indexed, self.index_messages),
+            _Chore(self._are_trigrams_to_be_indexed, self._index_trigrams, may_pile_up=True),
             _Chore(lambda: self._logged_pages >= LOGGED_PAGES, self._checkpoint),
             *(_Chore(partial(self._is_to_be_merged, what), partial(self._merge, what)) for what in self._segments),
         ]
@@ -77,6 +87,7 @@ class Maintenance:
     def note(self, *, threads: int, messages: int, texts: int) -> None:
         """Count what a batch stored."""
         self._messages = messages
+        self._without_trigrams += messages
         if messages < FTS_BATCH_ROWS:
             self._unindexed += messages
         else:
@@ -88,7 +99,7 @@ class Maintenance:
     def do_some(self, *, is_idle: bool) -> bool:
         """Do one chore that is due, if it has rested or the process *is_idle*; return whether another one is due.
 
-        After a large batch, do all chores: they take little time compared with the batch, and must not pile up.
+        After a large batch, do all chores that must not pile up: they take little time compared with the batch.
 
         Raises:
             IndexUnavailable: for example, another process keeps the index locked; the chore is tried again later.
@@ -96,6 +107,8 @@ class Maintenance:
         self._is_idle, began = is_idle, time.monotonic()
         is_large = self._messages >= FTS_BATCH_ROWS and not is_idle
         for chore in self._chores:
+            if is_large and chore.may_pile_up:
+                continue
             if chore.is_due() and (is_large or is_idle or began >= chore.not_before):
                 self._do(chore)
                 if not is_large:
@@ -130,6 +143,21 @@ class Maintenance:
 
     def _any_unindexed(self) -> bool:
         return bool(self._connection.execute(QUERIES["any_unindexed"]).fetchone()[0])
+
+    def _are_trigrams_to_be_indexed(self) -> bool:
+        if self._is_idle:  # it takes care of what other processes left, too
+            self._without_trigrams = self._count_without_trigrams()
+        return self._without_trigrams >= (1 if self._is_idle else MAX_WITHOUT_TRIGRAMS)
+
+    def _count_without_trigrams(self) -> int:
+        return int(self._connection.execute(QUERIES["without_trigrams"]).fetchone()[0])
+
+    def _index_trigrams(self) -> None:
+        """Index the trigrams of the next messages, of any process."""
+        with self._transaction() as connection:
+            connection.execute(QUERIES["index_trigrams"], {"limit": TRIGRAM_BATCH_ROWS})
+        self._without_trigrams = self._count_without_trigrams()
+        self._segments["trigrams"] += 1
 
     def _is_to_be_merged(self, what: str) -> bool:
         return self._segments[what] >= MERGED_SEGMENTS or what in self._half_merged

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from livethread.metadata import GitInfo, StoredThread
+from livethread.metadata import DEFAULT_APPROVAL, GitInfo, StoredThread
 from livethread.model import format_time
 from livethread.rollout.lines import encode_json
+from livethread.rollout.permissions import READ_ONLY
 
 _TIMES: Final = ("created_at", "updated_at", "recency_at", "archived_at")
 #: Sort key -> column of its slot of ten seconds, which SQL indexes hold in its place; see schema.sql, which checks it.
@@ -24,6 +25,8 @@ SLOT_LENGTH: Final = len("2026-01-01T00:00:0")
 _TIME_OF: Final = {slot: time for time, slot in SLOTS.items()}
 #: Columns that hold JSON, also for a source that is a plain name.
 _JSON: Final = ("source", "approval_mode", "permission_profile", "token_usage")
+#: Values that need no room: null is read as the field's default.
+_DEFAULTS: Final = {"approval_mode": DEFAULT_APPROVAL, "permission_profile": READ_ONLY}
 _GIT: Final = {"git_sha": "commit_hash", "git_branch": "branch", "git_origin_url": "repository_url"}
 
 #: Field of a thread -> its column, in the order of the fields; git_info has three.
@@ -79,7 +82,7 @@ def _value(thread: StoredThread, column: str) -> Any:
     if column in _GIT:
         return getattr(thread.git_info, _GIT[column], None)
     value = getattr(thread, column)
-    if value is None:
+    if value is None or value == _DEFAULTS.get(column):
         return None
     if column in _TIMES:
         return format_time(value)

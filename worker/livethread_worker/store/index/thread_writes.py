@@ -239,7 +239,7 @@ def _message_rows(state: ThreadState) -> list[dict[str, Any]]:
 def _name_row(state: ThreadState) -> dict[str, Any]:
     name = search_text.SearchText("name", f"{NAME_MARK}{_name(state.thread)}")
     row = {"thread_id": state.thread_id, "digest": name.digest, "ordinal": -1, "role": name.role}
-    return row | {"text": search_text.spaced(_name(state.thread) or "")}
+    return row | {"text": search_text.spaced(search_text.searchable(_name(state.thread) or ""))}
 
 
 def _name(thread: StoredThread | None) -> str | None:

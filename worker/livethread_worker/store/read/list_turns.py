@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from livethread import cursor, types
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import item_of
 from livethread.rollout.turns import named_end, stored_turn
 from livethread_worker.store.files import Home, scan
+from livethread_worker.store.files.open_threads import is_open_elsewhere
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
 from livethread_worker.store.read.thread_file import open_thread
-from livethread_worker.store.read.turn_spans import starts_of, turns_from
+from livethread_worker.store.read.turn_spans import items_of_turn, starts_of, turns_from
+
+IN_PROGRESS: Final = types.StoredTurnStatus.IN_PROGRESS
 
 
 def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types.TurnPage:
@@ -29,7 +32,7 @@ def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types
         begin = cursor.decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
         spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)
         shown = spans[: params.page_size]
-        turns = tuple(_turn(index, params, file, span) for span in shown)
+        turns = tuple(_turn(home, index, params, file, span) for span in shown)
     return types.TurnPage(
         turns=turns,
         next_cursor=cursor.encode_offset("turns", spans[-1].offset) if len(spans) > params.page_size else None,
@@ -37,18 +40,21 @@ def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types
     )
 
 
-def _turn(index: Index, params: types.ListTurnsParams, file: BinaryIO, span: TurnSpan) -> types.StoredTurn:
-    items = _items(file, span)
+def _turn(
+    home: Home, index: Index, params: types.ListTurnsParams, file: BinaryIO, span: TurnSpan
+) -> types.StoredTurn:
+    """Return a turn. If it is the last and never ended, it was interrupted, unless a process has the thread open."""
+    items = items_of_turn(file, span)
     named = {turn_id for item in items if (turn_id := named_end(item)) is not None and turn_id != span.turn_id}
     starts = starts_of(index, params.thread_id, named, file)
-    return stored_turn(
-        span.turn_id,
-        items,
-        params.items_view,
-        is_last=span.end is None,
-        others={turn_id for turn_id, start in starts.items() if start < span.offset},
-        late_end=_late_end(file, span),
+    others = {turn_id for turn_id, start in starts.items() if start < span.offset}
+    late_end = _late_end(file, span)
+    turn = stored_turn(
+        span.turn_id, items, params.items_view, may_go_on=span.end is None, others=others, late_end=late_end
     )
+    if turn.status is not IN_PROGRESS or params.is_open or is_open_elsewhere(home, params.thread_id):
+        return turn
+    return stored_turn(span.turn_id, items, params.items_view, may_go_on=False, others=others, late_end=late_end)
 
 
 def _late_end(file: BinaryIO, span: TurnSpan) -> RolloutItem | None:
@@ -56,14 +62,3 @@ def _late_end(file: BinaryIO, span: TurnSpan) -> RolloutItem | None:
         return None
     record = next(scan.scan_records(file, span.late_end))
     return item_of(record.value)
-
-
-def _items(file: BinaryIO, span: TurnSpan) -> list[RolloutItem]:
-    items = []
-    for record in scan.scan_records(file, span.offset):
-        if span.end is not None and record.offset >= span.end:
-            break
-        item = item_of(record.value)
-        if item is not None:
-            items.append(item)
-    return items

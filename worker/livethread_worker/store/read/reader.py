@@ -21,6 +21,7 @@ from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
 from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
+from livethread_worker.store.read.search_occurrences import search_occurrences
 from livethread_worker.store.read.thread_file import load_history, read_lines
 from livethread_worker.store.upkeep.refresh import Refresher
 
@@ -79,6 +80,10 @@ class LocalReader:
         """Return the thread of the rollout at a path."""
         thread_id = self._home.thread_of(Path(params.rollout_path))
         return self._read_of(thread_id, lambda index: read_thread_by_rollout_path(self._home, index, params))
+
+    def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+        """Return one page of the places where a thread's messages hold a term."""
+        return self._read_of(params.thread_id, lambda index: search_occurrences(self._home, index, params))
 
     def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of a thread's turns."""

@@ -8,7 +8,10 @@ from itertools import pairwise
 from typing import BinaryIO
 
 from livethread.errors import InvalidRequest
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.lines import item_of
 from livethread.rollout.turns import TurnEnd, TurnsRolledBack, TurnStart
+from livethread_worker.store.files import scan
 from livethread_worker.store.files.rollout_reader import read_on
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import TurnSpan
@@ -49,6 +52,18 @@ def starts_of(index: Index, thread_id: str, turn_ids: AbstractSet[str], file: Bi
     return starts
 
 
+def items_of_turn(file: BinaryIO, span: TurnSpan) -> list[RolloutItem]:
+    """Return the items from the turn's first one to the last before the next turn."""
+    items = []
+    for record in scan.scan_records(file, span.offset):
+        if span.end is not None and record.offset >= span.end:
+            break
+        item = item_of(record.value)
+        if item is not None:
+            items.append(item)
+    return items
+
+
 def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
     state = ThreadState(thread_id)
     read_on(state, file)
@@ -60,7 +75,7 @@ def _scanned(thread_id: str, file: BinaryIO) -> list[TurnSpan]:
             case TurnStart(turn_id):
                 spans.append(TurnSpan(turn_id, offset, ends.get(offset)))
             case TurnEnd(turn_id):
-                number = next((n for n in reversed(range(len(spans))) if spans[n].turn_id == turn_id), None)
+                number = next((n for n, span in enumerate(spans) if span.turn_id == turn_id), None)
                 if number is not None:
                     spans[number] = replace(spans[number], late_end=offset)
             case TurnsRolledBack(count):

@@ -10,9 +10,11 @@ for 100,000 threads. Each one finds
 
 - every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
   rollouts;
-- every rollout that grew, of the `UPDATED_LAST` threads updated last;
-- every rollout that grew, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The next listings
-  continue with the rest, so growth of any rollout shows after one round: about twenty listings for 100,000 threads.
+- every rollout that grew or was removed, of the `UPDATED_LAST` threads updated last;
+- every rollout that grew or was removed, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The
+  next listings continue with the rest, so any rollout's growth shows after one round: about twenty listings for 100,000 threads.
+
+A thread whose rollout was removed is forgotten.
 
 After each look, listings answer from the index alone for `REST_FACTOR` times as long as the look took: one or two seconds,
 or longer if large folders changed.
@@ -21,8 +23,8 @@ or longer if large folders changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -31,6 +33,7 @@ from typing import Final, TypeVar
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import folder_stamps, name_index
 from livethread_worker.store.files.home import Home, is_compressed
+from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import BROKEN, ThreadState
@@ -126,10 +129,11 @@ class Refresher:
         if self.index.in_memory or self.index.is_complete:
             found = self._look_limit.run(self._look)
             if found is not None:
-                changed, stale = found
+                changed, stale, missing = found
                 # Workers kept writing while we looked.
                 self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
                 self._note(changed)
+                self._forget(missing)
             self._refresh_names()
 
     def refresh(self, thread_id: str) -> None:
@@ -143,7 +147,7 @@ class Refresher:
         lineage = self.index.lineage(thread_id)
         if path is None or not path.exists():
             path = self.home.find_rollout(thread_id)
-        elif lineage.is_paginated:
+        elif lineage.is_paginated or self._differs(thread_id, path):
             path = self.home.live_rollout(path)
         if path is not None and (lineage.is_broken or self._differs(thread_id, path)):
             self._read([(thread_id, path)], wait_s=LOCK_WAIT)
@@ -151,10 +155,41 @@ class Refresher:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[dict[str, _Folder], _Rollouts]:
-        """Return the folders that changed, and the rollouts about which the index is wrong."""
+    def _look(self) -> tuple[dict[str, _Folder], _Rollouts, list[str]]:
+        """Return the folders that changed, the rollouts about which the index is wrong, and threads without one."""
         changed = self._changed_folders()
-        return changed, self._stale_by_length() | self._stale_in(changed)
+        stale, missing = self._stale_by_length()
+        if missing:
+            moved = self._present(missing)
+            stale |= moved
+            missing = [thread_id for thread_id in missing if thread_id not in moved]
+        return changed, stale | self._stale_in(changed), missing
+
+    def _present(self, thread_ids: Collection[str]) -> _Rollouts:
+        """Return the rollouts of those of *thread_ids* that have one anywhere in the home."""
+        wanted, found = set(thread_ids), _Rollouts()
+        for thread_id, path in self.home.rollouts():
+            if thread_id in wanted:
+                found.setdefault(thread_id, path)
+        return found
+
+    def _forget(self, missing: list[str]) -> None:
+        """Delete the rows of threads whose rollouts a user removed; a thread that is being written waits for a later look.
+
+        Not while the whole folder is away, such as a disk that is not mounted.
+        """
+        if not missing or not self.home.sessions.is_dir():
+            return
+        with ExitStack() as locks:
+            free: list[str] = []
+            for thread_id in missing:
+                with suppress(LockBusy):
+                    if not self.index.in_memory:
+                        locks.enter_context(file_lock(self.home.thread_lock(thread_id)))
+                    free.append(thread_id)
+            present = self._present(free)
+            if gone := [thread_id for thread_id in free if thread_id not in present]:
+                self.index.commit((), gone)
 
     def _changed_folders(self) -> dict[str, _Folder]:
         """Return the folders that changed since the index knew every rollout in them."""
@@ -189,43 +224,35 @@ class Refresher:
         path = self.home.root / known
         return path.exists() and self.home.generation(path) >= self.home.generation(Path(name))
 
-    def _stale_by_length(self) -> _Rollouts:
-        """Return the rollouts that grew, were cut, or moved, among the threads to look at now."""
+    def _stale_by_length(self) -> tuple[_Rollouts, list[str]]:
+        """Return the rollouts that grew or were cut, and the threads whose rollouts are not where they were.
+
+        Only among the threads to look at now.
+        """
         deadline = time.monotonic() + LOOK_TIME
         stale: _Rollouts = {}
+        missing: list[str] = []
         rollouts = self.index.rollouts_updated_last(UPDATED_LAST) | self._next_rollouts()
         if self._held_since:  # they were left to their writers
             rollouts |= self.index.rollouts_of(self._held_since)
         while rollouts:
             for thread_id, row in rollouts.items():
-                path = self._stale_path(thread_id, row)
-                if path is not None:
+                path = self.home.root / row[0]
+                size = _size(path)
+                if size < 0:
+                    missing.append(thread_id)
+                elif self._is_stale(thread_id, row, row[0], size):
                     stale[thread_id] = path
             if time.monotonic() >= deadline:
                 break
             rollouts = self._next_rollouts()
-        return stale
+        return stale, list(dict.fromkeys(missing))
 
     def _next_rollouts(self) -> dict[str, tuple[str, int]]:
         """Return the threads to look at next; an empty dict at the end of a round."""
         rollouts = self.index.rollouts_before(self._next_before, UPDATED_LAST)
         self._next_before = min(rollouts, default=_AFTER_ALL_IDS)
         return rollouts
-
-    def _stale_path(self, thread_id: str, row: tuple[str, int]) -> Path | None:
-        """Return the path of a known thread's rollout if the index is wrong about it."""
-        path = self.home.root / row[0]
-        size = _size(path)
-        if size >= 0:
-            return path if self._is_stale(thread_id, row, row[0], size) else None
-        if self._known_mismatches.get(thread_id) == (row[0], size):
-            return None
-        found = self.home.find_rollout(thread_id)
-        if found is None:
-            self._known_mismatches[thread_id] = row[0], size
-            if self.index.in_memory:  # in a file, the row stays until a user removes it
-                self.index.commit((), [thread_id])
-        return found
 
     def _note(self, changed: Mapping[str, _Folder]) -> None:
         """Record the stamps of *changed* folders that are quiet and whose rollouts the index now knows."""

@@ -12,7 +12,7 @@ from livethread.ordered_tasks import ArchiveThread, MailboxEntry
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread_worker.store.files.home import Home, make_directory
 from livethread_worker.store.files.quarantine import move_other_form_away
-from livethread_worker.store.files.sync import sync_directory
+from livethread_worker.store.files.replacement import move
 from livethread_worker.store.thread_state import ARCHIVED_AT, ThreadState
 from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_record
 
@@ -42,6 +42,7 @@ def move_rollout(home: Home, state: ThreadState, path: Path) -> None:
 
     Raises:
         Conflict: another file has its name there.
+        InvalidRequest: the folder there is a symlink that leads out of the home.
     """
     is_archived = home.is_archived(path)
     if home.generation(path):
@@ -54,10 +55,9 @@ def move_rollout(home: Home, state: ThreadState, path: Path) -> None:
 
 def _move(home: Home, path: Path) -> Path:
     target = home.active_path(path) if home.is_archived(path) else home.archived_sessions / path.name
+    target = home.resolve(home.relative(target))
     if target.exists():
         raise Conflict(f"{home.relative(target)} exists already, as well as {home.relative(path)}")
     make_directory(target.parent)
-    path.rename(target)
-    sync_directory(target.parent)
-    sync_directory(path.parent)
+    move(path, target)
     return target

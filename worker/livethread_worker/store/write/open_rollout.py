@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.lines import decode_line, item_of
+from livethread.rollout.session_meta import lost_meta
 from livethread.types import START
 from livethread_worker.store.files import compression, name_index, quarantine
 from livethread_worker.store.files.home import Home, is_compressed, other_form
@@ -51,7 +52,7 @@ def open_rollout(
 
     Raises:
         ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
-        InvalidRequest: a rollout that it continues is missing.
+        InvalidRequest: a rollout that it continues is missing, or its folder is a symlink that leads out of the home.
     """
     loaded = state.thread if state else None
     path = _find(home, thread_id, entries, state)
@@ -67,7 +68,7 @@ def open_rollout(
     if is_known and _is_outdated(home, state, path):
         state.begin_again()
     state.path = home.relative(path)
-    recorder = stack.enter_context(RolloutRecorder.open(path, create=loaded is None and _creates(entries)))
+    recorder = _recorder(stack, path, state, create=loaded is None and _creates(entries))
     if state.thread is not None:
         state.thread = archived_by_folder(home, state.thread, path)
     if recorder.size < state.rollout_bytes:
@@ -94,6 +95,14 @@ def open_rollout(
     return OpenRollout(work, recorder, took_in)
 
 
+def _recorder(stack: ExitStack, path: Path, state: ThreadState, *, create: bool) -> RolloutRecorder:
+    """Open *path* for appending, decompressed if its name does not tell that it is compressed."""
+    recorder = stack.enter_context(RolloutRecorder.open(path, create=create))
+    if recorder.size == state.rollout_bytes or not compression.holds_zstd(path, recorder.file.fileno()):
+        return recorder
+    return stack.enter_context(RolloutRecorder.open(compression.decompress(path)))
+
+
 def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
     """Return the path of the thread's rollout, or the one that a new thread's will have.
 
@@ -104,13 +113,15 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
         return None
     if state is not None:
         path = home.resolve(state.path)
-        if path.exists():
-            is_paginated = state.thread is not None and state.thread.history_mode == PAGINATED
-            return home.live_rollout(path) if is_paginated else path
+        with suppress(FileNotFoundError):
+            size = path.stat().st_size
+            # codex reverts only paginated threads; it may have made this one paginated, and so rewritten its rollout.
+            may_be_left = size != state.rollout_bytes or (state.thread and state.thread.history_mode == PAGINATED)
+            return home.live_rollout(path) if may_be_left else path
     if state is None and _creates(entries):
         path = home.new_rollout(thread_id, entries[0].task.header.at)
         # It may exist: a crash came before the commit, or the index was lost.
-        return home.where_it_lies(path) or path
+        return home.where_it_lies(path) or home.resolve(home.relative(path))
     if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
         return home.find_rollout(thread_id)
     return home.require_rollout(thread_id)
@@ -169,7 +180,7 @@ def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
 
 
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
-    """Return the payload of the last own ``session_meta`` line."""
+    """Return the payload of the last own ``session_meta`` line; if that is lost, what codex needs of one."""
     line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
     item = item_of(decode_line(line))
-    return item.payload if item is not None and isinstance(item.payload, dict) else {"id": state.thread_id}
+    return item.payload if item is not None and isinstance(item.payload, dict) else lost_meta(state.thread_id)

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from livethread.errors import Internal, InvalidRequest
-from livethread_worker.store.files.compression import compress, decompress, open_rollout
+from livethread_worker.store.files.compression import compress, decompress, open_rollout, right_name
 
 LINES = b"".join(b'{"type":"event_msg","payload":{"n":%d}}\n' % n for n in range(20_000))
 
@@ -69,6 +69,27 @@ def test_all_frames_of_a_rollout_are_read(plain: Path) -> None:
     plain.unlink()
 
     assert read(compressed) == LINES
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["", "with a byte order mark"])
+def test_lines_that_are_named_as_compressed_are_read_and_renamed(plain: Path, bom: bytes) -> None:
+    plain.write_bytes(bom + LINES)
+    misnamed = plain.rename(plain.with_name(plain.name + ".zst"))
+
+    assert read(misnamed) == bom + LINES
+    assert right_name(misnamed) == plain
+    assert decompress(misnamed) == plain
+    assert read(plain) == bom + LINES
+    assert [path.name for path in plain.parent.iterdir()] == [plain.name]
+
+
+def test_a_compressed_rollout_that_is_named_as_plain_is_read_and_decompressed(plain: Path) -> None:
+    compress(plain).rename(plain)
+
+    assert read(plain) == LINES
+    assert right_name(plain).name == f"{plain.name}.zst"
+    assert decompress(plain) == plain
+    assert plain.read_bytes() == LINES
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a FIFO", "a folder"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 import time
 from datetime import UTC, datetime, timedelta, timezone
@@ -51,13 +52,26 @@ def test_a_rollouts_name_holds_its_time_in_utc(home: Home) -> None:
 
 
 @pytest.mark.parametrize("id_", [ONE, V4])
-@pytest.mark.parametrize("folder", [DAY, "sessions/2020/01/31", "archived_sessions"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *(DAY, "sessions/2020/01/31", "archived_sessions"),
+        *("sessions", "sessions/2026", "sessions/2026/11", f"{DAY}/deeper", "sessions/backup/.old", "archived_sessions/2026/11/22"),
+    ],
+)
 def test_a_rollout_is_found_in_any_folder(home: Home, id_: str, folder: str) -> None:
     path = put(home, folder, id_)
-    put(home, folder, thread_id(2))
+    other = put(home, folder, thread_id(2))
 
     assert home.find_rollout(id_) == home.require_rollout(id_) == path
-    assert home.is_archived(path) == (folder == "archived_sessions")
+    assert sorted(home.rollouts()) == sorted([(id_, path), (thread_id(2), other)])
+    assert home.is_archived(path) == folder.startswith("archived_sessions")
+
+
+def test_a_folder_whose_name_is_not_utf8_holds_no_rollouts(home: Home) -> None:
+    put(home, os.fsdecode(b"sessions/\xff"), ONE)
+
+    assert list(home.rollouts()) == []
 
 
 def test_an_active_rollout_is_preferred_over_an_archived_one(home: Home) -> None:
@@ -177,15 +191,60 @@ def test_compressed_rollouts_are_listed_after_plain_ones(home: Home) -> None:
     assert home.find_rollout(ONE) == compressed
 
 
-@pytest.mark.parametrize("link", ["sessions/2026", DAY, "archived_sessions"])
-def test_rollouts_behind_a_link_out_of_the_home_are_ignored(home: Home, tmp_path: Path, link: str) -> None:
+def link(home: Home, tmp_path: Path, folder: str) -> Path:
+    """Have a symlink in place of *folder* lead to a rollout outside of the home; return the rollout's path."""
     outside = Home(tmp_path / "outside")
-    put(outside, f"{link}{DAY.removeprefix(link)}" if DAY.startswith(link) else link, ONE)
-    (home.root / link).parent.mkdir(parents=True, exist_ok=True)
-    (home.root / link).symlink_to(outside.root / link)
+    path = put(outside, f"{folder}{DAY.removeprefix(folder)}" if DAY.startswith(folder) else folder, ONE)
+    (home.root / folder).parent.mkdir(parents=True, exist_ok=True)
+    if (home.root / folder).exists():
+        (home.root / folder).rmdir()
+    (home.root / folder).symlink_to(outside.root / folder)
+    return path
+
+
+def belongs_to_another_user(monkeypatch: pytest.MonkeyPatch, link: Path) -> None:
+    monkeypatch.setattr(home_module, "_owner", lambda path: 12345 if path == link else 6)
+
+
+@pytest.mark.parametrize("folder", ["sessions/2026", DAY])
+def test_rollouts_behind_a_link_out_of_the_home_are_ignored(home: Home, tmp_path: Path, folder: str) -> None:
+    link(home, tmp_path, folder)
 
     assert list(home.rollouts()) == []
     assert home.find_rollout(ONE) is None
+
+
+@pytest.mark.parametrize("folder", ["sessions", "archived_sessions"])
+def test_a_folder_of_rollouts_may_be_its_owners_link_to_another_disk(home: Home, tmp_path: Path, folder: str) -> None:
+    path = home.root / link(home, tmp_path, folder).relative_to(tmp_path / "outside")
+
+    assert list(home.rollouts()) == [(ONE, path)]
+    assert home.find_rollout(ONE) == home.resolve(home.relative(path)) == path
+    assert home.spelled(path.resolve()) == path
+    with pytest.raises(InvalidRequest, match="leads out of"):
+        home.resolve(f"{folder}/../outside.jsonl")
+
+
+@pytest.mark.parametrize("folder", ["sessions", "archived_sessions"])
+def test_another_users_link_in_place_of_a_folder_of_rollouts_is_not_followed(
+    home: Home, tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home.root / link(home, tmp_path, folder).relative_to(tmp_path / "outside")
+    belongs_to_another_user(monkeypatch, home.root / folder)
+
+    assert list(home.rollouts()) == []
+    assert home.find_rollout(ONE) is None
+    with pytest.raises(InvalidRequest, match="leads out of"):
+        home.resolve(home.relative(path))
+
+
+def test_a_link_to_a_disk_that_is_not_mounted_is_named(home: Home, tmp_path: Path) -> None:
+    home.sessions.rmdir()
+    home.sessions.symlink_to(tmp_path / "unmounted")
+
+    with pytest.raises(FileNotFoundError, match="unmounted, which is missing"):
+        home.create()
+    assert list(home.rollouts()) == []
 
 
 @pytest.mark.parametrize("text", ["-" * 36, "a" * 36, ONE.upper(), ONE.replace("-", "a", 1)])
@@ -193,10 +252,3 @@ def test_a_file_without_a_uuid_in_its_name_is_not_a_rollout(home: Home, text: st
     put(home, DAY, text)
 
     assert list(home.rollouts()) == []
-
-
-def test_a_folder_that_is_not_a_date_is_ignored(home: Home) -> None:
-    put(home, "sessions/2026/11/kept", ONE)
-
-    assert list(home.rollouts()) == []
-    assert home.find_rollout(ONE) is None

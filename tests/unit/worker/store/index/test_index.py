@@ -56,6 +56,8 @@ TABLES = {
 COMPANIONS = {
     "_sqlite_migrations",
     *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),
+    *("messages_trigrams", "messages_trigrams_data", "messages_trigrams_idx", "messages_trigrams_docsize"),
+    "messages_trigrams_config",
     *("listing_texts", "listing_texts_data", "listing_texts_idx", "listing_texts_docsize", "listing_texts_config"),
     "listing_texts_content",
 }
@@ -275,7 +277,9 @@ def test_a_thread_whose_row_was_deleted_after_it_was_loaded_is_stored_whole(stor
 
     store.commit(state(later), loaded=FULL)
 
-    params = ListThreadsParams(archived=True, search_term=FULL.title, include_attached_threads=True)
+    params = ListThreadsParams(
+        archived=True, include_without_preview=True, search_term=FULL.title, include_attached_threads=True
+    )
     [listed] = store.index.list_threads(params).items
     assert listed == later.model_copy(update={"rollout_path": store.home.root / "sessions/r.jsonl"})
 

@@ -39,7 +39,9 @@ def fill(store: Store, *threads: StoredThread) -> None:
 
 
 def ids(store: Store, **params: Any) -> list[str]:
-    page = store.index.list_threads(types.ListThreadsParams.model_validate(params))
+    page = store.index.list_threads(
+        types.ListThreadsParams.model_validate({"include_without_preview": True, **params})
+    )
     assert page.next_cursor is None
     return sorted(t.thread_id for t in page.items)
 
@@ -67,7 +69,9 @@ def test_pages_are_complete_though_times_are_equal(
     cursor: str | None = None
 
     for _ in range(len(threads) + 1):
-        params = types.ListThreadsParams(page_size=page_size, cursor=cursor, sort_key=key, sort_direction=direction)
+        params = types.ListThreadsParams(
+            include_without_preview=True, page_size=page_size, cursor=cursor, sort_key=key, sort_direction=direction
+        )
         page = listed.index.list_threads(params)
         assert len(page.items) == page_size or page.next_cursor is None
         seen += [t.thread_id for t in page.items]
@@ -165,7 +169,9 @@ def test_every_listing_equals_the_in_memory_stores(
         patch.setattr(list_threads_module, "SORT_LIMIT", few)
         patch.setattr(list_threads_module, "MERGED_VALUES", merged)
         for _ in range(len(threads) + 1):
-            params = types.ListThreadsParams.model_validate(wanted | order | {"cursor": cursor})
+            params = types.ListThreadsParams.model_validate(
+                {"include_without_preview": True} | wanted | order | {"cursor": cursor}
+            )
             page = listed.index.list_threads(params)
             expected = memory._page(params, lambda _: True)
             assert [t.thread_id for t in page.items] == [t.thread_id for t in expected.items]
@@ -248,11 +254,13 @@ def test_deleting_a_thread_deletes_its_texts(listed: Store) -> None:
 def test_a_new_thread_before_the_cursor_shifts_no_later_page(listed: Store) -> None:
     threads = [thread(n, created_at=AT + timedelta(seconds=n)) for n in range(4)]
     fill(listed, *threads)
-    first = listed.index.list_threads(types.ListThreadsParams(page_size=2))
+    first = listed.index.list_threads(types.ListThreadsParams(include_without_preview=True, page_size=2))
 
     newest = thread(9, created_at=AT + timedelta(seconds=9))
     fill(listed, *threads, newest)
-    second = listed.index.list_threads(types.ListThreadsParams(page_size=2, cursor=first.next_cursor))
+    second = listed.index.list_threads(
+        types.ListThreadsParams(include_without_preview=True, page_size=2, cursor=first.next_cursor)
+    )
 
     assert [t.thread_id for t in (*first.items, *second.items)] == [thread_id(n) for n in (3, 2, 1, 0)]
 
@@ -260,8 +268,14 @@ def test_a_new_thread_before_the_cursor_shifts_no_later_page(listed: Store) -> N
 def test_the_page_with_the_last_thread_has_no_cursor(listed: Store) -> None:
     fill(listed, thread(1), thread(2))
 
-    assert listed.index.list_threads(types.ListThreadsParams(page_size=2)).next_cursor is None
-    assert listed.index.list_threads(types.ListThreadsParams(page_size=1)).next_cursor is not None
+    assert (
+        listed.index.list_threads(types.ListThreadsParams(include_without_preview=True, page_size=2)).next_cursor
+        is None
+    )
+    assert (
+        listed.index.list_threads(types.ListThreadsParams(include_without_preview=True, page_size=1)).next_cursor
+        is not None
+    )
 
 
 def test_an_empty_index_has_an_empty_page(listed: Store) -> None:
@@ -273,7 +287,7 @@ def test_an_empty_index_has_an_empty_page(listed: Store) -> None:
 @pytest.mark.parametrize("cursor", ["garbage", "WyJ1cGRhdGVkX2F0IiwgIngiLCAieSJd"])
 def test_a_cursor_of_another_listing_is_refused(listed: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
-        listed.index.list_threads(types.ListThreadsParams(cursor=cursor))
+        listed.index.list_threads(types.ListThreadsParams(include_without_preview=True, cursor=cursor))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.unit.worker.builders import Mail, Store, thread_id
 
 from livethread import CreateThreadParams, LiveThread, Settings
 from livethread.metadata import ThreadMetadataPatch
-from livethread.types import SearchThreadsParams, StoredThreadSearchResult
+from livethread.types import SearchMatch, SearchThreadsParams, StoredThreadSearchResult
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable, database, index, maintenance, thread_writes
 from livethread_worker.store.index.queries import QUERIES
@@ -52,6 +52,10 @@ def indexed(store: Store) -> int:
     return int(store.index.db.execute("SELECT count(*) FROM messages_fts_docsize").fetchone()[0])
 
 
+def with_trigrams(store: Store) -> int:
+    return int(store.index.db.execute("SELECT count(*) FROM messages_trigrams_docsize").fetchone()[0])
+
+
 def segments(store: Store) -> int:
     """Count the segments of the messages' full text."""
     query = "SELECT count(DISTINCT segid) FROM messages_fts_idx"
@@ -75,6 +79,13 @@ def assert_is_whole(store: Store) -> None:
     store.index.maintain(is_idle=True)
     # With a rank, the check also compares the text with the table.
     store.index.db.execute("INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)")
+
+
+def assert_trigrams_are_whole(store: Store) -> None:
+    """Check the trigrams of all messages: SQLite compares them with the table, which must be indexed up to its end."""
+    while store.index.maintain(is_idle=True):
+        pass
+    store.index.db.execute(QUERIES["check_trigrams"])
 
 
 # -- indexing ----------------------------------------------------------------------------------------------
@@ -116,9 +127,73 @@ def test_unindexed_messages_are_indexed_together_after_a_batch(store: Store, man
 def test_idle_maintenance_indexes_the_rest(store: Store) -> None:
     said(store, "zebra")
 
-    is_more = store.index.maintain(is_idle=True)
+    done_after = [store.index.maintain(is_idle=True) for _ in range(3)]
 
-    assert (unindexed(store), indexed(store), is_more) == (0, 1, False)
+    assert (unindexed(store), indexed(store), with_trigrams(store)) == (0, 1, 1)
+    assert done_after == [True, False, False]
+
+
+@pytest.fixture
+def few_trigrams(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Have the trigrams of two messages indexed together; return two."""
+    monkeypatch.setattr(maintenance, "TRIGRAM_BATCH_ROWS", 2)
+    monkeypatch.setattr(maintenance, "MAX_WITHOUT_TRIGRAMS", 2)
+    return 2
+
+
+def literally(store: Store, term: str) -> list[str]:
+    params = SearchThreadsParams(search_term=term, match=SearchMatch.LITERAL)
+    return [result.thread.thread_id for result in store.index.search_threads(params).items]
+
+
+def test_a_literal_search_finds_messages_with_and_without_trigrams(store: Store, few_trigrams: int) -> None:
+    said(store, "a zebra", "the Zebra", "no-zebra", n=1)
+    store.index.maintain()
+    said(store, "zebras", n=2)
+    before = with_trigrams(store), unindexed(store)
+
+    hits = [literally(store, term) for term in ("zebra", "o-z", "-z", "ebras", "gnu")]
+
+    assert before == (few_trigrams, 4)
+    assert [sorted(each) for each in hits] == [
+        [thread_id(1), thread_id(2)], [thread_id(1)], [thread_id(1)], [thread_id(2)], []
+    ]  # fmt: skip
+    assert (with_trigrams(store), unindexed(store)) == before  # a literal search writes nothing
+    assert_trigrams_are_whole(store)
+
+
+def test_trigrams_are_indexed_after_small_batches_and_not_after_large_ones(
+    store: Store, many: int, few_trigrams: int
+) -> None:
+    mail = said(store, "gnu")
+
+    store.apply(mail, mail.append(*(f"zebra {n}" for n in range(many))))
+    store.index.maintain()
+    after_large = with_trigrams(store)
+    store.apply(mail, mail.append("okapi"))
+    while store.index.maintain():
+        pass
+
+    assert after_large == 0
+    assert with_trigrams(store) >= few_trigrams
+    assert_trigrams_are_whole(store)
+    assert with_trigrams(store) == many + 2
+
+
+def test_trigrams_of_messages_that_are_gone_are_forgotten(store: Store, few_trigrams: int) -> None:
+    mail, other = said(store, "a zebra", "two", "three", n=1), said(store, "zebra too", n=2)
+    store.index.maintain()
+    assert 0 < with_trigrams(store) < 4
+
+    store.apply(mail, mail.delete())
+
+    assert literally(store, "zebra") == [other.thread_id]
+    assert_trigrams_are_whole(store)
+    store.apply(other, other.append("another zebra"))
+    assert_trigrams_are_whole(store)
+    store.index.db.execute("UPDATE messages SET text = 'gnu'")
+    assert_trigrams_are_whole(store)
+    assert (literally(store, "zebra"), literally(store, "gnu")) == ([], [other.thread_id])
 
 
 def test_closing_the_index_indexes_the_rest(store: Store) -> None:
@@ -144,7 +219,8 @@ def test_maintenance_with_nothing_to_index_writes_nothing(store: Store) -> None:
     """A write would invalidate the caches of other processes."""
     said(store, "zebra")
     with closing(Index(store.home)) as other:
-        other.maintain(is_idle=True)
+        while other.maintain(is_idle=True):
+            pass
         before = other.db.execute("PRAGMA data_version").fetchone()[0]
 
         store.index.maintain(is_idle=True)

@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
+import sys
 import unicodedata
+from contextlib import closing
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, thread_id
 
 from livethread import types
 from livethread.errors import InvalidRequest
 from livethread.metadata import ThreadMetadataPatch
+from livethread.rollout.literal import folded
+from livethread_worker.store.index.search_threads import _is_folded_alike
 
 
 def say(store: Store, *texts: str, n: int = 1, **params: Any) -> Mail:
@@ -320,3 +326,42 @@ def test_a_cursor_of_another_sort_order_is_refused(store: Store) -> None:
 
     with pytest.raises(InvalidRequest, match="this cursor is for relevance, not for created_at"):
         search(store, "hello", cursor=cursor, sort_key="created_at")
+
+
+# -- literally ---------------------------------------------------------------------------------------------
+
+
+def test_fts5_folds_each_character_that_is_looked_up_as_we_do() -> None:
+    """Otherwise a search would not look at texts that hold the term in another case."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE VIRTUAL TABLE texts USING fts5 (text, tokenize = 'trigram')")
+        connection.execute("CREATE VIRTUAL TABLE terms USING fts5vocab (texts, 'instance')")
+        pairs = [(char, folded(char)) for char in map(chr, range(1, sys.maxunicode + 1)) if char != folded(char)]
+        sought = [pair for pair in pairs if _is_folded_alike(pair[1])]
+        for n, pair in enumerate(sought):
+            rows = [(n * 2 + k, f"aa{char}") for k, char in enumerate(pair)]
+            connection.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", rows)
+        term_of = dict(connection.execute("SELECT doc, term FROM terms"))
+
+    assert [pair for n, pair in enumerate(sought) if term_of[n * 2] != term_of[n * 2 + 1]] == []
+    assert {"É", "Σ", "Я"} <= {char for char, _ in sought}
+
+
+NUMBERS = count(1)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text("aAbB-_ éÉσΣς日本İ\0\"'*", min_size=1, max_size=12), data=st.data())
+def test_every_part_of_a_text_is_found(store: Store, text: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(text) - 1))
+    term = text[start : data.draw(st.integers(start + 1, len(text)))]
+    assume(term.replace("\0", " ").strip() and term in text.strip("\0 "))
+    store.index.db.execute("DELETE FROM messages")
+    n = next(NUMBERS)
+    say(store, text, n=n)
+    if data.draw(st.booleans()):
+        while store.index.maintain(is_idle=True):
+            pass
+
+    assert found(store, term, match=types.SearchMatch.LITERAL) == [n]
+    assert found(store, f"{term}zz", match=types.SearchMatch.LITERAL) == []

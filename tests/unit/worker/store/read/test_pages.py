@@ -51,7 +51,7 @@ def items(store: Store, **params: Any) -> types.ItemPage:
 
 
 def turns(store: Store, **params: Any) -> types.TurnPage:
-    full = {"thread_id": ONE, "items_view": types.StoredTurnItemsView.FULL}
+    full = {"thread_id": ONE, "items_view": types.StoredTurnItemsView.FULL, "is_open": True}
     return list_turns(store.home, store.index, types.ListTurnsParams.model_validate(full | params))
 
 
@@ -74,10 +74,11 @@ LINES = st.one_of(
     st.sampled_from(["task_started", "task_complete", "turn_aborted", "agent_message", "token_count"]).map(event),
     st.tuples(
         st.sampled_from(["task_started", "task_started", "task_complete", "turn_aborted"]),
-        st.sampled_from(["t1", "t2", "t3"]),
+        st.sampled_from(["t1", "t2", "t3", "t4", "t5"]),
     ).map(lambda drawn: event(drawn[0], turn_id=drawn[1])),
     st.integers(0, 4).map(lambda n: event("thread_rolled_back", num_turns=n)),
     st.sampled_from([item_line("response_item", {"type": "reasoning"}), item_line("turn_context", {"model": "m"})]),
+    st.sampled_from([event("agent_message", message="x"), item_line("compacted", {"message": "x"})]),
     st.sampled_from(GARBAGE),
 )
 rollouts = st.lists(LINES, max_size=20)
@@ -89,45 +90,63 @@ class Turn:
     lines: list[bytes]
     has_start_event: bool
     has_own_id: bool = False
+    is_only_compacted: bool = False
     status: types.StoredTurnStatus | None = None
 
 
 def turns_of(lines: list[bytes]) -> list[Turn]:
-    """Return the turns in *lines*; each reaches to the next one, even if that was rolled back."""
+    """Return the turns in *lines* as codex finds them; each reaches to the next one, even if that was rolled back."""
     kept: list[Turn] = []
-    present: Turn | None = None
-    is_open = False
+    present: Turn | None = None  # the turn that lines belong to
+    current: Turn | None = None  # the turn that is open
     number = 0  # the session_meta's; a line that is not a record has no number
     for line in lines:
         record = decode_line(line) or {}
         number += bool(record)
         payload: Any = record.get("payload")
         kind = payload.get("type") if record.get("type") == "event_msg" and isinstance(payload, dict) else None
-        if kind == "task_started" or (kind == "user_message" and not is_open):
-            is_open = kind == "task_started"
-            present = Turn(payload.get("turn_id") or f"turn-{number}", [], is_open, has_own_id="turn_id" in payload)
+        is_compacted = record.get("type") == "compacted"
+        is_shown = kind == "user_message" or (kind == "agent_message" and bool(payload.get("message")))
+        begins = current is None and (is_compacted or is_shown)
+        if kind == "user_message" and current is not None and not current.has_start_event:
+            begins = not current.is_only_compacted
+        if begins or kind == "task_started":
+            is_started = kind == "task_started"
+            turn_id = payload.get("turn_id") or f"turn-{number}"
+            present = current = Turn(turn_id, [], is_started, "turn_id" in payload, is_only_compacted=is_compacted)
             kept.append(present)
+        elif is_shown and current is not None:
+            current.is_only_compacted = False
         elif kind in {"task_complete", "turn_aborted"}:
-            named = payload.get("turn_id")
-            is_others = present is not None and named not in {None, present.turn_id}
-            ended = next((turn for turn in kept[::-1] if is_others and turn.turn_id == named), present)
-            if ended is not None and (kind == "turn_aborted" or ended.status is None):
-                completed, interrupted = types.StoredTurnStatus.COMPLETED, types.StoredTurnStatus.INTERRUPTED
-                ended.status = completed if kind == "task_complete" else interrupted
-            is_open = is_open and is_others and present is not None and present.has_own_id
+            current = end(kept, current, kind, payload.get("turn_id"))
         elif kind == "thread_rolled_back" and payload["num_turns"] > 0:
             kept = kept[: max(0, len(kept) - payload["num_turns"])]
-            is_open = False
+            current = None
         if present is not None:
             present.lines.append(line)
     for turn in kept:
-        if turn.status is None and not turn.has_start_event:
-            turn.status = types.StoredTurnStatus.COMPLETED
-        if turn.status is None:
-            turn.status = (
-                types.StoredTurnStatus.IN_PROGRESS if turn is present else types.StoredTurnStatus.INTERRUPTED
-            )
+        turn.status = turn.status or status_without_end(turn, is_last=turn is present)
     return kept
+
+
+def end(kept: list[Turn], current: Turn | None, kind: str, named: str | None) -> Turn | None:
+    """End a turn, and return the one that is open then."""
+    is_mine = named is None or (
+        current is not None and current.has_start_event and (named == current.turn_id or not current.has_own_id)
+    )
+    other = None if is_mine else next((turn for turn in kept if turn.turn_id == named), None)
+    ended = other or current
+    if ended is not None and (kind == "turn_aborted" or ended.status is None):
+        completed, interrupted = types.StoredTurnStatus.COMPLETED, types.StoredTurnStatus.INTERRUPTED
+        ended.status = completed if kind == "task_complete" else interrupted
+    goes_on = current is not None and current.has_start_event and kind == "turn_aborted" and not is_mine
+    return current if other is not None or goes_on else None
+
+
+def status_without_end(turn: Turn, *, is_last: bool) -> types.StoredTurnStatus:
+    if not turn.has_start_event:
+        return types.StoredTurnStatus.COMPLETED
+    return types.StoredTurnStatus.IN_PROGRESS if is_last else types.StoredTurnStatus.INTERRUPTED
 
 
 def items_in(lines: list[bytes]) -> list[RolloutItem]:

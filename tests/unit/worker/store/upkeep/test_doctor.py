@@ -17,6 +17,7 @@ from livethread.cli import main
 from livethread.metadata import ThreadMetadataPatch
 from livethread.rollout.lines import decode_line
 from livethread.types import ListThreadsParams, SearchThreadsParams
+from livethread_worker.store.files import home as home_module
 from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
@@ -99,6 +100,15 @@ def delete_full_text_of_a_message(patient: Patient) -> None:
     patient.index.maintain(is_idle=True)
     patient.sql(
         "INSERT INTO messages_fts (messages_fts, rowid, text) SELECT 'delete', id, text FROM messages WHERE text = 'zebra'"
+    )
+
+
+def delete_trigrams_of_a_message(patient: Patient) -> None:
+    while patient.index.maintain(is_idle=True):
+        pass
+    patient.index.db.execute(
+        "INSERT INTO messages_trigrams (messages_trigrams, rowid, text)"
+        " SELECT 'delete', id, text FROM messages ORDER BY id LIMIT 1"
     )
 
 
@@ -202,6 +212,7 @@ FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     delete_a_message: [FaultKind.STALE_SEARCH],
     change_a_word: [FaultKind.STALE_SEARCH],
     delete_full_text_of_a_message: [FaultKind.STALE_FULL_TEXT],
+    delete_trigrams_of_a_message: [FaultKind.STALE_FULL_TEXT],
     # Newer releases of SQLite check full text in `quick_check`.
     delete_all_full_text: [
         FaultKind.DAMAGED_INDEX if sqlite3.sqlite_version_info >= (3, 44) else FaultKind.STALE_FULL_TEXT
@@ -212,7 +223,7 @@ FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     name_a_missing_thread: [FaultKind.NAME_WITHOUT_THREAD],
     tear: [FaultKind.TORN_TAIL],
     break_utf8: [FaultKind.INVALID_UTF8, FaultKind.STALE_SEARCH],
-    garble_the_first_line: [FaultKind.NO_SESSION_META],
+    garble_the_first_line: [FaultKind.BAD_LINE, FaultKind.NO_SESSION_META, FaultKind.STALE_NAME],
     damage_compressed: [FaultKind.DAMAGED_FILE],
     duplicate: [FaultKind.DUPLICATE_ID],
     leave_an_unfinished_copy: [FaultKind.UNFINISHED_COPY],
@@ -266,7 +277,13 @@ def test_no_line_is_lost(patient: Patient, break_it: Callable[[Patient], None]) 
 
 def test_a_repaired_thread_is_searched_and_read_as_before(patient: Patient) -> None:
     before = patient.thread(patient.mail)
-    in_index = (delete_full_text_of_a_message, delete_all_full_text, change_a_listed_text, add_an_orphan_text)
+    in_index = (
+        delete_full_text_of_a_message,
+        delete_trigrams_of_a_message,
+        delete_all_full_text,
+        change_a_listed_text,
+        add_an_orphan_text,
+    )
     for break_it in (
         unindex,
         change_the_record_count,
@@ -282,7 +299,14 @@ def test_a_repaired_thread_is_searched_and_read_as_before(patient: Patient) -> N
 
         assert patient.thread(patient.mail) == before
         assert len(patient.index.search_threads(SearchThreadsParams(search_term="zebra")).items) == 1
-        assert len(patient.index.list_threads(ListThreadsParams(search_term="a name")).items) == 1
+        assert (
+            len(
+                patient.index.list_threads(
+                    ListThreadsParams(include_without_preview=True, search_term="a name")
+                ).items
+            )
+            == 1
+        )
 
 
 def test_an_edited_thread_is_found_by_its_new_words(patient: Patient) -> None:
@@ -352,7 +376,7 @@ def test_a_rollout_without_session_meta_gets_one(patient: Patient) -> None:
     assert first is not None
     assert (first["type"], first["payload"]["id"]) == ("session_meta", ONE)
     assert [line and line["payload"]["message"] for line in rest] == ["hello", "zebra"]
-    assert patient.quarantined() == [before]
+    assert before in patient.quarantined()
 
 
 def test_a_rollout_with_nothing_but_garbage_is_quarantined(patient: Patient) -> None:
@@ -462,11 +486,14 @@ def test_orphan_names_are_quarantined_in_one_file_and_the_others_left(patient: P
 
 
 @pytest.mark.parametrize("link", [DAY, "archived_sessions"])
-def test_a_link_out_of_the_home_is_reported_and_left(patient: Patient, tmp_path: Path, link: str) -> None:
+def test_a_link_out_of_the_home_is_reported_and_left(
+    patient: Patient, tmp_path: Path, link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outside = tmp_path / "outside"
     patient.rollout.parent.rename(outside)
     path = patient.home.root / link
     path.symlink_to(outside)
+    monkeypatch.setattr(home_module, "_owner", lambda each: 12345 if each == path else 6)
 
     report = patient.examined(fix=True)
 
@@ -474,6 +501,13 @@ def test_a_link_out_of_the_home_is_reported_and_left(patient: Patient, tmp_path:
     assert not report.is_well
     assert path.is_symlink()
     assert len(list(outside.iterdir())) == 1
+
+
+def test_an_owners_link_to_another_disk_is_no_fault(patient: Patient, tmp_path: Path) -> None:
+    patient.home.sessions.rename(tmp_path / "disk")
+    patient.home.sessions.symlink_to(tmp_path / "disk")
+
+    assert patient.kinds() == []
 
 
 def test_nothing_behind_a_link_out_of_the_home_is_changed(patient: Patient, tmp_path: Path) -> None:
@@ -581,6 +615,100 @@ def test_a_locked_index_is_not_set_aside(patient: Patient, monkeypatch: pytest.M
     assert patient.index.is_current()
 
 
+def put(patient: Patient, name: str, content: bytes, folder: str = DAY) -> Path:
+    path = patient.home.root / folder / name
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_bytes(content)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (f"rollout-2026-11-22T12-00-00-{TWO.upper()}.jsonl", "livethread import"),
+        (f"rollout-2026-11-22T12-00-00-{TWO}.jsonl.bak", "move it out"),
+        ("chat.jsonl", "livethread import"),
+        (".DS_Store", "move it out"),
+        (os.fsdecode(b"\xff.jsonl"), "its name is not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["sessions", f"{DAY}/deeper", "archived_sessions"])
+def test_whatever_is_not_a_rollout_by_its_name_is_reported_and_left(
+    patient: Patient, name: str, reason: str, folder: str
+) -> None:
+    path = put(patient, name, b"{}\n", folder)
+
+    report = patient.examined(fix=True)
+
+    [fault] = [fault for fault in report.faults if fault.kind is not FaultKind.BAD_PERMISSIONS]
+    assert (fault.kind, fault.repair) == (FaultKind.UNRECOGNIZED_FILE, None)
+    assert reason in fault.detail
+    assert path.read_bytes() == b"{}\n"
+
+
+def test_a_symlink_that_is_not_followed_is_reported(patient: Patient) -> None:
+    (patient.home.sessions / "again").symlink_to(patient.rollout.parent)
+
+    assert patient.kinds(fix=True) == [FaultKind.UNRECOGNIZED_FILE]
+
+
+@pytest.mark.parametrize("is_plain", [True, False], ids=["plain as .zst", "zstd as .jsonl"])
+def test_a_misnamed_rollout_is_renamed_and_stays_a_thread(patient: Patient, is_plain: bool) -> None:
+    compressed = patient.rollout.with_name(f"{patient.rollout.name}.zst")
+    misnamed, right = (compressed, patient.rollout) if is_plain else (patient.rollout, compressed)
+    if is_plain:
+        patient.rollout.rename(compressed)
+    else:
+        compress(patient.rollout).rename(patient.rollout)
+
+    assert set(patient.kinds()) >= {FaultKind.MISNAMED_FILE}
+    assert set(patient.kinds(fix=True)) >= {FaultKind.MISNAMED_FILE}
+
+    assert right.exists()
+    assert not misnamed.exists()
+    assert patient.kinds() == []
+    assert [thread.preview for thread in patient.index.list_threads(ListThreadsParams()).items] == ["hello"]
+
+
+def test_a_rollout_of_another_thread_than_its_name_says_is_reported_and_left(patient: Patient) -> None:
+    path = put(patient, patient.rollout.name.replace(ONE, TWO), patient.rollout.read_bytes())
+
+    assert patient.kinds(fix=True) == [FaultKind.WRONG_NAME]
+
+    assert path.read_bytes() == patient.rollout.read_bytes()
+    assert patient.kinds() == [FaultKind.WRONG_NAME]
+
+
+def test_a_rollout_in_utf16_is_reported_and_left(patient: Patient) -> None:
+    content = patient.rollout.read_bytes().decode().encode("utf-16")
+    path = put(patient, patient.rollout.name.replace(ONE, TWO), content)
+
+    assert patient.kinds(fix=True) == [FaultKind.UNREADABLE_FILE]
+    assert path.read_bytes() == content
+
+
+def test_a_session_meta_from_further_down_is_put_first(patient: Patient) -> None:
+    meta, *rest = patient.rollout.read_bytes().splitlines(keepends=True)
+    patient.edit(lambda _: b"".join((*rest, meta)))
+
+    patient.examined(fix=True)
+
+    assert patient.rollout.read_bytes() == b"".join((meta, *rest, meta))
+    assert patient.kinds() == []
+
+
+def test_a_lost_first_line_is_made_of_what_the_other_lines_say(patient: Patient) -> None:
+    patient.edit(lambda content: b"".join(content.splitlines(keepends=True)[1:]))
+    patient.read_in(ONE)
+    before = patient.thread(patient.mail).model_dump()
+
+    patient.examined(fix=True)
+
+    assert patient.thread(patient.mail).model_dump() == before | {"name": "a name", "originator": ""}
+    assert patient.kinds() == []
+
+
 def test_every_kind_of_fault_is_in_the_reference() -> None:
     text = (Path(__file__).parents[5] / "docs" / "reference.md").read_text(encoding="utf-8")
 
@@ -618,7 +746,7 @@ def test_the_command_does_not_claim_to_repair_links(
     assert [result.exit_code for result in (only_link, both, fixed)] == [1, 1, 1]
     assert only_link.stdout.splitlines()[-1] == "livethread doctor --fix leaves them as they are; see the lines above"
     assert both.stdout.splitlines()[-1] == (
-        "livethread doctor --fix repairs them, except links and files that cannot be opened, and loses nothing"
+        "livethread doctor --fix repairs them, except those that say what to do, and loses nothing; --undo takes it back"
     )
     assert fixed.stdout.splitlines()[-1] == "not repaired: 1; see the lines above"
 
@@ -630,3 +758,16 @@ def test_an_unfinished_copy_of_a_locked_thread_is_left(patient: Patient, monkeyp
         assert patient.kinds(fix=True) == []
 
     assert len(list(patient.home.unfinished_copies())) == 1
+
+
+def test_the_undo_command_brings_back_what_was_taken_out(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    tear(patient)
+    before = patient.rollout.read_bytes()
+    monkeypatch.setenv("LIVETHREAD_HOME", str(patient.home.root))
+    CliRunner().invoke(main, ["doctor", "--fix"])
+
+    undone = CliRunner().invoke(main, ["doctor", "--undo"])
+
+    assert (undone.exit_code, patient.rollout.read_bytes()) == (0, before)
+    assert undone.stdout.splitlines()[-1] == "1 restored, 0 kept in the quarantine"
+    assert CliRunner().invoke(main, ["doctor", "--fix", "--undo"]).exit_code == 2

@@ -136,7 +136,9 @@ async def everything_of(store: LocalThreadStore, thread_id: str) -> dict[str, An
         "thread": await store.read_thread(types.ReadThreadParams(thread_id=thread_id, include_history=True)),
         "turns": await store.list_turns(types.ListTurnsParams(thread_id=thread_id)),
         "listed": [
-            await store.list_threads(types.ListThreadsParams(archived=is_archived, sort_key=key))
+            await store.list_threads(
+                types.ListThreadsParams(include_without_preview=True, archived=is_archived, sort_key=key)
+            )
             for is_archived in (False, True)
             for key in types.ThreadSortKey
         ],
@@ -344,7 +346,7 @@ def test_a_store_completes_a_new_index_before_it_answers(tmp_path: Path) -> None
 
     async def listed() -> list[str]:
         async with LocalThreadStore(settings) as local:
-            page = await local.list_threads(types.ListThreadsParams())
+            page = await local.list_threads(types.ListThreadsParams(include_without_preview=True))
             return [thread.thread_id for thread in page.items]
 
     assert asyncio.run(listed()) == [thread_id(1)]

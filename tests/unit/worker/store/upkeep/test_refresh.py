@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, opened_store, thread_id
+from tests.unit.worker.builders import AT, DAY, Mail, Store, item_line, message_line, opened_store, thread_id
 
 from livethread.types import SearchThreadsParams
 from livethread_worker.store.files import folder_stamps
@@ -262,7 +262,7 @@ def test_a_locked_thread_is_read_after_the_unlock(tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_a_row_without_a_rollout_stays_in_the_file_but_not_in_memory(store: Store, refresher: Refresher) -> None:
+def test_a_thread_whose_rollout_was_removed_is_forgotten(store: Store, refresher: Refresher) -> None:
     path = store.write_rollout(ONE, message_line("here"))
     store.write_rollout(TWO)
     refresher.refresh_all()
@@ -270,8 +270,38 @@ def test_a_row_without_a_rollout_stays_in_the_file_but_not_in_memory(store: Stor
 
     refresher.refresh_all()
 
-    assert (preview(store) is None) == store.index.in_memory
+    assert preview(store) is None
     assert preview(store, TWO) == ""
+
+
+def test_a_removed_rollout_that_comes_back_is_read_again(store: Store, refresher: Refresher) -> None:
+    path = store.write_rollout(ONE, message_line("here"))
+    refresher.refresh_all()
+    away = path.rename(store.home.root / "away")
+    refresher.refresh_all()
+    away.rename(path)
+
+    refresher.refresh_all()
+
+    assert preview(store) == "here"
+
+
+def test_a_thread_is_not_forgotten_while_its_lock_is_held_or_the_disk_is_away(
+    store: Store, refresher: Refresher
+) -> None:
+    path = store.write_rollout(ONE, message_line("here"))
+    refresher.refresh_all()
+    disk = store.home.sessions.rename(store.home.root / "disk")
+    refresher.refresh_all()
+    assert preview(store) == "here"
+
+    disk.rename(store.home.sessions)
+    path.unlink()
+    with file_lock(store.home.thread_lock(ONE)):
+        refresher.refresh_all()
+        assert (preview(store) is None) == store.index.in_memory  # only this process writes the one in memory
+    refresher.refresh_all()
+    assert preview(store) is None
 
 
 def test_a_refresh_does_not_fill_an_incomplete_index(tmp_path: Path) -> None:
@@ -418,14 +448,14 @@ def large(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Record the folders that are listed."""
+    """Record the folders of days that are listed."""
     listed: list[str] = []
     rollout_entries = Home.rollout_entries
 
     def entries(self: Home, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
         assert folders is not None
         named = list(folders)
-        listed.extend(map(self.relative, named))
+        listed.extend(name for name in map(self.relative, named) if name.count("/") == DAY.count("/"))
         return rollout_entries(self, named)
 
     monkeypatch.setattr(Home, "rollout_entries", entries)

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,6 +13,8 @@ from tests.unit.worker.builders import AT, DAY, Mail, Store, killed
 
 from livethread.errors import Conflict
 from livethread.model import format_time
+from livethread_worker.store.files import home as home_module
+from livethread_worker.store.files import replacement
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.write import archive_thread
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
@@ -19,15 +26,20 @@ MOVING: dict[str, tuple[str, str, int | None]] = {
     "before its line": ("recorder", "append", None),
     "after its line": ("recorder", "append", 1),
     "before the move": ("archive", "make_directory", None),
-    "after the move": ("archive", "sync_directory", None),
-    "between syncing the two folders": ("archive", "sync_directory", 1),
+    "after the move": ("replacement", "sync_directory", None),
+    "between syncing the two folders": ("replacement", "sync_directory", 1),
     "before the commit": ("index", "commit", None),
     "after the commit": ("index", "commit", 1),
 }
 
 
 def crash_target(store: Store, name: str) -> object:
-    targets: dict[str, object] = {"archive": archive_thread, "recorder": RolloutRecorder, "index": store.index}
+    targets: dict[str, object] = {
+        "archive": archive_thread,
+        "recorder": RolloutRecorder,
+        "replacement": replacement,
+        "index": store.index,
+    }
     return targets[name]
 
 
@@ -204,3 +216,44 @@ def test_a_crash_anywhere_in_a_move_is_repaired(
     moves = [r for r in store.records(mail) if r["type"] == "thread_metadata"]
     assert len(moves) == (1 if direction == "archive" else 2)
     assert [ordinal for ordinal, _ in store.numbering(mail)] == list(range(len(store.records(mail))))
+
+
+@pytest.mark.parametrize("link", ["sessions", "archived_sessions"])
+def test_a_thread_moves_between_two_disks(store: Store, mail: Mail, tmp_path: Path, link: str) -> None:
+    """The home's owner put one of the folders on another disk, with a symlink in its place."""
+    shutil.rmtree(store.home.root / link, ignore_errors=True)
+    with other_disk(tmp_path) as disk:
+        (store.home.root / link).symlink_to(disk)
+
+        store.apply(mail, mail.create(), mail.append("a"))
+        store.apply(mail, mail.append("b"), mail.archive())
+        assert store.path(mail) == archived(store, mail) == store.thread(mail).rollout_path
+        store.apply(mail, mail.unarchive(), mail.append("c"))
+
+        assert store.path(mail) == dated(store, mail) == store.thread(mail).rollout_path
+        assert store.texts(mail) == ["a", "b", "c"]
+        assert not archived(store, mail).exists()
+
+
+@contextmanager
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on another file system, if there is one."""
+    shared = Path("/dev/shm")
+    is_other = shared.is_dir() and os.access(shared, os.W_OK) and shared.stat().st_dev != tmp_path.stat().st_dev
+    with tempfile.TemporaryDirectory(dir=shared if is_other else None) as folder:
+        yield Path(folder)
+
+
+def test_a_thread_is_not_archived_through_another_users_link(
+    store: Store, mail: Mail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.apply(mail, mail.create())
+    link = store.home.archived_sessions
+    link.symlink_to(tmp_path)
+    monkeypatch.setattr(home_module, "_owner", lambda path: 12345 if path == link else 6)
+
+    outcome = store.apply(mail, mail.archive())
+
+    assert outcome.kind is POISONED
+    assert "leads out of" in str(outcome.reason)
+    assert store.path(mail) == dated(store, mail)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-from tests.unit.worker.builders import Mail, Store
+from pathlib import Path
+
+import pytest
+from tests.unit.worker.builders import DAY, Mail, Store
 
 from livethread.errors import ThreadNotFound
+from livethread_worker.store.files import home as home_module
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
@@ -63,3 +67,22 @@ def test_a_thread_id_with_an_impossible_time_stops_only_its_own_thread(store: St
     })
 
     assert (outcomes[absurd.thread_id].kind, outcomes[other.thread_id].kind) == (POISONED, DONE)
+
+
+@pytest.mark.parametrize("link", ["sessions", "sessions/2026", DAY])
+def test_a_thread_is_not_created_through_a_link_out_of_the_home(
+    store: Store, mail: Mail, tmp_path: Path, link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.home.root / link
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        path.rmdir()
+    (tmp_path / "outside").mkdir()
+    path.symlink_to(tmp_path / "outside")
+    monkeypatch.setattr(home_module, "_owner", lambda each: 12345 if each == path else 6)
+
+    outcome = store.apply(mail, mail.create(), mail.append("a"))
+
+    assert outcome.kind is POISONED
+    assert "leads out of" in str(outcome.reason)
+    assert [*(tmp_path / "outside").iterdir()] == []

@@ -147,7 +147,6 @@ def test_git_and_memory_mode_go_to_a_complete_copy_of_the_session_meta() -> None
         "originator": "codex",
         "cwd": "/work",
         "source": "exec",
-        "model_provider": "",
         "cli_version": "",
         "memory_mode": "disabled",
         "git": {"branch": "b"},

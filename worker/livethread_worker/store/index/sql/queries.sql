@@ -65,7 +65,7 @@ INSERT OR IGNORE INTO turns (thread_id, offset, turn_id) VALUES (:thread_id, :of
 -- end_turn --
 UPDATE turns SET end_offset = :offset
  WHERE thread_id = :thread_id
-   AND offset = (SELECT max(offset) FROM turns
+   AND offset = (SELECT min(offset) FROM turns
                   WHERE thread_id = :thread_id AND turn_id = :turn_id AND NOT is_taken_back AND offset < :offset)
 
 -- take_back_turns --
@@ -81,6 +81,9 @@ SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
 -- turns_backward --
 SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
  WHERE thread_id = :thread_id AND offset <= :offset ORDER BY offset DESC LIMIT :limit
+
+-- turn_ids --
+SELECT turn_id FROM turns WHERE thread_id = :thread_id AND NOT is_taken_back ORDER BY offset
 
 -- turn_span --
 SELECT turn_id, offset, next_offset, end_offset FROM turn_spans
@@ -111,10 +114,23 @@ SELECT m.id, m.text FROM unindexed_messages AS u CROSS JOIN messages AS m ON m.i
 -- forget_unindexed --
 DELETE FROM unindexed_messages
 
+-- without_trigrams --
+-- About how many messages are not in it: exact if it is none.
+SELECT coalesce((SELECT max(id) FROM messages), 0) - coalesce((SELECT max(id) FROM messages_trigrams_docsize), 0)
+
+-- index_trigrams --
+-- The next messages that are not in it.
+INSERT INTO messages_trigrams (rowid, text)
+SELECT id, text FROM messages
+ WHERE id > (SELECT coalesce(max(id), 0) FROM messages_trigrams_docsize) ORDER BY id LIMIT :limit
+
 -- merge_messages --
 -- Merge about this many pages of the segments of a level that has 16 or more. Each message is written again once per
 -- level: about a page, in all.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('merge', :pages)
+
+-- merge_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams, rank) VALUES ('merge', :pages)
 
 -- merge_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
@@ -123,11 +139,17 @@ INSERT INTO listing_texts (listing_texts, rank) VALUES ('merge', :pages)
 -- Fails if the full text is damaged, or does not match the messages.
 INSERT INTO messages_fts (messages_fts, rank) VALUES ('integrity-check', 1)
 
+-- check_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams, rank) VALUES ('integrity-check', 1)
+
 -- check_texts --
 INSERT INTO listing_texts (listing_texts, rank) VALUES ('integrity-check', 1)
 
 -- rebuild_messages --
 INSERT INTO messages_fts (messages_fts) VALUES ('rebuild')
+
+-- rebuild_trigrams --
+INSERT INTO messages_trigrams (messages_trigrams) VALUES ('rebuild')
 
 -- rebuild_texts --
 -- From the table's own rows.
@@ -228,6 +250,15 @@ SELECT thread_id FROM rollouts WHERE base_id IS NOT NULL AND inherited_bytes < 0
 
 -- names --
 SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
+
+-- cwds --
+--- Every directory once. It reads the SQL index once for each, not for each thread.
+WITH RECURSIVE cwds (cwd) AS (
+    SELECT min(cwd) FROM threads
+    UNION ALL
+    SELECT (SELECT min(cwd) FROM threads WHERE cwd > cwds.cwd) FROM cwds WHERE cwds.cwd IS NOT NULL
+)
+SELECT cwd FROM cwds WHERE cwd IS NOT NULL
 
 -- digests --
 SELECT digest FROM messages WHERE thread_id = :thread_id AND role <> 'name'

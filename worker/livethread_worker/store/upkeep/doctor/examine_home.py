@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-import orjson
-
 from livethread import errors, types
+from livethread.rollout.lines import encode_json
 from livethread_worker.store.files import locks, name_index, quarantine
-from livethread_worker.store.files.home import DIRECTORY_MODE, FILE_MODE, Home
+from livethread_worker.store.files.home import COMPRESSED_SUFFIX, DIRECTORY_MODE, FILE_MODE, Home, is_text, shown
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.database import BUSY_TIMEOUT, is_damaged, set_aside
+from livethread_worker.store.upkeep.doctor import repairs
 from livethread_worker.store.upkeep.doctor.examine_thread import ThreadExamination
 from livethread_worker.store.upkeep.doctor.faults import DoctorReport, Fault, FaultKind
 from livethread_worker.store.upkeep.doctor.full_text import BeyondRepairError, stale_full_texts
@@ -32,9 +32,6 @@ LOCK_WAIT: Final = 2.0  # seconds
 
 #: Permissions of the group and of other users.
 _OTHERS_MODE: Final = 0o077
-
-#: Folders of years, months and days.
-_DEPTHS: Final = ("*", "*/*", "*/*/*")
 
 
 def examine(home: Home, *, fix: bool, advance: Callable[[int], None] = lambda _: None) -> DoctorReport:
@@ -62,7 +59,7 @@ class HomeExamination:
 
     def run(self, advance: Callable[[int], None]) -> None:
         """Examine everything."""
-        self._examine_links()
+        self._examine_entries()
         self._examine_permissions()
         for thread_id, path in self.home.unfinished_copies():
             self._examine_copy(thread_id, path)
@@ -143,7 +140,7 @@ class HomeExamination:
                 FaultKind.ROW_WITHOUT_FILE, thread.rollout_path, "it is gone, but in the index", thread_id
             )
             if self.fix:
-                kept = quarantine.keep(home, f"{thread_id}.row.json", orjson.dumps(thread.model_dump(mode="json")))
+                kept = quarantine.keep(home, f"{thread_id}.row.json", encode_json(thread.model_dump(mode="json")))
                 index.commit((), [thread_id])
                 fault.repair = f"row kept in {home.relative(kept)}"
 
@@ -155,12 +152,9 @@ class HomeExamination:
             for thread_id in orphan_ids
         ]
         if self.fix and orphan_ids:
-            kept: list[Path] = []
-            name_index.forget_names(
-                home, *orphan_ids, keep=lambda lines: kept.append(quarantine.keep(home, "names.jsonl", lines))
-            )
+            kept = repairs.forget_names(home, orphan_ids)
             for fault in faults:
-                fault.repair = f"name kept in {home.relative(kept[0])}" if kept else "removed meanwhile"
+                fault.repair = f"name kept in {home.relative(kept)}" if kept else "removed meanwhile"
 
     def _examine_full_texts(self) -> str | None:
         """Examine the full texts; return what is wrong with them if only a rebuild of the whole index can help."""
@@ -191,17 +185,35 @@ class HomeExamination:
                 path.chmod(DIRECTORY_MODE if path.is_dir() else FILE_MODE)
                 fault.repair = "only the owner has access now"
 
-    def _examine_links(self) -> None:
-        sessions = self.home.sessions
-        folders = (
-            sessions,
-            self.home.archived_sessions,
-            *(path for depth in _DEPTHS for path in sessions.glob(depth)),
-        )
-        for path in folders:
-            if path.is_symlink() and not self.home.is_within(path):
-                detail = f"it leads to {os.path.realpath(path)}; it is kept: remove it, or import its target"
-                self._add_fault(FaultKind.LINK_OUT, path, detail)
+    def _examine_entries(self) -> None:
+        """Report what lies among the rollouts and is not one."""
+        for folder in (self.home.sessions, self.home.archived_sessions):
+            if folder.is_symlink() and not self.home.is_within(folder):
+                self._add_link_out(folder)
+            elif folder.exists() or folder.is_symlink():
+                self._examine_folder(folder)
+
+    def _examine_folder(self, folder: Path) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                by_name = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            self._add_fault(FaultKind.UNREADABLE_FILE, folder, error.strerror or str(error))
+            return
+        for entry in by_name:
+            path = Path(entry)
+            if self.home.thread_of(path) or self.home.copied_thread(path):
+                continue
+            if entry.is_symlink() and not self.home.is_within(path):
+                self._add_link_out(path)
+            elif entry.is_dir(follow_symlinks=False) and is_text(entry.name):
+                self._examine_folder(path)
+            else:
+                self._add_fault(FaultKind.UNRECOGNIZED_FILE, path, _reason(entry))
+
+    def _add_link_out(self, path: Path) -> None:
+        detail = f"it leads to {os.path.realpath(path)}; it is kept: remove it, or import its target"
+        self._add_fault(FaultKind.LINK_OUT, path, detail)
 
     @contextmanager
     def _locked(self, thread_id: str) -> Iterator[bool]:
@@ -216,7 +228,7 @@ class HomeExamination:
                 yield True
 
     def _add_fault(self, kind: FaultKind, path: Path, detail: str, thread_id: str | None = None) -> Fault:
-        relative = "." if path == self.home.root else self.home.relative(path)
+        relative = "." if path == self.home.root else shown(self.home.relative(path))
         fault = Fault(kind, relative, detail, thread_id)
         self.report.faults.append(fault)
         return fault
@@ -249,6 +261,17 @@ def _has_rollout(home: Home, thread_id: str) -> bool:
         return False
 
 
+def _reason(entry: os.DirEntry[str]) -> str:
+    """Return why *entry* is not a rollout, and what to do."""
+    if entry.is_symlink():
+        return "it is a symlink, which is not followed: remove it"
+    if not is_text(entry.name):
+        return "its name is not UTF-8: rename it"
+    if not entry.name.endswith((".jsonl", f".jsonl{COMPRESSED_SUFFIX}")):
+        return "it is not a rollout by its name: move it out"
+    return "its name is not rollout-<time>-<thread id>.jsonl: move it out, then run livethread import on it"
+
+
 def _private_paths(home: Home) -> Iterator[Path]:
     """Yield the files and folders to which only the owner should have access."""
     index = (home.index.with_name(home.index.name + suffix) for suffix in ("", "-wal", "-shm"))
@@ -256,7 +279,6 @@ def _private_paths(home: Home) -> Iterator[Path]:
     for path in (*folders, home.session_index, *index):
         if path.exists():
             yield path
-    for depth in _DEPTHS:
-        yield from (path for path in home.sessions.glob(depth) if path.is_dir() and home.is_within(path))
+    yield from (folder for folder in home.rollout_folders() if folder not in folders)
     for _, path in home.rollouts():
         yield path

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
 
-from livethread import errors, types
+from livethread import errors
 from livethread.model import format_time
-from livethread.rollout.lines import decode_line, encode_json
-from livethread.rollout.session_meta import session_meta
-from livethread_worker.store.files import (
-    compression,
-    lineage,
-    name_index,
-    quarantine,
-    replacement,
-    rollout_reader,
-    scan,
-)
-from livethread_worker.store.files.home import Home, is_compressed, other_form
+from livethread.rollout.lines import encode_json
+from livethread.rollout.session_meta import lost_meta
+from livethread_worker.store.files import compression, lineage, name_index, rollout_reader, scan, sync
+from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.heirs import continued_rollouts
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import BROKEN, ThreadState
+from livethread_worker.store.upkeep.doctor import bad_lines, repairs
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
-
-#: Line numbers that the detail of a fault lists, at most.
-_MAX_LISTED: Final = 5
 
 
 @dataclass(slots=True)
@@ -52,12 +42,14 @@ class ThreadExamination:
         for each in paths:
             by_age[self.home.generation(each)].append(each)
         *earlier, path = (self._select_rollout(by_age[generation]) for generation in sorted(by_age))
+        count = len(self.faults)
         for each in earlier:  # codex's thread/revert left it
-            if (length := _length(each)) < 0:
+            if _length(each) < 0:
                 self._add_fault(FaultKind.UNREADABLE_FILE, each, "it has no readable bytes; it is kept")
             else:
-                self._examine_bytes(each, length)
+                self._examine_content(each)
         try:
+            path = self._examine_name(path)
             read = self._read(path)
         except errors.InvalidRequest as error:  # only the user can decide what to do
             if path.is_symlink():
@@ -68,7 +60,8 @@ class ThreadExamination:
         if read is None:
             return
         path, state, torn = read
-        is_repaired = self._examine_lines(path, state, torn)
+        self._examine_lines(path, state, torn)
+        is_repaired = any(fault.repair for fault in self.faults[count:])
         if not is_repaired and state.thread is not None and self.index is not None:
             self._examine_row(self.index, path, state)
         elif is_repaired and self.index is not None and (repaired := self.home.find_rollout(self.thread_id)):
@@ -84,6 +77,23 @@ class ThreadExamination:
                 detail = f"it has {_size(path)}; {self.home.relative(kept)} of the same thread has {_size(kept)}"
                 self._add_fault(FaultKind.DUPLICATE_ID, path, detail, partial(self._quarantine, path))
         return kept
+
+    def _examine_name(self, path: Path) -> Path:
+        """Return the path of the rollout, renamed if its name does not tell its form."""
+        try:
+            right = compression.right_name(path)
+        except OSError:  # `_read` reports it
+            return path
+        if right == path:
+            return path
+        detail = f"its content is that of {right.name}; codex cannot read it"
+        self._add_fault(FaultKind.MISNAMED_FILE, path, detail, lambda: self._rename(path, right))
+        return right if right.exists() else path
+
+    def _rename(self, path: Path, right: Path) -> str:
+        path.rename(right)
+        sync.sync_directory(right.parent)
+        return f"renamed to {self.home.relative(right)}"
 
     def _best(self, paths: list[Path]) -> Path:
         """Return the rollout that begins with all the others; if they differ, the one in the index.
@@ -122,32 +132,50 @@ class ThreadExamination:
         rollout_reader.complete_from_home(self.home, state, self.names.names())
         return state, torn
 
-    def _examine_lines(self, path: Path, state: ThreadState, torn: scan.Record | None) -> bool:
-        """Examine the lines of the rollout; return whether any were repaired."""
-        count = len(self.faults)
-        if torn is not None:
+    def _examine_lines(self, path: Path, state: ThreadState, torn: scan.Record | None) -> None:
+        if torn is not None and self._is_torn(path, torn):
             detail = f"the last {torn.size} bytes are not a complete line"
             self._add_fault(FaultKind.TORN_TAIL, path, detail, lambda: self._cut(path, torn))
-        self._examine_bytes(path, state.rollout_bytes)
+        if not self._examine_content(path):
+            return
         if state.inherited_bytes == BROKEN:
             self._add_fault(FaultKind.BROKEN_LINEAGE, path, self._lineage_problem(path))
-        if state.thread is None:
-            detail = "it lacks a session_meta of its thread"
-            prepend = partial(self._prepend_session_meta, state=state)
-            self._add_fault(FaultKind.NO_SESSION_META, path, detail, self._unless_continued(path, prepend))
-        return self.fix and any(fault.repair for fault in self.faults[count:])
+        self._examine_meta(path)
 
-    def _examine_bytes(self, path: Path, end: int) -> None:
-        """Look for invalid UTF-8 before *end*."""
+    def _examine_content(self, path: Path) -> bool:
+        """Examine each line of a rollout, except a torn last one; return whether they are lines at all."""
         with compression.open_rollout(path) as file:
-            bad = _invalid_lines(file, end)
-        if bad:
-            detail = (
-                f"invalid UTF-8 in line{'s' if len(bad) > 1 else ''} {_listed(bad)}; codex cannot read the thread"
-            )
-            self._add_fault(
-                FaultKind.INVALID_UTF8, path, detail, self._unless_continued(path, self._replace_invalid_bytes)
-            )
+            lines = bad_lines.LinesExamination.of(file)
+        if lines.is_utf16:
+            detail = "it is UTF-16; it is kept: convert it to UTF-8"
+            self._add_fault(FaultKind.UNREADABLE_FILE, path, detail)
+            return False
+        if lines.invalid:
+            invalid = bad_lines.listed(dict.fromkeys(lines.invalid, "not UTF-8"))
+            repair = self._unless_continued(path, partial(self._rewrite, change=_replaced))
+            self._add_fault(FaultKind.INVALID_UTF8, path, f"{invalid}; codex cannot read the thread", repair)
+        if lines.bad and lines.has_records:
+            repair = self._unless_continued(path, partial(self._rewrite, change=_records))
+            self._add_fault(FaultKind.BAD_LINE, path, bad_lines.listed(lines.bad), repair)
+        if lines.unreadable:
+            self._add_fault(FaultKind.UNREADABLE_LINE, path, bad_lines.listed(lines.unreadable))
+        return True
+
+    def _examine_meta(self, path: Path) -> None:
+        """Report a rollout that does not begin with its ``session_meta``, as it is after other repairs."""
+        state, _ = self._read_state(path)
+        with compression.open_rollout(path) as file:
+            found = rollout_reader.find_meta(self.thread_id, file)
+        if found is None:
+            detail = f"its name says thread {self.thread_id}, each session_meta another: rename it, or move it away"
+            self._add_fault(FaultKind.WRONG_NAME, path, detail)
+        elif state.thread is None:
+            detail = "no line of it is an item"
+            self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._quarantine(self._plain(path)))
+        elif found.offset or not found.size:
+            detail = "its first line is not a session_meta of its thread; codex cannot read the thread"
+            prepend = self._unless_continued(path, partial(self._prepend_session_meta, state=state))
+            self._add_fault(FaultKind.NO_SESSION_META, path, detail, prepend)
 
     def _unless_continued(self, path: Path, repair: Callable[[Path], str]) -> Callable[[], str] | None:
         """Return the *repair* of *path*, which moves its lines; None if other rollouts refer to their places."""
@@ -163,48 +191,53 @@ class ThreadExamination:
             return str(error)
         return "what it continues was restored just now"
 
-    def _cut(self, path: Path, torn: scan.Record) -> str:
-        path = self._plain(path)
-        with path.open("r+b") as file:
+    @staticmethod
+    def _is_torn(path: Path, torn: scan.Record) -> bool:
+        """Return whether the last line is to be cut off: it holds no records that another repair finds."""
+        with compression.open_rollout(path) as file:
+            if bad_lines.is_utf16(file.read(2)):
+                return False
             file.seek(torn.offset)
-            kept = quarantine.keep(self.home, f"{self.thread_id}-{torn.offset}.torn", file.read())
-            file.truncate(torn.offset)
+            bad = bad_lines.examine_line(file.read())
+        return not (bad and bad.records)
+
+    def _cut(self, path: Path, torn: scan.Record) -> str:
+        kept = repairs.cut(self.home, self._plain(path), self.thread_id, torn.offset)
         return f"cut off, and kept in {self.home.relative(kept)}"
 
-    def _replace_invalid_bytes(self, path: Path) -> str:
-        """Replace invalid bytes with U+FFFD, and keep the original lines in the quarantine."""
+    def _rewrite(self, path: Path, change: Callable[[bytes], Sequence[bytes]]) -> str:
+        """Replace each line, without its end, by the lines that *change* returns."""
         path = self._plain(path)
         self._distrust_row()
-        with path.open("rb") as old, replacement.replacing(path, old.fileno()) as new:
-            lines = []
+        with repairs.replacing(self.home, path, self.thread_id) as (old, new):
             for line in old:
-                readable = line.decode(errors="replace").encode()
-                new.write(readable)
-                if readable != line:
-                    lines.append(line)
-            kept = quarantine.keep(self.home, f"{self.thread_id}.lines", b"".join(lines))
-        return f"invalid bytes replaced; the original lines are kept in {self.home.relative(kept)}"
+                bare = line.removesuffix(b"\n")
+                changed = change(bare)
+                new.write(line if changed == [bare] else b"".join(each + b"\n" for each in changed))
+        return "repaired; the original rollout is kept in the quarantine"
 
     def _prepend_session_meta(self, path: Path, state: ThreadState) -> str:
-        """Prepend a ``session_meta`` made from the rollout's name, or quarantine a rollout without items."""
+        """Prepend the thread's ``session_meta`` from further down, or one that says no more than the lines do."""
         path = self._plain(path)
-        created_at = self.home.time_of(path)
-        with compression.open_rollout(path) as file:
-            has_items = any(record.value for record in scan.scan_records(file))
-        if not has_items or created_at is None:
-            return self._quarantine(path)
-        meta = session_meta(types.CreateThreadParams(thread_id=state.thread_id, created_at=created_at))
-        line = encode_json({"timestamp": format_time(created_at), "type": "session_meta", "payload": meta})
         self._distrust_row()
-        with path.open("rb") as old:
-            kept = quarantine.keep(self.home, path.name, old.read())
+        with repairs.replacing(self.home, path, self.thread_id) as (old, new):
+            found = rollout_reader.find_meta(self.thread_id, old)
+            if found is not None and found.size:
+                old.seek(found.offset)
+                first = old.read(found.size).rstrip(b"\n")
+            else:
+                first = self._made_meta(state)
+            new.write(first + b"\n")
             old.seek(0)
-            with replacement.replacing(path, old.fileno()) as new:
-                new.write(line + b"\n")
-                for old_line in old:
-                    if decode_line(old_line) is not None:
-                        new.write(old_line)
-        return f"session_meta added; the original rollout is kept in {self.home.relative(kept)}"
+            shutil.copyfileobj(old, new)
+        return "session_meta added; the original rollout is kept in the quarantine"
+
+    @staticmethod
+    def _made_meta(state: ThreadState) -> bytes:
+        assert state.thread is not None
+        created_at = format_time(state.thread.created_at)
+        meta = lost_meta(state.thread_id) | {"timestamp": created_at, "cwd": state.thread.cwd}
+        return encode_json({"timestamp": created_at, "type": "session_meta", "payload": meta})
 
     def _distrust_row(self) -> None:
         """Make the index read the whole rollout again, even after a crash: its lines are about to move."""
@@ -213,12 +246,10 @@ class ThreadExamination:
 
     def _plain(self, path: Path) -> Path:
         """Return the path of the plain rollout; decompress it unless a previous repair did."""
-        if not is_compressed(path):
-            return path
-        return compression.decompress(path) if path.exists() else other_form(path)
+        return compression.plain_form(path if path.exists() else other_form(path))
 
     def _quarantine(self, path: Path) -> str:
-        return f"kept in {self.home.relative(quarantine.move_away(self.home, path))}"
+        return f"kept in {self.home.relative(repairs.move_away(self.home, path, self.thread_id))}"
 
     # -- the index -----------------------------------------------------------------------------------------
 
@@ -290,20 +321,12 @@ def _begins_with(path: Path, other: Path) -> bool:
         return False
 
 
-def _invalid_lines(file: BinaryIO, end: int) -> list[int]:
-    """Return the numbers, from 0, of the lines before *end* that are not UTF-8."""
-    bad = []
-    for number, line in enumerate(file):
-        end -= len(line)
-        if end < 0:
-            break
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            bad.append(number)
-    return bad
+def _replaced(line: bytes) -> list[bytes]:
+    """Return *line* with U+FFFD for invalid bytes."""
+    return [line.decode(errors="replace").encode()]
 
 
-def _listed(numbers: list[int]) -> str:
-    more = len(numbers) - _MAX_LISTED
-    return ", ".join(map(str, numbers[:_MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
+def _records(line: bytes) -> list[bytes]:
+    """Return the records in *line*, or the line if it is to stay."""
+    bad = bad_lines.examine_line(line)
+    return [line] if bad is None or bad.records is None else bad.records

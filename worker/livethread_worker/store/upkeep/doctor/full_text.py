@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from livethread_worker.store.index import IndexUnavailable
@@ -14,6 +14,7 @@ from livethread_worker.store.index.listing_texts import TEXTS, listing_rows, sav
 from livethread_worker.store.index.queries import QUERIES
 
 MESSAGES: Final = "searches would not find all messages"
+TRIGRAMS: Final = "literal searches would not find all messages"
 LISTINGS: Final = "search terms of listings would not find all threads"
 
 #: Errors such as a lock or a full disk, which say nothing about the full texts.
@@ -43,6 +44,7 @@ def stale_full_texts(index: Path, *, fix: bool) -> list[str]:
             stale = []
             for problem, is_current, rebuild in (
                 (MESSAGES, _are_messages_current, lambda connection: connection.execute(QUERIES["rebuild_messages"])),
+                (TRIGRAMS, _are_trigrams_current, lambda connection: connection.execute(QUERIES["rebuild_trigrams"])),
                 (LISTINGS, _are_listings_current, _rebuild_listings),
             ):
                 connection.execute("BEGIN IMMEDIATE")
@@ -67,6 +69,10 @@ def _are_messages_current(connection: sqlite3.Connection) -> bool:
     return is_current
 
 
+def _are_trigrams_current(connection: sqlite3.Connection) -> bool:
+    return _succeeds(connection, "index_trigrams", limit=-1) and _succeeds(connection, "check_trigrams")
+
+
 def _are_listings_current(connection: sqlite3.Connection) -> bool:
     if not (_succeeds(connection, "check_texts") and _succeeds(connection, "texts")):
         return False
@@ -80,10 +86,10 @@ def _rebuild_listings(connection: sqlite3.Connection) -> None:
     save_listing_texts(connection, changes)
 
 
-def _succeeds(connection: sqlite3.Connection, query: str) -> bool:
+def _succeeds(connection: sqlite3.Connection, query: str, **arguments: Any) -> bool:
     """Run a query of a full text; return False if SQLite finds the full text damaged."""
     try:
-        connection.execute(QUERIES[query]).fetchone()
+        connection.execute(QUERIES[query], arguments).fetchone()
     except sqlite3.Error as error:
         if _is_transient(error):
             raise

@@ -17,13 +17,14 @@ from typing import Final
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import compression, locks, name_index, quarantine, scan, sync
-from livethread_worker.store.files.home import Home, is_compressed, make_directory
+from livethread_worker.store.files.home import Home, make_directory, shown
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.upkeep.importing.plan import Outcome, Plan, Planner
 from livethread_worker.store.upkeep.importing.sources import (
     Candidate,
+    LeftOut,
     Lines,
     NotRollout,
     Refusal,
@@ -31,7 +32,6 @@ from livethread_worker.store.upkeep.importing.sources import (
     Source,
     identify,
     reason_of,
-    shown,
 )
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch
 
@@ -70,15 +70,18 @@ class ImportReport:
     named: int = 0
     threads: list[ImportedThread] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
+    #: Files that hold no conversation.
     not_rollouts: list[Refusal] = field(default_factory=list)
+    #: Files that hold a conversation, or may hold one, and what to do about them.
+    left_out: list[Refusal] = field(default_factory=list)
     #: Rollouts of threads whose locks stayed held.
     busy: list[Refusal] = field(default_factory=list)
     failed: list[Refusal] = field(default_factory=list)
 
     @property
     def is_whole(self) -> bool:
-        """Return whether every rollout is in the home."""
-        return not (self.conflicts or self.busy or self.failed)
+        """Return whether every conversation is in the home."""
+        return not (self.conflicts or self.left_out or self.busy or self.failed)
 
 
 def import_rollouts(
@@ -111,7 +114,9 @@ class _Importer:
 
     def __init__(self, home: Home, index: Index, search: Search, *, dry_run: bool) -> None:
         self._home, self._index, self._dry_run = home, index, dry_run
-        self._report = ImportReport(not_rollouts=list(search.not_rollouts), failed=list(search.failed))
+        self._report = ImportReport(
+            not_rollouts=list(search.not_rollouts), left_out=list(search.left_out), failed=list(search.failed)
+        )
         self._planner = Planner(home)
         self._known = set(index.thread_ids())
         #: Rollouts to index in the next transaction.
@@ -143,15 +148,15 @@ class _Importer:
         except locks.LockBusy:
             return False
         except NotRollout as error:
-            self._report.not_rollouts.append(Refusal.of(found.path, str(error)))
+            refused = self._report.left_out if error.holds_conversation else self._report.not_rollouts
+            refused.append(Refusal.of(found.path, str(error)))
         except (OSError, ThreadStoreError) as error:
             self._report.failed.append(Refusal.of(found.path, error))
         return True
 
     def _import(self, found: Candidate, wait_s: float) -> None:
-        root = self._home.root.resolve()
-        if found.path.is_relative_to(root):
-            self._index_in_place(found, self._home.root / found.path.relative_to(root))
+        if (path := self._home.spelled(found.path)) is not None:
+            self._index_in_place(found, path)
             return
         source = identify(found, self._home)
         plan = self._planner.plan(source)
@@ -165,12 +170,14 @@ class _Importer:
     def _index_in_place(self, found: Candidate, path: Path) -> None:
         thread_id = self._planner.thread_ids.get(path)
         if thread_id is None:
-            raise NotRollout("it is in the home, but outside of the rollouts' folders: move it out, then import it")
+            identify(found, self._home)
+            raise LeftOut("it is in the home, but is not a rollout of it by its name: move it out, then import it")
         if thread_id in self._known or thread_id in self._batch:
             self._report.unchanged += 1
             return
         if identify(found, self._home).first:
-            raise NotRollout(f"its name has the thread id {thread_id}, its session_meta spells the id differently")
+            reason = f"its name has the thread id {thread_id}, its session_meta spells the id differently"
+            raise LeftOut(f"{reason}: move it out, then import it")
         self._batch[thread_id] = path
         self._count(found.path, thread_id, Outcome.INDEXED)
 
@@ -199,7 +206,7 @@ class _Importer:
 
     def _append(self, source: Source, plan: Plan, ours: Path) -> Path:
         """Append the lines that ours lacks; quarantine a torn last line of ours that the source does not continue."""
-        path = compression.decompress(ours) if is_compressed(ours) else ours
+        path = compression.plain_form(ours)
         with Lines(source.path, source.first).open() as file, RolloutRecorder.open(path) as recorder:
             if recorder.size != plan.size:
                 raise locks.LockBusy(path.name)  # codex before 0.160 writes without the lock

@@ -21,7 +21,7 @@ from livethread.model import format_time, parse_time
 from livethread.rollout import lines, old_forms
 from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files import compression, scan
-from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed
+from livethread_worker.store.files.home import COMPRESSED_SUFFIX, Home, is_compressed, shown
 
 #: Namespace of the UUIDs for ids that are not UUIDs. Never change it: imported threads would be imported again.
 _NAMESPACE: Final = uuid.UUID("6f5b3a52-0c1d-5e6f-9a53-6c6976657468")
@@ -33,15 +33,25 @@ _SESSIONS: Final = "sessions"
 _ARCHIVED: Final = "archived_sessions"
 _NAME_INDEX: Final = "session_index.jsonl"
 _SUFFIXES: Final = (".jsonl", ".jsonl" + COMPRESSED_SUFFIX)
+_WRONG_SUFFIX: Final = f"its name does not end in {' or '.join(_SUFFIXES)}: rename it"
 
 
 class NotRollout(Exception):
     """A file is not a rollout that can be imported."""
 
+    #: Whether it holds a conversation all the same.
+    holds_conversation = False
+
+
+class LeftOut(NotRollout):
+    """A file holds a conversation, or may hold one, and cannot be imported; the message says what to do."""
+
+    holds_conversation = True
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A file or folder that was not imported, and why."""
+    """A file or folder that was not imported, why, and what to do."""
 
     path: str
     reason: str
@@ -60,6 +70,8 @@ class Candidate:
     path: Path
     #: The name index of its home or folder, which need not exist.
     names: Path
+    #: Whether it lies among archived rollouts.
+    is_archived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +96,9 @@ class _Folder:
     """The state of a walk through a folder."""
 
     root: Path
-    #: Required prefix of file names.
-    prefix: str = ""
+    #: The home of which it is a folder of rollouts, and whether these are archived.
+    home: Path | None = None
+    is_archived: bool = False
     walked: set[Path] = field(default_factory=set)
 
 
@@ -95,6 +108,8 @@ class Search:
 
     found: dict[Path, Candidate] = field(default_factory=dict)
     not_rollouts: list[Refusal] = field(default_factory=list)
+    #: Files and folders that may hold conversations.
+    left_out: list[Refusal] = field(default_factory=list)
     #: Files and folders that cannot be read.
     failed: list[Refusal] = field(default_factory=list)
 
@@ -108,11 +123,14 @@ class Search:
     def _look(self, root: Path) -> None:
         kept = [folder for name in (_SESSIONS, _ARCHIVED) if (folder := root / name).is_dir()]
         if not root.is_dir():
-            self._add(root, root.parent)
+            self._add_file(root)
         elif not kept:
             self._walk(root, _Folder(root))
         for folder in kept:
-            self._enter(folder, _Folder(root, "rollout-" if folder.name == _SESSIONS else ""))
+            within = _Folder(root, root, is_archived=folder.name == _ARCHIVED)
+            if Home(root).is_linked(folder):
+                within.root = folder.resolve()
+            self._enter(folder, within)
 
     def _walk(self, folder: Path, within: _Folder) -> None:
         if folder in within.walked:
@@ -125,8 +143,10 @@ class Search:
             return
         for path in paths:
             try:
-                if path.is_dir() or (_has_rollout_suffix(path) and path.name.startswith(within.prefix)):
+                if path.is_dir() or _has_rollout_suffix(path):
                     self._enter(path, within)
+                elif path.name.startswith("rollout-"):
+                    self.left_out.append(Refusal.of(path, _WRONG_SUFFIX))
             except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks before Python 3.13
                 self.failed.append(Refusal.of(path, error))
 
@@ -134,22 +154,30 @@ class Search:
         if path.is_symlink():
             real = path.resolve()
             if not real.is_relative_to(within.root):
-                self.not_rollouts.append(Refusal.of(path, f"it is a symlink that leads out of {shown(within.root)}"))
+                reason = f"it is a symlink that leads out of {shown(within.root)}: import its target"
+                self.left_out.append(Refusal.of(path, reason))
                 return
             path = real
         if path.is_dir():
             self._walk(path, within)
         else:
-            self._add(path, within.root)
+            self._add(path, within)
 
-    def _add(self, path: Path, root: Path) -> None:
-        if not _has_rollout_suffix(path):
-            self.not_rollouts.append(Refusal.of(path, f"its name does not end in {' or '.join(_SUFFIXES)}"))
-        elif not path.is_file():
+    def _add_file(self, path: Path) -> None:
+        """Add a single file that the user named."""
+        if _has_rollout_suffix(path):
+            self._add(path, _Folder(path.parent))
+        else:
+            self.left_out.append(Refusal.of(path, _WRONG_SUFFIX))
+
+    def _add(self, path: Path, within: _Folder) -> None:
+        if not path.is_file():
             self.not_rollouts.append(Refusal.of(path, "it is not a regular file"))
         elif path.name != _NAME_INDEX:
             kept_in = _kept_in(path)
-            self.found[path] = Candidate(path, (kept_in.parent if kept_in else root) / _NAME_INDEX)
+            home = within.home or (kept_in.parent if kept_in else within.root)
+            is_archived = within.is_archived or (kept_in is not None and kept_in.name == _ARCHIVED)
+            self.found[path] = Candidate(path, home / _NAME_INDEX, is_archived=is_archived)
 
 
 def _has_rollout_suffix(path: Path) -> bool:
@@ -165,21 +193,29 @@ def _kept_in(path: Path) -> Path | None:
 
 
 def identify(found: Candidate, home: Home) -> Source:
-    """Identify the thread of *found* by its name and its first ``session_meta``.
+    """Identify the thread of *found* by its name and its first ``session_meta``, or by its name if there is none.
 
     Raises:
-        NotRollout: it lacks a ``session_meta`` of the thread in its name, or of any thread.
+        LeftOut: neither tells whose conversation it is.
+        NotRollout: it holds no conversation.
         OSError: it cannot be read.
         Internal: it is compressed and damaged.
         InvalidRequest: its ``session_meta`` is nested too deeply.
     """
     named = canonical_thread_id(home.thread_of(found.path) or "")
     with compression.open_rollout(found.path) as file:
-        record = _own_meta(file, named)
+        record = _own_meta(file, named, found.path)
         changed_at = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+    path = compression.right_name(found.path)
+    if record is None:
+        assert named is not None
+        target = _target(home, path, None, is_archived=found.is_archived)
+        rollout_id = home.rollout_id_of(found.path) or named
+        return Source(found.path, found.names, named, rollout_id, original_id=named, first=b"", target=target)
     meta = record["payload"]
     thread_id = named or as_thread_id(meta["id"])
     created_at = parse_time(meta.get("timestamp")) or parse_time(record.get("timestamp")) or changed_at
+    renamed = None if named else home.new_rollout(thread_id, created_at)
     return Source(
         path=found.path,
         names=found.names,
@@ -187,7 +223,7 @@ def identify(found: Candidate, home: Home) -> Source:
         rollout_id=(home.rollout_id_of(found.path) if named else None) or thread_id,
         original_id=meta["id"],
         first=b"" if meta["id"] == thread_id else _own_line(record, created_at),
-        target=_target(home, found.path, None if named else home.new_rollout(thread_id, created_at)),
+        target=_target(home, path, renamed, is_archived=found.is_archived),
     )
 
 
@@ -196,9 +232,12 @@ def as_thread_id(text: str) -> str:
     return canonical_thread_id(text) or str(uuid.uuid5(_NAMESPACE, text))
 
 
-def _own_meta(file: BinaryIO, named: str | None) -> dict[str, Any]:
-    """Return the first record with a ``session_meta``, of the thread *named* unless that is None."""
-    is_first, other = True, None
+def _own_meta(file: BinaryIO, named: str | None, path: Path) -> dict[str, Any] | None:
+    """Return the first record with a ``session_meta``, of the thread *named* unless that is None.
+
+    None: the thread is named, and there are items, but no ``session_meta``.
+    """
+    is_first, other, has_items = True, None, False
     for record in scan.scan_records(file):
         value = record.value
         if value is None:
@@ -206,15 +245,30 @@ def _own_meta(file: BinaryIO, named: str | None) -> dict[str, Any]:
         if is_first and "payload" not in value:
             # Old rollouts, before September 2025, have UUIDs; other records with an id and a time are from logs.
             old = old_forms.modern_record(value)
-            value = old if old and canonical_thread_id(str(value.get("id"))) else {}
+            value = old if old and canonical_thread_id(str(value.get("id"))) else value
         is_first = False
         if value.get("type") == "session_meta" and (id_ := _id_of(value.get("payload"))):
             if named in {None, canonical_thread_id(id_)}:
                 return {key: value[key] for key in ("timestamp", "type", "payload") if key in value}
             other = id_
-    if other is None:
-        raise NotRollout("it has no readable session_meta")
-    raise NotRollout(f"its name has the thread id {named}, its session_meta {other[:80]!r}")
+        has_items = has_items or _is_item(value)
+    if other is not None:
+        reason = f"its name has the thread id {named}, its session_meta {other[:80]!r}"
+        raise LeftOut(f"{reason}: rename it to rollout-<time>-<thread id>.jsonl")
+    if has_items and named:
+        return None
+    if has_items:
+        raise LeftOut("it has no readable session_meta: rename it to rollout-<time>-<thread id>.jsonl")
+    if path.name.startswith("rollout-") and file.seek(0, os.SEEK_END):
+        raise LeftOut("no line of it can be read: convert it to UTF-8, or get it from a backup")
+    raise NotRollout("it has no readable session_meta")
+
+
+def _is_item(value: dict[str, Any]) -> bool:
+    """Whether a record is an item, in today's or in the old form."""
+    if "payload" in value:
+        return isinstance(value.get("type"), str)
+    return (old_forms.modern_record(value) or {}).get("type") == "response_item"
 
 
 def _id_of(meta: Any) -> str | None:
@@ -240,13 +294,12 @@ def _with_uuids(value: Any) -> Any:
     }
 
 
-def _target(home: Home, path: Path, renamed: Path | None) -> Path:
+def _target(home: Home, path: Path, renamed: Path | None, *, is_archived: bool) -> Path:
     """Return the path of *path* in the home, under its own name or *renamed*; archived if the source is."""
     active = renamed or home.active_path(path)
     if renamed and is_compressed(path):
         active = active.with_name(active.name + COMPRESSED_SUFFIX)
-    kept_in = _kept_in(path)
-    return home.archived_sessions / active.name if kept_in and kept_in.name == _ARCHIVED else active
+    return home.archived_sessions / active.name if is_archived else active
 
 
 # -- reading ------------------------------------------------------------------------------------------------
@@ -271,11 +324,6 @@ class Lines:
                 shutil.copyfileobj(file, whole)
                 whole.seek(0)
                 yield whole
-
-
-def shown(path: Path | str) -> str:
-    """Return *path* as printable text: file names need not be UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def reason_of(error: Exception) -> str:

@@ -18,6 +18,7 @@ from tests.unit.worker.conftest import LimitFileSize
 
 from livethread import types
 from livethread.metadata import GitInfo, ThreadMetadataPatch
+from livethread_worker.store.files import compression
 from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
@@ -160,7 +161,7 @@ def test_an_archived_thread_stays_archived(store: Store, source: Path, rollout: 
     import_from(store, source)
 
     assert ours(store) == store.home.archived_sessions / NAME
-    page = store.index.list_threads(types.ListThreadsParams(archived=True))
+    page = store.index.list_threads(types.ListThreadsParams(include_without_preview=True, archived=True))
     assert [thread.thread_id for thread in page.items] == [ONE]
 
 
@@ -419,8 +420,9 @@ def test_a_rollout_outside_the_homes_rollout_folders_is_refused(store: Store) ->
 
     report = import_from(store, path.parent)
 
-    assert [refused.path for refused in report.not_rollouts] == [str(path)]
-    assert not indexed(store)
+    assert [refused.path for refused in report.left_out] == [str(path)]
+    assert "move it out, then import it" in report.left_out[0].reason
+    assert (report.is_whole, indexed(store)) == (False, [])
 
 
 def test_a_rollout_in_the_home_with_another_id_is_refused(store: Store) -> None:
@@ -429,8 +431,19 @@ def test_a_rollout_in_the_home_with_another_id_is_refused(store: Store) -> None:
 
     report = import_from(store, store.home.root)
 
-    assert len(report.not_rollouts) == 2
-    assert (report.indexed, indexed(store)) == (0, [])
+    assert len(report.left_out) == 2
+    assert (report.indexed, report.is_whole, indexed(store)) == (0, False, [])
+
+
+def test_a_rollout_behind_the_owners_link_is_indexed_in_place(store: Store, tmp_path: Path) -> None:
+    path = store.write_rollout(ONE)
+    store.home.sessions.rename(tmp_path / "disk")
+    store.home.sessions.symlink_to(tmp_path / "disk")
+
+    report = import_from(store, store.home.root)
+
+    assert (report.indexed, report.is_whole, indexed(store)) == (1, True, [ONE])
+    assert store.home.require_rollout(ONE) == path
 
 
 # -- names -------------------------------------------------------------------------------------------------
@@ -510,12 +523,47 @@ def good(source: Path) -> str:
 def test_a_file_that_is_not_a_rollout_does_not_stop_the_others(
     store: Store, source: Path, rollout: Path, good: str
 ) -> None:
-    rollout.write_bytes(b"no\n")
+    (source / DAY / "log.jsonl").write_bytes(b'{"level":"info"}\n')
 
     report = import_from(store, source)
 
-    assert report.not_rollouts == [Refusal(str(rollout), "it has no readable session_meta")]
-    assert (report.imported, report.is_whole, indexed(store)) == (1, True, [good])
+    assert report.not_rollouts == [Refusal(f"{source}/{DAY}/log.jsonl", "it has no readable session_meta")]
+    assert (report.imported, report.is_whole, indexed(store)) == (2, True, [ONE, good])
+
+
+LEFT_OUT = {
+    "garbage under a rollout's name": (NAME, b"no\n"),
+    "another thread's id": (NAME, META.replace(ONE.encode(), thread_id(7).encode())),
+    "no id at all": ("chat.jsonl", A),
+    "another suffix": (f"{NAME}.bak", META),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), LEFT_OUT.values(), ids=LEFT_OUT.keys())
+def test_a_conversation_that_is_left_out_is_named_with_what_to_do(
+    store: Store, source: Path, good: str, name: str, content: bytes
+) -> None:
+    (source / DAY / name).write_bytes(content)
+
+    report = import_from(store, source)
+
+    [refused] = report.left_out
+    assert refused.path == f"{source}/{DAY}/{name}"
+    assert "rename it" in refused.reason or "backup" in refused.reason
+    assert (report.imported, report.is_whole, indexed(store)) == (1, False, [good])
+
+
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.zst"])
+def test_a_lost_first_line_and_a_wrong_suffix_leave_nothing_out(store: Store, source: Path, name: str) -> None:
+    """The name tells the thread's id, and the content its form."""
+    (source / DAY).mkdir(parents=True, exist_ok=True)
+    (source / DAY / name).write_bytes(A + B)
+
+    report = import_from(store, source)
+
+    assert (report.imported, report.is_whole, indexed(store)) == (1, True, [ONE])
+    assert ours(store).read_bytes() == A + B
+    assert import_from(store, source).unchanged == 1
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there every name is UTF-8")
@@ -677,12 +725,12 @@ def test_a_rollout_that_changes_during_the_import_is_busy(
     rollout.write_bytes(META + A + B)
     path = ours(store)
 
-    def write_meanwhile(_: Path) -> bool:
+    def write_meanwhile(_: Path) -> Path:
         with path.open("ab") as file:
             file.write(C)
-        return False
+        return path
 
-    monkeypatch.setattr(import_module, "is_compressed", write_meanwhile)
+    monkeypatch.setattr(compression, "plain_form", write_meanwhile)
 
     report = import_from(store, source)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,17 @@ from typing import Any
 import pytest
 from tests.unit.worker.builders import DAY, item_line, message_line, thread_id
 
+from livethread_worker.store.files import home as home_module
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.upkeep.importing.sources import NotRollout, Search, Source, as_thread_id, identify
+from livethread_worker.store.upkeep.importing.sources import (
+    Candidate,
+    LeftOut,
+    NotRollout,
+    Search,
+    Source,
+    as_thread_id,
+    identify,
+)
 
 ONE = thread_id(1)
 NAMED = f"rollout-2026-11-22T12-00-00-{ONE}.jsonl"
@@ -58,10 +68,11 @@ def test_a_home_is_searched_in_its_two_rollout_folders(source: Path) -> None:
     wanted = [
         f"sessions/2026/11/22/{NAMED}",
         f"sessions/2026/11/22/{NAMED}.zst",
+        "sessions/notes.jsonl",
         "archived_sessions/child.jsonl",
         f"archived_sessions/{NAMED}",
     ]
-    for name in (*wanted, "history.jsonl", "session_index.jsonl", "sessions/notes.jsonl", "archived_sessions/a.txt"):
+    for name in (*wanted, "history.jsonl", "session_index.jsonl", "archived_sessions/a.txt"):
         write(source / name)
 
     search = search_in(source)
@@ -88,9 +99,16 @@ def test_each_file_is_found_once(source: Path) -> None:
 def test_a_file_with_another_suffix_is_refused(source: Path) -> None:
     search = search_in(write(source / "a.json"))
 
-    assert [(refused.path, refused.reason) for refused in search.not_rollouts] == [
-        (str(source / "a.json"), "its name does not end in .jsonl or .jsonl.zst")
+    assert [(refused.path, refused.reason) for refused in search.left_out] == [
+        (str(source / "a.json"), "its name does not end in .jsonl or .jsonl.zst: rename it")
     ]
+
+
+def test_a_rollout_with_another_suffix_is_refused(source: Path) -> None:
+    path = write(source / f"{NAMED}.bak")
+    write(source / "notes.txt")
+
+    assert [refused.path for refused in search_in(source).left_out] == [str(path)]
 
 
 def test_a_fifo_is_refused_without_waiting(source: Path) -> None:
@@ -110,21 +128,35 @@ def test_a_symlink_out_of_the_source_is_refused(source: Path, tmp_path: Path) ->
     search = search_in(source)
 
     assert not search.found
-    reason = f"it is a symlink that leads out of {source}"
-    assert [(refused.path, refused.reason) for refused in search.not_rollouts] == [
+    reason = f"it is a symlink that leads out of {source}: import its target"
+    assert [(refused.path, refused.reason) for refused in search.left_out] == [
         (str(source / "file.jsonl"), reason),
         (str(source / "folder"), reason),
     ]
 
 
-def test_a_homes_rollout_folder_that_is_a_symlink_is_refused(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["sessions", "archived_sessions"])
+def test_a_homes_rollout_folder_may_be_its_owners_symlink(source: Path, tmp_path: Path, folder: str) -> None:
     outside = write(tmp_path / f"outside/2026/11/22/{NAMED}").resolve()
-    (source / "sessions").symlink_to(outside.parents[3])
+    (source / folder).symlink_to(outside.parents[3])
+
+    [found] = search_in(source).found.values()
+
+    assert found == Candidate(outside, source / "session_index.jsonl", is_archived=folder == "archived_sessions")
+
+
+def test_a_homes_rollout_folder_that_is_another_users_symlink_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = write(tmp_path / f"outside/2026/11/22/{NAMED}").resolve()
+    link = source / "sessions"
+    link.symlink_to(outside.parents[3])
+    monkeypatch.setattr(home_module, "_owner", lambda path: 12345 if path == link else 6)
 
     search = search_in(source)
 
     assert not search.found
-    assert [refused.path for refused in search.not_rollouts] == [str(source / "sessions")]
+    assert [refused.path for refused in search.left_out] == [str(link)]
 
 
 def test_a_symlink_within_the_source_does_not_repeat_a_file(source: Path) -> None:
@@ -231,11 +263,8 @@ def test_an_old_rollout_is_identified_by_its_bare_first_line(home: Home, source:
         ("a.jsonl", b"", "it has no readable session_meta"),
         ("a.jsonl", b"\xff\xfe\n\0\n{}\n[1]\nnull\n", "it has no readable session_meta"),
         ("a.jsonl", b'{"type":["message"],"id":{}}\n', "it has no readable session_meta"),
-        ("a.jsonl", b'{"type":"session_meta","payload":[1]}\n', "it has no readable session_meta"),
-        ("a.jsonl", b'{"type":"session_meta","payload":{"id":""}}\n', "it has no readable session_meta"),
         ("a.jsonl", b'{"session_id":"x","ts":1,"text":"history"}\n', "it has no readable session_meta"),
         ("a.jsonl", b'{"id":"7","timestamp":"2026-01-01T00:00:00Z"}\n', "it has no readable session_meta"),
-        (NAMED, meta_line(thread_id(2)), f"its name has the thread id {ONE}, its session_meta '{thread_id(2)}'"),
     ],
 )
 def test_a_file_that_is_not_a_rollout_is_refused_with_the_reason(
@@ -246,7 +275,26 @@ def test_a_file_that_is_not_a_rollout_is_refused_with_the_reason(
     with pytest.raises(NotRollout) as caught:
         identified(home, path)
 
-    assert str(caught.value) == reason
+    assert (str(caught.value), caught.value.holds_conversation) == (reason, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.jsonl", b'{"type":"session_meta","payload":[1]}\n', "it has no readable session_meta: rename it"),
+        ("a.jsonl", b'{"type":"session_meta","payload":{"id":""}}\n', "it has no readable session_meta: rename it"),
+        ("a.jsonl", b'{"type":"message","role":"user","content":[]}\n', "it has no readable session_meta: rename it"),
+        (NAMED, meta_line(thread_id(2)), f"thread id {ONE}, its session_meta '{thread_id(2)}': rename it"),
+        (NAMED, "{}\n".encode("utf-16"), "no line of it can be read"),
+    ],
+)
+def test_a_conversation_of_an_unknown_thread_is_refused_with_what_to_do(
+    home: Home, source: Path, name: str, data: bytes, reason: str
+) -> None:
+    path = write(source / name, data)
+
+    with pytest.raises(LeftOut, match=re.escape(reason)):
+        identified(home, path)
 
 
 def test_an_id_that_is_not_a_uuid_always_becomes_the_same_uuid(home: Home, source: Path) -> None:

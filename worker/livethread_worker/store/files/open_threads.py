@@ -1,0 +1,90 @@
+"""Which threads are open in a home: in a `LocalThreadStore` of any process, or in codex.
+
+Each store keeps a file of its own in ``livethread/run`` and its lock. The kernel frees the lock with the process, so what
+a killed store had open does not count.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from livethread_worker.flock import flock
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import take_lock
+
+#: How the files' names begin.
+_PREFIX: Final = "open-threads-"
+
+
+class OpenThreadsFile:
+    """Tells other processes which threads one store has open: a line for each, ``+`` or ``-`` and its id."""
+
+    def __init__(self, home: Home) -> None:
+        self._path = home.run / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+        self._descriptor: int | None = None
+        self._open: set[str] = set()
+
+    def add(self, thread_id: str) -> None:
+        """Note that a thread is open."""
+        if thread_id in self._open:
+            return
+        if self._descriptor is None:
+            with suppress(OSError):  # other processes then take the thread for closed
+                self._descriptor = take_lock(str(self._path))
+        self._open.add(thread_id)
+        self._write(f"+{thread_id}\n")
+
+    def remove(self, thread_id: str) -> None:
+        """Note that a thread is closed."""
+        if thread_id in self._open:
+            self._open.remove(thread_id)
+            if self._open:
+                self._write(f"-{thread_id}\n")
+            else:
+                self.close()
+
+    def _write(self, line: str) -> None:
+        if self._descriptor is not None:
+            os.pwrite(self._descriptor, line.encode("ascii"), os.fstat(self._descriptor).st_size)
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+        self._open.clear()
+
+
+def is_open_elsewhere(home: Home, thread_id: str) -> bool:
+    """Return whether another store of this host has a thread open, or another program holds its lock, as codex does."""
+    if _is_locked(home.thread_lock(thread_id)):
+        return True
+    return any(thread_id in _open_threads(path) for path in home.run.glob(f"{_PREFIX}*"))
+
+
+def _open_threads(path: Path) -> set[str]:
+    """Return the threads in a store's file; none if the store has ended, whose file is then removed."""
+    found: set[str] = set()
+    with suppress(OSError):
+        if not _is_locked(str(path)):
+            path.unlink(missing_ok=True)
+            return found
+        for line in path.read_text("ascii").splitlines():
+            (found.add if line.startswith("+") else found.discard)(line[1:])
+    return found
+
+
+def _is_locked(path: str) -> bool:
+    """Return whether another process holds a lock. The file is neither created nor changed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not flock(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
