@@ -36,21 +36,18 @@ AT_ONCE = 2.0  # seconds
 
 
 def arguments(operation: str, thread_id: str) -> Any:
-    """Return the parameters of a public operation of a store."""
-    of_operation: dict[str, Any] = {
-        "create_thread": types.CreateThreadParams(),
-        "append_items": types.AppendThreadItemsParams(thread_id=thread_id, items=parse_items([message("one")])),
-        "read_thread_by_rollout_path": types.ReadThreadByRolloutPathParams(rollout_path="sessions/x.jsonl"),
-        "search_threads": types.SearchThreadsParams(search_term="one"),
-        "update_thread_metadata": types.UpdateThreadMetadataParams(
-            thread_id=thread_id, patch=ThreadMetadataPatch(name="x")
-        ),
-        "list_threads": types.ListThreadsParams(),
+    """Return valid parameters of a public operation of a store."""
+    annotation = inspect.signature(getattr(QueuedThreadStore, operation)).parameters["params"].annotation
+    params_type = getattr(types, annotation.removeprefix("types."))
+    values = {
+        "thread_id": thread_id,
+        "items": parse_items([message("one")]),
+        "rollout_path": "sessions/x.jsonl",
+        "search_term": "one",
+        "patch": ThreadMetadataPatch(name="x"),
     }
-    if operation in of_operation:
-        return of_operation[operation]
-    parameters = inspect.signature(getattr(QueuedThreadStore, operation)).parameters["params"].annotation
-    return getattr(types, parameters.removeprefix("types."))(thread_id=thread_id)
+    required = {name for name, field in params_type.model_fields.items() if field.is_required()}
+    return params_type(**{name: values[name] for name in required})
 
 
 OPERATIONS = [
@@ -62,7 +59,7 @@ OPERATIONS = [
 
 def test_there_are_operations_to_try() -> None:
     assert {"append_items", "flush_thread", "list_threads", "delete_thread"} <= set(OPERATIONS)
-    assert len(OPERATIONS) == 18
+    assert len(OPERATIONS) >= 18
 
 
 # -- servers -----------------------------------------------------------------------------------------------

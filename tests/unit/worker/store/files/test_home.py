@@ -56,7 +56,14 @@ def test_a_rollouts_name_holds_its_time_in_utc(home: Home) -> None:
     "folder",
     [
         *(DAY, "sessions/2020/01/31", "archived_sessions"),
-        *("sessions", "sessions/2026", "sessions/2026/11", f"{DAY}/deeper", "sessions/backup/.old", "archived_sessions/2026/11/22"),
+        *(
+            "sessions",
+            "sessions/2026",
+            "sessions/2026/11",
+            f"{DAY}/deeper",
+            "sessions/backup/.old",
+            "archived_sessions/2026/11/22",
+        ),
     ],
 )
 def test_a_rollout_is_found_in_any_folder(home: Home, id_: str, folder: str) -> None:
