@@ -108,10 +108,11 @@ class WorkerProcess:
         """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed."""
         try:
             for shard in range(self.settings.shards):
-                mailbox = self.mailbox(shard)
-                if mailbox.sweep():
+                if self.mailbox(shard).sweep():
                     self.ring(shard)
-                if self.settings.compress_after_days is not None and mailbox.is_compression_due():
+            # Last, because a full Redis refuses it.
+            for shard in range(self.settings.shards if self.settings.compress_after_days else 0):
+                if self.mailbox(shard).is_compression_due():
                     self._send(names.COMPRESS_COLD_TASK, shard, {})
         except (RedisError, OSError) as error:
             logger.warning("sweeping failed", extra={"action": "sweep", "error": type(error).__name__})
