@@ -114,8 +114,8 @@ async def test_a_worker_died_with_a_claim(idle_worker: None, settings: Settings,
     assert claimed == [thread_id]
 
 
-async def test_a_queue_full_of_yesterdays_doorbells(settings: Settings, redis: Redis) -> None:
-    settings = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}-full"})
+async def test_a_queue_full_of_yesterdays_doorbells(settings: Settings, redis: Redis, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}-full", "home": tmp_path / "home"})
     queue = f"{settings.key_prefix}:celery:{names.queue_name(settings.key_prefix, 0)}"
     app = deployment_app("yesterday", settings)
     for _ in range(MAX_QUEUED + 1):
@@ -123,11 +123,14 @@ async def test_a_queue_full_of_yesterdays_doorbells(settings: Settings, redis: R
     app.close()
     assert redis.llen(queue) == MAX_QUEUED
 
+    worker = worker_process(settings, tmp_path / "worker", "worker")
     async with opened(settings) as store:
         thread_id = await new_thread(store)
         await append(store, thread_id, message("one"))
-        with celery_worker(settings):
-            await flush(store, thread_id, timeout_s=bound(settings))
+        worker.start()
+        await asyncio.to_thread(worker.wait_for_log, READY)
+        await flush(store, thread_id, timeout_s=bound(settings))
+    worker.kill()
 
 
 async def test_a_doorbell_carries_no_time(settings: Settings, redis: Redis) -> None:
