@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from livethread.metadata import MemoryMode as MemoryMode
     from livethread.metadata import MetadataUpdate as MetadataUpdate
     from livethread.metadata import SessionSource as SessionSource
+    from livethread.metadata import StoredModelContext as StoredModelContext
     from livethread.metadata import StoredThread as StoredThread
     from livethread.metadata import StoredThreadHistory as StoredThreadHistory
     from livethread.metadata import ThreadMetadataPatch as ThreadMetadataPatch
@@ -58,11 +59,15 @@ if TYPE_CHECKING:
     from livethread.thread_id import ThreadId as ThreadId
     from livethread.thread_id import new_thread_id as new_thread_id
     from livethread.thread_manager import ThreadManager as ThreadManager
+    from livethread.thread_manager import ThreadShutdownReport as ThreadShutdownReport
     from livethread.types import AppendThreadItemsParams as AppendThreadItemsParams
     from livethread.types import ArchiveThreadParams as ArchiveThreadParams
+    from livethread.types import ArchiveThreadsParams as ArchiveThreadsParams
     from livethread.types import CreateThreadParams as CreateThreadParams
     from livethread.types import DeleteThreadParams as DeleteThreadParams
+    from livethread.types import DeleteThreadsParams as DeleteThreadsParams
     from livethread.types import DiscardThreadParams as DiscardThreadParams
+    from livethread.types import FindThreadByNameParams as FindThreadByNameParams
     from livethread.types import FlushThreadParams as FlushThreadParams
     from livethread.types import ItemPage as ItemPage
     from livethread.types import ListItemsParams as ListItemsParams
@@ -90,6 +95,8 @@ if TYPE_CHECKING:
     from livethread.types import ThreadOccurrence as ThreadOccurrence
     from livethread.types import ThreadPage as ThreadPage
     from livethread.types import ThreadRelationFilter as ThreadRelationFilter
+    from livethread.types import ThreadResult as ThreadResult
+    from livethread.types import ThreadResults as ThreadResults
     from livethread.types import ThreadSearchPage as ThreadSearchPage
     from livethread.types import ThreadSortKey as ThreadSortKey
     from livethread.types import TurnPage as TurnPage
@@ -101,10 +108,13 @@ if TYPE_CHECKING:
 _MODULES = {
     "AppendThreadItemsParams": "livethread.types",
     "ArchiveThreadParams": "livethread.types",
+    "ArchiveThreadsParams": "livethread.types",
     "Conflict": "livethread.errors",
     "CreateThreadParams": "livethread.types",
     "DeleteThreadParams": "livethread.types",
+    "DeleteThreadsParams": "livethread.types",
     "DiscardThreadParams": "livethread.types",
+    "FindThreadByNameParams": "livethread.types",
     "FlushThreadParams": "livethread.types",
     "GitInfo": "livethread.metadata",
     "GitInfoPatch": "livethread.metadata",
@@ -144,6 +154,7 @@ _MODULES = {
     "Settings": "livethread_config",
     "ShutdownThreadParams": "livethread.types",
     "SortDirection": "livethread.types",
+    "StoredModelContext": "livethread.metadata",
     "StoredThread": "livethread.metadata",
     "StoredThreadHistory": "livethread.metadata",
     "StoredThreadSearchResult": "livethread.types",
@@ -164,7 +175,10 @@ _MODULES = {
     "ThreadParkedEvent": "livethread.observers",
     "ThreadReader": "livethread.store",
     "ThreadRelationFilter": "livethread.types",
+    "ThreadResult": "livethread.types",
+    "ThreadResults": "livethread.types",
     "ThreadSearchPage": "livethread.types",
+    "ThreadShutdownReport": "livethread.thread_manager",
     "ThreadSortKey": "livethread.types",
     "ThreadSource": "livethread.metadata",
     "ThreadStore": "livethread.store",

@@ -19,8 +19,8 @@ from livethread.cursor import (
     encode_offset,
 )
 from livethread.directories import same_directory
-from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unsupported
-from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
+from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.metadata_state import MetadataState, is_activity
 from livethread.metadata_sync import thread_of_meta
 from livethread.model import format_time, parse_time, utc_now
@@ -29,6 +29,7 @@ from livethread.open_threads import OpenThreads
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
 from livethread.rollout.literal import excerpt, literal_term, occurrences
+from livethread.rollout.model_context import context_start
 from livethread.rollout.occurrences import occurrences_in_turn
 from livethread.rollout.search_text import (
     Phrase,
@@ -41,6 +42,8 @@ from livethread.rollout.search_text import (
 )
 from livethread.rollout.session_meta import session_meta
 from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsRolledBack, TurnStart, next_place, stored_turn
+from livethread.several_threads import archive_each, delete_each
+from livethread.thread_id import thread_of_rollout_name
 
 
 @dataclass(slots=True)
@@ -50,6 +53,8 @@ class _Stored:
     thread: StoredThread
     lines: list[bytes]
     position: types.Position = types.START
+    #: Position of the task that set the name.
+    named_at: types.Position = types.START
     #: First-wins fields that a caller set explicitly.
     explicit_fields: set[str] = field(default_factory=set)
     #: Idempotency keys that are taken.
@@ -155,6 +160,14 @@ class InMemoryThreadStore:
         self._read(params.thread_id, include_archived=params.include_archived)
         return self._history(params.thread_id)
 
+    async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Return the items of the latest model context."""
+        items = (await self.load_history(params)).items
+        places = range(len(items) - 1, -1, -1)
+        start = context_start((place, items[place].type, items[place].payload) for place in places)
+        needed = items if start is None else (items[0], *items[start:])
+        return StoredModelContext(params.thread_id, needed)
+
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return the thread."""
         thread = self._read(params.thread_id, include_archived=params.include_archived)
@@ -175,13 +188,32 @@ class InMemoryThreadStore:
         stored = self._created(params.thread_id)
         receipt = self._receipt(stored)
         stored.thread = stored.metadata().update(params, is_explicit=True)
+        if "name" in params.patch.model_fields_set:
+            stored.named_at = receipt.position
         self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params))
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
-        """Raise `Unsupported`: there are no rollouts."""
-        raise Unsupported("read_thread_by_rollout_path")
+        """Return the thread whose id is in the name of the path: there are no files."""
+        thread_id = thread_of_rollout_name(params.rollout_path)
+        if thread_id is None:
+            raise InvalidRequest(f"{params.rollout_path[-200:]!r} is not the name of a rollout")
+        return await self.read_thread(
+            types.ReadThreadParams(
+                thread_id=thread_id,
+                include_archived=params.include_archived,
+                include_history=params.include_history,
+            )
+        )
+
+    async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Return the thread that got the name last."""
+        named = [stored for stored in self._stored.values() if stored.thread.name == params.name]
+        for stored in sorted(named, key=lambda stored: types.position_key(stored.named_at), reverse=True):
+            if stored.thread.archived_at is None or params.include_archived:
+                return stored.thread
+        raise ThreadNotFound(params.name, "no thread has this name")
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Return one page of threads whose name, or one of whose messages, matches; unranked."""
@@ -280,6 +312,12 @@ class InMemoryThreadStore:
         """Archive the thread."""
         return self._set_archived_at(params.thread_id, utc_now())
 
+    async def archive_threads(self, params: types.ArchiveThreadsParams) -> types.ThreadResults:
+        """Archive each thread."""
+        return await archive_each(
+            params.thread_ids, lambda id_: self.archive_thread(types.ArchiveThreadParams(thread_id=id_))
+        )
+
     async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Unarchive the thread."""
         return self._set_archived_at(params.thread_id, None)
@@ -291,6 +329,12 @@ class InMemoryThreadStore:
         del self._stored[params.thread_id]
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
+
+    async def delete_threads(self, params: types.DeleteThreadsParams) -> types.ThreadResults:
+        """Forget each thread."""
+        return await delete_each(
+            params.thread_ids, lambda id_: self.delete_thread(types.DeleteThreadParams(thread_id=id_))
+        )
 
     def _require_unneeded(self, thread_id: str) -> None:
         for stored in self._stored.values():

@@ -18,7 +18,7 @@ from typing import Any, Self
 from livethread import types
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.git_checkout import read_git
-from livethread.metadata import MemoryMode, StoredThread, StoredThreadHistory, ThreadMetadataPatch
+from livethread.metadata import MemoryMode, StoredModelContext, StoredThread, StoredThreadHistory, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import utc_now
 from livethread.observers import ThreadInitialized
@@ -207,14 +207,32 @@ class LiveThread:
                 await self._store.discard_thread(types.DiscardThreadParams(thread_id=self._thread_id))
                 self._is_open = False
 
-    async def load_history(self) -> StoredThreadHistory:
-        """Return the thread's items, including everything accepted through this handle."""
-        return await self._store.load_history(types.LoadThreadHistoryParams(thread_id=self._thread_id))
+    async def load_history(self, *, include_archived: bool = True) -> StoredThreadHistory:
+        """Return the thread's items, including everything accepted through this handle.
 
-    async def read_thread(self, *, include_history: bool = False) -> StoredThread:
-        """Return the thread's metadata, including everything accepted through this handle."""
+        Raises:
+            ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
+        """
+        return await self._store.load_history(self._history_params(include_archived))
+
+    async def load_latest_model_context(self, *, include_archived: bool = True) -> StoredModelContext:
+        """Return the items from which the latest model context is rebuilt: from the last compaction on, if there is one.
+
+        Raises:
+            ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
+        """
+        return await self._store.load_latest_model_context(self._history_params(include_archived))
+
+    async def read_thread(self, *, include_archived: bool = True, include_history: bool = False) -> StoredThread:
+        """Return the thread's metadata, including everything accepted through this handle.
+
+        Raises:
+            ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
+        """
         return await self._store.read_thread(
-            types.ReadThreadParams(thread_id=self._thread_id, include_history=include_history)
+            types.ReadThreadParams(
+                thread_id=self._thread_id, include_archived=include_archived, include_history=include_history
+            )
         )
 
     async def search_occurrences(
@@ -234,6 +252,9 @@ class LiveThread:
     async def rollout_path(self) -> Path | None:
         """Return the path of the rollout on the workers' host, or None if the store keeps no files."""
         return (await self.read_thread()).rollout_path
+
+    def _history_params(self, include_archived: bool) -> types.LoadThreadHistoryParams:
+        return types.LoadThreadHistoryParams(thread_id=self._thread_id, include_archived=include_archived)
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -249,6 +249,14 @@ class StoredThreadHistory:
     items: tuple[RolloutItem, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredModelContext:
+    """The items from which a thread's latest model context is rebuilt, in replay order; the ``session_meta`` comes first."""
+
+    thread_id: ThreadId
+    items: tuple[RolloutItem, ...]
+
+
 class StoredThread(Result):
     """A thread's metadata and, on request, its history."""
 

@@ -45,7 +45,10 @@ READ: Final[tuple[type[Any], ...]] = (
     types.ListItemsParams,
     types.UpdateThreadMetadataParams,
     types.ArchiveThreadParams,
+    types.ArchiveThreadsParams,
     types.DeleteThreadParams,
+    types.DeleteThreadsParams,
+    types.FindThreadByNameParams,
     metadata.ThreadMetadataPatch,
     metadata.GitInfoPatch,
     RolloutItem,
@@ -60,8 +63,10 @@ READ: Final[tuple[type[Any], ...]] = (
 #: Models of output: results.
 WRITTEN: Final[tuple[type[Any], ...]] = (
     types.Receipt,
+    types.ThreadResults,
     metadata.StoredThread,
     metadata.StoredThreadHistory,
+    metadata.StoredModelContext,
     types.ThreadPage,
     types.ThreadSearchPage,
     types.OccurrencePage,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from livethread import types
-from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.observers import Observers
 
 
@@ -29,6 +29,28 @@ class ThreadReader(Protocol):
         """
         ...
 
+    async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Return the items from which the thread's latest model context is rebuilt.
+
+        These are the ``session_meta`` and everything from the turn of the last compaction on, if codex's rule
+        (`context_start`) allows it, or else the whole history. It takes as long as what it returns.
+
+        Raises:
+            ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
+        """
+        ...
+
+    async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Return the thread of this name; of several, the one that got the name last, as in codex.
+
+        Like a listing, it shows only what is applied.
+
+        Raises:
+            ThreadNotFound: no thread has this name, or only archived ones have it and *params* exclude them. Its
+                ``thread_id`` is the name.
+        """
+        ...
+
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history on request.
 
@@ -42,8 +64,8 @@ class ThreadReader(Protocol):
 
         Raises:
             InvalidRequest: the path leads out of the home, or does not name a rollout.
-            ThreadNotFound: no such file, or the thread is archived and *params* exclude archived threads.
-            Unsupported: the store keeps no files.
+            ThreadNotFound: no such file, or the thread is archived and *params* exclude archived threads. In memory there
+                are no files: the path's name says which thread it is.
         """
         ...
 
@@ -187,6 +209,13 @@ class ThreadStore(ThreadReader, Protocol):
         """
         ...
 
+    async def archive_threads(self, params: types.ArchiveThreadsParams) -> types.ThreadResults:
+        """Archive several threads, each as `archive_thread` does, and return what became of each.
+
+        A thread that fails does not keep the others from being archived. Repeating the call is harmless.
+        """
+        ...
+
     async def unarchive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Make an archived thread active again, in order with its appends; an active thread does not change.
 
@@ -205,5 +234,13 @@ class ThreadStore(ThreadReader, Protocol):
         Raises:
             ThreadNotFound: no such thread.
             InvalidRequest: forks read the history that they share with it from its rollout, or are attached to it.
+        """
+        ...
+
+    async def delete_threads(self, params: types.DeleteThreadsParams) -> types.ThreadResults:
+        """Delete several threads, each as `delete_thread` does, and return what became of each.
+
+        A thread that fails does not keep the others from being deleted. A thread that is gone counts as done, so the call
+        can be repeated.
         """
         ...

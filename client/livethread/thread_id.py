@@ -18,6 +18,12 @@ _UUID_IN_ANY_CASE: Final = _CANONICAL_UUID.pattern.replace("a-f", "A-Fa-f")
 CANONICAL_ID_SCHEMA: Final = {"type": "string", "format": "uuid", "pattern": f"^{_CANONICAL_UUID.pattern}$"}
 
 
+#: How the path of a rollout ends.
+_ROLLOUT_NAME: Final = re.compile(
+    rf"(?:^|/)rollout-[0-9T-]+-({_CANONICAL_UUID.pattern})(?:_[0-9a-f-]+)?\.jsonl(?:\.zst)?$"
+)
+
+
 @lru_cache(maxsize=1024)  # a session passes the same id with every call
 def _canonical(value: str) -> str:
     text = value.lower()
@@ -42,6 +48,12 @@ def canonical_thread_id(text: str) -> ThreadId | None:
         return _canonical(text)
     except ValueError:
         return None
+
+
+def thread_of_rollout_name(path: str) -> ThreadId | None:
+    """Return the thread id in the name of the rollout *path*; None if it is not the name of a rollout."""
+    named = _ROLLOUT_NAME.search(path)
+    return named[1] if named else None
 
 
 def new_thread_id() -> ThreadId:

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from livethread import types
 from livethread.live_thread import LiveThread
-from livethread.metadata import ThreadMetadataPatch
+from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.store import ThreadStore
+
+logger = logging.getLogger(__name__)
+
+#: What a sub-agent's thread has from its parent, unless the caller says otherwise.
+_INHERITED: Final = ("session_id", "cwd", "model_provider", "originator", "cli_version", "memory_mode")
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadShutdownReport:
+    """What became of each thread of a bounded shutdown; the ids are sorted."""
+
+    #: Flushed, closed, and no longer loaded.
+    completed: tuple[str, ...] = ()
+    #: Still loaded, each with its error.
+    failed: dict[str, Exception] = field(default_factory=dict)
+    #: Still loaded: they were not flushed in time.
+    timed_out: tuple[str, ...] = ()
 
 
 class ThreadManager:
@@ -26,11 +47,62 @@ class ThreadManager:
         self._collect_git = collect_git
         self._strict = strict
         self._loaded: dict[str, LiveThread] = {}
+        #: Parents of threads that this manager created: a thread without an item is in no listing.
+        self._parents: dict[str, str | None] = {}
+        self._observers: dict[object, Callable[[LiveThread], None]] = {}
 
     async def create_thread(self, params: types.CreateThreadParams) -> LiveThread:
         """Open a new thread and keep it loaded."""
         created = await LiveThread.create(self._store, params, strict=self._strict, collect_git=self._collect_git)
-        return self._load(created)
+        thread = self._load(created)
+        self._parents[thread.thread_id] = params.parent_thread_id
+        for observer in tuple(self._observers.values()):
+            try:
+                observer(thread)
+            except Exception:
+                logger.exception("an observer of created threads failed", extra={"thread_id": thread.thread_id})
+        return thread
+
+    async def spawn_subagent(
+        self, parent_thread_id: str, params: types.CreateThreadParams | None = None
+    ) -> LiveThread:
+        """Open a new thread for a sub-agent of another thread, and keep it loaded.
+
+        Session, working directory, provider, client and memory mode are the parent's, unless *params* set them. The source
+        says, as in codex, which thread spawned it, at which depth, and the agent's nickname, role and path.
+
+        Raises:
+            ThreadNotFound: there is no such parent, or it has no item yet.
+        """
+        params = params or types.CreateThreadParams()
+        parent = await self._store.read_thread(types.ReadThreadParams(thread_id=parent_thread_id))
+        return await self.create_thread(_of_subagent(parent, params))
+
+    def subscribe_thread_created(self, observer: Callable[[LiveThread], None]) -> Callable[[], None]:
+        """Call *observer* with each thread that this manager creates from now on; return the function that ends it.
+
+        Observers run in the event loop and must not block. An observer that raises is logged; the others go on.
+        """
+        subscription = object()
+        self._observers[subscription] = observer
+        return lambda: self._observers.pop(subscription, None) and None
+
+    async def list_agent_subtree_thread_ids(self, thread_id: str) -> list[str]:
+        """Return *thread_id* and the threads that it spawned, directly or through others: archived ones, too.
+
+        These are the threads that are applied, from the oldest on, and then the loaded ones that are not listed yet.
+        """
+        found = dict.fromkeys([types.ReadThreadParams(thread_id=thread_id).thread_id])
+        stored: list[StoredThread] = []
+        for archived in (False, True):
+            stored += await self._descendants(thread_id, archived=archived)
+        found |= dict.fromkeys(
+            thread.thread_id for thread in sorted(stored, key=lambda thread: (thread.created_at, thread.thread_id))
+        )
+        for thread in self.loaded():  # in the order of their creation: a parent comes first
+            if self._parents.get(thread.thread_id) in found:
+                found[thread.thread_id] = None
+        return list(found)
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> LiveThread:
         """Return the loaded thread, or reopen it and keep it loaded. An exclusive opening always reopens it."""
@@ -42,11 +114,17 @@ class ThreadManager:
             return thread
         return self._load(resumed)
 
+    def remove_thread(self, thread_id: str) -> LiveThread | None:
+        """Return the thread if it is loaded, and keep it loaded no longer. It stays open: its owner closes it."""
+        thread = self.get(thread_id)
+        self._forget(thread_id)
+        return thread
+
     def get(self, thread_id: str) -> LiveThread | None:
         """Return the thread if it is loaded."""
         thread = self._loaded.get(thread_id)
         if thread is not None and not thread.is_open:
-            del self._loaded[thread_id]
+            self._forget(thread_id)
             return None
         return thread
 
@@ -77,6 +155,84 @@ class ThreadManager:
         if errors:
             raise ExceptionGroup("some threads could not be shut down", errors)
 
+    async def shutdown_all_threads_bounded(self, timeout_s: float) -> ThreadShutdownReport:
+        """Flush and close all loaded threads concurrently, for at most *timeout_s*, and say what became of each.
+
+        Threads that were not closed stay loaded, so that the call can be repeated.
+        """
+        threads = sorted(self.loaded(), key=lambda thread: thread.thread_id)
+        outcomes = await asyncio.gather(
+            *(_shut_down(thread, timeout_s) for thread in threads), return_exceptions=True
+        )
+        ended = dict(zip([thread.thread_id for thread in threads], outcomes, strict=True))
+        return ThreadShutdownReport(
+            completed=tuple(id_ for id_, error in ended.items() if error is None),
+            failed={
+                id_: error
+                for id_, error in ended.items()
+                if isinstance(error, Exception) and not isinstance(error, TimeoutError)
+            },
+            timed_out=tuple(id_ for id_, error in ended.items() if isinstance(error, TimeoutError)),
+        )
+
+    async def _descendants(self, thread_id: str, *, archived: bool) -> list[StoredThread]:
+        relation = types.ThreadRelationFilter(kind=types.RelationKind.DESCENDANTS, thread_id=thread_id)
+        found: list[StoredThread] = []
+        cursor: str | None = None
+        while True:
+            page = await self._store.list_threads(
+                types.ListThreadsParams(
+                    page_size=1000,
+                    cursor=cursor,
+                    archived=archived,
+                    relation_filter=relation,
+                    include_without_preview=True,
+                    include_attached_threads=True,
+                )
+            )
+            found += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+    def _forget(self, thread_id: str) -> None:
+        self._loaded.pop(thread_id, None)
+        self._parents.pop(thread_id, None)
+
     def _load(self, thread: LiveThread) -> LiveThread:
         self._loaded[thread.thread_id] = thread
         return thread
+
+
+async def _shut_down(thread: LiveThread, timeout_s: float) -> None:
+    async with asyncio.timeout(timeout_s):
+        await thread.shutdown(timeout_s + 1)  # the store's own limit must not come first
+
+
+def _of_subagent(parent: StoredThread, params: types.CreateThreadParams) -> types.CreateThreadParams:
+    """Return *params* with what a sub-agent's thread has from its *parent*."""
+    given = params.model_fields_set
+    spawn: dict[str, Any] = {
+        "parent_thread_id": parent.thread_id,
+        "depth": _depth(parent) + 1,
+        "agent_path": params.agent_path,
+        "agent_nickname": params.agent_nickname,
+        "agent_role": params.agent_role,
+    }
+    update: dict[str, Any] = {name: getattr(parent, name) for name in _INHERITED if name not in given}
+    update["parent_thread_id"] = parent.thread_id
+    if "git" not in given:
+        update["git"] = parent.git_info
+    if "source" not in given:
+        update["source"] = {"subagent": {"thread_spawn": spawn}}
+    if "thread_source" not in given:
+        update["thread_source"] = "subagent"
+    return params.model_copy(update=update)
+
+
+def _depth(thread: StoredThread) -> int:
+    """Return how many spawns are between a root thread and this one."""
+    kind = thread.source.get("subagent") if isinstance(thread.source, dict) else None
+    spawn = kind.get("thread_spawn") if isinstance(kind, dict) else None
+    depth = spawn.get("depth") if isinstance(spawn, dict) else None
+    return depth if isinstance(depth, int) else 0

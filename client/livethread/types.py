@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from livethread.errors import InvalidRequest
+from livethread.errors import InvalidRequest, ThreadStoreError
 from livethread.metadata import (
     DEFAULT_PROVIDER,
     GitInfo,
@@ -25,11 +25,18 @@ from livethread.thread_id import ThreadId, new_thread_id
 
 PageSize = Annotated[int, Field(ge=1, le=1000)]
 
+#: Threads of one call. A thread that is named twice counts once.
+ThreadIds = Annotated[tuple[ThreadId, ...], Field(min_length=1, max_length=1000)]
+
 #: A task's place in its thread's order. Opaque: sort by `position_key`.
 Position = Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+$")]
 
 #: Names an append for the life of its thread; see `AppendThreadItemsParams`. No control characters.
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
+
+_ErrorAsText = Annotated[
+    ThreadStoreError, PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"}, mode="serialization")
+]
 
 #: The position before the first task.
 START: Position = "0-0"
@@ -176,6 +183,14 @@ class ReadThreadByRolloutPathParams(Model):
     include_history: bool = False
 
 
+class FindThreadByNameParams(Model):
+    """Parameters for finding a thread by its name."""
+
+    #: The whole name, as it was given.
+    name: Annotated[str, Field(min_length=1)]
+    include_archived: bool = False
+
+
 class UpdateThreadMetadataParams(MetadataUpdate):
     """Parameters for patching a thread's metadata."""
 
@@ -189,10 +204,22 @@ class ArchiveThreadParams(Model):
     thread_id: ThreadId
 
 
+class ArchiveThreadsParams(Model):
+    """Parameters for archiving several threads."""
+
+    thread_ids: ThreadIds
+
+
 class DeleteThreadParams(Model):
     """Parameters for deleting a thread."""
 
     thread_id: ThreadId
+
+
+class DeleteThreadsParams(Model):
+    """Parameters for deleting several threads."""
+
+    thread_ids: ThreadIds
 
 
 class Receipt(Result):
@@ -203,6 +230,34 @@ class Receipt(Result):
     position: Position
     #: Items of a `LiveThread`'s append that the persistence policy dropped.
     dropped: Annotated[int, Field(ge=0)] = 0
+
+
+class ThreadResult(Result):
+    """What became of one thread of a call that changes several."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    thread_id: ThreadId
+    #: None if it failed, and if a thread to delete was gone already.
+    receipt: Receipt | None = None
+    #: Why it failed. In JSON, its message.
+    error: _ErrorAsText | None = None
+
+
+class ThreadResults(Result):
+    """What became of each thread of a call that changes several, in the order in which the call named them."""
+
+    results: tuple[ThreadResult, ...]
+
+    @property
+    def done(self) -> dict[str, Receipt | None]:
+        """The receipt of each thread that was changed; None if a thread to delete was gone already."""
+        return {result.thread_id: result.receipt for result in self.results if result.error is None}
+
+    @property
+    def failed(self) -> dict[str, ThreadStoreError]:
+        """Why each of the others was not changed."""
+        return {result.thread_id: result.error for result in self.results if result.error is not None}
 
 
 class ThreadSortKey(StrEnum):

@@ -25,6 +25,9 @@ SEARCH_THREADS_TASK = "livethread.search_threads"
 SEARCH_OCCURRENCES_TASK = "livethread.search_occurrences"
 LIST_TURNS_TASK = "livethread.list_turns"
 LIST_ITEMS_TASK = "livethread.list_items"
+FIND_THREAD_BY_NAME_TASK = "livethread.find_thread_by_name"
+#: Say where a thread's latest model context starts.
+CONTEXT_START_TASK = "livethread.context_start"
 
 
 #: Field of the hash ``writers`` with the thread's newest epoch; writers' ids have no colon.

@@ -59,6 +59,6 @@ async def test_a_rebuild_restores_every_listing_after_the_index_is_deleted(tmp_p
 
     assert (report["threads"], report["unreadable"], report["duplicates"], report["busy"]) == (4, [], [], [])
     assert [livethread(tmp_path, "ls", "--all"), livethread(tmp_path, "ls", "--all", "--archived")] == before
-    next(tmp_path.rglob(f"rollout-*-{thread_id}.jsonl")).unlink()
+    next((tmp_path / "sessions").rglob(f"rollout-*-{thread_id}.jsonl")).unlink()
     assert livethread(tmp_path, "rebuild")["forgotten"] == 1
     assert [thread["thread_id"] for thread in livethread(tmp_path, "ls", "--all")["items"]].count(thread_id) == 0

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -37,6 +38,18 @@ class Codex:
     def takes_locks(self) -> bool:
         """Whether it locks a thread that it has loaded."""
         return self.version >= (0, 160)
+
+    @property
+    def migrates(self) -> bool:
+        """Whether it rewrites legacy rollouts as paginated ones."""
+        return self.version >= (0, 169)
+
+    def migrate(self, home: Path) -> list[str]:
+        """Have it rewrite every legacy rollout of *home*, and return what became of each."""
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_HOME": str(home), "TZ": "UTC"}
+        command = [str(self.path), "migrate-rollouts", "--apply", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=env, cwd=home)
+        return [outcome["status"] for outcome in json.loads(done.stdout)["outcomes"]]
 
 
 CODEXES = [Codex.at(path) for path in os.environ.get("LIVETHREAD_TEST_CODEX", "").split(os.pathsep) if path]

@@ -9,6 +9,7 @@ from tests.nodes.items import history, message, read, said, texts
 
 from livethread import (
     AppendThreadItemsParams,
+    ArchiveThreadParams,
     Conflict,
     CreateThreadParams,
     GitInfo,
@@ -435,3 +436,17 @@ async def test_rollout_path_is_none_in_memory_and_a_file_in_other_stores(store: 
 async def test_an_unknown_thread_cannot_be_resumed(store: ThreadStore) -> None:
     with pytest.raises(ThreadNotFound):
         await LiveThread.resume(store, ResumeThreadParams(thread_id=new_thread_id()))
+
+
+async def test_reads_of_an_archived_thread_can_be_refused(store: ThreadStore) -> None:
+    thread = await create(store)
+    await thread.append_items([message("one")])
+    whole = await thread.load_history()
+    await store.archive_thread(ArchiveThreadParams(thread_id=thread.thread_id))
+
+    assert (await thread.read_thread()).archived_at is not None
+    assert await thread.load_history() == whole
+    assert (await thread.load_latest_model_context()).items == whole.items
+    for read_it in (thread.read_thread, thread.load_history, thread.load_latest_model_context):
+        with pytest.raises(ThreadNotFound, match="it is archived"):
+            await read_it(include_archived=False)

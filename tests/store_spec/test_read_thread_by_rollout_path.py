@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.nodes.items import append, message, new_thread, read, update
+from tests.nodes.items import append, message, read, update
 from tests.store_spec import kinds
 from tests.store_spec.operations import archive, home_of, path_of, stored
 
@@ -15,7 +15,6 @@ from livethread import (
     ThreadMetadataPatch,
     ThreadNotFound,
     ThreadStore,
-    Unsupported,
     new_thread_id,
 )
 
@@ -163,10 +162,19 @@ async def test_a_missing_rollout_is_not_found(store: ThreadStore) -> None:
 
 
 @pytest.mark.parametrize("kind", [kinds.MEMORY])
-async def test_a_store_without_files_does_not_support_reads_by_path(store: ThreadStore) -> None:
-    await append(store, await new_thread(store), message("one"))
+async def test_without_files_the_name_of_the_path_says_which_thread_it_is(store: ThreadStore) -> None:
+    thread_id = await stored(store, message("one"))
+    path = f"sessions/2026/01/02/rollout-2026-01-02T03-04-05-{thread_id}.jsonl"
 
-    with pytest.raises(Unsupported, match=r"does not support read_thread_by_rollout_path$") as failure:
-        await by_path(store, "sessions/2026/01/02/x.jsonl")
-
-    assert failure.value.operation == "read_thread_by_rollout_path"
+    for spelled in (path, f"/home/.codex/{path}.zst", f"rollout-2026-01-02T03-04-05-{thread_id}_{thread_id}.jsonl"):
+        assert await by_path(store, spelled) == await read(store, thread_id)
+    found = await by_path(store, path, include_history=True)
+    assert found.history == await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))
+    await archive(store, thread_id)
+    assert (await by_path(store, path)).archived_at is not None
+    with pytest.raises(ThreadNotFound, match="it is archived"):
+        await by_path(store, path, include_archived=False)
+    with pytest.raises(ThreadNotFound):
+        await by_path(store, f"rollout-2026-01-02T03-04-05-{new_thread_id()}.jsonl")
+    with pytest.raises(InvalidRequest):
+        await by_path(store, f"sessions/2026/01/02/{thread_id}.jsonl")

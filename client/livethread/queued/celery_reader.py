@@ -6,6 +6,7 @@ Histories come in pages: no message grows with its thread.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,9 +15,11 @@ from kombu.exceptions import OperationalError
 
 from livethread import types
 from livethread.errors import Unavailable, Unsupported
-from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
+from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, items_of
+from livethread.rollout.model_context import ContextStart
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:
@@ -48,15 +51,20 @@ class CeleryReader:
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return all items of a thread; they come in pages."""
-        lines: list[str] = []
-        start: int | None = 0
-        while start is not None:
-            arguments = {"params": params.model_dump(mode="json"), "start": start, "max_bytes": PAGE_BYTES}
-            page = await self._ask(names.LOAD_HISTORY_TASK, params.thread_id, arguments)
-            lines += page["lines"]
-            start = page["next"]
-        items = items_of(decode_line(line.encode(errors="surrogateescape")) for line in lines)
-        return StoredThreadHistory(thread_id=params.thread_id, items=items)
+        return StoredThreadHistory(params.thread_id, _items(await self._lines_from(params, 0)))
+
+    async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Return the items of the latest model context; they come in pages."""
+        found = await self._read(names.CONTEXT_START_TASK, params, ContextStart)
+        first: list[str] = []
+        if found.start is not None:
+            first, _ = await self._page(params, 0, max_bytes=1)  # the first line
+        lines = await self._lines_from(params, found.start or 0)
+        return StoredModelContext(params.thread_id, _items([*first, *lines]))
+
+    async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Return the thread of a name."""
+        return await self._read(names.FIND_THREAD_BY_NAME_TASK, params, StoredThread)
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history if *params* include it."""
@@ -85,6 +93,22 @@ class CeleryReader:
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of a thread's items."""
         return await self._read(names.LIST_ITEMS_TASK, params, types.ItemPage)
+
+    async def _lines_from(self, params: types.LoadThreadHistoryParams, start: int) -> list[str]:
+        """Return all lines of a thread from the offset *start* on."""
+        lines: list[str] = []
+        following: int | None = start
+        while following is not None:
+            page, following = await self._page(params, following, max_bytes=PAGE_BYTES)
+            lines += page
+        return lines
+
+    async def _page(
+        self, params: types.LoadThreadHistoryParams, start: int, *, max_bytes: int
+    ) -> tuple[list[str], int | None]:
+        arguments = {"params": params.model_dump(mode="json"), "start": start, "max_bytes": max_bytes}
+        page = await self._ask(names.LOAD_HISTORY_TASK, params.thread_id, arguments)
+        return page["lines"], page["next"]
 
     async def _read_thread(
         self, task: str, params: types.ReadThreadParams | types.ReadThreadByRolloutPathParams
@@ -136,3 +160,7 @@ class CeleryReader:
 
     async def _run(self, call: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def _items(lines: Iterable[str]) -> tuple[RolloutItem, ...]:
+    return items_of(decode_line(line.encode(errors="surrogateescape")) for line in lines)

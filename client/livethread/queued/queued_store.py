@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
 import uuid
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from redis.exceptions import RedisError
 
 from livethread import ordered_tasks, types
 from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound, Unavailable
-from livethread.metadata import MetadataUpdate, StoredThread, StoredThreadHistory
+from livethread.metadata import MetadataUpdate, StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
 from livethread.open_threads import OpenThreads
@@ -35,15 +34,12 @@ from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Budget, Submission, Writer
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
+from livethread.several_threads import archive_each, delete_each
 from livethread.store import ThreadReader
+from livethread.thread_id import thread_of_rollout_name
 from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
-
-#: How the name of a rollout ends.
-THREAD_ID_AT_END: Final = re.compile(
-    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9a-f-]{36})?\.jsonl(?:\.zst)?$"
-)
 
 
 @checking(Opener.require_loop)
@@ -211,12 +207,33 @@ class QueuedThreadStore:
 
         return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()), check=check)
 
+    async def archive_threads(self, params: types.ArchiveThreadsParams) -> types.ThreadResults:
+        """Enqueue one task for each thread, together."""
+        return await archive_each(
+            params.thread_ids, lambda id_: self.archive_thread(types.ArchiveThreadParams(thread_id=id_))
+        )
+
+    async def delete_threads(self, params: types.DeleteThreadsParams) -> types.ThreadResults:
+        """Enqueue one task for each thread, together."""
+        return await delete_each(
+            params.thread_ids, lambda id_: self.delete_thread(types.DeleteThreadParams(thread_id=id_))
+        )
+
     # -- reads ---------------------------------------------------------------------------------------------
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Read the items, after this store's own tasks are applied."""
         await self._progress.catch_up(params.thread_id)
         return await self._reader.load_history(params)
+
+    async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Read the end of the rollout, after this store's own tasks are applied."""
+        await self._progress.catch_up(params.thread_id)
+        return await self._reader.load_latest_model_context(params)
+
+    async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Find the thread without waiting for tasks."""
+        return await self._reader.find_thread_by_name(params)
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Read the thread, after this store's own tasks are applied."""
@@ -225,8 +242,8 @@ class QueuedThreadStore:
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Read the thread of a rollout, after this store's own tasks are applied."""
-        if named := THREAD_ID_AT_END.search(params.rollout_path):
-            await self._progress.catch_up(named[1])
+        if thread_id := thread_of_rollout_name(params.rollout_path):
+            await self._progress.catch_up(thread_id)
         return await self._reader.read_thread_by_rollout_path(params)
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:

@@ -1,4 +1,4 @@
-"""User messages, in each form that a rollout may hold."""
+"""Messages of users and agents, in each form that a rollout may hold."""
 
 from __future__ import annotations
 

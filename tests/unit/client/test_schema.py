@@ -19,6 +19,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from livethread import (
     AppendThreadItemsParams,
+    ArchiveThreadsParams,
     CreateThreadParams,
     GitInfo,
     GitInfoPatch,
@@ -46,6 +47,7 @@ from livethread.rollout.item import parse_items
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.schema import READ, WRITTEN, field_comments, schemas
+from livethread.thread_id import new_thread_id
 
 FOLDER = Path(__file__).parents[3] / "docs" / "schema"
 AT = datetime(2026, 11, 22, 12, 0, 0, 123_000, tzinfo=UTC)
@@ -418,10 +420,12 @@ async def results() -> dict[str, Any]:
         history = LoadThreadHistoryParams(thread_id=ID)
         return {
             "Receipt": receipt,
+            "ThreadResults": await store.archive_threads(ArchiveThreadsParams(thread_ids=(ID, new_thread_id()))),
+            "StoredModelContext": await store.load_latest_model_context(history),
             "StoredThread": await store.read_thread(ReadThreadParams(thread_id=ID, include_history=True)),
             "StoredThreadHistory": await store.load_history(history),
-            "ThreadPage": await store.list_threads(ListThreadsParams()),
-            "ThreadSearchPage": await store.search_threads(SearchThreadsParams(search_term="hi")),
+            "ThreadPage": await store.list_threads(ListThreadsParams(archived=True)),
+            "ThreadSearchPage": await store.search_threads(SearchThreadsParams(search_term="hi", archived=True)),
             "OccurrencePage": await store.search_occurrences(SearchOccurrencesParams(thread_id=ID, search_term="h")),
             "TurnPage": await store.list_turns(ListTurnsParams(thread_id=ID, items_view=StoredTurnItemsView.FULL)),
             "ItemPage": await store.list_items(ListItemsParams(thread_id=ID)),

@@ -15,13 +15,14 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from livethread import errors, observers, ordered_tasks, types
-from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.open_threads import OpenThreads
 from livethread.opener import Opener, checking
 from livethread.ordered_tasks import OrderedTask
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
+from livethread.several_threads import archive_each, delete_each
 from livethread_config import Settings
 from livethread_worker.store.files import Home, locks
 from livethread_worker.store.files.open_threads import OpenThreadsFile
@@ -165,11 +166,31 @@ class LocalThreadStore:
             await self.read_thread(types.ReadThreadParams(thread_id=params.thread_id, is_deletable=True))
         return await self._change(params.thread_id, ordered_tasks.DeleteThread(at=utc_now()))
 
+    async def archive_threads(self, params: types.ArchiveThreadsParams) -> types.ThreadResults:
+        """Archive each thread."""
+        return await archive_each(
+            params.thread_ids, lambda id_: self.archive_thread(types.ArchiveThreadParams(thread_id=id_))
+        )
+
+    async def delete_threads(self, params: types.DeleteThreadsParams) -> types.ThreadResults:
+        """Delete each thread."""
+        return await delete_each(
+            params.thread_ids, lambda id_: self.delete_thread(types.DeleteThreadParams(thread_id=id_))
+        )
+
     # -- reads ---------------------------------------------------------------------------------------------
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return all items of a thread."""
         return await self._run(lambda: self._reader.load_history(params))
+
+    async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Return the items of a thread's latest model context, from the end of its rollout."""
+        return await self._run(lambda: self._reader.load_latest_model_context(params))
+
+    async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Return the thread of a name."""
+        return await self._run(lambda: self._reader.find_thread_by_name(params))
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history if *params* include it."""

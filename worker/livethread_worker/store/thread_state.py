@@ -73,6 +73,8 @@ class ThreadState:
     texts: list[TextLine] = field(default_factory=list)
     #: Whether the whole rollout was read again: the index must replace what it derived from the lines.
     is_reread: bool = False
+    #: Whether a line was read that carries over what codex dropped when it rewrote the rollout.
+    is_carried_over: bool = False
     #: Returns the ids of the turns that the index has of the thread, in order.
     stored_turns: Callable[[], Collection[str]] = field(default=tuple, compare=False, repr=False)
     _earlier_marks: dict[str, WriterMark] = field(default_factory=dict)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Killed, Mail, Store, item_line
+from tests.unit.worker.migration import migrate
 
 from livethread.metadata import GitInfo, MemoryMode, ThreadMetadataPatch
 from livethread.metadata_sync import ThreadMetadataSync
@@ -110,6 +111,10 @@ class World:
     def torn(self) -> None:
         """Have another program be killed while it writes a line."""
         self._write(b'{"timestamp":"2026-')
+
+    def migrate(self) -> None:
+        """Have codex rewrite a legacy rollout as a paginated one."""
+        migrate(self.store.path(self.mail))
 
     def cut(self, lines: int) -> None:
         """Cut off the last *lines* and half of the line before; their writers are gone, too."""
@@ -278,6 +283,7 @@ DAMAGE = [
     step("crash", COUNT),
     step("foreign", st.sampled_from(ITEMS)),
     step("torn"),
+    step("migrate"),
     step("cut", st.integers(0, 4)),
     step("lose_index"),
     step("reach_the_disk"),

@@ -31,8 +31,8 @@ from livethread import (
     ThreadMetadataPatch,
     ThreadNotFound,
 )
-from livethread.queued.queued_store import THREAD_ID_AT_END
 from livethread.rollout.lines import decode_line, items_of
+from livethread.thread_id import thread_of_rollout_name
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
@@ -204,9 +204,9 @@ async def test_a_fork_of_a_reverted_thread_that_is_reverted_itself(
 
 
 def test_the_path_of_a_reverted_rollout_names_its_thread() -> None:
-    found = THREAD_ID_AT_END.search(f"sessions/2026/11/22/rollout-2026-11-22T12-00-00-{A}_{OTHER}.jsonl.zst")
+    path = f"sessions/2026/11/22/rollout-2026-11-22T12-00-00-{A}_{OTHER}.jsonl.zst"
 
-    assert found is not None and found[1] == A  # noqa: PT018
+    assert thread_of_rollout_name(path) == A
 
 
 async def test_any_rollout_of_a_thread_leads_to_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -90,6 +91,7 @@ async def test_a_read_only_home_can_be_read(settings: Settings) -> None:
     """Our own folder cannot be created, as on a disk that is mounted read-only."""
     (settings.own_dir / "run").rmdir()
     (settings.own_dir / "quarantine").rmdir()
+    shutil.rmtree(settings.own_dir / "originals")
     settings.own_dir.rmdir()
     settings.own_dir.write_text("in the way")
 

@@ -66,6 +66,7 @@ class Home:
         self.own = root / OWN_FOLDER
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
+        self.originals = self.own / "originals"
         self.run = self.own / "run"
         #: Folders checked for symlinks, as spelled -> resolved, and the monotonic time at which to check them again.
         self._checked: dict[str, Path] = {}
@@ -74,7 +75,8 @@ class Home:
 
     def create(self) -> None:
         """Create the missing folders with mode 0700; existing ones keep their modes."""
-        for folder in (self.root, self.sessions, self.locks, self.own, self.run, self.quarantine):
+        own = (self.own, self.run, self.quarantine, self.originals)
+        for folder in (self.root, self.sessions, self.locks, *own):
             make_directory(folder)
 
     def thread_lock(self, thread_id: str) -> str:

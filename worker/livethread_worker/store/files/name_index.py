@@ -121,7 +121,7 @@ class NameCache:
 
 
 def read_names(home: Home) -> dict[str, str | None]:
-    """Return the current name of every thread in the name index; None for an empty one."""
+    """Return the current name of every thread in the name index, in the order of their lines; None for an empty one."""
     return {thread_id: line.name for thread_id, line in NameReader(home.session_index).read().items()}
 
 
@@ -148,7 +148,7 @@ class NameReader:
         self._end = 0
 
     def read(self) -> dict[str, NameLine]:
-        """Return each thread's last line, by the id as written there; an empty dict without a name index.
+        """Return each thread's last line, in order, by the id as written there; an empty dict without a name index.
 
         Raises:
             OSError: the name index cannot be read.
@@ -172,4 +172,5 @@ class NameReader:
             self._end = record.offset + record.size
             value = record.value or {}
             if isinstance(value.get("id"), str) and isinstance(value.get("thread_name"), str):
+                self._lines.pop(value["id"], None)  # in the order in which threads got their last names
                 self._lines[value["id"]] = NameLine(value["thread_name"] or None, value.get("updated_at"))

@@ -18,7 +18,7 @@ from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import item_of
 from livethread.rollout.old_forms import event_of_message, modern_record
-from livethread_worker.store.files import lineage
+from livethread_worker.store.files import lineage, originals, rewritten
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home, time_in_name
 from livethread_worker.store.files.scan import Record, idempotency_key_of, ordinal_of, scan_records, writer_mark
@@ -40,7 +40,7 @@ def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None
     earlier = _earlier(home, state.thread_id, path)
     family = lineage.resolve(home, path, file)
     if not earlier and not family.inherited:
-        return read_on(state, file)
+        return read_on(state, file, before=_before_rewrite(home, state.thread_id, path, file))
     reader = _Reader(state, _changed_at(file))
     offset = family.first.size
     state.inherited_bytes = family.inherited_bytes
@@ -58,7 +58,8 @@ def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None
     for rollout_id, each_path in own.items():
         part = parts.get(rollout_id or "")
         with open_rollout(each_path) as other:
-            reader.take_earlier(other, part, offset)
+            before = _before_rewrite(home, state.thread_id, each_path, other)
+            reader.take_earlier(other, part, offset, before)
         offset += part.end - part.begin if part else 0
     reader.finish()
     state.next_ordinal = family.first.base.end_ordinal if family.first.base else 0
@@ -77,10 +78,11 @@ def read_what_is_left(home: Home, state: ThreadState, file: BinaryIO) -> Record 
     return read_on(state, file)
 
 
-def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
+def read_on(state: ThreadState, file: BinaryIO, *, before: rewritten.Before | None = None) -> Record | None:
     """Add the lines of *file* after the state's committed length to *state*; return a torn last line, if any.
 
-    Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both.
+    Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both. If codex
+    rewrote the rollout, *before* has metadata and counters in place of the lines that it copied.
 
     If the thread's ``session_meta`` is not the first line, it counts from the beginning. A thread whose ``session_meta`` is
     lost begins with its first item; unless there are other threads' ``session_meta`` lines, for then the file may be theirs.
@@ -91,13 +93,33 @@ def read_on(state: ThreadState, file: BinaryIO) -> Record | None:
         if not record.is_complete and record.value is None:
             torn = record
             break
+        if before is not None and record.offset >= before.end:
+            reader.carry_over(before.state)
+            before = None
         state.rollout_bytes = record.offset + record.size
         if record.value is not None:
             if state.thread is None and reader.needs_meta(record.value):
                 reader.begin(find_meta(state.thread_id, file), record.value)
             reader.take(record, record.value, state.offset_in_history(record.offset))
+    if before is not None:
+        reader.carry_over(before.state)
     reader.finish()
     return torn
+
+
+def _before_rewrite(home: Home, thread_id: str, path: Path, file: BinaryIO) -> rewritten.Before | None:
+    """Return what the rollout *path* held when codex rewrote it; None if codex did not, or its original is gone.
+
+    Raises:
+        Internal: the original is damaged.
+    """
+    original = originals.find(home, path)
+    if original is None or not rewritten.is_paginated(file):
+        return None
+    state = ThreadState(thread_id)
+    with open_rollout(original) as lines:
+        read_on(state, lines)
+        return rewritten.Before(state, rewritten.end_of_copy(file, lines))
 
 
 def find_meta(thread_id: str, file: BinaryIO) -> Record | None:
@@ -188,15 +210,22 @@ class _Reader:
             self._state.next_ordinal = ordinal = max(self._state.next_ordinal, item.ordinal or 0)
             self._take_item(item.type, item.payload, record.offset - part.begin + offset, ordinal)
 
-    def take_earlier(self, file: BinaryIO, part: lineage.Inherited | None, offset: int) -> None:
-        """Add an earlier rollout of the thread, of which *part* is in its history, from *offset* on."""
+    def take_earlier(
+        self, file: BinaryIO, part: lineage.Inherited | None, offset: int, before: rewritten.Before | None
+    ) -> None:
+        """Add an earlier rollout of the thread, of which *part* is in its history, from *offset* on; see `read_on`."""
         state = self._state
         state.next_ordinal = 0
         begin, end = (part.begin, part.end) if part else (0, 0)
         for record in scan_records(file):
+            if before is not None and record.offset >= before.end:
+                self.carry_over(before.state)
+                before = None
             if record.value is not None:
                 is_kept = begin <= record.offset < end
                 self.take(record, record.value, record.offset - begin + offset if is_kept else None)
+        if before is not None:
+            self.carry_over(before.state)
 
     def take(self, record: Record, value: dict[str, Any], offset: int | None) -> None:
         """Add one line of the thread's own; *offset* is its place in the history, None if it was taken back."""
@@ -252,10 +281,29 @@ class _Reader:
         else:
             self._sync.add("session_meta", meta, at)
 
+    def carry_over(self, earlier: ThreadState) -> None:
+        """Take metadata, counters and idempotency keys from *earlier*, whatever the lines before this one said."""
+        state, thread = self._state, earlier.thread
+        if thread is None or self._metadata is None:
+            return
+        self._sync = ThreadMetadataSync.for_stored(thread)
+        state.explicit_fields.clear()
+        state.explicit_fields |= earlier.explicit_fields
+        thread = thread.model_copy(update={"history_mode": self._metadata.thread.history_mode})
+        self._metadata = MetadataState(thread, state.explicit_fields)
+        state.idempotency_keys |= earlier.idempotency_keys
+        for writer, mark in earlier.writers.items():
+            if mark.n >= state.mark(writer).n:
+                state.writers[writer] = mark
+
     def _take_patch(self, payload: Any) -> None:
         if self._metadata is None:
             return
         self._apply_facts(self._metadata)
+        if (earlier := rewritten.carried_over(self._state.thread_id, payload)) is not None:
+            self.carry_over(earlier)
+            self._state.is_carried_over = True
+            return
         if isinstance(payload, dict) and ARCHIVED_AT in payload:
             self._metadata.archive(parse_time(payload[ARCHIVED_AT]))
             return

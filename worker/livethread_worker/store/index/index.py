@@ -36,7 +36,7 @@ from livethread_worker.store.index.search_threads import search_threads
 from livethread_worker.store.index.state_cache import StateCache
 from livethread_worker.store.index.thread_rows import from_rows
 from livethread_worker.store.index.thread_writes import ThreadRows
-from livethread_worker.store.thread_state import ThreadState
+from livethread_worker.store.thread_state import ThreadState, WriterMark
 
 logger = logging.getLogger(__name__)
 
@@ -290,6 +290,13 @@ class Index:
         rows = self._connection.select(QUERIES["epoch"], thread_id=thread_id)
         return int(rows[0][0]) if rows else 0
 
+    def counters_and_keys(self, thread_id: str) -> tuple[dict[str, WriterMark], set[str]]:
+        """Return a thread's counters by writer, and its idempotency keys."""
+        marks, keys = (
+            self._connection.select(QUERIES[name], thread_id=thread_id) for name in ("all_writers", "all_keys")
+        )
+        return {row["writer"]: WriterMark(row["n"], row["lines"]) for row in marks}, {row["key"] for row in keys}
+
     def thread_ids(self) -> list[str]:
         """Return the ids of all threads."""
         return [row[0] for row in self._connection.select(QUERIES["thread_ids"])]
@@ -354,6 +361,10 @@ class Index:
             row[0]: row[1]
             for row in self._connection.select(QUERIES["names"], thread_ids=json.dumps(list(thread_ids)))
         }
+
+    def threads_named(self, name: str) -> list[str]:
+        """Return the ids of the threads of this name, the one that was updated last first."""
+        return [row[0] for row in self._connection.select(QUERIES["threads_named"], name=name)]
 
     def messages_and_turns(self, thread_id: str) -> tuple[set[int], set[int]]:
         """Return the digests of a thread's messages and the offsets of its turns."""

@@ -184,7 +184,7 @@ def forget(connection: sqlite3.Connection, thread_ids: Iterable[str], tables: It
 def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) -> None:
     """Delete turns and messages that are gone from rollouts that were read again.
 
-    A message that is still there keeps its row: later pages of a search by relevance leave out newer rows.
+    A message that is still in its line keeps its row: later pages of a search by relevance leave out newer rows.
     """
     if not rows:
         return
@@ -192,7 +192,9 @@ def _forget_lines(connection: sqlite3.Connection, rows: Sequence[ThreadRows]) ->
     kept = [
         {
             "thread_id": each.state.thread_id,
-            "digests": json.dumps([row["digest"] for row in (*each.messages, _name_row(each.state))]),
+            "kept": json.dumps([
+                f"{row['digest']}:{row['ordinal']}" for row in (*each.messages, _name_row(each.state))
+            ]),
         }
         for each in rows
         if each.state.thread_id in known

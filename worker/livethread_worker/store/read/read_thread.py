@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from livethread import errors, types
 from livethread.metadata import StoredThread
+from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.heirs import require_unneeded
@@ -29,6 +31,26 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
     if params.is_deletable:
         require_unneeded(home, index, params.thread_id)
     return _with_history(home, thread) if params.include_history else thread
+
+
+def find_thread_by_name(
+    home: Home, index: Index, names: name_index.NameCache, params: types.FindThreadByNameParams
+) -> StoredThread:
+    """Return the thread of a name: of several, the one that the name index names last, as in codex.
+
+    Threads that the name index lacks come after those: the index knows their names from their rollouts.
+
+    Raises:
+        ThreadNotFound: no thread has this name, or only archived ones have it and the caller did not include them.
+    """
+    known = names.names()
+    named_last_first = [thread_id for thread_id in reversed(known) if known[thread_id] == params.name]
+    others = [thread_id for thread_id in index.threads_named(params.name) if thread_id not in known]
+    for thread_id in filter(canonical_thread_id, [*named_last_first, *others]):
+        wanted = types.ReadThreadParams(thread_id=thread_id, include_archived=params.include_archived)
+        with suppress(errors.ThreadNotFound):  # it has no rollout any more, or was never stored
+            return read_thread(home, index, wanted).model_copy(update={"name": params.name})
+    raise errors.ThreadNotFound(params.name, "no thread has this name")
 
 
 def read_thread_by_rollout_path(

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from livethread import errors, types
-from livethread.metadata import StoredThread, StoredThreadHistory
+from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
+from livethread.rollout.model_context import ContextStart
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy
+from livethread_worker.store.files.name_index import NameCache
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
-from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
+from livethread_worker.store.read.model_context import find_context_start, load_latest_model_context
+from livethread_worker.store.read.read_thread import find_thread_by_name, read_thread, read_thread_by_rollout_path
 from livethread_worker.store.read.search_occurrences import search_occurrences
 from livethread_worker.store.read.thread_file import load_history, read_lines
 from livethread_worker.store.upkeep.refresh import Refresher
@@ -61,6 +64,7 @@ class LocalReader:
         #: Keeps the index in memory up to date, while the SQLite file cannot be used.
         self._fallback: Refresher | None = None
         self._sqlite_not_before = 0.0
+        self._names = NameCache(home)
 
     def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return all items of a thread."""
@@ -71,6 +75,20 @@ class LocalReader:
     ) -> tuple[list[str], int | None]:
         """Return one page of a thread's raw lines, and where the next one starts, if any."""
         return self._read_of(params.thread_id, lambda index: read_lines(self._home, index, params, start, max_bytes))
+
+    def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
+        """Return the items of a thread's latest model context."""
+        return self._read_of(params.thread_id, lambda index: load_latest_model_context(self._home, index, params))
+
+    def context_start(self, params: types.LoadThreadHistoryParams) -> ContextStart:
+        """Return where a thread's latest model context starts."""
+        return self._read_of(params.thread_id, lambda index: find_context_start(self._home, index, params))
+
+    def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
+        """Return the thread of a name."""
+        return self._read(
+            Refresher.refresh_all, lambda index: find_thread_by_name(self._home, index, self._names, params)
+        )
 
     def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history if *params* include it."""

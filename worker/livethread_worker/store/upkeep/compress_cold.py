@@ -7,7 +7,7 @@ from collections.abc import Container
 from datetime import datetime
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files import compression, locks, quarantine
+from livethread_worker.store.files import compression, locks, originals, quarantine
 from livethread_worker.store.files.home import Home, is_compressed
 from livethread_worker.store.index import Index
 
@@ -56,6 +56,9 @@ def _compress(
     if stat.st_mtime >= before.timestamp() or stat.st_size != state.rollout_bytes:
         return None
     quarantine.move_other_form_away(home, path)
+    is_own_original = originals.is_linked(home, path)
     compressed = compression.compress(path)
+    if is_own_original:
+        originals.link(home, compressed)
     index.set_path(thread_id, home.relative(compressed))
     return stat.st_size, compressed.stat().st_size

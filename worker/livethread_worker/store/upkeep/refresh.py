@@ -150,7 +150,8 @@ class Refresher:
         elif lineage.is_paginated or self._differs(thread_id, path):
             path = self.home.live_rollout(path)
         if path is not None and (lineage.is_broken or self._differs(thread_id, path)):
-            self._read([(thread_id, path)], wait_s=LOCK_WAIT)
+            # codex may have rewritten a legacy rollout as a paginated one, and reverted it since.
+            self._read([(thread_id, self.home.live_rollout(path))], wait_s=LOCK_WAIT)
         self._refresh_names()
 
     # -- looking -------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Final, Self
 
 from livethread.errors import ThreadStoreError
 from livethread.ordered_tasks import AppendItems, MailboxEntry
-from livethread_worker.store.files import Home, locks, name_index
+from livethread_worker.store.files import Home, locks, name_index, originals
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.sync import Syncing, sync_now
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -65,6 +66,8 @@ class Batch:
         self._outcomes: dict[str, Outcome] = {}
         self._works: dict[str, ThreadWork] = {}
         self._rows: dict[str, ThreadRows] = {}
+        #: Rollouts whose originals are not needed once the batch is committed.
+        self._carried_over: dict[str, Path] = {}
         #: Recorders of lines that are not on disk yet.
         self._unsynced: dict[str, RolloutRecorder] = {}
 
@@ -127,6 +130,8 @@ class Batch:
         self._works[thread_id] = work
         if must_sync and recorder is not None:
             self._unsynced[thread_id] = recorder
+        if rollout.forgets_original and recorder is not None:
+            self._carried_over[thread_id] = recorder.path
 
     def commit(self) -> dict[str, Outcome]:
         """Sync the files to disk, commit the index, and return each thread's outcome.
@@ -147,6 +152,9 @@ class Batch:
         if stored is None:
             durable = {id_: work for id_, work in self._works.items() if id_ not in failed}
             stored = self._store(durable, lambda: True) or {}
+        for thread_id, path in self._carried_over.items():
+            if thread_id not in failed:  # even if the index was busy: the line is in the rollout
+                originals.forget(self._home, path)
         return self._outcomes | stored | {id_: Outcome.failed(error) for id_, error in failed.items()}
 
     @contextmanager
@@ -177,6 +185,7 @@ class Batch:
             name_index.set_name(home, work.state.thread_id, *work.renamed)
         assert recorder is not None
         if work.state.thread is None and recorder.is_new:
+            originals.forget(home, recorder.path)
             recorder.path.unlink()
             return False
         recorder.append(b"".join(work.lines))

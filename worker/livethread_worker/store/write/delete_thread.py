@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from livethread.ordered_tasks import MailboxEntry
+from livethread_worker.store.files import originals
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.files.name_index import forget_names
 from livethread_worker.store.files.replacement import unfinished
@@ -29,6 +30,7 @@ def remove_files(home: Home, thread_id: str) -> None:
     for path in home.rollouts_of(thread_id):
         for left in (unfinished(path), unfinished(other_form(path))):
             left.unlink(missing_ok=True)
+        originals.forget(home, path)
         path.unlink(missing_ok=True)
         sync_directory(path.parent)
     forget_names(home, thread_id)

@@ -13,17 +13,18 @@ from typing import Any, BinaryIO
 
 from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
+from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import decode_line, item_of
 from livethread.rollout.session_meta import lost_meta
 from livethread.types import START
-from livethread_worker.store.files import compression, name_index, quarantine
+from livethread_worker.store.files import compression, name_index, originals, quarantine, rewritten
 from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
 from livethread_worker.store.thread_state import BROKEN, ThreadState
-from livethread_worker.store.write.thread_work import ThreadWork
+from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_record
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class OpenRollout:
     work: ThreadWork
     #: None if the thread is only to be deleted.
     recorder: RolloutRecorder | None
+    #: Whether the rollout has an original that is not needed once this batch is committed.
+    forgets_original: bool = False
     #: Whether lines beyond the committed length were read, which may not be on disk.
     took_in: bool = False
 
@@ -71,7 +74,10 @@ def open_rollout(
     recorder = _recorder(stack, path, state, create=loaded is None and _creates(entries))
     if state.thread is not None:
         state.thread = archived_by_folder(home, state.thread, path)
-    if recorder.size < state.rollout_bytes:
+    is_rewritten = _is_rewritten(home, state, recorder)
+    if is_rewritten and state.thread is not None:
+        state.begin_again()
+    elif recorder.size < state.rollout_bytes:
         logger.error(
             "the rollout of thread %s is shorter than its committed length; another program cut it",
             thread_id,
@@ -92,7 +98,27 @@ def open_rollout(
         committed_up_to=committed_up_to,
         committed=committed,
     )
-    return OpenRollout(work, recorder, took_in)
+    forgets_original = is_rewritten and originals.find(home, path) is not None
+    if forgets_original and not state.is_carried_over and state.thread is not None:
+        record = encode_record(THREAD_METADATA_TYPE, rewritten.to_carry_over(state), state.thread.updated_at)
+        work.write(Line(record), seq=None)
+    return OpenRollout(work, recorder, forgets_original, took_in)
+
+
+def _is_rewritten(home: Home, state: ThreadState, recorder: RolloutRecorder) -> bool:
+    """Whether codex has put a paginated rollout in the place of this one; if it may still do so, keep the original."""
+    path = recorder.path
+    if recorder.is_new:
+        originals.link(home, path)
+    if recorder.is_new or originals.is_linked(home, path):
+        return False
+    is_known_paginated = state.thread is not None and state.thread.history_mode == PAGINATED
+    if is_known_paginated and originals.find(home, path) is None:
+        return False
+    if rewritten.is_paginated(recorder.file):
+        return True
+    originals.link(home, path)
+    return False
 
 
 def _recorder(stack: ExitStack, path: Path, state: ThreadState, *, create: bool) -> RolloutRecorder:

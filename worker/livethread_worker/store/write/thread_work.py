@@ -104,8 +104,8 @@ class ThreadWork:
             self.state.thread = self._metadata.thread
         self.state.applied = max(self.state.applied, self.position or START, key=position_key)
 
-    def write(self, line: Line, seq: str) -> None:
-        """Plan to write *line* of the task *seq*."""
+    def write(self, line: Line, seq: str | None) -> None:
+        """Plan to write *line* of the task *seq*; None if it belongs to no task."""
         state, offset = self.state, self.size
         numbered = number_line(line.body, state.next_ordinal, seq, line.idempotency_key)
         if line.is_meta:
@@ -120,18 +120,22 @@ class ThreadWork:
         self.size = offset + len(numbered)
 
 
-def number_line(line: bytes, ordinal: int, seq: str, idempotency_key: str | None = None) -> bytes:
+def number_line(line: bytes, ordinal: int, seq: str | None, idempotency_key: str | None = None) -> bytes:
     """Return *line* with the fields that the store adds after its timestamp, and with its end.
 
-    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task. codex skips
-    fields that it does not know, and ignores an integer ordinal in a legacy file.
+    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task, if there is
+    one. codex skips fields that it does not know, and ignores an integer ordinal in a legacy file.
     """
-    named = b"" if idempotency_key is None else b'"%b":%b,' % (KEY_FIELD.encode(), encode_json(idempotency_key))
+    ours = b'"ordinal":%d,' % ordinal
+    if seq is not None:
+        ours += b'"seq":"%b",' % seq.encode()
+    if idempotency_key is not None:
+        ours += b'"%b":%b,' % (KEY_FIELD.encode(), encode_json(idempotency_key))
     if timestamp := _TIMESTAMP_FIRST.match(line):
         end = timestamp.end()
-        return b'%b"ordinal":%d,"seq":"%b",%b%b\n' % (line[:end], ordinal, seq.encode(), named, line[end:])
+        return b"%b%b%b\n" % (line[:end], ours, line[end:])
     # Written by a client that puts its keys in a different order.
-    return b'{"ordinal":%d,"seq":"%b",%b%b\n' % (ordinal, seq.encode(), named, line.strip()[1:])
+    return b"{%b%b\n" % (ours, line.strip()[1:])
 
 
 #: How a line of our own clients begins.

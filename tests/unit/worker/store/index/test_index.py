@@ -388,7 +388,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
             "next_ordinal",
             "meta_offset",
             "before",
-            "digests",
+            "kept",
         ),
         "[]",
     )
@@ -406,6 +406,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
             "id",
             "changed_ns",
             "inode",
+            "name",
             "base_id",
             "inherited_bytes",
             "rollout_ids",

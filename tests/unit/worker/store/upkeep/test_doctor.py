@@ -204,7 +204,11 @@ def delete_the_index(patient: Patient) -> None:
 
 FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     unindex: [FaultKind.UNINDEXED_FILE],
-    delete_the_rollout: [FaultKind.ROW_WITHOUT_FILE, FaultKind.NAME_WITHOUT_THREAD],
+    delete_the_rollout: [
+        FaultKind.ROW_WITHOUT_FILE,
+        FaultKind.NAME_WITHOUT_THREAD,
+        FaultKind.ORIGINAL_WITHOUT_FILE,
+    ],
     move: [FaultKind.MOVED_FILE],
     grow: [FaultKind.LENGTH_MISMATCH],
     cut: [FaultKind.LENGTH_MISMATCH],

@@ -17,6 +17,12 @@ SELECT k.thread_id, k.key
   FROM json_each(:keys) AS p
  CROSS JOIN idempotency_keys AS k ON k.thread_id = json_extract(p.value, '$[0]') AND k.key = json_extract(p.value, '$[1]')
 
+-- all_writers --
+SELECT writer, n, lines FROM writers WHERE thread_id = :thread_id
+
+-- all_keys --
+SELECT key FROM idempotency_keys WHERE thread_id = :thread_id
+
 -- save_rollout --
 INSERT INTO rollouts
        (thread_id, path, rollout_bytes, next_ordinal, base_id, inherited_bytes, meta_offset, meta_bytes, applied,
@@ -169,7 +175,9 @@ SELECT id, thread_id, preview, title, name FROM threads
 DELETE FROM messages WHERE thread_id = :thread_id AND role = 'name'
 
 -- forget_messages --
-DELETE FROM messages WHERE thread_id = :thread_id AND digest NOT IN (SELECT value FROM json_each(:digests))
+-- Messages that are no longer in their lines. Each of *kept* is a digest and the number of a line.
+DELETE FROM messages
+ WHERE thread_id = :thread_id AND digest || ':' || ordinal NOT IN (SELECT value FROM json_each(:kept))
 
 -- delete_messages --
 DELETE FROM messages WHERE thread_id = :thread_id
@@ -250,6 +258,9 @@ SELECT thread_id FROM rollouts WHERE base_id IS NOT NULL AND inherited_bytes < 0
 
 -- names --
 SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_each(:thread_ids))
+
+-- threads_named --
+SELECT thread_id FROM threads WHERE name = :name ORDER BY updated_at DESC, thread_id DESC
 
 -- cwds --
 --- Every directory once. It reads the SQL index once for each, not for each thread.

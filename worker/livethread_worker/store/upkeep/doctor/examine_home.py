@@ -79,6 +79,7 @@ class HomeExamination:
                     if thread_id not in known:
                         self._examine_row(index, thread_id)
             self._examine_names(known)
+            self._examine_originals(known)
             # Once more, since a repair may have uncovered other faults.
             if index is not None and self.fix and (problem := self._examine_full_texts()):
                 self._add_fault(FaultKind.DAMAGED_INDEX, self.home.index, problem)
@@ -155,6 +156,17 @@ class HomeExamination:
             kept = repairs.forget_names(home, orphan_ids)
             for fault in faults:
                 fault.repair = f"name kept in {home.relative(kept)}" if kept else "removed meanwhile"
+
+    def _examine_originals(self, known: Container[str]) -> None:
+        """Examine the originals of threads without a rollout: another program deleted it."""
+        home = self.home
+        for path in sorted(home.originals.iterdir()) if home.originals.is_dir() else ():
+            thread_id = home.thread_of(path)
+            if thread_id is None or thread_id in known or home.find_rollout(thread_id) is not None:
+                continue
+            fault = self._add_fault(FaultKind.ORIGINAL_WITHOUT_FILE, path, "its rollout is gone", thread_id)
+            if self.fix:
+                fault.repair = f"kept in {home.relative(quarantine.move_away(home, path))}"
 
     def _examine_full_texts(self) -> str | None:
         """Examine the full texts; return what is wrong with them if only a rebuild of the whole index can help."""
@@ -275,7 +287,15 @@ def _reason(entry: os.DirEntry[str]) -> str:
 def _private_paths(home: Home) -> Iterator[Path]:
     """Yield the files and folders to which only the owner should have access."""
     index = (home.index.with_name(home.index.name + suffix) for suffix in ("", "-wal", "-shm"))
-    folders = (home.root, home.sessions, home.archived_sessions, home.locks, home.own, home.quarantine)
+    folders = (
+        home.root,
+        home.sessions,
+        home.archived_sessions,
+        home.locks,
+        home.own,
+        home.quarantine,
+        home.originals,
+    )
     for path in (*folders, home.session_index, *index):
         if path.exists():
             yield path

@@ -11,17 +11,31 @@ from functools import partial
 from pathlib import Path
 
 from livethread import errors
+from livethread.metadata import PAGINATED
 from livethread.model import format_time
+from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import encode_json
 from livethread.rollout.session_meta import lost_meta
-from livethread_worker.store.files import compression, lineage, name_index, rollout_reader, scan, sync
+from livethread.types import CreateThreadParams
+from livethread_worker.store.files import (
+    compression,
+    lineage,
+    name_index,
+    originals,
+    rewritten,
+    rollout_reader,
+    scan,
+    sync,
+)
 from livethread_worker.store.files.home import Home, other_form
+from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.heirs import continued_rollouts
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import thread_rows
-from livethread_worker.store.thread_state import BROKEN, ThreadState
+from livethread_worker.store.thread_state import BROKEN, ThreadState, WriterMark
 from livethread_worker.store.upkeep.doctor import bad_lines, repairs
 from livethread_worker.store.upkeep.doctor.faults import Fault, FaultKind
+from livethread_worker.store.write.thread_work import number_line
 
 
 @dataclass(slots=True)
@@ -48,6 +62,7 @@ class ThreadExamination:
                 self._add_fault(FaultKind.UNREADABLE_FILE, each, "it has no readable bytes; it is kept")
             else:
                 self._examine_content(each)
+        self._examine_originals()
         try:
             path = self._examine_name(path)
             read = self._read(path)
@@ -60,8 +75,11 @@ class ThreadExamination:
         if read is None:
             return
         path, state, torn = read
+        before_lines = len(self.faults)
         self._examine_lines(path, state, torn)
         is_repaired = any(fault.repair for fault in self.faults[count:])
+        if not any(fault.repair for fault in self.faults[before_lines:]):
+            is_repaired = self._examine_rewritten(path, state) or is_repaired
         if not is_repaired and state.thread is not None and self.index is not None:
             self._examine_row(self.index, path, state)
         elif is_repaired and self.index is not None and (repaired := self.home.find_rollout(self.thread_id)):
@@ -106,6 +124,63 @@ class ThreadExamination:
         first = next((path for path in readable if known and self.home.relative(path) == known[0]), readable[0])
         longest = max((first, *readable), key=lengths.__getitem__)
         return longest if all(_begins_with(longest, other) for other in readable) else first
+
+    def _originals(self) -> list[Path]:
+        paths = self.home.rollouts_of(self.thread_id)
+        return [original for path in paths if (original := originals.find(self.home, path)) is not None]
+
+    def _examine_originals(self) -> None:
+        """Move a damaged original to the quarantine: without it, the rollout is readable."""
+        for original in self._originals():
+            if _length(original) < 0:
+                self._add_fault(
+                    FaultKind.DAMAGED_FILE, original, "it cannot be read", partial(self._quarantine, original)
+                )
+
+    def _examine_rewritten(self, path: Path, state: ThreadState) -> bool:
+        """Examine whether codex rewrote a rollout of ours that has no original; return whether that was repaired."""
+        thread = state.thread
+        if thread is None or thread.history_mode != PAGINATED or state.is_carried_over:
+            return False
+        if self._originals():
+            return False
+        with compression.open_rollout(path) as file:
+            first = next(scan.scan_records(file), None)
+        if first is not None and first.value is not None and scan.writer_mark(first.value) is not None:
+            return False  # we began it as a paginated one
+        marks, keys = self.index.counters_and_keys(self.thread_id) if self.index is not None else ({}, set())
+        is_ours = thread.originator == CreateThreadParams.model_fields["originator"].default
+        if marks.keys() <= state.writers.keys() and keys <= state.idempotency_keys and not is_ours:
+            return False
+        detail = "codex rewrote it, and its original is gone; "
+        if not marks and not keys:
+            detail += "counters, idempotency keys and patches that it held are lost"
+            self._add_fault(FaultKind.REWRITTEN_FILE, path, detail)
+            return False
+        detail += "only the index knows its counters and idempotency keys, and patches that it held may be lost"
+        self._add_fault(FaultKind.REWRITTEN_FILE, path, detail, lambda: self._carry_over(path, state, marks, keys))
+        return self.fix
+
+    def _carry_over(self, path: Path, state: ThreadState, marks: dict[str, WriterMark], keys: set[str]) -> str:
+        """Write what the index knows into the rollout, with the thread as the index knew it before codex rewrote it."""
+        assert self.index is not None
+        assert state.thread is not None
+        known = self.index.read_thread(self.thread_id)
+        if known is not None and known.history_mode != PAGINATED:
+            state.thread = known
+        state.writers |= {writer: mark for writer, mark in marks.items() if mark.n > state.mark(writer).n}
+        state.idempotency_keys |= keys
+        line = encode_json({
+            "timestamp": format_time(state.thread.updated_at),
+            "type": THREAD_METADATA_TYPE,
+            "payload": rewritten.to_carry_over(state),
+        })
+        with RolloutRecorder.open(self._plain(path)) as recorder:
+            is_ended = os.pread(recorder.file.fileno(), 1, recorder.size - 1) == b"\n"
+            recorder.append(b"" if is_ended else b"\n")
+            recorder.append(number_line(line, state.next_ordinal, None))
+            os.fsync(recorder.file.fileno())
+        return "written into the rollout"
 
     def _read(self, path: Path) -> tuple[Path, ThreadState, scan.Record | None] | None:
         """Read the rollout, or the readable part of a damaged compressed one; return None if nothing is readable."""

@@ -55,6 +55,11 @@ class FaultKind(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     #: A rollout that a thread continues is missing or too short, so its history cannot be read. It is not repaired.
     BROKEN_LINEAGE = "broken_lineage"
+    #: codex rewrote the rollout, and its original is missing or damaged. What the index knows is written into the rollout;
+    #: without the index, counters, idempotency keys and patches from before are lost.
+    REWRITTEN_FILE = "rewritten_file"
+    #: An original has no rollout any more: it is moved to the quarantine.
+    ORIGINAL_WITHOUT_FILE = "original_without_file"
     #: A crash left an incomplete copy of a rollout: it is deleted.
     UNFINISHED_COPY = "unfinished_copy"
     #: Other users may read or write a file: only its owner gets access.
