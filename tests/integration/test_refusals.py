@@ -41,10 +41,12 @@ def arguments(operation: str, thread_id: str) -> Any:
     params_type = getattr(types, annotation.removeprefix("types."))
     values = {
         "thread_id": thread_id,
+        "thread_ids": (thread_id,),
         "items": parse_items([message("one")]),
         "rollout_path": "sessions/x.jsonl",
         "search_term": "one",
         "patch": ThreadMetadataPatch(name="x"),
+        "name": "x",
     }
     required = {name for name, field in params_type.model_fields.items() if field.is_required()}
     return params_type(**{name: values[name] for name in required})
@@ -175,13 +177,15 @@ async def main():
         if child := os.fork():
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         refused = 0
-        for store in queued, local:
-            for operation in OPERATIONS:
-                try:
-                    await getattr(store, operation)(arguments(operation, "019ad3f0-0000-7000-8000-000000000000"))
-                except InvalidRequest as error:
-                    refused += "after a fork, open a store" in str(error)
-        os._exit(0 if refused == 2 * len(OPERATIONS) else 1)
+        try:
+            for store in queued, local:
+                for operation in OPERATIONS:
+                    try:
+                        await getattr(store, operation)(arguments(operation, "019ad3f0-0000-7000-8000-000000000000"))
+                    except InvalidRequest as error:
+                        refused += "after a fork, open a store" in str(error)
+        finally:
+            os._exit(0 if refused == 2 * len(OPERATIONS) else 1)
 
 asyncio.run(main())
 """
