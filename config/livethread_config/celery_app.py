@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.loaders.app import AppLoader
 
 from livethread_config.celery_settings import celery_settings
@@ -58,10 +59,12 @@ class DeploymentApp(Celery):
         return url
 
 
-def deployment_app(name: str, settings: Settings) -> DeploymentApp:
+def deployment_app(name: str, settings: Settings, amqp: type[AMQP] = AMQP) -> DeploymentApp:
     """Return an application that connects to *settings*' Redis; it does not become the process's current one."""
     # Without fix-ups: the one for Django would set up the host process's site.
-    app = DeploymentApp(name, loader="livethread_config.celery_app:OwnLoader", set_as_current=False, fixups=[])
+    app = DeploymentApp(
+        name, amqp=amqp, loader="livethread_config.celery_app:OwnLoader", set_as_current=False, fixups=[]
+    )
     app.conf.update(celery_settings(settings))
     return app
 

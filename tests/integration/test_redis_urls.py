@@ -33,7 +33,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def tls_port(redis_server: RedisServer, certificates: Certificates) -> Iterator[int]:
-    with RedisProxy(redis_server, certificates.context()) as proxy:
+    with RedisProxy(redis_server, tls=certificates.context()) as proxy:
         yield proxy.port
 
 

@@ -57,9 +57,9 @@ class RedisProxy:
     Use as a context manager. The server may die and come back; until then, new connections are closed at once.
     """
 
-    def __init__(self, server: RedisServer, tls: ssl.SSLContext | None = None) -> None:
-        self._upstream = server.url.removeprefix("unix://").partition("?")[0]
-        self._path = server.folder / "proxy.sock"
+    def __init__(self, server: RedisServer, name: str = "proxy", tls: ssl.SSLContext | None = None) -> None:
+        self._upstream = _path_of(server)
+        self._path = server.folder / f"{name}.sock"
         self._tls = tls
         self.url = f"unix://{self._path}?db=0"  # without TLS; with it, use `port`
         #: Seconds by which each reply is delayed.
@@ -91,6 +91,10 @@ class RedisProxy:
     def port(self) -> int:
         """The TCP port of a proxy with TLS."""
         return int(self._server.sockets[0].getsockname()[1])
+
+    def lead_to(self, server: RedisServer) -> None:
+        """Connect new clients to *server*; open connections stay as they are."""
+        self._upstream = _path_of(server)
 
     def cut_all(self) -> None:
         """Cut all connections; clients may connect again."""
@@ -182,3 +186,7 @@ class RedisProxy:
                 break
         longest = max((len(cut.to) for cut in self._cuts), default=0)
         link.seen = seen[-(longest - 1) :] if longest > 1 else b""
+
+
+def _path_of(server: RedisServer) -> str:
+    return server.url.removeprefix("unix://").partition("?")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
+from livethread.queued.broker import Broker
 from livethread_config import Settings
 from livethread_config.celery_app import deployment_app
 from livethread_worker import tasks
@@ -11,7 +12,7 @@ from livethread_worker import tasks
 
 def create_app(settings: Settings) -> Celery:
     """Return an application that serves the queues of all shards. Make one per process: Celery caches pools per app."""
-    app = deployment_app("livethread", settings)
+    app = deployment_app("livethread", settings, Broker)
     app.remade_by = create_app, (settings,)
     app.conf.update(worker_consumer="livethread_worker.consumer:Consumer")
     tasks.register(app, settings)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from livethread.queued.outage import Outage
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:
@@ -30,19 +32,31 @@ def send(app: Celery, settings: Settings, task: str, shard: int, kwargs: dict[st
     """
     queue = names.queue_name(settings.key_prefix, shard)
     with app.producer_or_acquire() as producer:
-        if producer.channel.queue_declare(queue).message_count < MAX_QUEUED:
-            app.send_task(task, kwargs=kwargs, queue=queue, ignore_result=True, retry=False, producer=producer)
+        with suppress(RedisError):  # sending connects again, and reports what fails
+            if producer.channel.queue_declare(queue).message_count >= MAX_QUEUED:
+                return
+        app.send_task(
+            task,
+            kwargs=kwargs,
+            queue=queue,
+            producer=producer,
+            ignore_result=True,
+            # Once, on a new connection: the old one may be lost, or lead to a former master.
+            retry=True,
+            retry_policy={"max_retries": 1, "interval_start": 0},
+        )
 
 
 class Doorbell:
     """Rings from a thread of its own: publishing blocks for about a millisecond.
 
-    A doorbell that cannot be published is not tried again: a flush, the sweeper and every later enqueue ring again.
+    A doorbell that cannot be published is given up: a flush, the sweeper and every later enqueue ring again.
     """
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._outage = Outage(logger, "ring")
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-doorbell")
 
     def ring(self, shard: int) -> None:
@@ -57,4 +71,6 @@ class Doorbell:
         try:
             send(self._app, self._settings, names.DRAIN_TASK, shard, {"shard": shard})
         except (OperationalError, RedisError, OSError) as error:
-            logger.warning("ringing failed", extra={"action": "ring", "shard": shard, "error": type(error).__name__})
+            self._outage.begin(error, f"shard {shard} gets its doorbell later", shard=shard)
+        else:
+            self._outage.end()
