@@ -51,7 +51,7 @@ def test_ours_leads_to_the_redis_of_the_settings(theirs: None, settings: Setting
     assert [(each.transport_cls, each.hostname, each.virtual_host) for each in connections] == [
         ("redis", "ours", "1")
     ] * 3
-    assert app.backend.as_uri() == OURS
+    assert app.backend.as_uri() == "disabled://"
     assert (app.conf.task_always_eager, app.conf.task_routes) == (False, None)
 
 
