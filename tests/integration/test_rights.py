@@ -26,6 +26,8 @@ from livethread import (
     Settings,
     ThreadMetadataPatch,
 )
+from livethread.queued.celery_reader import CeleryReader
+from livethread_config.names import ShardKeys
 from livethread_worker.embedded.processes import settings_env
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +112,9 @@ async def test_the_documented_rights_suffice(
         await flush(store, thread_id)
         await LiveThread.resume(other, ResumeThreadParams(thread_id=thread_id, exclusive=True))
         assert texts(await history(other, thread_id)) == ["one"]
+        assert isinstance(other._reader, CeleryReader)
+        await other._reader._requests._withdraw(ShardKeys(PREFIX, 0), "a read that timed out")
+        assert (await store._mailboxes.circumstances(thread_id)).seen_at is not None
         path = (await other.read_thread(ReadThreadParams(thread_id=thread_id))).rollout_path
         assert path is not None
         path.rename(path.with_suffix(".away"))
