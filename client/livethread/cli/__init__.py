@@ -16,7 +16,7 @@ from livethread.errors import ThreadStoreError
 #: name -> (module, line of the help); in the order of the help.
 COMMANDS = {
     "demo": ("livethread.cli.demo", "See it work: ordered writes, killed workers, nothing lost."),
-    "up": ("livethread.cli.up", "Run Redis, workers and Flower on this machine."),
+    "up": ("livethread.cli.up", "Run Redis, workers, beat and Flower on this machine."),
     "ls": ("livethread.cli.ls", "List threads."),
     "search": ("livethread.cli.search", "Find what was said."),
     "show": ("livethread.cli.show", "Show one thread."),
@@ -88,5 +88,5 @@ def _explain_setting(error: ValueError) -> NoReturn:
 def main() -> None:
     """Durable, ordered persistence for agent threads.
 
-    Set up by LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL and more.
+    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
     """

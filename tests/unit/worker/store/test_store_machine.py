@@ -498,6 +498,8 @@ class Stores(RuleBasedStateMachine):
                 return thread.may_be_torn
             case FaultKind.ROW_WITHOUT_FILE | FaultKind.NAME_WITHOUT_THREAD:
                 return thread.may_haunt and not thread.is_stored
+            case FaultKind.BAD_LINE:
+                return thread.garbage > 0
             case _:
                 return False
 
