@@ -16,7 +16,7 @@ from livethread.errors import ThreadStoreError
 #: name -> (module, line of the help); in the order of the help.
 COMMANDS = {
     "demo": ("livethread.cli.demo", "See it work: ordered writes, killed workers, nothing lost."),
-    "up": ("livethread.cli.up", "Run Redis, workers, beat and Flower on this machine."),
+    "up": ("livethread.cli.up", "Run Redis, workers and Flower on this machine."),
     "ls": ("livethread.cli.ls", "List threads."),
     "search": ("livethread.cli.search", "Find what was said."),
     "show": ("livethread.cli.show", "Show one thread."),
