@@ -51,7 +51,7 @@ codex: .venv/.uv ## Install the versions of codex for test-codex, with npm
 .PHONY: test-codex
 test-codex: .venv/.test ## Run the tests with the real codex, installed with npm
 	LIVETHREAD_TEST_CODEX="$$(sh .ci/codex $(CODEX_VERSIONS))" && export LIVETHREAD_TEST_CODEX && \
-	$(BIN)/python -m pytest tests/codex $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/codex $(ARGS)
 
 .PHONY: bench
 bench: .venv/.bench ## Measure the queue, listing, rebuilding, reading and writing: make bench ARGS=--help
