@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 #: Most time that git gets.
 GIT_TIMEOUT_S: Final = 5.0
 
-#: git neither runs programs of the checkout nor writes to it, and asks nobody for a password.
+#: git runs no programs of the checkout, does not write to it, and never asks for a password.
 _COMMAND: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 _ENV: Final = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 

@@ -220,7 +220,7 @@ class PreparedFork(Result):
     fork_id: ThreadId = Field(default_factory=new_thread_id)
     #: Whether a fork can share the source's lines: it is paginated. Otherwise they are copied.
     is_shared: bool
-    #: None if the lines are copied, or there are none before the place.
+    #: None if the lines are copied, or if the fork inherits none.
     history_base: HistoryPosition | None = None
 
 

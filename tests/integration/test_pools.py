@@ -1,4 +1,4 @@
-"""A worker serves whatever its pool is made of, and says so if its tasks take turns."""
+"""A worker serves with every kind of pool, and warns if its tasks take turns."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from livethread import (
     Unavailable,
 )
 from livethread.errors import Internal
-from livethread.queued import read_requests
+from livethread.queued import doorbell
 from livethread_config import names
 from livethread_worker.drain import drain as drain_module
 from livethread_worker.reads import answers as answers_module
@@ -168,7 +168,7 @@ async def test_a_store_that_closes_withdraws_its_reads(settings: Settings, redis
 async def test_reads_that_no_worker_takes_are_refused_beyond_a_bound(
     settings: Settings, store: QueuedThreadStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_requests, "MAX_QUEUED", 3)
+    monkeypatch.setattr(doorbell, "MAX_QUEUED", 3)
     for n in range(3):
         read = load_history(store, UNKNOWN)
         await eventually(lambda n=n: redis.llen(queue_of(settings)) == n + 1, "the request")  # type: ignore[misc]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """An authority, and the certificate that it gave to ``localhost`` and nobody else."""
+    """A certificate authority, and the only certificate that it signed: ``localhost``'s."""
 
     authority: Path
     certificate: Path

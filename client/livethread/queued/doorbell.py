@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 MAX_QUEUED: Final = 1_000
 
 
-def send(app: Celery, settings: Settings, task: str, shard: int, kwargs: dict[str, Any]) -> None:
-    """Send a Celery task to *shard*'s queue, unless that is full.
+def send(
+    app: Celery, settings: Settings, task: str, shard: int, kwargs: dict[str, Any], *, kwargsrepr: str | None = None
+) -> bool:
+    """Send a Celery task to *shard*'s queue; return whether there was room for it.
 
     Raises:
         OperationalError, RedisError, OSError: the broker does not answer, or refuses.
@@ -34,10 +36,11 @@ def send(app: Celery, settings: Settings, task: str, shard: int, kwargs: dict[st
     with app.producer_or_acquire() as producer:
         with suppress(RedisError):  # sending connects again, and reports what fails
             if producer.channel.queue_declare(queue).message_count >= MAX_QUEUED:
-                return
+                return False
         app.send_task(
             task,
             kwargs=kwargs,
+            kwargsrepr=kwargsrepr,
             queue=queue,
             producer=producer,
             ignore_result=True,
@@ -45,6 +48,7 @@ def send(app: Celery, settings: Settings, task: str, shard: int, kwargs: dict[st
             retry=True,
             retry_policy={"max_retries": 1, "interval_start": 0},
         )
+    return True
 
 
 class Doorbell:

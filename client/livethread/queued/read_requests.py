@@ -10,7 +10,6 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from kombu.exceptions import OperationalError
@@ -18,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from livethread import errors
+from livethread.queued import doorbell
 from livethread.queued.connection import redis_errors_translated
 from livethread.queued.scripts import load_script
 from livethread_config import Settings, names
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 #: Maximum reads of a client that workers have to answer at the same time; later ones wait for their turn.
 CONCURRENT_READS: Final = 16
-
-#: Maximum Celery messages in a shard's queue: if no worker takes them, further reads are refused.
-MAX_QUEUED: Final = 1_000
 
 #: How long one call waits for a piece of an answer: Redis' reply must come within a connection's timeout.
 POP_TIMEOUT: Final = 2.0  # seconds
@@ -105,29 +102,18 @@ class ReadRequests:
     # -- sending -------------------------------------------------------------------------------------------
 
     async def _publish(self, task: str, thread_id: str | None, kwargs: dict[str, Any]) -> None:
-        queue = names.queue_name(self._settings.key_prefix, kwargs["shard"])
-
         def publish() -> None:
-            with self._app.producer_or_acquire() as producer:
-                with suppress(RedisError):  # sending connects again, and reports what fails
-                    waiting = producer.channel.queue_declare(queue=queue).message_count
-                    if waiting >= MAX_QUEUED:
-                        raise errors.Unavailable(
-                            f"{waiting} Celery messages wait in {queue}, and no worker takes them; the read was not sent. "
-                            "Start workers (celery --app livethread_worker.entrypoint worker)"
-                        )
-                self._app.send_task(
-                    task,
-                    kwargs=kwargs,
-                    queue=queue,
-                    producer=producer,
-                    ignore_result=True,
-                    kwargsrepr=f"{{'thread': {thread_id!r}}}",
+            shown = f"{{'thread': {thread_id!r}}}"
+            if not doorbell.send(self._app, self._settings, task, kwargs["shard"], kwargs, kwargsrepr=shown):
+                queue = names.queue_name(self._settings.key_prefix, kwargs["shard"])
+                raise errors.Unavailable(
+                    f"{doorbell.MAX_QUEUED} Celery messages wait in {queue}, and no worker takes them; the read was not "
+                    "sent. Start workers (celery --app livethread_worker.entrypoint worker)"
                 )
 
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, publish)
-        except (OperationalError, OSError, RuntimeError) as error:
+        except (OperationalError, RedisError, OSError, RuntimeError) as error:
             raise errors.Unavailable(f"asking a worker failed: {type(error).__name__}: {error}") from error
 
     # -- receiving -----------------------------------------------------------------------------------------

@@ -87,12 +87,12 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
 
 
 def lost_meta(thread_id: str) -> dict[str, Any]:
-    """Return a ``session_meta`` of which only the thread is known, with the fields that codex requires."""
+    """Return a ``session_meta`` with the fields that codex requires, when only the thread's id is known."""
     return {"id": thread_id, "originator": "", "cwd": "", "cli_version": ""}
 
 
 def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git: bool = False) -> dict[str, Any]:
-    """Return a complete copy of *meta* in which the values that differ from those of *thread* are replaced.
+    """Return a complete copy of *meta*, with *thread*'s values where they differ.
 
     codex takes every field from the thread's last ``session_meta``, so a copy that changes one field must repeat all
     others, also those that we do not know or read otherwise, and those that it requires. Only ``git`` and

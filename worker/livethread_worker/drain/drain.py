@@ -96,7 +96,7 @@ class Drain:
         linger = self._settings.drain_linger_ms / 1000
         has_worked = has_more = is_awaited = False
         while (now := time.monotonic()) < ends_at and not is_awaited:
-            # A doorbell without work is an old one, of which there may be many: it waits for nothing.
+            # If the first claim finds no work, the doorbell is an old one. There may be many, so do not linger.
             if self._apply_ready() or (has_worked and not has_more and self._mailbox.wait(linger)):
                 worked_at, has_worked, has_more = now, True, False
             else:
