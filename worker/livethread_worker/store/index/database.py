@@ -33,7 +33,7 @@ migrations = Migrations("livethread")
 
 
 @migrations()
-def m002_schema(db: Database) -> None:
+def m003_schema(db: Database) -> None:
     """Create everything."""
     # Not executescript(): it would commit the transaction that also records the migration.
     for statement in _statements(resources.files(__package__).joinpath("sql", "schema.sql").read_text("utf-8")):

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ thread_fields = st.fixed_dictionaries({
     "model_provider": st.sampled_from(PROVIDERS),
     "archived_at": st.sampled_from((None, None, None, AT)),
     "parent": st.none() | st.integers(0, 9),
+    "attached_to": st.none() | st.integers(0, 1),
     "name": st.none() | st.sampled_from(TEXTS),
     "title": st.none() | st.sampled_from(TEXTS),
     "preview": st.sampled_from(TEXTS),
@@ -129,8 +131,11 @@ filters = {
     "archived": st.just(True),
     "search_term": st.sampled_from(TERMS),
     "relation_filter": relations,
+    "attached_to_thread_id": st.integers(0, 1).map(thread_id),
 }
 orders = st.fixed_dictionaries({
+    "include_without_preview": st.booleans(),
+    "include_attached_threads": st.booleans(),
     "sort_key": st.sampled_from(types.ThreadSortKey),
     "sort_direction": st.sampled_from(types.SortDirection),
     "page_size": st.integers(1, 4),
@@ -157,9 +162,10 @@ def test_every_listing_equals_the_in_memory_stores(
     """Sorting in memory, merging values or reading an index: each gives the same page."""
     threads = []
     for n, values in enumerate(fields):
-        parent = values["parent"]
-        own = {key: value for key, value in values.items() if key != "parent"}
-        threads.append(thread(n, parent_thread_id=None if parent is None else thread_id(parent), **own))
+        own = {key: value for key, value in values.items() if key not in {"parent", "attached_to"}}
+        for field, key in (("parent_thread_id", "parent"), ("attached_to_thread_id", "attached_to")):
+            own[field] = None if values[key] is None else thread_id(values[key])
+        threads.append(thread(n, **own))
     fill(listed, *threads)
     memory = InMemoryThreadStore()
     memory._stored = {t.thread_id: _Stored(t, []) for t in threads}
@@ -169,9 +175,7 @@ def test_every_listing_equals_the_in_memory_stores(
         patch.setattr(list_threads_module, "SORT_LIMIT", few)
         patch.setattr(list_threads_module, "MERGED_VALUES", merged)
         for _ in range(len(threads) + 1):
-            params = types.ListThreadsParams.model_validate(
-                {"include_without_preview": True} | wanted | order | {"cursor": cursor}
-            )
+            params = types.ListThreadsParams.model_validate(wanted | order | {"cursor": cursor})
             page = listed.index.list_threads(params)
             expected = memory._page(params, lambda _: True)
             assert [t.thread_id for t in page.items] == [t.thread_id for t in expected.items]
@@ -180,6 +184,52 @@ def test_every_listing_equals_the_in_memory_stores(
             if cursor is None:
                 break
     assert cursor is None
+
+
+def steps(store: Store, read: Callable[[], object]) -> int:
+    """Return how many instructions SQLite needs for what *read* reads."""
+    count = 0
+
+    def note() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    store.index.db.conn.set_progress_handler(note, 1)
+    read()
+    store.index.db.conn.set_progress_handler(None, 1)
+    return count
+
+
+@pytest.mark.parametrize("hidden", [{"preview": ""}, {"attached_to_thread_id": thread_id(1)}], ids=str)
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"cwd_filters": ["/a"]},
+        {"allowed_sources": ["cli"]},
+        {"model_providers": ["azure"]},
+        {"relation_filter": {"kind": "direct_children", "thread_id": thread_id(2)}},
+    ],
+    ids=str,
+)
+def test_hidden_threads_cost_a_page_nothing(listed: Store, hidden: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def made(n: int, **fields: Any) -> StoredThread:
+        at = AT + timedelta(minutes=n)
+        times = dict.fromkeys(("created_at", "updated_at", "recency_at"), at)
+        shared = {"cwd": "/a", "source": "cli", "model_provider": "azure", "parent_thread_id": thread_id(2)}
+        return thread(n, **{"preview": "asked"} | shared | times | fields)
+
+    costs: list[list[int]] = []
+    for many in (10, 300):
+        fill(listed, made(1), made(2), *(made(n, **hidden) for n in range(3, many)))
+        listings = [types.ListThreadsParams.model_validate(wanted | {"sort_key": key}) for key in types.ThreadSortKey]
+        assert [[t.thread_id for t in listed.index.list_threads(each).items] for each in listings] == [
+            [thread_id(2), thread_id(1)]
+        ] * len(listings)
+        costs.append([steps(listed, partial(listed.index.list_threads, each)) for each in listings])
+
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize("few", [0, list_threads_module.SORT_LIMIT])

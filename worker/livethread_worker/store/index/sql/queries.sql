@@ -223,11 +223,17 @@ SELECT thread_id, path, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT v
 SELECT thread_id, path, rollout_bytes FROM rollouts WHERE thread_id < :thread_id ORDER BY thread_id DESC LIMIT :limit
 
 -- rollouts_updated_last --
+-- Merged from four parts of the SQL index, as listings do.
 SELECT r.thread_id, r.path, r.rollout_bytes
-  FROM threads AS t INDEXED BY threads_by_updated_slot
+  FROM (SELECT thread_id, updated_slot FROM threads INDEXED BY threads_by_updated_slot WHERE is_archived = 0 AND hidden = 0
+         UNION ALL
+        SELECT thread_id, updated_slot FROM threads INDEXED BY threads_by_updated_slot WHERE is_archived = 0 AND hidden = 1
+         UNION ALL
+        SELECT thread_id, updated_slot FROM threads INDEXED BY threads_by_updated_slot WHERE is_archived = 0 AND hidden = 2
+         UNION ALL
+        SELECT thread_id, updated_slot FROM threads INDEXED BY threads_by_updated_slot WHERE is_archived = 0 AND hidden = 3
+         ORDER BY updated_slot DESC LIMIT :limit) AS t
  CROSS JOIN rollouts AS r ON r.thread_id = t.thread_id
- WHERE t.is_archived = 0
- ORDER BY t.updated_slot DESC LIMIT :limit
 
 -- folders --
 SELECT path, changed_ns, inode FROM folders
