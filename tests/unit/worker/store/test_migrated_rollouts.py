@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,46 @@ def test_a_deleted_thread_leaves_no_original(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.delete())
 
     assert list(store.home.originals.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [migrate, lambda _: None], ids=["migrated", "as it was"])
+def test_a_thread_that_another_program_deletes_leaves_no_original(
+    store: Store, mail: Mail, change: Callable[[Path], object]
+) -> None:
+    other = Mail(2)
+    write_thread(store, mail)
+    write_thread(store, other)
+    store.index.mark_complete()
+    change(store.path(mail))
+    store.path(mail).unlink()
+
+    Refresher(store.home, store.index).refresh_all()
+
+    assert store.index.thread_ids() == [other.thread_id]
+    assert originals.of_threads(store.home, {mail.thread_id, other.thread_id}) == [
+        store.home.originals / store.path(other).name
+    ]
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_originals_stay_while_the_folder_of_their_rollouts_is_away(
+    store: Store, mail: Mail, *, is_archived: bool
+) -> None:
+    write_thread(store, mail)
+    store.index.mark_complete()
+    if is_archived:
+        store.apply(mail, mail.archive())
+    kept = store.home.originals / store.path(mail).name
+    folder = store.home.archived_sessions if is_archived else store.home.sessions
+    folder.rename(store.home.root / "away")
+
+    Refresher(store.home, store.index).refresh_all()
+
+    assert store.index.thread_ids() == [mail.thread_id]
+    assert kept.exists()
+    if not is_archived:
+        assert FaultKind.ORIGINAL_WITHOUT_FILE not in dict(kinds(store, fix=True))
+        assert kept.exists()
 
 
 # -- what doctor says --------------------------------------------------------------------------------------
