@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from livethread.cursor import decode_cursor, encode_cursor
-from livethread.directories import same_directory
 from livethread.metadata import SessionSource
 from livethread.rollout.lines import encode_json
 from livethread.rollout.search_text import folded_term
 from livethread.types import ListThreadsParams, RelationKind, SortDirection, ThreadPage
+from livethread_worker.store.index.directories import Directories
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
-from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import SLOTS, from_rows, slot_of
 from livethread_worker.store.index.trigrams import expression, trigrams_of
 
@@ -91,13 +90,15 @@ class _Set:
         return [_Sql(text, self.query.arguments + check.arguments)]
 
 
-def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreadsParams) -> ThreadPage:
+def list_threads(
+    connection: sqlite3.Connection, directories: Directories, root: Path, params: ListThreadsParams
+) -> ThreadPage:
     """Return the page.
 
     Its cursor names the sort value *and* the id of the last thread, so that threads of the same time are neither lost
     nor repeated.
     """
-    filters = _filters(connection, params)
+    filters = _filters(directories, params)
     if not all(each.values for each in filters):
         return ThreadPage(items=())
     parts: list[_Filter | _Set] = [*filters, *_sets(params)]
@@ -155,7 +156,7 @@ def _after_cursor(params: ListThreadsParams) -> list[_Sql]:
     return [_Sql(condition, (slot_of(at), at, thread_id))]
 
 
-def _filters(connection: sqlite3.Connection, params: ListThreadsParams) -> list[_Filter]:
+def _filters(directories: Directories, params: ListThreadsParams) -> list[_Filter]:
     """Return the filters on columns, those that usually leave the fewest threads first; without values, a filter leaves none."""
     filters = []
     relation = params.relation_filter
@@ -164,9 +165,7 @@ def _filters(connection: sqlite3.Connection, params: ListThreadsParams) -> list[
     if params.attached_to_thread_id is not None:
         filters.append(_filter("attached_to_thread_id", (params.attached_to_thread_id,)))
     if params.cwd_filters is not None:
-        is_wanted = same_directory(params.cwd_filters)
-        spellings = (cwd for (cwd,) in connection.execute(QUERIES["cwds"]) if is_wanted(cwd))
-        filters.append(_filter("cwd", tuple(spellings) if params.cwd_filters else ()))
+        filters.append(_filter("cwd", directories.spellings(params.cwd_filters)))
     if params.model_providers:
         filters.append(_filter("model_provider", params.model_providers))
     if params.allowed_sources:

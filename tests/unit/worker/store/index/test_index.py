@@ -45,6 +45,7 @@ TABLES = {
         *("explicit_fields", "phase", "turn_id", "epoch"),
     },
     "writers": {"thread_id", "writer", "n", "lines"},
+    "directories": {"id", "path"},
     "folders": {"path", "changed_ns", "inode"},
     "idempotency_keys": {"thread_id", "key"},
     "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
@@ -54,7 +55,7 @@ TABLES = {
 
 #: The tables of the migrations and of the full-text search.
 COMPANIONS = {
-    "_sqlite_migrations",
+    *("_sqlite_migrations", "sqlite_sequence"),
     *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),
     *("messages_trigrams", "messages_trigrams_data", "messages_trigrams_idx", "messages_trigrams_docsize"),
     "messages_trigrams_config",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Store, opened_store, thread_id
 
 from livethread import types
+from livethread.directories import Identity, identity
 from livethread.errors import InvalidRequest
 from livethread.in_memory import InMemoryThreadStore, _Stored
 from livethread.metadata import StoredThread
 from livethread.model import format_time
+from livethread_worker.store.index import directories as directories_module
 from livethread_worker.store.index import list_threads as list_threads_module
 from livethread_worker.store.thread_state import ThreadState
 
@@ -246,6 +249,63 @@ def test_a_listing_with_many_filter_values_finds_all_threads(listed: Store) -> N
     fill(listed, *(thread(n, cwd=f"/{n}") for n in range(4)))
 
     assert ids(listed, cwd_filters=[f"/{n}" for n in range(1, 1000)]) == [thread_id(n) for n in (1, 2, 3)]
+
+
+def looks(store: Store, cwd: str) -> list[str]:
+    """Return the threads' directories at which a listing by *cwd* looks."""
+    looked: list[str] = []
+
+    def note(path: str) -> Identity:
+        looked.append(path)
+        return identity(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directories_module, "identity", note)
+        store.index.list_threads(types.ListThreadsParams(cwd_filters=(cwd,)))
+    return sorted(looked)
+
+
+def test_a_listing_by_directory_does_not_look_at_every_directory_each_time(store: Store) -> None:
+    fill(store, *(thread(n, cwd=f"/{n}") for n in range(9)))
+    assert looks(store, "/1") == [f"/{n}" for n in range(9)]
+    few = steps(store, lambda: looks(store, "/1"))
+    store.commit(*(ThreadState(thread_id(n), thread(n, cwd=f"/{n}"), path=f"sessions/{n}") for n in range(9, 300)))
+    assert len(looks(store, "/1")) == 291
+
+    assert looks(store, "/1") == []
+    assert steps(store, lambda: looks(store, "/1")) == few
+    store.commit(ThreadState(thread_id(300), thread(300, cwd="/300"), path="sessions/300"))
+    assert looks(store, "/1") == ["/300"]
+
+
+def test_a_directory_whose_link_changed_is_looked_at_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, now = tmp_path / "link", 0.0
+    fill(store, thread(1, cwd=str(link)))
+    monkeypatch.setattr(directories_module, "time", SimpleNamespace(monotonic=lambda: now))
+    assert ids(store, cwd_filters=[str(tmp_path)]) == []
+
+    link.symlink_to(tmp_path)
+    assert ids(store, cwd_filters=[str(tmp_path)]) == []
+    now = 11.0
+
+    assert ids(store, cwd_filters=[str(tmp_path)]) == [thread_id(1)]
+
+
+def test_the_directories_are_those_of_the_threads(store: Store) -> None:
+    def directories() -> list[str]:
+        return [row["path"] for row in store.index.db.query("SELECT path FROM directories ORDER BY path")]
+
+    fill(store, thread(1, cwd="/a"), thread(2, cwd="/a"), thread(3, cwd="/b"))
+    assert directories() == ["/a", "/b"]
+
+    store.commit(ThreadState(thread_id(2), thread(2, cwd="/c"), path="sessions/2"))
+    store.forget(thread_id(3))
+    assert directories() == ["/a", "/c"]
+
+    store.forget(thread_id(1))
+    assert directories() == ["/c"]
 
 
 def test_a_changed_text_is_found_by_its_new_words_only(listed: Store) -> None:

@@ -268,14 +268,9 @@ SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_e
 -- threads_named --
 SELECT thread_id FROM threads WHERE name = :name ORDER BY updated_at DESC, thread_id DESC
 
--- cwds --
---- Every directory once. It reads the SQL index once for each, not for each thread.
-WITH RECURSIVE cwds (cwd) AS (
-    SELECT min(cwd) FROM threads
-    UNION ALL
-    SELECT (SELECT min(cwd) FROM threads WHERE cwd > cwds.cwd) FROM cwds WHERE cwds.cwd IS NOT NULL
-)
-SELECT cwd FROM cwds WHERE cwd IS NOT NULL
+-- directories --
+-- The working directories that were added after the row *id*.
+SELECT id, path FROM directories WHERE id > :id ORDER BY id
 
 -- digests --
 SELECT digest FROM messages WHERE thread_id = :thread_id AND role <> 'name'

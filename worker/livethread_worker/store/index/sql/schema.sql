@@ -82,6 +82,22 @@ CREATE INDEX threads_by_attached_to_thread_id_updated_slot ON threads (attached_
 CREATE INDEX threads_by_attached_to_thread_id_recency_slot ON threads (attached_to_thread_id, is_archived, hidden, recency_slot)
  WHERE attached_to_thread_id IS NOT NULL;
 
+-- Each working directory of the threads once. An id is never used again, so readers need only look at the later ones.
+CREATE TABLE directories (
+    id   INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL UNIQUE
+);
+CREATE TRIGGER threads_added AFTER INSERT ON threads WHEN new.cwd IS NOT NULL
+BEGIN
+    INSERT INTO directories (path) SELECT new.cwd WHERE NOT EXISTS (SELECT 1 FROM directories WHERE path = new.cwd);
+END;
+CREATE TRIGGER threads_moved AFTER UPDATE OF cwd ON threads WHEN new.cwd IS NOT old.cwd
+BEGIN
+    INSERT INTO directories (path)
+    SELECT new.cwd WHERE new.cwd IS NOT NULL AND NOT EXISTS (SELECT 1 FROM directories WHERE path = new.cwd);
+    DELETE FROM directories WHERE path = old.cwd AND NOT EXISTS (SELECT 1 FROM threads WHERE cwd = old.cwd);
+END;
+
 -- What the writer needs to know of each rollout. It changes with every append; in a table of its own, it moves no text.
 CREATE TABLE rollouts (
     thread_id       TEXT PRIMARY KEY,
@@ -198,6 +214,7 @@ CREATE VIRTUAL TABLE listing_texts USING fts5 (text, tokenize = 'trigram case_se
 CREATE TRIGGER threads_deleted AFTER DELETE ON threads
 BEGIN
     DELETE FROM listing_texts WHERE rowid BETWEEN old.id * 3 AND old.id * 3 + 2;
+    DELETE FROM directories WHERE path = old.cwd AND NOT EXISTS (SELECT 1 FROM threads WHERE cwd = old.cwd);
 END;
 
 -- FTS5 merges no segments within a commit, which would write hundreds of pages: `Index.maintain` merges between batches,
