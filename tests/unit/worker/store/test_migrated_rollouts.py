@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.worker.builders import AT, Mail, Store, append_bytes, item_line, killed, message_line
+from tests.unit.worker.builders import AT, Mail, Store, append_bytes, item_line, killed, message_line, opened_store
 from tests.unit.worker.migration import migrate, said
 from tests.unit.worker.paginated import Rollout
 from tests.unit.worker.store.test_files_suffice import World, step
@@ -21,6 +21,8 @@ from livethread_worker.store.files import originals
 from livethread_worker.store.files.home import other_form
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.doctor import FaultKind, examine
+from livethread_worker.store.upkeep.importing.rollouts import import_rollouts
+from livethread_worker.store.upkeep.importing.sources import Search
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.upkeep.refresh import Refresher
 from livethread_worker.store.write.outcome import OutcomeKind
@@ -234,6 +236,45 @@ def test_a_thread_that_codex_reverts_after_it_rewrote_the_rollout_keeps_everythi
     assert FaultKind.REWRITTEN_FILE not in dict(kinds(store))
     store.apply(mail, mail.delete())
     assert list(store.home.originals.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_an_import_brings_what_the_home_had_not_carried_over(
+    store: Store, mail: Mail, tmp_path: Path, *, is_compressed: bool
+) -> None:
+    write_thread(store, mail)
+    known = store.thread(mail)
+    if is_compressed:
+        assert compress_cold(store.home, store.index, AT + timedelta(days=9_999))["threads"] == 1
+    migrate(store.path(mail))
+    search = Search()
+    search.look(store.home.root)
+
+    for other in opened_store(tmp_path / "other"):
+        assert import_rollouts(other.home, other.index, search).imported == 1
+
+        moved = known.model_copy(update={"rollout_path": other.path(mail)})
+        assert without_mode(other.thread(mail)) == moved
+        other.apply(mail, mail.append("repeated", key="k1", writer="w2"), mail.append("three", writer="w2"))
+        assert said(other.path(mail)) == ["one", "two", "three"]
+        assert list(other.home.originals.iterdir()) == []
+    assert len(list(store.home.originals.iterdir())) == 1
+
+
+def test_an_import_brings_no_original_that_the_rollout_needs_no_more(
+    store: Store, mail: Mail, tmp_path: Path
+) -> None:
+    """``cp -r`` makes two files of a rollout and its original."""
+    write_thread(store, mail)
+    kept = store.home.originals / store.path(mail).name
+    kept.unlink()
+    kept.write_bytes(store.path(mail).read_bytes())
+    search = Search()
+    search.look(store.home.root)
+
+    for other in opened_store(tmp_path / "other"):
+        assert import_rollouts(other.home, other.index, search).imported == 1
+        assert list(other.home.originals.iterdir()) == []
 
 
 def test_a_deleted_thread_leaves_no_original(store: Store, mail: Mail) -> None:
