@@ -20,7 +20,7 @@ from tests.unit.worker import paginated
 from tests.unit.worker.builders import thread_id
 from tests.unit.worker.paginated import Rollout
 
-from livethread import InvalidRequest, ListThreadsParams, ResumeThreadParams, Settings
+from livethread import Conflict, ListThreadsParams, ResumeThreadParams, Settings
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
@@ -121,7 +121,7 @@ class Machine:
             is_needed = any(other.continued & thread.own for other in self.threads.values() if other is not thread)
             try:
                 self.run(delete(self.store, id_))
-            except InvalidRequest:
+            except Conflict:
                 assert is_needed
             else:
                 assert not is_needed
