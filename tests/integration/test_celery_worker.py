@@ -150,6 +150,25 @@ async def test_every_task_has_celery_events_without_contents(settings: Settings,
     assert "secret" not in repr(watcher.events)
 
 
+async def test_every_read_has_celery_events_without_contents(worker: None, settings: Settings) -> None:
+    with Watcher(settings) as watcher:
+        async with opened(settings.model_copy(update={"reads": "celery"})) as store:
+            thread_id = await new_thread(store, cwd="/secret")
+            await append(store, thread_id, message("secret"))
+            await flush(store, thread_id)
+            await history(store, thread_id)
+            await store.read_thread(ReadThreadParams(thread_id=thread_id))
+
+        def succeeded() -> list[str]:
+            done = {event["uuid"] for event in watcher.of("task-succeeded", thread_id)}
+            return [event["name"] for event in watcher.of("task-received", thread_id) if event["uuid"] in done]
+
+        reads = ["livethread.load_history", "livethread.read_thread"]
+        await eventually(lambda: [name for name in succeeded() if name in reads] == reads, "the events")
+
+    assert "secret" not in repr(watcher.events)
+
+
 async def test_a_poisoned_task_fails_in_celery_events(settings: Settings, store: QueuedThreadStore) -> None:
     thread_id = await new_thread(store)
     await append(store, thread_id, message("one"))

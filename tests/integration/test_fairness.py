@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import time
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from tests.nodes.processes import RedisServer
 from tests.nodes.workers import HandWorker
 
 from livethread import new_thread_id
+from livethread.queued.outage import Outage
 from livethread_config import Settings, names
 from livethread_worker.drain import drain as drain_module
 from livethread_worker.drain import mailbox as mailbox_module
@@ -190,7 +192,9 @@ def test_a_drain_of_one_of_several_shards_ends_early_for_the_others(
         hand_worker.index,
         settings,
         ring=lambda: rung.append(0),
+        reads_wait=lambda: False,
         events=TaskEvents(None, 0),
+        outage=Outage(logging.getLogger(__name__), "drain"),
     )
     monkeypatch.setattr(drain, "_apply", lambda claims: {each.thread_id: backlog.done(each) for each in claims})
     monkeypatch.setattr(drain_module, "time", SimpleNamespace(monotonic=Clock(), time=time.time))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -358,6 +359,45 @@ def test_positions_do_not_repeat_after_a_mailbox_was_emptied(
     assert positions == [f"{FUTURE_MS}-{n}" for n in range(1, 4)]
 
 
+def remembered(enqueue: Enqueuer, thread_id: str) -> set[str]:
+    """Return the writers that Redis knows of a thread."""
+    fields: Any = enqueue.redis.hkeys(enqueue.keys.writers(thread_id))
+    return {field.decode() for field in fields} - {"tail", names.EPOCH}
+
+
+def test_writers_that_were_silent_for_long_are_forgotten_when_new_ones_come(
+    enqueue: Enqueuer, redis: Redis, thread_id: str
+) -> None:
+    """The script has a lifetime of 60 s; half of the silent writers have an unapplied task."""
+    enqueue.bound = 1_000
+    enqueue(thread_id, [1], writer="first")
+    old = f"{int(time.time() * 1000) - 61_000}-0"
+    for n in range(200):
+        redis.hset(enqueue.keys.writers(thread_id), mapping={f"applied{n}": f"2 {old}", f"a:applied{n}": "2"})
+        redis.hset(enqueue.keys.writers(thread_id), mapping={f"waiting{n}": f"2 {old}", f"a:waiting{n}": "1"})
+
+    for n in range(300):
+        enqueue(thread_id, [1], writer=f"new{n}")
+
+    left = remembered(enqueue, thread_id)
+    assert {f"waiting{n}" for n in range(200)} | {f"new{n}" for n in range(300)} | {"first"} < left
+    assert sum(writer.startswith("applied") for writer in left) < 100
+    assert all(writer[2:] in left for writer in left if writer.startswith("a:"))
+
+
+def test_settling_does_not_bring_back_a_writer_that_its_client_closed(
+    enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, thread_id: str
+) -> None:
+    enqueue(thread_id, [1], writer="closed")
+    reply = enqueue(thread_id, [1], writer="open")
+    redis.hdel(enqueue.keys.writers(thread_id), "closed")
+    _, claims = mailbox.claim()
+
+    mailbox.settle(claims, {thread_id: done(reply.position)})
+
+    assert remembered(enqueue, thread_id) == {"open", "a:open"}
+
+
 def test_counters_expire_but_unapplied_tasks_do_not(enqueue: Enqueuer, redis: Redis, thread_id: str) -> None:
     enqueue(thread_id, [1])
 
@@ -616,7 +656,7 @@ def test_a_settled_thread_without_tasks_leaves_only_keys_that_expire(
     mailbox.rest()
 
     left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:*")}
-    assert left == {enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
+    assert left == {enqueue.keys.seen, enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
     assert all(int(redis.ttl(key)) > 0 for key in left)
 
 

@@ -267,6 +267,49 @@ async def test_an_accepted_task_is_kept_though_redis_refuses_it_when_resent(
     assert texts(await history(store, thread_id)) == numbers(4)
 
 
+async def test_an_append_after_lost_tasks_that_redis_refuses_stays_queued(
+    own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
+) -> None:
+    """Redis lost tasks that it had accepted, and has no memory to take them again: the next append must not overtake."""
+    async with opened(own_settings.model_copy(update={"enqueue_timeout_s": 0.2})) as store:
+        thread_id, other = await appended(store, 3), await new_thread(store)
+        own_redis.client.flushall()
+        own_redis.client.config_set("maxmemory", 1)
+
+        for n in (3, 4):
+            with pytest.raises(Unavailable, match=f"{thread_id} within 0.2 s .*out of memory") as failure:
+                await append(store, thread_id, message(f"{n}"))
+            assert failure.value.is_queued
+        with pytest.raises(ResourceExhausted):
+            await append(store, other, message("refused"))
+
+        own_redis.client.config_set("maxmemory", 0)
+        async with draining(own_worker):
+            await flush(store, thread_id, timeout_s=15)
+        assert texts(await history(store, thread_id)) == numbers(5)
+
+
+async def test_a_reply_that_may_pass_is_never_an_internal_error(
+    own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
+) -> None:
+    """Of a command in a script, Redis says that the script has an error, not that a right is missing."""
+    redis: Any = own_redis.client  # redis-py leaves execute_command unannotated
+    redis.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
+    url = f"{own_redis.url}&username=app&password=secret"
+    async with opened(own_settings.model_copy(update={"redis_url": url, "enqueue_timeout_s": 0.2})) as store:
+        thread_id = await appended(store, 1)
+        for n, right in enumerate(["xadd", "evalsha", "@all"], start=1):
+            redis.execute_command("ACL", "SETUSER", "app", f"-{right}")
+            with pytest.raises(Unavailable, match="no permissions") as failure:
+                await append(store, thread_id, message(f"{n}"))
+            assert failure.value.is_queued
+            redis.execute_command("ACL", "SETUSER", "app", f"+{right}")
+
+        async with draining(own_worker):
+            await flush(store, thread_id, timeout_s=15)
+        assert texts(await history(store, thread_id)) == numbers(4)
+
+
 async def test_an_append_refused_for_lack_of_memory_can_be_repeated(
     store: QueuedThreadStore, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:

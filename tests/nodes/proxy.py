@@ -53,9 +53,9 @@ class RedisProxy:
     Use as a context manager. The server may die and come back; until then, new connections are closed at once.
     """
 
-    def __init__(self, server: RedisServer) -> None:
-        self._upstream = server.url.removeprefix("unix://").partition("?")[0]
-        self._path = server.folder / "proxy.sock"
+    def __init__(self, server: RedisServer, name: str = "proxy") -> None:
+        self._upstream = _path_of(server)
+        self._path = server.folder / f"{name}.sock"
         self.url = f"unix://{self._path}?db=0"
         #: Seconds by which each reply is delayed.
         self.delay_s = 0.0
@@ -81,6 +81,10 @@ class RedisProxy:
     def connections(self) -> int:
         """How many connections are open."""
         return len(self._links)
+
+    def lead_to(self, server: RedisServer) -> None:
+        """Connect new clients to *server*; open connections stay as they are."""
+        self._upstream = _path_of(server)
 
     def cut_all(self) -> None:
         """Cut all connections; clients may connect again."""
@@ -167,3 +171,7 @@ class RedisProxy:
                 break
         longest = max((len(cut.to) for cut in self._cuts), default=0)
         link.seen = seen[-(longest - 1) :] if longest > 1 else b""
+
+
+def _path_of(server: RedisServer) -> str:
+    return server.url.removeprefix("unix://").partition("?")[0]

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from celery.contrib.testing.worker import start_worker
 from redis import Redis
 
+from livethread.queued.outage import Outage
 from livethread_config import Settings
 from livethread_worker.app import create_app
 from livethread_worker.drain.drain import Drain
@@ -43,7 +44,16 @@ class HandWorker:
     def drain(self) -> dict[str, int]:
         """Do what the Celery task ``livethread.drain`` does, and return its result."""
         mailbox = self.mailbox()
-        return Drain(mailbox, self.home, self.index, self.settings, ring=self._ring, events=TaskEvents(None, 0)).run()
+        return Drain(
+            mailbox,
+            self.home,
+            self.index,
+            self.settings,
+            ring=self._ring,
+            reads_wait=lambda: False,
+            events=TaskEvents(None, 0),
+            outage=Outage(logging.getLogger(__name__), "drain"),
+        ).run()
 
     def close(self) -> None:
         if self._index is not None:

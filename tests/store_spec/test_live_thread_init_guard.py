@@ -126,7 +126,10 @@ async def test_a_failed_discard_does_not_hide_the_error_of_the_start(
             raise StartFailed
 
     [record] = [record for record in caplog.records if record.name == "livethread.live_thread"]
-    assert (record.getMessage(), record.__dict__["thread_id"]) == ("discarding a thread failed", thread.thread_id)
+    assert (record.getMessage(), record.__dict__["thread_id"]) == (
+        f"discarding thread {thread.thread_id} failed",
+        thread.thread_id,
+    )
 
 
 @SHARED

@@ -204,7 +204,7 @@ async def test_a_failing_observer_disturbs_neither_the_store_nor_other_observers
 
     assert len(await history(store, thread_id)) == 1
     assert later == events
-    assert "thread observer failed" in caplog.messages
+    assert f"an observer of thread {thread_id} failed at items_appended" in caplog.messages
 
 
 async def test_a_subscription_can_be_ended(store: ThreadStore) -> None:

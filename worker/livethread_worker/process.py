@@ -5,19 +5,23 @@ from __future__ import annotations
 import gc
 import logging
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Final
 
 from celery import Celery
 from celery.events.dispatcher import EventDispatcher
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.exceptions import RedisError
 
 from livethread.model import utc_now
 from livethread.queued.doorbell import DOORBELL_EXPIRES
+from livethread.queued.outage import Outage, explain
 from livethread_config import Settings, names
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.reads.answers import Answers
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.reader import LocalReader
@@ -53,6 +57,8 @@ class WorkerProcess:
         self._handle = IndexHandle(self.home)
         self.reader = LocalReader(self.home, self.open_index)
         self._redis: Redis | None = None
+        self._answers: Answers | None = None
+        self._outage = Outage(logger, "drain")
         self._events: TaskEvents | None = None
         #: The index for which this process has requested completion.
         self._asked_for: Index | None = None
@@ -81,9 +87,20 @@ class WorkerProcess:
 
     def mailbox(self, shard: int) -> Mailbox:
         """Return the mailboxes of *shard*, with no claims."""
-        if self._redis is None:
-            self._redis = Redis.from_url(self.settings.client_url, health_check_interval=25)
-        return Mailbox(self._redis, self.settings, shard)
+        return Mailbox(self._open_redis(), self.settings, shard)
+
+    @property
+    def answers(self) -> Answers:
+        """Where clients on other hosts ask for reads."""
+        if self._answers is None:
+            self._answers = Answers(self._open_redis(), self.settings)
+        return self._answers
+
+    @cached_property
+    def _served(self) -> list[int]:
+        """The shards whose queues this worker consumes."""
+        consumed, prefix = self._app.amqp.queues.consume_from, self.settings.key_prefix
+        return [shard for shard in range(self.settings.shards) if names.queue_name(prefix, shard) in consumed]
 
     def drain(self, shard: int, hostname: str) -> dict[str, int]:
         """Drain *shard* and return the counts."""
@@ -93,15 +110,27 @@ class WorkerProcess:
             self.open_index,
             self.settings,
             ring=lambda: self.ring(shard),
+            reads_wait=lambda: self.answers.are_waiting([shard, *self._served]),
             events=self._task_events(hostname),
+            outage=self._outage,
         )
         return drain.run()
 
     def sweep(self) -> None:
         """Sweep every shard, and ring for those with ready threads and no drain."""
         for shard in range(self.settings.shards):
-            if self.mailbox(shard).sweep():
+            mailbox = self.mailbox(shard)
+            try:
+                must_ring = mailbox.sweep()
+            except RedisError as error:
+                self._outage.begin(error, "the next sweep goes on")
+                mailbox.disconnect()
+                if self._events is not None:
+                    self._events.reconnect()
+                return
+            if must_ring:
                 self.ring(shard)
+        self._outage.end()
 
     def ring(self, shard: int) -> None:
         """Publish a doorbell for *shard*. If that fails, the next sweep rings."""
@@ -112,7 +141,18 @@ class WorkerProcess:
         try:
             self._app.send_task(task, kwargs=kwargs, queue=queue, ignore_result=True, expires=DOORBELL_EXPIRES)
         except (OperationalError, OSError) as error:
-            logger.warning("sending failed", extra={"action": task, "shard": shard, "error": type(error).__name__})
+            logger.warning(
+                "sending %s to shard %d failed: Redis %s",
+                task,
+                shard,
+                explain(error),
+                extra={"action": task, "shard": shard},
+            )
+
+    def _open_redis(self) -> Redis:
+        if self._redis is None:
+            self._redis = Redis.from_url(self.settings.client_url, health_check_interval=25)
+        return self._redis
 
     def _task_events(self, hostname: str) -> TaskEvents:
         if self._events is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,7 @@ from livethread import errors, types
 from livethread.model import Model, Result
 from livethread_config import Settings, names
 from livethread_worker.process import WorkerProcess, collect_garbage_rarely
+from livethread_worker.reads.answers import Answer
 from livethread_worker.store.read.reader import LocalReader
 
 if TYPE_CHECKING:
@@ -66,27 +68,28 @@ def register(app: Celery, settings: Settings) -> None:
 
 
 def _register_reads(app: Celery, process: WorkerProcess) -> None:
-    # The store's errors are answers for the client, not faults of the worker, so they are not logged as faults. Answers
-    # hold contents, which no log line and no event may show.
-    options: dict[str, Any] = {
-        "shared": False,
-        "ignore_result": False,
-        "throws": (errors.ThreadStoreError,),
-        "resultrepr_maxsize": 0,
-    }
+    # The store's errors are answers for the client, not faults of the worker, so they are not logged as faults.
+    options: dict[str, Any] = {"bind": True, "shared": False, "throws": (errors.ThreadStoreError,)}
 
     @app.task(name=names.LOAD_HISTORY_TASK, **options)
-    def load_history(params: dict[str, Any], start: int, max_bytes: int) -> dict[str, Any]:
-        parsed = types.LoadThreadHistoryParams.model_validate(params)
-        lines, following = process.reader.read_lines(parsed, start, max_bytes)
-        return {"lines": lines, "next": following}
+    def load_history(
+        self: Task[..., Any], *, shard: int, read: str, params: dict[str, Any], start: int, max_bytes: int
+    ) -> None:
+        def find() -> Answer:
+            return Answer(*process.reader.read_lines(types.LoadThreadHistoryParams(**params), start, max_bytes))
 
-    def register_read(name: str, params_type: type[Model], read: Callable[[LocalReader, Any], Result]) -> None:
-        def answer(params: dict[str, Any]) -> dict[str, Any]:
-            return read(process.reader, params_type.model_validate(params)).model_dump(mode="json")
+        process.answers.answer(shard, read, self.request.hostname or "", find)
+
+    def register_read(name: str, params_type: type[Model], operation: Callable[[LocalReader, Any], Result]) -> None:
+        def answer(self: Task[..., Any], *, shard: int, read: str, params: dict[str, Any]) -> None:
+            def find() -> Answer:
+                result = operation(process.reader, params_type.model_validate(params))
+                return Answer(json.dumps(result.model_dump(mode="json")).encode())
+
+            process.answers.answer(shard, read, self.request.hostname or "", find)
 
         decorate: Any = app.task(name=name, **options)  # celery-types lacks a decorator whose name is a variable
         decorate(answer)
 
-    for name, (params_type, read) in _READS.items():
-        register_read(name, params_type, read)
+    for name, (params_type, operation) in _READS.items():
+        register_read(name, params_type, operation)

@@ -88,6 +88,5 @@ def _explain_setting(error: ValueError) -> NoReturn:
 def main() -> None:
     """Durable, ordered persistence for agent threads.
 
-    The environment sets it up: LIVETHREAD_HOME (default ~/.livethread), LIVETHREAD_REDIS_URL (default: an embedded
-    Redis), and more.
+    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
     """

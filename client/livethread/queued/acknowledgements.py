@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from livethread.open_threads import OpenThreads
 from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.outage import Outage
 from livethread.queued.outbox import Outbox
 from livethread.queued.parked_threads import parked_reason
 from livethread.queued.progress import ProgressWatch
@@ -61,19 +62,18 @@ class Acknowledgements:
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
 
     async def _listen(self) -> None:
-        level = logging.WARNING
+        outage = Outage(logger, "listen")
         while True:
             try:
                 if not self._is_connected:
                     await self.connect()
                     await self._progress.ask_all()  # publications were lost meanwhile
                 async for message in self._pubsub.listen():
-                    level = logging.WARNING
+                    outage.end()
                     self._take(message["data"])
             except (RedisError, OSError) as error:
                 self._is_connected = False
-                logger.log(level, "listening failed", extra={"action": "listen", "error": type(error).__name__})
-                level = logging.DEBUG
+                outage.begin(error, "each flush asks for acknowledgements instead")
                 await asyncio.sleep(RETRY_INTERVAL)
 
     def _take(self, message: bytes) -> None:
@@ -83,9 +83,7 @@ class Acknowledgements:
             try:
                 self._take_line(line)
             except ValueError as error:  # any program can publish; later lines must still count
-                logger.warning(
-                    "skipped a malformed acknowledgement", extra={"action": "listen", "error": type(error).__name__}
-                )
+                logger.warning("skipped a malformed acknowledgement: %s", error, extra={"action": "listen"})
 
     def _take_line(self, line: bytes) -> None:
         what, thread_id, detail = line.split(b" ", 2)

@@ -5,18 +5,16 @@ Histories come in pages: no message grows with its thread.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+import json
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from celery.exceptions import CeleryError
-from kombu.exceptions import OperationalError
+from redis.asyncio import Redis
 
 from livethread import types
-from livethread.errors import Unavailable, Unsupported
+from livethread.errors import Unsupported
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
+from livethread.queued.read_requests import ReadAnswer, ReadRequests
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, items_of
 from livethread.rollout.model_context import ContextStart
@@ -26,12 +24,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-#: About how many bytes of a history one message carries.
+#: About how many bytes of a history one answer holds.
 PAGE_BYTES: Final = 1024 * 1024
-
-#: How long to wait before asking for a result again: at first, and at most.
-POLL_FIRST: Final = 0.005  # seconds
-POLL_LONGEST: Final = 0.1  # seconds
 
 AnswerT = TypeVar("AnswerT", bound=Result)
 
@@ -39,28 +33,25 @@ AnswerT = TypeVar("AnswerT", bound=Result)
 class CeleryReader:
     """The reads of a thread store, answered by a worker."""
 
-    def __init__(self, app: Celery, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
-        # Celery's client blocks and is not thread-safe, so it has a thread of its own.
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-reader")
+    def __init__(self, app: Celery, redis: Redis, settings: Settings) -> None:
+        self._requests = ReadRequests(app, redis, settings)
+        self._shards = settings.shards
 
-    def close(self) -> None:
-        """Stop the thread that talks to Celery."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+    async def aclose(self) -> None:
+        """Stop asking."""
+        await self._requests.aclose()
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return all items of a thread; they come in pages."""
-        return StoredThreadHistory(params.thread_id, _items(await self._lines_from(params, 0)))
+        return StoredThreadHistory(params.thread_id, await self._items_from(params, 0))
 
     async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
         """Return the items of the latest model context; they come in pages."""
         found = await self._read(names.CONTEXT_START_TASK, params, ContextStart)
-        first: list[str] = []
+        first: tuple[RolloutItem, ...] = ()
         if found.start is not None:
-            first, _ = await self._page(params, 0, max_bytes=1)  # the first line
-        lines = await self._lines_from(params, found.start or 0)
-        return StoredModelContext(params.thread_id, _items([*first, *lines]))
+            first = _items(await self._page(params, 0, max_bytes=1))  # the first line
+        return StoredModelContext(params.thread_id, first + await self._items_from(params, found.start or 0))
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
         """Return the thread of a name."""
@@ -94,21 +85,19 @@ class CeleryReader:
         """Return one page of a thread's items."""
         return await self._read(names.LIST_ITEMS_TASK, params, types.ItemPage)
 
-    async def _lines_from(self, params: types.LoadThreadHistoryParams, start: int) -> list[str]:
-        """Return all lines of a thread from the offset *start* on."""
-        lines: list[str] = []
+    async def _items_from(self, params: types.LoadThreadHistoryParams, start: int) -> tuple[RolloutItem, ...]:
+        """Return all items of a thread from the offset *start* on."""
+        items: list[RolloutItem] = []
         following: int | None = start
         while following is not None:
-            page, following = await self._page(params, following, max_bytes=PAGE_BYTES)
-            lines += page
-        return lines
+            page = await self._page(params, following, max_bytes=PAGE_BYTES)
+            items += _items(page)
+            following = page.next
+        return tuple(items)
 
-    async def _page(
-        self, params: types.LoadThreadHistoryParams, start: int, *, max_bytes: int
-    ) -> tuple[list[str], int | None]:
+    async def _page(self, params: types.LoadThreadHistoryParams, start: int, *, max_bytes: int) -> ReadAnswer:
         arguments = {"params": params.model_dump(mode="json"), "start": start, "max_bytes": max_bytes}
-        page = await self._ask(names.LOAD_HISTORY_TASK, params.thread_id, arguments)
-        return page["lines"], page["next"]
+        return await self._requests.ask(names.LOAD_HISTORY_TASK, params.thread_id, arguments)
 
     async def _read_thread(
         self, task: str, params: types.ReadThreadParams | types.ReadThreadByRolloutPathParams
@@ -127,40 +116,11 @@ class CeleryReader:
             Unsupported: the deployment has several shards, and *params* name no thread.
         """
         thread_id = getattr(params, "thread_id", None)
-        if thread_id is None and self._settings.shards > 1:
+        if thread_id is None and self._shards > 1:
             raise Unsupported(f"{task} over several shards")
-        return answer.model_validate(await self._ask(task, thread_id, {"params": params.model_dump(mode="json")}))
-
-    async def _ask(self, task: str, thread_id: str | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Run *task* on a worker of the thread's shard and return its answer, or raise its error."""
-        shard = names.shard_of(thread_id, self._settings.shards) if thread_id else 0
-        queue = names.queue_name(self._settings.key_prefix, shard)
-        limit = self._settings.flush_timeout_s
-        try:
-            async with asyncio.timeout(limit):
-                result = await self._run(
-                    lambda: self._app.send_task(
-                        task, kwargs=kwargs, queue=queue, expires=limit, kwargsrepr=f"{{'thread': {thread_id!r}}}"
-                    )
-                )
-                wait = POLL_FIRST
-                while not await self._run(result.ready):
-                    await asyncio.sleep(wait)
-                    wait = min(wait * 2, POLL_LONGEST)
-                answer: dict[str, Any] = await self._run(lambda: result.get(disable_sync_subtasks=False))
-                await self._run(result.forget)
-        except TimeoutError:
-            raise Unavailable(
-                f"no worker answered within {limit:g} s; is one running "
-                "(celery --app livethread_worker.entrypoint worker)?"
-            ) from None
-        except (OperationalError, CeleryError, OSError, RuntimeError) as error:
-            raise Unavailable(f"asking a worker failed: {type(error).__name__}: {error}") from error
-        return answer
-
-    async def _run(self, call: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        found = await self._requests.ask(task, thread_id, {"params": params.model_dump(mode="json")})
+        return answer.model_validate(json.loads(found.body))
 
 
-def _items(lines: Iterable[str]) -> tuple[RolloutItem, ...]:
-    return items_of(decode_line(line.encode(errors="surrogateescape")) for line in lines)
+def _items(page: ReadAnswer) -> tuple[RolloutItem, ...]:
+    return items_of(map(decode_line, page.body.split(b"\n")))

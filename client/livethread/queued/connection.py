@@ -14,10 +14,11 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from livethread.errors import Unavailable
+from livethread.queued.outage import NOT_THE_MASTER, explain
 from livethread_config import Settings
 
 #: Maximum number of a client's connections, not counting the one per shard on which it sends.
@@ -64,6 +65,9 @@ class ScriptConnection:
                     return await self._run("EVALSHA", self._script.sha, len(keys), *keys, *args)
                 except NoScriptError:
                     return await self._run("EVAL", self._script.script, len(keys), *keys, *args)
+        except NOT_THE_MASTER:
+            await self.disconnect()
+            raise
         except TimeoutError:
             raise RedisTimeoutError("no reply in time") from None
 
@@ -94,7 +98,7 @@ async def require_redis(settings: Settings) -> None:
 
 @contextmanager
 def redis_errors_translated(settings: Settings) -> Iterator[None]:
-    """Raise `Unavailable` if Redis does not answer."""
+    """Raise `Unavailable` if Redis does not answer, or answers with an error."""
     try:
         yield
     except (RedisError, OSError) as error:
@@ -102,14 +106,15 @@ def redis_errors_translated(settings: Settings) -> Iterator[None]:
 
 
 def no_redis(settings: Settings, error: Exception) -> Unavailable:
-    """Return the error that says what to do if Redis does not answer."""
+    """Return the error that says what to do if Redis does not answer, or answers with an error."""
     remedy = (
         "Set LIVETHREAD_REDIS_URL, or run livethread up with the same LIVETHREAD_HOME, which needs the worker extra"
         if settings.is_embedded
         else "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
     )
-    reason = str(error).rstrip(".") or "it timed out"
-    return Unavailable(f"Redis at {without_password(settings.client_url)} does not answer: {reason}. {remedy}")
+    if isinstance(error, ResponseError):
+        remedy = "Try again once that has passed"
+    return Unavailable(f"Redis at {without_password(settings.client_url)} {explain(error)}. {remedy}")
 
 
 def without_password(url: str) -> str:

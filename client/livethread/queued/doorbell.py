@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kombu.exceptions import OperationalError
 
+from livethread.queued.outage import Outage
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ DOORBELL_EXPIRES = 60
 class Doorbell:
     """Rings from a thread of its own: publishing blocks for about a millisecond.
 
-    A doorbell that cannot be published is not tried again: a flush, the sweeper and every later enqueue ring again.
+    A doorbell that cannot be published is given up: a flush, the sweeper and every later enqueue ring again.
     """
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
         self._settings = settings
+        self._outage = Outage(logger, "ring")
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-doorbell")
 
     def ring(self, shard: int) -> None:
@@ -46,8 +48,12 @@ class Doorbell:
                 kwargs={"shard": shard},
                 queue=names.queue_name(self._settings.key_prefix, shard),
                 ignore_result=True,
-                retry=False,
+                # Once, on a new connection: the old one may be lost, or lead to a former master.
+                retry=True,
+                retry_policy={"max_retries": 1, "interval_start": 0},
                 expires=DOORBELL_EXPIRES,
             )
         except (OperationalError, OSError) as error:
-            logger.warning("ringing failed", extra={"action": "ring", "shard": shard, "error": type(error).__name__})
+            self._outage.begin(error, f"shard {shard} gets its doorbell later", shard=shard)
+        else:
+            self._outage.end()

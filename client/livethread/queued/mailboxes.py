@@ -6,7 +6,8 @@ Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,7 +15,9 @@ from redis.asyncio import Redis
 
 from livethread.errors import Conflict, ThreadNotFound
 from livethread.queued.connection import CONNECTIONS, ScriptConnection
+from livethread.queued.delay import Circumstances
 from livethread.queued.doorbell import Doorbell
+from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.queued.writer import Place, Submission, Writer
@@ -56,6 +59,7 @@ class Mailboxes:
     def __init__(self, redis: Redis, settings: Settings, doorbell: Doorbell) -> None:
         self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
         self._doorbell = doorbell
+        self._prefix = settings.key_prefix
         self._ttl_s = settings.writer_ttl_days * 86_400
         self._enqueue, self._fence, self._unpark, self._drop = (
             redis.register_script(load_script("livethread.queued", name))
@@ -69,6 +73,7 @@ class Mailboxes:
         self._limits: tuple[int, ...] = (BELL_TTL_MS, self._ttl_s, settings.mailbox_max_tasks)
         self._senders = [ScriptConnection(redis, self._enqueue) for _ in self._shard_keys]
         self._questions = asyncio.Semaphore(QUESTIONS)
+        self._pubsubs: list[PubSub] = []
 
     @property
     def shards(self) -> range:
@@ -107,7 +112,8 @@ class Mailboxes:
                 args += (submission.n, kind, expected, task.key or "", task.header, task.lines)
                 if patch is not None:
                     args += (submission.last, "", "", "", patch.header, patch.lines)
-        ring, *replies = await self._senders[shard].call(keys, args)
+        async with self._leaving_replicas():
+            ring, *replies = await self._senders[shard].call(keys, args)
         if ring:
             self._doorbell.ring(shard)
         return [
@@ -164,7 +170,11 @@ class Mailboxes:
         thread is parked, if it is.
         """
         of, thread_id = self._keys_of(writer.thread_id), writer.thread_id
-        async with self._questions, self._redis.pipeline(transaction=False) as questions:
+        async with (
+            self._questions,
+            self._leaving_replicas(),
+            self._redis.pipeline(transaction=False) as questions,
+        ):
             questions.hget(of.writers(thread_id), f"a:{writer.id}")
             questions.get(of.applied(thread_id))
             questions.hget(of.parked, thread_id)
@@ -172,33 +182,69 @@ class Mailboxes:
         applied = None if n is None or position is None else (int(n), position.decode())
         return applied, None if detail is None else parked_reason(detail)
 
+    async def circumstances(self, thread_id: str) -> Circumstances:
+        """Return what Redis knows about why the thread's tasks wait."""
+        of = self._keys_of(thread_id)
+        queue = names.queue_name(self._prefix, of.shard)
+        async with self._questions, self._redis.pipeline(transaction=False) as questions:
+            questions.time()
+            questions.mget(of.seen, of.swept)
+            questions.exists(of.drain)
+            questions.zcard(of.ready)
+            questions.llen(names.celery_key_prefix(self._prefix) + queue)
+            questions.zscore(of.claims, thread_id)
+            questions.hget(of.attempts, thread_id)
+            (
+                (seconds, micros),
+                (seen, swept),
+                is_drained,
+                ready,
+                messages,
+                claimed,
+                attempts,
+            ) = await questions.execute()
+        failed, _, put_back = (attempts or b"0 ").decode(errors="replace").partition(" ")
+        return Circumstances(
+            shard=of.shard,
+            queue=queue,
+            now=seconds + micros / 1_000_000,
+            seen_at=None if seen is None else int(seen) / 1000,
+            swept_at=None if swept is None else int(swept) / 1000,
+            is_drained=bool(is_drained),
+            ready=ready,
+            messages=messages,
+            claimed_until=None if claimed is None else claimed / 1000,
+            put_back=put_back,
+            failed=int(failed),
+        )
+
     async def is_open(self, thread_id: str) -> bool:
         """Whether a connected client has the thread open: it sent tasks of the thread, and did not sign off."""
         of = self._keys_of(thread_id)
         fields = [field.decode() for field in await self._ask(self._redis.hkeys, of.writers(thread_id))]
-        ended = {field.removeprefix(names.ENDED) for field in fields if field.startswith(names.ENDED)}
-        clients = {
-            writer.partition(".")[0] for writer in fields if ":" not in writer and writer not in {"tail", *ended}
-        }
+        clients = {writer.partition(".")[0] for writer in fields if ":" not in writer and writer != "tail"}
         if not clients:
             return False
         listeners = await self._ask(self._redis.pubsub_numsub, *map(of.acks, clients))
         return any(count for _, count in listeners)
 
-    async def sign_off(self, writer: Writer) -> None:
-        """Note that a writer has ended, if Redis knows it."""
-        key = self._keys_of(writer.thread_id).writers(writer.thread_id)
-        if writer.last_accepted and await self._ask(self._redis.hexists, key, writer.id):
-            async with self._questions, self._redis.pipeline(transaction=False) as commands:
-                commands.hset(key, f"{names.ENDED}{writer.id}", "")
-                commands.expire(key, self._ttl_s)
-                await commands.execute()
+    async def sign_off(self, writers: Iterable[Writer]) -> None:
+        """Forget *writers*, which have ended: nothing of them will be sent.
+
+        If a call that was sent earlier arrives later, workers still recognize its tasks by their counters.
+        """
+        async with self._questions, self._redis.pipeline(transaction=False) as commands:
+            for writer in writers:
+                key = self._keys_of(writer.thread_id).writers(writer.thread_id)
+                commands.hdel(key, writer.id, f"a:{writer.id}")
+            await commands.execute()
 
     # -- acknowledgements ----------------------------------------------------------------------------------
 
     def pubsub(self) -> PubSub:
         """Return a connection that can subscribe."""
         pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
+        self._pubsubs.append(pubsub)
         return pubsub
 
     def ack_channels(self, client: str) -> list[str]:
@@ -268,8 +314,23 @@ class Mailboxes:
         return self._shard_keys[names.shard_of(thread_id, len(self._shard_keys))]
 
     async def _ask(self, question: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        async with self._questions:
+        async with self._questions, self._leaving_replicas():
             return await question(*args)
+
+    @asynccontextmanager
+    async def _leaving_replicas(self) -> AsyncIterator[None]:
+        """Drop all connections if Redis replies that it is not the master: the same address may lead to the master.
+
+        A failover, or a proxy, may leave connections to the former master open.
+        """
+        try:
+            yield
+        except NOT_THE_MASTER:
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            for pubsub in self._pubsubs:
+                if pubsub.connection is not None:
+                    await pubsub.connection.disconnect()
+            raise
 
 
 def _thread_keys(of: names.ShardKeys, thread_id: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from livethread import errors
 from livethread.open_threads import taken_over
 from livethread.queued.connection import without_password
 from livethread.queued.mailboxes import Batch, Mailboxes, Reply
+from livethread.queued.outage import Outage, explain, may_pass
 from livethread.queued.writer import Writer
 from livethread.types import Position
 from livethread_config import Settings
@@ -36,18 +37,6 @@ REPORT_SHORTEST: Final = 0.02  # seconds
 #: Wait before a postponed or promised submission is offered again.
 OFFER_AGAIN: Final = 0.5  # seconds
 
-#: Errors, and beginnings of replies, that mean "not now" rather than "no": the same call may succeed later.
-_PASSING: Final = (
-    redis.ClusterDownError,
-    redis.ConnectionError,
-    redis.MasterDownError,
-    redis.ReadOnlyError,
-    redis.TimeoutError,
-    redis.TryAgainError,
-    OSError,
-)
-_NOT_NOW: Final = ("BUSY", "MISCONF")
-
 
 class Outbox:
     """Sends the queues of writers, each in its order, until Redis holds them."""
@@ -60,13 +49,18 @@ class Outbox:
         self._wakeups = [asyncio.Event() for _ in mailboxes.shards]
         #: For each shard, the loop time at which the call under way began, in seconds.
         self._called_at = [float("inf") for _ in mailboxes.shards]
+        #: Writers to send again later.
+        self._postponed: set[Writer] = set()
+        #: For each shard, why the last attempt failed; None if it succeeded.
+        self._failures: list[Exception | None] = [None for _ in mailboxes.shards]
+        self._outages = [Outage(logger, "enqueue") for _ in mailboxes.shards]
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopped = False
 
     def start(self) -> None:
         """Start sending, with one sender per shard."""
         self._tasks = [asyncio.create_task(self._send_forever(shard)) for shard in self._mailboxes.shards]
-        self._tasks.append(asyncio.create_task(self._report_hanging_calls()))
+        self._tasks.append(asyncio.create_task(self._report_delays()))
 
     async def stop(self) -> None:
         """Stop sending; everything queued now or later fails with `Unavailable`."""
@@ -81,18 +75,23 @@ class Outbox:
             for writer in waiting:
                 writer.drop_all(_closed())
             waiting.clear()
+        for writer in self._postponed:
+            writer.drop_all(_closed())
+        self._postponed.clear()
 
     def send(self, writer: Writer) -> None:
         """Have *writer*'s queue sent."""
         if self._is_stopped:
             writer.drop_all(_closed())
             return
+        self._postponed.discard(writer)
         self._waiting[writer.place.shard][writer] = None
         self._wakeups[writer.place.shard].set()
 
     def forget(self, writer: Writer) -> None:
         """Send no more of *writer*'s queue; Redis may still accept a call that is under way."""
         self._waiting[writer.place.shard].pop(writer, None)
+        self._postponed.discard(writer)
 
     async def _send_forever(self, shard: int) -> None:
         waiting, wakeup = self._waiting[shard], self._wakeups[shard]
@@ -103,10 +102,15 @@ class Outbox:
                 try:
                     await self._send(shard, batch)
                 except Exception as error:  # one bad batch must not stop the others
-                    logger.exception("sending failed", extra={"action": "enqueue", "shard": shard})
+                    logger.exception(
+                        "sending tasks of %d threads of shard %d failed",
+                        len(batch),
+                        shard,
+                        extra={"action": "enqueue", "shard": shard},
+                    )
                     if not await self._refuse_for_good(batch, error):
                         for writer, _ in batch:
-                            self._offer_again(writer)
+                            self._offer_again(writer, error)
                 for writer, _ in batch:
                     if not writer.queue:
                         waiting.pop(writer, None)
@@ -120,28 +124,32 @@ class Outbox:
             try:
                 replies = await self._mailboxes.enqueue(shard, batch)
             except (redis.RedisError, OSError) as error:
-                is_passing = isinstance(error, _PASSING) or str(error).startswith(_NOT_NOW)
-                if not is_passing and await self._refuse_for_good(batch, error):
+                is_refused = isinstance(error, redis.OutOfMemoryError) or not may_pass(error)
+                if is_refused and await self._refuse_for_good(batch, error):
                     return
-                level = logging.WARNING if wait == RETRY_FIRST else logging.DEBUG
-                extra = {"action": "enqueue", "shard": shard, "retry_in_s": wait}
-                logger.log(level, "Redis is unreachable", extra=extra)
+                effect = f"the tasks of {len(self._waiting[shard])} threads of shard {shard} stay queued"
+                self._outages[shard].begin(error, effect, shard=shard, retry_in_s=wait)
+                self._called_at[shard], self._failures[shard] = float("inf"), error
                 self._report_delay(shard, error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)
             finally:
                 self._called_at[shard] = float("inf")
+        self._outages[shard].end()
+        self._failures[shard] = None
         for (writer, _), reply in zip(batch, replies, strict=True):
             self._take_reply(writer, reply)
 
     def _take_reply(self, writer: Writer, reply: Reply) -> None:
         if reply.status == "gap":
             logger.warning(
-                "Redis lost tasks; sending them again",
+                "Redis lost tasks of thread %s; sending them again",
+                writer.thread_id,
                 extra={"action": "enqueue", "thread_id": writer.thread_id, "last_n": reply.last},
             )
             writer.rewind(reply.last)
             return
+        writer.held_up_by = None
         writer.accept(reply.last, reply.position, reply.fresh)
         if not writer.queue or reply.status == "ok":
             return
@@ -153,7 +161,9 @@ class Outbox:
         else:
             if reply.status == "moved" and first.is_promised:  # its caller no longer waits
                 logger.warning(
-                    "a compare-and-append came too late",
+                    "a compare-and-append to thread %s came too late: its last position is no longer %s",
+                    writer.thread_id,
+                    first.expected,
                     extra={"action": "enqueue", "thread_id": writer.thread_id, "position": first.expected},
                 )
             self._refuse(writer, self._refusal(writer, reply))
@@ -162,7 +172,7 @@ class Outbox:
         """Refuse *writer*'s first submission; if it stays queued, offer it again later and return False."""
         is_refused = writer.refuse(error)
         if not is_refused:
-            self._offer_again(writer)
+            self._offer_again(writer, error)
         return is_refused
 
     def _refusal(self, writer: Writer, reply: Reply) -> errors.ThreadStoreError:
@@ -178,7 +188,7 @@ class Outbox:
                     f"mailbox holds; {remedy}"
                 )
             case "moved":
-                return errors.Conflict.of_position(reply.tail, writer.queue[0].expected)
+                return errors.Conflict.of_position(writer.thread_id, reply.tail, writer.queue[0].expected)
             case "fenced":
                 return taken_over(writer.thread_id)
             case "exists":
@@ -198,9 +208,9 @@ class Outbox:
             return False
         refusal: errors.ThreadStoreError
         if isinstance(error, redis.OutOfMemoryError):
-            refusal = errors.ResourceExhausted(f"Redis is out of memory: {error}")
+            refusal = errors.ResourceExhausted(f"Redis is out of memory: it {explain(error)}")
         else:
-            refusal = errors.Internal(f"Redis refused the tasks: {error}")
+            refusal = errors.Internal(f"Redis refused the tasks: it {explain(error)}")
         for (writer, submissions), last in zip(batch, accepted, strict=True):
             if last is not None:
                 writer.accept(*last, fresh=0)
@@ -210,34 +220,46 @@ class Outbox:
                     break
         return True
 
-    def _offer_again(self, writer: Writer) -> None:
+    def _offer_again(self, writer: Writer, reason: Exception) -> None:
         loop = asyncio.get_running_loop()
         left = writer.queue[0].deadline - loop.time() if writer.queue else 0.0
         self.forget(writer)
+        self._postponed.add(writer)
+        writer.held_up_by = reason
         loop.call_later(min(left, OFFER_AGAIN) if left > 0 else OFFER_AGAIN, self.send, writer)
 
-    async def _report_hanging_calls(self) -> None:
-        """Report calls without a reply to the callers that wait for them."""
+    async def _report_delays(self) -> None:
+        """Report calls without a reply, and tasks that Redis does not accept yet, to the callers that wait for them."""
         limit, now = self._settings.enqueue_timeout_s, asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(max(limit / 4, REPORT_SHORTEST))
             for shard, called_at in enumerate(self._called_at):
-                if now() - called_at > limit:
-                    self._report_delay(shard, TimeoutError("no answer yet"))
+                hangs = now() - called_at > limit
+                failure = TimeoutError("no answer yet") if hangs else self._failures[shard]
+                if failure is not None:
+                    self._report_delay(shard, failure)
+            for writer in self._postponed:
+                self._report_delay_of(writer)
 
     def _report_delay(self, shard: int, error: Exception) -> None:
         """Raise `Unavailable` in callers that have waited too long; their submissions stay queued, to keep the order."""
-        since = asyncio.get_running_loop().time() - self._settings.enqueue_timeout_s
         for writer in self._waiting[shard]:
-            for submission in writer.queue:
-                if submission.since < since:
-                    submission.fail(self._no_reply(error, submission.expected))
+            writer.held_up_by = error
+            self._report_delay_of(writer)
 
-    def _no_reply(self, error: Exception, expected: Position | None) -> errors.Unavailable:
+    def _report_delay_of(self, writer: Writer) -> None:
+        since = asyncio.get_running_loop().time() - self._settings.enqueue_timeout_s
+        for submission in writer.queue:
+            if submission.since < since and not submission.is_postponed:
+                submission.fail(self._not_accepted(writer, submission.expected))
+
+    def _not_accepted(self, writer: Writer, expected: Position | None) -> errors.Unavailable:
+        error = writer.held_up_by
+        reason = f"it {explain(error)}" if isinstance(error, redis.RedisError | OSError) else error
         happened = (
-            f"Redis at {without_password(self._settings.client_url)} has not accepted the task within "
-            f"{self._settings.enqueue_timeout_s:g} s ({error}); it stays queued in this process, in order, and is sent when "
-            "Redis answers"
+            f"Redis at {without_password(self._settings.client_url)} has not accepted the task of thread "
+            f"{writer.thread_id} within {self._settings.enqueue_timeout_s:g} s ({reason}); it stays queued in this process, in order, and is "
+            "sent when Redis takes it"
         )
         if expected is None:
             return errors.Unavailable(f"{happened}: do not append it again, flush", is_queued=True)

@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
 from livethread.open_threads import OpenThreads
 from livethread.queued.connection import redis_errors_translated, without_password
 from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.outage import explain
 from livethread.queued.outbox import Outbox
 from livethread.queued.writer import Writer
 from livethread.types import START, Position, position_key
@@ -122,8 +123,8 @@ class ProgressWatch:
                             asked_at = now()
                         wait = min(wait * 4, ASK_LONGEST)
         except TimeoutError:
-            failure = self._liveness.failures.get(shard)
-            raise self._not_applied(writer.thread_id, limit, failure) from failure
+            failure = self._liveness.failures.get(shard) or (writer.held_up_by if writer.queue else None)
+            raise await self._not_applied(writer.thread_id, limit, failure) from failure
 
     async def ask(self, writer: Writer) -> bool:
         """Ask Redis how far *writer* is, and offer its last tasks again; return whether Redis answers.
@@ -178,18 +179,21 @@ class ProgressWatch:
                 with redis_errors_translated(self._settings):
                     while await self._mailboxes.is_waiting(thread_id, position):
                         await asyncio.sleep(wait)
-                        with suppress(OutOfMemoryError):  # workers make room
+                        with suppress(ResponseError):  # workers go on, and make room
                             await self._mailboxes.poke(thread_id)
                         wait = min(wait * 2, ASK_LONGEST)
         except TimeoutError:
-            raise self._not_applied(thread_id, limit, None) from None
+            raise await self._not_applied(thread_id, limit, None) from None
 
-    def _not_applied(self, thread_id: str, limit: float, failure: Exception | None) -> Unavailable:
-        cause = (
-            f"Redis at {without_password(self._settings.client_url)} does not answer ({failure})"
-            if failure
-            else "Is a worker running (celery --app livethread_worker.entrypoint worker)?"
-        )
+    async def _not_applied(self, thread_id: str, limit: float, failure: Exception | None) -> Unavailable:
+        try:
+            async with asyncio.timeout(ASK_LONGEST):
+                cause = None if failure else (await self._mailboxes.circumstances(thread_id)).cause()
+        except (RedisError, OSError) as error:
+            failure, cause = error, None
+        if cause is None:
+            held_up = explain(failure) if isinstance(failure, RedisError | OSError) else f"holds a task up: {failure}"
+            cause = f"Redis at {without_password(self._settings.client_url)} {held_up}"
         return Unavailable(
             f"the tasks of thread {thread_id} were not applied within {limit:g} s; they are kept, in order, and nothing "
             f"is lost; flush again to wait longer. {cause}"

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
@@ -28,6 +28,7 @@ from livethread.queued.acknowledgements import Acknowledgements
 from livethread.queued.admission import Admission, Check
 from livethread.queued.connection import no_redis, redis_errors_translated
 from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.outage import explain
 from livethread.queued.outbox import Outbox
 from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Budget, Submission, Writer
@@ -36,7 +37,7 @@ from livethread.rollout.session_meta import session_meta
 from livethread.several_threads import archive_each, delete_each
 from livethread.store import ThreadReader
 from livethread.thread_id import thread_of_rollout_name
-from livethread_config import Settings
+from livethread_config import Settings, names
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,9 @@ class QueuedThreadStore:
         self._reader = reader
         self._observers = Observers()
         #: Identifies this store for good; its writers append a number.
-        self._client = uuid.uuid4().hex[:16]
-        self._writer_numbers = itertools.count()
+        self._client = uuid.uuid4().hex[:12]
+        #: When the last writer was opened, in ms; each has a later time.
+        self._opened_at = 0
         self._budget = Budget(settings.outbox_max_bytes)
         self._threads: OpenThreads[Writer] = OpenThreads()
         self._outbox = Outbox(mailboxes, settings)
@@ -77,7 +79,11 @@ class QueuedThreadStore:
         except (RedisError, OSError) as error:
             if self._settings.require_redis:
                 raise no_redis(self._settings, error) from None
-            logger.warning("opened without Redis", extra={"action": "open", "error": type(error).__name__})
+            logger.warning(
+                "opened without Redis, which %s",
+                explain(error),
+                extra={"action": "open", "error": type(error).__name__},
+            )
         self._acknowledgements.start()
         self._outbox.start()
         return self
@@ -87,6 +93,9 @@ class QueuedThreadStore:
     ) -> None:
         await self._outbox.stop()
         self._admission.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                await self._sign_off(*self._threads.values())
         await self._acknowledgements.stop()
 
     @property
@@ -134,7 +143,7 @@ class QueuedThreadStore:
     async def shutdown_thread(self, params: types.ShutdownThreadParams) -> None:
         """Flush and close the writer."""
         await self.flush_thread(params)
-        if (writer := self._close(params.thread_id)) is not None:
+        if (writer := self._close(params.thread_id)) is not None and not writer.has_outstanding:
             await self._sign_off(writer)
 
     async def discard_thread(self, params: types.DiscardThreadParams) -> None:
@@ -327,15 +336,16 @@ class QueuedThreadStore:
         writer.close()
         return writer
 
-    async def _sign_off(self, writer: Writer) -> None:
-        """Have other processes know that a writer has ended; if Redis does not answer, once this process has."""
+    async def _sign_off(self, *writers: Writer) -> None:
+        """Have Redis forget writers that have ended; if it does not answer, it forgets them in some days."""
         with suppress(RedisError, OSError):
-            await self._mailboxes.sign_off(writer)
+            await self._mailboxes.sign_off(writers)
 
     def _new_writer(self, thread_id: str, *, keeps_accepted: bool = True) -> Writer:
+        self._opened_at = max(time.time_ns() // 1_000_000, self._opened_at + 1)
         return Writer(
             thread_id,
-            f"{self._client}.{next(self._writer_numbers)}",
+            names.writer_id(self._client, self._opened_at),
             self._mailboxes.place(thread_id),
             self._budget,
             self._observers,

@@ -162,6 +162,8 @@ class Writer:
         self.applied: Position = START
         #: Why the thread is parked; None if it is not.
         self.parked: str | None = None
+        #: Why Redis does not take the queue now; None if it does, or has not refused.
+        self.held_up_by: Exception | None = None
         #: Set whenever one of these changes.
         self.changed = asyncio.Event()
         #: Held by the caller whose task waits for room; the others wait for the lock, in order.

@@ -28,8 +28,8 @@ ERRORS = [
     (InvalidRequest("type: Field required"), "type: Field required"),
     (Conflict("the thread exists; resume it instead"), "the thread exists; resume it instead"),
     (
-        Conflict.of_position("2-0", "1-0"),
-        "the thread's last position is 2-0, not 1-0: nothing was stored. Read the thread again, then retry",
+        Conflict.of_position("t1", "2-0", "1-0"),
+        "the last position of thread t1 is 2-0, not 1-0: nothing was stored. Read the thread again, then retry",
     ),
     (ResourceExhausted("the mailbox is full; flush"), "the mailbox is full; flush"),
     (Unavailable("Redis does not answer; start it"), "Redis does not answer; start it"),

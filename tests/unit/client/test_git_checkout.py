@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.nodes.waiting import wait_until
 
 from livethread import CreateThreadParams, GitInfo, InMemoryThreadStore, LiveThread, ThreadManager, git_checkout
 from livethread.git_checkout import read_git
@@ -123,8 +124,16 @@ async def test_a_git_that_hangs_is_given_up_and_ended_while_the_loop_goes_on(
 
     assert await reading is None
     assert turns > 1
-    pids = (tmp_path / "pids").read_text().split()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    wait_until(lambda: not any(map(_exists, pids)), "the end of every git")
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 async def test_a_new_thread_has_the_git_of_its_directory(store: InMemoryThreadStore, checkout: Path) -> None:

@@ -105,7 +105,7 @@ def test_an_observer_that_raises_is_logged_and_disturbs_no_other(
     assert seen == [APPLIED, APPLIED]
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [(r.name, r.getMessage(), vars(r)["action"]) for r in failures] == [
-        ("livethread.observers", "thread observer failed", "tasks_applied")
+        ("livethread.observers", f"an observer of thread {THREAD} failed at tasks_applied", "tasks_applied")
     ] * 2
 
 
@@ -126,7 +126,7 @@ def test_an_observer_may_unsubscribe_while_it_is_called(observers: Observers) ->
 
 
 @pytest.mark.parametrize(("event", "action", "level"), EVENTS, ids=[action for _, action, _ in EVENTS])
-def test_every_event_is_a_log_line_with_its_data_and_a_constant_message(
+def test_every_event_is_a_log_line_that_names_the_thread_and_has_its_data(
     observers: Observers, caplog: pytest.LogCaptureFixture, event: ThreadEvent, action: str, level: int
 ) -> None:
     caplog.set_level(logging.DEBUG, "livethread.observers")
@@ -136,7 +136,8 @@ def test_every_event_is_a_log_line_with_its_data_and_a_constant_message(
     (record,) = caplog.records
     plain = vars(logging.makeLogRecord({}))
     data: dict[str, Any] = {k: v for k, v in vars(record).items() if k not in plain and k != "message"}
-    assert (record.levelno, record.getMessage()) == (level, action)
+    assert record.levelno == level
+    assert record.getMessage().startswith(f"{action}, thread {THREAD}")
     assert data == {"action": action, **asdict(event)}
     assert data["thread_id"] == THREAD
 
@@ -147,7 +148,10 @@ def test_frequent_events_are_quiet_in_production(observers: Observers, caplog: p
     for event, _, _ in EVENTS:
         observers.emit(event)
 
-    assert [record.getMessage() for record in caplog.records] == ["thread_initialized", "thread_parked"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"thread_initialized, thread {THREAD}",
+        f"thread_parked, thread {THREAD}: ThreadNotFound",
+    ]
 
 
 # -- events as JSON lines ----------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ def test_a_file_that_cannot_be_written_disturbs_no_other_observer(
     observers.emit(APPLIED)
 
     assert seen == [APPLIED]
-    assert "thread observer failed" in caplog.messages
+    assert f"an observer of thread {THREAD} failed at tasks_applied" in caplog.messages
 
 
 def test_a_file_that_cannot_be_opened_is_reported_at_once(tmp_path: Path) -> None:

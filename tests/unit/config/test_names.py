@@ -40,6 +40,7 @@ def test_the_keys_of_a_shard_share_one_hash_tag_and_are_all_different() -> None:
     keys = ShardKeys("prefix", 7)
     spelled = [value for name, value in vars(keys).items() if name != "shard"]
     spelled += [keys.mailbox(THREAD), keys.writers(THREAD), keys.applied(THREAD), keys.idempotency_keys(THREAD)]
+    spelled += [keys.read("r1"), keys.answer("r1")]
 
     assert all(key.startswith("prefix:{7}:") for key in spelled)
     assert len(set(spelled)) == len(spelled)
@@ -70,3 +71,17 @@ def test_queues_and_celery_tasks_keep_their_names() -> None:
         "livethread.load_history",
         "livethread.list_threads",
     )
+
+
+def test_a_writers_id_holds_the_time_at_which_it_was_opened() -> None:
+    assert names.writer_id("client", 1_796_000_000_123) == "client.1a229f1287b"
+    assert names.opened_at("client.1a229f1287b") == 1_796_000_000_123
+
+
+@pytest.mark.parametrize("writer", ["", ".", "w", "w.", "w.G", "w.-1", "w.1_0", "w.0x1", "w." + "f" * 15])
+def test_a_writers_id_of_another_program_holds_no_time(writer: str) -> None:
+    assert names.opened_at(writer) == 0
+
+
+def test_the_latest_time_in_a_writers_id_fits_the_index() -> None:
+    assert names.opened_at("w." + "f" * 14) < 2**63

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from livethread.errors import Unavailable
+from livethread.queued.outage import Outage
 from livethread_config import Settings
 from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
@@ -27,6 +27,9 @@ MAX_IDLE_MAINTENANCE: Final = 0.5  # seconds
 
 #: Longest drain if there are several shards: the worker's other shards wait for it.
 MAX_SHARD_DRAIN: Final = 1.0  # seconds
+
+#: How often a drain asks whether a read waits for its process.
+READS_INTERVAL: Final = 0.01  # seconds
 
 
 @dataclass(slots=True)
@@ -53,45 +56,67 @@ class Drain:
         settings: Settings,
         *,
         ring: Callable[[], None],
+        reads_wait: Callable[[], bool],
         events: TaskEvents,
+        outage: Outage,
     ) -> None:
         self._mailbox = mailbox
         self._home = home
         self._open_index = open_index
         self._settings = settings
         self._ring = ring
+        self._reads_wait = reads_wait
         self._events = events
+        self._outage = outage
         self._counts = DrainCounts()
+        self._ask_reads_at = 0.0
 
     def run(self) -> dict[str, int]:
         """Apply what is ready and linger for more; end when idle, or hand over after at most ``drain_max_s``.
 
-        The drain ends if Redis is unreachable: its threads can be claimed again when its claims expire.
+        It also hands over after a batch if a read waits: a worker may have only this process, and Celery runs the read
+        before the next drain.
+
+        The drain ends if Redis does not answer, or answers with an error: its threads can be claimed again when its
+        claims expire.
         """
         try:
             self._run()
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            logger.warning("Redis is unreachable", extra={"action": "drain", "error": type(error).__name__})
+        except RedisError as error:
+            self._outage.begin(error, "the next drain goes on")
+            self._mailbox.disconnect()
+            self._events.reconnect()
+        else:
+            self._outage.end()
         return asdict(self._counts)
 
     def _run(self) -> None:
         longest, worked_at = self._settings.drain_max_s, time.monotonic()
         ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, MAX_SHARD_DRAIN))
         linger = self._settings.drain_linger_ms / 1000
-        has_more = False
-        while (now := time.monotonic()) < ends_at:
+        has_more = is_awaited = False
+        while (now := time.monotonic()) < ends_at and not is_awaited:
             if self._apply_ready() or (not has_more and self._mailbox.wait(linger)):
                 worked_at, has_more = now, False
-                continue
-            self._events.send()
-            has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE
-            if not has_more and self._mailbox.rest():
-                return
+            else:
+                self._events.send()
+                has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE
+                if not has_more and self._mailbox.rest():
+                    return
+            is_awaited = self._is_read_waiting(now)
         self._events.send()
-        self._maintain(is_idle=True)
+        if not is_awaited:
+            self._maintain(is_idle=True)
         self._mailbox.hand_over()
         if self._mailbox.sweep():
             self._ring()
+
+    def _is_read_waiting(self, now: float) -> bool:
+        """Whether a read may wait for this process; Redis is asked once per `READS_INTERVAL`."""
+        if now < self._ask_reads_at:
+            return False
+        self._ask_reads_at = now + READS_INTERVAL
+        return self._reads_wait()
 
     def _apply_ready(self) -> bool:
         """Claim, apply and settle once; return whether any thread was ready."""
@@ -104,7 +129,12 @@ class Drain:
         outcomes = self._apply(claims)
         expired = len(claims) - self._mailbox.settle(claims, outcomes)
         if expired:
-            logger.warning("claims expired", extra={"action": "drain", "expired": expired})
+            logger.warning(
+                "%d of %d claims expired before they were settled",
+                expired,
+                len(claims),
+                extra={"action": "drain", "expired": expired},
+            )
         self._count(claims, outcomes)
         self._events.report(claims, outcomes, started_at)
         self._maintain(is_idle=False)
@@ -115,7 +145,7 @@ class Drain:
         try:
             return self._open_index().maintain(is_idle=is_idle)
         except (IndexUnavailable, Unavailable) as error:
-            logger.debug("index maintenance failed", extra={"action": "maintain", "error": str(error)})
+            logger.debug("index maintenance failed: %s", error, extra={"action": "maintain"})
             return False
 
     def _apply(self, claims: list[Claim]) -> dict[str, Outcome]:
@@ -125,7 +155,11 @@ class Drain:
             sync = self._settings.sync == "fdatasync"
             outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
         except Exception as error:  # after any error, release the threads before their claims expire
-            logger.exception("batch failed", extra={"action": "drain", "threads": len(batch)})
+            logger.exception(
+                "a batch failed, and its %d threads are put back",
+                len(batch),
+                extra={"action": "drain", "threads": len(batch)},
+            )
             outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
         return {claim.thread_id: self._mailbox.judge(claim, outcomes[claim.thread_id]) for claim in claims}
 
@@ -151,6 +185,8 @@ class Drain:
                 case OutcomeKind.LOCKED | OutcomeKind.BUSY | OutcomeKind.FAILED:
                     counts.put_back += 1
                     logger.warning(
-                        "thread put back",
+                        "thread %s is put back: %s",
+                        claim.thread_id,
+                        outcome.reason,
                         extra={"action": "put_back", "thread_id": claim.thread_id, "reason": outcome.reason},
                     )

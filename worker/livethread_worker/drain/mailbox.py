@@ -43,6 +43,9 @@ BUSY_WAIT_MS: Final = 200
 RETRY_FIRST_MS: Final = 200
 RETRY_LONGEST_MS: Final = 10_000
 
+#: How much Redis holds of the reason why a thread was put back.
+REASON_CHARACTERS: Final = 500
+
 _WRITER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -92,11 +95,15 @@ class Mailbox:
         scripts = (load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest", "sweep"))
         self._claim, self._settle, self._rest, self._sweep = map(redis.register_script, scripts)
 
+    def disconnect(self) -> None:
+        """Close idle connections: they may lead to a former master. A later call opens others."""
+        self._redis.connection_pool.disconnect(inuse_connections=False)
+
     def claim(self) -> tuple[bool, list[Claim]]:
         """Take ready threads; also return whether more are ready, so that a doorbell must be rung."""
         keys = self._keys
         ring, *threads = self._claim(
-            keys=[keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, keys.bell, keys.drain],
+            keys=[keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, keys.bell, keys.drain, keys.seen],
             args=[
                 self._token,
                 int(self._settings.claim_ttl_s * 1000),
@@ -161,13 +168,13 @@ class Mailbox:
         """Make threads with expired claims ready; return whether a doorbell must be rung."""
         keys = self._keys
         ring, _ = self._sweep(
-            keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain, keys.deleted],
+            keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain, keys.deleted, keys.swept],
             args=[BELL_TTL_MS, self._settings.writer_ttl_days * 86_400, int(self._settings.claim_ttl_s * 1000)],
         )
         return bool(ring)
 
     @staticmethod
-    def _script_outcome(claim: Claim, outcome: Outcome) -> tuple[str, str | int]:
+    def _script_outcome(claim: Claim, outcome: Outcome) -> tuple[str, str]:
         """Return the outcome and its detail as ``settle.lua`` expects them."""
         match outcome.kind:
             case OutcomeKind.DONE:
@@ -175,12 +182,18 @@ class Mailbox:
             case OutcomeKind.DELETED:
                 return "deleted", ""
             case OutcomeKind.LOCKED | OutcomeKind.BUSY:
-                return "later", BUSY_WAIT_MS
+                return "later", f"{BUSY_WAIT_MS} {_short(outcome.reason)}"
             case OutcomeKind.FAILED:
-                return "failed", min(RETRY_FIRST_MS * 2**claim.attempts, RETRY_LONGEST_MS)
+                wait_ms = min(RETRY_FIRST_MS * 2**claim.attempts, RETRY_LONGEST_MS)
+                return "failed", f"{wait_ms} {_short(outcome.reason)}"
             case OutcomeKind.POISONED:
                 detail = {"reason": outcome.reason, "applied": outcome.position, "parked_at": format_time(utc_now())}
                 return "parked", json.dumps(detail)
+
+
+def _short(reason: str) -> str:
+    """Return *reason* on one line of bounded length, which Redis can hold whatever its characters."""
+    return " ".join(reason[:REASON_CHARACTERS].split()).encode(errors="replace").decode()
 
 
 def _claim(thread: bytes, attempts: bytes, entries: list[list[Any]]) -> Claim:

@@ -78,6 +78,13 @@ class TaskEvents:
             logger.warning("sending events failed", extra={"action": "events", "error": type(error).__name__})
             del self._unsent[:-EVENTS_KEPT]
 
+    def reconnect(self) -> None:
+        """Send on a new connection from now on: the present one may lead to a former master, which takes events, too."""
+        dispatcher: Any = self._dispatcher  # see below
+        if dispatcher is not None:
+            dispatcher.connection.collect()
+            dispatcher.producer.revive(dispatcher.connection)
+
     def _send(self, dispatcher: Any) -> None:  # celery-types lacks most of a dispatcher's attributes
         """Publish as the dispatcher publishes its own buffer, but with orjson: in a third of the time."""
         while self._unsent:

@@ -109,6 +109,8 @@ def answers(settings: Settings) -> bool:
         return bool(client.ping())
     except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError):
         return False
+    except redis.ResponseError:  # such as MISCONF, if its disk is full
+        return True
     finally:
         client.close()
 

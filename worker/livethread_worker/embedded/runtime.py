@@ -156,7 +156,7 @@ def _mend(settings: Settings) -> bool:
             logger.info("starting the local runtime again", extra={"action": "guard_runtime"})
             _start_runner(settings)
     except (Unavailable, OSError) as error:
-        logger.warning("the local runtime does not start", extra={"action": "guard_runtime", "reason": str(error)})
+        logger.warning("the local runtime does not start: %s", error, extra={"action": "guard_runtime"})
         return False
     return True
 

@@ -62,6 +62,8 @@ class ThreadState:
     #: Writers with an older epoch are fenced; only `LocalThreadStore` checks this.
     epoch: int = 0
     writers: dict[str, WriterMark] = field(default_factory=dict)
+    #: When the newest writer was opened that the index has forgotten, in ms.
+    forgotten_to: int = -1
     #: Idempotency keys known to be taken: looked up in the index, or found in lines that were read.
     idempotency_keys: set[str] = field(default_factory=set)
     #: First-wins metadata fields that a caller set explicitly.

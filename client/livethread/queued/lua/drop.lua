@@ -72,11 +72,11 @@ local acks = {}
 for i = 6 + count, #ARGV, 2 do
   -- An entry may claim a counter that its writer never reached.
   local n, accepted = tonumber(ARGV[i + 1]), redis.call('HGET', writers, ARGV[i])
-  if accepted then
+  if accepted then -- else the writer was forgotten: its client closed it
     n = math.min(n, tonumber(string.match(accepted, '^%d+')))
-  end
-  if n > tonumber(redis.call('HGET', writers, 'a:' .. ARGV[i]) or '0') then
-    redis.call('HSET', writers, 'a:' .. ARGV[i], string.format('%.0f', n))
+    if n > tonumber(redis.call('HGET', writers, 'a:' .. ARGV[i]) or '0') then
+      redis.call('HSET', writers, 'a:' .. ARGV[i], string.format('%.0f', n))
+    end
   end
   local line = string.format('applied %s %s %s:%.0f', thread, applied or '0-0', ARGV[i], n)
   acks[#acks + 1] = { acks_prefix .. string.match(ARGV[i], '^[^.]*'), line }

@@ -13,7 +13,6 @@
 --          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out;
 --                            a:<writer> -> its last counter that is applied (see settle.lua);
 --                            :epoch -> the newest epoch (see fence.lua);
---                            e:<writer> -> "" if it has ended
 --          applied   string  last applied position
 --          idempotency_keys
 --                    zset    idempotency key of an append -> time (ms) at which it was last accepted: the newest 1,000
@@ -42,6 +41,8 @@
 --   exists    the thread to create has tasks of other writers
 --   fenced    the thread has a newer epoch; the tasks after last are not accepted
 --   deleted   the thread's deletion was accepted before; the tasks after last are not accepted
+-- Whenever a thread gets a new writer, some writers are forgotten that had no task accepted for as long as ARGV[2] says, and
+-- whose tasks are all applied. A writer that has ended is forgotten at once; see Mailboxes.sign_off.
 -- A repeated call is safe: a task whose n was accepted before is not added again.
 
 local call = redis.call
@@ -62,6 +63,18 @@ local function remember(idempotency_keys, idempotency_key)
   call('ZADD', idempotency_keys, now, idempotency_key)
   call('ZREMRANGEBYRANK', idempotency_keys, 0, -1 - idempotency_keys_kept)
   call('EXPIRE', idempotency_keys, writer_ttl)
+end
+
+-- Look at some writers of a thread, and forget those that have been silent for long. Each new writer pays for looking at
+-- several, so a thread has few more than were active within that time.
+local function forget_silent(writers)
+  local fields = call('HRANDFIELD', writers, 16, 'WITHVALUES')
+  for i = 1, #fields, 2 do
+    local n, since = string.match(fields[i + 1], '^(%d+) (%d+)-%d+$')
+    if since and tonumber(since) < now - writer_ttl * 1000 and call('HGET', writers, 'a:' .. fields[i]) == n then
+      call('HDEL', writers, fields[i], 'a:' .. fields[i])
+    end
+  end
 end
 
 -- Threads with tasks, which are checked together at the end: the overhead of a call exceeds its work.
@@ -158,6 +171,9 @@ while key <= #KEYS do
     call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)
     if epoch and epoch > newest then -- Redis lost it
       call('HSET', writers, ':epoch', string.format('%.0f', epoch))
+    end
+    if not known[1] then
+      forget_silent(writers)
     end
     if is_new_second then -- once a second is enough
       call('EXPIRE', writers, writer_ttl)

@@ -33,12 +33,12 @@ def test_a_directory_may_be_relative(home: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path / "project")
 
     for spelling in (".", "../project"):
-        result = CliRunner().invoke(main, ["ls", "--json", "--cwd", spelling])
+        result = CliRunner().invoke(main, ["ls", "--all", "--json", "--cwd", spelling])
         assert [thread["thread_id"] for thread in json.loads(result.stdout)["items"]] == [ONE]
 
 
 @pytest.mark.parametrize(
-    "command", [["ls", "--json"], ["show", ONE, "--json"], ["show", ONE], ["show", ONE, "--full"]]
+    "command", [["ls", "--all", "--json"], ["show", ONE, "--json"], ["show", ONE], ["show", ONE, "--full"]]
 )
 def test_integers_beyond_64_bits_are_printed(home: Path, command: list[str]) -> None:
     usage = {"total_token_usage": {"total_tokens": 2**64}}

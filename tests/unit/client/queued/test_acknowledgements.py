@@ -70,7 +70,7 @@ async def test_a_malformed_publication_is_logged_and_the_next_is_processed(
     await eventually(lambda: writer.floor == 1, "the second publication")
 
     assert (writer.applied, writer.has_outstanding) == ("7-0", True)
-    assert "skipped a malformed acknowledgement" in caplog.messages
+    assert "skipped a malformed acknowledgement: " in caplog.text
 
 
 async def test_a_malformed_line_does_not_stop_the_other_lines_of_its_publication(

@@ -19,7 +19,7 @@ AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
 FULL = ResourceExhausted("the mailbox is full")
 FENCED = Conflict("a newer writer")
-MOVED = Conflict.of_position("9-0", "7-0")
+MOVED = Conflict.of_position("t1", "9-0", "7-0")
 FOREVER = float("inf")
 MANY = 1_000
 PATCH = OrderedTask(UpdateThreadMetadata(at=AT, patch=ThreadMetadataPatch(title="t"), derived=True)).encode()

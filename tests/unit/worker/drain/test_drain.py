@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from tests.unit.worker.builders import DAY, Mail, Store
 
 from livethread import Settings
 from livethread.ordered_tasks import MailboxEntry
+from livethread.queued.outage import Outage
 from livethread_worker.drain import drain as drain_module
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Claim, Mailbox
@@ -25,6 +27,7 @@ class FakeMailbox:
     def __init__(self, *batches: tuple[Callable[[], object], list[MailboxEntry]]) -> None:
         self._batches = iter(batches)
         self.outcomes: list[Outcome] = []
+        self.is_handed_over = False
 
     def claim(self) -> tuple[bool, list[Claim]]:
         prepare, entries = next(self._batches, (lambda: None, []))
@@ -42,6 +45,12 @@ class FakeMailbox:
         return False
 
     def rest(self) -> bool:
+        return True
+
+    def hand_over(self) -> None:
+        self.is_handed_over = True
+
+    def sweep(self) -> bool:
         return True
 
 
@@ -86,7 +95,9 @@ def test_a_drain_notices_within_a_second_that_a_folder_became_a_link_out(
         lambda: store.index,
         Settings(home=store.home.root, sync="none"),
         ring=lambda: None,
+        reads_wait=lambda: False,
         events=TaskEvents(None, 0),
+        outage=Outage(logging.getLogger(__name__), "drain"),
     )
 
     counts: dict[str, Any] = drain.run()
@@ -96,3 +107,28 @@ def test_a_drain_notices_within_a_second_that_a_folder_became_a_link_out(
     assert counts["tasks"] == (3 if is_noticed else 4)
     assert counts["parked"] == int(is_noticed)
     assert ("leads out" in mailbox.outcomes[-1].reason) is is_noticed
+
+
+def test_a_drain_hands_over_after_a_batch_if_a_read_waits(store: Store) -> None:
+    mail = Mail()
+    mailbox = FakeMailbox(
+        (lambda: None, [mail.create(), mail.append("first")]),
+        (lambda: None, [mail.append("second")]),
+    )
+    rung: list[int] = []
+    drain = Drain(
+        cast("Mailbox", mailbox),
+        store.home,
+        lambda: store.index,
+        Settings(home=store.home.root, sync="none"),
+        ring=lambda: rung.append(0),
+        reads_wait=lambda: True,
+        events=TaskEvents(None, 0),
+        outage=Outage(logging.getLogger(__name__), "drain"),
+    )
+
+    counts = drain.run()
+
+    assert counts["batches"] == 1
+    assert mailbox.is_handed_over
+    assert rung == [0]

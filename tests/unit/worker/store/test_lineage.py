@@ -234,7 +234,7 @@ async def test_without_an_index_the_same_is_read(home: Home, reverted: Rollout) 
 async def test_pages_of_lines_make_up_the_history(store: LocalThreadStore, home: Home, reverted: Rollout) -> None:
     params = LoadThreadHistoryParams(thread_id=A)
     whole = await store.load_history(params)
-    lines: list[str] = []
+    lines = b""
     start: int | None = 0
     with closing(Index(home)) as index:
         reader = LocalReader(home, lambda: index)
@@ -242,7 +242,7 @@ async def test_pages_of_lines_make_up_the_history(store: LocalThreadStore, home:
             page, start = reader.read_lines(params, start, 100)
             lines += page
 
-    assert items_of(decode_line(line.encode()) for line in lines) == whole.items
+    assert items_of(map(decode_line, lines.split(b"\n"))) == whole.items
     assert reverted.path.exists()
 
 

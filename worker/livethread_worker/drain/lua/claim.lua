@@ -4,10 +4,11 @@
 -- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
 --        2 claims    zset    thread -> deadline (ms) of its claim
 --        3 tokens    hash    thread -> token of the claim's holder
---        4 attempts  hash    thread -> failed attempts in a row
+--        4 attempts  hash    thread -> "<failed attempts in a row> <why it was put back>"
 --        5 parked    hash    thread -> why it is parked
 --        6 bell      string  a doorbell is outstanding
 --        7 drain     string  heartbeat of a running drain
+--        8 seen      string  time (ms) of this call; kept for a week
 -- ARGV   1 token of this drain
 --        2 lifetime of the claims, in ms
 --        3 maximum threads     4 maximum tasks in all     5 maximum tasks of one thread
@@ -36,6 +37,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 redis.call('SET', drain, token, 'PX', ARGV[6])
+redis.call('SET', KEYS[8], string.format('%.0f', now), 'EX', 604800)
 if ARGV[9] == '1' then
   redis.call('DEL', bell)
 end
@@ -104,6 +106,10 @@ local any_parked = redis.call('HLEN', parked) > 0
 local any_attempts = redis.call('HLEN', attempts) > 0
 local removed, deadlines, held = {}, {}, {}
 
+local function attempts_of(thread)
+  return string.match(redis.call('HGET', attempts, thread) or '0', '^%d+')
+end
+
 local function claim(thread)
   removed[#removed + 1] = thread
   if not (any_parked and redis.call('HEXISTS', parked, thread) == 1) then
@@ -112,7 +118,7 @@ local function claim(thread)
       budget = budget - #entries
       deadlines[#deadlines + 1], deadlines[#deadlines + 2] = now + ttl, thread
       held[#held + 1], held[#held + 2] = thread, token
-      reply[#reply + 1] = { thread, any_attempts and redis.call('HGET', attempts, thread) or '0', entries }
+      reply[#reply + 1] = { thread, any_attempts and attempts_of(thread) or '0', entries }
     end
   end
 end

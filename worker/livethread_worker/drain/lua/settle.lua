@@ -4,7 +4,7 @@
 -- KEYS   1 ready     zset    thread -> time (ms) from which it may be claimed
 --        2 claims    zset    thread -> deadline (ms) of its claim
 --        3 tokens    hash    thread -> token of the claim's holder
---        4 attempts  hash    thread -> failed attempts in a row
+--        4 attempts  hash    thread -> "<failed attempts in a row> <why it was put back>"
 --        5 parked    hash    thread -> why it is parked
 --        then for each thread
 --          mailbox   stream  unapplied tasks
@@ -19,8 +19,8 @@
 --          position  last applied position, or "" if no task was applied
 --          n         that writer's last counter up to the position: clients identify tasks by it, since positions
 --                    may repeat after Redis lost data
---          outcome   done | later (detail: ms until it may be claimed again) | failed (as later, and counts as
---                    an attempt) | parked (detail: JSON with the reason) | deleted (its Redis keys go, too)
+--          outcome   done | later (detail: ms until it may be claimed again, and why) | failed (as later, and counts
+--                    as an attempt) | parked (detail: JSON with the reason) | deleted (its Redis keys go, too)
 --
 -- Each client gets one message for all threads, on its own channel: a line "applied <thread> <position> <writer>:<n>"
 -- for each of its writers, and "parked <thread> <detail>". A client's name is the part before the first dot in the ids of
@@ -90,17 +90,26 @@ local function publish(writer, line)
   end
 end
 
--- Store the last applied counter of each writer, and acknowledge it to its client.
+-- Acknowledge each writer's last applied counter to its client, and store it unless the writer was forgotten: its client
+-- closed it, and asks no more.
 local function acknowledge(thread, position, writers, first, count)
-  local counters = {}
+  local names, counters = {}, {}
   for i = first, first + count * 2 - 1, 2 do
     local writer, n = ARGV[i], ARGV[i + 1]
-    counters[#counters + 1], counters[#counters + 2] = 'a:' .. writer, n
+    names[#names + 1] = writer
     publish(writer, 'applied ' .. thread .. ' ' .. position .. ' ' .. writer .. ':' .. n)
+  end
+  for i = 1, #names, 1000 do
+    for j, accepted in ipairs(redis.call('HMGET', writers, unpack(names, i, math.min(i + 999, #names)))) do
+      if accepted then
+        local at = i + j - 1
+        counters[#counters + 1], counters[#counters + 2] = 'a:' .. names[at], ARGV[first + at * 2 - 1]
+      end
+    end
   end
   for i = 1, #counters, 1000 do
     if redis.call('HSET', writers, unpack(counters, i, math.min(i + 999, #counters))) > 0 then
-      redis.call('EXPIRE', writers, keep) -- the hash may be new; otherwise enqueue has set this
+      redis.call('EXPIRE', writers, keep) -- enqueue set it when it accepted the task, which may be long ago
     end
   end
 end
@@ -155,10 +164,10 @@ for number, thread in ipairs(threads) do
     elseif has_more and outcome == 'done' then
       redis.call('ZADD', ready, 'NX', now, thread)
     elseif has_more then
-      if outcome == 'failed' then
-        redis.call('HINCRBY', attempts, thread, 1)
-      end
-      redis.call('ZADD', ready, 'NX', now + tonumber(detail), thread)
+      local wait, why = string.match(detail, '^(%d+) (.*)$')
+      local failed = tonumber(string.match(redis.call('HGET', attempts, thread) or '0', '^%d+'))
+      redis.call('HSET', attempts, thread, (outcome == 'failed' and failed + 1 or failed) .. ' ' .. why)
+      redis.call('ZADD', ready, 'NX', now + tonumber(wait), thread)
     end
   end
 end

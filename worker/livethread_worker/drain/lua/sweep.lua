@@ -2,7 +2,7 @@
 -- sweep: make threads with expired claims ready, forget old deletions, and ring if ready threads wait and no drain is
 -- running.
 --
--- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain  6 deleted   (as in enqueue.lua)
+-- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain  6 deleted  7 swept   (as in enqueue.lua)
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a deletion may be forgotten
 --        3 ms for which claims hold: a claim that ends later was made before the clock was set back
@@ -30,6 +30,8 @@ for _, thread in ipairs(expired) do
 end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[2] * 1000)
+
+redis.call('SET', KEYS[7], string.format('%.0f', now), 'EX', 604800)
 
 local ring = 0
 if redis.call('EXISTS', drain) == 0 and redis.call('ZCOUNT', ready, '-inf', now) > 0

@@ -21,7 +21,13 @@ from livethread.rollout.old_forms import event_of_message, modern_record
 from livethread_worker.store.files import lineage, originals, rewritten
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home, time_in_name
-from livethread_worker.store.files.scan import Record, idempotency_key_of, ordinal_of, scan_records, writer_mark
+from livethread_worker.store.files.scan import (
+    Record,
+    idempotency_key_of,
+    ordinal_of,
+    scan_records,
+    writer_mark,
+)
 from livethread_worker.store.thread_state import ARCHIVED_AT, BROKEN, ThreadState, WriterMark
 
 logger = logging.getLogger(__name__)

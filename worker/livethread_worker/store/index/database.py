@@ -19,7 +19,9 @@ from livethread_worker.store.index.search_threads import HOLDS, holds_literally
 
 logger = logging.getLogger(__name__)
 
-#: Pages of 4 KB in the write-ahead log at which a commit moves them into the database, unless `Maintenance` did so before:
+PAGE_BYTES: Final = 4096
+
+#: Pages in the write-ahead log at which a commit moves them into the database, unless `Maintenance` did so before:
 #: that takes about ten milliseconds.
 CHECKPOINT_PAGES: Final = 4_000
 
@@ -33,7 +35,7 @@ migrations = Migrations("livethread")
 
 
 @migrations()
-def m003_schema(db: Database) -> None:
+def m004_schema(db: Database) -> None:
     """Create everything."""
     # Not executescript(): it would commit the transaction that also records the migration.
     for statement in _statements(resources.files(__package__).joinpath("sql", "schema.sql").read_text("utf-8")):
@@ -88,6 +90,8 @@ def _open(home: Home) -> Database:
         _prepare(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        # A reader that keeps its transaction lets the log grow. It is cut to this size when it starts from its beginning again.
+        connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_BYTES}")
         # A power cut may take the last commits: their changes are in the rollouts, and are read from there again.
         connection.execute("PRAGMA synchronous = NORMAL")
         # A statement may have to undo a new thread's row in fifteen indexes; in memory, that needs no temporary file

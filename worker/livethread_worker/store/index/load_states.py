@@ -59,4 +59,5 @@ def _state(row: sqlite3.Row, thread: StoredThread) -> ThreadState:
         explicit_fields=set(json.loads(row["explicit_fields"])),
         turn=TurnPlace(TurnPhase(row["phase"]), row["turn_id"]),
         epoch=row["epoch"],
+        forgotten_to=row["forgotten_to"],
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from livethread.metadata import StoredThread
 from livethread.rollout import lines, search_text, turns
+from livethread_config import names
 from livethread_worker.store.index.listing_texts import listing_rows, save_listing_texts
 from livethread_worker.store.index.maintenance import FTS_BATCH_ROWS
 from livethread_worker.store.index.queries import QUERIES
@@ -51,7 +52,14 @@ def thread_rows(state: ThreadState, loaded: StoredThread | None) -> ThreadRows:
         changed=columns,
         rollout=_rollout_row(state),
         writers=[
-            {"thread_id": state.thread_id, "writer": writer, "n": mark.n, "lines": mark.lines}
+            {
+                "thread_id": state.thread_id,
+                "writer": writer,
+                "n": mark.n,
+                "lines": mark.lines,
+                "opened_at": names.opened_at(writer),
+                "ordinal": state.next_ordinal,
+            }
             for writer, mark in state.writers.items()
         ],
         messages=_message_rows(state),

@@ -72,7 +72,7 @@ class LocalReader:
 
     def read_lines(
         self, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
-    ) -> tuple[list[str], int | None]:
+    ) -> tuple[bytes, int | None]:
         """Return one page of a thread's raw lines, and where the next one starts, if any."""
         return self._read_of(params.thread_id, lambda index: read_lines(self._home, index, params, start, max_bytes))
 

@@ -1,4 +1,4 @@
-"""A thread's rollout, wherever it is now: opened, as items, or as raw lines in pages that fit a message."""
+"""A thread's rollout, wherever it is now: opened, as items, or as raw lines in pages."""
 
 from __future__ import annotations
 
@@ -65,16 +65,15 @@ def history_at(home: Home, thread_id: str, path: Path) -> StoredThreadHistory:
 
 def read_lines(
     home: Home, index: Index, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
-) -> tuple[list[str], int | None]:
-    """Return about *max_bytes* of a thread's lines from offset *start* on, and the next offset, if any.
+) -> tuple[bytes, int | None]:
+    """Return about *max_bytes* of a thread's lines, whole ones, from offset *start* on, and the next offset, if any.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
     """
     with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
         file.seek(start)
-        lines = file.readlines(max_bytes)
+        lines = b"".join(file.readlines(max_bytes))
         following = file.tell()
         more = bool(file.read(1))
-    # A bad line must stay bad: bytes that are not UTF-8 must not become replacement characters on the way.
-    return [line.decode(errors="surrogateescape") for line in lines], following if more else None
+    return lines, following if more else None

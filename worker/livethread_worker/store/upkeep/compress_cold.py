@@ -37,7 +37,9 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
         except locks.LockBusy:
             continue
         except ThreadStoreError:
-            logger.exception("compression failed", extra={"action": "compress", "thread_id": thread_id})
+            logger.exception(
+                "compressing thread %s failed", thread_id, extra={"action": "compress", "thread_id": thread_id}
+            )
     return counts
 
 

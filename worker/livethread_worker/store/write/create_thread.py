@@ -25,7 +25,8 @@ def create_thread(work: ThreadWork, entry: MailboxEntry, _done: int) -> Sequence
     if meta.get("id") != state.thread_id:
         raise InvalidRequest("the session_meta of a create_thread names another thread")
     if state.thread is not None:
-        logger.info("thread exists", extra={"action": "create_thread", "thread_id": state.thread_id})
+        extra = {"action": "create_thread", "thread_id": state.thread_id}
+        logger.info("thread %s exists; its creation changes nothing", state.thread_id, extra=extra)
         return ()
     state.thread = thread_of_meta(state.thread_id, meta, header.at)
     work.meta = meta

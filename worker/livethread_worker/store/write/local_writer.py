@@ -14,6 +14,7 @@ from livethread.errors import Conflict, Unavailable
 from livethread.open_threads import taken_over
 from livethread.ordered_tasks import AppendItems, MailboxEntry, OrderedTask
 from livethread.types import START, Position, position_key
+from livethread_config import names
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.write.batch import Batch
@@ -57,7 +58,7 @@ class LocalWriter:
                     state = states.get(self.thread_id)
                     entries = _with_positions(numbered, state.applied if state else START)
                     if self.creation is not None and expected not in {None, START}:  # it would fail: create nothing
-                        raise Conflict.of_position(START, expected)
+                        raise Conflict.of_position(self.thread_id, START, expected)
                     rollout = batch.open(self.thread_id, entries, state)
                     self._check(rollout, tasks, expected)
                     batch.apply(rollout, entries)
@@ -83,7 +84,7 @@ class LocalWriter:
         raise Unavailable(f"it is not certain that this was stored: {outcome.reason}")
 
     def _renew(self) -> None:
-        self._id, self._n = uuid.uuid4().hex[:16], 0
+        self._id, self._n = names.writer_id(uuid.uuid4().hex[:12], time.time_ns() // 1_000_000), 0
 
     def _check(self, rollout: OpenRollout, tasks: Sequence[OrderedTask], expected: Position | None) -> None:
         """Check what Redis would, unless an earlier attempt did so and left lines.
@@ -105,11 +106,11 @@ class LocalWriter:
             return
         if state.applied == START or rollout.took_in:
             raise Conflict(
-                "the thread's last position is not known, since its rollout holds more than its index knew; "
+                f"the last position of thread {self.thread_id} is not known, since its rollout holds more than its index knew; "
                 "read it, and append once without expected_position"
             )
         if expected != state.applied:
-            raise Conflict.of_position(state.applied, expected)
+            raise Conflict.of_position(self.thread_id, state.applied, expected)
 
 
 def _with_positions(entries: Sequence[MailboxEntry], last: Position) -> list[MailboxEntry]:

@@ -17,10 +17,11 @@ from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import decode_line, item_of
 from livethread.rollout.session_meta import lost_meta
 from livethread.types import START
+from livethread_config import names
 from livethread_worker.store.files import compression, name_index, originals, quarantine, rewritten
 from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread
+from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread, read_what_is_left
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
 from livethread_worker.store.thread_state import BROKEN, ThreadState
@@ -84,11 +85,14 @@ def open_rollout(
             extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
         )
         state.begin_again()
+    forgotten = _forgotten(state, entries)
     took_in = recorder.size > state.rollout_bytes
     if took_in:
         recorder.is_all_ours = False
         _take_in_tail(home, state, recorder)
     _end_last_line(state, recorder)
+    if forgotten:
+        _recover_counters(home, state, recorder, forgotten)
     work = ThreadWork(
         state,
         loaded,
@@ -172,6 +176,21 @@ def _plain(home: Home, path: Path) -> Path:
         return compression.decompress(path)
     quarantine.move_other_form_away(home, plain)
     return plain
+
+
+def _forgotten(state: ThreadState, entries: Sequence[MailboxEntry]) -> set[str]:
+    """Return the writers of *entries* that the index may have forgotten."""
+    if not state.rollout_bytes:
+        return set()  # the whole rollout is to be read anyway
+    unknown = {entry.writer for entry in entries} - state.writers.keys()
+    return {writer for writer in unknown if names.opened_at(writer) <= state.forgotten_to}
+
+
+def _recover_counters(home: Home, state: ThreadState, recorder: RolloutRecorder, writers: set[str]) -> None:
+    """Read from all of the thread's lines how far *writers* are."""
+    whole = ThreadState(state.thread_id, path=state.path)
+    read_what_is_left(home, whole, recorder.file)
+    state.writers |= {writer: mark for writer, mark in whole.writers.items() if writer in writers}
 
 
 def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> None:

@@ -42,9 +42,9 @@ TABLES = {
     "rollouts": {
         *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied"),
         *("base_id", "inherited_bytes"),
-        *("explicit_fields", "phase", "turn_id", "epoch"),
+        *("explicit_fields", "phase", "turn_id", "epoch", "forgotten_to"),
     },
-    "writers": {"thread_id", "writer", "n", "lines"},
+    "writers": {"thread_id", "writer", "n", "lines", "opened_at", "ordinal"},
     "directories": {"id", "path"},
     "folders": {"path", "changed_ns", "inode"},
     "idempotency_keys": {"thread_id", "key"},
@@ -419,6 +419,8 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
             "base_id",
             "inherited_bytes",
             "rollout_ids",
+            "opened_at",
+            "ordinal",
         ),
         "[]",
     )

@@ -538,6 +538,8 @@ def test_maintenance_restores_the_durability_of_commits(store: Store) -> None:
 def test_maintenance_checkpoints_a_long_log(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the commit of a batch would have to."""
     monkeypatch.setattr(maintenance, "LOGGED_PAGES", 100)
+    monkeypatch.setattr(maintenance, "REST", 0)  # a slow machine would rest for too long
+    monkeypatch.setattr(maintenance, "MAX_WITHOUT_TRIGRAMS", 100_000)
     log, mail = store.home.index.with_name("index.sqlite-wal"), said(store)
     for n in range(100):
         store.apply(mail, mail.append(*(f"word{n}x{i} " * 50 for i in range(50))))
@@ -551,3 +553,26 @@ def test_maintenance_checkpoints_a_long_log(store: Store, monkeypatch: pytest.Mo
     assert store.home.index.stat().st_size > length
     assert log.stat().st_size < 2 * length
     assert length < database.CHECKPOINT_PAGES * 4_096
+
+
+def test_the_log_shrinks_again_after_a_long_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a reader keeps its transaction, no part of the log can be used again."""
+    monkeypatch.setattr(maintenance, "LOGGED_PAGES", 1)
+    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 200)
+    store = Store(tmp_path / "home")
+    mail, log = said(store), store.home.index.with_name("index.sqlite-wal")
+    limit = database.CHECKPOINT_PAGES * database.PAGE_BYTES
+    with closing(sqlite3.connect(store.home.index, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM threads").fetchone()
+        while log.stat().st_size <= 2 * limit:
+            store.apply(mail, mail.append("x" * 100_000))
+        reader.execute("COMMIT")
+
+    for _ in range(2):  # one moves the log into the database, the next begins it again
+        while store.index.maintain(is_idle=True):
+            pass
+        store.apply(mail, mail.append("short"))
+
+    assert log.stat().st_size <= limit
+    store.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from tests.unit.worker.builders import Store, message_line, thread_id
 
@@ -59,11 +57,9 @@ def local_history(store: Store) -> list[str]:
 
 
 def history_over_celery(store: Store) -> list[str]:
-    """Read as `CeleryReader` does, from an answer that was JSON on its way."""
+    """Read as `CeleryReader` does."""
     lines, _ = read_lines(store.home, store.index, PARAMS, 0, 1_000_000)
-    received: list[str] = json.loads(json.dumps(lines))
-    items = items_of(decode_line(line.encode(errors="surrogateescape")) for line in received)
-    return texts(StoredThreadHistory(ONE, items))
+    return texts(StoredThreadHistory(ONE, items_of(map(decode_line, lines.split(b"\n")))))
 
 
 def texts(read: types.ItemPage | StoredThreadHistory) -> list[str]:

@@ -1,7 +1,7 @@
 -- load_states --
 -- Rollouts and threads; the ids are a JSON array.
 SELECT r.path, r.rollout_bytes, r.next_ordinal, r.base_id, r.inherited_bytes, r.meta_offset, r.meta_bytes, r.applied, r.explicit_fields, r.phase,
-       r.turn_id, r.epoch, t.*
+       r.turn_id, r.epoch, r.forgotten_to, t.*
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
 
@@ -56,8 +56,9 @@ DELETE FROM listing_texts
                    FROM json_each(:texts) AS j CROSS JOIN threads AS t ON t.thread_id = json_extract(j.value, '$[0]'))
 
 -- save_writer --
-INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
-    ON CONFLICT (thread_id, writer) DO UPDATE SET n = excluded.n, lines = excluded.lines
+INSERT INTO writers (thread_id, writer, n, lines, opened_at, ordinal)
+VALUES (:thread_id, :writer, :n, :lines, :opened_at, :ordinal)
+    ON CONFLICT (thread_id, writer) DO UPDATE SET n = excluded.n, lines = excluded.lines, ordinal = excluded.ordinal
 
 -- save_key --
 INSERT OR IGNORE INTO idempotency_keys (thread_id, key) VALUES (:thread_id, :key)
@@ -199,8 +200,10 @@ DELETE FROM threads WHERE thread_id = :thread_id
 
 -- recover_writer --
 -- A rollout shows only tasks that left lines, so a higher counter stays.
-INSERT INTO writers (thread_id, writer, n, lines) VALUES (:thread_id, :writer, :n, :lines)
-    ON CONFLICT (thread_id, writer) DO UPDATE SET n = excluded.n, lines = excluded.lines WHERE excluded.n > n
+INSERT INTO writers (thread_id, writer, n, lines, opened_at, ordinal)
+VALUES (:thread_id, :writer, :n, :lines, :opened_at, :ordinal)
+    ON CONFLICT (thread_id, writer) DO UPDATE
+   SET n = excluded.n, lines = excluded.lines, ordinal = excluded.ordinal WHERE excluded.n > n
 
 -- thread_ids --
 SELECT thread_id FROM threads

@@ -112,7 +112,8 @@ CREATE TABLE rollouts (
     explicit_fields TEXT NOT NULL,                -- JSON: fields that a caller set, which no item may set any more
     phase           TEXT NOT NULL,                -- phase of the turn in which the rollout ends
     turn_id         TEXT,                         -- id of that turn
-    epoch           INTEGER NOT NULL              -- writers that opened the thread in an older epoch are fenced
+    epoch           INTEGER NOT NULL,             -- writers that opened the thread in an older epoch are fenced
+    forgotten_to    INTEGER NOT NULL DEFAULT -1   -- opened_at of the newest writer that was forgotten
 );
 
 CREATE INDEX rollouts_by_base_id ON rollouts (base_id) WHERE base_id IS NOT NULL;
@@ -125,14 +126,31 @@ CREATE TABLE folders (
     inode      TEXT NOT NULL
 );
 
--- Each writer's last applied task: its counter n makes a task that is delivered again a duplicate.
+-- Each writer's last applied task: its counter n makes a task that is delivered again a duplicate. A thread keeps the 128 to
+-- 256 writers that were active last. An unknown one that was opened after all forgotten ones is new; the counter of any other
+-- is read from the rollout.
 CREATE TABLE writers (
     thread_id TEXT,
     writer    TEXT,
     n         INTEGER NOT NULL,                   -- the task's number
     lines     INTEGER NOT NULL,                   -- lines of that task in the rollout
+    opened_at INTEGER NOT NULL,                   -- time (ms) in the writer's id; 0: it has none
+    ordinal   INTEGER NOT NULL,                   -- number of the thread's next line when the row was stored
     PRIMARY KEY (thread_id, writer)
 );
+CREATE TRIGGER forget_writers AFTER INSERT ON writers
+  WHEN (SELECT count(*) FROM writers WHERE thread_id = new.thread_id) > 256
+BEGIN
+  UPDATE rollouts
+     SET forgotten_to = max(forgotten_to, (SELECT max(opened_at)
+                                             FROM (SELECT opened_at FROM writers WHERE thread_id = new.thread_id
+                                                    ORDER BY ordinal DESC, opened_at DESC LIMIT -1 OFFSET 128)))
+   WHERE thread_id = new.thread_id;
+  DELETE FROM writers
+   WHERE thread_id = new.thread_id
+     AND writer IN (SELECT writer FROM writers WHERE thread_id = new.thread_id
+                     ORDER BY ordinal DESC, opened_at DESC LIMIT -1 OFFSET 128);
+END;
 
 -- Idempotency keys of all appends, for the life of the thread.
 CREATE TABLE idempotency_keys (

@@ -1,0 +1,63 @@
+"""Why a thread's tasks are not applied yet, from what Redis knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+#: A worker that looked for work, or swept, within this time counts as running.
+RECENT_S: Final = 60.0
+
+_START_ONE: Final = "Is a worker running (celery --app livethread_worker.entrypoint worker)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What Redis knows about a thread and its shard. Times are in seconds since 1970, by Redis' clock."""
+
+    shard: int
+    #: The shard's queue of doorbells.
+    queue: str
+    now: float
+    #: When a worker last looked for ready threads of the shard; None: never.
+    seen_at: float | None
+    #: When a worker, of this shard or of another, last swept the shard.
+    swept_at: float | None
+    #: Whether a drain is at work on the shard.
+    is_drained: bool
+    #: Number of the shard's ready threads.
+    ready: int
+    #: Number of messages that no worker has taken from the queue.
+    messages: int
+    #: Until when a worker holds the thread; None if none does.
+    claimed_until: float | None
+    #: Why a worker put the thread back, and how many attempts in a row have failed.
+    put_back: str
+    failed: int
+
+    def cause(self) -> str:
+        """Return why the thread's tasks wait, as a sentence or two for people."""
+        if self.put_back:
+            attempts = f" ({self.failed} failed attempts so far)" if self.failed else ""
+            return f"A worker put the thread back{attempts}: {self.put_back}"
+        if self.claimed_until is not None and self.claimed_until >= self.now:
+            return f"A worker holds the thread's claim until {_time(self.claimed_until)}, unless it settles earlier."
+        if self.is_drained:
+            return f"A worker is at work on shard {self.shard}, where {self.ready} threads are ready."
+        messages = f"{self.messages} messages wait unanswered in the queue {self.queue}. " if self.messages else ""
+        seen = (
+            f"No worker has looked for tasks of shard {self.shard} since {_time(self.seen_at)}. "
+            if self.seen_at is not None
+            else f"No worker was ever seen on shard {self.shard}. "
+        )
+        if self.swept_at is None or self.swept_at < self.now - RECENT_S:
+            return f"{seen}{messages}{_START_ONE}"
+        return (
+            f"{seen}{messages}A worker swept at {_time(self.swept_at)}, so one runs: "
+            f"does one serve the queue {self.queue}, on the host of the shard's home?"
+        )
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

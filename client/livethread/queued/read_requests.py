@@ -1,0 +1,220 @@
+"""Asks workers for reads. Celery carries the request; the answer comes in pieces, in a Redis list of its own.
+
+A read that ends leaves nothing in Redis, however it ends: see `ReadRequests.ask`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from kombu.exceptions import OperationalError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from livethread import errors
+from livethread.queued.connection import redis_errors_translated
+from livethread.queued.scripts import load_script
+from livethread_config import Settings, names
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: Maximum reads of a client that workers have to answer at the same time; later ones wait for their turn.
+CONCURRENT_READS: Final = 16
+
+#: Maximum Celery messages in a shard's queue: if no worker takes them, further reads are refused.
+MAX_QUEUED: Final = 1_000
+
+#: How long one call waits for a piece of an answer: Redis' reply must come within a connection's timeout.
+POP_TIMEOUT: Final = 2.0  # seconds
+
+#: Wait before Redis is asked again for a piece after the connection was lost.
+RETRY_INTERVAL: Final = 0.1  # seconds
+
+#: Longest wait, after a read timed out, to learn how far it came.
+STATE_TIMEOUT: Final = 0.5  # seconds
+
+T = TypeVar("T")
+
+
+class ReadAnswer(NamedTuple):
+    """What a worker found."""
+
+    body: bytes
+    #: Where the next page begins, if the read has pages.
+    next: int | None
+
+
+class ReadRequests:
+    """Sends reads to workers and receives their answers."""
+
+    def __init__(self, app: Celery, redis: Redis, settings: Settings) -> None:
+        self._app = app
+        self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
+        self._settings = settings
+        self._ask = redis.register_script(load_script("livethread.queued", "ask"))
+        self._slots = asyncio.Semaphore(CONCURRENT_READS)
+        #: Celery's client blocks and is not thread-safe, so it has a thread of its own.
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-reader")
+        self._withdrawals: set[asyncio.Task[bytes | None]] = set()
+
+    async def aclose(self) -> None:
+        """Withdraw the reads that were cancelled, and stop the thread that talks to Celery."""
+        if self._withdrawals:
+            _, late = await asyncio.wait(self._withdrawals, timeout=self._settings.connect_timeout_s)
+            for task in late:
+                task.cancel()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def ask(self, task: str, thread_id: str | None, arguments: dict[str, Any]) -> ReadAnswer:
+        """Have a worker of the thread's shard run *task*, and return its answer.
+
+        A read that is cancelled, or times out, is withdrawn: a worker that has it in its queue drops it.
+
+        Raises:
+            ThreadStoreError: the read raised it.
+            Unavailable: no worker answered in time, or the request could not be sent.
+        """
+        shard = names.shard_of(thread_id, self._settings.shards) if thread_id else 0
+        of, read = names.ShardKeys(self._settings.key_prefix, shard), uuid.uuid4().hex
+        limit = self._settings.flush_timeout_s
+        withdrawal: asyncio.Task[bytes | None] | None = None
+        try:
+            async with asyncio.timeout(limit), self._slots:
+                try:
+                    with redis_errors_translated(self._settings):
+                        keys = [of.reads, of.read(read), of.drain, of.wake]
+                        await _cancellable(self._ask(keys=keys, args=[read, int(limit * 1000)]))
+                    await self._publish(task, thread_id, arguments | {"shard": shard, "read": read})
+                    answer = await self._receive(of.answer(read))
+                except BaseException:
+                    withdrawal = self._withdraw(of, read)
+                    raise
+        except TimeoutError:
+            raise errors.Unavailable(f"no worker answered within {limit:g} s: {await _state(withdrawal)}") from None
+        if isinstance(answer, errors.ThreadStoreError):
+            raise answer
+        return answer
+
+    # -- sending -------------------------------------------------------------------------------------------
+
+    async def _publish(self, task: str, thread_id: str | None, kwargs: dict[str, Any]) -> None:
+        queue = names.queue_name(self._settings.key_prefix, kwargs["shard"])
+
+        def publish() -> None:
+            with self._app.producer_or_acquire() as producer:
+                with suppress(RedisError):  # sending connects again, and reports what fails
+                    waiting = producer.channel.queue_declare(queue=queue).message_count
+                    if waiting >= MAX_QUEUED:
+                        raise errors.Unavailable(
+                            f"{waiting} Celery messages wait in {queue}, and no worker takes them; the read was not sent. "
+                            "Start workers (celery --app livethread_worker.entrypoint worker)"
+                        )
+                self._app.send_task(
+                    task,
+                    kwargs=kwargs,
+                    queue=queue,
+                    producer=producer,
+                    ignore_result=True,
+                    kwargsrepr=f"{{'thread': {thread_id!r}}}",
+                )
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, publish)
+        except (OperationalError, OSError, RuntimeError) as error:
+            raise errors.Unavailable(f"asking a worker failed: {type(error).__name__}: {error}") from error
+
+    # -- receiving -----------------------------------------------------------------------------------------
+
+    async def _receive(self, key: str) -> ReadAnswer | errors.ThreadStoreError:
+        """Return the answer, or the error, once all of its pieces are here."""
+        head, _, piece = (await self._pop(key)).partition(b"\n")
+        header = json.loads(head)
+        if "error" in header:
+            return _decode_error(header["error"], header["args"])
+        pieces, missing = [piece], header["size"] - len(piece)
+        while missing > 0:
+            pieces.append(await self._pop(key))
+            missing -= len(pieces[-1])
+        return ReadAnswer(b"".join(pieces), header["next"])
+
+    async def _pop(self, key: str) -> bytes:
+        """Return the next piece. If Redis is away, wait for it: it keeps the piece for some seconds."""
+        while True:
+            try:
+                popped = await _cancellable(self._redis.blpop([key], timeout=POP_TIMEOUT))
+            except (RedisError, OSError):
+                await asyncio.sleep(RETRY_INTERVAL)
+            else:
+                if popped is not None:
+                    return bytes(popped[1])
+
+    # -- giving up -----------------------------------------------------------------------------------------
+
+    def _withdraw(self, of: names.ShardKeys, read: str) -> asyncio.Task[bytes | None]:
+        """Remove a read and its answer in the background: its caller may be cancelled."""
+
+        async def withdraw() -> bytes | None:
+            async with self._redis.pipeline() as pipeline:
+                pipeline.get(of.read(read))
+                pipeline.delete(of.read(read), of.answer(read))
+                pipeline.zrem(of.reads, read)
+                state, *_ = await pipeline.execute()
+            return bytes(state) if state is not None else None
+
+        task = asyncio.create_task(_retried(withdraw))
+        self._withdrawals.add(task)
+        task.add_done_callback(self._withdrawals.discard)
+        return task
+
+
+async def _cancellable(call: Awaitable[T]) -> T:
+    """Return what *call* of redis-py returns.
+
+    Until Python 3.12, `asyncio.wait_for`, which redis-py sends with, can swallow a cancellation. Here it only reaches
+    a task that nothing waits for any more; that one ends at the latest when Redis replies.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        raise
+    return task.result()
+
+
+async def _retried(call: Callable[[], Awaitable[T]]) -> T | None:
+    """Return what *call* returns; call it a second time if the connection was lost, and then give up."""
+    for _ in range(2):
+        try:
+            return await call()
+        except (RedisError, OSError):
+            await asyncio.sleep(RETRY_INTERVAL)
+    return None
+
+
+async def _state(withdrawal: asyncio.Task[bytes | None] | None) -> str:
+    """Return how far a read came that timed out."""
+    if withdrawal is None:
+        return f"{CONCURRENT_READS} other reads of this process were waiting for their answers all the time"
+    await asyncio.wait([withdrawal], timeout=STATE_TIMEOUT)
+    state = withdrawal.result() if withdrawal.done() else None
+    if state is None:
+        return "Redis does not say how far the read came"
+    if state:
+        return f"the worker {state.decode(errors='replace')} began the read and did not finish; it may have died. Read again"
+    return "no worker took the read. Is one running (celery --app livethread_worker.entrypoint worker)?"
+
+
+def _decode_error(name: str, args: list[Any]) -> errors.ThreadStoreError:
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, errors.ThreadStoreError):
+        return kind(*args)
+    return errors.Internal(f"the worker's release has an error that this one does not know: {name}: {args}")

@@ -1,0 +1,49 @@
+"""Errors say why tasks wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from livethread.queued.delay import RECENT_S, Circumstances
+
+NOW = 1_800_000_000.0
+IDLE = Circumstances(
+    shard=3,
+    queue="livethread.3",
+    now=NOW,
+    seen_at=None,
+    swept_at=None,
+    is_drained=False,
+    ready=1,
+    messages=0,
+    claimed_until=None,
+    put_back="",
+    failed=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({}, "No worker was ever seen on shard 3. Is a worker running"),
+        (
+            {"seen_at": NOW - 60},
+            "No worker has looked for tasks of shard 3 since 2027-01-15 07:59:00 UTC. Is a worker",
+        ),
+        ({"messages": 7}, "ever seen on shard 3. 7 messages wait unanswered in the queue livethread.3. Is a worker"),
+        ({"swept_at": NOW - RECENT_S - 1}, "Is a worker running"),
+        ({"swept_at": NOW - 2}, "does one serve the queue livethread.3, on the host of the shard's home?"),
+        ({"is_drained": True, "ready": 40}, "A worker is at work on shard 3, where 40 threads are ready."),
+        (
+            {"is_drained": True, "claimed_until": NOW + 5},
+            "A worker holds the thread's claim until 2027-01-15 08:00:05",
+        ),
+        ({"claimed_until": NOW - 1}, "No worker was ever seen"),
+        ({"is_drained": True, "put_back": "x.lock is held"}, "A worker put the thread back: x.lock is held"),
+        ({"put_back": "disk full", "failed": 4}, "put the thread back (4 failed attempts so far): disk full"),
+    ],
+)
+def test_the_cause_is_the_nearest_one(change: dict[str, object], cause: str) -> None:
+    assert cause in replace(IDLE, **change).cause()  # type: ignore[arg-type]  # each field has its own type

@@ -1,0 +1,1 @@
+"""Reads for clients on other hosts: taken from Redis, answered in pieces."""
