@@ -386,6 +386,17 @@ def test_a_thread_that_codex_began_and_migrated_is_no_fault(store: Store, mail: 
     assert FaultKind.REWRITTEN_FILE not in dict(kinds(store))
 
 
+def test_a_rollout_that_goes_to_the_quarantine_leaves_no_original(store: Store, mail: Mail) -> None:
+    path = store.home.new_rollout(mail.thread_id, AT)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no record\n")
+    originals.link(store.home, path)
+
+    assert FaultKind.ORIGINAL_WITHOUT_FILE not in dict(kinds(store, fix=True))
+    assert store.quarantined() == [b"no record\n"]
+    assert list(store.home.originals.iterdir()) == []
+
+
 def test_a_damaged_original_is_kept_in_the_quarantine(store: Store, mail: Mail) -> None:
     write_thread(store, mail)
     lose_originals(store)
