@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
 from redis import Redis
 
 from livethread import open_store
 from livethread.queued import QueuedThreadStore
 from livethread_config import Settings, names
-from livethread_config.celery_settings import celery_settings
+from livethread_config.celery_app import deployment_app
 from livethread_worker.embedded.runtime import running
 from livethread_worker.embedded.supervisor import Supervisor
 
@@ -42,14 +41,13 @@ class Deployment:
 
     def celery_tasks(self) -> dict[str, int]:
         """Return how many Celery messages the workers have taken, by task."""
-        with Celery("benchmark", set_as_current=False) as app:
-            app.conf.update(celery_settings(self.settings))
+        with deployment_app("benchmark", self.settings) as app:
             replies: dict[str, Any] = app.control.inspect(timeout=2.0).stats() or {}
         totals: dict[str, int] = {}
         for reply in replies.values():
             for task, count in reply["total"].items():
                 totals[task] = totals.get(task, 0) + count
-        return {task: count for task, count in totals.items() if task in {names.DRAIN_TASK, names.SWEEP_TASK}}
+        return {task: count for task, count in totals.items() if task == names.DRAIN_TASK}
 
 
 @contextlib.asynccontextmanager

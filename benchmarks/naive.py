@@ -78,7 +78,7 @@ def patch(thread_id: str, title: str) -> None:
 def worker_spec(settings: Settings, folder: Path) -> ProcessSpec:
     """Return how to run the worker, with the Redis of *settings*' home and its files in *folder*."""
     folder.mkdir()
-    broker = settings.broker_url.replace("virtual_host=0", "virtual_host=1")
+    broker = settings.redis.for_kombu.replace("virtual_host=0", "virtual_host=1")
     os.environ |= {_BROKER: broker, _FOLDER: str(folder)}
     app.conf.update(broker_url=broker, result_backend=broker)
     checkout = Path(__file__).resolve().parent.parent

@@ -30,7 +30,8 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
     run yet; both end with the last process that uses them.
 
     Raises:
-        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value.
+        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value, or Redis cannot keep what it accepts, such as a
+            cluster, an old version, or one that drops keys.
         Unavailable: Redis does not answer (unless ``require_redis`` is false), the embedded server cannot be started, or
             the home cannot be created.
     """
@@ -91,13 +92,10 @@ def _settings_of_environment() -> Settings:
 
 
 def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:
-    from celery import Celery
-
     from livethread.queued.broker import Broker
-    from livethread_config.celery_settings import celery_settings
+    from livethread_config.celery_app import deployment_app
 
-    app = Celery("livethread.client", amqp=Broker, set_as_current=False)
-    app.conf.update(celery_settings(settings))
+    app = deployment_app("livethread.client", settings, Broker)
     stack.callback(app.close)
     return app
 

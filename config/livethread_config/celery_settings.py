@@ -10,23 +10,22 @@ from livethread_config.settings import Settings
 #: How long Celery waits for a connected Redis to answer before it reconnects.
 SOCKET_TIMEOUT: Final = 10.0  # seconds
 
-#: How often workers look for cold rollouts to compress.
-COMPRESS_INTERVAL: Final = 3600.0  # seconds
-
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings of a Celery application of *settings*' deployment."""
     queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards)]
     key_prefix = names.celery_key_prefix(settings.key_prefix)
+    redis = settings.redis
     return {
-        "broker_url": settings.broker_url,
+        "broker_url": redis.for_kombu,
+        "broker_use_ssl": redis.for_kombu_tls,
         "broker_transport_options": {
             "global_keyprefix": key_prefix,
             # No copy of a message that a worker has taken: it would need memory, and a lost doorbell does no harm.
             "ack_emulation": False,
             "socket_connect_timeout": settings.connect_timeout_s,
             "socket_timeout": SOCKET_TIMEOUT,
-            "socket_keepalive": not settings.broker_url.startswith("redis+socket"),
+            "socket_keepalive": not redis.socket,
             "health_check_interval": 25,
         },
         # Reads answer through Redis lists of their own: results would stay there.
@@ -47,16 +46,4 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_soft_shutdown_timeout": 10.0,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": True,
-        "beat_schedule": _beat_schedule(settings),
-        "beat_schedule_filename": str(settings.own_dir / "run" / "beat-schedule"),
     }
-
-
-def _beat_schedule(settings: Settings) -> dict[str, Any]:
-    schedule: dict[str, Any] = {names.SWEEP_TASK: {"task": names.SWEEP_TASK, "schedule": settings.sweep_interval_s}}
-    if settings.compress_after_days is not None:
-        for shard in range(settings.shards):  # each has its own workers, and maybe its own home
-            options = {"queue": names.queue_name(settings.key_prefix, shard)}
-            entry = {"task": names.COMPRESS_COLD_TASK, "schedule": COMPRESS_INTERVAL, "options": options}
-            schedule[f"{names.COMPRESS_COLD_TASK}.{shard}"] = entry
-    return schedule

@@ -10,11 +10,9 @@ import zlib
 
 #: The doorbell: "shard *s* has ready threads". It carries no data, and may be lost, repeated or late.
 DRAIN_TASK = "livethread.drain"
-#: Return expired claims to ``ready`` and ring for threads that no worker took; run by Celery beat.
-SWEEP_TASK = "livethread.sweep"
 #: Read the rollouts that a new index lacks; sent by the process that opens the index.
 COMPLETE_INDEX_TASK = "livethread.complete_index"
-#: Compress rollouts without recent writes; run by Celery beat if the settings ask for it.
+#: Compress rollouts without recent writes; sent by the sweeps of workers if the settings ask for it.
 COMPRESS_COLD_TASK = "livethread.compress_cold"
 #: Read one thread's metadata in the worker's home.
 READ_THREAD_TASK = "livethread.read_thread"
@@ -91,6 +89,8 @@ class ShardKeys:
         self.bell = f"{base}bell"
         #: string, short TTL: heartbeat of a running drain.
         self.drain = f"{base}drain"
+        #: string, TTL: workers have looked for cold rollouts to compress.
+        self.compressed = f"{base}compressed"
         #: string: time (ms) at which a worker last looked for ready threads.
         self.seen = f"{base}seen"
         #: string: time (ms) of the last sweep, by a worker of this shard or of another.

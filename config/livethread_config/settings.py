@@ -6,10 +6,11 @@ import hashlib
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from livethread_config.redis_url import RedisUrl
 
 #: A unix socket's path must fit ``sun_path``: 108 bytes on Linux, 104 on macOS.
 MAX_SOCKET_PATH_BYTES = 100
@@ -19,10 +20,7 @@ OWN_FOLDER = "livethread"
 
 
 def _redis_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("a Redis URL begins with redis://, rediss:// or unix://, as redis://localhost:6379/0")
-    _ = parts.port  # raises ValueError if it is not a port
+    RedisUrl.parse(url)
     return url
 
 
@@ -91,7 +89,7 @@ class Settings(BaseSettings):
     drain_max_s: Annotated[float, Field(gt=0)] = 10.0
     #: Failed attempts at a task after which its thread is parked.
     park_after_attempts: Annotated[int, Field(ge=1)] = 60
-    #: Seconds between sweeps by Celery beat.
+    #: Seconds between two sweeps by each worker.
     sweep_interval_s: Annotated[float, Field(gt=0)] = 2.0
     #: Whether workers sync a rollout to disk before its tasks count as applied; ``none`` trusts the page cache.
     sync: Literal["fdatasync", "none"] = "fdatasync"
@@ -120,22 +118,14 @@ class Settings(BaseSettings):
         return Path(tempfile.gettempdir()) / f"livethread-{digest}" / "redis.sock"
 
     @property
-    def client_url(self) -> str:
-        """The Redis URL as redis-py spells it (``unix://`` for a socket)."""
-        return self.redis_url or f"unix://{self.embedded_socket}?db=0"
+    def redis(self) -> RedisUrl:
+        """The Redis of this deployment: the configured one, or the embedded server's."""
+        return RedisUrl.of_socket(self.embedded_socket) if self.redis_url is None else RedisUrl.parse(self.redis_url)
 
     @property
-    def broker_url(self) -> str:
-        """The Redis URL as kombu spells it: ``redis+socket://`` for a socket, and no credentials in the query."""
-        parts = urlsplit(self.client_url)
-        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        netloc = parts.netloc
-        username, password = query.pop("username", ""), query.pop("password", "")
-        if username or password:
-            netloc = f"{quote(username, safe='')}:{quote(password, safe='')}@{netloc.rpartition('@')[2]}"
-        if parts.scheme != "unix":
-            return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query), ""))
-        return f"redis+socket://{netloc}{parts.path}?virtual_host={query.get('db', '0')}"
+    def client_url(self) -> str:
+        """The URL of `redis` as redis-py spells it."""
+        return self.redis.for_redis_py
 
 
 def explained(error: ValidationError) -> str:

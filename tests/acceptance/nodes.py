@@ -80,7 +80,7 @@ class ProcessRedis(RedisContainer):  # type: ignore[misc]  # pytest-celery has n
 
     @property
     def url(self) -> str:
-        return self.server.settings.broker_url
+        return self.server.settings.redis.for_kombu
 
     @property
     def host_url(self) -> str:

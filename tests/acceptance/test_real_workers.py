@@ -95,7 +95,6 @@ async def test_two_workers_and_two_writers_share_one_order_of_a_thread(
     check(deployment, 2 * APPENDS)
 
 
-@pytest.mark.parametrize("workers", [(("--beat",),)], ids=["one worker that sweeps"])
 async def test_a_killed_workers_claim_is_applied_though_no_client_waits(
     celery_setup: CeleryTestSetup, deployment: Settings, own_redis: RedisServer
 ) -> None:
@@ -127,7 +126,7 @@ async def test_a_killed_workers_claim_is_applied_though_no_client_waits(
 async def test_a_worker_sweeps_when_it_starts(
     own_redis: RedisServer, deployment: Settings, request: pytest.FixtureRequest
 ) -> None:
-    """Without a doorbell, a waiting client or beat."""
+    """Without a doorbell or a waiting client."""
     queue = f"{deployment.key_prefix}:celery:{names.queue_name(deployment.key_prefix, 0)}"
     keys = names.ShardKeys(deployment.key_prefix, 0)
     async with session_store(deployment) as store:

@@ -76,9 +76,9 @@ def test_up_runs_everything_once_and_stops_in_reverse_on_sigterm(up: Up, env: di
     assert (second.returncode, second.stderr) == (1, f"Error: livethread up is already running for {settings.home}\n")
     assert returncode == 0, up.lines
     started = up.names_of("started")
-    assert started[:3] == ["redis", "worker.1", "beat"]
+    assert started[:2] == ["redis", "worker.1"]
     assert up.names_of("ended") == started[::-1]
-    # Beat and Flower may get the signal before they can end in order.
+    # Flower may get the signal before it can end in order.
     assert {"worker.1", "redis"} <= set(up.names_of("ended with exit code 0"))
     assert not answers(settings)
 
@@ -86,7 +86,7 @@ def test_up_runs_everything_once_and_stops_in_reverse_on_sigterm(up: Up, env: di
 def test_the_shipped_procfile_names_each_kind_of_process() -> None:
     names = [name for name, _ in read_procfile(deployment_root() / "Procfile")]
 
-    assert names == ["redis", "worker", "beat", "flower"]
+    assert names == ["redis", "worker", "flower"]
 
 
 def test_a_malformed_procfile_line_is_refused_with_its_number(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import pytest
-from celery import Celery
 from tests.nodes.items import append, flush, history, message, new_thread, texts, update
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
@@ -30,7 +29,7 @@ from livethread import (
 )
 from livethread.queued.scripts import load_script
 from livethread_config import names
-from livethread_config.celery_settings import celery_settings
+from livethread_config.celery_app import deployment_app
 
 
 @pytest.fixture
@@ -55,8 +54,7 @@ class Watcher:
 
     def __init__(self, settings: Settings) -> None:
         self.events: list[dict[str, Any]] = []
-        self._app = Celery("watcher", set_as_current=False)
-        self._app.conf.update(celery_settings(settings))
+        self._app = deployment_app("watcher", settings)
         self._is_listening = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -237,9 +235,8 @@ async def test_tasks_of_a_plain_redis_client_are_applied(
     assert texts(await history(store, thread_id)) == ["one", "two", "three"]
 
 
-async def test_beats_schedule_compresses_cold_rollouts_if_configured(settings: Settings) -> None:
-    """The test sends the scheduled Celery task, as beat would."""
-    settings = settings.model_copy(update={"compress_after_days": 1})
+async def test_workers_compress_cold_rollouts_if_configured(settings: Settings, redis_server: RedisServer) -> None:
+    settings = settings.model_copy(update={"compress_after_days": 1, "sweep_interval_s": 0.05})
     with celery_worker(settings):
         async with opened(settings) as store:
             thread_id = await new_thread(store)
@@ -249,13 +246,10 @@ async def test_beats_schedule_compresses_cold_rollouts_if_configured(settings: S
             thread = await store.read_thread(ReadThreadParams(thread_id=thread_id))
             assert thread.rollout_path is not None
             os.utime(thread.rollout_path, (1_700_000_000, 1_700_000_000))
-            app = Celery("beat", set_as_current=False)
-            app.conf.update(celery_settings(settings))
-            entry = app.conf.beat_schedule["livethread.compress_cold.0"]
 
-            app.send_task(entry["task"], **entry["options"])
+            due = redis_server.client.delete(names.ShardKeys(settings.key_prefix, 0).compressed)
 
             compressed = thread.rollout_path.with_name(thread.rollout_path.name + ".zst")
             await eventually(compressed.exists, "the compressed rollout")
+            assert due == 1  # the sweep at the start had looked already, and would look again in an hour
             assert texts(await history(store, thread_id)) == ["long ago"]
-            app.close()

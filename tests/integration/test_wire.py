@@ -112,8 +112,8 @@ def outsider(redis_server: RedisServer, settings: Settings) -> Outsider:
 
 @pytest.fixture
 def worker(settings: Settings) -> Iterator[None]:
-    """Run a worker without beat: only a doorbell wakes it."""
-    with celery_worker(settings):
+    """Run a worker that sweeps at its start only: then, only a doorbell wakes it."""
+    with celery_worker(settings.model_copy(update={"sweep_interval_s": 3600.0})):
         yield
 
 
@@ -209,7 +209,7 @@ def test_a_sweep_finds_a_task_without_a_doorbell(
     wait_until(lambda: not outsider.redis.exists(f"{settings.key_prefix}:{{0}}:bell"), "the bell's expiry")
 
     assert must_ring == 1
-    assert hand_worker.mailbox().sweep() is True  # beat runs this; a doorbell is due
+    assert hand_worker.mailbox().sweep() is True  # workers do this; a doorbell is due
     hand_worker.drain()
     assert outsider.applied() == 2
 

@@ -106,12 +106,12 @@ class ChildProcess:
 class RedisServer:
     """A private Redis with the shipped configuration, on a Unix socket with a short path."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         find_server(Settings(redis_url=None))  # raises if Redis is not installed, before a folder is created
         self.folder = Path(tempfile.mkdtemp(prefix="lt-", dir="/tmp"))
         self.settings = Settings(home=self.folder, redis_url=None, connect_timeout_s=5.0)
         prepare_directories(self.settings)
-        command = server_command(self.settings)
+        command = [*server_command(self.settings), *options]
         self.process = ChildProcess(command, settings_env(self.settings), self.folder, "redis")
         self.client = Redis.from_url(self.url)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -43,7 +44,10 @@ class _Link:
     passed: int = 0
 
     def close(self) -> None:
-        self.to_client.close()
+        if self.to_client.get_extra_info("ssl_object") is None:
+            self.to_client.close()
+        else:
+            self.to_client.transport.abort()  # closing would wait for the client
         self.to_redis.close()
 
 
@@ -53,10 +57,11 @@ class RedisProxy:
     Use as a context manager. The server may die and come back; until then, new connections are closed at once.
     """
 
-    def __init__(self, server: RedisServer, name: str = "proxy") -> None:
+    def __init__(self, server: RedisServer, name: str = "proxy", tls: ssl.SSLContext | None = None) -> None:
         self._upstream = _path_of(server)
         self._path = server.folder / f"{name}.sock"
-        self.url = f"unix://{self._path}?db=0"
+        self._tls = tls
+        self.url = f"unix://{self._path}?db=0"  # without TLS; with it, use `port`
         #: Seconds by which each reply is delayed.
         self.delay_s = 0.0
         self._cuts: list[_Cut] = []
@@ -81,6 +86,11 @@ class RedisProxy:
     def connections(self) -> int:
         """How many connections are open."""
         return len(self._links)
+
+    @property
+    def port(self) -> int:
+        """The TCP port of a proxy with TLS."""
+        return int(self._server.sockets[0].getsockname()[1])
 
     def lead_to(self, server: RedisServer) -> None:
         """Connect new clients to *server*; open connections stay as they are."""
@@ -107,7 +117,12 @@ class RedisProxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, self._path)
+        if self._tls is None:
+            self._server: asyncio.Server = await asyncio.start_unix_server(self._serve, self._path)
+        else:
+            # A client may end the handshake because it does not trust the certificate.
+            self._loop.set_exception_handler(lambda *_: None)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
 
     async def _cut_all(self) -> None:
         for link in tuple(self._links):

@@ -15,9 +15,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from livethread.model import utc_now
-from livethread.queued.doorbell import DOORBELL_EXPIRES
+from livethread.queued.doorbell import send
 from livethread.queued.outage import Outage, explain
 from livethread_config import Settings, names
+from livethread_config.celery_settings import SOCKET_TIMEOUT
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
@@ -117,30 +118,31 @@ class WorkerProcess:
         return drain.run()
 
     def sweep(self) -> None:
-        """Sweep every shard, and ring for those with ready threads and no drain."""
-        for shard in range(self.settings.shards):
-            mailbox = self.mailbox(shard)
-            try:
-                must_ring = mailbox.sweep()
-            except RedisError as error:
-                self._outage.begin(error, "the next sweep goes on")
-                mailbox.disconnect()
-                if self._events is not None:
-                    self._events.reconnect()
-                return
-            if must_ring:
-                self.ring(shard)
-        self._outage.end()
+        """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed."""
+        try:
+            for shard in range(self.settings.shards):
+                if self.mailbox(shard).sweep():
+                    self.ring(shard)
+            # Last, because a full Redis refuses it.
+            for shard in range(self.settings.shards if self.settings.compress_after_days else 0):
+                if self.mailbox(shard).is_compression_due():
+                    self._send(names.COMPRESS_COLD_TASK, shard, {})
+        except (RedisError, OSError) as error:
+            self._outage.begin(error, "the next sweep goes on")
+            self.mailbox(0).disconnect()
+            if self._events is not None:
+                self._events.reconnect()
+        else:
+            self._outage.end()
 
     def ring(self, shard: int) -> None:
         """Publish a doorbell for *shard*. If that fails, the next sweep rings."""
         self._send(names.DRAIN_TASK, shard, {"shard": shard})
 
     def _send(self, task: str, shard: int, kwargs: dict[str, Any]) -> None:
-        queue = names.queue_name(self.settings.key_prefix, shard)
         try:
-            self._app.send_task(task, kwargs=kwargs, queue=queue, ignore_result=True, expires=DOORBELL_EXPIRES)
-        except (OperationalError, OSError) as error:
+            send(self._app, self.settings, task, shard, kwargs)
+        except (OperationalError, RedisError, OSError) as error:
             logger.warning(
                 "sending %s to shard %d failed: Redis %s",
                 task,
@@ -151,7 +153,12 @@ class WorkerProcess:
 
     def _open_redis(self) -> Redis:
         if self._redis is None:
-            self._redis = Redis.from_url(self.settings.client_url, health_check_interval=25)
+            self._redis = Redis.from_url(
+                self.settings.client_url,
+                socket_connect_timeout=self.settings.connect_timeout_s,
+                socket_timeout=SOCKET_TIMEOUT,
+                health_check_interval=25,
+            )
         return self._redis
 
     def _task_events(self, hostname: str) -> TaskEvents:

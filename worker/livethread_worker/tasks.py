@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from celery.signals import worker_process_init, worker_ready
+from celery import Celery, Task
 
 from livethread import errors, types
 from livethread.model import Model, Result
 from livethread_config import Settings, names
-from livethread_worker.process import WorkerProcess, collect_garbage_rarely
+from livethread_worker.process import WorkerProcess
 from livethread_worker.reads.answers import Answer
+from livethread_worker.start_check import check_at_start
 from livethread_worker.store.read.reader import LocalReader
-
-if TYPE_CHECKING:
-    from celery import Celery, Task
-
+from livethread_worker.sweeper import sweep_regularly
 
 #: Reads whose answer is one model: Celery task -> its parameters, the reader's operation.
 _READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Result]]]] = {
@@ -39,37 +38,49 @@ _READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Result]]
 def register(app: Celery, settings: Settings) -> None:
     """Register the tasks on *app*, and on no other: each works for one home."""
     process = WorkerProcess(app, settings)
+    in_turn = _in_turn()
 
-    @app.task(name=names.DRAIN_TASK, bind=True, shared=False)
+    @app.task(name=names.DRAIN_TASK, base=in_turn, bind=True, shared=False)
     def drain(self: Task[..., Any], shard: int = 0) -> dict[str, int]:
         return process.drain(shard, self.request.hostname or "")
 
-    @app.task(name=names.SWEEP_TASK, shared=False, send_events=False)  # it would fill Flower's list with itself
-    def sweep() -> None:
-        process.sweep()
-
-    @app.task(name=names.COMPLETE_INDEX_TASK, shared=False)
+    @app.task(name=names.COMPLETE_INDEX_TASK, base=in_turn, shared=False)
     def complete_index() -> dict[str, int]:
         return process.complete_index()
 
-    @app.task(name=names.COMPRESS_COLD_TASK, shared=False)
+    @app.task(name=names.COMPRESS_COLD_TASK, base=in_turn, shared=False)
     def compress_cold() -> dict[str, int]:
         return process.compress_cold()
 
-    _register_reads(app, process)
+    _register_reads(app, process, in_turn)
+    check_at_start(app, settings)
 
-    # Sent in each process of a pool, and nowhere else.
-    worker_process_init.connect(collect_garbage_rarely, weak=False)
-
-    @worker_ready.connect(weak=False)
-    def sweep_at_start(sender: Any, **_: Any) -> None:
-        if sender.app is app:
-            process.sweep()
+    sweep_regularly(app, process.sweep, settings.sweep_interval_s)
 
 
-def _register_reads(app: Celery, process: WorkerProcess) -> None:
+def _in_turn() -> type[Task[..., Any]]:
+    """Return the base class of Celery tasks of which a process runs one at a time, whatever its pool.
+
+    They share the process's connection to the index, and so its transactions.
+    """
+    lock = threading.Lock()
+
+    class InTurn(Task[..., Any]):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with lock:
+                return self.run(*args, **kwargs)
+
+    return InTurn
+
+
+def _register_reads(app: Celery, process: WorkerProcess, in_turn: type[Task[..., Any]]) -> None:
     # The store's errors are answers for the client, not faults of the worker, so they are not logged as faults.
-    options: dict[str, Any] = {"bind": True, "shared": False, "throws": (errors.ThreadStoreError,)}
+    options: dict[str, Any] = {
+        "base": in_turn,
+        "bind": True,
+        "shared": False,
+        "throws": (errors.ThreadStoreError,),
+    }
 
     @app.task(name=names.LOAD_HISTORY_TASK, **options)
     def load_history(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,15 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from livethread.errors import Unavailable
 from livethread.queued.outage import NOT_THE_MASTER, explain
+from livethread.queued.server_check import log_faults
 from livethread_config import Settings
+
+logger = logging.getLogger(__name__)
 
 #: Maximum number of a client's connections, not counting the one per shard on which it sends.
 CONNECTIONS: Final = 64
@@ -80,16 +84,33 @@ class ScriptConnection:
         return await self._connection.read_response()
 
 
-async def require_redis(settings: Settings) -> None:
-    """Check that Redis answers.
+async def check_server(redis: Redis, settings: Settings) -> None:
+    """Check that *redis* answers and can keep our promises; log what it keeps less well.
 
     Raises:
-        Unavailable: it does not.
+        InvalidRequest: it cannot.
+        RedisError, OSError: it does not answer.
+    """
+    await redis.ping()
+    try:
+        info = await redis.info()
+    except (NoPermissionError, ResponseError):  # an ACL denies it, or a provider has removed it
+        logger.info("Redis does not say how it is set up", extra={"action": "open"})
+    else:
+        log_faults(settings, info)
+
+
+async def require_redis(settings: Settings) -> None:
+    """Check that Redis answers and can keep our promises.
+
+    Raises:
+        InvalidRequest: it cannot.
+        Unavailable: it does not answer.
     """
     redis = connect(settings)
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
-            await redis.ping()
+            await check_server(redis, settings)
     except (RedisError, OSError) as error:
         raise no_redis(settings, error) from None
     finally:

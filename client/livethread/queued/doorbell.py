@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from livethread.queued.outage import Outage
 from livethread_config import Settings, names
@@ -17,8 +19,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a doorbell that no worker took is dropped; others will have been rung.
-DOORBELL_EXPIRES = 60
+#: Number of messages in a queue beyond which no doorbell is added: workers that come back have enough of them. Not a
+#: time, which would compare two hosts' clocks.
+MAX_QUEUED: Final = 1_000
+
+
+def send(app: Celery, settings: Settings, task: str, shard: int, kwargs: dict[str, Any]) -> None:
+    """Send a Celery task to *shard*'s queue, unless that is full.
+
+    Raises:
+        OperationalError, RedisError, OSError: the broker does not answer, or refuses.
+    """
+    queue = names.queue_name(settings.key_prefix, shard)
+    with app.producer_or_acquire() as producer:
+        with suppress(RedisError):  # sending connects again, and reports what fails
+            if producer.channel.queue_declare(queue).message_count >= MAX_QUEUED:
+                return
+        app.send_task(
+            task,
+            kwargs=kwargs,
+            queue=queue,
+            producer=producer,
+            ignore_result=True,
+            # Once, on a new connection: the old one may be lost, or lead to a former master.
+            retry=True,
+            retry_policy={"max_retries": 1, "interval_start": 0},
+        )
 
 
 class Doorbell:
@@ -43,17 +69,8 @@ class Doorbell:
 
     def _publish(self, shard: int) -> None:
         try:
-            self._app.send_task(
-                names.DRAIN_TASK,
-                kwargs={"shard": shard},
-                queue=names.queue_name(self._settings.key_prefix, shard),
-                ignore_result=True,
-                # Once, on a new connection: the old one may be lost, or lead to a former master.
-                retry=True,
-                retry_policy={"max_retries": 1, "interval_start": 0},
-                expires=DOORBELL_EXPIRES,
-            )
-        except (OperationalError, OSError) as error:
+            send(self._app, self._settings, names.DRAIN_TASK, shard, {"shard": shard})
+        except (OperationalError, RedisError, OSError) as error:
             self._outage.begin(error, f"shard {shard} gets its doorbell later", shard=shard)
         else:
             self._outage.end()

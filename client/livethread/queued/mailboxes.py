@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from redis.asyncio import Redis
 
 from livethread.errors import Conflict, ThreadNotFound
-from livethread.queued.connection import CONNECTIONS, ScriptConnection
+from livethread.queued.connection import CONNECTIONS, ScriptConnection, check_server
 from livethread.queued.delay import Circumstances
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.outage import NOT_THE_MASTER
@@ -58,6 +58,7 @@ class Mailboxes:
 
     def __init__(self, redis: Redis, settings: Settings, doorbell: Doorbell) -> None:
         self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
+        self._settings = settings
         self._doorbell = doorbell
         self._prefix = settings.key_prefix
         self._ttl_s = settings.writer_ttl_days * 86_400
@@ -85,9 +86,13 @@ class Mailboxes:
         of = self._keys_of(thread_id)
         return Place(of.shard, _thread_keys(of, thread_id))
 
-    async def ping(self) -> None:
-        """Check that Redis answers."""
-        await self._redis.ping()
+    async def check_server(self) -> None:
+        """Check that Redis answers and can keep our promises.
+
+        Raises:
+            InvalidRequest: it cannot.
+        """
+        await check_server(self._redis, self._settings)
 
     async def disconnect(self) -> None:
         """Close the connections on which tasks are sent."""

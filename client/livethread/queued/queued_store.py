@@ -23,6 +23,7 @@ from livethread.metadata import MetadataUpdate, StoredModelContext, StoredThread
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
 from livethread.open_threads import OpenThreads
+from livethread.opener import Opener, checking
 from livethread.ordered_tasks import EncodedTask, OrderedTask
 from livethread.queued.acknowledgements import Acknowledgements
 from livethread.queued.admission import Admission, Check
@@ -42,6 +43,7 @@ from livethread_config import Settings, names
 logger = logging.getLogger(__name__)
 
 
+@checking(Opener.require_loop)
 class QueuedThreadStore:
     """A thread store whose changes are applied by workers, in one order per thread and exactly once.
 
@@ -49,6 +51,7 @@ class QueuedThreadStore:
     """
 
     def __init__(self, mailboxes: Mailboxes, settings: Settings, reader: ThreadReader) -> None:
+        self._opener = Opener()
         self._mailboxes = mailboxes
         self._settings = settings
         self._reader = reader
@@ -70,11 +73,13 @@ class QueuedThreadStore:
         """Connect.
 
         Raises:
+            InvalidRequest: Redis cannot keep what it accepts, such as a cluster, an old version, or one that drops keys.
             Unavailable: Redis does not answer, and the settings require that it does.
         """
+        self._opener.enter_loop()
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                await self._mailboxes.ping()
+                await self._mailboxes.check_server()
                 await self._acknowledgements.connect()
         except (RedisError, OSError) as error:
             if self._settings.require_redis:
@@ -91,6 +96,7 @@ class QueuedThreadStore:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._opener.close()
         await self._outbox.stop()
         self._admission.stop()
         with suppress(TimeoutError):

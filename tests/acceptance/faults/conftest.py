@@ -41,15 +41,14 @@ def deployment(proxy: RedisProxy, tmp_path: Path) -> Settings:
 def celery_worker_cluster(
     deployment: Settings, celery_setup_app: Celery, tmp_path: Path
 ) -> Iterator[CeleryWorkerCluster]:
-    """Two workers with fault points; the first one sweeps."""
+    """Two workers with fault points."""
     points = tmp_path / "points"
     points.mkdir()
-    options = ("--beat", "--schedule", str(tmp_path / "beat")), ()
     nodes = [
         ProcessWorker(
-            deployment, tmp_path / "workers", f"worker-{number}", *each, app="tests.acceptance.faults.faulty_worker"
+            deployment, tmp_path / "workers", f"worker-{number}", app="tests.acceptance.faults.faulty_worker"
         )
-        for number, each in enumerate(options, start=1)
+        for number in (1, 2)
     ]
     for node in nodes:
         node.process.env |= {"FAULT_POINTS": str(points), "PYTHONPATH": str(Path(__file__).parents[3])}

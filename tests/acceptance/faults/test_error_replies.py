@@ -86,7 +86,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     with ExitStack() as stack:
         server = RedisServer().start()
         stack.callback(server.close)
-        names = ("client", "worker", "beat", "flower")
+        names = ("client", "worker", "flower")
         proxies = {name: stack.enter_context(RefusingProxy(server, name)) for name in names}
         settings = {
             name: Settings(
@@ -104,7 +104,6 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             flower_port = probe.getsockname()[1]
         celery = (sys.executable, "-P", "-m", "celery", "--app", "livethread_worker.entrypoint")
         commands = {
-            "beat": (*celery, "beat", "--schedule", str(folder / "schedule"), "--pidfile="),
             "flower": (*celery, "flower", f"--conf={deployment_root() / 'config' / 'flowerconfig.py'}"),
         }
         processes = {"worker": worker_process(settings["worker"], folder, "worker")}
@@ -275,7 +274,7 @@ async def test_a_failover_that_leaves_connections_open(tmp_path: Path) -> None:
         settings = Settings(
             redis_url=proxy.url, home=tmp_path / "home", reads="local", claim_ttl_s=1.0, sweep_interval_s=0.2
         )
-        worker = worker_process(settings, tmp_path, "worker", "--beat", "--schedule", str(tmp_path / "schedule"))
+        worker = worker_process(settings, tmp_path, "worker")
         worker.start()
         stack.callback(worker.kill)
         worker.wait_for_log(READY)

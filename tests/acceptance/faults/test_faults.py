@@ -99,14 +99,14 @@ def test_a_worker_outlives_the_loss_of_redis_while_a_message_waits_in_it(
     cluster: Cluster, celery_setup: CeleryTestSetup
 ) -> None:
     """Its pool is stopped, so the message stays unacknowledged; the worker still waits for another one."""
-    sweeper, worker = cluster.workers
-    sweeper.kill()
+    other, worker = cluster.workers
+    other.kill()
     pool = [psutil.Process(pid) for pid in pool_of(worker)]
     for process in pool:
         process.suspend()
     unacked = f"{cluster.settings.key_prefix}:celery:unacked"
     due = cluster.redis.hlen(unacked) + 1
-    celery_setup.app.send_task(names.SWEEP_TASK)
+    celery_setup.app.send_task(names.DRAIN_TASK)
     wait_until(lambda: cluster.redis.hlen(unacked) == due, "a message that waits")
 
     cluster.redis_server.kill()

@@ -65,7 +65,7 @@ def test_redis_keys_keep_their_spelling() -> None:
 
 def test_queues_and_celery_tasks_keep_their_names() -> None:
     assert queue_name("livethread", 3) == "livethread.3"
-    assert (names.DRAIN_TASK, names.SWEEP_TASK) == ("livethread.drain", "livethread.sweep")
+    assert names.DRAIN_TASK == "livethread.drain"
     assert (names.READ_THREAD_TASK, names.LOAD_HISTORY_TASK, names.LIST_THREADS_TASK) == (
         "livethread.read_thread",
         "livethread.load_history",

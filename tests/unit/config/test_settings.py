@@ -160,20 +160,9 @@ def test_a_socket_path_may_be_as_long_as_the_limit() -> None:
 # -- URLs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("url", "broker"),
-    [
-        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
-        ("rediss://user:secret@redis.example:6380/3", "rediss://user:secret@redis.example:6380/3"),
-        ("unix:///run/redis.sock", "redis+socket:///run/redis.sock?virtual_host=0"),
-        ("unix:///run/redis.sock?db=4", "redis+socket:///run/redis.sock?virtual_host=4"),
-        ("unix:///run/redis.sock?timeout=1&db=4", "redis+socket:///run/redis.sock?virtual_host=4"),
-    ],
-)
-def test_a_url_is_spelled_for_redis_py_and_for_kombu(url: str, broker: str) -> None:
-    settings = Settings(redis_url=url)
-
-    assert (settings.client_url, settings.broker_url, settings.is_embedded) == (url, broker, False)
+def test_a_url_that_cannot_work_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValidationError, match="the option socket_timeout is not supported"):
+        Settings(redis_url="redis://r?socket_timeout=1")
 
 
 def test_without_a_url_both_lead_to_the_embedded_servers_socket() -> None:
@@ -182,7 +171,7 @@ def test_without_a_url_both_lead_to_the_embedded_servers_socket() -> None:
     socket = "/srv/threads/livethread/run/redis.sock"
     assert settings.is_embedded
     assert settings.client_url == f"unix://{socket}?db=0"
-    assert settings.broker_url == f"redis+socket://{socket}?virtual_host=0"
+    assert settings.redis.for_kombu == f"redis+socket://{socket}?virtual_host=0"
 
 
 def test_celery_gets_a_queue_a_shard_and_keys_under_our_prefix() -> None:
@@ -190,7 +179,8 @@ def test_celery_gets_a_queue_a_shard_and_keys_under_our_prefix() -> None:
 
     celery = celery_settings(settings)
 
-    assert (celery["broker_url"], celery["result_backend"]) == ("redis://r:6379/1", "disabled://")
+    assert (celery["broker_url"], celery["broker_use_ssl"]) == ("redis://r:6379/1", None)
+    assert celery["result_backend"] == "disabled://"
     assert list(celery["task_queues"]) == ["app.0", "app.1", "app.2"]
     assert celery["task_default_queue"] == "app.0"
     assert celery["broker_transport_options"]["global_keyprefix"] == "app:celery:"

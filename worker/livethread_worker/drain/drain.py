@@ -94,10 +94,11 @@ class Drain:
         longest, worked_at = self._settings.drain_max_s, time.monotonic()
         ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, MAX_SHARD_DRAIN))
         linger = self._settings.drain_linger_ms / 1000
-        has_more = is_awaited = False
+        has_worked = has_more = is_awaited = False
         while (now := time.monotonic()) < ends_at and not is_awaited:
-            if self._apply_ready() or (not has_more and self._mailbox.wait(linger)):
-                worked_at, has_more = now, False
+            # A doorbell without work is an old one, of which there may be many: it waits for nothing.
+            if self._apply_ready() or (has_worked and not has_more and self._mailbox.wait(linger)):
+                worked_at, has_worked, has_more = now, True, False
             else:
                 self._events.send()
                 has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE

@@ -43,6 +43,9 @@ BUSY_WAIT_MS: Final = 200
 RETRY_FIRST_MS: Final = 200
 RETRY_LONGEST_MS: Final = 10_000
 
+#: How often workers look for cold rollouts to compress.
+COMPRESS_INTERVAL: Final = 3_600  # seconds
+
 #: How much Redis holds of the reason why a thread was put back.
 REASON_CHARACTERS: Final = 500
 
@@ -172,6 +175,10 @@ class Mailbox:
             args=[BELL_TTL_MS, self._settings.writer_ttl_days * 86_400, int(self._settings.claim_ttl_s * 1000)],
         )
         return bool(ring)
+
+    def is_compression_due(self) -> bool:
+        """Whether to look for cold rollouts now; True for one caller an interval."""
+        return self._redis.set(self._keys.compressed, "1", nx=True, ex=COMPRESS_INTERVAL) is not None
 
     @staticmethod
     def _script_outcome(claim: Claim, outcome: Outcome) -> tuple[str, str]:

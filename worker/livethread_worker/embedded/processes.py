@@ -64,10 +64,9 @@ def redis_spec(settings: Settings) -> ProcessSpec:
     )
 
 
-def worker_spec(settings: Settings, name: str, *, concurrency: int = 2, beat: bool = False) -> ProcessSpec:
-    """Return how to run the Celery worker *name*, with *beat* in it or not. It is ready when it consumes its queues."""
+def worker_spec(settings: Settings, name: str, *, concurrency: int = 2) -> ProcessSpec:
+    """Return how to run the Celery worker *name*. It is ready when it consumes its queues."""
     node = name.replace(".", "-")
-    schedule = ("--beat", "--schedule-filename", str(run_dir(settings) / f"{node}.schedule")) if beat else ()
     return ProcessSpec(
         name=name,
         command=[
@@ -77,7 +76,6 @@ def worker_spec(settings: Settings, name: str, *, concurrency: int = 2, beat: bo
             *("--include", WORKER_SIGNALS),
             # Workers need not know each other, and searching for others takes a second.
             *("--without-mingle", "--without-gossip"),
-            *schedule,
         ],
         env=settings_env(settings),
         grace_s=WORKER_GRACE + settings.drain_max_s,

@@ -72,7 +72,7 @@ def _serve(settings: Settings, report: Callable[[bytes], None]) -> None:
         report(FINE)
         return
     runtime_locks.publish_state(runner, runtime_locks.RunnerState(os.getpid(), "shared"))
-    specs = [processes.redis_spec(settings), processes.worker_spec(settings, "runtime", beat=True)]
+    specs = [processes.redis_spec(settings), processes.worker_spec(settings, "runtime")]
     with Supervisor(specs, output.LogFiles(redis_server.run_dir(settings))):
         runtime_locks.publish_state(runner, runtime_locks.RunnerState(os.getpid(), "shared", ready=True))
         report(FINE)

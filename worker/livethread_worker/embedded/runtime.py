@@ -66,17 +66,14 @@ def use_local_runtime(settings: Settings) -> Iterator[None]:
 def running(settings: Settings, *, workers: int = 2, concurrency: int = 2) -> Iterator[Supervisor]:
     """Run Redis (if embedded) and *workers* workers, named ``worker.1`` and so on, as children of this process.
 
-    The first worker sweeps. Logs go to the home's run folder. The supervisor lists and kills the processes by name.
+    Logs go to the home's run folder. The supervisor lists and kills the processes by name.
 
     Raises:
         Unavailable: a process does not start; the message names its log.
     """
     prepare_directories(settings)
     specs = [redis_spec(settings)] if settings.is_embedded else []
-    specs += [
-        worker_spec(settings, f"worker.{number}", concurrency=concurrency, beat=number == 1)
-        for number in range(1, workers + 1)
-    ]
+    specs += [worker_spec(settings, f"worker.{number}", concurrency=concurrency) for number in range(1, workers + 1)]
     with RunnerClaim(settings) as claim, Supervisor(specs, LogFiles(run_dir(settings))) as supervisor:
         claim.set_ready()
         yield supervisor

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from celery.signals import beat_embedded_init, worker_ready
+from celery.signals import worker_ready
 
 from livethread_config import Settings
-from livethread_worker.embedded import parent_death, processes
+from livethread_worker.embedded import processes
 
 
 # Any: Celery's signals pass arbitrary keywords.
@@ -20,11 +20,4 @@ def _tell_ready(sender: Any, **_: Any) -> None:
     file.write_text(str(os.getpid()), encoding="ascii")
 
 
-def _tie_beat(**_: Any) -> None:
-    # Celery's pool processes die with the worker's main process, but its embedded beat does not: after a kill -9 of the
-    # worker it would keep sweeping.
-    parent_death.die_with_parent(os.getppid())
-
-
 worker_ready.connect(_tell_ready)
-beat_embedded_init.connect(_tie_beat)

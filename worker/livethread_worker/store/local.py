@@ -18,6 +18,7 @@ from livethread import errors, observers, ordered_tasks, types
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.open_threads import OpenThreads
+from livethread.opener import Opener, checking
 from livethread.ordered_tasks import OrderedTask
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
@@ -38,6 +39,7 @@ T = TypeVar("T")
 ATTEMPTS = 3
 
 
+@checking(Opener.require_process)
 class LocalThreadStore:
     """A thread store over one home. Operations run one at a time, in the order in which they are called.
 
@@ -46,6 +48,7 @@ class LocalThreadStore:
     """
 
     def __init__(self, settings: Settings | None = None, *, index: Literal["sqlite"] | None = "sqlite") -> None:
+        self._opener = Opener()
         self._settings = settings or Settings()
         self._home = Home(self._settings.home)
         self._handle = IndexHandle(self._home, in_memory=index is None)

@@ -7,6 +7,9 @@
 --        2 s after which a deletion may be forgotten
 --        3 ms for which claims hold: a claim that ends later was made before the clock was set back
 --
+-- A doorbell counts as lost, however often a client has rung again since, if a thread has been ready for longer than
+-- doorbells count as outstanding. Then only a sweep's own doorbell is waited for.
+--
 -- Returns { ring, expired }: ring is 1 if the caller must publish a doorbell.
 
 local ready, claims, tokens, bell, drain = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -34,8 +37,11 @@ redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[2] * 1000)
 redis.call('SET', KEYS[7], string.format('%.0f', now), 'EX', 604800)
 
 local ring = 0
-if redis.call('EXISTS', drain) == 0 and redis.call('ZCOUNT', ready, '-inf', now) > 0
-    and redis.call('SET', bell, '1', 'NX', 'PX', ARGV[1]) then
-  ring = 1
+if redis.call('EXISTS', drain) == 0 and redis.call('ZCOUNT', ready, '-inf', now) > 0 then
+  local is_overdue = redis.call('ZCOUNT', ready, '-inf', now - ARGV[1]) > 0 and redis.call('GET', bell) ~= 'sweep'
+  if is_overdue or redis.call('EXISTS', bell) == 0 then
+    redis.call('SET', bell, 'sweep', 'PX', ARGV[1])
+    ring = 1
+  end
 end
 return { ring, #expired }

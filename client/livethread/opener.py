@@ -1,0 +1,87 @@
+"""Refuses calls of a store outside the process and the event loop that opened it: they would wait for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Protocol, TypeVar
+
+from livethread.errors import InvalidRequest, Unavailable
+
+
+class Opener:
+    """The process and, from `enter_loop` on, the event loop in which a store works."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+
+    def enter_loop(self) -> None:
+        """Bind the store to the running loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Refuse all later calls."""
+        self._is_closed = True
+
+    def require_process(self) -> None:
+        """Check that this process opened the store.
+
+        Raises:
+            InvalidRequest: another one did.
+        """
+        if os.getpid() != self._pid:
+            raise InvalidRequest(
+                f"this store belongs to process {self._pid}, and nothing was stored: after a fork, open a store in the new "
+                "process"
+            )
+
+    def require_loop(self) -> None:
+        """Check that this process and this loop opened the store.
+
+        Raises:
+            InvalidRequest: it is not open, or other ones opened it.
+            Unavailable: it is closed.
+        """
+        self.require_process()
+        if self._loop is None:
+            raise InvalidRequest("this store is not open, and nothing was stored: use it in `async with`")
+        if asyncio.get_running_loop() is not self._loop:
+            raise InvalidRequest(
+                "this store was opened in another event loop, and nothing was stored: open a store in each loop"
+            )
+        if self._is_closed:
+            raise Unavailable("the store was closed, and nothing was stored: open another one")
+
+
+class _Opened(Protocol):
+    _opener: Opener
+
+
+OpenedT = TypeVar("OpenedT", bound=_Opened)
+
+
+def checking(check: Callable[[Opener], None]) -> Callable[[type[OpenedT]], type[OpenedT]]:
+    """Return a decorator for a store's class that runs *check* before each public operation."""
+
+    def decorate(store: type[OpenedT]) -> type[OpenedT]:
+        for name, operation in list(vars(store).items()):
+            if inspect.iscoroutinefunction(operation) and not name.startswith("_"):
+                setattr(store, name, _checked(operation, check))
+        return store
+
+    return decorate
+
+
+# Any: the decorator keeps every operation's own signature.
+def _checked(operation: Callable[..., Coroutine[Any, Any, Any]], check: Callable[[Opener], None]) -> Any:
+    @wraps(operation)
+    async def checked(store: _Opened, *args: Any, **kwargs: Any) -> Any:
+        check(store._opener)  # noqa: SLF001 - the decorator belongs to the class
+        return await operation(store, *args, **kwargs)
+
+    return checked

@@ -1,0 +1,97 @@
+"""Refuses a worker that could not keep the promises, and logs what it keeps less well, before it serves."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery
+from celery.concurrency import get_implementation, prefork, solo
+from celery.signals import worker_init
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from livethread.errors import InvalidRequest
+from livethread.queued.server_check import log_faults
+from livethread_config import Settings
+from livethread_config.celery_app import ignored_variables
+from livethread_config.celery_settings import SOCKET_TIMEOUT, celery_settings
+
+logger = logging.getLogger(__name__)
+
+
+def check_at_start(app: Celery, settings: Settings) -> None:
+    """Have *app*'s workers check at their start what they need; a worker that cannot work ends with the reason."""
+
+    @worker_init.connect(weak=False)
+    def check(sender: Any, **_: Any) -> None:
+        if sender.app is not app:
+            return
+        try:
+            _require_doorbells(app, settings)
+            _require_server(settings)
+        except InvalidRequest as error:
+            raise SystemExit(str(error)) from None
+        _warn_about_pool(sender.pool_cls)
+        if ignored := ignored_variables():
+            names = ", ".join(ignored)
+            logger.warning("%s set up another Celery application, and are ignored", names, extra={"action": "start"})
+
+
+def _require_doorbells(app: Celery, settings: Settings) -> None:
+    """Check that *app* consumes the queues in which clients ring.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
+    ours, redis = celery_settings(settings), settings.redis
+    with app.connection_for_read() as connection, app.connection_for_read(redis.for_kombu) as expected:
+        wrong = [
+            name
+            for name in ("hostname", "port", "virtual_host", "userid")
+            if getattr(connection, name) != getattr(expected, name)
+        ]
+        prefix = (connection.transport_options or {}).get("global_keyprefix")
+    missing = set(ours["task_queues"]) - {getattr(queue, "name", queue) for queue in app.conf.task_queues or ()}
+    if wrong or prefix != ours["broker_transport_options"]["global_keyprefix"] or missing:
+        raise InvalidRequest(
+            f"the Celery application {app.main!r} would hear no doorbell: its broker, the broker's global_keyprefix or its "
+            "queues are not livethread's. Register your tasks with the application that "
+            "livethread_worker.app.create_app() returns, or run celery --app livethread_worker.entrypoint worker beside it"
+        )
+
+
+def _require_server(settings: Settings) -> None:
+    """Check that Redis can keep our promises; if it does not answer, Celery waits for it.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    with Redis.from_url(
+        settings.client_url,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=settings.connect_timeout_s,
+        socket_timeout=SOCKET_TIMEOUT,
+    ) as redis:
+        try:
+            info: Any = redis.info()
+        except (RedisError, OSError) as error:
+            logger.info(
+                "Redis does not say how it is set up", extra={"action": "start", "error": type(error).__name__}
+            )
+        else:
+            log_faults(settings, info)
+
+
+def _warn_about_pool(pool: Any) -> None:
+    """Log that threads and greenlets of one process take turns."""
+    implementation = get_implementation(pool)
+    if not issubclass(implementation, (prefork.TaskPool, solo.TaskPool)):
+        logger.warning(
+            "the pool %s shares one index between its tasks, so livethread's run one at a time; the pool prefork runs them "
+            "in parallel",
+            implementation.__module__.rpartition(".")[2],
+            extra={"action": "start"},
+        )

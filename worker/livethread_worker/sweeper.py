@@ -1,0 +1,33 @@
+"""Every worker sweeps, by a timer of its own: no queue, no clock but Redis', and no other host need work for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, bootsteps
+
+
+def sweep_regularly(app: Celery, sweep: Callable[[], None], interval_s: float) -> None:
+    """Have *app*'s workers call *sweep* whenever they have connected, and every *interval_s* while they are connected."""
+
+    class Sweeper(bootsteps.StartStopStep):
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        # Any: Celery passes its consumer, which is untyped.
+        def __init__(self, consumer: Any, **kwargs: Any) -> None:
+            super().__init__(consumer, **kwargs)
+            self._timer: Any = None
+
+        def start(self, consumer: Any) -> None:
+            sweep()
+            self._timer = consumer.timer.call_repeatedly(interval_s, sweep)
+
+        def stop(self, consumer: Any) -> None:
+            if self._timer is not None:
+                consumer.timer.cancel(self._timer)
+                self._timer = None
+
+        shutdown = stop
+
+    app.steps["consumer"].add(Sweeper)
