@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from livethread.types import DiscardThreadParams as DiscardThreadParams
     from livethread.types import FindThreadByNameParams as FindThreadByNameParams
     from livethread.types import FlushThreadParams as FlushThreadParams
+    from livethread.types import HistoryPosition as HistoryPosition
     from livethread.types import ItemPage as ItemPage
     from livethread.types import ListItemsParams as ListItemsParams
     from livethread.types import ListThreadsParams as ListThreadsParams
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
     from livethread.types import OccurrencePage as OccurrencePage
     from livethread.types import PersistThreadParams as PersistThreadParams
     from livethread.types import Position as Position
+    from livethread.types import PreparedFork as PreparedFork
+    from livethread.types import PrepareForkParams as PrepareForkParams
     from livethread.types import ReadThreadByRolloutPathParams as ReadThreadByRolloutPathParams
     from livethread.types import ReadThreadParams as ReadThreadParams
     from livethread.types import Receipt as Receipt
@@ -116,6 +119,7 @@ _MODULES = {
     "DiscardThreadParams": "livethread.types",
     "FindThreadByNameParams": "livethread.types",
     "FlushThreadParams": "livethread.types",
+    "HistoryPosition": "livethread.types",
     "GitInfo": "livethread.metadata",
     "GitInfoPatch": "livethread.metadata",
     "InMemoryThreadStore": "livethread.in_memory",
@@ -137,6 +141,8 @@ _MODULES = {
     "Observers": "livethread.observers",
     "PersistThreadParams": "livethread.types",
     "Position": "livethread.types",
+    "PrepareForkParams": "livethread.types",
+    "PreparedFork": "livethread.types",
     "QueuedThreadStore": "livethread.queued",
     "ReadThreadByRolloutPathParams": "livethread.types",
     "ReadThreadParams": "livethread.types",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -20,9 +20,9 @@ from livethread.cursor import (
 )
 from livethread.directories import same_directory
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
-from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
+from livethread.metadata import PAGINATED, StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.metadata_state import MetadataState, is_activity
-from livethread.metadata_sync import thread_of_meta
+from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
 from livethread.model import format_time, parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
@@ -41,7 +41,8 @@ from livethread.rollout.search_text import (
     words_of,
 )
 from livethread.rollout.session_meta import session_meta
-from livethread.rollout.turns import TurnEnd, TurnPlace, TurnsRolledBack, TurnStart, next_place, stored_turn
+from livethread.rollout.turn_ranges import TurnRange, end_of_fork, turn_ranges
+from livethread.rollout.turns import stored_turn
 from livethread.several_threads import archive_each, delete_each
 from livethread.thread_id import thread_of_rollout_name
 
@@ -57,6 +58,8 @@ class _Stored:
     named_at: types.Position = types.START
     #: First-wins fields that a caller set explicitly.
     explicit_fields: set[str] = field(default_factory=set)
+    #: The thread whose lines it shares, if it is a fork.
+    base_id: str | None = None
     #: Idempotency keys that are taken.
     idempotency_keys: set[str] = field(default_factory=set)
 
@@ -248,7 +251,7 @@ class InMemoryThreadStore:
         items = self._history(params.thread_id).items
         found = [
             ((turn.start, number), occurrence)
-            for turn in _turns(items)
+            for turn in turn_ranges(items)
             for number, occurrence in enumerate(
                 occurrences_in_turn(
                     turn.turn_id, encode_offset("turns", turn.start), items[turn.start : turn.end], term
@@ -266,7 +269,7 @@ class InMemoryThreadStore:
         """Return one page of turns. A cursor holds the number of the page's first item."""
         self._read(params.thread_id, include_archived=params.include_archived)
         items = self._history(params.thread_id).items
-        turns = _turns(items)
+        turns = turn_ranges(items)
         descending = params.sort_direction is types.SortDirection.DESC
         ordered = turns[::-1] if descending else turns
         begin = decode_offset("turns", params.cursor) if params.cursor else None
@@ -286,7 +289,7 @@ class InMemoryThreadStore:
         items = self._history(params.thread_id).items
         start, end = 0, len(items)
         if params.turn_id is not None:
-            turn = next((turn for turn in _turns(items) if turn.turn_id == params.turn_id), None)
+            turn = next((turn for turn in turn_ranges(items) if turn.turn_id == params.turn_id), None)
             if turn is None:
                 raise InvalidRequest(f"thread {params.thread_id} has no turn {params.turn_id}")
             start, end = turn.start, end if turn.end is None else turn.end
@@ -306,6 +309,22 @@ class InMemoryThreadStore:
             items=items[begin:edge],
             next_cursor=encode_offset("items", edge) if edge < end else None,
             backwards_cursor=encode_offset("items", begin + 1) if begin < edge else None,
+        )
+
+    async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
+        """Return what a fork of the thread begins with."""
+        thread = self._read(params.thread_id, include_archived=True)
+        if thread.history_mode != PAGINATED:
+            return types.PreparedFork(thread_id=params.thread_id, is_shared=False)
+        end = end_of_fork(self._history(params.thread_id).items, params)
+        lines = self._stored[params.thread_id].lines[:end]
+        position = types.HistoryPosition(
+            thread_id=params.thread_id,
+            end_ordinal_exclusive=end,
+            end_byte_offset=sum(len(line) + 1 for line in lines),
+        )
+        return types.PreparedFork(
+            thread_id=params.thread_id, is_shared=True, history_base=position if end > 1 else None
         )
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
@@ -343,6 +362,11 @@ class InMemoryThreadStore:
                 raise Conflict(
                     f"cannot delete thread {thread_id} while attached thread {attached} exists; delete that first"
                 )
+            if stored.base_id == thread_id:
+                raise InvalidRequest(
+                    f"cannot delete thread {thread_id}: thread {stored.thread.thread_id} was forked from it; delete that "
+                    "first, or archive this one"
+                )
 
     def _set_archived_at(self, thread_id: str, archived_at: datetime | None) -> types.Receipt:
         stored = self._created(thread_id)
@@ -361,10 +385,29 @@ class InMemoryThreadStore:
             thread = thread_of_meta(thread_id, meta, creation.created_at)
             first = RolloutItem(type="session_meta", payload=meta)
             line = encode_line(first, creation.created_at, max_bytes=self.max_item_bytes)
-            self._stored[thread_id] = _Stored(thread, [line])
+            base = creation.history_base
+            inherited = self._inherited(base) if base else []
+            self._stored[thread_id] = stored = _Stored(
+                thread, [line, *inherited], base_id=base.thread_id if base else None
+            )
+            sync = ThreadMetadataSync.for_stored(thread)
+            update = sync.derive(items_of(map(decode_line, inherited)), creation.created_at)
+            if update is not None:
+                stored.thread = stored.metadata().update(update, is_explicit=False)
         if thread_id not in self._stored:
             raise ThreadNotFound(thread_id)
         return self._stored[thread_id]
+
+    def _inherited(self, base: types.HistoryPosition) -> list[bytes]:
+        """Return the lines that a fork inherits.
+
+        Raises:
+            InvalidRequest: the source was deleted.
+        """
+        source = self._stored.get(base.thread_id)
+        if source is None:
+            raise InvalidRequest(f"the thread {base.thread_id}, which the fork continues, is missing")
+        return source.lines[1 : base.end_ordinal_exclusive]
 
     def _receipt(self, stored: _Stored) -> types.Receipt:
         stored.position = f"{next(self._positions)}-0"
@@ -440,47 +483,10 @@ class InMemoryThreadStore:
         return ancestor == params.relation_filter.thread_id
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A turn, as a range of item numbers."""
-
-    turn_id: str
-    start: int
-    end: int | None = None
-    #: Number of the event that ended it, if another turn may have started before.
-    late_end: int | None = None
-
-
-def _turns(items: Sequence[RolloutItem]) -> list[_Turn]:
-    """Return the turns that were not rolled back."""
-    place, starts = TurnPlace(), []
-    kept: list[_Turn] = []
-    for number, item in enumerate(items):
-        place, change = next_place(
-            place, item.type, item.payload, item.ordinal or 0, lambda turn_id: _numbered(kept, turn_id) is not None
-        )
-        match change:
-            case TurnStart(turn_id):
-                starts.append(number)
-                kept.append(_Turn(turn_id, number))
-            case TurnEnd(turn_id):
-                if (n := _numbered(kept, turn_id)) is not None:
-                    kept[n] = replace(kept[n], late_end=number)
-            case TurnsRolledBack(count):
-                del kept[max(0, len(kept) - count) :]
-    ends = dict(itertools.pairwise(starts))
-    return [replace(turn, end=ends.get(turn.start)) for turn in kept]
-
-
-def _numbered(turns: Sequence[_Turn], turn_id: str) -> int | None:
-    """Return the number of the first turn with an id."""
-    return next((n for n, turn in enumerate(turns) if turn.turn_id == turn_id), None)
-
-
 def _stored_turn(
     items: Sequence[RolloutItem],
-    turn: _Turn,
-    turns: Sequence[_Turn],
+    turn: TurnRange,
+    turns: Sequence[TurnRange],
     view: types.StoredTurnItemsView,
     *,
     is_open: bool,

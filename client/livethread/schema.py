@@ -38,6 +38,7 @@ READ: Final[tuple[type[Any], ...]] = (
     types.LoadThreadHistoryParams,
     types.ReadThreadParams,
     types.ReadThreadByRolloutPathParams,
+    types.PrepareForkParams,
     types.ListThreadsParams,
     types.SearchThreadsParams,
     types.SearchOccurrencesParams,
@@ -72,6 +73,7 @@ WRITTEN: Final[tuple[type[Any], ...]] = (
     types.OccurrencePage,
     types.TurnPage,
     types.ItemPage,
+    types.PreparedFork,
 )
 
 _FIELD: Final = re.compile(r"    (\w+): ")

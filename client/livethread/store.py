@@ -114,6 +114,17 @@ class ThreadReader(Protocol):
         """
         ...
 
+    async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
+        """Return what a fork of a thread begins with; nothing is reserved or stored.
+
+        It includes everything that was accepted before from any store. `ThreadManager.fork_thread` goes on from there.
+
+        Raises:
+            ThreadNotFound: no such thread.
+            InvalidRequest: the thread has no such turn, or the last turn of the fork has not ended.
+        """
+        ...
+
 
 @runtime_checkable
 class ThreadStore(ThreadReader, Protocol):
@@ -133,6 +144,7 @@ class ThreadStore(ThreadReader, Protocol):
 
         Raises:
             Conflict: the thread exists.
+            InvalidRequest: its ``history_base`` is in another shard.
         """
         ...
 

@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from livethread import types
-from livethread.live_thread import LiveThread
-from livethread.metadata import StoredThread, ThreadMetadataPatch
+from livethread.live_thread import LiveThread, LiveThreadInitGuard
+from livethread.metadata import PAGINATED, StoredThread, ThreadMetadataPatch
+from livethread.rollout.item import RolloutItem
+from livethread.rollout.turn_ranges import end_of_fork
 from livethread.store import ThreadStore
 
 logger = logging.getLogger(__name__)
 
 #: What a sub-agent's thread has from its parent, unless the caller says otherwise.
 _INHERITED: Final = ("session_id", "cwd", "model_provider", "originator", "cli_version", "memory_mode")
+
+#: What a fork has from its source, likewise. It is a session of its own.
+_FORKED: Final = ("cwd", "model_provider", "originator", "cli_version", "memory_mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +58,70 @@ class ThreadManager:
 
     async def create_thread(self, params: types.CreateThreadParams) -> LiveThread:
         """Open a new thread and keep it loaded."""
+        thread = await self._create(params)
+        self._announce(thread, params)
+        return thread
+
+    async def fork_thread(
+        self,
+        thread_id: str,
+        params: types.CreateThreadParams | None = None,
+        *,
+        before_turn_id: str | None = None,
+        through_turn_id: str | None = None,
+    ) -> LiveThread:
+        """Open a new thread that goes on where another one is, or was, and keep it loaded.
+
+        It begins with everything accepted for that thread so far, or with what came before *before_turn_id*, or up to the
+        end of *through_turn_id*. It is durable on return.
+
+        A fork of a paginated thread copies no line: its rollout names the place up to which it reads the other one, as in
+        codex. Until the fork is deleted, the other thread cannot be. A fork of any other thread holds copies, appended in
+        one task.
+
+        Name, working directory, provider, client and memory mode are the other thread's, unless *params* set them; so is
+        its source, unless it is a sub-agent's.
+
+        Raises:
+            ThreadNotFound: there is no such thread, or it has no item yet.
+            InvalidRequest: it has no such turn, *through_turn_id* has not ended, or both turns are given.
+            ResourceExhausted: the items to copy do not fit into one append; nothing was stored.
+            Unavailable: Redis or the workers did not answer in time. The fork may exist later.
+        """
+        place = types.PrepareForkParams(
+            thread_id=thread_id, before_turn_id=before_turn_id, through_turn_id=through_turn_id
+        )
+        fork = await self._store.prepare_fork(place)
+        source = await self._store.read_thread(types.ReadThreadParams(thread_id=thread_id))
+        params = _of_fork(source, fork, params or types.CreateThreadParams())
+        items: tuple[RolloutItem, ...] = ()
+        if not fork.is_shared:
+            history = await self._store.load_history(types.LoadThreadHistoryParams(thread_id=thread_id))
+            copied = history.items[: end_of_fork(history.items, place)]
+            items = tuple(item for item in copied if item.type != "session_meta")
+        thread = await self._create(params)
+        async with LiveThreadInitGuard(thread) as guard:
+            if items:
+                await thread.append_items(items)
+            await thread.persist()
+            if source.name is not None:
+                await thread.update_metadata(ThreadMetadataPatch(name=source.name))
+            await thread.flush()
+            guard.commit()
+        self._announce(thread, params)
+        return thread
+
+    async def _create(self, params: types.CreateThreadParams) -> LiveThread:
         created = await LiveThread.create(self._store, params, strict=self._strict, collect_git=self._collect_git)
-        thread = self._load(created)
+        return self._load(created)
+
+    def _announce(self, thread: LiveThread, params: types.CreateThreadParams) -> None:
         self._parents[thread.thread_id] = params.parent_thread_id
         for observer in tuple(self._observers.values()):
             try:
                 observer(thread)
             except Exception:
                 logger.exception("an observer of created threads failed", extra={"thread_id": thread.thread_id})
-        return thread
 
     async def spawn_subagent(
         self, parent_thread_id: str, params: types.CreateThreadParams | None = None
@@ -227,6 +287,21 @@ def _of_subagent(parent: StoredThread, params: types.CreateThreadParams) -> type
         update["source"] = {"subagent": {"thread_spawn": spawn}}
     if "thread_source" not in given:
         update["thread_source"] = "subagent"
+    return params.model_copy(update=update)
+
+
+def _of_fork(
+    source: StoredThread, fork: types.PreparedFork, params: types.CreateThreadParams
+) -> types.CreateThreadParams:
+    """Return *params* with what a *fork* has from its *source*."""
+    given = params.model_fields_set
+    update: dict[str, Any] = {name: getattr(source, name) for name in _FORKED if name not in given}
+    if "source" not in given and isinstance(source.source, str):
+        update["source"] = source.source
+    if "thread_id" not in given:
+        update["thread_id"] = fork.fork_id
+    update["forked_from_id"], update["history_base"] = fork.thread_id, fork.history_base
+    update["history_mode"] = PAGINATED if fork.is_shared else source.history_mode
     return params.model_copy(update=update)
 
 

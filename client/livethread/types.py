@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, WithJso
 from livethread.errors import InvalidRequest, ThreadStoreError
 from livethread.metadata import (
     DEFAULT_PROVIDER,
+    PAGINATED,
     GitInfo,
     MemoryMode,
     MetadataUpdate,
@@ -56,6 +57,17 @@ def _json_objects(values: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], .
     return values
 
 
+class HistoryPosition(Model):
+    """A place in a rollout: a fork shares the lines before it, and copies none."""
+
+    #: Names the rollout: the id of the thread that it began, or its own id if a revert began it.
+    thread_id: ThreadId
+    #: Number of the last shared line, plus one.
+    end_ordinal_exclusive: Annotated[int, Field(ge=0)]
+    #: Where the last shared line ends.
+    end_byte_offset: Annotated[int, Field(ge=0)]
+
+
 class CreateThreadParams(Model):
     """Parameters of a new thread. Nothing is stored before its first item or `persist_thread`."""
 
@@ -66,6 +78,8 @@ class CreateThreadParams(Model):
     #: Whether the thread is attached to the one from which it was forked: hidden from listings, and that one cannot be
     #: deleted before it.
     attached_thread: bool = False
+    #: The place up to which a paginated fork shares its source's history, as `prepare_fork` returned it.
+    history_base: HistoryPosition | None = None
     parent_thread_id: ThreadId | None = None
     #: Working directory; None if the thread has no file system.
     cwd: Text | None = None
@@ -101,6 +115,12 @@ class CreateThreadParams(Model):
             return values
         given = {name: value for name, value in values.items() if value is not None and name != "parent_thread_id"}
         return {**values, **spawn, **given}
+
+    @model_validator(mode="after")
+    def _is_paginated_if_it_shares(self) -> CreateThreadParams:
+        if self.history_base and (self.history_mode != PAGINATED or self.forked_from_id is None):
+            raise InvalidRequest("a history_base needs a forked_from_id, and the history_mode 'paginated'")
+        return self
 
 
 class ResumeThreadParams(Model):
@@ -173,6 +193,35 @@ class ReadThreadParams(Model):
     include_history: bool = False
     #: Raise `Conflict` if other threads need the thread, so that it cannot be deleted.
     is_deletable: bool = False
+
+
+class PrepareForkParams(Model):
+    """Parameters for finding the place up to which a fork shares a thread's history: by default, its end."""
+
+    thread_id: ThreadId
+    #: The first turn that the fork does not have.
+    before_turn_id: Annotated[Text, Field(min_length=1)] | None = None
+    #: The last turn that the fork has. It must have ended.
+    through_turn_id: Annotated[Text, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _names_one_turn(self) -> PrepareForkParams:
+        if self.before_turn_id is not None and self.through_turn_id is not None:
+            raise InvalidRequest("before_turn_id and through_turn_id exclude each other")
+        return self
+
+
+class PreparedFork(Result):
+    """What a fork begins with."""
+
+    #: The source.
+    thread_id: ThreadId
+    #: A new id for the fork. With several shards, it is in the source's shard, and so in its home.
+    fork_id: ThreadId = Field(default_factory=new_thread_id)
+    #: Whether a fork can share the source's lines: it is paginated. Otherwise they are copied.
+    is_shared: bool
+    #: None if the lines are copied, or there are none before the place.
+    history_base: HistoryPosition | None = None
 
 
 class ReadThreadByRolloutPathParams(Model):

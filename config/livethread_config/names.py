@@ -26,6 +26,8 @@ SEARCH_OCCURRENCES_TASK = "livethread.search_occurrences"
 LIST_TURNS_TASK = "livethread.list_turns"
 LIST_ITEMS_TASK = "livethread.list_items"
 FIND_THREAD_BY_NAME_TASK = "livethread.find_thread_by_name"
+#: Say where a fork of a thread begins.
+PREPARE_FORK_TASK = "livethread.prepare_fork"
 #: Say where a thread's latest model context starts.
 CONTEXT_START_TASK = "livethread.context_start"
 

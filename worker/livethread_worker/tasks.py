@@ -30,6 +30,7 @@ _READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Result]]
     names.SEARCH_OCCURRENCES_TASK: (types.SearchOccurrencesParams, LocalReader.search_occurrences),
     names.LIST_TURNS_TASK: (types.ListTurnsParams, LocalReader.list_turns),
     names.LIST_ITEMS_TASK: (types.ListItemsParams, LocalReader.list_items),
+    names.PREPARE_FORK_TASK: (types.PrepareForkParams, LocalReader.prepare_fork),
     names.FIND_THREAD_BY_NAME_TASK: (types.FindThreadByNameParams, LocalReader.find_thread_by_name),
     names.CONTEXT_START_TASK: (types.LoadThreadHistoryParams, LocalReader.context_start),
 }

@@ -85,6 +85,10 @@ class CeleryReader:
         """Return one page of a thread's items."""
         return await self._read(names.LIST_ITEMS_TASK, params, types.ItemPage)
 
+    async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
+        """Return what a fork of a thread begins with."""
+        return await self._read(names.PREPARE_FORK_TASK, params, types.PreparedFork)
+
     async def _items_from(self, params: types.LoadThreadHistoryParams, start: int) -> tuple[RolloutItem, ...]:
         """Return all items of a thread from the offset *start* on."""
         items: list[RolloutItem] = []

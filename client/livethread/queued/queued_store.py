@@ -18,7 +18,7 @@ from typing import Self
 from redis.exceptions import RedisError
 
 from livethread import ordered_tasks, types
-from livethread.errors import NOTHING_STORED, Conflict, ThreadNotFound, Unavailable
+from livethread.errors import NOTHING_STORED, Conflict, InvalidRequest, ThreadNotFound, Unavailable
 from livethread.metadata import MetadataUpdate, StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
@@ -37,7 +37,7 @@ from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.several_threads import archive_each, delete_each
 from livethread.store import ThreadReader
-from livethread.thread_id import thread_of_rollout_name
+from livethread.thread_id import new_thread_id, thread_of_rollout_name
 from livethread_config import Settings, names
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,9 @@ class QueuedThreadStore:
 
     async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread; nothing reaches Redis before its first task."""
+        source = params.forked_from_id
+        if params.history_base and source and not self._share_a_home(params.thread_id, source):
+            raise InvalidRequest("the fork's id is in another shard than its source; use the one of prepare_fork")
         # Encode now, to refuse at once what cannot be stored.
         creation = OrderedTask(
             ordered_tasks.CreateThread(at=params.created_at, session_meta=session_meta(params))
@@ -292,6 +295,17 @@ class QueuedThreadStore:
         """List items, after this store's own tasks are applied."""
         await self._progress.catch_up(params.thread_id)
         return await self._reader.list_items(params)
+
+    async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
+        """Return what a fork begins with, after everything that is in the source's mailbox now is applied."""
+        await self._progress.until_empty(params.thread_id)
+        fork = await self._reader.prepare_fork(params)
+        while not self._share_a_home(fork.fork_id, params.thread_id):
+            fork = fork.model_copy(update={"fork_id": new_thread_id()})
+        return fork
+
+    def _share_a_home(self, *thread_ids: str) -> bool:
+        return len({names.shard_of(thread_id, self._settings.shards) for thread_id in thread_ids}) == 1
 
     # -- submitting ----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from livethread.thread_id import CANONICAL_ID_SCHEMA
 from livethread.types import CreateThreadParams
 
 _STRING: Final = {"type": "string"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
 
 #: JSON schema of a ``session_meta``'s payload: the fields that codex reads. Any others are allowed.
 SESSION_META_SCHEMA: Final[dict[str, Any]] = {
@@ -30,6 +31,16 @@ SESSION_META_SCHEMA: Final[dict[str, Any]] = {
         "base_instructions": {"type": "object", "required": ["text"], "properties": {"text": _STRING}},
         "dynamic_tools": {"type": ["array", "object"]},
         "memory_mode": {"enum": ["enabled", "disabled"]},
+        "history_mode": _STRING,
+        "history_base": {
+            "type": "object",
+            "required": ["thread_id", "end_ordinal_exclusive", "end_byte_offset"],
+            "properties": {
+                "thread_id": CANONICAL_ID_SCHEMA,
+                "end_ordinal_exclusive": _COUNT,
+                "end_byte_offset": _COUNT,
+            },
+        },
         "git": {
             "type": "object",
             "properties": dict.fromkeys(("commit_hash", "branch", "repository_url"), _STRING),
@@ -46,10 +57,12 @@ def own_version() -> str:
 
 def session_meta(params: CreateThreadParams) -> dict[str, Any]:
     """Return the payload of a new thread's ``session_meta``."""
+    base = params.history_base
     meta: dict[str, Any] = {
         "id": params.thread_id,
         "session_id": params.session_id or params.thread_id,
         "forked_from_id": params.forked_from_id,
+        "forked_from_ordinal_exclusive": base and base.end_ordinal_exclusive,
         "attached_thread": params.attached_thread or None,
         "parent_thread_id": params.parent_thread_id,
         "timestamp": format_time(params.created_at),
@@ -67,6 +80,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
         "memory_mode": params.memory_mode and params.memory_mode.value,
         "multi_agent_version": params.multi_agent_version,
         "history_mode": params.history_mode,
+        "history_base": base and base.model_dump(),
         "git": params.git and params.git.model_dump(exclude_none=True),
     }
     return {key: value for key, value in meta.items() if value is not None}

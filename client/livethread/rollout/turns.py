@@ -183,6 +183,11 @@ def named_end(item: RolloutItem) -> str | None:
     return _turn_id(item.payload) if item.type == "event_msg" and item.kind in _ENDS else None
 
 
+def ends_turn(item: RolloutItem, turn_id: str) -> bool:
+    """Whether *item*, of a turn's own items, is an event that ends the turn."""
+    return item.type == "event_msg" and item.kind in _ENDS and _turn_id(item.payload) in (None, turn_id)
+
+
 def stored_turn(
     turn_id: str,
     items: Sequence[RolloutItem],

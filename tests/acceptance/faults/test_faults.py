@@ -104,10 +104,10 @@ def test_a_worker_outlives_the_loss_of_redis_while_a_message_waits_in_it(
     pool = [psutil.Process(pid) for pid in pool_of(worker)]
     for process in pool:
         process.suspend()
-    unacked = f"{cluster.settings.key_prefix}:celery:unacked"
-    due = cluster.redis.hlen(unacked) + 1
+    prefix = cluster.settings.key_prefix
+    queue = f"{names.celery_key_prefix(prefix)}{names.queue_name(prefix, 0)}"
     celery_setup.app.send_task(names.DRAIN_TASK)
-    wait_until(lambda: cluster.redis.hlen(unacked) == due, "a message that waits")
+    wait_until(lambda: not cluster.redis.exists(queue), "a message that the worker has taken")
 
     cluster.redis_server.kill()
     wait_until(lambda: "Connection to broker lost" in worker.logs(), "the loss of Redis")

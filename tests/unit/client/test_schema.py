@@ -31,6 +31,7 @@ from livethread import (
     LiveThread,
     LoadThreadHistoryParams,
     MemoryMode,
+    PrepareForkParams,
     ReadThreadParams,
     SearchOccurrencesParams,
     SearchThreadsParams,
@@ -429,6 +430,7 @@ async def results() -> dict[str, Any]:
             "OccurrencePage": await store.search_occurrences(SearchOccurrencesParams(thread_id=ID, search_term="h")),
             "TurnPage": await store.list_turns(ListTurnsParams(thread_id=ID, items_view=StoredTurnItemsView.FULL)),
             "ItemPage": await store.list_items(ListItemsParams(thread_id=ID)),
+            "PreparedFork": await store.prepare_fork(PrepareForkParams(thread_id=ID)),
         }
 
 

@@ -31,6 +31,8 @@ class Rollout:
     first_ordinal: int = 0
     #: Turn -> place of its first line: ordinal, offset.
     starts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: Where it lies, if we began it.
+    file: Path | None = None
 
     @property
     def next_ordinal(self) -> int:
@@ -44,6 +46,8 @@ class Rollout:
 
     @property
     def path(self) -> Path:
+        if self.file is not None:
+            return self.file
         suffix = f"_{self.revert}" if self.revert else ""
         name = f"rollout-2026-11-22T12-{self.minute:02}-00-{self.thread_id}{suffix}.jsonl"
         return self.home.sessions / "2026/11/22" / name

@@ -222,6 +222,10 @@ class LocalThreadStore:
         """Return one page of a thread's items."""
         return await self._run(lambda: self._reader.list_items(params))
 
+    async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
+        """Return what a fork of a thread begins with."""
+        return await self._run(lambda: self._reader.prepare_fork(params))
+
     # -- inside --------------------------------------------------------------------------------------------
 
     async def _run(self, operation: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ from typing import Final
 from livethread.journal import history_digest, item_digest
 from livethread.metadata import StoredThread, ThreadMetadataPatch
 from livethread.rollout.item import THREAD_METADATA_TYPE
+from livethread_worker.store.files.lineage import base_of
 from livethread_worker.store.files.scan import Record, ordinal_of, writer_mark
 from livethread_worker.verify.calls import NEVER, Call, History
 
@@ -126,7 +127,7 @@ class ThreadVerdict:
         due = 0
         for record in self.records:
             if record.offset == 0:  # of the next rollout of the thread
-                due = 0
+                due = _first_number(record)
             if record.value is None:  # not counted
                 continue
             number = ordinal_of(record.value)
@@ -300,3 +301,10 @@ def _tasks(records: Iterable[Record]) -> list[_Task]:
         tasks[-1].digests.append(item_digest(kind, record.value.get("payload")))
         tasks[-1].is_stores_own &= kind in _STORES_OWN
     return tasks
+
+
+def _first_number(record: Record) -> int:
+    """Return the number that the first line of a rollout must have."""
+    meta = (record.value or {}).get("payload")
+    base = base_of(meta) if isinstance(meta, dict) else None
+    return base.end_ordinal if base else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Coroutine
 from contextlib import closing
@@ -14,13 +15,21 @@ from typing import Any, TypeVar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.nodes.items import append, read
-from tests.store_spec.operations import archive, delete, unarchive
+from tests.store_spec.operations import archive, delete, path_of, unarchive
 from tests.store_spec.turns import turns_of
 from tests.unit.worker import paginated
 from tests.unit.worker.builders import thread_id
 from tests.unit.worker.paginated import Rollout
 
-from livethread import Conflict, ListThreadsParams, ResumeThreadParams, Settings
+from livethread import (
+    Conflict,
+    CreateThreadParams,
+    ListThreadsParams,
+    ResumeThreadParams,
+    Settings,
+    StoredThread,
+    ThreadManager,
+)
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
@@ -42,6 +51,21 @@ class Thread:
     continued: set[str] = field(default_factory=set)
     own: set[str] = field(default_factory=set)
     is_open: bool = False
+
+
+class Ours(Rollout):
+    """A fork's rollout, which we began."""
+
+    continued: set[str]
+
+    @classmethod
+    def of(cls, home: Home, thread: StoredThread) -> Ours:
+        path = path_of(thread)
+        first = json.loads(path.read_bytes().splitlines()[0])
+        ours = cls(home, thread.thread_id, {}, first_ordinal=first["ordinal"], file=path)
+        base = first["payload"].get("history_base")
+        ours.continued = {base["thread_id"]} if base else set()
+        return ours
 
 
 class Machine:
@@ -109,6 +133,26 @@ class Machine:
             forked = Thread(live, thread.turns[:at], {rollout.rollout_id}, {live.rollout_id})
             self.threads[live.thread_id] = forked
 
+    def our_fork(self, pick: int) -> None:
+        thread = self.pick(pick)
+        if thread and thread.turns:
+            at, manager = pick % len(thread.turns), ThreadManager(self.store, collect_git=False)
+            before, through = (
+                (thread.turns[at][0], None) if pick % 2 else (None, thread.turns[at - 1][0] if at else None)
+            )
+            forked = self.run(
+                manager.fork_thread(
+                    thread.live.thread_id,
+                    CreateThreadParams(thread_id=self.next_id(), created_at=datetime(2026, 11, 22, 12, tzinfo=UTC)),
+                    before_turn_id=before,
+                    through_turn_id=through,
+                )
+            )
+            kept = thread.turns[:at] if before or through else list(thread.turns)
+            live = Ours.of(self.home, self.run(forked.read_thread()))
+            self.run(forked.shutdown())
+            self.threads[live.thread_id] = Thread(live, kept, live.continued, {live.rollout_id})
+
     def archive(self, pick: int) -> None:
         if thread := self.pick(pick):
             self.run(archive(self.store, thread.live.thread_id))
@@ -149,7 +193,7 @@ class Machine:
 
 
 OPERATIONS = (
-    *(Machine.turn, Machine.our_turn, Machine.revert, Machine.fork) * 3,
+    *(Machine.turn, Machine.our_turn, Machine.revert, Machine.fork, Machine.our_fork) * 3,
     *(Machine.begin, Machine.archive, Machine.delete, Machine.rebuild, Machine.compress, Machine.check),
 )
 

@@ -27,6 +27,7 @@ from livethread import (
     ReadThreadParams,
     ResumeThreadParams,
     Settings,
+    ThreadManager,
     ThreadMetadataPatch,
     ThreadNotFound,
     ThreadStore,
@@ -116,6 +117,24 @@ async def audited(tmp_path: Path) -> Audited:
     audited = Audited(tmp_path)
     await audited.write()
     return audited
+
+
+@pytest.mark.parametrize("history_mode", ["paginated", None])
+async def test_forks_keep_every_promise(tmp_path: Path, history_mode: str | None) -> None:
+    audited = Audited(tmp_path)
+    async with AsyncExitStack() as stack:
+        manager = ThreadManager(await audited.open(stack, "one"))
+        source = await manager.create_thread(CreateThreadParams(history_mode=history_mode))
+        await source.append_items([message("shared")])
+        fork = await manager.fork_thread(source.thread_id)
+        await fork.append_items([message("its own")])
+        await source.append_items([message("not shared")])
+        await manager.shutdown()
+
+    report = verify(audited.home, audited.journals)
+
+    assert report.violations == []
+    assert report.threads == 2
 
 
 def at(lines: Lines, text: str) -> int:

@@ -67,6 +67,8 @@ class Home:
         self.index = self.own / "index.sqlite"
         self.quarantine = self.own / "quarantine"
         self.originals = self.own / "originals"
+        #: Its ``flock`` is held while a fork's rollout begins, and while a thread is deleted that no fork may need.
+        self.forks_lock = self.own / "forks.lock"
         self.run = self.own / "run"
         #: Folders checked for symlinks, as spelled -> resolved, and the monotonic time at which to check them again.
         self._checked: dict[str, Path] = {}

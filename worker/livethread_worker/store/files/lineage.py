@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from livethread.errors import InvalidRequest
+from livethread.metadata import PAGINATED
 from livethread.rollout.lines import decode_line
 from livethread.thread_id import canonical_thread_id
 from livethread_worker.store.files.compression import open_rollout
@@ -87,13 +88,13 @@ def read_first(file: BinaryIO) -> First:
     if not isinstance(meta, dict):
         return First(len(line))
     attached_to = meta.get("forked_from_id") if meta.get("attached_thread") is True else None
-    is_paginated = meta.get("history_mode") == "paginated"
-    return First(len(line), _base_of(meta) if is_paginated else None, is_paginated, attached_to)
+    return First(len(line), base_of(meta), meta.get("history_mode") == PAGINATED, attached_to)
 
 
-def _base_of(meta: dict[str, Any]) -> HistoryBase | None:
+def base_of(meta: dict[str, Any]) -> HistoryBase | None:
+    """Return the ``history_base`` in a ``session_meta``; only paginated rollouts have one."""
     base = meta.get("history_base")
-    if not isinstance(base, dict):
+    if not isinstance(base, dict) or meta.get("history_mode") != PAGINATED:
         return None
     rollout_id, end = canonical_thread_id(str(base.get("thread_id"))), base.get("end_byte_offset")
     end_ordinal = ordinal_of({"ordinal": base.get("end_ordinal_exclusive")})
@@ -109,9 +110,17 @@ def resolve(home: Home, path: Path, file: BinaryIO) -> Lineage:
         InvalidRequest: a rollout that it continues is missing, too short, or continues it in turn.
     """
     first = read_first(file)
+    return Lineage(path, first, inherited_by(home, path, first.base))
+
+
+def inherited_by(home: Home, path: Path, base: HistoryBase | None) -> tuple[Inherited, ...]:
+    """Return the lines that the rollout *path*, which need not exist yet, inherits from its *base*.
+
+    Raises:
+        InvalidRequest: see `resolve`.
+    """
     inherited: list[Inherited] = []
     seen = {home.rollout_id_of(path)}
-    base = first.base
     while base is not None:
         if base.rollout_id in seen or len(seen) == MAX_ROLLOUTS:
             raise _broken(path, base, "continues it in turn")
@@ -126,7 +135,37 @@ def resolve(home: Home, path: Path, file: BinaryIO) -> Lineage:
             end = _end_of_line(older, base.end)
         inherited.append(Inherited(base.rollout_id, source, min(its_first.size, end), end))
         base = its_first.base
-    return Lineage(path, first, tuple(reversed(inherited)))
+    return tuple(reversed(inherited))
+
+
+def base_at(home: Home, path: Path, offset: int | None) -> HistoryBase | None:
+    """Return what a fork inherits that shares the history of *path* up to *offset*, or to its end; None: no line.
+
+    As in codex, a place at which a rollout begins belongs to the rollout that it continues.
+    """
+    with open_rollout(path) as file:
+        family, end = resolve(home, path, file), file.seek(0, os.SEEK_END)
+        if offset is None:
+            return _base_in(home, path, file, family.first.size, end)
+        at = offset - family.first.size
+        for each in family.inherited:
+            if at <= each.end - each.begin:
+                with open_rollout(each.path) as older:
+                    return _base_in(home, each.path, older, each.begin, each.begin + at)
+            at -= each.end - each.begin
+        return _base_in(home, path, file, family.first.size, family.first.size + at)
+
+
+def _base_in(home: Home, path: Path, file: BinaryIO, begin: int, end: int) -> HistoryBase | None:
+    """Return the place *end* of a rollout, or, if it has no line between *begin* and there, the one that it continues."""
+    end = _end_of_line(file, end)
+    if end <= begin:
+        return read_first(file).base
+    ordinals = (ordinal_of(record.value or {}) for record in scan_backward(file, end))
+    last = next((ordinal for ordinal in ordinals if ordinal is not None), -1)
+    rollout_id = home.rollout_id_of(path)
+    assert rollout_id is not None
+    return HistoryBase(rollout_id, last + 1, end)
 
 
 def _end_of_line(file: BinaryIO, end: int) -> int:

@@ -31,7 +31,7 @@ class RolloutRecorder:
         self.device = stat.st_dev
         #: Length in bytes up to the last good line.
         self.size = stat.st_size
-        #: Length before the last append.
+        #: Length before the first append.
         self.appended_from = self.size
 
     def __enter__(self) -> Self:
@@ -59,7 +59,8 @@ class RolloutRecorder:
         Raises:
             OSError: for example, the disk is full; none of *lines* counts as written.
         """
-        self.appended_from = start = self.size
+        start = self.size
+        self.appended_from = min(self.appended_from, start)
         view = memoryview(lines)
         try:
             while view:
@@ -77,7 +78,7 @@ class RolloutRecorder:
         os.ftruncate(self.file.fileno(), self.size)
 
     def take_back(self) -> None:
-        """Cut off the last append after syncing it failed, so that it is written again.
+        """Cut off what was appended after syncing it failed, so that it is written again.
 
         The kernel marks the failed pages clean, so the next ``fdatasync`` would not report them.
         """

@@ -23,6 +23,7 @@ from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
 from livethread_worker.store.read.model_context import find_context_start, load_latest_model_context
+from livethread_worker.store.read.prepare_fork import prepare_fork
 from livethread_worker.store.read.read_thread import find_thread_by_name, read_thread, read_thread_by_rollout_path
 from livethread_worker.store.read.search_occurrences import search_occurrences
 from livethread_worker.store.read.thread_file import load_history, read_lines
@@ -110,6 +111,10 @@ class LocalReader:
     def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of a thread's items."""
         return self._read_of(params.thread_id, lambda index: list_items(self._home, index, params))
+
+    def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
+        """Return what a fork of a thread begins with."""
+        return self._read_of(params.thread_id, lambda index: prepare_fork(self._home, index, params))
 
     def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Return one page of the listing; if *params* say so, from the SQLite file as it is."""

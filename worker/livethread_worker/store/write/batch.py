@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from livethread.errors import ThreadStoreError
-from livethread.ordered_tasks import AppendItems, MailboxEntry
+from livethread.ordered_tasks import AppendItems, DeleteThread, MailboxEntry
 from livethread_worker.store.files import Home, locks, name_index, originals
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.sync import Syncing, sync_now
@@ -25,7 +25,7 @@ from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
 from livethread_worker.store.thread_state import ThreadState
 from livethread_worker.store.write.archive_thread import is_misplaced, move_rollout
 from livethread_worker.store.write.delete_thread import remove_files
-from livethread_worker.store.write.open_rollout import OpenRollout, open_rollout
+from livethread_worker.store.write.open_rollout import FORKS_LOCK_WAIT, OpenRollout, open_rollout
 from livethread_worker.store.write.operations import plan
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 from livethread_worker.store.write.thread_work import ThreadWork
@@ -115,11 +115,14 @@ class Batch:
             ThreadStoreError: the thread's state holds what cannot be stored.
         """
         work, recorder = rollout.work, rollout.recorder
-        if recorder is None:
-            work.take_deletion(entries)
-        else:
-            plan(work, entries)
-        must_sync = self._carry_out(rollout)
+        with ExitStack() as stack:
+            if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
+                stack.enter_context(locks.file_lock(self._home.forks_lock, wait_s=FORKS_LOCK_WAIT))
+            if recorder is None:
+                work.take_deletion(entries)
+            else:
+                plan(work, entries)
+            must_sync = self._carry_out(rollout)
         if recorder is not None:
             work.state.rollout_bytes = recorder.size
         thread_id = work.state.thread_id

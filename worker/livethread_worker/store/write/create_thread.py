@@ -13,7 +13,7 @@ from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_r
 logger = logging.getLogger(__name__)
 
 
-def create_thread(work: ThreadWork, entry: MailboxEntry, _done: int) -> Sequence[Line]:
+def create_thread(work: ThreadWork, entry: MailboxEntry, done: int) -> Sequence[Line]:
     """Plan a creation; it changes nothing if the thread exists.
 
     Raises:
@@ -25,8 +25,9 @@ def create_thread(work: ThreadWork, entry: MailboxEntry, _done: int) -> Sequence
     if meta.get("id") != state.thread_id:
         raise InvalidRequest("the session_meta of a create_thread names another thread")
     if state.thread is not None:
-        extra = {"action": "create_thread", "thread_id": state.thread_id}
-        logger.info("thread %s exists; its creation changes nothing", state.thread_id, extra=extra)
+        if not done:
+            extra = {"action": "create_thread", "thread_id": state.thread_id}
+            logger.info("thread %s exists; its creation changes nothing", state.thread_id, extra=extra)
         return ()
     state.thread = thread_of_meta(state.thread_id, meta, header.at)
     work.meta = meta

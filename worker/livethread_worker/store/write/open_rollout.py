@@ -9,8 +9,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final, NamedTuple
 
+from livethread.errors import InvalidRequest
 from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.item import THREAD_METADATA_TYPE
@@ -18,16 +19,20 @@ from livethread.rollout.lines import decode_line, item_of
 from livethread.rollout.session_meta import lost_meta
 from livethread.types import START
 from livethread_config import names
-from livethread_worker.store.files import compression, name_index, originals, quarantine, rewritten
+from livethread_worker.store.files import compression, locks, name_index, originals, quarantine, rewritten
 from livethread_worker.store.files.home import Home, is_compressed, other_form
+from livethread_worker.store.files.lineage import HistoryBase, base_of, inherited_by
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread, read_what_is_left
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
 from livethread_worker.store.thread_state import BROKEN, ThreadState
-from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_record
+from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_record, number_line
 
 logger = logging.getLogger(__name__)
+
+#: How long a fork waits for a deletion, and a deletion for others and for forks that begin.
+FORKS_LOCK_WAIT: Final = 5.0  # seconds
 
 
 @dataclass(slots=True)
@@ -72,6 +77,7 @@ def open_rollout(
     if is_known and _is_outdated(home, state, path):
         state.begin_again()
     state.path = home.relative(path)
+    fork = _fork(entries) if loaded is None else None
     recorder = _recorder(stack, path, state, create=loaded is None and _creates(entries))
     if state.thread is not None:
         state.thread = archived_by_folder(home, state.thread, path)
@@ -86,10 +92,7 @@ def open_rollout(
         )
         state.begin_again()
     forgotten = _forgotten(state, entries)
-    took_in = recorder.size > state.rollout_bytes
-    if took_in:
-        recorder.is_all_ours = False
-        _take_in_tail(home, state, recorder)
+    took_in = _take_in(home, state, recorder, fork)
     _end_last_line(state, recorder)
     if forgotten:
         _recover_counters(home, state, recorder, forgotten)
@@ -193,6 +196,17 @@ def _recover_counters(home: Home, state: ThreadState, recorder: RolloutRecorder,
     state.writers |= {writer: mark for writer, mark in whole.writers.items() if writer in writers}
 
 
+def _take_in(home: Home, state: ThreadState, recorder: RolloutRecorder, fork: _Fork | None) -> bool:
+    """Read the lines beyond the committed length; if a *fork* has none, begin it. Return whether there were any."""
+    if took_in := recorder.size > state.rollout_bytes:
+        recorder.is_all_ours = False
+        _take_in_tail(home, state, recorder)
+    if fork is None or state.thread is not None:
+        return took_in
+    _begin_fork(home, state, recorder, fork)
+    return True
+
+
 def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> None:
     """Read the lines beyond the committed length: a crash left them, or another program wrote them."""
     begin = state.rollout_bytes
@@ -215,6 +229,47 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
         state.thread_id,
         extra={"action": "apply", "thread_id": state.thread_id, "bytes": recorder.size - begin, "torn": bool(torn)},
     )
+
+
+class _Fork(NamedTuple):
+    """The first line of a fork that shares its source's history."""
+
+    base: HistoryBase
+    line: bytes
+
+
+def _fork(entries: Sequence[MailboxEntry]) -> _Fork | None:
+    """Return what the fork begins with that the first of *entries* creates, if it does."""
+    entry = entries[0] if entries else None
+    if entry is None or not isinstance(entry.task.header, CreateThread):
+        return None
+    meta, at = entry.task.header.session_meta, entry.task.header.at
+    base = base_of(meta)
+    if base is None:
+        return None
+    line = encode_record("session_meta", meta, at)
+    return _Fork(base, number_line(line, base.end_ordinal, f"{entry.writer}:{entry.n}"))
+
+
+def _begin_fork(home: Home, state: ThreadState, recorder: RolloutRecorder, fork: _Fork) -> None:
+    """Write the fork's first line at once, so that its source cannot be deleted, and read what it inherits.
+
+    The creation is then applied already, as after a crash.
+
+    Raises:
+        InvalidRequest: the source was deleted.
+        LockBusy: a deletion is under way.
+    """
+    with locks.file_lock(home.forks_lock, wait_s=FORKS_LOCK_WAIT):
+        try:
+            inherited_by(home, recorder.path, fork.base)
+        except InvalidRequest:
+            if not recorder.size:
+                originals.forget(home, recorder.path)
+                recorder.path.unlink()
+            raise
+        recorder.append(fork.line)
+    _take_in_tail(home, state, recorder)
 
 
 def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:

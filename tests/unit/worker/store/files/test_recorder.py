@@ -46,6 +46,28 @@ def test_lines_are_written_after_existing_ones(rollout: Path) -> None:
     assert rollout.read_bytes() == b"first\nsecond\nthird\n"
 
 
+def test_everything_that_was_appended_is_taken_back(rollout: Path) -> None:
+    with RolloutRecorder.open(rollout) as recorder:
+        recorder.append(b"second\n")
+        recorder.append(b"third\n")
+
+        recorder.take_back()
+
+        assert recorder.size == 6
+    assert rollout.read_bytes() == b"first\n"
+
+
+def test_what_was_cut_off_does_not_come_back(rollout: Path) -> None:
+    with RolloutRecorder.open(rollout) as recorder:
+        recorder.size = 2
+        recorder.cut()
+        recorder.append(b"nal\n")
+
+        recorder.take_back()
+
+    assert rollout.read_bytes() == b"fi"
+
+
 def test_lines_overwrite_whatever_follows_the_good_length(rollout: Path) -> None:
     with RolloutRecorder.open(rollout) as recorder:
         recorder.size = 2
