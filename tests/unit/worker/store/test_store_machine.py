@@ -500,9 +500,6 @@ class Stores(RuleBasedStateMachine):
                 return thread.may_haunt and not thread.is_stored
             case FaultKind.BAD_LINE:
                 return thread.garbage > 0
-            case FaultKind.STALE_METADATA:
-                # Appends without a patch begin turns, and only a rebuild dates the thread by these.
-                return fault.detail == "the index differs in recency_at"
             case _:
                 return False
 

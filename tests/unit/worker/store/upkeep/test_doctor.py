@@ -147,13 +147,6 @@ def rename_in_the_index(patient: Patient) -> None:
     patient.sql("UPDATE threads SET name = 'another'")
 
 
-def drop_an_append(patient: Patient) -> None:
-    """Do what ``parked drop`` does to the first append of a session: the session takes its title for set."""
-    mail = Mail(2)
-    mail.live(message_line("dropped"))
-    patient.apply(mail, mail.create(), *mail.live(message_line("applied")))
-
-
 def name_a_missing_thread(patient: Patient) -> None:
     set_name(patient.home, TWO, "orphan", AT)
 
@@ -231,7 +224,6 @@ FAULTS: dict[Callable[[Patient], None], list[FaultKind]] = {
     change_a_listed_text: [FaultKind.STALE_FULL_TEXT],
     add_an_orphan_text: [FaultKind.STALE_FULL_TEXT],
     rename_in_the_index: [FaultKind.STALE_NAME, FaultKind.STALE_FULL_TEXT],
-    drop_an_append: [FaultKind.STALE_METADATA],
     name_a_missing_thread: [FaultKind.NAME_WITHOUT_THREAD],
     tear: [FaultKind.TORN_TAIL],
     break_utf8: [FaultKind.INVALID_UTF8, FaultKind.STALE_SEARCH],

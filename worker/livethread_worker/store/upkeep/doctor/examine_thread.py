@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from livethread import errors
-from livethread.metadata import PAGINATED, StoredThread
+from livethread.metadata import PAGINATED
 from livethread.model import format_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import encode_json
@@ -31,7 +31,6 @@ from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.heirs import continued_rollouts
 from livethread_worker.store.index import Index
-from livethread_worker.store.index.thread_rows import SLOTS, to_row
 from livethread_worker.store.index.thread_writes import thread_rows
 from livethread_worker.store.thread_state import BROKEN, ThreadState, WriterMark
 from livethread_worker.store.upkeep.doctor import bad_lines, repairs
@@ -359,28 +358,13 @@ class ThreadExamination:
         elif known.next_ordinal != state.next_ordinal:
             detail = f"it has {state.next_ordinal} records, in the index {known.next_ordinal}"
             self._add_fault(FaultKind.ORDINAL_MISMATCH, path, detail)
-        else:
-            if (indexed := index.messages_and_turns(self.thread_id)) != (found := state.messages_and_turns()):
-                counts = *map(len, found), *map(len, indexed)
-                detail = "it has {} messages and {} turns; those in the index differ: {} and {}".format(*counts)
-                self._add_fault(FaultKind.STALE_SEARCH, path, detail)
-            if known.path == state.path and state.inherited_bytes != BROKEN:
-                self._compare_metadata(path, known.thread, state.thread)
+        elif (indexed := index.messages_and_turns(self.thread_id)) != (found := state.messages_and_turns()):
+            counts = *map(len, found), *map(len, indexed)
+            detail = "it has {} messages and {} turns; those in the index differ: {} and {}".format(*counts)
+            self._add_fault(FaultKind.STALE_SEARCH, path, detail)
         if known.thread.name != state.thread.name:
             detail = f"its name is {state.thread.name!r}, in the index {known.thread.name!r}"
             self._add_fault(FaultKind.STALE_NAME, path, detail)
-
-    def _compare_metadata(self, path: Path, known: StoredThread, found: StoredThread) -> None:
-        """Compare all columns of a row but the name, and the time of the file at which it was found to be archived."""
-        row = to_row(known)
-        differ = {column for column, value in to_row(found).items() if value != row[column]} - {
-            "name",
-            *SLOTS.values(),
-        }
-        if known.archived_at is not None and found.archived_at is not None:
-            differ.discard("archived_at")
-        if differ:
-            self._add_fault(FaultKind.STALE_METADATA, path, f"the index differs in {', '.join(sorted(differ))}")
 
     def _add_fault(self, kind: FaultKind, path: Path, detail: str, repair: Callable[[], str] | None = None) -> Fault:
         """Report a fault, and repair it if *fix* is set."""

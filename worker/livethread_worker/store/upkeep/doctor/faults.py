@@ -24,8 +24,6 @@ class FaultKind(StrEnum):
     ORDINAL_MISMATCH = "ordinal_mismatch"
     #: The index has different messages or turns: the rollout is read again.
     STALE_SEARCH = "stale_search"
-    #: The index has other metadata than the rollout gives: the rollout is read again.
-    STALE_METADATA = "stale_metadata"
     #: The index's full text is damaged or differs from its rows: it is rebuilt from these.
     STALE_FULL_TEXT = "stale_full_text"
     #: The name in the index differs from the files: it is corrected.
