@@ -56,10 +56,12 @@ class Shape:
     answered: int
     #: Words of the base instructions.
     instructions: int
+    #: The fraction of the threads, the newest ones, in which nothing was asked: listings hide them. 0: no thread.
+    unasked_share: int = 0
 
 
 #: Threads for listings, about 2 KB; threads for rebuilds, about 8 KB.
-SMALL: Final = Shape(turns=1, asked=8, answered=20, instructions=20)
+SMALL: Final = Shape(turns=1, asked=8, answered=20, instructions=20, unasked_share=20)
 WHOLE: Final = Shape(turns=3, asked=20, answered=62, instructions=40)
 
 
@@ -152,6 +154,8 @@ class Words:
 
 def _lines(number: int, threads: int, shape: Shape, words: Words) -> list[bytes]:
     rollout = _begun(number, threads, shape, words)
+    if shape.unasked_share and number >= threads - threads // shape.unasked_share:
+        return rollout.lines
     for turn in range(shape.turns):
         asked, answered = words.text(shape.asked), words.text(shape.answered)
         if turn == 0 and _is_rare(number, threads, 4):

@@ -36,6 +36,7 @@ def _related(kind: types.RelationKind) -> dict[str, Any]:
 
 FILTERS: Final = {
     "all": Filter({}, "1"),
+    "all, with unasked ones": Filter({"include_without_preview": True}, "1"),
     "cwd, 10 threads": Filter({"cwd_filters": (homes.RARE_CWD,)}, "t.cwd = ?", (homes.RARE_CWD,)),
     "cwd, the oldest 5 %": Filter({"cwd_filters": (homes.OLD_CWD,)}, "t.cwd = ?", (homes.OLD_CWD,)),
     "3 cwds": Filter(
@@ -109,9 +110,10 @@ def _listings(
     index: Index, wanted: Filter, key: types.ThreadSortKey, direction: types.SortDirection
 ) -> dict[str, Callable[[], object]]:
     params = types.ListThreadsParams(page_size=PAGE, sort_key=key, sort_direction=direction, **wanted.params)
+    listed = "" if params.include_without_preview else " AND t.hidden = 0"
     sql = (
         f"SELECT r.path, t.* FROM {wanted.tables} JOIN rollouts AS r ON r.thread_id = t.thread_id"  # noqa: S608
-        f" WHERE {wanted.condition} AND t.is_archived = {int(params.archived)}"
+        f" WHERE {wanted.condition} AND t.is_archived = {int(params.archived)}{listed}"
         f" ORDER BY t.{SLOTS[key]} {direction}, t.{key} {direction}, t.thread_id {direction} LIMIT {PAGE + 1}"
     )
     return {

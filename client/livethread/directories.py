@@ -11,24 +11,34 @@ from typing import Final
 #: How long it is remembered what a path leads to.
 REMEMBERED_FOR: Final = 10.0  # seconds
 
-
-def same_directory(paths: Collection[str]) -> Callable[[str], bool]:
-    """Return a function that tells whether a path is one of the directories *paths*.
-
-    Symlinks are followed on this host. A relative path equals only other relative ones.
-    """
-    now = int(time.monotonic() / REMEMBERED_FOR)
-    wanted = {_identity(os.path.normpath(path) if path.startswith("/") else path, now) for path in paths}
-    return lambda path: _identity(path, now) in wanted
+#: What all spellings of a directory share: device and inode, or parts.
+Identity = tuple[int, int] | str
 
 
-@lru_cache(maxsize=10_000)
-def _identity(path: str, _now: int) -> str:
-    """Return the same text for all spellings of a directory."""
+def identity(path: str) -> Identity:
+    """Return the same for all spellings of a directory. Symlinks are followed on this host."""
     try:
-        if path.startswith("/") and os.path.exists(path):  # noqa: PTH110 - a Path takes four times as long
-            return os.path.realpath(path)
-    except ValueError:  # it holds a NUL
+        if path.startswith("/"):
+            stat = os.stat(path)  # noqa: PTH116 - a Path takes four times as long
+            return stat.st_dev, stat.st_ino
+    except (OSError, ValueError):  # it is gone, or no path
         pass
     parts = "/".join(part for part in path.split("/") if part not in {"", "."})
     return f"/{parts}" if path.startswith("/") else parts or path
+
+
+def identities(paths: Collection[str]) -> set[Identity]:
+    """Return the identities of the directories *paths* of a filter. A relative path equals only other relative ones."""
+    return {identity(os.path.normpath(path) if path.startswith("/") else path) for path in paths}
+
+
+def same_directory(paths: Collection[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether a path is one of the directories *paths*."""
+    now = int(time.monotonic() / REMEMBERED_FOR)
+    wanted = identities(paths)
+    return lambda path: _remembered(path, now) in wanted
+
+
+@lru_cache(maxsize=10_000)
+def _remembered(path: str, _now: int) -> Identity:
+    return identity(path)

@@ -359,7 +359,7 @@ class InMemoryThreadStore:
         for stored in self._stored.values():
             if stored.thread.attached_to_thread_id == thread_id:
                 attached = stored.thread.thread_id
-                raise InvalidRequest(
+                raise Conflict(
                     f"cannot delete thread {thread_id} while attached thread {attached} exists; delete that first"
                 )
             if stored.base_id == thread_id:

@@ -17,11 +17,13 @@ async def archive_each(thread_ids: Iterable[str], archive: Change) -> ThreadResu
     return _results(await _outcomes(dict.fromkeys(thread_ids), archive))
 
 
-async def delete_each(thread_ids: Iterable[str], delete: Change) -> ThreadResults:
+async def delete_each(
+    thread_ids: Iterable[str], delete: Change, until_applied: Callable[[str], Awaitable[None]] | None = None
+) -> ThreadResults:
     """Delete threads concurrently; one that is gone counts as done.
 
     A thread that another one needs cannot be deleted before that one: such threads are tried again as long as others are
-    deleted.
+    deleted. *until_applied* waits until the deletion of a thread is applied; None if it is when *delete* returns.
     """
     outcomes: dict[str, Receipt | ThreadStoreError | None] = {}
     pending = list(dict.fromkeys(thread_ids))
@@ -29,6 +31,9 @@ async def delete_each(thread_ids: Iterable[str], delete: Change) -> ThreadResult
         tried = await _outcomes(pending, delete)
         outcomes |= {id_: None if isinstance(each, ThreadNotFound) else each for id_, each in tried.items()}
         refused = [thread_id for thread_id, outcome in tried.items() if isinstance(outcome, Conflict)]
+        if refused and until_applied is not None:
+            deleted = [thread_id for thread_id, outcome in tried.items() if isinstance(outcome, Receipt)]
+            await asyncio.gather(*map(until_applied, deleted), return_exceptions=True)  # accepted, come what may
         pending = refused if len(refused) < len(pending) else []
     return _results(outcomes)
 

@@ -245,7 +245,7 @@ class ThreadStore(ThreadReader, Protocol):
 
         Raises:
             ThreadNotFound: no such thread.
-            InvalidRequest: forks read the history that they share with it from its rollout, or are attached to it.
+            Conflict: forks read the history that they share with it from its rollout, or are attached to it.
         """
         ...
 

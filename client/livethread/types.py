@@ -191,7 +191,7 @@ class ReadThreadParams(Model):
     thread_id: ThreadId
     include_archived: bool = True
     include_history: bool = False
-    #: Raise `InvalidRequest` if other threads need the thread, so that it cannot be deleted.
+    #: Raise `Conflict` if other threads need the thread, so that it cannot be deleted.
     is_deletable: bool = False
 
 

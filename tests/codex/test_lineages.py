@@ -14,7 +14,7 @@ from tests.codex.ours import found, found_soon, go_on, listed, listed_soon, summ
 from tests.nodes.items import read
 from tests.store_spec.operations import archive, delete, unarchive
 
-from livethread import InvalidRequest, ListThreadsParams, SearchThreadsParams, Settings
+from livethread import Conflict, ListThreadsParams, SearchThreadsParams, Settings
 from livethread_worker.store import LocalThreadStore
 
 OURS = Turn("turn-ours", "Und der quokkasort?", "Der auch 🎉")
@@ -177,7 +177,7 @@ async def test_both_refuse_to_delete_what_a_fork_needs_and_both_hide_attached_fo
         listed_by_codex = set(await codex.threads())
         attached_by_codex = list(await codex.threads(attachedToThreadId=thread_id))
         found_by_codex = await codex.found("figs")
-    with pytest.raises(InvalidRequest, match=rf"attached thread {attached} exists"):
+    with pytest.raises(Conflict, match=rf"attached thread {attached} exists"):
         await delete(store, thread_id)
     assert await listed(store) == listed_by_codex == {thread_id}
     page = await store.list_threads(ListThreadsParams(attached_to_thread_id=thread_id))
@@ -192,7 +192,7 @@ async def test_both_refuse_to_delete_what_a_fork_needs_and_both_hide_attached_fo
         forked = await fork(codex, model, thread_id)
         with pytest.raises(CodexError, match="forked history still references it"):
             await codex.call("thread/delete", threadId=thread_id)
-    with pytest.raises(InvalidRequest, match=rf"thread {forked} was forked from it"):
+    with pytest.raises(Conflict, match=rf"thread {forked} was forked from it"):
         await delete(store, thread_id)
     await delete(store, forked)
     await delete(store, thread_id)

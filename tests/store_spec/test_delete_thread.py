@@ -19,7 +19,6 @@ from livethread import (
     Conflict,
     CreateThreadParams,
     DiscardThreadParams,
-    InvalidRequest,
     ListItemsParams,
     ListThreadsParams,
     ListTurnsParams,
@@ -342,7 +341,7 @@ async def test_a_thread_is_not_deleted_before_the_forks_attached_to_it(store: Th
     if not is_open:
         await store.shutdown_thread(ShutdownThreadParams(thread_id=root))
 
-    with pytest.raises(InvalidRequest, match=f"while attached thread {attached} exists"):
+    with pytest.raises(Conflict, match=f"while attached thread {attached} exists"):
         await delete(store, root)
 
     await update(store, root, ThreadMetadataPatch(name="still there"))  # nothing is parked

@@ -12,6 +12,7 @@ from tests.store_spec.operations import a_word, delete
 from tests.store_spec.turns import turns_of
 
 from livethread import (
+    Conflict,
     CreateThreadParams,
     HistoryPosition,
     InitializationMode,
@@ -185,7 +186,7 @@ async def test_a_thread_that_a_fork_shares_lines_with_is_not_deleted_before_it(
     fork = await manager.fork_thread(source.thread_id)
     await source.shutdown()
 
-    with pytest.raises(InvalidRequest, match=f"thread {fork.thread_id} was forked from it"):
+    with pytest.raises(Conflict, match=f"thread {fork.thread_id} was forked from it"):
         await delete(store, source.thread_id)
     await fork.shutdown()
     assert await said(store, fork.thread_id) == texts(T1, T2, T3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 from tests.nodes.items import append, message, new_thread, read
 from tests.store_spec.operations import a_word, archive, delete, stored
@@ -52,6 +54,22 @@ async def test_every_thread_is_deleted_and_the_call_can_be_repeated(store: Threa
     assert (first.done[two], first.failed, second.failed) == (None, {}, {})
     assert isinstance(first.done[one], Receipt)
     assert second.done == {one: None, two: None}
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+async def test_a_thread_and_the_forks_attached_to_it_are_deleted_in_any_order(
+    store: ThreadStore, order: tuple[int, ...]
+) -> None:
+    root = await stored(store)
+    fork = await stored(store, forked_from_id=root, attached_thread=True)
+    threads = [root, fork, await stored(store, forked_from_id=fork, attached_thread=True)]
+
+    results = await delete_all(store, *(threads[n] for n in order))
+
+    assert (set(results.done), results.failed) == (set(threads), {})
+    for thread_id in threads:
+        with pytest.raises(ThreadNotFound):
+            await read(store, thread_id)
 
 
 async def test_a_thread_that_is_open_and_not_stored_yet_is_deleted(store: ThreadStore) -> None:

@@ -228,7 +228,9 @@ class QueuedThreadStore:
     async def delete_threads(self, params: types.DeleteThreadsParams) -> types.ThreadResults:
         """Enqueue one task for each thread, together."""
         return await delete_each(
-            params.thread_ids, lambda id_: self.delete_thread(types.DeleteThreadParams(thread_id=id_))
+            params.thread_ids,
+            lambda id_: self.delete_thread(types.DeleteThreadParams(thread_id=id_)),
+            self._progress.catch_up,
         )
 
     # -- reads ---------------------------------------------------------------------------------------------

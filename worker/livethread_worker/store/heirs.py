@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from livethread.errors import InvalidRequest, ThreadStoreError
+from livethread.errors import Conflict, ThreadStoreError
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.lineage import First, read_first
@@ -23,16 +23,16 @@ def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
     """Raise if other threads need *thread_id*, so that it cannot be deleted.
 
     Raises:
-        InvalidRequest: they do.
+        Conflict: they do.
     """
     heir = next(_heirs(home, index, thread_id), None)
     if heir is None:
         return
     if heir.is_attached:
-        raise InvalidRequest(
+        raise Conflict(
             f"cannot delete thread {thread_id} while attached thread {heir.thread_id} exists; delete that first"
         )
-    raise InvalidRequest(
+    raise Conflict(
         f"cannot delete thread {thread_id}: thread {heir.thread_id} was forked from it, and reads the history that they "
         "share from its rollout; delete that first, or archive this one"
     )

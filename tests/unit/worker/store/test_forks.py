@@ -17,6 +17,7 @@ from tests.unit.worker.builders import Mail, Store, killed, thread_id
 from tests.unit.worker.paginated import Rollout
 
 from livethread import (
+    Conflict,
     CreateThreadParams,
     HistoryPosition,
     InvalidRequest,
@@ -255,7 +256,7 @@ async def test_a_fork_that_no_index_knows_keeps_its_source(
     with killed(open_rollout, "_take_in_tail"):
         drained.apply(mail, creation(prepared, mail))
 
-    with pytest.raises(InvalidRequest, match=f"thread {OURS} was forked from it"):
+    with pytest.raises(Conflict, match=f"thread {OURS} was forked from it"):
         await delete(store, A)
     assert original.path.exists()
 

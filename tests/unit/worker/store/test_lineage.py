@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tests.unit.worker.paginated import Rollout, began_at
 
 from livethread import (
     ArchiveThreadParams,
+    Conflict,
+    DeleteThreadsParams,
     InvalidRequest,
     ListThreadsParams,
     LoadThreadHistoryParams,
@@ -397,9 +400,9 @@ async def test_a_thread_is_not_deleted_while_a_fork_continues_it(store: LocalThr
     assert await listed(store) == [A]
     reverted.forked(FORK).turn("f1", "keep figs", "figs kept")
 
-    with pytest.raises(InvalidRequest, match=f"thread {FORK} was forked from it"):
+    with pytest.raises(Conflict, match=f"thread {FORK} was forked from it"):
         await delete(store, A)
-    with pytest.raises(InvalidRequest, match="cannot delete"):
+    with pytest.raises(Conflict, match="cannot delete"):
         await store.read_thread(ReadThreadParams(thread_id=A, is_deletable=True))
 
     assert await said(store, FORK) == [*SAID, ("keep figs", "figs kept")]
@@ -408,12 +411,25 @@ async def test_a_thread_is_not_deleted_while_a_fork_continues_it(store: LocalThr
     assert await listed(store) == []
 
 
+@pytest.mark.parametrize("order", list(permutations([A, FORK, OTHER])), ids=str)
+async def test_a_thread_and_its_forks_are_deleted_in_any_order(
+    store: LocalThreadStore, home: Home, original: Rollout, order: tuple[str, ...]
+) -> None:
+    fork = original.forked(FORK).turn("f1", "keep figs", "figs kept")
+    fork.forked(OTHER, attached_thread=True).turn("g1", "keep grapes", "grapes kept")
+
+    results = await store.delete_threads(DeleteThreadsParams(thread_ids=order))
+
+    assert (set(results.done), results.failed) == ({A, FORK, OTHER}, {})
+    assert list(home.rollouts()) == []
+
+
 async def test_an_earlier_rollout_of_a_fork_keeps_its_parent_too(store: LocalThreadStore, original: Rollout) -> None:
     fork = original.forked(FORK, before="t2").turn("f1", "keep figs", "figs kept")
     heir = fork.reverted("f1", n=9)
     heir.path.write_text(heir.path.read_text().replace('"history_base"', '"not_any_more"'))
 
-    with pytest.raises(InvalidRequest, match="cannot delete"):
+    with pytest.raises(Conflict, match="cannot delete"):
         await delete(store, A)
 
 
@@ -426,7 +442,7 @@ async def test_attached_forks_are_hidden_unless_asked_for(store: LocalThreadStor
     assert await found(store, "figs") == []
     assert await found(store, "figs", include_attached_threads=True) == [FORK]
     assert (await read(store, FORK)).attached_to_thread_id == A
-    with pytest.raises(InvalidRequest, match=f"while attached thread {FORK} exists"):
+    with pytest.raises(Conflict, match=f"while attached thread {FORK} exists"):
         await delete(store, A)
 
 

@@ -22,8 +22,8 @@ from tests.unit.worker.builders import thread_id
 from tests.unit.worker.paginated import Rollout
 
 from livethread import (
+    Conflict,
     CreateThreadParams,
-    InvalidRequest,
     ListThreadsParams,
     ResumeThreadParams,
     Settings,
@@ -165,7 +165,7 @@ class Machine:
             is_needed = any(other.continued & thread.own for other in self.threads.values() if other is not thread)
             try:
                 self.run(delete(self.store, id_))
-            except InvalidRequest:
+            except Conflict:
                 assert is_needed
             else:
                 assert not is_needed

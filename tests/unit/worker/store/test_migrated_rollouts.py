@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.worker.builders import AT, Mail, Store, append_bytes, item_line, killed, message_line
+from tests.unit.worker.builders import AT, Mail, Store, append_bytes, item_line, killed, message_line, opened_store
 from tests.unit.worker.migration import migrate, said
 from tests.unit.worker.paginated import Rollout
 from tests.unit.worker.store.test_files_suffice import World, step
@@ -20,6 +21,8 @@ from livethread_worker.store.files import originals
 from livethread_worker.store.files.home import other_form
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.doctor import FaultKind, examine
+from livethread_worker.store.upkeep.importing.rollouts import import_rollouts
+from livethread_worker.store.upkeep.importing.sources import Search
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.upkeep.refresh import Refresher
 from livethread_worker.store.write.outcome import OutcomeKind
@@ -235,6 +238,45 @@ def test_a_thread_that_codex_reverts_after_it_rewrote_the_rollout_keeps_everythi
     assert list(store.home.originals.iterdir()) == []
 
 
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_an_import_brings_what_the_home_had_not_carried_over(
+    store: Store, mail: Mail, tmp_path: Path, *, is_compressed: bool
+) -> None:
+    write_thread(store, mail)
+    known = store.thread(mail)
+    if is_compressed:
+        assert compress_cold(store.home, store.index, AT + timedelta(days=9_999))["threads"] == 1
+    migrate(store.path(mail))
+    search = Search()
+    search.look(store.home.root)
+
+    for other in opened_store(tmp_path / "other"):
+        assert import_rollouts(other.home, other.index, search).imported == 1
+
+        moved = known.model_copy(update={"rollout_path": other.path(mail)})
+        assert without_mode(other.thread(mail)) == moved
+        other.apply(mail, mail.append("repeated", key="k1", writer="w2"), mail.append("three", writer="w2"))
+        assert said(other.path(mail)) == ["one", "two", "three"]
+        assert list(other.home.originals.iterdir()) == []
+    assert len(list(store.home.originals.iterdir())) == 1
+
+
+def test_an_import_brings_no_original_that_the_rollout_needs_no_more(
+    store: Store, mail: Mail, tmp_path: Path
+) -> None:
+    """``cp -r`` makes two files of a rollout and its original."""
+    write_thread(store, mail)
+    kept = store.home.originals / store.path(mail).name
+    kept.unlink()
+    kept.write_bytes(store.path(mail).read_bytes())
+    search = Search()
+    search.look(store.home.root)
+
+    for other in opened_store(tmp_path / "other"):
+        assert import_rollouts(other.home, other.index, search).imported == 1
+        assert list(other.home.originals.iterdir()) == []
+
+
 def test_a_deleted_thread_leaves_no_original(store: Store, mail: Mail) -> None:
     write_thread(store, mail)
     migrate(store.path(mail))
@@ -242,6 +284,46 @@ def test_a_deleted_thread_leaves_no_original(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.delete())
 
     assert list(store.home.originals.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [migrate, lambda _: None], ids=["migrated", "as it was"])
+def test_a_thread_that_another_program_deletes_leaves_no_original(
+    store: Store, mail: Mail, change: Callable[[Path], object]
+) -> None:
+    other = Mail(2)
+    write_thread(store, mail)
+    write_thread(store, other)
+    store.index.mark_complete()
+    change(store.path(mail))
+    store.path(mail).unlink()
+
+    Refresher(store.home, store.index).refresh_all()
+
+    assert store.index.thread_ids() == [other.thread_id]
+    assert originals.of_threads(store.home, {mail.thread_id, other.thread_id}) == [
+        store.home.originals / store.path(other).name
+    ]
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_originals_stay_while_the_folder_of_their_rollouts_is_away(
+    store: Store, mail: Mail, *, is_archived: bool
+) -> None:
+    write_thread(store, mail)
+    store.index.mark_complete()
+    if is_archived:
+        store.apply(mail, mail.archive())
+    kept = store.home.originals / store.path(mail).name
+    folder = store.home.archived_sessions if is_archived else store.home.sessions
+    folder.rename(store.home.root / "away")
+
+    Refresher(store.home, store.index).refresh_all()
+
+    assert store.index.thread_ids() == [mail.thread_id]
+    assert kept.exists()
+    if not is_archived:
+        assert FaultKind.ORIGINAL_WITHOUT_FILE not in dict(kinds(store, fix=True))
+        assert kept.exists()
 
 
 # -- what doctor says --------------------------------------------------------------------------------------
@@ -302,6 +384,17 @@ def test_a_thread_that_codex_began_and_migrated_is_no_fault(store: Store, mail: 
     rebuild(store.home, store.index)
 
     assert FaultKind.REWRITTEN_FILE not in dict(kinds(store))
+
+
+def test_a_rollout_that_goes_to_the_quarantine_leaves_no_original(store: Store, mail: Mail) -> None:
+    path = store.home.new_rollout(mail.thread_id, AT)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no record\n")
+    originals.link(store.home, path)
+
+    assert FaultKind.ORIGINAL_WITHOUT_FILE not in dict(kinds(store, fix=True))
+    assert store.quarantined() == [b"no record\n"]
+    assert list(store.home.originals.iterdir()) == []
 
 
 def test_a_damaged_original_is_kept_in_the_quarantine(store: Store, mail: Mail) -> None:

@@ -4,12 +4,13 @@
 later copies of ``session_meta``. The link still names the old file, so nothing is lost. Until then it names the rollout
 itself: it takes no space, and writing a line costs nothing more. `rollout_reader` reads a rewritten rollout together with
 its original; the next batch that writes the thread carries over what codex dropped, in a line of ours, and then removes the
-original.
+original. It also goes when the thread's last rollout is deleted, by us or by another program.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,3 +47,9 @@ def forget(home: Home, path: Path) -> None:
     kept = home.originals / path.name
     for form in (kept, other_form(kept)):
         form.unlink(missing_ok=True)
+
+
+def of_threads(home: Home, thread_ids: Container[str]) -> list[Path]:
+    """Return all originals of *thread_ids*, by name."""
+    kept = home.originals.iterdir() if home.originals.is_dir() else ()
+    return sorted(path for path in kept if home.thread_of(path) in thread_ids)

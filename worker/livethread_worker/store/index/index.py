@@ -28,6 +28,7 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import thread_writes
 from livethread_worker.store.index.connection import Connection
 from livethread_worker.store.index.database import IndexUnavailable
+from livethread_worker.store.index.directories import Directories
 from livethread_worker.store.index.list_threads import list_threads
 from livethread_worker.store.index.load_states import load_states
 from livethread_worker.store.index.maintenance import Maintenance
@@ -88,6 +89,7 @@ class Index:
         self._is_complete = False
         self._connection = Connection(home, in_memory=in_memory)
         self._cache = StateCache(self.db.conn)
+        self._directories = Directories(self.db.conn)
         self._maintenance = Maintenance(self.db.conn, self._connection.transaction)
         #: Monotonic time until which searches leave out messages that are not indexed yet.
         self._search_without_until = 0.0
@@ -248,7 +250,7 @@ class Index:
     def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Return one page of a listing."""
         with self._connection.errors_translated():
-            return list_threads(self.db.conn, self._home.root, params)
+            return list_threads(self.db.conn, self._directories, self._home.root, params)
 
     def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Return one page of a search.

@@ -1,7 +1,8 @@
 """One page of a listing, read off an SQL index in its order: its cost does not depend on the number of threads.
 
-Each filter has an SQL index for each sort key. In it, the threads with one value are in order, slot by slot; threads in
-the same slot (ten seconds) are sorted when they are read. A page for several values merges their orders.
+Each filter has an SQL index for each sort key. In it, the threads with one value that are hidden for one reason, or not
+hidden, are in order, slot by slot; threads in the same slot (ten seconds) are sorted when they are read. A page for several
+values, or with hidden threads, merges their orders.
 
 If there are several filters, the one with the fewest threads leads, and each of its threads is checked against the others.
 Threads that contain a search term, and descendants, come unordered: up to `SORT_LIMIT` of them are collected and
@@ -18,20 +19,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from livethread.cursor import decode_cursor, encode_cursor
-from livethread.directories import same_directory
 from livethread.metadata import SessionSource
 from livethread.rollout.lines import encode_json
 from livethread.rollout.search_text import folded_term
 from livethread.types import ListThreadsParams, RelationKind, SortDirection, ThreadPage
+from livethread_worker.store.index.directories import Directories
 from livethread_worker.store.index.listing_texts import ROWS_OF_THREAD, TEXTS
-from livethread_worker.store.index.queries import QUERIES
 from livethread_worker.store.index.thread_rows import SLOTS, from_rows, slot_of
 from livethread_worker.store.index.trigrams import expression, trigrams_of
 
 #: Maximum number of threads that are collected and sorted, or counted to find the filter that leads.
 SORT_LIMIT: Final = 4000
 
-#: Maximum values of a filter whose orders are merged; a filter with more only checks rows. (SQLite merges 500.)
+#: Maximum values of a filter whose orders are merged; a filter with more only checks rows. (SQLite merges 500 parts, and
+#: a value has up to four, by `hidden`.)
 MERGED_VALUES: Final = 100
 
 
@@ -62,10 +63,11 @@ class _Filter:
         check = self.condition
         return _Sql(f"SELECT id FROM threads AS t WHERE {check.text}", check.arguments)  # noqa: S608
 
-    def sources(self, key: str) -> list[_Sql]:
-        """Return what to select them from, sorted by *key*; each part ends with its WHERE."""
+    def sources(self, key: str, hidden: Sequence[int]) -> list[_Sql]:
+        """Return what to select the *hidden* ones from, sorted by *key*; each part ends with its WHERE."""
         index = f"threads_by_{self.column}_{SLOTS[key]}"
-        return [_Sql(f"threads AS t INDEXED BY {index} WHERE t.{self.column} = ?", (v,)) for v in self.values]
+        text = f"threads AS t INDEXED BY {index} WHERE t.{self.column} = ? AND t.hidden = ?"
+        return [_Sql(text, (value, reason)) for value in self.values for reason in hidden]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,32 +81,35 @@ class _Set:
     #: Whether the query finds other threads, too.
     is_rough: bool
 
-    def sources(self, key: str) -> list[_Sql]:  # noqa: ARG002 - they have no order
+    def sources(self, key: str, hidden: Sequence[int]) -> list[_Sql]:  # noqa: ARG002 - they have no order
         check = self.condition if self.is_rough else _Sql("true")
-        text = f"({self.query.text}) AS found CROSS JOIN threads AS t ON t.id = found.id WHERE {check.text}"
+        text = (
+            f"({self.query.text}) AS found CROSS JOIN threads AS t ON t.id = found.id"
+            f" WHERE t.hidden IN ({', '.join(map(str, hidden))}) AND {check.text}"
+        )
         return [_Sql(text, self.query.arguments + check.arguments)]
 
 
-def list_threads(connection: sqlite3.Connection, root: Path, params: ListThreadsParams) -> ThreadPage:
+def list_threads(
+    connection: sqlite3.Connection, directories: Directories, root: Path, params: ListThreadsParams
+) -> ThreadPage:
     """Return the page.
 
     Its cursor names the sort value *and* the id of the last thread, so that threads of the same time are neither lost
     nor repeated.
     """
-    filters = _filters(connection, params)
+    filters = _filters(directories, params)
     if not all(each.values for each in filters):
         return ThreadPage(items=())
     parts: list[_Filter | _Set] = [*filters, *_sets(params)]
     leading = _leading(connection, parts)
     checks = [_Sql("t.is_archived = ?", (params.archived,)), *_after_cursor(params)]
-    if params.attached_to_thread_id is None and not params.include_attached_threads:
-        checks.append(_Sql("t.attached_to_thread_id IS NULL"))
-    if not params.include_without_preview:
-        checks.append(_Sql("t.preview <> ''"))
     checks += [part.condition for part in parts if part is not leading] + _short_term(params)
-    key = params.sort_key.value
+    key, hidden = params.sort_key.value, _hidden(params)
     sources = (
-        leading.sources(key) if leading else [_Sql(f"threads AS t INDEXED BY threads_by_{SLOTS[key]} WHERE true")]
+        leading.sources(key, hidden)
+        if leading
+        else [_Sql(f"threads AS t INDEXED BY threads_by_{SLOTS[key]} WHERE t.hidden = ?", (each,)) for each in hidden]
     )
     threads = from_rows(_read(connection, params, sources, checks), root)
     page, has_more = threads[: params.page_size], len(threads) > params.page_size
@@ -132,6 +137,15 @@ def _read(
     return connection.execute(sql, [*values, params.page_size + 1]).fetchall()
 
 
+def _hidden(params: ListThreadsParams) -> list[int]:
+    """Return the values of ``hidden`` that the listing includes."""
+    if params.attached_to_thread_id is not None:
+        listed = [2, 3]
+    else:
+        listed = [0, 1, 2, 3] if params.include_attached_threads else [0, 1]
+    return listed if params.include_without_preview else [each for each in listed if each in {0, 2}]
+
+
 def _after_cursor(params: ListThreadsParams) -> list[_Sql]:
     if not params.cursor:
         return []
@@ -142,7 +156,7 @@ def _after_cursor(params: ListThreadsParams) -> list[_Sql]:
     return [_Sql(condition, (slot_of(at), at, thread_id))]
 
 
-def _filters(connection: sqlite3.Connection, params: ListThreadsParams) -> list[_Filter]:
+def _filters(directories: Directories, params: ListThreadsParams) -> list[_Filter]:
     """Return the filters on columns, those that usually leave the fewest threads first; without values, a filter leaves none."""
     filters = []
     relation = params.relation_filter
@@ -151,9 +165,7 @@ def _filters(connection: sqlite3.Connection, params: ListThreadsParams) -> list[
     if params.attached_to_thread_id is not None:
         filters.append(_filter("attached_to_thread_id", (params.attached_to_thread_id,)))
     if params.cwd_filters is not None:
-        is_wanted = same_directory(params.cwd_filters)
-        spellings = (cwd for (cwd,) in connection.execute(QUERIES["cwds"]) if is_wanted(cwd))
-        filters.append(_filter("cwd", tuple(spellings) if params.cwd_filters else ()))
+        filters.append(_filter("cwd", directories.spellings(params.cwd_filters)))
     if params.model_providers:
         filters.append(_filter("model_provider", params.model_providers))
     if params.allowed_sources:

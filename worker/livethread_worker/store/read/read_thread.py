@@ -21,7 +21,7 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
-        InvalidRequest: *params* ask for a deletable thread, and other threads need it.
+        Conflict: *params* ask for a deletable thread, and other threads need it.
     """
     thread = index.read_thread(params.thread_id)
     if thread is None or thread.rollout_path is None or not thread.rollout_path.exists():

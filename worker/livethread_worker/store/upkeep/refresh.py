@@ -14,7 +14,7 @@ for 100,000 threads. Each one finds
 - every rollout that grew or was removed, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The
   next listings continue with the rest, so any rollout's growth shows after one round: about twenty listings for 100,000 threads.
 
-A thread whose rollout was removed is forgotten.
+A thread whose rollout was removed is forgotten, and its original is removed.
 
 After each look, listings answer from the index alone for `REST_FACTOR` times as long as the look took: one or two seconds,
 or longer if large folders changed.
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files import folder_stamps, name_index
+from livethread_worker.store.files import folder_stamps, name_index, originals
 from livethread_worker.store.files.home import Home, is_compressed
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -177,9 +177,12 @@ class Refresher:
     def _forget(self, missing: list[str]) -> None:
         """Delete the rows of threads whose rollouts a user removed; a thread that is being written waits for a later look.
 
-        Not while the whole folder is away, such as a disk that is not mounted.
+        Not while the whole folder is away, such as a disk that is not mounted. Their originals are deleted, too, for they
+        hold what the user removed; not for an index in memory, which takes no locks.
         """
-        if not missing or not self.home.sessions.is_dir():
+        known = self.index.rollouts_of(missing) if missing and self.home.sessions.is_dir() else {}
+        missing = [id_ for id_, (path, _) in known.items() if (self.home.root / Path(path).parts[0]).is_dir()]
+        if not missing:
             return
         with ExitStack() as locks:
             free: list[str] = []
@@ -190,6 +193,10 @@ class Refresher:
                     free.append(thread_id)
             present = self._present(free)
             if gone := [thread_id for thread_id in free if thread_id not in present]:
+                if not self.index.in_memory:
+                    for original in originals.of_threads(self.home, set(gone)):
+                        with suppress(OSError):  # a home that this process only reads; doctor finds it
+                            original.unlink()
                 self.index.commit((), gone)
 
     def _changed_folders(self) -> dict[str, _Folder]:

@@ -18,7 +18,7 @@ def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequenc
     """Plan a deletion.
 
     Raises:
-        InvalidRequest: other threads need the thread.
+        Conflict: other threads need the thread.
     """
     work.require_deletable()
     work.is_deleted = True

@@ -44,7 +44,7 @@ class ThreadWork:
     size: int
     #: Reads the payload of the last own ``session_meta`` line from the rollout.
     read_meta: Callable[[], dict[str, Any]]
-    #: Raises `InvalidRequest` if other threads need this one.
+    #: Raises `Conflict` if other threads need this one.
     require_deletable: Callable[[], None] = lambda: None
     #: Numbered lines to write, each with its end.
     lines: list[bytes] = field(default_factory=list)
@@ -71,7 +71,7 @@ class ThreadWork:
         """Plan the deletion among *entries*, whose rollout is gone or need not be read; tasks before it go with it.
 
         Raises:
-            InvalidRequest: other threads need the thread.
+            Conflict: other threads need the thread.
         """
         self.require_deletable()
         self.is_deleted = True

@@ -38,13 +38,14 @@ TABLES = {
         *("agent_nickname", "agent_role", "agent_path", "git_sha", "git_branch", "git_origin_url"),
         *("approval_mode", "permission_profile", "token_usage", "memory_mode", "history_mode"),
         *("created_slot", "updated_slot", "recency_slot"),
-    },  # is_archived is generated, and hidden from table_info
+    },  # is_archived and hidden are generated: table_info leaves them out
     "rollouts": {
         *("thread_id", "path", "rollout_bytes", "next_ordinal", "meta_offset", "meta_bytes", "applied"),
         *("base_id", "inherited_bytes"),
         *("explicit_fields", "phase", "turn_id", "epoch", "forgotten_to"),
     },
     "writers": {"thread_id", "writer", "n", "lines", "opened_at", "ordinal"},
+    "directories": {"id", "path"},
     "folders": {"path", "changed_ns", "inode"},
     "idempotency_keys": {"thread_id", "key"},
     "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
@@ -54,7 +55,7 @@ TABLES = {
 
 #: The tables of the migrations and of the full-text search.
 COMPANIONS = {
-    "_sqlite_migrations",
+    *("_sqlite_migrations", "sqlite_sequence"),
     *("messages_fts", "messages_fts_data", "messages_fts_idx", "messages_fts_docsize", "messages_fts_config"),
     *("messages_trigrams", "messages_trigrams_data", "messages_trigrams_idx", "messages_trigrams_docsize"),
     "messages_trigrams_config",
@@ -123,10 +124,18 @@ def test_every_listing_with_one_filter_has_a_sorted_index(store: Store) -> None:
     indexed = {tuple(i.columns) for i in store.index.db.table("threads").indexes}
 
     for slot in ("created_slot", "updated_slot", "recency_slot"):
-        in_order = ("is_archived", slot)
+        in_order = ("is_archived", "hidden", slot)
         assert {in_order, ("cwd", *in_order), ("source", *in_order), ("model_provider", *in_order)} <= indexed
         assert ("parent_thread_id", *in_order) in indexed
         assert ("attached_to_thread_id", *in_order) in indexed
+
+
+def test_the_threads_updated_last_are_read_in_order(store: Store) -> None:
+    plan = store.index.db.execute(f"EXPLAIN QUERY PLAN {QUERIES['rollouts_updated_last']}", {"limit": 1}).fetchall()
+    details = [row["detail"] for row in plan]
+
+    assert len([each for each in details if "threads_by_updated_slot (is_archived=? AND hidden=?)" in each]) == 4
+    assert not [each for each in details if "TEMP B-TREE" in each]
 
 
 def test_the_queries_in_the_reference_use_indexes(store: Store) -> None:
@@ -139,7 +148,7 @@ def test_the_queries_in_the_reference_use_indexes(store: Store) -> None:
     ]
 
     by_time, by_words = plans
-    assert "USING INDEX threads_by_updated_slot (is_archived=?)" in by_time[0]
+    assert "USING INDEX threads_by_updated_slot (is_archived=? AND hidden=?)" in by_time[0]
     assert by_time[1:] in (
         [],
         ["USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"],

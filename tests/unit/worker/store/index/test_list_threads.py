@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from tests.unit.worker.builders import AT, Store, opened_store, thread_id
 
 from livethread import types
+from livethread.directories import Identity, identity
 from livethread.errors import InvalidRequest
 from livethread.in_memory import InMemoryThreadStore, _Stored
 from livethread.metadata import StoredThread
 from livethread.model import format_time
+from livethread_worker.store.index import directories as directories_module
 from livethread_worker.store.index import list_threads as list_threads_module
 from livethread_worker.store.thread_state import ThreadState
 
@@ -113,6 +117,7 @@ thread_fields = st.fixed_dictionaries({
     "model_provider": st.sampled_from(PROVIDERS),
     "archived_at": st.sampled_from((None, None, None, AT)),
     "parent": st.none() | st.integers(0, 9),
+    "attached_to": st.none() | st.integers(0, 1),
     "name": st.none() | st.sampled_from(TEXTS),
     "title": st.none() | st.sampled_from(TEXTS),
     "preview": st.sampled_from(TEXTS),
@@ -129,8 +134,11 @@ filters = {
     "archived": st.just(True),
     "search_term": st.sampled_from(TERMS),
     "relation_filter": relations,
+    "attached_to_thread_id": st.integers(0, 1).map(thread_id),
 }
 orders = st.fixed_dictionaries({
+    "include_without_preview": st.booleans(),
+    "include_attached_threads": st.booleans(),
     "sort_key": st.sampled_from(types.ThreadSortKey),
     "sort_direction": st.sampled_from(types.SortDirection),
     "page_size": st.integers(1, 4),
@@ -157,9 +165,10 @@ def test_every_listing_equals_the_in_memory_stores(
     """Sorting in memory, merging values or reading an index: each gives the same page."""
     threads = []
     for n, values in enumerate(fields):
-        parent = values["parent"]
-        own = {key: value for key, value in values.items() if key != "parent"}
-        threads.append(thread(n, parent_thread_id=None if parent is None else thread_id(parent), **own))
+        own = {key: value for key, value in values.items() if key not in {"parent", "attached_to"}}
+        for field, key in (("parent_thread_id", "parent"), ("attached_to_thread_id", "attached_to")):
+            own[field] = None if values[key] is None else thread_id(values[key])
+        threads.append(thread(n, **own))
     fill(listed, *threads)
     memory = InMemoryThreadStore()
     memory._stored = {t.thread_id: _Stored(t, []) for t in threads}
@@ -169,9 +178,7 @@ def test_every_listing_equals_the_in_memory_stores(
         patch.setattr(list_threads_module, "SORT_LIMIT", few)
         patch.setattr(list_threads_module, "MERGED_VALUES", merged)
         for _ in range(len(threads) + 1):
-            params = types.ListThreadsParams.model_validate(
-                {"include_without_preview": True} | wanted | order | {"cursor": cursor}
-            )
+            params = types.ListThreadsParams.model_validate(wanted | order | {"cursor": cursor})
             page = listed.index.list_threads(params)
             expected = memory._page(params, lambda _: True)
             assert [t.thread_id for t in page.items] == [t.thread_id for t in expected.items]
@@ -180,6 +187,52 @@ def test_every_listing_equals_the_in_memory_stores(
             if cursor is None:
                 break
     assert cursor is None
+
+
+def steps(store: Store, read: Callable[[], object]) -> int:
+    """Return how many instructions SQLite needs for what *read* reads."""
+    count = 0
+
+    def note() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    store.index.db.conn.set_progress_handler(note, 1)
+    read()
+    store.index.db.conn.set_progress_handler(None, 1)
+    return count
+
+
+@pytest.mark.parametrize("hidden", [{"preview": ""}, {"attached_to_thread_id": thread_id(1)}], ids=str)
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"cwd_filters": ["/a"]},
+        {"allowed_sources": ["cli"]},
+        {"model_providers": ["azure"]},
+        {"relation_filter": {"kind": "direct_children", "thread_id": thread_id(2)}},
+    ],
+    ids=str,
+)
+def test_hidden_threads_cost_a_page_nothing(listed: Store, hidden: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def made(n: int, **fields: Any) -> StoredThread:
+        at = AT + timedelta(minutes=n)
+        times = dict.fromkeys(("created_at", "updated_at", "recency_at"), at)
+        shared = {"cwd": "/a", "source": "cli", "model_provider": "azure", "parent_thread_id": thread_id(2)}
+        return thread(n, **{"preview": "asked"} | shared | times | fields)
+
+    costs: list[list[int]] = []
+    for many in (10, 300):
+        fill(listed, made(1), made(2), *(made(n, **hidden) for n in range(3, many)))
+        listings = [types.ListThreadsParams.model_validate(wanted | {"sort_key": key}) for key in types.ThreadSortKey]
+        assert [[t.thread_id for t in listed.index.list_threads(each).items] for each in listings] == [
+            [thread_id(2), thread_id(1)]
+        ] * len(listings)
+        costs.append([steps(listed, partial(listed.index.list_threads, each)) for each in listings])
+
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize("few", [0, list_threads_module.SORT_LIMIT])
@@ -196,6 +249,63 @@ def test_a_listing_with_many_filter_values_finds_all_threads(listed: Store) -> N
     fill(listed, *(thread(n, cwd=f"/{n}") for n in range(4)))
 
     assert ids(listed, cwd_filters=[f"/{n}" for n in range(1, 1000)]) == [thread_id(n) for n in (1, 2, 3)]
+
+
+def looks(store: Store, cwd: str) -> list[str]:
+    """Return the threads' directories at which a listing by *cwd* looks."""
+    looked: list[str] = []
+
+    def note(path: str) -> Identity:
+        looked.append(path)
+        return identity(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directories_module, "identity", note)
+        store.index.list_threads(types.ListThreadsParams(cwd_filters=(cwd,)))
+    return sorted(looked)
+
+
+def test_a_listing_by_directory_does_not_look_at_every_directory_each_time(store: Store) -> None:
+    fill(store, *(thread(n, cwd=f"/{n}") for n in range(9)))
+    assert looks(store, "/1") == [f"/{n}" for n in range(9)]
+    few = steps(store, lambda: looks(store, "/1"))
+    store.commit(*(ThreadState(thread_id(n), thread(n, cwd=f"/{n}"), path=f"sessions/{n}") for n in range(9, 300)))
+    assert len(looks(store, "/1")) == 291
+
+    assert looks(store, "/1") == []
+    assert steps(store, lambda: looks(store, "/1")) == few
+    store.commit(ThreadState(thread_id(300), thread(300, cwd="/300"), path="sessions/300"))
+    assert looks(store, "/1") == ["/300"]
+
+
+def test_a_directory_whose_link_changed_is_looked_at_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, now = tmp_path / "link", 0.0
+    fill(store, thread(1, cwd=str(link)))
+    monkeypatch.setattr(directories_module, "time", SimpleNamespace(monotonic=lambda: now))
+    assert ids(store, cwd_filters=[str(tmp_path)]) == []
+
+    link.symlink_to(tmp_path)
+    assert ids(store, cwd_filters=[str(tmp_path)]) == []
+    now = 11.0
+
+    assert ids(store, cwd_filters=[str(tmp_path)]) == [thread_id(1)]
+
+
+def test_the_directories_are_those_of_the_threads(store: Store) -> None:
+    def directories() -> list[str]:
+        return [row["path"] for row in store.index.db.query("SELECT path FROM directories ORDER BY path")]
+
+    fill(store, thread(1, cwd="/a"), thread(2, cwd="/a"), thread(3, cwd="/b"))
+    assert directories() == ["/a", "/b"]
+
+    store.commit(ThreadState(thread_id(2), thread(2, cwd="/c"), path="sessions/2"))
+    store.forget(thread_id(3))
+    assert directories() == ["/a", "/c"]
+
+    store.forget(thread_id(1))
+    assert directories() == ["/c"]
 
 
 def test_a_changed_text_is_found_by_its_new_words_only(listed: Store) -> None:

@@ -269,9 +269,12 @@ def test_each_fault_is_repaired_for_good(patient: Patient, break_it: Callable[[P
 
 @EACH_FAULT
 def test_no_line_is_lost(patient: Patient, break_it: Callable[[Patient], None]) -> None:
-    """Each line is in the home or in the quarantine afterwards."""
+    """Each line is in the home or in the quarantine afterwards, except lines that another program deleted."""
     break_it(patient)
-    lines = {line for content in patient.files().values() for line in content.splitlines()}
+    files = {
+        name: content for name, content in patient.files().items() if not name.startswith("livethread/originals/")
+    }
+    lines = {line for content in files.values() for line in content.splitlines()}
 
     patient.examined(fix=True)
 

@@ -226,11 +226,17 @@ SELECT thread_id, path, rollout_bytes FROM rollouts WHERE thread_id IN (SELECT v
 SELECT thread_id, path, rollout_bytes FROM rollouts WHERE thread_id < :thread_id ORDER BY thread_id DESC LIMIT :limit
 
 -- rollouts_updated_last --
+-- Merged from four parts of the SQL index, as listings do.
 SELECT r.thread_id, r.path, r.rollout_bytes
-  FROM threads AS t INDEXED BY threads_by_updated_slot
+  FROM (SELECT thread_id, updated_slot FROM threads INDEXED BY threads_by_updated_slot WHERE is_archived = 0 AND hidden = 0
+         UNION ALL
+        SELECT thread_id, updated_slot FROM threads INDEXED BY threads_by_updated_slot WHERE is_archived = 0 AND hidden = 1
+         UNION ALL
+        SELECT thread_id, updated_slot FROM threads INDEXED BY threads_by_updated_slot WHERE is_archived = 0 AND hidden = 2
+         UNION ALL
+        SELECT thread_id, updated_slot FROM threads INDEXED BY threads_by_updated_slot WHERE is_archived = 0 AND hidden = 3
+         ORDER BY updated_slot DESC LIMIT :limit) AS t
  CROSS JOIN rollouts AS r ON r.thread_id = t.thread_id
- WHERE t.is_archived = 0
- ORDER BY t.updated_slot DESC LIMIT :limit
 
 -- folders --
 SELECT path, changed_ns, inode FROM folders
@@ -265,14 +271,9 @@ SELECT thread_id, name FROM threads WHERE thread_id IN (SELECT value FROM json_e
 -- threads_named --
 SELECT thread_id FROM threads WHERE name = :name ORDER BY updated_at DESC, thread_id DESC
 
--- cwds --
---- Every directory once. It reads the SQL index once for each, not for each thread.
-WITH RECURSIVE cwds (cwd) AS (
-    SELECT min(cwd) FROM threads
-    UNION ALL
-    SELECT (SELECT min(cwd) FROM threads WHERE cwd > cwds.cwd) FROM cwds WHERE cwds.cwd IS NOT NULL
-)
-SELECT cwd FROM cwds WHERE cwd IS NOT NULL
+-- directories --
+-- The working directories that were added after the row *id*.
+SELECT id, path FROM directories WHERE id > :id ORDER BY id
 
 -- digests --
 SELECT digest FROM messages WHERE thread_id = :thread_id AND role <> 'name'

@@ -41,6 +41,8 @@ CREATE TABLE threads (
     history_mode       TEXT,
 
     is_archived        INTEGER GENERATED ALWAYS AS (archived_at IS NOT NULL) VIRTUAL,
+    -- Why listings leave the thread out unless asked for it: 1 no preview, 2 attached to a thread, 3 both; 0 if they do not.
+    hidden             INTEGER GENERATED ALWAYS AS ((preview = '') + 2 * (attached_to_thread_id IS NOT NULL)) VIRTUAL,
 
     -- The ten seconds that contain each time. Indexes hold these slots in place of the times, so that a thread that
     -- changes again within ten seconds moves in no index: rows were stored six times as fast. A page is read slot by
@@ -52,33 +54,49 @@ CREATE TABLE threads (
 );
 
 -- One index for each order, and one for each filter in each order: the cost of a page does not depend on the number of
--- threads. Queries name them with INDEXED BY, see list_threads.py.
-CREATE INDEX threads_by_created_slot ON threads (is_archived, created_slot);
-CREATE INDEX threads_by_updated_slot ON threads (is_archived, updated_slot);
-CREATE INDEX threads_by_recency_slot ON threads (is_archived, recency_slot);
-CREATE INDEX threads_by_cwd_created_slot ON threads (cwd, is_archived, created_slot);
-CREATE INDEX threads_by_cwd_updated_slot ON threads (cwd, is_archived, updated_slot);
-CREATE INDEX threads_by_cwd_recency_slot ON threads (cwd, is_archived, recency_slot);
-CREATE INDEX threads_by_source_created_slot ON threads (source, is_archived, created_slot);
-CREATE INDEX threads_by_source_updated_slot ON threads (source, is_archived, updated_slot);
-CREATE INDEX threads_by_source_recency_slot ON threads (source, is_archived, recency_slot);
-CREATE INDEX threads_by_model_provider_created_slot ON threads (model_provider, is_archived, created_slot);
-CREATE INDEX threads_by_model_provider_updated_slot ON threads (model_provider, is_archived, updated_slot);
-CREATE INDEX threads_by_model_provider_recency_slot ON threads (model_provider, is_archived, recency_slot);
+-- threads, listed or hidden. Queries name them with INDEXED BY, see list_threads.py.
+CREATE INDEX threads_by_created_slot ON threads (is_archived, hidden, created_slot);
+CREATE INDEX threads_by_updated_slot ON threads (is_archived, hidden, updated_slot);
+CREATE INDEX threads_by_recency_slot ON threads (is_archived, hidden, recency_slot);
+CREATE INDEX threads_by_cwd_created_slot ON threads (cwd, is_archived, hidden, created_slot);
+CREATE INDEX threads_by_cwd_updated_slot ON threads (cwd, is_archived, hidden, updated_slot);
+CREATE INDEX threads_by_cwd_recency_slot ON threads (cwd, is_archived, hidden, recency_slot);
+CREATE INDEX threads_by_source_created_slot ON threads (source, is_archived, hidden, created_slot);
+CREATE INDEX threads_by_source_updated_slot ON threads (source, is_archived, hidden, updated_slot);
+CREATE INDEX threads_by_source_recency_slot ON threads (source, is_archived, hidden, recency_slot);
+CREATE INDEX threads_by_model_provider_created_slot ON threads (model_provider, is_archived, hidden, created_slot);
+CREATE INDEX threads_by_model_provider_updated_slot ON threads (model_provider, is_archived, hidden, updated_slot);
+CREATE INDEX threads_by_model_provider_recency_slot ON threads (model_provider, is_archived, hidden, recency_slot);
 -- Most threads have no parent, and are attached to none, and cost nothing here.
-CREATE INDEX threads_by_parent_thread_id_created_slot ON threads (parent_thread_id, is_archived, created_slot)
+CREATE INDEX threads_by_parent_thread_id_created_slot ON threads (parent_thread_id, is_archived, hidden, created_slot)
  WHERE parent_thread_id IS NOT NULL;
-CREATE INDEX threads_by_parent_thread_id_updated_slot ON threads (parent_thread_id, is_archived, updated_slot)
+CREATE INDEX threads_by_parent_thread_id_updated_slot ON threads (parent_thread_id, is_archived, hidden, updated_slot)
  WHERE parent_thread_id IS NOT NULL;
-CREATE INDEX threads_by_parent_thread_id_recency_slot ON threads (parent_thread_id, is_archived, recency_slot)
+CREATE INDEX threads_by_parent_thread_id_recency_slot ON threads (parent_thread_id, is_archived, hidden, recency_slot)
  WHERE parent_thread_id IS NOT NULL;
 
-CREATE INDEX threads_by_attached_to_thread_id_created_slot ON threads (attached_to_thread_id, is_archived, created_slot)
+CREATE INDEX threads_by_attached_to_thread_id_created_slot ON threads (attached_to_thread_id, is_archived, hidden, created_slot)
  WHERE attached_to_thread_id IS NOT NULL;
-CREATE INDEX threads_by_attached_to_thread_id_updated_slot ON threads (attached_to_thread_id, is_archived, updated_slot)
+CREATE INDEX threads_by_attached_to_thread_id_updated_slot ON threads (attached_to_thread_id, is_archived, hidden, updated_slot)
  WHERE attached_to_thread_id IS NOT NULL;
-CREATE INDEX threads_by_attached_to_thread_id_recency_slot ON threads (attached_to_thread_id, is_archived, recency_slot)
+CREATE INDEX threads_by_attached_to_thread_id_recency_slot ON threads (attached_to_thread_id, is_archived, hidden, recency_slot)
  WHERE attached_to_thread_id IS NOT NULL;
+
+-- Each working directory of the threads once. An id is never used again, so readers need only look at the later ones.
+CREATE TABLE directories (
+    id   INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL UNIQUE
+);
+CREATE TRIGGER threads_added AFTER INSERT ON threads WHEN new.cwd IS NOT NULL
+BEGIN
+    INSERT INTO directories (path) SELECT new.cwd WHERE NOT EXISTS (SELECT 1 FROM directories WHERE path = new.cwd);
+END;
+CREATE TRIGGER threads_moved AFTER UPDATE OF cwd ON threads WHEN new.cwd IS NOT old.cwd
+BEGIN
+    INSERT INTO directories (path)
+    SELECT new.cwd WHERE new.cwd IS NOT NULL AND NOT EXISTS (SELECT 1 FROM directories WHERE path = new.cwd);
+    DELETE FROM directories WHERE path = old.cwd AND NOT EXISTS (SELECT 1 FROM threads WHERE cwd = old.cwd);
+END;
 
 -- What the writer needs to know of each rollout. It changes with every append; in a table of its own, it moves no text.
 CREATE TABLE rollouts (
@@ -214,6 +232,7 @@ CREATE VIRTUAL TABLE listing_texts USING fts5 (text, tokenize = 'trigram case_se
 CREATE TRIGGER threads_deleted AFTER DELETE ON threads
 BEGIN
     DELETE FROM listing_texts WHERE rowid BETWEEN old.id * 3 AND old.id * 3 + 2;
+    DELETE FROM directories WHERE path = old.cwd AND NOT EXISTS (SELECT 1 FROM threads WHERE cwd = old.cwd);
 END;
 
 -- FTS5 merges no segments within a commit, which would write hundreds of pages: `Index.maintain` merges between batches,

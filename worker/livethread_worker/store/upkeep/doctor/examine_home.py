@@ -37,7 +37,7 @@ _OTHERS_MODE: Final = 0o077
 def examine(home: Home, *, fix: bool, advance: Callable[[int], None] = lambda _: None) -> DoctorReport:
     """Return the faults of *home* after repairing them if *fix* is set; call *advance* after each thread.
 
-    Everything removed goes to the quarantine. A second examination of a repaired home finds no fault.
+    Everything removed goes to the quarantine, except originals of threads that another program deleted. A second examination of a repaired home finds no fault.
 
     Raises:
         IndexUnavailable: the index stayed locked.
@@ -158,15 +158,23 @@ class HomeExamination:
                 fault.repair = f"name kept in {home.relative(kept)}" if kept else "removed meanwhile"
 
     def _examine_originals(self, known: Container[str]) -> None:
-        """Examine the originals of threads without a rollout: another program deleted it."""
+        """Examine the originals of threads without a rollout: another program deleted it.
+
+        Not while the whole folder of rollouts is away, such as a disk that is not mounted.
+        """
         home = self.home
-        for path in sorted(home.originals.iterdir()) if home.originals.is_dir() else ():
+        is_there = home.originals.is_dir() and home.sessions.is_dir()
+        for path in sorted(home.originals.iterdir()) if is_there else ():
             thread_id = home.thread_of(path)
-            if thread_id is None or thread_id in known or home.find_rollout(thread_id) is not None:
+            if thread_id is None or thread_id in known:
                 continue
-            fault = self._add_fault(FaultKind.ORIGINAL_WITHOUT_FILE, path, "its rollout is gone", thread_id)
-            if self.fix:
-                fault.repair = f"kept in {home.relative(quarantine.move_away(home, path))}"
+            with self._locked(thread_id) as is_locked:
+                if not is_locked or home.find_rollout(thread_id) is not None:
+                    continue
+                fault = self._add_fault(FaultKind.ORIGINAL_WITHOUT_FILE, path, "its rollout is gone", thread_id)
+                if self.fix:
+                    path.unlink(missing_ok=True)
+                    fault.repair = "deleted, as its rollout was"
 
     def _examine_full_texts(self) -> str | None:
         """Examine the full texts; return what is wrong with them if only a rebuild of the whole index can help."""

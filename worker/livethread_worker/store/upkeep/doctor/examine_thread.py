@@ -324,6 +324,8 @@ class ThreadExamination:
         return compression.plain_form(path if path.exists() else other_form(path))
 
     def _quarantine(self, path: Path) -> str:
+        if path.parent != self.home.originals and originals.is_linked(self.home, path):
+            originals.forget(self.home, path)
         return f"kept in {self.home.relative(repairs.move_away(self.home, path, self.thread_id))}"
 
     # -- the index -----------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class FaultKind(StrEnum):
     #: codex rewrote the rollout, and its original is missing or damaged. What the index knows is written into the rollout;
     #: without the index, counters, idempotency keys and patches from before are lost.
     REWRITTEN_FILE = "rewritten_file"
-    #: An original has no rollout any more: it is moved to the quarantine.
+    #: Another program deleted a rollout, and its original is there: it is deleted, too.
     ORIGINAL_WITHOUT_FILE = "original_without_file"
     #: A crash left an incomplete copy of a rollout: it is deleted.
     UNFINISHED_COPY = "unfinished_copy"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from livethread.errors import ThreadStoreError
-from livethread_worker.store.files import compression, locks, name_index, quarantine, scan, sync
-from livethread_worker.store.files.home import Home, make_directory, shown
+from livethread_worker.store.files import compression, locks, name_index, originals, quarantine, rewritten, scan, sync
+from livethread_worker.store.files.home import Home, is_compressed, make_directory, other_form, shown
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.thread_state import ThreadState
@@ -199,10 +199,28 @@ class _Importer:
         target = self._home.resolve(self._home.relative(source.target))
         is_new_folder = not target.parent.is_dir()
         make_directory(target.parent)
+        self._copy_original(source, target)
         compression.copy_rollout(source.path, target, source.first)
         if is_new_folder:
             sync.sync_directories(target.parent)
         return target
+
+    def _copy_original(self, source: Source, target: Path) -> None:
+        """Copy the original of a rollout that codex rewrote, if its home has not carried it over yet.
+
+        It is there before its rollout: after a crash, the next import finds neither, or copies both again.
+        """
+        original = originals.find(Home(source.names.parent), source.path)
+        if original is None or source.first:  # a home of ours spells ids as we do
+            return
+        with compression.open_rollout(source.path) as file:
+            if not rewritten.is_paginated(file):
+                return
+        originals.forget(self._home, target)
+        kept = self._home.originals / target.name
+        compression.copy_rollout(
+            original, kept if is_compressed(original) == is_compressed(kept) else other_form(kept)
+        )
 
     def _append(self, source: Source, plan: Plan, ours: Path) -> Path:
         """Append the lines that ours lacks; quarantine a torn last line of ours that the source does not continue."""
