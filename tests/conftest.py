@@ -22,6 +22,14 @@ from tests.nodes.proxy import RedisProxy
 from tests.nodes.workers import HandWorker
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the developer's settings file from the tests, and from the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 def _start_redis() -> RedisServer:
     try:
         return RedisServer().start()

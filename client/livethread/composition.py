@@ -80,15 +80,13 @@ async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes
 
 
 def _settings_of_environment() -> Settings:
-    from pydantic import ValidationError
-
     from livethread_config import Settings
     from livethread_config.settings import explained
 
     try:
         return Settings()
-    except ValidationError as error:
-        raise InvalidRequest(explained(error)) from None
+    except ValueError as error:
+        raise InvalidRequest(explained(error) or str(error)) from None
 
 
 def _client_app(stack: AsyncExitStack, settings: Settings) -> Celery:

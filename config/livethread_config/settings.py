@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+from livethread_config import settings_file
 from livethread_config.redis_url import RedisUrl
 
 #: A unix socket's path must fit ``sun_path``: 108 bytes on Linux, 104 on macOS.
@@ -29,13 +37,15 @@ def _absolute(path: Path) -> Path:
 
 
 class Settings(BaseSettings):
-    """Settings of clients and workers, read from ``LIVETHREAD_*``; every default suits a laptop.
+    """Settings of clients and workers, read from ``LIVETHREAD_*`` or else from the settings file.
 
-    Both sides must agree on ``redis_url``, ``key_prefix`` and ``shards``. Tests pass a ``Settings``;
+    Every default suits a laptop. Both sides must agree on ``redis_url``, ``key_prefix`` and ``shards``. Tests pass a ``Settings``;
     nothing else reads ``os.environ``.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LIVETHREAD_", env_ignore_empty=True, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=settings_file.ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
 
     #: The Redis that holds the mailboxes and carries doorbells and answers to reads. Unset: an embedded server.
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
@@ -98,6 +108,24 @@ class Settings(BaseSettings):
     #: Maximum number of ordered tasks that each worker process reports per second as Celery task events (Flower).
     task_events_per_s: Annotated[int, Field(ge=0)] = 500
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings passes it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the settings that are not passed from the environment, and the others from the file.
+
+        Raises:
+            SettingsError: either names a setting that does not exist, or the file must not be used.
+        """
+        names = settings_cls.model_fields
+        settings_file.require_known_variables(names)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, settings_file.read_settings_file(names))
+
     @property
     def own_dir(self) -> Path:
         """The folder of *home* with the index, the quarantine and the embedded server."""
@@ -128,10 +156,31 @@ class Settings(BaseSettings):
         return self.redis.for_redis_py
 
 
-def explained(error: ValidationError) -> str:
-    """Return which variables have invalid values, and why."""
-    problems = (
-        f"LIVETHREAD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+def source_of(name: str) -> str | None:
+    """Return what sets *name*: its variable, or the path of the settings file. None: neither does."""
+    variable = settings_file.variable_of(name)
+    if any(each.upper() == variable and value for each, value in os.environ.items()):
+        return variable
+    return (
+        str(settings_file.settings_path())
+        if name in settings_file.read_settings_file(Settings.model_fields)
+        else None
+    )
+
+
+def explained(error: ValueError) -> str | None:
+    """Return which settings are invalid, and why, if *error* is about that."""
+    if isinstance(error, SettingsError):
+        return str(error)
+    if not isinstance(error, ValidationError) or error.title != Settings.__name__:
+        return None
+    return "; ".join(
+        f"{_place('_'.join(map(str, problem['loc'])))}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors(include_url=False)
     )
-    return "; ".join(problems)
+
+
+def _place(name: str) -> str:
+    source = source_of(name)
+    variable = settings_file.variable_of(name)
+    return f"{source}: {name}" if source not in {None, variable} else variable

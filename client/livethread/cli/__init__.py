@@ -74,13 +74,11 @@ def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
 
 
 def _explain_setting(error: ValueError) -> NoReturn:
-    from pydantic import ValidationError
-
     from livethread_config.settings import explained
 
-    if not isinstance(error, ValidationError):
+    if (reason := explained(error)) is None:
         raise error
-    raise click.ClickException(explained(error)) from None
+    raise click.ClickException(reason) from None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,13 +16,6 @@ EXAMPLE = Path(__file__).parents[3] / "config" / "worker.env.example"
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference.md"
 
 
-@pytest.fixture(autouse=True)
-def no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the developer's own environment from these tests."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"LIVETHREAD_{name}".upper(), raising=False)
-
-
 # -- reading the environment -------------------------------------------------------------------------------
 
 
@@ -51,7 +44,7 @@ def test_variables_without_our_prefix_are_left_alone(monkeypatch: pytest.MonkeyP
     assert Settings() == before
 
 
-def test_no_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_env_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("LIVETHREAD_SHARDS=8\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from livethread_config import Settings
+from livethread_config.settings_file import ENV_PREFIX, FILE_VARIABLE, variable_of
 from livethread_worker.embedded.redis_server import answers, prepare_directories, run_dir, server_command, server_lock
 from livethread_worker.embedded.supervisor import ProcessSpec
 
-ENV_PREFIX: Final = "LIVETHREAD_"
 #: The module by which a worker reports that it is ready. Not imported here: supervisors need no Celery.
 WORKER_SIGNALS: Final = "livethread_worker.embedded.worker_signals"
 #: Redis syncs its log before it exits.
@@ -24,10 +24,10 @@ WORKER_READY_TIMEOUT: Final = 30.0  # seconds
 
 
 def settings_env(settings: Settings) -> dict[str, str]:
-    """Return this process's environment, with *settings* in place of its ``LIVETHREAD_*``."""
+    """Return this process's environment, with *settings* in place of its ``LIVETHREAD_*`` and the settings file."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     ours = settings.model_dump(mode="json", exclude_none=True)
-    return inherited | {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in ours.items()}
+    return inherited | {variable_of(name): str(value) for name, value in ours.items()} | {FILE_VARIABLE: os.devnull}
 
 
 def ready_file(settings: Settings, node: str) -> Path:
