@@ -216,6 +216,7 @@ def test_a_conflict_is_printed_and_sets_the_exit_code(livethread: Command, codex
 
     assert process.returncode == 1
     count, conflict = out.splitlines()
-    assert count == "0 imported, 0 grown, 0 unchanged, 0 indexed in place, 1 conflicts, 0 left out, 0 not rollouts"
+    counts = "0 imported, 0 grown, 0 unchanged, 0 indexed in place, 1 conflicts, 0 left out, 0 not rollouts"
+    assert count == f"{livethread.home}: {counts}"
     assert str(codex / name) in conflict
     assert str(livethread.home / name) in conflict

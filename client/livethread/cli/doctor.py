@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from livethread.cli.output import json_option, print_findings, print_json, progress
-from livethread.errors import InvalidRequest, Unavailable
-from livethread_config import Settings
-from livethread_worker.store.upkeep.doctor import DoctorReport
+from livethread.cli.place import home_to_work_on
+from livethread.errors import Unavailable
 
 if TYPE_CHECKING:
     from livethread_worker.store.files.home import Home
+    from livethread_worker.store.upkeep.doctor import DoctorReport
 
 
 @click.command("doctor")
@@ -36,7 +36,7 @@ def command(*, fix: bool, undo: bool, as_json: bool) -> None:
         return
     report = _examine(fix=fix, quiet=as_json)
     if as_json:
-        print_json(asdict(report))
+        print_json({"home": str(home_to_work_on()), **asdict(report)})
     else:
         _print(report, fix=fix)
     sys.exit(0 if report.is_well else 1)
@@ -55,7 +55,7 @@ def _undo(*, as_json: bool) -> None:
     with _home() as home:
         report = undo(home)
     if as_json:
-        print_json(asdict(report))
+        print_json({"home": str(home_to_work_on()), **asdict(report)})
     else:
         for path in report.restored:
             click.echo(f"restored: {path}")
@@ -71,11 +71,7 @@ def _home() -> Iterator[Home]:
     from livethread_worker.store.files.locks import LockBusy
     from livethread_worker.store.index import IndexUnavailable
 
-    home = Home(Settings().home)
-    if not home.root.is_dir():
-        raise InvalidRequest(
-            f"the home {home.root} does not exist; run this on the workers' host, and set LIVETHREAD_HOME"
-        )
+    home = Home(home_to_work_on())
     try:
         home.create()
         yield home
@@ -92,7 +88,7 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
     )
     for busy in report.busy:
         click.echo(f"busy: {busy} was being written the whole time; run this again")
-    click.echo(f"{report.threads} threads of {Settings().home} examined: {found or 'no fault'}")
+    click.echo(f"{report.threads} threads of {home_to_work_on()} examined: {found or 'no fault'}")
     left = Counter(fault.kind for fault in report.faults if not fault.repair)
     if fix and left:
         click.echo(f"not repaired: {left.total()}; see the lines above")

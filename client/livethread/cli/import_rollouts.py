@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from livethread.cli.output import json_option, print_json, progress
+from livethread.cli.place import home_to_work_on
 from livethread.errors import Unavailable
-from livethread_config import Settings
-from livethread_worker.store.upkeep.importing.rollouts import ImportReport
+
+if TYPE_CHECKING:
+    from livethread_worker.store.upkeep.importing.rollouts import ImportReport
 
 
 @click.command("import")
@@ -30,16 +33,17 @@ def command(sources: tuple[Path, ...], *, dry_run: bool, as_json: bool) -> None:
     The copies are exact, and the sources stay as they are. Rollouts that are already in LIVETHREAD_HOME are indexed in
     place. A second run adds what is new. The exit code is 1 if anything could not be imported; it is listed.
     """
-    report = _import(sources, dry_run=dry_run, quiet=as_json)
+    home = home_to_work_on(must_exist=False)
+    report = _import(home, sources, dry_run=dry_run, quiet=as_json)
     if as_json:
-        print_json({"dry_run": dry_run, **asdict(report)})
+        print_json({"home": str(home), "dry_run": dry_run, **asdict(report)})
     else:
-        _print(report, dry_run=dry_run)
+        _print(home, report, dry_run=dry_run)
     if not report.is_whole:
         raise SystemExit(1)
 
 
-def _import(sources: tuple[Path, ...], *, dry_run: bool, quiet: bool) -> ImportReport:
+def _import(root: Path, sources: tuple[Path, ...], *, dry_run: bool, quiet: bool) -> ImportReport:
     from livethread_worker.store.files.home import Home
     from livethread_worker.store.files.locks import LockBusy
     from livethread_worker.store.index import IndexUnavailable
@@ -47,7 +51,7 @@ def _import(sources: tuple[Path, ...], *, dry_run: bool, quiet: bool) -> ImportR
     from livethread_worker.store.upkeep.importing.sources import Search
     from livethread_worker.store.upkeep.index_handle import IndexHandle
 
-    home = Home(Settings().home)
+    home = Home(root)
     search = Search()
     for source in sources:
         search.look(source)
@@ -64,9 +68,9 @@ def _import(sources: tuple[Path, ...], *, dry_run: bool, quiet: bool) -> ImportR
         handle.close()
 
 
-def _print(report: ImportReport, *, dry_run: bool) -> None:
+def _print(home: Path, report: ImportReport, *, dry_run: bool) -> None:
     click.echo(
-        f"{'would be: ' if dry_run else ''}{report.imported} imported, {report.grown} grown, "
+        f"{home}: {'would be: ' if dry_run else ''}{report.imported} imported, {report.grown} grown, "
         f"{report.unchanged} unchanged, {report.indexed} indexed in place, {len(report.conflicts)} conflicts, "
         f"{len(report.left_out)} left out, {len(report.not_rollouts)} not rollouts"
     )

@@ -13,6 +13,7 @@ import click
 from redis.exceptions import RedisError
 
 from livethread.cli.output import as_indented_json, compact, json_option, print_json
+from livethread.cli.place import deployment, has_deployment
 from livethread.composition import has_home, open_mailboxes
 from livethread.errors import Conflict, InvalidRequest, Unavailable
 from livethread.queued.connection import without_password
@@ -103,11 +104,13 @@ def _list(*, as_json: bool) -> None:
     for thread in parked:
         click.echo(f"{thread['thread_id']}  {thread['reason']}")
     if not parked:
-        click.echo("no thread is parked")
+        click.echo(f"no thread is parked in {deployment(Settings())}")
 
 
 @asynccontextmanager
 async def _open_mailboxes(settings: Settings) -> AsyncIterator[Mailboxes]:
+    if not has_deployment(settings):
+        raise InvalidRequest(f"the home {settings.home} does not exist, so no thread is parked in it")
     async with AsyncExitStack() as stack:
         mailboxes = await open_mailboxes(stack, settings)
         try:
@@ -120,7 +123,10 @@ async def _open_mailboxes(settings: Settings) -> AsyncIterator[Mailboxes]:
 
 
 async def _all() -> list[dict[str, Any]]:
-    async with _open_mailboxes(Settings()) as mailboxes:
+    settings = Settings()
+    if not has_deployment(settings):
+        return []
+    async with _open_mailboxes(settings) as mailboxes:
         return [parked.as_dict() for parked in await mailboxes.parked()]
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from livethread.cli.output import json_option, print_json, progress
+from livethread.cli.place import home_to_work_on
 from livethread.errors import Unavailable
-from livethread_config import Settings
-from livethread_worker.store.upkeep.rebuild import RebuildReport
+
+if TYPE_CHECKING:
+    from livethread_worker.store.upkeep.rebuild import RebuildReport
 
 
 @click.command("rebuild")
@@ -19,11 +23,12 @@ def command(*, as_json: bool) -> None:
 
     Workers may keep writing; no rollout is changed.
     """
-    report = _rebuild(quiet=as_json)
+    home = home_to_work_on()
+    report = _rebuild(home, quiet=as_json)
     if as_json:
-        print_json(asdict(report))
+        print_json({"home": str(home), **asdict(report)})
         return
-    click.echo(f"{report.threads} threads read, {report.forgotten} rows without a rollout removed")
+    click.echo(f"{report.threads} threads of {home} read, {report.forgotten} rows without a rollout removed")
     for what, names in (
         ("not read: it has no session_meta of its own", report.unreadable),
         ("not read: the thread has another rollout", report.duplicates),
@@ -33,13 +38,13 @@ def command(*, as_json: bool) -> None:
             click.echo(f"{name}: {what}")
 
 
-def _rebuild(*, quiet: bool) -> RebuildReport:
+def _rebuild(root: Path, *, quiet: bool) -> RebuildReport:
     from livethread_worker.store.files.home import Home
     from livethread_worker.store.index import IndexUnavailable
     from livethread_worker.store.upkeep.index_handle import IndexHandle
     from livethread_worker.store.upkeep.rebuild import rebuild
 
-    home = Home(Settings().home)
+    home = Home(root)
     handle = IndexHandle(home)
     try:
         index = handle.get()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from livethread.cli.output import json_option, print_findings, print_json
-from livethread.errors import InvalidRequest, Unavailable
-from livethread_config import Settings
-from livethread_worker.verify import VerifyReport
+from livethread.cli.place import home_to_work_on
+from livethread.errors import Unavailable
+
+if TYPE_CHECKING:
+    from livethread_worker.verify import VerifyReport
 
 
 @click.command("verify")
@@ -40,11 +43,7 @@ def _verify(journals: tuple[Path, ...], *, redis_lost_data: bool) -> VerifyRepor
     from livethread_worker.store.index import IndexUnavailable
     from livethread_worker.verify import verify
 
-    home = Home(Settings().home)
-    if not home.root.is_dir():
-        raise InvalidRequest(
-            f"the home {home.root} does not exist; run this on the workers' host, and set LIVETHREAD_HOME"
-        )
+    home = Home(home_to_work_on())
     try:
         return verify(home, journals, redis_lost_data=redis_lost_data)
     except (IndexUnavailable, LockBusy, OSError) as error:

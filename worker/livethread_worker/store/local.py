@@ -52,7 +52,8 @@ class LocalThreadStore:
         self._settings = settings or Settings()
         self._home = Home(self._settings.home)
         self._handle = IndexHandle(self._home, in_memory=index is None)
-        self._reader = LocalReader(self._home, self._index)
+        self._missing = IndexHandle(self._home, in_memory=True)
+        self._reader = LocalReader(self._home, self._index_to_read)
         self._is_synced = self._settings.sync == "fdatasync"
         self._observers = observers.Observers()
         self._open: OpenThreads[LocalWriter] = OpenThreads()
@@ -71,6 +72,7 @@ class LocalThreadStore:
     async def aclose(self) -> None:
         """Close the index; what was appended is durable already."""
         await self._run(self._handle.close)
+        await self._run(self._missing.close)
         await self._run(self._reader.close)
         await self._run(self._open_file.close)
         self._executor.shutdown(wait=False)
@@ -243,6 +245,10 @@ class LocalThreadStore:
         if not index.in_memory:
             complete_once(self._home, index)
         return index
+
+    def _index_to_read(self) -> Index:
+        """Return the index; without a home, an empty one in memory: a read creates no home."""
+        return self._index() if self._home.root.is_dir() else self._missing.get()
 
     async def _apply(
         self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None = None

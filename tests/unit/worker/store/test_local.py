@@ -9,7 +9,16 @@ import pytest
 from tests.nodes.items import append, history, message, new_thread, texts
 from tests.unit.worker.builders import killed
 
-from livethread import Conflict, ResumeThreadParams, Settings, Unavailable
+from livethread import (
+    Conflict,
+    ListThreadsParams,
+    ReadThreadParams,
+    ResumeThreadParams,
+    Settings,
+    ThreadNotFound,
+    Unavailable,
+    new_thread_id,
+)
 from livethread.types import START
 from livethread_worker.store import LocalThreadStore, local
 from livethread_worker.store.files.home import Home
@@ -34,6 +43,21 @@ async def test_an_append_to_a_locked_thread_stores_nothing(tmp_path: Path, monke
 
         await append(store, thread_id, message("two"))
         assert texts(await history(store, thread_id)) == ["one", "two"]
+
+
+async def test_reads_create_no_home_and_find_what_another_store_writes_into_it(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    async with LocalThreadStore(settings) as reader, LocalThreadStore(settings) as writer:
+        wanted = ListThreadsParams(include_without_preview=True)
+        assert (await reader.list_threads(wanted)).items == ()
+        with pytest.raises(ThreadNotFound):
+            await reader.read_thread(ReadThreadParams(thread_id=new_thread_id()))
+        assert not settings.home.exists()
+
+        thread_id = await new_thread(writer)
+        await append(writer, thread_id, message("one"))
+
+        assert [thread.thread_id for thread in (await reader.list_threads(wanted)).items] == [thread_id]
 
 
 async def test_an_expected_position_that_was_lost_with_the_index_is_refused(tmp_path: Path) -> None:
