@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from livethread.cli.output import console, json_option, local_time, one_line, print_json
+from livethread.cli.output import Column, json_option, print_json, print_table, shown_time, utc_option
+from livethread.cli.place import nothing
 from livethread.composition import open_reader
 
 if TYPE_CHECKING:
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
 #: The values of `types.ThreadSortKey`. Written out so that --help need not import that module.
 SORT_KEYS: Final = ("created_at", "updated_at", "recency_at")
 
-#: Columns of a terminal that has room for the directory.
-WIDE: Final = 110
+COLUMNS: Final = (
+    Column("thread", 36),
+    Column("updated", 19),
+    Column("name or preview"),
+    Column("directory", from_width=110),
+)
 
 
 @click.command("ls")
@@ -40,6 +45,7 @@ WIDE: Final = 110
 )
 @click.option("--all", "every", is_flag=True, help="List also threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@utc_option
 @json_option
 def command(
     *,
@@ -52,6 +58,7 @@ def command(
     attached_to: str | None,
     every: bool,
     cursor: str | None,
+    in_utc: bool,
     as_json: bool,
 ) -> None:
     """List threads."""
@@ -72,7 +79,7 @@ def command(
     if as_json:
         print_json(page.model_dump(mode="json", exclude={"items": {"__all__": {"history"}}}))
     else:
-        _print(page)
+        _print(page, in_utc=in_utc)
 
 
 async def _list(params: types.ListThreadsParams) -> types.ThreadPage:
@@ -80,26 +87,19 @@ async def _list(params: types.ListThreadsParams) -> types.ThreadPage:
         return await reader.list_threads(params)
 
 
-def _print(page: types.ThreadPage) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from livethread_config import Settings
-
+def _print(page: types.ThreadPage, *, in_utc: bool) -> None:
     if not page.items:
-        click.echo(f"no threads in {Settings().home}")
+        click.echo(nothing("threads", "archived", "search", "cwd", "attached_to", "cursor"))
         return
-    out = console()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("thread", min_width=36)
-    table.add_column("updated", min_width=19)
-    table.add_column("name or preview", no_wrap=True, overflow="ellipsis")
-    if out.width >= WIDE:
-        table.add_column("directory", no_wrap=True, overflow="ellipsis")
-    for thread in page.items:
-        title = escape(one_line(thread.name or thread.preview or "-", 60))
-        row = (thread.thread_id, local_time(thread.updated_at), title, escape(thread.cwd))
-        table.add_row(*row[: len(table.columns)])
-    out.print(table)
+    rows = (
+        (
+            thread.thread_id,
+            shown_time(thread.updated_at, in_utc=in_utc),
+            thread.name or thread.preview or "-",
+            thread.cwd,
+        )
+        for thread in page.items
+    )
+    print_table(COLUMNS, rows)
     if page.next_cursor:
-        click.echo(f"more: --cursor {page.next_cursor}")
+        click.echo(f"more: --cursor {page.next_cursor}", err=True)

@@ -1,15 +1,17 @@
-"""How commands print: tables and progress bars for people, JSON for programs.
+"""How commands print: tables and progress bars on a terminal, whole values into a pipe, JSON for programs.
 
-Tables and bars need rich, which the worker extra installs; ``--json`` and ``--help`` do not.
+Tables and bars need rich, which the worker extra installs; pipes, ``--json`` and ``--help`` do not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
 SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+utc_option = click.option("--utc", "in_utc", is_flag=True, help="Show times in UTC, not in the local time zone.")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `print_table`."""
+
+    title: str
+    #: Characters that stay whole on a narrow terminal; None: the text is cut.
+    width: int | None = None
+    #: Shown only on a terminal that has so many characters.
+    from_width: int = 0
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -29,6 +43,26 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """Print *rows* as a table on a terminal; elsewhere a line each, with a tab between values, and nothing cut."""
+    flat = ([" ".join(value.split()) for value in row] for row in rows)
+    if not sys.stdout.isatty():
+        for row in flat:
+            click.echo("\t".join(row))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    shown = [n for n, column in enumerate(columns) if column.from_width <= out.width]
+    table = Table(box=None, pad_edge=False)
+    for column in (columns[n] for n in shown):
+        table.add_column(column.title, min_width=column.width, no_wrap=column.width is None, overflow="ellipsis")
+    for row in flat:
+        table.add_row(*(Text(row[n]) for n in shown))
+    out.print(table)
 
 
 @contextlib.contextmanager
@@ -87,6 +121,6 @@ def compact(value: Any) -> str:
     )
 
 
-def local_time(at: datetime) -> str:
-    """Return *at* in the reader's time zone, to the second."""
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+def shown_time(at: datetime, *, in_utc: bool) -> str:
+    """Return *at* to the second, in the reader's time zone or in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if in_utc else f"{at.astimezone():%Y-%m-%d %H:%M:%S}"

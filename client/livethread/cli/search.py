@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from livethread.cli.output import console, json_option, one_line, print_json
+from livethread.cli.output import Column, json_option, print_json, print_table, shown_time, utc_option
+from livethread.cli.place import nothing
 from livethread.composition import open_reader
 
 if TYPE_CHECKING:
@@ -23,9 +25,18 @@ if TYPE_CHECKING:
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
 @click.option("--thread", "thread_id", metavar="THREAD", help="Show each place in one thread.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@utc_option
 @json_option
 def command(
-    *, term: str, limit: int, words: bool, archived: bool, thread_id: str | None, cursor: str | None, as_json: bool
+    *,
+    term: str,
+    limit: int,
+    words: bool,
+    archived: bool,
+    thread_id: str | None,
+    cursor: str | None,
+    in_utc: bool,
+    as_json: bool,
 ) -> None:
     """Find the threads in which TEXT was said, in upper or lower case."""
     from livethread import types
@@ -40,7 +51,7 @@ def command(
     search = types.SearchThreadsParams(
         search_term=term, match=match, page_size=limit, archived=archived, cursor=cursor
     )
-    _show_threads(asyncio.run(_threads(search)), as_json=as_json)
+    _show_threads(asyncio.run(_threads(search)), in_utc=in_utc, as_json=as_json)
 
 
 async def _threads(params: types.SearchThreadsParams) -> types.ThreadSearchPage:
@@ -53,29 +64,34 @@ async def _occurrences(params: types.SearchOccurrencesParams) -> types.Occurrenc
         return await reader.search_occurrences(params)
 
 
-def _show_threads(page: types.ThreadSearchPage, *, as_json: bool) -> None:
+def _show_threads(page: types.ThreadSearchPage, *, in_utc: bool, as_json: bool) -> None:
     if as_json:
         print_json(page.model_dump(mode="json", exclude={"items": {"__all__": {"thread": {"history"}}}}))
         return
-    _print([(each.thread.thread_id, each.snippet) for each in page.items], page.next_cursor)
+    rows = [
+        (each.thread.thread_id, shown_time(each.thread.updated_at, in_utc=in_utc), each.snippet)
+        for each in page.items
+    ]
+    columns = (Column("thread", 36), Column("updated", 19, from_width=110), Column("found"))
+    _print(columns, rows, page.next_cursor)
 
 
 def _show_occurrences(page: types.OccurrencePage, *, as_json: bool) -> None:
     if as_json:
         print_json(page.model_dump(mode="json"))
         return
-    _print([(f"{each.turn_id} {each.role}", each.snippet) for each in page.items], page.next_cursor)
+    rows = [(each.turn_id, each.role, each.snippet) for each in page.items]
+    _print((Column("turn", 36), Column("by", 9), Column("found")), rows, page.next_cursor)
 
 
-def _print(rows: list[tuple[str, str]], next_cursor: str | None) -> None:
-    from rich.markup import escape
-
+def _print(columns: Sequence[Column], rows: list[tuple[str, str, str]], next_cursor: str | None) -> None:
     if not rows:
-        click.echo("nothing found")
+        click.echo(
+            nothing(
+                f"text {click.get_current_context().params['term']!r}", "words", "archived", "thread_id", "cursor"
+            )
+        )
         return
-    out = console()
-    for place, snippet in rows:
-        text = one_line(snippet, max(20, out.width - len(place) - 1))
-        out.print(f"[bold]{escape(place)}[/] {escape(text)}", no_wrap=True, overflow="ellipsis")
+    print_table(columns, rows)
     if next_cursor:
-        click.echo(f"more: --cursor {next_cursor}")
+        click.echo(f"more: --cursor {next_cursor}", err=True)

@@ -61,3 +61,23 @@ def test_the_keys_of_an_item_are_printed_in_one_order(home: Path) -> None:
     item = json.loads(result.stdout)["history"]["items"][1]
     assert [*item] == ["type", "payload", "timestamp", "ordinal", "z", "y"]
     assert [*item["payload"]] == ["type", "b", "a"]
+
+
+def test_nothing_found_names_the_place_and_the_filters_and_creates_no_home(home: Path) -> None:
+    command = ["ls", "--archived", "--search", "a b", "--cwd", "/x", "--cwd", "/y", "--utc"]
+
+    assert CliRunner().invoke(main, ["ls"]).output == f"no threads in the home {home}\n"
+    filters = "--archived --search 'a b' --cwd /x --cwd /y"
+    assert CliRunner().invoke(main, command).output == f"no threads in the home {home} with {filters}\n"
+    assert not home.exists()
+
+
+def test_a_pipe_gets_whole_values_and_times_of_here_or_utc(home: Path, new_york: None) -> None:
+    message = "Größe [bold] " + "x" * 300
+    for store in opened_store(home):
+        store.write_rollout(ONE, item_line("event_msg", {"type": "user_message", "message": message}))
+
+    local, utc = (CliRunner().invoke(main, ["ls", *option]).output for option in ([], ["--utc"]))
+
+    assert local == f"{ONE}\t2026-11-22 07:00:00\t{message}\t\n"
+    assert utc == f"{ONE}\t2026-11-22 12:00:00Z\t{message}\t\n"

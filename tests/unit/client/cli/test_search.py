@@ -24,17 +24,19 @@ async def thread_id(tmp_path: Path) -> str:
 
 
 def run(tmp_path: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["search", *arguments], env={"LIVETHREAD_HOME": str(tmp_path), "COLUMNS": "200"})
+    return CliRunner().invoke(main, ["search", *arguments], env={"LIVETHREAD_HOME": str(tmp_path)})
 
 
 def test_threads_are_shown_with_the_match(tmp_path: Path, thread_id: str) -> None:
     for arguments in (["oo_bar(x)"], ["--words", "foo call*"]):
-        assert run(tmp_path, *arguments).output.splitlines() == [f"{thread_id} call foo_bar(x)"]
+        [found] = run(tmp_path, *arguments).output.splitlines()
+        assert found.split("\t")[::2] == [thread_id, "call foo_bar(x)"]
     found = json.loads(run(tmp_path, "oo_bar", "--json").output)
 
     assert [each["thread"]["thread_id"] for each in found["items"]] == [thread_id]
-    assert run(tmp_path, "--words", "oo_bar").output == "nothing found\n"
-    assert run(tmp_path, "--archived", "foo").output == "nothing found\n"
+    home = f"the home {tmp_path}"
+    assert run(tmp_path, "--words", "oo_bar").output == f"no text 'oo_bar' in {home} with --words\n"
+    assert run(tmp_path, "--archived", "foo").output == f"no text 'foo' in {home} with --archived\n"
 
 
 def test_each_place_in_one_thread_is_shown_page_by_page(tmp_path: Path, thread_id: str) -> None:
@@ -43,7 +45,7 @@ def test_each_place_in_one_thread_is_shown_page_by_page(tmp_path: Path, thread_i
     rest = run(tmp_path, "foo_bar", "--thread", thread_id, "--cursor", cursor).output.splitlines()
     found = json.loads(run(tmp_path, "foo_bar", "--thread", thread_id, "--json").output)
 
-    assert [first[0], *rest] == ["t1 user call foo_bar(x)", "t1 assistant FOO_BAR [b] called"]
+    assert [first[0], *rest] == ["t1\tuser\tcall foo_bar(x)", "t1\tassistant\tFOO_BAR [b] called"]
     assert [(each["start"], each["end"]) for each in found["items"]] == [(5, 12), (0, 7)]
 
 
