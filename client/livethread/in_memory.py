@@ -456,6 +456,7 @@ class InMemoryThreadStore:
         term = folded_term(params.search_term or "")
         return (
             (thread.archived_at is not None) == params.archived
+            and thread.thread_id.startswith(params.thread_id_prefix or "")
             and self._is_shown(thread, params)
             and (thread.preview != "" or params.include_without_preview)
             and (not params.allowed_sources or thread.source in params.allowed_sources)

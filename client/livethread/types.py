@@ -367,6 +367,8 @@ class ListThreadsParams(Model):
     include_without_preview: bool = False
     #: Threads spawned by one thread, even if that thread was deleted. None: every thread.
     relation_filter: ThreadRelationFilter | None = None
+    #: Threads whose id begins like this. None: every thread.
+    thread_id_prefix: Annotated[str, Field(pattern=r"^[0-9a-f-]{1,36}$")] | None = None
     #: Forks attached to one thread. None: every thread.
     attached_to_thread_id: ThreadId | None = None
     #: Whether attached forks are listed beside other threads; they are hidden by default, as in codex.

@@ -140,16 +140,16 @@ async def test_show_prints_the_position_and_the_waiting_tasks_without_contents(
     writer = store._threads.require(thread_id).id
 
     shown = json.loads(await done(settings, "show", thread_id, "--json"))
-    output = await done(settings, "show", thread_id)
+    output = await done(settings, "show", thread_id[:-1], "--utc")
 
-    assert parse_time(shown["parked_at"]) is not None
+    assert (parked_at := parse_time(shown["parked_at"])) is not None
     stopped = shown["stopped_at"]
     assert (stopped["position"], stopped["writer"], stopped["n"]) == (position, writer, 3)
     assert (stopped["op"], stopped["items"]) == ("append_items", 1)
     assert shown["waiting"]["tasks"] == 2
     assert shown["waiting"]["bytes"] > stopped["bytes"] > len("secret")
     assert f"at       {position}: append_items, 1 items" in output
-    assert shown["parked_at"] in output
+    assert f"since {parked_at:%Y-%m-%d %H:%M:%SZ}" in output
     assert "secret" not in output + json.dumps(shown)
 
 
@@ -210,7 +210,7 @@ async def test_a_dropped_task_is_saved_and_the_tasks_after_it_are_applied(
     with pytest.raises(ThreadParked):
         await flush(store, thread_id)
 
-    output = await done(settings, "drop", thread_id, "--yes")
+    dropped = json.loads(await done(settings, "drop", thread_id[:-1], "--yes", "--json"))
     await drain(hand_worker)
 
     await flush(store, thread_id)
@@ -220,8 +220,9 @@ async def test_a_dropped_task_is_saved_and_the_tasks_after_it_are_applied(
     assert kept["reason"] == "InvalidRequest: a line of an append_items holds no item"
     assert kept["fields"]["lines"] == '{"poison": "secret"}'
     assert sorted(kept["fields"]) == ["lines", "n", "task", "writer"]
-    assert str(settings.home / "livethread" / "quarantine") in output
-    assert "secret" not in output
+    assert dropped["kept_in"].startswith(str(settings.home / "livethread" / "quarantine"))
+    assert (dropped["thread_id"], dropped["dropped"]) == (thread_id, f"the append_items at {position}")
+    assert "secret" not in str(dropped)
 
 
 async def test_later_tasks_of_the_same_writer_are_applied_after_a_drop(
@@ -372,7 +373,7 @@ async def test_drop_asks_for_confirmation_without_yes(
 
     result = await cli(settings, "drop", thread_id, answer=answer)
 
-    assert f"Drop the append_items at {position} of thread {thread_id}? [y/N]" in result.stdout
+    assert f"Drop the append_items at {position} of thread {thread_id}? [y/N]" in result.stderr
     assert hand_worker.redis.xlen(keys(settings).mailbox(thread_id)) == left
     assert len(kept_in(settings)) == 2 - left
 

@@ -65,6 +65,24 @@ async def test_a_thread_in_which_nothing_was_asked_is_listed_only_on_request(sto
     assert await listed(store, cwd, include_without_preview=False) == [thread.thread_id]
 
 
+async def test_threads_are_found_by_the_beginning_of_their_ids(store: ThreadStore, cwd: str) -> None:
+    ids = ["fff0a93b-0000-7000-8000-", "fff0a93b-0001-7000-8000-", "fff0a93c-0000-7000-8000-"]
+    first, second, third = [await stored(store, thread_id=f"{each}{cwd[-12:]}", cwd=cwd) for each in ids]
+
+    async def found(prefix: str) -> set[str]:
+        return {*await listed(store, cwd, thread_id_prefix=prefix)}
+
+    assert await found("fff0a93b") == {first, second}
+    assert await found("fff0a93b-0001") == {second}
+    assert await found(third) == {third}
+    assert await found("fff0a93d") == set()
+    [page] = await all_pages(store, 2, thread_id_prefix=second)
+    assert page == [second]
+    for refused in ("", "FFF0", "%"):
+        with pytest.raises(InvalidRequest):
+            await found(refused)
+
+
 async def all_pages(store: ThreadStore, page_size: int, **params: Any) -> list[list[str]]:
     pages: list[list[str]] = []
     cursor: str | None = params.pop("cursor", None)

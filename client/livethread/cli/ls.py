@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from livethread.cli.find_thread import find_thread
 from livethread.cli.output import Column, json_option, print_json, print_table, shown_time, utc_option
 from livethread.cli.place import nothing
 from livethread.composition import open_reader
@@ -72,18 +73,20 @@ def command(
         archived=archived,
         search_term=search,
         cwd_filters=tuple(map(os.path.abspath, cwd)) or None,
-        attached_to_thread_id=attached_to,
         include_without_preview=every,
     )
-    page = asyncio.run(_list(params))
+    page = asyncio.run(_list(params, attached_to))
     if as_json:
         print_json(page.model_dump(mode="json", exclude={"items": {"__all__": {"history"}}}))
     else:
         _print(page, in_utc=in_utc)
 
 
-async def _list(params: types.ListThreadsParams) -> types.ThreadPage:
+async def _list(params: types.ListThreadsParams, attached_to: str | None) -> types.ThreadPage:
     async with open_reader() as reader:
+        if attached_to is not None:
+            source = await find_thread(reader, attached_to)
+            params = params.model_copy(update={"attached_to_thread_id": source.thread_id})
         return await reader.list_threads(params)
 
 

@@ -47,7 +47,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Print *rows* as a table on a terminal; elsewhere a line each, with a tab between values, and nothing cut."""
-    flat = ([" ".join(value.split()) for value in row] for row in rows)
+    flat = ([one_line(value) for value in row] for row in rows)
     if not sys.stdout.isatty():
         for row in flat:
             click.echo("\t".join(row))
@@ -108,10 +108,10 @@ def print_findings(findings: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items()))
 
 
-def one_line(text: str, width: int) -> str:
+def one_line(text: str, width: int | None = None) -> str:
     """Return *text* on one line of at most *width* characters."""
     flat = " ".join(text.split())
-    return flat if len(flat) <= width else flat[: width - 1] + "…"
+    return flat if width is None or len(flat) <= width else flat[: width - 1] + "…"
 
 
 def compact(value: Any) -> str:

@@ -7,20 +7,19 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from redis.exceptions import RedisError
 
-from livethread.cli.output import as_indented_json, compact, json_option, print_json
-from livethread.cli.place import deployment, has_deployment
+from livethread.cli.output import as_indented_json, compact, json_option, print_json, shown_time, utc_option
+from livethread.cli.place import has_deployment, nothing
 from livethread.composition import has_home, open_mailboxes
 from livethread.errors import Conflict, InvalidRequest, Unavailable
-from livethread.queued.connection import without_password
-from livethread.queued.mailboxes import Mailboxes
-from livethread.queued.parked_threads import ParkedThread, WaitingEntry
-from livethread.types import ArchiveThreadParams
-from livethread_config import Settings
+
+if TYPE_CHECKING:
+    from livethread.queued.mailboxes import Mailboxes
+    from livethread.queued.parked_threads import ParkedThread, WaitingEntry
+    from livethread_config import Settings
 
 
 @click.group("parked", invoke_without_command=True)
@@ -45,15 +44,19 @@ def list_(*, as_json: bool) -> None:
 @command.command("show")
 @click.argument("thread_id", metavar="THREAD")
 @click.option("--contents", "with_contents", is_flag=True, help="Show the contents of the task, too.")
+@utc_option
 @json_option
-def show(thread_id: str, *, with_contents: bool, as_json: bool) -> None:
+def show(thread_id: str, *, with_contents: bool, in_utc: bool, as_json: bool) -> None:
     """Show why THREAD is parked, at which task, and how many tasks wait."""
     shown = asyncio.run(_show(thread_id, with_contents=with_contents))
     if as_json:
         print_json(shown)
         return
-    stopped, waiting = shown["stopped_at"] or {}, shown["waiting"]
-    click.echo(f"thread {shown['thread_id']} has been parked since {shown['parked_at'] or 'an unknown time'}")
+    from livethread.model import parse_time
+
+    stopped, waiting, since = shown["stopped_at"] or {}, shown["waiting"], parse_time(shown["parked_at"])
+    at = shown_time(since, in_utc=in_utc) if since else "an unknown time"
+    click.echo(f"thread {shown['thread_id']} has been parked since {at}")
     click.echo(f"  reason   {shown['reason']}")
     if stopped:
         items = f"{stopped['items']} items, " if "items" in stopped else ""
@@ -68,9 +71,15 @@ def show(thread_id: str, *, with_contents: bool, as_json: bool) -> None:
 
 @command.command("retry")
 @click.argument("thread_ids", nargs=-1, required=True, metavar="THREAD…")
-def retry(thread_ids: tuple[str, ...]) -> None:
+@json_option
+def retry(thread_ids: tuple[str, ...], *, as_json: bool) -> None:
     """Let workers try each THREAD again, from the task at which it stopped."""
-    asyncio.run(_retry([ArchiveThreadParams(thread_id=thread_id).thread_id for thread_id in thread_ids]))
+    retried = asyncio.run(_retry(thread_ids))
+    if as_json:
+        print_json({"retried": retried})
+        return
+    for thread_id in retried:
+        click.echo(f"{thread_id} is tried again")
 
 
 @command.command("drop")
@@ -86,14 +95,23 @@ def retry(thread_ids: tuple[str, ...]) -> None:
     help="Keep the dropped tasks in this new file, not in the home; required if the home is on another host.",
 )
 @click.option("--yes", "is_sure", is_flag=True, help="Do not ask for confirmation.")
-def drop(thread_id: str, position: str | None, is_all: bool, save_to: Path | None, is_sure: bool) -> None:
+@json_option
+def drop(
+    *, thread_id: str, position: str | None, is_all: bool, save_to: Path | None, is_sure: bool, as_json: bool
+) -> None:
     """Drop the task at which THREAD stopped, and let workers continue with the next.
 
     The dropped tasks are kept, whole, as JSON lines in livethread/quarantine of the home, or in --save.
     """
     if position is not None and is_all:
         raise click.UsageError("--position names one task, and --all means them all")
-    asyncio.run(_drop(thread_id, position, is_all=is_all, save_to=save_to, is_sure=is_sure))
+    dropped = asyncio.run(_drop(thread_id, position, is_all=is_all, save_to=save_to, is_sure=is_sure))
+    if as_json:
+        print_json(dropped)
+    else:
+        click.echo(
+            f"dropped {dropped['dropped']}, kept in {dropped['kept_in']}; {dropped['thread_id']} is tried again"
+        )
 
 
 def _list(*, as_json: bool) -> None:
@@ -104,17 +122,23 @@ def _list(*, as_json: bool) -> None:
     for thread in parked:
         click.echo(f"{thread['thread_id']}  {thread['reason']}")
     if not parked:
-        click.echo(f"no thread is parked in {deployment(Settings())}")
+        click.echo(nothing("parked thread"))
 
 
 @asynccontextmanager
-async def _open_mailboxes(settings: Settings) -> AsyncIterator[Mailboxes]:
+async def _open_mailboxes() -> AsyncIterator[tuple[Mailboxes, Settings]]:
+    from redis.exceptions import RedisError
+
+    from livethread.queued.connection import without_password
+    from livethread_config import Settings
+
+    settings = Settings()
     if not has_deployment(settings):
         raise InvalidRequest(f"the home {settings.home} does not exist, so no thread is parked in it")
     async with AsyncExitStack() as stack:
         mailboxes = await open_mailboxes(stack, settings)
         try:
-            yield mailboxes
+            yield mailboxes, settings
         except RedisError as error:
             raise Unavailable(
                 f"Redis at {without_password(settings.client_url)} stopped answering ({error}): the command may or may not "
@@ -123,16 +147,17 @@ async def _open_mailboxes(settings: Settings) -> AsyncIterator[Mailboxes]:
 
 
 async def _all() -> list[dict[str, Any]]:
-    settings = Settings()
-    if not has_deployment(settings):
+    from livethread_config import Settings
+
+    if not has_deployment(Settings()):
         return []
-    async with _open_mailboxes(settings) as mailboxes:
+    async with _open_mailboxes() as (mailboxes, _):
         return [parked.as_dict() for parked in await mailboxes.parked()]
 
 
 async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
-    async with _open_mailboxes(Settings()) as mailboxes:
-        parked = await mailboxes.require_parked(thread_id)
+    async with _open_mailboxes() as (mailboxes, _):
+        parked = await _find(mailboxes, thread_id)
         stopped_at: dict[str, Any] | None = None
         tasks = size = 0
         async for entry in mailboxes.waiting(parked):
@@ -142,18 +167,26 @@ async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
         return {**parked.as_dict(), "stopped_at": stopped_at, "waiting": {"tasks": tasks, "bytes": size}}
 
 
-async def _retry(thread_ids: list[str]) -> None:
-    async with _open_mailboxes(Settings()) as mailboxes:
-        for thread_id in thread_ids:
-            await mailboxes.require_parked(thread_id)
+async def _retry(thread_ids: tuple[str, ...]) -> list[str]:
+    async with _open_mailboxes() as (mailboxes, _):
+        found = [(await _find(mailboxes, thread_id)).thread_id for thread_id in thread_ids]
+        for thread_id in found:
             await mailboxes.unpark(thread_id)
-            click.echo(f"{thread_id} is tried again")
+        return found
 
 
-async def _drop(thread_id: str, position: str | None, *, is_all: bool, save_to: Path | None, is_sure: bool) -> None:
-    settings = Settings()
-    async with _open_mailboxes(settings) as mailboxes:
-        parked = await mailboxes.require_parked(thread_id)
+async def _find(mailboxes: Mailboxes, text: str) -> ParkedThread:
+    """Return the parked thread whose id is *text*, or the only one whose id begins with it."""
+    matching = [parked for parked in await mailboxes.parked() if parked.thread_id.startswith(text)]
+    return matching[0] if len(matching) == 1 else await mailboxes.require_parked(text)
+
+
+async def _drop(
+    text: str, position: str | None, *, is_all: bool, save_to: Path | None, is_sure: bool
+) -> dict[str, str]:
+    async with _open_mailboxes() as (mailboxes, settings):
+        parked = await _find(mailboxes, text)
+        thread_id = parked.thread_id
         entries: list[WaitingEntry] = []
         async for entry in mailboxes.waiting(parked):
             if position not in {None, entry.position}:
@@ -171,15 +204,15 @@ async def _drop(thread_id: str, position: str | None, *, is_all: bool, save_to: 
                 "the home is on another host: name with --save a file in which to keep the dropped tasks"
             )
         if not is_sure:
-            click.confirm(f"Drop {_named(entries)} of thread {thread_id}?", abort=True)
+            click.confirm(f"Drop {_named(entries)} of thread {thread_id}?", abort=True, err=True)
         saved = _save(settings, parked, entries, save_to)
         try:
             await mailboxes.drop(parked, entries)
         except Conflict:
             saved.unlink()
             raise
-        click.echo(f"dropped {_named(entries)}, kept in {saved}; {thread_id} is tried again")
         await mailboxes.poke(thread_id)
+        return {"thread_id": thread_id, "dropped": _named(entries), "kept_in": str(saved)}
 
 
 def _named(entries: list[WaitingEntry]) -> str:

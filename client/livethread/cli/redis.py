@@ -6,10 +6,12 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
-from livethread_config import Settings
+if TYPE_CHECKING:
+    from livethread_config import Settings
 
 
 @click.command(name="redis")
@@ -19,6 +21,8 @@ def command() -> None:
     If LIVETHREAD_REDIS_URL is set, there is no server to run. Then this only waits for SIGTERM, because a process
     runner treats a process that ends as failed.
     """
+    from livethread_config import Settings
+
     settings = Settings()
     if settings.is_embedded:
         _become_server(settings)

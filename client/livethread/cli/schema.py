@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from pydantic.json_schema import JsonSchemaValue
 
 from livethread.cli.output import as_indented_json, json_option, print_json
-from livethread.schema import schemas
+
+if TYPE_CHECKING:
+    from pydantic.json_schema import JsonSchemaValue
 
 
 @click.command("schema")
@@ -36,6 +38,8 @@ def command(name: str | None, out: Path | None, *, as_json: bool) -> None:
 
 
 def _chosen(name: str | None) -> dict[str, JsonSchemaValue]:
+    from livethread.schema import schemas
+
     every = schemas()
     if name is None:
         return every

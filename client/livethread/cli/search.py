@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from livethread.cli.find_thread import find_thread
 from livethread.cli.output import Column, json_option, print_json, print_table, shown_time, utc_option
 from livethread.cli.place import nothing
 from livethread.composition import open_reader
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--words", is_flag=True, help='Find and rank words, "phrases" and prefix*.')
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
-@click.option("--thread", "thread_id", metavar="THREAD", help="Show each place in one thread.")
+@click.option("--thread", metavar="THREAD", help="Show each place in one thread: an id, its beginning, or a name.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @utc_option
 @json_option
@@ -33,7 +34,7 @@ def command(
     limit: int,
     words: bool,
     archived: bool,
-    thread_id: str | None,
+    thread: str | None,
     cursor: str | None,
     in_utc: bool,
     as_json: bool,
@@ -41,11 +42,11 @@ def command(
     """Find the threads in which TEXT was said, in upper or lower case."""
     from livethread import types
 
-    if thread_id is not None and (words or archived):
+    if thread is not None and (words or archived):
         raise click.UsageError("--thread finds TEXT as it stands, archived or not; leave out --words and --archived")
-    if thread_id is not None:
-        params = types.SearchOccurrencesParams(thread_id=thread_id, search_term=term, page_size=limit, cursor=cursor)
-        _show_occurrences(asyncio.run(_occurrences(params)), as_json=as_json)
+    if thread is not None:
+        found = asyncio.run(_occurrences(thread, search_term=term, page_size=limit, cursor=cursor))
+        _show_occurrences(found, as_json=as_json)
         return
     match = types.SearchMatch.WORDS if words else types.SearchMatch.LITERAL
     search = types.SearchThreadsParams(
@@ -59,9 +60,12 @@ async def _threads(params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         return await reader.search_threads(params)
 
 
-async def _occurrences(params: types.SearchOccurrencesParams) -> types.OccurrencePage:
+async def _occurrences(text: str, **params: Any) -> types.OccurrencePage:
+    from livethread.types import SearchOccurrencesParams
+
     async with open_reader() as reader:
-        return await reader.search_occurrences(params)
+        thread = await find_thread(reader, text)
+        return await reader.search_occurrences(SearchOccurrencesParams(thread_id=thread.thread_id, **params))
 
 
 def _show_threads(page: types.ThreadSearchPage, *, in_utc: bool, as_json: bool) -> None:
@@ -87,9 +91,7 @@ def _show_occurrences(page: types.OccurrencePage, *, as_json: bool) -> None:
 def _print(columns: Sequence[Column], rows: list[tuple[str, str, str]], next_cursor: str | None) -> None:
     if not rows:
         click.echo(
-            nothing(
-                f"text {click.get_current_context().params['term']!r}", "words", "archived", "thread_id", "cursor"
-            )
+            nothing(f"text {click.get_current_context().params['term']!r}", "words", "archived", "thread", "cursor")
         )
         return
     print_table(columns, rows)

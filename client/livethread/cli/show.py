@@ -3,54 +3,99 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import shutil
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from livethread.cli.output import compact, console, json_option, one_line, print_json
+from livethread.cli.find_thread import find_thread
+from livethread.cli.output import compact, json_option, one_line, print_json, shown_time, utc_option
 from livethread.composition import open_reader
-from livethread.metadata import StoredThread
-from livethread.rollout.item import RolloutItem
-from livethread.types import ReadThreadParams
+
+if TYPE_CHECKING:
+    from livethread.metadata import StoredThread
+    from livethread.rollout.item import RolloutItem
+    from livethread.store import ThreadReader
+
+#: Items of one page.
+PAGE: Final = 1000
+
+#: Columns of a terminal before an item's text: its number, time and kind.
+MARGIN: Final = 67
 
 
 @click.command("show")
-@click.argument("thread_id", metavar="THREAD")
+@click.argument("thread", metavar="THREAD")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the last N items.")
 @click.option("--full", is_flag=True, help="Print whole items instead of one line each.")
+@utc_option
 @json_option
-def command(thread_id: str, full: bool, as_json: bool) -> None:
-    """Show the metadata and the items of THREAD."""
-    thread = asyncio.run(_read(ReadThreadParams(thread_id=thread_id, include_history=True)))
+def command(*, thread: str, last: int | None, full: bool, in_utc: bool, as_json: bool) -> None:
+    """Show the metadata and the items of THREAD: an id, the beginning of one, or a name."""
+    found = asyncio.run(_read(thread, last))
     if as_json:
-        print_json(thread.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
     else:
-        _print(thread, full=full)
+        _print_facts(found, in_utc=in_utc)
+        click.echo()
+        _print_items(found.history.items if found.history else (), full=full, in_utc=in_utc)
 
 
-async def _read(params: ReadThreadParams) -> StoredThread:
+async def _read(text: str, last: int | None) -> StoredThread:
+    from livethread.metadata import StoredThreadHistory
+    from livethread.types import LoadThreadHistoryParams
+
     async with open_reader() as reader:
-        return await reader.read_thread(params)
+        thread = await find_thread(reader, text)
+        if last is None:
+            history = await reader.load_history(LoadThreadHistoryParams(thread_id=thread.thread_id))
+        else:
+            history = StoredThreadHistory(thread.thread_id, await _last_items(reader, thread.thread_id, last))
+        return thread.model_copy(update={"history": history})
 
 
-def _print(thread: StoredThread, *, full: bool) -> None:
-    from rich.markup import escape
-    from rich.table import Table
+async def _last_items(reader: ThreadReader, thread_id: str, count: int) -> tuple[RolloutItem, ...]:
+    from livethread.types import ListItemsParams, SortDirection
 
-    out = console()
-    facts = Table(box=None, pad_edge=False, show_header=False)
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, value in thread.model_dump(mode="json", exclude={"history"}).items():
-        if value is not None and value != "":
-            facts.add_row(name, escape(compact(value)))
-    out.print(facts)
-    out.print()
-    for item in thread.history.items if thread.history else ():
+    items: list[RolloutItem] = []
+    cursor: str | None = None
+    while len(items) < count:
+        page = await reader.list_items(
+            ListItemsParams(
+                thread_id=thread_id,
+                page_size=min(count - len(items), PAGE),
+                sort_direction=SortDirection.DESC,
+                cursor=cursor,
+            )
+        )
+        items += page.items
+        if (cursor := page.next_cursor) is None:
+            break
+    return tuple(reversed(items))
+
+
+def _print_facts(thread: StoredThread, *, in_utc: bool) -> None:
+    facts = thread.model_dump(mode="json", exclude={"history"})
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        known = getattr(thread, name)
+        text = shown_time(known, in_utc=in_utc) if isinstance(known, datetime) else compact(value)
+        if value is not None and text:
+            click.echo(f"{name:{width}}  {' '.join(text.split())}")
+
+
+def _print_items(items: tuple[RolloutItem, ...], *, full: bool, in_utc: bool) -> None:
+    from livethread.model import parse_time
+
+    width = max(20, shutil.get_terminal_size().columns - MARGIN) if sys.stdout.isatty() else None
+    for item in items:
         kind = f"{item.type}/{item.kind}" if item.kind else item.type
-        text = compact(item.payload) if full else one_line(_summary(item), max(20, out.width - 44))
+        text = compact(item.payload) if full else one_line(_summary(item), width)
         ordinal = "" if item.ordinal is None else item.ordinal  # older lines of codex have no ordinal
-        line = f"[dim]{ordinal:>5}[/] {escape(kind):36} {escape(text)}"
-        out.print(line, soft_wrap=full, no_wrap=not full, overflow="ellipsis", crop=not full)
+        at = parse_time(item.timestamp)
+        click.echo(f"{ordinal:>5}  {shown_time(at, in_utc=in_utc) if at else '':20}  {kind:36}  {text}")
 
 
 def _summary(item: RolloutItem) -> str:

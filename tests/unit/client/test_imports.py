@@ -14,6 +14,7 @@ import pytest
 
 import livethread
 from livethread import types
+from livethread.cli import COMMANDS
 from livethread.cli.ls import SORT_KEYS
 
 #: Lets imports of packages that only the queued store needs fail.
@@ -56,7 +57,13 @@ def test_the_composition_root_imports_without_celery_and_redis() -> None:
     assert not _loaded_by("import livethread.composition") & {"celery", "redis", "pydantic", "livethread_worker"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ls", "--help"]])
+#: Commands that run for long, and so may take long to start.
+LONG_COMMANDS = {"demo", "up", "replay"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in sorted(COMMANDS.keys() - LONG_COMMANDS))]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 import sys

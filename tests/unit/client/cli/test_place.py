@@ -14,8 +14,8 @@ URL = "redis://:secret@redis.example:6379/0"
 
 
 def run(*arguments: str, **variables: str) -> Result:
-    cleared = {"LIVETHREAD_HOME": None, "LIVETHREAD_REDIS_URL": None}
-    return CliRunner().invoke(main, arguments, env=cleared | variables)
+    variables = {"LIVETHREAD_HOME": "", "LIVETHREAD_REDIS_URL": ""} | variables
+    return CliRunner().invoke(main, arguments, env=variables)
 
 
 @pytest.fixture

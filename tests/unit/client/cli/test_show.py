@@ -1,4 +1,4 @@
-"""The text output of ``livethread show``."""
+"""``livethread show``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.unit.worker.builders import thread_id
+from tests.unit.worker.builders import item_line, opened_store, thread_id
 
-from livethread.cli import main
+from livethread.cli import main, show
 
 AT = "2025-11-23T10:00:00.000Z"
 
@@ -27,7 +27,30 @@ def test_an_item_without_ordinal_has_no_number(tmp_path: Path, monkeypatch: pyte
     rollout.write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setenv("LIVETHREAD_HOME", str(tmp_path))
 
-    shown = CliRunner().invoke(main, ["show", name])
+    shown = CliRunner().invoke(main, ["show", name, "--utc"])
 
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout.splitlines()[-1].split() == ["event_msg/user_message", "hello"]
+    assert shown.stdout.splitlines()[-1].split() == [AT[:10], "10:00:00Z", "event_msg/user_message", "hello"]
+
+
+def test_only_the_last_items_are_shown_whole_and_with_times_of_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_york: None
+) -> None:
+    monkeypatch.setattr(show, "PAGE", 2)
+    monkeypatch.setenv("LIVETHREAD_HOME", str(tmp_path))
+    name, texts = thread_id(1), [f"{n} " + "x" * 300 for n in range(7)]
+    for store in opened_store(tmp_path):
+        store.write_rollout(
+            name, *(item_line("event_msg", {"type": "agent_message", "message": text}) for text in texts)
+        )
+
+    def shown(*options: str) -> str:
+        return CliRunner().invoke(main, ["show", name, *options]).stdout
+
+    facts, items = shown("--last", "5").split("\n\n")
+    assert "updated_at             2026-11-22 07:00:00" in facts.splitlines()
+    assert [line.split(maxsplit=3)[-1] for line in items.splitlines()] == texts[2:]
+    assert " 2026-11-22 07:00:00 " in items
+    found = json.loads(shown("--last", "5", "--json"))
+    assert [item["payload"]["message"] for item in found["history"]["items"]] == texts[2:]
+    assert len(json.loads(shown("--last", "99", "--json"))["history"]["items"]) == 1 + len(texts)

@@ -184,6 +184,10 @@ def _sets(params: ListThreadsParams) -> list[_Set]:
         descendants = _Sql(_DESCENDANTS, (relation.thread_id,))
         check = _Sql(f"t.id IN ({_DESCENDANTS})", descendants.arguments)
         sets.append(_Set(descendants, check, is_rough=False))
+    if (prefix := params.thread_id_prefix) is not None:
+        ends = (prefix, f"{prefix}g")  # g sorts after each character of an id
+        query = _Sql("SELECT id FROM threads WHERE thread_id BETWEEN ? AND ?", ends)
+        sets.append(_Set(query, _Sql("t.thread_id BETWEEN ? AND ?", ends), is_rough=False))
     term = folded_term(params.search_term or "")
     if trigrams := trigrams_of(term):
         found = _Sql(
