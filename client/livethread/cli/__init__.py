@@ -27,6 +27,7 @@ COMMANDS = {
     "verify": ("livethread.cli.verify", "Check journals: was every promise kept?"),
     "rebuild": ("livethread.cli.rebuild", "Rebuild the index from the rollouts."),
     "schema": ("livethread.cli.schema", "Print the JSON schemas of the wire format."),
+    "config": ("livethread.cli.config", "Show each setting, its value and its source."),
     "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
 }
 #: Packages that only the worker extra installs.
@@ -86,5 +87,5 @@ def _explain_setting(error: ValueError) -> NoReturn:
 def main() -> None:
     """Durable, ordered persistence for agent threads.
 
-    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
+    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded); livethread config shows all
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from livethread.cli.output import as_indented_json, compact, json_option, print_json, shown_time, utc_option
-from livethread.cli.place import has_deployment, nothing
+from livethread.cli.place import deployment, has_deployment
 from livethread.composition import has_home, open_mailboxes
 from livethread.errors import Conflict, InvalidRequest, Unavailable
 
@@ -115,6 +115,8 @@ def drop(
 
 
 def _list(*, as_json: bool) -> None:
+    from livethread_config import Settings
+
     parked = asyncio.run(_all())
     if as_json:
         print_json(parked)
@@ -122,7 +124,7 @@ def _list(*, as_json: bool) -> None:
     for thread in parked:
         click.echo(f"{thread['thread_id']}  {thread['reason']}")
     if not parked:
-        click.echo(nothing("parked thread"))
+        click.echo(f"no thread is parked in {deployment(Settings())}")
 
 
 @asynccontextmanager

@@ -44,18 +44,23 @@ def has_deployment(settings: Settings) -> bool:
 
 def nothing(what: str, *filters: str) -> str:
     """Return the message that a read found no *what*: it names the place, and those of the options *filters* that are given."""
-    from livethread.composition import has_home
     from livethread_config import Settings
 
-    settings, context = Settings(), click.get_current_context()
+    context = click.get_current_context()
     words: list[str] = []
     for option in context.command.params:
         name, value = str(option.name), context.params.get(str(option.name))
         if name in filters and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             values = value if isinstance(value, tuple) else (value,)
             words += [word for each in values for word in (option.opts[-1], *(() if each is True else (str(each),)))]
-    place = f"the home {settings.home}" if has_home(settings) else deployment(settings)
-    return f"no {what} in {place}" + (f" with {shlex.join(words)}" if words else "")
+    return f"no {what} in {place_of_reads(Settings())}" + (f" with {shlex.join(words)}" if words else "")
+
+
+def place_of_reads(settings: Settings) -> str:
+    """Return what a read with *settings* looks at, as messages name it."""
+    from livethread.composition import has_home
+
+    return f"the home {settings.home}" if has_home(settings) else deployment(settings)
 
 
 def deployment(settings: Settings) -> str:
@@ -63,5 +68,5 @@ def deployment(settings: Settings) -> str:
     from livethread.queued.connection import without_password
 
     if settings.is_embedded:
-        return f"the home {settings.home}"
+        return f"the embedded Redis of the home {settings.home}"
     return f"the deployment {settings.key_prefix} at {without_password(settings.client_url)}"
