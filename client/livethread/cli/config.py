@@ -9,7 +9,7 @@ import click
 from livethread.cli.output import Column, json_option, print_json, print_table
 from livethread.cli.place import deployment, place_of_reads
 
-COLUMNS: Final = (Column("setting", 22), Column("value"), Column("source"))
+COLUMNS: Final = (Column("setting"), Column("value", is_cut=True), Column("source"))
 
 
 @click.command("config")

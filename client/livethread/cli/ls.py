@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 SORT_KEYS: Final = ("created_at", "updated_at", "recency_at")
 
 COLUMNS: Final = (
-    Column("thread", 36),
-    Column("updated", 19),
-    Column("name or preview"),
-    Column("directory", from_width=110),
+    Column("thread"),
+    Column("updated"),
+    Column("name or preview", is_cut=True),
+    Column("directory", is_cut=True, from_width=110),
 )
 
 

@@ -32,8 +32,8 @@ class Column:
     """A column of `print_table`."""
 
     title: str
-    #: Characters that stay whole on a narrow terminal; None: the text is cut.
-    width: int | None = None
+    #: Whether a narrow terminal cuts its texts.
+    is_cut: bool = False
     #: Shown only on a terminal that has so many characters.
     from_width: int = 0
 
@@ -47,19 +47,24 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Print *rows* as a table on a terminal; elsewhere a line each, with a tab between values, and nothing cut."""
-    flat = ([one_line(value) for value in row] for row in rows)
+    flat = [[one_line(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
         for row in flat:
             click.echo("\t".join(row))
         return
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     out = console()
     shown = [n for n, column in enumerate(columns) if column.from_width <= out.width]
-    table = Table(box=None, pad_edge=False)
-    for column in (columns[n] for n in shown):
-        table.add_column(column.title, min_width=column.width, no_wrap=column.width is None, overflow="ellipsis")
+    widths = {n: max(cell_len(text) for text in (columns[n].title, *(row[n] for row in flat))) for n in shown}
+    cut = [n for n in shown if columns[n].is_cut]
+    room = out.width - sum(widths[n] for n in shown if n not in cut) - len(shown)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for n in shown:
+        limit = max(1, room // len(cut)) if n in cut else None
+        table.add_column(columns[n].title, no_wrap=n in cut, overflow="ellipsis", max_width=limit)
     for row in flat:
         table.add_row(*(Text(row[n]) for n in shown))
     out.print(table)

@@ -76,7 +76,7 @@ def _show_threads(page: types.ThreadSearchPage, *, in_utc: bool, as_json: bool) 
         (each.thread.thread_id, shown_time(each.thread.updated_at, in_utc=in_utc), each.snippet)
         for each in page.items
     ]
-    columns = (Column("thread", 36), Column("updated", 19, from_width=110), Column("found"))
+    columns = (Column("thread"), Column("updated", from_width=110), Column("found", is_cut=True))
     _print(columns, rows, page.next_cursor)
 
 
@@ -85,7 +85,7 @@ def _show_occurrences(page: types.OccurrencePage, *, as_json: bool) -> None:
         print_json(page.model_dump(mode="json"))
         return
     rows = [(each.turn_id, each.role, each.snippet) for each in page.items]
-    _print((Column("turn", 36), Column("by", 9), Column("found")), rows, page.next_cursor)
+    _print((Column("turn"), Column("by"), Column("found", is_cut=True)), rows, page.next_cursor)
 
 
 def _print(columns: Sequence[Column], rows: list[tuple[str, str, str]], next_cursor: str | None) -> None:

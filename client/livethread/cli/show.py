@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 #: Items of one page.
 PAGE: Final = 1000
 
-#: Columns of a terminal before an item's text: its number, time and kind.
-MARGIN: Final = 67
+#: Characters for an item's kind, and a terminal's width from which there are so many.
+KIND: Final = 36
+WIDE: Final = 110
 
 
 @click.command("show")
@@ -89,13 +90,15 @@ def _print_facts(thread: StoredThread, *, in_utc: bool) -> None:
 def _print_items(items: tuple[RolloutItem, ...], *, full: bool, in_utc: bool) -> None:
     from livethread.model import parse_time
 
-    width = max(20, shutil.get_terminal_size().columns - MARGIN) if sys.stdout.isatty() else None
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() and not full else None
+    kind_width = KIND if width is None or width >= WIDE else 0
     for item in items:
         kind = f"{item.type}/{item.kind}" if item.kind else item.type
-        text = compact(item.payload) if full else one_line(_summary(item), width)
         ordinal = "" if item.ordinal is None else item.ordinal  # older lines of codex have no ordinal
         at = parse_time(item.timestamp)
-        click.echo(f"{ordinal:>5}  {shown_time(at, in_utc=in_utc) if at else '':20}  {kind:36}  {text}")
+        begin = f"{ordinal:>5} {shown_time(at, in_utc=in_utc) if at else '':19} {kind:{kind_width}} "
+        text = compact(item.payload) if full else one_line(_summary(item), width and max(1, width - len(begin)))
+        click.echo(begin + text)
 
 
 def _summary(item: RolloutItem) -> str:
