@@ -20,6 +20,7 @@ COMMANDS = {
     "ls": ("livethread.cli.ls", "List threads."),
     "search": ("livethread.cli.search", "Find what was said."),
     "show": ("livethread.cli.show", "Show one thread."),
+    "export": ("livethread.cli.export", "Print a whole thread, to keep it or to give it away."),
     "rename": ("livethread.cli.rename", "Give a thread a name."),
     "archive": ("livethread.cli.archive", "Archive threads."),
     "unarchive": ("livethread.cli.unarchive", "Make archived threads active again."),
