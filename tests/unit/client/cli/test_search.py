@@ -50,7 +50,7 @@ def test_each_place_in_one_thread_is_shown_page_by_page(tmp_path: Path, thread_i
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--thread", "x", "--words", "a"], "leave out --words"),
+        (["--thread", "x", "--words", "a"], "omit --words"),
         ([" "], "not a space"),
         (["--words", "!"], "one word"),
     ],

@@ -753,7 +753,7 @@ def test_the_command_does_not_claim_to_repair_links(
     assert [result.exit_code for result in (only_link, both, fixed)] == [1, 1, 1]
     assert only_link.stdout.splitlines()[-1] == "livethread doctor --fix leaves them as they are; see the lines above"
     assert both.stdout.splitlines()[-1] == (
-        "livethread doctor --fix repairs them, except those that say what to do, and loses nothing; --undo takes it back"
+        "livethread doctor --fix repairs them, except those whose lines say what to do, and loses nothing; --undo reverts it"
     )
     assert fixed.stdout.splitlines()[-1] == "not repaired: 1; see the lines above"
 
