@@ -363,7 +363,7 @@ class InMemoryThreadStore:
                     f"cannot delete thread {thread_id} while attached thread {attached} exists; delete that first"
                 )
             if stored.base_id == thread_id:
-                raise InvalidRequest(
+                raise Conflict(
                     f"cannot delete thread {thread_id}: thread {stored.thread.thread_id} was forked from it; delete that "
                     "first, or archive this one"
                 )
