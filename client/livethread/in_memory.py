@@ -360,12 +360,12 @@ class InMemoryThreadStore:
             if stored.thread.attached_to_thread_id == thread_id:
                 attached = stored.thread.thread_id
                 raise Conflict(
-                    f"cannot delete thread {thread_id} while attached thread {attached} exists; delete that first"
+                    f"cannot delete thread {thread_id} while attached thread {attached} exists; delete that one first"
                 )
             if stored.base_id == thread_id:
                 raise Conflict(
                     f"cannot delete thread {thread_id}: thread {stored.thread.thread_id} was forked from it; delete that "
-                    "first, or archive this one"
+                    "one first, or archive this one"
                 )
 
     def _set_archived_at(self, thread_id: str, archived_at: datetime | None) -> types.Receipt:

@@ -1,4 +1,4 @@
-"""Finds threads that need another one: forks that continue one of its rollouts, or are attached to it."""
+"""Finds the threads that need another one: forks that continue one of its rollouts, or are attached to it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class _Heir(NamedTuple):
 
 
 def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
-    """Raise if other threads need *thread_id*, so that it cannot be deleted.
+    """Check that no other thread needs *thread_id*, so that it can be deleted.
 
     Raises:
-        Conflict: they do.
+        Conflict: another thread needs it.
     """
     heir = next(_heirs(home, index, thread_id), None)
     if heir is None:
         return
     if heir.is_attached:
         raise Conflict(
-            f"cannot delete thread {thread_id} while attached thread {heir.thread_id} exists; delete that first"
+            f"cannot delete thread {thread_id} while attached thread {heir.thread_id} exists; delete that one first"
         )
     raise Conflict(
-        f"cannot delete thread {thread_id}: thread {heir.thread_id} was forked from it, and reads the history that they "
-        "share from its rollout; delete that first, or archive this one"
+        f"cannot delete thread {thread_id}: thread {heir.thread_id} was forked from it and reads its rollout; delete "
+        "that one first, or archive this one"
     )
 
 
@@ -48,7 +48,7 @@ def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[_Heir]:
             yield _Heir(known.thread_id, known.is_attached)
     if not any(_first(path).is_paginated for path in rollouts):
         return
-    # Rollouts that the index does not know yet, and earlier ones of other threads, which it does not hold.
+    # The index lacks new rollouts, and the earlier ones of threads that codex reverted.
     indexed = {path for path, _ in index.rollouts().values()}
     for other, entry in home.rollout_entries():
         path = Path(entry.path)
@@ -62,7 +62,7 @@ def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[_Heir]:
 
 
 def continued_rollouts(home: Home) -> set[str]:
-    """Return the ids of all rollouts that others continue, by the first line of each: their bytes must not move."""
+    """Return the ids of all rollouts that others continue: their bytes must not move. Reads each rollout's first line."""
     return {base.rollout_id for _, path in home.rollouts() if (base := _first(path).base) is not None}
 
 

@@ -1,4 +1,4 @@
-"""Where a fork of a thread begins."""
+"""Finds where a fork of a thread begins."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_r
 
 logger = logging.getLogger(__name__)
 
-#: How long a fork waits for a deletion, and a deletion for others and for forks that begin.
+#: How long a new fork waits for deletions, and a deletion for other deletions and new forks.
 FORKS_LOCK_WAIT: Final = 5.0  # seconds
 
 
@@ -113,7 +113,7 @@ def open_rollout(
 
 
 def _is_rewritten(home: Home, state: ThreadState, recorder: RolloutRecorder) -> bool:
-    """Whether codex has put a paginated rollout in the place of this one; if it may still do so, keep the original."""
+    """Return whether codex has replaced this rollout with a paginated one; if it still may, keep the original."""
     path = recorder.path
     if recorder.is_new:
         originals.link(home, path)
@@ -129,7 +129,7 @@ def _is_rewritten(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
 
 
 def _recorder(stack: ExitStack, path: Path, state: ThreadState, *, create: bool) -> RolloutRecorder:
-    """Open *path* for appending, decompressed if its name does not tell that it is compressed."""
+    """Open *path* for appending; decompress it first if it is compressed although its name is plain."""
     recorder = stack.enter_context(RolloutRecorder.open(path, create=create))
     if recorder.size == state.rollout_bytes or not compression.holds_zstd(path, recorder.file.fileno()):
         return recorder
@@ -161,7 +161,7 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
 
 
 def _is_outdated(home: Home, state: ThreadState, path: Path) -> bool:
-    """Whether the index knows another rollout than *path*, which a revert began, or could not read inherited lines."""
+    """Whether the index knows an older rollout than *path*, which a revert began, or could not read inherited lines."""
     if state.inherited_bytes == BROKEN:
         return True
     known = Path(state.path)
@@ -190,7 +190,7 @@ def _forgotten(state: ThreadState, entries: Sequence[MailboxEntry]) -> set[str]:
 
 
 def _recover_counters(home: Home, state: ThreadState, recorder: RolloutRecorder, writers: set[str]) -> None:
-    """Read from all of the thread's lines how far *writers* are."""
+    """Read the last counters of *writers* from all of the thread's lines."""
     whole = ThreadState(state.thread_id, path=state.path)
     read_what_is_left(home, whole, recorder.file)
     state.writers |= {writer: mark for writer, mark in whole.writers.items() if writer in writers}
@@ -239,7 +239,7 @@ class _Fork(NamedTuple):
 
 
 def _fork(entries: Sequence[MailboxEntry]) -> _Fork | None:
-    """Return what the fork begins with that the first of *entries* creates, if it does."""
+    """Return the first line of the fork that the first of *entries* creates, if it creates one."""
     entry = entries[0] if entries else None
     if entry is None or not isinstance(entry.task.header, CreateThread):
         return None
@@ -280,7 +280,7 @@ def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
 
 
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
-    """Return the payload of the last own ``session_meta`` line; if that is lost, what codex needs of one."""
+    """Return the payload of the last own ``session_meta`` line; if that is lost, a minimal one."""
     line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
     item = item_of(decode_line(line))
     return item.payload if item is not None and isinstance(item.payload, dict) else lost_meta(state.thread_id)

@@ -284,7 +284,7 @@ def test_a_file_that_is_not_a_rollout_is_refused_with_the_reason(
         ("a.jsonl", b'{"type":"session_meta","payload":[1]}\n', "it has no readable session_meta: rename it"),
         ("a.jsonl", b'{"type":"session_meta","payload":{"id":""}}\n', "it has no readable session_meta: rename it"),
         ("a.jsonl", b'{"type":"message","role":"user","content":[]}\n', "it has no readable session_meta: rename it"),
-        (NAMED, meta_line(thread_id(2)), f"thread id {ONE}, its session_meta '{thread_id(2)}': rename it"),
+        (NAMED, meta_line(thread_id(2)), f"thread id {ONE}, but its session_meta '{thread_id(2)}': rename it"),
         (NAMED, "{}\n".encode("utf-16"), "no line of it can be read"),
     ],
 )
