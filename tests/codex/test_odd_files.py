@@ -1,4 +1,4 @@
-"""Files as people have them: codex and livethread list and read the same, or `doctor --fix` makes it so."""
+"""Unusual files: codex and livethread list and read the same, or `doctor --fix` makes it so."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_what_codex_cannot_read_it_reads_after_a_repair(serve: Serve, home: Path, damage: str) -> None:
+async def test_codex_reads_after_a_repair_what_it_could_not_read(serve: Serve, home: Path, damage: str) -> None:
     change, suffix = DAMAGES[damage]
     thread_id = new_thread_id()
     put(home, thread_id, change(conversation(thread_id)), suffix=suffix)

@@ -1,4 +1,4 @@
-"""Codex takes our forks for its own: it lists, reads and goes on with them, and keeps what they share."""
+"""Codex treats our forks like its own: it lists, reads and continues them, and keeps what they share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The persistence policy's table against the running codex, entry by entry.
+"""Compares the persistence policy's table with the running codex, entry by entry.
 
 codex copies a legacy thread through its policy when it forks it, and through the paginated one when it migrates it. A
 rollout line that it cannot parse makes it name all the kinds that it knows.

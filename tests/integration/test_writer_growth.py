@@ -1,4 +1,4 @@
-"""What Redis keeps of writers ends with them, however often a thread is opened and changed."""
+"""Redis forgets each writer when it ends, however often a thread is opened and changed."""
 
 from __future__ import annotations
 

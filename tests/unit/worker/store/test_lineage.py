@@ -473,7 +473,7 @@ async def test_a_fork_whose_parent_is_missing_is_listed_and_refused_until_it_is_
     assert FORK in await found(store, "zucchini")
 
 
-async def test_a_place_within_a_line_does_not_glue_it_to_the_next(
+async def test_a_place_within_a_line_does_not_join_it_to_the_next(
     store: LocalThreadStore, original: Rollout, reverted: Rollout
 ) -> None:
     end = f'"end_byte_offset": {original.starts["t2"][1]}'

@@ -288,7 +288,7 @@ def test_a_file_that_is_not_a_rollout_is_refused_with_the_reason(
         (NAMED, "{}\n".encode("utf-16"), "no line of it can be read"),
     ],
 )
-def test_a_conversation_of_an_unknown_thread_is_refused_with_what_to_do(
+def test_a_conversation_of_an_unknown_thread_is_refused_with_advice(
     home: Home, source: Path, name: str, data: bytes, reason: str
 ) -> None:
     path = write(source / name, data)
