@@ -140,7 +140,7 @@ class ThreadManager:
     def subscribe_thread_created(self, observer: Callable[[LiveThread], None]) -> Callable[[], None]:
         """Call *observer* with each thread that this manager creates from now on; return a function that stops it.
 
-        Observers run in the event loop and must not block. An observer that raises is logged; the others go on.
+        Observers run in the event loop and must not block. An observer that raises is logged; the others still run.
         """
         subscription = object()
         self._observers[subscription] = observer

@@ -83,7 +83,7 @@ class Drain:
         try:
             self._run()
         except RedisError as error:
-            self._outage.begin(error, "the next drain goes on")
+            self._outage.begin(error, "the next drain continues")
             self._mailbox.disconnect()
             self._events.reconnect()
         else:

@@ -35,7 +35,7 @@ def is_linked(home: Home, path: Path) -> bool:
 
 
 def find(home: Home, path: Path) -> Path | None:
-    """Return the original of the rollout *path*; None if there is none, or if *path* is its own original."""
+    """Return the original of the rollout *path*; None if it has no original, or is its own."""
     if is_linked(home, path):
         return None
     kept = home.originals / path.name

@@ -88,7 +88,7 @@ def read_on(state: ThreadState, file: BinaryIO, *, before: rewritten.Before | No
     """Add the lines of *file* after the state's committed length to *state*; return a torn last line, if any.
 
     Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both. If codex
-    rewrote the rollout, *before* has metadata and counters that replace those of the lines that it copied.
+    rewrote the rollout, *before* has metadata and counters that replace what the copied lines say.
 
     If the thread's ``session_meta`` is not the first line, it counts from the beginning. A thread without one begins with
     its first item, unless the file has ``session_meta`` lines of other threads: it may then be theirs.

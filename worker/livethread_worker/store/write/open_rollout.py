@@ -81,7 +81,7 @@ def open_rollout(
     recorder = _recorder(stack, path, state, create=loaded is None and _creates(entries))
     if state.thread is not None:
         state.thread = archived_by_folder(home, state.thread, path)
-    is_rewritten = _is_rewritten(home, state, recorder)
+    is_rewritten = _keep_original(home, state, recorder)
     if is_rewritten and state.thread is not None:
         state.begin_again()
     elif recorder.size < state.rollout_bytes:
@@ -112,8 +112,8 @@ def open_rollout(
     return OpenRollout(work, recorder, forgets_original, took_in)
 
 
-def _is_rewritten(home: Home, state: ThreadState, recorder: RolloutRecorder) -> bool:
-    """Return whether codex has replaced this rollout with a paginated one; if it still may, keep the original."""
+def _keep_original(home: Home, state: ThreadState, recorder: RolloutRecorder) -> bool:
+    """Keep the original of this rollout, if codex may rewrite it; return whether codex has rewritten it as paginated."""
     path = recorder.path
     if recorder.is_new:
         originals.link(home, path)
