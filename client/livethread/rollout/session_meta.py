@@ -86,7 +86,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if value is not None}
 
 
-def lost_meta(thread_id: str) -> dict[str, Any]:
+def minimal_meta(thread_id: str) -> dict[str, Any]:
     """Return a ``session_meta`` with the fields that codex requires, for a thread of which only the id is known."""
     return {"id": thread_id, "originator": "", "cwd": "", "cli_version": ""}
 

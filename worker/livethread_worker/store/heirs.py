@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from livethread.errors import Conflict, ThreadStoreError
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.lineage import First, read_first
 from livethread_worker.store.index import Index
-
-
-class _Heir(NamedTuple):
-    thread_id: str
-    is_attached: bool
+from livethread_worker.store.index.index import Heir
 
 
 def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
@@ -38,27 +33,28 @@ def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
     )
 
 
-def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[_Heir]:
+def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[Heir]:
     # codex lets forks continue only paginated threads.
     is_paginated = index.rollout(thread_id) is None or index.lineage(thread_id).is_paginated
     rollouts = home.rollouts_of(thread_id) if is_paginated else []
     rollout_ids = {id_ for path in rollouts if (id_ := home.rollout_id_of(path))}
     for known in index.heirs(thread_id, rollout_ids):
         if (home.root / known.path).exists():
-            yield _Heir(known.thread_id, known.is_attached)
+            yield known
     if not any(_first(path).is_paginated for path in rollouts):
         return
     # The index lacks new rollouts, and the earlier ones of threads that codex reverted.
     indexed = {path for path, _ in index.rollouts().values()}
     for other, entry in home.rollout_entries():
         path = Path(entry.path)
-        if other == thread_id or home.relative(path) in indexed:
+        relative = home.relative(path)
+        if other == thread_id or relative in indexed:
             continue
         first = _first(path)
         if first.attached_to == thread_id:
-            yield _Heir(other, is_attached=True)
+            yield Heir(other, relative, is_attached=True)
         elif first.base is not None and first.base.rollout_id in rollout_ids:
-            yield _Heir(other, is_attached=False)
+            yield Heir(other, relative, is_attached=False)
 
 
 def continued_rollouts(home: Home) -> set[str]:

@@ -33,7 +33,7 @@ from livethread_worker.store.thread_state import ARCHIVED_AT, BROKEN, ThreadStat
 logger = logging.getLogger(__name__)
 
 
-def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
+def read_all(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
     """Add all lines of the thread whose live rollout is open as *file*; return a torn last line, if any.
 
     Its metadata follows from all its rollouts, as in codex: a revert takes back turns, and nothing else. Its turns and
@@ -73,9 +73,9 @@ def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None
 
 
 def read_what_is_left(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
-    """Do the same as `read_thread`; but if a rollout is missing, note that and add only the lines of the live one."""
+    """Do the same as `read_all`; but if a rollout is missing, note that and add only the lines of the live one."""
     try:
-        return read_thread(home, state, file)
+        return read_all(home, state, file)
     except InvalidRequest as error:
         logger.warning("%s", error, extra={"action": "read", "thread_id": state.thread_id})
     state.begin_again()

@@ -16,14 +16,14 @@ from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import decode_line, item_of
-from livethread.rollout.session_meta import lost_meta
+from livethread.rollout.session_meta import minimal_meta
 from livethread.types import START
 from livethread_config import names
 from livethread_worker.store.files import compression, locks, name_index, originals, quarantine, rewritten
 from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.lineage import HistoryBase, base_of, inherited_by
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread, read_what_is_left
+from livethread_worker.store.files.rollout_reader import archived_by_folder, read_all, read_on, read_what_is_left
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
 from livethread_worker.store.thread_state import BROKEN, ThreadState
@@ -211,7 +211,7 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
     """Read the lines beyond the committed length: a crash left them, or another program wrote them."""
     begin = state.rollout_bytes
     state.is_reread = begin == 0
-    torn = read_thread(home, state, recorder.file) if begin == 0 else read_on(state, recorder.file)
+    torn = read_all(home, state, recorder.file) if begin == 0 else read_on(state, recorder.file)
     state.keep_counters()
     if state.thread is not None:
         name = name_index.read_names(home).get(state.thread_id, state.thread.name)
@@ -283,4 +283,4 @@ def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
     """Return the payload of the last own ``session_meta`` line; if that is lost, a minimal one."""
     line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
     item = item_of(decode_line(line))
-    return item.payload if item is not None and isinstance(item.payload, dict) else lost_meta(state.thread_id)
+    return item.payload if item is not None and isinstance(item.payload, dict) else minimal_meta(state.thread_id)

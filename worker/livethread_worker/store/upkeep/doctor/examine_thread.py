@@ -15,7 +15,7 @@ from livethread.metadata import PAGINATED
 from livethread.model import format_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import encode_json
-from livethread.rollout.session_meta import lost_meta
+from livethread.rollout.session_meta import minimal_meta
 from livethread.types import CreateThreadParams
 from livethread_worker.store.files import (
     compression,
@@ -313,7 +313,7 @@ class ThreadExamination:
     def _made_meta(state: ThreadState) -> bytes:
         assert state.thread is not None
         created_at = format_time(state.thread.created_at)
-        meta = lost_meta(state.thread_id) | {"timestamp": created_at, "cwd": state.thread.cwd}
+        meta = minimal_meta(state.thread_id) | {"timestamp": created_at, "cwd": state.thread.cwd}
         return encode_json({"timestamp": created_at, "type": "session_meta", "payload": meta})
 
     def _distrust_row(self) -> None:
