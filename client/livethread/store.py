@@ -33,8 +33,8 @@ class ThreadReader(Protocol):
         """Return the items from which the thread's latest model context is rebuilt.
 
         These are the ``session_meta`` and everything from the turn of the last compaction on, if codex's rule
-        (`context_start`) allows it, or else the whole history. The time that it takes depends
-        on what it returns, not on the length of the history.
+        (`context_start`) allows it, or else the whole history. The time that it takes depends on
+        what it returns, not on the length of the history.
 
         Raises:
             ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
