@@ -63,7 +63,7 @@ async def test_rollouts_at_any_depth_are_listed_and_read_by_both(serve: Serve, h
         put(home, thread_id, conversation(thread_id), f"{root}{folder}")
 
     async with serve(home) as codex:
-        # Asked for every source and provider, it lists from its database; otherwise, only dated folders.
+        # If asked for every source and provider, codex lists from its database, otherwise only from dated folders.
         listed = await codex.threads(archived=archived, sourceKinds=["cli", "vscode", "unknown"], modelProviders=[])
         assert listed.keys() == threads.keys()
         assert [await codex.said(thread_id) for thread_id in threads] == [SAID] * len(threads)

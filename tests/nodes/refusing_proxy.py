@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from tests.nodes.processes import RedisServer
 from tests.nodes.proxy import CHUNK, RedisProxy, _Link
 
-#: Redis answers this instead, in its turn: no reply has to be put between others.
+#: Redis runs this script instead and so replies in order; the proxy inserts no reply.
 ERROR = b"return redis.error_reply(ARGV[1])"
 
 

@@ -53,7 +53,7 @@ SELECTED: Final = tuple(REPLIES)[:6]
 #: An append may end with these instead of being accepted; otherwise it stays queued.
 REFUSALS: Final[dict[str, type[ThreadStoreError]]] = {"OOM": ResourceExhausted, "ERR": Internal}
 
-#: How long to wait until a party sends a command by itself; then its connections are cut.
+#: How long to wait for a party to send a command by itself before its connections are cut.
 PATIENCE: Final = 0.5  # seconds
 
 ALL = pytest.mark.skipif(not os.environ.get("LIVETHREAD_TEST_MINUTES"), reason="only make test-faults runs it")

@@ -253,7 +253,7 @@ async def test_pages_of_lines_make_up_the_history(store: LocalThreadStore, home:
 async def test_an_append_goes_to_the_live_rollout_with_the_next_ordinal(
     store: LocalThreadStore, original: Rollout, *, is_known: bool
 ) -> None:
-    if is_known:  # by its first rollout
+    if is_known:  # the index then knows the first rollout
         await store.resume_thread(ResumeThreadParams(thread_id=A))
     before = original.path.read_bytes()
     reverted = original.reverted("t2").turn("t3", "keep pears", "pears kept")

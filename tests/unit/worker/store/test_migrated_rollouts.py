@@ -158,7 +158,7 @@ def test_a_worker_that_dies_carrying_over_leaves_nothing_twice(store: Store, mai
 def test_a_compressed_rollout_keeps_its_original(store: Store, mail: Mail) -> None:
     write_thread(store, mail)
     known, path = store.thread(mail), store.path(mail)
-    # A file's times are set by the clock; the thread is cold by its own.
+    # The clock sets a file's times, but the thread's own time decides whether it is cold.
     assert compress_cold(store.home, store.index, AT + timedelta(days=9_999))["threads"] == 1
     assert [kept.name for kept in store.home.originals.iterdir()] == [other_form(path).name]
 
