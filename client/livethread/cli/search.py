@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @click.command("search")
 @click.argument("term", metavar="TEXT")
 @click.option(
-    "-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Show at most so many."
+    "-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Show at most this many."
 )
-@click.option("--words", is_flag=True, help='Find and rank words, "phrases" and prefix*.')
+@click.option("--words", is_flag=True, help='Match words, "phrases" and prefix*, and rank the threads.')
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
-@click.option("--thread", metavar="THREAD", help="Show each place in one thread: an id, its beginning, or a name.")
+@click.option("--thread", metavar="THREAD", help="Show each occurrence in one thread (id, its beginning, or name).")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @utc_option
 @json_option
@@ -39,11 +39,11 @@ def command(
     in_utc: bool,
     as_json: bool,
 ) -> None:
-    """Find the threads in which TEXT was said, in upper or lower case."""
+    """Find the threads in which TEXT was said, ignoring case."""
     from livethread import types
 
     if thread is not None and (words or archived):
-        raise click.UsageError("--thread finds TEXT as it stands, archived or not; leave out --words and --archived")
+        raise click.UsageError("--thread searches for TEXT literally, archived or not; omit --words and --archived")
     if thread is not None:
         found = asyncio.run(_occurrences(thread, search_term=term, page_size=limit, cursor=cursor))
         _show_occurrences(found, as_json=as_json)

@@ -60,6 +60,7 @@ def test_the_home_that_was_worked_on_is_named(tmp_path: Path, rollout: Path, com
         ["show", "019a93b9-f380-7600-98ff-000000000001"],
         ["parked"],
         ["parked", "retry", "019a93b9-f380-7600-98ff-000000000001"],
+        ["shards"],
         ["doctor"],
         ["rebuild"],
     ],
