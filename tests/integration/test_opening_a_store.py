@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -69,13 +70,23 @@ async def test_a_server_that_never_answers_is_reported_after_the_connect_timeout
     assert f"127.0.0.1:{black_hole}" in error
 
 
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("LIVETHREAD_REDIS_URL", "LIVETHREAD_REDIS_URL: a Redis URL begins with"),
+        ("LIVETHREAD_REDISURL", "LIVETHREAD_REDISURL is not a setting; did you mean LIVETHREAD_REDIS_URL?"),
+    ],
+)
 @pytest.mark.parametrize("open_", [open_store, open_reader])
-async def test_an_invalid_environment_variable_is_named(
-    monkeypatch: pytest.MonkeyPatch, open_: Callable[[], AbstractAsyncContextManager[object]]
+async def test_a_mistake_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    open_: Callable[[], AbstractAsyncContextManager[object]],
+    variable: str,
+    reason: str,
 ) -> None:
-    monkeypatch.setenv("LIVETHREAD_REDIS_URL", "foo:1")
+    monkeypatch.setenv(variable, "foo:1")
 
-    with pytest.raises(InvalidRequest, match="LIVETHREAD_REDIS_URL: a Redis URL begins with"):
+    with pytest.raises(InvalidRequest, match=re.escape(reason)):
         async with open_():
             pytest.fail("it opened")
 
