@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from livethread.queued import QueuedThreadStore
     from livethread.queued.mailboxes import Mailboxes
+    from livethread.queued.queue_state import RedisQueueState
     from livethread.store import ThreadReader
     from livethread_config import Settings
 
@@ -77,6 +78,15 @@ async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes
         await _run_locally(stack, settings)
     await require_redis(settings)
     return _mailboxes(stack, settings, _client_app(stack, settings), rings_to_the_end=True)
+
+
+@asynccontextmanager
+async def open_queue_state(settings: Settings) -> AsyncIterator[RedisQueueState]:
+    """Open what *settings*' Redis says about threads. Starts nothing, and needs no Redis before it is asked."""
+    from livethread.queued.queue_state import RedisQueueState
+
+    async with AsyncExitStack() as stack:
+        yield RedisQueueState(_mailboxes(stack, settings, _client_app(stack, settings)))
 
 
 def _settings_of_environment() -> Settings:

