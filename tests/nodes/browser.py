@@ -9,14 +9,23 @@ import os
 import select
 import shutil
 import subprocess
-import time
+import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
+
+from tests.nodes.waiting import wait_until
 
 #: Under any of these names.
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "chrome")
 DEADLINE: Final = 30.0  # seconds
+
+#: Runs a command with two descriptors as 3 and 4: there Chromium reads and writes.
+_WITH_PIPES: Final = """
+import fcntl, os, sys
+for number, end in enumerate([fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]], start=3):
+    os.dup2(end, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def chromium() -> str | None:
@@ -27,7 +36,7 @@ def chromium() -> str | None:
 class Browser:
     """One tab of a Chromium with a profile of its own."""
 
-    def __init__(self, program: str, profile: Path, *, width: int = 1200, height: int = 900) -> None:
+    def __init__(self, program: str, profile: Path) -> None:
         (to_read, self._write), (self._read, to_write) = os.pipe(), os.pipe()
         options = [
             "--headless",
@@ -36,8 +45,7 @@ class Browser:
             "--remote-debugging-pipe",
             f"--user-data-dir={profile}",
         ]
-        # Chromium reads from descriptor 3 and writes to 4.
-        command = ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", program, *options]
+        command = [sys.executable, "-c", _WITH_PIPES, str(to_read), str(to_write), program, *options]
         self._process = subprocess.Popen(
             command, pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -48,22 +56,31 @@ class Browser:
         self._session: str | None = None
         #: What pages reported to the console, and exceptions.
         self.complaints: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-        self.resize(width, height)
 
     def __enter__(self) -> Self:
+        try:
+            self._open_tab()
+        except BaseException:
+            self.close()
+            raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End Chromium."""
         self._process.kill()
         self._process.wait()
         os.close(self._write)
         os.close(self._read)
+
+    def _open_tab(self) -> None:
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+        self.resize(1200, 900)
 
     def resize(self, width: int, height: int) -> None:
         """Give the page a size, as a phone has one below 600 pixels."""
@@ -86,11 +103,7 @@ class Browser:
 
     def wait_for(self, script: str) -> Any:
         """Return the value of a script once it is true."""
-        until = time.monotonic() + DEADLINE
-        while not (value := self.evaluate(script)):
-            assert time.monotonic() < until, f"not within {DEADLINE} s: {script}"
-            time.sleep(0.02)
-        return value
+        return wait_until(lambda: self.evaluate(script), script, DEADLINE)
 
     def press(self, key: str) -> None:
         """Press a key."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+import signal
+import socket
+import sys
+from typing import Final
 
 import click
 
 from livethread.composition import open_queue_state, open_reader
+from livethread.errors import Unavailable
 from livethread_config import Settings
-
-if TYPE_CHECKING:
-    from livethread.web.app import State
 
 PORT: Final = 5556
 #: Seconds that open pages have when the server stops; their streams would never end.
@@ -40,28 +40,39 @@ def command(host: str, port: int, names: tuple[str, ...]) -> None:
     Nothing can be changed there. Outside of this machine (--host) it asks for a token, which is in the address that it
     prints.
     """
+    # uvicorn stops on a signal, and then lets the handler that it found have it, too.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: sys.exit(0))
+    asyncio.run(_serve(host, port, names))
+
+
+async def _serve(host: str, port: int, names: tuple[str, ...]) -> None:
     import uvicorn
 
     from livethread.web.app import create_app
 
-    token = None if _is_loopback(host) else secrets.token_urlsafe()
-    app = create_app(_opened(Settings()), token=token, names={host, *names})
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE
-    )
-    address = f"[{host}]" if ":" in host else host
-    click.echo(f"Threads: http://{address}:{port}/{'' if token is None else f'?token={token}'}")
-    uvicorn.Server(config).run()
+    settings = Settings()
+    token = None if is_loopback(host) else secrets.token_urlsafe()
+    async with open_reader(settings) as reader, open_queue_state(settings) as queue:
+        app = create_app(reader, queue, place=str(settings.home), token=token, names={host, *names})
+        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE)
+        with _listener(host, port) as listener:
+            address = f"[{host}]" if ":" in host else host
+            query = "" if token is None else f"?token={token}"
+            click.echo(f"Threads: http://{address}:{listener.getsockname()[1]}/{query}")
+            await uvicorn.Server(config).serve(sockets=[listener])
 
 
-def _is_loopback(host: str) -> bool:
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise Unavailable(f"{host}, port {port}: {error.strerror}; --port names another port") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-@asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[State]:
-    async with open_reader(settings) as reader, open_queue_state(settings) as queue:
-        yield {"reader": reader, "queue": queue, "place": str(settings.home)}

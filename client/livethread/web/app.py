@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
-from typing import Final, TypedDict
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -39,30 +38,16 @@ _STATUS: Final = {
 }
 
 
-class State(TypedDict):
-    """What the pages read."""
-
-    reader: ThreadReader
-    queue: QueueState
-    #: Where the threads are, for a person.
-    place: str
-
-
 def create_app(
-    opened: AbstractAsyncContextManager[State], *, token: str | None = None, names: Collection[str] = ()
+    reader: ThreadReader, queue: QueueState, *, place: str, token: str | None = None, names: Collection[str] = ()
 ) -> Starlette:
-    """Return the application. It enters *opened* when it starts, and leaves it when it stops.
+    """Return the application, which shows what *reader* and *queue* say.
 
-    *token*: needed for every request. *names*: host names, besides addresses and ``localhost``, that a request may name.
+    *place*: where the threads are, for a person. *token*: needed for every request. *names*: host names, besides addresses
+    and ``localhost``, that a request may name.
     """
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[State]:
-        async with opened as state:
-            yield state
-
     thread = "/threads/{thread_id}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", show_list),
             Route(thread, show_thread),
@@ -73,8 +58,9 @@ def create_app(
         ],
         middleware=[Middleware(Guard, token=token, names=names)],
         exception_handlers={ThreadStoreError: _show_error, HTTPException: _show_error},
-        lifespan=lifespan,
     )
+    app.state.reader, app.state.queue, app.state.place = reader, queue, place
+    return app
 
 
 async def _show_error(_: Request, error: Exception) -> Response:
@@ -89,7 +75,7 @@ async def _show_error(_: Request, error: Exception) -> Response:
 async def show_list(request: Request) -> Response:
     """Show a page of the list."""
     filters = Filters.of(request.query_params)
-    page = await listing(request.state.reader, request.state.queue, filters)
+    page = await listing(request.app.state.reader, request.app.state.queue, filters)
     html = render(
         "list.html",
         f=filters,
@@ -97,7 +83,7 @@ async def show_list(request: Request) -> Response:
         next=page.next_cursor and filters.query(page.next_cursor),
         has_queue_state=page.has_queue_state,
         sources=SOURCES,
-        place=request.state.place,
+        place=request.app.state.place,
     )
     return HTMLResponse(html)
 
@@ -162,7 +148,7 @@ async def download_page(request: Request) -> Response:
 
 def _transcript(request: Request) -> Transcript:
     thread_id = types.ReadThreadParams(thread_id=request.path_params["thread_id"]).thread_id
-    return Transcript(request.state.reader, request.state.queue, thread_id)
+    return Transcript(request.app.state.reader, request.app.state.queue, thread_id)
 
 
 async def _relations(reader: ThreadReader, thread: StoredThread) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from livethread import CreateThreadParams, InMemoryThreadStore, LiveThread, RolloutItem
-from livethread.web.app import State, create_app
+from livethread.web.app import create_app
 
 
 @dataclass
@@ -54,11 +53,5 @@ def write(store: InMemoryThreadStore) -> Callable[..., str]:
 
 
 @pytest.fixture
-def client(store: InMemoryThreadStore, queue: Queue) -> Iterator[TestClient]:
-    with TestClient(create_app(opened(store, queue)), base_url="http://localhost") as client:
-        yield client
-
-
-@asynccontextmanager
-async def opened(store: InMemoryThreadStore, queue: Queue) -> AsyncIterator[State]:
-    yield {"reader": store, "queue": queue, "place": "/somewhere"}
+def client(store: InMemoryThreadStore, queue: Queue) -> TestClient:
+    return TestClient(create_app(store, queue, place="/somewhere"), base_url="http://localhost")

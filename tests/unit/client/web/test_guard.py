@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from starlette.testclient import TestClient
-from tests.unit.client.web.conftest import Queue, opened
+from tests.unit.client.web.conftest import Queue
 
 from livethread import InMemoryThreadStore
 from livethread.web.app import create_app
@@ -15,10 +13,9 @@ WITH_TOKEN = {"Cookie": f"{COOKIE}={TOKEN}"}
 
 
 @pytest.fixture
-def guarded(store: InMemoryThreadStore, queue: Queue) -> Iterator[TestClient]:
-    app = create_app(opened(store, queue), token=TOKEN, names={"threads.example"})
-    with TestClient(app, base_url="http://10.0.0.1:5556", follow_redirects=False) as client:
-        yield client
+def guarded(store: InMemoryThreadStore, queue: Queue) -> TestClient:
+    app = create_app(store, queue, place="/somewhere", token=TOKEN, names={"threads.example"})
+    return TestClient(app, base_url="http://10.0.0.1:5556", follow_redirects=False)
 
 
 @pytest.mark.parametrize(
