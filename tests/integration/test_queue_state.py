@@ -1,4 +1,4 @@
-"""What Redis says about threads, to those who only look."""
+"""What Redis says about threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Redis says about threads, for those who look at them."""
+"""What Redis says about threads: which are parked, and which are open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from livethread.queued.parked_threads import parked_reason
 
 
 class RedisQueueState:
-    """Which threads are parked, and which are open. It changes nothing."""
+    """Asks Redis about threads, and changes nothing."""
 
     def __init__(self, mailboxes: Mailboxes) -> None:
         self._mailboxes = mailboxes

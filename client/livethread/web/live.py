@@ -106,6 +106,8 @@ async def follow(transcript: Transcript, place: str) -> AsyncGenerator[str]:
 def _elements(transcript: Transcript, old: ShownTurn | None, new: ShownTurn) -> Iterator[tuple[str, str, str]]:
     """Yield the parts of a turn that differ from what the page has."""
     thread_id = transcript.thread_id
+    if new.prompt and (old is None or old.prompt != new.prompt):
+        yield f"p-{new.id}", "prompts", render_turn(thread_id, new, "prompt")
     if old is None or new.id == WITHOUT_TURNS:
         yield f"t-{new.id}", "turns", render_turn(thread_id, new)
         return

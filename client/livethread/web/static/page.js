@@ -104,7 +104,7 @@ root.className = localStorage.getItem("theme") ?? "";
 localTimes(document);
 if (matchMedia("(max-width: 50rem)").matches) document.querySelector(".prompts")?.removeAttribute("open");
 if (main?.dataset.live) {
-  // A browser has few connections for one server: a page that nobody sees gives its one back.
+  // A browser opens few connections to one server: a hidden page gives its one back.
   document.addEventListener("visibilitychange", () => { stream?.close(); if (!document.hidden) follow(); });
   if (!document.hidden) follow();
   const turns = document.querySelectorAll(".turn");

@@ -73,7 +73,12 @@ async def test_a_call_is_replaced_when_its_output_comes(
     second = await elements(events)
 
     # A new connection sends whole turns, since the page may have missed any of it; then only what changes.
-    assert [(name, parent) for name, parent, _ in first] == [("t-t1", "turns"), ("t-t2", "turns")]
+    assert [(name, parent) for name, parent, _ in first] == [
+        ("p-t1", "prompts"),
+        ("t-t1", "turns"),
+        ("p-t2", "prompts"),
+        ("t-t2", "turns"),
+    ]
     assert [(name, parent) for name, parent, _ in second] == [("b-t2-2", "blocks-t2")]
     assert "ok" in second[0][2]
 
@@ -89,7 +94,7 @@ async def test_a_new_turn_and_the_end_of_the_one_before_arrive(
 
     found = {name: html for name, _, html in await elements(events)}
 
-    assert list(found) == ["head-t2", "t-t3"]
+    assert list(found) == ["head-t2", "p-t3", "t-t3"]
     assert "1.0 s" in found["head-t2"]
 
 
