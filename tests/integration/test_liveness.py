@@ -1,4 +1,4 @@
-"""Every way to lose a doorbell costs a bounded delay: docs/guarantees.md says which, and each test ends by then."""
+"""Every way to lose a doorbell costs a bounded delay; docs/guarantees.md lists the bounds, and each test checks one."""
 
 from __future__ import annotations
 
@@ -133,9 +133,9 @@ async def test_a_queue_full_of_yesterdays_doorbells(settings: Settings, redis: R
     worker.kill()
 
 
-async def test_a_doorbell_carries_no_time(settings: Settings, redis: Redis) -> None:
+async def test_a_doorbell_carries_no_time(settings: Settings, redis: Redis, tmp_path: Path) -> None:
     """So the clocks of client and worker need not agree."""
-    settings = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}-clock"})
+    settings = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}-clock", "home": tmp_path / "home"})
     queue = f"{settings.key_prefix}:celery:{names.queue_name(settings.key_prefix, 0)}"
     async with opened(settings) as store:
         await append(store, await new_thread(store), message("one"))

@@ -151,7 +151,7 @@ async def test_a_word_is_found_beside_emoji_and_punctuation(store: ThreadStore, 
     assert await found(store, text.format(word)) == [thread_id]
 
 
-#: Each with a word in place of the braces.
+#: Terms; a word replaces the braces.
 HOSTILE = [
     "{}'", '{}"', '"{}', '"{}""', "({}", "{})", "text:{}", "text : {}", "-{}", "^{}", "{}^2", "{}; DROP TABLE t", "*{}",
     "{}**", "{} OR", "{} AND", "NOT {}", "NEAR({} x, 5)", "{{text}}: {}", "{} + x", "{}\0", "\\{}", "{} ?1 :x", "%{}_",

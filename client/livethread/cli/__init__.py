@@ -24,6 +24,7 @@ COMMANDS = {
     "import": ("livethread.cli.import_rollouts", "Copy existing rollouts, such as codex's, into the home."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
     "parked": ("livethread.cli.parked", "List parked threads and why; retry them, or drop a task."),
+    "shards": ("livethread.cli.shards", "List shards and their homes; add shards, or move one."),
     "doctor": ("livethread.cli.doctor", "Compare files and index, and repair what differs."),
     "verify": ("livethread.cli.verify", "Check journals: was every promise kept?"),
     "rebuild": ("livethread.cli.rebuild", "Rebuild the index from the rollouts."),

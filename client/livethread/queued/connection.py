@@ -36,7 +36,7 @@ def connect(settings: Settings) -> Redis:
     """Return a client of *settings*' Redis that reports a failure at once: the outbox retries."""
     return Redis.from_url(
         settings.client_url,
-        max_connections=settings.shards + CONNECTIONS,
+        max_connections=CONNECTIONS,
         socket_connect_timeout=settings.connect_timeout_s,
         socket_timeout=REPLY_TIMEOUT,
         health_check_interval=25,
@@ -85,7 +85,7 @@ class ScriptConnection:
 
 
 async def check_server(redis: Redis, settings: Settings) -> None:
-    """Check that *redis* answers and can keep our promises; log what it keeps less well.
+    """Check that *redis* answers and can keep our promises; log its lesser faults.
 
     Raises:
         InvalidRequest: it cannot.
@@ -134,7 +134,7 @@ def no_redis(settings: Settings, error: Exception) -> Unavailable:
         else "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
     )
     if isinstance(error, ResponseError):
-        remedy = "Try again once that has passed"
+        remedy = "Try again later"
     return Unavailable(f"Redis at {without_password(settings.client_url)} {explain(error)}. {remedy}")
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Longest maintenance of the index by an idle drain: a stopping worker waits for it.
 MAX_IDLE_MAINTENANCE: Final = 0.5  # seconds
 
-#: Longest drain if there are several shards: the worker's other shards wait for it.
+#: Longest drain if the home serves several shards: the others wait for it.
 MAX_SHARD_DRAIN: Final = 1.0  # seconds
 
 #: How often a drain asks whether a read waits for its process.
@@ -59,6 +59,7 @@ class Drain:
         reads_wait: Callable[[], bool],
         events: TaskEvents,
         outage: Outage,
+        serves_others: bool = False,
     ) -> None:
         self._mailbox = mailbox
         self._home = home
@@ -68,6 +69,8 @@ class Drain:
         self._reads_wait = reads_wait
         self._events = events
         self._outage = outage
+        #: Whether its process drains other shards, too.
+        self._serves_others = serves_others
         self._counts = DrainCounts()
         self._ask_reads_at = 0.0
 
@@ -83,7 +86,7 @@ class Drain:
         try:
             self._run()
         except RedisError as error:
-            self._outage.begin(error, "the next drain goes on")
+            self._outage.begin(error, "the next drain continues")
             self._mailbox.disconnect()
             self._events.reconnect()
         else:
@@ -92,10 +95,10 @@ class Drain:
 
     def _run(self) -> None:
         longest, worked_at = self._settings.drain_max_s, time.monotonic()
-        ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, MAX_SHARD_DRAIN))
+        ends_at = worked_at + (min(longest, MAX_SHARD_DRAIN) if self._serves_others else longest)
         linger = self._settings.drain_linger_ms / 1000
-        has_worked = has_more = is_awaited = False
-        while (now := time.monotonic()) < ends_at and not is_awaited:
+        has_worked = has_more = read_waits = False
+        while (now := time.monotonic()) < ends_at and not read_waits:
             # If the first claim finds no work, the doorbell is an old one. There may be many, so do not linger.
             if self._apply_ready() or (has_worked and not has_more and self._mailbox.wait(linger)):
                 worked_at, has_worked, has_more = now, True, False
@@ -104,9 +107,9 @@ class Drain:
                 has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE
                 if not has_more and self._mailbox.rest():
                     return
-            is_awaited = self._is_read_waiting(now)
+            read_waits = self._is_read_waiting(now)
         self._events.send()
-        if not is_awaited:
+        if not read_waits:
             self._maintain(is_idle=True)
         self._mailbox.hand_over()
         if self._mailbox.sweep():
@@ -157,7 +160,7 @@ class Drain:
             outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
         except Exception as error:  # after any error, release the threads before their claims expire
             logger.exception(
-                "a batch failed, and its %d threads are put back",
+                "a batch failed; its %d threads are put back",
                 len(batch),
                 extra={"action": "drain", "threads": len(batch)},
             )
