@@ -29,7 +29,7 @@ COMMANDS = {
     "verify": ("livethread.cli.verify", "Check journals: was every promise kept?"),
     "rebuild": ("livethread.cli.rebuild", "Rebuild the index from the rollouts."),
     "schema": ("livethread.cli.schema", "Print the JSON schemas of the wire format."),
-    "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
+    "redis": ("livethread.cli.redis", ""),  # for the Procfile
 }
 #: \b: click keeps the lines as they are.
 HELP = """\b
@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the table; click's own version would import every module."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items() if line])
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; turn errors that a user can act on into one line each."""
