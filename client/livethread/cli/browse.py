@@ -18,8 +18,8 @@ from livethread.errors import Unavailable
 from livethread_config import Settings
 
 PORT: Final = 5556
-#: Seconds that open pages have when the server stops; their streams would never end.
-GRACE: Final = 1
+#: Seconds that answers have to end when the server stops.
+GRACE: Final = 2
 
 
 @click.command("browse")
@@ -60,7 +60,9 @@ async def _serve(host: str, port: int, names: tuple[str, ...]) -> None:
             address = f"[{host}]" if ":" in host else host
             query = "" if token is None else f"?token={token}"
             click.echo(f"Threads: http://{address}:{listener.getsockname()[1]}/{query}")
-            await uvicorn.Server(config).serve(sockets=[listener])
+            server = uvicorn.Server(config)
+            app.state.is_stopping = lambda: server.should_exit  # open pages would never end their streams
+            await server.serve(sockets=[listener])
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -60,6 +60,7 @@ def create_app(
         exception_handlers={ThreadStoreError: _show_error, HTTPException: _show_error},
     )
     app.state.reader, app.state.queue, app.state.place = reader, queue, place
+    app.state.is_stopping = lambda: False
     return app
 
 
@@ -119,7 +120,7 @@ async def stream_changes(request: Request) -> Response:
     place = request.headers.get("last-event-id") or request.query_params.get("after", "")
     parse_place(place)
     return StreamingResponse(
-        follow(_transcript(request), place),
+        follow(_transcript(request), place, request.app.state.is_stopping),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Final
 
@@ -22,6 +22,8 @@ INTERVAL: Final = 0.5  # seconds
 QUIET: Final = 30
 #: Items of one read.
 PAGE: Final = 200
+#: Turns of which a stream knows what the page has; it sends any other whole.
+KEPT: Final = 2
 
 RELOAD: Final = "event: reload\ndata:\n\n"
 GONE: Final = "event: gone\ndata:\n\n"
@@ -64,11 +66,14 @@ def parse_place(place: str) -> tuple[str, int]:
 
 
 async def changes_after(
-    reader: ThreadReader, thread_id: str, place: str
+    reader: ThreadReader, thread_id: str, place: str, is_over: Callable[[], bool]
 ) -> AsyncGenerator[tuple[list[RolloutItem], str]]:
-    """Yield the items after a place as they come, each time with the place after them; and nothing now and then."""
+    """Yield the items after a place as they come, each time with the place after them; and nothing now and then.
+
+    It ends once it *is_over*.
+    """
     quiet = 0
-    while True:
+    while not is_over():
         try:
             items, place = await items_after(reader, thread_id, place)
         except Unavailable:  # the page waits for a worker, or for Redis
@@ -80,22 +85,26 @@ async def changes_after(
             await asyncio.sleep(INTERVAL)
 
 
-async def follow(transcript: Transcript, place: str) -> AsyncGenerator[str]:
-    """Yield the events that bring a page up to date which shows everything before *place*.
+async def follow(
+    transcript: Transcript, place: str, is_over: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[str]:
+    """Yield the events that bring a page up to date which shows everything before *place*, until it *is_over*.
 
     Each is a list of (id of an element, id of its parent, HTML); its own id is the place from which to go on.
     """
     yield "retry: 1000\n\n"
     shown: dict[str, ShownTurn] = {}
     try:
-        async with aclosing(changes_after(transcript.reader, transcript.thread_id, place)) as changes:
+        async with aclosing(changes_after(transcript.reader, transcript.thread_id, place, is_over)) as changes:
             async for items, reached in changes:
                 if any(item.kind == "thread_rolled_back" for item in items):
                     yield RELOAD
                     return
-                turns = await transcript.newest(len(items)) if items else []
+                # Without new items, too: the last turn is interrupted when its agent is gone.
+                turns = await transcript.newest(len(items))
                 elements = [element for turn in turns for element in _elements(transcript, shown.get(turn.id), turn)]
-                shown = {turn.id: turn for turn in turns} or shown
+                shown |= {turn.id: turn for turn in turns}
+                shown = dict([*shown.items()][-KEPT:])
                 yield f"id: {reached}\ndata: {json.dumps(elements)}\n\n" if elements else ": nothing new\n\n"
     except ThreadNotFound:
         yield GONE

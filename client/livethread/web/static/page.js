@@ -72,7 +72,7 @@ function put([id, parent, html]) {
     const same = fresh.id === block ? fresh : fresh.querySelector(`#${CSS.escape(block)}`);
     if (same?.querySelector("details")) same.querySelector("details").open = true;
   }
-  old.replaceWith(fresh);
+  if (!old.isEqualNode(fresh)) old.replaceWith(fresh);
 }
 
 let stream;

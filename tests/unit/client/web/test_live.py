@@ -16,6 +16,7 @@ from livethread import (
     ListItemsParams,
     ResumeThreadParams,
     RolloutItem,
+    ShutdownThreadParams,
     Unavailable,
 )
 from livethread.web import live
@@ -112,6 +113,28 @@ async def test_a_stream_goes_on_from_the_place_of_its_last_event(
     again = await elements(follow(transcript, last.partition("\n")[0].removeprefix("id: ")))
 
     assert "second" in again[-1][2]
+
+
+async def test_a_turn_whose_agent_is_gone_is_interrupted(
+    store: InMemoryThreadStore, queue: Queue, thread_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "INTERVAL", 0)
+    queue.open_threads.add(thread_id)
+    events = follow(Transcript(store, queue, thread_id), await end_of(store, thread_id))
+    assert "in progress" in (await elements(events))[-1][2]
+    await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
+    queue.open_threads.clear()
+
+    ((name, _, html),) = await elements(events)
+
+    assert (name, "interrupted" in html) == ("head-t2", True)
+
+
+async def test_a_stream_ends_with_its_server(store: InMemoryThreadStore, queue: Queue, thread_id: str) -> None:
+    place = await end_of(store, thread_id)
+    answers = iter([False, True])
+
+    assert [event async for event in follow(Transcript(store, queue, thread_id), place, lambda: next(answers))]
 
 
 async def test_a_rollback_reloads_the_page(store: InMemoryThreadStore, queue: Queue, thread_id: str) -> None:
