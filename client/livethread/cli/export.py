@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import compact
-from livethread.composition import open_reader
+from livethread.cli.output import compact, shown_time, utc_option
+from livethread.composition import open_queue_state, open_reader
 
 if TYPE_CHECKING:
     from livethread.rollout.item import RolloutItem
 
+FORMATS: Final = ("jsonl", "markdown", "html")
+
 
 @click.command("export")
 @click.argument("thread", metavar="THREAD")
-def command(*, thread: str) -> None:
-    """Print the items of THREAD as JSON lines: a rollout, which codex reads and livethread import takes.
+@click.option("--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True)
+@utc_option
+def command(*, thread: str, form: str, in_utc: bool) -> None:
+    """Print all of THREAD: its items as JSON lines, or what a person reads of it as Markdown or as one HTML file.
 
-    A fork that shares lines with its source gets copies of them.
+    The JSON lines are a rollout, which codex reads and livethread import takes. Lines that a fork shares with its source
+    are copied into it.
     """
-    for line in _rollout(asyncio.run(_items(thread))):
-        click.echo(line)
+    if form == "jsonl":
+        for line in _rollout(asyncio.run(_items(thread))):
+            click.echo(line)
+    else:
+        click.echo(asyncio.run(_transcript(thread, form, in_utc=in_utc)))
 
 
 async def _items(text: str) -> tuple[RolloutItem, ...]:
@@ -33,6 +41,22 @@ async def _items(text: str) -> tuple[RolloutItem, ...]:
     async with open_reader() as reader:
         thread = await find_thread(reader, text)
         return (await reader.load_history(LoadThreadHistoryParams(thread_id=thread.thread_id))).items
+
+
+async def _transcript(text: str, form: str, *, in_utc: bool) -> str:
+    from livethread.web.markdown import markdown
+    from livethread.web.transcript import Transcript
+    from livethread_config import Settings
+
+    async with open_reader() as reader, open_queue_state(Settings()) as queue:
+        thread = await find_thread(reader, text)
+        transcript = Transcript(reader, queue, thread.thread_id)
+        if form == "html":
+            from livethread.web.share import html_file
+
+            return await html_file(transcript)
+        turns = await transcript.whole()
+    return "\n\n".join(markdown(thread, turns, lambda at: shown_time(at, in_utc=in_utc)))
 
 
 def _rollout(items: tuple[RolloutItem, ...]) -> Iterator[str]:

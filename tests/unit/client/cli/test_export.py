@@ -65,3 +65,14 @@ def test_an_exported_fork_is_imported_without_its_source(home: Home, fork: str, 
     assert payloads(tmp_path / "other", fork) == payloads(home.root, fork)
     assert len(payloads(home.root, fork)) > 1
     assert json.loads(run(tmp_path / "other", "doctor", "--json"))["faults"] == []
+
+
+def test_what_a_person_reads_is_exported_as_markdown_and_as_one_html_file(home: Home, fork: str) -> None:
+    text = run(home.root, "export", SOURCE, "--format", "markdown")
+    page = run(home.root, "export", SOURCE, "--format", "html")
+
+    assert text.startswith("# keep apples\n\n- thread: ")
+    assert "**User:**\n\nkeep apples\n\n**Agent:**\n\nkept" in text
+    assert "<title>keep apples" in page
+    assert "kept" in page
+    assert "<script" not in page
