@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,12 @@ from livethread.errors import InvalidRequest, Unavailable
 if TYPE_CHECKING:
     from celery import Celery
 
+    from livethread.position import Position
     from livethread.queued import QueuedThreadStore
+    from livethread.queued.backlog import Backlog
     from livethread.queued.mailboxes import Mailboxes
     from livethread.store import ThreadReader
+    from livethread.types import ThreadFreshness
     from livethread_config import Settings
 
 
@@ -50,19 +54,36 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
 async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadReader]:
     """Open the store that *settings* describe for reading. Starts neither Redis nor a worker.
 
-    If *settings* name a home, or Redis is embedded, the reader reads the files itself; otherwise it asks the workers.
+    If *settings* name a home, or Redis is embedded, the reader reads the files itself; otherwise it asks the workers. A
+    read that must be fresh also asks Redis, and raises `Unavailable` if Redis does not run.
 
     Raises:
         InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value.
         Unavailable: Redis does not answer.
     """
+    from livethread.fresh_reader import FreshReader
+    from livethread.position import START
+
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
         if not _reads_locally(settings):
             from livethread.queued.connection import require_redis
 
             await require_redis(settings)
-        yield await _reader(stack, settings)
+        reader = await _reader(stack, settings)
+
+        @cache
+        def backlog() -> Backlog:
+            from livethread.queued.backlog import Backlog
+
+            return Backlog(_mailboxes(stack, settings, _client_app(stack, settings)), settings)
+
+        async def catch_up(thread_id: str, demand: ThreadFreshness) -> Position:
+            if not demand.is_demanding:
+                return START
+            return await backlog().until_applied(thread_id, demand.at_least or START, fresh=demand.fresh)
+
+        yield FreshReader(reader, catch_up, lambda: backlog().until_all_applied())
 
 
 async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:

@@ -11,6 +11,7 @@ import pytest
 from livethread import types
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, MemoryMode, StoredThread, ThreadMetadataPatch
+from livethread.position import START
 from livethread.thread_manager import ThreadManager
 from livethread_config import Settings
 from livethread_worker.store.local import LocalThreadStore
@@ -85,7 +86,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 async def stored(store: LocalThreadStore) -> StoredThread:
-    return await store.read_thread(types.ReadThreadParams(thread_id=CREATED.thread_id))
+    """Return the thread without its position: no rollout holds it."""
+    thread = await store.read_thread(types.ReadThreadParams(thread_id=CREATED.thread_id))
+    return thread.model_copy(update={"position": START})
 
 
 def delete_index(settings: Settings) -> None:

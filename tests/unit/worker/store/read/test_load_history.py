@@ -58,7 +58,7 @@ def local_history(store: Store) -> list[str]:
 
 def history_over_celery(store: Store) -> list[str]:
     """Read as `CeleryReader` does."""
-    lines, _ = read_lines(store.home, store.index, PARAMS, 0, 1_000_000)
+    lines, _, _ = read_lines(store.home, store.index, PARAMS, 0, 1_000_000)
     return texts(StoredThreadHistory(ONE, items_of(map(decode_line, lines.split(b"\n")))))
 
 
