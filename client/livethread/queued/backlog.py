@@ -20,6 +20,9 @@ from livethread_config import Settings
 ASK_FIRST: Final = 0.02  # seconds
 ASK_LONGEST: Final = 1.0  # seconds
 
+#: Threads about which a wait for all of them asks at a time.
+BACKLOGS: Final = 500
+
 
 class Backlog:
     """The tasks that Redis has accepted and workers have not applied yet."""
@@ -48,7 +51,7 @@ class Backlog:
             if first.is_deleted:
                 raise ThreadNotFound(thread_id, "it was deleted")
             position = max(position, first.tail or START, key=position_key)
-        backlogs = await self._until({thread_id: position}, backlogs, may_be_parked=may_be_parked)
+        backlogs = await self._until({thread_id: position}, backlogs, self._deadline(), may_be_parked=may_be_parked)
         return backlogs[thread_id].applied_up_to
 
     async def until_all_applied(self) -> None:
@@ -58,9 +61,15 @@ class Backlog:
             ThreadParked: a task of some thread cannot be applied.
             Unavailable: Redis does not answer, or it took longer than a flush may.
         """
+        deadline = self._deadline()
         with redis_errors_translated(self._settings):
-            backlogs = await self._mailboxes.backlogs(await self._mailboxes.waiting_threads())
-        await self._until({id_: each.tail for id_, each in backlogs.items() if each.tail is not None}, backlogs)
+            threads = await self._mailboxes.waiting_threads()
+        # One part after the other: asking about 10,000 threads takes half a second.
+        for start in range(0, len(threads), BACKLOGS):
+            with redis_errors_translated(self._settings):
+                backlogs = await self._mailboxes.backlogs(threads[start : start + BACKLOGS])
+            tails = {id_: each.tail for id_, each in backlogs.items() if each.tail is not None}
+            await self._until(tails, backlogs, deadline)
 
     async def not_applied(self, thread_id: str, limit: float, failure: Exception | None) -> Unavailable:
         """Return the error of a wait for the thread that took longer than *limit*: because of *failure*, if it is known."""
@@ -77,14 +86,21 @@ class Backlog:
             f"is lost; flush or read again to wait longer. {cause}"
         )
 
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._settings.flush_timeout_s
+
     async def _until(
-        self, positions: Mapping[str, Position], known: dict[str, ThreadBacklog], *, may_be_parked: bool = False
+        self,
+        positions: Mapping[str, Position],
+        known: dict[str, ThreadBacklog],
+        deadline: float,
+        *,
+        may_be_parked: bool = False,
     ) -> dict[str, ThreadBacklog]:
         """Wait until each thread is applied up to its position, and return what is *known* then."""
-        limit, wait = self._settings.flush_timeout_s, ASK_FIRST
-        waiting = list(positions)
+        waiting, wait = list(positions), ASK_FIRST
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout_at(deadline):
                 while waiting := [
                     id_ for id_ in waiting if _is_waiting(id_, known[id_], positions[id_], may_be_parked)
                 ]:
@@ -97,7 +113,7 @@ class Backlog:
                                 await self._mailboxes.poke(thread_id)
                         known |= await self._mailboxes.backlogs(waiting)
         except TimeoutError:
-            raise await self.not_applied(waiting[0], limit, None) from None
+            raise await self.not_applied(waiting[0], self._settings.flush_timeout_s, None) from None
         return known
 
 

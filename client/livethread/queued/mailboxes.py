@@ -33,9 +33,6 @@ QUESTIONS: Final = CONNECTIONS // 4
 #: Entries of a mailbox that one call reads.
 PAGE: Final = 100
 
-#: Threads about which one call asks.
-BACKLOGS: Final = 500
-
 #: How ``enqueue.lua`` names tasks that change whether a thread exists.
 _KINDS: Final = {"create_thread": "create", "delete_thread": "delete"}
 
@@ -174,24 +171,22 @@ class Mailboxes:
         return int(await self._ask(self._redis.hget, self._keys_of(thread_id).writers(thread_id), names.EPOCH) or 0)
 
     async def backlogs(self, thread_ids: Iterable[str]) -> dict[str, ThreadBacklog]:
-        """Return how far workers are with each of the threads."""
+        """Return how far workers are with each of the threads, in one call for each shard."""
         by_shard: dict[int, list[str]] = {}
         for thread_id in thread_ids:
             by_shard.setdefault(self._keys_of(thread_id).shard, []).append(thread_id)
         found: dict[str, ThreadBacklog] = {}
-        for shard, ids in by_shard.items():
+        for shard, asked in by_shard.items():
             of = self._shard_keys[shard]
-            for start in range(0, len(ids), BACKLOGS):
-                asked = ids[start : start + BACKLOGS]
-                keys = [of.parked, of.deleted]
-                for thread_id in asked:
-                    keys += of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id)
-                replies = await self._ask(self._backlog, keys, asked)
-                found |= {id_: _thread_backlog(*reply) for id_, reply in zip(asked, replies, strict=True)}
+            keys = [of.parked, of.deleted]
+            for thread_id in asked:
+                keys += of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id)
+            replies = await self._ask(self._backlog, keys, asked)
+            found |= {id_: _thread_backlog(*reply) for id_, reply in zip(asked, replies, strict=True)}
         return found
 
     async def waiting_threads(self) -> list[str]:
-        """Return every thread that has unapplied tasks.
+        """Return every thread that has unapplied tasks, about in the order in which workers take them.
 
         Raises:
             ThreadParked: one is parked.
@@ -206,7 +201,7 @@ class Mailboxes:
                 ready, claimed, parked = await questions.execute()
             if parked:
                 raise ThreadParked(parked[0].decode(), parked_reason(parked[1]))
-            found += [thread.decode() for thread in (*ready, *claimed)]
+            found += [thread.decode() for thread in (*claimed, *ready)]
         return found
 
     async def progress(self, writer: Writer) -> tuple[tuple[int, Position] | None, str | None]:
