@@ -249,7 +249,7 @@ class StoredThreadHistory:
     thread_id: ThreadId
     items: tuple[RolloutItem, ...]
     #: See `StoredThread.position`.
-    position: Position = START
+    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class StoredModelContext:
     thread_id: ThreadId
     items: tuple[RolloutItem, ...]
     #: See `StoredThread.position`.
-    position: Position = START
+    position: Position
 
 
 class StoredThread(Result):
