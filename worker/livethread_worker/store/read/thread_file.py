@@ -28,7 +28,7 @@ class Located(NamedTuple):
 def open_thread(
     home: Home, index: Index, thread_id: str, *, include_archived: bool
 ) -> Iterator[tuple[BinaryIO, Position]]:
-    """Open a thread's history for reading, also while another process moves its rollouts; also say its position.
+    """Open a thread's history for reading, even while another process moves its rollouts; also say its position.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and *include_archived* is false.
@@ -77,7 +77,7 @@ def history_at(home: Home, thread_id: str, located: Located) -> StoredThreadHist
 def read_lines(
     home: Home, index: Index, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
 ) -> tuple[bytes, int | None, Position]:
-    """Return about *max_bytes* of a thread's lines, whole ones, from offset *start* on, and the next offset, if any.
+    """Return whole lines of a thread from offset *start* on, about *max_bytes*, and the next offset, if any.
 
     Also return a position: if there is no next offset, the lines up to here show everything up to it.
 
