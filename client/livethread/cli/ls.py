@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import Column, json_option, print_json, print_table, shown_time, utc_option
+from livethread.cli.output import Column, fresh_option, json_option, print_json, print_table, shown_time, utc_option
 from livethread.cli.place import nothing
 from livethread.composition import open_reader
 
@@ -46,6 +46,7 @@ COLUMNS: Final = (
 )
 @click.option("--all", "every", is_flag=True, help="Include threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@fresh_option
 @utc_option
 @json_option
 def command(
@@ -59,6 +60,7 @@ def command(
     attached_to: str | None,
     every: bool,
     cursor: str | None,
+    fresh: bool,
     in_utc: bool,
     as_json: bool,
 ) -> None:
@@ -74,6 +76,7 @@ def command(
         search_term=search,
         cwd_filters=tuple(map(os.path.abspath, cwd)) or None,
         include_without_preview=every,
+        fresh=fresh,
     )
     page = asyncio.run(_list(params, attached_to))
     if as_json:
@@ -85,7 +88,7 @@ def command(
 async def _list(params: types.ListThreadsParams, attached_to: str | None) -> types.ThreadPage:
     async with open_reader() as reader:
         if attached_to is not None:
-            source = await find_thread(reader, attached_to)
+            source = await find_thread(reader, attached_to, fresh=params.fresh)
             params = params.model_copy(update={"attached_to_thread_id": source.thread_id})
         return await reader.list_threads(params)
 

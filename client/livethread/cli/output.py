@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+fresh_option = click.option(
+    "--fresh", is_flag=True, help="First wait until workers have applied what Redis accepted."
+)
 utc_option = click.option("--utc", "in_utc", is_flag=True, help="Show times in UTC, not in the local time zone.")
 
 
