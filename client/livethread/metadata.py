@@ -298,6 +298,8 @@ class StoredThread(Result):
     token_usage: dict[str, Any] | None = None
     memory_mode: MemoryMode | None = None
     history_mode: str | None = None
+    #: When it got its name, if `find_thread_by_name` found it and the store knows; otherwise None.
+    named_at: StoredTime | None = None
     #: None unless requested.
     history: Annotated[StoredThreadHistory | None, Field(repr=False)] = None
 

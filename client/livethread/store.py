@@ -144,7 +144,7 @@ class ThreadStore(ThreadReader, Protocol):
 
         Raises:
             Conflict: the thread exists.
-            InvalidRequest: its ``history_base`` is in another shard.
+            InvalidRequest: it shares history with a thread of another shard, or is attached to one.
         """
         ...
 

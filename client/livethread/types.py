@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from livethread.errors import InvalidRequest, ThreadStoreError
+from livethread.errors import InvalidRequest, SilentHome, ThreadStoreError
 from livethread.metadata import (
     DEFAULT_PROVIDER,
     PAGINATED,
@@ -332,10 +332,17 @@ class RelationKind(StrEnum):
 
 
 class ThreadRelationFilter(Model):
-    """Threads that one thread spawned, directly or through others."""
+    """Threads that one thread, or one of several, spawned, directly or through others."""
 
     kind: RelationKind
     thread_id: ThreadId
+    #: Further threads whose children or descendants the listing includes.
+    further_thread_ids: tuple[ThreadId, ...] = ()
+
+    @property
+    def thread_ids(self) -> tuple[ThreadId, ...]:
+        """All threads whose children or descendants the listing includes."""
+        return self.thread_id, *self.further_thread_ids
 
 
 class ListThreadsParams(Model):
@@ -373,6 +380,9 @@ class ListThreadsParams(Model):
     include_attached_threads: bool = False
     #: Answer from the index alone, without checking the home for other programs' changes.
     use_state_db_only: bool = False
+    #: Return a page without the threads of homes that do not answer, instead of raising `HomesUnavailable`; see
+    #: `ThreadPage.unanswered`. Not for descendants: without one home's threads, others would be missing as well.
+    allow_partial: bool = False
 
 
 class ThreadPage(Result):
@@ -381,6 +391,10 @@ class ThreadPage(Result):
     items: tuple[StoredThread, ...]
     #: None on the last page.
     next_cursor: str | None = None
+    #: The homes whose threads this page lacks; see `ListThreadsParams.allow_partial`. The same call returns the whole page
+    #: once they answer. If you go on with *next_cursor*, the next page that they answer begins with the threads that were
+    #: missing. If *next_cursor* is None, only they have more threads.
+    unanswered: tuple[SilentHome, ...] = ()
 
 
 class SearchMatch(StrEnum):
@@ -411,6 +425,8 @@ class SearchThreadsParams(Model):
     archived: bool = False
     #: Whether attached forks are searched beside other threads; they are hidden by default, as in codex.
     include_attached_threads: bool = False
+    #: Return a page without the threads of homes that do not answer; see `ListThreadsParams.allow_partial`.
+    allow_partial: bool = False
 
 
 class StoredThreadSearchResult(Result):
@@ -425,6 +441,8 @@ class ThreadSearchPage(Result):
 
     items: tuple[StoredThreadSearchResult, ...]
     next_cursor: str | None = None
+    #: The homes whose threads this page lacks; see `ThreadPage.unanswered`.
+    unanswered: tuple[SilentHome, ...] = ()
 
 
 class SearchOccurrencesParams(Model):

@@ -33,7 +33,11 @@ async def test_a_thread_is_found_by_its_whole_name(store: ThreadStore) -> None:
     name = f"Ein Name 名前 {a_word()}"
     thread_id = await stored(store, name=name)
 
-    assert await by_name(store, name) == await read(store, thread_id)
+    found, thread = await by_name(store, name), await read(store, thread_id)
+
+    assert found == thread.model_copy(update={"named_at": found.named_at})
+    assert found.named_at is not None
+    assert found.named_at >= thread.created_at
     for other in (name.lower(), name[:-1], f" {name}"):
         with pytest.raises(ThreadNotFound):
             await by_name(store, other)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from redis.asyncio import Redis
 
 from livethread import types
-from livethread.errors import Unsupported
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
 from livethread.queued.read_requests import ReadAnswer, ReadRequests
@@ -31,11 +30,10 @@ AnswerT = TypeVar("AnswerT", bound=Result)
 
 
 class CeleryReader:
-    """The reads of a thread store, answered by a worker."""
+    """The reads of one home, answered by its workers: those of *shard*, if a read names no thread."""
 
-    def __init__(self, app: Celery, redis: Redis, settings: Settings) -> None:
-        self._requests = ReadRequests(app, redis, settings)
-        self._shards = settings.shards
+    def __init__(self, app: Celery, redis: Redis, settings: Settings, shard: int = 0) -> None:
+        self._requests = ReadRequests(app, redis, settings, shard)
 
     async def aclose(self) -> None:
         """Stop asking."""
@@ -114,15 +112,8 @@ class CeleryReader:
         return thread.model_copy(update={"history": await self.load_history(request)})
 
     async def _read(self, task: str, params: Model, answer: type[AnswerT]) -> AnswerT:
-        """Ask the shard of the thread in *params*; without one, the only shard.
-
-        Raises:
-            Unsupported: the deployment has several shards, and *params* name no thread.
-        """
-        thread_id = getattr(params, "thread_id", None)
-        if thread_id is None and self._shards > 1:
-            raise Unsupported(f"{task} over several shards")
-        found = await self._requests.ask(task, thread_id, {"params": params.model_dump(mode="json")})
+        arguments = {"params": params.model_dump(mode="json")}
+        found = await self._requests.ask(task, getattr(params, "thread_id", None), arguments)
         return answer.model_validate(json.loads(found.body))
 
 

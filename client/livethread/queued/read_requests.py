@@ -51,8 +51,9 @@ class ReadAnswer(NamedTuple):
 class ReadRequests:
     """Sends reads to workers and receives their answers."""
 
-    def __init__(self, app: Celery, redis: Redis, settings: Settings) -> None:
+    def __init__(self, app: Celery, redis: Redis, settings: Settings, shard: int = 0) -> None:
         self._app = app
+        self._shard = shard
         self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
         self._settings = settings
         self._ask = redis.register_script(load_script("livethread.queued", "ask"))
@@ -70,7 +71,7 @@ class ReadRequests:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, task: str, thread_id: str | None, arguments: dict[str, Any]) -> ReadAnswer:
-        """Have a worker of the thread's shard run *task*, and return its answer.
+        """Have a worker of the thread's shard, or without a thread of this object's, run *task*, and return its answer.
 
         A read that is cancelled, or times out, is withdrawn: a worker that has it in its queue drops it.
 
@@ -78,7 +79,7 @@ class ReadRequests:
             ThreadStoreError: the read raised it.
             Unavailable: no worker answered in time, or the request could not be sent.
         """
-        shard = names.shard_of(thread_id, self._settings.shards) if thread_id else 0
+        shard = names.shard_of(thread_id, self._settings.shards) if thread_id else self._shard
         of, read = names.ShardKeys(self._settings.key_prefix, shard), uuid.uuid4().hex
         limit = self._settings.flush_timeout_s
         withdrawal: asyncio.Task[bytes | None] | None = None

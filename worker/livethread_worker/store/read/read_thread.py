@@ -49,7 +49,8 @@ def find_thread_by_name(
     for thread_id in filter(canonical_thread_id, [*named_last_first, *others]):
         wanted = types.ReadThreadParams(thread_id=thread_id, include_archived=params.include_archived)
         with suppress(errors.ThreadNotFound):  # it has no rollout any more, or was never stored
-            return read_thread(home, index, wanted).model_copy(update={"name": params.name})
+            found = {"name": params.name, "named_at": names.named_at(thread_id)}
+            return read_thread(home, index, wanted).model_copy(update=found)
     raise errors.ThreadNotFound(params.name, "no thread has this name")
 
 
