@@ -144,7 +144,7 @@ class ThreadStore(ThreadReader, Protocol):
 
         Raises:
             Conflict: the thread exists.
-            InvalidRequest: it shares history with a thread of another shard, or is attached to one.
+            InvalidRequest: it shares history with a thread in another home, or is attached to one.
         """
         ...
 

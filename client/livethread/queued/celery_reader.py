@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from livethread import types
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
+from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.read_requests import ReadAnswer, ReadRequests
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, items_of
@@ -32,8 +33,10 @@ AnswerT = TypeVar("AnswerT", bound=Result)
 class CeleryReader:
     """The reads of one home, answered by its workers: those of *shard*, if a read names no thread."""
 
-    def __init__(self, app: Celery, redis: Redis, settings: Settings, shard: int = 0) -> None:
-        self._requests = ReadRequests(app, redis, settings, shard)
+    def __init__(
+        self, app: Celery, redis: Redis, settings: Settings, deployment: DeploymentWatch, shard: int = 0
+    ) -> None:
+        self._requests = ReadRequests(app, redis, settings, deployment, shard)
 
     async def aclose(self) -> None:
         """Stop asking."""
