@@ -97,16 +97,16 @@ def _place(value: Any) -> Place | None:
     return str(at), str(thread_id)
 
 
-def encode_turns(homes: int, turns: Sequence[tuple[str, str | None]]) -> str:
+def encode_turns(homes: int, turns: Sequence[tuple[int, str | None]]) -> str:
     """Return the cursor for the next best matches of several homes.
 
-    *turns* holds the id and the cursor of each home that may have more, in the order of their turns; the cursor is None
+    *turns* holds the number and the cursor of each home that may have more, in the order of their turns; the cursor is None
     if the home was not asked yet. *homes* identifies the homes and their shards.
     """
     return _encode("relevance of homes", homes, turns)
 
 
-def decode_turns(cursor: str, homes: int) -> list[tuple[str, str | None]]:
+def decode_turns(cursor: str, homes: int) -> list[tuple[int, str | None]]:
     """Return the *turns* in a cursor of `encode_turns`.
 
     Raises:
@@ -115,7 +115,7 @@ def decode_turns(cursor: str, homes: int) -> list[tuple[str, str | None]]:
     fields = _fields(cursor, "relevance of homes")
     try:
         known, turns = fields
-        decoded = [(str(home), None if each is None else str(each)) for home, each in turns]
+        decoded = [(int(home), None if each is None else str(each)) for home, each in turns]
     except (ValueError, TypeError):
         raise InvalidRequest(_MALFORMED) from None
     if known != homes:

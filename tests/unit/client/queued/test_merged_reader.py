@@ -19,6 +19,7 @@ from livethread.in_memory import InMemoryThreadStore, _Stored
 from livethread.metadata import StoredThread
 from livethread.queued.merged_reader import MergedReader
 from livethread.store import ThreadReader
+from livethread_config.deployment import Deployment, HomeIdentity, ShardEpochs
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SHARDS = 4
@@ -32,11 +33,19 @@ def number(id_: str) -> int:
     return int(id_[-12:], 16)
 
 
-@dataclass
-class Home:
-    home_id: str
-    shards: Sequence[int]
-    host: str = "host"
+class Spread(Deployment):
+    """A deployment in which a thread's number says its shard."""
+
+    def shard_of(self, thread_id: str) -> int:
+        return number(thread_id) % SHARDS
+
+
+def served(**homes: Sequence[int]) -> Spread:
+    """Return a deployment whose *homes* serve these shards."""
+    identities = {name: HomeIdentity(name, "1", host=f"host-{name}") for name in homes}
+    return Spread(
+        ShardEpochs.of((0, SHARDS)), {shard: identities[name] for name, own in homes.items() for shard in own}
+    )
 
 
 class OneHome(InMemoryThreadStore):
@@ -65,21 +74,15 @@ class OneHome(InMemoryThreadStore):
 class Homes:
     """Three homes with four shards, and one home that has all threads."""
 
-    records: list[Home] = field(default_factory=lambda: [Home("a", (0, 2)), Home("b", (1,)), Home("c", (3,))])
+    deployment: Spread = field(default_factory=lambda: served(a=(0, 2), b=(1,), c=(3,)))
     readers: dict[str, Any] = field(default_factory=lambda: {id_: OneHome() for id_ in "abc"})
     whole: OneHome = field(default_factory=OneHome)
 
-    def shard_of(self, thread_id: str) -> int:
-        return number(thread_id) % SHARDS
-
-    def homes(self) -> list[Home]:
-        return self.records
-
     def of(self, id_: str) -> str:
-        return next(home.home_id for home in self.records if self.shard_of(id_) in home.shards)
+        return self.deployment.home_of[self.deployment.shard_of(id_)].id
 
     def remote(self, shard: int) -> ThreadReader:
-        reader: ThreadReader = self.readers[next(home.home_id for home in self.records if shard in home.shards)]
+        reader: ThreadReader = self.readers[self.deployment.home_of[shard].id]
         return reader
 
     def put(self, thread: StoredThread, *, copied: bool = False) -> None:
@@ -104,7 +107,7 @@ class Homes:
 
     @property
     def merged(self) -> MergedReader:
-        return MergedReader(self, self.remote)
+        return MergedReader(lambda: self.deployment, self.remote)
 
 
 def thread(n: int, **fields: Any) -> StoredThread:
@@ -272,7 +275,7 @@ async def test_a_home_that_answers_again_shows_its_threads_first() -> None:
         [1, 4, 5],
         [6, 7],
     ]
-    assert first.unanswered == (SilentHome("b", "host", (1,), "nothing heard"),)
+    assert first.unanswered == (SilentHome("b", "host-b", (1,), "nothing heard"),)
 
 
 @pytest.mark.parametrize("silent", ["b", "abc"])
@@ -280,7 +283,7 @@ async def test_a_page_that_may_not_be_partial_names_the_silent_homes(silent: str
     homes = Homes()
     homes.silence(*silent)
 
-    with pytest.raises(HomesUnavailable, match=r"home b on host host \(shards: 1\): nothing heard") as raised:
+    with pytest.raises(HomesUnavailable, match=r"home b on host host-b \(shards: 1\): nothing heard") as raised:
         await homes.merged.list_threads(types.ListThreadsParams(allow_partial=silent == "abc"))
 
     assert [each.home for each in raised.value.unanswered] == list(silent)
@@ -329,7 +332,8 @@ async def test_the_home_of_this_process_is_read_without_a_worker() -> None:
         assert shard != 1
         return homes.remote(shard)
 
-    reader = MergedReader(homes, remote, local=local, local_home="b")
+    home = homes.deployment.home_of[1]
+    reader = MergedReader(lambda: homes.deployment, remote, local=local, local_home=lambda: home)
 
     assert len((await reader.list_threads(types.ListThreadsParams())).items) == 1
     await reader.read_thread(types.ReadThreadParams(thread_id=thread_id(1)))
@@ -409,7 +413,7 @@ async def test_only_a_silent_home_having_more_ends_the_search() -> None:
 async def test_a_search_by_rank_is_refused_after_shards_moved() -> None:
     homes = ranked([4, 8], [1, 5], [3])
     page = await best(homes, 2)
-    homes.records[0].shards, homes.records[1].shards = (0,), (1, 2)
+    homes.deployment = served(a=(0,), b=(1, 2), c=(3,))
 
     with pytest.raises(InvalidRequest, match="moved"):
         await best(homes, 2, page.next_cursor)
