@@ -212,7 +212,11 @@ class InMemoryThreadStore:
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
         """Return the thread that got the name last."""
-        named = [stored for stored in self._stored.values() if stored.thread.name == params.name]
+        named = [
+            stored
+            for thread_id, stored in self._stored.items()
+            if stored.thread.name == params.name and thread_id not in params.except_thread_ids
+        ]
         for stored in sorted(named, key=lambda stored: types.position_key(stored.named[0]), reverse=True):
             if stored.thread.archived_at is None or params.include_archived:
                 return stored.thread.model_copy(update={"named_at": stored.named[1]})

@@ -177,7 +177,9 @@ async def test_a_home_without_a_running_worker_is_named_within_the_timeout(deplo
     client = deployment.nowhere.model_copy(update={"flush_timeout_s": 1.0})
     with deployment.paused(1):
         async with open_reader(client) as reader:
-            with pytest.raises(HomesUnavailable, match=r"\(shards: 1\): no worker answered within 1 s") as raised:
+            with pytest.raises(
+                HomesUnavailable, match=r"\(shards: 1\): no worker of shard 1 .home .* answered within 1 s"
+            ) as raised:
                 await pages(reader)
             [page] = await pages(reader, allow_partial=True)
         async with open_reader(deployment.homes[1]) as reader:  # which reads that home itself
@@ -212,6 +214,6 @@ def test_the_commands_show_the_threads_of_both_homes(deployment: Deployment) -> 
     assert {each["thread_id"] for each in json.loads(listed.stdout)["items"]} == set(deployment.threads)
     assert [json.loads(each.stdout)["thread_id"] for each in shown] == deployment.threads[:2]
     assert (refused.exit_code, "no answer from home" in refused.stderr) == (1, True)
-    assert "(shards: 1): no worker answered" in partial.stderr
+    assert "(shards: 1): no worker of shard 1" in partial.stderr
     found = {each["thread"]["thread_id"] for each in json.loads(partial.stdout)["items"]}
     assert found == set(deployment.threads[::2])

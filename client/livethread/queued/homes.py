@@ -63,9 +63,14 @@ class Homes:
         """
 
         async def find(home: Home) -> StoredThread | None:
+            copies: list[str] = []
             with suppress(ThreadNotFound):
-                thread = await home.reader.find_thread_by_name(params)
-                return thread if self._owns(home, thread) else None
+                while True:
+                    rest = params.model_copy(update={"except_thread_ids": (*params.except_thread_ids, *copies)})
+                    thread = await home.reader.find_thread_by_name(rest)
+                    if self._owns(home, thread):
+                        return thread
+                    copies.append(thread.thread_id)
             return None
 
         answers, _ = await self._ask(self._homes.values(), find)

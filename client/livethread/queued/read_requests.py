@@ -99,7 +99,11 @@ class ReadRequests:
                     withdrawal = self._withdraw(of, read)
                     raise
         except TimeoutError:
-            raise errors.Unavailable(f"no worker answered within {limit:g} s: {await _state(withdrawal)}") from None
+            home = self._deployment.current.home_of.get(shard)
+            of_home = f" (home {home})" if home else ""
+            raise errors.Unavailable(
+                f"no worker of shard {shard}{of_home} answered within {limit:g} s: {await _state(withdrawal)}"
+            ) from None
         if isinstance(answer, errors.ThreadStoreError):
             raise answer
         return answer

@@ -307,8 +307,11 @@ async def test_a_name_finds_the_thread_that_got_it_last() -> None:
     found = await homes.merged.find_thread_by_name(types.FindThreadByNameParams(name="same"))
 
     assert number(found.thread_id) == 1
-    with pytest.raises(ThreadNotFound):
+    with pytest.raises(ThreadNotFound):  # copies do not count
         await homes.merged.find_thread_by_name(types.FindThreadByNameParams(name="old"))
+    homes.put(thread(2, name="old"))
+    found = await homes.merged.find_thread_by_name(types.FindThreadByNameParams(name="old"))
+    assert number(found.thread_id) == 2
 
 
 async def test_one_thread_is_read_in_the_home_of_its_shard() -> None:
