@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from livethread.queued import QueuedThreadStore
     from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
+    from livethread.queued.shards import Shards
     from livethread.store import ThreadReader
     from livethread_config import Settings
     from livethread_config.deployment import Deployment, HomeIdentity
@@ -100,6 +101,24 @@ async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes
     with redis_errors_translated(settings):
         await mailboxes.deployment.refresh()
     return mailboxes
+
+
+async def open_shards(stack: AsyncExitStack, settings: Settings) -> Shards:
+    """Return the shards of *settings*' deployment; the connection, and an embedded server, stay up until *stack* closes.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    from livethread.queued.connection import connect, redis_errors_translated, require_redis
+    from livethread.queued.shards import Shards
+
+    if settings.is_embedded:
+        await _run_locally(stack, settings)
+    await require_redis(settings)
+    stack.enter_context(redis_errors_translated(settings))
+    redis = connect(settings)
+    stack.push_async_callback(redis.aclose)
+    return Shards(redis, settings)
 
 
 def _settings_of_environment() -> Settings:
@@ -231,6 +250,27 @@ def local_home(settings: Settings) -> HomeIdentity | None:
     from livethread_worker.store.files.identity import find_identity
 
     return find_identity(Home(settings.home), settings.key_prefix)
+
+
+def new_home(settings: Settings) -> HomeIdentity:
+    """Return the home of this host that is to serve a shard; it gets an identity if it has none.
+
+    Raises:
+        InvalidRequest: ``LIVETHREAD_HOME`` is not set, the worker extra is missing, or Redis is embedded.
+        Unavailable: the home cannot be created.
+    """
+    if settings.is_embedded or "home" not in settings.model_fields_set or not _has_worker_extra():
+        raise InvalidRequest(
+            "a shard is moved to the home LIVETHREAD_HOME of this host, in the deployment LIVETHREAD_REDIS_URL: set both, "
+            "and install the worker extra (pip install 'livethread[worker]')"
+        )
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.files.identity import identify
+
+    try:
+        return identify(Home(settings.home), settings.key_prefix)
+    except OSError as error:
+        raise Unavailable(f"the home {settings.home} cannot be used: {error}") from error
 
 
 def _reads_locally(settings: Settings) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -161,6 +162,14 @@ def test_each_home_serves_the_shards_of_its_workers_queues(settings: Settings, r
     assert start(with_home(settings, "second")) == [1, 3]
     assert start(settings) == [0, 2]
     assert list(record(redis, settings).homes().values()) == [[0, 2], [1, 3]]
+
+
+def test_shards_that_were_just_added_are_for_a_new_home(settings: Settings, redis: Redis) -> None:
+    start(settings)
+    redis.hset(deployment_key(settings.key_prefix), "epochs", f"[[0,1],[{time.time_ns() // 1_000_000 + 60_000},3]]")
+
+    assert start(settings) == [0]
+    assert start(with_home(settings, "second")) == [1, 2]
 
 
 def test_a_queue_whose_shard_another_home_serves_is_refused_with_both_homes(settings: Settings, redis: Redis) -> None:

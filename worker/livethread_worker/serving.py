@@ -40,7 +40,8 @@ class Serving:
             if not shards:
                 logger.warning("this worker serves no shard, only the queues %s", ", ".join(queues.consume_from))
         else:
-            shards = self._due(membership)
+            # Shards that were just added are for a new home; a home without any other shard is one.
+            shards = self._due(membership, begun_by=_now_ms()) or self._due(membership)
             if not shards:
                 raise InvalidRequest(_no_shard_left(membership, self._prefix))
         membership.claim(shards)
@@ -74,7 +75,7 @@ class Serving:
                 consumer.cancel_task_queue(names.queue_name(self._prefix, shard))
         if self._is_chosen:
             return
-        for shard in self._due(membership, begun_by=int(time.time() * 1000)):
+        for shard in self._due(membership, begun_by=_now_ms()):
             if shard not in consumed:
                 membership.claim([shard])
                 consumer.add_task_queue(names.queue_name(self._prefix, shard))
@@ -92,6 +93,10 @@ class Serving:
             if membership.is_mine(shard)
             or (membership.may_serve(shard) and (begun_by is None or deployment.epochs.begin_of(shard) <= begun_by))
         ]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _require_shards(shards: list[int], deployment: Deployment, prefix: str) -> None:

@@ -1,68 +1,64 @@
-"""Finds threads that need another one: forks that continue one of its rollouts, or are attached to it."""
+"""Finds the threads that need another one: forks that continue one of its rollouts, or are attached to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from livethread.errors import Conflict, ThreadStoreError
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.lineage import First, read_first
 from livethread_worker.store.index import Index
-
-
-class _Heir(NamedTuple):
-    thread_id: str
-    is_attached: bool
+from livethread_worker.store.index.index import Heir
 
 
 def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
-    """Raise if other threads need *thread_id*, so that it cannot be deleted.
+    """Check that no other thread needs *thread_id*, so that it can be deleted.
 
     Raises:
-        Conflict: they do.
+        Conflict: another thread needs it.
     """
     heir = next(_heirs(home, index, thread_id), None)
     if heir is None:
         return
     if heir.is_attached:
         raise Conflict(
-            f"cannot delete thread {thread_id} while attached thread {heir.thread_id} exists; delete that first"
+            f"cannot delete thread {thread_id} while attached thread {heir.thread_id} exists; delete that one first"
         )
     raise Conflict(
-        f"cannot delete thread {thread_id}: thread {heir.thread_id} was forked from it, and reads the history that they "
-        "share from its rollout; delete that first, or archive this one"
+        f"cannot delete thread {thread_id}: thread {heir.thread_id} was forked from it and reads its rollout; delete "
+        "that one first, or archive this one"
     )
 
 
-def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[_Heir]:
+def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[Heir]:
     # codex lets forks continue only paginated threads.
     is_paginated = index.rollout(thread_id) is None or index.lineage(thread_id).is_paginated
     rollouts = home.rollouts_of(thread_id) if is_paginated else []
     rollout_ids = {id_ for path in rollouts if (id_ := home.rollout_id_of(path))}
     for known in index.heirs(thread_id, rollout_ids):
         if (home.root / known.path).exists():
-            yield _Heir(known.thread_id, known.is_attached)
+            yield known
     if not any(_first(path).is_paginated for path in rollouts):
         return
-    # Rollouts that the index does not know yet, and earlier ones of other threads, which it does not hold.
+    # The index lacks new rollouts, and the earlier ones of threads that codex reverted.
     indexed = {path for path, _ in index.rollouts().values()}
     for other, entry in home.rollout_entries():
         path = Path(entry.path)
-        if other == thread_id or home.relative(path) in indexed:
+        relative = home.relative(path)
+        if other == thread_id or relative in indexed:
             continue
         first = _first(path)
         if first.attached_to == thread_id:
-            yield _Heir(other, is_attached=True)
+            yield Heir(other, relative, is_attached=True)
         elif first.base is not None and first.base.rollout_id in rollout_ids:
-            yield _Heir(other, is_attached=False)
+            yield Heir(other, relative, is_attached=False)
 
 
 def continued_rollouts(home: Home) -> set[str]:
-    """Return the ids of all rollouts that others continue, by the first line of each: their bytes must not move."""
+    """Return the ids of all rollouts that others continue: their bytes must not move. Reads each rollout's first line."""
     return {base.rollout_id for _, path in home.rollouts() if (base := _first(path).base) is not None}
 
 

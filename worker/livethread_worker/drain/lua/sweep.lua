@@ -9,8 +9,8 @@
 --        3 ms for which claims hold: a claim that ends later was made before the clock was set back
 --        4 "<home id> <inode>" if this worker serves the shard, else ""
 --
--- A doorbell counts as lost, however often a client has rung again since, if a thread has been ready for longer than
--- doorbells count as outstanding. Then only a sweep's own doorbell is waited for.
+-- If a thread has been ready for longer than a doorbell counts as outstanding, clients' doorbells count as lost, however
+-- recent they are. Then a sweep rings unless another sweep's doorbell is outstanding.
 --
 -- Returns { ring, expired }: ring is 1 if the caller must publish a doorbell.
 
