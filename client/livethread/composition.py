@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -186,6 +186,8 @@ async def _reader(
     local = await _local_reader(stack, settings) if _reads_locally(settings) else None
     if local is not None and settings.is_embedded:
         return local
+    from redis.exceptions import RedisError
+
     from livethread.queued.celery_reader import CeleryReader
     from livethread.queued.connection import connect
     from livethread.queued.merged_reader import MergedReader
@@ -209,7 +211,21 @@ async def _reader(
     def deployment() -> Deployment:
         return watch.current if watch.is_read or recalled is None else recalled
 
-    return MergedReader(deployment, remote, local=local, local_home=_local_home_once_served(settings))
+    async def refreshed() -> Deployment:
+        if watch.is_read:
+            with suppress(RedisError, OSError, InvalidRequest):
+                async with asyncio.timeout(settings.connect_timeout_s):
+                    await watch.refresh()
+        return deployment()
+
+    return MergedReader(
+        deployment,
+        refreshed,
+        remote,
+        local=local,
+        local_home=_local_home_once_served(settings),
+        prefers_local=settings.reads == "local",
+    )
 
 
 async def _local_reader(stack: AsyncExitStack, settings: Settings) -> ThreadReader:

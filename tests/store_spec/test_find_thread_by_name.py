@@ -19,8 +19,8 @@ from livethread import (
 )
 
 
-async def by_name(store: ThreadReader, name: str, **params: bool) -> StoredThread:
-    return await store.find_thread_by_name(FindThreadByNameParams(name=name, **params))
+async def by_name(store: ThreadReader, name: str, **params: object) -> StoredThread:
+    return await store.find_thread_by_name(FindThreadByNameParams.model_validate({"name": name} | params))
 
 
 async def rename(store: ThreadStore, thread_id: str, name: str | None) -> None:
@@ -48,6 +48,7 @@ async def test_of_several_threads_the_one_that_got_the_name_last_is_found(store:
     first, second = await stored(store, name=name), await stored(store, name=name)
 
     assert (await by_name(store, name)).thread_id == second
+    assert (await by_name(store, name, except_thread_ids=(second,))).thread_id == first
     await rename(store, first, "another")
     await rename(store, first, name)
     assert (await by_name(store, name)).thread_id == first

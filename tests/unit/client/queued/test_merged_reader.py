@@ -101,13 +101,17 @@ class Homes:
         self.whole.remove(id_)
         self.readers[self.of(id_)].remove(id_)  # copies stay
 
+    async def refreshed(self) -> Spread:
+        self.deployment = served(a=(0, 2), b=(1,), c=(3,))
+        return self.deployment
+
     def silence(self, *ids: str) -> None:
         for home, reader in self.readers.items():
             reader.is_silent = home in ids
 
     @property
     def merged(self) -> MergedReader:
-        return MergedReader(lambda: self.deployment, self.remote)
+        return MergedReader(lambda: self.deployment, self.refreshed, self.remote)
 
 
 def thread(n: int, **fields: Any) -> StoredThread:
@@ -336,10 +340,36 @@ async def test_the_home_of_this_process_is_read_without_a_worker() -> None:
         return homes.remote(shard)
 
     home = homes.deployment.home_of[1]
-    reader = MergedReader(lambda: homes.deployment, remote, local=local, local_home=lambda: home)
+    reader = MergedReader(lambda: homes.deployment, homes.refreshed, remote, local=local, local_home=lambda: home)
 
     assert len((await reader.list_threads(types.ListThreadsParams())).items) == 1
     await reader.read_thread(types.ReadThreadParams(thread_id=thread_id(1)))
+
+
+@pytest.mark.parametrize("known", [{}, {"a": (0, 2)}, {"a": (0, 2), "b": (1,)}])
+async def test_a_home_that_was_added_meanwhile_is_read(known: dict[str, Sequence[int]]) -> None:
+    homes = Homes()
+    for n in range(4):
+        homes.put(thread(n))
+    homes.deployment = served(**known)
+
+    assert len((await homes.merged.list_threads(types.ListThreadsParams())).items) == 4
+    homes.deployment = served(**known)
+    await homes.merged.read_thread(types.ReadThreadParams(thread_id=thread_id(3)))
+
+
+@pytest.mark.parametrize("prefers_local", [True, False])
+async def test_a_home_that_is_not_the_only_one_is_read_only_on_request(prefers_local: bool) -> None:
+    homes = Homes(served(a=range(SHARDS)))
+    homes.put(thread(1))
+    local = OneHome()
+    reader = MergedReader(
+        lambda: homes.deployment, homes.refreshed, homes.remote, local=local, prefers_local=prefers_local
+    )
+
+    page = await reader.list_threads(types.ListThreadsParams())
+
+    assert len(page.items) == (0 if prefers_local else 1)
 
 
 # -- the best matches --------------------------------------------------------------------------------------
