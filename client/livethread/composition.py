@@ -265,7 +265,10 @@ def local_home(settings: Settings) -> HomeIdentity | None:
     from livethread_worker.store.files.home import Home
     from livethread_worker.store.files.identity import find_identity
 
-    return find_identity(Home(settings.home), settings.key_prefix)
+    try:
+        return find_identity(Home(settings.home), settings.key_prefix)
+    except OSError:  # reading the home says more
+        return None
 
 
 def new_home(settings: Settings) -> HomeIdentity:

@@ -17,7 +17,7 @@ WIRE: Final = 1
 WIRE_FIELD: Final = "wire"
 EPOCHS_FIELD: Final = "epochs"
 HOME_FIELD: Final = "home:"
-#: The latest time (ms) in the id of a new thread that was ahead of Redis' clock: see ``enqueue.lua``.
+#: The latest id of a new thread whose time was ahead of Redis' clock: see ``enqueue.lua``.
 AHEAD_FIELD: Final = "ahead"
 
 
@@ -77,14 +77,14 @@ class ShardEpochs:
     def shard_of(self, thread_id: str) -> int:
         """Return the shard of *thread_id*, for good: later epochs do not change it."""
         if len(self.epochs) > 1:
-            made_at = _made_at(thread_id)
-            shards = next(shards for since, shards in reversed(self.epochs) if since <= made_at)
+            at = made_at(thread_id)
+            shards = next(shards for since, shards in reversed(self.epochs) if since <= at)
         else:
             shards = self.epochs[0][1]
         return names.shard_of(thread_id, shards)
 
 
-def _made_at(thread_id: str) -> int:
+def made_at(thread_id: str) -> int:
     """Return the time in ms in a UUIDv7; 0 for ids of other kinds."""
     return int(thread_id[:8] + thread_id[9:13], 16) if thread_id[14:15] == "7" else 0
 

@@ -113,6 +113,16 @@ async def test_a_thread_whose_id_is_ahead_of_the_clock_keeps_its_shard(settings:
     assert longer.epochs[-1][0] == made_at + 10
 
 
+async def test_no_shard_is_added_while_an_id_is_far_ahead_of_the_clock(settings: Settings) -> None:
+    far = "ffffffff-ffff-7fff-8fff-ffffffffffff"
+    async with opened(settings.model_copy(update={"reads": "local"})) as store:
+        await store.create_thread(CreateThreadParams(thread_id=far))
+        await append(store, far, message("one"))
+    async with shards_of(settings) as shards:
+        with pytest.raises(InvalidRequest, match=f"the id of thread {far} holds a time"):
+            await shards.add(1)
+
+
 @pytest.mark.parametrize("opened_before", [True, False])
 async def test_a_client_that_knows_too_few_shards_puts_no_thread_into_a_wrong_one(
     settings: Settings, redis: Redis, opened_before: bool

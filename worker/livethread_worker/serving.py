@@ -37,14 +37,15 @@ class Serving:
         if self._is_chosen:
             shards = self.consumed()
             _require_shards(shards, membership.deployment, self._prefix)
+            membership.claim(shards)
             if not shards:
                 logger.warning("this worker serves no shard, only the queues %s", ", ".join(queues.consume_from))
         else:
             # Shards that were just added are for a new home; a home without any other shard is one.
             shards = self._due(membership, begun_by=_now_ms()) or self._due(membership)
+            shards = [shard for shard in shards if _is_claimed(membership, shard)]
             if not shards:
                 raise InvalidRequest(_no_shard_left(membership, self._prefix))
-        membership.claim(shards)
         for shard in membership.deployment.shards if not self._is_chosen else ():
             queue = names.queue_name(self._prefix, shard)
             if shard in shards:
@@ -66,18 +67,16 @@ class Serving:
         """
         consumed = self.consumed()
         for shard in consumed:
-            if not membership.is_mine(shard):
-                home = membership.deployment.home_of.get(shard)
-                if home is None:  # Redis lost the record, and another process restored it
-                    membership.claim([shard])
-                    continue
+            home = membership.deployment.home_of.get(shard)
+            if home is None:  # Redis lost the record, and another process restored it
+                _is_claimed(membership, shard)
+            elif home != membership.identity:
                 logger.error("shard %d is served by the home %s now, and no longer by this worker", shard, home)
                 consumer.cancel_task_queue(names.queue_name(self._prefix, shard))
         if self._is_chosen:
             return
         for shard in self._due(membership, begun_by=_now_ms()):
-            if shard not in consumed:
-                membership.claim([shard])
+            if shard not in consumed and _is_claimed(membership, shard):
                 consumer.add_task_queue(names.queue_name(self._prefix, shard))
                 logger.info("serving shard %d, too", shard)
 
@@ -93,6 +92,15 @@ class Serving:
             if membership.is_mine(shard)
             or (membership.may_serve(shard) and (begun_by is None or deployment.epochs.begin_of(shard) <= begun_by))
         ]
+
+
+def _is_claimed(membership: Membership, shard: int) -> bool:
+    """Claim *shard*; return False if another home was faster."""
+    try:
+        membership.claim([shard])
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _now_ms() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -52,7 +53,8 @@ class Acknowledgements:
 
     async def _subscribe_to_more(self) -> None:
         if self._is_connected:
-            await self.connect()
+            with suppress(RedisError, OSError):  # then `_listen` connects again, and each flush asks
+                await self.connect()
 
     def start(self) -> None:
         """Start listening; if `connect` failed, as soon as Redis answers."""

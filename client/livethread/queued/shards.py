@@ -11,11 +11,14 @@ from redis.asyncio import Redis
 from livethread.errors import Conflict, InvalidRequest
 from livethread.queued.deployment import Change, DeploymentWatch
 from livethread_config import Settings, names
-from livethread_config.deployment import AHEAD_FIELD, EPOCHS_FIELD, HomeIdentity, ShardEpochs, home_field
+from livethread_config.deployment import AHEAD_FIELD, EPOCHS_FIELD, HomeIdentity, ShardEpochs, home_field, made_at
 from livethread_config.settings import MAX_SHARDS
 
 #: How long after it is written a shard epoch begins: clients know it by then, and a home can be there for it.
 EPOCH_DELAY_MS: Final = 60_000
+
+#: The latest begin of a shard epoch, if a thread's id is ahead of the clock.
+MOST_AHEAD_MS: Final = 3_600_000
 
 #: How long a home must not have been seen before a shard is moved away from it; also at least three sweeps.
 UNSEEN: Final = 10.0  # seconds
@@ -68,17 +71,22 @@ class Shards:
         no thread changes its shard.
 
         Raises:
-            InvalidRequest: there would be too many.
+            InvalidRequest: there would be too many, or they would begin more than `MOST_AHEAD_MS` from now.
         """
         while True:
             epochs = (await self._watch.refresh()).epochs
             total = epochs.shards + count
             if total > MAX_SHARDS:
                 raise InvalidRequest(f"{epochs.shards} + {count} shards are more than {MAX_SHARDS}")
-            ahead = (await self._redis.hget(self._key, AHEAD_FIELD) or b"").decode()
-            begin = max(await self._now_ms() + EPOCH_DELAY_MS, int(ahead or 0) + 1, epochs.epochs[-1][0] + 1)
+            now, ahead = await self._now_ms(), (await self._redis.hget(self._key, AHEAD_FIELD) or b"").decode()
+            begin = max(now + EPOCH_DELAY_MS, made_at(ahead) + 1, epochs.epochs[-1][0] + 1)
+            if begin > now + MOST_AHEAD_MS:
+                raise InvalidRequest(
+                    f"the id of thread {ahead} holds a time {(begin - now) / 3_600_000:.0f} h ahead of Redis' clock, and new "
+                    f"shards would begin after it. Delete the thread, and then the field {AHEAD_FIELD} of {self._key}"
+                )
             longer = ShardEpochs.of(*epochs.epochs, (begin, total))
-            changes = [Change(EPOCHS_FIELD, epochs.text, longer.text), Change(AHEAD_FIELD, ahead, ahead or "0")]
+            changes = [Change(EPOCHS_FIELD, epochs.text, longer.text), Change(AHEAD_FIELD, ahead, ahead)]
             if await self._watch.change(changes):
                 return _time(begin), longer
 

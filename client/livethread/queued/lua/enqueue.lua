@@ -84,12 +84,12 @@ local function forget_silent(writers)
   end
 end
 
--- If a new thread's UUIDv7 holds a time ahead of our clock, note it: the next shard epoch begins later, so that this thread
--- keeps its shard.
+-- If a new thread's UUIDv7 holds a time ahead of our clock, note the latest such id: the next shard epoch begins later, so that
+-- the thread keeps its shard.
 local function note_if_ahead(thread)
   local made_at = string.sub(thread, 15, 15) == '7' and tonumber(string.sub(thread, 1, 8) .. string.sub(thread, 10, 13), 16)
-  if made_at and made_at > now + 30000 and made_at > tonumber(call('HGET', KEYS[9], 'ahead') or 0) then
-    call('HSET', KEYS[9], 'ahead', string.format('%.0f', made_at))
+  if made_at and made_at > now + 30000 and thread > (call('HGET', KEYS[9], 'ahead') or '') then
+    call('HSET', KEYS[9], 'ahead', thread)
   end
 end
 
