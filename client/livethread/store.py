@@ -71,7 +71,11 @@ class ThreadReader(Protocol):
         ...
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
-        """Return one page of threads."""
+        """Return one page of threads, of all homes.
+
+        Raises:
+            HomesUnavailable: some homes did not answer, and *params* do not allow a partial page.
+        """
         ...
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
@@ -79,6 +83,7 @@ class ThreadReader(Protocol):
 
         Raises:
             InvalidRequest: the query is blank, or the cursor is not from a page of this search.
+            HomesUnavailable: some homes did not answer, and *params* do not allow a partial page.
         """
         ...
 
