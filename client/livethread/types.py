@@ -238,7 +238,7 @@ class FindThreadByNameParams(Model):
     #: The whole name, as it was given.
     name: Annotated[str, Field(min_length=1)]
     include_archived: bool = False
-    #: Threads that are not meant.
+    #: Threads to pass over.
     except_thread_ids: tuple[ThreadId, ...] = ()
 
 

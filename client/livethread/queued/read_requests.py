@@ -75,7 +75,7 @@ class ReadRequests:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, task: str, thread_id: str | None, arguments: dict[str, Any]) -> ReadAnswer:
-        """Have a worker of the thread's shard, or without a thread of this object's, run *task*, and return its answer.
+        """Have a worker run *task*, and return its answer: one of the thread's shard, or without a thread of the reader's.
 
         A read that is cancelled, or times out, is withdrawn: a worker that has it in its queue drops it.
 
