@@ -17,11 +17,14 @@ from livethread.errors import InvalidRequest, Unavailable
 if TYPE_CHECKING:
     from celery import Celery
 
+    from livethread.position import Position
     from livethread.queued import QueuedThreadStore
+    from livethread.queued.backlog import Backlog
     from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
     from livethread.queued.shards import Shards
     from livethread.store import ThreadReader
+    from livethread.types import ThreadFreshness
     from livethread_config import Settings
     from livethread_config.deployment import Deployment, HomeIdentity
 
@@ -57,33 +60,62 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
     """Open the store that *settings* describe for reading. Starts neither Redis nor a worker.
 
     If *settings* name a home, or Redis is embedded, the reader reads the files itself; it asks the workers for threads of
-    other homes.
+    other homes. A read that must be fresh also asks Redis, and raises `Unavailable` if Redis does not run.
 
     Raises:
         InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value, or the deployment record contradicts the settings.
         Unavailable: Redis does not answer, and *settings* name no home.
     """
+    from livethread.fresh_reader import FreshReader
+    from livethread.position import START
+
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
-        is_local = _reads_locally(settings)
-        if is_local and settings.is_embedded:
-            yield await _local_reader(stack, settings)
-            return
-        from livethread.queued.connection import connect, redis_errors_translated, require_redis
-        from livethread.queued.deployment import DeploymentWatch
+        reader = await _reader_alone(stack, settings)
 
-        redis = connect(settings)
-        stack.push_async_callback(redis.aclose)
-        deployment = DeploymentWatch(redis, settings)
-        if is_local:
-            await deployment.look()
-        else:
-            await require_redis(settings)
+        @cache
+        def mailboxes() -> Mailboxes:
+            return _mailboxes(stack, settings, _client_app(stack, settings))
+
+        async def backlog() -> Backlog:
+            from livethread.queued.backlog import Backlog
+            from livethread.queued.connection import redis_errors_translated
+
             with redis_errors_translated(settings):
-                await deployment.refresh()
-        if deployment.is_read:
-            await stack.enter_async_context(deployment)
-        yield await _reader(stack, settings, deployment, lambda readers: _client_app(readers, settings))
+                await mailboxes().deployment.refresh()
+            return Backlog(mailboxes(), settings)
+
+        async def catch_up(thread_id: str, demand: ThreadFreshness) -> Position:
+            if not demand.is_demanding:
+                return START
+            return await (await backlog()).until_applied(thread_id, demand.at_least or START, fresh=demand.fresh)
+
+        async def catch_up_with_all() -> None:
+            await (await backlog()).until_all_applied()
+
+        yield FreshReader(reader, catch_up, catch_up_with_all)
+
+
+async def _reader_alone(stack: AsyncExitStack, settings: Settings) -> ThreadReader:
+    """Return the reader of all homes for a process without a store."""
+    is_local = _reads_locally(settings)
+    if is_local and settings.is_embedded:
+        return await _local_reader(stack, settings)
+    from livethread.queued.connection import connect, redis_errors_translated, require_redis
+    from livethread.queued.deployment import DeploymentWatch
+
+    redis = connect(settings)
+    stack.push_async_callback(redis.aclose)
+    deployment = DeploymentWatch(redis, settings)
+    if is_local:
+        await deployment.look()
+    else:
+        await require_redis(settings)
+        with redis_errors_translated(settings):
+            await deployment.refresh()
+    if deployment.is_read:
+        await stack.enter_async_context(deployment)
+    return await _reader(stack, settings, deployment, lambda readers: _client_app(readers, settings))
 
 
 async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:

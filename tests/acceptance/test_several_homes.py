@@ -15,15 +15,19 @@ from click.testing import CliRunner
 from tests.nodes.items import append, flush, history, new_thread, read, said, texts, update
 from tests.nodes.processes import READY, ChildProcess, RedisServer, worker_process
 from tests.nodes.stores import opened
+from tests.store_spec.operations import delete
 
 from livethread import (
     FindThreadByNameParams,
     ListThreadsParams,
     ReadThreadByRolloutPathParams,
+    ReadThreadParams,
     SearchThreadsParams,
     Settings,
     ThreadMetadataPatch,
+    ThreadNotFound,
     ThreadReader,
+    ThreadStore,
 )
 from livethread.cli import main
 from livethread.composition import open_reader
@@ -171,6 +175,32 @@ async def test_a_subtree_over_both_homes_is_listed_whole(client: Settings, deplo
 
     async with open_reader(client) as reader:
         assert ids(await pages(reader, page_size=5, relation_filter=relation)) == rest[::-1]
+
+
+async def test_a_fresh_listing_shows_what_both_homes_have_not_applied_yet(
+    client: Settings, deployment: Deployment
+) -> None:
+    async with opened(deployment.nowhere) as store, open_reader(client) as reader:
+        new: dict[int, str] = {}
+        while len(new) < 2:
+            thread_id = await new_thread(store)
+            new[deployment.shard_of(thread_id)] = thread_id
+        for thread_id in new.values():
+            await append(store, thread_id, said("unflushed"))
+
+        page = await reader.list_threads(
+            ListThreadsParams(page_size=3, include_without_preview=True, use_state_db_only=True, fresh=True)
+        )
+
+        assert set(new.values()) <= {thread.thread_id for thread in page.items}
+        await delete_threads(store, *new.values())
+
+
+async def delete_threads(store: ThreadStore, *thread_ids: str) -> None:
+    for thread_id in thread_ids:
+        await delete(store, thread_id)
+        with pytest.raises(ThreadNotFound):
+            await store.read_thread(ReadThreadParams(thread_id=thread_id, fresh=True))
 
 
 async def test_a_home_without_a_running_worker_is_named_within_the_timeout(deployment: Deployment) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from livethread import (
     AppendThreadItemsParams,
     CreateThreadParams,
@@ -96,3 +98,14 @@ def texts(items: list[RolloutItem]) -> list[str]:
     return [
         item.payload["message"] if item.type == "event_msg" else item.payload["content"][0]["text"] for item in items
     ]
+
+
+def without_positions(value: Any) -> Any:
+    """Return *value* as JSON without its positions: no rollout holds them, so a rebuild forgets them."""
+    match value if isinstance(value, dict | list) else to_jsonable_python(value):
+        case dict() as fields:
+            return {name: without_positions(each) for name, each in fields.items() if name != "position"}
+        case list() as values:
+            return [without_positions(each) for each in values]
+        case other:
+            return other

@@ -42,8 +42,8 @@ from livethread import (
     new_thread_id,
 )
 from livethread.metadata import MetadataUpdate
+from livethread.position import START, position_key
 from livethread.rollout.item import parse_items
-from livethread.types import START, position_key
 
 #: Later than every thread of these tests.
 LATER = datetime(2126, 1, 1, tzinfo=UTC)

@@ -22,7 +22,8 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-from livethread.types import ArchiveThreadParams, position_key
+from livethread.position import position_key
+from livethread.types import ArchiveThreadParams
 
 
 @EVERY_READER

@@ -25,8 +25,8 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
+from livethread.position import position_key
 from livethread.rollout.item import parse_items
-from livethread.types import position_key
 from livethread_worker.store import LocalThreadStore
 
 

@@ -25,8 +25,8 @@ from livethread import (
     UpdateThreadMetadataParams,
     new_thread_id,
 )
+from livethread.position import START, position_key
 from livethread.rollout.item import parse_items
-from livethread.types import START, position_key
 
 TURN = {
     "type": "turn_context",

@@ -13,7 +13,7 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-from livethread.types import position_key
+from livethread.position import position_key
 
 
 @EVERY_READER

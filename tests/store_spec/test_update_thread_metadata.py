@@ -21,7 +21,7 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-from livethread.types import position_key
+from livethread.position import position_key
 
 AT = datetime(2030, 1, 2, 3, 4, 5, 678000, UTC)
 

@@ -10,6 +10,7 @@ import click
 
 from livethread.cli.output import (
     console,
+    fresh_option,
     json_option,
     local_time,
     one_line,
@@ -49,6 +50,7 @@ WIDE: Final = 110
 @click.option("--all", "every", is_flag=True, help="Include threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @partial_option
+@fresh_option
 @json_option
 def command(
     *,
@@ -62,6 +64,7 @@ def command(
     every: bool,
     cursor: str | None,
     allow_partial: bool,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     """List threads."""
@@ -78,6 +81,7 @@ def command(
         attached_to_thread_id=attached_to,
         include_without_preview=every,
         allow_partial=allow_partial,
+        fresh=fresh,
     )
     page = asyncio.run(_list(params))
     warn_of_silent_homes(page.unanswered)

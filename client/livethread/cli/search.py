@@ -9,6 +9,7 @@ import click
 
 from livethread.cli.output import (
     console,
+    fresh_option,
     json_option,
     one_line,
     partial_option,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--thread", "thread_id", metavar="THREAD", help="Show each occurrence in one thread.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @partial_option
+@fresh_option
 @json_option
 def command(
     *,
@@ -41,6 +43,7 @@ def command(
     thread_id: str | None,
     cursor: str | None,
     allow_partial: bool,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     """Find the threads in which TEXT was said, ignoring case."""
@@ -49,7 +52,9 @@ def command(
     if thread_id is not None and (words or archived):
         raise click.UsageError("--thread searches for TEXT literally, archived or not; omit --words and --archived")
     if thread_id is not None:
-        params = types.SearchOccurrencesParams(thread_id=thread_id, search_term=term, page_size=limit, cursor=cursor)
+        params = types.SearchOccurrencesParams(
+            thread_id=thread_id, search_term=term, page_size=limit, cursor=cursor, fresh=fresh
+        )
         _show_occurrences(asyncio.run(_occurrences(params)), as_json=as_json)
         return
     match = types.SearchMatch.WORDS if words else types.SearchMatch.LITERAL
@@ -60,6 +65,7 @@ def command(
         archived=archived,
         cursor=cursor,
         allow_partial=allow_partial,
+        fresh=fresh,
     )
     page = asyncio.run(_threads(search))
     warn_of_silent_homes(page.unanswered)
