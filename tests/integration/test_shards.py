@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from redis import Redis
 from tests.nodes.items import append, flush, history, message, new_thread, texts
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
-from tests.nodes.waiting import eventually
+from tests.nodes.waiting import DEADLINE, eventually
 from tests.nodes.workers import celery_worker
 from tests.unit.config.test_deployment import id_made_at
 
@@ -209,6 +210,35 @@ async def test_a_worker_whose_shard_was_moved_serves_it_no_more(
 
             assert former is not None
             assert redis.zscore(keys.ready, thread_id) is not None
+
+
+async def test_a_shard_goes_on_in_the_home_to_which_it_was_moved(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its files; the former home is refused from then on."""
+    moved = settings.model_copy(update={"home": settings.home.with_name("moved")})
+    async with opened(settings) as store:
+        thread_id = await new_thread(store)
+        with celery_worker(settings):
+            await append(store, thread_id, message("one"))
+            await flush(store, thread_id)
+        shutil.copytree(settings.home, moved.home)
+        monkeypatch.setattr(shards_module, "UNSEEN", 0.0)
+
+        async with asyncio.timeout(DEADLINE):
+            while (await run(moved, "move", "0"))[0] != 0:
+                pass  # until no worker was seen for some sweeps
+
+        with celery_worker(moved):
+            await append(store, thread_id, message("two"))
+            await flush(store, thread_id)
+
+            assert texts(await history(store, thread_id)) == ["one", "two"]
+    with (
+        pytest.raises(SystemExit, match="other homes serve all shards"),
+        celery_worker(settings),
+    ):
+        pytest.fail("it started")
 
 
 # -- the command -------------------------------------------------------------------------------------------
