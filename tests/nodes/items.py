@@ -22,6 +22,7 @@ from livethread import (
     ThreadStore,
     UpdateThreadMetadataParams,
 )
+from livethread.position import START
 from livethread.rollout.item import parse_items
 
 
@@ -75,6 +76,11 @@ async def flush(store: ThreadStore, thread_id: str, timeout_s: float | None = No
 
 async def read(store: ThreadReader, thread_id: str) -> StoredThread:
     return await store.read_thread(ReadThreadParams(thread_id=thread_id))
+
+
+async def metadata(store: ThreadReader, thread_id: str) -> StoredThread:
+    """Return the thread without its position, which every task advances."""
+    return (await read(store, thread_id)).model_copy(update={"position": START})
 
 
 async def history(store: ThreadReader, thread_id: str) -> list[RolloutItem]:
