@@ -62,13 +62,6 @@ class Reply(NamedTuple):
     fresh: int
 
 
-class _Shard(NamedTuple):
-    keys: names.ShardKeys
-    #: The first keys of ``enqueue.lua``.
-    head: tuple[str, ...]
-    sender: ScriptConnection
-
-
 class ThreadBacklog(NamedTuple):
     """How far workers are with a thread; see ``backlog.lua``."""
 
@@ -85,6 +78,13 @@ class ThreadBacklog(NamedTuple):
     def applied_up_to(self) -> Position:
         """The position up to which everything is applied."""
         return (None if self.head else self.tail) or self.applied or START
+
+
+class _Shard(NamedTuple):
+    keys: names.ShardKeys
+    #: The first keys of ``enqueue.lua``.
+    head: tuple[str, ...]
+    sender: ScriptConnection
 
 
 class Mailboxes:
@@ -219,7 +219,7 @@ class Mailboxes:
             by_shard.setdefault(self._keys_of(thread_id).shard, []).append(thread_id)
         found: dict[str, ThreadBacklog] = {}
         for shard, asked in by_shard.items():
-            of = self._shard(shard).keys
+            of = self.shard(shard)
             keys = [of.parked, of.deleted]
             for thread_id in asked:
                 keys += of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id)
@@ -234,8 +234,7 @@ class Mailboxes:
             ThreadParked: one is parked.
         """
         found: list[str] = []
-        for number in self.deployment.current.shards:
-            of = self._shard(number).keys
+        for of in map(self.shard, self.deployment.current.shards):
             # At one instant: threads move between the two sets.
             async with self._questions, self._leaving_replicas(), self._redis.pipeline() as questions:
                 questions.zrange(of.ready, 0, -1)
