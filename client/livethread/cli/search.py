@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import Column, fresh_option, json_option, print_json, print_table, shown_time, utc_option
+from livethread.cli.output import (
+    Column,
+    fresh_option,
+    json_option,
+    partial_option,
+    print_json,
+    print_table,
+    shown_time,
+    utc_option,
+    warn_of_silent_homes,
+)
 from livethread.cli.place import nothing
 from livethread.composition import open_reader
 
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
 @click.option("--thread", metavar="THREAD", help="Show each occurrence in one thread (id, its beginning, or name).")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@partial_option
 @fresh_option
 @utc_option
 @json_option
@@ -37,6 +48,7 @@ def command(
     archived: bool,
     thread: str | None,
     cursor: str | None,
+    allow_partial: bool,
     fresh: bool,
     in_utc: bool,
     as_json: bool,
@@ -52,9 +64,17 @@ def command(
         return
     match = types.SearchMatch.WORDS if words else types.SearchMatch.LITERAL
     search = types.SearchThreadsParams(
-        search_term=term, match=match, page_size=limit, archived=archived, cursor=cursor, fresh=fresh
+        search_term=term,
+        match=match,
+        page_size=limit,
+        archived=archived,
+        cursor=cursor,
+        allow_partial=allow_partial,
+        fresh=fresh,
     )
-    _show_threads(asyncio.run(_threads(search)), in_utc=in_utc, as_json=as_json)
+    page = asyncio.run(_threads(search))
+    warn_of_silent_homes(page.unanswered)
+    _show_threads(page, in_utc=in_utc, as_json=as_json)
 
 
 async def _threads(params: types.SearchThreadsParams) -> types.ThreadSearchPage:
