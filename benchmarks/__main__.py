@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import click
 
-from benchmarks import chart, history, listing, memory, queueing, rebuilding, report, sessions, writing
+from benchmarks import chart, history, listing, memory, queueing, rebuilding, report, scale, sessions, writing
 from livethread.cli.output import json_option, print_json
 
-#: The parts measured by default; `memory` takes minutes.
+#: The parts measured by default; the others take minutes.
 DEFAULT_PARTS: Final = ("queue", "sessions", "listing", "rebuild", "history", "writing")
-PARTS: Final = (*DEFAULT_PARTS, "memory")
+PARTS: Final = (*DEFAULT_PARTS, "scale", "memory")
 
 #: Distributions whose versions matter to a result; some may not be installed.
 _DISTRIBUTIONS: Final = ("livethread", "celery", "redis", "openai-agents")
@@ -32,7 +32,10 @@ def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
 @click.option(
-    "--sizes", default="1000,10000,100000", callback=_sizes, help="Numbers of threads in the homes to list."
+    "--sizes",
+    default="1000,10000,100000",
+    callback=_sizes,
+    help="Numbers of threads in the homes of listing and scale.",
 )
 @click.option("--threads", default=2000, help="Number of threads to rebuild.")
 @click.option("--items", default=5000, help="Number of items in the history.")
@@ -55,7 +58,7 @@ def main(
     drawing: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure PARTS of livethread; all but memory by default."""
+    """Measure PARTS of livethread; all but scale and memory by default."""
     with _folder(keep) as folder:
         runs: dict[str, Callable[[], Any]] = {
             "queue": lambda: queueing.run(repeats),
@@ -67,6 +70,7 @@ def main(
                 "batch": writing.batches(listing.made_home(folder, sizes[-1]), sizes[-1], repeats),
                 "append": writing.appends(folder, lines, repeats),
             },
+            "scale": lambda: scale.run(folder, sizes, repeats),
             "memory": lambda: memory.run(appends, max(appends // 10, 1)),
         }
         results = {part: runs[part]() for part in parts or DEFAULT_PARTS}

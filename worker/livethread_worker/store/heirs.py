@@ -12,6 +12,7 @@ from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.lineage import First, read_first
 from livethread_worker.store.index import Index
+from livethread_worker.store.rollout_paths import rollouts_of
 
 
 class _Heir(NamedTuple):
@@ -41,7 +42,7 @@ def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
 def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[_Heir]:
     # codex lets forks continue only paginated threads.
     is_paginated = index.rollout(thread_id) is None or index.lineage(thread_id).is_paginated
-    rollouts = home.rollouts_of(thread_id) if is_paginated else []
+    rollouts = rollouts_of(home, index, thread_id) if is_paginated else []
     rollout_ids = {id_ for path in rollouts if (id_ := home.rollout_id_of(path))}
     for known in index.heirs(thread_id, rollout_ids):
         if (home.root / known.path).exists():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Final, NamedTuple
 
 from sqlite_utils import Database
@@ -25,6 +25,7 @@ from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread_worker.store.files.folder_stamps import FolderStamp
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.rollout_search import KnownFolder
 from livethread_worker.store.index import thread_writes
 from livethread_worker.store.index.connection import Connection
 from livethread_worker.store.index.database import IndexUnavailable
@@ -319,15 +320,21 @@ class Index:
         """Return roughly the *limit* rollouts of active threads that were updated last, to within ten seconds."""
         return _rollouts(self._connection.select(QUERIES["rollouts_updated_last"], limit=limit))
 
-    def folders(self) -> dict[str, FolderStamp]:
-        """Return the stamps of folders as they were when the index knew every rollout in them."""
-        return {row[0]: FolderStamp(row[1], row[2]) for row in self._connection.select(QUERIES["folders"])}
+    @cached_property
+    def folders(self) -> dict[str, KnownFolder]:
+        """Folders, by path, as they were when the index knew every rollout in them; as far as this process was told."""
+        rows = self._connection.select(QUERIES["folders"])
+        return {row[0]: KnownFolder(FolderStamp(row[1], row[2]), tuple(json.loads(row[3]))) for row in rows}
 
-    def save_folders(self, stamps: Mapping[str, FolderStamp]) -> None:
-        """Note that the index knows every rollout in folders with these stamps."""
-        rows = [{"path": path, **stamp._asdict()} for path, stamp in stamps.items()]
+    def save_folders(self, folders: Mapping[str, KnownFolder]) -> None:
+        """Note that the index knows every rollout in *folders*."""
+        rows = [
+            {"path": path, "others": json.dumps(folder.others), **folder.stamp._asdict()}
+            for path, folder in folders.items()
+        ]
         with self._connection.transaction() as connection:
             connection.executemany(QUERIES["save_folder"], rows)
+        self.folders.update(folders)
 
     def rollout(self, thread_id: str) -> tuple[str, int] | None:
         """Return path and committed length of a thread's rollout; None if the index does not know it."""

@@ -9,7 +9,8 @@ A read of one thread looks at that thread. A listing or a search does not wait f
 for 100,000 threads. Each one finds
 
 - every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
-  rollouts;
+  rollouts, and looks at the new names in them. Of more than `NEW_NAMES`, as in a home that was copied here, it takes those
+  of the latest times; the next listings continue with the rest;
 - every rollout that grew or was removed, of the `UPDATED_LAST` threads updated last;
 - every rollout that grew or was removed, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The
   next listings continue with the rest, so any rollout's growth shows after one round: about twenty listings for 100,000 threads.
@@ -22,8 +23,9 @@ or longer if large folders changed.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -34,8 +36,10 @@ from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import folder_stamps, name_index, originals
 from livethread_worker.store.files.home import Home, is_compressed
 from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.rollout_search import KnownFolder
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.rollout_paths import find_rollout
 from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
 
@@ -47,6 +51,9 @@ UPDATED_LAST: Final = 500
 
 #: How long a listing looks at the lengths of other rollouts.
 LOOK_TIME: Final = 0.02  # seconds
+
+#: How many names of rollouts, new to this process, a listing looks up in the index.
+NEW_NAMES: Final = 2_000
 
 #: Rollouts in changed folders after which the folders are recorded in the index: other processes need not list them.
 NOTED_ROLLOUTS: Final = 1_000
@@ -87,9 +94,11 @@ class _Folder:
 
     stamp: folder_stamps.FolderStamp
     #: Whether the folder had been unchanged for long enough to record its stamp.
-    is_quiet: bool
-    #: Threads whose rollouts are in it.
-    thread_ids: set[str] = field(default_factory=set)
+    is_quiet: bool = False
+    #: Whether every name in it was looked at.
+    is_listed: bool = False
+    #: Name of each rollout in it that was looked at -> its thread.
+    names: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -98,10 +107,10 @@ class Refresher:
 
     home: Home
     index: Index
-    #: Folder -> its stamp when the index knew every rollout in it.
-    _folders: dict[str, folder_stamps.FolderStamp] | None = None
-    #: Folders whose stamps are not in the index yet.
-    _unnoted: dict[str, _Folder] = field(default_factory=dict)
+    #: Folders with rollouts that the index may not know.
+    _changed: dict[str, _Folder] = field(default_factory=dict)
+    #: Folder -> number of its rollouts, if only this process knows yet that the index knows them.
+    _unnoted: dict[str, int] = field(default_factory=dict)
     #: The next look at lengths begins with the thread before this one.
     _next_before: str = _AFTER_ALL_IDS
     #: Thread -> path and length of its rollout when it was read, if the index has a different length: the last line was
@@ -129,10 +138,10 @@ class Refresher:
         if self.index.in_memory or self.index.is_complete:
             found = self._look_limit.run(self._look)
             if found is not None:
-                changed, stale, missing = found
+                stale, missing = found
                 # Workers kept writing while we looked.
                 self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
-                self._note(changed)
+                self._note(stale)
                 self._forget(missing)
             self._refresh_names()
 
@@ -146,7 +155,7 @@ class Refresher:
         path = self.home.root / known[0] if known else None
         lineage = self.index.lineage(thread_id)
         if path is None or not path.exists():
-            path = self.home.find_rollout(thread_id)
+            path = find_rollout(self.home, self.index, thread_id)
         elif lineage.is_paginated or self._differs(thread_id, path):
             path = self.home.live_rollout(path)
         if path is not None and (lineage.is_broken or self._differs(thread_id, path)):
@@ -156,23 +165,17 @@ class Refresher:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[dict[str, _Folder], _Rollouts, list[str]]:
-        """Return the folders that changed, the rollouts about which the index is wrong, and threads without one."""
-        changed = self._changed_folders()
+    def _look(self) -> tuple[_Rollouts, list[str]]:
+        """Return the rollouts about which the index is wrong, and threads without one."""
+        self._find_changed_folders()
         stale, missing = self._stale_by_length()
-        if missing:
-            moved = self._present(missing)
-            stale |= moved
-            missing = [thread_id for thread_id in missing if thread_id not in moved]
-        return changed, stale | self._stale_in(changed), missing
+        moved = {id_: path for id_ in missing if (path := find_rollout(self.home, self.index, id_)) is not None}
+        return stale | moved | self._stale_in_changed(), [id_ for id_ in missing if id_ not in moved]
 
-    def _present(self, thread_ids: Collection[str]) -> _Rollouts:
-        """Return the rollouts of those of *thread_ids* that have one anywhere in the home."""
-        wanted, found = set(thread_ids), _Rollouts()
-        for thread_id, path in self.home.rollouts():
-            if thread_id in wanted:
-                found.setdefault(thread_id, path)
-        return found
+    def _present(self, thread_ids: Collection[str]) -> set[str]:
+        """Return those of *thread_ids* that have a rollout anywhere in the home."""
+        wanted = set(thread_ids)
+        return {thread_id for thread_id, _ in self.home.rollout_entries() if thread_id in wanted} if wanted else set()
 
     def _forget(self, missing: list[str]) -> None:
         """Delete the rows of threads whose rollouts a user removed; a thread that is being written waits for a later look.
@@ -194,33 +197,42 @@ class Refresher:
             present = self._present(free)
             if gone := [thread_id for thread_id in free if thread_id not in present]:
                 if not self.index.in_memory:
-                    for original in originals.of_threads(self.home, set(gone)):
+                    for thread_id in gone:
                         with suppress(OSError):  # a home that this process only reads; doctor finds it
-                            original.unlink()
+                            originals.forget(self.home, Path(known[thread_id][0]))
                 self.index.commit((), gone)
 
-    def _changed_folders(self) -> dict[str, _Folder]:
-        """Return the folders that changed since the index knew every rollout in them."""
-        if self._folders is None:
-            self._folders = self.index.folders()
-        return {
-            folder: _Folder(stamp, stamp.is_quiet())
-            for folder, stamp in folder_stamps.folder_stamps(self.home).items()
-            if self._folders.get(folder) != stamp
-        }
+    def _find_changed_folders(self) -> None:
+        """Find the folders that changed since the index knew every rollout in them."""
+        changed: dict[str, _Folder] = {}
+        for name, stamp in folder_stamps.folder_stamps(self.home).items():
+            known = self.index.folders.get(name)
+            if known is None or known.stamp != stamp:
+                seen = self._changed.get(name)
+                changed[name] = _Folder(stamp, stamp.is_quiet(), names=seen.names if seen else {})
+        self._changed = changed
 
-    def _stale_in(self, changed: Mapping[str, _Folder]) -> _Rollouts:
-        """Return the rollouts in *changed* folders about which the index is wrong."""
-        root = f"{self.home.root}/"
-        entries = list(self.home.rollout_entries(self.home.root / folder for folder in changed))
-        for thread_id, entry in entries:
-            changed[entry.path.removeprefix(root).rpartition("/")[0]].thread_ids.add(thread_id)
-        known = self.index.rollouts_of({thread_id for thread_id, _ in entries})
-        present, _ = self.home.one_rollout_each(known, entries)
+    def _stale_in_changed(self) -> _Rollouts:
+        """Return rollouts in changed folders about which the index is wrong; only new ones, of the latest times."""
+        root, left = f"{self.home.root}/", NEW_NAMES
+        strange: list[tuple[str, os.DirEntry[str]]] = []
+        known: dict[str, tuple[str, int]] = {}
+        for name in sorted(self._changed, reverse=True):
+            folder = self._changed[name]
+            if left <= 0:
+                break
+            new = self.home.new_entries(self.home.root / name, folder.names)
+            folder.is_listed = len(new) <= left
+            new = new[-left:]
+            left -= len(new)
+            folder.names |= {entry.name: thread_id for thread_id, entry in new}
+            known |= self.index.rollouts_of({thread_id for thread_id, _ in new})
+            strange += [each for each in new if known.get(each[0], ("",))[0] != each[1].path.removeprefix(root)]
+        present, _ = self.home.one_rollout_each(known, strange)
         stale: _Rollouts = {}
         for thread_id, entry in present.items():
             path, row = entry.path.removeprefix(root), known.get(thread_id)
-            is_copy = row is not None and row[0] != path and self._holds_same(row[0], entry.name)
+            is_copy = row is not None and self._holds_same(row[0], entry.name)
             with suppress(FileNotFoundError):  # moved or deleted since it was listed
                 size = entry.stat(follow_symlinks=False).st_size
                 if not is_copy and self._is_stale(thread_id, row, path, size):
@@ -262,20 +274,27 @@ class Refresher:
         self._next_before = min(rollouts, default=_AFTER_ALL_IDS)
         return rollouts
 
-    def _note(self, changed: Mapping[str, _Folder]) -> None:
-        """Record the stamps of *changed* folders that are quiet and whose rollouts the index now knows."""
-        assert self._folders is not None
-        known = self.index.rollouts_of({thread_id for folder in changed.values() for thread_id in folder.thread_ids})
-        for name, folder in changed.items():
-            if folder.is_quiet and folder.thread_ids <= known.keys():
-                self._folders[name] = folder.stamp
-                self._unnoted[name] = folder
-        if (
-            not self.index.in_memory
-            and sum(len(each.thread_ids) for each in self._unnoted.values()) >= NOTED_ROLLOUTS
-        ):
+    def _note(self, stale: _Rollouts) -> None:
+        """Note the changed folders that are quiet and whose rollouts the index now knows, unless *stale* ones remain."""
+        rows = self.index.rollouts_of(stale)
+        for thread_id, path in stale.items():
+            folder = self._changed.get(self.home.relative(path.parent))
+            if folder is not None and rows.get(thread_id, ("",))[0] != self.home.relative(path):
+                folder.is_listed = folder.names.pop(path.name, None) is None  # it was being written
+        for name, folder in list(self._changed.items()):
+            if not (folder.is_quiet and folder.is_listed):
+                continue
+            known = self.index.rollouts_of(set(folder.names.values()))
+            if not known.keys() >= set(folder.names.values()):
+                folder.names.clear()  # what could not be read is tried again
+                continue
+            others = [each for each, id_ in folder.names.items() if known[id_][0] != f"{name}/{each}"]
+            self.index.folders[name] = KnownFolder(folder.stamp, tuple(others))
+            self._unnoted[name] = len(folder.names)
+            del self._changed[name]
+        if not self.index.in_memory and sum(self._unnoted.values()) >= NOTED_ROLLOUTS:
             with suppress(IndexUnavailable):  # the next process lists the folders again
-                self.index.save_folders({name: folder.stamp for name, folder in self._unnoted.items()})
+                self.index.save_folders({name: self.index.folders[name] for name in self._unnoted})
                 self._unnoted.clear()
 
     def _differs(self, thread_id: str, path: Path) -> bool:

@@ -167,6 +167,8 @@ class Batch:
             yield
         except locks.LockBusy as error:
             self._outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
+        except IndexUnavailable as error:
+            self._outcomes[thread_id] = Outcome(OutcomeKind.BUSY, reason=str(error))
         except ThreadStoreError as error:
             self._outcomes[thread_id] = Outcome.poisoned(None, error)
         except Exception as error:  # whatever it is, the other threads continue
@@ -182,7 +184,7 @@ class Batch:
         """
         home, work, recorder = self._home, rollout.work, rollout.recorder
         if work.is_deleted:
-            remove_files(home, work.state.thread_id)
+            remove_files(home, self._index, work.state.thread_id)
             return False
         if work.renamed is not None:
             name_index.set_name(home, work.state.thread_id, *work.renamed)

@@ -11,6 +11,8 @@ from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.files.name_index import forget_names
 from livethread_worker.store.files.replacement import unfinished
 from livethread_worker.store.files.sync import sync_directory
+from livethread_worker.store.index import Index
+from livethread_worker.store.rollout_paths import rollouts_of
 from livethread_worker.store.write.thread_work import Line, ThreadWork
 
 
@@ -25,9 +27,9 @@ def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequenc
     return ()
 
 
-def remove_files(home: Home, thread_id: str) -> None:
+def remove_files(home: Home, index: Index, thread_id: str) -> None:
     """Remove the thread's files, durably, the live rollout last; missing ones are not an error."""
-    for path in home.rollouts_of(thread_id):
+    for path in rollouts_of(home, index, thread_id):
         for left in (unfinished(path), unfinished(other_form(path))):
             left.unlink(missing_ok=True)
         originals.forget(home, path)

@@ -376,4 +376,4 @@ def test_folders_whose_rollouts_are_all_known_are_noted_for_listings(
 
     rebuild(store.home, store.index)
 
-    assert (store.home.relative(path.parent) in store.index.folders()) == is_readable
+    assert (store.home.relative(path.parent) in store.index.folders) == is_readable

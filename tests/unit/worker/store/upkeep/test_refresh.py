@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -450,15 +451,14 @@ def large(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the folders of days that are listed."""
     listed: list[str] = []
-    rollout_entries = Home.rollout_entries
+    new_entries = Home.new_entries
 
-    def entries(self: Home, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        assert folders is not None
-        named = list(folders)
-        listed.extend(name for name in map(self.relative, named) if name.count("/") == DAY.count("/"))
-        return rollout_entries(self, named)
+    def entries(self: Home, folder: Path, seen: dict[str, str]) -> list[tuple[str, os.DirEntry[str]]]:
+        name = self.relative(folder)
+        listed.extend([name] if name.count("/") == DAY.count("/") else [])
+        return new_entries(self, folder, seen)
 
-    monkeypatch.setattr(Home, "rollout_entries", entries)
+    monkeypatch.setattr(Home, "new_entries", entries)
     return listed
 
 
@@ -486,7 +486,9 @@ def test_the_next_process_lists_no_unchanged_folder(store: Store, large: Refresh
     large.refresh_all()
     listed.clear()
 
-    Refresher(store.home, store.index).refresh_all()
+    with closing(Index(store.home, in_memory=store.index.in_memory)) as index:
+        index.mark_complete()
+        Refresher(store.home, index).refresh_all()
 
     assert bool(listed) == store.index.in_memory  # an index in memory ends with its process
 
@@ -502,7 +504,7 @@ def test_a_folder_that_changed_just_now_is_listed_again(
     large.refresh_all()
 
     assert len(listed) == 2
-    assert store.index.folders() == {}
+    assert store.index.folders == {}
 
 
 def test_a_folder_is_listed_again_until_the_index_knows_all_its_rollouts(

@@ -1,0 +1,138 @@
+"""Finds rollouts by an id in their names.
+
+A search lists every folder of rollouts, unless it is given the folders whose rollouts the index knows: then it lists only
+those that changed since. A large folder that changes all the time is listed for 2 % of the time. In between, a search looks
+for the names that a rollout has if it was created together with its id: codex and livethread name each new one so. A rollout
+that another program adds to a large folder under a different name is found up to `REST_FACTOR` times as late as listing
+the folder takes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from livethread_worker.store.files.folder_stamps import FolderStamp
+
+if TYPE_CHECKING:
+    from livethread_worker.store.files.home import Home
+
+#: Entries of a folder, and folders of a home, from which on a search does not list them each time.
+LARGE: Final = 2_000
+
+#: A large folder is listed again only after this many times the duration: 2 % of the time.
+REST_FACTOR: Final = 50
+
+#: How many seconds after its id a thread gets its rollout's name, at most; slower ones need a listing.
+_NAMED_WITHIN: Final = 2
+
+#: All differences to UTC that are in use.
+_ZONES: Final = tuple(timedelta(minutes=minutes) for minutes in range(-12 * 60, 14 * 60 + 1, 15))
+
+_ANY_DAY: Final = timedelta(0), timedelta(-1), timedelta(1)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFolder:
+    """A folder as it was when the index knew every rollout in it."""
+
+    stamp: FolderStamp
+    #: Names of rollouts in it that are not the live ones of their threads: copies, and those that reverts left.
+    others: tuple[str, ...] = ()
+
+
+class RolloutSearch:
+    """Searches the folders of a home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        #: Large folder, or the home's root for all folders -> monotonic time before which it is not listed again.
+        self._rests: dict[str, float] = {}
+
+    def by_folder(
+        self, id_: str, id_of: Callable[[Path], str | None], known: Mapping[str, KnownFolder] | None
+    ) -> Iterator[list[Path]]:
+        """Yield the rollouts whose id, by *id_of*, is *id_*: those of each folder that has any; some perhaps twice.
+
+        *known* folders that are unchanged hold no rollout of the id but their others. None: list every folder.
+        """
+        made_at = time_of_id(id_)
+        if known is not None and made_at and (paths := self._named(id_, made_at, _usual_zones(made_at))):
+            yield paths
+        is_resting = False
+        for folder in self._folders(made_at, exhaustive=known is None):
+            names = self._names(folder, id_, known)
+            is_resting |= names is None
+            paths = [path for name in names or () if id_of(path := Path(folder, name)) == id_]
+            if paths and self._home.is_within(Path(folder)):
+                yield sorted(paths)
+        if is_resting and made_at and (paths := self._named(id_, made_at, _ZONES)):
+            yield paths
+
+    def _named(self, id_: str, made_at: datetime, zones: Iterable[timedelta]) -> list[Path]:
+        """Return the rollouts that are named by the time of their id, in one of *zones*."""
+        for zone in zones:
+            for seconds in range(_NAMED_WITHIN + 1):
+                path = self._home.new_rollout(id_, made_at + zone + timedelta(seconds=seconds))
+                found = [form for form in self._home.forms(path) if os.path.exists(form)]  # noqa: PTH110 - as fast as can be
+                if found:
+                    return [each for each in map(Path, found) if self._home.is_within(each.parent)]
+        return []
+
+    def _folders(self, made_at: datetime | None, *, exhaustive: bool) -> Iterator[str]:
+        """Yield the folders to search, those of the id's day first; if there are many, not all of them each time."""
+        home, root = self._home, str(self._home.root)
+        days = [made_at + day for day in _ANY_DAY] if made_at else []
+        near = [f"{home.sessions}/{day:%Y/%m/%d}" for day in days]
+        yield from near
+        started = time.monotonic()
+        if exhaustive or started >= self._rests.get(root, 0.0):
+            folders = [str(folder) for folder in home.rollout_folders()]
+            self._rest(root, len(folders), started)
+        else:
+            today = datetime.now(UTC)
+            folders = [f"{home.sessions}/{today + day:%Y/%m/%d}" for day in _ANY_DAY]
+            folders += [str(home.sessions), str(home.archived_sessions)]
+        yield from (folder for folder in folders if folder not in near)
+
+    def _names(self, folder: str, id_: str, known: Mapping[str, KnownFolder] | None) -> Iterable[str] | None:
+        """Return the names in *folder* that hold *id_*; None if it is large and was listed just now."""
+        try:
+            before = known.get(folder.removeprefix(f"{self._home.root}/")) if known is not None else None
+            if before is not None and before.stamp == FolderStamp.of(folder):
+                return [name for name in before.others if id_ in name]
+            started = time.monotonic()
+            if known is not None and started < self._rests.get(folder, 0.0):
+                return None
+            names = os.listdir(folder)  # noqa: PTH208 - twice as fast
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        self._rest(folder, len(names), started)
+        return [name for name in names if id_ in name]
+
+    def _rest(self, folder: str, entries: int, started: float) -> None:
+        if entries >= LARGE:
+            now = time.monotonic()
+            self._rests[folder] = now + REST_FACTOR * (now - started)
+
+
+def time_of_id(id_: str) -> datetime | None:
+    """Return the time in a UUIDv7; None for any other id."""
+    if id_[14] != "7":
+        return None
+    try:
+        made_at = datetime.fromtimestamp(int(id_[:8] + id_[9:13], 16) / 1000, UTC)
+        made_at - timedelta(days=2), made_at + timedelta(days=2)
+    except (ValueError, OverflowError, OSError):  # an id may hold a time beyond the calendar
+        return None
+    return made_at
+
+
+def _usual_zones(at: datetime) -> tuple[timedelta, ...]:
+    local = at.astimezone().utcoffset()
+    return (timedelta(0), local) if local else (timedelta(0),)
