@@ -12,7 +12,7 @@ from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.lineage import First, read_first
 from livethread_worker.store.index import Index
-from livethread_worker.store.rollout_paths import rollouts_of
+from livethread_worker.store.rollout_paths import rollouts_of, unindexed_rollouts
 
 
 class _Heir(NamedTuple):
@@ -49,11 +49,8 @@ def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[_Heir]:
             yield _Heir(known.thread_id, known.is_attached)
     if not any(_first(path).is_paginated for path in rollouts):
         return
-    # Rollouts that the index does not know yet, and earlier ones of other threads, which it does not hold.
-    indexed = {path for path, _ in index.rollouts().values()}
-    for other, entry in home.rollout_entries():
-        path = Path(entry.path)
-        if other == thread_id or home.relative(path) in indexed:
+    for other, path in unindexed_rollouts(home, index):
+        if other == thread_id:
             continue
         first = _first(path)
         if first.attached_to == thread_id:

@@ -11,12 +11,15 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread_config.settings import OWN_FOLDER
+from livethread_worker.store.files.name_reader import NameReader
 from livethread_worker.store.files.reverts import Reverts
 from livethread_worker.store.files.rollout_search import KnownFolder, RolloutSearch
 
@@ -46,6 +49,8 @@ _ROOT_USER: Final = 0
 #: No codex wrote a rollout before: a time in a name may be any.
 _FIRST_DAY: Final = date(2025, 1, 1)
 
+_name: Final = attrgetter("name")
+
 #: Last parts of a path that do not name a file.
 _NOT_FILE_NAMES: Final = frozenset({"", ".", ".."})
 
@@ -58,6 +63,7 @@ class Home:
         self.sessions = root / "sessions"
         self.archived_sessions = root / "archived_sessions"
         self.session_index = root / "session_index.jsonl"
+        self.names = NameReader(self.session_index)
         self.locks = root / "thread-writer-locks"
         self._locks = str(self.locks)
         self._archived = f"{self.archived_sessions}/"
@@ -126,26 +132,35 @@ class Home:
             self._checked[named] = folder
         return folder / path.name
 
-    def find_rollout(self, thread_id: str, known: Mapping[str, KnownFolder] | None = None) -> Path | None:
+    def find_rollout(self, thread_id: str) -> Path | None:
         """Return the live rollout of *thread_id*, preferring active over archived and plain over compressed, or None.
 
-        A UUIDv7 leads to its dated folder; for any other id, or if that fails, every folder is searched. *known* folders
-        that did not change hold no live rollout of it: see `RolloutSearch`.
+        A UUIDv7 leads to its dated folder; for any other id, or if that fails, every folder is searched.
+        """
+        path = self.find_a_rollout(thread_id)
+        return self.live_rollout(path) if path else None
+
+    def find_a_rollout(self, thread_id: str, known: Mapping[str, KnownFolder] | None = None) -> Path | None:
+        """Return a rollout of *thread_id* like `find_rollout`, but perhaps one that codex's ``thread/revert`` left.
+
+        *known* folders that did not change hold no live rollout of it: see `RolloutSearch`.
         """
         paths = next(self._search.by_folder(thread_id, self.thread_of, known), None)
-        return self.live_rollout(max(paths, key=self.rank)) if paths else None
+        return max(paths, key=self.rank) if paths else None
 
     def find_rollout_of_id(self, rollout_id: str) -> Path | None:
         """Return the rollout with an id of its own, as a ``history_base`` names it, or None."""
         paths = next(self._search.by_folder(rollout_id, self.rollout_id_of, None), None)
         return max(paths, key=self.rank) if paths else None
 
-    def rollouts_of(self, thread_id: str, known: Mapping[str, KnownFolder] | None = None) -> list[Path]:
+    def rollouts_of(
+        self, thread_id: str, known: Mapping[str, KnownFolder] | None = None, *, may_rest: bool = True
+    ) -> list[Path]:
         """Return all rollouts of a thread, the live one last; codex's ``thread/revert`` leaves the earlier ones.
 
         *known* folders that did not change hold no live rollout of it.
         """
-        found = self._search.by_folder(thread_id, self.thread_of, known)
+        found = self._search.by_folder(thread_id, self.thread_of, known, may_rest=may_rest)
         return sorted({path for paths in found for path in paths}, key=lambda path: (self.rank(path), path))
 
     def live_rollout(self, path: Path) -> Path:
@@ -211,22 +226,14 @@ class Home:
     def rollout_entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield the id and the directory entry of every rollout, in the order of `rollouts`."""
         for folder in self.rollout_folders():
-            yield from self.new_entries(folder, {})
+            for entry in sorted(self.entries_of(folder), key=_name):
+                if match := _ROLLOUT_NAME.fullmatch(entry.name):
+                    yield match["id"], entry
 
-    def new_entries(self, folder: Path, seen: dict[str, str]) -> list[tuple[str, os.DirEntry[str]]]:
-        """Return the id and the directory entry of the rollouts in *folder*, by name, but those whose names are in *seen*.
-
-        Names of *seen* that are gone are removed from it.
-        """
-        try:
-            with os.scandir(folder) as entries:
-                present = {entry.name: entry for entry in entries}
-        except (FileNotFoundError, NotADirectoryError):  # removed since it was listed
-            present = {}
-        for name in seen.keys() - present.keys():
-            del seen[name]
-        new = ((name, present[name]) for name in sorted(present.keys() - seen.keys()))
-        return [(match["id"], entry) for name, entry in new if (match := _ROLLOUT_NAME.fullmatch(name))]
+    def entries_of(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+        """Yield the entries of *folder*, if it exists, in any order."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            yield from entries
 
     def unfinished_copies(self) -> Iterator[tuple[str, Path]]:
         """Yield the thread id and path of every copy of a rollout that is in progress, or that a crash left."""
@@ -322,8 +329,7 @@ class Home:
 
     def thread_of(self, path: Path) -> str | None:
         """Return the thread id in the name of the rollout *path*; None for any other file."""
-        match = _ROLLOUT_NAME.fullmatch(path.name)
-        return match["id"] if match else None
+        return thread_in(path.name)
 
     def rollout_id_of(self, path: Path) -> str | None:
         """Return the rollout id in the name of the rollout *path*; None for any other file."""
@@ -349,6 +355,12 @@ def _folders_in(folder: str) -> Iterator[str]:
     for name in names:
         if is_text(name):
             yield from _folders_in(f"{folder}/{name}")
+
+
+def thread_in(name: str) -> str | None:
+    """Return the thread id in the file name of a rollout; None for any other name."""
+    match = _ROLLOUT_NAME.fullmatch(name)
+    return match["id"] if match else None
 
 
 def is_text(name: str) -> bool:

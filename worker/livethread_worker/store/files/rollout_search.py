@@ -31,8 +31,11 @@ REST_FACTOR: Final = 50
 #: How many seconds after its id a thread gets its rollout's name, at most; slower ones need a listing.
 _NAMED_WITHIN: Final = 2
 
-#: All differences to UTC that are in use.
-_ZONES: Final = tuple(timedelta(minutes=minutes) for minutes in range(-12 * 60, 14 * 60 + 1, 15))
+#: The differences to UTC that are in use.
+_ZONES: Final = tuple(
+    timedelta(minutes=minutes)
+    for minutes in (*range(-720, 841, 60), -570, -210, 210, 270, 330, 345, 390, 525, 570, 630, 765, 825)
+)
 
 _ANY_DAY: Final = timedelta(0), timedelta(-1), timedelta(1)
 
@@ -42,7 +45,7 @@ class KnownFolder:
     """A folder as it was when the index knew every rollout in it."""
 
     stamp: FolderStamp
-    #: Names of rollouts in it that are not the live ones of their threads: copies, and those that reverts left.
+    #: Names of the rollouts in it that may not be the live ones of their threads: copies, and all of reverted threads.
     others: tuple[str, ...] = ()
 
 
@@ -55,18 +58,24 @@ class RolloutSearch:
         self._rests: dict[str, float] = {}
 
     def by_folder(
-        self, id_: str, id_of: Callable[[Path], str | None], known: Mapping[str, KnownFolder] | None
+        self,
+        id_: str,
+        id_of: Callable[[Path], str | None],
+        known: Mapping[str, KnownFolder] | None,
+        *,
+        may_rest: bool = True,
     ) -> Iterator[list[Path]]:
         """Yield the rollouts whose id, by *id_of*, is *id_*: those of each folder that has any; some perhaps twice.
 
         *known* folders that are unchanged hold no rollout of the id but their others. None: list every folder.
         """
+        may_rest &= known is not None
         made_at = time_of_id(id_)
         if known is not None and made_at and (paths := self._named(id_, made_at, _usual_zones(made_at))):
             yield paths
         is_resting = False
-        for folder in self._folders(made_at, exhaustive=known is None):
-            names = self._names(folder, id_, known)
+        for folder in self._folders(made_at, may_rest=may_rest):
+            names = self._names(folder, id_, known or {}, may_rest=may_rest)
             is_resting |= names is None
             paths = [path for name in names or () if id_of(path := Path(folder, name)) == id_]
             if paths and self._home.is_within(Path(folder)):
@@ -79,19 +88,19 @@ class RolloutSearch:
         for zone in zones:
             for seconds in range(_NAMED_WITHIN + 1):
                 path = self._home.new_rollout(id_, made_at + zone + timedelta(seconds=seconds))
-                found = [form for form in self._home.forms(path) if os.path.exists(form)]  # noqa: PTH110 - as fast as can be
+                found = [form for form in self._home.forms(path) if os.path.exists(form)]  # noqa: PTH110 - half the time
                 if found:
                     return [each for each in map(Path, found) if self._home.is_within(each.parent)]
         return []
 
-    def _folders(self, made_at: datetime | None, *, exhaustive: bool) -> Iterator[str]:
+    def _folders(self, made_at: datetime | None, *, may_rest: bool) -> Iterator[str]:
         """Yield the folders to search, those of the id's day first; if there are many, not all of them each time."""
         home, root = self._home, str(self._home.root)
         days = [made_at + day for day in _ANY_DAY] if made_at else []
         near = [f"{home.sessions}/{day:%Y/%m/%d}" for day in days]
         yield from near
         started = time.monotonic()
-        if exhaustive or started >= self._rests.get(root, 0.0):
+        if not may_rest or started >= self._rests.get(root, 0.0):
             folders = [str(folder) for folder in home.rollout_folders()]
             self._rest(root, len(folders), started)
         else:
@@ -100,14 +109,16 @@ class RolloutSearch:
             folders += [str(home.sessions), str(home.archived_sessions)]
         yield from (folder for folder in folders if folder not in near)
 
-    def _names(self, folder: str, id_: str, known: Mapping[str, KnownFolder] | None) -> Iterable[str] | None:
+    def _names(
+        self, folder: str, id_: str, known: Mapping[str, KnownFolder], *, may_rest: bool
+    ) -> Iterable[str] | None:
         """Return the names in *folder* that hold *id_*; None if it is large and was listed just now."""
         try:
-            before = known.get(folder.removeprefix(f"{self._home.root}/")) if known is not None else None
+            before = known.get(folder.removeprefix(f"{self._home.root}/"))
             if before is not None and before.stamp == FolderStamp.of(folder):
                 return [name for name in before.others if id_ in name]
             started = time.monotonic()
-            if known is not None and started < self._rests.get(folder, 0.0):
+            if may_rest and started < self._rests.get(folder, 0.0):
                 return None
             names = os.listdir(folder)  # noqa: PTH208 - twice as fast
         except (FileNotFoundError, NotADirectoryError):

@@ -77,7 +77,10 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
     """
     report, seen = _read_all(home, index, advance, is_needed=None)
     # Threads created since the listing have a row and were not seen.
-    gone = [id_ for id_ in index.thread_ids() if id_ not in seen and not home.find_rollout(id_)]
+    gone = [id_ for id_ in index.thread_ids() if id_ not in seen]
+    if gone:
+        present = {thread_id for thread_id, _ in home.rollout_entries()}
+        gone = [id_ for id_ in gone if id_ not in present]
     index.commit((), gone)
     index.mark_complete()
     report.forgotten = len(gone)
@@ -108,7 +111,7 @@ def _read_all(
         live = {path for path, _ in index.rollouts().values()}
         others: dict[str, list[str]] = {}
         for _, entry in entries:
-            if (path := home.relative(Path(entry.path))) not in live:
+            if (path := home.relative(Path(entry.path))) not in live or home.generation(Path(entry.name)):
                 others.setdefault(path.rpartition("/")[0], []).append(entry.name)
         index.save_folders({
             folder: KnownFolder(stamp, tuple(others.get(folder, ())))

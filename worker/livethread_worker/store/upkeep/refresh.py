@@ -9,8 +9,7 @@ A read of one thread looks at that thread. A listing or a search does not wait f
 for 100,000 threads. Each one finds
 
 - every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
-  rollouts, and looks at the new names in them. Of more than `NEW_NAMES`, as in a home that was copied here, it takes those
-  of the latest times; the next listings continue with the rest;
+  rollouts. Of more than `LISTED` entries, the next listings continue with the rest;
 - every rollout that grew or was removed, of the `UPDATED_LAST` threads updated last;
 - every rollout that grew or was removed, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The
   next listings continue with the rest, so any rollout's growth shows after one round: about twenty listings for 100,000 threads.
@@ -25,7 +24,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -34,12 +33,12 @@ from typing import Final, TypeVar
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import folder_stamps, name_index, originals
-from livethread_worker.store.files.home import Home, is_compressed
+from livethread_worker.store.files.home import Home, is_compressed, thread_in
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.rollout_search import KnownFolder
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
-from livethread_worker.store.rollout_paths import find_rollout
+from livethread_worker.store.rollout_paths import find_rollout, live_rollout
 from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
 
@@ -52,8 +51,8 @@ UPDATED_LAST: Final = 500
 #: How long a listing looks at the lengths of other rollouts.
 LOOK_TIME: Final = 0.02  # seconds
 
-#: How many names of rollouts, new to this process, a listing looks up in the index.
-NEW_NAMES: Final = 2_000
+#: How many entries of changed folders a listing looks at.
+LISTED: Final = 4_000
 
 #: Rollouts in changed folders after which the folders are recorded in the index: other processes need not list them.
 NOTED_ROLLOUTS: Final = 1_000
@@ -71,6 +70,9 @@ T = TypeVar("T")
 
 #: Thread -> path of its rollout.
 _Rollouts = dict[str, Path]
+
+#: A thread and a rollout of it.
+_Entry = tuple[str, os.DirEntry[str]]
 
 
 @dataclass(slots=True)
@@ -90,15 +92,19 @@ class _RateLimit:
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder that changed."""
+    """A folder that changed, and how far it was listed since."""
 
     stamp: folder_stamps.FolderStamp
     #: Whether the folder had been unchanged for long enough to record its stamp.
-    is_quiet: bool = False
-    #: Whether every name in it was looked at.
+    is_quiet: bool
+    #: The entries that are left.
+    entries: Iterator[os.DirEntry[str]]
     is_listed: bool = False
-    #: Name of each rollout in it that was looked at -> its thread.
-    names: dict[str, str] = field(default_factory=dict)
+    #: Number of the rollouts so far, and whether the index knows their threads.
+    rollouts: int = 0
+    is_known: bool = True
+    #: See `KnownFolder`.
+    others: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -138,15 +144,15 @@ class Refresher:
         if self.index.in_memory or self.index.is_complete:
             found = self._look_limit.run(self._look)
             if found is not None:
-                stale, missing = found
+                entries, stale, missing = found
                 # Workers kept writing while we looked.
                 self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
-                self._note(stale)
+                self._note(entries)
                 self._forget(missing)
             self._refresh_names()
 
-    def refresh(self, thread_id: str) -> None:
-        """Read the rollout of *thread_id* if the index is wrong about it.
+    def refresh(self, thread_id: str) -> Path | None:
+        """Read the rollout of *thread_id* if the index is wrong about it; return its path, or None if there is none.
 
         Raises:
             IndexUnavailable: the index cannot be used.
@@ -157,20 +163,21 @@ class Refresher:
         if path is None or not path.exists():
             path = find_rollout(self.home, self.index, thread_id)
         elif lineage.is_paginated or self._differs(thread_id, path):
-            path = self.home.live_rollout(path)
+            path = live_rollout(self.home, path)
         if path is not None and (lineage.is_broken or self._differs(thread_id, path)):
             # codex may have rewritten a legacy rollout as a paginated one, and reverted it since.
-            self._read([(thread_id, self.home.live_rollout(path))], wait_s=LOCK_WAIT)
+            self._read([(thread_id, live_rollout(self.home, path))], wait_s=LOCK_WAIT)
         self._refresh_names()
+        return path
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[_Rollouts, list[str]]:
-        """Return the rollouts about which the index is wrong, and threads without one."""
-        self._find_changed_folders()
+    def _look(self) -> tuple[list[_Entry], _Rollouts, list[str]]:
+        """Return rollouts in changed folders, the rollouts about which the index is wrong, and threads without one."""
+        entries = self._entries_of_changed_folders()
         stale, missing = self._stale_by_length()
         moved = {id_: path for id_ in missing if (path := find_rollout(self.home, self.index, id_)) is not None}
-        return stale | moved | self._stale_in_changed(), [id_ for id_ in missing if id_ not in moved]
+        return entries, stale | moved | self._stale_in(entries), [id_ for id_ in missing if id_ not in moved]
 
     def _present(self, thread_ids: Collection[str]) -> set[str]:
         """Return those of *thread_ids* that have a rollout anywhere in the home."""
@@ -202,33 +209,34 @@ class Refresher:
                             originals.forget(self.home, Path(known[thread_id][0]))
                 self.index.commit((), gone)
 
-    def _find_changed_folders(self) -> None:
-        """Find the folders that changed since the index knew every rollout in them."""
-        changed: dict[str, _Folder] = {}
+    def _entries_of_changed_folders(self) -> list[_Entry]:
+        """Return the next rollouts in folders that changed since the index knew every rollout in them."""
+        before, self._changed = self._changed, {}
         for name, stamp in folder_stamps.folder_stamps(self.home).items():
             known = self.index.folders.get(name)
-            if known is None or known.stamp != stamp:
-                seen = self._changed.get(name)
-                changed[name] = _Folder(stamp, stamp.is_quiet(), names=seen.names if seen else {})
-        self._changed = changed
+            if name in before and not before[name].is_listed:
+                self._changed[name] = before[name]
+            elif known is None or known.stamp != stamp:
+                entries = self.home.entries_of(self.home.root / name)
+                self._changed[name] = _Folder(stamp, stamp.is_quiet(), entries)
+        found: list[_Entry] = []
+        left = LISTED
+        for number, name in enumerate(sorted(self._changed, reverse=True)):
+            # The newest folder changes all the time, and leaves half of the look to the others.
+            folder, most = self._changed[name], left if number else left // 2
+            entries_of_folder = list(islice(folder.entries, most))
+            folder.is_listed = len(entries_of_folder) < most
+            left -= len(entries_of_folder)
+            found += [(id_, each) for each in entries_of_folder if (id_ := thread_in(each.name))]
+        return found
 
-    def _stale_in_changed(self) -> _Rollouts:
-        """Return rollouts in changed folders about which the index is wrong; only new ones, of the latest times."""
-        root, left = f"{self.home.root}/", NEW_NAMES
-        strange: list[tuple[str, os.DirEntry[str]]] = []
-        known: dict[str, tuple[str, int]] = {}
-        for name in sorted(self._changed, reverse=True):
-            folder = self._changed[name]
-            if left <= 0:
-                break
-            new = self.home.new_entries(self.home.root / name, folder.names)
-            folder.is_listed = len(new) <= left
-            new = new[-left:]
-            left -= len(new)
-            folder.names |= {entry.name: thread_id for thread_id, entry in new}
-            known |= self.index.rollouts_of({thread_id for thread_id, _ in new})
-            strange += [each for each in new if known.get(each[0], ("",))[0] != each[1].path.removeprefix(root)]
-        present, _ = self.home.one_rollout_each(known, strange)
+    def _stale_in(self, entries: Collection[_Entry]) -> _Rollouts:
+        """Return the rollouts of *entries* about which the index is wrong; of known ones, others look at the length."""
+        root = f"{self.home.root}/"
+        known = self.index.rollouts_of({thread_id for thread_id, _ in entries})
+        present, _ = self.home.one_rollout_each(
+            known, (each for each in entries if known.get(each[0], ("",))[0] != each[1].path.removeprefix(root))
+        )
         stale: _Rollouts = {}
         for thread_id, entry in present.items():
             path, row = entry.path.removeprefix(root), known.get(thread_id)
@@ -274,24 +282,21 @@ class Refresher:
         self._next_before = min(rollouts, default=_AFTER_ALL_IDS)
         return rollouts
 
-    def _note(self, stale: _Rollouts) -> None:
-        """Note the changed folders that are quiet and whose rollouts the index now knows, unless *stale* ones remain."""
-        rows = self.index.rollouts_of(stale)
-        for thread_id, path in stale.items():
-            folder = self._changed.get(self.home.relative(path.parent))
-            if folder is not None and rows.get(thread_id, ("",))[0] != self.home.relative(path):
-                folder.is_listed = folder.names.pop(path.name, None) is None  # it was being written
-        for name, folder in list(self._changed.items()):
-            if not (folder.is_quiet and folder.is_listed):
-                continue
-            known = self.index.rollouts_of(set(folder.names.values()))
-            if not known.keys() >= set(folder.names.values()):
-                folder.names.clear()  # what could not be read is tried again
-                continue
-            others = [each for each, id_ in folder.names.items() if known[id_][0] != f"{name}/{each}"]
-            self.index.folders[name] = KnownFolder(folder.stamp, tuple(others))
-            self._unnoted[name] = len(folder.names)
-            del self._changed[name]
+    def _note(self, entries: Collection[_Entry]) -> None:
+        """Note which of *entries* the index knows now, and the folders that are quiet and of which it knows all."""
+        root = f"{self.home.root}/"
+        known = self.index.rollouts_of({thread_id for thread_id, _ in entries})
+        for thread_id, entry in entries:
+            path = entry.path.removeprefix(root)
+            folder = self._changed[path.rpartition("/")[0]]
+            folder.rollouts += 1
+            folder.is_known &= thread_id in known
+            if known.get(thread_id, ("",))[0] != path or self.home.generation(Path(entry.name)):
+                folder.others.append(entry.name)
+        for name, folder in self._changed.items():
+            if folder.is_listed and folder.is_quiet and folder.is_known:
+                self.index.folders[name] = KnownFolder(folder.stamp, tuple(folder.others))
+                self._unnoted[name] = folder.rollouts
         if not self.index.in_memory and sum(self._unnoted.values()) >= NOTED_ROLLOUTS:
             with suppress(IndexUnavailable):  # the next process lists the folders again
                 self.index.save_folders({name: self.index.folders[name] for name in self._unnoted})

@@ -26,7 +26,7 @@ from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread, read_what_is_left
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
-from livethread_worker.store.rollout_paths import find_rollout, require_rollout
+from livethread_worker.store.rollout_paths import find_rollout, live_rollout, require_rollout
 from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_record, number_line
 
@@ -153,7 +153,7 @@ def _find(
             size = path.stat().st_size
             # codex reverts only paginated threads; it may have made this one paginated, and so rewritten its rollout.
             may_be_left = size != state.rollout_bytes or (state.thread and state.thread.history_mode == PAGINATED)
-            return home.live_rollout(path) if may_be_left else path
+            return live_rollout(home, path) if may_be_left else path
     if state is None and _creates(entries):
         path = home.new_rollout(thread_id, entries[0].task.header.at)
         # It may exist: a crash came before the commit, or the index was lost.

@@ -76,7 +76,7 @@ def append(path: Path, data: bytes) -> None:
 @pytest.mark.parametrize("is_one_thread", [True, False])
 class TestARolloutOfAnotherProgram:
     @pytest.fixture
-    def refresh(self, refresher: Refresher, is_one_thread: bool) -> Callable[[], None]:
+    def refresh(self, refresher: Refresher, is_one_thread: bool) -> Callable[[], object]:
         return (lambda: refresher.refresh(ONE)) if is_one_thread else refresher.refresh_all
 
     def test_is_read_when_it_is_new(self, store: Store, refresh: Callable[[], None]) -> None:
@@ -451,14 +451,14 @@ def large(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the folders of days that are listed."""
     listed: list[str] = []
-    new_entries = Home.new_entries
+    entries_of = Home.entries_of
 
-    def entries(self: Home, folder: Path, seen: dict[str, str]) -> list[tuple[str, os.DirEntry[str]]]:
+    def entries(self: Home, folder: Path) -> Iterator[os.DirEntry[str]]:
         name = self.relative(folder)
         listed.extend([name] if name.count("/") == DAY.count("/") else [])
-        return new_entries(self, folder, seen)
+        return entries_of(self, folder)
 
-    monkeypatch.setattr(Home, "new_entries", entries)
+    monkeypatch.setattr(Home, "entries_of", entries)
     return listed
 
 
