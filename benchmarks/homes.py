@@ -57,7 +57,7 @@ class Shape:
     answered: int
     #: Words of the base instructions.
     instructions: int
-    #: The fraction of the threads, the newest ones, in which nothing was asked: listings hide them. 0: no thread.
+    #: In one thread of this many, the newest ones, nothing was asked, so that listings hide them. 0: in no thread.
     unasked_share: int = 0
     #: The time between two threads: how many share a day's folder.
     apart: timedelta = APART

@@ -55,12 +55,12 @@ def decode_relevance(cursor: str) -> tuple[int, int]:
 
 
 def encode_occurrence(turn: int, number: int) -> str:
-    """Return the cursor for the page of occurrences that begins with one's *number* in the *turn* at an offset."""
+    """Return the cursor for a page that begins with this *number* of occurrence in the turn at the offset *turn*."""
     return _encode("occurrences", turn, str(number))
 
 
 def decode_occurrence(cursor: str) -> tuple[int, int]:
-    """Return the turn's offset and the number in a cursor of `encode_occurrence`.
+    """Return the turn's offset and the occurrence's number from a cursor of `encode_occurrence`.
 
     Raises:
         InvalidRequest: *cursor* is malformed, or belongs to another kind of page.

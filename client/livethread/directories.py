@@ -1,4 +1,4 @@
-"""Compares working directories as paths, as codex does: by what they lead to, or by their parts if they are gone."""
+"""Compares working directories as codex does: by device and inode, or by the parts of the path if it leads nowhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Final
 
-#: How long it is remembered what a path leads to.
+#: How long `same_directory` remembers the identity of a path.
 REMEMBERED_FOR: Final = 10.0  # seconds
 
 #: What all spellings of a directory share: device and inode, or parts.
@@ -16,12 +16,12 @@ Identity = tuple[int, int] | str
 
 
 def identity(path: str) -> Identity:
-    """Return the same for all spellings of a directory. Symlinks are followed on this host."""
+    """Return a value that all spellings of a directory share. Symlinks are followed on this host."""
     try:
         if path.startswith("/"):
             stat = os.stat(path)  # noqa: PTH116 - a Path takes four times as long
             return stat.st_dev, stat.st_ino
-    except (OSError, ValueError):  # it is gone, or no path
+    except (OSError, ValueError):  # it is gone, or is not a path
         pass
     parts = "/".join(part for part in path.split("/") if part not in {"", "."})
     return f"/{parts}" if path.startswith("/") else parts or path

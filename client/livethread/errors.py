@@ -65,7 +65,8 @@ class Conflict(ThreadStoreError):
     def of_position(cls, thread_id: str, last: str, expected: str | None) -> Self:
         """Return the error for a thread whose *last* position is not the *expected* one."""
         return cls(
-            f"the last position of thread {thread_id} is {last}, not {expected}: nothing was stored. Read the thread again, then retry",
+            f"the last position of thread {thread_id} is {last}, not {expected}: nothing was stored. Read the thread "
+            "again, then retry",
             last,
         )
 

@@ -12,19 +12,19 @@ from livethread.metadata import GitInfo
 
 logger = logging.getLogger(__name__)
 
-#: Most time that git gets.
+#: Longest wait for git.
 GIT_TIMEOUT_S: Final = 5.0
 
-#: git runs no programs of the checkout, does not write to it, and never asks for a password.
+#: Keep git from running the checkout's programs, from writing to it, and from asking for a password.
 _COMMAND: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 _ENV: Final = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 
-#: Variables that make git look at another checkout; a hook sets them.
+#: Variables that lead git to another checkout; git sets them for its hooks.
 _ELSEWHERE: Final = frozenset({"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR"})
 
 
 async def read_git(cwd: str) -> GitInfo | None:
-    """Return commit, branch and the URL of ``origin`` of the checkout that holds *cwd*.
+    """Return the commit, the branch and the URL of ``origin`` for the checkout that holds *cwd*.
 
     None if there is no checkout, git is not installed, or it takes too long. Never raises, and never blocks the event
     loop.
@@ -39,14 +39,14 @@ async def read_git(cwd: str) -> GitInfo | None:
                 _git(cwd, "remote", "get-url", "origin"),
             )
     except (OSError, TimeoutError) as error:
-        logger.warning("git was not read", extra={"action": "read_git", "error": type(error).__name__})
+        logger.warning("reading the git checkout failed", extra={"action": "read_git", "error": type(error).__name__})
         return None
     found = GitInfo(commit_hash=commit, branch=None if branch == "HEAD" else branch, repository_url=url)
     return found if found != GitInfo() else None
 
 
 def _is_in_checkout(cwd: str) -> bool:
-    """Whether a folder above holds ``.git``. Much cheaper than git, and most threads of a server are in no checkout."""
+    """Whether *cwd* or a folder above it holds ``.git``: much cheaper than git, and servers rarely run in a checkout."""
     try:
         path = Path(cwd)
         return path.is_absolute() and path.is_dir() and any((up / ".git").exists() for up in (path, *path.parents))

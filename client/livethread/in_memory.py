@@ -198,7 +198,7 @@ class InMemoryThreadStore:
         return receipt
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
-        """Return the thread whose id is in the name of the path: there are no files."""
+        """Return the thread whose id is in the path's name; there are no files."""
         thread_id = thread_of_rollout_name(params.rollout_path)
         if thread_id is None:
             raise InvalidRequest(f"{params.rollout_path[-200:]!r} is not the name of a rollout")
@@ -219,7 +219,7 @@ class InMemoryThreadStore:
         raise ThreadNotFound(params.name, "no thread has this name")
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Return one page of threads whose name, or one of whose messages, matches; unranked."""
+        """Return one page of threads whose name or messages match; unranked."""
         find = _finder(params)
         key = params.sort_key or types.ThreadSortKey.UPDATED_AT
         listing = types.ListThreadsParams(
@@ -360,12 +360,12 @@ class InMemoryThreadStore:
             if stored.thread.attached_to_thread_id == thread_id:
                 attached = stored.thread.thread_id
                 raise Conflict(
-                    f"cannot delete thread {thread_id} while attached thread {attached} exists; delete that first"
+                    f"cannot delete thread {thread_id} while attached thread {attached} exists; delete that one first"
                 )
             if stored.base_id == thread_id:
-                raise InvalidRequest(
+                raise Conflict(
                     f"cannot delete thread {thread_id}: thread {stored.thread.thread_id} was forked from it; delete that "
-                    "first, or archive this one"
+                    "one first, or archive this one"
                 )
 
     def _set_archived_at(self, thread_id: str, archived_at: datetime | None) -> types.Receipt:
@@ -406,7 +406,7 @@ class InMemoryThreadStore:
         """
         source = self._stored.get(base.thread_id)
         if source is None:
-            raise InvalidRequest(f"the thread {base.thread_id}, which the fork continues, is missing")
+            raise InvalidRequest(f"the fork continues thread {base.thread_id}, which is missing")
         return source.lines[1 : base.end_ordinal_exclusive]
 
     def _receipt(self, stored: _Stored) -> types.Receipt:
@@ -504,7 +504,7 @@ def _stored_turn(
 
 
 def _finder(params: types.SearchThreadsParams) -> Callable[[str], str | None]:
-    """Return what returns the excerpt of a text that matches; otherwise None."""
+    """Return a function that returns an excerpt of a matching text, or None if the text does not match."""
     if params.match is types.SearchMatch.LITERAL:
         term = literal_term(params.search_term)
         return lambda text: next((excerpt(text, *found).text for found in occurrences(text, term)), None)

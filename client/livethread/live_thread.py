@@ -42,7 +42,7 @@ class LiveThread:
         strict: bool = False,
     ) -> None:
         """Use `create` or `resume`."""
-        #: How many items of each kind the persistence policy dropped, such as ``event_msg/exec_command_begin``.
+        #: Number of items that the persistence policy dropped, by kind, such as ``event_msg/exec_command_begin``.
         self.dropped: Counter[str] = Counter()
         self._store = store
         self._strict = strict
@@ -66,8 +66,8 @@ class LiveThread:
     ) -> LiveThread:
         """Open a new thread. Nothing is stored before its first item or `persist`.
 
-        *collect_git*: if *params* name no git, but a working directory in a checkout, ask git for commit, branch and the
-        URL of ``origin``, for at most 5 seconds.
+        *collect_git*: if *params* have a working directory in a checkout but no git metadata, ask git for the commit, the
+        branch and the URL of ``origin``, for at most 5 seconds.
 
         *strict*: refuse items of kinds that this release does not know, instead of storing them.
 
@@ -118,9 +118,9 @@ class LiveThread:
         """Append *items* in order, all or none, without those that the persistence policy drops.
 
         Returns when they are ordered and in the mailbox; `flush` returns when they are durable. The receipt counts the
-        dropped items. If the policy drops every item, the receipt has the position of the previous one. Cancelling the call only ends the wait: the items are still appended,
-        unless they were waiting for room (``LIVETHREAD_BACKPRESSURE=wait``). In that case the `CancelledError` carries
-        the note `NOTHING_STORED`.
+        dropped items. If the policy drops every item, the receipt has the position of the previous one. Cancelling the
+        call only ends the wait: the items are still appended, unless they were waiting for room
+        (``LIVETHREAD_BACKPRESSURE=wait``). In that case the `CancelledError` carries the note `NOTHING_STORED`.
 
         *idempotency_key*: the thread's first append with this key counts, however long ago and through any store. Later
         ones append nothing, whatever their *items*; they succeed without saying that they were repetitions, and their
@@ -142,7 +142,7 @@ class LiveThread:
         dropped = self._dropped_of(given) if len(canonical) < len(given) else None
         del given
         if not canonical:
-            return self._noting(dropped, self._last)
+            return self._record_dropped(dropped, self._last)
         params = self._append_params(canonical, expected_position, idempotency_key)
         del canonical
         append, update = self._store.append_items(params), params.metadata
@@ -151,7 +151,7 @@ class LiveThread:
         if update is not None and idempotency_key is None:
             self._sync.confirm(update)
         self.note_started(update.patch.model if update is not None else None)
-        return self._noting(dropped, self._last)
+        return self._record_dropped(dropped, self._last)
 
     async def update_metadata(self, patch: ThreadMetadataPatch) -> types.Receipt:
         """Patch the thread's metadata, in order with the appends.
@@ -238,7 +238,7 @@ class LiveThread:
     async def search_occurrences(
         self, search_term: str, *, page_size: int = 50, cursor: str | None = None
     ) -> types.OccurrencePage:
-        """Return one page of the places where the thread's messages hold *search_term*, in upper or lower case.
+        """Return one page of the occurrences of *search_term* in the thread's messages, ignoring case.
 
         Raises:
             InvalidRequest: *search_term* is blank, or *cursor* is not from a page of occurrences.
@@ -275,7 +275,7 @@ class LiveThread:
         """Return how many of *items* the policy drops, by kind."""
         return Counter(kind_of(item) for item in items if not is_persisted(item, self._history_mode))
 
-    def _noting(self, dropped: Counter[str] | None, receipt: types.Receipt) -> types.Receipt:
+    def _record_dropped(self, dropped: Counter[str] | None, receipt: types.Receipt) -> types.Receipt:
         """Count and log what an accepted append *dropped*, and return its receipt with the number."""
         if not dropped:
             return receipt

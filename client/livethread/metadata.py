@@ -33,7 +33,7 @@ from livethread.thread_id import ThreadId
 #: ``history_mode`` of newer codex's threads: lines are numbered, and ``item_completed`` events hold the messages.
 PAGINATED: Final = "paginated"
 
-#: What codex assumes if a rollout does not say it.
+#: codex's defaults for what a rollout does not say.
 DEFAULT_PROVIDER: Final = "openai"
 DEFAULT_APPROVAL: Final = "on-request"
 
@@ -62,7 +62,7 @@ _Source = (
 )
 
 #: Where a session runs: ``cli``, ``vscode``, ``exec``, ``mcp``, or ``{"custom": …}`` or ``{"subagent": …}``. Any other name
-#: is stored as it is, and read as ``unknown``, as by codex.
+#: is stored unchanged and read as ``unknown``, as in codex.
 SessionSource = Annotated[_Source, AfterValidator(_session_source), AfterValidator(_json)]
 
 #: Who started a thread: ``user``, ``subagent``, ``memory_consolidation``, or a feature's own label such as
@@ -265,7 +265,7 @@ class StoredThread(Result):
     rollout_path: Path | None = None
     session_id: str | None = None
     forked_from_id: str | None = None
-    #: The thread to which this fork is attached; it is hidden from listings.
+    #: The thread to which this fork is attached; listings hide attached forks.
     attached_to_thread_id: str | None = None
     parent_thread_id: str | None = None
     #: Text to show in listings: the first user message or goal; empty before either. Listings hide a thread without it.

@@ -79,7 +79,7 @@ class ThreadMetadataSync:
             return
         facts = self._facts
         for name, value in self._facts_of(kind, payload, at).items():
-            # A turn's directory counts if there is no other; a session's, and one that its user set, always do.
+            # A turn's directory counts only if there is no other; a session's, or one that a user set, always counts.
             replaces = name not in FIRST_WINS or (name == "cwd" and kind != "turn_context")
             if not replaces and (name in self._set_fields or name in facts):
                 continue
@@ -177,7 +177,7 @@ def _from_turn_context(context: dict[str, Any]) -> dict[str, Any]:
         "permission_profile": permission_profile(context),
         "cwd": _text(context, "cwd") or None,
     })
-    if "model" in facts:  # without an effort, the model's own counts
+    if "model" in facts:  # without an effort, the model's default applies
         facts["reasoning_effort"] = _text(context, "effort")
     return facts
 

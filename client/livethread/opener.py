@@ -1,4 +1,4 @@
-"""Refuses calls of a store outside the process and the event loop that opened it: they would wait for ever."""
+"""Refuses calls to a store from outside the process and the event loop that opened it: they would hang."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Opener:
         """Check that this process opened the store.
 
         Raises:
-            InvalidRequest: another one did.
+            InvalidRequest: another process did.
         """
         if os.getpid() != self._pid:
             raise InvalidRequest(
@@ -44,8 +44,8 @@ class Opener:
         """Check that this process and this loop opened the store.
 
         Raises:
-            InvalidRequest: it is not open, or other ones opened it.
-            Unavailable: it is closed.
+            InvalidRequest: the store is not open, or another process or loop opened it.
+            Unavailable: the store is closed.
         """
         self.require_process()
         if self._loop is None:
@@ -58,17 +58,17 @@ class Opener:
             raise Unavailable("the store was closed, and nothing was stored: open another one")
 
 
-class _Opened(Protocol):
+class _HasOpener(Protocol):
     _opener: Opener
 
 
-OpenedT = TypeVar("OpenedT", bound=_Opened)
+StoreT = TypeVar("StoreT", bound=_HasOpener)
 
 
-def checking(check: Callable[[Opener], None]) -> Callable[[type[OpenedT]], type[OpenedT]]:
+def checking(check: Callable[[Opener], None]) -> Callable[[type[StoreT]], type[StoreT]]:
     """Return a decorator for a store's class that runs *check* before each public operation."""
 
-    def decorate(store: type[OpenedT]) -> type[OpenedT]:
+    def decorate(store: type[StoreT]) -> type[StoreT]:
         for name, operation in list(vars(store).items()):
             if inspect.iscoroutinefunction(operation) and not name.startswith("_"):
                 setattr(store, name, _checked(operation, check))
@@ -80,7 +80,7 @@ def checking(check: Callable[[Opener], None]) -> Callable[[type[OpenedT]], type[
 # Any: the decorator keeps every operation's own signature.
 def _checked(operation: Callable[..., Coroutine[Any, Any, Any]], check: Callable[[Opener], None]) -> Any:
     @wraps(operation)
-    async def checked(store: _Opened, *args: Any, **kwargs: Any) -> Any:
+    async def checked(store: _HasOpener, *args: Any, **kwargs: Any) -> Any:
         check(store._opener)  # noqa: SLF001 - the decorator belongs to the class
         return await operation(store, *args, **kwargs)
 

@@ -1,7 +1,7 @@
 """The persistence policy: which items are stored. `LiveThread` drops all others.
 
-The rules are codex 0.171's (``rollout/src/policy.rs``). A kind that this release does not know is kept: no history is lost
-because the agent, or codex, is newer. Items are dropped by name.
+The rules are codex 0.171's (``rollout/src/policy.rs``). A kind that this release does not know is kept, so that a newer
+agent or codex loses no history; only kinds named here are dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from livethread.metadata import PAGINATED
 from livethread.rollout.item import THREAD_METADATA_TYPE, RolloutItem
 
-#: Line types, beside ``response_item`` and ``event_msg``, that every rollout holds.
+#: Line types, besides ``response_item`` and ``event_msg``, that every rollout keeps.
 _LINES: Final = frozenset({
     "compacted",
     "dynamic_tools_updated",
@@ -26,7 +26,7 @@ _LINES: Final = frozenset({
     "world_state",
 })
 
-#: Line types that only paginated rollouts hold.
+#: Line types that only paginated rollouts keep.
 _PAGINATED_LINES: Final = frozenset({"realtime_item"})
 
 _RESPONSE_ITEMS: Final = frozenset({
@@ -52,7 +52,7 @@ _RESPONSE_ITEMS: Final = frozenset({
 
 _TRANSIENT_RESPONSE_ITEMS: Final = frozenset({"compaction_trigger", "other"})
 
-#: Events that every rollout holds.
+#: Events that every rollout keeps.
 _EVENTS: Final = frozenset({
     "task_complete",
     "task_started",
@@ -65,7 +65,7 @@ _EVENTS: Final = frozenset({
     "turn_started",
 })
 
-#: Events that only legacy rollouts hold. A paginated one has an ``item_completed`` event in their place.
+#: Events that only legacy rollouts keep; a paginated one has an ``item_completed`` event instead.
 _LEGACY_EVENTS: Final = frozenset({
     "agent_message",
     "agent_reasoning",
@@ -81,7 +81,7 @@ _LEGACY_EVENTS: Final = frozenset({
     "web_search_end",
 })
 
-#: Events that tell a user interface what happens at the moment.
+#: Events for a user interface's live display; no rollout keeps them.
 _TRANSIENT_EVENTS: Final = frozenset({
     "add_credits_nudge_email_response",
     "agent_message_content_delta",
@@ -161,7 +161,7 @@ _TRANSIENT_EVENTS: Final = frozenset({
     "web_search_begin",
 })
 
-#: Items whose ``item_completed`` a legacy rollout holds: it has no other form of them.
+#: Items that a legacy rollout keeps as ``item_completed``: it has no other form of them.
 _COMPLETED_ITEMS: Final = frozenset({
     "Extension/clock.sleep",
     "FunctionCallOutput",
@@ -169,7 +169,7 @@ _COMPLETED_ITEMS: Final = frozenset({
     "SubAgentActivity/completed",
 })
 
-#: Items that a legacy rollout holds in another form.
+#: Items that a legacy rollout keeps in another form.
 _REPEATED_ITEMS: Final = frozenset({
     "AgentMessage",
     "CollabAgentToolCall",
@@ -193,7 +193,7 @@ _REPEATED_ITEMS: Final = frozenset({
     "WebSearch",
 })
 
-#: Items whose ``kind`` decides.
+#: Items whose name includes their ``kind``.
 _ITEMS_WITH_KINDS: Final = frozenset({"Extension", "SubAgentActivity"})
 
 

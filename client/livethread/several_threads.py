@@ -1,4 +1,4 @@
-"""Changes several threads, and collects what became of each."""
+"""Changes several threads and collects the result of each."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ async def archive_each(thread_ids: Iterable[str], archive: Change) -> ThreadResu
 async def delete_each(
     thread_ids: Iterable[str], delete: Change, until_applied: Callable[[str], Awaitable[None]] | None = None
 ) -> ThreadResults:
-    """Delete threads concurrently; one that is gone counts as done.
+    """Delete threads concurrently; a missing thread counts as deleted.
 
-    A thread that another one needs cannot be deleted before that one: such threads are tried again as long as others are
-    deleted. *until_applied* waits until the deletion of a thread is applied; None if it is when *delete* returns.
+    A thread that others need can be deleted only after them, so refused threads are tried again as long as each round
+    deletes some. *until_applied* waits until a thread's deletion is applied; None if *delete* does.
     """
     outcomes: dict[str, Receipt | ThreadStoreError | None] = {}
     pending = list(dict.fromkeys(thread_ids))
@@ -33,7 +33,9 @@ async def delete_each(
         refused = [thread_id for thread_id, outcome in tried.items() if isinstance(outcome, Conflict)]
         if refused and until_applied is not None:
             deleted = [thread_id for thread_id, outcome in tried.items() if isinstance(outcome, Receipt)]
-            await asyncio.gather(*map(until_applied, deleted), return_exceptions=True)  # accepted, come what may
+            await asyncio.gather(
+                *map(until_applied, deleted), return_exceptions=True
+            )  # a deletion that was accepted succeeds, even if late
         pending = refused if len(refused) < len(pending) else []
     return _results(outcomes)
 

@@ -33,7 +33,8 @@ class ThreadReader(Protocol):
         """Return the items from which the thread's latest model context is rebuilt.
 
         These are the ``session_meta`` and everything from the turn of the last compaction on, if codex's rule
-        (`context_start`) allows it, or else the whole history. It takes as long as what it returns.
+        (`context_start`) allows it, or else the whole history. The time that it takes depends on
+        what it returns, not on the length of the history.
 
         Raises:
             ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
@@ -41,9 +42,9 @@ class ThreadReader(Protocol):
         ...
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
-        """Return the thread of this name; of several, the one that got the name last, as in codex.
+        """Return the thread with this name; of several, the one that was named last, as in codex.
 
-        Like a listing, it shows only what is applied.
+        Like a listing, it sees only what is applied.
 
         Raises:
             ThreadNotFound: no thread has this name, or only archived ones have it and *params* exclude them. Its
@@ -64,8 +65,8 @@ class ThreadReader(Protocol):
 
         Raises:
             InvalidRequest: the path leads out of the home, or does not name a rollout.
-            ThreadNotFound: no such file, or the thread is archived and *params* exclude archived threads. In memory there
-                are no files: the path's name says which thread it is.
+            ThreadNotFound: no such file, or the thread is archived and *params* exclude archived threads. The in-memory
+                store has no files; it finds the thread by the id in the path's name.
         """
         ...
 
@@ -82,7 +83,7 @@ class ThreadReader(Protocol):
         ...
 
     async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
-        """Return one page of the places where the messages of a thread's turns hold a term, in order.
+        """Return one page of the occurrences of a term in the messages of a thread's turns, in order.
 
         Turns that were rolled back are left out. A cursor stays valid while the thread grows.
 
@@ -117,7 +118,7 @@ class ThreadReader(Protocol):
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork of a thread begins with; nothing is reserved or stored.
 
-        It includes everything that was accepted before from any store. `ThreadManager.fork_thread` goes on from there.
+        It includes everything that was accepted before from any store. `ThreadManager.fork_thread` calls it.
 
         Raises:
             ThreadNotFound: no such thread.
@@ -222,9 +223,9 @@ class ThreadStore(ThreadReader, Protocol):
         ...
 
     async def archive_threads(self, params: types.ArchiveThreadsParams) -> types.ThreadResults:
-        """Archive several threads, each as `archive_thread` does, and return what became of each.
+        """Archive several threads, each as `archive_thread` does, and return the result of each.
 
-        A thread that fails does not keep the others from being archived. Repeating the call is harmless.
+        A failure does not stop the others. Repeating the call is harmless.
         """
         ...
 
@@ -245,14 +246,13 @@ class ThreadStore(ThreadReader, Protocol):
 
         Raises:
             ThreadNotFound: no such thread.
-            Conflict: forks read the history that they share with it from its rollout, or are attached to it.
+            Conflict: forks share its history, or are attached to it.
         """
         ...
 
     async def delete_threads(self, params: types.DeleteThreadsParams) -> types.ThreadResults:
-        """Delete several threads, each as `delete_thread` does, and return what became of each.
+        """Delete several threads, each as `delete_thread` does, and return the result of each.
 
-        A thread that fails does not keep the others from being deleted. A thread that is gone counts as done, so the call
-        can be repeated.
+        A failure does not stop the others. A missing thread counts as deleted, so the call can be repeated.
         """
         ...

@@ -17,16 +17,16 @@ from livethread.store import ThreadStore
 
 logger = logging.getLogger(__name__)
 
-#: What a sub-agent's thread has from its parent, unless the caller says otherwise.
+#: Fields that a sub-agent's thread takes from its parent unless the caller sets them.
 _INHERITED: Final = ("session_id", "cwd", "model_provider", "originator", "cli_version", "memory_mode")
 
-#: What a fork has from its source, likewise. It is a session of its own.
+#: Fields that a fork takes from its source, likewise. A fork is a session of its own.
 _FORKED: Final = ("cwd", "model_provider", "originator", "cli_version", "memory_mode")
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadShutdownReport:
-    """What became of each thread of a bounded shutdown; the ids are sorted."""
+    """The result of a bounded shutdown for each thread; the ids are sorted."""
 
     #: Flushed, closed, and no longer loaded.
     completed: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class ThreadManager:
         self._collect_git = collect_git
         self._strict = strict
         self._loaded: dict[str, LiveThread] = {}
-        #: Parents of threads that this manager created: a thread without an item is in no listing.
+        #: Parents of threads that this manager created; listings do not show threads without an item.
         self._parents: dict[str, str | None] = {}
         self._observers: dict[object, Callable[[LiveThread], None]] = {}
 
@@ -70,21 +70,20 @@ class ThreadManager:
         before_turn_id: str | None = None,
         through_turn_id: str | None = None,
     ) -> LiveThread:
-        """Open a new thread that goes on where another one is, or was, and keep it loaded.
+        """Open a new thread that continues another one, its source, from some place on, and keep it loaded.
 
-        It begins with everything accepted for that thread so far, or with what came before *before_turn_id*, or up to the
-        end of *through_turn_id*. It is durable on return.
+        By default, the fork begins with everything accepted for the source so far; or else with what came before
+        *before_turn_id*, or with everything up to the end of *through_turn_id*. It is durable on return.
 
-        A fork of a paginated thread copies no line: its rollout names the place up to which it reads the other one, as in
-        codex. Until the fork is deleted, the other thread cannot be. A fork of any other thread holds copies, appended in
-        one task.
+        A fork of a paginated thread copies no line: as in codex, its rollout says up to which place it shares the source's,
+        and the source cannot be deleted before the fork. A fork of any other thread holds copies, appended in one task.
 
-        Name, working directory, provider, client and memory mode are the other thread's, unless *params* set them; so is
-        its source, unless it is a sub-agent's.
+        The fork takes name, working directory, provider, client and memory mode from the source unless *params* set them,
+        and the session's source unless it is a sub-agent's.
 
         Raises:
-            ThreadNotFound: there is no such thread, or it has no item yet.
-            InvalidRequest: it has no such turn, *through_turn_id* has not ended, or both turns are given.
+            ThreadNotFound: the source does not exist, or has no item yet.
+            InvalidRequest: the source has no such turn, *through_turn_id* has not ended, or both turns are given.
             ResourceExhausted: the items to copy do not fit into one append; nothing was stored.
             Unavailable: Redis or the workers did not answer in time. The fork may exist later.
         """
@@ -128,29 +127,29 @@ class ThreadManager:
     ) -> LiveThread:
         """Open a new thread for a sub-agent of another thread, and keep it loaded.
 
-        Session, working directory, provider, client and memory mode are the parent's, unless *params* set them. The source
-        says, as in codex, which thread spawned it, at which depth, and the agent's nickname, role and path.
+        It takes session, working directory, provider, client and memory mode from the parent unless *params* set them. As
+        in codex, its source names the parent, the depth, and the agent's nickname, role and path.
 
         Raises:
-            ThreadNotFound: there is no such parent, or it has no item yet.
+            ThreadNotFound: the parent does not exist, or has no item yet.
         """
         params = params or types.CreateThreadParams()
         parent = await self._store.read_thread(types.ReadThreadParams(thread_id=parent_thread_id))
         return await self.create_thread(_of_subagent(parent, params))
 
     def subscribe_thread_created(self, observer: Callable[[LiveThread], None]) -> Callable[[], None]:
-        """Call *observer* with each thread that this manager creates from now on; return the function that ends it.
+        """Call *observer* with each thread that this manager creates from now on; return a function that stops it.
 
-        Observers run in the event loop and must not block. An observer that raises is logged; the others go on.
+        Observers run in the event loop and must not block. An observer that raises is logged; the others still run.
         """
         subscription = object()
         self._observers[subscription] = observer
         return lambda: self._observers.pop(subscription, None) and None
 
     async def list_agent_subtree_thread_ids(self, thread_id: str) -> list[str]:
-        """Return *thread_id* and the threads that it spawned, directly or through others: archived ones, too.
+        """Return *thread_id* and the threads that it spawned, directly or indirectly, including archived ones.
 
-        These are the threads that are applied, from the oldest on, and then the loaded ones that are not listed yet.
+        Applied threads come first, from the oldest on, then loaded threads that no listing shows yet.
         """
         found = dict.fromkeys([types.ReadThreadParams(thread_id=thread_id).thread_id])
         stored: list[StoredThread] = []
@@ -175,7 +174,7 @@ class ThreadManager:
         return self._load(resumed)
 
     def remove_thread(self, thread_id: str) -> LiveThread | None:
-        """Return the thread if it is loaded, and keep it loaded no longer. It stays open: its owner closes it."""
+        """Stop keeping the thread loaded, and return it if it was. It stays open; the caller closes it."""
         thread = self.get(thread_id)
         self._forget(thread_id)
         return thread
@@ -216,7 +215,7 @@ class ThreadManager:
             raise ExceptionGroup("some threads could not be shut down", errors)
 
     async def shutdown_all_threads_bounded(self, timeout_s: float) -> ThreadShutdownReport:
-        """Flush and close all loaded threads concurrently, for at most *timeout_s*, and say what became of each.
+        """Flush and close all loaded threads concurrently, for at most *timeout_s*, and report the result of each.
 
         Threads that were not closed stay loaded, so that the call can be repeated.
         """
@@ -270,7 +269,7 @@ async def _shut_down(thread: LiveThread, timeout_s: float) -> None:
 
 
 def _of_subagent(parent: StoredThread, params: types.CreateThreadParams) -> types.CreateThreadParams:
-    """Return *params* with what a sub-agent's thread has from its *parent*."""
+    """Return *params* completed with what a sub-agent's thread takes from its *parent*."""
     given = params.model_fields_set
     spawn: dict[str, Any] = {
         "parent_thread_id": parent.thread_id,
@@ -293,7 +292,7 @@ def _of_subagent(parent: StoredThread, params: types.CreateThreadParams) -> type
 def _of_fork(
     source: StoredThread, fork: types.PreparedFork, params: types.CreateThreadParams
 ) -> types.CreateThreadParams:
-    """Return *params* with what a *fork* has from its *source*."""
+    """Return *params* completed with what a *fork* takes from its *source*."""
     given = params.model_fields_set
     update: dict[str, Any] = {name: getattr(source, name) for name in _FORKED if name not in given}
     if "source" not in given and isinstance(source.source, str):
@@ -306,7 +305,7 @@ def _of_fork(
 
 
 def _depth(thread: StoredThread) -> int:
-    """Return how many spawns are between a root thread and this one."""
+    """Return the number of spawns from the root thread to this one."""
     kind = thread.source.get("subagent") if isinstance(thread.source, dict) else None
     spawn = kind.get("thread_spawn") if isinstance(kind, dict) else None
     depth = spawn.get("depth") if isinstance(spawn, dict) else None

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,15 @@ from typing import Any
 import pytest
 from tests.nodes.waiting import DEADLINE, wait_until
 
+from livethread import LoadThreadHistoryParams, Settings, StoredThreadHistory
+from livethread_worker.store import LocalThreadStore
+
 ROLLOUTS = os.environ.get("LIVETHREAD_TEST_ROLLOUTS", "")
 
 recorded = pytest.mark.skipif(not ROLLOUTS, reason="LIVETHREAD_TEST_ROLLOUTS names no directory of rollouts")
 
 #: Enough threads that a kill comes in the middle of the import.
-THREADS = 300
+THREADS = 100
 
 ID = "019a93b9-f380-7600-98ff-{:012x}"
 LAST = ID.format(THREADS - 1)
@@ -52,6 +56,11 @@ class Command:
 
     def listed(self) -> list[Any]:
         return [self("ls", "--all", "--limit", "1000"), self("ls", "--all", "--limit", "1000", "--archived")]
+
+    async def histories(self, thread_ids: Iterable[str]) -> dict[str, StoredThreadHistory]:
+        """Return what the store reads that the commands use; a command for each takes long."""
+        async with LocalThreadStore(Settings(home=self.home)) as store:
+            return {id_: await store.load_history(LoadThreadHistoryParams(thread_id=id_)) for id_ in thread_ids}
 
     def drop_index(self) -> None:
         for file in (self.home / "livethread").glob("index.sqlite*"):
@@ -88,8 +97,9 @@ def test_recorded_rollouts_are_listed_and_read_in_order_and_survive_a_rebuild(li
     assert sorted(threads) == files
     dump = livethread.listed()
     assert {thread["thread_id"] for page in dump for thread in page["items"]} == set(threads.values())
+    histories = asyncio.run(livethread.histories(threads.values()))
     for file, thread_id in threads.items():
-        shown = [item["payload"] for item in livethread("show", thread_id)["history"]["items"]]
+        shown = [item.payload for item in histories[thread_id].items]
         expected = list(payloads(file))
         if expected[0]["id"] != thread_id:  # the recorded id is not a UUID
             assert shown.pop(0)["id"] == thread_id

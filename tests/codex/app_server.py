@@ -121,7 +121,7 @@ class AppServer:
         return [hit["thread"]["id"] for hit in page["data"]]
 
     async def occurrences(self, thread_id: str, term: str) -> list[tuple[str, str, str]]:
-        """Return each occurrence: its turn, what it is, and up to 20 characters before it."""
+        """Return each occurrence: its turn, its text, and up to 20 characters before it."""
         found: list[tuple[str, str, str]] = []
         page: dict[str, Any] = {"nextCursor": None}
         while True:

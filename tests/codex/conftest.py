@@ -45,7 +45,7 @@ class Codex:
         return self.version >= (0, 169)
 
     def migrate(self, home: Path) -> list[str]:
-        """Have it rewrite every legacy rollout of *home*, and return what became of each."""
+        """Have it rewrite every legacy rollout of *home*, and return the result of each."""
         env = {"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_HOME": str(home), "TZ": "UTC"}
         command = [str(self.path), "migrate-rollouts", "--apply", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=env, cwd=home)

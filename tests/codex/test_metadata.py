@@ -1,4 +1,4 @@
-"""The metadata that follows from a rollout, against the running codex's, case by case.
+"""Compares the metadata that follows from a rollout with the running codex's, case by case.
 
 codex reads each rollout into its ``state_*.sqlite``; we read the same files. A new rule of a later codex is one line in
 ``CASES``.

@@ -89,7 +89,7 @@ async def test_metadata_and_idempotency_keys_survive(codex: Codex, home: Path, l
         assert (await read(store, thread.thread_id)).thread_source == "nightly"
     assert {fault.kind for fault in examine(Home(home), fix=False).faults} == {
         FaultKind.BAD_PERMISSIONS
-    }  # of the test's home
+    }  # the test's home is not private
 
 
 async def test_codex_continues_what_we_continue_after_it_rewrote_the_rollout(

@@ -1,4 +1,4 @@
-"""Files as people have them: codex and livethread list and read the same, or `doctor --fix` makes it so."""
+"""Unusual files: codex and livethread list and read the same, or `doctor --fix` makes it so."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_rollouts_at_any_depth_are_listed_and_read_by_both(serve: Serve, h
         put(home, thread_id, conversation(thread_id), f"{root}{folder}")
 
     async with serve(home) as codex:
-        # Asked for every source and provider, it lists from its database; otherwise, only dated folders.
+        # If asked for every source and provider, codex lists from its database, otherwise only from dated folders.
         listed = await codex.threads(archived=archived, sourceKinds=["cli", "vscode", "unknown"], modelProviders=[])
         assert listed.keys() == threads.keys()
         assert [await codex.said(thread_id) for thread_id in threads] == [SAID] * len(threads)
@@ -130,7 +130,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_what_codex_cannot_read_it_reads_after_a_repair(serve: Serve, home: Path, damage: str) -> None:
+async def test_codex_reads_after_a_repair_what_it_could_not_read(serve: Serve, home: Path, damage: str) -> None:
     change, suffix = DAMAGES[damage]
     thread_id = new_thread_id()
     put(home, thread_id, change(conversation(thread_id)), suffix=suffix)

@@ -1,4 +1,4 @@
-"""Codex takes our forks for its own: it lists, reads and goes on with them, and keeps what they share."""
+"""Codex treats our forks like its own: it lists, reads and continues them, and keeps what they share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_codex_goes_on_with_our_fork_of_its_thread(
 
     talk = [FIRST, EDITED if is_reverted else SECOND, (OURS.question, OURS.answer), THANKS]
     assert listed.keys() == {source, fork.thread_id}
-    assert listed[fork.thread_id]["preview"] == OURS.question  # it looks into the newest file only
+    assert listed[fork.thread_id]["preview"] == OURS.question  # codex reads only the newest file
     forked = await read(store, fork.thread_id)
     assert (forked.forked_from_id, forked.preview, forked.name) == (source, FIRST[0], "Its name")
     assert said_by_codex == shown(*talk)
@@ -87,7 +87,7 @@ async def test_codex_goes_on_with_our_fork_at_a_turn_and_forks_it(
 
     ours = (OURS.question, OURS.answer)
     async with serve(home) as codex:
-        for fork in (before, through, empty):  # it reads what others wrote to a paginated thread once it resumes that
+        for fork in (before, through, empty):  # until codex resumes a paginated thread, it misses what others wrote
             await codex.call("thread/resume", threadId=fork.thread_id)
         assert await codex.said(before.thread_id) == await codex.said(through.thread_id) == shown(FIRST, ours)
         assert await codex.said(empty.thread_id) == shown(ours)

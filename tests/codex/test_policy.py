@@ -1,4 +1,4 @@
-"""The persistence policy's table against the running codex, entry by entry.
+"""Compares the persistence policy's table with the running codex, entry by entry.
 
 codex copies a legacy thread through its policy when it forks it, and through the paginated one when it migrates it. A
 rollout line that it cannot parse makes it name all the kinds that it knows.
@@ -28,10 +28,10 @@ from livethread.rollout.item import RolloutItem
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "policy.jsonl").read_text("utf-8").splitlines()]
 
-#: The first codex whose policy the table is.
+#: The first release of codex with the policy of the table.
 SINCE = (0, 171)
 
-#: Migration carries these out, and keeps neither them nor what they take back.
+#: Kinds that a migration carries out; it keeps neither them nor the turns that they remove.
 CARRIED_OUT = frozenset({"event_msg/thread_rolled_back"})
 
 UNKNOWN = "no_such_kind"

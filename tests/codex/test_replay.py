@@ -34,7 +34,7 @@ async def replayed(file: Path, home: Path) -> str:
     return str(result["thread_id"])
 
 
-async def test_a_replayed_paginated_thread_has_its_words(
+async def test_a_replayed_paginated_thread_shows_its_messages(
     codex: Codex, serve: Serve, model: ModelServer, home: Path, tmp_path: Path
 ) -> None:
     if not codex.takes_locks:

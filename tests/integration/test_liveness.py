@@ -1,4 +1,4 @@
-"""Every way to lose a doorbell costs a bounded delay: docs/guarantees.md says which, and each test ends by then."""
+"""Every way to lose a doorbell costs a bounded delay; docs/guarantees.md lists the bounds, and each test checks one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker serves with every kind of pool, and warns if its tasks take turns."""
+"""A worker serves with every kind of pool, and warns if its tasks run one at a time."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ async def test_an_append_after_lost_tasks_that_redis_refuses_stays_queued(
 async def test_a_reply_that_may_pass_is_never_an_internal_error(
     own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
-    """Of a command in a script, Redis says that the script has an error, not that a right is missing."""
+    """If a right for a command in a script is missing, Redis reports an error of the script."""
     redis: Any = own_redis.client  # redis-py leaves execute_command unannotated
     redis.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
     url = f"{own_redis.url}&username=app&password=secret"

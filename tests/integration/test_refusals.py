@@ -1,4 +1,4 @@
-"""What cannot keep a promise is refused on opening or at a worker's start, and no call hangs."""
+"""A Redis that cannot keep our promises is refused on opening and at a worker's start, and no call hangs."""
 
 from __future__ import annotations
 

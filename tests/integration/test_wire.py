@@ -209,7 +209,7 @@ def test_a_sweep_finds_a_task_without_a_doorbell(
     wait_until(lambda: not outsider.redis.exists(f"{settings.key_prefix}:{{0}}:bell"), "the bell's expiry")
 
     assert must_ring == 1
-    assert hand_worker.mailbox().sweep() is True  # workers do this; a doorbell is due
+    assert hand_worker.mailbox().sweep() is True  # as a worker does; a doorbell is due
     hand_worker.drain()
     assert outsider.applied() == 2
 

@@ -1,4 +1,4 @@
-"""What Redis keeps of writers ends with them, however often a thread is opened and changed."""
+"""Redis forgets each writer when it ends, however often a thread is opened and changed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_thread_that_is_resumed_again_and_again_keeps_no_writer(
         async with opened(settings) as store:
             await store.resume_thread(ResumeThreadParams(thread_id=thread_id, exclusive=exclusive))
             await append(store, thread_id, message(f"{n}"))
-            if n % 2:  # else closing the store closes the thread
+            if n % 2:  # otherwise, closing the store closes the thread
                 await store.shutdown_thread(ShutdownThreadParams(thread_id=thread_id))
 
     await eventually(lambda: not writers(redis, settings, thread_id), "the end of all writers")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: One thread for each.
+#: Messages, each of a thread of its own.
 TEXTS = (
     "call foo_bar(x) now",
     "raise NotFoundErr here",

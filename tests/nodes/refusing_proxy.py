@@ -1,4 +1,4 @@
-"""A proxy in front of Redis that lets Redis answer the commands a test names with an error reply."""
+"""A proxy in front of Redis that has Redis answer chosen commands with an error reply."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from tests.nodes.processes import RedisServer
 from tests.nodes.proxy import CHUNK, RedisProxy, _Link
 
-#: Redis answers this instead, in its turn: no reply has to be put between others.
+#: Redis runs this script instead and so replies in order; the proxy inserts no reply.
 ERROR = b"return redis.error_reply(ARGV[1])"
 
 
 class RefusingProxy(RedisProxy):
-    """Passes commands on, counts them by name, and has those refused that a test names."""
+    """Passes commands on, counts them by name, and has Redis refuse those that a test names."""
 
     def __init__(self, server: RedisServer, name: str) -> None:
         super().__init__(server, name)
@@ -52,7 +52,7 @@ class RefusingProxy(RedisProxy):
                 await link.to_redis.drain()
 
     def _judge(self, command: bytes) -> bytes:
-        """Return *command*, or what Redis shall run in its place."""
+        """Return *command*, or the one that Redis runs instead."""
         name = command.split(b"\r\n", 3)[2].decode().upper()
         self.sent[name] += 1
         if name not in self._commands:

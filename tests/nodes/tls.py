@@ -1,4 +1,4 @@
-"""Certificates of the tests' own."""
+"""Makes certificates for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fork goes on where another thread is, or was: it shares a paginated thread's lines, and copies any other's."""
+"""A fork continues another thread from its end or from a turn: it shares a paginated thread's lines, and copies others'."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_a_fork_has_what_other_stores_had_accepted(
 
 
 @BOTH
-async def test_a_fork_is_forked_in_turn(manager: ThreadManager, store: ThreadStore, history_mode: str | None) -> None:
+async def test_a_fork_can_be_forked(manager: ThreadManager, store: ThreadStore, history_mode: str | None) -> None:
     source = await begin(manager, T1, T2, history_mode=history_mode)
     first = await manager.fork_thread(source.thread_id)
     await say(first, T3)

@@ -244,30 +244,30 @@ async def test_the_backwards_cursor_of_the_newest_turn_shows_how_it_ended(store:
     assert [(each.turn_id, each.status) for each in newer] == [("t2", COMPLETED), ("t3", COMPLETED)]
 
 
-@pytest.mark.parametrize("name", HISTORIES)
-async def test_turns_are_those_that_codex_shows(store: ThreadStore, name: str) -> None:
-    items, expected = HISTORIES[name]
-    thread_id = await stored(store, *items)
-    await close(store, thread_id)
+async def test_turns_are_those_that_codex_shows(store: ThreadStore) -> None:
+    ids = {name: await stored(store, *items) for name, (items, _) in HISTORIES.items()}
+    await close(store, *ids.values())
 
-    turns = await turns_of(store, thread_id)
+    shown = {name: await turns_of(store, thread_id) for name, thread_id in ids.items()}
 
-    assert [(turn.status, messages_of(turn)) for turn in turns] == expected
+    assert {name: [(turn.status, messages_of(turn)) for turn in turns] for name, turns in shown.items()} == {
+        name: expected for name, (_, expected) in HISTORIES.items()
+    }
 
 
-@pytest.mark.parametrize("name", HISTORIES)
-async def test_a_history_has_the_same_turns_however_it_is_divided_into_appends(store: ThreadStore, name: str) -> None:
-    items, _ = HISTORIES[name]
-    one, several = await stored(store, *items), await stored(store, items[0])
-    for item in items[1:]:
-        await append(store, several, item)
-    await close(store, one, several)
+async def test_a_history_has_the_same_turns_however_it_is_divided_into_appends(store: ThreadStore) -> None:
+    together: dict[str, list[tuple[Any, ...]]] = {}
+    apart: dict[str, list[tuple[Any, ...]]] = {}
+    for name, (items, _) in HISTORIES.items():
+        one, several = await stored(store, *items), await stored(store, items[0])
+        for item in items[1:]:
+            await append(store, several, item)
+        await close(store, one, several)
+        for thread_id, turns in ((one, together), (several, apart)):
+            shown = await turns_of(store, thread_id)
+            turns[name] = [(turn.turn_id, turn.status, kinds_of(turn.items)) for turn in shown]
 
-    together, apart = [await turns_of(store, thread_id) for thread_id in (one, several)]
-
-    assert [(turn.turn_id, turn.status, kinds_of(turn.items)) for turn in apart] == [
-        (turn.turn_id, turn.status, kinds_of(turn.items)) for turn in together
-    ]
+    assert apart == together
 
 
 def messages_of(turn: StoredTurn) -> list[str]:

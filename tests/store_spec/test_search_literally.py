@@ -91,7 +91,7 @@ async def test_a_name_is_found_and_a_former_name_is_not(store: ThreadStore) -> N
     assert await found(store, f"({second}", match=LITERAL) == [thread_id]
 
 
-async def test_text_that_is_appended_later_is_found_and_that_of_a_deleted_thread_is_not(store: ThreadStore) -> None:
+async def test_later_text_is_found_and_a_deleted_threads_text_is_not(store: ThreadStore) -> None:
     word = a_word()
     one, two = await stored(store, said("first")), await stored(store, said(f"->{word}"))
     await append(store, one, message(f"=-{word}"))

@@ -72,7 +72,7 @@ async def test_a_thread_and_the_forks_attached_to_it_are_deleted_in_any_order(
             await read(store, thread_id)
 
 
-async def test_a_thread_that_is_open_and_not_stored_yet_is_deleted(store: ThreadStore) -> None:
+async def test_an_open_thread_that_is_not_stored_yet_is_deleted(store: ThreadStore) -> None:
     thread_id = await new_thread(store)
 
     results = await delete_all(store, thread_id)

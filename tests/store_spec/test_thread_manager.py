@@ -145,7 +145,7 @@ async def test_a_thread_that_fails_to_shut_down_stays_and_the_others_are_closed(
 # -- sub-agents --------------------------------------------------------------------------------------------
 
 
-async def test_a_sub_agent_has_its_parents_facts(manager: ThreadManager, store: ThreadStore) -> None:
+async def test_a_sub_agent_has_its_parents_settings(manager: ThreadManager, store: ThreadStore) -> None:
     parent = await a_thread(
         manager,
         session_id=new_thread_id(),
@@ -250,7 +250,7 @@ async def test_a_removed_thread_is_no_longer_loaded_and_stays_open(manager: Thre
 # -- bounded shutdown --------------------------------------------------------------------------------------
 
 
-async def test_a_bounded_shutdown_says_what_became_of_each_thread(
+async def test_a_bounded_shutdown_reports_each_thread(
     manager: ThreadManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = [await a_thread(manager) for _ in range(4)]

@@ -34,7 +34,7 @@ async def test_a_discarded_handle_does_not_count(store: ThreadStore, second_stor
     assert [turn.status for turn in await turns_of(second_store, thread_id)] == [INTERRUPTED]
 
 
-async def test_a_patch_from_a_store_in_which_the_thread_is_not_open_does_not_count(
+async def test_a_patch_from_a_store_without_the_thread_open_does_not_count(
     store: ThreadStore, second_store: ThreadStore
 ) -> None:
     thread_id = await stored(store, event("task_started", turn_id="t1"))

@@ -14,7 +14,7 @@ from livethread.queued.outage import Outage
 
 logger = logging.getLogger(__name__)
 
-#: First and longest wait after an error reply; a worker that is asked to stop waits for it.
+#: First and longest wait after an error reply; a worker that is asked to stop waits, too.
 WAIT_FIRST: Final = 0.1  # seconds
 WAIT_LONGEST: Final = 2.0  # seconds
 

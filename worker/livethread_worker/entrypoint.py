@@ -9,5 +9,5 @@ from livethread_worker.app import create_app
 from livethread_worker.process import collect_garbage_rarely
 
 app = create_app(Settings())
-# Sent in each process of a pool, and nowhere else. Here, because these processes run nothing but livethread's tasks.
+# Celery sends this signal only in the processes of a pool. Here, they run nothing but livethread's tasks.
 worker_process_init.connect(collect_garbage_rarely, weak=False)

@@ -1,4 +1,4 @@
-"""Every worker sweeps, by a timer of its own: no queue, no clock but Redis', and no other host need work for that."""
+"""Makes every worker sweep, by a timer of its own: this needs no queue, no other host, and no clock but Redis'."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery import Celery, bootsteps
 
 
 def sweep_regularly(app: Celery, sweep: Callable[[], None], interval_s: float) -> None:
-    """Have *app*'s workers call *sweep* whenever they have connected, and every *interval_s* while they are connected."""
+    """Have *app*'s workers call *sweep* whenever they connect, and every *interval_s* while they are connected."""
 
     class Sweeper(bootsteps.StartStopStep):
         requires = ("celery.worker.consumer.tasks:Tasks",)

@@ -39,45 +39,45 @@ _READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Result]]
 def register(app: Celery, settings: Settings) -> None:
     """Register the tasks on *app*, and on no other: each works for one home."""
     process = WorkerProcess(app, settings)
-    in_turn = _in_turn()
+    exclusive = _exclusive_base()
 
-    @app.task(name=names.DRAIN_TASK, base=in_turn, bind=True, shared=False)
+    @app.task(name=names.DRAIN_TASK, base=exclusive, bind=True, shared=False)
     def drain(self: Task[..., Any], shard: int = 0) -> dict[str, int]:
         return process.drain(shard, self.request.hostname or "")
 
-    @app.task(name=names.COMPLETE_INDEX_TASK, base=in_turn, shared=False)
+    @app.task(name=names.COMPLETE_INDEX_TASK, base=exclusive, shared=False)
     def complete_index() -> dict[str, int]:
         return process.complete_index()
 
-    @app.task(name=names.COMPRESS_COLD_TASK, base=in_turn, shared=False)
+    @app.task(name=names.COMPRESS_COLD_TASK, base=exclusive, shared=False)
     def compress_cold() -> dict[str, int]:
         return process.compress_cold()
 
-    _register_reads(app, process, in_turn)
+    _register_reads(app, process, exclusive)
     check_at_start(app, settings)
 
     sweep_regularly(app, process.sweep, settings.sweep_interval_s)
 
 
-def _in_turn() -> type[Task[..., Any]]:
-    """Return the base class of Celery tasks of which a process runs one at a time, whatever its pool.
+def _exclusive_base() -> type[Task[..., Any]]:
+    """Return a base class for Celery tasks that a process runs one at a time, whatever its pool.
 
     They share the process's connection to the index, and so its transactions.
     """
     lock = threading.Lock()
 
-    class InTurn(Task[..., Any]):
+    class Exclusive(Task[..., Any]):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             with lock:
                 return self.run(*args, **kwargs)
 
-    return InTurn
+    return Exclusive
 
 
-def _register_reads(app: Celery, process: WorkerProcess, in_turn: type[Task[..., Any]]) -> None:
+def _register_reads(app: Celery, process: WorkerProcess, exclusive: type[Task[..., Any]]) -> None:
     # The store's errors are answers for the client, not faults of the worker, so they are not logged as faults.
     options: dict[str, Any] = {
-        "base": in_turn,
+        "base": exclusive,
         "bind": True,
         "shared": False,
         "throws": (errors.ThreadStoreError,),

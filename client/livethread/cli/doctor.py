@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("doctor")
 @click.option("--fix", is_flag=True, help="Repair the faults; what is removed goes to the quarantine folder.")
-@click.option("--undo", is_flag=True, help="Bring back everything that --fix took out.")
+@click.option("--undo", is_flag=True, help="Restore everything that --fix removed.")
 @json_option
 def command(*, fix: bool, undo: bool, as_json: bool) -> None:
     """Compare the rollouts of LIVETHREAD_HOME with its index, and report what differs.
@@ -97,7 +97,7 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
     if fix and left:
         click.echo(f"not repaired: {left.total()}; see the lines above")
     elif left.keys() - UNREPAIRABLE:
-        others = ", except those that say what to do," if left.keys() & UNREPAIRABLE else ""
-        click.echo(f"livethread doctor --fix repairs them{others} and loses nothing; --undo takes it back")
+        others = ", except those whose lines say what to do," if left.keys() & UNREPAIRABLE else ""
+        click.echo(f"livethread doctor --fix repairs them{others} and loses nothing; --undo reverts it")
     elif left:
         click.echo("livethread doctor --fix leaves them as they are; see the lines above")

@@ -36,9 +36,9 @@ WIDE: Final = 110
 @click.option("--search", metavar="TEXT", help="List only threads with TEXT in name, title or preview.")
 @click.option("--cwd", multiple=True, metavar="DIR", help="List only threads in DIR; may be repeated.")
 @click.option(
-    "--attached-to", metavar="THREAD", help="List the forks attached to THREAD, which are hidden otherwise."
+    "--attached-to", metavar="THREAD", help="List only the forks attached to THREAD; other listings hide them."
 )
-@click.option("--all", "every", is_flag=True, help="List also threads in which nothing was asked yet.")
+@click.option("--all", "every", is_flag=True, help="Include threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @json_option
 def command(

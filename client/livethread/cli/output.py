@@ -81,7 +81,7 @@ def one_line(text: str, width: int) -> str:
 
 
 def compact(value: Any) -> str:
-    """Return *value* as JSON on one line; a text as it is."""
+    """Return *value* as JSON on one line, or unchanged if it is a string."""
     return (
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
     )

@@ -95,7 +95,7 @@ async def _replay_all(sources: list[_Source], advance: Callable[[int], None]) ->
 async def _replay(store: ThreadStore, source: _Source, advance: Callable[[int], None]) -> Replayed:
     meta = next(item.payload for item in source.items if item.type == "session_meta")
     params = _params(meta if isinstance(meta, dict) else {})
-    thread = await LiveThread.create(store, params, collect_git=False)  # what the file says counts
+    thread = await LiveThread.create(store, params, collect_git=False)  # the file has the git metadata
     await thread.persist()
     dropped = 0
     for item in source.items:

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 @click.command("search")
 @click.argument("term", metavar="TEXT")
 @click.option(
-    "-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Show at most so many."
+    "-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Show at most this many."
 )
-@click.option("--words", is_flag=True, help='Find and rank words, "phrases" and prefix*.')
+@click.option("--words", is_flag=True, help='Match words, "phrases" and prefix*, and rank the threads.')
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
-@click.option("--thread", "thread_id", metavar="THREAD", help="Show each place in one thread.")
+@click.option("--thread", "thread_id", metavar="THREAD", help="Show each occurrence in one thread.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
 @json_option
 def command(
     *, term: str, limit: int, words: bool, archived: bool, thread_id: str | None, cursor: str | None, as_json: bool
 ) -> None:
-    """Find the threads in which TEXT was said, in upper or lower case."""
+    """Find the threads in which TEXT was said, ignoring case."""
     from livethread import types
 
     if thread_id is not None and (words or archived):
-        raise click.UsageError("--thread finds TEXT as it stands, archived or not; leave out --words and --archived")
+        raise click.UsageError("--thread searches for TEXT literally, archived or not; omit --words and --archived")
     if thread_id is not None:
         params = types.SearchOccurrencesParams(thread_id=thread_id, search_term=term, page_size=limit, cursor=cursor)
         _show_occurrences(asyncio.run(_occurrences(params)), as_json=as_json)

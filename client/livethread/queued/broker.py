@@ -1,7 +1,7 @@
-"""Celery's connections to Redis, changed so that a full Redis can be emptied.
+"""Celery's connections to Redis, changed so that workers can empty a full Redis.
 
-At its memory limit (``noeviction``), Redis refuses each command that may need memory. Only applied tasks free memory, and
-workers hear of tasks by messages, so a few messages may pass the limit.
+At its memory limit (``noeviction``), Redis refuses each command that may need memory. Only applying tasks frees memory,
+and messages start that work, so a few messages may exceed the limit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from livethread.queued.scripts import load_script
 
-#: How many messages a queue of a full Redis may hold: one doorbell serves a shard.
+#: Maximum number of messages in a queue of a full Redis; one doorbell serves a whole shard.
 MESSAGES_BEYOND_THE_LIMIT: Final = 100
 
 
@@ -30,17 +30,17 @@ class _Channel(kombu_redis.Channel):
             self._push(keys=[queue], args=[dumps(message), MESSAGES_BEYOND_THE_LIMIT])
 
     def _queue_bind(self, *args: Any) -> None:
-        """Bind a queue; at the memory limit, only in this process, which suffices to consume it."""
+        """Bind a queue; at the memory limit, only in this process, which is enough to consume it."""
         with suppress(OutOfMemoryError):
             super()._queue_bind(*args)  # type: ignore[misc]  # celery-types lacks most of a channel
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
-        """Return a message that no worker has begun; if Redis refuses it, it is lost, as a doorbell may be."""
+        """Put back a message that no worker has begun; if Redis refuses it, it is lost, as a doorbell may be."""
         with suppress(RedisError, OSError):
             super()._restore(message, leftmost)  # type: ignore[call-arg]  # likewise
 
     def maybe_refresh_binding_expiry(self) -> None:
-        """Renew what keeps bindings alive; at the memory limit, that has to wait."""
+        """Renew what keeps bindings alive; not at the memory limit."""
         with suppress(OutOfMemoryError):
             super().maybe_refresh_binding_expiry()  # type: ignore[misc]  # likewise
 

@@ -85,7 +85,7 @@ class ScriptConnection:
 
 
 async def check_server(redis: Redis, settings: Settings) -> None:
-    """Check that *redis* answers and can keep our promises; log what it keeps less well.
+    """Check that *redis* answers and can keep our promises; log its lesser faults.
 
     Raises:
         InvalidRequest: it cannot.
@@ -134,7 +134,7 @@ def no_redis(settings: Settings, error: Exception) -> Unavailable:
         else "Start it, correct LIVETHREAD_REDIS_URL, or unset it to use an embedded server"
     )
     if isinstance(error, ResponseError):
-        remedy = "Try again once that has passed"
+        remedy = "Try again later"
     return Unavailable(f"Redis at {without_password(settings.client_url)} {explain(error)}. {remedy}")
 
 

@@ -30,7 +30,7 @@ class Circumstances:
     ready: int
     #: Number of messages that no worker has taken from the queue.
     messages: int
-    #: Until when a worker holds the thread; None if none does.
+    #: When the claim on the thread expires, if a worker holds it.
     claimed_until: float | None
     #: Why a worker put the thread back, and how many attempts in a row have failed.
     put_back: str
@@ -44,8 +44,8 @@ class Circumstances:
         if self.claimed_until is not None and self.claimed_until >= self.now:
             return f"A worker holds the thread's claim until {_time(self.claimed_until)}, unless it settles earlier."
         if self.is_drained:
-            return f"A worker is at work on shard {self.shard}, where {self.ready} threads are ready."
-        messages = f"{self.messages} messages wait unanswered in the queue {self.queue}. " if self.messages else ""
+            return f"A worker is at work on shard {self.shard}, which has {self.ready} ready threads."
+        messages = f"{self.messages} messages wait in the queue {self.queue}. " if self.messages else ""
         seen = (
             f"No worker has looked for tasks of shard {self.shard} since {_time(self.seen_at)}. "
             if self.seen_at is not None
@@ -55,7 +55,7 @@ class Circumstances:
             return f"{seen}{messages}{_START_ONE}"
         return (
             f"{seen}{messages}A worker swept at {_time(self.swept_at)}, so one runs: "
-            f"does one serve the queue {self.queue}, on the host of the shard's home?"
+            f"does one on the host of the shard's home serve the queue {self.queue}?"
         )
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Number of messages in a queue beyond which no doorbell is added: workers that come back have enough of them. Not a
-#: time, which would compare two hosts' clocks.
+#: Length of a queue from which on no message is added: returning workers find enough of them. Messages have no expiry,
+#: since it would compare two hosts' clocks.
 MAX_QUEUED: Final = 1_000
 
 
@@ -54,7 +54,7 @@ def send(
 class Doorbell:
     """Rings from a thread of its own: publishing blocks for about a millisecond.
 
-    A doorbell that cannot be published is given up: a flush, the sweeper and every later enqueue ring again.
+    A doorbell that cannot be published is dropped: a flush, the sweeper and every later enqueue ring again.
     """
 
     def __init__(self, app: Celery, settings: Settings) -> None:

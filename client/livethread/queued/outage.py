@@ -1,4 +1,4 @@
-"""What an error of Redis means: whether it may pass, and how logs and errors say it."""
+"""Interprets errors of Redis: whether they may pass, and how logs and errors put them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def may_pass(error: Exception) -> bool:
     if type(error) is not redis.ResponseError:  # redis-py has a class for each code that is not listed above
         return not isinstance(error, _FINAL)
     first = str(error).partition(" ")[0]
-    code = first if first.isupper() else "ERR"  # which redis-py removes
+    code = first if first.isupper() else "ERR"  # redis-py removes this code
     return code not in _FINAL_CODES or _SCRIPT_LACKS_RIGHT in str(error)
 
 
 def explain(error: BaseException) -> str:
     """Return what Redis does instead of answering: ``answers OOM command not allowed …``, ``does not answer: …``."""
     cause = error.__cause__
-    # kombu and redis-py raise errors of their own for replies while they connect.
+    # While they connect, kombu and redis-py wrap error replies in errors of their own.
     if cause is not None and (isinstance(error, OperationalError) or _is_reply(cause)):
         error = cause
     text = str(error).rstrip(".")
@@ -46,7 +46,7 @@ def _is_reply(error: BaseException) -> bool:
 
 
 class Outage:
-    """Logs each cause for which Redis cannot be used once, until it can be used again."""
+    """Logs why Redis cannot be used, each reason once, and when it can be used again."""
 
     def __init__(self, logger: logging.Logger, action: str) -> None:
         self._logger = logger
@@ -54,14 +54,14 @@ class Outage:
         self._known: str | None = None
 
     def begin(self, error: BaseException, effect: str, **extra: Any) -> None:
-        """Log *error*, and its *effect*, unless that is known."""
+        """Log *error* and its *effect*; at debug level if the last error was the same."""
         explained = explain(error)
         level = logging.WARNING if explained != self._known else logging.DEBUG
         self._known = explained
         self._logger.log(level, "Redis %s; %s", explained, effect, extra={"action": self._action, **extra})
 
     def end(self) -> None:
-        """Log that Redis can be used again, unless that is known."""
+        """Log that Redis can be used again, if it could not."""
         if self._known is not None:
             self._known = None
             self._logger.info("Redis answers again", extra={"action": self._action})

@@ -56,7 +56,7 @@ class QueuedThreadStore:
         self._settings = settings
         self._reader = reader
         self._observers = Observers()
-        #: Identifies this store for good; its writers append a number.
+        #: Identifies this store for good; the ids of its writers begin with it.
         self._client = uuid.uuid4().hex[:12]
         #: When the last writer was opened, in ms; each has a later time.
         self._opened_at = 0

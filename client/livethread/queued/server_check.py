@@ -1,4 +1,4 @@
-"""Whether a Redis can keep our promises: a server that cannot is refused, and its lesser faults are logged."""
+"""Checks whether a Redis can keep our promises: refuses a server that cannot, and logs lesser faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
 
-#: The oldest version that runs our scripts. Valkey says which version of Redis it is equal to.
+#: The oldest version that runs our scripts. Valkey reports which version of Redis it matches.
 OLDEST: Final = (7, 0)
 
 _MODES: Final = {
@@ -51,7 +51,7 @@ def examine(info: Mapping[str, Any]) -> list[str]:
         )
     if not int(info.get("aof_enabled", 1)):
         faults.append(
-            "this Redis writes no append-only file: if it ends, it loses accepted tasks that are not applied yet; set "
+            "this Redis writes no append-only file: if it stops, it loses accepted tasks that are not applied yet; set "
             "appendonly to yes"
         )
     return faults

@@ -1,4 +1,4 @@
-"""Literal search: a text is found by any part of it, in upper or lower case."""
+"""Literal search: finds a term anywhere in a text, ignoring case."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from livethread.errors import InvalidRequest
 from livethread.rollout.search_text import searchable
 
-#: Characters that an excerpt shows before and after the match; codex's.
+#: Number of characters that an excerpt shows before and after the match, as in codex.
 _BEFORE: Final = 48
 _AFTER: Final = 96
 _ELLIPSIS: Final = "…"
@@ -23,7 +23,7 @@ class Excerpt(NamedTuple):
 
 
 def literal_term(term: str) -> str:
-    """Return a search term in the form that `occurrences` and `folded` texts have.
+    """Return *term* in the form that `occurrences` expects: like a `folded` text.
 
     Raises:
         InvalidRequest: *term* is blank.
@@ -35,7 +35,7 @@ def literal_term(term: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return *text* in lower case, character by character: an index into one is an index into the other."""
+    """Return *text* in lower case, character by character: an index into one is valid in the other."""
     lowered = text.lower()
     if len(lowered) != len(text):  # İ becomes two characters
         lowered = "".join(lower if len(lower := char.lower()) == 1 else char for char in text)
@@ -43,7 +43,7 @@ def folded(text: str) -> str:
 
 
 def occurrences(text: str, term: str) -> Iterator[tuple[int, int]]:
-    """Yield where *text* holds a `literal_term`; occurrences do not overlap."""
+    """Yield start and end of each occurrence of a `literal_term`; they do not overlap."""
     within = folded(text)
     start = within.find(term)
     while start >= 0:

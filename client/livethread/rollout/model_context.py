@@ -1,4 +1,4 @@
-"""Which items the latest model context is rebuilt from: codex's rule (``thread-store/src/local/model_context.rs``)."""
+"""Finds the items of the latest model context by codex's rule (``thread-store/src/local/model_context.rs``)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from livethread.rollout.user_message import completed_user_message
 class ContextStart(Result):
     """Where in a thread's rollout its latest model context starts."""
 
-    #: Offset of the first line that is needed, after the first of all; None if the whole history is needed.
+    #: Offset of the first line that is needed besides the ``session_meta``; None if the whole history is needed.
     start: int | None
 
 
 @dataclass(slots=True)
 class _Scan:
-    """What the lines have shown so far, from the last one on."""
+    """What the lines read so far have shown; they are read backwards."""
 
     #: Whether a compaction holds the history before it.
     has_history: bool = False
@@ -27,7 +27,7 @@ class _Scan:
     has_settings: bool = False
     #: Whether a line changes what is before it.
     needs_all: bool = False
-    #: The turn in which the next line stands, as far as it was read: its id, a user's message, a ``turn_context``.
+    #: What was read of the current turn: its id, and whether it has a user's message and a ``turn_context``.
     turn_id: str | None = None
     has_message: bool = False
     has_context: bool = False
@@ -68,10 +68,10 @@ class _Scan:
 def context_start(lines: Iterable[tuple[int, str, Any]]) -> int | None:
     """Return the place of the first line that is needed, or None if every line is.
 
-    *lines* are places, types and payloads, from the last line on; no more of them are read than are needed. The last
-    compaction holds the history before it, if it has a ``replacement_history`` and a ``window_number``. From the start
-    of a turn on there must also be a user's message and a ``turn_context``, which holds the settings. A rollback, or a
-    compaction of another form, changes what is before it, so every line is needed.
+    *lines* are places, types and payloads, the last line first; no more are read than needed. A compaction with a
+    ``replacement_history`` and a ``window_number`` replaces the history before it. A whole turn with a user's message and
+    a ``turn_context`` supplies the settings. A rollback, or any other compaction, changes earlier lines, so every line is
+    needed.
     """
     scan = _Scan()
     for place, kind, payload in lines:

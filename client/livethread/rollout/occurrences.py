@@ -1,4 +1,4 @@
-"""Where the messages of a turn hold a term."""
+"""Finds a term in the messages of a turn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def occurrences_in_turn(
 
 
 def _messages(items: Sequence[RolloutItem]) -> Iterator[tuple[RolloutItem, SearchText]]:
-    """Yield the messages, each once: most are there as an event and as a response item."""
+    """Yield each message once: most are stored both as an event and as a response item."""
     first_form: dict[str, str] = {}
     for item in items:
         message = search_text(item.type, item.payload)

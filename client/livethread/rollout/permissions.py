@@ -1,4 +1,4 @@
-"""The permission profile of a turn, also of one that says it in the form of older codex."""
+"""Reads the permission profile of a turn, in the form of today's or of older codex."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ROOT: Final = {"path": {"type": "special", "value": {"kind": "root"}}, "access"
 #: Folders in a workspace that stay read-only.
 _PROTECTED: Final = (".git", ".agents", ".codex", ".aws")
 
-#: What codex allows if nothing says otherwise.
+#: codex's default.
 READ_ONLY: Final[dict[str, Any]] = {
     "type": "managed",
     "file_system": {"type": "restricted", "entries": [_ROOT]},
@@ -18,7 +18,7 @@ READ_ONLY: Final[dict[str, Any]] = {
 
 
 def permission_profile(context: dict[str, Any]) -> Any:
-    """Return the permission profile of a ``turn_context``; None if it names none.
+    """Return the permission profile of a ``turn_context``, or None if it has none.
 
     Older codex wrote a ``sandbox_policy`` instead. For ``workspace-write``, codex also adds protected folders that exist
     on its machine; they are left out, so that a rollout means the same everywhere.

@@ -84,7 +84,7 @@ def search_text(kind: str, payload: Any) -> SearchText | None:
 
 
 def searchable(text: str) -> str:
-    """Return *text* as searches look at it: composed, and without U+0000, which would end it in SQLite."""
+    """Return *text* in the form that is searched: composed, and without U+0000, which would end it in SQLite."""
     return _composed(text).replace("\0", " ")
 
 

@@ -86,8 +86,8 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if value is not None}
 
 
-def lost_meta(thread_id: str) -> dict[str, Any]:
-    """Return a ``session_meta`` with the fields that codex requires, when only the thread's id is known."""
+def minimal_meta(thread_id: str) -> dict[str, Any]:
+    """Return a ``session_meta`` with the fields that codex requires, for a thread of which only the id is known."""
     return {"id": thread_id, "originator": "", "cwd": "", "cli_version": ""}
 
 
@@ -95,9 +95,9 @@ def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git:
     """Return a complete copy of *meta*, with *thread*'s values where they differ.
 
     codex takes every field from the thread's last ``session_meta``, so a copy that changes one field must repeat all
-    others, also those that we do not know or read otherwise, and those that it requires. Only ``git`` and
+    others, including those that it requires, and those that we do not know or read differently. Only ``git`` and
     ``memory_mode`` keep their values if absent; a cleared git is therefore written as an empty object. *says_git*: write
-    a git object even if there never was one.
+    a git object even if *meta* has none.
     """
     described, copy = thread_of_meta(thread.thread_id, meta, thread.created_at), dict(meta)
     for key, field in _FIELDS.items():
@@ -116,7 +116,7 @@ def with_present_values(meta: dict[str, Any], thread: StoredThread, *, says_git:
     return copy
 
 
-#: Key of a ``session_meta`` -> the field of a thread that it sets; git is apart.
+#: Key of a ``session_meta`` -> the field of a thread that it sets, except git.
 _FIELDS: Final = {
     "timestamp": "created_at",
     **{

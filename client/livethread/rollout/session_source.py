@@ -15,7 +15,7 @@ def known_source(source: str | dict[str, Any]) -> str | dict[str, Any]:
 
 
 def spawn_fields(source: Any) -> dict[str, Any]:
-    """Return what the *source* of a spawned sub-agent says of its parent, nickname, role and path."""
+    """Return the parent, nickname, role and path in the *source* of a spawned sub-agent."""
     kind = source.get("subagent") if isinstance(source, dict) else None
     spawn = kind.get("thread_spawn") if isinstance(kind, dict) else None
     if not isinstance(spawn, dict):

@@ -1,4 +1,4 @@
-"""Where turns are among a thread's items, if all of these are at hand."""
+"""Finds the turns among a thread's items, if all items are in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TurnRange:
     turn_id: str
     start: int
     end: int | None = None
-    #: Number of the event that ended it, if another turn may have started before.
+    #: Number of the event that ended it by name; it may come after the next turn's start.
     late_end: int | None = None
 
 
@@ -66,5 +66,5 @@ def end_of_fork(items: Sequence[RolloutItem], params: PrepareForkParams) -> int:
     own = range(turn.start, len(items) if turn.end is None else turn.end)
     end = next((number + 1 for number in own if ends_turn(items[number], turn_id)), turn.end)
     if end is None:
-        raise InvalidRequest(f"turn {turn_id} has not ended; fork before it, or with everything so far")
+        raise InvalidRequest(f"turn {turn_id} has not ended; fork before it, or from the thread's end")
     return end

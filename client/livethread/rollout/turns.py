@@ -32,7 +32,7 @@ _ENDS: Final = _COMPLETIONS | {"turn_aborted"}
 #: Events that may change the turns, also within one.
 _TURN_EVENTS: Final = _STARTS | _ENDS | {"user_message", "thread_rolled_back"}
 
-#: Events that codex shows -> the text without which it does not, if any.
+#: Events that codex shows -> the field that must not be empty, if any.
 _SHOWN_EVENTS: Final = {
     "agent_message": "message",
     "agent_reasoning": "text",
@@ -46,7 +46,7 @@ _SHOWN_EVENTS: Final = {
     "web_search_end": None,
 }
 
-#: How a user's message begins that a hook added and codex shows.
+#: Prefix of a user's message that a hook added; codex shows it.
 _HOOK_PROMPT: Final = "<hook_prompt "
 
 #: Errors that reject a request but do not fail the turn.
@@ -78,7 +78,7 @@ class TurnStart:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """A turn ends that is not the current one."""
+    """A turn other than the current one ends."""
 
     turn_id: str
 
@@ -151,12 +151,12 @@ def _after_end(
         return TurnPlace(), None
     if is_turn(turn_id):
         return place, TurnEnd(turn_id)
-    # It names no turn: it ends the current one. But codex lets a started turn go on after such an abort.
+    # The id is unknown, so the event ends the current turn; but in codex, an abort does not end a started turn then.
     return (place if is_started and kind == "turn_aborted" else TurnPlace()), None
 
 
 def _is_shown(line_type: str, kind: str, payload: Any) -> bool:
-    """Return whether codex shows a line in a turn, so that it begins one."""
+    """Return whether codex shows the line, so that it begins a turn."""
     if line_type == "event_msg":
         if kind == "patch_apply_end":  # one that names a turn belongs to that one
             return not payload.get("turn_id")
@@ -184,7 +184,7 @@ def named_end(item: RolloutItem) -> str | None:
 
 
 def ends_turn(item: RolloutItem, turn_id: str) -> bool:
-    """Whether *item*, of a turn's own items, is an event that ends the turn."""
+    """Whether *item*, one of the turn's own, is an event that ends the turn."""
     return item.type == "event_msg" and item.kind in _ENDS and _turn_id(item.payload) in (None, turn_id)
 
 
@@ -199,8 +199,8 @@ def stored_turn(
 ) -> StoredTurn:
     """Return the turn that consists of *items*: from its first item to the last before the next turn.
 
-    *may_go_on*: it is the last one, and a process has the thread open. *others*: turns whose end events may be among *items*. *late_end*: this turn's end event, if it comes after the
-    next turn's start.
+    *may_go_on*: it is the last one, and a process has the thread open. *others*: turns whose end events may be among
+    *items*. *late_end*: this turn's end event, if it comes after the next turn's start.
     """
     events = [item for item in items if item.type == "event_msg" and named_end(item) not in others]
     has_start = bool(items) and items[0].kind in _STARTS

@@ -53,7 +53,7 @@ SELECTED: Final = tuple(REPLIES)[:6]
 #: An append may end with these instead of being accepted; otherwise it stays queued.
 REFUSALS: Final[dict[str, type[ThreadStoreError]]] = {"OOM": ResourceExhausted, "ERR": Internal}
 
-#: How long to wait until a party sends a command by itself; then its connections are cut.
+#: How long to wait for a party to send a command by itself before its connections are cut.
 PATIENCE: Final = 0.5  # seconds
 
 ALL = pytest.mark.skipif(not os.environ.get("LIVETHREAD_TEST_MINUTES"), reason="only make test-faults runs it")
@@ -155,7 +155,7 @@ class Conversation:
 async def refuse(
     deployment: Deployment, code: str, commands: dict[str, set[str]], deadline: float = 2 * PATIENCE
 ) -> None:
-    """Have *commands* of the parties refused until each party has met a refusal, or sends none until *deadline*."""
+    """Refuse *commands* of the parties until each has met a refusal, or has sent none by *deadline*."""
     pids = deployment.pids()
     async with opened(deployment.settings) as store:
         conversation = Conversation(store, await new_thread(store), code)
@@ -192,7 +192,7 @@ async def test_all_commands_refused_at_once(deployment: Deployment, code: str) -
 
 
 async def test_flower_goes_on(deployment: Deployment) -> None:
-    """The test before has had Flower refused; it connects again after some seconds."""
+    """The previous tests had Flower refused; it connects again after some seconds."""
     async with opened(deployment.settings) as store:
         conversation = Conversation(store, await new_thread(store), "")
         before = await asyncio.to_thread(deployment.events_in_flower)
@@ -293,7 +293,7 @@ async def test_a_failover_that_leaves_connections_open(tmp_path: Path) -> None:
 
 
 def test_task_events_leave_a_former_master(tmp_path: Path) -> None:
-    """A replica takes publications as well, so no error says that Flower does not get them."""
+    """A replica accepts publications, too, so no error shows that Flower does not get them."""
     with ExitStack() as stack:
         old, new = (stack.enter_context(contextlib.closing(RedisServer().start())) for _ in range(2))
         proxy = stack.enter_context(RefusingProxy(old, "front"))

@@ -66,7 +66,7 @@ def test_a_url_says_server_login_and_certificates(url: str, parsed: RedisUrl) ->
         ("redis+cluster://r", "leads to a cluster, which is not supported"),
     ],
 )
-def test_what_would_not_mean_the_same_to_all_is_refused_by_name(url: str, reason: str) -> None:
+def test_an_option_that_would_not_mean_the_same_to_all_is_refused_by_name(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         RedisUrl.parse(url)
 

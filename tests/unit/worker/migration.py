@@ -19,7 +19,7 @@ MESSAGES = {"user_message": ("UserMessage", "message"), "agent_message": ("Agent
 
 
 def migrate(path: Path) -> Path:
-    """Put a paginated rollout in the place of the legacy one at *path*; a paginated one stays. Return *path*."""
+    """Replace the legacy rollout at *path* with a paginated one, if it is not paginated yet. Return *path*."""
     is_compressed = path.suffix == ".zst"
     with open_rollout(path) as file:
         lines = file.readlines()

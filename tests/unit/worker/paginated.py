@@ -77,11 +77,11 @@ class Rollout:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def reverted(self, before: str, n: int = 1, thread_id: str | None = None) -> Rollout:
-        """Return the rollout in which the thread, or a fork of it, goes on before a turn of this one; *n* sorts it."""
+        """Return a rollout that continues this one before a turn, of the same thread or a fork; *n* sorts it."""
         return self._heir(thread_id or self.thread_id, before, {}, rollout_id(n))
 
     def forked(self, thread_id: str, before: str | None = None, **meta: Any) -> Rollout:
-        """Return the rollout of a fork of all, or of what is before a turn."""
+        """Return the rollout of a fork of everything, or of what comes before a turn."""
         return self._heir(thread_id, before, {"forked_from_id": self.thread_id, **meta}, None)
 
     def _heir(self, thread_id: str, before: str | None, meta: dict[str, Any], revert: str | None) -> Rollout:

@@ -83,7 +83,7 @@ class Drain:
         try:
             self._run()
         except RedisError as error:
-            self._outage.begin(error, "the next drain goes on")
+            self._outage.begin(error, "the next drain continues")
             self._mailbox.disconnect()
             self._events.reconnect()
         else:
@@ -94,8 +94,8 @@ class Drain:
         longest, worked_at = self._settings.drain_max_s, time.monotonic()
         ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, MAX_SHARD_DRAIN))
         linger = self._settings.drain_linger_ms / 1000
-        has_worked = has_more = is_awaited = False
-        while (now := time.monotonic()) < ends_at and not is_awaited:
+        has_worked = has_more = read_waits = False
+        while (now := time.monotonic()) < ends_at and not read_waits:
             # If the first claim finds no work, the doorbell is an old one. There may be many, so do not linger.
             if self._apply_ready() or (has_worked and not has_more and self._mailbox.wait(linger)):
                 worked_at, has_worked, has_more = now, True, False
@@ -104,9 +104,9 @@ class Drain:
                 has_more = self._maintain(is_idle=True) and now < worked_at + MAX_IDLE_MAINTENANCE
                 if not has_more and self._mailbox.rest():
                     return
-            is_awaited = self._is_read_waiting(now)
+            read_waits = self._is_read_waiting(now)
         self._events.send()
-        if not is_awaited:
+        if not read_waits:
             self._maintain(is_idle=True)
         self._mailbox.hand_over()
         if self._mailbox.sweep():
@@ -157,7 +157,7 @@ class Drain:
             outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
         except Exception as error:  # after any error, release the threads before their claims expire
             logger.exception(
-                "a batch failed, and its %d threads are put back",
+                "a batch failed; its %d threads are put back",
                 len(batch),
                 extra={"action": "drain", "threads": len(batch)},
             )

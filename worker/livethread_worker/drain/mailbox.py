@@ -46,7 +46,7 @@ RETRY_LONGEST_MS: Final = 10_000
 #: How often workers look for cold rollouts to compress.
 COMPRESS_INTERVAL: Final = 3_600  # seconds
 
-#: How much Redis holds of the reason why a thread was put back.
+#: Maximum length, in Redis, of the reason why a thread was put back.
 REASON_CHARACTERS: Final = 500
 
 _WRITER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -99,7 +99,7 @@ class Mailbox:
         self._claim, self._settle, self._rest, self._sweep = map(redis.register_script, scripts)
 
     def disconnect(self) -> None:
-        """Close idle connections: they may lead to a former master. A later call opens others."""
+        """Close idle connections: they may lead to a former master. Later calls open new ones."""
         self._redis.connection_pool.disconnect(inuse_connections=False)
 
     def claim(self) -> tuple[bool, list[Claim]]:
@@ -199,7 +199,7 @@ class Mailbox:
 
 
 def _short(reason: str) -> str:
-    """Return *reason* on one line of bounded length, which Redis can hold whatever its characters."""
+    """Return *reason* on one line, shortened, without characters that cannot be encoded."""
     return " ".join(reason[:REASON_CHARACTERS].split()).encode(errors="replace").decode()
 
 

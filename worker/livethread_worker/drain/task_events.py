@@ -79,7 +79,7 @@ class TaskEvents:
             del self._unsent[:-EVENTS_KEPT]
 
     def reconnect(self) -> None:
-        """Send on a new connection from now on: the present one may lead to a former master, which takes events, too."""
+        """Send on a new connection from now on: the present one may lead to a former master, which still accepts events."""
         dispatcher: Any = self._dispatcher  # see below
         if dispatcher is not None:
             dispatcher.connection.collect()

@@ -153,7 +153,7 @@ def _mend(settings: Settings) -> bool:
             logger.info("starting the local runtime again", extra={"action": "guard_runtime"})
             _start_runner(settings)
     except (Unavailable, OSError) as error:
-        logger.warning("the local runtime does not start: %s", error, extra={"action": "guard_runtime"})
+        logger.warning("starting the local runtime failed: %s", error, extra={"action": "guard_runtime"})
         return False
     return True
 

@@ -17,14 +17,14 @@ from livethread import errors
 from livethread.queued.scripts import load_script
 from livethread_config import Settings, names
 
-#: Maximum bytes of one piece of an answer, and pieces in Redis that the caller has not received yet.
+#: Maximum size of a piece of an answer, and maximum number of pieces in Redis that the caller has not received yet.
 PIECE_BYTES: Final = 1024 * 1024
 PIECES: Final = 4
 
 #: How long Redis keeps pieces that the caller does not receive.
 ANSWER_TTL: Final = 10.0  # seconds
 
-#: How long a worker waits for the caller to receive a piece before it drops the answer; less than the pieces are kept.
+#: How long a worker waits for the caller to receive a piece before it drops the answer; shorter than `ANSWER_TTL`.
 PATIENCE: Final = 5.0  # seconds
 
 #: How often a worker looks whether the caller has received a piece.
@@ -56,7 +56,7 @@ class Answers:
     def answer(self, shard: int, read: str, worker: str, find: Callable[[], Answer]) -> None:
         """Send the caller of *read* what *find* returns, or the error that it raises; that error is raised here, too.
 
-        Does nothing if the caller does not wait any more, or another worker has taken the read.
+        Does nothing if the caller no longer waits, or another worker has taken the read.
         """
         of = self._keys[shard]
         if not self._take(keys=[of.reads, of.read(read)], args=[read, worker]):
@@ -84,7 +84,7 @@ class Answers:
 
 
 def _pieces(header: bytes, body: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Yield what to send, and whether it is the last piece; the first one brings the header."""
+    """Yield each piece and whether it is the last; the first one begins with the header."""
     for start in range(0, max(len(body), 1), PIECE_BYTES):
         end = start + PIECE_BYTES
         piece = body[start:end]
@@ -93,7 +93,5 @@ def _pieces(header: bytes, body: bytes) -> Iterator[tuple[bytes, bool]]:
 
 def _encode_error(error: Exception) -> bytes:
     if not isinstance(error, errors.ThreadStoreError):
-        error = errors.Internal(
-            f"the read failed in the worker, whose log says more: {type(error).__name__}: {error}"
-        )
+        error = errors.Internal(f"the read failed in the worker; see its log: {type(error).__name__}: {error}")
     return json.dumps({"error": type(error).__name__, "args": error.args}).encode() + b"\n"

@@ -189,7 +189,7 @@ class LocalThreadStore:
         return await self._run(lambda: self._reader.load_latest_model_context(params))
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
-        """Return the thread of a name."""
+        """Return the thread with a name."""
         return await self._run(lambda: self._reader.find_thread_by_name(params))
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
@@ -209,7 +209,7 @@ class LocalThreadStore:
         return await self._run(lambda: self._reader.search_threads(params))
 
     async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
-        """Return one page of the places where a thread's messages hold a term."""
+        """Return one page of the occurrences of a term in a thread's messages."""
         return await self._run(lambda: self._reader.search_occurrences(params))
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:

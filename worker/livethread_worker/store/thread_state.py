@@ -52,7 +52,7 @@ class ThreadState:
     rollout_bytes: int = 0
     #: Number of the next line.
     next_ordinal: int = 0
-    #: Id of the rollout that the rollout continues, and length of all lines that it inherits; `BROKEN` if some are missing.
+    #: Id of the rollout that the live one continues, and length of all lines that it inherits; `BROKEN` if some are missing.
     base_id: str | None = None
     inherited_bytes: int = 0
     #: Offset and size of the last ``session_meta`` line of the thread itself.
@@ -62,7 +62,7 @@ class ThreadState:
     #: Writers with an older epoch are fenced; only `LocalThreadStore` checks this.
     epoch: int = 0
     writers: dict[str, WriterMark] = field(default_factory=dict)
-    #: When the newest writer was opened that the index has forgotten, in ms.
+    #: When the newest of the writers that the index has forgotten was opened, in ms.
     forgotten_to: int = -1
     #: Idempotency keys known to be taken: looked up in the index, or found in lines that were read.
     idempotency_keys: set[str] = field(default_factory=set)
@@ -77,7 +77,7 @@ class ThreadState:
     is_reread: bool = False
     #: Whether a line was read that carries over what codex dropped when it rewrote the rollout.
     is_carried_over: bool = False
-    #: Returns the ids of the turns that the index has of the thread, in order.
+    #: Returns the ids of the thread's turns in the index, in order.
     stored_turns: Callable[[], Collection[str]] = field(default=tuple, compare=False, repr=False)
     _earlier_marks: dict[str, WriterMark] = field(default_factory=dict)
     _earlier_idempotency_keys: frozenset[str] = frozenset()
@@ -127,6 +127,6 @@ class ThreadState:
             self.texts.append(TextLine(ordinal, text))
 
     def _is_turn(self, turn_id: str) -> bool:
-        """Return whether an id names a turn that was not rolled back; few lines ask for it."""
+        """Return whether an id names a turn that was not rolled back; few lines need this."""
         stored = () if self.is_reread else self.stored_turns()
         return turn_id in kept_turns(stored, (change for _, change in self.turns))

@@ -86,8 +86,8 @@ def _take(calls: dict[tuple[str, int], Call], event: dict[str, Any]) -> None:
     if event["type"] == "invoke":
         if key in calls:
             raise ValueError
-        told = event["f"], event["thread_id"], event["value"], event["at"]
-        calls[key] = Call(*key, *told, event.get("key"), event.get("raw", False))
+        fields = event["f"], event["thread_id"], event["value"], event["at"]
+        calls[key] = Call(*key, *fields, event.get("key"), event.get("raw", False))
         return
     call = calls[key]
     call.outcome, call.answered_at = event["type"], event["at"]

@@ -67,7 +67,7 @@ def _judge(home: Home, index: Index, history: History, report: VerifyReport, *, 
         )
         return
     records: list[scan.Record] = []
-    for rollout in home.rollouts_of(history.thread_id):  # of a thread that codex reverted, all
+    for rollout in home.rollouts_of(history.thread_id):  # several if codex reverted the thread
         with compression.open_rollout(rollout) as file:
             records += scan.scan_records(file)
     with compression.open_rollout(path) as file:

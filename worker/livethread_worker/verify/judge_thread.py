@@ -87,7 +87,7 @@ class ThreadVerdict:
     records: list[Record]
     #: Whether positions and times tell the order. They do not if Redis lost data and tasks were sent again.
     is_ordered: bool = True
-    #: Whether reads show all lines of the rollout and no others: not if codex reverted the thread, or forked it.
+    #: Whether reads show all lines of the rollout and no others; false if codex reverted the thread, or it is a fork.
     is_whole: bool = True
     violations: list[Violation] = field(default_factory=list)
     #: Appends found in the rollout.
@@ -126,7 +126,7 @@ class ThreadVerdict:
         """Find the first line with a wrong ordinal; most later ones only follow from it."""
         due = 0
         for record in self.records:
-            if record.offset == 0:  # of the next rollout of the thread
+            if record.offset == 0:  # the next rollout of the thread begins
                 due = _first_number(record)
             if record.value is None:  # not counted
                 continue

@@ -1,4 +1,4 @@
--- ask: record a read that a worker is to answer, and have a lingering drain end for it.
+-- ask: record a read for workers to answer, and end a lingering drain so that its worker is free to.
 --
 -- KEYS   1 reads  zset    read -> time (ms) until which its caller waits; only reads that no worker has taken
 --        2 read   string  exists as long as the read's caller waits: empty, then the worker that took the read
@@ -12,7 +12,7 @@
 local call = redis.call
 local reads, read, drain, wake = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, wait = ARGV[1], tonumber(ARGV[2])
-local grace = 2000 -- ms in which a caller whose time is over can still learn how far its read came
+local grace = 2000 -- ms after the timeout, in which the caller can still learn how far its read came
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -41,8 +41,8 @@
 --   exists    the thread to create has tasks of other writers
 --   fenced    the thread has a newer epoch; the tasks after last are not accepted
 --   deleted   the thread's deletion was accepted before; the tasks after last are not accepted
--- Whenever a thread gets a new writer, some writers are forgotten that had no task accepted for as long as ARGV[2] says, and
--- whose tasks are all applied. A writer that has ended is forgotten at once; see Mailboxes.sign_off.
+-- A thread's new writer makes the script forget some old ones: all their tasks are applied, and the last was accepted longer
+-- ago than ARGV[2]. A writer that has ended is forgotten at once; see Mailboxes.sign_off.
 -- A repeated call is safe: a task whose n was accepted before is not added again.
 
 local call = redis.call
@@ -65,8 +65,8 @@ local function remember(idempotency_keys, idempotency_key)
   call('EXPIRE', idempotency_keys, writer_ttl)
 end
 
--- Look at some writers of a thread, and forget those that have been silent for long. Each new writer pays for looking at
--- several, so a thread has few more than were active within that time.
+-- Look at some writers of a thread, and forget those that were silent too long. Each new writer pays for a look at several
+-- others, so a thread has few more than were active within that time.
 local function forget_silent(writers)
   local fields = call('HRANDFIELD', writers, 16, 'WITHVALUES')
   for i = 1, #fields, 2 do

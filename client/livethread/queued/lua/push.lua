@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- push: put a Celery message into its queue although Redis has reached its memory limit.
+-- push: put a Celery message into its queue even if Redis has reached its memory limit.
 --
 -- KEYS   1 queue  list  a queue of Celery
 -- ARGV   1 the message
---        2 how long the queue may be
+--        2 maximum length of the queue
 --
 -- Returns the queue's length, or the error OOM if it is too long.
 

@@ -37,7 +37,7 @@ def test_threads_are_shown_with_the_match(tmp_path: Path, thread_id: str) -> Non
     assert run(tmp_path, "--archived", "foo").output == "nothing found\n"
 
 
-def test_each_place_in_one_thread_is_shown_page_by_page(tmp_path: Path, thread_id: str) -> None:
+def test_each_occurrence_in_one_thread_is_shown_page_by_page(tmp_path: Path, thread_id: str) -> None:
     first = run(tmp_path, "foo_bar", "--thread", thread_id, "-n", "1").output.splitlines()
     cursor = first[1].removeprefix("more: --cursor ")
     rest = run(tmp_path, "foo_bar", "--thread", thread_id, "--cursor", cursor).output.splitlines()
@@ -50,7 +50,7 @@ def test_each_place_in_one_thread_is_shown_page_by_page(tmp_path: Path, thread_i
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--thread", "x", "--words", "a"], "leave out --words"),
+        (["--thread", "x", "--words", "a"], "omit --words"),
         ([" "], "not a space"),
         (["--words", "!"], "one word"),
     ],

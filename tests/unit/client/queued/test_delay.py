@@ -32,10 +32,10 @@ IDLE = Circumstances(
             {"seen_at": NOW - 60},
             "No worker has looked for tasks of shard 3 since 2027-01-15 07:59:00 UTC. Is a worker",
         ),
-        ({"messages": 7}, "ever seen on shard 3. 7 messages wait unanswered in the queue livethread.3. Is a worker"),
+        ({"messages": 7}, "ever seen on shard 3. 7 messages wait in the queue livethread.3. Is a worker"),
         ({"swept_at": NOW - RECENT_S - 1}, "Is a worker running"),
-        ({"swept_at": NOW - 2}, "does one serve the queue livethread.3, on the host of the shard's home?"),
-        ({"is_drained": True, "ready": 40}, "A worker is at work on shard 3, where 40 threads are ready."),
+        ({"swept_at": NOW - 2}, "does one on the host of the shard's home serve the queue livethread.3?"),
+        ({"is_drained": True, "ready": 40}, "A worker is at work on shard 3, which has 40 ready threads."),
         (
             {"is_drained": True, "claimed_until": NOW + 5},
             "A worker holds the thread's claim until 2027-01-15 08:00:05",

@@ -162,7 +162,7 @@ def test_an_end_event_that_names_an_earlier_turn_ends_that_turn(place: TurnPlace
         (COMPACTED, "turn_aborted", True),
     ],
 )
-def test_an_end_event_that_names_no_turn_is_the_current_ones_as_in_codex(
+def test_an_end_event_with_an_unknown_id_ends_the_current_turn_as_in_codex(
     phase: TurnPhase, kind: str, is_over: bool
 ) -> None:
     place = TurnPlace(phase, "t2")
@@ -313,7 +313,7 @@ def test_times_and_duration_are_those_that_the_agent_measured() -> None:
 
 
 @pytest.mark.parametrize("seconds", [None, "1795000000", 1795000000.5, True, 10**15, -(10**15), 10**30])
-def test_a_time_that_is_no_whole_number_of_seconds_is_the_lines(seconds: Any) -> None:
+def test_a_time_that_is_not_a_whole_number_gives_way_to_the_lines_time(seconds: Any) -> None:
     found = turn(event("task_started", 1, started_at=seconds), event("turn_aborted", 2, completed_at=seconds))
 
     assert (found.started_at, found.completed_at) == (AT + timedelta(seconds=1), AT + timedelta(seconds=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from livethread import types
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, MemoryMode, StoredThread, ThreadMetadataPatch
+from livethread.thread_id import new_thread_id
 from livethread.thread_manager import ThreadManager
 from livethread_config import Settings
 from livethread_worker.store.local import LocalThreadStore
@@ -84,8 +86,8 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", sync="none")
 
 
-async def stored(store: LocalThreadStore) -> StoredThread:
-    return await store.read_thread(types.ReadThreadParams(thread_id=CREATED.thread_id))
+async def stored(store: LocalThreadStore, thread_id: str = CREATED.thread_id) -> StoredThread:
+    return await store.read_thread(types.ReadThreadParams(thread_id=thread_id))
 
 
 def delete_index(settings: Settings) -> None:
@@ -94,32 +96,34 @@ def delete_index(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("field", VALUES)
-@pytest.mark.parametrize("how", patches_of("name"))
-@pytest.mark.parametrize("is_loaded", [True, False], ids=["live", "cold"])
-async def test_a_rebuilt_index_has_the_same_value_of_a_patched_field(
-    settings: Settings, field: str, how: str, *, is_loaded: bool
-) -> None:
-    patches = [ThreadMetadataPatch.model_validate(changes) for changes in patches_of(field)[how]]
+async def test_a_rebuilt_index_has_the_same_value_of_a_patched_field(settings: Settings, field: str) -> None:
+    expected: dict[tuple[str, bool], StoredThread] = {}
+    before: dict[tuple[str, bool], StoredThread] = {}
     async with LocalThreadStore(settings) as store:
         manager = ThreadManager(store)
-        thread = await manager.create_thread(CREATED)
-        await thread.append_items(TURN)
-        await thread.flush()
-        if not is_loaded:
-            await thread.shutdown()
-        expected = await stored(store)
-        for patch in patches:
-            await manager.update_thread_metadata(CREATED.thread_id, patch)
-            expected = expected.patched(patch)
-        before = await stored(store)
+        for (how, changes), is_loaded in product(patches_of(field).items(), (True, False)):
+            created = CREATED.model_copy(update={"thread_id": new_thread_id()})
+            thread = await manager.create_thread(created)
+            await thread.append_items(TURN)
+            await thread.flush()
+            if not is_loaded:
+                await thread.shutdown()
+            case = how, is_loaded
+            expected[case] = await stored(store, created.thread_id)
+            for patch in map(ThreadMetadataPatch.model_validate, changes):
+                await manager.update_thread_metadata(created.thread_id, patch)
+                expected[case] = expected[case].patched(patch)
+            before[case] = await stored(store, created.thread_id)
         await manager.shutdown()
     delete_index(settings)
 
     async with LocalThreadStore(settings) as store:
-        after = await stored(store)
+        after = {case: await stored(store, thread.thread_id) for case, thread in before.items()}
 
     assert before == expected
-    assert after.model_dump() == before.model_dump()
+    assert {case: thread.model_dump() for case, thread in after.items()} == {
+        case: thread.model_dump() for case, thread in before.items()
+    }
 
 
 @pytest.mark.parametrize("field", VALUES)

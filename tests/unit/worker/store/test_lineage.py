@@ -253,7 +253,7 @@ async def test_pages_of_lines_make_up_the_history(store: LocalThreadStore, home:
 async def test_an_append_goes_to_the_live_rollout_with_the_next_ordinal(
     store: LocalThreadStore, original: Rollout, *, is_known: bool
 ) -> None:
-    if is_known:  # by its first rollout
+    if is_known:  # the index then knows the first rollout
         await store.resume_thread(ResumeThreadParams(thread_id=A))
     before = original.path.read_bytes()
     reverted = original.reverted("t2").turn("t3", "keep pears", "pears kept")
@@ -473,7 +473,7 @@ async def test_a_fork_whose_parent_is_missing_is_listed_and_refused_until_it_is_
     assert FORK in await found(store, "zucchini")
 
 
-async def test_a_place_within_a_line_does_not_glue_it_to_the_next(
+async def test_a_place_within_a_line_does_not_join_it_to_the_next(
     store: LocalThreadStore, original: Rollout, reverted: Rollout
 ) -> None:
     end = f'"end_byte_offset": {original.starts["t2"][1]}'

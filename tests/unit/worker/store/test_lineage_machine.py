@@ -45,9 +45,9 @@ class Thread:
     """What a thread must look like."""
 
     live: Rollout
-    #: Its turns, and the rollout in which each is.
+    #: Its turns, each with the rollout that holds it.
     turns: list[tuple[str, Rollout]] = field(default_factory=list)
-    #: Ids of all rollouts that its own ones continue.
+    #: Ids of all rollouts that its own rollouts continue.
     continued: set[str] = field(default_factory=set)
     own: set[str] = field(default_factory=set)
     is_open: bool = False
@@ -106,7 +106,7 @@ class Machine:
             self.number += 1
             turn_id, rollout = f"t{self.number}", thread.live
             rollout.note(turn_id)
-            if not thread.is_open:  # or a revert comes between
+            if not thread.is_open:  # an open one may have been reverted since
                 self.run(self.store.resume_thread(ResumeThreadParams(thread_id=rollout.thread_id)))
                 thread.is_open = True
             values = [{"type": kind, "payload": payload} for kind, payload in rollout.items(turn_id, "ours", "ours")]

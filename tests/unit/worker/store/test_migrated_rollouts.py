@@ -158,7 +158,7 @@ def test_a_worker_that_dies_carrying_over_leaves_nothing_twice(store: Store, mai
 def test_a_compressed_rollout_keeps_its_original(store: Store, mail: Mail) -> None:
     write_thread(store, mail)
     known, path = store.thread(mail), store.path(mail)
-    # A file's times are set by the clock; the thread is cold by its own.
+    # The clock sets a file's times, but the thread's own time decides whether it is cold.
     assert compress_cold(store.home, store.index, AT + timedelta(days=9_999))["threads"] == 1
     assert [kept.name for kept in store.home.originals.iterdir()] == [other_form(path).name]
 
@@ -239,7 +239,7 @@ def test_a_thread_that_codex_reverts_after_it_rewrote_the_rollout_keeps_everythi
 
 
 @pytest.mark.parametrize("is_compressed", [False, True])
-def test_an_import_brings_what_the_home_had_not_carried_over(
+def test_an_import_copies_what_the_home_had_not_carried_over(
     store: Store, mail: Mail, tmp_path: Path, *, is_compressed: bool
 ) -> None:
     write_thread(store, mail)
@@ -261,9 +261,7 @@ def test_an_import_brings_what_the_home_had_not_carried_over(
     assert len(list(store.home.originals.iterdir())) == 1
 
 
-def test_an_import_brings_no_original_that_the_rollout_needs_no_more(
-    store: Store, mail: Mail, tmp_path: Path
-) -> None:
+def test_an_import_copies_no_original_that_is_no_longer_needed(store: Store, mail: Mail, tmp_path: Path) -> None:
     """``cp -r`` makes two files of a rollout and its original."""
     write_thread(store, mail)
     kept = store.home.originals / store.path(mail).name
@@ -339,7 +337,7 @@ def lose_originals(store: Store) -> None:
 
 
 @pytest.mark.parametrize("is_read", [True, False])
-def test_doctor_finds_no_fault_while_there_is_the_original(store: Store, mail: Mail, is_read: bool) -> None:
+def test_doctor_finds_no_fault_while_the_original_exists(store: Store, mail: Mail, is_read: bool) -> None:
     write_thread(store, mail)
     store.index.mark_complete()
     migrate(store.path(mail))
@@ -378,7 +376,7 @@ def test_without_the_original_and_the_index_doctor_says_what_is_lost(store: Stor
     assert kinds(store) == [(FaultKind.REWRITTEN_FILE, False)]
 
 
-def test_a_thread_that_codex_began_and_migrated_is_no_fault(store: Store, mail: Mail) -> None:
+def test_a_thread_that_codex_began_and_migrated_is_not_a_fault(store: Store, mail: Mail) -> None:
     store.write_rollout(mail.thread_id, message_line("one"))
     migrate(store.path(mail))
     rebuild(store.home, store.index)

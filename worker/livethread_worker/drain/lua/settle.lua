@@ -91,7 +91,7 @@ local function publish(writer, line)
 end
 
 -- Acknowledge each writer's last applied counter to its client, and store it unless the writer was forgotten: its client
--- closed it, and asks no more.
+-- closed it and will not ask for it.
 local function acknowledge(thread, position, writers, first, count)
   local names, counters = {}, {}
   for i = first, first + count * 2 - 1, 2 do

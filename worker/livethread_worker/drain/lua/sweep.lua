@@ -7,8 +7,8 @@
 --        2 s after which a deletion may be forgotten
 --        3 ms for which claims hold: a claim that ends later was made before the clock was set back
 --
--- A doorbell counts as lost, however often a client has rung again since, if a thread has been ready for longer than
--- doorbells count as outstanding. Then only a sweep's own doorbell is waited for.
+-- If a thread has been ready for longer than a doorbell counts as outstanding, clients' doorbells count as lost, however
+-- recent they are. Then a sweep rings unless another sweep's doorbell is outstanding.
 --
 -- Returns { ring, expired }: ring is 1 if the caller must publish a doorbell.
 

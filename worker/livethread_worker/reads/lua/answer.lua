@@ -8,7 +8,7 @@
 --        3 maximum number of pieces in the list
 --        4 "1" if it is the last piece
 --
--- Returns ok, full (send the piece again later), or gone (the caller does not wait any more; nothing is left).
+-- Returns ok, full (send the piece again later), or gone (the caller no longer waits; nothing is left).
 
 local read, answer = KEYS[1], KEYS[2]
 

@@ -3,8 +3,8 @@
 Each form is on disk under its own name before the other is removed. A crash leaves the old file, or both with the same
 lines; then the plain one wins, as in codex.
 
-Users rename files. A rollout whose name does not tell its form is read by its content, and gets its right name before
-anything is appended.
+Users rename files. If the suffix of a rollout does not fit its content, the content counts, and the file gets the right
+name before anything is appended.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _READ_BYTES: Final = 256 * 1024
 #: Compressed bytes per step: they may decompress to 32,000 times as many.
 _COMPRESSED_READ_BYTES: Final = 2 * 1024
 
-#: How a zstd frame begins, and how lines do, perhaps after a byte order mark.
+#: How a zstd frame begins, and how lines begin, without and with a byte order mark.
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _LINES: Final = (b"{", b"\xef\xbb\xbf{")
 
@@ -70,13 +70,13 @@ def open_rollout(path: Path) -> Iterator[BinaryIO]:
 
 
 def holds_zstd(path: Path, descriptor: int) -> bool:
-    """Return whether the content of the rollout *path* is compressed; its name tells unless the content is clear."""
+    """Return whether the content of the rollout *path* is compressed; if the content does not show it, the name decides."""
     head = os.pread(descriptor, len(_ZSTD), 0)
     return not head.startswith(_LINES) if is_compressed(path) else head == _ZSTD
 
 
 def right_name(path: Path) -> Path:
-    """Return the path that the rollout *path* has if its name tells its form.
+    """Return *path* with the suffix that fits the rollout's content.
 
     Raises:
         InvalidRequest: it is a symlink, or not a regular file.
@@ -132,13 +132,13 @@ def decompress(path: Path) -> Path:
 
 
 def plain_form(path: Path) -> Path:
-    """Return the plain form of the rollout *path*, which is decompressed or renamed if necessary; see `decompress`."""
+    """Return the plain form of the rollout *path*; decompress or rename it if necessary, see `decompress`."""
     is_plain = not is_compressed(path) and right_name(path) == path
     return path if is_plain else decompress(path)
 
 
 def copy_rollout(source: Path, target: Path, first: bytes = b"") -> None:
-    """Write the lines *first* and a copy of *source* to *target*, whose name tells its form, with the times of *source*.
+    """Write the lines *first* and a copy of *source* to *target*, whose suffix fits it, with the times of *source*.
 
     The caller holds the thread's lock. A crash leaves the whole copy or nothing.
 

@@ -1,9 +1,9 @@
-"""A thread's history over several rollouts.
+"""Reads a thread's history across several rollouts.
 
-A rollout whose ``session_meta`` has a ``history_base`` continues another one: the same thread's, which codex's
-``thread/revert`` took back to an earlier turn, or another thread's, of which it is a fork. Its history reads as one
-file: its own ``session_meta``, the lines that it inherits, then the rest of its own. Offsets in a history are those of
-that file.
+A rollout whose ``session_meta`` has a ``history_base`` continues another rollout: of the same thread, if codex's
+``thread/revert`` took that back to an earlier turn; or of another thread, if this one is its fork. The history reads as
+one file: the rollout's own ``session_meta``, the lines that it inherits, then the rest of its own lines. Offsets in a
+history are offsets in that file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.scan import ordinal_of, scan_backward
 
-#: As in codex.
+#: Maximum number of rollouts in a lineage, as in codex.
 MAX_ROLLOUTS: Final = 128
 
 _BUFFER_BYTES: Final = 64 * 1024
@@ -49,7 +49,7 @@ class First:
     size: int
     base: HistoryBase | None = None
     is_paginated: bool = False
-    #: The thread from which it was forked, if it is attached to that.
+    #: The thread from which it was forked, if it is attached to it.
     attached_to: str | None = None
 
 
@@ -81,7 +81,7 @@ def read_first(file: BinaryIO) -> First:
     file.seek(0)
     line = file.readline()
     file.seek(0)
-    # Most say neither, and decoding the instructions in the line takes long.
+    # Most first lines have neither, and decoding the instructions in them takes long.
     if b'"paginated"' not in line and b'"attached_thread"' not in line:
         return First(len(line))
     meta = (decode_line(line) or {}).get("payload")
@@ -139,9 +139,9 @@ def inherited_by(home: Home, path: Path, base: HistoryBase | None) -> tuple[Inhe
 
 
 def base_at(home: Home, path: Path, offset: int | None) -> HistoryBase | None:
-    """Return what a fork inherits that shares the history of *path* up to *offset*, or to its end; None: no line.
+    """Return the base of a fork of *path* up to *offset* in its history, or to its end; None if it inherits no line.
 
-    As in codex, a place at which a rollout begins belongs to the rollout that it continues.
+    As in codex, the place between two rollouts belongs to the earlier one.
     """
     with open_rollout(path) as file:
         family, end = resolve(home, path, file), file.seek(0, os.SEEK_END)
@@ -157,7 +157,7 @@ def base_at(home: Home, path: Path, offset: int | None) -> HistoryBase | None:
 
 
 def _base_in(home: Home, path: Path, file: BinaryIO, begin: int, end: int) -> HistoryBase | None:
-    """Return the place *end* of a rollout, or, if it has no line between *begin* and there, the one that it continues."""
+    """Return the base at *end* of a rollout; if it has no line between *begin* and *end*, return its own base."""
     end = _end_of_line(file, end)
     if end <= begin:
         return read_first(file).base
@@ -169,7 +169,7 @@ def _base_in(home: Home, path: Path, file: BinaryIO, begin: int, end: int) -> Hi
 
 
 def _end_of_line(file: BinaryIO, end: int) -> int:
-    """Return *end*, or where the line before it ends: a part of a line must not be glued to the next one."""
+    """Return *end*, or the end of the last complete line before it: a part of a line must not be joined to the next."""
     last = next(scan_backward(file, end), None)
     return end if last is None or last.is_complete else last.offset
 

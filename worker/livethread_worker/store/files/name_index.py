@@ -62,7 +62,7 @@ def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] =
 
 
 def restore_names(home: Home, lines: bytes) -> None:
-    """Put *lines* that were removed before all others of the name index, which are newer.
+    """Put removed *lines* back at the beginning of the name index, since all others are newer.
 
     Raises:
         LockBusy: another program holds the lock for more than `LOCK_WAIT`.

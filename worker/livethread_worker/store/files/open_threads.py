@@ -1,7 +1,7 @@
-"""Which threads are open in a home: in a `LocalThreadStore` of any process, or in codex.
+"""Tells which threads are open in a home: in a `LocalThreadStore` of any process, or in codex.
 
-Each store keeps a file of its own in ``livethread/run`` and its lock. The kernel frees the lock with the process, so what
-a killed store had open does not count.
+Each store keeps a locked file of its own in ``livethread/run``. The kernel releases the lock when the process ends, so
+the threads of a killed store do not count as open.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from livethread_worker.flock import flock
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import take_lock
 
-#: How the files' names begin.
+#: Prefix of the files' names.
 _PREFIX: Final = "open-threads-"
 
 
@@ -67,7 +67,7 @@ def is_open_elsewhere(home: Home, thread_id: str) -> bool:
 
 
 def _open_threads(path: Path) -> set[str]:
-    """Return the threads in a store's file; none if the store has ended, whose file is then removed."""
+    """Return the threads in a store's file; if the store has ended, remove the file and return no thread."""
     found: set[str] = set()
     with suppress(OSError):
         if not _is_locked(str(path)):

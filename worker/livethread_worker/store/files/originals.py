@@ -1,10 +1,10 @@
 """Keeps the originals of rollouts that codex may rewrite: a hard link to each legacy rollout with lines of ours.
 
-``codex migrate-rollouts --apply`` puts a paginated rollout in the place of a legacy one. It drops our fields, our lines and
-later copies of ``session_meta``. The link still names the old file, so nothing is lost. Until then it names the rollout
-itself: it takes no space, and writing a line costs nothing more. `rollout_reader` reads a rewritten rollout together with
+``codex migrate-rollouts --apply`` replaces a legacy rollout with a paginated one. It drops our fields, our lines and later
+copies of ``session_meta``. The link still names the old file, so nothing is lost. Until then it names the rollout itself,
+so it takes no space, and writing a line costs nothing more. `rollout_reader` reads a rewritten rollout together with
 its original; the next batch that writes the thread carries over what codex dropped, in a line of ours, and then removes the
-original. It also goes when the thread's last rollout is deleted, by us or by another program.
+original. It is also removed when the thread's last rollout is deleted, by us or by another program.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_linked(home: Home, path: Path) -> bool:
 
 
 def find(home: Home, path: Path) -> Path | None:
-    """Return the original of the rollout *path*; None if there is none, or if *path* is its own original."""
+    """Return the original of the rollout *path*; None if it has no original, or is its own."""
     if is_linked(home, path):
         return None
     kept = home.originals / path.name

@@ -1,4 +1,4 @@
-"""The quarantine keeps everything that is taken out of a home, even if it is unreadable."""
+"""The quarantine keeps everything that is removed from a home, even if it is unreadable."""
 
 from __future__ import annotations
 

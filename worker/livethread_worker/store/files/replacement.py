@@ -36,7 +36,7 @@ def replacing(target: Path, source: int) -> Iterator[BinaryIO]:
 
 
 def move(path: Path, target: Path) -> None:
-    """Move the file *path* durably, also to another file system; a crash may leave both."""
+    """Move the file *path* durably, even to another file system; a crash may leave both."""
     try:
         path.rename(target)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Rollouts that ``codex migrate-rollouts`` rewrote as paginated ones: what codex copied, and what a line of ours carries over."""
+"""Finds what ``codex migrate-rollouts`` copied when it rewrote a rollout as paginated, and carries over what it dropped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Before(NamedTuple):
     """What a rollout held before codex rewrote it."""
 
     state: ThreadState
-    #: Where the lines end that codex copied into the new file.
+    #: End of the lines that codex copied into the new file.
     end: int
 
 
@@ -36,16 +36,16 @@ def is_paginated(file: BinaryIO) -> bool:
 
 
 def end_of_copy(file: BinaryIO, original: BinaryIO) -> int:
-    """Return where the lines end that codex copied from *original* when it wrote *file*.
+    """Return the end of the lines in *file* that codex copied from *original*.
 
-    codex keeps the order and the time of each line that it copies, and may make several events of one.
+    codex keeps the order and the time of each line that it copies, and may turn one into several events.
     """
     stamps = _stamps(original)
     last: _Stamp | None = None
     for record in scan_records(file):
         stamp = _stamp(record.value)
         if stamp is not None and not (stamp == last and stamp[1] == "event_msg"):
-            if stamp not in stamps:  # it goes on in the original up to an equal one
+            if stamp not in stamps:  # `in` reads on in the original, up to an equal stamp
                 return record.offset
             last = stamp
     return file.tell()

@@ -33,7 +33,7 @@ from livethread_worker.store.thread_state import ARCHIVED_AT, BROKEN, ThreadStat
 logger = logging.getLogger(__name__)
 
 
-def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
+def read_all(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
     """Add all lines of the thread whose live rollout is open as *file*; return a torn last line, if any.
 
     Its metadata follows from all its rollouts, as in codex: a revert takes back turns, and nothing else. Its turns and
@@ -73,9 +73,9 @@ def read_thread(home: Home, state: ThreadState, file: BinaryIO) -> Record | None
 
 
 def read_what_is_left(home: Home, state: ThreadState, file: BinaryIO) -> Record | None:
-    """Do the same as `read_thread`, or, if a rollout is missing, note that and add the lines of the live one."""
+    """Do the same as `read_all`; but if a rollout is missing, note that and add only the lines of the live one."""
     try:
-        return read_thread(home, state, file)
+        return read_all(home, state, file)
     except InvalidRequest as error:
         logger.warning("%s", error, extra={"action": "read", "thread_id": state.thread_id})
     state.begin_again()
@@ -88,10 +88,10 @@ def read_on(state: ThreadState, file: BinaryIO, *, before: rewritten.Before | No
     """Add the lines of *file* after the state's committed length to *state*; return a torn last line, if any.
 
     Our own lines count as applied, line by line; other programs' lines are adopted. Metadata is derived from both. If codex
-    rewrote the rollout, *before* has metadata and counters in place of the lines that it copied.
+    rewrote the rollout, *before* has metadata and counters that replace what the copied lines say.
 
-    If the thread's ``session_meta`` is not the first line, it counts from the beginning. A thread whose ``session_meta`` is
-    lost begins with its first item; unless there are other threads' ``session_meta`` lines, for then the file may be theirs.
+    If the thread's ``session_meta`` is not the first line, it counts from the beginning. A thread without one begins with
+    its first item, unless the file has ``session_meta`` lines of other threads: it may then be theirs.
     """
     reader = _Reader(state, _changed_at(file))
     torn = None
@@ -114,7 +114,7 @@ def read_on(state: ThreadState, file: BinaryIO, *, before: rewritten.Before | No
 
 
 def _before_rewrite(home: Home, thread_id: str, path: Path, file: BinaryIO) -> rewritten.Before | None:
-    """Return what the rollout *path* held when codex rewrote it; None if codex did not, or its original is gone.
+    """Return what the rollout *path* held before codex rewrote it; None if codex did not, or if the original is gone.
 
     Raises:
         Internal: the original is damaged.
@@ -129,9 +129,9 @@ def _before_rewrite(home: Home, thread_id: str, path: Path, file: BinaryIO) -> r
 
 
 def find_meta(thread_id: str, file: BinaryIO) -> Record | None:
-    """Return the line of the thread's first ``session_meta``; an empty one if *file* has no ``session_meta`` at all.
+    """Return the record of the thread's first ``session_meta``, or an empty one if *file* has no ``session_meta``.
 
-    None: it has only other threads'. The caller may go on to read *file* where it was.
+    None if it has only other threads'. The position in *file* stays.
     """
     position, has_others = file.tell(), False
     try:
@@ -219,7 +219,7 @@ class _Reader:
     def take_earlier(
         self, file: BinaryIO, part: lineage.Inherited | None, offset: int, before: rewritten.Before | None
     ) -> None:
-        """Add an earlier rollout of the thread, of which *part* is in its history, from *offset* on; see `read_on`."""
+        """Add an earlier rollout of the thread; its *part* in the history, if any, begins at *offset*. See `read_on`."""
         state = self._state
         state.next_ordinal = 0
         begin, end = (part.begin, part.end) if part else (0, 0)

@@ -90,11 +90,11 @@ def _open(home: Home) -> Database:
         _prepare(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        # A reader that keeps its transaction lets the log grow. It is cut to this size when it starts from its beginning again.
+        # A long read transaction lets the log grow. SQLite cuts it to this size when it next starts over.
         connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_BYTES}")
         # A power cut may take the last commits: their changes are in the rollouts, and are read from there again.
         connection.execute("PRAGMA synchronous = NORMAL")
-        # A statement may have to undo a new thread's row in fifteen indexes; in memory, that needs no temporary file
+        # A statement may have to undo a new thread's row in many indexes; in memory, that needs no temporary file
         # (see "statement journals" at https://www.sqlite.org/tempfiles.html).
         connection.execute("PRAGMA temp_store = MEMORY")
         database = Database(connection)

@@ -1,4 +1,4 @@
-"""Which spellings of a working directory the index holds, without a look at every directory for each listing."""
+"""Finds all spellings of a working directory in the index, without a look at every directory for each listing."""
 
 from __future__ import annotations
 

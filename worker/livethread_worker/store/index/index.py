@@ -60,7 +60,7 @@ class TurnSpan:
     late_end: int | None = None
 
 
-class Lineage(NamedTuple):
+class KnownLineage(NamedTuple):
     """What the index knows of a thread's rollouts beside the live one."""
 
     #: Only then, codex can revert it, and begin another rollout.
@@ -341,10 +341,10 @@ class Index:
         rows = self._connection.select(QUERIES["rollout"], thread_id=thread_id)
         return (rows[0][0], rows[0][1]) if rows else None
 
-    def lineage(self, thread_id: str) -> Lineage:
+    def lineage(self, thread_id: str) -> KnownLineage:
         """Return what is known of a thread's rollouts beside the live one."""
         rows = self._connection.select(QUERIES["lineage"], thread_id=thread_id)
-        return Lineage(*map(bool, rows[0])) if rows else Lineage()
+        return KnownLineage(*map(bool, rows[0])) if rows else KnownLineage()
 
     def heirs(self, thread_id: str, rollout_ids: Iterable[str]) -> list[Heir]:
         """Return the threads that continue one of the rollouts of *thread_id*, or are attached to it."""

@@ -1,8 +1,8 @@
 """One page of a listing, read off an SQL index in its order: its cost does not depend on the number of threads.
 
-Each filter has an SQL index for each sort key. In it, the threads with one value that are hidden for one reason, or not
-hidden, are in order, slot by slot; threads in the same slot (ten seconds) are sorted when they are read. A page for several
-values, or with hidden threads, merges their orders.
+Each filter has an SQL index for each sort key. It has the threads with one value of the filter and one of ``hidden`` in
+order, slot by slot; threads in the same slot (ten seconds) are sorted when they are read. A page for several values merges
+their orders.
 
 If there are several filters, the one with the fewest threads leads, and each of its threads is checked against the others.
 Threads that contain a search term, and descendants, come unordered: up to `SORT_LIMIT` of them are collected and
@@ -64,7 +64,7 @@ class _Filter:
         return _Sql(f"SELECT id FROM threads AS t WHERE {check.text}", check.arguments)  # noqa: S608
 
     def sources(self, key: str, hidden: Sequence[int]) -> list[_Sql]:
-        """Return what to select the *hidden* ones from, sorted by *key*; each part ends with its WHERE."""
+        """Return what to select from, sorted by *key*: a part for each value and each of *hidden*, ending with its WHERE."""
         index = f"threads_by_{self.column}_{SLOTS[key]}"
         text = f"threads AS t INDEXED BY {index} WHERE t.{self.column} = ? AND t.hidden = ?"
         return [_Sql(text, (value, reason)) for value in self.values for reason in hidden]

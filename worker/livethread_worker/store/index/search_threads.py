@@ -26,7 +26,7 @@ from livethread_worker.store.index.trigrams import expression, trigrams_of
 #: Words of a snippet.
 _SNIPPET_WORDS: Final = 16
 
-#: Characters that mean something in a pattern of LIKE, and the longest term for it: SQLite takes 50,000 bytes.
+#: Special characters of LIKE patterns, and the longest term for one: SQLite accepts 50,000 bytes.
 _LIKE_SYNTAX: Final = re.compile(r"[%_\\]")
 _MAX_LIKE: Final = 5_000
 
@@ -82,8 +82,8 @@ def holds_literally(text: str, term: str) -> bool:
 def search_threads(connection: sqlite3.Connection, root: Path, params: SearchThreadsParams) -> ThreadSearchPage:
     """Return the page, within a transaction of the caller.
 
-    Words without a sort key: the best matches (by bm25) come first. A cursor by relevance holds the newest message that
-    the first page could find, and how many threads were shown.
+    Without a sort key, a search for words returns the best matches (by bm25) first. Its cursor holds the newest message
+    that the first page could find, and how many threads were shown.
     """
     is_literal = params.match is SearchMatch.LITERAL
     key = params.sort_key or (ThreadSortKey.UPDATED_AT if is_literal else None)
@@ -164,9 +164,10 @@ def _holds(term: str) -> tuple[str, str]:
 
 
 def _is_folded_alike(char: str) -> bool:
-    """Return whether FTS5 takes the same characters for equal to *char* as we do.
+    """Return whether FTS5 folds *char* as we do.
 
-    Its tables are those of Unicode 6.1, and some letters have got upper case since: not those of Latin, Greek, Cyrillic.
+    Its tables are from Unicode 6.1. Letters have gained upper case since, but not in these ranges of Latin, Greek and
+    Cyrillic.
     """
     is_old = char < "\u0250" or "\u0388" <= char <= "\u03ce" or "\u0400" <= char <= "\u0481"
     return is_old or char.lower() == char.upper()

@@ -1,11 +1,11 @@
-"""Trigrams: what substrings are looked up by."""
+"""Finds the trigrams by which substrings are looked up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-#: Most trigrams of a term that are looked up; each text that they find is checked anyway.
+#: Maximum number of a term's trigrams that are looked up; each text that they find is checked anyway.
 _MAX_TRIGRAMS: Final = 12
 
 

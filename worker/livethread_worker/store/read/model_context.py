@@ -1,4 +1,4 @@
-"""A thread's latest model context, read from the end of its rollout."""
+"""Reads a thread's latest model context from the end of its rollout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a fork of a thread begins."""
+"""Finds where a fork of a thread begins."""
 
 from __future__ import annotations
 
@@ -51,4 +51,4 @@ def _end(index: Index, params: PrepareForkParams, file: BinaryIO) -> int | None:
         item = item_of(record.value)
         if item is not None and ends_turn(item, turn_id):
             return record.offset + record.size
-    raise InvalidRequest(f"turn {turn_id} has not ended; fork before it, or with everything so far")
+    raise InvalidRequest(f"turn {turn_id} has not ended; fork before it, or from the thread's end")

@@ -37,9 +37,9 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
 def find_thread_by_name(
     home: Home, index: Index, names: name_index.NameCache, params: types.FindThreadByNameParams
 ) -> StoredThread:
-    """Return the thread of a name: of several, the one that the name index names last, as in codex.
+    """Return the thread with a name; of several, the one that the name index names last, as in codex.
 
-    Threads that the name index lacks come after those: the index knows their names from their rollouts.
+    Threads that the name index lacks come last; the index knows their names from their rollouts.
 
     Raises:
         ThreadNotFound: no thread has this name, or only archived ones have it and the caller did not include them.
@@ -73,7 +73,7 @@ def read_thread_by_rollout_path(
     if home.is_archived(path) and not params.include_archived:
         raise errors.ThreadNotFound(thread_id, "it is archived")
     thread, live = index.read_thread(thread_id), home.live_rollout(path)
-    if home.generation(live) != home.generation(path):  # codex's thread/revert left it
+    if home.generation(live) != home.generation(path):  # codex's thread/revert began a newer one
         path = live
     if thread is None or thread.rollout_path != path:
         thread = _read_rollout(home, path, thread_id)

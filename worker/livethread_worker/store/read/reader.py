@@ -86,7 +86,7 @@ class LocalReader:
         return self._read_of(params.thread_id, lambda index: find_context_start(self._home, index, params))
 
     def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
-        """Return the thread of a name."""
+        """Return the thread with a name."""
         return self._read(
             Refresher.refresh_all, lambda index: find_thread_by_name(self._home, index, self._names, params)
         )
@@ -104,7 +104,7 @@ class LocalReader:
         )
 
     def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
-        """Return one page of the places where a thread's messages hold a term."""
+        """Return one page of the occurrences of a term in a thread's messages."""
         return self._read_of(params.thread_id, lambda index: search_occurrences(self._home, index, params))
 
     def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:

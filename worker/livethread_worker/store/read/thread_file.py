@@ -18,7 +18,7 @@ from livethread_worker.store.rollout_paths import require_rollout
 
 @contextmanager
 def open_thread(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Iterator[BinaryIO]:
-    """Open a thread's history for reading, also while another process moves its rollouts.
+    """Open a thread's history for reading, even while another process moves its rollouts.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and *include_archived* is false.
@@ -67,7 +67,7 @@ def history_at(home: Home, thread_id: str, path: Path) -> StoredThreadHistory:
 def read_lines(
     home: Home, index: Index, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
 ) -> tuple[bytes, int | None]:
-    """Return about *max_bytes* of a thread's lines, whole ones, from offset *start* on, and the next offset, if any.
+    """Return whole lines of a thread from offset *start* on, about *max_bytes*, and the next offset, if any.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.

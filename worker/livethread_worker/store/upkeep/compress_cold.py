@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     """Compress the rollouts of threads unchanged since *before*; return how many, and their bytes before and after.
 
-    Each is compressed under its thread's lock. Rollouts that are in use, differ from the index, fail verification, are
-    outside of the home behind a symlink, or are continued by others are skipped. Reads work as before; the next change
-    of a thread decompresses its rollout.
+    Each is compressed under its thread's lock. Skipped are rollouts that are in use, differ from the index, fail
+    verification, lie outside the home because of a symlink, or are continued by others. Reads work as before; the next
+    change of a thread decompresses its rollout.
 
     Raises:
         IndexUnavailable: the index cannot be used.
@@ -46,7 +46,7 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
 def _compress(
     home: Home, index: Index, thread_id: str, before: datetime, continued: Container[str | None]
 ) -> tuple[int, int] | None:
-    """Compress one rollout and return its sizes before and after; None if it is not cold, or forks read it."""
+    """Compress one rollout and return its sizes before and after; None if it is not cold, or others continue it."""
     state = index.load_states({thread_id: set()}).get(thread_id)
     if state is None or state.thread is None or state.thread.updated_at >= before:
         return None

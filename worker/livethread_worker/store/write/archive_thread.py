@@ -38,7 +38,7 @@ def is_misplaced(home: Home, state: ThreadState, path: Path) -> bool:
 
 
 def move_rollout(home: Home, state: ThreadState, path: Path) -> None:
-    """Move the live rollout to the archived ones, or back, durably; before it, those that codex's reverts left.
+    """Move the live rollout to the archived ones, or back, durably, after the rollouts that codex's reverts left.
 
     Raises:
         Conflict: another file has its name there.
@@ -57,7 +57,7 @@ def _move(home: Home, path: Path) -> Path:
     target = home.active_path(path) if home.is_archived(path) else home.archived_sessions / path.name
     target = home.resolve(home.relative(target))
     if target.exists():
-        raise Conflict(f"{home.relative(target)} exists already, as well as {home.relative(path)}")
+        raise Conflict(f"both {home.relative(target)} and {home.relative(path)} exist")
     make_directory(target.parent)
     move(path, target)
     return target

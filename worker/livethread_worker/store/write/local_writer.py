@@ -107,7 +107,7 @@ class LocalWriter:
         if state.applied == START or rollout.took_in:
             raise Conflict(
                 f"the last position of thread {self.thread_id} is not known, since its rollout holds more than its index knew; "
-                "read it, and append once without expected_position"
+                "read the thread, then append once without expected_position"
             )
         if expected != state.applied:
             raise Conflict.of_position(self.thread_id, state.applied, expected)

@@ -16,14 +16,14 @@ from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import decode_line, item_of
-from livethread.rollout.session_meta import lost_meta
+from livethread.rollout.session_meta import minimal_meta
 from livethread.types import START
 from livethread_config import names
 from livethread_worker.store.files import compression, locks, name_index, originals, quarantine, rewritten
 from livethread_worker.store.files.home import Home, is_compressed, other_form
 from livethread_worker.store.files.lineage import HistoryBase, base_of, inherited_by
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.rollout_reader import archived_by_folder, read_on, read_thread, read_what_is_left
+from livethread_worker.store.files.rollout_reader import archived_by_folder, read_all, read_on, read_what_is_left
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
 from livethread_worker.store.rollout_paths import find_rollout, live_rollout, require_rollout
@@ -32,7 +32,7 @@ from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_r
 
 logger = logging.getLogger(__name__)
 
-#: How long a fork waits for a deletion, and a deletion for others and for forks that begin.
+#: How long a new fork waits for deletions, and a deletion for other deletions and new forks.
 FORKS_LOCK_WAIT: Final = 5.0  # seconds
 
 
@@ -82,7 +82,7 @@ def open_rollout(
     recorder = _recorder(stack, path, state, create=loaded is None and _creates(entries))
     if state.thread is not None:
         state.thread = archived_by_folder(home, state.thread, path)
-    is_rewritten = _is_rewritten(home, state, recorder)
+    is_rewritten = _keep_original(home, state, recorder)
     if is_rewritten and state.thread is not None:
         state.begin_again()
     elif recorder.size < state.rollout_bytes:
@@ -113,8 +113,8 @@ def open_rollout(
     return OpenRollout(work, recorder, forgets_original, took_in)
 
 
-def _is_rewritten(home: Home, state: ThreadState, recorder: RolloutRecorder) -> bool:
-    """Whether codex has put a paginated rollout in the place of this one; if it may still do so, keep the original."""
+def _keep_original(home: Home, state: ThreadState, recorder: RolloutRecorder) -> bool:
+    """Keep the original of this rollout, if codex may rewrite it; return whether codex has rewritten it as paginated."""
     path = recorder.path
     if recorder.is_new:
         originals.link(home, path)
@@ -130,7 +130,7 @@ def _is_rewritten(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
 
 
 def _recorder(stack: ExitStack, path: Path, state: ThreadState, *, create: bool) -> RolloutRecorder:
-    """Open *path* for appending, decompressed if its name does not tell that it is compressed."""
+    """Open *path* for appending; decompress it first if it is compressed although its name is plain."""
     recorder = stack.enter_context(RolloutRecorder.open(path, create=create))
     if recorder.size == state.rollout_bytes or not compression.holds_zstd(path, recorder.file.fileno()):
         return recorder
@@ -164,7 +164,7 @@ def _find(
 
 
 def _is_outdated(home: Home, state: ThreadState, path: Path) -> bool:
-    """Whether the index knows another rollout than *path*, which a revert began, or could not read inherited lines."""
+    """Whether the index knows an older rollout than *path*, which a revert began, or could not read inherited lines."""
     if state.inherited_bytes == BROKEN:
         return True
     known = Path(state.path)
@@ -193,7 +193,7 @@ def _forgotten(state: ThreadState, entries: Sequence[MailboxEntry]) -> set[str]:
 
 
 def _recover_counters(home: Home, state: ThreadState, recorder: RolloutRecorder, writers: set[str]) -> None:
-    """Read from all of the thread's lines how far *writers* are."""
+    """Read the last counters of *writers* from all of the thread's lines."""
     whole = ThreadState(state.thread_id, path=state.path)
     read_what_is_left(home, whole, recorder.file)
     state.writers |= {writer: mark for writer, mark in whole.writers.items() if writer in writers}
@@ -214,7 +214,7 @@ def _take_in_tail(home: Home, state: ThreadState, recorder: RolloutRecorder) -> 
     """Read the lines beyond the committed length: a crash left them, or another program wrote them."""
     begin = state.rollout_bytes
     state.is_reread = begin == 0
-    torn = read_thread(home, state, recorder.file) if begin == 0 else read_on(state, recorder.file)
+    torn = read_all(home, state, recorder.file) if begin == 0 else read_on(state, recorder.file)
     state.keep_counters()
     if state.thread is not None:
         name = name_index.read_names(home).get(state.thread_id, state.thread.name)
@@ -242,7 +242,7 @@ class _Fork(NamedTuple):
 
 
 def _fork(entries: Sequence[MailboxEntry]) -> _Fork | None:
-    """Return what the fork begins with that the first of *entries* creates, if it does."""
+    """Return the first line of the fork that the first of *entries* creates, if it creates one."""
     entry = entries[0] if entries else None
     if entry is None or not isinstance(entry.task.header, CreateThread):
         return None
@@ -283,7 +283,7 @@ def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
 
 
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:
-    """Return the payload of the last own ``session_meta`` line; if that is lost, what codex needs of one."""
+    """Return the payload of the last own ``session_meta`` line; if that is lost, a minimal one."""
     line = os.pread(file.fileno(), state.meta_bytes, state.meta_offset)
     item = item_of(decode_line(line))
-    return item.payload if item is not None and isinstance(item.payload, dict) else lost_meta(state.thread_id)
+    return item.payload if item is not None and isinstance(item.payload, dict) else minimal_meta(state.thread_id)

@@ -68,7 +68,7 @@ class ThreadWork:
     _metadata: MetadataState | None = None
 
     def take_deletion(self, entries: Sequence[MailboxEntry]) -> None:
-        """Plan the deletion among *entries*, whose rollout is gone or need not be read; tasks before it go with it.
+        """Plan the deletion among *entries* without reading the rollout; tasks before it are dropped with it.
 
         Raises:
             Conflict: other threads need the thread.

@@ -31,7 +31,7 @@ USER: Final = {"type": "message", "role": "user", "content": [{"type": "input_te
 
 
 def make_home(root: Path) -> Store:
-    """Return a sound home with a rollout of each kind, and its index."""
+    """Return an undamaged home with a rollout of each kind, and its index."""
     store = Store(root)
     ours, archived = Mail(1), Mail(5)
     patch = ThreadMetadataPatch(title="a title", thread_source="nightly")
@@ -167,7 +167,7 @@ def bytes_of(home: Home) -> dict[Path, bytes]:
 
 
 def require_named(home: Home, report: DoctorReport, lengths: dict[str, int]) -> None:
-    """Check that a fault names each file that is no thread, or holds a line that is not a record, or changed its length."""
+    """Check that a fault names each file that is not a thread's, holds a line that is not a record, or changed its length."""
     named = {home.root / fault.path for fault in report.faults}
     for path in files_of(home):
         thread_id = home.thread_of(path)
@@ -181,7 +181,7 @@ def require_named(home: Home, report: DoctorReport, lengths: dict[str, int]) -> 
 
 
 def read_everything(store: Store) -> None:
-    """Read the home as a user does; only the errors of the contract come."""
+    """Read the home as a user does; only errors of the contract may be raised."""
     reader = LocalReader(store.home, lambda: store.index)
     for archived in (False, True):
         for thread in reader.list_threads(types.ListThreadsParams(archived=archived)).items:
@@ -195,7 +195,7 @@ def read_everything(store: Store) -> None:
 
 @given(damages=damages)
 @machine_settings(examples=15, steps=1)
-def test_a_damaged_home_is_read_named_repaired_and_brought_back(damages: list[Damage]) -> None:
+def test_a_damaged_home_is_read_examined_repaired_and_restored(damages: list[Damage]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = make_home(Path(folder) / "home")
         home = store.home

@@ -641,7 +641,7 @@ def put(patient: Patient, name: str, content: bytes, folder: str = DAY) -> Path:
     ],
 )
 @pytest.mark.parametrize("folder", ["sessions", f"{DAY}/deeper", "archived_sessions"])
-def test_whatever_is_not_a_rollout_by_its_name_is_reported_and_left(
+def test_a_file_whose_name_is_not_a_rollouts_is_reported_and_left(
     patient: Patient, name: str, reason: str, folder: str
 ) -> None:
     path = put(patient, name, b"{}\n", folder)
@@ -705,7 +705,7 @@ def test_a_session_meta_from_further_down_is_put_first(patient: Patient) -> None
     assert patient.kinds() == []
 
 
-def test_a_lost_first_line_is_made_of_what_the_other_lines_say(patient: Patient) -> None:
+def test_a_lost_first_line_is_made_from_the_other_lines(patient: Patient) -> None:
     patient.edit(lambda content: b"".join(content.splitlines(keepends=True)[1:]))
     patient.read_in(ONE)
     before = patient.thread(patient.mail).model_dump()
@@ -753,7 +753,7 @@ def test_the_command_does_not_claim_to_repair_links(
     assert [result.exit_code for result in (only_link, both, fixed)] == [1, 1, 1]
     assert only_link.stdout.splitlines()[-1] == "livethread doctor --fix leaves them as they are; see the lines above"
     assert both.stdout.splitlines()[-1] == (
-        "livethread doctor --fix repairs them, except those that say what to do, and loses nothing; --undo takes it back"
+        "livethread doctor --fix repairs them, except those whose lines say what to do, and loses nothing; --undo reverts it"
     )
     assert fixed.stdout.splitlines()[-1] == "not repaired: 1; see the lines above"
 
@@ -767,7 +767,7 @@ def test_an_unfinished_copy_of_a_locked_thread_is_left(patient: Patient, monkeyp
     assert len(list(patient.home.unfinished_copies())) == 1
 
 
-def test_the_undo_command_brings_back_what_was_taken_out(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_undo_command_restores_what_was_removed(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     tear(patient)
     before = patient.rollout.read_bytes()
     monkeypatch.setenv("LIVETHREAD_HOME", str(patient.home.root))

@@ -1,4 +1,4 @@
-"""`undo` brings back what the repairs of `examine` took out."""
+"""`undo` restores what the repairs of `examine` removed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_compressed_and_moved_rollout_gets_its_lines_back(store: Store, rollou
 
 
 @pytest.mark.parametrize("after", [None, 1], ids=["before the rollout is replaced", "after it"])
-def test_a_second_run_ends_an_interrupted_one(store: Store, rollout: Path, after: int | None) -> None:
+def test_a_second_run_completes_an_interrupted_one(store: Store, rollout: Path, after: int | None) -> None:
     rollout.write_bytes(before := DAMAGES["a torn tail"](rollout.read_bytes()))
     examine(store.home, fix=True)
     with killed(replacement, "sync_directory", after=after):
@@ -91,7 +91,7 @@ def test_a_second_run_ends_an_interrupted_one(store: Store, rollout: Path, after
     assert rollout.read_bytes() == before
 
 
-def test_duplicates_come_back(store: Store, rollout: Path) -> None:
+def test_duplicates_are_restored(store: Store, rollout: Path) -> None:
     copy = rollout.with_name(rollout.name.replace("T12-00-00", "T12-00-01"))
     copy.write_bytes(rollout.read_bytes())
     examine(store.home, fix=True)
@@ -102,7 +102,7 @@ def test_duplicates_come_back(store: Store, rollout: Path) -> None:
     assert sorted(path for _, path in store.home.rollouts()) == [rollout, copy]
 
 
-def test_names_come_back_and_later_ones_stay(store: Store) -> None:
+def test_names_are_restored_and_later_ones_stay(store: Store) -> None:
     set_name(store.home, TWO, "no rollout has it", store.thread(Mail(1)).created_at)
     examine(store.home, fix=True)
     assert TWO not in read_names(store.home)

@@ -49,7 +49,7 @@ def rows(store: Store) -> int:
 
 
 def again(entry: MailboxEntry) -> MailboxEntry:
-    """Return *entry* as a client sends it that no longer knows whether Redis accepted it: at a new position."""
+    """Return *entry* as a client repeats it that does not know whether Redis accepted it: at a new position."""
     return entry._replace(position="9000000-0")
 
 
@@ -104,9 +104,7 @@ def test_a_forgotten_writer_is_recognized_by_lines_that_a_revert_took_back(store
     assert rows(store) <= 256
 
 
-def test_tasks_of_a_forgotten_writer_without_lines_of_their_own_have_no_second_effect(
-    store: Store, mail: Mail
-) -> None:
+def test_a_forgotten_writers_tasks_without_lines_have_no_second_effect(store: Store, mail: Mail) -> None:
     writer = names.writer_id("aaaaaaaaaaaa", LONG_AGO)
     tasks = [
         mail.append("keyed", writer=writer, key="k"),

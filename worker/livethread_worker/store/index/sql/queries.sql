@@ -122,11 +122,11 @@ SELECT m.id, m.text FROM unindexed_messages AS u CROSS JOIN messages AS m ON m.i
 DELETE FROM unindexed_messages
 
 -- without_trigrams --
--- About how many messages are not in it: exact if it is none.
+-- Approximate number of messages that are not indexed; exact if it is 0.
 SELECT coalesce((SELECT max(id) FROM messages), 0) - coalesce((SELECT max(id) FROM messages_trigrams_docsize), 0)
 
 -- index_trigrams --
--- The next messages that are not in it.
+-- The next messages that are not indexed.
 INSERT INTO messages_trigrams (rowid, text)
 SELECT id, text FROM messages
  WHERE id > (SELECT coalesce(max(id), 0) FROM messages_trigrams_docsize) ORDER BY id LIMIT :limit
@@ -248,7 +248,7 @@ INSERT OR REPLACE INTO folders (path, changed_ns, inode, others) VALUES (:path, 
 SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id
 
 -- lineage --
--- Whether codex may have reverted the thread: only paginated ones. Also whether inherited lines are missing.
+-- Whether the thread is paginated, so that codex may have reverted it, and whether inherited lines are missing.
 SELECT t.history_mode = 'paginated' AND t.history_mode IS NOT NULL, r.inherited_bytes < 0
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id WHERE r.thread_id = :thread_id
 

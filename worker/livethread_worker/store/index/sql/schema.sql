@@ -41,7 +41,7 @@ CREATE TABLE threads (
     history_mode       TEXT,
 
     is_archived        INTEGER GENERATED ALWAYS AS (archived_at IS NOT NULL) VIRTUAL,
-    -- Why listings leave the thread out unless asked for it: 1 no preview, 2 attached to a thread, 3 both; 0 if they do not.
+    -- Why listings leave the thread out by default: 1 no preview, 2 attached to a thread, 3 both; 0 if they list it.
     hidden             INTEGER GENERATED ALWAYS AS ((preview = '') + 2 * (attached_to_thread_id IS NOT NULL)) VIRTUAL,
 
     -- The ten seconds that contain each time. Indexes hold these slots in place of the times, so that a thread that
@@ -67,7 +67,7 @@ CREATE INDEX threads_by_source_recency_slot ON threads (source, is_archived, hid
 CREATE INDEX threads_by_model_provider_created_slot ON threads (model_provider, is_archived, hidden, created_slot);
 CREATE INDEX threads_by_model_provider_updated_slot ON threads (model_provider, is_archived, hidden, updated_slot);
 CREATE INDEX threads_by_model_provider_recency_slot ON threads (model_provider, is_archived, hidden, recency_slot);
--- Most threads have no parent, and are attached to none, and cost nothing here.
+-- Most threads have no parent and are not attached, and cost nothing here.
 CREATE INDEX threads_by_parent_thread_id_created_slot ON threads (parent_thread_id, is_archived, hidden, created_slot)
  WHERE parent_thread_id IS NOT NULL;
 CREATE INDEX threads_by_parent_thread_id_updated_slot ON threads (parent_thread_id, is_archived, hidden, updated_slot)
@@ -82,7 +82,7 @@ CREATE INDEX threads_by_attached_to_thread_id_updated_slot ON threads (attached_
 CREATE INDEX threads_by_attached_to_thread_id_recency_slot ON threads (attached_to_thread_id, is_archived, hidden, recency_slot)
  WHERE attached_to_thread_id IS NOT NULL;
 
--- Each working directory of the threads once. An id is never used again, so readers need only look at the later ones.
+-- Each working directory of the threads, once. An id is never used again, so readers need only read newer rows.
 CREATE TABLE directories (
     id   INTEGER PRIMARY KEY AUTOINCREMENT,
     path TEXT NOT NULL UNIQUE
@@ -104,7 +104,7 @@ CREATE TABLE rollouts (
     path            TEXT NOT NULL,                -- relative to the home
     rollout_bytes   INTEGER NOT NULL,             -- committed length; the next batch scans whatever is after it
     next_ordinal    INTEGER NOT NULL,             -- number of the next line
-    base_id         TEXT,                         -- id of the rollout that the rollout continues
+    base_id         TEXT,                         -- id of the rollout that this one continues
     inherited_bytes INTEGER NOT NULL,             -- length of the lines that it inherits; -1: some are missing
     meta_offset     INTEGER NOT NULL,             -- where the last session_meta line of the thread is
     meta_bytes      INTEGER NOT NULL,
@@ -193,8 +193,8 @@ CREATE VIRTUAL TABLE messages_fts USING fts5 (
 );
 
 -- Literal searches look up a term's trigrams here, and check each message that has them all. So it needs no positions
--- (detail = none), which would make it four times as large. Four times as slow to write as messages_fts, it is written while
--- a process is idle, in the order of the ids: `messages_trigrams_docsize` holds the ids of the messages in it, and searches
+-- (detail = none), which would make it four times as large. Writing it takes four times as long as messages_fts, so it is
+-- written while a process is idle, in the order of the ids: `messages_trigrams_docsize` holds the ids of the messages in it, and searches
 -- read the later ones.
 CREATE VIRTUAL TABLE messages_trigrams USING fts5 (
     text, content = 'messages', content_rowid = 'id', tokenize = 'trigram', detail = none

@@ -1,4 +1,4 @@
-"""Lines that no reader takes for a record: why, and which records are in them."""
+"""Examines lines that are not one record: why, and which records they hold."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, BinaryIO, Final, NamedTuple, Self
 from livethread.rollout.lines import decode_line
 from livethread.rollout.old_forms import modern_record
 
-#: How a record begins, also in the middle of a line.
+#: How a record begins, even in the middle of a line.
 _BEGINNING: Final = re.compile(r'\{"(?:timestamp|type|ordinal|id|record_type)"')
 
-#: Lines that the detail of a fault lists, at most.
+#: Maximum number of lines that the detail of a fault lists.
 MAX_LISTED: Final = 5
 
-#: Places in one line at which a record is looked for, at most: each may take as long as the line is.
+#: Maximum number of places in a line at which a record is looked for: each may cost a pass over the line.
 _MAX_PLACES: Final = 1_000
 
 #: An escape in JSON: a surrogate pair, half of one, or any other.
@@ -36,7 +36,7 @@ class BadLine(NamedTuple):
     """A line that is not one JSON object."""
 
     reason: str
-    #: The records in it as lines; None if the line is to stay, since it says something that no reader can take.
+    #: The records in it as lines; None if the line stays, since it says something that no reader accepts.
     records: list[bytes] | None
 
 
@@ -46,7 +46,7 @@ class LinesExamination:
 
     #: Numbers of lines, from 0, that are not UTF-8.
     invalid: list[int] = field(default_factory=list)
-    #: Number -> what is wrong, of lines that can be repaired or taken out, and of those that stay.
+    #: Number of a line -> what is wrong; first for lines that can be repaired or removed, then for lines that stay.
     bad: dict[int, str] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
     #: Whether any line is a record, or holds one.
@@ -55,7 +55,7 @@ class LinesExamination:
 
     @classmethod
     def of(cls, file: BinaryIO) -> Self:
-        """Examine the lines of *file*; a torn last line is not one of them."""
+        """Examine the lines of *file*, except a torn last line."""
         found = cls()
         for number, line in enumerate(file):
             found._add(number, line)

@@ -37,7 +37,8 @@ _OTHERS_MODE: Final = 0o077
 def examine(home: Home, *, fix: bool, advance: Callable[[int], None] = lambda _: None) -> DoctorReport:
     """Return the faults of *home* after repairing them if *fix* is set; call *advance* after each thread.
 
-    Everything removed goes to the quarantine, except originals of threads that another program deleted. A second examination of a repaired home finds no fault.
+    Everything removed goes to the quarantine, except originals of threads that another program deleted. A second
+    examination of a repaired home finds no fault.
 
     Raises:
         IndexUnavailable: the index stayed locked.
@@ -160,7 +161,7 @@ class HomeExamination:
     def _examine_originals(self, known: Container[str]) -> None:
         """Examine the originals of threads without a rollout: another program deleted it.
 
-        Not while the whole folder of rollouts is away, such as a disk that is not mounted.
+        Skipped while the whole folder of rollouts is missing, as when a disk is not mounted.
         """
         home = self.home
         is_there = home.originals.is_dir() and home.sessions.is_dir()
@@ -206,7 +207,7 @@ class HomeExamination:
                 fault.repair = "only the owner has access now"
 
     def _examine_entries(self) -> None:
-        """Report what lies among the rollouts and is not one."""
+        """Report files among the rollouts that are not rollouts."""
         for folder in (self.home.sessions, self.home.archived_sessions):
             if folder.is_symlink() and not self.home.is_within(folder):
                 self._add_link_out(folder)
@@ -288,7 +289,7 @@ def _reason(entry: os.DirEntry[str]) -> str:
     if not is_text(entry.name):
         return "its name is not UTF-8: rename it"
     if not entry.name.endswith((".jsonl", f".jsonl{COMPRESSED_SUFFIX}")):
-        return "it is not a rollout by its name: move it out"
+        return "its name is not a rollout's: move it out"
     return "its name is not rollout-<time>-<thread id>.jsonl: move it out, then run livethread import on it"
 
 

@@ -15,7 +15,7 @@ from livethread.metadata import PAGINATED
 from livethread.model import format_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import encode_json
-from livethread.rollout.session_meta import lost_meta
+from livethread.rollout.session_meta import minimal_meta
 from livethread.types import CreateThreadParams
 from livethread_worker.store.files import (
     compression,
@@ -51,7 +51,7 @@ class ThreadExamination:
     fix: bool
 
     def examine(self, paths: list[Path]) -> None:
-        """Examine the thread with the rollouts *paths*; more than one of an id is a fault."""
+        """Examine the thread with the rollouts *paths*; several with the same rollout id are a fault."""
         by_age: dict[str, list[Path]] = defaultdict(list)
         for each in paths:
             by_age[self.home.generation(each)].append(each)
@@ -97,14 +97,14 @@ class ThreadExamination:
         return kept
 
     def _examine_name(self, path: Path) -> Path:
-        """Return the path of the rollout, renamed if its name does not tell its form."""
+        """Return the path of the rollout, renamed if its suffix does not fit its content."""
         try:
             right = compression.right_name(path)
         except OSError:  # `_read` reports it
             return path
         if right == path:
             return path
-        detail = f"its content is that of {right.name}; codex cannot read it"
+        detail = f"by its content, its name is {right.name}; codex cannot read it"
         self._add_fault(FaultKind.MISNAMED_FILE, path, detail, lambda: self._rename(path, right))
         return right if right.exists() else path
 
@@ -237,15 +237,17 @@ class ThreadExamination:
         return True
 
     def _examine_meta(self, path: Path) -> None:
-        """Report a rollout that does not begin with its ``session_meta``, as it is after other repairs."""
+        """Report a rollout that, after other repairs, does not begin with its ``session_meta``."""
         state, _ = self._read_state(path)
         with compression.open_rollout(path) as file:
             found = rollout_reader.find_meta(self.thread_id, file)
         if found is None:
-            detail = f"its name says thread {self.thread_id}, each session_meta another: rename it, or move it away"
+            detail = (
+                f"its name says thread {self.thread_id}, but each session_meta another: rename it, or move it away"
+            )
             self._add_fault(FaultKind.WRONG_NAME, path, detail)
         elif state.thread is None:
-            detail = "no line of it is an item"
+            detail = "it has no item"
             self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._quarantine(self._plain(path)))
         elif found.offset or not found.size:
             detail = "its first line is not a session_meta of its thread; codex cannot read the thread"
@@ -264,11 +266,11 @@ class ThreadExamination:
                 lineage.resolve(self.home, path, file)
         except errors.InvalidRequest as error:
             return str(error)
-        return "what it continues was restored just now"
+        return "the rollout that it continues was restored just now"
 
     @staticmethod
     def _is_torn(path: Path, torn: scan.Record) -> bool:
-        """Return whether the last line is to be cut off: it holds no records that another repair finds."""
+        """Return whether to cut off the last line: it holds no records that another repair would find."""
         with compression.open_rollout(path) as file:
             if bad_lines.is_utf16(file.read(2)):
                 return False
@@ -292,7 +294,7 @@ class ThreadExamination:
         return "repaired; the original rollout is kept in the quarantine"
 
     def _prepend_session_meta(self, path: Path, state: ThreadState) -> str:
-        """Prepend the thread's ``session_meta`` from further down, or one that says no more than the lines do."""
+        """Prepend a copy of the thread's ``session_meta`` from further down, or a minimal one."""
         path = self._plain(path)
         self._distrust_row()
         with repairs.replacing(self.home, path, self.thread_id) as (old, new):
@@ -311,7 +313,7 @@ class ThreadExamination:
     def _made_meta(state: ThreadState) -> bytes:
         assert state.thread is not None
         created_at = format_time(state.thread.created_at)
-        meta = lost_meta(state.thread_id) | {"timestamp": created_at, "cwd": state.thread.cwd}
+        meta = minimal_meta(state.thread_id) | {"timestamp": created_at, "cwd": state.thread.cwd}
         return encode_json({"timestamp": created_at, "type": "session_meta", "payload": meta})
 
     def _distrust_row(self) -> None:

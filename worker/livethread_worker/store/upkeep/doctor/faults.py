@@ -34,20 +34,20 @@ class FaultKind(StrEnum):
     TORN_TAIL = "torn_tail"
     #: A line is not UTF-8, and codex cannot read the thread: invalid bytes become U+FFFD, the quarantine keeps the line.
     INVALID_UTF8 = "invalid_utf8"
-    #: A line is not one record: records in it become lines of their own, and anything else is taken out.
+    #: A line is not one record: records in it become lines of their own, and anything else is removed.
     BAD_LINE = "bad_line"
-    #: A line says something that no reader takes, such as a number beyond the range of a float. It is not repaired.
+    #: A line says something that no reader accepts, such as a number beyond the range of a float. It is not repaired.
     UNREADABLE_LINE = "unreadable_line"
     #: The rollout does not begin with its ``session_meta``, and codex cannot read the thread: the one from further down is
-    #: copied, or one is added that says no more than the lines do; without any record, the file is moved to the quarantine.
+    #: copied, or a minimal one is added; a file without any record is moved to the quarantine.
     NO_SESSION_META = "no_session_meta"
     #: A compressed rollout is damaged: its readable part is decompressed, and the quarantine keeps the file.
     DAMAGED_FILE = "damaged_file"
-    #: The rollout's name does not tell whether it is compressed, and codex cannot read it: it is renamed.
+    #: The rollout's suffix does not fit its content, and codex cannot read it: it is renamed.
     MISNAMED_FILE = "misnamed_file"
-    #: Every ``session_meta`` of a rollout is another thread's than its name says. It is not repaired.
+    #: Every ``session_meta`` of a rollout names another thread than the file name. It is not repaired.
     WRONG_NAME = "wrong_name"
-    #: A file among the rollouts is not a rollout by its name. It is not repaired.
+    #: The name of a file among the rollouts is not a rollout's. It is not repaired.
     UNRECOGNIZED_FILE = "unrecognized_file"
     #: A rollout cannot be opened: it is not a file, or we lack the permission. It is not repaired.
     UNREADABLE_FILE = "unreadable_file"

@@ -1,4 +1,4 @@
-"""The journal of repairs: what each took out of the home, so that `undo` can bring it back.
+"""Keeps a journal of repairs, so that `undo` can restore what they removed from the home.
 
 A line is written before the repair changes anything. If a crash comes in between, undoing that repair changes nothing.
 """
@@ -36,7 +36,7 @@ class RepairKind(StrEnum):
     CUT = "cut"
     #: The file was replaced with a repaired one.
     REPLACED = "replaced"
-    #: Lines were taken out of the name index.
+    #: Lines were removed from the name index.
     NAMES = "names"
 
 
@@ -57,7 +57,7 @@ class Repair:
 
 
 def note(home: Home, repair: Repair) -> None:
-    """Write *repair* durably to the journal; what it takes out is kept already, or is moved next."""
+    """Write *repair* durably to the journal; what it removes is kept already, or is moved next."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     with open(os.open(_journal(home), flags, FILE_MODE), "ab") as file:  # noqa: PTH123 - a descriptor
         file.write(encode_json(asdict(repair)) + b"\n")
@@ -100,7 +100,7 @@ def replacing(home: Home, path: Path, thread_id: str) -> Iterator[tuple[BinaryIO
 
 
 def forget_names(home: Home, thread_ids: list[str]) -> Path | None:
-    """Take the lines of *thread_ids* out of the name index; return where the quarantine keeps them, if there were any."""
+    """Remove the lines of *thread_ids* from the name index; return where the quarantine keeps them, if there were any."""
     kept: list[Path] = []
 
     def keep(lines: bytes) -> None:
@@ -113,7 +113,7 @@ def forget_names(home: Home, thread_ids: list[str]) -> Path | None:
 
 @dataclass(slots=True)
 class UndoReport:
-    """What `undo` brought back."""
+    """What `undo` restored."""
 
     #: Paths relative to the home.
     restored: list[str] = field(default_factory=list)
@@ -122,10 +122,10 @@ class UndoReport:
 
 
 def undo(home: Home) -> UndoReport:
-    """Bring back all lines and files that repairs took out, the last repair first. Lines that were added since stay.
+    """Restore all lines and files that repairs removed, the last repair first. Lines that were added since stay.
 
     Raises:
-        OSError: a file cannot be read or written; a second run goes on.
+        OSError: a file cannot be read or written; a second run continues.
         IndexUnavailable: the index cannot be written.
     """
     report = UndoReport()
@@ -137,14 +137,14 @@ def undo(home: Home) -> UndoReport:
 
 def _undo(home: Home, index: Index, repair: Repair, report: UndoReport) -> None:
     kept = home.quarantine / repair.kept
-    if not kept.exists():  # brought back before
+    if not kept.exists():  # restored before
         return
     try:
         with ExitStack() as stack:
             if repair.thread_id is not None:
                 stack.enter_context(locks.file_lock(home.thread_lock(repair.thread_id), wait_s=LOCK_WAIT))
                 index.distrust(repair.thread_id)  # its lines are about to move
-            _bring_back(home, repair, kept)
+            _restore(home, repair, kept)
             kept.unlink(missing_ok=True)
             if repair.thread_id is not None:
                 _read_again(home, index, repair.thread_id)
@@ -157,7 +157,7 @@ def _undo(home: Home, index: Index, repair: Repair, report: UndoReport) -> None:
 
 
 class _ChangedError(Exception):
-    """A repaired file is not what the repair made of it."""
+    """A repaired file was changed since the repair."""
 
 
 def _journal(home: Home) -> Path:
@@ -173,7 +173,7 @@ def _read_journal(home: Home) -> list[Repair]:
     return [Repair(**value | {"kind": RepairKind(value["kind"])}) for value in values]
 
 
-def _bring_back(home: Home, repair: Repair, kept: Path) -> None:
+def _restore(home: Home, repair: Repair, kept: Path) -> None:
     if repair.kind is RepairKind.NAMES:
         name_index.restore_names(home, kept.read_bytes())
         return
@@ -190,7 +190,7 @@ def _bring_back(home: Home, repair: Repair, kept: Path) -> None:
     path = compression.plain_form(path)
     content = path.read_bytes()
     whole = _original(repair, kept.read_bytes(), content)
-    if not content.startswith(whole):  # else a crash came after it was brought back
+    if not content.startswith(whole):  # otherwise, a crash came after it was restored
         added = content[repair.size :]
         if added and not whole.endswith(b"\n"):
             whole += b"\n"

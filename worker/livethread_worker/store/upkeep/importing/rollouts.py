@@ -171,12 +171,12 @@ class _Importer:
         thread_id = self._planner.thread_ids.get(path)
         if thread_id is None:
             identify(found, self._home)
-            raise LeftOut("it is in the home, but is not a rollout of it by its name: move it out, then import it")
+            raise LeftOut("it is in the home, but its name is not a rollout's: move it out, then import it")
         if thread_id in self._known or thread_id in self._batch:
             self._report.unchanged += 1
             return
         if identify(found, self._home).first:
-            reason = f"its name has the thread id {thread_id}, its session_meta spells the id differently"
+            reason = f"its name has the thread id {thread_id}, but its session_meta spells the id differently"
             raise LeftOut(f"{reason}: move it out, then import it")
         self._batch[thread_id] = path
         self._count(found.path, thread_id, Outcome.INDEXED)
@@ -208,7 +208,7 @@ class _Importer:
     def _copy_original(self, source: Source, target: Path) -> None:
         """Copy the original of a rollout that codex rewrote, if its home has not carried it over yet.
 
-        It is there before its rollout: after a crash, the next import finds neither, or copies both again.
+        It is copied before its rollout, so that after a crash, the next import finds neither, or copies both again.
         """
         original = originals.find(Home(source.names.parent), source.path)
         if original is None or source.first:  # a home of ours spells ids as we do
@@ -272,7 +272,7 @@ class _Importer:
 
     def _index_batch(self) -> None:
         """Index the changed rollouts; after an error they are in the home, and can be indexed later."""
-        # Of a thread that codex reverted, several may have been imported.
+        # Several rollouts may have been imported of a thread that codex reverted.
         batch = {thread_id: self._home.live_rollout(path) for thread_id, path in self._batch.items()}
         self._batch = {}
         self._known |= batch.keys()
@@ -292,7 +292,7 @@ class _Importer:
         self._report.failed += [Refusal(name, "it is in the home, but cannot be indexed") for name in read.unreadable]
 
     def _index_heirs(self) -> None:
-        """Index forks again that were imported before the rollouts that they continue."""
+        """Index again the forks that were imported before the rollouts that they continue."""
         for thread_id in () if self._dry_run else self._index.broken():
             if (path := self._home.find_rollout(thread_id)) is not None:
                 self._batch[thread_id] = path

@@ -39,7 +39,7 @@ _WRONG_SUFFIX: Final = f"its name does not end in {' or '.join(_SUFFIXES)}: rena
 class NotRollout(Exception):
     """A file is not a rollout that can be imported."""
 
-    #: Whether it holds a conversation all the same.
+    #: Whether it holds a conversation nevertheless.
     holds_conversation = False
 
 
@@ -235,7 +235,7 @@ def as_thread_id(text: str) -> str:
 def _own_meta(file: BinaryIO, named: str | None, path: Path) -> dict[str, Any] | None:
     """Return the first record with a ``session_meta``, of the thread *named* unless that is None.
 
-    None: the thread is named, and there are items, but no ``session_meta``.
+    None if the file names its thread and has items, but no ``session_meta``.
     """
     is_first, other, has_items = True, None, False
     for record in scan.scan_records(file):
@@ -253,7 +253,7 @@ def _own_meta(file: BinaryIO, named: str | None, path: Path) -> dict[str, Any] |
             other = id_
         has_items = has_items or _is_item(value)
     if other is not None:
-        reason = f"its name has the thread id {named}, its session_meta {other[:80]!r}"
+        reason = f"its name has the thread id {named}, but its session_meta {other[:80]!r}"
         raise LeftOut(f"{reason}: rename it to rollout-<time>-<thread id>.jsonl")
     if has_items and named:
         return None

@@ -540,7 +540,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize(("name", "content"), LEFT_OUT.values(), ids=LEFT_OUT.keys())
-def test_a_conversation_that_is_left_out_is_named_with_what_to_do(
+def test_a_conversation_that_is_left_out_is_reported_with_advice(
     store: Store, source: Path, good: str, name: str, content: bytes
 ) -> None:
     (source / DAY / name).write_bytes(content)

@@ -284,11 +284,11 @@ def test_a_file_that_is_not_a_rollout_is_refused_with_the_reason(
         ("a.jsonl", b'{"type":"session_meta","payload":[1]}\n', "it has no readable session_meta: rename it"),
         ("a.jsonl", b'{"type":"session_meta","payload":{"id":""}}\n', "it has no readable session_meta: rename it"),
         ("a.jsonl", b'{"type":"message","role":"user","content":[]}\n', "it has no readable session_meta: rename it"),
-        (NAMED, meta_line(thread_id(2)), f"thread id {ONE}, its session_meta '{thread_id(2)}': rename it"),
+        (NAMED, meta_line(thread_id(2)), f"thread id {ONE}, but its session_meta '{thread_id(2)}': rename it"),
         (NAMED, "{}\n".encode("utf-16"), "no line of it can be read"),
     ],
 )
-def test_a_conversation_of_an_unknown_thread_is_refused_with_what_to_do(
+def test_a_conversation_of_an_unknown_thread_is_refused_with_advice(
     home: Home, source: Path, name: str, data: bytes, reason: str
 ) -> None:
     path = write(source / name, data)
