@@ -30,6 +30,10 @@ def print_results(results: dict[str, Any], sizes: Sequence[int]) -> None:
         _print_listing(records, sizes)
     if records := results.get("scale"):
         _print_scale(records)
+    if deleted := results.get("deleting"):
+        rates = (f"{deleted[name]:.0f}/s" for name in ("accepted_per_s", "applied_per_s"))
+        row = (f"{deleted['deletions']} in a row", *rates, str(deleted["expired"]))
+        _print_table(("deletions", "accepted", "applied", "expired claims"), [row])
     _print_bare(results)
 
 

@@ -33,8 +33,13 @@ def run(folder: Path, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]
     return [{"threads": size} | asyncio.run(_measure(folder, size, repeats)) for size in sizes]
 
 
+def on_one_day(size: int) -> homes.Shape:
+    """Return the shape of *size* small threads of one day."""
+    return replace(homes.SMALL, apart=timedelta(hours=23) / size)
+
+
 async def _measure(folder: Path, size: int, repeats: int) -> dict[str, float]:
-    shape = replace(homes.SMALL, apart=timedelta(hours=23) / size)
+    shape = on_one_day(size)
     home = await asyncio.to_thread(made_home, folder, size, shape, "day")
     settings = Settings(home=home.root, sync="none")
     bench = _Bench(home, shape)

@@ -197,14 +197,14 @@ class Home:
 
     def where_it_lies(self, path: Path) -> Path | None:
         """Return *path*, or the archived or compressed rollout of that name; None if no such file exists."""
-        for text in self.forms(path):
+        for text in self.forms(str(path)):
             if os.path.exists(text):  # noqa: PTH110 - a Path takes four times as long
                 return Path(text)
         return None
 
-    def forms(self, path: Path) -> tuple[str, ...]:
+    def forms(self, path: str) -> tuple[str, ...]:
         """Return *path*, and where a plain active rollout of that name lies if it is archived or compressed."""
-        plain = (str(path), f"{self.archived_sessions}/{path.name}")
+        plain = (path, self._archived + path.rpartition("/")[2])
         return *plain, *(f"{each}{COMPRESSED_SUFFIX}" for each in plain)
 
     def require_rollout(self, thread_id: str) -> Path:

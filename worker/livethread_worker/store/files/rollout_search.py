@@ -87,10 +87,11 @@ class RolloutSearch:
         """Return the rollouts that are named by the time of their id, in one of *zones*."""
         for zone in zones:
             for seconds in range(_NAMED_WITHIN + 1):
-                path = self._home.new_rollout(id_, made_at + zone + timedelta(seconds=seconds))
-                found = [form for form in self._home.forms(path) if os.path.exists(form)]  # noqa: PTH110 - half the time
+                at = f"{made_at + zone + timedelta(seconds=seconds):%Y/%m/%d/rollout-%Y-%m-%dT%H-%M-%S}"
+                forms = self._home.forms(f"{self._home.sessions}/{at}-{id_}.jsonl")
+                found = [Path(form) for form in forms if os.path.exists(form)]  # noqa: PTH110 - half the time
                 if found:
-                    return [each for each in map(Path, found) if self._home.is_within(each.parent)]
+                    return [path for path in found if self._home.is_within(path.parent)]
         return []
 
     def _folders(self, made_at: datetime | None, *, may_rest: bool) -> Iterator[str]:

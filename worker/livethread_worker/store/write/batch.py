@@ -19,7 +19,7 @@ from livethread.errors import ThreadStoreError
 from livethread.ordered_tasks import AppendItems, DeleteThread, MailboxEntry
 from livethread_worker.store.files import Home, locks, name_index, originals
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.sync import Syncing, sync_now
+from livethread_worker.store.files.sync import Syncing, sync_directory, sync_now
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
 from livethread_worker.store.thread_state import ThreadState
@@ -68,6 +68,8 @@ class Batch:
         self._rows: dict[str, ThreadRows] = {}
         #: Rollouts whose originals are not needed once the batch is committed.
         self._carried_over: dict[str, Path] = {}
+        #: Folders from which files were removed, which is not on disk yet.
+        self._removed_from: set[Path] = set()
         #: Recorders of lines that are not on disk yet.
         self._unsynced: dict[str, RolloutRecorder] = {}
 
@@ -142,6 +144,7 @@ class Batch:
         The files are synced, all together, while the index stores what they hold: it commits when they are on disk.
         """
         syncing = Syncing(list(self._unsynced.values()))
+        self._sync_removals()
         try:
             # Other processes are waiting for the index, and must not wait for a slow disk.
             stored = self._store(
@@ -159,6 +162,16 @@ class Batch:
             if thread_id not in failed:  # even if the index was busy: the line is in the rollout
                 originals.forget(self._home, path)
         return self._outcomes | stored | {id_: Outcome.failed(error) for id_, error in failed.items()}
+
+    def _sync_removals(self) -> None:
+        """Sync the folders from which files were removed; if that fails, the deletions fail."""
+        try:
+            for folder in self._removed_from:
+                sync_directory(folder)
+        except OSError as error:
+            for thread_id in [id_ for id_, work in self._works.items() if work.is_deleted]:
+                self._outcomes[thread_id] = Outcome.failed(error)
+                del self._works[thread_id]
 
     @contextmanager
     def outcome_of(self, thread_id: str) -> Iterator[None]:
@@ -184,7 +197,8 @@ class Batch:
         """
         home, work, recorder = self._home, rollout.work, rollout.recorder
         if work.is_deleted:
-            remove_files(home, self._index, work.state.thread_id)
+            if (folder := remove_files(home, self._index, work.state.thread_id)) is not None:
+                self._removed_from.add(folder)
             return False
         if work.renamed is not None:
             name_index.set_name(home, work.state.thread_id, *work.renamed)

@@ -27,13 +27,19 @@ def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequenc
     return ()
 
 
-def remove_files(home: Home, index: Index, thread_id: str) -> None:
-    """Remove the thread's files, durably, the live rollout last; missing ones are not an error."""
-    for path in rollouts_of(home, index, thread_id):
+def remove_files(home: Home, index: Index, thread_id: str) -> Path | None:
+    """Remove the thread's files, the live rollout last; missing ones are not an error.
+
+    Return the folder to sync, so that this is durable: one sync may serve many threads.
+    """
+    rollouts = rollouts_of(home, index, thread_id)
+    for path in rollouts:
         for left in (unfinished(path), unfinished(other_form(path))):
             left.unlink(missing_ok=True)
         originals.forget(home, path)
         path.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        if path is not rollouts[-1]:
+            sync_directory(path.parent)
     forget_names(home, thread_id)
     Path(home.thread_lock(thread_id)).unlink(missing_ok=True)
+    return rollouts[-1].parent if rollouts else None

@@ -7,11 +7,11 @@ from tests.unit.worker.builders import Mail, Store, killed
 
 from livethread.metadata import ThreadMetadataPatch
 from livethread_worker.store.files.name_index import read_names
-from livethread_worker.store.write import delete_thread
+from livethread_worker.store.write import batch, delete_thread
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 DELETING: dict[str, tuple[str, str, int | None]] = {
-    "after the file": ("delete", "sync_directory", None),
+    "after the file": ("batch", "sync_directory", None),
     "before its names": ("delete", "forget_names", None),
     "after its names": ("delete", "forget_names", 1),
     "before the commit": ("index", "commit", None),
@@ -20,7 +20,7 @@ DELETING: dict[str, tuple[str, str, int | None]] = {
 
 
 def crash_target(store: Store, name: str) -> object:
-    targets: dict[str, object] = {"delete": delete_thread, "index": store.index}
+    targets: dict[str, object] = {"delete": delete_thread, "batch": batch, "index": store.index}
     return targets[name]
 
 
@@ -82,6 +82,24 @@ def test_a_thread_created_and_deleted_in_one_batch_leaves_nothing(store: Store, 
 
     assert outcome.kind is OutcomeKind.DELETED
     assert store.home.find_rollout(mail.thread_id) is None
+    assert set(rows_of(store, mail).values()) == {0}
+
+
+def test_a_deletion_that_cannot_be_synced_is_tried_again(
+    store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+    deletion = mail.delete()
+
+    def fail(_: Path) -> None:
+        raise OSError(5, "the disk fails")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(batch, "sync_directory", fail)
+        failed = store.apply(mail, deletion)
+
+    assert (failed.kind, store.index.rollout(mail.thread_id) is None) == (OutcomeKind.FAILED, False)
+    assert store.apply(mail, deletion).kind is OutcomeKind.DELETED
     assert set(rows_of(store, mail).values()) == {0}
 
 
