@@ -52,7 +52,7 @@ def rollouts_of(home: Home, index: Index, thread_id: str) -> list[Path]:
     if known is None:
         return home.rollouts_of(thread_id, _known_folders(index))
     may_rest = not index.lineage(thread_id).is_paginated  # codex may have reverted it just now
-    found = set(home.rollouts_of(thread_id, _known_folders(index), may_rest=may_rest))
+    found = set(home.rollouts_of(thread_id, _known_folders(index), may_rest=may_rest, is_indexed=True))
     live = home.root / known[0]
     forms = {live, *map(Path, home.forms(str(home.active_path(live))))}
     found |= {path for path in forms if path.exists() and home.is_within(path.parent)}

@@ -154,13 +154,18 @@ class Home:
         return max(paths, key=self.rank) if paths else None
 
     def rollouts_of(
-        self, thread_id: str, known: Mapping[str, KnownFolder] | None = None, *, may_rest: bool = True
+        self,
+        thread_id: str,
+        known: Mapping[str, KnownFolder] | None = None,
+        *,
+        may_rest: bool = True,
+        is_indexed: bool = False,
     ) -> list[Path]:
         """Return all rollouts of a thread, the live one last; codex's ``thread/revert`` leaves the earlier ones.
 
-        *known* folders that did not change hold no live rollout of it.
+        For the other parameters, see `RolloutSearch.by_folder`.
         """
-        found = self._search.by_folder(thread_id, self.thread_of, known, may_rest=may_rest)
+        found = self._search.by_folder(thread_id, self.thread_of, known, may_rest=may_rest, is_indexed=is_indexed)
         return sorted({path for paths in found for path in paths}, key=lambda path: (self.rank(path), path))
 
     def live_rollout(self, path: Path) -> Path:
@@ -297,8 +302,12 @@ class Home:
         return _owner(folder) in {_owner(self.root), _ROOT_USER}
 
     def is_within(self, folder: Path) -> bool:
-        """Return whether *folder* is in the home after symlinks are resolved."""
-        return self._without_links(folder) is not None
+        """Return whether *folder* is in the home after symlinks are resolved; see `resolve` for how long that counts."""
+        try:
+            self.resolve(f"{self.relative(folder)}/file")
+        except (InvalidRequest, ValueError):
+            return False
+        return True
 
     def spelled(self, path: Path) -> Path | None:
         """Return the path of a file as the home spells it; None if it does not lie in the home."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from livethread_worker.store.files.home import Home
 
 #: Entries of a folder, and folders of a home, from which on a search does not list them each time.
-LARGE: Final = 2_000
+LARGE: Final = 500
 
 #: A large folder is listed again only after this many times the duration: 2 % of the time.
 REST_FACTOR: Final = 50
@@ -64,10 +64,13 @@ class RolloutSearch:
         known: Mapping[str, KnownFolder] | None,
         *,
         may_rest: bool = True,
+        is_indexed: bool = False,
     ) -> Iterator[list[Path]]:
         """Yield the rollouts whose id, by *id_of*, is *id_*: those of each folder that has any; some perhaps twice.
 
         *known* folders that are unchanged hold no rollout of the id but their others. None: list every folder.
+        Large folders are not listed each time if this *may_rest*. Then only a rollout of an id that *is_indexed* is not
+        looked for by all names it may have.
         """
         may_rest &= known is not None
         made_at = time_of_id(id_)
@@ -80,7 +83,7 @@ class RolloutSearch:
             paths = [path for name in names or () if id_of(path := Path(folder, name)) == id_]
             if paths and self._home.is_within(Path(folder)):
                 yield sorted(paths)
-        if is_resting and made_at and (paths := self._named(id_, made_at, _ZONES)):
+        if is_resting and not is_indexed and made_at and (paths := self._named(id_, made_at, _ZONES)):
             yield paths
 
     def _named(self, id_: str, made_at: datetime, zones: Iterable[timedelta]) -> list[Path]:
