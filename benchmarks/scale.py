@@ -25,6 +25,9 @@ from livethread_worker.store.local import LocalThreadStore
 #: When the threads are created that come and go during the measurement: on the day of all others.
 _AT: Final = homes.BEGIN + timedelta(hours=23, minutes=50)
 
+#: Rounds of the operations for each measurement of a process.
+_ROUNDS: Final = 10
+
 _ITEM: Final = RolloutItem(type="event_msg", payload={"type": "user_message", "message": "Is this home large?"})
 
 
@@ -45,6 +48,9 @@ async def _measure(folder: Path, size: int, repeats: int) -> dict[str, float]:
     bench = _Bench(home, shape)
     for _ in range(repeats):
         async with LocalThreadStore(settings) as store:
+            await bench.first_listing(store)
+    async with LocalThreadStore(settings) as store:
+        for _ in range(repeats * _ROUNDS):
             await bench.round(store, size)
     return {name: statistics.median(seconds) for name, seconds in bench.seconds.items()}
 
@@ -57,10 +63,16 @@ class _Bench:
         self._numbers = count(time.time_ns() % 10**12)
         self.seconds: dict[str, list[float]] = defaultdict(list)
 
+    async def first_listing(self, store: LocalThreadStore) -> None:
+        """List threads with a new *store*, after another program changed the folder."""
+        added = homes.id_of(_AT, next(self._numbers))
+        self._write_rollout(added)
+        await self._time("the first listing of a process", store.list_threads(types.ListThreadsParams()))
+        await store.delete_thread(types.DeleteThreadParams(thread_id=added))
+
     async def round(self, store: LocalThreadStore, size: int) -> None:
         created, found, unknown = (homes.id_of(_AT, next(self._numbers)) for _ in range(3))
         known = self._shape.thread_id(next(self._numbers) % homes.RARE * (size // homes.RARE))  # not an archived one
-        await self._time("the first listing of a process", store.list_threads(types.ListThreadsParams()))
         await self._time("creating a thread of a chosen id", _create(store, created))
         await self._time("reading an unknown id", _read(store, unknown))
         self._write_rollout(found)

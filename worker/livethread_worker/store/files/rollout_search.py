@@ -28,8 +28,9 @@ LARGE: Final = 500
 #: A large folder is listed again only after this many times the duration: 2 % of the time.
 REST_FACTOR: Final = 50
 
-#: How many seconds after its id a thread gets its rollout's name, at most; slower ones need a listing.
+#: How many seconds after its id a thread gets its rollout's name; and how many if the program is slow.
 _NAMED_WITHIN: Final = 2
+_NAMED_SLOWLY: Final = 10
 
 #: The differences to UTC that are in use.
 _ZONES: Final = tuple(
@@ -83,13 +84,17 @@ class RolloutSearch:
             paths = [path for name in names or () if id_of(path := Path(folder, name)) == id_]
             if paths and self._home.is_within(Path(folder)):
                 yield sorted(paths)
-        if is_resting and not is_indexed and made_at and (paths := self._named(id_, made_at, _ZONES)):
-            yield paths
+        if is_resting and not is_indexed and made_at:
+            usual = self._named(id_, made_at, _usual_zones(made_at), _NAMED_SLOWLY)
+            if paths := usual or self._named(id_, made_at, _ZONES):
+                yield paths
 
-    def _named(self, id_: str, made_at: datetime, zones: Iterable[timedelta]) -> list[Path]:
-        """Return the rollouts that are named by the time of their id, in one of *zones*."""
+    def _named(
+        self, id_: str, made_at: datetime, zones: Iterable[timedelta], within: int = _NAMED_WITHIN
+    ) -> list[Path]:
+        """Return the rollouts that are named by the time of their id, in one of *zones*, or up to *within* seconds later."""
         for zone in zones:
-            for seconds in range(_NAMED_WITHIN + 1):
+            for seconds in range(within + 1):
                 at = f"{made_at + zone + timedelta(seconds=seconds):%Y/%m/%d/rollout-%Y-%m-%dT%H-%M-%S}"
                 forms = self._home.forms(f"{self._home.sessions}/{at}-{id_}.jsonl")
                 found = [Path(form) for form in forms if os.path.exists(form)]  # noqa: PTH110 - half the time

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from typing import Final, NamedTuple
 
 from sqlite_utils import Database
@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 #: the searches after it leave them out without waiting.
 _SEARCH_WAIT: Final = 1.0  # seconds
 _SEARCH_WITHOUT: Final = 3.0  # seconds
+
+#: How often folders that other processes noted are read.
+_FOLDERS_INTERVAL: Final = 60.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class Index:
         self._cache = StateCache(self.db.conn)
         self._directories = Directories(self.db.conn)
         self._maintenance = Maintenance(self.db.conn, self._connection.transaction)
+        self._folders: dict[str, KnownFolder] = {}
+        self._read_folders_at = 0.0
         #: Monotonic time until which searches leave out messages that are not indexed yet.
         self._search_without_until = 0.0
         #: Whether it is private and ends with the process.
@@ -320,11 +325,19 @@ class Index:
         """Return roughly the *limit* rollouts of active threads that were updated last, to within ten seconds."""
         return _rollouts(self._connection.select(QUERIES["rollouts_updated_last"], limit=limit))
 
-    @cached_property
+    @property
     def folders(self) -> dict[str, KnownFolder]:
-        """Folders, by path, as they were when the index knew every rollout in them; as far as this process was told."""
-        rows = self._connection.select(QUERIES["folders"])
-        return {row[0]: KnownFolder(FolderStamp(row[1], row[2]), tuple(json.loads(row[3]))) for row in rows}
+        """Folders, by path, as they were when the index knew every rollout in them; a caller may note more.
+
+        What other processes note is read from the index every `_FOLDERS_INTERVAL`.
+        """
+        if (now := time.monotonic()) >= self._read_folders_at:
+            for path, changed_ns, inode, others in self._connection.select(QUERIES["folders"]):
+                known = self._folders.get(path)
+                if known is None or known.stamp.changed_ns < changed_ns:
+                    self._folders[path] = KnownFolder(FolderStamp(changed_ns, inode), tuple(json.loads(others)))
+            self._read_folders_at = now + _FOLDERS_INTERVAL
+        return self._folders
 
     def save_folders(self, folders: Mapping[str, KnownFolder]) -> None:
         """Note that the index knows every rollout in *folders*."""

@@ -176,8 +176,7 @@ class Refresher:
         """Return rollouts in changed folders, the rollouts about which the index is wrong, and threads without one."""
         entries = self._entries_of_changed_folders()
         stale, missing = self._stale_by_length()
-        moved = {id_: path for id_ in missing if (path := find_rollout(self.home, self.index, id_)) is not None}
-        return entries, stale | moved | self._stale_in(entries), [id_ for id_ in missing if id_ not in moved]
+        return entries, stale | self._stale_in(entries), missing
 
     def _present(self, thread_ids: Collection[str]) -> set[str]:
         """Return those of *thread_ids* that have a rollout anywhere in the home."""
@@ -208,6 +207,8 @@ class Refresher:
                         with suppress(OSError):  # a home that this process only reads; doctor finds it
                             originals.forget(self.home, Path(known[thread_id][0]))
                 self.index.commit((), gone)
+        copies = ((id_, path) for id_ in present if (path := find_rollout(self.home, self.index, id_)) is not None)
+        self._read(copies)
 
     def _entries_of_changed_folders(self) -> list[_Entry]:
         """Return the next rollouts in folders that changed since the index knew every rollout in them."""
@@ -267,7 +268,9 @@ class Refresher:
             for thread_id, row in rollouts.items():
                 path = self.home.root / row[0]
                 size = _size(path)
-                if size < 0:
+                if size < 0 and (moved := self.home.where_it_lies(self.home.active_path(path))) is not None:
+                    stale[thread_id] = moved
+                elif size < 0:
                     missing.append(thread_id)
                 elif self._is_stale(thread_id, row, row[0], size):
                     stale[thread_id] = path
