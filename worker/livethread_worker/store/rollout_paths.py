@@ -20,7 +20,7 @@ def find_rollout(home: Home, index: Index, thread_id: str) -> Path | None:
     known = index.rollout(thread_id)
     if known is not None:
         path = home.where_it_lies(home.active_path(home.root / known[0]))
-        if path is not None and home.is_within(path.parent):
+        if path is not None and home.was_within(path.parent):
             return live_rollout(home, path)
     path = home.find_a_rollout(thread_id, _known_folders(index))
     return live_rollout(home, path) if path else None
@@ -55,7 +55,7 @@ def rollouts_of(home: Home, index: Index, thread_id: str) -> list[Path]:
     found = set(home.rollouts_of(thread_id, _known_folders(index), may_rest=may_rest, is_indexed=True))
     live = home.root / known[0]
     forms = {live, *map(Path, home.forms(str(home.active_path(live))))}
-    found |= {path for path in forms if path.exists() and home.is_within(path.parent)}
+    found |= {path for path in forms if path.exists() and home.was_within(path.parent)}
     if home.generation(live) and all(map(home.generation, found)):  # the first one was live when its folder was noted
         found |= set(home.rollouts_of(thread_id))
     return sorted(found, key=home.rank)

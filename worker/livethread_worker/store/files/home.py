@@ -150,7 +150,7 @@ class Home:
 
     def find_rollout_of_id(self, rollout_id: str) -> Path | None:
         """Return the rollout with an id of its own, as a ``history_base`` names it, or None."""
-        paths = next(self._search.by_folder(rollout_id, self.rollout_id_of, None), None)
+        paths = next(self._search.by_folder(rollout_id, self.rollout_id_of, {}, may_rest=False), None)
         return max(paths, key=self.rank) if paths else None
 
     def rollouts_of(
@@ -302,7 +302,11 @@ class Home:
         return _owner(folder) in {_owner(self.root), _ROOT_USER}
 
     def is_within(self, folder: Path) -> bool:
-        """Return whether *folder* is in the home after symlinks are resolved; see `resolve` for how long that counts."""
+        """Return whether *folder* is in the home after symlinks are resolved."""
+        return self._without_links(folder) is not None
+
+    def was_within(self, folder: Path) -> bool:
+        """Return what `is_within` returned up to `LINK_CHECK_INTERVAL` ago."""
         try:
             self.resolve(f"{self.relative(folder)}/file")
         except (InvalidRequest, ValueError):

@@ -82,7 +82,7 @@ class RolloutSearch:
             names = self._names(folder, id_, known or {}, may_rest=may_rest)
             is_resting |= names is None
             paths = [path for name in names or () if id_of(path := Path(folder, name)) == id_]
-            if paths and self._home.is_within(Path(folder)):
+            if paths and self._home.was_within(Path(folder)):
                 yield sorted(paths)
         if is_resting and not is_indexed and made_at:
             usual = self._named(id_, made_at, _usual_zones(made_at), _NAMED_SLOWLY)
@@ -99,7 +99,7 @@ class RolloutSearch:
                 forms = self._home.forms(f"{self._home.sessions}/{at}-{id_}.jsonl")
                 found = [Path(form) for form in forms if os.path.exists(form)]  # noqa: PTH110 - half the time
                 if found:
-                    return [path for path in found if self._home.is_within(path.parent)]
+                    return [path for path in found if self._home.was_within(path.parent)]
         return []
 
     def _folders(self, made_at: datetime | None, *, may_rest: bool) -> Iterator[str]:
