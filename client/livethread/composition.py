@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from livethread.queued import QueuedThreadStore
+    from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
+    from livethread.queued.shards import Shards
     from livethread.store import ThreadReader
     from livethread_config import Settings
+    from livethread_config.deployment import HomeIdentity
 
 
 @asynccontextmanager
@@ -30,8 +33,8 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
     run yet; both end with the last process that uses them.
 
     Raises:
-        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value, or Redis cannot keep what it accepts, such as a
-            cluster, an old version, or one that drops keys.
+        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value, the deployment record contradicts the settings,
+            or Redis cannot keep what it accepts, such as a cluster, an old version, or one that drops keys.
         Unavailable: Redis does not answer (unless ``require_redis`` is false), the embedded server cannot be started, or
             the home cannot be created.
     """
@@ -42,7 +45,9 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
         if settings.is_embedded:
             await _run_locally(stack, settings)
         app = _client_app(stack, settings)
-        reader, mailboxes = await _reader(stack, settings, app), _mailboxes(stack, settings, app)
+        mailboxes = _mailboxes(stack, settings, app)
+        deployment = await stack.enter_async_context(mailboxes.deployment)
+        reader = await _reader(stack, settings, app, deployment)
         yield await stack.enter_async_context(QueuedThreadStore(mailboxes, settings, reader))
 
 
@@ -58,11 +63,19 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
     """
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
-        if not _reads_locally(settings):
-            from livethread.queued.connection import require_redis
+        if _reads_locally(settings):
+            yield await _local_reader(stack, settings)
+            return
+        from livethread.queued.connection import connect, redis_errors_translated, require_redis
+        from livethread.queued.deployment import DeploymentWatch
 
-            await require_redis(settings)
-        yield await _reader(stack, settings)
+        await require_redis(settings)
+        redis = connect(settings)
+        stack.push_async_callback(redis.aclose)
+        deployment = await stack.enter_async_context(DeploymentWatch(redis, settings))
+        with redis_errors_translated(settings):
+            await deployment.refresh()
+        yield await _reader(stack, settings, _client_app(stack, settings), deployment)
 
 
 async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:
@@ -71,12 +84,33 @@ async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes
     Raises:
         Unavailable: Redis does not answer.
     """
-    from livethread.queued.connection import require_redis
+    from livethread.queued.connection import redis_errors_translated, require_redis
 
     if settings.is_embedded:
         await _run_locally(stack, settings)
     await require_redis(settings)
-    return _mailboxes(stack, settings, _client_app(stack, settings), rings_to_the_end=True)
+    mailboxes = _mailboxes(stack, settings, _client_app(stack, settings), rings_to_the_end=True)
+    with redis_errors_translated(settings):
+        await mailboxes.deployment.refresh()
+    return mailboxes
+
+
+async def open_shards(stack: AsyncExitStack, settings: Settings) -> Shards:
+    """Return the shards of *settings*' deployment; the connection, and an embedded server, stay up until *stack* closes.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    from livethread.queued.connection import connect, redis_errors_translated, require_redis
+    from livethread.queued.shards import Shards
+
+    if settings.is_embedded:
+        await _run_locally(stack, settings)
+    await require_redis(settings)
+    stack.enter_context(redis_errors_translated(settings))
+    redis = connect(settings)
+    stack.push_async_callback(redis.aclose)
+    return Shards(redis, settings)
 
 
 def _settings_of_environment() -> Settings:
@@ -134,19 +168,64 @@ def _mailboxes(
     return Mailboxes(redis, settings, doorbell)
 
 
-async def _reader(stack: AsyncExitStack, settings: Settings, app: Celery | None = None) -> ThreadReader:
+async def _reader(
+    stack: AsyncExitStack, settings: Settings, app: Celery, deployment: DeploymentWatch
+) -> ThreadReader:
     if _reads_locally(settings):
-        from livethread_worker.store import LocalThreadStore
-
-        return await stack.enter_async_context(LocalThreadStore(settings))
+        return await _local_reader(stack, settings)
     from livethread.queued.celery_reader import CeleryReader
     from livethread.queued.connection import connect
 
     redis = connect(settings)
     stack.push_async_callback(redis.aclose)
-    reader = CeleryReader(app or _client_app(stack, settings), redis, settings)
+    reader = CeleryReader(app, redis, settings, deployment)
     stack.push_async_callback(reader.aclose)
     return reader
+
+
+async def _local_reader(stack: AsyncExitStack, settings: Settings) -> ThreadReader:
+    from livethread_worker.store import LocalThreadStore
+
+    local_home(settings)
+    return await stack.enter_async_context(LocalThreadStore(settings))
+
+
+def local_home(settings: Settings) -> HomeIdentity | None:
+    """Return the home that this process reads and may write; None if it reads none, or no worker has served it yet.
+
+    Raises:
+        InvalidRequest: the home belongs to a deployment with another prefix.
+    """
+    if not has_home(settings):
+        return None
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.files.identity import find_identity
+
+    try:
+        return find_identity(Home(settings.home), settings.key_prefix)
+    except OSError:  # reading the home says more
+        return None
+
+
+def new_home(settings: Settings) -> HomeIdentity:
+    """Return the home of this host that is to serve a shard; it gets an identity if it has none.
+
+    Raises:
+        InvalidRequest: ``LIVETHREAD_HOME`` is not set, the worker extra is missing, or Redis is embedded.
+        Unavailable: the home cannot be created.
+    """
+    if settings.is_embedded or "home" not in settings.model_fields_set or not _has_worker_extra():
+        raise InvalidRequest(
+            "a shard is moved to the home LIVETHREAD_HOME of this host, in the deployment LIVETHREAD_REDIS_URL: set both, "
+            "and install the worker extra (pip install 'livethread[worker]')"
+        )
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.files.identity import identify
+
+    try:
+        return identify(Home(settings.home), settings.key_prefix)
+    except OSError as error:
+        raise Unavailable(f"the home {settings.home} cannot be used: {error}") from error
 
 
 def _reads_locally(settings: Settings) -> bool:

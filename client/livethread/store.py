@@ -145,7 +145,7 @@ class ThreadStore(ThreadReader, Protocol):
 
         Raises:
             Conflict: the thread exists.
-            InvalidRequest: its ``history_base`` is in another shard.
+            InvalidRequest: its ``history_base`` is in another home.
         """
         ...
 

@@ -216,7 +216,7 @@ class PreparedFork(Result):
 
     #: The source.
     thread_id: ThreadId
-    #: A new id for the fork. With several shards, it is in the source's shard, and so in its home.
+    #: A new id for the fork. It is in a shard of the source's home.
     fork_id: ThreadId = Field(default_factory=new_thread_id)
     #: Whether a fork can share the source's lines: it is paginated. Otherwise they are copied.
     is_shared: bool

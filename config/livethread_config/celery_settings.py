@@ -13,7 +13,8 @@ SOCKET_TIMEOUT: Final = 10.0  # seconds
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings of a Celery application of *settings*' deployment."""
-    queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards)]
+    # Only the deployment record says how many there are; a worker adds those that it serves when it starts.
+    queues = [names.queue_name(settings.key_prefix, shard) for shard in range(settings.shards or 1)]
     key_prefix = names.celery_key_prefix(settings.key_prefix)
     redis = settings.redis
     return {

@@ -52,13 +52,21 @@ def opened_at(writer: str) -> int:
 
 
 def shard_of(thread_id: str, shards: int) -> int:
-    """Return the shard that owns *thread_id*; stable across releases, processes and platforms."""
+    """Return which of *shards* owns *thread_id*; stable across releases, processes and platforms.
+
+    Only `ShardEpochs` knows over how many shards the thread's epoch is spread.
+    """
     return zlib.crc32(thread_id.encode("ascii")) % shards
 
 
 def queue_name(prefix: str, shard: int) -> str:
     """Return the Celery queue of *shard*."""
     return f"{prefix}.{shard}"
+
+
+def deployment_key(prefix: str) -> str:
+    """Return the hash with the deployment record: ``wire``, ``epochs``, ``home:<shard>``, ``ahead``."""
+    return f"{prefix}:deployment"
 
 
 def celery_key_prefix(prefix: str) -> str:
@@ -97,6 +105,8 @@ class ShardKeys:
         self.seen = f"{base}seen"
         #: string: time (ms) of the last sweep, by a worker of this shard or of another.
         self.swept = f"{base}swept"
+        #: string: ``<time (ms)> <home id> <inode>`` of the last sweep by a worker that serves this shard.
+        self.served = f"{base}served"
         #: list, at most one entry: wakes a drain that lingers for more work.
         self.wake = f"{base}wake"
         #: zset: read -> time (ms) until which its caller waits; only reads that no worker has taken yet.

@@ -15,6 +15,9 @@ from livethread_config.redis_url import RedisUrl
 #: A unix socket's path must fit ``sun_path``: 108 bytes on Linux, 104 on macOS.
 MAX_SOCKET_PATH_BYTES = 100
 
+#: The most shards of a deployment.
+MAX_SHARDS = 4096
+
 #: The folder of a home that only livethread uses; the rest of the home has codex's layout.
 OWN_FOLDER = "livethread"
 
@@ -31,7 +34,7 @@ def _absolute(path: Path) -> Path:
 class Settings(BaseSettings):
     """Settings of clients and workers, read from ``LIVETHREAD_*``; every default suits a laptop.
 
-    Both sides must agree on ``redis_url``, ``key_prefix`` and ``shards``. Tests pass a ``Settings``;
+    Both sides must agree on ``redis_url`` and ``key_prefix``. Tests pass a ``Settings``;
     nothing else reads ``os.environ``.
     """
 
@@ -47,8 +50,8 @@ class Settings(BaseSettings):
     )
     #: Prefix of every Redis key and Celery queue.
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "livethread"
-    #: Number of shards; fixed for the life of a deployment.
-    shards: Annotated[int, Field(ge=1, le=4096)] = 1
+    #: Number of shards with which a new deployment begins; one that exists knows its own. Unset: 1.
+    shards: Annotated[int, Field(ge=1, le=MAX_SHARDS)] | None = None
     #: Where a client reads threads: from *home* on this host, or from the workers over Celery.
     #: ``auto`` reads *home* if it is set or Redis is embedded, and the worker extra is installed.
     reads: Literal["auto", "local", "celery"] = "auto"

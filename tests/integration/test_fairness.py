@@ -182,7 +182,7 @@ def test_a_drain_of_one_of_several_shards_ends_early_for_the_others(
     hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch, shards: int, batches: int
 ) -> None:
     """A worker process drains one shard at a time; with a single shard, no other drain waits."""
-    settings = hand_worker.settings.model_copy(update={"shards": shards, "claim_tasks": 10})
+    settings = hand_worker.settings.model_copy(update={"claim_tasks": 10})
     backlog = Backlog(hand_worker.redis, settings)
     backlog.thread(100)
     rung: list[int] = []
@@ -195,6 +195,7 @@ def test_a_drain_of_one_of_several_shards_ends_early_for_the_others(
         reads_wait=lambda: False,
         events=TaskEvents(None, 0),
         outage=Outage(logging.getLogger(__name__), "drain"),
+        serves_others=shards > 1,
     )
     monkeypatch.setattr(drain, "_apply", lambda claims: {each.thread_id: backlog.done(each) for each in claims})
     monkeypatch.setattr(drain_module, "time", SimpleNamespace(monotonic=Clock(), time=time.time))

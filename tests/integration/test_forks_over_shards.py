@@ -27,6 +27,6 @@ async def test_a_fork_gets_an_id_of_its_sources_shard(settings: Settings, n: int
         params = {"forked_from_id": source, "history_mode": "paginated", "history_base": forks[0].history_base}
 
         assert {shard_of(fork.fork_id, SHARDS) for fork in forks} == {shard_of(source, SHARDS)}
-        with pytest.raises(InvalidRequest, match="another shard"):
+        with pytest.raises(InvalidRequest, match="another home"):
             await store.create_thread(CreateThreadParams.model_validate({"thread_id": elsewhere} | params))
         await store.create_thread(CreateThreadParams.model_validate({"thread_id": forks[0].fork_id} | params))

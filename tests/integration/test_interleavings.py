@@ -336,6 +336,7 @@ class Interleaving(RuleBasedStateMachine):
     def forget_keys(self) -> None:
         if keys := list(self.redis.scan_iter(f"{self.settings.key_prefix}:*", count=1_000)):
             self.redis.delete(*keys)
+        self.redis.hset(names.deployment_key(self.settings.key_prefix), mapping={"wire": 1, "epochs": "[[0,1]]"})
 
     def applying(self) -> list[Actor]:
         """Return the workers that are about to apply their claims, if they have any."""
@@ -440,7 +441,8 @@ class Interleaving(RuleBasedStateMachine):
                     accepted.cancel()
                     with suppress(asyncio.CancelledError):
                         await accepted
-                    raise outbox._tasks[0].exception() or AssertionError("the sender ended")
+                    [ended] = [task for task in outbox._tasks if task.done()]
+                    raise ended.exception() or AssertionError("the sender ended")
         finally:
             redis.close()
 

@@ -133,9 +133,9 @@ async def test_a_queue_full_of_yesterdays_doorbells(settings: Settings, redis: R
     worker.kill()
 
 
-async def test_a_doorbell_carries_no_time(settings: Settings, redis: Redis) -> None:
+async def test_a_doorbell_carries_no_time(settings: Settings, redis: Redis, tmp_path: Path) -> None:
     """So the clocks of client and worker need not agree."""
-    settings = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}-clock"})
+    settings = settings.model_copy(update={"key_prefix": f"{settings.key_prefix}-clock", "home": tmp_path / "home"})
     queue = f"{settings.key_prefix}:celery:{names.queue_name(settings.key_prefix, 0)}"
     async with opened(settings) as store:
         await append(store, await new_thread(store), message("one"))

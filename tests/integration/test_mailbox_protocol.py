@@ -45,6 +45,8 @@ class Enqueuer:
         self.redis = redis
         self.keys = names.ShardKeys(settings.key_prefix, 0)
         self.bound = bound
+        self.deployment = names.deployment_key(settings.key_prefix)
+        redis.hset(self.deployment, "epochs", "[[0,1]]")
         self._script = redis.register_script(load_script("livethread.queued", "enqueue"))
 
     def __call__(
@@ -64,13 +66,14 @@ class Enqueuer:
         """Enqueue tasks with *counters*; task *pair* and the task after it are an append and its derived patch."""
         keys = self.keys
         shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
+        shard.append(self.deployment)
         thread_keys = [
             keys.mailbox(thread_id),
             keys.writers(thread_id),
             keys.applied(thread_id),
             keys.idempotency_keys(thread_id),
         ]
-        args: list[str | int] = [2000, 60, self.bound, thread_id, writer, floor, epoch, len(counters)]
+        args: list[str | int] = [2000, 60, self.bound, "[[0,1]]", thread_id, writer, floor, epoch, len(counters)]
         for number, n in enumerate(counters):
             is_first, is_last = number == 0, number == len(counters) - 1
             kind = "create" if new and is_first else "delete" if delete and is_last else "pair" if n == pair else ""
@@ -655,7 +658,7 @@ def test_a_settled_thread_without_tasks_leaves_only_keys_that_expire(
     mailbox.settle(claims, {thread_id: done(reply.position)})
     mailbox.rest()
 
-    left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:*")}
+    left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:{{0}}:*")}
     assert left == {enqueue.keys.seen, enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
     assert all(int(redis.ttl(key)) > 0 for key in left)
 

@@ -382,7 +382,7 @@ async def test_a_cancelled_append_is_stored_though_redis_is_out_of_memory_at_fir
         await asyncio.wait([cancelled])
     finally:
         own_redis.go_on()
-    await eventually(lambda: writer not in store._outbox._waiting[0], "the refusal")
+    await eventually(lambda: writer not in store._outbox._lanes[0].waiting, "the refusal")
     own_redis.client.config_set("maxmemory", 0)
     await append(store, thread_id, message("2"))
 

@@ -107,6 +107,7 @@ def rollout(settings: Settings, thread_id: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def outsider(redis_server: RedisServer, settings: Settings) -> Outsider:
+    redis_server.client.hset(f"{settings.key_prefix}:deployment", mapping={"wire": "1", "epochs": "[[0,1]]"})
     return Outsider(redis_server.client, settings.key_prefix)
 
 

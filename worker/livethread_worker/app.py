@@ -11,7 +11,7 @@ from livethread_worker import tasks
 
 
 def create_app(settings: Settings) -> Celery:
-    """Return an application that serves the queues of all shards. Make one per process: Celery caches pools per app."""
+    """Return an application whose workers serve shards (`Serving`). Make one per process: Celery caches pools per app."""
     app = deployment_app("livethread", settings, Broker)
     app.remade_by = create_app, (settings,)
     app.conf.update(worker_consumer="livethread_worker.consumer:Consumer")

@@ -14,15 +14,19 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from livethread.errors import InvalidRequest
 from livethread.model import utc_now
 from livethread.queued.doorbell import send
 from livethread.queued.outage import Outage, explain
 from livethread_config import Settings, names
 from livethread_config.celery_settings import SOCKET_TIMEOUT
+from livethread_config.deployment import HomeIdentity
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.membership import Membership
 from livethread_worker.reads.answers import Answers
+from livethread_worker.serving import Serving
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.reader import LocalReader
@@ -74,7 +78,7 @@ class WorkerProcess:
         if index is not self._asked_for:
             self._asked_for = index
             if not index.is_complete:
-                self._send(names.COMPLETE_INDEX_TASK, 0, {})
+                self._send(names.COMPLETE_INDEX_TASK, min(self.membership.served(), default=0), {})
         return index
 
     def complete_index(self) -> dict[str, int]:
@@ -86,9 +90,19 @@ class WorkerProcess:
         days = self.settings.compress_after_days
         return {} if days is None else compress_cold(self.home, self._handle.get(), utc_now() - timedelta(days=days))
 
-    def mailbox(self, shard: int) -> Mailbox:
-        """Return the mailboxes of *shard*, with no claims."""
-        return Mailbox(self._open_redis(), self.settings, shard)
+    @cached_property
+    def membership(self) -> Membership:
+        """What this process knows of its deployment.
+
+        Raises:
+            InvalidRequest: the home belongs to a deployment with another prefix.
+            OSError: the home cannot be created.
+        """
+        return Membership(self._open_redis(), self.home, self.settings)
+
+    def mailbox(self, shard: int, home: HomeIdentity | None = None) -> Mailbox:
+        """Return the mailboxes of *shard*, with no claims; only *home* may claim threads."""
+        return Mailbox(self._open_redis(), self.settings, shard, home)
 
     @property
     def answers(self) -> Answers:
@@ -97,37 +111,39 @@ class WorkerProcess:
             self._answers = Answers(self._open_redis(), self.settings)
         return self._answers
 
-    @cached_property
-    def _served(self) -> list[int]:
-        """The shards whose queues this worker consumes."""
-        consumed, prefix = self._app.amqp.queues.consume_from, self.settings.key_prefix
-        return [shard for shard in range(self.settings.shards) if names.queue_name(prefix, shard) in consumed]
-
     def drain(self, shard: int, hostname: str) -> dict[str, int]:
         """Drain *shard* and return the counts."""
+        served = self.membership.served()
         drain = Drain(
-            self.mailbox(shard),
+            self.mailbox(shard, self.membership.identity),
             self.home,
             self.open_index,
             self.settings,
             ring=lambda: self.ring(shard),
-            reads_wait=lambda: self.answers.are_waiting([shard, *self._served]),
+            reads_wait=lambda: self.answers.are_waiting({shard, *served}),
+            serves_others=len(served) > 1,
             events=self._task_events(hostname),
             outage=self._outage,
         )
         return drain.run()
 
-    def sweep(self) -> None:
-        """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed."""
+    def sweep(self, serving: Serving, consumer: Any) -> None:
+        """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed.
+
+        First, follow the deployment record.
+        """
         try:
-            for shard in range(self.settings.shards):
-                if self.mailbox(shard).sweep():
+            shards = self.membership.refresh().shards
+            serving.follow(self.membership, consumer)
+            served = serving.consumed()
+            for shard in shards:
+                if self.mailbox(shard).sweep(self.membership.identity if shard in served else None):
                     self.ring(shard)
             # Last, because a full Redis refuses it.
-            for shard in range(self.settings.shards if self.settings.compress_after_days else 0):
+            for shard in served if self.settings.compress_after_days else ():
                 if self.mailbox(shard).is_compression_due():
                     self._send(names.COMPRESS_COLD_TASK, shard, {})
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, InvalidRequest) as error:
             self._outage.begin(error, "the next sweep goes on")
             self.mailbox(0).disconnect()
             if self._events is not None:

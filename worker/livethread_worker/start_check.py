@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
 from celery import Celery
 from celery.concurrency import get_implementation, prefork, solo
@@ -14,6 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from livethread.errors import InvalidRequest
+from livethread.queued.outage import Outage
 from livethread.queued.server_check import log_faults
 from livethread_config import Settings
 from livethread_config.celery_app import ignored_variables
@@ -21,9 +24,15 @@ from livethread_config.celery_settings import SOCKET_TIMEOUT, celery_settings
 
 logger = logging.getLogger(__name__)
 
+#: Wait before a worker that starts asks Redis again.
+RETRY_INTERVAL: Final = 0.5  # seconds
 
-def check_at_start(app: Celery, settings: Settings) -> None:
-    """Have *app*'s workers check at their start what they need; a worker that cannot work ends with the reason."""
+
+def check_at_start(app: Celery, settings: Settings, join: Callable[[], None]) -> None:
+    """Have *app*'s workers check at their start what they need, and *join* the deployment.
+
+    A worker that cannot work ends with the reason.
+    """
 
     @worker_init.connect(weak=False)
     def check(sender: Any, **_: Any) -> None:
@@ -32,6 +41,7 @@ def check_at_start(app: Celery, settings: Settings) -> None:
         try:
             _require_doorbells(app, settings)
             _require_server(settings)
+            _join(settings, join)
         except InvalidRequest as error:
             raise SystemExit(str(error)) from None
         _warn_about_pool(sender.pool_cls)
@@ -41,7 +51,7 @@ def check_at_start(app: Celery, settings: Settings) -> None:
 
 
 def _require_doorbells(app: Celery, settings: Settings) -> None:
-    """Check that *app* consumes the queues in which clients ring.
+    """Check that *app* consumes from the Redis in which clients ring.
 
     Raises:
         InvalidRequest: it does not.
@@ -54,11 +64,10 @@ def _require_doorbells(app: Celery, settings: Settings) -> None:
             if getattr(connection, name) != getattr(expected, name)
         ]
         prefix = (connection.transport_options or {}).get("global_keyprefix")
-    missing = set(ours["task_queues"]) - {getattr(queue, "name", queue) for queue in app.conf.task_queues or ()}
-    if wrong or prefix != ours["broker_transport_options"]["global_keyprefix"] or missing:
+    if wrong or prefix != ours["broker_transport_options"]["global_keyprefix"]:
         raise InvalidRequest(
-            f"the Celery application {app.main!r} would hear no doorbell: its broker, the broker's global_keyprefix or its "
-            "queues are not livethread's. Register your tasks with the application that "
+            f"the Celery application {app.main!r} would hear no doorbell: its broker, or the broker's global_keyprefix, "
+            "is not livethread's. Register your tasks with the application that "
             "livethread_worker.app.create_app() returns, or run celery --app livethread_worker.entrypoint worker beside it"
         )
 
@@ -83,6 +92,26 @@ def _require_server(settings: Settings) -> None:
             )
         else:
             log_faults(settings, info)
+
+
+def _join(settings: Settings, join: Callable[[], None]) -> None:
+    """Call *join*, again and again until Redis answers: Celery, too, would wait for it.
+
+    Raises:
+        InvalidRequest: the worker cannot join, or has no home.
+    """
+    outage = Outage(logger, "start")
+    while True:
+        try:
+            join()
+        except RedisError as error:
+            outage.begin(error, "the worker waits for it before it serves")
+            time.sleep(RETRY_INTERVAL)
+        except OSError as error:
+            raise InvalidRequest(f"the home {settings.home} cannot be used: {error}") from None
+        else:
+            outage.end()
+            return
 
 
 def _warn_about_pool(pool: Any) -> None:

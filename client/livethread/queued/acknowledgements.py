@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -33,7 +34,8 @@ class Acknowledgements:
         self, mailboxes: Mailboxes, client: str, threads: OpenThreads[Writer], outbox: Outbox, progress: ProgressWatch
     ) -> None:
         self._pubsub = mailboxes.pubsub()
-        self._channels = mailboxes.ack_channels(client)
+        self._mailboxes = mailboxes
+        self._client = client
         self._threads = threads
         self._outbox = outbox
         self._progress = progress
@@ -46,11 +48,17 @@ class Acknowledgements:
         Raises:
             RedisError: Redis does not answer.
         """
-        await self._pubsub.subscribe(*self._channels)
+        await self._pubsub.subscribe(*self._mailboxes.ack_channels(self._client))
         self._is_connected = True
+
+    async def _subscribe_to_more(self) -> None:
+        if self._is_connected:
+            with suppress(RedisError, OSError):  # then `_listen` connects again, and each flush asks
+                await self.connect()
 
     def start(self) -> None:
         """Start listening; if `connect` failed, as soon as Redis answers."""
+        self._mailboxes.deployment.on_more_shards(self._subscribe_to_more)
         self._task = asyncio.create_task(self._listen())
 
     async def stop(self) -> None:

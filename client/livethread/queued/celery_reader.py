@@ -14,6 +14,7 @@ from livethread import types
 from livethread.errors import Unsupported
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
+from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.read_requests import ReadAnswer, ReadRequests
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, items_of
@@ -33,9 +34,9 @@ AnswerT = TypeVar("AnswerT", bound=Result)
 class CeleryReader:
     """The reads of a thread store, answered by a worker."""
 
-    def __init__(self, app: Celery, redis: Redis, settings: Settings) -> None:
-        self._requests = ReadRequests(app, redis, settings)
-        self._shards = settings.shards
+    def __init__(self, app: Celery, redis: Redis, settings: Settings, deployment: DeploymentWatch) -> None:
+        self._requests = ReadRequests(app, redis, settings, deployment)
+        self._deployment = deployment
 
     async def aclose(self) -> None:
         """Stop asking."""
@@ -114,14 +115,14 @@ class CeleryReader:
         return thread.model_copy(update={"history": await self.load_history(request)})
 
     async def _read(self, task: str, params: Model, answer: type[AnswerT]) -> AnswerT:
-        """Ask the shard of the thread in *params*; without one, the only shard.
+        """Ask the shard of the thread in *params*; without one, the only home.
 
         Raises:
-            Unsupported: the deployment has several shards, and *params* name no thread.
+            Unsupported: the deployment has several homes, and *params* name no thread.
         """
         thread_id = getattr(params, "thread_id", None)
-        if thread_id is None and self._shards > 1:
-            raise Unsupported(f"{task} over several shards")
+        if thread_id is None and len(self._deployment.current.homes().keys() - {None}) > 1:
+            raise Unsupported(f"{task} over several homes")
         found = await self._requests.ask(task, thread_id, {"params": params.model_dump(mode="json")})
         return answer.model_validate(json.loads(found.body))
 

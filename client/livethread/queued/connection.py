@@ -36,7 +36,7 @@ def connect(settings: Settings) -> Redis:
     """Return a client of *settings*' Redis that reports a failure at once: the outbox retries."""
     return Redis.from_url(
         settings.client_url,
-        max_connections=settings.shards + CONNECTIONS,
+        max_connections=CONNECTIONS,
         socket_connect_timeout=settings.connect_timeout_s,
         socket_timeout=REPLY_TIMEOUT,
         health_check_interval=25,

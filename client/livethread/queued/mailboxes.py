@@ -12,10 +12,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from livethread.errors import Conflict, ThreadNotFound
 from livethread.queued.connection import CONNECTIONS, ScriptConnection, check_server
 from livethread.queued.delay import Circumstances
+from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
@@ -33,11 +35,18 @@ QUESTIONS: Final = CONNECTIONS // 4
 #: Entries of a mailbox that one call reads.
 PAGE: Final = 100
 
+#: How ``enqueue.lua`` begins its refusal of a caller that knows other shard epochs.
+_OTHER_EPOCHS: Final = "EPOCHS "
+
 #: How ``enqueue.lua`` names tasks that change whether a thread exists.
 _KINDS: Final = {"create_thread": "create", "delete_thread": "delete"}
 
 #: Writers, each with the numbered submissions to send for it.
 Batch = list[tuple[Writer, list[Submission]]]
+
+
+class Misplaced(Exception):
+    """A thread belongs to another shard than the caller thought: the deployment has a new shard epoch."""
 
 
 class Reply(NamedTuple):
@@ -53,12 +62,20 @@ class Reply(NamedTuple):
     fresh: int
 
 
+class _Shard(NamedTuple):
+    keys: names.ShardKeys
+    #: The first keys of ``enqueue.lua``.
+    head: tuple[str, ...]
+    sender: ScriptConnection
+
+
 class Mailboxes:
     """The mailboxes of all shards. Rings the doorbell whenever Redis says that one is due."""
 
     def __init__(self, redis: Redis, settings: Settings, doorbell: Doorbell) -> None:
         self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
         self._settings = settings
+        self.deployment = DeploymentWatch(redis, settings)
         self._doorbell = doorbell
         self._prefix = settings.key_prefix
         self._ttl_s = settings.writer_ttl_days * 86_400
@@ -66,44 +83,56 @@ class Mailboxes:
             redis.register_script(load_script("livethread.queued", name))
             for name in ("enqueue", "fence", "unpark", "drop")
         )
-        self._shard_keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
-        self._heads = [
-            [of.ready, of.claims, of.tokens, of.parked, of.bell, of.drain, of.wake, of.deleted]
-            for of in self._shard_keys
-        ]
+        self._shards: dict[int, _Shard] = {}
         self._limits: tuple[int, ...] = (BELL_TTL_MS, self._ttl_s, settings.mailbox_max_tasks)
-        self._senders = [ScriptConnection(redis, self._enqueue) for _ in self._shard_keys]
         self._questions = asyncio.Semaphore(QUESTIONS)
         self._pubsubs: list[PubSub] = []
 
-    @property
-    def shards(self) -> range:
-        """The numbers of all shards."""
-        return range(len(self._shard_keys))
+    def shard(self, number: int) -> names.ShardKeys:
+        """Return the keys of a shard."""
+        return self._shard(number).keys
+
+    def _shard(self, number: int) -> _Shard:
+        if number not in self._shards:
+            of = names.ShardKeys(self._prefix, number)
+            head = (of.ready, of.claims, of.tokens, of.parked, of.bell, of.drain, of.wake, of.deleted)
+            sender = ScriptConnection(self._redis, self._enqueue)
+            self._shards[number] = _Shard(of, (*head, names.deployment_key(self._prefix)), sender)
+        return self._shards[number]
 
     def place(self, thread_id: str) -> Place:
         """Return the thread's shard and keys."""
         of = self._keys_of(thread_id)
-        return Place(of.shard, _thread_keys(of, thread_id))
+        return Place(of.shard, _thread_keys(of, thread_id), self.deployment.current.epochs)
+
+    def is_placed(self, writer: Writer) -> bool:
+        """Whether the writer's place is the one that the newest known shard epochs say."""
+        return writer.place.epochs is self.deployment.current.epochs
 
     async def check_server(self) -> None:
-        """Check that Redis answers and can keep our promises.
+        """Check that Redis answers, can keep our promises, and holds the record of this deployment.
 
         Raises:
-            InvalidRequest: it cannot.
+            InvalidRequest: it cannot, or the record contradicts the settings or this release.
         """
         await check_server(self._redis, self._settings)
+        await self.deployment.refresh()
 
     async def disconnect(self) -> None:
         """Close the connections on which tasks are sent."""
-        for sender in self._senders:
-            await sender.disconnect()
+        for shard in self._shards.values():
+            await shard.sender.disconnect()
 
     # -- enqueuing -----------------------------------------------------------------------------------------
 
     async def enqueue(self, shard: int, batch: Batch) -> list[Reply]:
-        """Offer *batch* to *shard*; repeating the call is safe. A shard takes one call at a time."""
-        keys, args = list(self._heads[shard]), list[Any](self._limits)
+        """Offer *batch* to *shard*; repeating the call is safe. A shard takes one call at a time.
+
+        Raises:
+            Misplaced: Redis has accepted nothing, because a writer's thread belongs to another shard.
+            InvalidRequest: likewise, because Redis holds the record of another deployment.
+        """
+        sender, keys, args = self._shard(shard).sender, list(self._shard(shard).head), list[Any]()
         for writer, submissions in batch:
             keys += writer.place.keys
             first = submissions[0]
@@ -118,7 +147,15 @@ class Mailboxes:
                 if patch is not None:
                     args += (submission.last, "", "", "", patch.header, patch.lines)
         async with self._leaving_replicas():
-            ring, *replies = await self._senders[shard].call(keys, args)
+            while True:
+                try:
+                    ring, *replies = await sender.call(keys, [*self._head_args(), *args])
+                except ResponseError as error:
+                    await self._learn_epochs(error)
+                else:
+                    break
+                if any(self._keys_of(writer.thread_id).shard != shard for writer, _ in batch):
+                    raise Misplaced
         if ring:
             self._doorbell.ring(shard)
         return [
@@ -136,11 +173,16 @@ class Mailboxes:
 
     async def poke(self, thread_id: str) -> None:
         """Make the thread ready if it has tasks, and ring if a doorbell is due."""
-        shard, thread_keys = self.place(thread_id)
-        keys, args = [*self._heads[shard], *thread_keys], [*self._limits, thread_id, "", 0, "", 0]
-        ring, _ = await self._ask(self._enqueue, keys, args)
-        if ring:
-            self._doorbell.ring(shard)
+        place = self.place(thread_id)
+        keys, args = [*self._shard(place.shard).head, *place.keys], [*self._head_args(), thread_id, "", 0, "", 0]
+        try:
+            ring, _ = await self._ask(self._enqueue, keys, args)
+        except ResponseError as error:
+            await self._learn_epochs(error)
+            await self.poke(thread_id)
+        else:
+            if ring:
+                self._doorbell.ring(place.shard)
 
     # -- queries -------------------------------------------------------------------------------------------
 
@@ -254,14 +296,14 @@ class Mailboxes:
 
     def ack_channels(self, client: str) -> list[str]:
         """Return the channels, one per shard, on which workers acknowledge the client's tasks."""
-        return [of.acks(client) for of in self._shard_keys]
+        return [self.shard(number).acks(client) for number in self.deployment.current.shards]
 
     # -- parked threads ------------------------------------------------------------------------------------
 
     async def parked(self) -> list[ParkedThread]:
         """Return all parked threads, sorted by id."""
         found = []
-        for of in self._shard_keys:
+        for of in map(self.shard, self.deployment.current.shards):
             parked = await self._redis.hgetall(of.parked)
             found += [ParkedThread(thread.decode(), of.shard, detail) for thread, detail in parked.items()]
         return sorted(found, key=lambda parked: parked.thread_id)
@@ -272,14 +314,14 @@ class Mailboxes:
         Raises:
             ThreadNotFound: it is not parked.
         """
-        for of in self._shard_keys:
+        for of in map(self.shard, self.deployment.current.shards):
             if (detail := await self._redis.hget(of.parked, thread_id)) is not None:
                 return ParkedThread(thread_id, of.shard, detail)
         raise ThreadNotFound(thread_id, "it is not parked")
 
     async def waiting(self, parked: ParkedThread) -> AsyncIterator[WaitingEntry]:
         """Yield the entries of a parked thread's mailbox in order, beginning with the one that stopped it."""
-        mailbox, start = self._shard_keys[parked.shard].mailbox(parked.thread_id), "-"
+        mailbox, start = self.shard(parked.shard).mailbox(parked.thread_id), "-"
         while page := await self._redis.xrange(mailbox, min=start, count=PAGE):
             for position, fields in page:
                 yield WaitingEntry(position.decode(), fields)
@@ -303,7 +345,7 @@ class Mailboxes:
             Conflict: the thread was retried, or its mailbox changed, after *parked* and *entries* were read; nothing
                 is dropped.
         """
-        of, thread_id = self._shard_keys[parked.shard], parked.thread_id
+        of, thread_id = self.shard(parked.shard), parked.thread_id
         counters: dict[str, int] = {}
         for entry in entries:
             if entry.counter is not None:
@@ -316,7 +358,16 @@ class Mailboxes:
             raise Conflict(f"thread {thread_id} is no longer parked at {entries[0].position}; nothing was dropped")
 
     def _keys_of(self, thread_id: str) -> names.ShardKeys:
-        return self._shard_keys[names.shard_of(thread_id, len(self._shard_keys))]
+        return self.shard(self.deployment.current.shard_of(thread_id))
+
+    def _head_args(self) -> tuple[int | str, ...]:
+        return *self._limits, self.deployment.current.epochs.text
+
+    async def _learn_epochs(self, error: ResponseError) -> None:
+        """Read the record if ``enqueue.lua`` refused a call for its shard epochs; raise any other error."""
+        if not str(error).startswith(_OTHER_EPOCHS):
+            raise error
+        await self.deployment.refresh()
 
     async def _ask(self, question: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         async with self._questions, self._leaving_replicas():

@@ -8,6 +8,8 @@ from typing import Any, Final
 from kombu.exceptions import OperationalError
 from redis import exceptions as redis
 
+from livethread.errors import InvalidRequest
+
 #: Error replies that mean "no". All others, such as MISCONF, NOREPLICAS or NOPERM, mean "not now".
 _FINAL: Final = (redis.ClusterCrossSlotError, redis.ModuleError, redis.NoScriptError)
 _FINAL_CODES: Final = ("ERR", "WRONGTYPE")
@@ -30,6 +32,8 @@ def may_pass(error: Exception) -> bool:
 
 def explain(error: BaseException) -> str:
     """Return what Redis does instead of answering: ``answers OOM command not allowed …``, ``does not answer: …``."""
+    if isinstance(error, InvalidRequest):
+        return f"holds the record of another deployment: {error}"
     cause = error.__cause__
     # While they connect, kombu and redis-py wrap error replies in errors of their own.
     if cause is not None and (isinstance(error, OperationalError) or _is_reply(cause)):

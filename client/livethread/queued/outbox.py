@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 from typing import Final
 
 from redis import exceptions as redis
@@ -15,7 +16,7 @@ from redis import exceptions as redis
 from livethread import errors
 from livethread.open_threads import taken_over
 from livethread.queued.connection import without_password
-from livethread.queued.mailboxes import Batch, Mailboxes, Reply
+from livethread.queued.mailboxes import Batch, Mailboxes, Misplaced, Reply
 from livethread.queued.outage import Outage, explain, may_pass
 from livethread.queued.writer import Writer
 from livethread.types import Position
@@ -38,29 +39,46 @@ REPORT_SHORTEST: Final = 0.02  # seconds
 OFFER_AGAIN: Final = 0.5  # seconds
 
 
+@dataclass(slots=True)
+class _Lane:
+    """What is on its way to one shard."""
+
+    shard: int
+    #: Writers with a queue to send, in the order of their first submission.
+    waiting: dict[Writer, None] = field(default_factory=dict)
+    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Loop time at which the call under way began, in seconds.
+    called_at: float = float("inf")
+    #: Why the last attempt failed; None if it succeeded.
+    failure: Exception | None = None
+    outage: Outage = field(default_factory=lambda: Outage(logger, "enqueue"))
+
+
 class Outbox:
     """Sends the queues of writers, each in its order, until Redis holds them."""
 
     def __init__(self, mailboxes: Mailboxes, settings: Settings) -> None:
         self._mailboxes = mailboxes
         self._settings = settings
-        #: For each shard, writers with a queue to send, in the order of their first submission.
-        self._waiting: list[dict[Writer, None]] = [{} for _ in mailboxes.shards]
-        self._wakeups = [asyncio.Event() for _ in mailboxes.shards]
-        #: For each shard, the loop time at which the call under way began, in seconds.
-        self._called_at = [float("inf") for _ in mailboxes.shards]
+        self._lanes: dict[int, _Lane] = {}
         #: Writers to send again later.
         self._postponed: set[Writer] = set()
-        #: For each shard, why the last attempt failed; None if it succeeded.
-        self._failures: list[Exception | None] = [None for _ in mailboxes.shards]
-        self._outages = [Outage(logger, "enqueue") for _ in mailboxes.shards]
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_started = False
         self._is_stopped = False
 
     def start(self) -> None:
         """Start sending, with one sender per shard."""
-        self._tasks = [asyncio.create_task(self._send_forever(shard)) for shard in self._mailboxes.shards]
+        self._is_started = True
+        self._tasks = [asyncio.create_task(self._send_forever(lane)) for lane in self._lanes.values()]
         self._tasks.append(asyncio.create_task(self._report_delays()))
+
+    def _lane(self, shard: int) -> _Lane:
+        if (lane := self._lanes.get(shard)) is None:
+            lane = self._lanes[shard] = _Lane(shard)
+            if self._is_started:
+                self._tasks.append(asyncio.create_task(self._send_forever(lane)))
+        return lane
 
     async def stop(self) -> None:
         """Stop sending; everything queued now or later fails with `Unavailable`."""
@@ -71,10 +89,10 @@ class Outbox:
                 task.cancel()
             await asyncio.wait(pending, timeout=RETRY_FIRST)
         await self._mailboxes.disconnect()
-        for waiting in self._waiting:
-            for writer in waiting:
+        for lane in self._lanes.values():
+            for writer in lane.waiting:
                 writer.drop_all(_closed())
-            waiting.clear()
+            lane.waiting.clear()
         for writer in self._postponed:
             writer.drop_all(_closed())
         self._postponed.clear()
@@ -85,22 +103,27 @@ class Outbox:
             writer.drop_all(_closed())
             return
         self._postponed.discard(writer)
-        self._waiting[writer.place.shard][writer] = None
-        self._wakeups[writer.place.shard].set()
+        if not self._mailboxes.is_placed(writer):
+            writer.place = self._mailboxes.place(writer.thread_id)
+        lane = self._lane(writer.place.shard)
+        lane.waiting[writer] = None
+        lane.wakeup.set()
 
     def forget(self, writer: Writer) -> None:
         """Send no more of *writer*'s queue; Redis may still accept a call that is under way."""
-        self._waiting[writer.place.shard].pop(writer, None)
+        self._lane(writer.place.shard).waiting.pop(writer, None)
         self._postponed.discard(writer)
 
-    async def _send_forever(self, shard: int) -> None:
-        waiting, wakeup = self._waiting[shard], self._wakeups[shard]
+    async def _send_forever(self, lane: _Lane) -> None:
+        waiting, shard = lane.waiting, lane.shard
         while not self._is_stopped:
-            await wakeup.wait()
-            wakeup.clear()
+            await lane.wakeup.wait()
+            lane.wakeup.clear()
             while not self._is_stopped and (batch := _next_batch(waiting)):
                 try:
-                    await self._send(shard, batch)
+                    await self._send(lane, batch)
+                except Misplaced:
+                    self._place_again(lane)
                 except Exception as error:  # one bad batch must not stop the others
                     logger.exception(
                         "sending tasks of %d threads of shard %d failed",
@@ -115,28 +138,38 @@ class Outbox:
                     if not writer.queue:
                         waiting.pop(writer, None)
 
-    async def _send(self, shard: int, batch: Batch) -> None:
-        """Send *batch* until Redis replies; repeating it is safe."""
+    def _place_again(self, lane: _Lane) -> None:
+        """Move writers whose threads belong to other shards; Redis has accepted none of their tasks."""
+        for writer in tuple(lane.waiting):
+            del lane.waiting[writer]
+            self.send(writer)
+
+    async def _send(self, lane: _Lane, batch: Batch) -> None:
+        """Send *batch* until Redis replies; repeating it is safe.
+
+        Raises:
+            Misplaced: as `Mailboxes.enqueue`.
+        """
         wait = RETRY_FIRST
         replies: list[Reply] | None = None
         while replies is None:
-            self._called_at[shard] = asyncio.get_running_loop().time()
+            lane.called_at = asyncio.get_running_loop().time()
             try:
-                replies = await self._mailboxes.enqueue(shard, batch)
-            except (redis.RedisError, OSError) as error:
+                replies = await self._mailboxes.enqueue(lane.shard, batch)
+            except (redis.RedisError, OSError, errors.InvalidRequest) as error:
                 is_refused = isinstance(error, redis.OutOfMemoryError) or not may_pass(error)
                 if is_refused and await self._refuse_for_good(batch, error):
                     return
-                effect = f"the tasks of {len(self._waiting[shard])} threads of shard {shard} stay queued"
-                self._outages[shard].begin(error, effect, shard=shard, retry_in_s=wait)
-                self._called_at[shard], self._failures[shard] = float("inf"), error
-                self._report_delay(shard, error)
+                effect = f"the tasks of {len(lane.waiting)} threads of shard {lane.shard} stay queued"
+                lane.outage.begin(error, effect, shard=lane.shard, retry_in_s=wait)
+                lane.called_at, lane.failure = float("inf"), error
+                self._report_delay(lane, error)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, RETRY_LONGEST)
             finally:
-                self._called_at[shard] = float("inf")
-        self._outages[shard].end()
-        self._failures[shard] = None
+                lane.called_at = float("inf")
+        lane.outage.end()
+        lane.failure = None
         for (writer, _), reply in zip(batch, replies, strict=True):
             self._take_reply(writer, reply)
 
@@ -233,17 +266,17 @@ class Outbox:
         limit, now = self._settings.enqueue_timeout_s, asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(max(limit / 4, REPORT_SHORTEST))
-            for shard, called_at in enumerate(self._called_at):
-                hangs = now() - called_at > limit
-                failure = TimeoutError("no answer yet") if hangs else self._failures[shard]
+            for lane in self._lanes.values():
+                hangs = now() - lane.called_at > limit
+                failure = TimeoutError("no answer yet") if hangs else lane.failure
                 if failure is not None:
-                    self._report_delay(shard, failure)
+                    self._report_delay(lane, failure)
             for writer in self._postponed:
                 self._report_delay_of(writer)
 
-    def _report_delay(self, shard: int, error: Exception) -> None:
+    def _report_delay(self, lane: _Lane, error: Exception) -> None:
         """Raise `Unavailable` in callers that have waited too long; their submissions stay queued, to keep the order."""
-        for writer in self._waiting[shard]:
+        for writer in lane.waiting:
             writer.held_up_by = error
             self._report_delay_of(writer)
 

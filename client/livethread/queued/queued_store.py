@@ -115,7 +115,9 @@ class QueuedThreadStore:
         """Open a new thread; nothing reaches Redis before its first task."""
         source = params.forked_from_id
         if params.history_base and source and not self._share_a_home(params.thread_id, source):
-            raise InvalidRequest("the fork's id is in another shard than its source; use the one of prepare_fork")
+            raise InvalidRequest(
+                "the fork's id is in a shard of another home than its source; use the one of prepare_fork"
+            )
         # Encode now, to refuse at once what cannot be stored.
         creation = OrderedTask(
             ordered_tasks.CreateThread(at=params.created_at, session_meta=session_meta(params))
@@ -305,7 +307,9 @@ class QueuedThreadStore:
         return fork
 
     def _share_a_home(self, *thread_ids: str) -> bool:
-        return len({names.shard_of(thread_id, self._settings.shards) for thread_id in thread_ids}) == 1
+        deployment = self._mailboxes.deployment.current
+        shards = {deployment.shard_of(thread_id) for thread_id in thread_ids}
+        return len(shards) == 1 or len({deployment.home_of.get(shard, shard) for shard in shards}) == 1
 
     # -- submitting ----------------------------------------------------------------------------------------
 

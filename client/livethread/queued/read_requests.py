@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from livethread import errors
 from livethread.queued import doorbell
 from livethread.queued.connection import redis_errors_translated
+from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.scripts import load_script
 from livethread_config import Settings, names
 
@@ -51,8 +52,9 @@ class ReadAnswer(NamedTuple):
 class ReadRequests:
     """Sends reads to workers and receives their answers."""
 
-    def __init__(self, app: Celery, redis: Redis, settings: Settings) -> None:
+    def __init__(self, app: Celery, redis: Redis, settings: Settings, deployment: DeploymentWatch) -> None:
         self._app = app
+        self._deployment = deployment
         self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
         self._settings = settings
         self._ask = redis.register_script(load_script("livethread.queued", "ask"))
@@ -78,7 +80,7 @@ class ReadRequests:
             ThreadStoreError: the read raised it.
             Unavailable: no worker answered in time, or the request could not be sent.
         """
-        shard = names.shard_of(thread_id, self._settings.shards) if thread_id else 0
+        shard = self._deployment.current.shard_of(thread_id) if thread_id else 0
         of, read = names.ShardKeys(self._settings.key_prefix, shard), uuid.uuid4().hex
         limit = self._settings.flush_timeout_s
         withdrawal: asyncio.Task[bytes | None] | None = None

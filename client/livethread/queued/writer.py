@@ -12,6 +12,7 @@ from livethread.errors import Conflict, ResourceExhausted, ThreadNotFound, Threa
 from livethread.observers import Observers, TasksApplied, ThreadParkedEvent
 from livethread.ordered_tasks import EncodedTask
 from livethread.types import START, Position, position_key
+from livethread_config.deployment import ShardEpochs
 
 
 class NoRoom(ResourceExhausted):
@@ -59,6 +60,8 @@ class Place(NamedTuple):
     shard: int
     #: The thread's keys in the order in which ``enqueue.lua`` takes them.
     keys: tuple[str, ...]
+    #: The shard epochs that say so.
+    epochs: ShardEpochs | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -30,7 +30,7 @@ def test_every_setting_has_a_default() -> None:
     settings = Settings()
 
     assert settings.home == Path.home() / ".livethread"
-    assert (settings.redis_url, settings.key_prefix, settings.shards) == (None, "livethread", 1)
+    assert (settings.redis_url, settings.key_prefix, settings.shards) == (None, "livethread", None)
     assert (settings.sync, settings.reads) == ("fdatasync", "auto")
 
 
@@ -55,7 +55,7 @@ def test_no_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     (tmp_path / ".env").write_text("LIVETHREAD_SHARDS=8\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
-    assert Settings().shards == 1
+    assert Settings().shards is None
 
 
 def test_what_is_passed_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_the_example_environment_lists_every_setting_with_its_default() -> None:
     said = {name.lower(): value for name, value in lines}
 
     assert set(said) == set(Settings.model_fields)
-    examples = {"redis_url", "redis_server", "home", "compress_after_days"}
+    examples = {"redis_url", "redis_server", "home", "shards", "compress_after_days"}
     for name, value in said.items():
         if name not in examples:
             assert getattr(Settings(**{name: value}), name) == getattr(Settings(), name), name

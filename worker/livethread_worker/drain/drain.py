@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Longest maintenance of the index by an idle drain: a stopping worker waits for it.
 MAX_IDLE_MAINTENANCE: Final = 0.5  # seconds
 
-#: Longest drain if there are several shards: the worker's other shards wait for it.
+#: Longest drain if the home serves several shards: the others wait for it.
 MAX_SHARD_DRAIN: Final = 1.0  # seconds
 
 #: How often a drain asks whether a read waits for its process.
@@ -59,6 +59,7 @@ class Drain:
         reads_wait: Callable[[], bool],
         events: TaskEvents,
         outage: Outage,
+        serves_others: bool = False,
     ) -> None:
         self._mailbox = mailbox
         self._home = home
@@ -68,6 +69,8 @@ class Drain:
         self._reads_wait = reads_wait
         self._events = events
         self._outage = outage
+        #: Whether its process drains other shards, too.
+        self._serves_others = serves_others
         self._counts = DrainCounts()
         self._ask_reads_at = 0.0
 
@@ -92,7 +95,7 @@ class Drain:
 
     def _run(self) -> None:
         longest, worked_at = self._settings.drain_max_s, time.monotonic()
-        ends_at = worked_at + (longest if self._settings.shards == 1 else min(longest, MAX_SHARD_DRAIN))
+        ends_at = worked_at + (min(longest, MAX_SHARD_DRAIN) if self._serves_others else longest)
         linger = self._settings.drain_linger_ms / 1000
         has_worked = has_more = read_waits = False
         while (now := time.monotonic()) < ends_at and not read_waits:

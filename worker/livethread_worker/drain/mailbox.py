@@ -17,6 +17,7 @@ from livethread.model import format_time, utc_now
 from livethread.ordered_tasks import MailboxEntry, OrderedTask
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread_config import Settings, names
+from livethread_config.deployment import HomeIdentity, home_field
 from livethread_worker.store.files.scan import MAX_COUNTER
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
@@ -87,12 +88,17 @@ class Claim:
 
 
 class Mailbox:
-    """One drain's access to a shard. Its claims expire if it does not settle them."""
+    """One drain's access to a shard. Its claims expire if it does not settle them.
 
-    def __init__(self, redis: Redis, settings: Settings, shard: int) -> None:
+    With a *home*, it claims only while the deployment record says that this home serves the shard.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings, shard: int, home: HomeIdentity | None = None) -> None:
         self._redis = redis
         self._settings = settings
         self._keys = names.ShardKeys(settings.key_prefix, shard)
+        self._deployment = names.deployment_key(settings.key_prefix)
+        self._home_args = ["", "", "", ""] if home is None else [home_field(shard), home.id, home.inode, home.text]
         self._token = uuid.uuid4().hex
         self._is_first = True
         scripts = (load_script("livethread_worker.drain", name) for name in ("claim", "settle", "rest", "sweep"))
@@ -103,10 +109,24 @@ class Mailbox:
         self._redis.connection_pool.disconnect(inuse_connections=False)
 
     def claim(self) -> tuple[bool, list[Claim]]:
-        """Take ready threads; also return whether more are ready, so that a doorbell must be rung."""
+        """Take ready threads; also return whether more are ready, so that a doorbell must be rung.
+
+        Raises:
+            ResponseError: another home serves the shard.
+        """
         keys = self._keys
+        shard_keys = [
+            keys.ready,
+            keys.claims,
+            keys.tokens,
+            keys.attempts,
+            keys.parked,
+            keys.bell,
+            keys.drain,
+            keys.seen,
+        ]
         ring, *threads = self._claim(
-            keys=[keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, keys.bell, keys.drain, keys.seen],
+            keys=[*shard_keys, self._deployment],
             args=[
                 self._token,
                 int(self._settings.claim_ttl_s * 1000),
@@ -122,6 +142,7 @@ class Mailbox:
                 FEW_TASKS,
                 FEW_TASKS_IN_ALL,
                 FEW_TASKS_BYTES,
+                *self._home_args,
             ],
         )
         self._is_first = False
@@ -167,12 +188,20 @@ class Mailbox:
         """End this drain even if threads are ready; `sweep` then returns whether to ring."""
         self._rest(keys=[self._keys.ready, self._keys.drain], args=[self._token, 1])
 
-    def sweep(self) -> bool:
-        """Make threads with expired claims ready; return whether a doorbell must be rung."""
+    def sweep(self, served_by: HomeIdentity | None = None) -> bool:
+        """Make threads with expired claims ready; return whether a doorbell must be rung.
+
+        *served_by* says that a worker of that home serves the shard.
+        """
         keys = self._keys
         ring, _ = self._sweep(
-            keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain, keys.deleted, keys.swept],
-            args=[BELL_TTL_MS, self._settings.writer_ttl_days * 86_400, int(self._settings.claim_ttl_s * 1000)],
+            keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain, keys.deleted, keys.swept, keys.served],
+            args=[
+                BELL_TTL_MS,
+                self._settings.writer_ttl_days * 86_400,
+                int(self._settings.claim_ttl_s * 1000),
+                "" if served_by is None else served_by.sign,
+            ],
         )
         return bool(ring)
 

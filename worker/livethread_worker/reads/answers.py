@@ -44,21 +44,21 @@ class Answers:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        self._keys = [names.ShardKeys(settings.key_prefix, shard) for shard in range(settings.shards)]
+        self._prefix = settings.key_prefix
         self._take, self._answer = (
             redis.register_script(load_script("livethread_worker.reads", name)) for name in ("take", "answer")
         )
 
     def are_waiting(self, shards: Iterable[int]) -> bool:
         """Whether a read of *shards* waits for a worker."""
-        return bool(self._redis.exists(*(self._keys[shard].reads for shard in shards)))
+        return bool(self._redis.exists(*(names.ShardKeys(self._prefix, shard).reads for shard in shards)))
 
     def answer(self, shard: int, read: str, worker: str, find: Callable[[], Answer]) -> None:
         """Send the caller of *read* what *find* returns, or the error that it raises; that error is raised here, too.
 
         Does nothing if the caller no longer waits, or another worker has taken the read.
         """
-        of = self._keys[shard]
+        of = names.ShardKeys(self._prefix, shard)
         if not self._take(keys=[of.reads, of.read(read)], args=[read, worker]):
             return
         try:

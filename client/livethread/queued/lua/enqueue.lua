@@ -8,6 +8,7 @@
 --        6 drain     string  heartbeat of a running drain
 --        7 wake      list    wakes a lingering drain
 --        8 deleted   zset    thread -> time (ms) at which its deletion was accepted
+--        9 deployment  hash  the deployment record
 --        then for each thread
 --          mailbox   stream  unapplied tasks; the entry id is the task's position
 --          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out;
@@ -19,6 +20,7 @@
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a writer's counter may be forgotten
 --        3 maximum entries of a mailbox
+--        4 the record's shard epochs as the caller knows them: it may know another shard for a thread
 --        then for each thread: id, writer, floor, epoch, count, and count times:
 --          n, kind, expected, idempotency key, task, lines
 --          floor     counter up to which the writer knows its tasks to be applied; it still holds all later ones
@@ -33,6 +35,7 @@
 -- Returns { ring, { status, last, position, tail, fresh }, ... }, a reply for each thread. If ring is 1, the caller
 -- must publish a doorbell. last and position belong to the writer's last accepted task; this call accepted the last
 -- *fresh* tasks, at consecutive positions. With no tasks, a thread is only made ready.
+-- If the record has other shard epochs, or is missing, nothing is accepted, and the reply is an error that begins with EPOCHS.
 -- status is
 --   ok        all are accepted (now, or by an earlier call whose reply was lost)
 --   gap       the task after last is missing: Redis lost data, or the caller skipped one
@@ -50,6 +53,10 @@ local ready, claims, tokens, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, drain, wake, deleted = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local bell_ttl, writer_ttl, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local idempotency_keys_kept = 1000
+
+if call('HGET', KEYS[9], 'epochs') ~= ARGV[4] then
+  return redis.error_reply('EPOCHS the deployment record has other shard epochs than the caller')
+end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -74,6 +81,15 @@ local function forget_silent(writers)
     if since and tonumber(since) < now - writer_ttl * 1000 and call('HGET', writers, 'a:' .. fields[i]) == n then
       call('HDEL', writers, fields[i], 'a:' .. fields[i])
     end
+  end
+end
+
+-- If a new thread's UUIDv7 holds a time ahead of our clock, note the latest such id: the next shard epoch begins later, so that
+-- the thread keeps its shard.
+local function note_if_ahead(thread)
+  local made_at = string.sub(thread, 15, 15) == '7' and tonumber(string.sub(thread, 1, 8) .. string.sub(thread, 10, 13), 16)
+  if made_at and made_at > now + 30000 and thread > (call('HGET', KEYS[9], 'ahead') or '') then
+    call('HSET', KEYS[9], 'ahead', thread)
   end
 end
 
@@ -104,7 +120,7 @@ local function make_ready(first, last)
 end
 
 local replies = { 0 }
-local key, arg = 9, 4
+local key, arg = 10, 5
 
 while key <= #KEYS do
   local mailbox, writers, applied_key, idempotency_keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
@@ -157,7 +173,9 @@ while key <= #KEYS do
         if idempotency_key ~= '' then
           remember(idempotency_keys, idempotency_key)
         end
-        if kind == 'delete' then
+        if kind == 'create' then
+          note_if_ahead(thread)
+        elseif kind == 'delete' then
           call('ZADD', deleted, now, thread)
           is_deleted, any_deleted = true, true
         end

@@ -9,6 +9,7 @@
 --        6 bell      string  a doorbell is outstanding
 --        7 drain     string  heartbeat of a running drain
 --        8 seen      string  time (ms) of this call; kept for a week
+--        9 deployment  hash  the deployment record
 -- ARGV   1 token of this drain
 --        2 lifetime of the claims, in ms
 --        3 maximum threads     4 maximum tasks in all     5 maximum tasks of one thread
@@ -20,6 +21,11 @@
 --       10 bytes of lines to take, roughly; the last thread may exceed them
 --       11 threads to look at after those               12 maximum tasks of each
 --       13 maximum tasks of all of them                 14 bytes of their lines, roughly
+--       15 the record's field that says which home serves the shard, or "" to take threads for any home
+--       16 id of the drain's home       17 its inode      18 the whole value of the field, stored if it is missing
+--
+-- If another home serves the shard, the reply is an error that begins with HOME: a worker that was paused while the shard was
+-- moved takes no more threads.
 --
 -- Threads are taken in the order in which they became ready, and go to the end if they have more tasks. If a few threads
 -- use up the budgets, threads with few tasks are taken as well, so that they do not wait for the hot ones.
@@ -35,6 +41,18 @@ local max_threads, budget, per_thread = tonumber(ARGV[3]), tonumber(ARGV[4]), to
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+if ARGV[15] ~= '' then
+  local home = redis.call('HGET', KEYS[9], ARGV[15])
+  if not home then
+    redis.call('HSET', KEYS[9], ARGV[15], ARGV[18])
+  else
+    local known = cjson.decode(home)
+    if known.id ~= ARGV[16] or known.inode ~= ARGV[17] then
+      return redis.error_reply('HOME another home serves this shard: ' .. home)
+    end
+  end
+end
 
 redis.call('SET', drain, token, 'PX', ARGV[6])
 redis.call('SET', KEYS[8], string.format('%.0f', now), 'EX', 604800)

@@ -3,9 +3,11 @@
 -- running.
 --
 -- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain  6 deleted  7 swept   (as in enqueue.lua)
+--        8 served  string  "<time (ms)> <home id> <inode>": a worker of that home serves the shard; kept for a week
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a deletion may be forgotten
 --        3 ms for which claims hold: a claim that ends later was made before the clock was set back
+--        4 "<home id> <inode>" if this worker serves the shard, else ""
 --
 -- If a thread has been ready for longer than a doorbell counts as outstanding, clients' doorbells count as lost, however
 -- recent they are. Then a sweep rings unless another sweep's doorbell is outstanding.
@@ -35,6 +37,9 @@ end
 redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[2] * 1000)
 
 redis.call('SET', KEYS[7], string.format('%.0f', now), 'EX', 604800)
+if ARGV[4] ~= '' then
+  redis.call('SET', KEYS[8], string.format('%.0f ', now) .. ARGV[4], 'EX', 604800)
+end
 
 local ring = 0
 if redis.call('EXISTS', drain) == 0 and redis.call('ZCOUNT', ready, '-inf', now) > 0 then

@@ -1,0 +1,129 @@
+"""Which shards a worker serves: those of ``-Q``, or else those of its home and those that no home serves yet."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import Any
+
+from celery import Celery
+
+from livethread.errors import InvalidRequest
+from livethread_config import Settings, names
+from livethread_config.deployment import Deployment
+from livethread_worker.membership import Membership
+
+logger = logging.getLogger(__name__)
+
+
+class Serving:
+    """Selects the queues of *app*'s worker when it starts, and follows the deployment record from then on."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._app = app
+        self._prefix = settings.key_prefix
+        self._is_chosen = False
+
+    def begin(self, membership: Membership) -> None:
+        """Claim the worker's shards for its home, and consume their queues.
+
+        Raises:
+            InvalidRequest: another home serves a shard of ``-Q``, there is no such shard, or no shard is left.
+            RedisError, OSError: Redis does not answer.
+        """
+        queues: Any = self._app.amqp.queues
+        self._is_chosen = queues._consume_from is not None  # noqa: SLF001 - nothing else tells whether -Q was given
+        if self._is_chosen:
+            shards = self.consumed()
+            _require_shards(shards, membership.deployment, self._prefix)
+            membership.claim(shards)
+            if not shards:
+                logger.warning("this worker serves no shard, only the queues %s", ", ".join(queues.consume_from))
+        else:
+            # Shards that were just added are for a new home; a home without any other shard is one.
+            shards = self._due(membership, begun_by=_now_ms()) or self._due(membership)
+            shards = [shard for shard in shards if _is_claimed(membership, shard)]
+            if not shards:
+                raise InvalidRequest(_no_shard_left(membership, self._prefix))
+        for shard in membership.deployment.shards if not self._is_chosen else ():
+            queue = names.queue_name(self._prefix, shard)
+            if shard in shards:
+                queues.select_add(queue)
+            else:
+                queues.deselect([queue])
+
+    def consumed(self) -> list[int]:
+        """Return the shards whose queues this worker consumes."""
+        named = re.compile(rf"{re.escape(self._prefix)}\.(0|[1-9][0-9]*)")
+        found = map(named.fullmatch, self._app.amqp.queues.consume_from)
+        return [int(match[1]) for match in found if match]
+
+    def follow(self, membership: Membership, consumer: Any) -> None:
+        """Serve shards that were added or moved here, and no longer those that were moved away.
+
+        Raises:
+            RedisError, OSError: Redis does not answer.
+        """
+        consumed = self.consumed()
+        for shard in consumed:
+            home = membership.deployment.home_of.get(shard)
+            if home is None:  # Redis lost the record, and another process restored it
+                _is_claimed(membership, shard)
+            elif home != membership.identity:
+                logger.error("shard %d is served by the home %s now, and no longer by this worker", shard, home)
+                consumer.cancel_task_queue(names.queue_name(self._prefix, shard))
+        if self._is_chosen:
+            return
+        for shard in self._due(membership, begun_by=_now_ms()):
+            if shard not in consumed and _is_claimed(membership, shard):
+                consumer.add_task_queue(names.queue_name(self._prefix, shard))
+                logger.info("serving shard %d, too", shard)
+
+    def _due(self, membership: Membership, begun_by: int | None = None) -> list[int]:
+        """Return the shards that a worker without ``-Q`` serves; of those without a home, those that have begun.
+
+        A shard that was added waits for a new home until it begins: then the homes that are there take it.
+        """
+        deployment = membership.deployment
+        return [
+            shard
+            for shard in deployment.shards
+            if membership.is_mine(shard)
+            or (membership.may_serve(shard) and (begun_by is None or deployment.epochs.begin_of(shard) <= begun_by))
+        ]
+
+
+def _is_claimed(membership: Membership, shard: int) -> bool:
+    """Claim *shard*; return False if another home was faster."""
+    try:
+        membership.claim([shard])
+    except InvalidRequest:
+        return False
+    return True
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _require_shards(shards: list[int], deployment: Deployment, prefix: str) -> None:
+    missing = [names.queue_name(prefix, shard) for shard in shards if shard not in deployment.shards]
+    if missing:
+        raise InvalidRequest(
+            f"-Q names {', '.join(missing)}, but the deployment {prefix!r} has {deployment.epochs.shards} shards: "
+            f"{names.queue_name(prefix, 0)} to {names.queue_name(prefix, deployment.epochs.shards - 1)}. Add shards with "
+            "livethread shards add"
+        )
+
+
+def _no_shard_left(membership: Membership, prefix: str) -> str:
+    deployment, mine = membership.deployment, membership.identity
+    held = ", ".join(f"{shard} by {home}" for shard, home in sorted(deployment.home_of.items()))
+    copied = any(home.id == mine.id for home in deployment.home_of.values())
+    return (
+        f"other homes serve all shards of the deployment {prefix!r} (shard {held}), and this worker's home is "
+        f"{'a copy, ' if copied else ''}{mine}. Use the home that serves them (LIVETHREAD_HOME), add shards for this one "
+        "(livethread shards add), or move a shard here: stop the workers of its home, bring its files, and run livethread "
+        "shards move SHARD"
+    )
