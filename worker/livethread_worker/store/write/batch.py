@@ -144,7 +144,7 @@ class Batch:
         The files are synced, all together, while the index stores what they hold: it commits when they are on disk.
         """
         syncing = Syncing(list(self._unsynced.values()))
-        self._sync_removals()
+        self._complete_removals()
         try:
             # Other processes are waiting for the index, and must not wait for a slow disk.
             stored = self._store(
@@ -163,15 +163,26 @@ class Batch:
                 originals.forget(self._home, path)
         return self._outcomes | stored | {id_: Outcome.failed(error) for id_, error in failed.items()}
 
-    def _sync_removals(self) -> None:
-        """Sync the folders from which files were removed; if that fails, the deletions fail."""
+    def _complete_removals(self) -> None:
+        """Make the removal of files durable, and remove names; if that fails, the deletions fail.
+
+        Once for the batch: names are removed by writing all others again.
+        """
+        deleted = [thread_id for thread_id, work in self._works.items() if work.is_deleted]
         try:
             for folder in self._removed_from:
                 sync_directory(folder)
+            if deleted:
+                name_index.forget_names(self._home, *deleted)
+        except locks.LockBusy as error:
+            outcome = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
         except OSError as error:
-            for thread_id in [id_ for id_, work in self._works.items() if work.is_deleted]:
-                self._outcomes[thread_id] = Outcome.failed(error)
-                del self._works[thread_id]
+            outcome = Outcome.failed(error)
+        else:
+            return
+        for thread_id in deleted:
+            del self._works[thread_id]
+            self._outcomes[thread_id] = outcome
 
     @contextmanager
     def outcome_of(self, thread_id: str) -> Iterator[None]:
