@@ -109,20 +109,14 @@ def test_a_thread_created_and_deleted_in_one_batch_leaves_nothing(store: Store, 
 
 
 @pytest.mark.parametrize(
-    ("broken", "function", "error", "kind"),
+    ("error", "kind"),
     [
-        (batch, "sync_directory", OSError(5, "the disk fails"), OutcomeKind.FAILED),
-        (name_index, "forget_names", LockBusy("session_index.jsonl.lock"), OutcomeKind.LOCKED),
+        (OSError(5, "the disk fails"), OutcomeKind.FAILED),
+        (LockBusy("session_index.jsonl.lock"), OutcomeKind.LOCKED),
     ],
 )
 def test_a_deletion_whose_end_fails_is_tried_again(
-    store: Store,
-    mail: Mail,
-    monkeypatch: pytest.MonkeyPatch,
-    broken: object,
-    function: str,
-    error: Exception,
-    kind: str,
+    store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: OutcomeKind
 ) -> None:
     store.apply(mail, mail.create(), mail.append("a"))
     deletion = mail.delete()
@@ -131,7 +125,7 @@ def test_a_deletion_whose_end_fails_is_tried_again(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(broken, function, fail)
+        patched.setattr(name_index, "forget_names", fail)
         failed = store.apply(mail, deletion)
 
     assert (failed.kind, store.index.rollout(mail.thread_id) is None) == (kind, False)
