@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from livethread import types
 from livethread.errors import ThreadNotFound
 from livethread_worker.store.files import folder_stamps, rollout_search
 from livethread_worker.store.files.rollout_search import time_of_id
+from livethread_worker.store.index import Index
 from livethread_worker.store.read.reader import LocalReader
 from livethread_worker.store.rollout_paths import find_rollout
 from livethread_worker.store.upkeep import refresh
@@ -137,6 +139,38 @@ def test_an_operation_reads_as_much_of_a_large_folder_as_of_a_small_one(
         read.append(len(entries))
 
     assert read[0] == read[1] < SIZES[0]
+
+
+def test_deleting_a_paginated_thread_reads_as_much_of_a_large_folder_as_of_a_small_one(
+    home: Callable[[int], Store],
+) -> None:
+    """Forks may need it, and codex may have reverted it: both leave rollouts that the index does not hold."""
+    read: list[int] = []
+    for size in SIZES:
+        store, mail = home(size), Mail(999_999)
+        store.apply(mail, mail.create(history_mode="paginated"), mail.append("new"))
+        rebuild(store.home, store.index)
+        with counted() as entries:
+            assert store.apply(mail, mail.delete()).kind is OutcomeKind.DELETED
+        read.append(len(entries))
+
+    assert read[0] == read[1] < SIZES[0]
+
+
+def test_a_process_learns_of_the_folders_that_others_noted(
+    home: Callable[[int], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("livethread_worker.store.index.index.time.monotonic", lambda: now)
+    store = home(SIZES[0])
+    with closing(Index(store.home)) as other:
+        before = other.folders[DAY]
+        (store.home.root / DAY / "changed").touch()
+        rebuild(store.home, store.index)
+        assert other.folders[DAY] == before
+
+        now += 60.0
+        assert other.folders[DAY] == store.index.folders[DAY] != before
 
 
 def test_the_rollout_of_another_program_is_found_without_a_listing(home: Callable[[int], Store]) -> None:

@@ -22,7 +22,7 @@ from livethread_worker.store.files.folder_stamps import FolderStamp
 if TYPE_CHECKING:
     from livethread_worker.store.files.home import Home
 
-#: Entries of a folder, and folders of a home, from which on a search does not list them each time.
+#: From so many entries on, a folder is not listed each time; nor are all folders, if a search reads so many in them.
 LARGE: Final = 500
 
 #: A large folder is listed again only after this many times the duration: 2 % of the time.
@@ -55,8 +55,11 @@ class RolloutSearch:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        #: Large folder, or the home's root for all folders -> monotonic time before which it is not listed again.
+        self._root = str(home.root)
+        #: Large folder -> monotonic time before which it is not listed again; the home's root stands for all folders.
         self._rests: dict[str, float] = {}
+        #: How many folders and entries the search under way has read.
+        self._listed = 0
 
     def by_folder(
         self,
@@ -77,13 +80,14 @@ class RolloutSearch:
         made_at = time_of_id(id_)
         if known is not None and made_at and (paths := self._named(id_, made_at, _usual_zones(made_at))):
             yield paths
-        is_resting = False
+        started, self._listed, is_resting = time.monotonic(), 0, False
         for folder in self._folders(made_at, may_rest=may_rest):
             names = self._names(folder, id_, known or {}, may_rest=may_rest)
             is_resting |= names is None
             paths = [path for name in names or () if id_of(path := Path(folder, name)) == id_]
             if paths and self._home.was_within(Path(folder)):
                 yield sorted(paths)
+        self._rest(self._root, self._listed, started)
         if is_resting and not is_indexed and made_at:
             usual = self._named(id_, made_at, _usual_zones(made_at), _NAMED_SLOWLY)
             if paths := usual or self._named(id_, made_at, _ZONES):
@@ -104,14 +108,13 @@ class RolloutSearch:
 
     def _folders(self, made_at: datetime | None, *, may_rest: bool) -> Iterator[str]:
         """Yield the folders to search, those of the id's day first; if there are many, not all of them each time."""
-        home, root = self._home, str(self._home.root)
+        home = self._home
         days = [made_at + day for day in _ANY_DAY] if made_at else []
         near = [f"{home.sessions}/{day:%Y/%m/%d}" for day in days]
         yield from near
-        started = time.monotonic()
-        if not may_rest or started >= self._rests.get(root, 0.0):
+        if not may_rest or time.monotonic() >= self._rests.get(self._root, 0.0):
             folders = [str(folder) for folder in home.rollout_folders()]
-            self._rest(root, len(folders), started)
+            self._listed += len(folders)
         else:
             today = datetime.now(UTC)
             folders = [f"{home.sessions}/{today + day:%Y/%m/%d}" for day in _ANY_DAY]
@@ -123,7 +126,7 @@ class RolloutSearch:
     ) -> Iterable[str] | None:
         """Return the names in *folder* that hold *id_*; None if it is large and was listed just now."""
         try:
-            before = known.get(folder.removeprefix(f"{self._home.root}/"))
+            before = known.get(folder.removeprefix(f"{self._root}/"))
             if before is not None and before.stamp == FolderStamp.of(folder):
                 return [name for name in before.others if id_ in name]
             started = time.monotonic()
@@ -132,6 +135,7 @@ class RolloutSearch:
             names = os.listdir(folder)  # noqa: PTH208 - twice as fast
         except (FileNotFoundError, NotADirectoryError):
             return ()
+        self._listed += len(names)
         self._rest(folder, len(names), started)
         return [name for name in names if id_ in name]
 

@@ -203,9 +203,12 @@ class Refresher:
             present = self._present(free)
             if gone := [thread_id for thread_id in free if thread_id not in present]:
                 if not self.index.in_memory:
-                    for thread_id in gone:
+                    rollouts = [Path(known[thread_id][0]) for thread_id in gone]
+                    if any(map(self.home.generation, rollouts)):  # codex reverted the thread: it had earlier ones
+                        rollouts += originals.of_threads(self.home, set(gone))
+                    for rollout in rollouts:
                         with suppress(OSError):  # a home that this process only reads; doctor finds it
-                            originals.forget(self.home, Path(known[thread_id][0]))
+                            originals.forget(self.home, rollout)
                 self.index.commit((), gone)
         copies = ((id_, path) for id_ in present if (path := find_rollout(self.home, self.index, id_)) is not None)
         self._read(copies)
