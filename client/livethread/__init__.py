@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from livethread.composition import open_store as open_store
     from livethread.errors import Conflict as Conflict
+    from livethread.errors import HomesUnavailable as HomesUnavailable
     from livethread.errors import Internal as Internal
     from livethread.errors import InvalidRequest as InvalidRequest
     from livethread.errors import ResourceExhausted as ResourceExhausted
+    from livethread.errors import SilentHome as SilentHome
     from livethread.errors import ThreadNotFound as ThreadNotFound
     from livethread.errors import ThreadParked as ThreadParked
     from livethread.errors import ThreadStoreError as ThreadStoreError
@@ -122,6 +124,7 @@ _MODULES = {
     "HistoryPosition": "livethread.types",
     "GitInfo": "livethread.metadata",
     "GitInfoPatch": "livethread.metadata",
+    "HomesUnavailable": "livethread.errors",
     "InMemoryThreadStore": "livethread.in_memory",
     "InitializationMode": "livethread.observers",
     "Internal": "livethread.errors",
@@ -159,6 +162,7 @@ _MODULES = {
     "SessionSource": "livethread.metadata",
     "Settings": "livethread_config",
     "ShutdownThreadParams": "livethread.types",
+    "SilentHome": "livethread.errors",
     "SortDirection": "livethread.types",
     "StoredModelContext": "livethread.metadata",
     "StoredThread": "livethread.metadata",

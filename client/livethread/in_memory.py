@@ -55,8 +55,8 @@ class _Stored:
     thread: StoredThread
     lines: list[bytes]
     position: Position = START
-    #: Position of the task that set the name.
-    named_at: Position = START
+    #: Position and time of the task that set the name.
+    named: tuple[Position, datetime | None] = (START, None)
     #: First-wins fields that a caller set explicitly.
     explicit_fields: set[str] = field(default_factory=set)
     #: The thread whose lines it shares, if it is a fork.
@@ -198,7 +198,7 @@ class InMemoryThreadStore:
         receipt = self._receipt(stored)
         stored.thread = stored.metadata().update(params, is_explicit=True)
         if "name" in params.patch.model_fields_set:
-            stored.named_at = receipt.position
+            stored.named = receipt.position, utc_now()
         self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params))
         self._observers.emit(TasksApplied(params.thread_id, receipt.position))
         return receipt
@@ -219,10 +219,14 @@ class InMemoryThreadStore:
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
         """Return the thread that got the name last."""
-        named = [stored for stored in self._stored.values() if stored.thread.name == params.name]
-        for stored in sorted(named, key=lambda stored: position_key(stored.named_at), reverse=True):
+        named = [
+            stored
+            for thread_id, stored in self._stored.items()
+            if stored.thread.name == params.name and thread_id not in params.except_thread_ids
+        ]
+        for stored in sorted(named, key=lambda stored: position_key(stored.named[0]), reverse=True):
             if stored.thread.archived_at is None or params.include_archived:
-                return stored.shown()
+                return stored.shown().model_copy(update={"named_at": stored.named[1]})
         raise ThreadNotFound(params.name, "no thread has this name")
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
@@ -485,13 +489,13 @@ class InMemoryThreadStore:
 
     def _is_related(self, thread: StoredThread, params: types.ListThreadsParams) -> bool:
         assert params.relation_filter is not None
-        ancestor = thread.parent_thread_id
+        ancestor, wanted = thread.parent_thread_id, params.relation_filter.thread_ids
         if params.relation_filter.kind is types.RelationKind.DESCENDANTS:
             seen: set[str] = set()
-            while ancestor in self._stored and ancestor != params.relation_filter.thread_id and ancestor not in seen:
+            while ancestor in self._stored and ancestor not in wanted and ancestor not in seen:
                 seen.add(ancestor)
                 ancestor = self._stored[ancestor].thread.parent_thread_id
-        return ancestor == params.relation_filter.thread_id
+        return ancestor in wanted
 
 
 def _of_history(

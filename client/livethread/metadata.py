@@ -303,6 +303,8 @@ class StoredThread(Result):
     token_usage: dict[str, Any] | None = None
     memory_mode: MemoryMode | None = None
     history_mode: str | None = None
+    #: When it got its name, if `find_thread_by_name` found it and the store knows; otherwise None.
+    named_at: StoredTime | None = None
     #: Everything up to this position is shown; later tasks may be, too. The start if it is not known: since the thread's
     #: last task its index was rebuilt, or another program wrote the thread.
     position: Position = START

@@ -78,7 +78,11 @@ class ThreadReader(Protocol):
         ...
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
-        """Return one page of threads."""
+        """Return one page of threads, of all homes.
+
+        Raises:
+            HomesUnavailable: some homes did not answer, and *params* do not allow a partial page.
+        """
         ...
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
@@ -86,6 +90,7 @@ class ThreadReader(Protocol):
 
         Raises:
             InvalidRequest: the query is blank, or the cursor is not from a page of this search.
+            HomesUnavailable: some homes did not answer, and *params* do not allow a partial page.
         """
         ...
 
@@ -152,7 +157,7 @@ class ThreadStore(ThreadReader, Protocol):
 
         Raises:
             Conflict: the thread exists.
-            InvalidRequest: its ``history_base`` is in another home.
+            InvalidRequest: it shares history with a thread in another home, or is attached to one.
         """
         ...
 

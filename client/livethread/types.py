@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from livethread.errors import InvalidRequest, ThreadStoreError
+from livethread.errors import InvalidRequest, SilentHome, ThreadStoreError
 from livethread.metadata import (
     DEFAULT_PROVIDER,
     PAGINATED,
@@ -254,6 +254,8 @@ class FindThreadByNameParams(Freshness):
     #: The whole name, as it was given.
     name: Annotated[str, Field(min_length=1)]
     include_archived: bool = False
+    #: Threads to pass over.
+    except_thread_ids: tuple[ThreadId, ...] = ()
 
 
 class UpdateThreadMetadataParams(MetadataUpdate):
@@ -348,10 +350,17 @@ class RelationKind(StrEnum):
 
 
 class ThreadRelationFilter(Model):
-    """Threads that one thread spawned, directly or through others."""
+    """Threads that one thread, or one of several, spawned, directly or through others."""
 
     kind: RelationKind
     thread_id: ThreadId
+    #: Further threads whose children or descendants the listing includes.
+    further_thread_ids: tuple[ThreadId, ...] = ()
+
+    @property
+    def thread_ids(self) -> tuple[ThreadId, ...]:
+        """All threads whose children or descendants the listing includes."""
+        return self.thread_id, *self.further_thread_ids
 
 
 class ListThreadsParams(Freshness):
@@ -389,6 +398,9 @@ class ListThreadsParams(Freshness):
     include_attached_threads: bool = False
     #: Answer from the index alone, without checking the home for other programs' changes.
     use_state_db_only: bool = False
+    #: Return a page without the threads of homes that do not answer, instead of raising `HomesUnavailable`; see
+    #: `ThreadPage.unanswered`. Not for descendants: without one home's threads, others would be missing as well.
+    allow_partial: bool = False
 
 
 class ThreadPage(Result):
@@ -397,6 +409,10 @@ class ThreadPage(Result):
     items: tuple[StoredThread, ...]
     #: None on the last page.
     next_cursor: str | None = None
+    #: The homes whose threads this page lacks; see `ListThreadsParams.allow_partial`. The same call returns the whole page
+    #: once they answer. If you go on with *next_cursor*, the next page that they answer begins with the threads that were
+    #: missing. If *next_cursor* is None, only they have more threads.
+    unanswered: tuple[SilentHome, ...] = ()
 
 
 class SearchMatch(StrEnum):
@@ -427,6 +443,8 @@ class SearchThreadsParams(Freshness):
     archived: bool = False
     #: Whether attached forks are searched beside other threads; they are hidden by default, as in codex.
     include_attached_threads: bool = False
+    #: Return a page without the threads of homes that do not answer; see `ListThreadsParams.allow_partial`.
+    allow_partial: bool = False
 
 
 class StoredThreadSearchResult(Result):
@@ -441,6 +459,8 @@ class ThreadSearchPage(Result):
 
     items: tuple[StoredThreadSearchResult, ...]
     next_cursor: str | None = None
+    #: The homes whose threads this page lacks; see `ThreadPage.unanswered`.
+    unanswered: tuple[SilentHome, ...] = ()
 
 
 class SearchOccurrencesParams(ThreadFreshness):

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from livethread.cli.output import console, fresh_option, json_option, local_time, one_line, print_json
+from livethread.cli.output import (
+    console,
+    fresh_option,
+    json_option,
+    local_time,
+    one_line,
+    partial_option,
+    print_json,
+    warn_of_silent_homes,
+)
 from livethread.composition import open_reader
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ WIDE: Final = 110
 )
 @click.option("--all", "every", is_flag=True, help="Include threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@partial_option
 @fresh_option
 @json_option
 def command(
@@ -53,6 +63,7 @@ def command(
     attached_to: str | None,
     every: bool,
     cursor: str | None,
+    allow_partial: bool,
     fresh: bool,
     as_json: bool,
 ) -> None:
@@ -69,9 +80,11 @@ def command(
         cwd_filters=tuple(map(os.path.abspath, cwd)) or None,
         attached_to_thread_id=attached_to,
         include_without_preview=every,
+        allow_partial=allow_partial,
         fresh=fresh,
     )
     page = asyncio.run(_list(params))
+    warn_of_silent_homes(page.unanswered)
     if as_json:
         print_json(page.model_dump(mode="json", exclude={"items": {"__all__": {"history"}}}))
     else:
@@ -87,10 +100,8 @@ def _print(page: types.ThreadPage) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from livethread_config import Settings
-
     if not page.items:
-        click.echo(f"no threads in {Settings().home}")
+        click.echo("no threads")
         return
     out = console()
     table = Table(box=None, pad_edge=False)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from livethread.cli.output import console, fresh_option, json_option, one_line, print_json
+from livethread.cli.output import (
+    console,
+    fresh_option,
+    json_option,
+    one_line,
+    partial_option,
+    print_json,
+    warn_of_silent_homes,
+)
 from livethread.composition import open_reader
 
 if TYPE_CHECKING:
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
 @click.option("--thread", "thread_id", metavar="THREAD", help="Show each occurrence in one thread.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@partial_option
 @fresh_option
 @json_option
 def command(
@@ -33,6 +42,7 @@ def command(
     archived: bool,
     thread_id: str | None,
     cursor: str | None,
+    allow_partial: bool,
     fresh: bool,
     as_json: bool,
 ) -> None:
@@ -49,9 +59,17 @@ def command(
         return
     match = types.SearchMatch.WORDS if words else types.SearchMatch.LITERAL
     search = types.SearchThreadsParams(
-        search_term=term, match=match, page_size=limit, archived=archived, cursor=cursor, fresh=fresh
+        search_term=term,
+        match=match,
+        page_size=limit,
+        archived=archived,
+        cursor=cursor,
+        allow_partial=allow_partial,
+        fresh=fresh,
     )
-    _show_threads(asyncio.run(_threads(search)), as_json=as_json)
+    page = asyncio.run(_threads(search))
+    warn_of_silent_homes(page.unanswered)
+    _show_threads(page, as_json=as_json)
 
 
 async def _threads(params: types.SearchThreadsParams) -> types.ThreadSearchPage:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from redis.asyncio import Redis
 
 from livethread import types
-from livethread.errors import Unsupported
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
 from livethread.position import START, Position
@@ -33,11 +32,12 @@ AnswerT = TypeVar("AnswerT", bound=Result)
 
 
 class CeleryReader:
-    """The reads of a thread store, answered by a worker."""
+    """The reads of one home, answered by its workers: those of *shard*, if a read names no thread."""
 
-    def __init__(self, app: Celery, redis: Redis, settings: Settings, deployment: DeploymentWatch) -> None:
-        self._requests = ReadRequests(app, redis, settings, deployment)
-        self._deployment = deployment
+    def __init__(
+        self, app: Celery, redis: Redis, settings: Settings, deployment: DeploymentWatch, shard: int = 0
+    ) -> None:
+        self._requests = ReadRequests(app, redis, settings, deployment, shard)
 
     async def aclose(self) -> None:
         """Stop asking."""
@@ -120,15 +120,7 @@ class CeleryReader:
         return thread.model_copy(update={"history": await self.load_history(request)})
 
     async def _read(self, task: str, params: Model, answer: type[AnswerT]) -> AnswerT:
-        """Ask the shard of the thread in *params*; without one, the only home.
-
-        Raises:
-            Unsupported: the deployment has several homes, and *params* name no thread.
-        """
-        thread_id = getattr(params, "thread_id", None)
-        if thread_id is None and len(self._deployment.current.homes().keys() - {None}) > 1:
-            raise Unsupported(f"{task} over several homes")
-        found = await self._requests.ask(task, thread_id, {"params": _sent(params)})
+        found = await self._requests.ask(task, getattr(params, "thread_id", None), {"params": _sent(params)})
         return answer.model_validate(json.loads(found.body))
 
 

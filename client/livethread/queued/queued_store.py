@@ -117,7 +117,8 @@ class QueuedThreadStore:
     async def create_thread(self, params: types.CreateThreadParams) -> None:
         """Open a new thread; nothing reaches Redis before its first task."""
         source = params.forked_from_id
-        if params.history_base and source and not self._share_a_home(params.thread_id, source):
+        needs_source = params.history_base is not None or params.attached_thread
+        if needs_source and source and not self._share_a_home(params.thread_id, source):
             raise InvalidRequest(
                 "the fork's id is in a shard of another home than its source; use the one of prepare_fork"
             )

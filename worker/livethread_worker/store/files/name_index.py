@@ -13,6 +13,7 @@ from livethread.model import format_time
 from livethread.rollout.lines import decode_line, encode_json
 from livethread_worker.store.files import locks, sync
 from livethread_worker.store.files.home import FILE_MODE, Home
+from livethread_worker.store.files.name_reader import NameLine
 from livethread_worker.store.files.recorder import RolloutRecorder
 
 #: How long to wait for the lock of the name index.
@@ -99,6 +100,7 @@ class NameCache:
     """Caches the current names until the name index changes."""
 
     home: Home
+    _lines: dict[str, NameLine] = field(default_factory=dict)
     _names: dict[str, str | None] = field(default_factory=dict)
     _stamp: tuple[int, ...] | None = None
 
@@ -106,8 +108,14 @@ class NameCache:
         """Return the current names, like `read_names`; the same object until they change."""
         stamp = self._current_stamp()  # before reading, so that a concurrent write changes it
         if stamp != self._stamp:
-            self._names, self._stamp = dict(read_names(self.home)), stamp
+            self._lines, self._stamp = dict(self.home.names.read()), stamp
+            self._names = {thread_id: line.name for thread_id, line in self._lines.items()}
         return self._names
+
+    def named_at(self, thread_id: str) -> datetime | None:
+        """Return when the thread got its current name, as of the last call of `names`; None if it has none there."""
+        line = self._lines.get(thread_id)
+        return line.at if line else None
 
     def _current_stamp(self) -> tuple[int, ...]:
         try:

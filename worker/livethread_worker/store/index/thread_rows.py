@@ -33,7 +33,7 @@ _GIT: Final = {"git_sha": "commit_hash", "git_branch": "branch", "git_origin_url
 _COLUMN_OF: Final = {
     field: {"rollout_path": "path", "git_info": "git_sha"}.get(field, field)
     for field in StoredThread.model_fields
-    if field != "history"
+    if field not in {"named_at", "history"}
 }
 
 _THREADS: Final = TypeAdapter(list[StoredThread])

@@ -50,9 +50,12 @@ def find_thread_by_name(
     named_last_first = [thread_id for thread_id in reversed(known) if known[thread_id] == params.name]
     others = [thread_id for thread_id in index.threads_named(params.name) if thread_id not in known]
     for thread_id in filter(canonical_thread_id, [*named_last_first, *others]):
+        if thread_id in params.except_thread_ids:
+            continue
         wanted = types.ReadThreadParams(thread_id=thread_id, include_archived=params.include_archived)
         with suppress(errors.ThreadNotFound):  # it has no rollout any more, or was never stored
-            return read_thread(home, index, wanted).model_copy(update={"name": params.name})
+            found = {"name": params.name, "named_at": names.named_at(thread_id)}
+            return read_thread(home, index, wanted).model_copy(update=found)
     raise errors.ThreadNotFound(params.name, "no thread has this name")
 
 
