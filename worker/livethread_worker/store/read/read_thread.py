@@ -13,6 +13,7 @@ from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
 from livethread_worker.store.read.thread_file import Located, history_at
+from livethread_worker.store.rollout_paths import require_rollout
 from livethread_worker.store.upkeep.rebuild import read_state
 
 
@@ -25,7 +26,7 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
     """
     thread = index.read_thread(params.thread_id)
     if thread is None or thread.rollout_path is None or not thread.rollout_path.exists():
-        known, thread = thread, _read_rollout(home, home.require_rollout(params.thread_id), params.thread_id)
+        known, thread = thread, _read_rollout(home, require_rollout(home, index, params.thread_id), params.thread_id)
         if known is not None:  # the rollout was moved
             thread = thread.model_copy(update={"position": known.position})
     if thread.archived_at is not None and not params.include_archived:

@@ -14,6 +14,7 @@ from livethread.position import START, Position
 from livethread.rollout.lines import decode_line, items_of
 from livethread_worker.store.files import Home, lineage, scan
 from livethread_worker.store.index import Index
+from livethread_worker.store.rollout_paths import require_rollout
 
 
 class Located(NamedTuple):
@@ -39,7 +40,7 @@ def open_thread(
         try:
             file = stack.enter_context(lineage.open_history(home, path))
         except FileNotFoundError:
-            file = stack.enter_context(lineage.open_history(home, home.require_rollout(thread_id)))
+            file = stack.enter_context(lineage.open_history(home, require_rollout(home, index, thread_id)))
         yield file, position
 
 
@@ -52,7 +53,7 @@ def locate_thread(home: Home, index: Index, thread_id: str, *, include_archived:
     thread = index.read_thread(thread_id)
     path = thread.rollout_path if thread else None
     if path is None or not path.exists():  # unknown to the index, or moved since
-        path = home.require_rollout(thread_id)
+        path = require_rollout(home, index, thread_id)
     if home.is_archived(path) and not include_archived:
         raise ThreadNotFound(thread_id, "it is archived")
     return Located(path, thread.position if thread else START)

@@ -239,10 +239,10 @@ SELECT r.thread_id, r.path, r.rollout_bytes
  CROSS JOIN rollouts AS r ON r.thread_id = t.thread_id
 
 -- folders --
-SELECT path, changed_ns, inode FROM folders
+SELECT path, changed_ns, inode, others FROM folders
 
 -- save_folder --
-INSERT OR REPLACE INTO folders (path, changed_ns, inode) VALUES (:path, :changed_ns, :inode)
+INSERT OR REPLACE INTO folders (path, changed_ns, inode, others) VALUES (:path, :changed_ns, :inode, :others)
 
 -- rollout --
 SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id
