@@ -14,12 +14,24 @@ from typing import Any, Final
 
 import click
 
-from benchmarks import chart, history, listing, memory, queueing, rebuilding, report, sessions, writing
+from benchmarks import (
+    chart,
+    deleting,
+    history,
+    listing,
+    memory,
+    queueing,
+    rebuilding,
+    report,
+    scale,
+    sessions,
+    writing,
+)
 from livethread.cli.output import json_option, print_json
 
-#: The parts measured by default; `memory` takes minutes.
+#: The parts measured by default; the others take minutes.
 DEFAULT_PARTS: Final = ("queue", "sessions", "listing", "rebuild", "history", "writing")
-PARTS: Final = (*DEFAULT_PARTS, "memory")
+PARTS: Final = (*DEFAULT_PARTS, "scale", "deleting", "memory")
 
 #: Distributions whose versions matter to a result; some may not be installed.
 _DISTRIBUTIONS: Final = ("livethread", "celery", "redis", "openai-agents")
@@ -32,11 +44,15 @@ def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
 @click.option(
-    "--sizes", default="1000,10000,100000", callback=_sizes, help="Numbers of threads in the homes to list."
+    "--sizes",
+    default="1000,10000,100000",
+    callback=_sizes,
+    help="Numbers of threads in the homes of listing and scale.",
 )
 @click.option("--threads", default=2000, help="Number of threads to rebuild.")
 @click.option("--items", default=5000, help="Number of items in the history.")
 @click.option("--lines", default=1_000_000, help="Number of lines in the thread to append to.")
+@click.option("--deletions", default=50_000, help="Number of threads in the deleting part.")
 @click.option("--appends", default=1_000_000, help="Number of appends in the memory part.")
 @click.option("--repeats", default=5, type=click.IntRange(5), help="Number of measurements; the median is reported.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the homes in this folder, and reuse those in it.")
@@ -49,13 +65,14 @@ def main(
     threads: int,
     items: int,
     lines: int,
+    deletions: int,
     appends: int,
     repeats: int,
     keep: Path | None,
     drawing: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure PARTS of livethread; all but memory by default."""
+    """Measure PARTS of livethread; all but scale, deleting and memory by default."""
     with _folder(keep) as folder:
         runs: dict[str, Callable[[], Any]] = {
             "queue": lambda: queueing.run(repeats),
@@ -67,6 +84,8 @@ def main(
                 "batch": writing.batches(listing.made_home(folder, sizes[-1]), sizes[-1], repeats),
                 "append": writing.appends(folder, lines, repeats),
             },
+            "scale": lambda: scale.run(folder, sizes, repeats),
+            "deleting": lambda: deleting.run(folder, deletions),
             "memory": lambda: memory.run(appends, max(appends // 10, 1)),
         }
         results = {part: runs[part]() for part in parts or DEFAULT_PARTS}

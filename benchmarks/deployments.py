@@ -51,10 +51,10 @@ class Deployment:
 
 
 @contextlib.asynccontextmanager
-async def deployed(workers: int) -> AsyncIterator[Deployment]:
-    """Run a deployment with this number of *workers*, each one process."""
+async def deployed(workers: int, home: Path | None = None) -> AsyncIterator[Deployment]:
+    """Run a deployment with this number of *workers*, each one process; by default with a new home."""
     with tempfile.TemporaryDirectory(prefix="livethread-bench-") as folder:
-        settings = Settings(home=Path(folder) / "home", redis_url=None)
+        settings = Settings(home=home or Path(folder) / "home", redis_url=None)
         with running(settings, workers=workers, concurrency=1) as supervisor:
             async with open_store(settings) as store:
                 with Redis.from_url(settings.client_url) as redis:

@@ -16,9 +16,9 @@ from livethread.model import format_time
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.write.thread_work import number_line
 
-#: The time of the first thread; each next one is younger by `_APART`.
+#: The time of the first thread; each next one is younger by `APART`, or what the `Shape` says.
 BEGIN: Final = datetime(2026, 1, 1, tzinfo=UTC)
-_APART: Final = timedelta(minutes=4)
+APART: Final = timedelta(minutes=4)
 
 #: How many threads share each rare value.
 RARE: Final = 10
@@ -32,14 +32,15 @@ RARE_WORD: Final = "zyzzyva"
 OLD_CWD: Final = "/old"
 
 
-def _created_at(number: int) -> datetime:
-    return BEGIN + number * _APART
+def id_of(at: datetime, number: int) -> str:
+    """Return the UUIDv7 of a time and a number."""
+    ms = f"{int(at.timestamp() * 1000):012x}"
+    return f"{ms[:8]}-{ms[8:]}-7000-8000-{number:012x}"
 
 
 def thread_id(number: int) -> str:
     """Return the id of a thread: a UUIDv7 of its time."""
-    ms = f"{int(_created_at(number).timestamp() * 1000):012x}"
-    return f"{ms[:8]}-{ms[8:]}-7000-8000-{number:012x}"
+    return id_of(BEGIN + number * APART, number)
 
 
 #: The thread whose children are rare.
@@ -58,6 +59,16 @@ class Shape:
     instructions: int
     #: In one thread of this many, the newest ones, nothing was asked, so that listings hide them. 0: in no thread.
     unasked_share: int = 0
+    #: The time between two threads: how many share a day's folder.
+    apart: timedelta = APART
+
+    def thread_id(self, number: int) -> str:
+        """Return the id of a thread."""
+        return id_of(self.created_at(number), number)
+
+    def created_at(self, number: int) -> datetime:
+        """Return the time in the id of a thread."""
+        return BEGIN + number * self.apart
 
 
 #: Threads for listings, about 2 KB; threads for rebuilds, about 8 KB.
@@ -93,7 +104,7 @@ def write_rollouts(home: Home, threads: int, shape: Shape) -> None:
     home.archived_sessions.mkdir(exist_ok=True)
     folders: set[Path] = set()
     for number in range(threads):
-        path = home.new_rollout(thread_id(number), _created_at(number))
+        path = home.new_rollout(shape.thread_id(number), shape.created_at(number))
         if path.parent not in folders:
             path.parent.mkdir(parents=True, exist_ok=True)
             folders.add(path.parent)
@@ -105,7 +116,7 @@ def write_rollouts(home: Home, threads: int, shape: Shape) -> None:
 def write_long_rollout(home: Home, number: int, lines: int) -> None:
     """Write the rollout of one thread of *lines* lines: one turn with messages of the agent."""
     rollout = _begun(number, 1000, SMALL, Words())
-    path = home.new_rollout(thread_id(number), _created_at(number))
+    path = home.new_rollout(thread_id(number), SMALL.created_at(number))
     home.create()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -178,13 +189,13 @@ def _lines(number: int, threads: int, shape: Shape, words: Words) -> list[bytes]
 
 def _begun(number: int, threads: int, shape: Shape, words: Words) -> _Rollout:
     """Return a rollout with its first line."""
-    rollout = _Rollout(_created_at(number))
+    rollout = _Rollout(shape.created_at(number))
     # The order of the last changes differs from the order of creation.
     rollout.at += timedelta(minutes=number * 7919 % 5000)
     meta = {
-        "id": thread_id(number),
-        "session_id": thread_id(number),
-        "timestamp": format_time(_created_at(number)),
+        "id": shape.thread_id(number),
+        "session_id": shape.thread_id(number),
+        "timestamp": format_time(shape.created_at(number)),
         "cwd": OLD_CWD if number < threads // OLD_SHARE else f"/project/{number % 50}",
         "originator": "livethread",
         "cli_version": "0.138.0",

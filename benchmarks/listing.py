@@ -93,11 +93,11 @@ def run(folder: Path, sizes: Sequence[int], repeats: int) -> list[dict[str, Any]
     return records
 
 
-def made_home(folder: Path, size: int) -> Home:
-    """Return an indexed home of *size* small threads; make it unless it exists."""
-    home = Home(folder / f"threads-{size}")
+def made_home(folder: Path, size: int, shape: homes.Shape = homes.SMALL, name: str = "threads") -> Home:
+    """Return an indexed home of *size* threads; make it unless it exists."""
+    home = Home(folder / f"{name}-{size}")
     if not home.index.exists():
-        homes.write_rollouts(home, size, homes.SMALL)
+        homes.write_rollouts(home, size, shape)
         index = Index(home)
         rebuild(home, index)
         while index.maintain(is_idle=True):

@@ -28,6 +28,12 @@ def print_results(results: dict[str, Any], sizes: Sequence[int]) -> None:
         _print_table(("appends", "client, MB", "worker, MB", "Redis, MB"), rows)
     if records := results.get("listing"):
         _print_listing(records, sizes)
+    if records := results.get("scale"):
+        _print_scale(records)
+    if deleted := results.get("deleting"):
+        rates = (f"{deleted[name]:.0f}/s" for name in ("accepted_per_s", "applied_per_s"))
+        row = (f"{deleted['deletions']} in a row", *rates, str(deleted["expired"]))
+        _print_table(("deletions", "accepted", "applied", "expired claims"), [row])
     _print_bare(results)
 
 
@@ -125,6 +131,18 @@ def _print_listing(records: list[dict[str, Any]], sizes: Sequence[int]) -> None:
         ))
     times = (f"{size} threads, ms" for size in sizes)
     _print_table((f"a page of {listing.PAGE}, worst key and order", *times, "growth", "bare, ms", "ratio"), rows)
+
+
+def _print_scale(records: list[dict[str, Any]]) -> None:
+    """Print one line for each operation."""
+    first, *_, last = records
+    rows = [
+        (name, *(f"{each[name] * 1000:.2f}" for each in records), f"{last[name] / first[name]:.1f}")
+        for name in first
+        if name != "threads"
+    ]
+    times = (f"{each['threads']} threads, ms" for each in records)
+    _print_table(("in a folder of all threads", *times, "growth"), rows)
 
 
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from livethread.composition import open_store as open_store
     from livethread.errors import Conflict as Conflict
+    from livethread.errors import HomesUnavailable as HomesUnavailable
     from livethread.errors import Internal as Internal
     from livethread.errors import InvalidRequest as InvalidRequest
     from livethread.errors import ResourceExhausted as ResourceExhausted
+    from livethread.errors import SilentHome as SilentHome
     from livethread.errors import ThreadNotFound as ThreadNotFound
     from livethread.errors import ThreadParked as ThreadParked
     from livethread.errors import ThreadStoreError as ThreadStoreError
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from livethread.observers import ThreadParkedEvent as ThreadParkedEvent
     from livethread.policy import is_persisted as is_persisted
     from livethread.policy import persisted_items as persisted_items
+    from livethread.position import Position as Position
     from livethread.queued import QueuedThreadStore as QueuedThreadStore
     from livethread.rollout.item import RolloutItem as RolloutItem
     from livethread.store import ThreadReader as ThreadReader
@@ -77,7 +80,6 @@ if TYPE_CHECKING:
     from livethread.types import LoadThreadHistoryParams as LoadThreadHistoryParams
     from livethread.types import OccurrencePage as OccurrencePage
     from livethread.types import PersistThreadParams as PersistThreadParams
-    from livethread.types import Position as Position
     from livethread.types import PreparedFork as PreparedFork
     from livethread.types import PrepareForkParams as PrepareForkParams
     from livethread.types import ReadThreadByRolloutPathParams as ReadThreadByRolloutPathParams
@@ -122,6 +124,7 @@ _MODULES = {
     "HistoryPosition": "livethread.types",
     "GitInfo": "livethread.metadata",
     "GitInfoPatch": "livethread.metadata",
+    "HomesUnavailable": "livethread.errors",
     "InMemoryThreadStore": "livethread.in_memory",
     "InitializationMode": "livethread.observers",
     "Internal": "livethread.errors",
@@ -140,7 +143,7 @@ _MODULES = {
     "MetadataUpdated": "livethread.observers",
     "Observers": "livethread.observers",
     "PersistThreadParams": "livethread.types",
-    "Position": "livethread.types",
+    "Position": "livethread.position",
     "PrepareForkParams": "livethread.types",
     "PreparedFork": "livethread.types",
     "QueuedThreadStore": "livethread.queued",
@@ -159,6 +162,7 @@ _MODULES = {
     "SessionSource": "livethread.metadata",
     "Settings": "livethread_config",
     "ShutdownThreadParams": "livethread.types",
+    "SilentHome": "livethread.errors",
     "SortDirection": "livethread.types",
     "StoredModelContext": "livethread.metadata",
     "StoredThread": "livethread.metadata",

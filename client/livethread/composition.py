@@ -6,8 +6,9 @@ Celery, redis and the worker's side are imported only when they are used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,17 @@ from livethread.errors import InvalidRequest, Unavailable
 if TYPE_CHECKING:
     from celery import Celery
 
+    from livethread.position import Position
     from livethread.queued import QueuedThreadStore
+    from livethread.queued.backlog import Backlog
     from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
     from livethread.queued.queue_state import RedisQueueState
     from livethread.queued.shards import Shards
     from livethread.store import ThreadReader
+    from livethread.types import ThreadFreshness
     from livethread_config import Settings
-    from livethread_config.deployment import HomeIdentity
+    from livethread_config.deployment import Deployment, HomeIdentity
 
 
 @asynccontextmanager
@@ -48,7 +52,7 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
         app = _client_app(stack, settings)
         mailboxes = _mailboxes(stack, settings, app)
         deployment = await stack.enter_async_context(mailboxes.deployment)
-        reader = await _reader(stack, settings, app, deployment)
+        reader = await _reader(stack, settings, deployment, lambda _: app)
         yield await stack.enter_async_context(QueuedThreadStore(mailboxes, settings, reader))
 
 
@@ -56,27 +60,63 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
 async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadReader]:
     """Open the store that *settings* describe for reading. Starts neither Redis nor a worker.
 
-    If *settings* name a home, or Redis is embedded, the reader reads the files itself; otherwise it asks the workers.
+    If *settings* name a home, or Redis is embedded, the reader reads the files itself; it asks the workers for threads of
+    other homes. A read that must be fresh also asks Redis, and raises `Unavailable` if Redis does not run.
 
     Raises:
-        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value.
-        Unavailable: Redis does not answer.
+        InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value, or the deployment record contradicts the settings.
+        Unavailable: Redis does not answer, and *settings* name no home.
     """
+    from livethread.fresh_reader import FreshReader
+    from livethread.position import START
+
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
-        if _reads_locally(settings):
-            yield await _local_reader(stack, settings)
-            return
-        from livethread.queued.connection import connect, redis_errors_translated, require_redis
-        from livethread.queued.deployment import DeploymentWatch
+        reader = await _reader_alone(stack, settings)
 
+        @cache
+        def mailboxes() -> Mailboxes:
+            return _mailboxes(stack, settings, _client_app(stack, settings))
+
+        async def backlog() -> Backlog:
+            from livethread.queued.backlog import Backlog
+            from livethread.queued.connection import redis_errors_translated
+
+            with redis_errors_translated(settings):
+                await mailboxes().deployment.refresh()
+            return Backlog(mailboxes(), settings)
+
+        async def catch_up(thread_id: str, demand: ThreadFreshness) -> Position:
+            if not demand.is_demanding:
+                return START
+            return await (await backlog()).until_applied(thread_id, demand.at_least or START, fresh=demand.fresh)
+
+        async def catch_up_with_all() -> None:
+            await (await backlog()).until_all_applied()
+
+        yield FreshReader(reader, catch_up, catch_up_with_all)
+
+
+async def _reader_alone(stack: AsyncExitStack, settings: Settings) -> ThreadReader:
+    """Return the reader of all homes for a process without a store."""
+    is_local = _reads_locally(settings)
+    if is_local and settings.is_embedded:
+        return await _local_reader(stack, settings)
+    from livethread.queued.connection import connect, redis_errors_translated, require_redis
+    from livethread.queued.deployment import DeploymentWatch
+
+    redis = connect(settings)
+    stack.push_async_callback(redis.aclose)
+    deployment = DeploymentWatch(redis, settings)
+    if is_local:
+        await deployment.look()
+    else:
         await require_redis(settings)
-        redis = connect(settings)
-        stack.push_async_callback(redis.aclose)
-        deployment = await stack.enter_async_context(DeploymentWatch(redis, settings))
         with redis_errors_translated(settings):
             await deployment.refresh()
-        yield await _reader(stack, settings, _client_app(stack, settings), deployment)
+    if deployment.is_read:
+        await stack.enter_async_context(deployment)
+    return await _reader(stack, settings, deployment, lambda readers: _client_app(readers, settings))
 
 
 async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:
@@ -179,18 +219,55 @@ def _mailboxes(
 
 
 async def _reader(
-    stack: AsyncExitStack, settings: Settings, app: Celery, deployment: DeploymentWatch
+    stack: AsyncExitStack,
+    settings: Settings,
+    watch: DeploymentWatch,
+    client_app: Callable[[AsyncExitStack], Celery],
 ) -> ThreadReader:
-    if _reads_locally(settings):
-        return await _local_reader(stack, settings)
+    """Return the reader of all homes; *client_app* returns the application to ask workers with."""
+    local = await _local_reader(stack, settings) if _reads_locally(settings) else None
+    if local is not None and settings.is_embedded:
+        return local
+    from redis.exceptions import RedisError
+
     from livethread.queued.celery_reader import CeleryReader
     from livethread.queued.connection import connect
+    from livethread.queued.merged_reader import MergedReader
 
-    redis = connect(settings)
-    stack.push_async_callback(redis.aclose)
-    reader = CeleryReader(app, redis, settings, deployment)
-    stack.push_async_callback(reader.aclose)
-    return reader
+    readers = await stack.enter_async_context(AsyncExitStack())
+    recalled = _recalled_deployment(settings) if local is not None else None
+
+    @cache
+    def app() -> Celery:
+        return client_app(readers)
+
+    @cache
+    def remote(shard: int) -> ThreadReader:
+        # One connection pool for each: a home that does not answer keeps no read of another one waiting.
+        redis, celery = connect(settings), app()
+        readers.push_async_callback(redis.aclose)
+        reader = CeleryReader(celery, redis, settings, watch, shard)
+        readers.push_async_callback(reader.aclose)
+        return reader
+
+    def deployment() -> Deployment:
+        return watch.current if watch.is_read or recalled is None else recalled
+
+    async def refreshed() -> Deployment:
+        if watch.is_read:
+            with suppress(RedisError, OSError, InvalidRequest):
+                async with asyncio.timeout(settings.connect_timeout_s):
+                    await watch.refresh()
+        return deployment()
+
+    return MergedReader(
+        deployment,
+        refreshed,
+        remote,
+        local=local,
+        local_home=_local_home_once_served(settings),
+        prefers_local=settings.reads == "local",
+    )
 
 
 async def _local_reader(stack: AsyncExitStack, settings: Settings) -> ThreadReader:
@@ -198,6 +275,25 @@ async def _local_reader(stack: AsyncExitStack, settings: Settings) -> ThreadRead
 
     local_home(settings)
     return await stack.enter_async_context(LocalThreadStore(settings))
+
+
+def _local_home_once_served(settings: Settings) -> Callable[[], HomeIdentity | None]:
+    known: HomeIdentity | None = None
+
+    def find() -> HomeIdentity | None:
+        nonlocal known
+        known = known or local_home(settings)
+        return known
+
+    return find
+
+
+def _recalled_deployment(settings: Settings) -> Deployment | None:
+    """Return the deployment as a worker of the home last saw it, for as long as Redis does not answer."""
+    from livethread_worker.store.files.home import Home
+    from livethread_worker.store.files.identity import recall_deployment
+
+    return recall_deployment(Home(settings.home))
 
 
 def local_home(settings: Settings) -> HomeIdentity | None:

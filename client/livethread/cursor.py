@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from livethread.errors import InvalidRequest
@@ -21,7 +23,7 @@ _MALFORMED = "this is not a cursor; pass next_cursor unchanged"
 
 def encode_cursor(thread: StoredThread, sort_key: ThreadSortKey) -> str:
     """Return the cursor for the page after *thread*."""
-    return _encode(sort_key.value, format_time(getattr(thread, sort_key.value)), thread.thread_id)
+    return encode_place(place_of(thread, sort_key), sort_key)
 
 
 def decode_cursor(cursor: str, sort_key: ThreadSortKey) -> tuple[str, str]:
@@ -34,6 +36,91 @@ def decode_cursor(cursor: str, sort_key: ThreadSortKey) -> tuple[str, str]:
     if not isinstance(value, str):
         raise InvalidRequest(_MALFORMED)
     return value, thread_id
+
+
+#: The sort value and the id of a thread.
+Place = tuple[str, str]
+
+
+def place_of(thread: StoredThread, sort_key: ThreadSortKey) -> Place:
+    """Return the place of *thread* in a listing; places sort as threads do."""
+    return format_time(getattr(thread, sort_key.value)), thread.thread_id
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The place after which the next page of a listing over all shards begins; None at the beginning."""
+
+    place: Place | None = None
+    #: The same for each shard that did not answer up to there.
+    behind: Mapping[int, Place | None] = field(default_factory=dict)
+
+    def of(self, shard: int) -> Place | None:
+        """Return the place after which *shard*'s next threads begin."""
+        return self.behind.get(shard, self.place)
+
+
+def encode_place(place: Place, sort_key: ThreadSortKey) -> str:
+    """Return the cursor for the page after *place*."""
+    return _encode(sort_key.value, *place)
+
+
+def encode_places(places: Places, sort_key: ThreadSortKey) -> str:
+    """Return the cursor for the page after *places*. If no shard is behind, it is a cursor of `encode_cursor`."""
+    if places.place is not None and not places.behind:
+        return encode_place(places.place, sort_key)
+    return _encode(sort_key.value, places.place, places.behind, "partial")
+
+
+def decode_places(cursor: str | None, sort_key: ThreadSortKey) -> Places:
+    """Return where the next page begins.
+
+    Raises:
+        InvalidRequest: *cursor* is malformed, or belongs to a different sort key.
+    """
+    if not cursor:
+        return Places()
+    fields = _fields(cursor, sort_key.value)
+    try:
+        if fields[-1] != "partial":
+            return Places(decode_cursor(cursor, sort_key))
+        place, behind, _ = fields
+        return Places(_place(place), {int(shard): _place(each) for shard, each in behind.items()})
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidRequest(_MALFORMED) from None
+
+
+def _place(value: Any) -> Place | None:
+    if value is None:
+        return None
+    at, thread_id = value
+    return str(at), str(thread_id)
+
+
+def encode_turns(homes: int, turns: Sequence[tuple[int, str | None]]) -> str:
+    """Return the cursor for the next best matches of several homes.
+
+    *turns* holds the number and the cursor of each home that may have more, in the order of their turns; the cursor is None
+    if the home was not asked yet. *homes* identifies the homes and their shards.
+    """
+    return _encode("relevance of homes", homes, turns)
+
+
+def decode_turns(cursor: str, homes: int) -> list[tuple[int, str | None]]:
+    """Return the *turns* in a cursor of `encode_turns`.
+
+    Raises:
+        InvalidRequest: *cursor* is malformed, belongs to a different order, or to other *homes*.
+    """
+    fields = _fields(cursor, "relevance of homes")
+    try:
+        known, turns = fields
+        decoded = [(int(home), None if each is None else str(each)) for home, each in turns]
+    except (ValueError, TypeError):
+        raise InvalidRequest(_MALFORMED) from None
+    if known != homes:
+        raise InvalidRequest("shards were added or moved since this search began; search again from the beginning")
+    return decoded
 
 
 def encode_relevance(snapshot: int, offset: int) -> str:
@@ -92,17 +179,29 @@ def _decode_pair(cursor: str, kind: str) -> tuple[int, int]:
     return first, int(second)
 
 
-def _encode(kind: str, *fields: str | int) -> str:
+def _encode(kind: str, *fields: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps([kind, *fields]).encode()).decode()
 
 
 def _decode(cursor: str, kind: str) -> tuple[Any, str]:
+    fields = _fields(cursor, kind)
+    if len(fields) != 2:  # noqa: PLR2004
+        raise InvalidRequest(_MALFORMED)
+    value, thread_id = fields
+    return value, str(thread_id)
+
+
+def _fields(cursor: str, kind: str) -> list[Any]:
+    """Return the fields of a cursor of *kind*: at least one."""
+    fields: list[Any]
     try:
-        found, value, thread_id = json.loads(base64.urlsafe_b64decode(cursor))
+        found, *fields = json.loads(base64.urlsafe_b64decode(cursor))
     except (ValueError, TypeError, RecursionError):
         raise InvalidRequest(_MALFORMED) from None
     if found != kind:
         raise InvalidRequest(
             f"this cursor is for {found}, not for {kind}; pass it with the parameters that returned it"
         )
-    return value, str(thread_id)
+    if not fields:
+        raise InvalidRequest(_MALFORMED)
+    return fields

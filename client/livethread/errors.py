@@ -7,6 +7,7 @@
     ├── Unsupported         use another store: this one lacks the operation
     ├── ResourceExhausted   wait, then retry: a limit is reached
     ├── Unavailable         wait: Redis or the workers are unreachable; nothing accepted is lost
+    │   └── HomesUnavailable    or take a partial page: a read over all shards lacks the answers of some homes
     ├── ThreadParked        inspect the task that cannot be applied, then retry or drop it
     └── Internal            report a bug in the store, or repair a damaged file; the message says which
 
@@ -16,7 +17,9 @@ The first six and `Internal` are codex's (``thread-store/src/error.rs``). Each e
 
 from __future__ import annotations
 
-from typing import Final, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 #: Note on the ``CancelledError`` of a call that was cancelled while it waited for room (``LIVETHREAD_BACKPRESSURE=wait``).
 #: Without this note, the cancellation ended only the wait: the request still takes effect.
@@ -89,6 +92,41 @@ class Unavailable(ThreadStoreError):
 
     def __str__(self) -> str:
         return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class SilentHome:
+    """A home that did not answer a read over all shards."""
+
+    #: The home's id.
+    home: str
+    #: The host of its workers.
+    host: str
+    #: The shards that it serves.
+    shards: tuple[int, ...]
+    #: Why it did not answer.
+    reason: str
+
+    def __str__(self) -> str:
+        numbers = ", ".join(map(str, self.shards))
+        return f"home {self.home} on host {self.host} (shards: {numbers}): {self.reason}"
+
+
+class HomesUnavailable(Unavailable):
+    """Some homes did not answer a read over all shards, so the answer would lack their threads."""
+
+    def __init__(self, unanswered: Iterable[Any]) -> None:
+        homes = [_silent_home(each) for each in unanswered]
+        super().__init__("no answer from " + "; ".join(map(str, homes)))
+        self.args = ([[home.home, home.host, list(home.shards), home.reason] for home in homes],)
+        self.unanswered = tuple(homes)
+
+
+def _silent_home(value: Any) -> SilentHome:
+    if isinstance(value, SilentHome):
+        return value
+    home, host, shards, reason = value  # as JSON has them
+    return SilentHome(home, host, tuple(shards), reason)
 
 
 class Internal(_MessageError):

@@ -20,6 +20,7 @@ from tests.nodes.waiting import eventually, wait_until
 from livethread import (
     ArchiveThreadParams,
     DeleteThreadParams,
+    ListThreadsParams,
     LiveThread,
     ReadThreadParams,
     ResumeThreadParams,
@@ -27,6 +28,7 @@ from livethread import (
     ThreadMetadataPatch,
 )
 from livethread.queued.celery_reader import CeleryReader
+from livethread.queued.merged_reader import MergedReader
 from livethread_config.names import ShardKeys
 from livethread_worker.embedded.processes import settings_env
 
@@ -112,8 +114,12 @@ async def test_the_documented_rights_suffice(
         await flush(store, thread_id)
         await LiveThread.resume(other, ResumeThreadParams(thread_id=thread_id, exclusive=True))
         assert texts(await history(other, thread_id)) == ["one"]
-        assert isinstance(other._reader, CeleryReader)
-        await other._reader._requests._withdraw(ShardKeys(PREFIX, 0), "a read that timed out")
+        assert len((await other.list_threads(ListThreadsParams(include_without_preview=True, fresh=True))).items) == 1
+        await other.read_thread(ReadThreadParams(thread_id=thread_id, fresh=True))
+        assert isinstance(other._reader, MergedReader)
+        reader = other._reader._remote(0)
+        assert isinstance(reader, CeleryReader)
+        await reader._requests._withdraw(ShardKeys(PREFIX, 0), "a read that timed out")
         assert (await store._mailboxes.circumstances(thread_id)).seen_at is not None
         path = (await other.read_thread(ReadThreadParams(thread_id=thread_id))).rollout_path
         assert path is not None

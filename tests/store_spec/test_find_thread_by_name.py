@@ -19,8 +19,8 @@ from livethread import (
 )
 
 
-async def by_name(store: ThreadReader, name: str, **params: bool) -> StoredThread:
-    return await store.find_thread_by_name(FindThreadByNameParams(name=name, **params))
+async def by_name(store: ThreadReader, name: str, **params: object) -> StoredThread:
+    return await store.find_thread_by_name(FindThreadByNameParams.model_validate({"name": name} | params))
 
 
 async def rename(store: ThreadStore, thread_id: str, name: str | None) -> None:
@@ -33,7 +33,11 @@ async def test_a_thread_is_found_by_its_whole_name(store: ThreadStore) -> None:
     name = f"Ein Name 名前 {a_word()}"
     thread_id = await stored(store, name=name)
 
-    assert await by_name(store, name) == await read(store, thread_id)
+    found, thread = await by_name(store, name), await read(store, thread_id)
+
+    assert found == thread.model_copy(update={"named_at": found.named_at})
+    assert found.named_at is not None
+    assert found.named_at >= thread.created_at
     for other in (name.lower(), name[:-1], f" {name}"):
         with pytest.raises(ThreadNotFound):
             await by_name(store, other)
@@ -44,6 +48,7 @@ async def test_of_several_threads_the_one_that_got_the_name_last_is_found(store:
     first, second = await stored(store, name=name), await stored(store, name=name)
 
     assert (await by_name(store, name)).thread_id == second
+    assert (await by_name(store, name, except_thread_ids=(second,))).thread_id == first
     await rename(store, first, "another")
     await rename(store, first, name)
     assert (await by_name(store, name)).thread_id == first

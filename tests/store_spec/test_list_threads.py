@@ -312,8 +312,13 @@ async def test_children_and_descendants_are_listed(store: ThreadStore, cwd: str)
     children = await listed(store, cwd, relation_filter=related(RelationKind.DIRECT_CHILDREN, root))
     descendants = await listed(store, cwd, relation_filter=related(RelationKind.DESCENDANTS, root))
     none = await listed(store, cwd, relation_filter=related(RelationKind.DESCENDANTS, grandchild))
+    of_two = ThreadRelationFilter(
+        kind=RelationKind.DIRECT_CHILDREN, thread_id=new_thread_id(), further_thread_ids=(root, child)
+    )
+    children_of_two = await listed(store, cwd, relation_filter=of_two)
 
     assert (children, sorted(descendants), none) == ([child], sorted([child, grandchild]), [])
+    assert sorted(children_of_two) == sorted([child, grandchild])
 
 
 async def test_descendants_are_found_through_an_archived_thread(store: ThreadStore, cwd: str) -> None:

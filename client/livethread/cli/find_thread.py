@@ -18,8 +18,10 @@ _ID_PREFIX: Final = re.compile(r"[0-9a-f-]{4,36}")
 _LISTED: Final = 5
 
 
-async def find_thread(reader: ThreadReader, text: str) -> StoredThread:
+async def find_thread(reader: ThreadReader, text: str, *, fresh: bool = False) -> StoredThread:
     """Return the thread, archived or not, whose id is *text* or begins with it, or whose name it is.
+
+    *fresh*: as in `Freshness`; reads of the thread that follow show at least as much.
 
     Raises:
         ThreadNotFound: there is none.
@@ -30,9 +32,9 @@ async def find_thread(reader: ThreadReader, text: str) -> StoredThread:
 
     thread_id = canonical_thread_id(text)
     if thread_id is not None:
-        return await reader.read_thread(ReadThreadParams(thread_id=thread_id))
-    found = {thread.thread_id: thread for thread in await _beginning_with(reader, text.lower())}
-    if (named := await _named(reader, text)) is not None:
+        return await reader.read_thread(ReadThreadParams(thread_id=thread_id, fresh=fresh))
+    found = {thread.thread_id: thread for thread in await _beginning_with(reader, text.lower(), fresh=fresh)}
+    if (named := await _named(reader, text, fresh=fresh)) is not None:
         found[named.thread_id] = named
     if not found:
         raise ThreadNotFound(text, "no thread has this name, or an id that begins like this")
@@ -50,24 +52,28 @@ def described(thread: StoredThread) -> str:
     return one_line(thread.name or thread.preview or "nothing was asked", 60)
 
 
-async def _beginning_with(reader: ThreadReader, text: str) -> list[StoredThread]:
+async def _beginning_with(reader: ThreadReader, text: str, *, fresh: bool) -> list[StoredThread]:
     from livethread.types import ListThreadsParams
 
     if not _ID_PREFIX.fullmatch(text):
         return []
     wanted = ListThreadsParams(
-        thread_id_prefix=text, page_size=_LISTED, include_without_preview=True, include_attached_threads=True
+        thread_id_prefix=text,
+        page_size=_LISTED,
+        include_without_preview=True,
+        include_attached_threads=True,
+        fresh=fresh,
     )
     pages = [await reader.list_threads(wanted.model_copy(update={"archived": each})) for each in (False, True)]
     return [thread for page in pages for thread in page.items]
 
 
-async def _named(reader: ThreadReader, text: str) -> StoredThread | None:
+async def _named(reader: ThreadReader, text: str, *, fresh: bool) -> StoredThread | None:
     from livethread.types import FindThreadByNameParams
 
     for include_archived in (False, True):
         try:
-            wanted = FindThreadByNameParams(name=text, include_archived=include_archived)
+            wanted = FindThreadByNameParams(name=text, include_archived=include_archived, fresh=fresh)
             return await reader.find_thread_by_name(wanted)
         except ThreadNotFound:
             continue

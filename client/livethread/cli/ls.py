@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import Column, json_option, print_json, print_table, shown_time, utc_option
+from livethread.cli.output import (
+    Column,
+    fresh_option,
+    json_option,
+    partial_option,
+    print_json,
+    print_table,
+    shown_time,
+    utc_option,
+    warn_of_silent_homes,
+)
 from livethread.cli.place import nothing
 from livethread.composition import open_reader
 
@@ -46,6 +56,8 @@ COLUMNS: Final = (
 )
 @click.option("--all", "every", is_flag=True, help="Include threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@partial_option
+@fresh_option
 @utc_option
 @json_option
 def command(
@@ -59,6 +71,8 @@ def command(
     attached_to: str | None,
     every: bool,
     cursor: str | None,
+    allow_partial: bool,
+    fresh: bool,
     in_utc: bool,
     as_json: bool,
 ) -> None:
@@ -74,8 +88,11 @@ def command(
         search_term=search,
         cwd_filters=tuple(map(os.path.abspath, cwd)) or None,
         include_without_preview=every,
+        allow_partial=allow_partial,
+        fresh=fresh,
     )
     page = asyncio.run(_list(params, attached_to))
+    warn_of_silent_homes(page.unanswered)
     if as_json:
         print_json(page.model_dump(mode="json", exclude={"items": {"__all__": {"history"}}}))
     else:
@@ -85,7 +102,7 @@ def command(
 async def _list(params: types.ListThreadsParams, attached_to: str | None) -> types.ThreadPage:
     async with open_reader() as reader:
         if attached_to is not None:
-            source = await find_thread(reader, attached_to)
+            source = await find_thread(reader, attached_to, fresh=params.fresh)
             params = params.model_copy(update={"attached_to_thread_id": source.thread_id})
         return await reader.list_threads(params)
 

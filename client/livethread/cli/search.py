@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import Column, json_option, print_json, print_table, shown_time, utc_option
+from livethread.cli.output import (
+    Column,
+    fresh_option,
+    json_option,
+    partial_option,
+    print_json,
+    print_table,
+    shown_time,
+    utc_option,
+    warn_of_silent_homes,
+)
 from livethread.cli.place import nothing
 from livethread.composition import open_reader
 
@@ -26,6 +36,8 @@ if TYPE_CHECKING:
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
 @click.option("--thread", metavar="THREAD", help="Show each occurrence in one thread (id, its beginning, or name).")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@partial_option
+@fresh_option
 @utc_option
 @json_option
 def command(
@@ -36,6 +48,8 @@ def command(
     archived: bool,
     thread: str | None,
     cursor: str | None,
+    allow_partial: bool,
+    fresh: bool,
     in_utc: bool,
     as_json: bool,
 ) -> None:
@@ -45,14 +59,22 @@ def command(
     if thread is not None and (words or archived):
         raise click.UsageError("--thread searches for TEXT literally, archived or not; omit --words and --archived")
     if thread is not None:
-        found = asyncio.run(_occurrences(thread, search_term=term, page_size=limit, cursor=cursor))
+        found = asyncio.run(_occurrences(thread, search_term=term, page_size=limit, cursor=cursor, fresh=fresh))
         _show_occurrences(found, as_json=as_json)
         return
     match = types.SearchMatch.WORDS if words else types.SearchMatch.LITERAL
     search = types.SearchThreadsParams(
-        search_term=term, match=match, page_size=limit, archived=archived, cursor=cursor
+        search_term=term,
+        match=match,
+        page_size=limit,
+        archived=archived,
+        cursor=cursor,
+        allow_partial=allow_partial,
+        fresh=fresh,
     )
-    _show_threads(asyncio.run(_threads(search)), in_utc=in_utc, as_json=as_json)
+    page = asyncio.run(_threads(search))
+    warn_of_silent_homes(page.unanswered)
+    _show_threads(page, in_utc=in_utc, as_json=as_json)
 
 
 async def _threads(params: types.SearchThreadsParams) -> types.ThreadSearchPage:
@@ -60,11 +82,11 @@ async def _threads(params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         return await reader.search_threads(params)
 
 
-async def _occurrences(text: str, **params: Any) -> types.OccurrencePage:
+async def _occurrences(text: str, *, fresh: bool, **params: Any) -> types.OccurrencePage:
     from livethread.types import SearchOccurrencesParams
 
     async with open_reader() as reader:
-        thread = await find_thread(reader, text)
+        thread = await find_thread(reader, text, fresh=fresh)
         return await reader.search_occurrences(SearchOccurrencesParams(thread_id=thread.thread_id, **params))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import compact, json_option, one_line, print_json, shown_time, utc_option
+from livethread.cli.output import compact, fresh_option, json_option, one_line, print_json, shown_time, utc_option
 from livethread.composition import open_reader
 
 if TYPE_CHECKING:
@@ -31,11 +31,12 @@ WIDE: Final = 110
 @click.argument("thread", metavar="THREAD")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Show only the last N items.")
 @click.option("--full", is_flag=True, help="Print whole items instead of one line each.")
+@fresh_option
 @utc_option
 @json_option
-def command(*, thread: str, last: int | None, full: bool, in_utc: bool, as_json: bool) -> None:
+def command(*, thread: str, last: int | None, full: bool, fresh: bool, in_utc: bool, as_json: bool) -> None:
     """Show the metadata and the items of THREAD: an id, the beginning of one, or a name."""
-    found = asyncio.run(_read(thread, last))
+    found = asyncio.run(_read(thread, last, fresh=fresh))
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -44,16 +45,17 @@ def command(*, thread: str, last: int | None, full: bool, in_utc: bool, as_json:
         _print_items(found.history.items if found.history else (), full=full, in_utc=in_utc)
 
 
-async def _read(text: str, last: int | None) -> StoredThread:
+async def _read(text: str, last: int | None, *, fresh: bool) -> StoredThread:
     from livethread.metadata import StoredThreadHistory
     from livethread.types import LoadThreadHistoryParams
 
     async with open_reader() as reader:
-        thread = await find_thread(reader, text)
+        thread = await find_thread(reader, text, fresh=fresh)
         if last is None:
             history = await reader.load_history(LoadThreadHistoryParams(thread_id=thread.thread_id))
         else:
-            history = StoredThreadHistory(thread.thread_id, await _last_items(reader, thread.thread_id, last))
+            items = await _last_items(reader, thread.thread_id, last)
+            history = StoredThreadHistory(thread.thread_id, items, thread.position)
         return thread.model_copy(update={"history": history})
 
 

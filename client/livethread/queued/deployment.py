@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -111,6 +112,11 @@ class DeploymentWatch:
         """The deployment as last read."""
         return self._known or self._guess
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the record was read."""
+        return self._known is not None
+
     def on_more_shards(self, observer: Callable[[], Awaitable[None]]) -> None:
         """Have *observer* called whenever there are more shards than before."""
         self._observers.append(observer)
@@ -131,6 +137,18 @@ class DeploymentWatch:
             for observer in self._observers:
                 await observer()
         return self.current
+
+    async def look(self) -> None:
+        """Read the record if Redis answers and has one; write nothing.
+
+        Raises:
+            InvalidRequest: the record contradicts the settings or this release.
+        """
+        with suppress(RedisError, OSError):  # among them TimeoutError
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                found = reconcile(await self._redis.hgetall(self._key), self._settings, self._known)
+            if not isinstance(found, list):
+                self._known = found
 
     async def change(self, changes: list[Change]) -> bool:
         """Change the record if its fields have the values that are expected; return whether they had."""

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from livethread import errors
+from livethread.position import Position
 from livethread.queued import doorbell
 from livethread.queued.connection import redis_errors_translated
 from livethread.queued.deployment import DeploymentWatch
@@ -47,14 +48,19 @@ class ReadAnswer(NamedTuple):
     body: bytes
     #: Where the next page begins, if the read has pages.
     next: int | None
+    #: The position that it shows, if the read is of one thread and has pages.
+    position: Position
 
 
 class ReadRequests:
     """Sends reads to workers and receives their answers."""
 
-    def __init__(self, app: Celery, redis: Redis, settings: Settings, deployment: DeploymentWatch) -> None:
+    def __init__(
+        self, app: Celery, redis: Redis, settings: Settings, deployment: DeploymentWatch, shard: int = 0
+    ) -> None:
         self._app = app
         self._deployment = deployment
+        self._shard = shard
         self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
         self._settings = settings
         self._ask = redis.register_script(load_script("livethread.queued", "ask"))
@@ -72,7 +78,7 @@ class ReadRequests:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, task: str, thread_id: str | None, arguments: dict[str, Any]) -> ReadAnswer:
-        """Have a worker of the thread's shard run *task*, and return its answer.
+        """Have a worker run *task*, and return its answer: one of the thread's shard, or without a thread of the reader's.
 
         A read that is cancelled, or times out, is withdrawn: a worker that has it in its queue drops it.
 
@@ -80,7 +86,7 @@ class ReadRequests:
             ThreadStoreError: the read raised it.
             Unavailable: no worker answered in time, or the request could not be sent.
         """
-        shard = self._deployment.current.shard_of(thread_id) if thread_id else 0
+        shard = self._deployment.current.shard_of(thread_id) if thread_id else self._shard
         of, read = names.ShardKeys(self._settings.key_prefix, shard), uuid.uuid4().hex
         limit = self._settings.flush_timeout_s
         withdrawal: asyncio.Task[bytes | None] | None = None
@@ -96,7 +102,11 @@ class ReadRequests:
                     withdrawal = self._withdraw(of, read)
                     raise
         except TimeoutError:
-            raise errors.Unavailable(f"no worker answered within {limit:g} s: {await _state(withdrawal)}") from None
+            home = self._deployment.current.home_of.get(shard)
+            of_home = f" (home {home})" if home else ""
+            raise errors.Unavailable(
+                f"no worker of shard {shard}{of_home} answered within {limit:g} s: {await _state(withdrawal)}"
+            ) from None
         if isinstance(answer, errors.ThreadStoreError):
             raise answer
         return answer
@@ -130,7 +140,7 @@ class ReadRequests:
         while missing > 0:
             pieces.append(await self._pop(key))
             missing -= len(pieces[-1])
-        return ReadAnswer(b"".join(pieces), header["next"])
+        return ReadAnswer(b"".join(pieces), header["next"], header["position"])
 
     async def _pop(self, key: str) -> bytes:
         """Return the next piece. If Redis is away, wait for it: it keeps the piece for some seconds."""

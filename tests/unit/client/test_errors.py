@@ -10,9 +10,11 @@ from celery import Celery
 from livethread import errors
 from livethread.errors import (
     Conflict,
+    HomesUnavailable,
     Internal,
     InvalidRequest,
     ResourceExhausted,
+    SilentHome,
     ThreadNotFound,
     ThreadParked,
     ThreadStoreError,
@@ -33,6 +35,10 @@ ERRORS = [
     ),
     (ResourceExhausted("the mailbox is full; flush"), "the mailbox is full; flush"),
     (Unavailable("Redis does not answer; start it"), "Redis does not answer; start it"),
+    (
+        HomesUnavailable([SilentHome("h1", "host1", (1, 3), "no worker took the read")]),
+        "no answer from home h1 on host host1 (shards: 1, 3): no worker took the read",
+    ),
     (Internal("a bug; report it"), "a bug; report it"),
     (Unsupported("list_turns"), "this store does not support list_turns"),
     (

@@ -235,6 +235,7 @@ def test_an_unknown_field_of_a_patch_is_refused() -> None:
 
 
 def test_the_repr_of_a_thread_omits_its_history() -> None:
-    whole = thread(history={"thread_id": thread().thread_id, "items": [{"type": "x", "payload": "a secret"}]})
+    items = [{"type": "x", "payload": "a secret"}]
+    whole = thread(history={"thread_id": thread().thread_id, "items": items, "position": "0-0"})
 
     assert "a secret" not in repr(whole)

@@ -12,6 +12,7 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.lineage import First, read_first
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.index import Heir
+from livethread_worker.store.rollout_paths import rollouts_of, unindexed_rollouts
 
 
 def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
@@ -36,25 +37,21 @@ def require_unneeded(home: Home, index: Index, thread_id: str) -> None:
 def _heirs(home: Home, index: Index, thread_id: str) -> Iterator[Heir]:
     # codex lets forks continue only paginated threads.
     is_paginated = index.rollout(thread_id) is None or index.lineage(thread_id).is_paginated
-    rollouts = home.rollouts_of(thread_id) if is_paginated else []
+    rollouts = rollouts_of(home, index, thread_id) if is_paginated else []
     rollout_ids = {id_ for path in rollouts if (id_ := home.rollout_id_of(path))}
     for known in index.heirs(thread_id, rollout_ids):
         if (home.root / known.path).exists():
             yield known
     if not any(_first(path).is_paginated for path in rollouts):
         return
-    # The index lacks new rollouts, and the earlier ones of threads that codex reverted.
-    indexed = {path for path, _ in index.rollouts().values()}
-    for other, entry in home.rollout_entries():
-        path = Path(entry.path)
-        relative = home.relative(path)
-        if other == thread_id or relative in indexed:
+    for other, path in unindexed_rollouts(home, index):
+        if other == thread_id:
             continue
         first = _first(path)
         if first.attached_to == thread_id:
-            yield Heir(other, relative, is_attached=True)
+            yield Heir(other, home.relative(path), is_attached=True)
         elif first.base is not None and first.base.rollout_id in rollout_ids:
-            yield Heir(other, relative, is_attached=False)
+            yield Heir(other, home.relative(path), is_attached=False)
 
 
 def continued_rollouts(home: Home) -> set[str]:

@@ -128,7 +128,7 @@ def test_a_web_framework_reads_and_writes_an_item_in_the_form_of_its_line(kind: 
     """FastAPI uses types through pydantic's adapter."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     value: Any = {RolloutItem: FLAT, list[RolloutItem]: [FLAT]}.get(
-        kind, {"thread_id": new_thread_id(), "items": [FLAT]}
+        kind, {"thread_id": new_thread_id(), "items": [FLAT], "position": "0-0"}
     )
 
     read = adapter.validate_json(json.dumps(value))

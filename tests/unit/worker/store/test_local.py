@@ -19,7 +19,7 @@ from livethread import (
     Unavailable,
     new_thread_id,
 )
-from livethread.types import START
+from livethread.position import START
 from livethread_worker.store import LocalThreadStore, local
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock

@@ -10,7 +10,8 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread_config.settings import OWN_FOLDER
+from livethread_worker.store.files.name_reader import NameReader
 from livethread_worker.store.files.reverts import Reverts
+from livethread_worker.store.files.rollout_search import KnownFolder, RolloutSearch
 
 #: Permissions of every directory and file we create: only the owner has access.
 DIRECTORY_MODE: Final = 0o700
@@ -46,10 +49,10 @@ _ROOT_USER: Final = 0
 #: No codex wrote a rollout before: a time in a name may be any.
 _FIRST_DAY: Final = date(2025, 1, 1)
 
+_name: Final = attrgetter("name")
+
 #: Last parts of a path that do not name a file.
 _NOT_FILE_NAMES: Final = frozenset({"", ".", ".."})
-
-_name: Final = attrgetter("name")
 
 
 class Home:
@@ -60,6 +63,7 @@ class Home:
         self.sessions = root / "sessions"
         self.archived_sessions = root / "archived_sessions"
         self.session_index = root / "session_index.jsonl"
+        self.names = NameReader(self.session_index)
         self.locks = root / "thread-writer-locks"
         self._locks = str(self.locks)
         self._archived = f"{self.archived_sessions}/"
@@ -74,6 +78,7 @@ class Home:
         self._checked: dict[str, Path] = {}
         self._check_again_at = 0.0
         self._reverts = Reverts(self._revert_of)
+        self._search = RolloutSearch(self)
 
     def create(self) -> None:
         """Create the missing folders with mode 0700; existing ones keep their modes."""
@@ -132,23 +137,36 @@ class Home:
 
         A UUIDv7 leads to its dated folder; for any other id, or if that fails, every folder is searched.
         """
-        for folder in self._folders_for(thread_id):
-            if paths := self._files_in(folder, thread_id, self.thread_of):
-                return self.live_rollout(max(paths, key=self._rank))
-        return None
+        path = self.find_a_rollout(thread_id)
+        return self.live_rollout(path) if path else None
+
+    def find_a_rollout(self, thread_id: str, known: Mapping[str, KnownFolder] | None = None) -> Path | None:
+        """Return a rollout of *thread_id* like `find_rollout`, but perhaps one that codex's ``thread/revert`` left.
+
+        *known* folders that did not change hold no live rollout of it: see `RolloutSearch`.
+        """
+        paths = next(self._search.by_folder(thread_id, self.thread_of, known), None)
+        return max(paths, key=self.rank) if paths else None
 
     def find_rollout_of_id(self, rollout_id: str) -> Path | None:
         """Return the rollout with an id of its own, as a ``history_base`` names it, or None."""
-        for folder in self._folders_for(rollout_id):
-            if paths := self._files_in(folder, rollout_id, self.rollout_id_of):
-                return max(paths, key=self._rank)
-        return None
+        paths = next(self._search.by_folder(rollout_id, self.rollout_id_of, {}, may_rest=False), None)
+        return max(paths, key=self.rank) if paths else None
 
-    def rollouts_of(self, thread_id: str) -> list[Path]:
-        """Return all rollouts of a thread, the live one last; codex's ``thread/revert`` leaves the earlier ones."""
-        folders = self.rollout_folders()
-        paths = [path for folder in folders for path in self._files_in(folder, thread_id, self.thread_of)]
-        return sorted(paths, key=self._rank)
+    def rollouts_of(
+        self,
+        thread_id: str,
+        known: Mapping[str, KnownFolder] | None = None,
+        *,
+        may_rest: bool = True,
+        is_indexed: bool = False,
+    ) -> list[Path]:
+        """Return all rollouts of a thread, the live one last; codex's ``thread/revert`` leaves the earlier ones.
+
+        For the other parameters, see `RolloutSearch.by_folder`.
+        """
+        found = self._search.by_folder(thread_id, self.thread_of, known, may_rest=may_rest, is_indexed=is_indexed)
+        return sorted({path for paths in found for path in paths}, key=lambda path: (self.rank(path), path))
 
     def live_rollout(self, path: Path) -> Path:
         """Return the live rollout of the thread of *path*: the newest, in the same or in a later folder."""
@@ -164,17 +182,9 @@ class Home:
         match = _ROLLOUT_NAME.fullmatch(path.name)
         return (match["rollout"] or "") if match else ""
 
-    def _rank(self, path: Path) -> tuple[str, bool, bool]:
+    def rank(self, path: Path) -> tuple[str, bool, bool]:
+        """Return what sorts the rollouts of one thread: the live one is the last."""
         return self.generation(path), not self.is_archived(path), not is_compressed(path)
-
-    def _folders_for(self, id_: str) -> Iterator[Path]:
-        yield from (self.sessions / day for day in _days_of(id_))
-        yield from self.rollout_folders()
-
-    def _files_in(self, folder: Path, id_: str, id_of: Callable[[Path], str | None]) -> list[Path]:
-        """Return the rollouts in *folder* whose id, by *id_of*, is *id_*."""
-        paths = [path for path in folder.glob(f"rollout-*{id_}*.jsonl*") if id_of(path) == id_]
-        return sorted(paths) if paths and self.is_within(folder) else []
 
     def _folders_since(self, path: Path) -> Iterator[str]:
         """Yield the folders, which need not exist, that may hold rollouts as new as *path*, in any time zone."""
@@ -192,11 +202,15 @@ class Home:
 
     def where_it_lies(self, path: Path) -> Path | None:
         """Return *path*, or the archived or compressed rollout of that name; None if no such file exists."""
-        plain = (str(path), f"{self.archived_sessions}/{path.name}")
-        for text in (*plain, *(f"{each}{COMPRESSED_SUFFIX}" for each in plain)):
+        for text in self.forms(str(path)):
             if os.path.exists(text):  # noqa: PTH110 - a Path takes four times as long
                 return Path(text)
         return None
+
+    def forms(self, path: str) -> tuple[str, ...]:
+        """Return *path*, and where a plain active rollout of that name lies if it is archived or compressed."""
+        plain = (path, self._archived + path.rpartition("/")[2])
+        return *plain, *(f"{each}{COMPRESSED_SUFFIX}" for each in plain)
 
     def require_rollout(self, thread_id: str) -> Path:
         """Return the rollout of *thread_id*.
@@ -214,17 +228,17 @@ class Home:
         for thread_id, entry in self.rollout_entries():
             yield thread_id, Path(entry)
 
-    def rollout_entries(self, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Yield the id and the directory entry of every rollout in *folders*, by default all, in the order of `rollouts`."""
-        for folder in self.rollout_folders() if folders is None else folders:
-            try:
-                with os.scandir(folder) as entries:
-                    by_name = sorted(entries, key=_name)
-            except (FileNotFoundError, NotADirectoryError):  # removed since it was listed
-                continue
-            for entry in by_name:
+    def rollout_entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield the id and the directory entry of every rollout, in the order of `rollouts`."""
+        for folder in self.rollout_folders():
+            for entry in sorted(self.entries_of(folder), key=_name):
                 if match := _ROLLOUT_NAME.fullmatch(entry.name):
                     yield match["id"], entry
+
+    def entries_of(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+        """Yield the entries of *folder*, if it exists, in any order."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            yield from entries
 
     def unfinished_copies(self) -> Iterator[tuple[str, Path]]:
         """Yield the thread id and path of every copy of a rollout that is in progress, or that a crash left."""
@@ -276,7 +290,7 @@ class Home:
         """
         for folder in (self.sessions, self.archived_sessions):
             if not folder.is_symlink() or self.is_linked(folder):
-                yield from _folders_in(folder)
+                yield from map(Path, _folders_in(str(folder)))
 
     def is_linked(self, folder: Path) -> bool:
         """Return whether *folder*, of active or archived rollouts, is a symlink that the home's owner made.
@@ -290,6 +304,14 @@ class Home:
     def is_within(self, folder: Path) -> bool:
         """Return whether *folder* is in the home after symlinks are resolved."""
         return self._without_links(folder) is not None
+
+    def was_within(self, folder: Path) -> bool:
+        """Return what `is_within` returned up to `LINK_CHECK_INTERVAL` ago."""
+        try:
+            self.resolve(f"{self.relative(folder)}/file")
+        except (InvalidRequest, ValueError):
+            return False
+        return True
 
     def spelled(self, path: Path) -> Path | None:
         """Return the path of a file as the home spells it; None if it does not lie in the home."""
@@ -320,8 +342,7 @@ class Home:
 
     def thread_of(self, path: Path) -> str | None:
         """Return the thread id in the name of the rollout *path*; None for any other file."""
-        match = _ROLLOUT_NAME.fullmatch(path.name)
-        return match["id"] if match else None
+        return thread_in(path.name)
 
     def rollout_id_of(self, path: Path) -> str | None:
         """Return the rollout id in the name of the rollout *path*; None for any other file."""
@@ -334,12 +355,11 @@ class Home:
         return str(path).startswith(self._archived)
 
 
-def _folders_in(folder: Path) -> Iterator[Path]:
+def _folders_in(folder: str) -> Iterator[str]:
     """Yield *folder* and all folders in it, in the order of their names, without following symlinks."""
     try:
-        links = folder.stat().st_nlink
         names: list[str] = []
-        if links != _LINKS_OF_LEAF:
+        if os.stat(folder).st_nlink != _LINKS_OF_LEAF:  # noqa: PTH116 - a Path takes as long as the call
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except (FileNotFoundError, NotADirectoryError):
@@ -347,7 +367,13 @@ def _folders_in(folder: Path) -> Iterator[Path]:
     yield folder
     for name in names:
         if is_text(name):
-            yield from _folders_in(folder / name)
+            yield from _folders_in(f"{folder}/{name}")
+
+
+def thread_in(name: str) -> str | None:
+    """Return the thread id in the file name of a rollout; None for any other name."""
+    match = _ROLLOUT_NAME.fullmatch(name)
+    return match["id"] if match else None
 
 
 def is_text(name: str) -> bool:
@@ -410,15 +436,3 @@ def make_directory(path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, f"it leads to {path.readlink()}, which is missing", str(path))
     make_directory(path.parent)
     path.mkdir(DIRECTORY_MODE, exist_ok=True)
-
-
-def _days_of(thread_id: str) -> Iterator[str]:
-    """Yield the dated folders that may hold a UUIDv7's rollout, in any time zone of its writer."""
-    if thread_id[14] != "7":
-        return
-    try:
-        made_at = datetime.fromtimestamp(int(thread_id[:8] + thread_id[9:13], 16) / 1000, UTC)
-        days = [made_at + timedelta(days=days) for days in (0, -1, 1)]
-    except (ValueError, OverflowError, OSError):  # an id may hold a time beyond the calendar
-        return
-    yield from (day.strftime("%Y/%m/%d") for day in days)

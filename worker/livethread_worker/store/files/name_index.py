@@ -6,20 +6,18 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from datetime import datetime
+from typing import Final
 
-from livethread.model import format_time, parse_time
+from livethread.model import format_time
 from livethread.rollout.lines import decode_line, encode_json
-from livethread_worker.store.files import locks, scan, sync
+from livethread_worker.store.files import locks, sync
 from livethread_worker.store.files.home import FILE_MODE, Home
+from livethread_worker.store.files.name_reader import NameLine
 from livethread_worker.store.files.recorder import RolloutRecorder
 
 #: How long to wait for the lock of the name index.
 LOCK_WAIT: Final = 2.0  # seconds
-
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None:
@@ -102,6 +100,7 @@ class NameCache:
     """Caches the current names until the name index changes."""
 
     home: Home
+    _lines: dict[str, NameLine] = field(default_factory=dict)
     _names: dict[str, str | None] = field(default_factory=dict)
     _stamp: tuple[int, ...] | None = None
 
@@ -109,8 +108,14 @@ class NameCache:
         """Return the current names, like `read_names`; the same object until they change."""
         stamp = self._current_stamp()  # before reading, so that a concurrent write changes it
         if stamp != self._stamp:
-            self._names, self._stamp = read_names(self.home), stamp
+            self._lines, self._stamp = dict(self.home.names.read()), stamp
+            self._names = {thread_id: line.name for thread_id, line in self._lines.items()}
         return self._names
+
+    def named_at(self, thread_id: str) -> datetime | None:
+        """Return when the thread got its current name, as of the last call of `names`; None if it has none there."""
+        line = self._lines.get(thread_id)
+        return line.at if line else None
 
     def _current_stamp(self) -> tuple[int, ...]:
         try:
@@ -121,56 +126,8 @@ class NameCache:
 
 
 def read_names(home: Home) -> dict[str, str | None]:
-    """Return the current name of every thread in the name index, in the order of their lines; None for an empty one."""
-    return {thread_id: line.name for thread_id, line in NameReader(home.session_index).read().items()}
+    """Return the current name of every thread in the name index, in the order of their lines; None for an empty one.
 
-
-@dataclass(frozen=True, slots=True)
-class NameLine:
-    """A thread's last line in a name index."""
-
-    name: str | None
-    updated_at: Any
-
-    @property
-    def at(self) -> datetime:
-        """Return when the name was set; 1970 if the line has no valid time."""
-        return parse_time(self.updated_at) or _EPOCH
-
-
-class NameReader:
-    """Reads a name index, then only the lines added since."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines: dict[str, NameLine] = {}
-        self._identity: tuple[int, ...] | None = None
-        self._end = 0
-
-    def read(self) -> dict[str, NameLine]:
-        """Return each thread's last line, in order, by the id as written there; an empty dict without a name index.
-
-        Raises:
-            OSError: the name index cannot be read.
-        """
-        try:
-            # Opening a FIFO would wait for a writer.
-            with open(self._path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-                self._read_on(file)
-        except FileNotFoundError:
-            self._lines, self._identity = {}, None
-        return self._lines
-
-    def _read_on(self, file: BinaryIO) -> None:
-        stat = os.fstat(file.fileno())
-        identity = stat.st_dev, stat.st_ino
-        if identity != self._identity or stat.st_size < self._end:  # replaced or truncated
-            self._lines, self._identity, self._end = {}, identity, 0
-        for record in scan.scan_records(file, self._end):
-            if record.value is None and not record.is_complete:
-                break  # still being written
-            self._end = record.offset + record.size
-            value = record.value or {}
-            if isinstance(value.get("id"), str) and isinstance(value.get("thread_name"), str):
-                self._lines.pop(value["id"], None)  # in the order in which threads got their last names
-                self._lines[value["id"]] = NameLine(value["thread_name"] or None, value.get("updated_at"))
+    The next call may change what this one returned.
+    """
+    return home.names.names()

@@ -39,12 +39,11 @@ class Reverts:
 
     def _list(self, folder: str) -> dict[str, tuple[str, Path]]:
         reverts: dict[str, tuple[str, Path]] = {}
-        with os.scandir(folder) as entries:
-            # Compressed forms come after plain ones, which win.
-            for name in sorted(entry.name for entry in entries):
-                if (revert := self._revert_of(name)) is None:
-                    continue
-                thread_id, rollout_id = revert
-                if thread_id not in reverts or reverts[thread_id][0] < rollout_id:
-                    reverts[thread_id] = rollout_id, Path(folder, name)
+        # Compressed forms come after plain ones, which win.
+        for name in sorted(name for name in os.listdir(folder) if "_" in name):  # noqa: PTH208 - twice as fast
+            if (revert := self._revert_of(name)) is None:
+                continue
+            thread_id, rollout_id = revert
+            if thread_id not in reverts or reverts[thread_id][0] < rollout_id:
+                reverts[thread_id] = rollout_id, Path(folder, name)
         return reverts

@@ -25,6 +25,7 @@ from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread_worker.store.files.folder_stamps import FolderStamp
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.rollout_search import KnownFolder
 from livethread_worker.store.index import thread_writes
 from livethread_worker.store.index.connection import Connection
 from livethread_worker.store.index.database import IndexUnavailable
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 #: the searches after it leave them out without waiting.
 _SEARCH_WAIT: Final = 1.0  # seconds
 _SEARCH_WITHOUT: Final = 3.0  # seconds
+
+#: How often folders that other processes noted are read.
+_FOLDERS_INTERVAL: Final = 60.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class Index:
         self._cache = StateCache(self.db.conn)
         self._directories = Directories(self.db.conn)
         self._maintenance = Maintenance(self.db.conn, self._connection.transaction)
+        self._folders: dict[str, KnownFolder] = {}
+        self._read_folders_at = 0.0
         #: Monotonic time until which searches leave out messages that are not indexed yet.
         self._search_without_until = 0.0
         #: Whether it is private and ends with the process.
@@ -319,15 +325,29 @@ class Index:
         """Return roughly the *limit* rollouts of active threads that were updated last, to within ten seconds."""
         return _rollouts(self._connection.select(QUERIES["rollouts_updated_last"], limit=limit))
 
-    def folders(self) -> dict[str, FolderStamp]:
-        """Return the stamps of folders as they were when the index knew every rollout in them."""
-        return {row[0]: FolderStamp(row[1], row[2]) for row in self._connection.select(QUERIES["folders"])}
+    @property
+    def folders(self) -> dict[str, KnownFolder]:
+        """Folders, by path, as they were when the index knew every rollout in them; a caller may note more.
 
-    def save_folders(self, stamps: Mapping[str, FolderStamp]) -> None:
-        """Note that the index knows every rollout in folders with these stamps."""
-        rows = [{"path": path, **stamp._asdict()} for path, stamp in stamps.items()]
+        What other processes note is read from the index every `_FOLDERS_INTERVAL`.
+        """
+        if (now := time.monotonic()) >= self._read_folders_at:
+            for path, changed_ns, inode, others in self._connection.select(QUERIES["folders"]):
+                known = self._folders.get(path)
+                if known is None or known.stamp.changed_ns < changed_ns:
+                    self._folders[path] = KnownFolder(FolderStamp(changed_ns, inode), tuple(json.loads(others)))
+            self._read_folders_at = now + _FOLDERS_INTERVAL
+        return self._folders
+
+    def save_folders(self, folders: Mapping[str, KnownFolder]) -> None:
+        """Note that the index knows every rollout in *folders*."""
+        rows = [
+            {"path": path, "others": json.dumps(folder.others), **folder.stamp._asdict()}
+            for path, folder in folders.items()
+        ]
         with self._connection.transaction() as connection:
             connection.executemany(QUERIES["save_folder"], rows)
+        self.folders.update(folders)
 
     def rollout(self, thread_id: str) -> tuple[str, int] | None:
         """Return path and committed length of a thread's rollout; None if the index does not know it."""

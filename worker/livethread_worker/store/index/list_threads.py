@@ -129,7 +129,7 @@ def _read(
         for source in sources
     )
     sql = (
-        f"SELECT r.path, t.* FROM ({merged} ORDER BY slot {direction}, at {direction}, thread_id {direction} LIMIT ?)"  # noqa: S608
+        f"SELECT r.path, r.applied AS position, t.* FROM ({merged} ORDER BY slot {direction}, at {direction}, thread_id {direction} LIMIT ?)"  # noqa: S608
         " AS page CROSS JOIN threads AS t ON t.id = page.id CROSS JOIN rollouts AS r ON r.thread_id = page.thread_id"
         f" ORDER BY page.at {direction}, page.thread_id {direction}"
     )
@@ -161,7 +161,7 @@ def _filters(directories: Directories, params: ListThreadsParams) -> list[_Filte
     filters = []
     relation = params.relation_filter
     if relation is not None and relation.kind is RelationKind.DIRECT_CHILDREN:
-        filters.append(_filter("parent_thread_id", (relation.thread_id,)))
+        filters.append(_filter("parent_thread_id", relation.thread_ids))
     if params.attached_to_thread_id is not None:
         filters.append(_filter("attached_to_thread_id", (params.attached_to_thread_id,)))
     if params.cwd_filters is not None:
@@ -181,7 +181,7 @@ def _sets(params: ListThreadsParams) -> list[_Set]:
     sets = []
     relation = params.relation_filter
     if relation is not None and relation.kind is RelationKind.DESCENDANTS:
-        descendants = _Sql(_DESCENDANTS, (relation.thread_id,))
+        descendants = _Sql(_DESCENDANTS, (json.dumps(relation.thread_ids),))
         check = _Sql(f"t.id IN ({_DESCENDANTS})", descendants.arguments)
         sets.append(_Set(descendants, check, is_rough=False))
     if (prefix := params.thread_id_prefix) is not None:
@@ -234,7 +234,7 @@ def source_condition(sources: Sequence[SessionSource]) -> tuple[str, list[Any]]:
 
 
 _DESCENDANTS: Final = """WITH RECURSIVE descendants (thread_id, id) AS (
-    SELECT thread_id, id FROM threads WHERE parent_thread_id = ?
+    SELECT thread_id, id FROM threads WHERE parent_thread_id IN (SELECT value FROM json_each(?))
     UNION
     SELECT c.thread_id, c.id FROM descendants AS d JOIN threads AS c ON c.parent_thread_id = d.thread_id
 )

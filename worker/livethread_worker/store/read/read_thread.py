@@ -12,7 +12,8 @@ from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
-from livethread_worker.store.read.thread_file import history_at
+from livethread_worker.store.read.thread_file import Located, history_at
+from livethread_worker.store.rollout_paths import require_rollout
 from livethread_worker.store.upkeep.rebuild import read_state
 
 
@@ -25,7 +26,9 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
     """
     thread = index.read_thread(params.thread_id)
     if thread is None or thread.rollout_path is None or not thread.rollout_path.exists():
-        thread = _read_rollout(home, home.require_rollout(params.thread_id), params.thread_id)
+        known, thread = thread, _read_rollout(home, require_rollout(home, index, params.thread_id), params.thread_id)
+        if known is not None:  # the rollout was moved
+            thread = thread.model_copy(update={"position": known.position})
     if thread.archived_at is not None and not params.include_archived:
         raise errors.ThreadNotFound(params.thread_id, "it is archived")
     if params.is_deletable:
@@ -47,9 +50,12 @@ def find_thread_by_name(
     named_last_first = [thread_id for thread_id in reversed(known) if known[thread_id] == params.name]
     others = [thread_id for thread_id in index.threads_named(params.name) if thread_id not in known]
     for thread_id in filter(canonical_thread_id, [*named_last_first, *others]):
+        if thread_id in params.except_thread_ids:
+            continue
         wanted = types.ReadThreadParams(thread_id=thread_id, include_archived=params.include_archived)
         with suppress(errors.ThreadNotFound):  # it has no rollout any more, or was never stored
-            return read_thread(home, index, wanted).model_copy(update={"name": params.name})
+            found = {"name": params.name, "named_at": names.named_at(thread_id)}
+            return read_thread(home, index, wanted).model_copy(update=found)
     raise errors.ThreadNotFound(params.name, "no thread has this name")
 
 
@@ -98,4 +104,5 @@ def _read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
 
 def _with_history(home: Home, thread: StoredThread) -> StoredThread:
     assert thread.rollout_path is not None
-    return thread.model_copy(update={"history": history_at(home, thread.thread_id, thread.rollout_path)})
+    located = Located(thread.rollout_path, thread.position)
+    return thread.model_copy(update={"history": history_at(home, thread.thread_id, located)})

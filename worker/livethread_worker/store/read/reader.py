@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from livethread import errors, types
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
+from livethread.position import Position
 from livethread.rollout.model_context import ContextStart
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy
@@ -73,8 +74,8 @@ class LocalReader:
 
     def read_lines(
         self, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
-    ) -> tuple[bytes, int | None]:
-        """Return one page of a thread's raw lines, and where the next one starts, if any."""
+    ) -> tuple[bytes, int | None, Position]:
+        """Return one page of a thread's raw lines, where the next one starts, if any, and the position that it shows."""
         return self._read_of(params.thread_id, lambda index: read_lines(self._home, index, params, start, max_bytes))
 
     def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
@@ -98,7 +99,10 @@ class LocalReader:
     def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Return the thread of the rollout at a path."""
         thread_id = self._home.thread_of(Path(params.rollout_path))
-        return self._read_of(thread_id, lambda index: read_thread_by_rollout_path(self._home, index, params))
+        return self._read(
+            lambda refresher: refresher.refresh(thread_id) if thread_id else None,  # refused: it names no thread
+            lambda index: read_thread_by_rollout_path(self._home, index, params),
+        )
 
     def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
         """Return one page of the occurrences of a term in a thread's messages."""
@@ -141,11 +145,20 @@ class LocalReader:
         refresher.refresh(thread_id)
         return refresher.index
 
-    def _read_of(self, thread_id: str | None, answer: Callable[[Index], T]) -> T:
-        """Return *answer* after refreshing the thread, unless the id is None: the path names no thread."""
-        return self._read(lambda refresher: refresher.refresh(thread_id) if thread_id else None, answer)
+    def _read_of(self, thread_id: str, answer: Callable[[Index], T]) -> T:
+        """Return *answer* after refreshing the thread.
 
-    def _read(self, refresh: Callable[[Refresher], None], answer: Callable[[Index], T]) -> T:
+        Raises:
+            ThreadNotFound: it has no rollout.
+        """
+
+        def refresh(refresher: Refresher) -> None:
+            if refresher.refresh(thread_id) is None:
+                raise errors.ThreadNotFound(thread_id, f"{self._home.root} holds no rollout of it")
+
+        return self._read(refresh, answer)
+
+    def _read(self, refresh: Callable[[Refresher], object], answer: Callable[[Index], T]) -> T:
         """Return *answer*, given the index after *refresh*."""
         with as_unavailable():
             if time.monotonic() >= self._sqlite_not_before:

@@ -16,6 +16,7 @@ from typing import Final
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import Home, compression, folder_stamps, name_index, rollout_reader
 from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.rollout_search import KnownFolder
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
 from livethread_worker.store.thread_state import ThreadState
@@ -76,7 +77,10 @@ def rebuild(home: Home, index: Index, advance: Callable[[int], None] = lambda _:
     """
     report, seen = _read_all(home, index, advance, is_needed=None)
     # Threads created since the listing have a row and were not seen.
-    gone = [id_ for id_ in index.thread_ids() if id_ not in seen and not home.find_rollout(id_)]
+    gone = [id_ for id_ in index.thread_ids() if id_ not in seen]
+    if gone:
+        present = {thread_id for thread_id, _ in home.rollout_entries()}
+        gone = [id_ for id_ in gone if id_ not in present]
     index.commit((), gone)
     index.mark_complete()
     report.forgotten = len(gone)
@@ -93,8 +97,9 @@ def _read_all(
     report = RebuildReport()
     busy: list[_Rollout] = []
     stamps = folder_stamps.folder_stamps(home)
-    chosen, others = home.one_rollout_each(index.rollouts(), home.rollout_entries())
-    report.duplicates = [entry.path for entry in others]
+    entries = list(home.rollout_entries())
+    chosen, copies = home.one_rollout_each(index.rollouts(), entries)
+    report.duplicates = [entry.path for entry in copies]
     rollouts = ((thread_id, Path(entry)) for thread_id, entry in chosen.items())
     for batch in _batches(rollouts):
         busy += index_batch(home, index, batch, report, is_needed=is_needed)
@@ -103,7 +108,16 @@ def _read_all(
         if index_batch(home, index, [rollout], report, is_needed=is_needed, wait_s=LOCK_WAIT):
             report.busy.append(rollout[0])
     if not report.busy and not report.unreadable:
-        index.save_folders({folder: stamp for folder, stamp in stamps.items() if stamp.is_quiet()})
+        live = {path for path, _ in index.rollouts().values()}
+        others: dict[str, list[str]] = {}
+        for _, entry in entries:
+            if (path := home.relative(Path(entry.path))) not in live or home.generation(Path(entry.name)):
+                others.setdefault(path.rpartition("/")[0], []).append(entry.name)
+        index.save_folders({
+            folder: KnownFolder(stamp, tuple(others.get(folder, ())))
+            for folder, stamp in stamps.items()
+            if stamp.is_quiet()
+        })
     return report, chosen.keys()
 
 

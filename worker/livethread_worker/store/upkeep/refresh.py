@@ -9,7 +9,7 @@ A read of one thread looks at that thread. A listing or a search does not wait f
 for 100,000 threads. Each one finds
 
 - every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
-  rollouts;
+  rollouts. Of more than `LISTED` entries, the next listings continue with the rest;
 - every rollout that grew or was removed, of the `UPDATED_LAST` threads updated last;
 - every rollout that grew or was removed, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The
   next listings continue with the rest, so any rollout's growth shows after one round: about twenty listings for 100,000 threads.
@@ -22,8 +22,9 @@ or longer if large folders changed.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,10 +33,12 @@ from typing import Final, TypeVar
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import folder_stamps, name_index, originals
-from livethread_worker.store.files.home import Home, is_compressed
+from livethread_worker.store.files.home import Home, is_compressed, thread_in
 from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.rollout_search import KnownFolder
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
+from livethread_worker.store.rollout_paths import find_rollout, live_rollout
 from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.upkeep.rebuild import BATCH_THREADS, RebuildReport, index_batch, read_state
 
@@ -47,6 +50,9 @@ UPDATED_LAST: Final = 500
 
 #: How long a listing looks at the lengths of other rollouts.
 LOOK_TIME: Final = 0.02  # seconds
+
+#: How many entries of changed folders a listing looks at.
+LISTED: Final = 4_000
 
 #: Rollouts in changed folders after which the folders are recorded in the index: other processes need not list them.
 NOTED_ROLLOUTS: Final = 1_000
@@ -64,6 +70,9 @@ T = TypeVar("T")
 
 #: Thread -> path of its rollout.
 _Rollouts = dict[str, Path]
+
+#: A thread and a rollout of it.
+_Entry = tuple[str, os.DirEntry[str]]
 
 
 @dataclass(slots=True)
@@ -83,13 +92,19 @@ class _RateLimit:
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder that changed."""
+    """A folder that changed, and how far it was listed since."""
 
     stamp: folder_stamps.FolderStamp
     #: Whether the folder had been unchanged for long enough to record its stamp.
     is_quiet: bool
-    #: Threads whose rollouts are in it.
-    thread_ids: set[str] = field(default_factory=set)
+    #: The entries that are left.
+    entries: Iterator[os.DirEntry[str]]
+    is_listed: bool = False
+    #: Number of the rollouts so far, and whether the index knows their threads.
+    rollouts: int = 0
+    is_known: bool = True
+    #: See `KnownFolder`.
+    others: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -98,10 +113,10 @@ class Refresher:
 
     home: Home
     index: Index
-    #: Folder -> its stamp when the index knew every rollout in it.
-    _folders: dict[str, folder_stamps.FolderStamp] | None = None
-    #: Folders whose stamps are not in the index yet.
-    _unnoted: dict[str, _Folder] = field(default_factory=dict)
+    #: Folders with rollouts that the index may not know.
+    _changed: dict[str, _Folder] = field(default_factory=dict)
+    #: Folder -> number of its rollouts, if only this process knows yet that the index knows them.
+    _unnoted: dict[str, int] = field(default_factory=dict)
     #: The next look at lengths begins with the thread before this one.
     _next_before: str = _AFTER_ALL_IDS
     #: Thread -> path and length of its rollout when it was read, if the index has a different length: the last line was
@@ -129,15 +144,15 @@ class Refresher:
         if self.index.in_memory or self.index.is_complete:
             found = self._look_limit.run(self._look)
             if found is not None:
-                changed, stale, missing = found
+                entries, stale, missing = found
                 # Workers kept writing while we looked.
                 self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
-                self._note(changed)
+                self._note(entries)
                 self._forget(missing)
             self._refresh_names()
 
-    def refresh(self, thread_id: str) -> None:
-        """Read the rollout of *thread_id* if the index is wrong about it.
+    def refresh(self, thread_id: str) -> Path | None:
+        """Read the rollout of *thread_id* if the index is wrong about it; return its path, or None if there is none.
 
         Raises:
             IndexUnavailable: the index cannot be used.
@@ -146,33 +161,27 @@ class Refresher:
         path = self.home.root / known[0] if known else None
         lineage = self.index.lineage(thread_id)
         if path is None or not path.exists():
-            path = self.home.find_rollout(thread_id)
+            path = find_rollout(self.home, self.index, thread_id)
         elif lineage.is_paginated or self._differs(thread_id, path):
-            path = self.home.live_rollout(path)
+            path = live_rollout(self.home, path)
         if path is not None and (lineage.is_broken or self._differs(thread_id, path)):
             # codex may have rewritten a legacy rollout as a paginated one, and reverted it since.
-            self._read([(thread_id, self.home.live_rollout(path))], wait_s=LOCK_WAIT)
+            self._read([(thread_id, live_rollout(self.home, path))], wait_s=LOCK_WAIT)
         self._refresh_names()
+        return path
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[dict[str, _Folder], _Rollouts, list[str]]:
-        """Return the folders that changed, the rollouts about which the index is wrong, and threads without one."""
-        changed = self._changed_folders()
+    def _look(self) -> tuple[list[_Entry], _Rollouts, list[str]]:
+        """Return rollouts in changed folders, the rollouts about which the index is wrong, and threads without one."""
+        entries = self._entries_of_changed_folders()
         stale, missing = self._stale_by_length()
-        if missing:
-            moved = self._present(missing)
-            stale |= moved
-            missing = [thread_id for thread_id in missing if thread_id not in moved]
-        return changed, stale | self._stale_in(changed), missing
+        return entries, stale | self._stale_in(entries), missing
 
-    def _present(self, thread_ids: Collection[str]) -> _Rollouts:
-        """Return the rollouts of those of *thread_ids* that have one anywhere in the home."""
-        wanted, found = set(thread_ids), _Rollouts()
-        for thread_id, path in self.home.rollouts():
-            if thread_id in wanted:
-                found.setdefault(thread_id, path)
-        return found
+    def _present(self, thread_ids: Collection[str]) -> set[str]:
+        """Return those of *thread_ids* that have a rollout anywhere in the home."""
+        wanted = set(thread_ids)
+        return {thread_id for thread_id, _ in self.home.rollout_entries() if thread_id in wanted} if wanted else set()
 
     def _forget(self, missing: list[str]) -> None:
         """Delete the rows of threads whose rollouts a user removed; a thread that is being written waits for a later look.
@@ -194,33 +203,48 @@ class Refresher:
             present = self._present(free)
             if gone := [thread_id for thread_id in free if thread_id not in present]:
                 if not self.index.in_memory:
-                    for original in originals.of_threads(self.home, set(gone)):
+                    rollouts = [Path(known[thread_id][0]) for thread_id in gone]
+                    if any(map(self.home.generation, rollouts)):  # codex reverted the thread: it had earlier ones
+                        rollouts += originals.of_threads(self.home, set(gone))
+                    for rollout in rollouts:
                         with suppress(OSError):  # a home that this process only reads; doctor finds it
-                            original.unlink()
+                            originals.forget(self.home, rollout)
                 self.index.commit((), gone)
+        copies = ((id_, path) for id_ in present if (path := find_rollout(self.home, self.index, id_)) is not None)
+        self._read(copies)
 
-    def _changed_folders(self) -> dict[str, _Folder]:
-        """Return the folders that changed since the index knew every rollout in them."""
-        if self._folders is None:
-            self._folders = self.index.folders()
-        return {
-            folder: _Folder(stamp, stamp.is_quiet())
-            for folder, stamp in folder_stamps.folder_stamps(self.home).items()
-            if self._folders.get(folder) != stamp
-        }
+    def _entries_of_changed_folders(self) -> list[_Entry]:
+        """Return the next rollouts in folders that changed since the index knew every rollout in them."""
+        before, self._changed = self._changed, {}
+        for name, stamp in folder_stamps.folder_stamps(self.home).items():
+            known = self.index.folders.get(name)
+            if name in before and not before[name].is_listed:
+                self._changed[name] = before[name]
+            elif known is None or known.stamp != stamp:
+                entries = self.home.entries_of(self.home.root / name)
+                self._changed[name] = _Folder(stamp, stamp.is_quiet(), entries)
+        found: list[_Entry] = []
+        left = LISTED
+        for number, name in enumerate(sorted(self._changed, reverse=True)):
+            # The newest folder changes all the time, and leaves half of the look to the others.
+            folder, most = self._changed[name], left if number else left // 2
+            entries_of_folder = list(islice(folder.entries, most))
+            folder.is_listed = len(entries_of_folder) < most
+            left -= len(entries_of_folder)
+            found += [(id_, each) for each in entries_of_folder if (id_ := thread_in(each.name))]
+        return found
 
-    def _stale_in(self, changed: Mapping[str, _Folder]) -> _Rollouts:
-        """Return the rollouts in *changed* folders about which the index is wrong."""
+    def _stale_in(self, entries: Collection[_Entry]) -> _Rollouts:
+        """Return the rollouts of *entries* about which the index is wrong; of known ones, others look at the length."""
         root = f"{self.home.root}/"
-        entries = list(self.home.rollout_entries(self.home.root / folder for folder in changed))
-        for thread_id, entry in entries:
-            changed[entry.path.removeprefix(root).rpartition("/")[0]].thread_ids.add(thread_id)
         known = self.index.rollouts_of({thread_id for thread_id, _ in entries})
-        present, _ = self.home.one_rollout_each(known, entries)
+        present, _ = self.home.one_rollout_each(
+            known, (each for each in entries if known.get(each[0], ("",))[0] != each[1].path.removeprefix(root))
+        )
         stale: _Rollouts = {}
         for thread_id, entry in present.items():
             path, row = entry.path.removeprefix(root), known.get(thread_id)
-            is_copy = row is not None and row[0] != path and self._holds_same(row[0], entry.name)
+            is_copy = row is not None and self._holds_same(row[0], entry.name)
             with suppress(FileNotFoundError):  # moved or deleted since it was listed
                 size = entry.stat(follow_symlinks=False).st_size
                 if not is_copy and self._is_stale(thread_id, row, path, size):
@@ -247,7 +271,9 @@ class Refresher:
             for thread_id, row in rollouts.items():
                 path = self.home.root / row[0]
                 size = _size(path)
-                if size < 0:
+                if size < 0 and (moved := self.home.where_it_lies(self.home.active_path(path))) is not None:
+                    stale[thread_id] = moved
+                elif size < 0:
                     missing.append(thread_id)
                 elif self._is_stale(thread_id, row, row[0], size):
                     stale[thread_id] = path
@@ -262,20 +288,24 @@ class Refresher:
         self._next_before = min(rollouts, default=_AFTER_ALL_IDS)
         return rollouts
 
-    def _note(self, changed: Mapping[str, _Folder]) -> None:
-        """Record the stamps of *changed* folders that are quiet and whose rollouts the index now knows."""
-        assert self._folders is not None
-        known = self.index.rollouts_of({thread_id for folder in changed.values() for thread_id in folder.thread_ids})
-        for name, folder in changed.items():
-            if folder.is_quiet and folder.thread_ids <= known.keys():
-                self._folders[name] = folder.stamp
-                self._unnoted[name] = folder
-        if (
-            not self.index.in_memory
-            and sum(len(each.thread_ids) for each in self._unnoted.values()) >= NOTED_ROLLOUTS
-        ):
+    def _note(self, entries: Collection[_Entry]) -> None:
+        """Note which of *entries* the index knows now, and the folders that are quiet and of which it knows all."""
+        root = f"{self.home.root}/"
+        known = self.index.rollouts_of({thread_id for thread_id, _ in entries})
+        for thread_id, entry in entries:
+            path = entry.path.removeprefix(root)
+            folder = self._changed[path.rpartition("/")[0]]
+            folder.rollouts += 1
+            folder.is_known &= thread_id in known
+            if known.get(thread_id, ("",))[0] != path or self.home.generation(Path(entry.name)):
+                folder.others.append(entry.name)
+        for name, folder in self._changed.items():
+            if folder.is_listed and folder.is_quiet and folder.is_known:
+                self.index.folders[name] = KnownFolder(folder.stamp, tuple(folder.others))
+                self._unnoted[name] = folder.rollouts
+        if not self.index.in_memory and sum(self._unnoted.values()) >= NOTED_ROLLOUTS:
             with suppress(IndexUnavailable):  # the next process lists the folders again
-                self.index.save_folders({name: folder.stamp for name, folder in self._unnoted.items()})
+                self.index.save_folders({name: self.index.folders[name] for name in self._unnoted})
                 self._unnoted.clear()
 
     def _differs(self, thread_id: str, path: Path) -> bool:

@@ -19,7 +19,7 @@ from livethread.errors import ThreadStoreError
 from livethread.ordered_tasks import AppendItems, DeleteThread, MailboxEntry
 from livethread_worker.store.files import Home, locks, name_index, originals
 from livethread_worker.store.files.recorder import RolloutRecorder
-from livethread_worker.store.files.sync import Syncing, sync_now
+from livethread_worker.store.files.sync import Syncing, sync_directory, sync_now
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
 from livethread_worker.store.thread_state import ThreadState
@@ -68,6 +68,8 @@ class Batch:
         self._rows: dict[str, ThreadRows] = {}
         #: Rollouts whose originals are not needed once the batch is committed.
         self._carried_over: dict[str, Path] = {}
+        #: Folders from which files were removed, which is not on disk yet.
+        self._removed_from: set[Path] = set()
         #: Recorders of lines that are not on disk yet.
         self._unsynced: dict[str, RolloutRecorder] = {}
 
@@ -142,6 +144,7 @@ class Batch:
         The files are synced, all together, while the index stores what they hold: it commits when they are on disk.
         """
         syncing = Syncing(list(self._unsynced.values()))
+        self._complete_removals()
         try:
             # Other processes are waiting for the index, and must not wait for a slow disk.
             stored = self._store(
@@ -160,6 +163,27 @@ class Batch:
                 originals.forget(self._home, path)
         return self._outcomes | stored | {id_: Outcome.failed(error) for id_, error in failed.items()}
 
+    def _complete_removals(self) -> None:
+        """Make the removal of files durable, and remove names; if that fails, the deletions fail.
+
+        Once for the batch: names are removed by writing all others again.
+        """
+        deleted = [thread_id for thread_id, work in self._works.items() if work.is_deleted]
+        try:
+            for folder in self._removed_from:
+                sync_directory(folder)
+            if deleted:
+                name_index.forget_names(self._home, *deleted)
+        except locks.LockBusy as error:
+            outcome = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
+        except OSError as error:
+            outcome = Outcome.failed(error)
+        else:
+            return
+        for thread_id in deleted:
+            del self._works[thread_id]
+            self._outcomes[thread_id] = outcome
+
     @contextmanager
     def outcome_of(self, thread_id: str) -> Iterator[None]:
         """Make an error within the block the outcome of *thread_id*: the other threads continue."""
@@ -167,6 +191,8 @@ class Batch:
             yield
         except locks.LockBusy as error:
             self._outcomes[thread_id] = Outcome(OutcomeKind.LOCKED, reason=f"{error} is held by another writer")
+        except IndexUnavailable as error:
+            self._outcomes[thread_id] = Outcome(OutcomeKind.BUSY, reason=str(error))
         except ThreadStoreError as error:
             self._outcomes[thread_id] = Outcome.poisoned(None, error)
         except Exception as error:  # whatever it is, the other threads continue
@@ -182,7 +208,8 @@ class Batch:
         """
         home, work, recorder = self._home, rollout.work, rollout.recorder
         if work.is_deleted:
-            remove_files(home, work.state.thread_id)
+            if (folder := remove_files(home, self._index, work.state.thread_id)) is not None:
+                self._removed_from.add(folder)
             return False
         if work.renamed is not None:
             name_index.set_name(home, work.state.thread_id, *work.renamed)

@@ -1,4 +1,4 @@
-"""Deletes a thread: its rollouts, its names, its lock and its rows."""
+"""Deletes a thread: its rollouts and its lock. The batch removes its names and its rows, with those of other threads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from livethread.ordered_tasks import MailboxEntry
 from livethread_worker.store.files import originals
 from livethread_worker.store.files.home import Home, other_form
-from livethread_worker.store.files.name_index import forget_names
 from livethread_worker.store.files.replacement import unfinished
 from livethread_worker.store.files.sync import sync_directory
+from livethread_worker.store.index import Index
+from livethread_worker.store.rollout_paths import rollouts_of
 from livethread_worker.store.write.thread_work import Line, ThreadWork
 
 
@@ -25,13 +26,18 @@ def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequenc
     return ()
 
 
-def remove_files(home: Home, thread_id: str) -> None:
-    """Remove the thread's files, durably, the live rollout last; missing ones are not an error."""
-    for path in home.rollouts_of(thread_id):
+def remove_files(home: Home, index: Index, thread_id: str) -> Path | None:
+    """Remove the thread's files, the live rollout last; missing ones are not an error.
+
+    Return the folder to sync, so that this is durable: one sync serves all threads of a batch. Its names remain.
+    """
+    rollouts = rollouts_of(home, index, thread_id)
+    for path in rollouts:
         for left in (unfinished(path), unfinished(other_form(path))):
             left.unlink(missing_ok=True)
         originals.forget(home, path)
         path.unlink(missing_ok=True)
-        sync_directory(path.parent)
-    forget_names(home, thread_id)
+        if path is not rollouts[-1]:
+            sync_directory(path.parent)
     Path(home.thread_lock(thread_id)).unlink(missing_ok=True)
+    return rollouts[-1].parent if rollouts else None

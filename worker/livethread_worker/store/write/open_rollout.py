@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from livethread.errors import InvalidRequest
 from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
+from livethread.position import START
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import decode_line, item_of
 from livethread.rollout.session_meta import minimal_meta
-from livethread.types import START
 from livethread_config import names
 from livethread_worker.store.files import compression, locks, name_index, originals, quarantine, rewritten
 from livethread_worker.store.files.home import Home, is_compressed, other_form
@@ -26,6 +26,7 @@ from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.files.rollout_reader import archived_by_folder, read_all, read_on, read_what_is_left
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
+from livethread_worker.store.rollout_paths import find_rollout, live_rollout, require_rollout
 from livethread_worker.store.thread_state import BROKEN, ThreadState
 from livethread_worker.store.write.thread_work import Line, ThreadWork, encode_record, number_line
 
@@ -64,7 +65,7 @@ def open_rollout(
         InvalidRequest: a rollout that it continues is missing, or its folder is a symlink that leads out of the home.
     """
     loaded = state.thread if state else None
-    path = _find(home, thread_id, entries, state)
+    path = _find(home, index, thread_id, entries, state)
     is_known, state = state is not None, state or ThreadState(thread_id)
     require_deletable = partial(require_unneeded, home, index, thread_id)
     committed_up_to = state.applied
@@ -136,7 +137,9 @@ def _recorder(stack: ExitStack, path: Path, state: ThreadState, *, create: bool)
     return stack.enter_context(RolloutRecorder.open(compression.decompress(path)))
 
 
-def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None) -> Path | None:
+def _find(
+    home: Home, index: Index, thread_id: str, entries: Sequence[MailboxEntry], state: ThreadState | None
+) -> Path | None:
     """Return the path of the thread's rollout, or the one that a new thread's will have.
 
     None if the thread is to be deleted, and the rollout need not be read or is gone: a crash came between its file and
@@ -150,14 +153,14 @@ def _find(home: Home, thread_id: str, entries: Sequence[MailboxEntry], state: Th
             size = path.stat().st_size
             # codex reverts only paginated threads; it may have made this one paginated, and so rewritten its rollout.
             may_be_left = size != state.rollout_bytes or (state.thread and state.thread.history_mode == PAGINATED)
-            return home.live_rollout(path) if may_be_left else path
+            return live_rollout(home, path) if may_be_left else path
     if state is None and _creates(entries):
         path = home.new_rollout(thread_id, entries[0].task.header.at)
         # It may exist: a crash came before the commit, or the index was lost.
         return home.where_it_lies(path) or home.resolve(home.relative(path))
     if any(isinstance(entry.task.header, DeleteThread) for entry in entries):
-        return home.find_rollout(thread_id)
-    return home.require_rollout(thread_id)
+        return find_rollout(home, index, thread_id)
+    return require_rollout(home, index, thread_id)
 
 
 def _is_outdated(home: Home, state: ThreadState, path: Path) -> bool:

@@ -14,7 +14,8 @@ from tests.unit.worker.conftest import LimitFileSize
 from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy
-from livethread_worker.store.files.name_index import NameReader, read_names, set_name
+from livethread_worker.store.files.name_index import read_names, set_name
+from livethread_worker.store.files.name_reader import NameReader
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ONE, TWO = thread_id(1), thread_id(2)

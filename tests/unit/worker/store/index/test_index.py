@@ -46,7 +46,7 @@ TABLES = {
     },
     "writers": {"thread_id", "writer", "n", "lines", "opened_at", "ordinal"},
     "directories": {"id", "path"},
-    "folders": {"path", "changed_ns", "inode"},
+    "folders": {"path", "changed_ns", "inode", "others"},
     "idempotency_keys": {"thread_id", "key"},
     "turns": {"thread_id", "offset", "turn_id", "is_taken_back", "end_offset"},
     "messages": {"id", "thread_id", "digest", "ordinal", "role", "text"},
@@ -265,7 +265,7 @@ def test_a_thread_comes_back_from_the_index_unchanged(store: Store, thread: Stor
     store.commit(state(thread))
 
     assert store.index.read_thread(ONE) == thread.model_copy(
-        update={"rollout_path": store.home.root / "sessions/r.jsonl"}
+        update={"rollout_path": store.home.root / "sessions/r.jsonl", "position": state(thread).applied}
     )
 
 
@@ -415,6 +415,7 @@ def test_every_query_has_a_name_and_parses(store: Store) -> None:
             "id",
             "changed_ns",
             "inode",
+            "others",
             "name",
             "base_id",
             "inherited_bytes",

@@ -125,7 +125,10 @@ thread_fields = st.fixed_dictionaries({
     "updated_at": st.integers(0, 2).map(lambda s: AT + timedelta(seconds=s)),
 })
 relations = st.builds(
-    types.ThreadRelationFilter, kind=st.sampled_from(types.RelationKind), thread_id=st.integers(0, 9).map(thread_id)
+    types.ThreadRelationFilter,
+    kind=st.sampled_from(types.RelationKind),
+    thread_id=st.integers(0, 9).map(thread_id),
+    further_thread_ids=st.lists(st.integers(0, 9).map(thread_id), max_size=2).map(tuple),
 )
 filters = {
     "cwd_filters": st.lists(st.sampled_from(CWDS), max_size=4),

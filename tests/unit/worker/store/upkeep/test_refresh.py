@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def append(path: Path, data: bytes) -> None:
 @pytest.mark.parametrize("is_one_thread", [True, False])
 class TestARolloutOfAnotherProgram:
     @pytest.fixture
-    def refresh(self, refresher: Refresher, is_one_thread: bool) -> Callable[[], None]:
+    def refresh(self, refresher: Refresher, is_one_thread: bool) -> Callable[[], object]:
         return (lambda: refresher.refresh(ONE)) if is_one_thread else refresher.refresh_all
 
     def test_is_read_when_it_is_new(self, store: Store, refresh: Callable[[], None]) -> None:
@@ -450,15 +451,14 @@ def large(store: Store, monkeypatch: pytest.MonkeyPatch) -> Refresher:
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the folders of days that are listed."""
     listed: list[str] = []
-    rollout_entries = Home.rollout_entries
+    entries_of = Home.entries_of
 
-    def entries(self: Home, folders: Iterable[Path] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        assert folders is not None
-        named = list(folders)
-        listed.extend(name for name in map(self.relative, named) if name.count("/") == DAY.count("/"))
-        return rollout_entries(self, named)
+    def entries(self: Home, folder: Path) -> Iterator[os.DirEntry[str]]:
+        name = self.relative(folder)
+        listed.extend([name] if name.count("/") == DAY.count("/") else [])
+        return entries_of(self, folder)
 
-    monkeypatch.setattr(Home, "rollout_entries", entries)
+    monkeypatch.setattr(Home, "entries_of", entries)
     return listed
 
 
@@ -486,7 +486,9 @@ def test_the_next_process_lists_no_unchanged_folder(store: Store, large: Refresh
     large.refresh_all()
     listed.clear()
 
-    Refresher(store.home, store.index).refresh_all()
+    with closing(Index(store.home, in_memory=store.index.in_memory)) as index:
+        index.mark_complete()
+        Refresher(store.home, index).refresh_all()
 
     assert bool(listed) == store.index.in_memory  # an index in memory ends with its process
 
@@ -502,7 +504,7 @@ def test_a_folder_that_changed_just_now_is_listed_again(
     large.refresh_all()
 
     assert len(listed) == 2
-    assert store.index.folders() == {}
+    assert store.index.folders == {}
 
 
 def test_a_folder_is_listed_again_until_the_index_knows_all_its_rollouts(

@@ -6,21 +6,24 @@ import pytest
 from tests.unit.worker.builders import Mail, Store, killed
 
 from livethread.metadata import ThreadMetadataPatch
+from livethread_worker.store.files import name_index
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import LockBusy
 from livethread_worker.store.files.name_index import read_names
-from livethread_worker.store.write import delete_thread
+from livethread_worker.store.write import batch
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 DELETING: dict[str, tuple[str, str, int | None]] = {
-    "after the file": ("delete", "sync_directory", None),
-    "before its names": ("delete", "forget_names", None),
-    "after its names": ("delete", "forget_names", 1),
+    "after the file": ("batch", "sync_directory", None),
+    "before its names": ("names", "forget_names", None),
+    "after its names": ("names", "forget_names", 1),
     "before the commit": ("index", "commit", None),
     "after the commit": ("index", "commit", 1),
 }
 
 
 def crash_target(store: Store, name: str) -> object:
-    targets: dict[str, object] = {"delete": delete_thread, "index": store.index}
+    targets: dict[str, object] = {"names": name_index, "batch": batch, "index": store.index}
     return targets[name]
 
 
@@ -58,6 +61,26 @@ def test_deleting_a_thread_leaves_nothing_of_it_and_keeps_the_others(store: Stor
     assert read_names(store.home) == {other.thread_id: "n"}
 
 
+def test_a_batch_of_deletions_writes_the_other_names_once(
+    store: Store, mail: Mail, other: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in (mail, other):
+        store.apply(each, each.create(), each.patch(ThreadMetadataPatch(name="n")))
+    calls: list[tuple[str, ...]] = []
+    forget_names = name_index.forget_names
+
+    def forget(home: Home, *thread_ids: str) -> None:
+        calls.append(thread_ids)
+        forget_names(home, *thread_ids)
+
+    monkeypatch.setattr(name_index, "forget_names", forget)
+
+    store.apply_batch({each.thread_id: [each.delete()] for each in (mail, other)})
+
+    assert calls == [(mail.thread_id, other.thread_id)]
+    assert read_names(store.home) == {}
+
+
 def test_an_archived_thread_can_be_deleted(store: Store, mail: Mail) -> None:
     store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")), mail.archive())
 
@@ -82,6 +105,31 @@ def test_a_thread_created_and_deleted_in_one_batch_leaves_nothing(store: Store, 
 
     assert outcome.kind is OutcomeKind.DELETED
     assert store.home.find_rollout(mail.thread_id) is None
+    assert set(rows_of(store, mail).values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(5, "the disk fails"), OutcomeKind.FAILED),
+        (LockBusy("session_index.jsonl.lock"), OutcomeKind.LOCKED),
+    ],
+)
+def test_a_deletion_whose_end_fails_is_tried_again(
+    store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: OutcomeKind
+) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+    deletion = mail.delete()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(name_index, "forget_names", fail)
+        failed = store.apply(mail, deletion)
+
+    assert (failed.kind, store.index.rollout(mail.thread_id) is None) == (kind, False)
+    assert store.apply(mail, deletion).kind is OutcomeKind.DELETED
     assert set(rows_of(store, mail).values()) == {0}
 
 

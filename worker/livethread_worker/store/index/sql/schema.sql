@@ -123,7 +123,8 @@ CREATE INDEX rollouts_by_base_id ON rollouts (base_id) WHERE base_id IS NOT NULL
 CREATE TABLE folders (
     path       TEXT PRIMARY KEY,                  -- relative to the home
     changed_ns INTEGER NOT NULL,
-    inode      TEXT NOT NULL
+    inode      TEXT NOT NULL,
+    others     TEXT NOT NULL                      -- JSON: names of rollouts in it that are in no row of `rollouts`
 );
 
 -- Each writer's last applied task: its counter n makes a task that is delivered again a duplicate. A thread keeps the 128 to

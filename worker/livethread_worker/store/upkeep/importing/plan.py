@@ -11,8 +11,9 @@ from typing import BinaryIO
 
 from livethread.model import parse_time
 from livethread.rollout.item import THREAD_METADATA_TYPE
-from livethread_worker.store.files import name_index, scan
+from livethread_worker.store.files import scan
 from livethread_worker.store.files.home import Home, other_form
+from livethread_worker.store.files.name_reader import NameLine, NameReader
 from livethread_worker.store.upkeep.importing.sources import Lines, Refusal, Source, reason_of
 
 
@@ -37,7 +38,7 @@ class Plan:
     #: The thread's rollout in the home, if it exists.
     ours: Path | None
     #: The name to set, if any.
-    name: name_index.NameLine | None = None
+    name: NameLine | None = None
     #: The range in the source of the lines that ours lacks, and the length of ours when they were compared.
     begin: int = 0
     end: int = 0
@@ -61,9 +62,9 @@ class Planner:
         for path in self.thread_ids:
             self.ours.setdefault(home.rollout_id_of(path) or "", Lines(path))
         #: The names that a dry run would have set.
-        self.dry_run_names: dict[str, name_index.NameLine] = {}
-        self._names = name_index.NameReader(home.session_index)
-        self._their_names: dict[Path, dict[str, name_index.NameLine]] = {}
+        self.dry_run_names: dict[str, NameLine] = {}
+        self._names = NameReader(home.session_index)
+        self._their_names: dict[Path, dict[str, NameLine]] = {}
         #: Name indexes that are skipped, and why.
         self.refused_names: list[Refusal] = []
 
@@ -95,7 +96,7 @@ class Planner:
         moved = self._home.find_rollout_of_id(source.rollout_id) if known else None
         return Lines(moved) if moved else None
 
-    def _new_name(self, source: Source, ours: Lines | None) -> name_index.NameLine | None:
+    def _new_name(self, source: Source, ours: Lines | None) -> NameLine | None:
         """Return the source's name for the thread; None if ours is newer or was removed later."""
         names = self._names_beside(source)
         theirs = names.get(source.original_id) or names.get(source.thread_id)
@@ -107,15 +108,15 @@ class Planner:
         changed_at = _name_changed_at(ours) if ours else None
         return theirs if changed_at is None or changed_at < theirs.at else None
 
-    def _names_beside(self, source: Source) -> dict[str, name_index.NameLine]:
+    def _names_beside(self, source: Source) -> dict[str, NameLine]:
         if source.names not in self._their_names:
             self._their_names[source.names] = self._read_names(source.names)
         return self._their_names[source.names]
 
-    def _read_names(self, names: Path) -> dict[str, name_index.NameLine]:
+    def _read_names(self, names: Path) -> dict[str, NameLine]:
         try:
             if not names.is_symlink():
-                return name_index.NameReader(names).read()
+                return NameReader(names).read()
             reason = "it is a symlink"
         except OSError as error:
             reason = reason_of(error)
