@@ -61,8 +61,8 @@ class Block:
     images: tuple[str, ...] = ()
     request: Request | None = None
     outcome: Outcome | None = None
-    #: A thread to which the block leads, such as a sub-agent's.
-    thread_id: str | None = None
+    #: Threads of sub-agents to which the block leads.
+    threads: tuple[str, ...] = ()
 
     @property
     def has_failed(self) -> bool:
@@ -191,6 +191,11 @@ class _Turn:
     def mcp_report(self, block: Block, payload: dict[str, Any]) -> None:
         self._outcome(block, payload, reported(payload), mcp_request(payload.get("invocation", payload)))
 
+    def collab_report(self, block: Block, payload: dict[str, Any]) -> None:
+        threads = tuple(filter(None, map(text_of, list_of(payload.get("receiver_thread_ids")))))
+        request = request_of(payload.get("tool"), text_of(payload.get("prompt")))
+        self._outcome(replace(block, threads=threads), payload, reported(payload), request)
+
     def _call(self, block: Block, payload: dict[str, Any], request: Request) -> int:
         number = len(self.blocks)
         if key := text_of(payload.get("call_id") or payload.get("id")):
@@ -218,7 +223,7 @@ class _Turn:
                 outcome.is_ok if before.is_ok is None else before.is_ok,
                 outcome.seconds if before.seconds is None else before.seconds,
             )
-        self.blocks[number] = replace(known, outcome=outcome)
+        self.blocks[number] = replace(known, outcome=outcome, threads=known.threads or block.threads)
 
     # -- notes ---------------------------------------------------------------------------------------------
 
@@ -238,7 +243,7 @@ class _Turn:
     def sub_agent(self, block: Block, payload: dict[str, Any]) -> None:
         agent = text_of(payload.get("agent_thread_id"))
         text = f"Sub-agent {text_of(payload.get('agent_path'))} {text_of(payload.get('kind'))}"
-        self.blocks.append(replace(block, text=text, thread_id=agent or None))
+        self.blocks.append(replace(block, text=text, threads=(agent,) if agent else ()))
 
 
 def _flat(text: str) -> str:
@@ -288,6 +293,7 @@ _SHOWN: Final[dict[str, Callable[[_Turn, Block, dict[str, Any]], None]]] = {
     "event_msg/item_completed/FileChange": _Turn.patch_report,
     "event_msg/item_completed/McpToolCall": _Turn.mcp_report,
     "event_msg/item_completed/WebSearch": _Turn.search,
+    "event_msg/item_completed/CollabAgentToolCall": _Turn.collab_report,
     "event_msg/item_completed/SubAgentActivity": _Turn.sub_agent,
     "response_item/message": _Turn.message,
     "response_item/reasoning": _Turn.reasoning,
