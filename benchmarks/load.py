@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from benchmarks.homes import Words
 from livethread import CreateThreadParams, LiveThread, TasksApplied, ThreadMetadataPatch
+from livethread.position import Position, position_key
 from livethread.queued import QueuedThreadStore
-from livethread.types import Position, Receipt, position_key
+from livethread.types import Receipt
 
 #: Words of an item: with its envelope, about 500 bytes.
 _WORDS: Final = 60

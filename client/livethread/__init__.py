@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from livethread.observers import ThreadParkedEvent as ThreadParkedEvent
     from livethread.policy import is_persisted as is_persisted
     from livethread.policy import persisted_items as persisted_items
+    from livethread.position import Position as Position
     from livethread.queued import QueuedThreadStore as QueuedThreadStore
     from livethread.rollout.item import RolloutItem as RolloutItem
     from livethread.store import ThreadReader as ThreadReader
@@ -77,7 +78,6 @@ if TYPE_CHECKING:
     from livethread.types import LoadThreadHistoryParams as LoadThreadHistoryParams
     from livethread.types import OccurrencePage as OccurrencePage
     from livethread.types import PersistThreadParams as PersistThreadParams
-    from livethread.types import Position as Position
     from livethread.types import PreparedFork as PreparedFork
     from livethread.types import PrepareForkParams as PrepareForkParams
     from livethread.types import ReadThreadByRolloutPathParams as ReadThreadByRolloutPathParams
@@ -140,7 +140,7 @@ _MODULES = {
     "MetadataUpdated": "livethread.observers",
     "Observers": "livethread.observers",
     "PersistThreadParams": "livethread.types",
-    "Position": "livethread.types",
+    "Position": "livethread.position",
     "PrepareForkParams": "livethread.types",
     "PreparedFork": "livethread.types",
     "QueuedThreadStore": "livethread.queued",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,15 @@ from livethread.errors import InvalidRequest, Unavailable
 if TYPE_CHECKING:
     from celery import Celery
 
+    from livethread.position import Position
     from livethread.queued import QueuedThreadStore
+    from livethread.queued.backlog import Backlog
     from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
     from livethread.queued.queue_state import RedisQueueState
     from livethread.queued.shards import Shards
     from livethread.store import ThreadReader
+    from livethread.types import ThreadFreshness
     from livethread_config import Settings
     from livethread_config.deployment import HomeIdentity
 
@@ -56,27 +60,53 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
 async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadReader]:
     """Open the store that *settings* describe for reading. Starts neither Redis nor a worker.
 
-    If *settings* name a home, or Redis is embedded, the reader reads the files itself; otherwise it asks the workers.
+    If *settings* name a home, or Redis is embedded, the reader reads the files itself; otherwise it asks the workers. A
+    read that must be fresh also asks Redis, and raises `Unavailable` if Redis does not run.
 
     Raises:
         InvalidRequest: a variable ``LIVETHREAD_*`` has an invalid value.
         Unavailable: Redis does not answer.
     """
+    from livethread.fresh_reader import FreshReader
+    from livethread.position import START
+
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
         if _reads_locally(settings):
-            yield await _local_reader(stack, settings)
-            return
-        from livethread.queued.connection import connect, redis_errors_translated, require_redis
-        from livethread.queued.deployment import DeploymentWatch
+            reader = await _local_reader(stack, settings)
+        else:
+            from livethread.queued.connection import connect, redis_errors_translated, require_redis
+            from livethread.queued.deployment import DeploymentWatch
 
-        await require_redis(settings)
-        redis = connect(settings)
-        stack.push_async_callback(redis.aclose)
-        deployment = await stack.enter_async_context(DeploymentWatch(redis, settings))
-        with redis_errors_translated(settings):
-            await deployment.refresh()
-        yield await _reader(stack, settings, _client_app(stack, settings), deployment)
+            await require_redis(settings)
+            redis = connect(settings)
+            stack.push_async_callback(redis.aclose)
+            deployment = await stack.enter_async_context(DeploymentWatch(redis, settings))
+            with redis_errors_translated(settings):
+                await deployment.refresh()
+            reader = await _reader(stack, settings, _client_app(stack, settings), deployment)
+
+        @cache
+        def mailboxes() -> Mailboxes:
+            return _mailboxes(stack, settings, _client_app(stack, settings))
+
+        async def backlog() -> Backlog:
+            from livethread.queued.backlog import Backlog
+            from livethread.queued.connection import redis_errors_translated
+
+            with redis_errors_translated(settings):
+                await mailboxes().deployment.refresh()
+            return Backlog(mailboxes(), settings)
+
+        async def catch_up(thread_id: str, demand: ThreadFreshness) -> Position:
+            if not demand.is_demanding:
+                return START
+            return await (await backlog()).until_applied(thread_id, demand.at_least or START, fresh=demand.fresh)
+
+        async def catch_up_with_all() -> None:
+            await (await backlog()).until_all_applied()
+
+        yield FreshReader(reader, catch_up, catch_up_with_all)
 
 
 async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:

@@ -26,6 +26,7 @@ from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
 from livethread.model import format_time, parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
+from livethread.position import START, Position, position_key, require_position
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
 from livethread.rollout.literal import excerpt, literal_term, occurrences
@@ -53,15 +54,19 @@ class _Stored:
 
     thread: StoredThread
     lines: list[bytes]
-    position: types.Position = types.START
+    position: Position = START
     #: Position of the task that set the name.
-    named_at: types.Position = types.START
+    named_at: Position = START
     #: First-wins fields that a caller set explicitly.
     explicit_fields: set[str] = field(default_factory=set)
     #: The thread whose lines it shares, if it is a fork.
     base_id: str | None = None
     #: Idempotency keys that are taken.
     idempotency_keys: set[str] = field(default_factory=set)
+
+    def shown(self) -> StoredThread:
+        """Return the thread with its position."""
+        return self.thread.model_copy(update={"position": self.position})
 
     def metadata(self) -> MetadataState:
         """Return the metadata as a state that updates change."""
@@ -116,7 +121,7 @@ class InMemoryThreadStore:
         self._open.require(params.thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self.max_item_bytes)
         known = self._stored.get(params.thread_id)
-        last, key = known.position if known else types.START, params.idempotency_key
+        last, key = known.position if known else START, params.idempotency_key
         is_repeated = known is not None and key in known.idempotency_keys
         if params.expected_position not in {None, last} and not is_repeated:
             raise Conflict.of_position(params.thread_id, last, params.expected_position)
@@ -160,20 +165,21 @@ class InMemoryThreadStore:
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return the items."""
-        self._read(params.thread_id, include_archived=params.include_archived)
+        self._read(params.thread_id, include_archived=params.include_archived, at_least=params.at_least)
         return self._history(params.thread_id)
 
     async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
         """Return the items of the latest model context."""
-        items = (await self.load_history(params)).items
+        history = await self.load_history(params)
+        items = history.items
         places = range(len(items) - 1, -1, -1)
         start = context_start((place, items[place].type, items[place].payload) for place in places)
         needed = items if start is None else (items[0], *items[start:])
-        return StoredModelContext(params.thread_id, needed)
+        return StoredModelContext(params.thread_id, needed, history.position)
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return the thread."""
-        thread = self._read(params.thread_id, include_archived=params.include_archived)
+        thread = self._read(params.thread_id, include_archived=params.include_archived, at_least=params.at_least)
         if params.is_deletable:
             self._require_unneeded(params.thread_id)
         if not params.include_history:
@@ -207,15 +213,16 @@ class InMemoryThreadStore:
                 thread_id=thread_id,
                 include_archived=params.include_archived,
                 include_history=params.include_history,
+                at_least=params.at_least,
             )
         )
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
         """Return the thread that got the name last."""
         named = [stored for stored in self._stored.values() if stored.thread.name == params.name]
-        for stored in sorted(named, key=lambda stored: types.position_key(stored.named_at), reverse=True):
+        for stored in sorted(named, key=lambda stored: position_key(stored.named_at), reverse=True):
             if stored.thread.archived_at is None or params.include_archived:
-                return stored.thread
+                return stored.shown()
         raise ThreadNotFound(params.name, "no thread has this name")
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
@@ -247,8 +254,8 @@ class InMemoryThreadStore:
         """Return one page of occurrences. A cursor holds the number of the turn's first item."""
         term = literal_term(params.search_term)
         begin = decode_occurrence(params.cursor) if params.cursor else (0, 0)
-        self._read(params.thread_id, include_archived=params.include_archived)
-        items = self._history(params.thread_id).items
+        history = await self.load_history(_of_history(params))
+        items = history.items
         found = [
             ((turn.start, number), occurrence)
             for turn in turn_ranges(items)
@@ -263,12 +270,13 @@ class InMemoryThreadStore:
         return types.OccurrencePage(
             items=tuple(occurrence for _, occurrence in page),
             next_cursor=encode_occurrence(*more[0][0]) if more else None,
+            position=history.position,
         )
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of turns. A cursor holds the number of the page's first item."""
-        self._read(params.thread_id, include_archived=params.include_archived)
-        items = self._history(params.thread_id).items
+        history = await self.load_history(_of_history(params))
+        items = history.items
         turns = turn_ranges(items)
         descending = params.sort_direction is types.SortDirection.DESC
         ordered = turns[::-1] if descending else turns
@@ -281,12 +289,13 @@ class InMemoryThreadStore:
             turns=tuple(_stored_turn(items, turn, turns, params.items_view, is_open=is_open) for turn in shown),
             next_cursor=encode_offset("turns", more[0].start) if more else None,
             backwards_cursor=encode_offset("turns", shown[0].start) if shown else None,
+            position=history.position,
         )
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of items. A cursor holds an item's number."""
-        self._read(params.thread_id, include_archived=params.include_archived)
-        items = self._history(params.thread_id).items
+        history = await self.load_history(_of_history(params))
+        items = history.items
         start, end = 0, len(items)
         if params.turn_id is not None:
             turn = next((turn for turn in turn_ranges(items) if turn.turn_id == params.turn_id), None)
@@ -303,12 +312,14 @@ class InMemoryThreadStore:
                 items=items[edge:begin][::-1],
                 next_cursor=encode_offset("items", edge) if edge > start else None,
                 backwards_cursor=encode_offset("items", begin - 1) if begin > edge else None,
+                position=history.position,
             )
         edge = min(end, begin + params.page_size)
         return types.ItemPage(
             items=items[begin:edge],
             next_cursor=encode_offset("items", edge) if edge < end else None,
             backwards_cursor=encode_offset("items", begin + 1) if begin < edge else None,
+            position=history.position,
         )
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
@@ -413,19 +424,19 @@ class InMemoryThreadStore:
         stored.position = f"{next(self._positions)}-0"
         return types.Receipt(thread_id=stored.thread.thread_id, position=stored.position)
 
-    def _read(self, thread_id: str, *, include_archived: bool) -> StoredThread:
+    def _read(self, thread_id: str, *, include_archived: bool, at_least: Position | None = None) -> StoredThread:
         stored = self._stored.get(thread_id)
         if stored is None:
             raise ThreadNotFound(thread_id)
         if stored.thread.archived_at is not None and not include_archived:
             raise ThreadNotFound(thread_id, "it is archived")
-        return stored.thread
+        require_position(thread_id, stored.position, at_least)
+        return stored.shown()
 
     def _history(self, thread_id: str) -> StoredThreadHistory:
-        records = (
-            {**(decode_line(line) or {}), "ordinal": n} for n, line in enumerate(self._stored[thread_id].lines)
-        )
-        return StoredThreadHistory(thread_id=thread_id, items=items_of(records))
+        stored = self._stored[thread_id]
+        records = ({**(decode_line(line) or {}), "ordinal": n} for n, line in enumerate(stored.lines))
+        return StoredThreadHistory(thread_id, items_of(records), stored.position)
 
     def _page(self, params: types.ListThreadsParams, wanted: Callable[[StoredThread], bool]) -> types.ThreadPage:
         key = params.sort_key.value
@@ -434,7 +445,7 @@ class InMemoryThreadStore:
             return format_time(getattr(thread, key)), thread.thread_id
 
         descending = params.sort_direction is types.SortDirection.DESC
-        threads = (stored.thread for stored in self._stored.values())
+        threads = (stored.shown() for stored in self._stored.values())
         matching = sorted((t for t in threads if wanted(t) and self._matches(t, params)), key=order)
         if descending:
             matching.reverse()
@@ -481,6 +492,14 @@ class InMemoryThreadStore:
                 seen.add(ancestor)
                 ancestor = self._stored[ancestor].thread.parent_thread_id
         return ancestor == params.relation_filter.thread_id
+
+
+def _of_history(
+    params: types.SearchOccurrencesParams | types.ListTurnsParams | types.ListItemsParams,
+) -> types.LoadThreadHistoryParams:
+    return types.LoadThreadHistoryParams(
+        thread_id=params.thread_id, include_archived=params.include_archived, at_least=params.at_least
+    )
 
 
 def _stored_turn(

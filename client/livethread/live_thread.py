@@ -23,6 +23,7 @@ from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import utc_now
 from livethread.observers import ThreadInitialized
 from livethread.policy import is_known, is_persisted, kind_of
+from livethread.position import START, Position
 from livethread.rollout.item import RolloutItem, parse_items
 from livethread.store import ThreadStore
 
@@ -51,7 +52,7 @@ class LiveThread:
         self._sync = sync
         #: Emitted when the thread starts, then None.
         self._start_event: ThreadInitialized | None = event
-        self._last = types.Receipt(thread_id=sync.thread_id, position=types.START)
+        self._last = types.Receipt(thread_id=sync.thread_id, position=START)
         self._is_open = True
         self._closing = asyncio.Lock()
 
@@ -113,7 +114,7 @@ class LiveThread:
         items: Sequence[RolloutItem | Mapping[str, Any]],
         *,
         idempotency_key: str | None = None,
-        expected_position: types.Position | None = None,
+        expected_position: Position | None = None,
     ) -> types.Receipt:
         """Append *items* in order, all or none, without those that the persistence policy drops.
 
@@ -207,31 +208,40 @@ class LiveThread:
                 await self._store.discard_thread(types.DiscardThreadParams(thread_id=self._thread_id))
                 self._is_open = False
 
-    async def load_history(self, *, include_archived: bool = True) -> StoredThreadHistory:
-        """Return the thread's items, including everything accepted through this handle.
+    async def load_history(self, *, include_archived: bool = True, fresh: bool = False) -> StoredThreadHistory:
+        """Return the thread's items, including everything accepted through this handle; if *fresh*, from any store.
 
         Raises:
             ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
         """
-        return await self._store.load_history(self._history_params(include_archived))
+        return await self._store.load_history(self._history_params(include_archived, fresh))
 
-    async def load_latest_model_context(self, *, include_archived: bool = True) -> StoredModelContext:
+    async def load_latest_model_context(
+        self, *, include_archived: bool = True, fresh: bool = False
+    ) -> StoredModelContext:
         """Return the items from which the latest model context is rebuilt: from the last compaction on, if there is one.
 
+        They include what `load_history` would.
+
         Raises:
             ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
         """
-        return await self._store.load_latest_model_context(self._history_params(include_archived))
+        return await self._store.load_latest_model_context(self._history_params(include_archived, fresh))
 
-    async def read_thread(self, *, include_archived: bool = True, include_history: bool = False) -> StoredThread:
-        """Return the thread's metadata, including everything accepted through this handle.
+    async def read_thread(
+        self, *, include_archived: bool = True, include_history: bool = False, fresh: bool = False
+    ) -> StoredThread:
+        """Return the thread's metadata, including everything accepted through this handle; if *fresh*, from any store.
 
         Raises:
             ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
         """
         return await self._store.read_thread(
             types.ReadThreadParams(
-                thread_id=self._thread_id, include_archived=include_archived, include_history=include_history
+                thread_id=self._thread_id,
+                include_archived=include_archived,
+                include_history=include_history,
+                fresh=fresh,
             )
         )
 
@@ -253,8 +263,10 @@ class LiveThread:
         """Return the path of the rollout on the workers' host, or None if the store keeps no files."""
         return (await self.read_thread()).rollout_path
 
-    def _history_params(self, include_archived: bool) -> types.LoadThreadHistoryParams:
-        return types.LoadThreadHistoryParams(thread_id=self._thread_id, include_archived=include_archived)
+    def _history_params(self, include_archived: bool, fresh: bool) -> types.LoadThreadHistoryParams:
+        return types.LoadThreadHistoryParams(
+            thread_id=self._thread_id, include_archived=include_archived, fresh=fresh
+        )
 
     def _require_open(self) -> None:
         if not self._is_open:
@@ -289,7 +301,7 @@ class LiveThread:
     def _append_params(
         self,
         items: tuple[RolloutItem, ...],
-        expected_position: types.Position | None,
+        expected_position: Position | None,
         idempotency_key: str | None,
     ) -> types.AppendThreadItemsParams:
         """Return the append of *items* and of the metadata derived from them."""

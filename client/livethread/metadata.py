@@ -24,6 +24,7 @@ from pydantic import (
 
 from livethread.errors import InvalidRequest
 from livethread.model import Model, Result, StoredTime, Text, UtcTime
+from livethread.position import START, Position
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import encode_json
 from livethread.rollout.permissions import READ_ONLY
@@ -247,6 +248,8 @@ class StoredThreadHistory:
 
     thread_id: ThreadId
     items: tuple[RolloutItem, ...]
+    #: See `StoredThread.position`.
+    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,8 @@ class StoredModelContext:
 
     thread_id: ThreadId
     items: tuple[RolloutItem, ...]
+    #: See `StoredThread.position`.
+    position: Position
 
 
 class StoredThread(Result):
@@ -298,6 +303,9 @@ class StoredThread(Result):
     token_usage: dict[str, Any] | None = None
     memory_mode: MemoryMode | None = None
     history_mode: str | None = None
+    #: Everything up to this position is shown; later tasks may be, too. The start if it is not known: since the thread's
+    #: last task its index was rebuilt, or another program wrote the thread.
+    position: Position = START
     #: None unless requested.
     history: Annotated[StoredThreadHistory | None, Field(repr=False)] = None
 

@@ -19,8 +19,9 @@ import orjson
 
 from livethread.metadata import MetadataUpdate, StoredThread
 from livethread.model import format_time, utc_now
+from livethread.position import Position
 from livethread.rollout.session_meta import own_version
-from livethread.types import CreateThreadParams, Position
+from livethread.types import CreateThreadParams
 
 logger = logging.getLogger(__name__)
 

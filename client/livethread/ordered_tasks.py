@@ -16,9 +16,10 @@ from pydantic_core import PydanticSerializationError
 from livethread.errors import InvalidRequest, ResourceExhausted
 from livethread.metadata import MetadataUpdate, ThreadMetadataPatch
 from livethread.model import Model, UtcTime
+from livethread.position import Position
 from livethread.rollout.lines import MAX_TASK_BYTES, encode_json
 from livethread.rollout.session_meta import SESSION_META_SCHEMA
-from livethread.types import IdempotencyKey, Position
+from livethread.types import IdempotencyKey
 
 
 def _require_op(schema: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ async def archive_each(thread_ids: Iterable[str], archive: Change) -> ThreadResu
 
 
 async def delete_each(
-    thread_ids: Iterable[str], delete: Change, until_applied: Callable[[str], Awaitable[None]] | None = None
+    thread_ids: Iterable[str], delete: Change, until_applied: Callable[[str], Awaitable[object]] | None = None
 ) -> ThreadResults:
     """Delete threads concurrently; a missing thread counts as deleted.
 

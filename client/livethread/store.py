@@ -18,7 +18,14 @@ class ThreadReader(Protocol):
     """The operations that change nothing.
 
     A read of one thread includes every task that this store accepted before. Listings and searches show only what is
-    applied.
+    applied. The result of a read of one thread, and each thread in a page, has the position that it shows.
+
+    *params* can demand more: ``fresh=True``, everything that was accepted before the call from any store; ``at_least``, all
+    tasks of the thread up to a position. The read then waits until workers have applied it, and raises
+
+    - `Conflict`: the thread has no position ``at_least``, or it is not known whether that is applied.
+    - `ThreadParked`: one of these tasks cannot be applied.
+    - `Unavailable`: Redis does not answer, or they were not applied in time.
     """
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
@@ -44,7 +51,7 @@ class ThreadReader(Protocol):
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
         """Return the thread with this name; of several, the one that was named last, as in codex.
 
-        Like a listing, it sees only what is applied.
+        Like a listing, it sees only what is applied unless *params* demand more.
 
         Raises:
             ThreadNotFound: no thread has this name, or only archived ones have it and *params* exclude them. Its

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
@@ -19,6 +19,7 @@ from livethread.metadata import (
     ThreadSource,
 )
 from livethread.model import Model, Result, Text, UtcTime, utc_now
+from livethread.position import START, Position
 from livethread.rollout.item import AppendedItems, RolloutItem
 from livethread.rollout.lines import encode_json
 from livethread.rollout.session_source import spawn_fields
@@ -29,24 +30,15 @@ PageSize = Annotated[int, Field(ge=1, le=1000)]
 #: Threads of one call. A thread that is named twice counts once.
 ThreadIds = Annotated[tuple[ThreadId, ...], Field(min_length=1, max_length=1000)]
 
-#: A task's place in its thread's order. Opaque: sort by `position_key`.
-Position = Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+$")]
-
 #: Names an append for the life of its thread; see `AppendThreadItemsParams`. No control characters.
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
+
+#: The fields of parameters that say how fresh a read must be, with their defaults.
+FRESHNESS: Final[dict[str, Any]] = {"fresh": False, "at_least": None}
 
 _ErrorAsText = Annotated[
     ThreadStoreError, PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"}, mode="serialization")
 ]
-
-#: The position before the first task.
-START: Position = "0-0"
-
-
-def position_key(position: Position) -> tuple[int, int]:
-    """Return the sort key that orders positions of one thread."""
-    high, _, low = position.partition("-")
-    return int(high), int(low)
 
 
 def _json_objects(values: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
@@ -178,14 +170,38 @@ class DiscardThreadParams(Model):
     thread_id: ThreadId
 
 
-class LoadThreadHistoryParams(Model):
+class Freshness(Model):
+    """How fresh a read must be. By default it shows what is applied, and what this store had accepted for its thread."""
+
+    #: Whether it shows everything that was accepted before the call, from any store.
+    fresh: bool = False
+
+    def without_demand(self) -> Self:
+        """Return the same parameters with the default freshness."""
+        demands = self.model_fields_set & FRESHNESS.keys()
+        return self.model_copy(update={name: FRESHNESS[name] for name in demands}) if demands else self
+
+
+class ThreadFreshness(Freshness):
+    """How fresh a read of one thread must be."""
+
+    #: Show everything up to this position, as of a `Receipt`; later tasks may show, too.
+    at_least: Position | None = None
+
+    @property
+    def is_demanding(self) -> bool:
+        """Whether it demands more than the default."""
+        return self.fresh or self.at_least is not None
+
+
+class LoadThreadHistoryParams(ThreadFreshness):
     """Parameters for reading a thread's items."""
 
     thread_id: ThreadId
     include_archived: bool = True
 
 
-class ReadThreadParams(Model):
+class ReadThreadParams(ThreadFreshness):
     """Parameters for reading a thread."""
 
     thread_id: ThreadId
@@ -224,7 +240,7 @@ class PreparedFork(Result):
     history_base: HistoryPosition | None = None
 
 
-class ReadThreadByRolloutPathParams(Model):
+class ReadThreadByRolloutPathParams(ThreadFreshness):
     """Parameters for reading a thread by its rollout's path, relative to the home or absolute within it."""
 
     rollout_path: str
@@ -232,7 +248,7 @@ class ReadThreadByRolloutPathParams(Model):
     include_history: bool = False
 
 
-class FindThreadByNameParams(Model):
+class FindThreadByNameParams(Freshness):
     """Parameters for finding a thread by its name."""
 
     #: The whole name, as it was given.
@@ -338,7 +354,7 @@ class ThreadRelationFilter(Model):
     thread_id: ThreadId
 
 
-class ListThreadsParams(Model):
+class ListThreadsParams(Freshness):
     """Parameters for one page of a listing: threads that pass every filter.
 
     A page begins after the previous page's last thread, by the sort value that this thread had then and by its id, and
@@ -392,7 +408,7 @@ class SearchMatch(StrEnum):
     LITERAL = "literal"
 
 
-class SearchThreadsParams(Model):
+class SearchThreadsParams(Freshness):
     """Parameters for a full-text search over threads."""
 
     #: What one message, or the name, must contain; see *match*. Not blank, and at least one word for `SearchMatch.WORDS`.
@@ -427,7 +443,7 @@ class ThreadSearchPage(Result):
     next_cursor: str | None = None
 
 
-class SearchOccurrencesParams(Model):
+class SearchOccurrencesParams(ThreadFreshness):
     """Parameters for one page of the places where a thread's messages hold a term."""
 
     thread_id: ThreadId
@@ -460,6 +476,8 @@ class OccurrencePage(Result):
     items: tuple[ThreadOccurrence, ...]
     #: None on the last page.
     next_cursor: str | None = None
+    #: See `StoredThread.position`.
+    position: Position = START
 
 
 class StoredTurnStatus(StrEnum):
@@ -504,7 +522,7 @@ class StoredTurn(Result):
     duration_ms: int | None = None
 
 
-class ListTurnsParams(Model):
+class ListTurnsParams(ThreadFreshness):
     """Parameters for one page of a thread's turns."""
 
     thread_id: ThreadId
@@ -525,9 +543,11 @@ class TurnPage(Result):
     next_cursor: str | None = None
     #: For the other direction: begins with this page's first turn again, in its latest state. None if the page is empty.
     backwards_cursor: str | None = None
+    #: See `StoredThread.position`.
+    position: Position = START
 
 
-class ListItemsParams(Model):
+class ListItemsParams(ThreadFreshness):
     """Parameters for one page of a thread's items."""
 
     thread_id: ThreadId
@@ -546,3 +566,5 @@ class ItemPage(Result):
     next_cursor: str | None = None
     #: For the other direction: begins with this page's first item again. None if the page is empty.
     backwards_cursor: str | None = None
+    #: See `StoredThread.position`.
+    position: Position = START

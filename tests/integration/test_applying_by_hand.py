@@ -39,7 +39,7 @@ from livethread import (
     ThreadStoreError,
     Unavailable,
 )
-from livethread.types import START, position_key
+from livethread.position import START, position_key
 from livethread_config import names
 from livethread_worker.drain import drain
 from livethread_worker.store.index import Index, IndexUnavailable

@@ -43,6 +43,7 @@ from livethread.ordered_tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
+from livethread.position import position_key
 from livethread.queued import mailboxes as client_mailboxes_module
 from livethread.queued import outbox as outbox_module
 from livethread.queued.mailboxes import Mailboxes
@@ -50,7 +51,7 @@ from livethread.queued.outbox import Outbox
 from livethread.queued.scripts import load_script
 from livethread.queued.writer import Budget, Submission, Writer
 from livethread.rollout.session_meta import session_meta
-from livethread.types import CreateThreadParams, position_key
+from livethread.types import CreateThreadParams
 from livethread_config import Settings, names
 from livethread_worker.drain import mailbox as mailbox_module
 from livethread_worker.drain.mailbox import Mailbox

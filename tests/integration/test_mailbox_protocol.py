@@ -17,8 +17,8 @@ from tests.nodes.waiting import wait_until
 
 from livethread import new_thread_id
 from livethread.model import parse_time
+from livethread.position import position_key
 from livethread.queued.scripts import load_script
-from livethread.types import position_key
 from livethread_config import Settings, names
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind

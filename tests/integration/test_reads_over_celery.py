@@ -26,6 +26,7 @@ from livethread import (
     Unavailable,
 )
 from livethread.errors import Internal
+from livethread.position import Position
 from livethread.queued import doorbell
 from livethread_config import names
 from livethread_worker.drain import drain as drain_module
@@ -65,7 +66,7 @@ class Gate:
         self.is_reached, self.is_open, self.reads = threading.Event(), threading.Event(), 0
         read_lines = LocalReader.read_lines
 
-        def wait(reader: LocalReader, *args: Any) -> tuple[bytes, int | None]:
+        def wait(reader: LocalReader, *args: Any) -> tuple[bytes, int | None, Position]:
             self.reads += 1
             self.is_reached.set()
             assert self.is_open.wait(20)

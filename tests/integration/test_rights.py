@@ -20,6 +20,7 @@ from tests.nodes.waiting import eventually, wait_until
 from livethread import (
     ArchiveThreadParams,
     DeleteThreadParams,
+    ListThreadsParams,
     LiveThread,
     ReadThreadParams,
     ResumeThreadParams,
@@ -112,6 +113,8 @@ async def test_the_documented_rights_suffice(
         await flush(store, thread_id)
         await LiveThread.resume(other, ResumeThreadParams(thread_id=thread_id, exclusive=True))
         assert texts(await history(other, thread_id)) == ["one"]
+        assert len((await other.list_threads(ListThreadsParams(include_without_preview=True, fresh=True))).items) == 1
+        await other.read_thread(ReadThreadParams(thread_id=thread_id, fresh=True))
         assert isinstance(other._reader, CeleryReader)
         await other._reader._requests._withdraw(ShardKeys(PREFIX, 0), "a read that timed out")
         assert (await store._mailboxes.circumstances(thread_id)).seen_at is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from livethread import (
     AppendThreadItemsParams,
     CreateThreadParams,
@@ -20,6 +22,7 @@ from livethread import (
     ThreadStore,
     UpdateThreadMetadataParams,
 )
+from livethread.position import START
 from livethread.rollout.item import parse_items
 
 
@@ -75,6 +78,11 @@ async def read(store: ThreadReader, thread_id: str) -> StoredThread:
     return await store.read_thread(ReadThreadParams(thread_id=thread_id))
 
 
+async def metadata(store: ThreadReader, thread_id: str) -> StoredThread:
+    """Return the thread without its position, which every task advances."""
+    return (await read(store, thread_id)).model_copy(update={"position": START})
+
+
 async def history(store: ThreadReader, thread_id: str) -> list[RolloutItem]:
     """Return the items after the ``session_meta``."""
     first, *items = (await store.load_history(LoadThreadHistoryParams(thread_id=thread_id))).items
@@ -96,3 +104,14 @@ def texts(items: list[RolloutItem]) -> list[str]:
     return [
         item.payload["message"] if item.type == "event_msg" else item.payload["content"][0]["text"] for item in items
     ]
+
+
+def without_positions(value: Any) -> Any:
+    """Return *value* as JSON without its positions: no rollout holds them, so a rebuild forgets them."""
+    match value if isinstance(value, dict | list) else to_jsonable_python(value):
+        case dict() as fields:
+            return {name: without_positions(each) for name, each in fields.items() if name != "position"}
+        case list() as values:
+            return [without_positions(each) for each in values]
+        case other:
+            return other

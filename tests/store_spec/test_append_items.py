@@ -12,6 +12,7 @@ from tests.nodes.items import (
     flush,
     history,
     message,
+    metadata,
     new_thread,
     payload_of,
     payloads,
@@ -42,8 +43,8 @@ from livethread import (
     new_thread_id,
 )
 from livethread.metadata import MetadataUpdate
+from livethread.position import START, position_key
 from livethread.rollout.item import parse_items
-from livethread.types import START, position_key
 
 #: Later than every thread of these tests.
 LATER = datetime(2126, 1, 1, tzinfo=UTC)
@@ -273,7 +274,7 @@ async def test_a_raw_append_changes_only_history_and_updated_at(store: ThreadSto
     thread_id = await new_thread(store, cwd="/repo")
     await store.persist_thread(PersistThreadParams(thread_id=thread_id))
     await flush(store, thread_id)
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     await store.append_items(
         AppendThreadItemsParams(
@@ -288,7 +289,7 @@ async def test_a_raw_append_changes_only_history_and_updated_at(store: ThreadSto
     )
 
     await flush(store, thread_id)
-    assert await read(store, thread_id) == before.model_copy(update={"updated_at": LATER})
+    assert await metadata(store, thread_id) == before.model_copy(update={"updated_at": LATER})
 
 
 # -- with metadata -----------------------------------------------------------------------------------------

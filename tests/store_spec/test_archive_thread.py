@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.nodes.items import append, flush, history, message, new_thread, read, said, texts, update
+from tests.nodes.items import append, flush, history, message, metadata, new_thread, read, said, texts, update
 from tests.store_spec.kinds import EVERY_READER, MEMORY, SHARED
 from tests.store_spec.operations import archive, home_of, path_of, stored, unarchive
 
@@ -22,18 +22,19 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-from livethread.types import ArchiveThreadParams, position_key
+from livethread.position import position_key
+from livethread.types import ArchiveThreadParams
 
 
 @EVERY_READER
 async def test_archiving_changes_only_archived_at_and_the_path(store: ThreadStore, kind: str) -> None:
     thread_id = await stored(store, said("one"), name="A name", cwd="/repo")
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
     earliest = datetime.now(UTC) - timedelta(milliseconds=1)
 
     await archive(store, thread_id)
 
-    after = await read(store, thread_id)
+    after = await metadata(store, thread_id)
     assert after.archived_at is not None
     assert earliest <= after.archived_at <= datetime.now(UTC)
     changed = {"archived_at": after.archived_at, "rollout_path": after.rollout_path}
@@ -43,7 +44,7 @@ async def test_archiving_changes_only_archived_at_and_the_path(store: ThreadStor
 
 async def test_the_rollout_moves_to_archived_sessions(store: ThreadStore, kind: str) -> None:
     thread_id = await stored(store)
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     await archive(store, thread_id)
 
@@ -92,11 +93,11 @@ async def test_an_archived_thread_is_listed_only_among_archived_threads(store: T
 async def test_archiving_a_thread_again_changes_nothing(store: ThreadStore) -> None:
     thread_id = await stored(store)
     first = await archive(store, thread_id)
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     second = await archive(store, thread_id)
 
-    assert await read(store, thread_id) == before
+    assert await metadata(store, thread_id) == before
     assert position_key(second.position) > position_key(first.position)
 
 

@@ -88,6 +88,7 @@ async def test_the_first_item_stores_everything_the_thread_was_created_with(stor
     assert thread == StoredThread(
         thread_id=params.thread_id,
         rollout_path=thread.rollout_path,
+        position=thread.position,
         session_id=root,
         forked_from_id=root,
         parent_thread_id=parent,

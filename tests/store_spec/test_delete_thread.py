@@ -36,7 +36,7 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-from livethread.types import position_key
+from livethread.position import position_key
 from livethread_config import names
 
 #: Every operation on a thread that need not be open.

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.nodes.items import append, flush, history, message, new_thread, read, said, texts, update
+from tests.nodes.items import append, flush, history, message, metadata, new_thread, read, said, texts, update
 from tests.store_spec.conftest import OpenStore
 from tests.store_spec.kinds import FILES, LOCAL, SHARED
 from tests.store_spec.operations import delete, home_of
@@ -25,8 +25,8 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
+from livethread.position import position_key
 from livethread.rollout.item import parse_items
-from livethread.types import position_key
 from livethread_worker.store import LocalThreadStore
 
 
@@ -204,13 +204,13 @@ async def test_a_repeated_append_changes_no_metadata(store: ThreadStore) -> None
     await thread.append_items([said("A title"), usage(1)], idempotency_key="k")
     await thread.append_items([usage(2)])
     await thread.flush()
-    before = await thread.read_thread()
+    before = await metadata(store, thread.thread_id)
 
     for items in ([said("A title"), usage(1)], [said("Another"), usage(9, "2100-01-01T00:00:00Z")]):
         await thread.append_items(items, idempotency_key="k")
         await thread.flush()
 
-    assert await thread.read_thread() == before
+    assert await metadata(store, thread.thread_id) == before
     assert (before.title, before.token_usage) == ("A title", {"total_tokens": 2})
 
 

@@ -27,7 +27,7 @@ def turn(number: int, *items: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-async def context(store: ThreadReader, thread_id: str, **params: bool) -> tuple[RolloutItem, ...]:
+async def context(store: ThreadReader, thread_id: str, **params: Any) -> tuple[RolloutItem, ...]:
     loaded = await store.load_latest_model_context(LoadThreadHistoryParams(thread_id=thread_id, **params))
     assert loaded.thread_id == thread_id
     return loaded.items

@@ -26,9 +26,9 @@ from livethread import (
 )
 from livethread.model import utc_now
 from livethread.observers import InitializationMode
+from livethread.position import position_key
 from livethread.rollout.item import parse_items
 from livethread.rollout.lines import encode_items
-from livethread.types import position_key
 
 
 @pytest.fixture

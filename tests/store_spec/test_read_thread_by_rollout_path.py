@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, message, read, update
@@ -21,7 +22,7 @@ from livethread import (
 WITH_FILES = pytest.mark.parametrize("kind", [kinds.LOCAL, kinds.QUEUED, kinds.CELERY])
 
 
-async def by_path(store: ThreadStore, path: Path | str, **params: bool) -> StoredThread:
+async def by_path(store: ThreadStore, path: Path | str, **params: Any) -> StoredThread:
     return await store.read_thread_by_rollout_path(ReadThreadByRolloutPathParams(rollout_path=str(path), **params))
 
 

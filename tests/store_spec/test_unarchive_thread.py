@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.nodes.items import append, flush, history, message, read, said, texts
+from tests.nodes.items import append, flush, history, message, metadata, read, said, texts
 from tests.store_spec.kinds import EVERY_READER, MEMORY, SHARED
 from tests.store_spec.operations import archive, path_of, stored, unarchive
 
@@ -13,19 +13,19 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-from livethread.types import position_key
+from livethread.position import position_key
 
 
 @EVERY_READER
 async def test_unarchiving_undoes_archiving(store: ThreadStore, kind: str) -> None:
     thread_id = await stored(store, said("one"), name="A name", cwd="/repo")
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
     await archive(store, thread_id)
     archived = await read(store, thread_id)
 
     await unarchive(store, thread_id)
 
-    assert await read(store, thread_id) == before
+    assert await metadata(store, thread_id) == before
     assert texts(await history(store, thread_id)) == ["one"]
     if kind != MEMORY:
         assert path_of(before).is_file()
@@ -51,12 +51,12 @@ async def test_an_unarchived_thread_is_listed_and_resumed_again(store: ThreadSto
 
 async def test_unarchiving_an_active_thread_changes_nothing(store: ThreadStore) -> None:
     thread_id = await stored(store)
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     first = await unarchive(store, thread_id)
     second = await unarchive(store, thread_id)
 
-    assert await read(store, thread_id) == before
+    assert await metadata(store, thread_id) == before
     assert position_key(second.position) > position_key(first.position)
 
 

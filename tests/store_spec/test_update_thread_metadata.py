@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.nodes.items import append, flush, history, message, new_thread, read, texts, update
+from tests.nodes.items import append, flush, history, message, metadata, new_thread, read, texts, update
 from tests.store_spec.kinds import SHARED
 
 from livethread import (
@@ -21,7 +21,7 @@ from livethread import (
     ThreadStore,
     new_thread_id,
 )
-from livethread.types import position_key
+from livethread.position import position_key
 
 AT = datetime(2030, 1, 2, 3, 4, 5, 678000, UTC)
 
@@ -59,41 +59,41 @@ async def a_stored_thread(store: ThreadStore, **params: Any) -> str:
 @pytest.mark.parametrize("field", EVERY_FIELD)
 async def test_a_field_is_set_literally_and_the_others_stay(store: ThreadStore, field: str) -> None:
     thread_id = await a_stored_thread(store, cwd="/repo", git=GitInfo(branch="main"))
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     await update(store, thread_id, ThreadMetadataPatch.model_validate({field: EVERY_FIELD[field]}))
 
-    assert await read(store, thread_id) == before.model_copy(update={field: EVERY_FIELD[field]})
+    assert await metadata(store, thread_id) == before.model_copy(update={field: EVERY_FIELD[field]})
 
 
 async def test_all_fields_are_set_at_once(store: ThreadStore) -> None:
     thread_id = await a_stored_thread(store)
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     await update(store, thread_id, ThreadMetadataPatch.model_validate(EVERY_FIELD))
 
-    assert await read(store, thread_id) == before.model_copy(update=EVERY_FIELD)
+    assert await metadata(store, thread_id) == before.model_copy(update=EVERY_FIELD)
 
 
 @pytest.mark.parametrize("field", ["name", "thread_source", "agent_nickname", "agent_role", "agent_path"])
 async def test_null_clears_a_field_that_may_be_cleared(store: ThreadStore, field: str) -> None:
     thread_id = await a_stored_thread(store)
     await update(store, thread_id, ThreadMetadataPatch.model_validate(EVERY_FIELD))
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     await update(store, thread_id, ThreadMetadataPatch.model_validate({field: None}))
 
-    assert await read(store, thread_id) == before.model_copy(update={field: None})
+    assert await metadata(store, thread_id) == before.model_copy(update={field: None})
 
 
 async def test_null_leaves_a_field_that_cannot_be_cleared(store: ThreadStore) -> None:
     thread_id = await a_stored_thread(store)
     await update(store, thread_id, ThreadMetadataPatch.model_validate(EVERY_FIELD))
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     await update(store, thread_id, ThreadMetadataPatch(title=None, model=None, cwd=None, memory_mode=None))
 
-    assert await read(store, thread_id) == before
+    assert await metadata(store, thread_id) == before
 
 
 async def test_git_is_patched_field_by_field(store: ThreadStore) -> None:
@@ -122,11 +122,11 @@ async def test_recency_advances_and_never_goes_back(store: ThreadStore) -> None:
 
 async def test_an_empty_patch_changes_nothing(store: ThreadStore) -> None:
     thread_id = await a_stored_thread(store)
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     await update(store, thread_id, ThreadMetadataPatch())
 
-    assert await read(store, thread_id) == before
+    assert await metadata(store, thread_id) == before
 
 
 async def test_patches_take_effect_in_order_with_the_appends(store: ThreadStore) -> None:
@@ -183,13 +183,13 @@ async def test_a_patch_that_is_not_json_is_refused_and_the_store_goes_on(
 ) -> None:
     thread_id = await a_stored_thread(store)
     await flush(store, thread_id)
-    before = await read(store, thread_id)
+    before = await metadata(store, thread_id)
 
     async with asyncio.timeout(5):
         with pytest.raises(InvalidRequest):
             await update(store, thread_id, ThreadMetadataPatch.model_validate(bad))
 
-        assert await read(store, thread_id) == before
+        assert await metadata(store, thread_id) == before
         await append(store, thread_id, message("two"))
         assert texts(await history(store, thread_id)) == ["one", "two"]
 

@@ -30,6 +30,7 @@ from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, GitInfoPatch, ThreadMetadataPatch
 from livethread.observers import ItemsAppended, MetadataUpdated, TasksApplied, ThreadEvent
 from livethread.policy import persisted_items
+from livethread.position import position_key
 from livethread.rollout.item import RolloutItem
 from livethread.store import ThreadStore
 from livethread_config import Settings
@@ -72,7 +73,7 @@ class Run:
     def observe(self, event: ThreadEvent) -> None:
         """Count the tasks that Redis accepted, and note when tasks are durable."""
         if isinstance(event, TasksApplied):
-            self.applied[event.thread_id].append((types.position_key(event.position), time.perf_counter()))
+            self.applied[event.thread_id].append((position_key(event.position), time.perf_counter()))
         else:
             self.tasks += isinstance(event, ItemsAppended | MetadataUpdated)
 
@@ -206,7 +207,7 @@ async def _perform(thread: LiveThread, script: _Script, run: Run, advance: Calla
             called_at = time.perf_counter()
             receipt = await thread.append_items([item])
             if persisted_items([item]):
-                run.called[thread.thread_id].append((types.position_key(receipt.position), called_at))
+                run.called[thread.thread_id].append((position_key(receipt.position), called_at))
             advance()
         await thread.flush()
 

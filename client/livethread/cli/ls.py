@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from livethread.cli.output import console, json_option, local_time, one_line, print_json
+from livethread.cli.output import console, fresh_option, json_option, local_time, one_line, print_json
 from livethread.composition import open_reader
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ WIDE: Final = 110
 )
 @click.option("--all", "every", is_flag=True, help="Include threads in which nothing was asked yet.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@fresh_option
 @json_option
 def command(
     *,
@@ -52,6 +53,7 @@ def command(
     attached_to: str | None,
     every: bool,
     cursor: str | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     """List threads."""
@@ -67,6 +69,7 @@ def command(
         cwd_filters=tuple(map(os.path.abspath, cwd)) or None,
         attached_to_thread_id=attached_to,
         include_without_preview=every,
+        fresh=fresh,
     )
     page = asyncio.run(_list(params))
     if as_json:

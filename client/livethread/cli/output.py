@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+fresh_option = click.option(
+    "--fresh", is_flag=True, help="First wait until workers have applied what Redis accepted."
+)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from livethread.cli.output import console, json_option, one_line, print_json
+from livethread.cli.output import console, fresh_option, json_option, one_line, print_json
 from livethread.composition import open_reader
 
 if TYPE_CHECKING:
@@ -23,9 +23,18 @@ if TYPE_CHECKING:
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
 @click.option("--thread", "thread_id", metavar="THREAD", help="Show each occurrence in one thread.")
 @click.option("--cursor", help="Continue after another page (its next_cursor).")
+@fresh_option
 @json_option
 def command(
-    *, term: str, limit: int, words: bool, archived: bool, thread_id: str | None, cursor: str | None, as_json: bool
+    *,
+    term: str,
+    limit: int,
+    words: bool,
+    archived: bool,
+    thread_id: str | None,
+    cursor: str | None,
+    fresh: bool,
+    as_json: bool,
 ) -> None:
     """Find the threads in which TEXT was said, ignoring case."""
     from livethread import types
@@ -33,12 +42,14 @@ def command(
     if thread_id is not None and (words or archived):
         raise click.UsageError("--thread searches for TEXT literally, archived or not; omit --words and --archived")
     if thread_id is not None:
-        params = types.SearchOccurrencesParams(thread_id=thread_id, search_term=term, page_size=limit, cursor=cursor)
+        params = types.SearchOccurrencesParams(
+            thread_id=thread_id, search_term=term, page_size=limit, cursor=cursor, fresh=fresh
+        )
         _show_occurrences(asyncio.run(_occurrences(params)), as_json=as_json)
         return
     match = types.SearchMatch.WORDS if words else types.SearchMatch.LITERAL
     search = types.SearchThreadsParams(
-        search_term=term, match=match, page_size=limit, archived=archived, cursor=cursor
+        search_term=term, match=match, page_size=limit, archived=archived, cursor=cursor, fresh=fresh
     )
     _show_threads(asyncio.run(_threads(search)), as_json=as_json)
 

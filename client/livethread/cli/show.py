@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from livethread.cli.output import compact, console, json_option, one_line, print_json
+from livethread.cli.output import compact, console, fresh_option, json_option, one_line, print_json
 from livethread.composition import open_reader
 from livethread.metadata import StoredThread
 from livethread.rollout.item import RolloutItem
@@ -17,10 +17,11 @@ from livethread.types import ReadThreadParams
 @click.command("show")
 @click.argument("thread_id", metavar="THREAD")
 @click.option("--full", is_flag=True, help="Print whole items instead of one line each.")
+@fresh_option
 @json_option
-def command(thread_id: str, full: bool, as_json: bool) -> None:
+def command(thread_id: str, full: bool, fresh: bool, as_json: bool) -> None:
     """Show the metadata and the items of THREAD."""
-    thread = asyncio.run(_read(ReadThreadParams(thread_id=thread_id, include_history=True)))
+    thread = asyncio.run(_read(ReadThreadParams(thread_id=thread_id, include_history=True, fresh=fresh)))
     if as_json:
         print_json(thread.model_dump(mode="json"))
     else:

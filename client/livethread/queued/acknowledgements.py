@@ -13,13 +13,13 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from livethread.open_threads import OpenThreads
+from livethread.position import position_key
 from livethread.queued.mailboxes import Mailboxes
 from livethread.queued.outage import Outage
 from livethread.queued.outbox import Outbox
 from livethread.queued.parked_threads import parked_reason
 from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Writer
-from livethread.types import position_key
 
 logger = logging.getLogger(__name__)
 

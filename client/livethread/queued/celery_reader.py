@@ -6,7 +6,7 @@ Histories come in pages: no message grows with its thread.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis.asyncio import Redis
 
@@ -14,6 +14,7 @@ from livethread import types
 from livethread.errors import Unsupported
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Model, Result
+from livethread.position import START, Position
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.read_requests import ReadAnswer, ReadRequests
 from livethread.rollout.item import RolloutItem
@@ -44,7 +45,7 @@ class CeleryReader:
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return all items of a thread; they come in pages."""
-        return StoredThreadHistory(params.thread_id, await self._items_from(params, 0))
+        return StoredThreadHistory(params.thread_id, *await self._items_from(params, 0))
 
     async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
         """Return the items of the latest model context; they come in pages."""
@@ -52,7 +53,8 @@ class CeleryReader:
         first: tuple[RolloutItem, ...] = ()
         if found.start is not None:
             first = _items(await self._page(params, 0, max_bytes=1))  # the first line
-        return StoredModelContext(params.thread_id, first + await self._items_from(params, found.start or 0))
+        others, position = await self._items_from(params, found.start or 0)
+        return StoredModelContext(params.thread_id, first + others, position)
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
         """Return the thread of a name."""
@@ -90,18 +92,21 @@ class CeleryReader:
         """Return what a fork of a thread begins with."""
         return await self._read(names.PREPARE_FORK_TASK, params, types.PreparedFork)
 
-    async def _items_from(self, params: types.LoadThreadHistoryParams, start: int) -> tuple[RolloutItem, ...]:
-        """Return all items of a thread from the offset *start* on."""
+    async def _items_from(
+        self, params: types.LoadThreadHistoryParams, start: int
+    ) -> tuple[tuple[RolloutItem, ...], Position]:
+        """Return all items of a thread from the offset *start* on, and the position that they show."""
         items: list[RolloutItem] = []
         following: int | None = start
+        position = START
         while following is not None:
             page = await self._page(params, following, max_bytes=PAGE_BYTES)
             items += _items(page)
-            following = page.next
-        return tuple(items)
+            following, position = page.next, page.position
+        return tuple(items), position
 
     async def _page(self, params: types.LoadThreadHistoryParams, start: int, *, max_bytes: int) -> ReadAnswer:
-        arguments = {"params": params.model_dump(mode="json"), "start": start, "max_bytes": max_bytes}
+        arguments = {"params": _sent(params), "start": start, "max_bytes": max_bytes}
         return await self._requests.ask(names.LOAD_HISTORY_TASK, params.thread_id, arguments)
 
     async def _read_thread(
@@ -123,8 +128,13 @@ class CeleryReader:
         thread_id = getattr(params, "thread_id", None)
         if thread_id is None and len(self._deployment.current.homes().keys() - {None}) > 1:
             raise Unsupported(f"{task} over several homes")
-        found = await self._requests.ask(task, thread_id, {"params": params.model_dump(mode="json")})
+        found = await self._requests.ask(task, thread_id, {"params": _sent(params)})
         return answer.model_validate(json.loads(found.body))
+
+
+def _sent(params: Model) -> dict[str, Any]:
+    """Return *params* as workers take them: the client itself waits until a read is fresh."""
+    return params.model_dump(mode="json", exclude=set(types.FRESHNESS))
 
 
 def _items(page: ReadAnswer) -> tuple[RolloutItem, ...]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from livethread.errors import Conflict, ThreadNotFound
+from livethread.errors import Conflict, ThreadNotFound, ThreadParked
+from livethread.position import START, Position
 from livethread.queued.connection import CONNECTIONS, ScriptConnection, check_server
 from livethread.queued.delay import Circumstances
 from livethread.queued.deployment import DeploymentWatch
@@ -23,7 +24,6 @@ from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.queued.writer import Place, Submission, Writer
-from livethread.types import Position
 from livethread_config import Settings, names
 
 if TYPE_CHECKING:
@@ -62,6 +62,24 @@ class Reply(NamedTuple):
     fresh: int
 
 
+class ThreadBacklog(NamedTuple):
+    """How far workers are with a thread; see ``backlog.lua``."""
+
+    #: Positions of its first unapplied task, of its last task, and of its last applied one, as far as Redis knows them.
+    head: Position | None
+    tail: Position | None
+    applied: Position | None
+    #: Why the thread is parked.
+    parked: str | None
+    #: Whether its deletion was accepted.
+    is_deleted: bool
+
+    @property
+    def applied_up_to(self) -> Position:
+        """The position up to which everything is applied."""
+        return (None if self.head else self.tail) or self.applied or START
+
+
 class _Shard(NamedTuple):
     keys: names.ShardKeys
     #: The first keys of ``enqueue.lua``.
@@ -79,9 +97,9 @@ class Mailboxes:
         self._doorbell = doorbell
         self._prefix = settings.key_prefix
         self._ttl_s = settings.writer_ttl_days * 86_400
-        self._enqueue, self._fence, self._unpark, self._drop = (
+        self._enqueue, self._fence, self._unpark, self._drop, self._backlog = (
             redis.register_script(load_script("livethread.queued", name))
-            for name in ("enqueue", "fence", "unpark", "drop")
+            for name in ("enqueue", "fence", "unpark", "drop", "backlog")
         )
         self._shards: dict[int, _Shard] = {}
         self._limits: tuple[int, ...] = (BELL_TTL_MS, self._ttl_s, settings.mailbox_max_tasks)
@@ -194,21 +212,39 @@ class Mailboxes:
         """Return the thread's newest epoch."""
         return int(await self._ask(self._redis.hget, self._keys_of(thread_id).writers(thread_id), names.EPOCH) or 0)
 
-    async def tail(self, thread_id: str) -> Position | None:
-        """Return the last position that Redis gave to one of the thread's tasks; None if it knows of none."""
-        tail = await self._ask(self._redis.hget, self._keys_of(thread_id).writers(thread_id), "tail")
-        return None if tail is None else str(tail, "ascii")
+    async def backlogs(self, thread_ids: Iterable[str]) -> dict[str, ThreadBacklog]:
+        """Return how far workers are with each of the threads, in one call for each shard."""
+        by_shard: dict[int, list[str]] = {}
+        for thread_id in thread_ids:
+            by_shard.setdefault(self._keys_of(thread_id).shard, []).append(thread_id)
+        found: dict[str, ThreadBacklog] = {}
+        for shard, asked in by_shard.items():
+            of = self.shard(shard)
+            keys = [of.parked, of.deleted]
+            for thread_id in asked:
+                keys += of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id)
+            replies = await self._ask(self._backlog, keys, asked)
+            found |= {id_: _thread_backlog(*reply) for id_, reply in zip(asked, replies, strict=True)}
+        return found
 
-    async def is_deleted(self, thread_id: str) -> bool:
-        """Whether the thread's deletion was accepted."""
-        return await self._ask(self._redis.zscore, self._keys_of(thread_id).deleted, thread_id) is not None
+    async def waiting_threads(self) -> list[str]:
+        """Return every thread that has unapplied tasks, about in the order in which workers take them.
 
-    async def is_waiting(self, thread_id: str, position: Position) -> bool:
-        """Whether workers still have to apply a task up to *position*: not if the thread is parked, unless it is deleted."""
-        of = self._keys_of(thread_id)
-        if not await self._ask(self._redis.xrange, of.mailbox(thread_id), "-", position, 1):
-            return False
-        return await self.is_deleted(thread_id) or not await self._ask(self._redis.hexists, of.parked, thread_id)
+        Raises:
+            ThreadParked: one is parked.
+        """
+        found: list[str] = []
+        for of in map(self.shard, self.deployment.current.shards):
+            # At one instant: threads move between the two sets.
+            async with self._questions, self._leaving_replicas(), self._redis.pipeline() as questions:
+                questions.zrange(of.ready, 0, -1)
+                questions.zrange(of.claims, 0, -1)
+                questions.hrandfield(of.parked, 1, withvalues=True)
+                ready, claimed, parked = await questions.execute()
+            if parked:
+                raise ThreadParked(parked[0].decode(), parked_reason(parked[1]))
+            found += [thread.decode() for thread in (*claimed, *ready)]
+        return found
 
     async def progress(self, writer: Writer) -> tuple[tuple[int, Position] | None, str | None]:
         """Return how far workers are with the writer's tasks.
@@ -387,6 +423,16 @@ class Mailboxes:
                 if pubsub.connection is not None:
                     await pubsub.connection.disconnect()
             raise
+
+
+def _thread_backlog(head: bytes, tail: bytes, applied: bytes, parked: bytes, is_deleted: int) -> ThreadBacklog:
+    return ThreadBacklog(
+        head.decode() or None,
+        tail.decode() or None,
+        applied.decode() or None,
+        parked_reason(parked) if parked else None,
+        bool(is_deleted),
+    )
 
 
 def _thread_keys(of: names.ShardKeys, thread_id: str) -> tuple[str, ...]:

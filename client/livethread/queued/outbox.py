@@ -15,11 +15,11 @@ from redis import exceptions as redis
 
 from livethread import errors
 from livethread.open_threads import taken_over
+from livethread.position import Position
 from livethread.queued.connection import without_password
 from livethread.queued.mailboxes import Batch, Mailboxes, Misplaced, Reply
 from livethread.queued.outage import Outage, explain, may_pass
 from livethread.queued.writer import Writer
-from livethread.types import Position
 from livethread_config import Settings
 
 logger = logging.getLogger(__name__)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
+from livethread.errors import ThreadParked
 from livethread.open_threads import OpenThreads
-from livethread.queued.connection import redis_errors_translated, without_password
+from livethread.position import START, Position, position_key
+from livethread.queued.backlog import ASK_FIRST, ASK_LONGEST, Backlog
 from livethread.queued.mailboxes import Mailboxes
-from livethread.queued.outage import explain
 from livethread.queued.outbox import Outbox
 from livethread.queued.writer import Writer
-from livethread.types import START, Position, position_key
+from livethread.types import ThreadFreshness
 from livethread_config import Settings
-
-#: First and longest wait for a publication before asking Redis instead.
-ASK_FIRST: Final = 0.02  # seconds
-ASK_LONGEST: Final = 1.0  # seconds
 
 #: Longest time, and at most half of a flush, without asking about a thread while publications about others arrive: no
 #: publication says that Redis lost this thread's tasks.
@@ -31,6 +26,9 @@ ASK_ANYWAY: Final = 10.0  # seconds
 COLD_THREADS: Final = 10_000
 
 NEVER: Final = float("-inf")
+
+#: What a read demands unless it says otherwise.
+BY_DEFAULT: Final = ThreadFreshness()
 
 
 @dataclass(slots=True)
@@ -65,6 +63,7 @@ class ProgressWatch:
         self._settings = settings
         self._outbox = outbox
         self._threads = threads
+        self.backlog = Backlog(mailboxes, settings)
         self._liveness = Liveness()
         #: Thread -> position that its next read waits for.
         self._cold: dict[str, Position] = {}
@@ -80,15 +79,25 @@ class ProgressWatch:
         if len(self._cold) > COLD_THREADS:
             del self._cold[next(iter(self._cold))]
 
-    async def catch_up(self, thread_id: str) -> None:
-        """Wait until everything is applied that this store had accepted for the thread."""
+    async def catch_up(self, thread_id: str, demand: ThreadFreshness = BY_DEFAULT) -> Position:
+        """Wait until everything is applied that this store had accepted for the thread, and what *demand* says.
+
+        Return a position up to which the thread is applied then, as far as the wait tells. Unless *demand* asks for more
+        than the default, a parked thread that is not open ends the wait.
+        """
         writer = self._threads.get(thread_id)
         if writer is not None and writer.has_outstanding:
             await self.flush(writer, None)
-        if (position := self._cold.get(thread_id)) is not None:
-            await self._until_applied(thread_id, position)
-            if self._cold.get(thread_id) == position:  # no later one was added meanwhile
-                del self._cold[thread_id]
+        cold = self._cold.get(thread_id)
+        if cold is None and not demand.is_demanding:
+            return START
+        position = max(cold or START, demand.at_least or START, key=position_key)
+        applied = await self.backlog.until_applied(
+            thread_id, position, fresh=demand.fresh, may_be_parked=not demand.is_demanding
+        )
+        if cold is not None and self._cold.get(thread_id) == cold:  # no later one was added meanwhile
+            del self._cold[thread_id]
+        return applied
 
     async def flush(self, writer: Writer, timeout_s: float | None) -> None:
         """Return once everything submitted to *writer* so far is applied.
@@ -124,7 +133,7 @@ class ProgressWatch:
                         wait = min(wait * 4, ASK_LONGEST)
         except TimeoutError:
             failure = self._liveness.failures.get(shard) or (writer.held_up_by if writer.queue else None)
-            raise await self._not_applied(writer.thread_id, limit, failure) from failure
+            raise await self.backlog.not_applied(writer.thread_id, limit, failure) from failure
 
     async def ask(self, writer: Writer) -> bool:
         """Ask Redis how far *writer* is, and offer its last tasks again; return whether Redis answers.
@@ -155,46 +164,3 @@ class ProgressWatch:
         for writer in sorted(writers, key=lambda writer: writer is not first) if first else writers:
             if writer.unapplied and not await self.ask(writer):
                 return
-
-    async def until_empty(self, thread_id: str) -> None:
-        """Wait until everything now in the thread's mailbox is applied, or the thread is parked.
-
-        Raises:
-            ThreadNotFound: its deletion was accepted.
-            Unavailable: Redis does not answer, or it took longer than a flush may.
-        """
-        with redis_errors_translated(self._settings):
-            if await self._mailboxes.is_deleted(thread_id):
-                raise ThreadNotFound(thread_id, "it was deleted")
-            tail = await self._mailboxes.tail(thread_id)
-        if tail is not None:
-            await self._until_applied(thread_id, tail)
-
-    async def _until_applied(self, thread_id: str, position: Position) -> None:
-        """Wait until the thread is applied up to *position*, parked or deleted, or Redis has lost the tasks."""
-        limit = self._settings.flush_timeout_s
-        try:
-            async with asyncio.timeout(limit):
-                wait = ASK_FIRST
-                with redis_errors_translated(self._settings):
-                    while await self._mailboxes.is_waiting(thread_id, position):
-                        await asyncio.sleep(wait)
-                        with suppress(ResponseError):  # workers go on, and make room
-                            await self._mailboxes.poke(thread_id)
-                        wait = min(wait * 2, ASK_LONGEST)
-        except TimeoutError:
-            raise await self._not_applied(thread_id, limit, None) from None
-
-    async def _not_applied(self, thread_id: str, limit: float, failure: Exception | None) -> Unavailable:
-        try:
-            async with asyncio.timeout(ASK_LONGEST):
-                cause = None if failure else (await self._mailboxes.circumstances(thread_id)).cause()
-        except (RedisError, OSError) as error:
-            failure, cause = error, None
-        if cause is None:
-            held_up = explain(failure) if isinstance(failure, RedisError | OSError) else f"holds a task up: {failure}"
-            cause = f"Redis at {without_password(self._settings.client_url)} {held_up}"
-        return Unavailable(
-            f"the tasks of thread {thread_id} were not applied within {limit:g} s; they are kept, in order, and nothing "
-            f"is lost; flush again to wait longer. {cause}"
-        )

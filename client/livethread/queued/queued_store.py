@@ -19,12 +19,14 @@ from redis.exceptions import RedisError
 
 from livethread import ordered_tasks, types
 from livethread.errors import NOTHING_STORED, Conflict, InvalidRequest, ThreadNotFound, Unavailable
+from livethread.fresh_reader import FreshReader, shown_from
 from livethread.metadata import MetadataUpdate, StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers
 from livethread.open_threads import OpenThreads
 from livethread.opener import Opener, checking
 from livethread.ordered_tasks import EncodedTask, OrderedTask
+from livethread.position import START, Position
 from livethread.queued.acknowledgements import Acknowledgements
 from livethread.queued.admission import Admission, Check
 from livethread.queued.connection import no_redis, redis_errors_translated
@@ -37,7 +39,7 @@ from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.several_threads import archive_each, delete_each
 from livethread.store import ThreadReader
-from livethread.thread_id import new_thread_id, thread_of_rollout_name
+from livethread.thread_id import new_thread_id
 from livethread_config import Settings, names
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class QueuedThreadStore:
         self._threads: OpenThreads[Writer] = OpenThreads()
         self._outbox = Outbox(mailboxes, settings)
         self._progress = ProgressWatch(mailboxes, settings, self._outbox, self._threads)
+        self._reads = FreshReader(reader, self._progress.catch_up, self._progress.backlog.until_all_applied)
         self._admission = Admission(settings, self._budget, self._outbox, self._progress)
         self._acknowledgements = Acknowledgements(
             mailboxes, self._client, self._threads, self._outbox, self._progress
@@ -238,51 +241,44 @@ class QueuedThreadStore:
     # -- reads ---------------------------------------------------------------------------------------------
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
-        """Read the items, after this store's own tasks are applied."""
-        await self._progress.catch_up(params.thread_id)
-        return await self._reader.load_history(params)
+        """Read the items."""
+        return await self._reads.load_history(params)
 
     async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
-        """Read the end of the rollout, after this store's own tasks are applied."""
-        await self._progress.catch_up(params.thread_id)
-        return await self._reader.load_latest_model_context(params)
+        """Read the end of the rollout."""
+        return await self._reads.load_latest_model_context(params)
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
-        """Find the thread without waiting for tasks."""
-        return await self._reader.find_thread_by_name(params)
+        """Find the thread."""
+        return await self._reads.find_thread_by_name(params)
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
-        """Read the thread, after this store's own tasks are applied."""
-        await self._progress.catch_up(params.thread_id)
-        return await self._reader.read_thread(params)
+        """Read the thread."""
+        return await self._reads.read_thread(params)
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
-        """Read the thread of a rollout, after this store's own tasks are applied."""
-        if thread_id := thread_of_rollout_name(params.rollout_path):
-            await self._progress.catch_up(thread_id)
-        return await self._reader.read_thread_by_rollout_path(params)
+        """Read the thread of a rollout."""
+        return await self._reads.read_thread_by_rollout_path(params)
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
-        """List threads without waiting for tasks."""
-        return await self._reader.list_threads(params)
+        """List threads."""
+        return await self._reads.list_threads(params)
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
-        """Search threads without waiting for tasks."""
-        return await self._reader.search_threads(params)
+        """Search threads."""
+        return await self._reads.search_threads(params)
 
     async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
-        """Search a thread, after this store's own tasks are applied."""
-        await self._progress.catch_up(params.thread_id)
-        return await self._reader.search_occurrences(params)
+        """Search a thread."""
+        return await self._reads.search_occurrences(params)
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
-        """List turns, after this store's own tasks are applied."""
-        await self._progress.catch_up(params.thread_id)
-        page = await self._reader.list_turns(params.model_copy(update={"is_open": True}))
+        """List turns."""
+        page = await self._reads.list_turns(params.model_copy(update={"is_open": True}))
         is_over = all(turn.status is not types.StoredTurnStatus.IN_PROGRESS for turn in page.turns)
         if is_over or params.is_open or await self._is_open(params.thread_id):
             return page
-        return await self._reader.list_turns(params)  # which knows of programs that do without Redis
+        return await self._reads.list_turns(params)  # which knows of programs that do without Redis
 
     async def _is_open(self, thread_id: str) -> bool:
         """Whether this store or another connected one has a thread open."""
@@ -294,13 +290,12 @@ class QueuedThreadStore:
             return False
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
-        """List items, after this store's own tasks are applied."""
-        await self._progress.catch_up(params.thread_id)
-        return await self._reader.list_items(params)
+        """List items."""
+        return await self._reads.list_items(params)
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork begins with, after everything that is in the source's mailbox now is applied."""
-        await self._progress.until_empty(params.thread_id)
+        await self._until_empty(params.thread_id)
         fork = await self._reader.prepare_fork(params)
         while not self._share_a_home(fork.fork_id, params.thread_id):
             fork = fork.model_copy(update={"fork_id": new_thread_id()})
@@ -313,7 +308,7 @@ class QueuedThreadStore:
 
     # -- submitting ----------------------------------------------------------------------------------------
 
-    async def _submit(self, writer: Writer, submission: Submission, check: Check | None = None) -> types.Position:
+    async def _submit(self, writer: Writer, submission: Submission, check: Check | None = None) -> Position:
         """Have *submission* sent and return the position of its last task once Redis holds it; first, *check*."""
         await self._admission.submit(writer, submission, check)
         try:
@@ -378,9 +373,13 @@ class QueuedThreadStore:
         )
 
     async def _read_when_empty(self, thread_id: str, *, include_archived: bool) -> StoredThread:
-        await self._progress.until_empty(thread_id)
+        applied = await self._until_empty(thread_id)
         params = types.ReadThreadParams(thread_id=thread_id, include_archived=include_archived)
-        return await self._reader.read_thread(params)
+        return shown_from(await self._reader.read_thread(params), applied)
+
+    async def _until_empty(self, thread_id: str) -> Position:
+        """Wait until everything now in the thread's mailbox is applied, or the thread is parked."""
+        return await self._progress.backlog.until_applied(thread_id, START, fresh=True, may_be_parked=True)
 
     async def _exists(self, thread_id: str) -> bool:
         try:

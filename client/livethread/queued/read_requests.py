@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from livethread import errors
+from livethread.position import Position
 from livethread.queued import doorbell
 from livethread.queued.connection import redis_errors_translated
 from livethread.queued.deployment import DeploymentWatch
@@ -47,6 +48,8 @@ class ReadAnswer(NamedTuple):
     body: bytes
     #: Where the next page begins, if the read has pages.
     next: int | None
+    #: The position that it shows, if the read is of one thread and has pages.
+    position: Position
 
 
 class ReadRequests:
@@ -130,7 +133,7 @@ class ReadRequests:
         while missing > 0:
             pieces.append(await self._pop(key))
             missing -= len(pieces[-1])
-        return ReadAnswer(b"".join(pieces), header["next"])
+        return ReadAnswer(b"".join(pieces), header["next"], header["position"])
 
     async def _pop(self, key: str) -> bytes:
         """Return the next piece. If Redis is away, wait for it: it keeps the piece for some seconds."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from livethread.errors import Conflict, ResourceExhausted, ThreadNotFound, ThreadStoreError
 from livethread.observers import Observers, TasksApplied, ThreadParkedEvent
 from livethread.ordered_tasks import EncodedTask
-from livethread.types import START, Position, position_key
+from livethread.position import START, Position, position_key
 from livethread_config.deployment import ShardEpochs
 
 

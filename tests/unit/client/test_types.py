@@ -9,6 +9,7 @@ from livethread import types
 from livethread.errors import InvalidRequest
 from livethread.metadata import ThreadMetadataPatch
 from livethread.model import Model
+from livethread.position import START, position_key
 from livethread.rollout.item import RolloutItem
 
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"
@@ -83,6 +84,6 @@ def test_a_patch_inside_parameters_keeps_its_nulls() -> None:
 
 
 def test_positions_sort_as_numbers_with_the_start_first() -> None:
-    positions = ["10-2", "9-11", "10-10", types.START, "9-2"]
+    positions = ["10-2", "9-11", "10-10", START, "9-2"]
 
-    assert sorted(positions, key=types.position_key) == [types.START, "9-2", "9-11", "10-2", "10-10"]
+    assert sorted(positions, key=position_key) == [START, "9-2", "9-11", "10-2", "10-10"]

@@ -25,6 +25,7 @@ from livethread.ordered_tasks import (
     UnarchiveThread,
     UpdateThreadMetadata,
 )
+from livethread.position import START
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import encode_line
 from livethread.rollout.session_meta import session_meta
@@ -189,9 +190,10 @@ class Store:
         return [(record.get("ordinal"), record.get("seq")) for record in self.records(mail)]
 
     def thread(self, mail: Mail) -> StoredThread:
+        """Return the thread without its position: no rollout holds it, so a rebuild forgets it."""
         thread = self.index.read_thread(mail.thread_id)
         assert thread is not None
-        return thread
+        return thread.model_copy(update={"position": START})
 
     def quarantined(self) -> list[bytes]:
         return [path.read_bytes() for path in sorted(self.home.quarantine.iterdir())]

@@ -15,6 +15,7 @@ from redis import Redis
 from livethread import errors, types
 from livethread.model import format_time, utc_now
 from livethread.ordered_tasks import MailboxEntry, OrderedTask
+from livethread.position import position_key
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread_config import Settings, names
 from livethread_config.deployment import HomeIdentity, home_field
@@ -83,8 +84,8 @@ class Claim:
             return []
         if self.entries and self.entries[-1].position == outcome.position:
             return self.entries
-        last = types.position_key(outcome.position)
-        return [entry for entry in self.entries if types.position_key(entry.position) <= last]
+        last = position_key(outcome.position)
+        return [entry for entry in self.entries if position_key(entry.position) <= last]
 
 
 class Mailbox:

@@ -14,7 +14,7 @@ from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
 
 from livethread.ordered_tasks import MailboxEntry
-from livethread.types import position_key
+from livethread.position import position_key
 from livethread_worker.drain.mailbox import Claim, Malformed
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 

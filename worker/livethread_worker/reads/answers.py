@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from redis import Redis
 
 from livethread import errors
+from livethread.position import START, Position
 from livethread.queued.scripts import load_script
 from livethread_config import Settings, names
 
@@ -37,6 +38,8 @@ class Answer(NamedTuple):
     body: bytes
     #: Where the next page begins, if the read has pages.
     next: int | None = None
+    #: The position that such a page shows.
+    position: Position = START
 
 
 class Answers:
@@ -66,7 +69,7 @@ class Answers:
         except Exception as error:
             self._send(of, read, _encode_error(error))
             raise
-        header = {"size": len(answer.body), "next": answer.next}
+        header = {"size": len(answer.body), "next": answer.next, "position": answer.position}
         self._send(of, read, json.dumps(header).encode() + b"\n", answer.body)
 
     def _send(self, of: names.ShardKeys, read: str, header: bytes, body: bytes = b"") -> None:

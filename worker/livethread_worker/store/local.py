@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
 from livethread import errors, observers, ordered_tasks, types
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
@@ -20,6 +20,7 @@ from livethread.model import utc_now
 from livethread.open_threads import OpenThreads
 from livethread.opener import Opener, checking
 from livethread.ordered_tasks import OrderedTask
+from livethread.position import Position, require_position
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.several_threads import archive_each, delete_each
@@ -33,7 +34,14 @@ from livethread_worker.store.upkeep.rebuild import complete_once
 from livethread_worker.store.write.local_writer import LOCK_WAIT, LocalWriter
 from livethread_worker.store.write.outcome import OutcomeKind
 
+
+class _Shown(Protocol):
+    @property
+    def position(self) -> Position: ...
+
+
 T = TypeVar("T")
+ShownT = TypeVar("ShownT", bound=_Shown)
 
 #: How often an operation is tried while the index cannot be used; each attempt waits for it.
 ATTEMPTS = 3
@@ -45,6 +53,8 @@ class LocalThreadStore:
 
     With ``index=None`` it makes and uses no index file: the first listing or search reads every rollout into memory. The
     same happens while the index file cannot be used; changes then wait for it. Reads need only a readable home.
+
+    A read shows everything in the home, so it is always fresh. What waits in Redis for workers is not in the home.
     """
 
     def __init__(self, settings: Settings | None = None, *, index: Literal["sqlite"] | None = "sqlite") -> None:
@@ -182,11 +192,13 @@ class LocalThreadStore:
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return all items of a thread."""
-        return await self._run(lambda: self._reader.load_history(params))
+        return await self._shown(params.thread_id, params.at_least, lambda: self._reader.load_history(params))
 
     async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
         """Return the items of a thread's latest model context, from the end of its rollout."""
-        return await self._run(lambda: self._reader.load_latest_model_context(params))
+        return await self._shown(
+            params.thread_id, params.at_least, lambda: self._reader.load_latest_model_context(params)
+        )
 
     async def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
         """Return the thread with a name."""
@@ -194,11 +206,13 @@ class LocalThreadStore:
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history if *params* include it."""
-        return await self._run(lambda: self._reader.read_thread(params))
+        return await self._shown(params.thread_id, params.at_least, lambda: self._reader.read_thread(params))
 
     async def read_thread_by_rollout_path(self, params: types.ReadThreadByRolloutPathParams) -> StoredThread:
         """Return the thread of the rollout at a path."""
-        return await self._run(lambda: self._reader.read_thread_by_rollout_path(params))
+        thread = await self._run(lambda: self._reader.read_thread_by_rollout_path(params))
+        require_position(thread.thread_id, thread.position, params.at_least)
+        return thread
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Return one page of the listing."""
@@ -210,17 +224,17 @@ class LocalThreadStore:
 
     async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
         """Return one page of the occurrences of a term in a thread's messages."""
-        return await self._run(lambda: self._reader.search_occurrences(params))
+        return await self._shown(params.thread_id, params.at_least, lambda: self._reader.search_occurrences(params))
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
         """Return one page of a thread's turns."""
         is_open = params.is_open or params.thread_id in self._open
         known = params.model_copy(update={"is_open": is_open})
-        return await self._run(lambda: self._reader.list_turns(known))
+        return await self._shown(params.thread_id, params.at_least, lambda: self._reader.list_turns(known))
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of a thread's items."""
-        return await self._run(lambda: self._reader.list_items(params))
+        return await self._shown(params.thread_id, params.at_least, lambda: self._reader.list_items(params))
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork of a thread begins with."""
@@ -237,6 +251,16 @@ class LocalThreadStore:
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, run)
 
+    async def _shown(self, thread_id: str, at_least: Position | None, read: Callable[[], ShownT]) -> ShownT:
+        """Return what *read* shows of a thread.
+
+        Raises:
+            Conflict: it is not known to reach *at_least*.
+        """
+        result = await self._run(read)
+        require_position(thread_id, result.position, at_least)
+        return result
+
     def _index(self) -> Index:
         """Return the index; one that has not read every rollout yet reads them first."""
         index = self._handle.get()
@@ -245,11 +269,11 @@ class LocalThreadStore:
         return index
 
     async def _apply(
-        self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: types.Position | None = None
-    ) -> list[types.Position]:
+        self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: Position | None = None
+    ) -> list[Position]:
         """Apply *tasks*, with the thread's creation before them if that is due, and return their positions."""
 
-        def apply() -> list[types.Position]:
+        def apply() -> list[Position]:
             for _ in range(ATTEMPTS):
                 index = self._index()
                 if index.in_memory:  # it made no folders

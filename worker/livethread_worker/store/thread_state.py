@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from livethread.metadata import StoredThread
+from livethread.position import START, Position
 from livethread.rollout.search_text import SearchText, search_text
 from livethread.rollout.turns import TurnChange, TurnPlace, TurnStart, kept_turns, next_place
-from livethread.types import START, Position
 
 #: Length of inherited lines that cannot be read, because a rollout is missing.
 BROKEN: Final = -1

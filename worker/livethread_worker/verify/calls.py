@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import orjson
 
-from livethread import errors, types
+from livethread import errors
+from livethread.position import START, position_key
 
 #: The end of a call whose end is unknown.
 NEVER: Final = 2**63
@@ -45,7 +46,7 @@ class Call:
     @property
     def order(self) -> tuple[int, int]:
         """The sort key of its position."""
-        return types.position_key(self.position or types.START)
+        return position_key(self.position or START)
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ _LITERAL: Final = ("name", "memory_mode", "git_info")
 
 #: Fields that follow from the rollout's lines, not from its path.
 _DERIVED: Final = [
-    name for name in StoredThread.model_fields if name not in {"archived_at", "rollout_path", "history"}
+    name for name in StoredThread.model_fields if name not in {"archived_at", "rollout_path", "position", "history"}
 ]
 
 

@@ -15,11 +15,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from livethread.observers import Observers
 from livethread.ordered_tasks import AppendItems, EncodedTask, OrderedTask
+from livethread.position import Position
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.mailboxes import Batch, Mailboxes, Reply
 from livethread.queued.outbox import Outbox
 from livethread.queued.writer import Budget, Place, Submission, Writer
-from livethread.types import Position
 from livethread_config import Settings, names
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from livethread.queued.progress import ASK_FIRST, Liveness
+from livethread.queued.backlog import ASK_FIRST
+from livethread.queued.progress import Liveness
 
 
 def test_a_waiter_asks_if_there_was_no_publication() -> None:

@@ -12,8 +12,8 @@ from livethread.errors import Conflict, ResourceExhausted, ThreadStoreError, Una
 from livethread.metadata import ThreadMetadataPatch
 from livethread.observers import Observers, TasksApplied
 from livethread.ordered_tasks import AppendItems, CreateThread, EncodedTask, OrderedTask, UpdateThreadMetadata
+from livethread.position import START
 from livethread.queued.writer import Budget, NoRoom, Submission, Writer
-from livethread.types import START
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 THREAD = "019a93b9-f380-7600-98ff-940e6b99603c"

@@ -12,6 +12,7 @@ import pytest
 from livethread import types
 from livethread.live_thread import LiveThread
 from livethread.metadata import GitInfo, MemoryMode, StoredThread, ThreadMetadataPatch
+from livethread.position import START
 from livethread.thread_id import new_thread_id
 from livethread.thread_manager import ThreadManager
 from livethread_config import Settings
@@ -87,7 +88,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 async def stored(store: LocalThreadStore, thread_id: str = CREATED.thread_id) -> StoredThread:
-    return await store.read_thread(types.ReadThreadParams(thread_id=thread_id))
+    """Return the thread without its position: no rollout holds it."""
+    thread = await store.read_thread(types.ReadThreadParams(thread_id=thread_id))
+    return thread.model_copy(update={"position": START})
 
 
 def delete_index(settings: Settings) -> None:

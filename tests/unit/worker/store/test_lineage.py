@@ -239,7 +239,7 @@ async def test_pages_of_lines_make_up_the_history(store: LocalThreadStore, home:
     with closing(Index(home)) as index:
         reader = LocalReader(home, lambda: index)
         while start is not None:
-            page, start = reader.read_lines(params, start, 100)
+            page, start, _ = reader.read_lines(params, start, 100)
             lines += page
 
     assert items_of(map(decode_line, lines.split(b"\n"))) == whole.items

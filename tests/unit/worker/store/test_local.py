@@ -10,7 +10,7 @@ from tests.nodes.items import append, history, message, new_thread, texts
 from tests.unit.worker.builders import killed
 
 from livethread import Conflict, ResumeThreadParams, Settings, Unavailable
-from livethread.types import START
+from livethread.position import START
 from livethread_worker.store import LocalThreadStore, local
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock

@@ -65,7 +65,7 @@ def to_carry_over(state: ThreadState) -> dict[str, Any]:
     assert state.thread is not None
     return {
         CARRIED_OVER: {
-            "thread": state.thread.model_dump(mode="json", exclude={"rollout_path", "history"}),
+            "thread": state.thread.model_dump(mode="json", exclude={"rollout_path", "position", "history"}),
             "explicit_fields": sorted(state.explicit_fields),
             "writers": {writer: list(mark) for writer, mark in sorted(state.writers.items())},
             "idempotency_keys": sorted(state.idempotency_keys),

@@ -129,7 +129,7 @@ def _read(
         for source in sources
     )
     sql = (
-        f"SELECT r.path, t.* FROM ({merged} ORDER BY slot {direction}, at {direction}, thread_id {direction} LIMIT ?)"  # noqa: S608
+        f"SELECT r.path, r.applied AS position, t.* FROM ({merged} ORDER BY slot {direction}, at {direction}, thread_id {direction} LIMIT ?)"  # noqa: S608
         " AS page CROSS JOIN threads AS t ON t.id = page.id CROSS JOIN rollouts AS r ON r.thread_id = page.thread_id"
         f" ORDER BY page.at {direction}, page.thread_id {direction}"
     )

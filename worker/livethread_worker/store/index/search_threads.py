@@ -50,7 +50,7 @@ _LITERALLY: Final = """best AS MATERIALIZED (
 )"""
 
 _PAGE: Final = """WITH {best}
-SELECT r.path, t.*, best.id AS message_id
+SELECT r.path, r.applied AS position, t.*, best.id AS message_id
   FROM best JOIN threads AS t ON t.thread_id = best.thread_id JOIN rollouts AS r ON r.thread_id = t.thread_id
  WHERE {conditions} ORDER BY {order} LIMIT ? OFFSET ?"""
 

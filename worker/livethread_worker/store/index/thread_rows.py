@@ -39,9 +39,11 @@ _COLUMN_OF: Final = {
 _THREADS: Final = TypeAdapter(list[StoredThread])
 _decode: Final = json.JSONDecoder().raw_decode
 
-#: Field of a thread -> its columns in ``threads``; the path is in ``rollouts``.
+#: Field of a thread -> its columns in ``threads``; path and position are in ``rollouts``.
 _COLUMNS_OF: Final = {
-    field: tuple(_GIT) if field == "git_info" else (field,) for field in _COLUMN_OF if field != "rollout_path"
+    field: tuple(_GIT) if field == "git_info" else (field,)
+    for field in _COLUMN_OF
+    if field not in {"rollout_path", "position"}
 }
 
 #: The thread's id comes first.

@@ -24,7 +24,8 @@ def list_items(home: Home, index: Index, params: types.ListItemsParams) -> types
         InvalidRequest: the thread has no such turn, or the cursor is not valid.
     """
     is_forward = params.sort_direction is types.SortDirection.ASC
-    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as opened:
+        file, position = opened
         start, end = 0, scan.end_of_lines(file)
         if params.turn_id is not None:
             turn = find_turn(index, params.thread_id, params.turn_id, file)
@@ -43,6 +44,7 @@ def list_items(home: Home, index: Index, params: types.ListItemsParams) -> types
         items=tuple(item for item, _ in shown),
         next_cursor=_cursor(page[-1][1], after=not is_forward) if len(page) > params.page_size else None,
         backwards_cursor=_cursor(shown[0][1], after=is_forward) if shown else None,
+        position=position,
     )
 
 

@@ -27,7 +27,8 @@ def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types
         InvalidRequest: the cursor is not valid.
     """
     backward = params.sort_direction is types.SortDirection.DESC
-    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as opened:
+        file, position = opened
         size = file.seek(0, os.SEEK_END)
         begin = cursor.decode_offset("turns", params.cursor) if params.cursor else (size if backward else 0)
         spans = turns_from(index, params.thread_id, begin, params.page_size + 1, file, backward=backward)
@@ -37,6 +38,7 @@ def list_turns(home: Home, index: Index, params: types.ListTurnsParams) -> types
         turns=turns,
         next_cursor=cursor.encode_offset("turns", spans[-1].offset) if len(spans) > params.page_size else None,
         backwards_cursor=cursor.encode_offset("turns", shown[0].offset) if shown else None,
+        position=position,
     )
 
 

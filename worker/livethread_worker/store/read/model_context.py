@@ -22,7 +22,7 @@ def find_context_start(home: Home, index: Index, params: types.LoadThreadHistory
     Raises:
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
     """
-    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as (file, _):
         return ContextStart(start=context_start(_lines_backward(file)))
 
 
@@ -32,14 +32,16 @@ def load_latest_model_context(home: Home, index: Index, params: types.LoadThread
     Raises:
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
     """
-    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as opened:
+        file, position = opened
         start = context_start(_lines_backward(file))
         if start is not None:
             file.seek(0)
             first = file.readline()
             file.seek(start)
-            return StoredModelContext(params.thread_id, items_of(map(decode_line, chain([first], file))))
-    return StoredModelContext(params.thread_id, load_history(home, index, params).items)
+            return StoredModelContext(params.thread_id, items_of(map(decode_line, chain([first], file))), position)
+    history = load_history(home, index, params)
+    return StoredModelContext(params.thread_id, history.items, history.position)
 
 
 def _lines_backward(file: BinaryIO) -> Iterator[tuple[int, str, Any]]:

@@ -11,7 +11,7 @@ from livethread.types import HistoryPosition, PreparedFork, PrepareForkParams
 from livethread_worker.store.files import Home, lineage, scan
 from livethread_worker.store.files.compression import open_rollout
 from livethread_worker.store.index import Index
-from livethread_worker.store.read.thread_file import require_path
+from livethread_worker.store.read.thread_file import locate_thread
 from livethread_worker.store.read.turn_spans import find_turn
 
 
@@ -22,7 +22,7 @@ def prepare_fork(home: Home, index: Index, params: PrepareForkParams) -> Prepare
         ThreadNotFound: no such thread.
         InvalidRequest: it has no such turn, the turn has not ended, or a rollout that it continues is missing.
     """
-    path = require_path(home, index, params.thread_id, include_archived=True)
+    path, _ = locate_thread(home, index, params.thread_id, include_archived=True)
     with open_rollout(path) as file:
         is_paginated = lineage.read_first(file).is_paginated
     if not is_paginated:

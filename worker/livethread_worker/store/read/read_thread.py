@@ -12,7 +12,7 @@ from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home, other_form
 from livethread_worker.store.heirs import require_unneeded
 from livethread_worker.store.index import Index
-from livethread_worker.store.read.thread_file import history_at
+from livethread_worker.store.read.thread_file import Located, history_at
 from livethread_worker.store.upkeep.rebuild import read_state
 
 
@@ -25,7 +25,9 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
     """
     thread = index.read_thread(params.thread_id)
     if thread is None or thread.rollout_path is None or not thread.rollout_path.exists():
-        thread = _read_rollout(home, home.require_rollout(params.thread_id), params.thread_id)
+        known, thread = thread, _read_rollout(home, home.require_rollout(params.thread_id), params.thread_id)
+        if known is not None:  # the rollout was moved
+            thread = thread.model_copy(update={"position": known.position})
     if thread.archived_at is not None and not params.include_archived:
         raise errors.ThreadNotFound(params.thread_id, "it is archived")
     if params.is_deletable:
@@ -98,4 +100,5 @@ def _read_rollout(home: Home, path: Path, thread_id: str) -> StoredThread:
 
 def _with_history(home: Home, thread: StoredThread) -> StoredThread:
     assert thread.rollout_path is not None
-    return thread.model_copy(update={"history": history_at(home, thread.thread_id, thread.rollout_path)})
+    located = Located(thread.rollout_path, thread.position)
+    return thread.model_copy(update={"history": history_at(home, thread.thread_id, located)})

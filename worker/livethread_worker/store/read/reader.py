@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from livethread import errors, types
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
+from livethread.position import Position
 from livethread.rollout.model_context import ContextStart
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy
@@ -73,8 +74,8 @@ class LocalReader:
 
     def read_lines(
         self, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
-    ) -> tuple[bytes, int | None]:
-        """Return one page of a thread's raw lines, and where the next one starts, if any."""
+    ) -> tuple[bytes, int | None, Position]:
+        """Return one page of a thread's raw lines, where the next one starts, if any, and the position that it shows."""
         return self._read_of(params.thread_id, lambda index: read_lines(self._home, index, params, start, max_bytes))
 
     def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:

@@ -31,12 +31,14 @@ def search_occurrences(home: Home, index: Index, params: types.SearchOccurrences
     """
     term = literal_term(params.search_term)
     begin = cursor.decode_occurrence(params.cursor) if params.cursor else (0, 0)
-    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as opened:
+        file, position = opened
         found = _found(index, params.thread_id, file, begin, term)
         page = list(islice(found, params.page_size + 1))
     return types.OccurrencePage(
         items=tuple(occurrence for _, occurrence in page[: params.page_size]),
         next_cursor=cursor.encode_occurrence(*page[-1][0]) if len(page) > params.page_size else None,
+        position=position,
     )
 
 

@@ -5,35 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from livethread import types
 from livethread.errors import ThreadNotFound
 from livethread.metadata import StoredThreadHistory
+from livethread.position import START, Position
 from livethread.rollout.lines import decode_line, items_of
 from livethread_worker.store.files import Home, lineage, scan
 from livethread_worker.store.index import Index
 
 
+class Located(NamedTuple):
+    """Where a thread's rollout is."""
+
+    path: Path
+    #: It holds everything up to this position, as far as the index knows.
+    position: Position
+
+
 @contextmanager
-def open_thread(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Iterator[BinaryIO]:
-    """Open a thread's history for reading, even while another process moves its rollouts.
+def open_thread(
+    home: Home, index: Index, thread_id: str, *, include_archived: bool
+) -> Iterator[tuple[BinaryIO, Position]]:
+    """Open a thread's history for reading, even while another process moves its rollouts; also say its position.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and *include_archived* is false.
         InvalidRequest: a rollout that it continues is missing.
     """
-    path = require_path(home, index, thread_id, include_archived=include_archived)
+    path, position = locate_thread(home, index, thread_id, include_archived=include_archived)
     with ExitStack() as stack:
         try:
             file = stack.enter_context(lineage.open_history(home, path))
         except FileNotFoundError:
             file = stack.enter_context(lineage.open_history(home, home.require_rollout(thread_id)))
-        yield file
+        yield file, position
 
 
-def require_path(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Path:
-    """Return the path of a thread's rollout.
+def locate_thread(home: Home, index: Index, thread_id: str, *, include_archived: bool) -> Located:
+    """Return where a thread's rollout is.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and *include_archived* is false.
@@ -44,7 +55,7 @@ def require_path(home: Home, index: Index, thread_id: str, *, include_archived: 
         path = home.require_rollout(thread_id)
     if home.is_archived(path) and not include_archived:
         raise ThreadNotFound(thread_id, "it is archived")
-    return path
+    return Located(path, thread.position if thread else START)
 
 
 def load_history(home: Home, index: Index, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
@@ -53,27 +64,30 @@ def load_history(home: Home, index: Index, params: types.LoadThreadHistoryParams
     Raises:
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
     """
-    path = require_path(home, index, params.thread_id, include_archived=params.include_archived)
-    return history_at(home, params.thread_id, path)
+    located = locate_thread(home, index, params.thread_id, include_archived=params.include_archived)
+    return history_at(home, params.thread_id, located)
 
 
-def history_at(home: Home, thread_id: str, path: Path) -> StoredThreadHistory:
-    """Return the items of the history of the rollout at *path*."""
-    with lineage.open_history(home, path) as file:
-        return StoredThreadHistory(thread_id, items_of(map(decode_line, scan.scan_lines(file))))
+def history_at(home: Home, thread_id: str, located: Located) -> StoredThreadHistory:
+    """Return the items of the history of the *located* rollout."""
+    with lineage.open_history(home, located.path) as file:
+        return StoredThreadHistory(thread_id, items_of(map(decode_line, scan.scan_lines(file))), located.position)
 
 
 def read_lines(
     home: Home, index: Index, params: types.LoadThreadHistoryParams, start: int, max_bytes: int
-) -> tuple[bytes, int | None]:
+) -> tuple[bytes, int | None, Position]:
     """Return whole lines of a thread from offset *start* on, about *max_bytes*, and the next offset, if any.
+
+    Also return a position: if there is no next offset, the lines up to here show everything up to it.
 
     Raises:
         ThreadNotFound: no such thread, or it is archived and the caller did not include archived ones.
     """
-    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as file:
+    with open_thread(home, index, params.thread_id, include_archived=params.include_archived) as opened:
+        file, position = opened
         file.seek(start)
         lines = b"".join(file.readlines(max_bytes))
         following = file.tell()
         more = bool(file.read(1))
-    return lines, following if more else None
+    return lines, following if more else None, position

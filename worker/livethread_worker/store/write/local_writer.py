@@ -13,7 +13,7 @@ from typing import Final
 from livethread.errors import Conflict, Unavailable
 from livethread.open_threads import taken_over
 from livethread.ordered_tasks import AppendItems, MailboxEntry, OrderedTask
-from livethread.types import START, Position, position_key
+from livethread.position import START, Position, position_key
 from livethread_config import names
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index

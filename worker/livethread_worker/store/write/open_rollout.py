@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from livethread.errors import InvalidRequest
 from livethread.metadata import PAGINATED
 from livethread.ordered_tasks import CreateThread, DeleteThread, MailboxEntry
+from livethread.position import START
 from livethread.rollout.item import THREAD_METADATA_TYPE
 from livethread.rollout.lines import decode_line, item_of
 from livethread.rollout.session_meta import minimal_meta
-from livethread.types import START
 from livethread_config import names
 from livethread_worker.store.files import compression, locks, name_index, originals, quarantine, rewritten
 from livethread_worker.store.files.home import Home, is_compressed, other_form

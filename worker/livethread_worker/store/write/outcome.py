@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Self
 
 from livethread.errors import ThreadStoreError
-from livethread.types import Position
+from livethread.position import Position
 
 
 class OutcomeKind(StrEnum):

@@ -16,8 +16,8 @@ from livethread.metadata import StoredThread
 from livethread.metadata_state import MetadataState
 from livethread.model import format_time
 from livethread.ordered_tasks import MailboxEntry
+from livethread.position import START, Position, position_key
 from livethread.rollout.lines import KEY_FIELD, encode_json
-from livethread.types import START, Position, position_key
 from livethread_worker.store.thread_state import ThreadState
 
 

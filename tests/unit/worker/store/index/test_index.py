@@ -265,7 +265,7 @@ def test_a_thread_comes_back_from_the_index_unchanged(store: Store, thread: Stor
     store.commit(state(thread))
 
     assert store.index.read_thread(ONE) == thread.model_copy(
-        update={"rollout_path": store.home.root / "sessions/r.jsonl"}
+        update={"rollout_path": store.home.root / "sessions/r.jsonl", "position": state(thread).applied}
     )
 
 

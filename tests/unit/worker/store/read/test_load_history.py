@@ -7,6 +7,7 @@ from tests.unit.worker.builders import Store, message_line, thread_id
 
 from livethread import types
 from livethread.metadata import StoredThreadHistory
+from livethread.position import START
 from livethread.rollout.lines import decode_line, items_of
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.thread_file import load_history, read_lines
@@ -58,8 +59,8 @@ def local_history(store: Store) -> list[str]:
 
 def history_over_celery(store: Store) -> list[str]:
     """Read as `CeleryReader` does."""
-    lines, _ = read_lines(store.home, store.index, PARAMS, 0, 1_000_000)
-    return texts(StoredThreadHistory(ONE, items_of(map(decode_line, lines.split(b"\n")))))
+    lines, _, _ = read_lines(store.home, store.index, PARAMS, 0, 1_000_000)
+    return texts(StoredThreadHistory(ONE, items_of(map(decode_line, lines.split(b"\n"))), START))
 
 
 def texts(read: types.ItemPage | StoredThreadHistory) -> list[str]:

@@ -438,13 +438,13 @@ def test_a_rollout_that_is_moved_while_it_is_opened_can_be_read(
 ) -> None:
     path = write(paged, message_line("here"))
     moved = path.with_name(path.name.replace("T12", "T13"))
-    require_path = thread_file.require_path
+    locate_thread = thread_file.locate_thread
 
-    def find_then_move(*arguments: Any, **options: Any) -> Path:
-        found = require_path(*arguments, **options)
+    def find_then_move(*arguments: Any, **options: Any) -> thread_file.Located:
+        found = locate_thread(*arguments, **options)
         path.rename(moved)
         return found
 
-    monkeypatch.setattr(thread_file, "require_path", find_then_move)
+    monkeypatch.setattr(thread_file, "locate_thread", find_then_move)
 
     assert len(items(paged).items) == 2

@@ -1,7 +1,7 @@
 -- load_states --
 -- Rollouts and threads; the ids are a JSON array.
 SELECT r.path, r.rollout_bytes, r.next_ordinal, r.base_id, r.inherited_bytes, r.meta_offset, r.meta_bytes, r.applied, r.explicit_fields, r.phase,
-       r.turn_id, r.epoch, r.forgotten_to, t.*
+       r.turn_id, r.epoch, r.forgotten_to, NULL AS position, t.*
   FROM rollouts AS r JOIN threads AS t ON t.thread_id = r.thread_id
  WHERE r.thread_id IN (SELECT value FROM json_each(:thread_ids))
 
@@ -64,7 +64,7 @@ VALUES (:thread_id, :writer, :n, :lines, :opened_at, :ordinal)
 INSERT OR IGNORE INTO idempotency_keys (thread_id, key) VALUES (:thread_id, :key)
 
 -- read_thread --
-SELECT r.path, t.* FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id WHERE t.thread_id = :thread_id
+SELECT r.path, r.applied AS position, t.* FROM threads AS t JOIN rollouts AS r ON r.thread_id = t.thread_id WHERE t.thread_id = :thread_id
 
 -- add_turn --
 INSERT OR IGNORE INTO turns (thread_id, offset, turn_id) VALUES (:thread_id, :offset, :turn_id)
