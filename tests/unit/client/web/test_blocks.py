@@ -35,6 +35,13 @@ def test_what_an_event_and_a_response_item_both_say_is_shown_once() -> None:
     assert shown == [("user", "Fix it"), ("reasoning", "**Looking**"), ("agent", "Done.")]
 
 
+@pytest.mark.parametrize("text", ["<div> is broken", "Fix it"])
+def test_a_message_with_a_file_is_shown_once(text: str) -> None:
+    shown = said(message("user", text), event("user_message", message=text, local_images=["/tmp/a.png"]))
+
+    assert shown == [("user", f"{text}\n\n`/tmp/a.png`")]
+
+
 def test_what_is_said_twice_is_shown_twice() -> None:
     twice = [event("user_message", message="go on"), message("user", "go on")] * 2
 
