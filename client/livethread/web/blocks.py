@@ -61,8 +61,8 @@ class Block:
     images: tuple[str, ...] = ()
     request: Request | None = None
     outcome: Outcome | None = None
-    #: A thread to which the block leads, such as a sub-agent's.
-    thread_id: str | None = None
+    #: Threads of sub-agents to which the block leads.
+    threads: tuple[str, ...] = ()
 
     @property
     def has_failed(self) -> bool:
@@ -93,6 +93,8 @@ class _Turn:
         self._calls: dict[str, int] = {}
         #: (kind, text, whether an event says it) -> how often.
         self._said: Counter[tuple[str, str, bool]] = Counter()
+        #: (kind, text) -> where its last block is.
+        self._shown_at: dict[tuple[str, str], int] = {}
         #: What events say that the user said. Other messages in the user's name are then context.
         self._asked = {_flat(message) for item in items if (message := _asked(item)) is not None}
 
@@ -113,19 +115,35 @@ class _Turn:
 
     # -- what was said -------------------------------------------------------------------------------------
 
-    def say(self, block: Block, kind: Kind, text: str, *, is_event: bool, images: Sequence[Any] = ()) -> None:
-        """Show a text, unless the other form of the same item showed it."""
+    def say(
+        self,
+        block: Block,
+        kind: Kind,
+        text: str,
+        *,
+        is_event: bool,
+        images: Sequence[Any] = (),
+        files: Sequence[str] = (),
+    ) -> None:
+        """Show a text and what came with it, unless the other form of the same item showed it."""
         shown = tuple(image for image in images if isinstance(image, str) and _IMAGE.fullmatch(image))
-        if not text.strip() and not shown:
+        if not text.strip() and not shown and not files:
             return
         same = kind, _flat(text)
         self._said[*same, is_event] += 1
+        whole = "\n\n".join([text.strip(), *(f"`{name}`" for name in files)]).strip()
         if self._said[*same, is_event] > self._said[*same, not is_event]:
-            self.blocks.append(replace(block, kind=kind, text=text.strip(), images=shown))
+            self._shown_at[same] = len(self.blocks)
+            self.blocks.append(replace(block, kind=kind, text=whole, images=shown))
+        elif files or shown:  # only one form says what came with the text
+            known = self.blocks[self._shown_at[same]]
+            merged = replace(known, text=whole if files else known.text, images=known.images or shown)
+            self.blocks[self._shown_at[same]] = merged
 
     def user_event(self, block: Block, payload: dict[str, Any]) -> None:
         text = user_request(text_of(payload.get("message")))
-        self.say(block, "user", _with_files(text, payload), is_event=True, images=list_of(payload.get("images")))
+        files = [text_of(dict_of(file).get("path", file)) for file in list_of(payload.get("local_images"))]
+        self.say(block, "user", text, is_event=True, images=list_of(payload.get("images")), files=files)
 
     def agent_event(self, block: Block, payload: dict[str, Any]) -> None:
         self.say(block, "agent", text_of(payload.get("message")), is_event=True)
@@ -140,10 +158,10 @@ class _Turn:
         match payload.get("role"):
             case "assistant":
                 self.say(block, "agent", text, is_event=False)
-            case "user" if not text.startswith("<"):
+            case "user":
                 text = user_request(text)
-                kind: Kind = "user" if not self._asked or _flat(text) in self._asked else "context"
-                self.say(block, kind, text, is_event=False, images=images)
+                is_asked = _flat(text) in self._asked if self._asked else not text.startswith("<")
+                self.say(block, "user" if is_asked else "context", text, is_event=False, images=images)
             case _:
                 self.say(block, "context", text, is_event=False)
 
@@ -191,6 +209,11 @@ class _Turn:
     def mcp_report(self, block: Block, payload: dict[str, Any]) -> None:
         self._outcome(block, payload, reported(payload), mcp_request(payload.get("invocation", payload)))
 
+    def collab_report(self, block: Block, payload: dict[str, Any]) -> None:
+        threads = tuple(filter(None, map(text_of, list_of(payload.get("receiver_thread_ids")))))
+        request = request_of(payload.get("tool"), text_of(payload.get("prompt")))
+        self._outcome(replace(block, threads=threads), payload, reported(payload), request)
+
     def _call(self, block: Block, payload: dict[str, Any], request: Request) -> int:
         number = len(self.blocks)
         if key := text_of(payload.get("call_id") or payload.get("id")):
@@ -218,7 +241,7 @@ class _Turn:
                 outcome.is_ok if before.is_ok is None else before.is_ok,
                 outcome.seconds if before.seconds is None else before.seconds,
             )
-        self.blocks[number] = replace(known, outcome=outcome)
+        self.blocks[number] = replace(known, outcome=outcome, threads=known.threads or block.threads)
 
     # -- notes ---------------------------------------------------------------------------------------------
 
@@ -238,7 +261,7 @@ class _Turn:
     def sub_agent(self, block: Block, payload: dict[str, Any]) -> None:
         agent = text_of(payload.get("agent_thread_id"))
         text = f"Sub-agent {text_of(payload.get('agent_path'))} {text_of(payload.get('kind'))}"
-        self.blocks.append(replace(block, text=text, thread_id=agent or None))
+        self.blocks.append(replace(block, text=text, threads=(agent,) if agent else ()))
 
 
 def _flat(text: str) -> str:
@@ -257,12 +280,6 @@ def _asked(item: RolloutItem) -> str | None:
 
 def _part(block: Block, number: int) -> Block:
     return block if number == 0 else replace(block, name=f"{block.name}.{number}")
-
-
-def _with_files(text: str, payload: dict[str, Any]) -> str:
-    """Return *text*, and the names of the files that came with it."""
-    names = [text_of(dict_of(file).get("path", file)) for file in list_of(payload.get("local_images"))]
-    return "\n\n".join([text, *(f"`{name}`" for name in names)]).strip()
 
 
 _SHOWN: Final[dict[str, Callable[[_Turn, Block, dict[str, Any]], None]]] = {
@@ -288,6 +305,7 @@ _SHOWN: Final[dict[str, Callable[[_Turn, Block, dict[str, Any]], None]]] = {
     "event_msg/item_completed/FileChange": _Turn.patch_report,
     "event_msg/item_completed/McpToolCall": _Turn.mcp_report,
     "event_msg/item_completed/WebSearch": _Turn.search,
+    "event_msg/item_completed/CollabAgentToolCall": _Turn.collab_report,
     "event_msg/item_completed/SubAgentActivity": _Turn.sub_agent,
     "response_item/message": _Turn.message,
     "response_item/reasoning": _Turn.reasoning,

@@ -55,7 +55,7 @@ class Filters:
         return urlencode({name: value for name, value in values.items() if value})
 
     def hides(self, thread: StoredThread) -> bool:
-        """Whether a filter that not every read of the store has hides a thread."""
+        """Whether a filter hides a thread that the store's own filters let through."""
         source = thread.source if isinstance(thread.source, str) else next(iter(thread.source), "")
         return (
             bool(self.branch and (thread.git_info is None or thread.git_info.branch != self.branch))

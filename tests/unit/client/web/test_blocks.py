@@ -35,6 +35,13 @@ def test_what_an_event_and_a_response_item_both_say_is_shown_once() -> None:
     assert shown == [("user", "Fix it"), ("reasoning", "**Looking**"), ("agent", "Done.")]
 
 
+@pytest.mark.parametrize("text", ["<div> is broken", "Fix it"])
+def test_a_message_with_a_file_is_shown_once(text: str) -> None:
+    shown = said(message("user", text), event("user_message", message=text, local_images=["/tmp/a.png"]))
+
+    assert shown == [("user", f"{text}\n\n`/tmp/a.png`")]
+
+
 def test_what_is_said_twice_is_shown_twice() -> None:
     twice = [event("user_message", message="go on"), message("user", "go on")] * 2
 
@@ -132,6 +139,17 @@ def test_an_mcp_call_that_failed_says_so() -> None:
     assert block.outcome == Outcome("no such table", None, is_ok=False)
 
 
+def test_a_call_that_spawns_a_sub_agent_leads_to_its_thread() -> None:
+    spawn = {"tool": "spawn_agent", "status": "completed", "prompt": "Review it", "receiver_thread_ids": ["child"]}
+
+    (block,) = blocks_of([
+        call("c", "spawn_agent", message="Review it"),
+        completed("CollabAgentToolCall", id="c", **spawn),
+    ])
+
+    assert (block.kind, block.threads, block.has_failed) == ("call", ("child",), False)
+
+
 def test_interruptions_and_errors_are_failures() -> None:
     shown = blocks_of([event("turn_aborted", reason="interrupted"), event("error", message="usage limit")])
 
@@ -174,7 +192,20 @@ JSON = st.recursive(
 FIELDS = (
     *("message", "text", "content", "summary", "role", "name", "arguments", "input", "action", "output", "call_id"),
     *("id", "changes", "invocation", "result", "duration", "status", "images", "local_images", "command", "plan"),
-    *("query", "info", "goal", "reason", "agent_thread_id", "summary_text", "raw_content", "success", "exit_code"),
+    *(
+        "query",
+        "info",
+        "goal",
+        "reason",
+        "agent_thread_id",
+        "receiver_thread_ids",
+        "prompt",
+        "tool",
+        "summary_text",
+        "raw_content",
+        "success",
+        "exit_code",
+    ),
 )
 
 
