@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from livethread.queued.backlog import Backlog
     from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
+    from livethread.queued.queue_state import RedisQueueState
     from livethread.queued.shards import Shards
     from livethread.store import ThreadReader
     from livethread.types import ThreadFreshness
@@ -151,6 +152,17 @@ async def open_shards(stack: AsyncExitStack, settings: Settings) -> Shards:
     redis = connect(settings)
     stack.push_async_callback(redis.aclose)
     return Shards(redis, settings)
+
+
+@asynccontextmanager
+async def open_queue_state(settings: Settings) -> AsyncIterator[RedisQueueState]:
+    """Open what *settings*' Redis says about threads. Starts nothing, and needs no Redis before it is asked."""
+    from livethread.queued.queue_state import RedisQueueState
+
+    async with AsyncExitStack() as stack:
+        mailboxes = _mailboxes(stack, settings, _client_app(stack, settings))
+        await stack.enter_async_context(mailboxes.deployment)
+        yield RedisQueueState(mailboxes)
 
 
 def _settings_of_environment() -> Settings:

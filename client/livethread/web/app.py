@@ -1,0 +1,181 @@
+"""The web application: which address shows what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from http import HTTPStatus
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from livethread import types
+from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError, Unavailable
+from livethread.metadata import StoredThread
+from livethread.store import ThreadReader
+from livethread.web.guard import Guard
+from livethread.web.listing import SOURCES, Filters, listing
+from livethread.web.live import end_of, follow, parse_place
+from livethread.web.render import render, title
+from livethread.web.share import html_file, json_lines
+from livethread.web.transcript import QueueState, Transcript
+
+#: Sub-agents, and attached forks, to which a thread's page links.
+RELATED: Final = 20
+#: Places that a search within a thread shows.
+OCCURRENCES: Final = 100
+
+_STATUS: Final = {
+    ThreadNotFound: HTTPStatus.NOT_FOUND,
+    InvalidRequest: HTTPStatus.BAD_REQUEST,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def create_app(
+    reader: ThreadReader, queue: QueueState, *, place: str, token: str | None = None, names: Collection[str] = ()
+) -> Starlette:
+    """Return the application, which shows what *reader* and *queue* say.
+
+    *place*: where the threads are, for a person. *token*: needed for every request. *names*: host names, besides addresses
+    and ``localhost``, that a request may name.
+    """
+    thread = "/threads/{thread_id}"
+    app = Starlette(
+        routes=[
+            Route("/", show_list),
+            Route(thread, show_thread),
+            Route(f"{thread}/live", stream_changes),
+            Route(f"{thread}/items.jsonl", download_items),
+            Route(f"{thread}/share.html", download_page),
+            Mount("/static", StaticFiles(packages=[("livethread.web", "static")])),
+        ],
+        middleware=[Middleware(Guard, token=token, names=names)],
+        exception_handlers={ThreadStoreError: _show_error, HTTPException: _show_error},
+    )
+    app.state.reader, app.state.queue, app.state.place = reader, queue, place
+    app.state.is_stopping = lambda: False
+    return app
+
+
+async def _show_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        status, message = HTTPStatus(error.status_code), error.detail
+    else:
+        status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+        message = str(error)
+    return HTMLResponse(render("error.html", status=f"{status} {status.phrase}", message=message), status)
+
+
+async def show_list(request: Request) -> Response:
+    """Show a page of the list."""
+    filters = Filters.of(request.query_params)
+    page = await listing(request.app.state.reader, request.app.state.queue, filters)
+    html = render(
+        "list.html",
+        f=filters,
+        rows=page.rows,
+        next=page.next_cursor and filters.query(page.next_cursor),
+        has_queue_state=page.has_queue_state,
+        sources=SOURCES,
+        place=request.app.state.place,
+    )
+    return HTMLResponse(html)
+
+
+async def show_thread(request: Request) -> Response:
+    """Show a thread: its newest turns, those before a cursor, or those around one turn."""
+    transcript, query = _transcript(request), request.query_params
+    reader, thread_id = transcript.reader, transcript.thread_id
+    thread = await reader.read_thread(types.ReadThreadParams(thread_id=thread_id))
+    after = await end_of(reader, thread_id)  # before the turns, so that nothing comes between
+    cursor = query.get("before")
+    if turn_id := query.get("turn"):
+        cursor = await transcript.cursor_of(turn_id)
+    page = await transcript.page(cursor)
+    parked = await transcript.queue.parked()
+    html = render(
+        "thread.html",
+        thread=thread,
+        page=page,
+        shown={turn.id for turn in page.turns},
+        prompts=await transcript.prompts(),
+        relations=await _relations(reader, thread),
+        parked=(parked or {}).get(thread_id),
+        after=after,
+        q=query.get("q", "").strip(),
+        found=await _occurrences(reader, thread_id, query.get("q", "").strip()),
+    )
+    return HTMLResponse(html)
+
+
+async def stream_changes(request: Request) -> Response:
+    """Stream what changes in a thread after a place, which a browser that connects again names in a header."""
+    place = request.headers.get("last-event-id") or request.query_params.get("after", "")
+    parse_place(place)
+    return StreamingResponse(
+        follow(_transcript(request), place, request.app.state.is_stopping),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def download_items(request: Request) -> Response:
+    """Stream a thread's items, or those of one turn, as JSON lines."""
+    transcript = _transcript(request)
+    lines = json_lines(transcript.reader, transcript.thread_id, request.query_params.get("turn"))
+    first = await anext(lines)  # a missing thread is a 404, no torn file
+
+    async def whole() -> AsyncIterator[str]:
+        yield first
+        async for more in lines:
+            yield more
+
+    return StreamingResponse(whole(), media_type="text/plain; charset=utf-8")
+
+
+async def download_page(request: Request) -> Response:
+    """Send a thread as one HTML file."""
+    transcript = _transcript(request)
+    name = f'attachment; filename="{transcript.thread_id}.html"'
+    return HTMLResponse(await html_file(transcript), headers={"Content-Disposition": name})
+
+
+def _transcript(request: Request) -> Transcript:
+    thread_id = types.ReadThreadParams(thread_id=request.path_params["thread_id"]).thread_id
+    return Transcript(request.app.state.reader, request.app.state.queue, thread_id)
+
+
+async def _relations(reader: ThreadReader, thread: StoredThread) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the threads to which a thread leads, by how they relate to it."""
+    spawned = types.ThreadRelationFilter(kind=types.RelationKind.DIRECT_CHILDREN, thread_id=thread.thread_id)
+    filters: tuple[dict[str, object], ...] = (
+        {"relation_filter": spawned, "include_attached_threads": True},
+        {"attached_to_thread_id": thread.thread_id},
+    )
+    children, forks = await asyncio.gather(*(_related(reader, each) for each in filters))
+    parents = (("sub-agent of", thread.parent_thread_id), ("fork of", thread.forked_from_id))
+    found = [(name, [(parent, parent)]) for name, parent in parents if parent]
+    return found + [(name, threads) for name, threads in (("sub-agents", children), ("forks", forks)) if threads]
+
+
+async def _related(reader: ThreadReader, filters: dict[str, object]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for archived in (False, True):
+        known = {"page_size": RELATED, "archived": archived, "include_without_preview": True}
+        page = await reader.list_threads(types.ListThreadsParams.model_validate(known | filters))
+        found += [(thread.thread_id, title(thread)) for thread in page.items]
+    return found
+
+
+async def _occurrences(reader: ThreadReader, thread_id: str, term: str) -> tuple[types.ThreadOccurrence, ...]:
+    if not term:
+        return ()
+    params = types.SearchOccurrencesParams(thread_id=thread_id, search_term=term, page_size=OCCURRENCES)
+    return (await reader.search_occurrences(params)).items
