@@ -127,9 +127,9 @@ FLAT = {"type": "x", "payload": 1, "timestamp": None, "ordinal": None, "extra": 
 def test_a_web_framework_reads_and_writes_an_item_in_the_form_of_its_line(kind: Any) -> None:
     """FastAPI uses types through pydantic's adapter."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    value: Any = {RolloutItem: FLAT, list[RolloutItem]: [FLAT]}.get(
-        kind, {"thread_id": new_thread_id(), "items": [FLAT], "position": "0-0"}
-    )
+    page = {"thread_id": new_thread_id(), "items": [FLAT]}
+    history = page | {"position": "0-0"}
+    value: Any = {RolloutItem: FLAT, list[RolloutItem]: [FLAT], StoredThreadHistory: history}.get(kind, page)
 
     read = adapter.validate_json(json.dumps(value))
 
