@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from livethread.cli.place import place_of_reads
 from livethread.composition import open_queue_state, open_reader
 from livethread.errors import Unavailable
 from livethread_config import Settings
@@ -54,7 +55,7 @@ async def _serve(host: str, port: int, names: tuple[str, ...]) -> None:
     settings = Settings()
     token = None if is_loopback(host) else secrets.token_urlsafe()
     async with open_reader(settings) as reader, open_queue_state(settings) as queue:
-        app = create_app(reader, queue, place=str(settings.home), token=token, names={host, *names})
+        app = create_app(reader, queue, place=place_of_reads(settings), token=token, names={host, *names})
         config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE)
         with _listener(host, port) as listener:
             address = f"[{host}]" if ":" in host else host

@@ -58,7 +58,7 @@ def test_the_composition_root_imports_without_celery_and_redis() -> None:
 
 
 #: Commands that run for long, and so may take long to start.
-LONG_COMMANDS = {"demo", "up", "replay"}
+LONG_COMMANDS = {"browse", "demo", "up", "replay"}
 
 
 @pytest.mark.parametrize(
