@@ -27,6 +27,7 @@ def no_settings_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """Hide the developer's settings file from the tests, and from the processes that they start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.delenv("LIVETHREAD_SETTINGS_FILE", raising=False)
         yield
 
 
