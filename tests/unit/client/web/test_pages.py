@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from tests.unit.client.web.conftest import Queue
 from tests.unit.client.web.items import call, event, message, output, turn
 
-from livethread import InMemoryThreadStore, new_thread_id
+from livethread import InMemoryThreadStore
 from livethread.web import transcript
 
 Write = Callable[..., str]
@@ -195,12 +195,16 @@ def test_a_parked_thread_says_why(client: TestClient, write: Write, queue: Queue
     assert "No space left on device" in client.get(f"/threads/{thread_id}").text
 
 
+#: The id of no thread; the names of tests must be the same in each process of pytest-xdist.
+UNKNOWN = "01a22a07-a09a-7a27-9fdf-e5d965a7e491"
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        (f"/threads/{new_thread_id()}", 404),
-        (f"/threads/{new_thread_id()}/share.html", 404),
-        (f"/threads/{new_thread_id()}/items.jsonl", 404),
+        (f"/threads/{UNKNOWN}", 404),
+        (f"/threads/{UNKNOWN}/share.html", 404),
+        (f"/threads/{UNKNOWN}/items.jsonl", 404),
         ("/threads/none", 400),
         ("/?cursor=none", 400),
         ("/nowhere", 404),
