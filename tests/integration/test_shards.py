@@ -23,6 +23,7 @@ from tests.unit.config.test_deployment import id_made_at
 
 from livethread import Conflict, CreateThreadParams, InvalidRequest, Settings
 from livethread.cli import main
+from livethread.queued import outbox as outbox_module
 from livethread.queued import shards as shards_module
 from livethread.queued.connection import connect
 from livethread.queued.shards import Shards
@@ -143,6 +144,22 @@ async def test_a_client_that_knows_too_few_shards_puts_no_thread_into_a_wrong_on
     assert places(redis, settings) == {id_: [known.shard_of(id_)] for id_ in old + new}
     assert {known.shard_of(id_) for id_ in old} == {0}
     assert len({known.shard_of(id_) for id_ in new}) > 1
+
+
+async def test_a_batch_after_the_one_that_learns_of_new_shards_goes_into_the_right_one(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "BATCH_TASKS", 1)
+    async with opened(settings) as store:
+        old = await new_thread(store)
+        await asyncio.sleep(0.002)  # an id holds milliseconds
+        begin_now(redis, settings, 8)
+
+        ids = [old, *[await new_thread(store) for _ in range(10)]]
+        await asyncio.gather(*(append(store, id_, message("one")) for id_ in ids))
+
+    known = epochs(redis, settings)
+    assert places(redis, settings) == {id_: [known.shard_of(id_)] for id_ in ids}
 
 
 async def test_a_running_worker_serves_new_shards_that_no_other_home_takes(settings: Settings, redis: Redis) -> None:

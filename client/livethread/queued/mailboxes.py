@@ -166,14 +166,14 @@ class Mailboxes:
                     args += (submission.last, "", "", "", patch.header, patch.lines)
         async with self._leaving_replicas():
             while True:
-                try:
+                if not all(self._is_in(shard, writer) for writer, _ in batch):
+                    raise Misplaced
+                try:  # with the epochs that were just checked: nothing is awaited in between
                     ring, *replies = await sender.call(keys, [*self._head_args(), *args])
                 except ResponseError as error:
                     await self._learn_epochs(error)
                 else:
                     break
-                if any(self._keys_of(writer.thread_id).shard != shard for writer, _ in batch):
-                    raise Misplaced
         if ring:
             self._doorbell.ring(shard)
         return [
@@ -392,6 +392,12 @@ class Mailboxes:
         args += [entry.position for entry in entries]
         if not await self._drop(keys, args + list(chain.from_iterable(counters.items()))):
             raise Conflict(f"thread {thread_id} is no longer parked at {entries[0].position}; nothing was dropped")
+
+    def _is_in(self, shard: int, writer: Writer) -> bool:
+        """Whether the writer's thread belongs to *shard*, and its place is there."""
+        if writer.place.shard != shard:
+            return False
+        return self.is_placed(writer) or self._keys_of(writer.thread_id).shard == shard
 
     def _keys_of(self, thread_id: str) -> names.ShardKeys:
         return self.shard(self.deployment.current.shard_of(thread_id))
