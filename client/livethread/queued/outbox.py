@@ -140,6 +140,8 @@ class Outbox:
 
     def _place_again(self, lane: _Lane) -> None:
         """Move writers whose threads belong to other shards; Redis has accepted none of their tasks."""
+        lane.outage.end()
+        lane.failure = None
         for writer in tuple(lane.waiting):
             del lane.waiting[writer]
             self.send(writer)

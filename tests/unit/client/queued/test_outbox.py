@@ -29,6 +29,8 @@ from livethread.queued import outbox as outbox_module
 from livethread.queued.connection import connect
 from livethread.queued.writer import Submission, Writer
 from livethread_config import Settings
+from livethread_config.deployment import ShardEpochs
+from livethread_config.names import deployment_key
 
 A = "019a93b9-f380-7600-98ff-940e6b99603a"
 B = "019a93b9-f380-7600-98ff-940e6b99603b"
@@ -822,6 +824,21 @@ async def test_each_shard_has_its_own_sender(redis_server: RedisServer, settings
 
 
 # -- waiting for room --------------------------------------------------------------------------------------
+
+
+async def test_a_shard_whose_threads_moved_away_after_an_outage_has_no_failure(
+    redis_server: RedisServer, settings: Settings, mailboxes: FaultyMailboxes
+) -> None:
+    await mailboxes.deployment.refresh()
+    key, longer = deployment_key(settings.key_prefix), ShardEpochs.of((0, 1), (1, 8))
+    mailboxes.faults.append(RedisConnectionError("refused"))
+    mailboxes.meanwhile.append(lambda: redis_server.client.hset(key, "epochs", longer.text))
+    writer = mailboxes.new_writer(A)
+    assert (writer.place.shard, longer.shard_of(A) > 0) == (0, True)
+
+    await accepted(mailboxes.submit(writer, "one")[0])
+
+    assert mailboxes.outbox._lanes[0].failure is None
 
 
 def in_an_hour() -> float:
