@@ -83,7 +83,7 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
             from livethread.queued.connection import redis_errors_translated
 
             with redis_errors_translated(settings):
-                await mailboxes().deployment.refresh()
+                await mailboxes().deployment.look()
             return Backlog(mailboxes(), settings)
 
         async def catch_up(thread_id: str, demand: ThreadFreshness) -> Position:
@@ -102,6 +102,8 @@ async def _reader_alone(stack: AsyncExitStack, settings: Settings) -> ThreadRead
     is_local = _reads_locally(settings)
     if is_local and settings.is_embedded:
         return await _local_reader(stack, settings)
+    from redis.exceptions import RedisError
+
     from livethread.queued.connection import connect, redis_errors_translated, require_redis
     from livethread.queued.deployment import DeploymentWatch
 
@@ -109,13 +111,14 @@ async def _reader_alone(stack: AsyncExitStack, settings: Settings) -> ThreadRead
     stack.push_async_callback(redis.aclose)
     deployment = DeploymentWatch(redis, settings)
     if is_local:
-        await deployment.look()
+        with suppress(RedisError, OSError):  # among them TimeoutError
+            async with asyncio.timeout(settings.connect_timeout_s):
+                await deployment.look()
     else:
         await require_redis(settings)
         with redis_errors_translated(settings):
-            await deployment.refresh()
-    if deployment.is_read:
-        await stack.enter_async_context(deployment)
+            await deployment.look()
+    await stack.enter_async_context(deployment)
     return await _reader(stack, settings, deployment, lambda readers: _client_app(readers, settings))
 
 
@@ -132,7 +135,7 @@ async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes
     await require_redis(settings)
     mailboxes = _mailboxes(stack, settings, _client_app(stack, settings), rings_to_the_end=True)
     with redis_errors_translated(settings):
-        await mailboxes.deployment.refresh()
+        await mailboxes.deployment.look()
     return mailboxes
 
 
@@ -254,10 +257,9 @@ async def _reader(
         return watch.current if watch.is_read or recalled is None else recalled
 
     async def refreshed() -> Deployment:
-        if watch.is_read:
-            with suppress(RedisError, OSError, InvalidRequest):
-                async with asyncio.timeout(settings.connect_timeout_s):
-                    await watch.refresh()
+        with suppress(RedisError, OSError, InvalidRequest):
+            async with asyncio.timeout(settings.connect_timeout_s):
+                await watch.look()
         return deployment()
 
     return MergedReader(
@@ -293,7 +295,7 @@ def _recalled_deployment(settings: Settings) -> Deployment | None:
     from livethread_worker.store.files.home import Home
     from livethread_worker.store.files.identity import recall_deployment
 
-    return recall_deployment(Home(settings.home))
+    return recall_deployment(Home(settings.home), local_home(settings))
 
 
 def local_home(settings: Settings) -> HomeIdentity | None:

@@ -36,7 +36,7 @@ class Membership:
         self._change = redis.register_script(load_script("livethread.queued", "record"))
         self._read_at = NEVER
         self.identity: HomeIdentity = identify(home, settings.key_prefix)
-        self._known = _without_original(recall_deployment(home), self.identity)
+        self._known = recall_deployment(home, self.identity)
 
     @property
     def deployment(self) -> Deployment:
@@ -111,14 +111,3 @@ class Membership:
             f"has {what} ({self.identity.host}:{self.identity.path}). Use that home, serve other shards (-Q), or stop the "
             f"workers of that home, bring its files here, and run livethread shards move {shard}"
         )
-
-
-def _without_original(known: Deployment | None, mine: HomeIdentity) -> Deployment | None:
-    """Return what the home remembers, without the home of which it is a copy.
-
-    A backup that is restored beside a new Redis serves the original's shards. If Redis has the record, that decides.
-    """
-    if known is None:
-        return None
-    homes = {shard: home for shard, home in known.home_of.items() if home.id != mine.id or home == mine}
-    return Deployment(known.epochs, homes)

@@ -75,12 +75,19 @@ def find_identity(home: Home, prefix: str) -> HomeIdentity | None:
     return HomeIdentity(id_, str(inode), socket.gethostname(), str(home.root))
 
 
-def recall_deployment(home: Home) -> Deployment | None:
-    """Return the deployment record as a worker last saw it; None if none did, or the file is damaged."""
+def recall_deployment(home: Home, mine: HomeIdentity | None) -> Deployment | None:
+    """Return the deployment record as a worker last saw it; None if none did, or the file is damaged.
+
+    The home of which *home*, with the identity *mine*, is a copy is left out: a backup that is restored beside a new Redis
+    serves the original's shards. If Redis has the record, that decides.
+    """
     try:
-        return Deployment.parse(json.loads((home.own / RECORD_FILE).read_bytes()))
+        known = Deployment.parse(json.loads((home.own / RECORD_FILE).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    homes = known.home_of.items()
+    kept = {shard: each for shard, each in homes if mine is None or each.id != mine.id or each == mine}
+    return Deployment(known.epochs, kept)
 
 
 def remember_deployment(home: Home, deployment: Deployment) -> None:
