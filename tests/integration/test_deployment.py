@@ -7,7 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually, wait_until
 from tests.nodes.workers import celery_worker
 
-from livethread import InvalidRequest, Settings, Unavailable, open_store
-from livethread.composition import open_reader
+from livethread import InvalidRequest, ListThreadsParams, ReadThreadParams, Settings, Unavailable, open_store
+from livethread.composition import open_mailboxes, open_queue_state, open_reader, open_shards
 from livethread_config.deployment import WIRE, Deployment, HomeIdentity
 from livethread_config.names import deployment_key
 from livethread_worker.app import create_app
@@ -126,6 +126,17 @@ async def test_a_damaged_record_is_refused(settings: Settings, redis: Redis, ent
 
     with pytest.raises(InvalidRequest, match=r"the deployment record in Redis .* is malformed"):
         await enter(settings)
+
+
+async def test_reading_creates_no_record(settings: Settings, redis: Redis) -> None:
+    await read(settings)
+    async with open_reader(settings) as reader, open_queue_state(settings) as state, AsyncExitStack() as stack:
+        await reader.list_threads(ListThreadsParams(fresh=True))
+        assert await state.parked() == {}
+        assert await (await open_mailboxes(stack, settings)).parked() == []
+        assert len(await (await open_shards(stack, settings)).states()) == 1
+
+    assert not redis.exists(deployment_key(settings.key_prefix))
 
 
 # -- homes and queues --------------------------------------------------------------------------------------
@@ -244,6 +255,35 @@ def test_a_home_that_no_longer_serves_a_shard_claims_nothing(settings: Settings,
 
     with pytest.raises(ResponseError, match="HOME another home serves this shard"):
         mailbox.claim()
+
+
+async def test_a_restored_home_is_read_while_redis_is_away(own_settings: Settings, own_redis: RedisServer) -> None:
+    settings = own_settings.model_copy(update={"reads": "auto"})
+    start(settings)
+    backup = with_home(settings, "backup")
+    shutil.copytree(settings.home, backup.home)
+    own_redis.kill()
+
+    async with open_reader(backup) as reader:
+        assert (await reader.list_threads(ListThreadsParams())).items == ()
+
+
+async def test_a_reader_that_was_opened_while_redis_was_away_learns_the_deployment(
+    own_settings: Settings, own_redis: RedisServer
+) -> None:
+    settings = own_settings.model_copy(update={"reads": "auto"})
+    own_redis.kill()
+    async with open_reader(with_home(settings, "empty")) as reader:
+        own_redis.start()
+        with celery_worker(settings):
+            async with opened(settings) as store:
+                thread_id = await new_thread(store)
+                await append(store, thread_id, message("one"))
+                await flush(store, thread_id)
+
+            found = await reader.read_thread(ReadThreadParams(thread_id=thread_id))
+
+    assert found.thread_id == thread_id
 
 
 # -- Redis loses the record --------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -138,17 +137,15 @@ class DeploymentWatch:
                 await observer()
         return self.current
 
-    async def look(self) -> None:
-        """Read the record if Redis answers and has one; write nothing.
+    async def look(self) -> Deployment:
+        """Read the record; restore it if Redis lost it, but create none.
 
         Raises:
-            InvalidRequest: the record contradicts the settings or this release.
+            InvalidRequest, RedisError, OSError: as `refresh`.
         """
-        with suppress(RedisError, OSError):  # among them TimeoutError
-            async with asyncio.timeout(self._settings.connect_timeout_s):
-                found = reconcile(await self._redis.hgetall(self._key), self._settings, self._known)
-            if not isinstance(found, list):
-                self._known = found
+        if self.is_read or await self._redis.exists(self._key):
+            await self.refresh()
+        return self.current
 
     async def change(self, changes: list[Change]) -> bool:
         """Change the record if its fields have the values that are expected; return whether they had."""
@@ -159,7 +156,7 @@ class DeploymentWatch:
         while True:
             await asyncio.sleep(READ_INTERVAL)
             try:
-                await self.refresh()
+                await self.look()
             except (RedisError, OSError, InvalidRequest) as error:
                 outage.begin(error, "the shards are taken as they were")
             else:

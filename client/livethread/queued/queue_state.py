@@ -17,7 +17,6 @@ class RedisQueueState:
 
     def __init__(self, mailboxes: Mailboxes) -> None:
         self._mailboxes = mailboxes
-        self._knows_shards = False
 
     async def parked(self) -> dict[str, str] | None:
         """Return the parked threads, each with the reason; None if Redis does not answer."""
@@ -36,6 +35,5 @@ class RedisQueueState:
             return False
 
     async def _learn_shards(self) -> None:
-        if not self._knows_shards:  # later changes are read regularly
-            await self._mailboxes.deployment.refresh()
-            self._knows_shards = True
+        if not self._mailboxes.deployment.is_read:  # later changes are read regularly
+            await self._mailboxes.deployment.look()

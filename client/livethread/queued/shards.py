@@ -52,7 +52,7 @@ class Shards:
 
     async def states(self) -> list[ShardState]:
         """Return the state of each shard."""
-        deployment = await self._watch.refresh()
+        deployment = await self._watch.look()
         served = await self._redis.mget([self._keys(shard).served for shard in deployment.shards])
         return [
             ShardState(
