@@ -102,14 +102,21 @@ class MergedReader:
         return Homes(deployment, homes)
 
     async def _reader_of(self, thread_id: str) -> ThreadReader:
-        """Return the reader of the thread's home, or, if no home serves its shard yet, one that asks the shard."""
+        """Return the reader of the thread's home, or, if no home serves its shard yet, one that asks the shard.
+
+        A home of this process that serves no shard may be the one: it has not come back since Redis lost the record.
+        """
         deployment = await self._serving([self._deployment().shard_of(thread_id)])
-        served = _served(deployment)
-        if len(served) <= 1:
-            return self._only(served)
-        shard = deployment.shard_of(thread_id)
+        served, shard = _served(deployment), deployment.shard_of(thread_id)
         home = deployment.home_of.get(shard)
-        return self._remote(shard) if home is None else self._reader_in(home, served[home])
+        if self._local is not None and self._prefers_local and len(served) <= 1:
+            return self._local
+        if home is not None:
+            return self._reader_in(home, served[home])
+        mine = self._local_home()
+        if self._local is not None and (not served or (mine is not None and mine not in served)):
+            return self._local
+        return self._remote(shard)
 
     async def _serving(self, shards: Iterable[int]) -> Deployment:
         """Return the deployment, with the homes of *shards* if there are any."""

@@ -372,6 +372,31 @@ async def test_a_home_that_is_not_the_only_one_is_read_only_on_request(prefers_l
     assert len(page.items) == (0 if prefers_local else 1)
 
 
+@pytest.mark.parametrize(("home", "is_read_here"), [("a", False), ("b", True), (None, False)])
+async def test_a_thread_whose_home_has_not_come_back_is_not_sought_in_another(
+    home: str | None, is_read_here: bool
+) -> None:
+    """Redis lost the record, and one home was faster than the others."""
+    deployment, asked, local = served(a=(0, 2)), list[int](), OneHome()
+    local.put(thread(1))
+
+    async def refreshed() -> Spread:
+        return deployment
+
+    def remote(shard: int) -> ThreadReader:
+        asked.append(shard)
+        return local
+
+    identity = HomeIdentity(home, "1") if home else None
+    reader = MergedReader(
+        lambda: deployment, refreshed, remote, local=local if home else None, local_home=lambda: identity
+    )
+
+    await reader.read_thread(types.ReadThreadParams(thread_id=thread_id(1)))
+
+    assert asked == ([] if is_read_here else [1])
+
+
 # -- the best matches --------------------------------------------------------------------------------------
 
 
