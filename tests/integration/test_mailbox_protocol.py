@@ -768,7 +768,8 @@ def test_idempotency_keys_expire_with_the_counters_and_are_deleted_with_the_thre
 
 def fence(redis: Redis, settings: Settings, thread_id: str) -> int:
     script = redis.register_script(load_script("livethread.queued", "fence"))
-    return int(script(keys=[names.ShardKeys(settings.key_prefix, 0).writers(thread_id)], args=[60]))
+    keys = [names.ShardKeys(settings.key_prefix, 0).writers(thread_id), names.deployment_key(settings.key_prefix)]
+    return int(script(keys=keys, args=[60, "[[0,1]]"]))
 
 
 def test_a_writer_of_an_older_epoch_is_fenced(
@@ -799,6 +800,7 @@ def test_a_fenced_writers_repeated_call_returns_its_accepted_position(
 
 def test_epochs_only_grow_even_after_redis_lost_them(redis: Redis, settings: Settings, thread_id: str) -> None:
     writers = names.ShardKeys(settings.key_prefix, 0).writers(thread_id)
+    redis.hset(names.deployment_key(settings.key_prefix), "epochs", "[[0,1]]")
     seconds, micros = redis.time()
     epochs = [fence(redis, settings, thread_id) for _ in range(5)]
     redis.hset(writers, names.EPOCH, FUTURE_MS)

@@ -162,6 +162,24 @@ async def test_a_batch_after_the_one_that_learns_of_new_shards_goes_into_the_rig
     assert places(redis, settings) == {id_: [known.shard_of(id_)] for id_ in ids}
 
 
+async def test_a_client_that_slept_while_shards_were_added_asks_and_fences_in_the_right_one(
+    settings: Settings, redis: Redis
+) -> None:
+    async with opened(settings) as reading, opened(settings) as fencing:
+        begin_now(redis, settings, 8)
+        ids = [id_made_at(int(time.time() * 1000) + 1_000 + n) for n in range(10)]
+        async with opened(settings) as store:
+            for id_ in ids:
+                store._open(id_, epoch=0)
+                await append(store, id_, message("one"))
+
+        backlogs = await reading._mailboxes.backlogs(ids)
+        fences = [await fencing._mailboxes.fence(id_) for id_ in ids]
+
+        assert all(backlogs[id_].tail for id_ in ids)
+        assert [await reading._mailboxes.epoch(id_) for id_ in ids] == fences
+
+
 async def test_a_running_worker_serves_new_shards_that_no_other_home_takes(settings: Settings, redis: Redis) -> None:
     with celery_worker(settings):
         async with opened(settings) as store:

@@ -6,7 +6,7 @@ Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -35,7 +35,7 @@ QUESTIONS: Final = CONNECTIONS // 4
 #: Entries of a mailbox that one call reads.
 PAGE: Final = 100
 
-#: How ``enqueue.lua`` begins its refusal of a caller that knows other shard epochs.
+#: How scripts begin their refusal of a caller that knows other shard epochs.
 _OTHER_EPOCHS: Final = "EPOCHS "
 
 #: How ``enqueue.lua`` names tasks that change whether a thread exists.
@@ -206,24 +206,34 @@ class Mailboxes:
 
     async def fence(self, thread_id: str) -> int:
         """Begin a new epoch, which fences the thread's earlier writers, and return it."""
-        return int(await self._ask(self._fence, [self._keys_of(thread_id).writers(thread_id)], [self._ttl_s]))
+        keys = [self._keys_of(thread_id).writers(thread_id), names.deployment_key(self._prefix)]
+        try:
+            return int(await self._ask(self._fence, keys, [self._ttl_s, self.deployment.current.epochs.text]))
+        except ResponseError as error:
+            await self._learn_epochs(error)
+            return await self.fence(thread_id)
 
     async def epoch(self, thread_id: str) -> int:
         """Return the thread's newest epoch."""
         return int(await self._ask(self._redis.hget, self._keys_of(thread_id).writers(thread_id), names.EPOCH) or 0)
 
-    async def backlogs(self, thread_ids: Iterable[str]) -> dict[str, ThreadBacklog]:
+    async def backlogs(self, thread_ids: Collection[str]) -> dict[str, ThreadBacklog]:
         """Return how far workers are with each of the threads, in one call for each shard."""
+        epochs = self.deployment.current.epochs.text
         by_shard: dict[int, list[str]] = {}
         for thread_id in thread_ids:
             by_shard.setdefault(self._keys_of(thread_id).shard, []).append(thread_id)
         found: dict[str, ThreadBacklog] = {}
         for shard, asked in by_shard.items():
             of = self.shard(shard)
-            keys = [of.parked, of.deleted]
+            keys = [of.parked, of.deleted, names.deployment_key(self._prefix)]
             for thread_id in asked:
                 keys += of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id)
-            replies = await self._ask(self._backlog, keys, asked)
+            try:
+                replies = await self._ask(self._backlog, keys, [epochs, *asked])
+            except ResponseError as error:
+                await self._learn_epochs(error)
+                return await self.backlogs(thread_ids)
             found |= {id_: _thread_backlog(*reply) for id_, reply in zip(asked, replies, strict=True)}
         return found
 
@@ -406,7 +416,7 @@ class Mailboxes:
         return *self._limits, self.deployment.current.epochs.text
 
     async def _learn_epochs(self, error: ResponseError) -> None:
-        """Read the record if ``enqueue.lua`` refused a call for its shard epochs; raise any other error."""
+        """Read the record if a script refused a call for its shard epochs; raise any other error."""
         if not str(error).startswith(_OTHER_EPOCHS):
             raise error
         await self.deployment.refresh()
