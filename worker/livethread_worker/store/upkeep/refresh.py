@@ -9,7 +9,7 @@ A read of one thread looks at that thread. A listing or a search does not wait f
 for 100,000 threads. Each one finds
 
 - every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
-  rollouts. Of more than `LISTED` entries, the next listings continue with the rest;
+  rollouts. Of more than `LISTED` entries, the next listings continue with the rest, except for an index in memory;
 - every rollout that grew or was removed, of the `UPDATED_LAST` threads updated last;
 - every rollout that grew or was removed, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The
   next listings continue with the rest, so any rollout's growth shows after one round: about twenty listings for 100,000 threads.
@@ -23,6 +23,7 @@ or longer if large folders changed.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -224,7 +225,7 @@ class Refresher:
                 entries = self.home.entries_of(self.home.root / name)
                 self._changed[name] = _Folder(stamp, stamp.is_quiet(), entries)
         found: list[_Entry] = []
-        left = LISTED
+        left = sys.maxsize if self.index.in_memory else LISTED  # no other process fills an index in memory
         for number, name in enumerate(sorted(self._changed, reverse=True)):
             # The newest folder changes all the time, and leaves half of the look to the others.
             folder, most = self._changed[name], left if number else left // 2

@@ -538,6 +538,18 @@ def test_every_rollout_that_grew_is_read_in_the_end(store: Store, large: Refresh
     assert found[-1] == len(paths)
 
 
+def test_the_first_look_of_an_index_in_memory_finds_every_rollout(
+    store: Store, large: Refresher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "LISTED", 2)
+    for n in range(1, 7):
+        store.write_rollout(thread_id(n))
+
+    large.refresh_all()
+
+    assert len(store.index.thread_ids()) == (6 if store.index.in_memory else 1)
+
+
 def test_the_most_recently_updated_thread_is_checked_each_time(store: Store, large: Refresher) -> None:
     paths = [store.write_rollout(thread_id(n)) for n in range(1, 7)]
     large.refresh_all()
