@@ -260,7 +260,11 @@ async def test_a_home_that_no_longer_serves_a_shard_acknowledges_nothing(setting
         settled = mailbox.settle(claims, {thread_id: Outcome(OutcomeKind.DONE, receipt.position)})
 
         keys = ShardKeys(settings.key_prefix, 0)
-        assert (settled, redis.xlen(keys.mailbox(thread_id)) > 0, redis.exists(keys.applied(thread_id))) == (0, True, 0)
+        assert (settled, redis.xlen(keys.mailbox(thread_id)) > 0, redis.exists(keys.applied(thread_id))) == (
+            0,
+            True,
+            0,
+        )
 
 
 # -- Redis loses the record --------------------------------------------------------------------------------

@@ -115,8 +115,7 @@ def _read_all(
             if (path := home.relative(Path(entry.path))) not in live or home.generation(Path(entry.name)):
                 others.setdefault(path.rpartition("/")[0], []).append(entry.name)
         index.save_folders({
-            folder: KnownFolder(stamp, tuple(others.get(folder, ())))
-            for folder, stamp in quiet.items()
+            folder: KnownFolder(stamp, tuple(others.get(folder, ()))) for folder, stamp in quiet.items()
         })
     return report, chosen.keys()
 
