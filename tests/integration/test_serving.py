@@ -15,6 +15,7 @@ from tests.nodes.stores import opened
 from livethread import CreateThreadParams, Settings, new_thread_id
 from livethread_config import names
 from livethread_config.deployment import HomeIdentity, ShardEpochs
+from livethread_worker import start_check
 from livethread_worker.app import create_app
 from livethread_worker.process import WorkerProcess
 from livethread_worker.serving import Serving
@@ -137,3 +138,17 @@ def test_a_home_is_compressed_once_however_many_shards_it_serves(
         worker.sweep()
 
     assert sent(redis, settings, names.COMPRESS_COLD_TASK) == 1
+
+
+def test_a_worker_waits_while_redis_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of its errors are errors of the operating system."""
+    monkeypatch.setattr(start_check, "RETRY_INTERVAL", 0.0)
+    errors = [OSError("timed out")]
+
+    def join() -> None:
+        if errors:
+            raise errors.pop()
+
+    start_check._join(join)
+
+    assert errors == []
