@@ -41,6 +41,6 @@ def remove_files(home: Home, index: Index, thread_id: str) -> Path | None:
         if path is not rollouts[-1]:
             sync_directory(path.parent)
     Path(home.thread_lock(thread_id)).unlink(missing_ok=True)
-    known = index.rollout(thread_id)
-    last = rollouts[-1] if rollouts else known and home.root / known[0]
-    return last.parent if last and last.parent.is_dir() else None
+    if not rollouts and (known := index.rollout(thread_id)) is not None:
+        rollouts = [home.root / known[0]]
+    return rollouts[-1].parent if rollouts and rollouts[-1].parent.is_dir() else None
