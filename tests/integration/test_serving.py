@@ -33,7 +33,7 @@ class Worker:
         self.serving.begin(self.process.membership)
 
     def cancel_task_queue(self, queue: str) -> None:
-        self.app.amqp.queues.deselect(queue)
+        self.app.amqp.queues.deselect([queue])
 
     def add_task_queue(self, queue: str) -> None:
         self.app.amqp.queues.select_add(self.app.amqp.queues[queue])
