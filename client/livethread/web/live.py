@@ -66,22 +66,30 @@ def parse_place(place: str) -> tuple[str, int]:
 
 
 async def changes_after(
-    reader: ThreadReader, thread_id: str, place: str, is_over: Callable[[], bool]
-) -> AsyncGenerator[tuple[list[RolloutItem], str]]:
-    """Yield the items after a place as they come, each time with the place after them; and nothing now and then.
+    transcript: Transcript, place: str, is_over: Callable[[], bool]
+) -> AsyncGenerator[tuple[list[RolloutItem], list[ShownTurn], str]]:
+    """Yield the items after a place as they come, with their turns and the place after them; no items now and then.
 
     It ends once it *is_over*.
     """
     quiet = 0
     while not is_over():
+        items: list[RolloutItem] = []
+        turns: list[ShownTurn] = []
+        quiet += 1
         try:
-            items, place = await items_after(reader, thread_id, place)
+            items, reached = await items_after(transcript.reader, transcript.thread_id, place)
+            # Without new items, too: the last turn is interrupted when its agent is gone.
+            if items or quiet % QUIET == 0:
+                turns = await transcript.newest(len(items))
+            place = reached
         except Unavailable:  # the page waits for a worker, or for Redis
             items = []
-        quiet = 0 if items else quiet + 1
         if items or quiet % QUIET == 0:
-            yield items, place
-        if not items:
+            yield items, turns, place
+        if items:
+            quiet = 0
+        else:
             await asyncio.sleep(INTERVAL)
 
 
@@ -95,13 +103,11 @@ async def follow(
     yield "retry: 1000\n\n"
     shown: dict[str, ShownTurn] = {}
     try:
-        async with aclosing(changes_after(transcript.reader, transcript.thread_id, place, is_over)) as changes:
-            async for items, reached in changes:
+        async with aclosing(changes_after(transcript, place, is_over)) as changes:
+            async for items, turns, reached in changes:
                 if any(item.kind == "thread_rolled_back" for item in items):
                     yield RELOAD
                     return
-                # Without new items, too: the last turn is interrupted when its agent is gone.
-                turns = await transcript.newest(len(items))
                 elements = [element for turn in turns for element in _elements(transcript, shown.get(turn.id), turn)]
                 shown |= {turn.id: turn for turn in turns}
                 shown = dict([*shown.items()][-KEPT:])

@@ -13,7 +13,6 @@ from livethread import (
     AppendThreadItemsParams,
     DeleteThreadParams,
     InMemoryThreadStore,
-    ListItemsParams,
     ResumeThreadParams,
     RolloutItem,
     ShutdownThreadParams,
@@ -157,19 +156,20 @@ async def test_a_deleted_thread_ends_its_stream(store: InMemoryThreadStore, queu
     assert [found async for found in follow(Transcript(store, queue, thread_id), place)][-1] == GONE
 
 
+@pytest.mark.parametrize("operation", ["list_items", "list_turns"])
 async def test_a_stream_waits_while_the_store_does_not_answer(
-    store: InMemoryThreadStore, queue: Queue, thread_id: str, monkeypatch: pytest.MonkeyPatch
+    store: InMemoryThreadStore, queue: Queue, thread_id: str, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     monkeypatch.setattr(live, "INTERVAL", 0)
-    answers, list_items = iter([Unavailable("Redis is away")] * 3), store.list_items
+    answers, read = iter([Unavailable("Redis is away")] * 3), getattr(store, operation)
 
-    async def fail_first(params: ListItemsParams) -> object:
+    async def fail_first(params: object) -> object:
         if error := next(answers, None):
             raise error
-        return await list_items(params)
+        return await read(params)
 
     place = await end_of(store, thread_id)
     await append(store, thread_id, event("agent_message", message="Done."))
-    monkeypatch.setattr(store, "list_items", fail_first)
+    monkeypatch.setattr(store, operation, fail_first)
 
     assert "Done." in (await elements(follow(Transcript(store, queue, thread_id), place)))[-1][2]
