@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Final
@@ -22,8 +23,12 @@ INTERVAL: Final = 0.5  # seconds
 QUIET: Final = 30
 #: Items of one read.
 PAGE: Final = 200
+#: New items that a stream sends at once; if there are more, the page reloads.
+MISSED: Final = 200
 #: Turns of which a stream knows what the page has; it sends any other whole.
 KEPT: Final = 2
+
+_PLACE: Final = re.compile(r"(.*)~([0-9]{1,3})", re.DOTALL)
 
 RELOAD: Final = "event: reload\ndata:\n\n"
 GONE: Final = "event: gone\ndata:\n\n"
@@ -40,6 +45,9 @@ async def items_after(reader: ThreadReader, thread_id: str, place: str) -> tuple
     """Return the items after a place, and the place after them.
 
     A place is a cursor and how many items of its page come before the place.
+
+    Raises:
+        InvalidRequest: it is not a place, or more than `MISSED` items come after it.
     """
     found: list[RolloutItem] = []
     while True:
@@ -48,6 +56,8 @@ async def items_after(reader: ThreadReader, thread_id: str, place: str) -> tuple
             types.ListItemsParams(thread_id=thread_id, cursor=cursor or None, page_size=PAGE)
         )
         found += page.items[seen:]
+        if len(found) > MISSED:
+            raise InvalidRequest("this place is far from the end of its thread; reload the page")
         if page.next_cursor is None:
             return found, f"{cursor}~{len(page.items)}"
         place = f"{page.next_cursor}~0"
@@ -59,10 +69,10 @@ def parse_place(place: str) -> tuple[str, int]:
     Raises:
         InvalidRequest: it is not a place.
     """
-    cursor, _, seen = place.rpartition("~")
-    if not (seen.isascii() and seen.isdecimal() and int(seen) <= PAGE):
+    found = _PLACE.fullmatch(place)
+    if found is None or int(found[2]) > PAGE:
         raise InvalidRequest("this is not a place in a thread; reload the page")
-    return cursor, int(seen)
+    return found[1], int(found[2])
 
 
 async def changes_after(
@@ -114,7 +124,7 @@ async def follow(
                 yield f"id: {reached}\ndata: {json.dumps(elements)}\n\n" if elements else ": nothing new\n\n"
     except ThreadNotFound:
         yield GONE
-    except InvalidRequest:  # a repair moved the lines
+    except InvalidRequest:  # a repair moved the lines, or the page missed many
         yield RELOAD
 
 

@@ -13,6 +13,7 @@ from livethread import (
     AppendThreadItemsParams,
     DeleteThreadParams,
     InMemoryThreadStore,
+    ListItemsParams,
     ResumeThreadParams,
     RolloutItem,
     ShutdownThreadParams,
@@ -147,6 +148,23 @@ async def test_a_place_that_is_no_more_reloads_the_page(
     store: InMemoryThreadStore, queue: Queue, thread_id: str
 ) -> None:
     assert [found async for found in follow(Transcript(store, queue, thread_id), "gone~0")][-1] == RELOAD
+
+
+async def test_a_page_that_missed_much_is_reloaded(
+    store: InMemoryThreadStore, queue: Queue, thread_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PAGE", 2)
+    monkeypatch.setattr(live, "MISSED", 2)
+    reads, list_items = [], store.list_items
+
+    async def count(params: ListItemsParams) -> object:
+        reads.append(params)
+        return await list_items(params)
+
+    monkeypatch.setattr(store, "list_items", count)
+
+    assert [found async for found in follow(Transcript(store, queue, thread_id), "~0")][-1] == RELOAD
+    assert len(reads) == 2
 
 
 async def test_a_deleted_thread_ends_its_stream(store: InMemoryThreadStore, queue: Queue, thread_id: str) -> None:

@@ -215,7 +215,7 @@ def test_what_is_not_there_is_an_error(client: TestClient, path: str, status: in
     assert client.get(path).status_code == status
 
 
-@pytest.mark.parametrize("place", ["", "x", "~-1", "~9999", "~x"])
+@pytest.mark.parametrize("place", ["", "x", "~-1", "~201", pytest.param("~" + "9" * 5_000, id="digits"), "~x"])
 def test_changes_begin_at_a_place(client: TestClient, store: InMemoryThreadStore, write: Write, place: str) -> None:
     thread_id = write(*turn("t1", "hello"))
 
