@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 from tests.unit.client.web.conftest import Queue
 from tests.unit.client.web.items import call, event, message, output, turn
 
-from livethread import InMemoryThreadStore
+from livethread import HomesUnavailable, InMemoryThreadStore
+from livethread.errors import SilentHome
 from livethread.web import transcript
 
 Write = Callable[..., str]
@@ -193,6 +195,40 @@ def test_a_parked_thread_says_why(client: TestClient, write: Write, queue: Queue
     queue.parked_threads[thread_id] = "No space left on device"
 
     assert "No space left on device" in client.get(f"/threads/{thread_id}").text
+
+
+@pytest.mark.parametrize("path", ["/", "/?q=go", "/?q=go&words=1", "/threads/{}"])
+def test_a_silent_home_is_named_beside_what_the_others_have(
+    client: TestClient, store: InMemoryThreadStore, write: Write, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    thread_id = write(*turn("t1", "go"))
+    silent = SilentHome("h2", "far", (1,), "<no worker>")
+
+    def partial(read: Callable[..., Any]) -> Callable[..., Any]:
+        async def answer(params: Any) -> Any:
+            if not params.allow_partial:
+                raise HomesUnavailable([silent])
+            return (await read(params)).model_copy(update={"unanswered": (silent,)})
+
+        return answer
+
+    for name in ("list_threads", "search_threads"):
+        monkeypatch.setattr(store, name, partial(getattr(store, name)))
+
+    html = client.get(path.format(thread_id)).text
+
+    assert (html.count("home h2 on host far (shards: 1): &lt;no worker&gt;"), thread_id in html) == (1, True)
+
+
+def test_without_any_home_the_list_is_unavailable(
+    client: TestClient, store: InMemoryThreadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:
+        raise HomesUnavailable([SilentHome("h1", "far", (0,), "no worker")])
+
+    monkeypatch.setattr(store, "list_threads", fail)
+
+    assert client.get("/").status_code == 503
 
 
 #: The id of no thread; the names of tests must be the same in each process of pytest-xdist.
