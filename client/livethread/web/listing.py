@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os.path
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields, replace
@@ -11,6 +10,7 @@ from typing import Final, Self
 from urllib.parse import urlencode
 
 from livethread import types
+from livethread.directories import same_directory
 from livethread.errors import SilentHome, ThreadNotFound, Unavailable
 from livethread.metadata import StoredThread
 from livethread.store import ThreadReader
@@ -60,7 +60,8 @@ class Filters:
         return (
             bool(self.branch and (thread.git_info is None or thread.git_info.branch != self.branch))
             or bool(self.source and source != self.source)
-            or bool(self.q and self.cwd and thread.cwd != os.path.normpath(self.cwd))
+            or bool((self.q or self.parked) and self.cwd and not same_directory((self.cwd,))(thread.cwd))
+            or bool(self.archived) is (thread.archived_at is None)
         )
 
 
@@ -101,7 +102,7 @@ async def listing(reader: ThreadReader, queue: QueueState, filters: Filters) -> 
         InvalidRequest: the cursor is from another list, or the search has no word.
     """
     parked = await queue.parked()
-    pages = _parked(reader, parked or {}, filters) if filters.parked else _pages(reader, filters)
+    pages = _parked(reader, parked or {}, filters) if filters.parked and not filters.q else _pages(reader, filters)
     found: list[Row] = []
     cursor: str | None = None
     unanswered: tuple[SilentHome, ...] = ()
@@ -111,7 +112,11 @@ async def listing(reader: ThreadReader, queue: QueueState, filters: Filters) -> 
             shown = [row for row in rows if row.thread is None or not filters.hides(row.thread)]
             if parked is not None:
                 shown = await asyncio.gather(*(_with_state(row, queue, parked) for row in shown))
-            found += [row for row in shown if row.is_live or not filters.live]
+            found += [
+                row
+                for row in shown
+                if (row.is_live or not filters.live) and (row.parked is not None or not filters.parked)
+            ]
             if len(found) >= ROWS or unanswered:  # the next page would wait for the same homes
                 break
     return Listing(found, cursor, parked is not None, unanswered)

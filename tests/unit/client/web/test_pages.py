@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from tests.unit.client.web.conftest import Queue
 from tests.unit.client.web.items import call, event, message, output, turn
 
-from livethread import HomesUnavailable, InMemoryThreadStore
+from livethread import GitInfo, HomesUnavailable, InMemoryThreadStore
 from livethread.errors import SilentHome
 from livethread.web import transcript
 
@@ -63,9 +63,9 @@ def test_a_thread_is_shown_with_its_turns(client: TestClient, write: Write) -> N
     assert f"/threads/{thread_id}?turn=t1#b-t1-2" in Elements(html).links()
 
 
-@pytest.mark.parametrize("path", ["", "/share.html"])
+@pytest.mark.parametrize("path", ["/threads/{}", "/threads/{}/share.html", "/", "/?q=e&words="])
 @pytest.mark.parametrize("text", ATTACKS)
-def test_a_text_cannot_change_the_page(client: TestClient, write: Write, text: str, path: str) -> None:
+def test_a_text_cannot_change_the_page(client: TestClient, write: Write, queue: Queue, text: str, path: str) -> None:
     thread_id = write(
         *turn(
             text,
@@ -80,15 +80,17 @@ def test_a_text_cannot_change_the_page(client: TestClient, write: Write, text: s
         cwd=text,
         agent_nickname=text,
         source={"custom": text},
+        git=GitInfo(branch=text),
     )  # fmt: skip
+    queue.parked_threads[thread_id] = text
 
-    html = client.get(f"/threads/{thread_id}{path}").text
+    html = client.get(path.format(thread_id)).text
     found = Elements(html).found
 
     assert "alert(1)" in html or "example.com" in html
     assert {tag for tag, _ in found}.isdisjoint({"iframe", "svg", "img", "object"})
     assert [attributes for tag, attributes in found if tag == "script"] == (
-        [] if path else [{"src": "/static/page.js", "defer": None}]
+        [] if path.endswith("share.html") else [{"src": "/static/page.js", "defer": None}]
     )
     assert not [attributes for _, attributes in found if any(name.startswith("on") for name in attributes)]
     assert not [link for link in Elements(html).links() if re.match(r"(?i)\s*(javascript|data|vbscript):", link)]
@@ -244,7 +246,9 @@ UNKNOWN = "01a22a07-a09a-7a27-9fdf-e5d965a7e491"
         ("/threads/none", 400),
         ("/?cursor=none", 400),
         ("/nowhere", 404),
-        ("/static/../app.py", 404),
+        ("/static/%2e%2e/app.py", 404),
+        ("/static/..%2fapp.py", 404),
+        ("/static//etc/passwd", 404),
     ],
 )
 def test_what_is_not_there_is_an_error(client: TestClient, path: str, status: int) -> None:
