@@ -1,4 +1,4 @@
-"""The deployment record: the wire's version, the shards of a deployment since when, and the homes that serve them."""
+"""The deployment record: the wire's version, the shards, the time from which each counts, and the homes that serve them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ShardEpochs:
         return next(since for since, shards in self.epochs if shard < shards)
 
     def continues(self, earlier: ShardEpochs) -> bool:
-        """Whether these are *earlier* ones, and perhaps later ones after them."""
+        """Whether these begin with *earlier*."""
         return self.epochs[: len(earlier.epochs)] == earlier.epochs
 
     def shard_of(self, thread_id: str) -> int:

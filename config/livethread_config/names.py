@@ -33,7 +33,7 @@ CONTEXT_START_TASK = "livethread.context_start"
 
 
 #: The index holds 64 bits.
-MAX_TIME_DIGITS = 15
+MAX_TIME_DIGITS = 14
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
 #: Field of the hash ``writers`` with the thread's newest epoch; writers' ids have no colon.
@@ -48,7 +48,7 @@ def writer_id(client: str, opened_at: int) -> str:
 def opened_at(writer: str) -> int:
     """Return the time in a writer's id; 0 if another program made the id and it has none."""
     digits = writer.rpartition(".")[2]
-    return int(digits, 16) if 0 < len(digits) < MAX_TIME_DIGITS and not set(digits) - _HEX_DIGITS else 0
+    return int(digits, 16) if 0 < len(digits) <= MAX_TIME_DIGITS and not set(digits) - _HEX_DIGITS else 0
 
 
 def shard_of(thread_id: str, shards: int) -> int:

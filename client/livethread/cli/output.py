@@ -27,7 +27,7 @@ SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 partial_option = click.option(
-    "--partial", "allow_partial", is_flag=True, help="Do without homes that do not answer, and name them."
+    "--partial", "allow_partial", is_flag=True, help="Leave out homes that do not answer, and name them."
 )
 fresh_option = click.option(
     "--fresh", is_flag=True, help="First wait until workers have applied what Redis accepted."

@@ -1,10 +1,10 @@
 """Merges the pages of several homes into one listing, or one search by time.
 
 A cursor names a place, the sort value and the id of a thread, and so the same place in each home. The merged page holds
-the first threads after it of all homes' pages, in the order of the index. Nothing is kept for a home that answers, so
-each thread is in the pages as often as it would be if one home had all threads.
+the first threads after it of all homes' pages, in the order of the index. The cursor holds nothing about a home that
+answers, so each thread is in the pages as often as it would be if one home had all threads.
 
-A home that does not answer stays behind: the cursor of a partial page holds the place up to which its shards were read.
+A home that does not answer is read later: the cursor of a partial page holds the place up to which its shards were read.
 """
 
 from __future__ import annotations

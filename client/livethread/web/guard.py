@@ -1,4 +1,4 @@
-"""Who may read the pages, and what the pages may load."""
+"""Checks who asks for a page, and says what pages may load."""
 
 from __future__ import annotations
 
