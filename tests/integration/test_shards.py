@@ -165,7 +165,7 @@ async def test_a_batch_after_the_one_that_learns_of_new_shards_goes_into_the_rig
 async def test_a_client_that_slept_while_shards_were_added_asks_and_fences_in_the_right_one(
     settings: Settings, redis: Redis
 ) -> None:
-    async with opened(settings) as reading, opened(settings) as fencing:
+    async with opened(settings) as reading, opened(settings) as fencing, opened(settings) as listing:
         begin_now(redis, settings, 8)
         ids = [id_made_at(int(time.time() * 1000) + 1_000 + n) for n in range(10)]
         async with opened(settings) as store:
@@ -176,6 +176,7 @@ async def test_a_client_that_slept_while_shards_were_added_asks_and_fences_in_th
         backlogs = await reading._mailboxes.backlogs(ids)
         fences = [await fencing._mailboxes.fence(id_) for id_ in ids]
 
+        assert set(await listing._mailboxes.waiting_threads()) == set(ids)
         assert all(backlogs[id_].tail for id_ in ids)
         assert [await reading._mailboxes.epoch(id_) for id_ in ids] == fences
 

@@ -244,7 +244,7 @@ class Mailboxes:
             ThreadParked: one is parked.
         """
         found: list[str] = []
-        for of in map(self.shard, self.deployment.current.shards):
+        for of in map(self.shard, (await self.deployment.look()).shards):
             # At one instant: threads move between the two sets.
             async with self._questions, self._leaving_replicas(), self._redis.pipeline() as questions:
                 questions.zrange(of.ready, 0, -1)
