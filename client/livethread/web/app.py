@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from livethread import types
-from livethread.errors import InvalidRequest, ThreadNotFound, ThreadStoreError, Unavailable
+from livethread.errors import InvalidRequest, SilentHome, ThreadNotFound, ThreadStoreError, Unavailable
 from livethread.metadata import StoredThread
 from livethread.store import ThreadReader
 from livethread.web.guard import Guard
@@ -68,7 +68,8 @@ async def _show_error(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         status, message = HTTPStatus(error.status_code), error.detail
     else:
-        status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+        statuses = (status for kind, status in _STATUS.items() if isinstance(error, kind))
+        status = next(statuses, HTTPStatus.INTERNAL_SERVER_ERROR)
         message = str(error)
     return HTMLResponse(render("error.html", status=f"{status} {status.phrase}", message=message), status)
 
@@ -83,6 +84,7 @@ async def show_list(request: Request) -> Response:
         rows=page.rows,
         next=page.next_cursor and filters.query(page.next_cursor),
         has_queue_state=page.has_queue_state,
+        unanswered=page.unanswered,
         sources=SOURCES,
         place=request.app.state.place,
     )
@@ -100,13 +102,15 @@ async def show_thread(request: Request) -> Response:
         cursor = await transcript.cursor_of(turn_id)
     page = await transcript.page(cursor)
     parked = await transcript.queue.parked()
+    relations, unanswered = await _relations(reader, thread)
     html = render(
         "thread.html",
         thread=thread,
         page=page,
         shown={turn.id for turn in page.turns},
         prompts=await transcript.prompts(),
-        relations=await _relations(reader, thread),
+        relations=relations,
+        unanswered=unanswered,
         parked=(parked or {}).get(thread_id),
         after=after,
         q=query.get("q", "").strip(),
@@ -152,26 +156,31 @@ def _transcript(request: Request) -> Transcript:
     return Transcript(request.app.state.reader, request.app.state.queue, thread_id)
 
 
-async def _relations(reader: ThreadReader, thread: StoredThread) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the threads to which a thread leads, by how they relate to it."""
+#: How threads relate to a thread -> the id and the title of each.
+Relations = list[tuple[str, list[tuple[str, str]]]]
+
+
+async def _relations(reader: ThreadReader, thread: StoredThread) -> tuple[Relations, list[SilentHome]]:
+    """Return the threads to which a thread leads, by how they relate to it, and the homes that may have more."""
     spawned = types.ThreadRelationFilter(kind=types.RelationKind.DIRECT_CHILDREN, thread_id=thread.thread_id)
     filters: tuple[dict[str, object], ...] = (
         {"relation_filter": spawned, "include_attached_threads": True},
         {"attached_to_thread_id": thread.thread_id},
     )
-    children, forks = await asyncio.gather(*(_related(reader, each) for each in filters))
+    pages = await asyncio.gather(
+        *(_related(reader, each | {"archived": archived}) for each in filters for archived in (False, True))
+    )
+    titles = [[(each.thread_id, title(each)) for each in page.items] for page in pages]
+    children, forks = titles[0] + titles[1], titles[2] + titles[3]
     parents = (("sub-agent of", thread.parent_thread_id), ("fork of", thread.forked_from_id))
     found = [(name, [(parent, parent)]) for name, parent in parents if parent]
-    return found + [(name, threads) for name, threads in (("sub-agents", children), ("forks", forks)) if threads]
+    found += [(name, threads) for name, threads in (("sub-agents", children), ("forks", forks)) if threads]
+    return found, list({each.home: each for page in pages for each in page.unanswered}.values())
 
 
-async def _related(reader: ThreadReader, filters: dict[str, object]) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for archived in (False, True):
-        known = {"page_size": RELATED, "archived": archived, "include_without_preview": True}
-        page = await reader.list_threads(types.ListThreadsParams.model_validate(known | filters))
-        found += [(thread.thread_id, title(thread)) for thread in page.items]
-    return found
+async def _related(reader: ThreadReader, filters: dict[str, object]) -> types.ThreadPage:
+    known = {"page_size": RELATED, "include_without_preview": True, "allow_partial": True}
+    return await reader.list_threads(types.ListThreadsParams.model_validate(known | filters))
 
 
 async def _occurrences(reader: ThreadReader, thread_id: str, term: str) -> tuple[types.ThreadOccurrence, ...]:

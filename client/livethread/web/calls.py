@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from livethread.web.foreign import dict_of, list_of, parsed, seconds_of, text_of
 
-_PATCH: Final = re.compile(r"^\*\*\* Begin Patch$.*?^\*\*\* End Patch$", re.MULTILINE | re.DOTALL)
+_PATCH_BEGIN: Final = re.compile(r"^\*\*\* Begin Patch$", re.MULTILINE)
+_PATCH_END: Final = re.compile(r"^\*\*\* End Patch$", re.MULTILINE)
 _PATCHED_FILE: Final = re.compile(r"^\*\*\* (?:Add|Update|Delete) File: (.+)$", re.MULTILINE)
 #: How codex's shell tools report the exit code, at the top of their output.
 _EXIT_CODE: Final = re.compile(r"\A(?:.*\n){0,5}?(?:Process exited with code|Exit code:) (-?\d+)")
@@ -54,8 +55,7 @@ def request_of(name: Any, arguments: Any) -> Request:
     if command:
         return _shell(tool, command)
     if isinstance(given, str):
-        found = _PATCH.search(given)
-        return _patch(tool, found[0]) if found else Request(tool, _first_line(given), _rest(given))
+        return _text(tool, given)
     if plan := list_of(fields.get("plan")):
         steps = [
             f"{_STEP_MARKS.get(text_of(step.get('status')), '·')} {text_of(step.get('step'))}"
@@ -73,11 +73,16 @@ def _shell(tool: str, command: Any) -> Request:
         text = words[2] if is_script else shlex.join(words)
     else:
         text = text_of(command)
-    found = _PATCH.search(text)
-    return _patch(tool, found[0]) if found else Request(tool, _first_line(text), _rest(text))
+    return _text(tool, text)
 
 
-def _patch(tool: str, diff: str) -> Request:
+def _text(tool: str, text: str) -> Request:
+    # One expression for a whole patch would read to the end of the text once for each begin of a patch without an end.
+    begin = _PATCH_BEGIN.search(text)
+    end = _PATCH_END.search(text, begin.end()) if begin else None
+    if begin is None or end is None:
+        return Request(tool, _first_line(text), _rest(text))
+    diff = text[begin.start() : end.end()]
     return Request(tool, ", ".join(_PATCHED_FILE.findall(diff)), "", diff)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os.path
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields, replace
@@ -11,7 +10,8 @@ from typing import Final, Self
 from urllib.parse import urlencode
 
 from livethread import types
-from livethread.errors import ThreadNotFound
+from livethread.directories import same_directory
+from livethread.errors import SilentHome, ThreadNotFound, Unavailable
 from livethread.metadata import StoredThread
 from livethread.store import ThreadReader
 from livethread.web.transcript import QueueState
@@ -60,7 +60,8 @@ class Filters:
         return (
             bool(self.branch and (thread.git_info is None or thread.git_info.branch != self.branch))
             or bool(self.source and source != self.source)
-            or bool(self.q and self.cwd and thread.cwd != os.path.normpath(self.cwd))
+            or bool((self.q or self.parked) and self.cwd and not same_directory((self.cwd,))(thread.cwd))
+            or bool(self.archived) is (thread.archived_at is None)
         )
 
 
@@ -69,7 +70,7 @@ class Row:
     """A thread in the list."""
 
     thread_id: str
-    #: None if it is parked before it was stored.
+    #: None if it is parked before it was stored, or if its home does not answer.
     thread: StoredThread | None
     snippet: str = ""
     #: Why it is parked.
@@ -86,6 +87,12 @@ class Listing:
     next_cursor: str | None
     #: Whether Redis said what is parked and live.
     has_queue_state: bool
+    #: The homes whose threads the page lacks.
+    unanswered: tuple[SilentHome, ...] = ()
+
+
+#: Rows, the cursor of the rows after them, and the homes whose threads they lack.
+Rows = tuple[list[Row], str | None, tuple[SilentHome, ...]]
 
 
 async def listing(reader: ThreadReader, queue: QueueState, filters: Filters) -> Listing:
@@ -95,30 +102,35 @@ async def listing(reader: ThreadReader, queue: QueueState, filters: Filters) -> 
         InvalidRequest: the cursor is from another list, or the search has no word.
     """
     parked = await queue.parked()
-    pages = _parked(reader, parked or {}, filters) if filters.parked else _pages(reader, filters)
+    pages = _parked(reader, parked or {}, filters) if filters.parked and not filters.q else _pages(reader, filters)
     found: list[Row] = []
     cursor: str | None = None
+    unanswered: tuple[SilentHome, ...] = ()
     async with aclosing(pages):
-        async for rows, following in pages:
-            cursor = following
+        async for rows, following, silent in pages:
+            cursor, unanswered = following, silent
             shown = [row for row in rows if row.thread is None or not filters.hides(row.thread)]
             if parked is not None:
                 shown = await asyncio.gather(*(_with_state(row, queue, parked) for row in shown))
-            found += [row for row in shown if row.is_live or not filters.live]
-            if len(found) >= ROWS:
+            found += [
+                row
+                for row in shown
+                if (row.is_live or not filters.live) and (row.parked is not None or not filters.parked)
+            ]
+            if len(found) >= ROWS or unanswered:  # the next page would wait for the same homes
                 break
-    return Listing(found, cursor, has_queue_state=parked is not None)
+    return Listing(found, cursor, parked is not None, unanswered)
 
 
 async def _with_state(row: Row, queue: QueueState, parked: Mapping[str, str]) -> Row:
     return replace(row, parked=parked.get(row.thread_id), is_live=await queue.is_open(row.thread_id))
 
 
-async def _pages(reader: ThreadReader, filters: Filters) -> AsyncGenerator[tuple[list[Row], str | None]]:
+async def _pages(reader: ThreadReader, filters: Filters) -> AsyncGenerator[Rows]:
     cursor = filters.cursor or None
     for _ in range(SCANS):
-        rows, cursor = await (_search if filters.q else _list)(reader, filters, cursor)
-        yield rows, cursor
+        rows, cursor, unanswered = await (_search if filters.q else _list)(reader, filters, cursor)
+        yield rows, cursor, unanswered
         if cursor is None:
             return
 
@@ -127,7 +139,7 @@ def _allowed(filters: Filters) -> tuple[str, ...]:
     return (filters.source,) if filters.source and filters.source != SUBAGENT else ()
 
 
-async def _list(reader: ThreadReader, filters: Filters, cursor: str | None) -> tuple[list[Row], str | None]:
+async def _list(reader: ThreadReader, filters: Filters, cursor: str | None) -> Rows:
     page = await reader.list_threads(
         types.ListThreadsParams(
             page_size=ROWS,
@@ -137,12 +149,13 @@ async def _list(reader: ThreadReader, filters: Filters, cursor: str | None) -> t
             cwd_filters=(filters.cwd,) if filters.cwd else None,
             archived=bool(filters.archived),
             include_without_preview=True,
+            allow_partial=True,
         )
     )
-    return [Row(thread.thread_id, thread) for thread in page.items], page.next_cursor
+    return [Row(thread.thread_id, thread) for thread in page.items], page.next_cursor, page.unanswered
 
 
-async def _search(reader: ThreadReader, filters: Filters, cursor: str | None) -> tuple[list[Row], str | None]:
+async def _search(reader: ThreadReader, filters: Filters, cursor: str | None) -> Rows:
     page = await reader.search_threads(
         types.SearchThreadsParams(
             search_term=filters.q,
@@ -151,23 +164,23 @@ async def _search(reader: ThreadReader, filters: Filters, cursor: str | None) ->
             cursor=cursor,
             allowed_sources=_allowed(filters),
             archived=bool(filters.archived),
+            allow_partial=True,
         )
     )
-    return [Row(found.thread.thread_id, found.thread, found.snippet) for found in page.items], page.next_cursor
+    rows = [Row(found.thread.thread_id, found.thread, found.snippet) for found in page.items]
+    return rows, page.next_cursor, page.unanswered
 
 
-async def _parked(
-    reader: ThreadReader, parked: Mapping[str, str], filters: Filters
-) -> AsyncGenerator[tuple[list[Row], str | None]]:
+async def _parked(reader: ThreadReader, parked: Mapping[str, str], filters: Filters) -> AsyncGenerator[Rows]:
     """Yield the parked threads in the order of their ids, each of which is a cursor."""
     rest = sorted(thread_id for thread_id in parked if thread_id > filters.cursor)
     while rest:
         page, rest = rest[:ROWS], rest[ROWS:]
-        rows = [Row(thread_id, await _read(reader, thread_id)) for thread_id in page]
-        yield rows, page[-1] if rest else None
+        threads = await asyncio.gather(*(_read(reader, thread_id) for thread_id in page))
+        yield list(map(Row, page, threads)), page[-1] if rest else None, ()
 
 
 async def _read(reader: ThreadReader, thread_id: str) -> StoredThread | None:
-    with suppress(ThreadNotFound):
+    with suppress(ThreadNotFound, Unavailable):
         return await reader.read_thread(types.ReadThreadParams(thread_id=thread_id))
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Final
@@ -22,8 +23,12 @@ INTERVAL: Final = 0.5  # seconds
 QUIET: Final = 30
 #: Items of one read.
 PAGE: Final = 200
+#: New items that a stream sends at once; if there are more, the page reloads.
+MISSED: Final = 200
 #: Turns of which a stream knows what the page has; it sends any other whole.
 KEPT: Final = 2
+
+_PLACE: Final = re.compile(r"(.*)~([0-9]{1,3})", re.DOTALL)
 
 RELOAD: Final = "event: reload\ndata:\n\n"
 GONE: Final = "event: gone\ndata:\n\n"
@@ -40,6 +45,9 @@ async def items_after(reader: ThreadReader, thread_id: str, place: str) -> tuple
     """Return the items after a place, and the place after them.
 
     A place is a cursor and how many items of its page come before the place.
+
+    Raises:
+        InvalidRequest: it is not a place, or more than `MISSED` items come after it.
     """
     found: list[RolloutItem] = []
     while True:
@@ -48,6 +56,8 @@ async def items_after(reader: ThreadReader, thread_id: str, place: str) -> tuple
             types.ListItemsParams(thread_id=thread_id, cursor=cursor or None, page_size=PAGE)
         )
         found += page.items[seen:]
+        if len(found) > MISSED:
+            raise InvalidRequest("this place is far from the end of its thread; reload the page")
         if page.next_cursor is None:
             return found, f"{cursor}~{len(page.items)}"
         place = f"{page.next_cursor}~0"
@@ -59,29 +69,37 @@ def parse_place(place: str) -> tuple[str, int]:
     Raises:
         InvalidRequest: it is not a place.
     """
-    cursor, _, seen = place.rpartition("~")
-    if not (seen.isascii() and seen.isdecimal() and int(seen) <= PAGE):
+    found = _PLACE.fullmatch(place)
+    if found is None or int(found[2]) > PAGE:
         raise InvalidRequest("this is not a place in a thread; reload the page")
-    return cursor, int(seen)
+    return found[1], int(found[2])
 
 
 async def changes_after(
-    reader: ThreadReader, thread_id: str, place: str, is_over: Callable[[], bool]
-) -> AsyncGenerator[tuple[list[RolloutItem], str]]:
-    """Yield the items after a place as they come, each time with the place after them; and nothing now and then.
+    transcript: Transcript, place: str, is_over: Callable[[], bool]
+) -> AsyncGenerator[tuple[list[RolloutItem], list[ShownTurn], str]]:
+    """Yield the items after a place as they come, with their turns and the place after them; no items now and then.
 
     It ends once it *is_over*.
     """
     quiet = 0
     while not is_over():
+        items: list[RolloutItem] = []
+        turns: list[ShownTurn] = []
+        quiet += 1
         try:
-            items, place = await items_after(reader, thread_id, place)
+            items, reached = await items_after(transcript.reader, transcript.thread_id, place)
+            # Without new items, too: the last turn is interrupted when its agent is gone.
+            if items or quiet % QUIET == 0:
+                turns = await transcript.newest(len(items))
+            place = reached
         except Unavailable:  # the page waits for a worker, or for Redis
             items = []
-        quiet = 0 if items else quiet + 1
         if items or quiet % QUIET == 0:
-            yield items, place
-        if not items:
+            yield items, turns, place
+        if items:
+            quiet = 0
+        else:
             await asyncio.sleep(INTERVAL)
 
 
@@ -95,20 +113,18 @@ async def follow(
     yield "retry: 1000\n\n"
     shown: dict[str, ShownTurn] = {}
     try:
-        async with aclosing(changes_after(transcript.reader, transcript.thread_id, place, is_over)) as changes:
-            async for items, reached in changes:
+        async with aclosing(changes_after(transcript, place, is_over)) as changes:
+            async for items, turns, reached in changes:
                 if any(item.kind == "thread_rolled_back" for item in items):
                     yield RELOAD
                     return
-                # Without new items, too: the last turn is interrupted when its agent is gone.
-                turns = await transcript.newest(len(items))
                 elements = [element for turn in turns for element in _elements(transcript, shown.get(turn.id), turn)]
                 shown |= {turn.id: turn for turn in turns}
                 shown = dict([*shown.items()][-KEPT:])
                 yield f"id: {reached}\ndata: {json.dumps(elements)}\n\n" if elements else ": nothing new\n\n"
     except ThreadNotFound:
         yield GONE
-    except InvalidRequest:  # a repair moved the lines
+    except InvalidRequest:  # a repair moved the lines, or the page missed many
         yield RELOAD
 
 

@@ -11,7 +11,7 @@ from livethread.rollout.item import RolloutItem
 from livethread.types import StoredTurn, StoredTurnItemsView, StoredTurnStatus
 from livethread.web import blocks
 from livethread.web.blocks import blocks_of
-from livethread.web.calls import Outcome, Request
+from livethread.web.calls import Outcome, Request, request_of
 from livethread.web.render import render_turn
 from livethread.web.transcript import ShownTurn, Tokens, tokens_of
 
@@ -114,6 +114,12 @@ def test_a_patch_is_a_diff(item: RolloutItem) -> None:
 
     assert request is not None
     assert (request.line, request.diff) == ("a.py", PATCH)
+
+
+def test_a_megabyte_of_patches_that_never_end_is_text() -> None:
+    text = "*** Begin Patch\n" * 65_536
+
+    assert request_of("exec", {"command": text}) == Request("exec", "*** Begin Patch", text)
 
 
 def test_codexs_report_of_a_patch_is_a_diff() -> None:

@@ -74,6 +74,24 @@ async def test_parked_threads_are_shown_even_if_they_were_never_stored(
     assert sorted(await shown(store, queue, parked="1")) == sorted([missing, threads["plain"]])
 
 
+@pytest.mark.parametrize("query", [{}, {"q": "hello"}, {"q": "hello", "words": "1"}])
+@pytest.mark.parametrize("filters", [{"cwd": "/repo"}, {"archived": "1"}, {"q": "source"}])
+async def test_parked_threads_are_filtered_as_others_are(
+    store: InMemoryThreadStore,
+    queue: Queue,
+    threads: dict[str, str],
+    filters: dict[str, str],
+    query: dict[str, str],
+) -> None:
+    queue.parked_threads |= dict.fromkeys(threads.values(), "full")
+    del queue.parked_threads[threads["plain"]]
+    await store.archive_thread(ArchiveThreadParams(thread_id=threads["subagent"]))
+    await store.archive_thread(ArchiveThreadParams(thread_id=threads["plain"]))
+    expected = {"cwd": "directory", "archived": "subagent", "q": "source"}[next(iter(filters))]
+
+    assert await shown(store, queue, **query | filters, parked="1") == [threads[expected]]
+
+
 async def test_archived_threads_are_a_list_of_their_own(
     store: InMemoryThreadStore, queue: Queue, threads: dict[str, str]
 ) -> None:

@@ -150,6 +150,23 @@ async def test_a_place_that_is_no_more_reloads_the_page(
     assert [found async for found in follow(Transcript(store, queue, thread_id), "gone~0")][-1] == RELOAD
 
 
+async def test_a_page_that_missed_much_is_reloaded(
+    store: InMemoryThreadStore, queue: Queue, thread_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "PAGE", 2)
+    monkeypatch.setattr(live, "MISSED", 2)
+    reads, list_items = [], store.list_items
+
+    async def count(params: ListItemsParams) -> object:
+        reads.append(params)
+        return await list_items(params)
+
+    monkeypatch.setattr(store, "list_items", count)
+
+    assert [found async for found in follow(Transcript(store, queue, thread_id), "~0")][-1] == RELOAD
+    assert len(reads) == 2
+
+
 async def test_a_deleted_thread_ends_its_stream(store: InMemoryThreadStore, queue: Queue, thread_id: str) -> None:
     place = await end_of(store, thread_id)
     await store.delete_thread(DeleteThreadParams(thread_id=thread_id))
@@ -157,19 +174,20 @@ async def test_a_deleted_thread_ends_its_stream(store: InMemoryThreadStore, queu
     assert [found async for found in follow(Transcript(store, queue, thread_id), place)][-1] == GONE
 
 
+@pytest.mark.parametrize("operation", ["list_items", "list_turns"])
 async def test_a_stream_waits_while_the_store_does_not_answer(
-    store: InMemoryThreadStore, queue: Queue, thread_id: str, monkeypatch: pytest.MonkeyPatch
+    store: InMemoryThreadStore, queue: Queue, thread_id: str, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     monkeypatch.setattr(live, "INTERVAL", 0)
-    answers, list_items = iter([Unavailable("Redis is away")] * 3), store.list_items
+    answers, read = iter([Unavailable("Redis is away")] * 3), getattr(store, operation)
 
-    async def fail_first(params: ListItemsParams) -> object:
+    async def fail_first(params: object) -> object:
         if error := next(answers, None):
             raise error
-        return await list_items(params)
+        return await read(params)
 
     place = await end_of(store, thread_id)
     await append(store, thread_id, event("agent_message", message="Done."))
-    monkeypatch.setattr(store, "list_items", fail_first)
+    monkeypatch.setattr(store, operation, fail_first)
 
     assert "Done." in (await elements(follow(Transcript(store, queue, thread_id), place)))[-1][2]

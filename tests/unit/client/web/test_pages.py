@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 from tests.unit.client.web.conftest import Queue
 from tests.unit.client.web.items import call, event, message, output, turn
 
-from livethread import InMemoryThreadStore
+from livethread import GitInfo, HomesUnavailable, InMemoryThreadStore
+from livethread.errors import SilentHome
 from livethread.web import transcript
 
 Write = Callable[..., str]
@@ -61,9 +63,9 @@ def test_a_thread_is_shown_with_its_turns(client: TestClient, write: Write) -> N
     assert f"/threads/{thread_id}?turn=t1#b-t1-2" in Elements(html).links()
 
 
-@pytest.mark.parametrize("path", ["", "/share.html"])
+@pytest.mark.parametrize("path", ["/threads/{}", "/threads/{}/share.html", "/", "/?q=e&words="])
 @pytest.mark.parametrize("text", ATTACKS)
-def test_a_text_cannot_change_the_page(client: TestClient, write: Write, text: str, path: str) -> None:
+def test_a_text_cannot_change_the_page(client: TestClient, write: Write, queue: Queue, text: str, path: str) -> None:
     thread_id = write(
         *turn(
             text,
@@ -78,15 +80,17 @@ def test_a_text_cannot_change_the_page(client: TestClient, write: Write, text: s
         cwd=text,
         agent_nickname=text,
         source={"custom": text},
+        git=GitInfo(branch=text),
     )  # fmt: skip
+    queue.parked_threads[thread_id] = text
 
-    html = client.get(f"/threads/{thread_id}{path}").text
+    html = client.get(path.format(thread_id)).text
     found = Elements(html).found
 
     assert "alert(1)" in html or "example.com" in html
     assert {tag for tag, _ in found}.isdisjoint({"iframe", "svg", "img", "object"})
     assert [attributes for tag, attributes in found if tag == "script"] == (
-        [] if path else [{"src": "/static/page.js", "defer": None}]
+        [] if path.endswith("share.html") else [{"src": "/static/page.js", "defer": None}]
     )
     assert not [attributes for _, attributes in found if any(name.startswith("on") for name in attributes)]
     assert not [link for link in Elements(html).links() if re.match(r"(?i)\s*(javascript|data|vbscript):", link)]
@@ -195,6 +199,40 @@ def test_a_parked_thread_says_why(client: TestClient, write: Write, queue: Queue
     assert "No space left on device" in client.get(f"/threads/{thread_id}").text
 
 
+@pytest.mark.parametrize("path", ["/", "/?q=go", "/?q=go&words=1", "/threads/{}"])
+def test_a_silent_home_is_named_beside_what_the_others_have(
+    client: TestClient, store: InMemoryThreadStore, write: Write, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    thread_id = write(*turn("t1", "go"))
+    silent = SilentHome("h2", "far", (1,), "<no worker>")
+
+    def partial(read: Callable[..., Any]) -> Callable[..., Any]:
+        async def answer(params: Any) -> Any:
+            if not params.allow_partial:
+                raise HomesUnavailable([silent])
+            return (await read(params)).model_copy(update={"unanswered": (silent,)})
+
+        return answer
+
+    for name in ("list_threads", "search_threads"):
+        monkeypatch.setattr(store, name, partial(getattr(store, name)))
+
+    html = client.get(path.format(thread_id)).text
+
+    assert (html.count("home h2 on host far (shards: 1): &lt;no worker&gt;"), thread_id in html) == (1, True)
+
+
+def test_without_any_home_the_list_is_unavailable(
+    client: TestClient, store: InMemoryThreadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:
+        raise HomesUnavailable([SilentHome("h1", "far", (0,), "no worker")])
+
+    monkeypatch.setattr(store, "list_threads", fail)
+
+    assert client.get("/").status_code == 503
+
+
 #: The id of no thread; the names of tests must be the same in each process of pytest-xdist.
 UNKNOWN = "01a22a07-a09a-7a27-9fdf-e5d965a7e491"
 
@@ -208,14 +246,16 @@ UNKNOWN = "01a22a07-a09a-7a27-9fdf-e5d965a7e491"
         ("/threads/none", 400),
         ("/?cursor=none", 400),
         ("/nowhere", 404),
-        ("/static/../app.py", 404),
+        ("/static/%2e%2e/app.py", 404),
+        ("/static/..%2fapp.py", 404),
+        ("/static//etc/passwd", 404),
     ],
 )
 def test_what_is_not_there_is_an_error(client: TestClient, path: str, status: int) -> None:
     assert client.get(path).status_code == status
 
 
-@pytest.mark.parametrize("place", ["", "x", "~-1", "~9999", "~x"])
+@pytest.mark.parametrize("place", ["", "x", "~-1", "~201", pytest.param("~" + "9" * 5_000, id="digits"), "~x"])
 def test_changes_begin_at_a_place(client: TestClient, store: InMemoryThreadStore, write: Write, place: str) -> None:
     thread_id = write(*turn("t1", "hello"))
 
