@@ -102,7 +102,7 @@ class FreshReader:
         """Return what *read* shows; if it must be fresh, once all threads have caught up."""
         if params.fresh:
             await self._catch_up_with_all()
-        return await read(params.without_demand())
+        return await read(params)
 
 
 def shown_from(result: ShownT, applied: Position) -> ShownT:

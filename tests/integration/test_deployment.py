@@ -23,12 +23,13 @@ from tests.nodes.workers import celery_worker
 from livethread import InvalidRequest, Settings, Unavailable, open_store
 from livethread.composition import open_reader
 from livethread_config.deployment import WIRE, Deployment, HomeIdentity
-from livethread_config.names import deployment_key
+from livethread_config.names import ShardKeys, deployment_key
 from livethread_worker.app import create_app
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.membership import Membership
 from livethread_worker.serving import Serving
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 
 @pytest.fixture
@@ -244,6 +245,26 @@ def test_a_home_that_no_longer_serves_a_shard_claims_nothing(settings: Settings,
 
     with pytest.raises(ResponseError, match="HOME another home serves this shard"):
         mailbox.claim()
+
+
+async def test_a_home_that_no_longer_serves_a_shard_acknowledges_nothing(settings: Settings, redis: Redis) -> None:
+    """Its worker was paused in a batch while the shard was moved, and applied the batch to the files that were left."""
+    start(settings)
+    mailbox = Mailbox(redis, settings, 0, record(redis, settings).home_of[0])
+    async with opened(settings) as store:
+        thread_id = await new_thread(store)
+        receipt = await append(store, thread_id, message("one"))
+        _, claims = mailbox.claim()
+        redis.hset(deployment_key(settings.key_prefix), "home:0", HomeIdentity("new", "1").text)
+
+        settled = mailbox.settle(claims, {thread_id: Outcome(OutcomeKind.DONE, receipt.position)})
+
+        keys = ShardKeys(settings.key_prefix, 0)
+        assert (settled, redis.xlen(keys.mailbox(thread_id)) > 0, redis.exists(keys.applied(thread_id))) == (
+            0,
+            True,
+            0,
+        )
 
 
 # -- Redis loses the record --------------------------------------------------------------------------------

@@ -26,7 +26,11 @@ NEVER: Final = float("-inf")
 
 
 class Membership:
-    """The deployment as one worker process knows it, and the home that it brings."""
+    """The deployment as one worker process knows it, and the home that it brings.
+
+    Raises:
+        InvalidRequest: the home belongs to a deployment with another prefix, or cannot be used.
+    """
 
     def __init__(self, redis: Redis, home: Home, settings: Settings) -> None:
         self._redis: Any = redis  # redis-py's types cover both synchronous and asynchronous results
@@ -35,7 +39,10 @@ class Membership:
         self._key = names.deployment_key(settings.key_prefix)
         self._change = redis.register_script(load_script("livethread.queued", "record"))
         self._read_at = NEVER
-        self.identity: HomeIdentity = identify(home, settings.key_prefix)
+        try:
+            self.identity: HomeIdentity = identify(home, settings.key_prefix)
+        except OSError as error:
+            raise InvalidRequest(f"the home {home.root} cannot be used: {error}") from None
         self._known = _without_original(recall_deployment(home), self.identity)
 
     @property

@@ -55,9 +55,10 @@ def collect_garbage_rarely(**_: Any) -> None:
 class WorkerProcess:
     """Opens each resource on first use: a pool child must not share what its parent opened before the fork."""
 
-    def __init__(self, app: Celery, settings: Settings) -> None:
+    def __init__(self, app: Celery, settings: Settings, serving: Serving) -> None:
         self._app = app
         self.settings = settings
+        self._serving = serving
         self.home = Home(settings.home)
         self._handle = IndexHandle(self.home)
         self.reader = LocalReader(self.home, self.open_index)
@@ -76,9 +77,11 @@ class WorkerProcess:
         """
         index = self._handle.get()
         if index is not self._asked_for:
-            self._asked_for = index
-            if not index.is_complete:
-                self._send(names.COMPLETE_INDEX_TASK, min(self.membership.served(), default=0), {})
+            if index.is_complete:
+                self._asked_for = index
+            elif shards := self._serving.shards(self.membership):
+                self._asked_for = index
+                self._send(names.COMPLETE_INDEX_TASK, shards[0], {})
         return index
 
     def complete_index(self) -> dict[str, int]:
@@ -95,8 +98,7 @@ class WorkerProcess:
         """What this process knows of its deployment.
 
         Raises:
-            InvalidRequest: the home belongs to a deployment with another prefix.
-            OSError: the home cannot be created.
+            InvalidRequest: the home belongs to a deployment with another prefix, or cannot be used.
         """
         return Membership(self._open_redis(), self.home, self.settings)
 
@@ -112,48 +114,55 @@ class WorkerProcess:
         return self._answers
 
     def drain(self, shard: int, hostname: str) -> dict[str, int]:
-        """Drain *shard* and return the counts."""
-        served = self.membership.served()
+        """Drain *shard* and return the counts; none if the deployment record cannot be read, or contradicts the settings."""
+        try:
+            shards = self._serving.shards(self.membership)
+        except (RedisError, OSError, InvalidRequest) as error:
+            self._begin_outage(error, "the next drain continues")
+            return {}
         drain = Drain(
             self.mailbox(shard, self.membership.identity),
             self.home,
             self.open_index,
             self.settings,
             ring=lambda: self.ring(shard),
-            reads_wait=lambda: self.answers.are_waiting({shard, *served}),
-            serves_others=len(served) > 1,
+            reads_wait=lambda: self.answers.are_waiting({shard, *shards}),
+            serves_others=len(shards) > 1,
             events=self._task_events(hostname),
             outage=self._outage,
         )
         return drain.run()
 
-    def sweep(self, serving: Serving, consumer: Any) -> None:
+    def sweep(self, consumer: Any) -> None:
         """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed.
 
         First, follow the deployment record.
         """
         try:
             shards = self.membership.refresh().shards
-            serving.follow(self.membership, consumer)
-            served = serving.consumed()
+            self._serving.follow(self.membership, consumer)
+            consumed = self._serving.consumed()
             for shard in shards:
-                if self.mailbox(shard).sweep(self.membership.identity if shard in served else None):
+                if self.mailbox(shard).sweep(self.membership.identity if shard in consumed else None):
                     self.ring(shard)
-            # Last, because a full Redis refuses it.
-            for shard in served if self.settings.compress_after_days else ():
-                if self.mailbox(shard).is_compression_due():
-                    self._send(names.COMPRESS_COLD_TASK, shard, {})
+            # Last, because a full Redis refuses it. The home's first shard tells its workers when they last did it.
+            mine = self._serving.shards(self.membership) if self.settings.compress_after_days else []
+            if mine and self.mailbox(min(self.membership.served())).is_compression_due():
+                self._send(names.COMPRESS_COLD_TASK, mine[0], {})
         except (RedisError, OSError, InvalidRequest) as error:
-            self._outage.begin(error, "the next sweep goes on")
-            self.mailbox(0).disconnect()
-            if self._events is not None:
-                self._events.reconnect()
+            self._begin_outage(error, "the next sweep goes on")
         else:
             self._outage.end()
 
     def ring(self, shard: int) -> None:
         """Publish a doorbell for *shard*. If that fails, the next sweep rings."""
         self._send(names.DRAIN_TASK, shard, {"shard": shard})
+
+    def _begin_outage(self, error: Exception, effect: str) -> None:
+        self._outage.begin(error, effect)
+        self.mailbox(0).disconnect()
+        if self._events is not None:
+            self._events.reconnect()
 
     def _send(self, task: str, shard: int, kwargs: dict[str, Any]) -> None:
         try:

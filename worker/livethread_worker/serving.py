@@ -23,7 +23,8 @@ class Serving:
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
         self._prefix = settings.key_prefix
-        self._is_chosen = False
+        #: The shards of ``-Q``; None without ``-Q``, or before the worker begins.
+        self._chosen: list[int] | None = None
 
     def begin(self, membership: Membership) -> None:
         """Claim the worker's shards for its home, and consume their queues.
@@ -33,9 +34,8 @@ class Serving:
             RedisError, OSError: Redis does not answer.
         """
         queues: Any = self._app.amqp.queues
-        self._is_chosen = queues._consume_from is not None  # noqa: SLF001 - nothing else tells whether -Q was given
-        if self._is_chosen:
-            shards = self.consumed()
+        if queues._consume_from is not None:  # noqa: SLF001 - nothing else tells whether -Q was given
+            self._chosen = shards = self.consumed()
             _require_shards(shards, membership.deployment, self._prefix)
             membership.claim(shards)
             if not shards:
@@ -46,7 +46,7 @@ class Serving:
             shards = [shard for shard in shards if _is_claimed(membership, shard)]
             if not shards:
                 raise InvalidRequest(_no_shard_left(membership, self._prefix))
-        for shard in membership.deployment.shards if not self._is_chosen else ():
+        for shard in membership.deployment.shards if self._chosen is None else ():
             queue = names.queue_name(self._prefix, shard)
             if shard in shards:
                 queues.select_add(queue)
@@ -58,6 +58,15 @@ class Serving:
         named = re.compile(rf"{re.escape(self._prefix)}\.(0|[1-9][0-9]*)")
         found = map(named.fullmatch, self._app.amqp.queues.consume_from)
         return [int(match[1]) for match in found if match]
+
+    def shards(self, membership: Membership) -> list[int]:
+        """Return the shards of the home that this worker serves, also in a pool process, which knows no later queues.
+
+        Raises:
+            InvalidRequest: the record contradicts the settings, the home or this release.
+            RedisError, OSError: Redis does not answer, and never has.
+        """
+        return [shard for shard in sorted(membership.served()) if self._chosen is None or shard in self._chosen]
 
     def follow(self, membership: Membership, consumer: Any) -> None:
         """Serve shards that were added or moved here, and no longer those that were moved away.
@@ -73,9 +82,8 @@ class Serving:
             elif home != membership.identity:
                 logger.error("shard %d is served by the home %s now, and no longer by this worker", shard, home)
                 consumer.cancel_task_queue(names.queue_name(self._prefix, shard))
-        if self._is_chosen:
-            return
-        for shard in self._due(membership, begun_by=_now_ms()):
+        due = self.shards(membership) if self._chosen is not None else self._due(membership, begun_by=_now_ms())
+        for shard in due:
             if shard not in consumed and _is_claimed(membership, shard):
                 consumer.add_task_queue(names.queue_name(self._prefix, shard))
                 logger.info("serving shard %d, too", shard)

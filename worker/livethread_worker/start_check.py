@@ -41,7 +41,7 @@ def check_at_start(app: Celery, settings: Settings, join: Callable[[], None]) ->
         try:
             _require_doorbells(app, settings)
             _require_server(settings)
-            _join(settings, join)
+            _join(join)
         except InvalidRequest as error:
             raise SystemExit(str(error)) from None
         _warn_about_pool(sender.pool_cls)
@@ -94,21 +94,19 @@ def _require_server(settings: Settings) -> None:
             log_faults(settings, info)
 
 
-def _join(settings: Settings, join: Callable[[], None]) -> None:
+def _join(join: Callable[[], None]) -> None:
     """Call *join*, again and again until Redis answers: Celery, too, would wait for it.
 
     Raises:
-        InvalidRequest: the worker cannot join, or has no home.
+        InvalidRequest: the worker cannot join.
     """
     outage = Outage(logger, "start")
     while True:
         try:
             join()
-        except RedisError as error:
+        except (RedisError, OSError) as error:
             outage.begin(error, "the worker waits for it before it serves")
             time.sleep(RETRY_INTERVAL)
-        except OSError as error:
-            raise InvalidRequest(f"the home {settings.home} cannot be used: {error}") from None
         else:
             outage.end()
             return

@@ -39,7 +39,8 @@ _READS: Final[dict[str, tuple[type[Model], Callable[[LocalReader, Any], Result]]
 
 def register(app: Celery, settings: Settings) -> None:
     """Register the tasks on *app*, and on no other: each works for one home."""
-    process, serving = WorkerProcess(app, settings), Serving(app, settings)
+    serving = Serving(app, settings)
+    process = WorkerProcess(app, settings, serving)
     exclusive = _exclusive_base()
 
     @app.task(name=names.DRAIN_TASK, base=exclusive, bind=True, shared=False)
@@ -57,7 +58,7 @@ def register(app: Celery, settings: Settings) -> None:
     _register_reads(app, process, exclusive)
     check_at_start(app, settings, lambda: serving.begin(process.membership))
 
-    sweep_regularly(app, lambda consumer: process.sweep(serving, consumer), settings.sweep_interval_s)
+    sweep_regularly(app, process.sweep, settings.sweep_interval_s)
 
 
 def _exclusive_base() -> type[Task[..., Any]]:

@@ -125,8 +125,8 @@ class CeleryReader:
 
 
 def _sent(params: Model) -> dict[str, Any]:
-    """Return *params* as workers take them: the client itself waits until a read is fresh."""
-    return params.model_dump(mode="json", exclude=set(types.FRESHNESS))
+    """Return *params* as workers take them: the client itself waits until a thread has the position."""
+    return params.model_dump(mode="json", exclude={"at_least"})
 
 
 def _items(page: ReadAnswer) -> tuple[RolloutItem, ...]:

@@ -91,7 +91,7 @@ class Claim:
 class Mailbox:
     """One drain's access to a shard. Its claims expire if it does not settle them.
 
-    With a *home*, it claims only while the deployment record says that this home serves the shard.
+    With a *home*, it claims and settles only while the deployment record says that this home serves the shard.
     """
 
     def __init__(self, redis: Redis, settings: Settings, shard: int, home: HomeIdentity | None = None) -> None:
@@ -162,8 +162,9 @@ class Mailbox:
     def settle(self, claims: list[Claim], outcomes: Mapping[str, Outcome]) -> int:
         """Settle *claims* and return how many of them this drain still held."""
         keys = self._keys
-        script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked]
-        args: list[Any] = [self._token, self._settings.writer_ttl_days * 86_400, keys.acks_prefix]
+        script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, self._deployment]
+        keep_s = self._settings.writer_ttl_days * 86_400
+        args: list[Any] = [self._token, keep_s, keys.acks_prefix, *self._home_args[:3]]
         for claim in claims:
             outcome = outcomes[claim.thread_id]
             script_keys += [

@@ -6,6 +6,7 @@
 --        3 tokens    hash    thread -> token of the claim's holder
 --        4 attempts  hash    thread -> "<failed attempts in a row> <why it was put back>"
 --        5 parked    hash    thread -> why it is parked
+--        6 deployment  hash  the deployment record
 --        then for each thread
 --          mailbox   stream  unapplied tasks
 --          applied   string  last applied position
@@ -15,6 +16,8 @@
 -- ARGV   1 token of this drain
 --        2 s for which positions and counters are kept
 --        3 prefix of clients' channels
+--        4 the record's field that says which home serves the shard, or "" to settle for any home
+--        5 id of the drain's home        6 its inode
 --        then for each thread: id, position, outcome, detail, count, and count times: writer, n
 --          position  last applied position, or "" if no task was applied
 --          n         that writer's last counter up to the position: clients identify tasks by it, since positions
@@ -27,13 +30,22 @@
 -- its writers, or the whole id.
 --
 -- Returns how many of the claims this drain still held. A stale token changes nothing: the drain that holds the
--- thread now skips applied tasks by their counters.
+-- thread now skips applied tasks by their counters. If another home serves the shard now, this drain holds none: what it
+-- applied is in a home that was left.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, keep, acks_prefix = ARGV[1], ARGV[2], ARGV[3]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+if ARGV[4] ~= '' then
+  local home = redis.call('HGET', KEYS[6], ARGV[4])
+  local known = home and cjson.decode(home)
+  if known and (known.id ~= ARGV[5] or known.inode ~= ARGV[6]) then
+    return 0
+  end
+end
 
 local function split(position)
   local ms, seq = string.match(position, '^(%d+)-(%d+)$')
@@ -124,7 +136,7 @@ local function publish_parked(thread, writers, detail)
 end
 
 local threads, starts = {}, {}
-local arg = 4
+local arg = 7
 while arg <= #ARGV do
   threads[#threads + 1], starts[#starts + 1] = ARGV[arg], arg
   arg = arg + 5 + tonumber(ARGV[arg + 4]) * 2
@@ -136,7 +148,7 @@ local any_attempts = redis.call('HLEN', attempts) > 0
 for number, thread in ipairs(threads) do
   if held[number] then
     mine[#mine + 1] = thread
-    local key, start = 2 + number * 4, starts[number]
+    local key, start = 3 + number * 4, starts[number]
     local mailbox, applied, writers, idempotency_keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
     local position, outcome, detail = ARGV[start + 1], ARGV[start + 2], ARGV[start + 3]
     local count, first = tonumber(ARGV[start + 4]), start + 5

@@ -49,11 +49,11 @@ def identify(home: Home, prefix: str) -> HomeIdentity:
     return known
 
 
-def find_identity(home: Home, prefix: str) -> HomeIdentity | None:
+def find_identity(home: Home, prefix: str | None = None) -> HomeIdentity | None:
     """Return the identity of *home*; None if no worker has given it one.
 
     Raises:
-        InvalidRequest: it belongs to a deployment with another prefix, or the file is damaged.
+        InvalidRequest: it belongs to a deployment with another prefix than *prefix*, or the file is damaged.
         OSError: the home cannot be read.
     """
     path = home.own / IDENTITY_FILE
@@ -67,7 +67,7 @@ def find_identity(home: Home, prefix: str) -> HomeIdentity | None:
         id_, own_prefix = str(known["id"]), str(known["key_prefix"])
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(f"{path} is damaged ({error}); delete it, and run livethread shards move") from None
-    if own_prefix != prefix:
+    if prefix is not None and own_prefix != prefix:
         raise InvalidRequest(
             f"the home {home.root} belongs to the deployment {own_prefix!r}, and LIVETHREAD_KEY_PREFIX is {prefix!r}: use "
             "the deployment's prefix, or another home"

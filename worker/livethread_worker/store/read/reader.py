@@ -88,9 +88,7 @@ class LocalReader:
 
     def find_thread_by_name(self, params: types.FindThreadByNameParams) -> StoredThread:
         """Return the thread with a name."""
-        return self._read(
-            Refresher.refresh_all, lambda index: find_thread_by_name(self._home, index, self._names, params)
-        )
+        return self._read_all(params, lambda index: find_thread_by_name(self._home, index, self._names, params))
 
     def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return a thread's metadata, and its history if *params* include it."""
@@ -125,11 +123,11 @@ class LocalReader:
         if params.use_state_db_only:
             with as_unavailable():
                 return self._open_index().list_threads(params)
-        return self._read(Refresher.refresh_all, lambda index: index.list_threads(params))
+        return self._read_all(params, lambda index: index.list_threads(params))
 
     def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Return one page of the threads that contain a text."""
-        return self._read(Refresher.refresh_all, lambda index: index.search_threads(params))
+        return self._read_all(params, lambda index: index.search_threads(params))
 
     def epoch(self, thread_id: str) -> int | None:
         """Return a thread's newest epoch; None if no SQLite file can tell."""
@@ -157,6 +155,10 @@ class LocalReader:
                 raise errors.ThreadNotFound(thread_id, f"{self._home.root} holds no rollout of it")
 
         return self._read(refresh, answer)
+
+    def _read_all(self, params: types.Freshness, answer: Callable[[Index], T]) -> T:
+        """Return *answer* after refreshing all threads."""
+        return self._read(lambda refresher: refresher.refresh_all(fresh=params.fresh), answer)
 
     def _read(self, refresh: Callable[[Refresher], object], answer: Callable[[Index], T]) -> T:
         """Return *answer*, given the index after *refresh*."""

@@ -96,7 +96,8 @@ def _read_all(
     """Read every rollout that *is_needed*; also return the threads that have one."""
     report = RebuildReport()
     busy: list[_Rollout] = []
-    stamps = folder_stamps.folder_stamps(home)
+    # Asked now: a rollout that is added in the same tick of the clock leaves the same stamp.
+    quiet = {folder: stamp for folder, stamp in folder_stamps.folder_stamps(home).items() if stamp.is_quiet()}
     entries = list(home.rollout_entries())
     chosen, copies = home.one_rollout_each(index.rollouts(), entries)
     report.duplicates = [entry.path for entry in copies]
@@ -114,9 +115,7 @@ def _read_all(
             if (path := home.relative(Path(entry.path))) not in live or home.generation(Path(entry.name)):
                 others.setdefault(path.rpartition("/")[0], []).append(entry.name)
         index.save_folders({
-            folder: KnownFolder(stamp, tuple(others.get(folder, ())))
-            for folder, stamp in stamps.items()
-            if stamp.is_quiet()
+            folder: KnownFolder(stamp, tuple(others.get(folder, ()))) for folder, stamp in quiet.items()
         })
     return report, chosen.keys()
 

@@ -9,7 +9,7 @@ A read of one thread looks at that thread. A listing or a search does not wait f
 for 100,000 threads. Each one finds
 
 - every rollout that was added, moved or compressed: it lists the folders that changed since the index knew all their
-  rollouts. Of more than `LISTED` entries, the next listings continue with the rest;
+  rollouts. Of more than `LISTED` entries, the next listings continue with the rest, except for an index in memory;
 - every rollout that grew or was removed, of the `UPDATED_LAST` threads updated last;
 - every rollout that grew or was removed, of as many other threads as it can look at in `LOOK_TIME`: a few thousand. The
   next listings continue with the rest, so any rollout's growth shows after one round: about twenty listings for 100,000 threads.
@@ -18,11 +18,16 @@ A thread whose rollout was removed is forgotten, and its original is removed.
 
 After each look, listings answer from the index alone for `REST_FACTOR` times as long as the look took: one or two seconds,
 or longer if large folders changed.
+
+A fresh listing must show what workers stored before. The SQLite file does; with an index in memory, a fresh listing looks at
+every rollout at once.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -81,9 +86,9 @@ class _RateLimit:
 
     not_before: float = 0.0
 
-    def run(self, look: Callable[[], T]) -> T | None:
+    def run(self, look: Callable[[], T], *, at_once: bool = False) -> T | None:
         started = time.monotonic()
-        if started < self.not_before:
+        if started < self.not_before and not at_once:
             return None
         found = look()
         self.not_before = time.monotonic() + REST_FACTOR * (time.monotonic() - started)
@@ -133,23 +138,25 @@ class Refresher:
     def __post_init__(self) -> None:
         self._names = name_index.NameCache(self.home)
 
-    def refresh_all(self) -> None:
+    def refresh_all(self, *, fresh: bool = False) -> None:
         """Look at the home, within the bounds above, and read the rollouts that changed, unless that was just done.
 
+        If it must be *fresh*, an index in memory looks now, and at every rollout.
         Another process completes an index that has not read every rollout yet; an index in memory is completed here.
 
         Raises:
             IndexUnavailable: the index cannot be used.
         """
         if self.index.in_memory or self.index.is_complete:
-            found = self._look_limit.run(self._look)
+            at_once = fresh and self.index.in_memory
+            found = self._look_limit.run(lambda: self._look(is_whole=at_once), at_once=at_once)
             if found is not None:
                 entries, stale, missing = found
                 # Workers kept writing while we looked.
                 self._read((thread_id, path) for thread_id, path in stale.items() if self._differs(thread_id, path))
                 self._note(entries)
                 self._forget(missing)
-            self._refresh_names()
+            self._refresh_names(at_once=at_once)
 
     def refresh(self, thread_id: str) -> Path | None:
         """Read the rollout of *thread_id* if the index is wrong about it; return its path, or None if there is none.
@@ -172,10 +179,10 @@ class Refresher:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[list[_Entry], _Rollouts, list[str]]:
+    def _look(self, *, is_whole: bool) -> tuple[list[_Entry], _Rollouts, list[str]]:
         """Return rollouts in changed folders, the rollouts about which the index is wrong, and threads without one."""
         entries = self._entries_of_changed_folders()
-        stale, missing = self._stale_by_length()
+        stale, missing = self._stale_by_length(is_whole=is_whole)
         return entries, stale | self._stale_in(entries), missing
 
     def _present(self, thread_ids: Collection[str]) -> set[str]:
@@ -224,7 +231,7 @@ class Refresher:
                 entries = self.home.entries_of(self.home.root / name)
                 self._changed[name] = _Folder(stamp, stamp.is_quiet(), entries)
         found: list[_Entry] = []
-        left = LISTED
+        left = sys.maxsize if self.index.in_memory else LISTED  # no other process fills an index in memory
         for number, name in enumerate(sorted(self._changed, reverse=True)):
             # The newest folder changes all the time, and leaves half of the look to the others.
             folder, most = self._changed[name], left if number else left // 2
@@ -256,12 +263,14 @@ class Refresher:
         path = self.home.root / known
         return path.exists() and self.home.generation(path) >= self.home.generation(Path(name))
 
-    def _stale_by_length(self) -> tuple[_Rollouts, list[str]]:
+    def _stale_by_length(self, *, is_whole: bool) -> tuple[_Rollouts, list[str]]:
         """Return the rollouts that grew or were cut, and the threads whose rollouts are not where they were.
 
-        Only among the threads to look at now.
+        Only among the threads to look at now, unless the look *is_whole*.
         """
         deadline = time.monotonic() + LOOK_TIME
+        if is_whole:
+            deadline, self._next_before = math.inf, _AFTER_ALL_IDS
         stale: _Rollouts = {}
         missing: list[str] = []
         rollouts = self.index.rollouts_updated_last(UPDATED_LAST) | self._next_rollouts()
@@ -326,8 +335,8 @@ class Refresher:
 
     # -- names ---------------------------------------------------------------------------------------------
 
-    def _refresh_names(self) -> None:
-        misnamed = self._names_limit.run(self._misnamed)
+    def _refresh_names(self, *, at_once: bool = False) -> None:
+        misnamed = self._names_limit.run(self._misnamed, at_once=at_once)
         if misnamed is not None:
             names, thread_ids = misnamed
             for thread_id in thread_ids:  # without locks: codex names a thread while it holds its lock

@@ -29,7 +29,8 @@ def delete_thread(work: ThreadWork, _entry: MailboxEntry, _done: int) -> Sequenc
 def remove_files(home: Home, index: Index, thread_id: str) -> Path | None:
     """Remove the thread's files, the live rollout last; missing ones are not an error.
 
-    Return the folder to sync, so that this is durable: one sync serves all threads of a batch. Its names remain.
+    Return the folder to sync, so that this is durable: one sync serves all threads of a batch. A former attempt may have
+    removed the files, and not synced the folder. Its names remain.
     """
     rollouts = rollouts_of(home, index, thread_id)
     for path in rollouts:
@@ -40,4 +41,6 @@ def remove_files(home: Home, index: Index, thread_id: str) -> Path | None:
         if path is not rollouts[-1]:
             sync_directory(path.parent)
     Path(home.thread_lock(thread_id)).unlink(missing_ok=True)
-    return rollouts[-1].parent if rollouts else None
+    if not rollouts and (known := index.rollout(thread_id)) is not None:
+        rollouts = [home.root / known[0]]
+    return rollouts[-1].parent if rollouts and rollouts[-1].parent.is_dir() else None

@@ -386,3 +386,16 @@ def test_folders_whose_rollouts_are_all_known_are_noted_for_listings(
     rebuild(store.home, store.index)
 
     assert (store.home.relative(path.parent) in store.index.folders) == is_readable
+
+
+def test_a_folder_that_changed_just_before_a_long_rebuild_is_listed_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_rollout(thread_id(1), message_line("a"))
+
+    def finish_later(_: int) -> None:
+        monkeypatch.setattr(folder_stamps, "QUIET_TIME", -1.0)
+
+    rebuild(store.home, store.index, finish_later)
+
+    assert store.index.folders == {}

@@ -203,6 +203,27 @@ def test_a_refresh_of_all_threads_is_not_repeated_at_once(store: Store) -> None:
     assert preview(store) == "new"
 
 
+def test_a_fresh_refresh_of_an_index_in_memory_looks_at_every_rollout_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers store what they apply in the SQLite file, and not in another process's memory."""
+    monkeypatch.setattr(refresh, "REST_FACTOR", 10**9)
+    monkeypatch.setattr(refresh, "UPDATED_LAST", 1)
+    monkeypatch.setattr(refresh, "LOOK_TIME", 0.0)
+    paths = {thread_id(n): store.write_rollout(thread_id(n)) for n in range(1, 6)}
+    refresher = Refresher(store.home, store.index)
+    refresher.refresh_all()
+    for id_, path in paths.items():
+        append(path, message_line("grown") + b"\n")
+        set_name(store.home, id_, "named", AT)
+
+    refresher.refresh_all(fresh=True)
+
+    threads = [thread for id_ in paths if (thread := store.index.read_thread(id_)) is not None]
+    seen = {(thread.preview, thread.name) for thread in threads}
+    assert seen == ({("grown", "named")} if store.index.in_memory else {("", None)})
+
+
 def test_the_time_spent_reading_rollouts_does_not_delay_the_next_refresh(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,6 +557,18 @@ def test_every_rollout_that_grew_is_read_in_the_end(store: Store, large: Refresh
 
     assert found[0] < len(paths)
     assert found[-1] == len(paths)
+
+
+def test_the_first_look_of_an_index_in_memory_finds_every_rollout(
+    store: Store, large: Refresher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh, "LISTED", 2)
+    for n in range(1, 7):
+        store.write_rollout(thread_id(n))
+
+    large.refresh_all()
+
+    assert len(store.index.thread_ids()) == (6 if store.index.in_memory else 1)
 
 
 def test_the_most_recently_updated_thread_is_checked_each_time(store: Store, large: Refresher) -> None:

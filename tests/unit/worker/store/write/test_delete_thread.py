@@ -133,6 +133,28 @@ def test_a_deletion_whose_end_fails_is_tried_again(
     assert set(rows_of(store, mail).values()) == {0}
 
 
+@pytest.mark.parametrize("is_folder_left", [True, False])
+def test_a_deletion_is_durable_even_if_its_folder_could_not_be_synced_at_first(
+    store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch, *, is_folder_left: bool
+) -> None:
+    store.apply(mail, mail.create(), mail.append("a"))
+    folder, deletion = store.path(mail).parent, mail.delete()
+    synced: list[Path] = []
+
+    def fail_once(path: Path) -> None:
+        synced.append(path)
+        if len(synced) == 1:
+            raise OSError(5, "the disk fails")
+
+    monkeypatch.setattr(batch, "sync_directory", fail_once)
+    assert store.apply(mail, deletion).kind is OutcomeKind.FAILED
+    if not is_folder_left:
+        folder.rmdir()
+
+    assert store.apply(mail, deletion).kind is OutcomeKind.DELETED
+    assert synced == ([folder] * 2 if is_folder_left else [folder])
+
+
 @pytest.mark.parametrize("crash", DELETING.values(), ids=list(DELETING))
 @pytest.mark.parametrize("is_index_lost", [False, True], ids=["with the index", "without the index"])
 def test_a_crash_anywhere_in_a_deletion_is_repaired(

@@ -18,6 +18,7 @@ from typing import Final
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import compression, locks, name_index, originals, quarantine, rewritten, scan, sync
 from livethread_worker.store.files.home import Home, is_compressed, make_directory, other_form, shown
+from livethread_worker.store.files.identity import find_identity, recall_deployment
 from livethread_worker.store.files.recorder import RolloutRecorder
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.thread_state import ThreadState
@@ -99,6 +100,7 @@ def import_rollouts(
     Raises:
         LockBusy: another import is running.
         IndexUnavailable: the index cannot be read.
+        InvalidRequest: the file with the home's identity is damaged.
     """
     if dry_run:
         return _Importer(home, index, search, dry_run=True).run(search, advance)
@@ -118,6 +120,7 @@ class _Importer:
             not_rollouts=list(search.not_rollouts), left_out=list(search.left_out), failed=list(search.failed)
         )
         self._planner = Planner(home)
+        self._deployment, self._identity = recall_deployment(home), find_identity(home)
         self._known = set(index.thread_ids())
         #: Rollouts to index in the next transaction.
         self._batch: dict[str, Path] = {}
@@ -159,6 +162,7 @@ class _Importer:
             self._index_in_place(found, path)
             return
         source = identify(found, self._home)
+        self._require_own(source.thread_id)
         plan = self._planner.plan(source)
         path = plan.ours or source.target
         if not (plan.changes_nothing or self._dry_run):
@@ -166,6 +170,19 @@ class _Importer:
                 plan = self._planner.plan(source)  # again: the thread may have changed before it was locked
                 path = self._carry_out(source, plan)
         self._record(source, plan, path)
+
+    def _require_own(self, thread_id: str) -> None:
+        """Check that no other home of the deployment serves the thread's shard: no client would look for the thread here.
+
+        Raises:
+            LeftOut: another home serves it.
+        """
+        if self._deployment is None or self._identity is None:
+            return
+        shard = self._deployment.shard_of(thread_id)
+        home = self._deployment.home_of.get(shard)
+        if home is not None and home.id != self._identity.id:
+            raise LeftOut(f"its shard {shard} is served by the home {home}: import it there")
 
     def _index_in_place(self, found: Candidate, path: Path) -> None:
         thread_id = self._planner.thread_ids.get(path)

@@ -18,8 +18,10 @@ from tests.unit.worker.conftest import LimitFileSize
 
 from livethread import types
 from livethread.metadata import GitInfo, ThreadMetadataPatch
+from livethread_config.deployment import Deployment, HomeIdentity, ShardEpochs
 from livethread_worker.store.files import compression
 from livethread_worker.store.files.compression import compress
+from livethread_worker.store.files.identity import identify, remember_deployment
 from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names, set_name
 from livethread_worker.store.index import IndexUnavailable
@@ -537,6 +539,20 @@ LEFT_OUT = {
     "no id at all": ("chat.jsonl", A),
     "another suffix": (f"{NAME}.bak", META),
 }
+
+
+@pytest.mark.parametrize("is_mine", [True, False])
+def test_a_thread_of_another_homes_shard_is_left_out(
+    store: Store, source: Path, rollout: Path, *, is_mine: bool
+) -> None:
+    mine, other = identify(store.home, "livethread"), HomeIdentity("other", "1", "there", "/srv/other")
+    remember_deployment(store.home, Deployment(ShardEpochs.of((0, 1)), {0: mine if is_mine else other}))
+
+    report = import_from(store, source)
+
+    reason = "its shard 0 is served by the home other (there:/srv/other): import it there"
+    assert report.left_out == ([] if is_mine else [Refusal(str(rollout), reason)])
+    assert indexed(store) == ([ONE] if is_mine else [])
 
 
 @pytest.mark.parametrize(("name", "content"), LEFT_OUT.values(), ids=LEFT_OUT.keys())
