@@ -14,7 +14,7 @@ _PATCH_BEGIN: Final = re.compile(r"^\*\*\* Begin Patch$", re.MULTILINE)
 _PATCH_END: Final = re.compile(r"^\*\*\* End Patch$", re.MULTILINE)
 _PATCHED_FILE: Final = re.compile(r"^\*\*\* (?:Add|Update|Delete) File: (.+)$", re.MULTILINE)
 #: How codex's shell tools report the exit code, at the top of their output.
-_EXIT_CODE: Final = re.compile(r"\A(?:.*\n){0,5}?(?:Process exited with code|Exit code:) (-?\d+)")
+_EXIT_CODE: Final = re.compile(r"\A(?:.*\n){0,5}?(?:Process exited with code|Exit code:) (-?\d{1,10})(?!\d)")
 _SHELL_PREFIX: Final = 3  # bash -lc SCRIPT
 _STEP_MARKS: Final = {"completed": "✓", "in_progress": "▸"}
 

@@ -96,6 +96,7 @@ def test_a_call_without_an_output_is_open() -> None:
         ([{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "x"}], Outcome("a")),
         ({"content": "refused", "success": False}, Outcome("refused", None, is_ok=False)),
         (None, Outcome("")),
+        pytest.param("Exit code: " + "1" * 5_000, Outcome("Exit code: " + "1" * 5_000), id="digits"),
     ],
 )  # fmt: skip
 def test_every_form_of_output_is_read(value: object, expected: Outcome) -> None:

@@ -533,14 +533,6 @@ def test_a_file_that_is_not_a_rollout_does_not_stop_the_others(
     assert (report.imported, report.is_whole, indexed(store)) == (2, True, [ONE, good])
 
 
-LEFT_OUT = {
-    "garbage under a rollout's name": (NAME, b"no\n"),
-    "another thread's id": (NAME, META.replace(ONE.encode(), thread_id(7).encode())),
-    "no id at all": ("chat.jsonl", A),
-    "another suffix": (f"{NAME}.bak", META),
-}
-
-
 @pytest.mark.parametrize("is_mine", [True, False])
 def test_a_thread_of_another_homes_shard_is_left_out(
     store: Store, source: Path, rollout: Path, *, is_mine: bool
@@ -553,6 +545,14 @@ def test_a_thread_of_another_homes_shard_is_left_out(
     reason = "its shard 0 is served by the home other (there:/srv/other): import it there"
     assert report.left_out == ([] if is_mine else [Refusal(str(rollout), reason)])
     assert indexed(store) == ([ONE] if is_mine else [])
+
+
+LEFT_OUT = {
+    "garbage under a rollout's name": (NAME, b"no\n"),
+    "another thread's id": (NAME, META.replace(ONE.encode(), thread_id(7).encode())),
+    "no id at all": ("chat.jsonl", A),
+    "another suffix": (f"{NAME}.bak", META),
+}
 
 
 @pytest.mark.parametrize(("name", "content"), LEFT_OUT.values(), ids=LEFT_OUT.keys())
