@@ -25,7 +25,7 @@ def machine_settings(*, examples: int, steps: int) -> settings:
         suppress_health_check=list(HealthCheck),  # examples write files, so they may be slow
         database=None,
         # Explaining a failure takes as long as finding it.
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.nodes.examples import machine_settings
 from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, thread_id
@@ -194,6 +194,9 @@ def read_everything(store: Store) -> None:
 
 
 @given(damages=damages)
+@example(
+    damages=[Damage("copied", 4, 0.5, 0.0), Damage("its folder moved", 1, 0.0, 0.0)]
+)  # a copy with a wrong suffix
 @machine_settings(examples=15, steps=1)
 def test_a_damaged_home_is_read_examined_repaired_and_restored(damages: list[Damage]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ A line is written before the repair changes anything. If a crash comes in betwee
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -180,7 +181,9 @@ def _restore(home: Home, repair: Repair, kept: Path) -> None:
     path = home.resolve(repair.path)
     if repair.kind is RepairKind.MOVED:
         if path.exists():
-            raise _ChangedError(f"{repair.path} exists")
+            if not filecmp.cmp(kept, path, shallow=False):
+                raise _ChangedError(f"{repair.path} exists")
+            return  # a copy of it, with the wrong suffix before another repair
         make_directory(path.parent)
         replacement.move(kept, path)
         return
