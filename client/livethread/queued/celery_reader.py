@@ -125,8 +125,11 @@ class CeleryReader:
 
 
 def _sent(params: Model) -> dict[str, Any]:
-    """Return *params* as workers take them: the client itself waits until a thread has the position."""
-    return params.model_dump(mode="json", exclude={"at_least"})
+    """Return *params* as workers take them: the client itself waits until a thread has the position.
+
+    Defaults are left out: a worker of an older release refuses parameters that it does not know.
+    """
+    return params.model_dump(mode="json", exclude={"at_least"}, exclude_defaults=True)
 
 
 def _items(page: ReadAnswer) -> tuple[RolloutItem, ...]:
