@@ -1,4 +1,4 @@
-"""Measures operations in homes of several sizes, all threads of which were created on one day: in one folder."""
+"""Measures operations in homes of several sizes. All threads of a home lie in the folder of one day."""
 
 from __future__ import annotations
 

@@ -158,14 +158,6 @@ class Deployment:
         """Return the shard of *thread_id*."""
         return self.epochs.shard_of(thread_id)
 
-    def homes(self) -> dict[str | None, list[int]]:
-        """Return the shards of each home, by its id; those that no worker has served yet under None."""
-        shards: dict[str | None, list[int]] = {}
-        for shard in self.shards:
-            home = self.home_of.get(shard)
-            shards.setdefault(None if home is None else home.id, []).append(shard)
-        return shards
-
     def fields(self) -> dict[str, str]:
         """Return the record."""
         homes = {home_field(shard): home.text for shard, home in self.home_of.items()}

@@ -88,7 +88,7 @@ def test_the_first_process_writes_the_record_and_a_worker_its_home(settings: Set
     deployment = record(redis, settings)
     home = deployment.home_of[0]
     assert deployment.epochs.text == "[[0,2]]"
-    assert deployment.homes() == {home.id: [0, 1]}
+    assert deployment.home_of == {0: home, 1: home}
     assert home.path == str(settings.home)
 
 
@@ -173,7 +173,9 @@ def test_each_home_serves_the_shards_of_its_workers_queues(settings: Settings, r
     assert start(with_home(settings, "second"), f"{prefix}.1") == [1]
     assert start(with_home(settings, "second")) == [1, 3]
     assert start(settings) == [0, 2]
-    assert list(record(redis, settings).homes().values()) == [[0, 2], [1, 3]]
+    home_of = record(redis, settings).home_of
+    assert sorted(home_of) == [0, 1, 2, 3]
+    assert home_of[0] == home_of[2] != home_of[1] == home_of[3]
 
 
 def test_shards_that_were_just_added_are_for_a_new_home(settings: Settings, redis: Redis) -> None:

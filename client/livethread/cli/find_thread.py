@@ -24,8 +24,8 @@ async def find_thread(reader: ThreadReader, text: str, *, fresh: bool = False) -
     *fresh*: as in `Freshness`; reads of the thread that follow show at least as much.
 
     Raises:
-        ThreadNotFound: there is none.
-        InvalidRequest: there are several. (Of several threads with one name, it means the last that got it.)
+        ThreadNotFound: no thread has this id or name.
+        InvalidRequest: several do. (A name that several threads have means the one that got it last.)
     """
     from livethread.thread_id import canonical_thread_id
     from livethread.types import ReadThreadParams

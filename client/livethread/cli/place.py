@@ -43,7 +43,7 @@ def has_deployment(settings: Settings) -> bool:
 
 
 def nothing(what: str, *filters: str) -> str:
-    """Return the message that a read found no *what*: it names the place, and those of the options *filters* that are given."""
+    """Return a message that a read found no *what*; it names the place, and the options among *filters* that were given."""
     from livethread_config import Settings
 
     context = click.get_current_context()

@@ -32,7 +32,7 @@ AnswerT = TypeVar("AnswerT", bound=Result)
 
 
 class CeleryReader:
-    """The reads of one home, answered by its workers: those of *shard*, if a read names no thread."""
+    """The reads of one home, answered by its workers. A read that names no thread goes to the workers of *shard*."""
 
     def __init__(
         self, app: Celery, redis: Redis, settings: Settings, deployment: DeploymentWatch, shard: int = 0

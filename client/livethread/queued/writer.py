@@ -60,7 +60,7 @@ class Place(NamedTuple):
     shard: int
     #: The thread's keys in the order in which ``enqueue.lua`` takes them.
     keys: tuple[str, ...]
-    #: The shard epochs that say so.
+    #: The shard epochs from which the shard follows.
     epochs: ShardEpochs | None = None
 
 

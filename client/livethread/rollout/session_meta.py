@@ -87,7 +87,7 @@ def session_meta(params: CreateThreadParams) -> dict[str, Any]:
 
 
 def minimal_meta(thread_id: str) -> dict[str, Any]:
-    """Return a ``session_meta`` with the fields that codex requires, for a thread of which only the id is known."""
+    """Return a ``session_meta`` with the fields that codex requires, for a thread about which nothing but its id is known."""
     return {"id": thread_id, "originator": "", "cwd": "", "cli_version": ""}
 
 

@@ -172,7 +172,7 @@ async def _search(reader: ThreadReader, filters: Filters, cursor: str | None) ->
 
 
 async def _parked(reader: ThreadReader, parked: Mapping[str, str], filters: Filters) -> AsyncGenerator[Rows]:
-    """Yield the parked threads in the order of their ids, each of which is a cursor."""
+    """Yield the parked threads in the order of their ids; each id is a cursor."""
     rest = sorted(thread_id for thread_id in parked if thread_id > filters.cursor)
     while rest:
         page, rest = rest[:ROWS], rest[ROWS:]

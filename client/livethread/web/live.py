@@ -25,7 +25,7 @@ QUIET: Final = 30
 PAGE: Final = 200
 #: New items that a stream sends at once; if there are more, the page reloads.
 MISSED: Final = 200
-#: Turns of which a stream knows what the page has; it sends any other whole.
+#: Number of turns whose items on the page a stream remembers; it sends any other turn whole.
 KEPT: Final = 2
 
 _PLACE: Final = re.compile(r"(.*)~([0-9]{1,3})", re.DOTALL)
