@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,9 +158,12 @@ class Fleet(Cluster):
 
     # -- listings ------------------------------------------------------------------------------------------
 
-    def listed(self, client: Settings) -> list[str]:
-        """Page through all threads as *client* sees them, and return their ids as often as they come."""
-        return wait_until(lambda: asyncio.run(_listed(client)), "an answer from all homes", self.patience_s)
+    def listed(self, client: Settings, *, archived: bool = False) -> list[str]:
+        """Page through the threads as *client* sees them, and return their ids as often as they come."""
+        found = wait_until(
+            lambda: asyncio.run(_listed(client, archived)), "an answer from all homes", self.patience_s
+        )
+        return [thread_id for page in found for thread_id in page]
 
     def stored(self) -> list[str]:
         """Return the threads whose rollout lies in the home that serves their shard."""
@@ -171,21 +175,19 @@ class Fleet(Cluster):
         return sorted(stored)
 
 
-async def _listed(client: Settings) -> list[str]:
-    found: list[str] = []
-    try:
+async def _listed(client: Settings, archived: bool) -> list[list[str]]:
+    """Return the pages; none if a home does not answer, which the last fault may have stopped."""
+    params = ListThreadsParams(page_size=20, include_without_preview=True, archived=archived)
+    pages: list[list[str]] = []
+    with suppress(ThreadStoreError):
         async with open_reader(client) as reader:
-            for is_archived in (False, True):
-                params = ListThreadsParams(page_size=20, include_without_preview=True, archived=is_archived)
-                while True:
-                    page = await reader.list_threads(params)
-                    found += [thread.thread_id for thread in page.items]
-                    if page.next_cursor is None:
-                        break
-                    params = params.model_copy(update={"cursor": page.next_cursor})
-    except ThreadStoreError:  # the last fault may have stopped a home
-        return []
-    return found
+            while True:
+                page = await reader.list_threads(params)
+                pages.append([thread.thread_id for thread in page.items])
+                if page.next_cursor is None:
+                    return pages
+                params = params.model_copy(update={"cursor": page.next_cursor})
+    return []
 
 
 # -- faults of Redis and its replica -----------------------------------------------------------------------
