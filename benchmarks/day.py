@@ -18,7 +18,7 @@ _HOURS: Final = 24
 #: Items of a thread: half of them when it begins, the others when it is resumed an hour later.
 _ITEMS: Final = 10
 #: Threads that are written at a time.
-_AT_ONCE: Final = 100
+_AT_ONCE: Final = 500
 #: One of so many threads is deleted, two hours after it began.
 _DELETED: Final = 5
 #: Searches and listings in an hour.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.deployments import Deployment
+from livethread_worker.embedded.redis_server import data_dir
 from livethread_worker.store.files.home import Home
 
 #: Keys whose lifetime is ended by one call.
@@ -22,7 +23,8 @@ def occupied(deployment: Deployment) -> dict[str, int]:
     return {
         "Redis keys": keys["keys"],
         "Redis keys without a lifetime": keys["keys"] - keys["expires"],
-        "Redis bytes": redis.info("memory")["used_memory"],
+        "Redis, bytes": redis.info("memory")["used_memory"],
+        "its log on disk, bytes": sum(path.stat().st_size for path in data_dir(deployment.settings).rglob("*")),
         **_files(Home(deployment.settings.home)),
         **_processes(deployment),
     }
@@ -63,13 +65,15 @@ def resident_sizes() -> list[tuple[int, int, int]]:
 def _files(home: Home) -> dict[str, int]:
     log = home.index.with_name(f"{home.index.name}-wal")
     files = [entry for folder, _, names in os.walk(home.root) for name in names if (entry := Path(folder, name))]
-    rollouts, locks = sum(1 for _ in home.rollouts()), sum(1 for _ in home.locks.iterdir())
+    rollouts = sum(1 for _ in home.rollouts())
+    locks, originals = (sum(1 for _ in folder.iterdir()) for folder in (home.locks, home.originals))
     return {
-        "index, bytes": home.index.stat().st_size,
-        "its log, bytes": log.stat().st_size if log.exists() else 0,
+        "the index, bytes": home.index.stat().st_size,
+        "the index's log, bytes": log.stat().st_size if log.exists() else 0,
         "rollouts": rollouts,
         "lock files": locks,
-        "other files": len(files) - rollouts - locks,
+        "links to rollouts": originals,
+        "other files": len(files) - rollouts - locks - originals,
     }
 
 

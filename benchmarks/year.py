@@ -19,7 +19,7 @@ from livethread_config import names
 _DAYS: Final = 365
 _DAY_MS: Final = 86_400_000
 #: Openings of the busy thread in a day, each by a client of its own, and how many of these clients die.
-_OPENINGS: Final = 4
+_OPENINGS: Final = 2
 _DYING: Final = 1
 #: Threads that are deleted by one call.
 _AT_ONCE: Final = 500
