@@ -196,9 +196,8 @@ class Observers:
         """Log *event* and pass it to every observer."""
         level = _LEVELS[type(event)]
         if logger.isEnabledFor(level):
-            reason = f": {event.reason}" if isinstance(event, ThreadParkedEvent) else ""
             extra = {"action": event.action, **asdict(event)}
-            logger.log(level, "%s, thread %s%s", event.action, event.thread_id, reason, extra=extra)
+            logger.log(level, "%s, thread %s: %s", event.action, event.thread_id, _detail(event), extra=extra)
         for observer in tuple(self._observers.values()):
             try:
                 observer(event)
@@ -207,8 +206,22 @@ class Observers:
                     "an observer of thread %s failed at %s",
                     event.thread_id,
                     event.action,
-                    extra={"action": event.action},
+                    extra={"action": event.action, "thread_id": event.thread_id},
                 )
+
+
+def _detail(event: ThreadEvent) -> str:
+    match event:
+        case ThreadInitialized():
+            return event.mode
+        case ItemsAppended():
+            return f"{event.items} items, {event.size} bytes, at {event.position}"
+        case MetadataUpdated():
+            return f"{', '.join(event.fields)}, at {event.position}"
+        case TasksApplied():
+            return f"up to {event.position}"
+        case ThreadParkedEvent():
+            return event.reason
 
 
 class JsonLinesObserver:
