@@ -34,7 +34,7 @@ SHELL_SYNTAX: Final = re.compile(r"[;&|<>()`\n]")
 REDIS_COMMAND: Final = "livethread redis"
 LOCALHOST: Final = "127.0.0.1"
 #: Kinds of processes that serve pages -> the extra that they need, and the port, or the next free one.
-PAGES: Final = {"browse": ("web", 5556), "flower": ("flower", 5555)}
+PAGES: Final = {"browse": ("web", 5556), "metrics": ("metrics", 5557), "flower": ("flower", 5555)}
 PORTS_TRIED: Final = 20
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: From SIGTERM to SIGQUIT, for all but workers (theirs is in `processes`).
