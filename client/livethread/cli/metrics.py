@@ -9,8 +9,6 @@ from typing import Final
 
 import click
 
-from livethread_config import Settings
-
 PORT: Final = 5557
 
 
@@ -37,6 +35,7 @@ async def _serve(host: str, port: int) -> None:
     from livethread.metrics.exporter import create_app, listen
     from livethread.metrics.reading import MetricsReader, Reading
     from livethread.queued.connection import connect
+    from livethread_config import Settings
 
     settings, loop = Settings(), asyncio.get_running_loop()
     async with connect(settings) as redis:

@@ -53,7 +53,7 @@ NAME_WIDTH: Final = 9
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of worker processes."
 )
 def command(procfile: Path | None, workers: int) -> None:
-    """Run Redis, workers, Flower and the pages of threads on this machine.
+    """Run Redis, workers, Flower, the pages of threads and the metrics on this machine.
 
     Redis is the embedded one unless LIVETHREAD_REDIS_URL is set. A process that crashes is restarted. Ctrl-C stops all
     processes in reverse order and lets workers finish; a second Ctrl-C kills them.
