@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from typing import Final
 
 import click
 
+from livethread.cli.listening import host_option, listening_errors_translated, port_option, url
+
 PORT: Final = 5557
 
 
 @click.command("metrics")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=lambda: os.environ.get("PORT", PORT),
-    show_default=str(PORT),
-    help="Port to listen on; $PORT if it is set.",
-)
+@host_option
+@port_option(PORT)
 def command(host: str, port: int) -> None:
     """Export metrics to Prometheus: /metrics, and /health, which says whether Redis answers.
 
@@ -44,9 +39,10 @@ async def _serve(host: str, port: int) -> None:
         def read() -> Reading:  # in a thread of the server
             return asyncio.run_coroutine_threadsafe(reader.read(), loop).result()
 
-        with listen(host, port, create_app(read)) as server:
+        with listening_errors_translated(host, port):
+            server = listen(host, port, create_app(read))
+        with server:
             for signum in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(signum, server.shutdown)
-            address = f"[{host}]" if ":" in host else host
-            click.echo(f"Metrics: http://{address}:{server.server_port}/metrics")
+            click.echo(f"Metrics: {url(host, server.server_port)}metrics")
             await asyncio.to_thread(server.serve_forever)

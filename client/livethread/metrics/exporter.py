@@ -58,15 +58,8 @@ def create_app(read: Callable[[], Reading]) -> WSGIApplication:
 
 
 def listen(host: str, port: int, app: WSGIApplication) -> WSGIServer:
-    """Return a server of *app* that listens, with a thread for each request.
-
-    Raises:
-        Unavailable: the address cannot be listened on.
-    """
-    try:
-        return make_server(host, port, app, _Server6 if ":" in host else ThreadingWSGIServer, _Handler)
-    except OSError as error:
-        raise Unavailable(f"{host}, port {port}: {error.strerror}; --port names another port") from None
+    """Return a server of *app* that listens, with a thread for each request."""
+    return make_server(host, port, app, _Server6 if ":" in host else ThreadingWSGIServer, _Handler)
 
 
 class _Server6(ThreadingWSGIServer):
