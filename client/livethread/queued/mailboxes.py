@@ -21,7 +21,7 @@ from livethread.queued.delay import Circumstances
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.outage import NOT_THE_MASTER
-from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
+from livethread.queued.parked_threads import ParkedThread, Parking, WaitingEntry
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.queued.writer import Place, Submission, Writer
 from livethread_config import Settings, names
@@ -263,11 +263,11 @@ class Mailboxes:
                 questions.hrandfield(of.parked, 1, withvalues=True)
                 ready, claimed, parked = await questions.execute()
             if parked:
-                raise ThreadParked(parked[0].decode(), parked_reason(parked[1]))
+                raise ThreadParked(parked[0].decode(), Parking.parse(parked[1]).reason)
             found += [thread.decode() for thread in (*claimed, *ready)]
         return found
 
-    async def progress(self, writer: Writer) -> tuple[tuple[int, Position] | None, str | None]:
+    async def progress(self, writer: Writer) -> tuple[tuple[int, Position] | None, Parking | None]:
         """Return how far workers are with the writer's tasks.
 
         That is the last applied counter with the thread's last applied position, if both are known; and why the
@@ -284,7 +284,7 @@ class Mailboxes:
             questions.hget(of.parked, thread_id)
             n, position, detail = await questions.execute()
         applied = None if n is None or position is None else (int(n), position.decode())
-        return applied, None if detail is None else parked_reason(detail)
+        return applied, None if detail is None else Parking.parse(detail)
 
     async def circumstances(self, thread_id: str) -> Circumstances:
         """Return what Redis knows about why the thread's tasks wait."""
@@ -457,7 +457,7 @@ def _thread_backlog(head: bytes, tail: bytes, applied: bytes, parked: bytes, is_
         head.decode() or None,
         tail.decode() or None,
         applied.decode() or None,
-        parked_reason(parked) if parked else None,
+        Parking.parse(parked).reason if parked else None,
         bool(is_deleted),
     )
 

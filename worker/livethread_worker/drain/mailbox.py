@@ -88,6 +88,10 @@ class Claim:
         last = position_key(outcome.position)
         return [entry for entry in self.entries if position_key(entry.position) <= last]
 
+    def stopped_at(self, outcome: Outcome) -> MailboxEntry | Malformed | None:
+        """Return the first entry that *outcome* leaves in the mailbox, as far as this claim knows it."""
+        return next(iter(self.entries[len(self.applied(outcome)) :]), self.malformed)
+
 
 class Mailbox:
     """One drain's access to a shard. Its claims expire if it does not settle them.
@@ -96,6 +100,7 @@ class Mailbox:
     """
 
     def __init__(self, redis: Redis, settings: Settings, shard: int, home: HomeIdentity | None = None) -> None:
+        self.shard = shard
         self._redis = redis
         self._settings = settings
         self._keys = names.ShardKeys(settings.key_prefix, shard)
@@ -223,6 +228,14 @@ class Mailbox:
             ],
         )
         return bool(ring)
+
+    def count(self) -> tuple[int, int]:
+        """Return how many threads wait, and how many are parked."""
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        waiting, claimed, parked = (
+            pipeline.zcard(self._keys.ready).zcard(self._keys.claims).hlen(self._keys.parked).execute()
+        )
+        return waiting + claimed, parked
 
     def is_compression_due(self) -> bool:
         """Whether to look for cold rollouts now; True for one caller an interval."""
