@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import secrets
 import signal
@@ -17,6 +16,7 @@ from livethread.cli.place import place_of_reads
 from livethread.composition import open_queue_state, open_reader
 from livethread.errors import Unavailable
 from livethread_config import Settings
+from livethread_config.addresses import is_loopback
 
 PORT: Final = 5556
 #: Seconds that answers have to end when the server stops.
@@ -71,11 +71,3 @@ def _listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise Unavailable(f"{host}, port {port}: {error.strerror}; --port names another port") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
