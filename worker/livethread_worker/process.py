@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final
@@ -148,12 +149,13 @@ class WorkerProcess:
     def sweep(self, consumer: Any) -> None:
         """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed.
 
-        First, follow the deployment record.
+        First, follow the deployment record, and give a sign of life.
         """
         try:
             shards = self.membership.refresh().shards
             self._serving.follow(self.membership, consumer)
             consumed = self._serving.consumed()
+            self.membership.sign(consumer.hostname, consumed)
             for shard in shards:
                 if self.mailbox(shard).sweep(self.membership.identity if shard in consumed else None):
                     self.ring(shard)
@@ -166,6 +168,11 @@ class WorkerProcess:
             self._begin_outage(error, "the next sweep goes on")
         else:
             self._outage.end()
+
+    def sign_off(self, consumer: Any) -> None:
+        """Remove the worker's sign of life; if Redis does not answer, it ages."""
+        with suppress(RedisError, OSError, InvalidRequest):
+            self.membership.sign_off(consumer.hostname)
 
     def _report(self, shards: Iterable[int]) -> None:
         """Log what waits in *shards*, once per `REPORT_INTERVAL`: the line says that this worker sweeps."""

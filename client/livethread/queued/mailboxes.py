@@ -113,7 +113,18 @@ class Mailboxes:
     def _shard(self, number: int) -> _Shard:
         if number not in self._shards:
             of = names.ShardKeys(self._prefix, number)
-            head = (of.ready, of.claims, of.tokens, of.parked, of.bell, of.drain, of.wake, of.deleted)
+            head = (
+                of.ready,
+                of.claims,
+                of.tokens,
+                of.parked,
+                of.bell,
+                of.drain,
+                of.wake,
+                of.deleted,
+                of.waiting,
+                of.stats,
+            )
             sender = ScriptConnection(self._redis, self._enqueue)
             self._shards[number] = _Shard(of, (*head, names.deployment_key(self._prefix)), sender)
         return self._shards[number]
@@ -376,7 +387,7 @@ class Mailboxes:
     async def unpark(self, thread_id: str) -> bool:
         """Let workers try a parked thread again, from the task that stopped it; return whether it was parked."""
         of = self._keys_of(thread_id)
-        was_parked = bool(await self._unpark([of.ready, of.parked], [thread_id]))
+        was_parked = bool(await self._unpark([of.ready, of.parked, of.waiting, of.mailbox(thread_id)], [thread_id]))
         if was_parked:
             await self.poke(thread_id)
         return was_parked
@@ -397,7 +408,7 @@ class Mailboxes:
             if entry.counter is not None:
                 writer, n = entry.counter
                 counters[writer] = max(n, counters.get(writer, 0))
-        keys = [of.ready, of.parked, of.deleted, *_thread_keys(of, thread_id)]
+        keys = [of.ready, of.parked, of.deleted, *_thread_keys(of, thread_id), of.waiting, of.stats]
         args: list[Any] = [thread_id, parked.detail, self._ttl_s, of.acks_prefix, len(entries)]
         args += [entry.position for entry in entries]
         if not await self._drop(keys, args + list(chain.from_iterable(counters.items()))):
