@@ -13,9 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
-from livethread.model import parse_time
 from livethread.queued.deployment import DeploymentWatch
-from livethread.queued.parked_threads import ParkedThread, parked_reason
+from livethread.queued.parked_threads import Parking
 from livethread.queued.shards import UNSEEN
 from livethread_config import Settings, names
 
@@ -198,7 +197,7 @@ class StatisticsReader:
         threads = []
         for (since, thread_id, of, why), tasks, attempts in zip(found, details[::2], details[1::2], strict=True):
             failures, _, put_back = (attempts or b"0 ").decode(errors="replace").partition(" ")
-            reason = put_back or None if why is None else parked_reason(why)
+            reason = put_back or None if why is None else Parking.parse(why).reason
             threads.append(WaitingThread(thread_id, of.shard, since, tasks, reason, int(failures), why is not None))
         return threads
 
@@ -261,5 +260,5 @@ def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatist
 
 def _parked_at(detail: bytes) -> float | None:
     """Return when the thread was parked; None if *detail* does not say."""
-    at = parse_time(ParkedThread("", 0, detail).as_dict()["parked_at"])
+    at = Parking.parse(detail).parked_at
     return at.timestamp() if at else None
