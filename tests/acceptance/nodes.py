@@ -16,7 +16,6 @@ from tests.nodes.processes import READY, ChildProcess, RedisServer, worker_proce
 
 from livethread_config import Settings
 
-
 #: How long a process may take to start: others may start with it, on a busy machine.
 STARTING = 120.0  # seconds
 
