@@ -54,10 +54,8 @@ def lines(status: Status, width: int | None, threads: int | None = None) -> Iter
 
     *width*: a terminal's; None: nothing is cut. *threads*: the maximum number of those that wait longest.
     """
-    head, *others = status.findings
-    at = f"{status.at.astimezone():%H:%M:%S}"
-    yield f"● livethread  {at}  {status.state.upper()}: {head}", COLOURS[status.state]
-    yield from ((f"  also: {finding}", None) for finding in others)
+    yield f"● livethread  {status.at.astimezone():%H:%M:%S}  {status.headline}", COLOURS[status.state]
+    yield from ((f"  also: {finding}", None) for finding in status.findings[1:])
     yield "", None
     figures = [f"{name:22}{value:>18}" for name, value in status.figures]
     half = (len(figures) + 1) // 2 if width is not None and width >= WIDE else len(figures)

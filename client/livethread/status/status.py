@@ -9,7 +9,7 @@ from typing import Any
 
 from livethread.queued.statistics import ShardStatistics, WorkerSign
 from livethread.status.facts import Facts, lag_of
-from livethread.status.findings import Finding, State
+from livethread.status.findings import Finding, Sentence, State
 from livethread.status.judge import judge
 from livethread.status.units import duration, size
 
@@ -51,6 +51,12 @@ class Status:
     def is_well(self) -> bool:
         """Whether nothing is stuck, parked or behind."""
         return self.state is State.WELL
+
+    @property
+    def headline(self) -> str:
+        """The state and the worst finding."""
+        is_fault = self.is_well and self.findings[0].sentence is not Sentence.WELL
+        return f"{self.state.upper()}{', but ' if is_fault else ': '}{self.findings[0]}"
 
     @property
     def at(self) -> datetime:

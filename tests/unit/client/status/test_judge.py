@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.nodes.statuses import HOME, NO_LAG, NOW, REDIS, THREAD, WORKER, facts, shard, waits
@@ -10,6 +12,8 @@ from tests.nodes.statuses import HOME, NO_LAG, NOW, REDIS, THREAD, WORKER, facts
 from livethread.status.facts import Facts, Rates
 from livethread.status.findings import Finding, Sentence, State
 from livethread.status.judge import judge
+
+OPERATIONS = Path(__file__).parents[4] / "docs" / "operations.md"
 
 LOST = replace(WORKER, name="w2@host", seen_at=NOW - 40, is_live=False)
 FAILED = waits(95, reason="OSError: database is locked", failures=7)
@@ -152,3 +156,10 @@ def test_the_sentences_are_sorted_and_each_says_what_to_do() -> None:
 
     assert states == sorted(states, key=list(State).index)
     assert [sentence for sentence in Sentence if not sentence.advice] == [Sentence.WELL]
+
+
+def test_the_operations_page_has_a_section_for_each_sentence() -> None:
+    headings = re.findall(r"^### (.+)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
+    expected = {sentence.text.lower() for sentence in Sentence if sentence is not Sentence.WELL}
+
+    assert expected - {heading.lower() for heading in headings} == set()

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.nodes.statuses import HOME, NO_LAG, NOW, SHARD, THREAD, WORKER, facts, shard, waits
+from tests.nodes.statuses import HOME, NO_LAG, NOW, REDIS, SHARD, THREAD, WORKER, facts, shard, waits
 
 from livethread.cli.output import as_indented_json
 from livethread.cli.status import lines
@@ -88,6 +88,13 @@ def test_a_screen_says_first_how_it_is_and_last_what_to_do() -> None:
     assert f"{THREAD}      95 s       3  retry 7: No room" in shown
     assert f"{THREAD}     7.0 s       3  parked: bad" in shown
     assert shown[-3:] == [f"do: {finding.sentence.advice}" for finding in Status.of(BUSY).findings]
+
+
+def test_a_fault_that_does_no_harm_yet_leaves_all_well() -> None:
+    status = Status.of(facts(redis=replace(REDIS, has_append_only_file=False)))
+
+    assert (status.is_well, status.headline) == (True, "WELL, but Redis writes no append-only file")
+    assert Status.of(facts()).headline == "WELL: all is well"
 
 
 def test_a_terminal_cuts_reasons_and_a_pipe_does_not() -> None:
