@@ -180,6 +180,21 @@ async def test_a_redis_that_stops_between_two_looks_is_away_and_comes_back(
     assert (before, gone, after) == ([Sentence.NO_WORKER], [Sentence.REDIS_AWAY], [Sentence.NO_WORKER])
 
 
+async def test_a_redis_that_hung_between_two_looks_is_read_again(
+    own_redis: RedisServer, own_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_status(own_settings, "here") as reader:
+        await reader.read()
+        own_redis.pause()
+        with monkeypatch.context() as patch:
+            patch.setattr(collector, "REDIS_TIMEOUT", 0.1)
+            gone = said(await reader.read())
+        own_redis.go_on()
+        after = said(await reader.read())
+
+    assert (gone, after) == ([Sentence.REDIS_AWAY], [Sentence.NO_WORKER])
+
+
 async def test_a_home_whose_redis_does_not_run_is_left_alone(tmp_path: Any) -> None:
     home = tmp_path / "home"
     status = await status_of(Settings(home=home))
