@@ -120,10 +120,12 @@ class ThreadReader(Protocol):
         """Return one page of the items of a thread, or of one of its turns.
 
         A cursor stays valid while the thread grows: following `ItemPage.next_cursor` to its end returns each item once.
+        `ItemPage.end_cursor` continues with the items that come later.
 
         Raises:
             ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
             InvalidRequest: the thread has no such turn, or the cursor is not from a page of its items.
+            Conflict: *params* begin after a position, and other programs wrote the thread, so that none is known.
         """
         ...
 

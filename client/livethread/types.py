@@ -25,6 +25,9 @@ from livethread.rollout.lines import encode_json
 from livethread.rollout.session_source import spawn_fields
 from livethread.thread_id import ThreadId, new_thread_id
 
+#: The ordinal of an item, or the position of a task.
+After = Annotated[int, Field(strict=True, ge=0)] | Position
+
 PageSize = Annotated[int, Field(ge=1, le=1000)]
 
 #: Threads of one call. A thread that is named twice counts once.
@@ -576,8 +579,17 @@ class ListItemsParams(ThreadFreshness):
     turn_id: Text | None = None
     include_archived: bool = True
     cursor: Text | None = None
+    #: Instead of a cursor: begin after the item with this ordinal, or after the items of the tasks up to this position.
+    after: After | None = None
     page_size: PageSize = 50
     sort_direction: SortDirection = SortDirection.ASC
+
+    @model_validator(mode="after")
+    def _begins_at_one_place(self) -> ListItemsParams:
+        is_alone = self.cursor is None and self.turn_id is None and self.sort_direction is SortDirection.ASC
+        if self.after is not None and not is_alone:
+            raise InvalidRequest("after excludes a cursor, a turn and the descending direction")
+        return self
 
 
 class ItemPage(Result):
@@ -586,6 +598,8 @@ class ItemPage(Result):
     items: tuple[RolloutItem, ...]
     #: None if there is no further page yet.
     next_cursor: str | None = None
+    #: Begins after this page's last item, also if there is no further page yet.
+    end_cursor: str
     #: For the other direction: begins with this page's first item again. None if the page is empty.
     backwards_cursor: str | None = None
     #: See `StoredThread.position`.
