@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from livethread import types
+from livethread.changes import Changes
 from livethread.cursor import (
     decode_cursor,
     decode_occurrence,
@@ -46,6 +47,7 @@ from livethread.rollout.turn_ranges import TurnRange, end_of_fork, turn_ranges
 from livethread.rollout.turns import stored_turn
 from livethread.several_threads import archive_each, delete_each
 from livethread.thread_id import thread_of_rollout_name
+from livethread.watching import watch
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class InMemoryThreadStore:
     _observers: Observers = field(default_factory=Observers, init=False)
     _stored: dict[str, _Stored] = field(default_factory=dict, init=False)
     _open: OpenThreads[_Open] = field(default_factory=OpenThreads, init=False)
+    _changes: Changes = field(default_factory=Changes, init=False)
     _positions: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     async def __aenter__(self) -> Self:
@@ -343,6 +346,10 @@ class InMemoryThreadStore:
             position=history.position,
         )
 
+    def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
+        """Follow the thread."""
+        return watch(self._changes, params, self.list_items, self.list_items)
+
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork of the thread begins with."""
         thread = self._read(params.thread_id, include_archived=True)
@@ -447,6 +454,7 @@ class InMemoryThreadStore:
 
     def _receipt(self, stored: _Stored) -> types.Receipt:
         stored.position = f"{next(self._positions)}-0"
+        self._changes.note(stored.thread.thread_id)
         return types.Receipt(thread_id=stored.thread.thread_id, position=stored.position)
 
     def _read(self, thread_id: str, *, include_archived: bool, at_least: Position | None = None) -> StoredThread:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
@@ -590,6 +591,38 @@ class ListItemsParams(ThreadFreshness):
         if self.after is not None and not is_alone:
             raise InvalidRequest("after excludes a cursor, a turn and the descending direction")
         return self
+
+
+class WatchThreadParams(Model):
+    """Parameters for following a thread: by default from its first item on."""
+
+    thread_id: ThreadId
+    #: Begin after the item with this ordinal, or after the items of the tasks up to this position.
+    after: After | None = None
+    #: Instead, begin at this place: `ThreadItem.cursor`, or a cursor of an `ItemPage`.
+    cursor: Text | None = None
+
+    @model_validator(mode="after")
+    def _begins_at_one_place(self) -> WatchThreadParams:
+        if self.after is not None and self.cursor is not None:
+            raise InvalidRequest("after and cursor exclude each other")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadItem:
+    """An item of a thread that is followed."""
+
+    item: RolloutItem
+    #: Begins after this item. None if the next item comes at once.
+    cursor: str | None = None
+    #: With this item, everything up to this position has come. None if it is not known, or the next item comes at once.
+    position: Position | None = None
+
+    @property
+    def ordinal(self) -> int | None:
+        """The number of the item's line; see `RolloutItem.ordinal`."""
+        return self.item.ordinal
 
 
 class ItemPage(Result):
