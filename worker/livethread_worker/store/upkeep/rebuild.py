@@ -189,9 +189,9 @@ def _rows_of(home: Home, thread_id: str, path: Path, names: dict[str, str | None
         state = read_state(home, thread_id, path, names)
         return thread_rows(state, None) if state.thread is not None else None
     except ThreadStoreError as error:
-        logger.warning("rollout cannot be read: %s", error, extra=extra)
+        logger.warning("the rollout of thread %s cannot be read: %s", thread_id, error, extra=extra)
     except Exception:
-        logger.exception("reading a rollout failed", extra=extra)
+        logger.exception("reading the rollout of thread %s failed", thread_id, extra=extra)
     return None
 
 
