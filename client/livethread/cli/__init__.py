@@ -19,7 +19,7 @@ ROWS = {
     ("up",): "Run Redis, workers and their pages here.",
     ("ls", "search"): "List threads; find what was said.",
     ("browse",): "Show threads in a web browser.",
-    ("show", "export"): "Show one thread; print all of it.",
+    ("show", "tail", "export"): "Show a thread; follow it; print it all.",
     ("rename",): "Give a thread a name.",
     ("archive", "unarchive", "delete"): "Archive threads, or delete them for good.",
     ("import", "replay"): "Copy existing rollouts, or replay them.",
