@@ -67,6 +67,7 @@ async def test_it_can_begin_with_what_comes_next(settings: Settings) -> None:
 
         with tailing(settings, thread.thread_id, "--follow", "--last", "0", "--json") as process:
             last = 1
+            assert process.stdout is not None
             while not select.select([process.stdout], [], [], 0.05)[0]:
                 last += 1
                 await thread.append_items([message(f"{last}")])
