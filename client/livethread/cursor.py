@@ -172,6 +172,15 @@ def decode_offset(kind: str, cursor: str) -> int:
     return offset
 
 
+def require_items_cursor(cursor: str) -> None:
+    """Check that *cursor* is one of items; only its thread's store knows whether its place is there.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    _fields(cursor, "items")
+
+
 class LinePlace(NamedTuple):
     """The place after a line of a history."""
 

@@ -16,12 +16,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from livethread import types
+from livethread.cursor import require_items_cursor
 from livethread.errors import InvalidRequest, SilentHome, ThreadNotFound, ThreadStoreError, Unavailable
 from livethread.metadata import StoredThread
-from livethread.store import ThreadReader
+from livethread.store import ThreadReader, WatchingReader
 from livethread.web.guard import Guard
 from livethread.web.listing import SOURCES, Filters, listing
-from livethread.web.live import end_of, follow, parse_place
+from livethread.web.live import end_of, follow
 from livethread.web.render import render, title
 from livethread.web.share import html_file, json_lines
 from livethread.web.transcript import QueueState, Transcript
@@ -39,7 +40,7 @@ _STATUS: Final = {
 
 
 def create_app(
-    reader: ThreadReader, queue: QueueState, *, place: str, token: str | None = None, names: Collection[str] = ()
+    reader: WatchingReader, queue: QueueState, *, place: str, token: str | None = None, names: Collection[str] = ()
 ) -> Starlette:
     """Return the application, which shows what *reader* and *queue* say.
 
@@ -120,11 +121,11 @@ async def show_thread(request: Request) -> Response:
 
 
 async def stream_changes(request: Request) -> Response:
-    """Stream what changes in a thread after a place, which a browser that connects again names in a header."""
-    place = request.headers.get("last-event-id") or request.query_params.get("after", "")
-    parse_place(place)
+    """Stream what changes in a thread after a cursor, which a browser that connects again names in a header."""
+    cursor = request.headers.get("last-event-id") or request.query_params.get("after", "")
+    require_items_cursor(cursor)
     return StreamingResponse(
-        follow(_transcript(request), place, request.app.state.is_stopping),
+        follow(_transcript(request), cursor, request.app.state.is_stopping),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
