@@ -16,13 +16,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from livethread import types
+from livethread.cursor import require_items_cursor
 from livethread.errors import InvalidRequest, SilentHome, ThreadNotFound, ThreadStoreError, Unavailable
 from livethread.metadata import StoredThread
-from livethread.store import ThreadReader
+from livethread.store import ThreadReader, WatchingReader
 from livethread.web.events import event_stream
 from livethread.web.guard import Guard
 from livethread.web.listing import SOURCES, Filters, listing
-from livethread.web.live import end_of, follow, parse_place
+from livethread.web.live import end_of, follow
 from livethread.web.render import render, title
 from livethread.web.share import html_file, json_lines
 from livethread.web.system import StatusSource, show_system, stream_status
@@ -41,7 +42,7 @@ _STATUS: Final = {
 
 
 def create_app(
-    reader: ThreadReader,
+    reader: WatchingReader,
     queue: QueueState,
     status: StatusSource,
     *,
@@ -132,10 +133,10 @@ async def show_thread(request: Request) -> Response:
 
 
 async def stream_changes(request: Request) -> Response:
-    """Stream what changes in a thread after a place, which a browser that connects again names in a header."""
-    place = request.headers.get("last-event-id") or request.query_params.get("after", "")
-    parse_place(place)
-    return event_stream(follow(_transcript(request), place, request.app.state.is_stopping))
+    """Stream what changes in a thread after a cursor, which a browser that connects again names in a header."""
+    cursor = request.headers.get("last-event-id") or request.query_params.get("after", "")
+    require_items_cursor(cursor)
+    return event_stream(follow(_transcript(request), cursor, request.app.state.is_stopping))
 
 
 async def download_items(request: Request) -> Response:

@@ -172,7 +172,7 @@ class Mailbox:
         script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, self._deployment]
         script_keys += [keys.waiting, keys.stats]
         keep_s = self._settings.writer_ttl_days * 86_400
-        args: list[Any] = [self._token, keep_s, keys.acks_prefix, *self._home_args[:3]]
+        args: list[Any] = [self._token, keep_s, keys.thread_prefix, *self._home_args[:3]]
         for claim in claims:
             outcome = outcomes[claim.thread_id]
             script_keys += [
@@ -237,8 +237,8 @@ class Mailbox:
         )
         return waiting + claimed, parked
 
-    def is_compression_due(self) -> bool:
-        """Whether to look for cold rollouts now; True for one caller an interval."""
+    def take_compression_turn(self) -> bool:
+        """Take this interval's look for cold rollouts; return False if a worker has taken it before."""
         return self._redis.set(self._keys.compressed, "1", nx=True, ex=COMPRESS_INTERVAL) is not None
 
     @staticmethod
