@@ -72,7 +72,7 @@ class StatusReader:
             return self._last[1]
 
     async def _facts(self) -> Facts:
-        home = _home(self._settings)
+        home = home_state(self._settings)
         while self._looks and self._looks[0][0] < time.monotonic() - WINDOW:
             self._looks.popleft()
         try:
@@ -111,7 +111,7 @@ def _silence(settings: Settings, error: Exception) -> Finding:
     return Finding(Sentence.EMBEDDED_AWAY if settings.is_embedded else Sentence.REDIS_AWAY, reason)
 
 
-def _home(settings: Settings) -> HomeState | None:
+def home_state(settings: Settings) -> HomeState | None:
     """Return the disk of the home on this host, if the settings name one."""
     if not settings.is_embedded and "home" not in settings.model_fields_set:
         return None
