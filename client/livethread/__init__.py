@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from livethread.policy import is_persisted as is_persisted
     from livethread.policy import persisted_items as persisted_items
     from livethread.position import Position as Position
-    from livethread.queued import QueuedThreadStore as QueuedThreadStore
+    from livethread.queued.queued_store import QueuedThreadStore as QueuedThreadStore
     from livethread.rollout.item import RolloutItem as RolloutItem
     from livethread.store import ThreadReader as ThreadReader
     from livethread.store import ThreadStore as ThreadStore
@@ -149,7 +149,7 @@ _MODULES = {
     "Position": "livethread.position",
     "PrepareForkParams": "livethread.types",
     "PreparedFork": "livethread.types",
-    "QueuedThreadStore": "livethread.queued",
+    "QueuedThreadStore": "livethread.queued.queued_store",
     "ReadThreadByRolloutPathParams": "livethread.types",
     "ReadThreadParams": "livethread.types",
     "Receipt": "livethread.types",

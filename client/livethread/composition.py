@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from livethread.changes import Changes, Source
     from livethread.position import Position
-    from livethread.queued import QueuedThreadStore
     from livethread.queued.backlog import Backlog
     from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
     from livethread.queued.queue_state import RedisQueueState
+    from livethread.queued.queued_store import QueuedThreadStore
     from livethread.queued.shards import Shards
     from livethread.store import ThreadReader, WatchingReader
     from livethread.types import ThreadFreshness
@@ -47,7 +47,7 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
         Unavailable: Redis does not answer (unless ``require_redis`` is false), the embedded server cannot be started, or
             the home cannot be created.
     """
-    from livethread.queued import QueuedThreadStore
+    from livethread.queued.queued_store import QueuedThreadStore
 
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:

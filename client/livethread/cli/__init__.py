@@ -17,6 +17,7 @@ from livethread.errors import ThreadStoreError
 ROWS = {
     ("demo",): "See it work: ordered writes, killed workers.",
     ("up",): "Run Redis, workers and their pages here.",
+    ("status",): "Is all well? What waits, why, and what to do.",
     ("ls", "search"): "List threads; find what was said.",
     ("browse", "metrics"): "Serve web pages; metrics for Prometheus.",
     ("show", "tail", "export"): "Show a thread; follow it; print it all.",
