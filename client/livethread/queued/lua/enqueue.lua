@@ -243,7 +243,7 @@ if appends > 0 then
   counts[accepted_field.append_items] = (counts[accepted_field.append_items] or 0) + appends
 end
 for field, count in pairs(counts) do
-  call('HINCRBY', stats, field, count)
+  redis.pcall('HINCRBY', stats, field, count) -- a full Redis cannot count what it refuses, but replies
 end
 
 local became_ready = 0
