@@ -12,6 +12,7 @@ from livethread.errors import Conflict, ResourceExhausted, ThreadNotFound, Threa
 from livethread.observers import Observers, TasksApplied, ThreadParkedEvent
 from livethread.ordered_tasks import EncodedTask
 from livethread.position import START, Position, position_key
+from livethread.queued.tracing import current_traceparent
 from livethread_config.deployment import ShardEpochs
 
 
@@ -73,6 +74,8 @@ class Submission:
     expected: Position | None = None
     #: The task that follows directly: both are accepted, or neither is.
     patch: EncodedTask | None = None
+    #: Trace context in which it was made; the span of the append stands for its patch, too.
+    traceparent: str = field(default_factory=current_traceparent)
     #: Number and bytes of its tasks.
     count: int = field(init=False)
     size: int = field(init=False)
@@ -124,7 +127,9 @@ class Submission:
     def split(self) -> Submission:
         """Return the patch as a submission of its own, and keep the task before it, which Redis holds."""
         assert self.patch is not None
-        patch = replace(self, task=self.patch, expected=None, patch=None, n=self.last, is_repeated=True)
+        patch = replace(
+            self, task=self.patch, expected=None, patch=None, traceparent="", n=self.last, is_repeated=True
+        )
         # The caller waits for both.
         patch.accepted, self.accepted = self.accepted, self.accepted.get_loop().create_future()
         self.patch, self.count, self.size, self.last = None, 1, self.task.size, self.n

@@ -22,7 +22,7 @@
 --        3 maximum entries of a mailbox
 --        4 the record's shard epochs as the caller knows them: it may know another shard for a thread
 --        then for each thread: id, writer, floor, epoch, count, and count times:
---          n, kind, expected, idempotency key, task, lines
+--          n, kind, expected, idempotency key, task, lines, traceparent
 --          floor     counter up to which the writer knows its tasks to be applied; it still holds all later ones
 --          epoch     the thread's newest epoch when the writer opened it; "": the writer is never fenced
 --          kind      "create" or "delete" if the task does that to the thread; "pair" if the next task is accepted
@@ -31,6 +31,8 @@
 --          idempotency key
 --                    of the append, or "". A repeated one is accepted like any task; the worker, which knows all keys
 --                    that the thread ever took, then ignores the append
+--          traceparent
+--                    trace context of the caller, which a worker's span continues, or "": the entry has no such field then
 --
 -- Returns { ring, { status, last, position, tail, fresh }, ... }, a reply for each thread. If ring is 1, the caller
 -- must publish a doorbell. last and position belong to the writer's last accepted task; this call accepted the last
@@ -147,7 +149,7 @@ while key <= #KEYS do
   local status, accepted = 'ok', 0
   local is_deleted = any_deleted and call('ZSCORE', deleted, thread)
 
-  for base = arg, arg + count * 6 - 1, 6 do
+  for base = arg, arg + count * 7 - 1, 7 do
     local n, kind, expected, idempotency_key = tonumber(ARGV[base]), ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
     if status == 'ok' and n > last then
       if n > last + 1 then
@@ -169,7 +171,12 @@ while key <= #KEYS do
           low = low + 1
         end
         position = high_text .. '-' .. low
-        call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', ARGV[base + 4], 'lines', ARGV[base + 5])
+        local task, lines, traceparent = ARGV[base + 4], ARGV[base + 5], ARGV[base + 6]
+        if traceparent == '' then
+          call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', task, 'lines', lines)
+        else
+          call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', task, 'lines', lines, 'traceparent', traceparent)
+        end
         if idempotency_key ~= '' then
           remember(idempotency_keys, idempotency_key)
         end
@@ -183,7 +190,7 @@ while key <= #KEYS do
       end
     end
   end
-  arg = arg + count * 6
+  arg = arg + count * 7
 
   if accepted > 0 then
     call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)

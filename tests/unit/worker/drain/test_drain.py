@@ -24,6 +24,8 @@ from livethread_worker.store.write.outcome import Outcome
 class FakeMailbox:
     """Hands out batches of one thread, each after calling its function."""
 
+    queue = "livethread.0"
+
     def __init__(self, *batches: tuple[Callable[[], object], list[MailboxEntry]]) -> None:
         self._batches = iter(batches)
         self.outcomes: list[Outcome] = []
