@@ -47,7 +47,8 @@ def trace_batch(
         return
     try:
         if traced := list(_traced(trace, claims, outcomes)):
-            _record(trace, queue, traced, _ns(started_at), _ns(durable_at))
+            count = sum(len(claim.entries) for claim in claims)
+            _record(trace, queue, traced, count, (_ns(started_at), _ns(durable_at)))
     except Exception as error:  # noqa: BLE001 - a provider may raise anything
         logger.warning("recording spans failed: %s", error, extra={"action": "trace", "error": type(error).__name__})
 
@@ -72,7 +73,9 @@ def _sampled(trace: Any, traceparent: bytes) -> Any:
     return context if context.is_valid and context.trace_flags.sampled else None
 
 
-def _record(trace: Any, queue: str, tasks: list[_Traced], started: int, ended: int) -> None:
+def _record(trace: Any, queue: str, tasks: list[_Traced], count: int, times: tuple[int, int]) -> None:
+    """Record the spans of *tasks*, and of their batch of *count* tasks."""
+    started, ended = times
     tracer = trace.get_tracer("livethread")
     common = {
         "messaging.system": "livethread",
@@ -84,7 +87,7 @@ def _record(trace: Any, queue: str, tasks: list[_Traced], started: int, ended: i
         f"apply {queue}",
         trace.set_span_in_context(trace.INVALID_SPAN),  # not in the trace of the client that rang
         trace.SpanKind.CONSUMER,
-        common | {"messaging.operation.name": "apply", "messaging.batch.message_count": len(tasks)},
+        common | {"messaging.operation.name": "apply", "messaging.batch.message_count": count},
         [trace.Link(context) for context in list(contexts)[:MAX_LINKS]],
         started,
     )

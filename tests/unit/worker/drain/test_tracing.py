@@ -90,7 +90,7 @@ def test_a_batch_has_a_trace_of_its_own_that_links_to_the_callers(turn: trace.Sp
 
     assert (batch.name, batch.kind, batch.parent) == (f"apply {QUEUE}", trace.SpanKind.CONSUMER, None)
     assert (batch.start_time, batch.end_time) == (2_000_000_000_000, 2_000_500_000_000)
-    assert batch.attributes == COMMON | {"messaging.operation.name": "apply", "messaging.batch.message_count": 3}
+    assert batch.attributes == COMMON | {"messaging.operation.name": "apply", "messaging.batch.message_count": 4}
     assert [link.context.span_id for link in batch.links] == [
         span.get_span_context().span_id for span in (turn, other)
     ]
