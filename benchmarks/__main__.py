@@ -16,6 +16,7 @@ import click
 
 from benchmarks import (
     chart,
+    day,
     deleting,
     history,
     listing,
@@ -26,12 +27,13 @@ from benchmarks import (
     scale,
     sessions,
     writing,
+    year,
 )
 from livethread.cli.output import json_option, print_json
 
 #: The parts measured by default; the others take minutes.
 DEFAULT_PARTS: Final = ("queue", "sessions", "listing", "rebuild", "history", "writing")
-PARTS: Final = (*DEFAULT_PARTS, "scale", "deleting", "memory")
+PARTS: Final = (*DEFAULT_PARTS, "scale", "deleting", "memory", "day", "year")
 
 #: Distributions whose versions matter to a result; some may not be installed.
 _DISTRIBUTIONS: Final = ("livethread", "celery", "redis", "openai-agents")
@@ -54,6 +56,10 @@ def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
 @click.option("--lines", default=1_000_000, help="Number of lines in the thread to append to.")
 @click.option("--deletions", default=50_000, help="Number of threads in the deleting part.")
 @click.option("--appends", default=1_000_000, help="Number of appends in the memory part.")
+@click.option("--day-threads", default=50_000, help="Number of threads in the day part.")
+@click.option(
+    "--year-threads", default=5_000, help="Number of short threads in the year part, and half of the larger one."
+)
 @click.option("--repeats", default=5, type=click.IntRange(5), help="Number of measurements; the median is reported.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the homes in this folder, and reuse those in it.")
 @click.option("--chart", "drawing", type=click.Path(path_type=Path), help="Draw queue and sessions as an SVG.")
@@ -67,12 +73,14 @@ def main(
     lines: int,
     deletions: int,
     appends: int,
+    day_threads: int,
+    year_threads: int,
     repeats: int,
     keep: Path | None,
     drawing: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure PARTS of livethread; all but scale, deleting and memory by default."""
+    """Measure PARTS of livethread; all but scale, deleting, memory, day and year by default."""
     with _folder(keep) as folder:
         runs: dict[str, Callable[[], Any]] = {
             "queue": lambda: queueing.run(repeats),
@@ -87,6 +95,8 @@ def main(
             "scale": lambda: scale.run(folder, sizes, repeats),
             "deleting": lambda: deleting.run(folder, deletions),
             "memory": lambda: memory.run(appends, max(appends // 10, 1)),
+            "day": lambda: day.run(day_threads),
+            "year": lambda: year.run(year_threads),
         }
         results = {part: runs[part]() for part in parts or DEFAULT_PARTS}
     versions = _versions(results)

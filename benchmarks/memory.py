@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import click
 
 from benchmarks import load
 from benchmarks.deployments import Deployment, deployed
+from benchmarks.growth import resident_sizes
 
 #: One round; after it, its threads are closed and others are opened.
 _SHAPE: Final = load.Shape(threads=100, appends=100, patch_every=10)
@@ -42,20 +42,8 @@ async def _run(appends: int, every: int) -> list[dict[str, Any]]:
 
 def _sizes(deployment: Deployment) -> dict[str, int]:
     pids = deployment.supervisor.pids()
-    processes = _processes()
+    processes = resident_sizes()
     # The worker's parent takes messages; its child does the work.
     working = [size for _, parent, size in processes if parent == pids["worker.1"]]
     sizes = {pid: size for pid, _, size in processes}
     return {"client": sizes[os.getpid()], "worker": max(working), "redis": sizes[pids["redis"]]}
-
-
-def _processes() -> list[tuple[int, int, int]]:
-    """Return the pid, parent and resident bytes of every process."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,rss="],  # noqa: S607 - its path differs between systems
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    rows = (map(int, line.split()) for line in listed.stdout.splitlines())
-    return [(pid, parent, kilobytes * 1024) for pid, parent, kilobytes in rows]

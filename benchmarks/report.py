@@ -34,6 +34,10 @@ def print_results(results: dict[str, Any], sizes: Sequence[int]) -> None:
         rates = (f"{deleted[name]:.0f}/s" for name in ("accepted_per_s", "applied_per_s"))
         row = (f"{deleted['deletions']} in a row", *rates, str(deleted["expired"]))
         _print_table(("deletions", "accepted", "applied", "expired claims"), [row])
+    if played := results.get("day"):
+        _print_stages(f"a day of {played['threads']} threads", played["stages"])
+    if played := results.get("year"):
+        _print_year(played)
     _print_bare(results)
 
 
@@ -156,3 +160,26 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
         )
         click.echo("  ".join(cells).rstrip())
     click.echo()
+
+
+def _print_stages(what: str, stages: dict[str, dict[str, int]], **further: list[str]) -> None:
+    """Print one line for each thing that is occupied, with a column for each stage."""
+    first = next(iter(stages.values()))
+    rows = [
+        (name, *(_amount(name, each[name]) for each in stages.values()), *(column[at] for column in further.values()))
+        for at, name in enumerate(first)
+    ]
+    _print_table((what, *stages, *(name.replace("_", " ") for name in further)), rows)
+
+
+def _print_year(played: dict[str, Any]) -> None:
+    stages = played["stages"]
+    _, fewer, _, more, _ = stages.values()
+    per_thread = [f"{(more[name] - fewer[name]) / played['threads']:.2f}" for name in fewer]
+    _print_stages("short threads", stages, days_later_a_thread=per_thread)
+    busy = {f"day {each['day']}": each for each in played["busy"]}
+    _print_stages("a busy thread", {day: {k: v for k, v in each.items() if k != "day"} for day, each in busy.items()})
+
+
+def _amount(name: str, value: int) -> str:
+    return f"{value / 1e6:.1f} MB" if name.endswith("bytes") else str(value)

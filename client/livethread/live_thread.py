@@ -293,7 +293,9 @@ class LiveThread:
             return receipt
         self.dropped += dropped
         logger.debug(
-            "the persistence policy dropped items",
+            "the persistence policy dropped %d items of thread %s",
+            dropped.total(),
+            self._thread_id,
             extra={"action": "drop_items", "thread_id": self._thread_id, "kinds": dict(dropped)},
         )
         return receipt.model_copy(update={"dropped": dropped.total()})

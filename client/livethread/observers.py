@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import orjson
 
@@ -137,6 +138,11 @@ class MetadataUpdated:
         """Return the event of *update*."""
         return cls(thread_id, position, tuple(update.patch.changes()))
 
+    @classmethod
+    def at(cls, thread_id: str, update: MetadataUpdate) -> EventAt:
+        """Return what makes the event of *update*, without the update's values."""
+        return partial(cls, thread_id, fields=tuple(update.patch.changes()))
+
 
 @dataclass(frozen=True, slots=True)
 class TasksApplied:
@@ -153,15 +159,20 @@ class TasksApplied:
 
 @dataclass(frozen=True, slots=True)
 class ThreadParkedEvent:
-    """A task of the thread cannot be applied; the thread waits."""
+    """A task of the thread cannot be applied; the thread waits. A store emits it once for each time it is parked."""
 
     action: ClassVar[str] = "thread_parked"
 
     thread_id: str
     reason: str
+    #: When a worker parked the thread; None if it was parked by hand.
+    parked_at: datetime | None = None
 
 
 ThreadEvent = ThreadInitialized | ItemsAppended | MetadataUpdated | TasksApplied | ThreadParkedEvent
+
+#: Makes the event of a task once its position is known.
+EventAt = Callable[[Position], ThreadEvent]
 
 #: Log levels: production sees only the rare events.
 _LEVELS: dict[type[ThreadEvent], int] = {
@@ -172,12 +183,17 @@ _LEVELS: dict[type[ThreadEvent], int] = {
     ThreadParkedEvent: logging.ERROR,
 }
 
+#: Number of threads whose last parking is remembered.
+PARKINGS_KNOWN: Final = 10_000
+
 
 class Observers:
     """The observers of one store: functions that receive its events."""
 
     def __init__(self) -> None:
         self._observers: dict[object, Callable[[ThreadEvent], None]] = {}
+        #: Thread -> its last parking: several handles and messages report the same one.
+        self._parkings: dict[str, ThreadParkedEvent] = {}
 
     def subscribe(self, observer: Callable[[ThreadEvent], None]) -> Callable[[], None]:
         """Call *observer* with every event from now on; return the function that ends the subscription.
@@ -193,12 +209,13 @@ class Observers:
         return bool(self._observers) or logger.isEnabledFor(_LEVELS[kind])
 
     def emit(self, event: ThreadEvent) -> None:
-        """Log *event* and pass it to every observer."""
+        """Log *event* and pass it to every observer, unless it is the parking that was last reported of its thread."""
+        if isinstance(event, ThreadParkedEvent) and not self._is_new(event):
+            return
         level = _LEVELS[type(event)]
         if logger.isEnabledFor(level):
-            reason = f": {event.reason}" if isinstance(event, ThreadParkedEvent) else ""
             extra = {"action": event.action, **asdict(event)}
-            logger.log(level, "%s, thread %s%s", event.action, event.thread_id, reason, extra=extra)
+            logger.log(level, "%s, thread %s: %s", event.action, event.thread_id, _detail(event), extra=extra)
         for observer in tuple(self._observers.values()):
             try:
                 observer(event)
@@ -207,8 +224,29 @@ class Observers:
                     "an observer of thread %s failed at %s",
                     event.thread_id,
                     event.action,
-                    extra={"action": event.action},
+                    extra={"action": event.action, "thread_id": event.thread_id},
                 )
+
+    def _is_new(self, parking: ThreadParkedEvent) -> bool:
+        known = self._parkings.pop(parking.thread_id, None)
+        self._parkings[parking.thread_id] = parking
+        if len(self._parkings) > PARKINGS_KNOWN:
+            del self._parkings[next(iter(self._parkings))]
+        return parking != known
+
+
+def _detail(event: ThreadEvent) -> str:
+    match event:
+        case ThreadInitialized():
+            return event.mode
+        case ItemsAppended():
+            return f"{event.items} items, {event.size} bytes, at {event.position}"
+        case MetadataUpdated():
+            return f"{', '.join(event.fields)}, at {event.position}"
+        case TasksApplied():
+            return f"up to {event.position}"
+        case ThreadParkedEvent():
+            return event.reason
 
 
 class JsonLinesObserver:

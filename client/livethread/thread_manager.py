@@ -120,7 +120,11 @@ class ThreadManager:
             try:
                 observer(thread)
             except Exception:
-                logger.exception("an observer of created threads failed", extra={"thread_id": thread.thread_id})
+                logger.exception(
+                    "an observer of created threads failed at thread %s",
+                    thread.thread_id,
+                    extra={"action": "create_thread", "thread_id": thread.thread_id},
+                )
 
     async def spawn_subagent(
         self, parent_thread_id: str, params: types.CreateThreadParams | None = None

@@ -69,6 +69,11 @@ def deployment_key(prefix: str) -> str:
     return f"{prefix}:deployment"
 
 
+def workers_key(prefix: str) -> str:
+    """Return the hash worker -> ``<time (ms) of its last sign of life> <JSON: host, home, shards>``."""
+    return f"{prefix}:workers"
+
+
 def celery_key_prefix(prefix: str) -> str:
     """Return how Celery's keys begin: with our prefix, so that one Redis ACL covers both."""
     return f"{prefix}:celery:"
@@ -93,6 +98,10 @@ class ShardKeys:
         self.attempts = f"{base}attempts"
         #: hash: thread -> JSON that says why it is parked.
         self.parked = f"{base}parked"
+        #: zset: thread -> time (ms) in the position of its first unapplied task; parked threads are not in it.
+        self.waiting = f"{base}waiting"
+        #: hash: what happened to tasks, counted; see ``StatisticsReader``.
+        self.stats = f"{base}stats"
         #: zset: thread -> time (ms) at which its deletion was accepted; no later task is.
         self.deleted = f"{base}deleted"
         #: string, short TTL: a doorbell is outstanding.

@@ -110,6 +110,8 @@ class Settings(BaseSettings):
     compress_after_days: Annotated[int, Field(ge=1)] | None = None
     #: Maximum number of ordered tasks that each worker process reports per second as Celery task events (Flower).
     task_events_per_s: Annotated[int, Field(ge=0)] = 500
+    #: Form of workers' log lines; ``json`` keeps what belongs to a line (thread, shard, position) in fields of its own.
+    log_format: Literal["text", "json"] = "text"
 
     @classmethod
     def settings_customise_sources(

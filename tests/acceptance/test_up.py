@@ -86,7 +86,7 @@ def test_up_runs_everything_once_and_stops_in_reverse_on_sigterm(up: Up, env: di
 def test_the_shipped_procfile_names_each_kind_of_process() -> None:
     names = [name for name, _ in read_procfile(deployment_root() / "Procfile")]
 
-    assert names == ["redis", "worker", "browse", "flower"]
+    assert names == ["redis", "worker", "browse", "metrics", "flower"]
 
 
 def test_a_malformed_procfile_line_is_refused_with_its_number(tmp_path: Path) -> None:

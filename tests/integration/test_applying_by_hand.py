@@ -502,10 +502,14 @@ async def test_a_worker_logs_which_thread_it_parked_and_why(
     thread_id, _, _ = await a_parked_thread(store, hand_worker)
 
     [line] = [record for record in caplog.records if getattr(record, "action", "") == "park"]
+    mailbox = names.ShardKeys(store._settings.key_prefix, 0).mailbox(thread_id)
+    waiting: Any = hand_worker.redis.xrange(mailbox)
+    position = waiting[0][0].decode()
 
     shown = logging.Formatter(Celery(set_as_current=False).conf.worker_log_format).format(line)
-    assert f"thread {thread_id} is parked: ThreadNotFound" in shown
+    assert f"thread {thread_id} is parked at {position}: ThreadNotFound" in shown
     assert vars(line)["thread_id"] == thread_id
+    assert (vars(line)["shard"], vars(line)["position"]) == (0, position)
     assert "two" not in shown
 
 

@@ -212,7 +212,7 @@ async def test_tasks_of_a_plain_redis_client_are_applied(
     await append(store, thread_id, message("one"))
     keys = names.ShardKeys(settings.key_prefix, 0)
     shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
-    shard.append(names.deployment_key(settings.key_prefix))
+    shard += [keys.waiting, keys.stats, names.deployment_key(settings.key_prefix)]
     thread_keys = [
         keys.mailbox(thread_id),
         keys.writers(thread_id),
@@ -225,7 +225,7 @@ async def test_tasks_of_a_plain_redis_client_are_applied(
     arguments += [1, "", "", "", task, line, ""]
 
     reply: Any = redis_server.client.eval(
-        load_script("livethread.queued", "enqueue"), 13, *shard, *thread_keys, *arguments
+        load_script("livethread.queued", "enqueue"), 15, *shard, *thread_keys, *arguments
     )
 
     ring, [status, last, position, tail, fresh] = reply

@@ -25,6 +25,7 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from redis import Redis
+from tests.nodes.counting import true_counts
 from tests.nodes.directing import Actor, Closed, Order, WatchedRedis
 from tests.nodes.examples import assert_finds_a_fault, machine_settings
 from tests.nodes.killing import DEATHS, Death, Killed, Killer
@@ -375,6 +376,9 @@ class Interleaving(RuleBasedStateMachine):
         assert claims == set(redis.hkeys(keys.tokens))
         assert not claims & set(redis.zrange(keys.ready, 0, -1))
         assert self.holders.keys() <= {claimed.decode() for claimed in claims}, "a claim was lost"
+        counts = true_counts(redis, keys, THREADS)
+        accepted = sum(n for name, n in counts.items() if name.startswith("accepted:"))
+        assert accepted == sum(map(len, self.accepted.values())), "an accepted task was not counted once"
 
     def heard(self, actor: Actor, name: str, reply: Any) -> None:
         """Record the holders of claims, and check that no thread is claimed twice."""

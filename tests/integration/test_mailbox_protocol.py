@@ -66,7 +66,7 @@ class Enqueuer:
         """Enqueue tasks with *counters*; task *pair* and the task after it are an append and its derived patch."""
         keys = self.keys
         shard = [keys.ready, keys.claims, keys.tokens, keys.parked, keys.bell, keys.drain, keys.wake, keys.deleted]
-        shard.append(self.deployment)
+        shard += [keys.waiting, keys.stats, self.deployment]
         thread_keys = [
             keys.mailbox(thread_id),
             keys.writers(thread_id),
@@ -121,7 +121,7 @@ def thread_id() -> str:
 def unpark(redis: Redis, settings: Settings, thread_id: str) -> bool:
     keys = names.ShardKeys(settings.key_prefix, 0)
     script = redis.register_script(load_script("livethread.queued", "unpark"))
-    return bool(script(keys=[keys.ready, keys.parked], args=[thread_id]))
+    return bool(script(keys=[keys.ready, keys.parked, keys.waiting, keys.mailbox(thread_id)], args=[thread_id]))
 
 
 def done(position: str | None) -> Outcome:
@@ -649,7 +649,7 @@ def test_settling_trims_by_position_and_keeps_later_tasks(
     assert applied.decode() == positions[1]
 
 
-def test_a_settled_thread_without_tasks_leaves_only_keys_that_expire(
+def test_a_settled_thread_without_tasks_leaves_only_counts_and_keys_that_expire(
     enqueue: Enqueuer, mailbox: Mailbox, redis: Redis, settings: Settings, thread_id: str
 ) -> None:
     reply = enqueue(thread_id, [1])
@@ -658,7 +658,7 @@ def test_a_settled_thread_without_tasks_leaves_only_keys_that_expire(
     mailbox.settle(claims, {thread_id: done(reply.position)})
     mailbox.rest()
 
-    left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:{{0}}:*")}
+    left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:{{0}}:*")} - {enqueue.keys.stats}
     assert left == {enqueue.keys.seen, enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
     assert all(int(redis.ttl(key)) > 0 for key in left)
 

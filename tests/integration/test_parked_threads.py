@@ -20,11 +20,14 @@ from tests.nodes.workers import HandWorker
 from livethread import (
     Conflict,
     DeleteThreadParams,
+    DiscardThreadParams,
     QueuedThreadStore,
     ResourceExhausted,
     ResumeThreadParams,
+    ThreadEvent,
     ThreadNotFound,
     ThreadParked,
+    ThreadParkedEvent,
     new_thread_id,
 )
 from livethread.cli import main
@@ -574,3 +577,35 @@ async def test_a_parked_thread_accepts_tasks_up_to_its_bound(settings: Settings,
         await drain(hand_worker)
         await flush(store, thread_id)
         assert texts(await history(store, thread_id)) == ["before", "after", "third", "fourth"]
+
+
+async def test_each_parking_is_one_event_however_often_the_client_hears_of_it(
+    store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings
+) -> None:
+    events: list[ThreadEvent] = []
+    store.observers.subscribe(events.append)
+
+    def parkings() -> list[ThreadParkedEvent]:
+        return [event for event in events if isinstance(event, ThreadParkedEvent)]
+
+    thread_id, _ = await a_parked_thread(store, hand_worker)
+    for _ in range(2):
+        with pytest.raises(ThreadParked):
+            await flush(store, thread_id)
+    await store.discard_thread(DiscardThreadParams(thread_id=thread_id))
+    await store.resume_thread(ResumeThreadParams(thread_id=thread_id))
+    await append(store, thread_id, message("later"))
+    with pytest.raises(ThreadParked):
+        await flush(store, thread_id)
+    first = parkings()
+
+    await done(settings, "retry", thread_id)
+    await drain(hand_worker)
+    await eventually(lambda: len(parkings()) > 1, "the second parking")
+    with pytest.raises(ThreadParked):
+        await flush(store, thread_id)
+
+    assert [event.thread_id for event in first] == [thread_id]
+    again = parkings()
+    assert [event.reason for event in again] == [first[0].reason] * 2
+    assert again[1].parked_at > again[0].parked_at  # type: ignore[operator]  # a worker parked it

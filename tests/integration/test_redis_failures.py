@@ -17,12 +17,14 @@ from livethread import (
     Conflict,
     FlushThreadParams,
     Internal,
+    ItemsAppended,
     LiveThread,
     QueuedThreadStore,
     ReadThreadParams,
     ResourceExhausted,
     ResumeThreadParams,
     Settings,
+    ThreadEvent,
     ThreadStoreError,
     Unavailable,
 )
@@ -83,15 +85,19 @@ async def test_an_append_that_redis_does_not_accept_in_time_stays_queued(
 ) -> None:
     async with opened(own_settings.model_copy(update={"enqueue_timeout_s": 0.2})) as store:
         thread_id = await appended(store, 1)
+        events: list[ThreadEvent] = []
+        store.observers.subscribe(events.append)
         own_redis.kill()
 
         with pytest.raises(Unavailable, match="do not append it again") as failure:
             await append(store, thread_id, message("1"))
 
         assert "0.2 s" in str(failure.value)
+        assert events == []
         own_redis.start()
         async with draining(own_worker):
             await flush(store, thread_id, timeout_s=15)
+        assert [event.items for event in events if isinstance(event, ItemsAppended)] == [1]
         assert texts(await history(store, thread_id)) == numbers(2)
 
 

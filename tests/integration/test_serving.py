@@ -26,6 +26,7 @@ class Worker:
 
     def __init__(self, settings: Settings, *shards: int) -> None:
         self.settings = settings
+        self.hostname = f"{settings.home.name}@test"
         self.app = create_app(settings)
         self.app.amqp.queues.select([names.queue_name(settings.key_prefix, shard) for shard in shards])
         self.serving = Serving(self.app, settings)

@@ -83,13 +83,14 @@ async def draining(worker: HandWorker) -> AsyncIterator[None]:
 
 
 @contextmanager
-def celery_worker(settings: Settings) -> Iterator[None]:
+def celery_worker(settings: Settings, loglevel: str = "ERROR") -> Iterator[None]:
     """Run a Celery worker in a thread, with its own app, as Celery caches connections per app."""
     app = create_app(settings)
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     try:
-        with start_worker(app, pool="solo", perform_ping_check=False, hostname=f"in-process-{os.getpid()}@test"):
+        name = f"in-process-{os.getpid()}@test"
+        with start_worker(app, pool="solo", perform_ping_check=False, hostname=name, loglevel=loglevel):
             yield
     finally:
         # Celery's worker sets up the root logger as if the process were its own.

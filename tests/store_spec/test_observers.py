@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -137,6 +138,25 @@ async def test_an_append_is_reported_with_its_size_and_again_when_it_is_applied(
     items = parse_items([message("one"), message("two")])
     assert appended.size == sum(map(len, encode_items(items, utc_now(), max_bytes=1_000)))
     await eventually(lambda: applied_up_to(events, receipt.position), "the event of its application")
+
+
+async def test_each_accepted_append_is_reported_whether_or_not_its_caller_waits(
+    store: ThreadStore, events: list[ThreadEvent]
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("first"))
+    calls = [asyncio.ensure_future(append(store, thread_id, message(f"{n}"))) for n in range(10)]
+    await asyncio.sleep(0)
+
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    await flush(store, thread_id)
+
+    stored = await history(store, thread_id)
+    assert len([event for event in events if isinstance(event, ItemsAppended)]) == len(stored)
+    positions = [position_key(event.position) for event in events if isinstance(event, ItemsAppended)]
+    assert positions == sorted(set(positions))
 
 
 async def test_a_patch_is_reported_with_the_names_of_its_fields_only(

@@ -235,7 +235,7 @@ async def test_subscribers_see_each_thread_that_is_created_or_spawned(
     await a_thread(manager)
 
     assert seen == [created, spawned]
-    assert "an observer of created threads failed" in caplog.text
+    assert f"an observer of created threads failed at thread {spawned.thread_id}" in caplog.text
 
 
 async def test_a_removed_thread_is_no_longer_loaded_and_stays_open(manager: ThreadManager) -> None:

@@ -8,6 +8,7 @@ from livethread.queued.broker import Broker
 from livethread_config import Settings
 from livethread_config.celery_app import deployment_app
 from livethread_worker import tasks
+from livethread_worker.logs import set_up_logs
 
 
 def create_app(settings: Settings) -> Celery:
@@ -15,5 +16,6 @@ def create_app(settings: Settings) -> Celery:
     app = deployment_app("livethread", settings, Broker)
     app.remade_by = create_app, (settings,)
     app.conf.update(worker_consumer="livethread_worker.consumer:Consumer")
+    set_up_logs(app, settings)
     tasks.register(app, settings)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable
@@ -21,6 +22,9 @@ from livethread_worker.store.files.identity import identify, recall_deployment, 
 
 logger = logging.getLogger(__name__)
 
+#: How long the sign of a worker that was killed is kept: an operator can see where it ran.
+SIGNS_KEPT_MS: Final = 600_000
+
 #: A time before all others.
 NEVER: Final = float("-inf")
 
@@ -38,6 +42,8 @@ class Membership:
         self._settings = settings
         self._key = names.deployment_key(settings.key_prefix)
         self._change = redis.register_script(load_script("livethread.queued", "record"))
+        self._workers = names.workers_key(settings.key_prefix)
+        self._sign = redis.register_script(load_script("livethread_worker", "sign"))
         self._read_at = NEVER
         try:
             self.identity: HomeIdentity = identify(home, settings.key_prefix)
@@ -107,6 +113,23 @@ class Membership:
                     raise InvalidRequest(self._refusal(shard, holder))
                 now = "" if holder is None else self._redis.hget(self._key, home_field(shard)).decode()
                 self._put([Change(home_field(shard), now, self.identity.text)])
+
+    def sign(self, worker: str, shards: list[int]) -> None:
+        """Note that *worker*, a Celery node of this home, lives and serves *shards*.
+
+        Raises:
+            RedisError, OSError: Redis does not answer.
+        """
+        known = {"host": self.identity.host, "home": self.identity.path, "shards": shards}
+        self._sign(keys=[self._workers], args=[worker, json.dumps(known), SIGNS_KEPT_MS])
+
+    def sign_off(self, worker: str) -> None:
+        """Remove the sign of *worker*, which ends.
+
+        Raises:
+            RedisError, OSError: Redis does not answer.
+        """
+        self._redis.hdel(self._workers, worker)
 
     def _put(self, changes: list[Change]) -> None:
         self._change(keys=[self._key], args=[part for change in changes for part in change])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final
@@ -40,6 +43,9 @@ logger = logging.getLogger(__name__)
 #: batch would find them all in use. Python's default is 700.
 YOUNG_OBJECTS: Final = 100_000
 
+#: How often a worker logs what it serves.
+REPORT_INTERVAL: Final = 60.0  # seconds
+
 
 def collect_garbage_rarely(**_: Any) -> None:
     """Exclude imported modules from garbage collection, and collect rarely.
@@ -68,6 +74,9 @@ class WorkerProcess:
         self._events: TaskEvents | None = None
         #: The index for which this process has requested completion.
         self._asked_for: Index | None = None
+        #: Why this process last put back each thread that it has not applied since.
+        self._put_back: dict[str, str] = {}
+        self._report_at = float("-inf")
 
     def open_index(self) -> Index:
         """Return the index. If it has not read every rollout yet, request a Celery task that completes it.
@@ -130,18 +139,23 @@ class WorkerProcess:
             serves_others=len(shards) > 1,
             events=self._task_events(hostname),
             outage=self._outage,
+            put_back=self._put_back,
         )
-        return drain.run()
+        counts = drain.run()
+        if counts["batches"]:
+            logger.debug("drained shard %d: %s", shard, counts, extra={"action": "drain", "shard": shard, **counts})
+        return counts
 
     def sweep(self, consumer: Any) -> None:
         """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed.
 
-        First, follow the deployment record.
+        First, follow the deployment record, and give a sign of life.
         """
         try:
             shards = self.membership.refresh().shards
             self._serving.follow(self.membership, consumer)
             consumed = self._serving.consumed()
+            self.membership.sign(consumer.hostname, consumed)
             for shard in shards:
                 if self.mailbox(shard).sweep(self.membership.identity if shard in consumed else None):
                     self.ring(shard)
@@ -149,10 +163,32 @@ class WorkerProcess:
             mine = self._serving.shards(self.membership) if self.settings.compress_after_days else []
             if mine and self.mailbox(min(self.membership.served())).is_compression_due():
                 self._send(names.COMPRESS_COLD_TASK, mine[0], {})
+            self._report(consumed)
         except (RedisError, OSError, InvalidRequest) as error:
             self._begin_outage(error, "the next sweep goes on")
         else:
             self._outage.end()
+
+    def sign_off(self, consumer: Any) -> None:
+        """Remove the worker's sign of life; if Redis does not answer, it ages."""
+        with suppress(RedisError, OSError, InvalidRequest):
+            self.membership.sign_off(consumer.hostname)
+
+    def _report(self, shards: Iterable[int]) -> None:
+        """Log what waits in *shards*, once per `REPORT_INTERVAL`: the line says that this worker sweeps."""
+        if time.monotonic() < self._report_at or not logger.isEnabledFor(logging.INFO):
+            return
+        self._report_at = time.monotonic() + REPORT_INTERVAL
+        counts = [self.mailbox(shard).count() for shard in shards]
+        waiting, parked = (sum(each) for each in zip(*counts, strict=True)) if counts else (0, 0)
+        logger.info(
+            "serving shard %s of %s: %d threads wait, %d are parked",
+            ", ".join(map(str, shards)) or "none",
+            self.home.root,
+            waiting,
+            parked,
+            extra={"action": "serve", "shards": list(shards), "waiting": waiting, "parked": parked},
+        )
 
     def ring(self, shard: int) -> None:
         """Publish a doorbell for *shard*. If that fails, the next sweep rings."""

@@ -80,13 +80,18 @@ class Serving:
             if home is None:  # Redis lost the record, and another process restored it
                 _is_claimed(membership, shard)
             elif home != membership.identity:
-                logger.error("shard %d is served by the home %s now, and no longer by this worker", shard, home)
+                logger.error(
+                    "shard %d is served by the home %s now, and no longer by this worker",
+                    shard,
+                    home,
+                    extra={"action": "serve", "shard": shard},
+                )
                 consumer.cancel_task_queue(names.queue_name(self._prefix, shard))
         due = self.shards(membership) if self._chosen is not None else self._due(membership, begun_by=_now_ms())
         for shard in due:
             if shard not in consumed and _is_claimed(membership, shard):
                 consumer.add_task_queue(names.queue_name(self._prefix, shard))
-                logger.info("serving shard %d, too", shard)
+                logger.info("serving shard %d, too", shard, extra={"action": "serve", "shard": shard})
 
     def _due(self, membership: Membership, begun_by: int | None = None) -> list[int]:
         """Return the shards that a worker without ``-Q`` serves; of those without a home, those that have begun.

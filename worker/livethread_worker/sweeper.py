@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.bootsteps import RUN  # type: ignore[attr-defined]  # celery-types lacks it
 
 
-def sweep_regularly(app: Celery, sweep: Callable[[Any], None], interval_s: float) -> None:
+def sweep_regularly(
+    app: Celery, sweep: Callable[[Any], None], interval_s: float, *, end: Callable[[Any], None]
+) -> None:
     """Have *app*'s workers call *sweep* whenever they connect, and every *interval_s* while they are connected.
 
-    *sweep* gets Celery's consumer.
+    A worker that ends calls *end*. Both get Celery's consumer.
     """
 
     class Sweeper(bootsteps.StartStopStep):
@@ -30,6 +33,8 @@ def sweep_regularly(app: Celery, sweep: Callable[[Any], None], interval_s: float
             if self._timer is not None:
                 consumer.timer.cancel(self._timer)
                 self._timer = None
+            if consumer.blueprint.state != RUN:  # else it reconnects
+                end(consumer)
 
         shutdown = stop
 

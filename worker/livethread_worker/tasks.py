@@ -58,7 +58,7 @@ def register(app: Celery, settings: Settings) -> None:
     _register_reads(app, process, exclusive)
     check_at_start(app, settings, lambda: serving.begin(process.membership))
 
-    sweep_regularly(app, process.sweep, settings.sweep_interval_s)
+    sweep_regularly(app, process.sweep, settings.sweep_interval_s, end=process.sign_off)
 
 
 def _exclusive_base() -> type[Task[..., Any]]:

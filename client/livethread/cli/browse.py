@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import secrets
 import signal
 import socket
@@ -13,9 +12,9 @@ from typing import Final
 
 import click
 
+from livethread.cli.listening import host_option, listening_errors_translated, port_option, url
 from livethread.cli.place import place_of_reads
 from livethread.composition import open_queue_state, open_reader
-from livethread.errors import Unavailable
 from livethread_config import Settings
 
 PORT: Final = 5556
@@ -24,14 +23,8 @@ GRACE: Final = 2
 
 
 @click.command("browse")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=lambda: os.environ.get("PORT", PORT),
-    show_default=str(PORT),
-    help="Port to listen on; $PORT if it is set.",
-)
+@host_option
+@port_option(PORT)
 @click.option(
     "--name", "names", multiple=True, metavar="HOST", help="Also answer to this host name; may be repeated."
 )
@@ -58,19 +51,16 @@ async def _serve(host: str, port: int, names: tuple[str, ...]) -> None:
         app = create_app(reader, queue, place=place_of_reads(settings), token=token, names={host, *names})
         config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE)
         with _listener(host, port) as listener:
-            address = f"[{host}]" if ":" in host else host
             query = "" if token is None else f"?token={token}"
-            click.echo(f"Threads: http://{address}:{listener.getsockname()[1]}/{query}")
+            click.echo(f"Threads: {url(host, listener.getsockname()[1])}{query}")
             server = uvicorn.Server(config)
             app.state.is_stopping = lambda: server.should_exit  # open pages would never end their streams
             await server.serve(sockets=[listener])
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    try:
+    with listening_errors_translated(host, port):
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise Unavailable(f"{host}, port {port}: {error.strerror}; --port names another port") from None
 
 
 def is_loopback(host: str) -> bool:

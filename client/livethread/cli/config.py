@@ -13,13 +13,20 @@ COLUMNS: Final = (Column("setting"), Column("value", is_cut=True), Column("sourc
 
 
 @click.command("config")
+@click.option("--files", "shows_files", is_flag=True, help="Print the directory of the files to deploy instead.")
 @json_option
-def command(*, as_json: bool) -> None:
+def command(*, shows_files: bool, as_json: bool) -> None:
     """Show each setting, its value and its source, and what commands act on.
 
     A setting comes from its variable LIVETHREAD_…, else from the settings file, else it has its default. Passwords are
     hidden.
     """
+    if shows_files:
+        from livethread_worker.embedded.deployment_files import deployment_root
+
+        click.echo(deployment_root())
+        return
+
     from livethread_config import Settings
     from livethread_config.settings import source_of
     from livethread_config.settings_file import settings_path

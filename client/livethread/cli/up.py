@@ -34,7 +34,7 @@ SHELL_SYNTAX: Final = re.compile(r"[;&|<>()`\n]")
 REDIS_COMMAND: Final = "livethread redis"
 LOCALHOST: Final = "127.0.0.1"
 #: Kinds of processes that serve pages -> the extra that they need, and the port, or the next free one.
-PAGES: Final = {"browse": ("web", 5556), "flower": ("flower", 5555)}
+PAGES: Final = {"browse": ("web", 5556), "metrics": ("metrics", 5557), "flower": ("flower", 5555)}
 PORTS_TRIED: Final = 20
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: From SIGTERM to SIGQUIT, for all but workers (theirs is in `processes`).
@@ -53,7 +53,7 @@ NAME_WIDTH: Final = 9
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of worker processes."
 )
 def command(procfile: Path | None, workers: int) -> None:
-    """Run Redis, workers, Flower and the pages of threads on this machine.
+    """Run Redis, workers, Flower, the pages of threads and the metrics on this machine.
 
     Redis is the embedded one unless LIVETHREAD_REDIS_URL is set. A process that crashes is restarted. Ctrl-C stops all
     processes in reverse order and lets workers finish; a second Ctrl-C kills them.

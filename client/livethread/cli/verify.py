@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def command(*, journals: tuple[Path, ...], redis_lost_data: bool, as_json: bool) -> None:
     """Compare LIVETHREAD_HOME with the JOURNALS of all its writers.
 
-    `livethread.journal.journaled` writes a journal. All writers must have ended, and their tasks must be applied. The
-    exit code is 1 if a promise was not kept.
+    `livethread.journal.journaled` writes a journal. All writers must have ended, and their tasks must be applied. If the
+    deployment has several homes, run this in each. The exit code is 1 if a promise was not kept.
     """
     report = _verify(journals, redis_lost_data=redis_lost_data)
     if as_json:
@@ -57,4 +57,6 @@ def _print(report: VerifyReport) -> None:
         f"{report.threads} threads: {calls['ok']} calls accepted, {calls['fail']} refused, {calls['info']} unknown; "
         f"{report.applied} appends are in the rollouts"
     )
+    if report.elsewhere:
+        click.echo(f"{report.elsewhere} threads belong to other homes: verify those, too")
     click.echo(found or "every promise was kept")

@@ -17,7 +17,7 @@ from livethread.position import position_key
 from livethread.queued.mailboxes import Mailboxes
 from livethread.queued.outage import Outage
 from livethread.queued.outbox import Outbox
-from livethread.queued.parked_threads import parked_reason
+from livethread.queued.parked_threads import Parking
 from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Writer
 
@@ -99,7 +99,7 @@ class Acknowledgements:
         if writer is None:
             return
         if what == b"parked":
-            writer.note_parked(parked_reason(detail))
+            writer.note_parked(Parking.parse(detail))
         elif what == b"applied":
             position, counter = detail.decode().split(" ")
             id_, n = counter.split(":")

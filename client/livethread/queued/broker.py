@@ -44,6 +44,15 @@ class _Channel(kombu_redis.Channel):
         with suppress(OutOfMemoryError):
             super().maybe_refresh_binding_expiry()  # type: ignore[misc]  # likewise
 
+    def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+        """Return how to connect; if the channel is closed, raise what makes kombu publish on another one.
+
+        A declaration that finds the connection lost makes a new one and closes this channel, on which kombu publishes next.
+        """
+        if self.connection is None:
+            raise ConnectionError("the connection was lost while a queue was declared")
+        return super()._connparams(*args, **kwargs)  # type: ignore[misc]  # likewise
+
     @cached_property
     def _push(self) -> Any:
         return self._create_client().register_script(load_script("livethread.queued", "push"))  # type: ignore[attr-defined]

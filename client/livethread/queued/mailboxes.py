@@ -21,7 +21,7 @@ from livethread.queued.delay import Circumstances
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.outage import NOT_THE_MASTER
-from livethread.queued.parked_threads import ParkedThread, WaitingEntry, parked_reason
+from livethread.queued.parked_threads import ParkedThread, Parking, WaitingEntry
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.queued.writer import Place, Submission, Writer
 from livethread_config import Settings, names
@@ -113,7 +113,18 @@ class Mailboxes:
     def _shard(self, number: int) -> _Shard:
         if number not in self._shards:
             of = names.ShardKeys(self._prefix, number)
-            head = (of.ready, of.claims, of.tokens, of.parked, of.bell, of.drain, of.wake, of.deleted)
+            head = (
+                of.ready,
+                of.claims,
+                of.tokens,
+                of.parked,
+                of.bell,
+                of.drain,
+                of.wake,
+                of.deleted,
+                of.waiting,
+                of.stats,
+            )
             sender = ScriptConnection(self._redis, self._enqueue)
             self._shards[number] = _Shard(of, (*head, names.deployment_key(self._prefix)), sender)
         return self._shards[number]
@@ -260,11 +271,11 @@ class Mailboxes:
                 questions.hrandfield(of.parked, 1, withvalues=True)
                 ready, claimed, parked = await questions.execute()
             if parked:
-                raise ThreadParked(parked[0].decode(), parked_reason(parked[1]))
+                raise ThreadParked(parked[0].decode(), Parking.parse(parked[1]).reason)
             found += [thread.decode() for thread in (*claimed, *ready)]
         return found
 
-    async def progress(self, writer: Writer) -> tuple[tuple[int, Position] | None, str | None]:
+    async def progress(self, writer: Writer) -> tuple[tuple[int, Position] | None, Parking | None]:
         """Return how far workers are with the writer's tasks.
 
         That is the last applied counter with the thread's last applied position, if both are known; and why the
@@ -281,7 +292,7 @@ class Mailboxes:
             questions.hget(of.parked, thread_id)
             n, position, detail = await questions.execute()
         applied = None if n is None or position is None else (int(n), position.decode())
-        return applied, None if detail is None else parked_reason(detail)
+        return applied, None if detail is None else Parking.parse(detail)
 
     async def circumstances(self, thread_id: str) -> Circumstances:
         """Return what Redis knows about why the thread's tasks wait."""
@@ -384,7 +395,7 @@ class Mailboxes:
     async def unpark(self, thread_id: str) -> bool:
         """Let workers try a parked thread again, from the task that stopped it; return whether it was parked."""
         of = self._keys_of(thread_id)
-        was_parked = bool(await self._unpark([of.ready, of.parked], [thread_id]))
+        was_parked = bool(await self._unpark([of.ready, of.parked, of.waiting, of.mailbox(thread_id)], [thread_id]))
         if was_parked:
             await self.poke(thread_id)
         return was_parked
@@ -405,7 +416,7 @@ class Mailboxes:
             if entry.counter is not None:
                 writer, n = entry.counter
                 counters[writer] = max(n, counters.get(writer, 0))
-        keys = [of.ready, of.parked, of.deleted, *_thread_keys(of, thread_id)]
+        keys = [of.ready, of.parked, of.deleted, *_thread_keys(of, thread_id), of.waiting, of.stats]
         args: list[Any] = [thread_id, parked.detail, self._ttl_s, of.acks_prefix, len(entries)]
         args += [entry.position for entry in entries]
         if not await self._drop(keys, args + list(chain.from_iterable(counters.items()))):
@@ -454,7 +465,7 @@ def _thread_backlog(head: bytes, tail: bytes, applied: bytes, parked: bytes, is_
         head.decode() or None,
         tail.decode() or None,
         applied.decode() or None,
-        parked_reason(parked) if parked else None,
+        Parking.parse(parked).reason if parked else None,
         bool(is_deleted),
     )
 

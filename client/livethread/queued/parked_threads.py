@@ -6,13 +6,31 @@ import base64
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, NamedTuple, Self
 
 from livethread.errors import InvalidRequest
+from livethread.model import parse_time
 from livethread.ordered_tasks import OrderedTask
 
 #: Above every counter that a task can have.
 _MAX_COUNTER: Final = 2**53
+
+
+class Parking(NamedTuple):
+    """Why a thread is parked, and since when; a thread that is parked again has a later time."""
+
+    reason: str
+    #: None if no worker wrote it.
+    parked_at: datetime | None = None
+
+    @classmethod
+    def parse(cls, detail: bytes) -> Self:
+        """Return what *detail* says, which is JSON if a worker wrote it."""
+        parsed = _parsed(detail)
+        if not isinstance(parsed, dict):
+            return cls(str(parsed))
+        return cls(str(parsed.get("reason", parsed)), parse_time(parsed.get("parked_at")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +88,6 @@ class WaitingEntry:
     def contents(self) -> dict[str, Any]:
         """Return all fields, as text or as ``{"base64": …}`` if they are not UTF-8."""
         return {name.decode(errors="replace"): _readable(value) for name, value in self.fields.items()}
-
-
-def parked_reason(detail: bytes) -> str:
-    """Return the reason in *detail*, which is JSON if a worker wrote it."""
-    parsed = _parsed(detail)
-    return str(parsed.get("reason", parsed)) if isinstance(parsed, dict) else str(parsed)
 
 
 def _parsed(detail: bytes) -> Any:

@@ -6,7 +6,7 @@ from redis.exceptions import RedisError
 
 from livethread.errors import InvalidRequest
 from livethread.queued.mailboxes import Mailboxes
-from livethread.queued.parked_threads import parked_reason
+from livethread.queued.parked_threads import Parking
 
 #: Redis does not answer, or holds another deployment.
 _UNKNOWN = (RedisError, OSError, InvalidRequest)
@@ -22,7 +22,7 @@ class RedisQueueState:
         """Return the parked threads, each with the reason; None if Redis does not answer."""
         try:
             await self._learn_shards()
-            return {each.thread_id: parked_reason(each.detail) for each in await self._mailboxes.parked()}
+            return {each.thread_id: Parking.parse(each.detail).reason for each in await self._mailboxes.parked()}
         except _UNKNOWN:
             return None
 

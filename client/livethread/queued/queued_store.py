@@ -12,6 +12,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +23,7 @@ from livethread.errors import NOTHING_STORED, Conflict, InvalidRequest, ThreadNo
 from livethread.fresh_reader import FreshReader, shown_from
 from livethread.metadata import MetadataUpdate, StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
-from livethread.observers import ItemsAppended, MetadataUpdated, Observers
+from livethread.observers import EventAt, ItemsAppended, MetadataUpdated, Observers
 from livethread.open_threads import OpenThreads
 from livethread.opener import Opener, checking
 from livethread.ordered_tasks import EncodedTask, OrderedTask
@@ -179,21 +180,21 @@ class QueuedThreadStore:
         writer = self._threads.require(thread_id)
         lines = encode_items(params.items, params.appended_at, max_bytes=self._settings.max_item_bytes)
         task = ordered_tasks.encode_append(params.appended_at, lines, params.idempotency_key)
-        patch = None if update is None else _encode_derived(update, params.appended_at)
-        submission = Submission(task, params.expected_position, patch)
-        count = len(lines)
-        del params, lines  # their bytes are in memory once while the task waits
+        size = len(task.lines) - (len(lines) - 1)  # without the line feeds between them
+        submission = Submission(
+            task,
+            params.expected_position,
+            None if update is None else _encode_derived(update, params.appended_at),
+            partial(ItemsAppended, thread_id, items=len(lines), size=size),
+            None if update is None else MetadataUpdated.at(thread_id, update),
+        )
+        del params, lines, update  # their bytes are in memory once while the task waits
         try:
             position = await self._submit(writer, submission)
         except Conflict as conflict:
             if conflict.last_position is not None:  # the next read includes the tasks that the caller missed
                 self._progress.remember(thread_id, conflict.last_position)
             raise
-        if self._observers.wants(ItemsAppended):
-            size = len(task.lines) - (count - 1)  # without the line feeds between them
-            self._observers.emit(ItemsAppended(thread_id, submission.append_position, count, size))
-        if update is not None and patch is not None:
-            self._observers.emit(MetadataUpdated.of(thread_id, position, update))
         return types.Receipt(thread_id=thread_id, position=position)
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
@@ -202,9 +203,8 @@ class QueuedThreadStore:
         The store keeps no copy of tasks for threads that are not open: they are as durable as Redis makes them.
         """
         header = ordered_tasks.UpdateThreadMetadata.of(params, at=utc_now())
-        receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
-        self._observers.emit(MetadataUpdated.of(params.thread_id, receipt.position, params))
-        return receipt
+        event = MetadataUpdated.at(params.thread_id, params)
+        return await self._change(params.thread_id, header, event, include_archived=params.include_archived)
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Enqueue an archive task."""
@@ -324,6 +324,7 @@ class QueuedThreadStore:
         self,
         thread_id: str,
         header: ordered_tasks.TaskHeader,
+        event: EventAt | None = None,
         *,
         include_archived: bool = True,
         check: Check | None = None,
@@ -333,7 +334,7 @@ class QueuedThreadStore:
         if writer is None:
             await self._read_when_empty(thread_id, include_archived=include_archived)
             writer = self._new_writer(thread_id, keeps_accepted=False)
-        position = await self._submit(writer, Submission(OrderedTask(header).encode()), check)
+        position = await self._submit(writer, Submission(OrderedTask(header).encode(), event=event), check)
         if thread_id not in self._threads:
             self._progress.remember(thread_id, position)
             await self._sign_off(writer)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from livethread.errors import Conflict, ResourceExhausted, ThreadNotFound, ThreadStoreError
-from livethread.observers import Observers, TasksApplied, ThreadParkedEvent
+from livethread.observers import EventAt, Observers, TasksApplied, ThreadParkedEvent
 from livethread.ordered_tasks import EncodedTask
 from livethread.position import START, Position, position_key
+from livethread.queued.parked_threads import Parking
 from livethread.queued.tracing import current_traceparent
 from livethread_config.deployment import ShardEpochs
 
@@ -74,6 +75,9 @@ class Submission:
     expected: Position | None = None
     #: The task that follows directly: both are accepted, or neither is.
     patch: EncodedTask | None = None
+    #: The events of the task and of the patch, until they are emitted: when Redis accepts them for the first time.
+    event: EventAt | None = None
+    patch_event: EventAt | None = None
     #: Trace context in which it was made; the span of the append stands for its patch, too.
     traceparent: str = field(default_factory=current_traceparent)
     #: Number and bytes of its tasks.
@@ -130,6 +134,7 @@ class Submission:
         patch = replace(
             self, task=self.patch, expected=None, patch=None, traceparent="", n=self.last, is_repeated=True
         )
+        patch.event, patch.patch_event, self.patch_event = self.patch_event, None, None
         # The caller waits for both.
         patch.accepted, self.accepted = self.accepted, self.accepted.get_loop().create_future()
         self.patch, self.count, self.size, self.last = None, 1, self.task.size, self.n
@@ -295,6 +300,7 @@ class Writer:
             if submission is self._creating:
                 self.creation = self._creating = None
             self.unapplied.append(submission)
+            self._emit_events(submission)
             if not submission.accepted.done():
                 submission.accepted.set_result(submission.position)
         if self._keeps_accepted:
@@ -302,6 +308,14 @@ class Writer:
         else:
             self._let_go(last)
         self.changed.set()
+
+    def _emit_events(self, submission: Submission) -> None:
+        event, submission.event = submission.event, None
+        patch_event, submission.patch_event = submission.patch_event, None
+        if event is not None:
+            self._observers.emit(event(submission.append_position))
+        if patch_event is not None and submission.patch is not None:
+            self._observers.emit(patch_event(submission.position))
 
     def refuse(self, error: ThreadStoreError) -> bool:
         """Refuse the first queued submission; return False if it stays queued, to be offered again later.
@@ -375,12 +389,12 @@ class Writer:
         self._let_go_acked()
         self.changed.set()
 
-    def note_parked(self, reason: str | None) -> None:
+    def note_parked(self, parking: Parking | None) -> None:
         """Record why the thread is parked, or that it is not."""
-        known, self.parked = self.parked, reason
+        self.parked = None if parking is None else parking.reason
         self.changed.set()
-        if reason is not None and reason != known:
-            self._observers.emit(ThreadParkedEvent(self.thread_id, reason))
+        if parking is not None:
+            self._observers.emit(ThreadParkedEvent(self.thread_id, parking.reason, parking.parked_at))
 
     def _let_go_acked(self) -> None:
         if self.unapplied and self.unapplied[0].last <= self._acked:

@@ -1,9 +1,11 @@
-"""A cluster under fire: two workers with fault points, a proxy for Redis, and sessions that write."""
+"""Deployments under fire: workers with fault points, a proxy for Redis, and sessions that write."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from pytest_celery import CeleryTestSetup, CeleryTestWorker, CeleryWorkerCluster  # type: ignore[import-untyped]  # it has no types
 from tests.acceptance.faults.cluster import Cluster
-from tests.acceptance.nodes import ProcessWorker
+from tests.acceptance.faults.fleet import HOMES, Fleet, Host
+from tests.acceptance.faults.workers import faulty_worker
 from tests.nodes.processes import RedisServer
 from tests.nodes.proxy import RedisProxy
 
 from livethread_config import Settings
+from livethread_worker.app import create_app
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,16 +46,8 @@ def celery_worker_cluster(
     deployment: Settings, celery_setup_app: Celery, tmp_path: Path
 ) -> Iterator[CeleryWorkerCluster]:
     """Two workers with fault points."""
-    points = tmp_path / "points"
-    points.mkdir()
-    nodes = [
-        ProcessWorker(
-            deployment, tmp_path / "workers", f"worker-{number}", app="tests.acceptance.faults.faulty_worker"
-        )
-        for number in (1, 2)
-    ]
+    nodes = [faulty_worker(deployment, tmp_path, f"worker-{number}") for number in (1, 2)]
     for node in nodes:
-        node.process.env |= {"FAULT_POINTS": str(points), "PYTHONPATH": str(Path(__file__).parents[3])}
         node.process.start()
     for node in nodes:
         assert node.ready()
@@ -71,3 +67,63 @@ def cluster(
     yield cluster
     for child in cluster.sessions:
         child.kill()
+
+
+@pytest.fixture
+def fleet(redis_server: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
+    """Four hosts with two workers each; Redis has a replica."""
+    print(f"LIVETHREAD_TEST_SEED={SEED}")  # noqa: T201 - shown on failure
+    with contextlib.ExitStack() as stack:
+        # `redis_server` is not used, but skips the test if no server is installed.
+        master, replica = (
+            stack.enter_context(contextlib.closing(RedisServer("--port", str(free_port())).start())) for _ in range(2)
+        )
+        replica.client.replicaof("127.0.0.1", str(master.client.config_get("port")["port"]))
+        proxy = stack.enter_context(RedisProxy(master))
+        settings = Settings(
+            redis_url=proxy.url, shards=HOMES, reads="local", claim_ttl_s=1.0, drain_max_s=2.0, sweep_interval_s=0.5
+        )
+        app = stack.enter_context(contextlib.closing(create_app(settings)))
+        hosts = [
+            Host(settings.model_copy(update={"home": tmp_path / f"home-{number}"}), []) for number in range(HOMES)
+        ]
+        fleet = Fleet(
+            hosts[0].settings,
+            master,
+            proxy,
+            [],
+            tmp_path,
+            random.Random(SEED),
+            SEED,
+            threads=tuple(f"conversation {number}" for number in range(8)),
+            session_count=4,
+            pace_s=0.1,
+            new_thread_after_s=30.0,
+            patience_s=120.0,
+            hosts=hosts,
+            replica=replica,
+            app=app,
+        )
+        fleet.assign()
+        nodes = []
+        for number, host in enumerate(hosts):
+            for name in (f"worker-{number}a", f"worker-{number}b"):
+                node = faulty_worker(host.settings, tmp_path, name, "--concurrency", "1")
+                node.process.start()
+                stack.callback(node.process.kill)
+                nodes.append(node)
+                host.workers.append(CeleryTestWorker(node, app))
+            fleet.workers += host.workers
+        for node in nodes:
+            assert node.ready()
+        yield fleet
+        for child in fleet.sessions:
+            child.kill()
+        for worker in fleet.workers:
+            worker.kill()
+
+
+def free_port() -> int:
+    """Return a TCP port that no program uses."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +20,6 @@ from tests.nodes.stores import opened
 from tests.nodes.waiting import wait_until
 
 from livethread import CreateThreadParams, LiveThread, ThreadParked, ThreadStore
-from livethread_worker.embedded.processes import settings_env
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index.database import BUSY_TIMEOUT
 
@@ -66,7 +64,7 @@ def worker_stopped(cluster: Cluster) -> None:
     A worker that is stopped in the middle of a batch keeps its threads' locks, and perhaps the lock of the index, which
     stops the other workers, too.
     """
-    group = os.getpgid(_pid(_any_worker(cluster)))
+    group = os.getpgid(pid_of(_any_worker(cluster)))
     os.killpg(group, signal.SIGSTOP)
     time.sleep(cluster.settings.claim_ttl_s * 2)  # until its claims have expired
     os.killpg(group, signal.SIGCONT)
@@ -75,7 +73,7 @@ def worker_stopped(cluster: Cluster) -> None:
 def _killed_at(point: str) -> Callable[[Cluster], None]:
     def fault(cluster: Cluster) -> None:
         reached = cluster.arm(point)
-        wait_until(reached.exists, f"a worker at {point}")
+        wait_until(reached.exists, f"a worker at {point}", cluster.patience_s)
 
     fault.__doc__ = f"A worker's process dies at the point {point}."
     return fault
@@ -93,7 +91,7 @@ def worker_shut_down_cold(cluster: Cluster) -> None:
 
 def _shut_down(cluster: Cluster, number: int) -> None:
     worker = _any_worker(cluster)
-    os.kill(_pid(worker), number)
+    os.kill(pid_of(worker), number)
     wait_until(lambda: worker.container.status == "exited", "the worker's end", 40.0)
     cluster.go_on()
     worker.restart()
@@ -133,7 +131,7 @@ def answers_lost(cluster: Cluster) -> None:
     """Redis executes calls whose replies never arrive."""
     for _ in range(10):
         swallowed = cluster.proxy.swallow_reply(b"EVALSHA")
-        wait_until(swallowed.is_set, "a call whose reply is lost")
+        wait_until(swallowed.is_set, "a call whose reply is lost", cluster.patience_s)
 
 
 def redis_slow(cluster: Cluster) -> None:
@@ -149,16 +147,16 @@ def doorbells_lost(cluster: Cluster) -> None:
     """For a while, every waiting doorbell is removed."""
     end = time.monotonic() + 2.0
     while time.monotonic() < end:
-        cluster.redis.delete(cluster.queue)
+        cluster.redis.delete(*cluster.queues)
         time.sleep(0.005)
 
 
 def doorbells_doubled(cluster: Cluster) -> None:
     """Each doorbell arrives three times."""
     for _ in range(5):
-        found = cluster.redis.blpop([cluster.queue], timeout=0.5)
+        found = cluster.redis.blpop(cluster.queues, timeout=0.5)
         if found is not None:
-            cluster.redis.rpush(cluster.queue, found[1], found[1], found[1])
+            cluster.redis.rpush(found[0], found[1], found[1], found[1])
 
 
 def disk_full(cluster: Cluster) -> None:
@@ -202,8 +200,9 @@ def clock_set_back(cluster: Cluster) -> None:
     ahead = int(time.time() * 1000) + HOUR_MS
     # Each thread once: one that is archived meanwhile is listed twice, and a second reset would repeat its positions.
     for thread_id in {thread_id for thread_id, _ in cluster.home.rollouts()}:
-        cluster.redis.hset(cluster.keys.writers(thread_id), "tail", f"{ahead}-0")
-        for zset in (cluster.keys.ready, cluster.keys.claims):
+        keys = cluster.keys_of(thread_id)
+        cluster.redis.hset(keys.writers(thread_id), "tail", f"{ahead}-0")
+        for zset in (keys.ready, keys.claims):
             cluster.redis.zadd(zset, {thread_id: ahead}, xx=True)
 
 
@@ -251,16 +250,11 @@ def rollout_moved_away(cluster: Cluster) -> None:
                 await thread.flush(60.0)
             await thread.append_items([message("4")])
             path.with_suffix(".away").rename(path)
-            await asyncio.to_thread(_livethread, cluster, "parked", "retry", thread.thread_id)
+            await asyncio.to_thread(cluster.livethread, "parked", "retry", thread.thread_id)
             await thread.shutdown(60.0)
             return texts(await history(store, thread.thread_id))
 
     assert asyncio.run(write()) == [str(n) for n in range(5)]
-
-
-def _livethread(cluster: Cluster, *arguments: str) -> None:
-    command = [sys.executable, "-m", "livethread", *arguments]
-    subprocess.run(command, env=settings_env(cluster.settings), check=True, capture_output=True)
 
 
 async def _written(store: ThreadStore, numbers: Iterable[int]) -> LiveThread:
@@ -319,11 +313,12 @@ def _any_worker(cluster: Cluster) -> CeleryTestWorker:
     return cluster.random.choice(cluster.workers)
 
 
-def _pid(worker: CeleryTestWorker) -> int:
+def pid_of(worker: CeleryTestWorker) -> int:
+    """Return the main process of *worker*."""
     pid: int = worker.container._container.process.pid
     return pid
 
 
 def pool_of(worker: CeleryTestWorker) -> list[int]:
     """Return the processes of the pool of *worker*."""
-    return [child.pid for child in psutil.Process(_pid(worker)).children(recursive=True)]
+    return [child.pid for child in psutil.Process(pid_of(worker)).children(recursive=True)]

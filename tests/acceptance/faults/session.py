@@ -76,8 +76,7 @@ class Conversation:
     async def run(self, stopped: asyncio.Event) -> None:
         while not stopped.is_set():
             period = self.period()
-            thread_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.plan.seed} {self.name} {period}"))
-            thread = await self.open(thread_id, stopped)
+            thread = await self.open(self.thread_id(period), stopped)
             while thread and not stopped.is_set() and period == self.period():
                 try:
                     await self.step(thread)
@@ -92,6 +91,12 @@ class Conversation:
     def period(self) -> int:
         """Return the number of the current thread, which all sessions agree on."""
         return int(time.time() / self.plan.new_thread_after_s)
+
+    def thread_id(self, period: int) -> str:
+        """Return a UUIDv7 of the period's beginning: new threads are spread over shards that were added."""
+        began_ms = int(period * self.plan.new_thread_after_s * 1000)
+        name = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.plan.seed} {self.name} {period}")
+        return str(uuid.UUID(f"{began_ms:012x}7{name.hex[13:]}"))
 
     async def open(self, thread_id: str, stopped: asyncio.Event) -> LiveThread | None:
         """Resume the thread; create it first if no session has done so."""

@@ -39,12 +39,12 @@ INITIALIZED = ThreadInitialized(
     client_name="livethread",
     client_version="0.1.0",
 )
-EVENTS: list[tuple[ThreadEvent, str, int]] = [
-    (INITIALIZED, "thread_initialized", logging.INFO),
-    (ItemsAppended(THREAD, "1-0", 2, 300), "items_appended", logging.DEBUG),
-    (MetadataUpdated(THREAD, "2-0", ("title", "name")), "metadata_updated", logging.DEBUG),
-    (APPLIED, "tasks_applied", logging.DEBUG),
-    (ThreadParkedEvent(THREAD, "ThreadNotFound"), "thread_parked", logging.ERROR),
+EVENTS: list[tuple[ThreadEvent, str, int, str]] = [
+    (INITIALIZED, "thread_initialized", logging.INFO, "resumed"),
+    (ItemsAppended(THREAD, "1-0", 2, 300), "items_appended", logging.DEBUG, "2 items, 300 bytes, at 1-0"),
+    (MetadataUpdated(THREAD, "2-0", ("title", "name")), "metadata_updated", logging.DEBUG, "title, name, at 2-0"),
+    (APPLIED, "tasks_applied", logging.DEBUG, "up to 1-0"),
+    (ThreadParkedEvent(THREAD, "ThreadNotFound"), "thread_parked", logging.ERROR, "ThreadNotFound"),
 ]
 
 
@@ -59,10 +59,10 @@ def test_every_observer_gets_every_event_in_order(observers: Observers) -> None:
     observers.subscribe(first.append)
     observers.subscribe(second.append)
 
-    for event, _, _ in EVENTS:
+    for event, *_ in EVENTS:
         observers.emit(event)
 
-    assert first == second == [event for event, _, _ in EVENTS]
+    assert first == second == [event for event, *_ in EVENTS]
 
 
 def test_an_observer_gets_no_event_after_unsubscribing(observers: Observers) -> None:
@@ -125,9 +125,15 @@ def test_an_observer_may_unsubscribe_while_it_is_called(observers: Observers) ->
     assert seen == [APPLIED] * 3
 
 
-@pytest.mark.parametrize(("event", "action", "level"), EVENTS, ids=[action for _, action, _ in EVENTS])
+@pytest.mark.parametrize(("event", "action", "level", "detail"), EVENTS, ids=[action for _, action, *_ in EVENTS])
 def test_every_event_is_a_log_line_that_names_the_thread_and_has_its_data(
-    observers: Observers, caplog: pytest.LogCaptureFixture, event: ThreadEvent, action: str, level: int
+    observers: Observers,
+    caplog: pytest.LogCaptureFixture,
+    event: ThreadEvent,
+    action: str,
+    level: int,
+    *,
+    detail: str,
 ) -> None:
     caplog.set_level(logging.DEBUG, "livethread.observers")
 
@@ -137,7 +143,7 @@ def test_every_event_is_a_log_line_that_names_the_thread_and_has_its_data(
     plain = vars(logging.makeLogRecord({}))
     data: dict[str, Any] = {k: v for k, v in vars(record).items() if k not in plain and k != "message"}
     assert record.levelno == level
-    assert record.getMessage().startswith(f"{action}, thread {THREAD}")
+    assert record.getMessage() == f"{action}, thread {THREAD}: {detail}"
     assert data == {"action": action, **asdict(event)}
     assert data["thread_id"] == THREAD
 
@@ -145,11 +151,11 @@ def test_every_event_is_a_log_line_that_names_the_thread_and_has_its_data(
 def test_frequent_events_are_quiet_in_production(observers: Observers, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "livethread.observers")
 
-    for event, _, _ in EVENTS:
+    for event, *_ in EVENTS:
         observers.emit(event)
 
     assert [record.getMessage() for record in caplog.records] == [
-        f"thread_initialized, thread {THREAD}",
+        f"thread_initialized, thread {THREAD}: resumed",
         f"thread_parked, thread {THREAD}: ThreadNotFound",
     ]
 

@@ -60,6 +60,7 @@ class Drain:
         reads_wait: Callable[[], bool],
         events: TaskEvents,
         outage: Outage,
+        put_back: dict[str, str] | None = None,
         serves_others: bool = False,
     ) -> None:
         self._mailbox = mailbox
@@ -70,6 +71,8 @@ class Drain:
         self._reads_wait = reads_wait
         self._events = events
         self._outage = outage
+        #: Thread -> the reason for which it was last put back, and which is therefore logged; drains share it.
+        self._put_back = {} if put_back is None else put_back
         #: Whether its process drains other shards, too.
         self._serves_others = serves_others
         self._counts = DrainCounts()
@@ -136,10 +139,11 @@ class Drain:
         expired = len(claims) - self._mailbox.settle(claims, outcomes)
         if expired:
             logger.warning(
-                "%d of %d claims expired before they were settled",
+                "%d of %d claims of shard %d expired before they were settled",
                 expired,
                 len(claims),
-                extra={"action": "drain", "expired": expired},
+                self._mailbox.shard,
+                extra={"action": "drain", "shard": self._mailbox.shard, "expired": expired},
             )
         self._count(claims, outcomes)
         self._events.report(claims, outcomes, started_at)
@@ -163,9 +167,10 @@ class Drain:
             outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
         except Exception as error:  # after any error, release the threads before their claims expire
             logger.exception(
-                "a batch failed; its %d threads are put back",
+                "a batch of shard %d failed; its %d threads are put back",
+                self._mailbox.shard,
                 len(batch),
-                extra={"action": "drain", "threads": len(batch)},
+                extra={"action": "drain", "shard": self._mailbox.shard, "threads": len(batch)},
             )
             outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
         return {claim.thread_id: self._mailbox.judge(claim, outcomes[claim.thread_id]) for claim in claims}
@@ -180,20 +185,34 @@ class Drain:
                 case OutcomeKind.DONE | OutcomeKind.DELETED:
                     counts.tasks += len(claim.entries)
                     counts.lines += sum(len(entry.task.lines) for entry in claim.entries)
+                    self._put_back.pop(claim.thread_id, None)
                 case OutcomeKind.POISONED:
                     counts.parked += 1
-                    # In the message as well, since Celery's default format omits `extra`.
-                    logger.error(
-                        "thread %s is parked: %s",
-                        claim.thread_id,
-                        outcome.reason,
-                        extra={"action": "park", "thread_id": claim.thread_id, "reason": outcome.reason},
-                    )
+                    self._put_back.pop(claim.thread_id, None)
+                    self._log_stop(logging.ERROR, "park", claim, outcome)
                 case OutcomeKind.LOCKED | OutcomeKind.BUSY | OutcomeKind.FAILED:
                     counts.put_back += 1
-                    logger.warning(
-                        "thread %s is put back: %s",
-                        claim.thread_id,
-                        outcome.reason,
-                        extra={"action": "put_back", "thread_id": claim.thread_id, "reason": outcome.reason},
-                    )
+                    # A thread may be put back five times a second, for hours.
+                    is_known = self._put_back.get(claim.thread_id) == outcome.reason
+                    self._put_back[claim.thread_id] = outcome.reason
+                    self._log_stop(logging.DEBUG if is_known else logging.WARNING, "put_back", claim, outcome)
+
+    def _log_stop(self, level: int, action: str, claim: Claim, outcome: Outcome) -> None:
+        """Log why tasks of a thread are not applied. The text says it all: Celery's own format omits `extra`."""
+        entry = claim.stopped_at(outcome)
+        position = entry.position if entry is not None else None
+        logger.log(
+            level,
+            "thread %s is %s at %s: %s",
+            claim.thread_id,
+            "parked" if action == "park" else "put back",
+            position,
+            outcome.reason,
+            extra={
+                "action": action,
+                "thread_id": claim.thread_id,
+                "shard": self._mailbox.shard,
+                "position": position,
+                "reason": outcome.reason,
+            },
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -87,6 +88,10 @@ class Claim:
         last = position_key(outcome.position)
         return [entry for entry in self.entries if position_key(entry.position) <= last]
 
+    def stopped_at(self, outcome: Outcome) -> MailboxEntry | Malformed | None:
+        """Return the first entry that *outcome* leaves in the mailbox, as far as this claim knows it."""
+        return next(iter(self.entries[len(self.applied(outcome)) :]), self.malformed)
+
 
 class Mailbox:
     """One drain's access to a shard. Its claims expire if it does not settle them.
@@ -95,6 +100,7 @@ class Mailbox:
     """
 
     def __init__(self, redis: Redis, settings: Settings, shard: int, home: HomeIdentity | None = None) -> None:
+        self.shard = shard
         self._redis = redis
         self._settings = settings
         self._keys = names.ShardKeys(settings.key_prefix, shard)
@@ -127,6 +133,7 @@ class Mailbox:
             keys.bell,
             keys.drain,
             keys.seen,
+            keys.waiting,
         ]
         ring, *threads = self._claim(
             keys=[*shard_keys, self._deployment],
@@ -165,6 +172,7 @@ class Mailbox:
         """Settle *claims* and return how many of them this drain still held."""
         keys = self._keys
         script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, self._deployment]
+        script_keys += [keys.waiting, keys.stats]
         keep_s = self._settings.writer_ttl_days * 86_400
         args: list[Any] = [self._token, keep_s, keys.acks_prefix, *self._home_args[:3]]
         for claim in claims:
@@ -175,9 +183,12 @@ class Mailbox:
                 keys.writers(claim.thread_id),
                 keys.idempotency_keys(claim.thread_id),
             ]
-            applied = {entry.writer: entry.n for entry in claim.applied(outcome)}  # keeps each writer's last counter
-            args += [claim.thread_id, outcome.position or "", *self._script_outcome(claim, outcome), len(applied)]
-            args += [field for pair in applied.items() for field in pair]
+            applied = claim.applied(outcome)
+            times = Counter(entry.position.partition("-")[0] for entry in applied)
+            counters = {entry.writer: entry.n for entry in applied}  # keeps each writer's last counter
+            args += [claim.thread_id, outcome.position or "", *self._script_outcome(claim, outcome)]
+            args += [" ".join(f"{ms}:{tasks}" for ms, tasks in times.items()), len(counters)]
+            args += [field for pair in counters.items() for field in pair]
         return int(self._settle(keys=script_keys, args=args))
 
     def rest(self) -> bool:
@@ -198,16 +209,35 @@ class Mailbox:
         *served_by* says that a worker of that home serves the shard.
         """
         keys = self._keys
+        script_keys = [
+            keys.ready,
+            keys.claims,
+            keys.tokens,
+            keys.bell,
+            keys.drain,
+            keys.deleted,
+            keys.swept,
+            keys.served,
+        ]
         ring, _ = self._sweep(
-            keys=[keys.ready, keys.claims, keys.tokens, keys.bell, keys.drain, keys.deleted, keys.swept, keys.served],
+            keys=[*script_keys, keys.waiting, keys.stats, keys.parked],
             args=[
                 BELL_TTL_MS,
                 self._settings.writer_ttl_days * 86_400,
                 int(self._settings.claim_ttl_s * 1000),
                 "" if served_by is None else served_by.sign,
+                keys.thread_prefix,
             ],
         )
         return bool(ring)
+
+    def count(self) -> tuple[int, int]:
+        """Return how many threads wait, and how many are parked."""
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        waiting, claimed, parked = (
+            pipeline.zcard(self._keys.ready).zcard(self._keys.claims).hlen(self._keys.parked).execute()
+        )
+        return waiting + claimed, parked
 
     def is_compression_due(self) -> bool:
         """Whether to look for cold rollouts now; True for one caller an interval."""

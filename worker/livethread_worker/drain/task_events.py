@@ -55,14 +55,11 @@ class TaskEvents:
         applied: list[tuple[str, MailboxEntry]] = []
         for claim in claims:
             outcome = outcomes[claim.thread_id]
-            done = claim.applied(outcome)
-            applied += [(claim.thread_id, entry) for entry in done]
-            if outcome.kind is OutcomeKind.POISONED and len(done) < len(claim.entries):
-                batch.add(claim.thread_id, claim.entries[len(done)], outcome.reason)
-            elif outcome.kind is OutcomeKind.POISONED and claim.malformed is not None:
-                batch.add(claim.thread_id, claim.malformed, outcome.reason)
-        for thread_id, entry in self._budget.sample(applied):
-            batch.add(thread_id, entry)
+            applied += [(claim.thread_id, entry) for entry in claim.applied(outcome)]
+            if outcome.kind is OutcomeKind.POISONED and (entry := claim.stopped_at(outcome)) is not None:
+                batch.add(claim.thread_id, entry, outcome.reason)
+        for thread_id, task in self._budget.sample(applied):
+            batch.add(thread_id, task)
         self._unsent += batch.events
         if time.monotonic() - self._sent_at >= SEND_INTERVAL:
             self.send()
@@ -75,7 +72,11 @@ class TaskEvents:
         try:
             self._send(self._dispatcher)
         except Exception as error:  # noqa: BLE001 - the broker's client may raise anything
-            logger.warning("sending events failed", extra={"action": "events", "error": type(error).__name__})
+            logger.warning(
+                "sending task events failed, and is tried again: %r",
+                error,
+                extra={"action": "events", "error": type(error).__name__},
+            )
             del self._unsent[:-EVENTS_KEPT]
 
     def reconnect(self) -> None:

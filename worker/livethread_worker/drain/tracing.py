@@ -56,11 +56,13 @@ def trace_batch(
 def _traced(trace: Any, claims: Iterable[Claim], outcomes: dict[str, Outcome]) -> Iterator[_Traced]:
     for claim in claims:
         outcome = outcomes[claim.thread_id]
-        done = len(claim.applied(outcome))
-        is_parked = outcome.kind is OutcomeKind.POISONED
-        for number, entry in enumerate(claim.entries[: done + is_parked]):
+        finished: list[tuple[MailboxEntry, str | None]] = [(entry, None) for entry in claim.applied(outcome)]
+        stopped = claim.stopped_at(outcome)
+        if outcome.kind is OutcomeKind.POISONED and isinstance(stopped, MailboxEntry):
+            finished.append((stopped, outcome.reason))
+        for entry, failure in finished:
             if context := _sampled(trace, entry.traceparent):
-                yield _Traced(claim.thread_id, entry, outcome.reason if number == done else None, context)
+                yield _Traced(claim.thread_id, entry, failure, context)
 
 
 def _sampled(trace: Any, traceparent: bytes) -> Any:

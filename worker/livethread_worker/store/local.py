@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeVar
 
-from livethread import errors, observers, ordered_tasks, types
+from livethread import errors, ordered_tasks, types
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
+from livethread.observers import EventAt, ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
 from livethread.opener import Opener, checking
 from livethread.ordered_tasks import OrderedTask
@@ -65,7 +67,7 @@ class LocalThreadStore:
         self._missing = IndexHandle(self._home, in_memory=True)
         self._reader = LocalReader(self._home, self._index_to_read)
         self._is_synced = self._settings.sync == "fdatasync"
-        self._observers = observers.Observers()
+        self._observers = Observers()
         self._open: OpenThreads[LocalWriter] = OpenThreads()
         self._open_file = OpenThreadsFile(self._home)
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.
@@ -88,7 +90,7 @@ class LocalThreadStore:
         self._executor.shutdown(wait=False)
 
     @property
-    def observers(self) -> observers.Observers:
+    def observers(self) -> Observers:
         """Where this store reports what happens to its threads."""
         return self._observers
 
@@ -145,23 +147,20 @@ class LocalThreadStore:
             ordered_tasks.AppendItems(at=params.appended_at, idempotency_key=params.idempotency_key), lines
         )
         tasks = [append]
+        events: list[EventAt] = [partial(ItemsAppended, thread_id, items=len(lines), size=append.size)]
         if (update := params.metadata) is not None:
             tasks.append(
                 OrderedTask(ordered_tasks.UpdateThreadMetadata.of(update, at=params.appended_at, derived=True))
             )
-        positions = await self._apply(writer, tasks, params.expected_position)
-        self._observers.emit(observers.ItemsAppended(thread_id, positions[0], len(lines), append.size))
-        if update is not None:
-            self._observers.emit(observers.MetadataUpdated.of(thread_id, positions[-1], update))
-        self._observers.emit(observers.TasksApplied(thread_id, positions[-1]))
+            events.append(MetadataUpdated.at(thread_id, update))
+        positions = await self._apply(writer, tasks, params.expected_position, events)
         return types.Receipt(thread_id=thread_id, position=positions[-1])
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Apply the patch: durable on return."""
         header = ordered_tasks.UpdateThreadMetadata.of(params, at=utc_now())
-        receipt = await self._change(params.thread_id, header, include_archived=params.include_archived)
-        self._observers.emit(observers.MetadataUpdated.of(params.thread_id, receipt.position, params))
-        return receipt
+        event = MetadataUpdated.at(params.thread_id, params)
+        return await self._change(params.thread_id, header, [event], include_archived=params.include_archived)
 
     async def archive_thread(self, params: types.ArchiveThreadParams) -> types.Receipt:
         """Move the rollout to the archived ones."""
@@ -275,9 +274,22 @@ class LocalThreadStore:
         return self._index() if self._home.root.is_dir() else self._missing.get()
 
     async def _apply(
-        self, writer: LocalWriter, tasks: Sequence[OrderedTask], expected: Position | None = None
+        self,
+        writer: LocalWriter,
+        tasks: Sequence[OrderedTask],
+        expected: Position | None = None,
+        events: Sequence[EventAt] = (),
     ) -> list[Position]:
-        """Apply *tasks*, with the thread's creation before them if that is due, and return their positions."""
+        """Apply *tasks*, with the thread's creation before them if that is due, and return their positions.
+
+        *events* are those of the tasks. They are emitted even if the caller no longer waits.
+        """
+
+        def report(positions: list[Position]) -> None:
+            for event, position in zip(events, positions, strict=False):
+                self._observers.emit(event(position))
+            if tasks:
+                self._observers.emit(TasksApplied(writer.thread_id, positions[-1]))
 
         def apply() -> list[Position]:
             for _ in range(ATTEMPTS):
@@ -292,21 +304,27 @@ class LocalThreadStore:
             writer.finish(outcome, len(tasks))
             if is_open:
                 self._open_file.add(writer.thread_id)
+            loop.call_soon_threadsafe(report, positions)  # before the caller gets them
             return positions
 
+        loop = asyncio.get_running_loop()
         is_open = writer.thread_id in self._open
         return await self._run(apply)
 
     async def _change(
-        self, thread_id: str, header: ordered_tasks.TaskHeader, *, include_archived: bool = True
+        self,
+        thread_id: str,
+        header: ordered_tasks.TaskHeader,
+        events: Sequence[EventAt] = (),
+        *,
+        include_archived: bool = True,
     ) -> types.Receipt:
         """Apply a task to a thread, open or not."""
         opened = self._open.get(thread_id)
         if opened is None:
             await self.read_thread(types.ReadThreadParams(thread_id=thread_id, include_archived=include_archived))
             opened = LocalWriter(thread_id)
-        [position] = await self._apply(opened, [OrderedTask(header)])
-        self._observers.emit(observers.TasksApplied(thread_id, position))
+        [position] = await self._apply(opened, [OrderedTask(header)], events=events)
         return types.Receipt(thread_id=thread_id, position=position)
 
     async def _exists(self, thread_id: str) -> bool:

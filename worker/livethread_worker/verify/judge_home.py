@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from livethread_worker.store.files import Home, compression, lineage, name_index, scan
+from livethread_worker.store.files.identity import find_identity, recall_record
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.doctor import examine
 from livethread_worker.store.upkeep.rebuild import read_state
@@ -20,6 +21,8 @@ class VerifyReport:
     """What was compared, and which promises were not kept."""
 
     threads: int = 0
+    #: Threads of the journals that belong to other homes of the deployment, and were not compared.
+    elsewhere: int = 0
     #: Calls by how they ended: ``ok``, ``fail``, ``info``.
     calls: dict[str, int] = field(default_factory=lambda: {"ok": 0, "fail": 0, "info": 0})
     #: Lines of the rollouts, and appends found in them.
@@ -31,11 +34,13 @@ class VerifyReport:
 def verify(home: Home, journals: Iterable[Path], *, redis_lost_data: bool = False) -> VerifyReport:
     """Compare *home* with the *journals* of all its writers, which have ended and whose tasks are applied.
 
+    Threads whose shards other homes served when a worker of *home* last ran are left out: verify those homes, too.
+
     If *redis_lost_data*, clients have sent accepted tasks again, after newer tasks of others. Then neither positions nor
     times tell the order of tasks of different writers, and the last patch is unknown.
 
     Raises:
-        InvalidRequest: a file is not a journal.
+        InvalidRequest: a file is not a journal, or the home's identity is damaged.
         IndexUnavailable: the index cannot be used.
     """
     report = VerifyReport()
@@ -43,13 +48,28 @@ def verify(home: Home, journals: Iterable[Path], *, redis_lost_data: bool = Fals
     for fault in examine(home, fix=False).faults:
         detail = f"{fault.kind}: {fault.path}: {fault.detail}"
         report.violations.append(Violation(ViolationKind.FAULT, fault.thread_id or "", detail))
+    is_elsewhere = _threads_of_others(home)
     with closing(Index(home)) as index:
         for history in histories.values():
+            if is_elsewhere(history.thread_id):
+                report.elsewhere += 1
+                continue
             report.threads += 1
             for call in history.calls:
                 report.calls[call.outcome] += 1
             _judge(home, index, history, report, is_ordered=not redis_lost_data)
     return report
+
+
+def _threads_of_others(home: Home) -> Callable[[str], bool]:
+    """Return what tells whether another home serves a thread's shard."""
+    mine, known = find_identity(home), recall_record(home)
+    if mine is None or known is None:
+        return lambda _: False
+    others = {shard for shard, each in known.home_of.items() if each != mine}
+    if len(others) == len(known.home_of):  # a copy that serves nothing stands for its original
+        others = {shard for shard in others if known.home_of[shard].id != mine.id}
+    return lambda thread_id: known.shard_of(thread_id) in others
 
 
 def _judge(home: Home, index: Index, history: History, report: VerifyReport, *, is_ordered: bool) -> None:

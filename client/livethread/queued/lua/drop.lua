@@ -9,6 +9,8 @@
 --        6 applied   string  last applied position
 --        7 idempotency_keys
 --                    zset    see enqueue.lua; deleted, since a dropped append has taken no idempotency key
+--        8 waiting   zset    see enqueue.lua
+--        9 stats     hash    dropped -> how many
 -- ARGV   1 thread
 --        2 why it is parked, as the caller has read it
 --        3 s for which positions and counters are kept
@@ -85,13 +87,16 @@ redis.call('EXPIRE', applied_key, keep)
 redis.call('EXPIRE', writers, keep)
 redis.call('DEL', KEYS[7])
 
+redis.call('HINCRBY', KEYS[9], 'dropped', count)
 redis.call('HDEL', parked, thread)
-if redis.call('XLEN', mailbox) == 0 then
+local head = redis.call('XRANGE', mailbox, '-', '+', 'COUNT', 1)[1]
+if not head then
   redis.call('DEL', mailbox)
   -- No task is accepted after a deletion, so a deletion was the last of the entries.
   redis.call('ZREM', deleted, thread)
 else
   redis.call('ZADD', ready, 'NX', now, thread)
+  redis.call('ZADD', KEYS[8], string.match(head[1], '^%d+'), thread)
 end
 for _, message in ipairs(acks) do
   redis.call('PUBLISH', message[1], message[2])

@@ -8,7 +8,9 @@
 --        6 drain     string  heartbeat of a running drain
 --        7 wake      list    wakes a lingering drain
 --        8 deleted   zset    thread -> time (ms) at which its deletion was accepted
---        9 deployment  hash  the deployment record
+--        9 waiting  zset    thread -> time (ms) in the position of its first unapplied task, unless it is parked
+--       10 stats    hash    accepted:<op> (or accepted:other), refused, duplicates -> how many; see StatisticsReader
+--       11 deployment  hash  the deployment record
 --        then for each thread
 --          mailbox   stream  unapplied tasks; the entry id is the task's position
 --          writers   hash    writer -> "<n> <position>" last accepted; tail -> last position given out;
@@ -53,10 +55,11 @@
 local call = redis.call
 local ready, claims, tokens, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, drain, wake, deleted = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local waiting, stats = KEYS[9], KEYS[10]
 local bell_ttl, writer_ttl, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local idempotency_keys_kept = 1000
 
-if call('HGET', KEYS[9], 'epochs') ~= ARGV[4] then
+if call('HGET', KEYS[11], 'epochs') ~= ARGV[4] then
   return redis.error_reply('EPOCHS the deployment record has other shard epochs than the caller')
 end
 
@@ -68,10 +71,29 @@ local function is_taken(idempotency_keys, idempotency_key)
   return idempotency_key ~= '' and call('ZSCORE', idempotency_keys, idempotency_key)
 end
 
+-- Return whether the idempotency key is new.
 local function remember(idempotency_keys, idempotency_key)
-  call('ZADD', idempotency_keys, now, idempotency_key)
+  local is_new = call('ZADD', idempotency_keys, now, idempotency_key) == 1
   call('ZREMRANGEBYRANK', idempotency_keys, 0, -1 - idempotency_keys_kept)
   call('EXPIRE', idempotency_keys, writer_ttl)
+  return is_new
+end
+
+local accepted_of = {}
+for _, op in ipairs({
+  'create_thread',
+  'append_items',
+  'update_thread_metadata',
+  'archive_thread',
+  'unarchive_thread',
+  'delete_thread',
+}) do
+  accepted_of[op] = 'accepted:' .. op
+end
+local counts = {}
+
+local function count_one(field)
+  counts[field] = (counts[field] or 0) + 1
 end
 
 -- Look at some writers of a thread, and forget those that were silent too long. Each new writer pays for a look at several
@@ -90,22 +112,23 @@ end
 -- the thread keeps its shard.
 local function note_if_ahead(thread)
   local made_at = string.sub(thread, 15, 15) == '7' and tonumber(string.sub(thread, 1, 8) .. string.sub(thread, 10, 13), 16)
-  if made_at and made_at > now + 30000 and thread > (call('HGET', KEYS[9], 'ahead') or '') then
-    call('HSET', KEYS[9], 'ahead', thread)
+  if made_at and made_at > now + 30000 and thread > (call('HGET', KEYS[11], 'ahead') or '') then
+    call('HSET', KEYS[11], 'ahead', thread)
   end
 end
 
--- Threads with tasks, which are checked together at the end: the overhead of a call exceeds its work.
-local waiting = {}
+-- Threads with tasks, and pairs of position and thread where the mailbox was empty: they are handled together at the end,
+-- since the overhead of a call exceeds its work.
+local unapplied, heads = {}, {}
 local any_deleted = call('ZCARD', deleted) > 0
 
 -- Make threads ready that are neither parked nor claimed, and release expired claims. Return how many became ready.
 local function make_ready(first, last)
-  local deadlines = call('ZMSCORE', claims, unpack(waiting, first, last))
+  local deadlines = call('ZMSCORE', claims, unpack(unapplied, first, last))
   local any_parked = call('HLEN', parked) > 0
   local due = {}
   for i = first, last do
-    local thread, deadline = waiting[i], deadlines[i - first + 1]
+    local thread, deadline = unapplied[i], deadlines[i - first + 1]
     if not (any_parked and call('HEXISTS', parked, thread) == 1) then
       if deadline and tonumber(deadline) < now then
         call('ZREM', claims, thread)
@@ -122,7 +145,7 @@ local function make_ready(first, last)
 end
 
 local replies = { 0 }
-local key, arg = 10, 5
+local key, arg = 12, 5
 
 while key <= #KEYS do
   local mailbox, writers, applied_key, idempotency_keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
@@ -177,8 +200,12 @@ while key <= #KEYS do
         else
           call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', task, 'lines', lines, 'traceparent', traceparent)
         end
-        if idempotency_key ~= '' then
-          remember(idempotency_keys, idempotency_key)
+        if length == 0 then
+          heads[#heads + 1], heads[#heads + 2] = high_text, thread
+        end
+        count_one(accepted_of[string.match(task, '"op"%s*:%s*"([a-z_]+)"') or ''] or 'accepted:other')
+        if idempotency_key ~= '' and not remember(idempotency_keys, idempotency_key) then
+          count_one('duplicates')
         end
         if kind == 'create' then
           note_if_ahead(thread)
@@ -188,7 +215,12 @@ while key <= #KEYS do
         end
         last, tail, last_position, length, accepted = n, position, position, length + 1, accepted + 1
       end
+    elseif status == 'ok' then
+      count_one('duplicates')
     end
+  end
+  if status ~= 'ok' then
+    count_one('refused')
   end
   arg = arg + count * 7
 
@@ -205,14 +237,21 @@ while key <= #KEYS do
     end
   end
   if length > 0 then
-    waiting[#waiting + 1] = thread
+    unapplied[#unapplied + 1] = thread
   end
   replies[#replies + 1] = { status, last, position, last_position, accepted }
 end
 
+for first = 1, #heads, 1000 do -- Lua unpacks at most a few thousand values
+  call('ZADD', waiting, unpack(heads, first, math.min(first + 999, #heads)))
+end
+for field, count in pairs(counts) do
+  call('HINCRBY', stats, field, count)
+end
+
 local became_ready = 0
-for first = 1, #waiting, 1000 do -- Lua unpacks at most a few thousand values
-  became_ready = became_ready + make_ready(first, math.min(first + 999, #waiting))
+for first = 1, #unapplied, 1000 do
+  became_ready = became_ready + make_ready(first, math.min(first + 999, #unapplied))
 end
 
 if call('EXISTS', drain) == 1 then

@@ -65,3 +65,10 @@ def test_a_mistake_is_one_line(monkeypatch: pytest.MonkeyPatch, variable: str, v
     assert result.exit_code == 1
     assert line.startswith(f"Error: {variable}")
     assert "LIVETHREAD_SHARDS" in line
+
+
+def test_the_files_to_deploy_are_found() -> None:
+    root = Path(CliRunner().invoke(main, ["config", "--files"]).stdout.strip())
+
+    assert (root / "Procfile").is_file()
+    assert (root / "config/systemd/livethread-worker@.service").is_file()

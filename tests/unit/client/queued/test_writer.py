@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -10,9 +11,17 @@ from tests.unit.client.queued.faulty_mailboxes import new_writer, queue
 
 from livethread.errors import Conflict, ResourceExhausted, ThreadStoreError, Unavailable
 from livethread.metadata import ThreadMetadataPatch
-from livethread.observers import Observers, TasksApplied
+from livethread.observers import (
+    ItemsAppended,
+    MetadataUpdated,
+    Observers,
+    TasksApplied,
+    ThreadEvent,
+    ThreadParkedEvent,
+)
 from livethread.ordered_tasks import AppendItems, CreateThread, EncodedTask, OrderedTask, UpdateThreadMetadata
 from livethread.position import START
+from livethread.queued.parked_threads import Parking
 from livethread.queued.writer import Budget, NoRoom, Submission, Writer
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -377,13 +386,88 @@ async def test_a_refused_task_does_not_block_a_flush(writer: Writer) -> None:
 
 
 async def test_waiters_are_notified_when_a_thread_is_parked_and_when_it_is_retried(writer: Writer) -> None:
-    writer.note_parked("disk full")
+    writer.note_parked(Parking("disk full"))
     assert (writer.parked, writer.changed.is_set()) == ("disk full", True)
     writer.changed.clear()
 
     writer.note_parked(None)
 
     assert (writer.parked, writer.changed.is_set()) == (None, True)
+
+
+# -- events ------------------------------------------------------------------------------------------------
+
+
+def reporting(budget: Budget) -> tuple[Writer, list[ThreadEvent]]:
+    observers, events = Observers(), list[ThreadEvent]()
+    observers.subscribe(events.append)
+    return new_writer(THREAD, budget, max_tasks=MANY, observers=observers), events
+
+
+def reported_pair(writer: Writer) -> Submission:
+    """Submit an append of two items, with a patch of the title."""
+    appended = partial(ItemsAppended, THREAD, items=2, size=10)
+    submission = Submission(append(), None, PATCH, appended, partial(MetadataUpdated, THREAD, fields=("title",)))
+    writer.submit(submission)
+    return submission
+
+
+APPENDED = ItemsAppended(THREAD, "7-0", 2, 10)
+PATCHED = MetadataUpdated(THREAD, "7-1", ("title",))
+
+
+async def test_an_append_is_reported_once_when_redis_accepts_it_though_its_caller_was_told_that_it_waits(
+    budget: Budget,
+) -> None:
+    writer, events = reporting(budget)
+    submission = reported_pair(writer)
+    submission.fail(Unavailable("it stays queued", is_queued=True))
+    before = list(events)
+
+    writer.take(MANY)
+    writer.accept(2, "7-1", 2)
+    writer.rewind(0)  # Redis lost it
+    writer.take(MANY)
+    writer.accept(2, "8-1", 2)
+
+    assert (before, events) == ([], [APPENDED, PATCHED])
+
+
+async def test_an_append_and_its_patch_are_reported_apart_if_redis_held_only_the_append(budget: Budget) -> None:
+    writer, events = reporting(budget)
+    reported_pair(writer)
+    writer.take(MANY)
+
+    writer.accept(1, "7-0", 1)
+    assert events == [APPENDED]
+
+    writer.take(MANY)
+    writer.accept(2, "7-1", 1)
+    assert events == [APPENDED, PATCHED]
+
+
+async def test_a_refused_append_is_not_reported(budget: Budget) -> None:
+    writer, events = reporting(budget)
+    reported_pair(writer)
+
+    assert writer.refuse(FULL)
+
+    assert events == []
+
+
+async def test_each_parking_is_reported_once_though_old_replies_deny_it(budget: Budget) -> None:
+    writer, events = reporting(budget)
+    first, second = Parking("disk full", AT), Parking("disk full", AT + timedelta(seconds=1))
+
+    for parking in (first, first, None, first, second, None, second):
+        writer.note_parked(parking)
+    again = new_writer(THREAD, budget, max_tasks=MANY, observers=writer._observers)
+    again.note_parked(second)
+
+    assert events == [
+        ThreadParkedEvent(THREAD, "disk full", AT),
+        ThreadParkedEvent(THREAD, "disk full", AT + timedelta(seconds=1)),
+    ]
 
 
 # -- an append and its derived patch -------------------------------------------------------------------------

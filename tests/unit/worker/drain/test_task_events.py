@@ -259,7 +259,7 @@ def test_a_failure_to_send_events_is_logged_and_not_raised(
     report(events(dispatcher, 100), Mail(), 1)
 
     assert [(r.name, r.getMessage()) for r in caplog.records] == [
-        ("livethread_worker.drain.task_events", "sending events failed")
+        ("livethread_worker.drain.task_events", f"sending task events failed, and is tried again: {fault!r}")
     ]
 
 

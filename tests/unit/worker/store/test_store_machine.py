@@ -107,10 +107,6 @@ class Thread:
         """Whether it certainly has a rollout."""
         return all(state.is_stored for state in self.states)
 
-    def doubt_name(self) -> None:
-        """Allow any name: two deaths, while it was named and while that name was removed, leave an earlier one in its file."""
-        self.states = {state.patched({"name": name}) for state in self.states for name in (None, "one", "two")}
-
     def see(self, fits: Callable[[State], bool], what: Any) -> None:
         """Keep the states that fit what a store showed; at least one must."""
         seen = set(filter(fits, self.states))
@@ -361,8 +357,6 @@ class Stores(RuleBasedStateMachine):
         for fault in faults:
             [known] = [thread for thread in self.threads if thread.thread_id in (fault.thread_id or fault.detail)]
             assert self.is_expected(known, fault), fault
-            if fault.kind is FaultKind.STALE_NAME:
-                known.doubt_name()
         if fix and faults:
             assert examine(self.home, fix=False).faults == []
         self.look_at_all(0)
@@ -506,8 +500,6 @@ class Stores(RuleBasedStateMachine):
                 return thread.may_haunt and not thread.is_stored
             case FaultKind.BAD_LINE:
                 return thread.garbage > 0
-            case FaultKind.STALE_NAME:
-                return not thread.is_surely_named
             case _:
                 return False
 

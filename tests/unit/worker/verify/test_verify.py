@@ -36,8 +36,11 @@ from livethread.cli import main
 from livethread.journal import journaled
 from livethread.rollout.item import parse_items
 from livethread.types import AppendThreadItemsParams
+from livethread_config.deployment import Deployment, HomeIdentity, ShardEpochs
+from livethread_config.names import shard_of
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.identity import identify, remember_deployment
 from livethread_worker.store.index import Index
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.verify import verify
@@ -352,6 +355,38 @@ async def test_the_row_may_differ_if_an_append_came_without_a_derived_patch(audi
         connection.execute("UPDATE threads SET cwd = '/elsewhere'")
 
     assert audited.kinds() == set()
+
+
+@pytest.mark.parametrize("place", ["here", "a copy", "elsewhere"])
+async def test_a_thread_whose_shard_another_home_serves_is_left_to_that_home(audited: Audited, place: str) -> None:
+    """A copy of the home that serves the shard is judged like it."""
+    [path] = (path for _, path in audited.home.rollouts())
+    path.unlink()
+    mine = identify(audited.home, "livethread")
+    serving = {
+        "here": mine,
+        "a copy": HomeIdentity(mine.id, "1"),
+        "elsewhere": HomeIdentity("other", "1"),
+    }
+    remember_deployment(audited.home, Deployment(ShardEpochs.of((0, 1)), {0: serving[place]}))
+
+    report = verify(audited.home, audited.journals)
+
+    assert (report.threads, report.elsewhere) == ((0, 1) if place == "elsewhere" else (1, 0))
+    assert audited.kinds() == (set() if place == "elsewhere" else {"deletion"})
+
+
+async def test_a_copy_that_serves_some_of_its_originals_shards_is_not_judged_for_the_others(audited: Audited) -> None:
+    [path] = (path for _, path in audited.home.rollouts())
+    path.unlink()
+    mine = identify(audited.home, "livethread")
+    shard = shard_of(audited.thread_id, 2)
+    serving = {shard: HomeIdentity(mine.id, "1"), 1 - shard: mine}
+    remember_deployment(audited.home, Deployment(ShardEpochs.of((0, 2)), serving))
+
+    report = verify(audited.home, audited.journals)
+
+    assert (report.threads, report.elsewhere) == (0, 1)
 
 
 async def test_a_missing_rollout_is_caught(audited: Audited) -> None:

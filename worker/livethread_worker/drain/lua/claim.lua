@@ -9,7 +9,8 @@
 --        6 bell      string  a doorbell is outstanding
 --        7 drain     string  heartbeat of a running drain
 --        8 seen      string  time (ms) of this call; kept for a week
---        9 deployment  hash  the deployment record
+--        9 waiting  zset    see enqueue.lua
+--       10 deployment  hash  the deployment record
 -- ARGV   1 token of this drain
 --        2 lifetime of the claims, in ms
 --        3 maximum threads     4 maximum tasks in all     5 maximum tasks of one thread
@@ -35,7 +36,7 @@
 -- more threads are ready and the caller must publish a doorbell, so that idle workers wake in a chain.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local bell, drain = KEYS[6], KEYS[7]
+local bell, drain, waiting = KEYS[6], KEYS[7], KEYS[9]
 local token, ttl = ARGV[1], tonumber(ARGV[2])
 local max_threads, budget, per_thread = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
@@ -43,9 +44,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 if ARGV[15] ~= '' then
-  local home = redis.call('HGET', KEYS[9], ARGV[15])
+  local home = redis.call('HGET', KEYS[10], ARGV[15])
   if not home then
-    redis.call('HSET', KEYS[9], ARGV[15], ARGV[18])
+    redis.call('HSET', KEYS[10], ARGV[15], ARGV[18])
   else
     local known = cjson.decode(home)
     if known.id ~= ARGV[16] or known.inode ~= ARGV[17] then
@@ -123,7 +124,7 @@ end
 local reply = { 0 }
 local any_parked = redis.call('HLEN', parked) > 0
 local any_attempts = redis.call('HLEN', attempts) > 0
-local removed, deadlines, held = {}, {}, {}
+local removed, emptied, deadlines, held = {}, {}, {}, {}
 
 local function attempts_of(thread)
   return string.match(redis.call('HGET', attempts, thread) or '0', '^%d+')
@@ -138,19 +139,26 @@ local function claim(thread)
       deadlines[#deadlines + 1], deadlines[#deadlines + 2] = now + ttl, thread
       held[#held + 1], held[#held + 2] = thread, token
       reply[#reply + 1] = { thread, any_attempts and attempts_of(thread) or '0', entries }
+    else -- Redis, or another program, lost the mailbox
+      emptied[#emptied + 1] = thread
     end
   end
 end
 
 -- Store the claims together: the number of calls costs more than their size.
 local function write_down()
-  for _, what in ipairs({ { 'ZREM', ready, removed }, { 'ZADD', claims, deadlines }, { 'HSET', tokens, held } }) do
+  for _, what in ipairs({
+    { 'ZREM', ready, removed },
+    { 'ZREM', waiting, emptied },
+    { 'ZADD', claims, deadlines },
+    { 'HSET', tokens, held },
+  }) do
     local values = what[3]
     for first = 1, #values, 1000 do -- Lua unpacks at most a few thousand values
       redis.call(what[1], what[2], unpack(values, first, math.min(first + 999, #values)))
     end
   end
-  removed, deadlines, held = {}, {}, {}
+  removed, emptied, deadlines, held = {}, {}, {}, {}
 end
 
 for _, thread in ipairs(redis.call('ZRANGEBYSCORE', ready, '-inf', now, 'LIMIT', 0, max_threads)) do

@@ -7,6 +7,9 @@
 --        4 attempts  hash    thread -> "<failed attempts in a row> <why it was put back>"
 --        5 parked    hash    thread -> why it is parked
 --        6 deployment  hash  the deployment record
+--        7 waiting   zset    see enqueue.lua
+--        8 stats     hash    lag:<ms> (or lag:inf) -> how many applied tasks waited at most so long, and longer than the next
+--                            shorter; lag_ms -> their times in all; failures, parked, dropped -> how many
 --        then for each thread
 --          mailbox   stream  unapplied tasks
 --          applied   string  last applied position
@@ -18,12 +21,13 @@
 --        3 prefix of clients' channels
 --        4 the record's field that says which home serves the shard, or "" to settle for any home
 --        5 id of the drain's home        6 its inode
---        then for each thread: id, position, outcome, detail, count, and count times: writer, n
+--        then for each thread: id, position, outcome, detail, times, count, and count times: writer, n
 --          position  last applied position, or "" if no task was applied
 --          n         that writer's last counter up to the position: clients identify tasks by it, since positions
 --                    may repeat after Redis lost data
 --          outcome   done | later (detail: ms until it may be claimed again, and why) | failed (as later, and counts
 --                    as an attempt) | parked (detail: JSON with the reason) | deleted (its Redis keys go, too)
+--          times     "<ms>:<tasks> ...": the times in the positions of the applied tasks, each with the number of tasks
 --
 -- Each client gets one message for all threads, on its own channel: a line "applied <thread> <position> <writer>:<n>"
 -- for each of its writers, and "parked <thread> <detail>". A client's name is the part before the first dot in the ids of
@@ -34,7 +38,9 @@
 -- applied is in a home that was left.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local waiting, stats = KEYS[7], KEYS[8]
 local token, keep, acks_prefix = ARGV[1], ARGV[2], ARGV[3]
+local lag_bounds = { 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000 } -- ms
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -70,11 +76,9 @@ local function are_held(threads)
   return held
 end
 
-local function release(threads)
+local function remove(command, key, threads)
   for first = 1, #threads, 1000 do
-    local last = math.min(first + 999, #threads)
-    redis.call('ZREM', claims, unpack(threads, first, last))
-    redis.call('HDEL', tokens, unpack(threads, first, last))
+    redis.call(command, key, unpack(threads, first, math.min(first + 999, #threads)))
   end
 end
 
@@ -135,23 +139,41 @@ local function publish_parked(thread, writers, detail)
   end
 end
 
+local counts = {}
+
+local function count(field, number)
+  counts[field] = (counts[field] or 0) + number
+end
+
+-- Count applied tasks by how long they waited.
+local function count_lags(times)
+  for ms, number in string.gmatch(times, '(%d+):(%d+)') do
+    local lag, bucket = math.max(0, now - tonumber(ms)), 1
+    while lag_bounds[bucket] and lag > lag_bounds[bucket] do
+      bucket = bucket + 1
+    end
+    count('lag:' .. (lag_bounds[bucket] or 'inf'), number)
+    count('lag_ms', lag * number)
+  end
+end
+
 local threads, starts = {}, {}
 local arg = 7
 while arg <= #ARGV do
   threads[#threads + 1], starts[#starts + 1] = ARGV[arg], arg
-  arg = arg + 5 + tonumber(ARGV[arg + 4]) * 2
+  arg = arg + 6 + tonumber(ARGV[arg + 5]) * 2
 end
 
-local held, mine = are_held(threads), {}
+local held, mine, emptied = are_held(threads), {}, {}
 local any_attempts = redis.call('HLEN', attempts) > 0
 
 for number, thread in ipairs(threads) do
   if held[number] then
     mine[#mine + 1] = thread
-    local key, start = 3 + number * 4, starts[number]
+    local key, start = 5 + number * 4, starts[number]
     local mailbox, applied, writers, idempotency_keys = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
     local position, outcome, detail = ARGV[start + 1], ARGV[start + 2], ARGV[start + 3]
-    local count, first = tonumber(ARGV[start + 4]), start + 5
+    local times, writer_count, first = ARGV[start + 4], tonumber(ARGV[start + 5]), start + 6
     local has_more
     if position ~= '' then
       has_more = trim(mailbox, position)
@@ -159,7 +181,8 @@ for number, thread in ipairs(threads) do
       if before and later_than(before, position) then
         redis.call('SET', applied, before, 'EX', keep)
       end
-      acknowledge(thread, position, writers, first, count)
+      acknowledge(thread, position, writers, first, writer_count)
+      count_lags(times)
     else
       has_more = redis.call('XLEN', mailbox) > 0
     end
@@ -168,22 +191,40 @@ for number, thread in ipairs(threads) do
     if any_attempts and resets_attempts then
       redis.call('HDEL', attempts, thread)
     end
+    if not has_more or outcome == 'parked' or outcome == 'deleted' then
+      emptied[#emptied + 1] = thread
+    elseif position ~= '' then
+      local head = redis.call('XRANGE', mailbox, '-', '+', 'COUNT', 1)[1]
+      redis.call('ZADD', waiting, string.match(head[1], '^%d+'), thread)
+    end
     if outcome == 'deleted' then
+      if has_more then
+        count('dropped', redis.call('XLEN', mailbox))
+      end
       redis.call('DEL', mailbox, applied, writers, idempotency_keys)
     elseif has_more and outcome == 'parked' then
       redis.call('HSET', parked, thread, detail)
+      count('parked', 1)
       publish_parked(thread, writers, detail)
     elseif has_more and outcome == 'done' then
       redis.call('ZADD', ready, 'NX', now, thread)
     elseif has_more then
       local wait, why = string.match(detail, '^(%d+) (.*)$')
+      if outcome == 'failed' then
+        count('failures', 1)
+      end
       local failed = tonumber(string.match(redis.call('HGET', attempts, thread) or '0', '^%d+'))
       redis.call('HSET', attempts, thread, (outcome == 'failed' and failed + 1 or failed) .. ' ' .. why)
       redis.call('ZADD', ready, 'NX', now + tonumber(wait), thread)
     end
   end
 end
-release(mine)
+remove('ZREM', claims, mine)
+remove('HDEL', tokens, mine)
+remove('ZREM', waiting, emptied)
+for field, increase in pairs(counts) do
+  redis.call('HINCRBY', stats, field, string.format('%.0f', increase))
+end
 for _, client in ipairs(clients) do
   redis.call('PUBLISH', acks_prefix .. client, table.concat(messages[client], '\n'))
 end

@@ -81,13 +81,19 @@ def recall_deployment(home: Home, mine: HomeIdentity | None) -> Deployment | Non
     The home of which *home*, with the identity *mine*, is a copy is left out: a backup that is restored beside a new Redis
     serves the original's shards. If Redis has the record, that decides.
     """
-    try:
-        known = Deployment.parse(json.loads((home.own / RECORD_FILE).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    if (known := recall_record(home)) is None:
         return None
     homes = known.home_of.items()
     kept = {shard: each for shard, each in homes if mine is None or each.id != mine.id or each == mine}
     return Deployment(known.epochs, kept)
+
+
+def recall_record(home: Home) -> Deployment | None:
+    """Return the deployment record as a worker last saw it, and as it is; None if none did, or the file is damaged."""
+    try:
+        return Deployment.parse(json.loads((home.own / RECORD_FILE).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def remember_deployment(home: Home, deployment: Deployment) -> None:

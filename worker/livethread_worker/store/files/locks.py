@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from livethread_worker.flock import flock
-from livethread_worker.store.files.home import FILE_MODE
+from livethread_worker.store.files.home import FILE_MODE, Home
 
 
 class LockBusy(Exception):
@@ -51,6 +51,14 @@ def take_lock(path: str, *, wait_s: float = 0.0) -> int:
         if not is_held:
             raise LockBusy(path.rpartition("/")[2])
         # The file was deleted between open and lock: the lock excludes no other process.
+
+
+def remove_thread_lock(home: Home, thread_id: str) -> None:
+    """Remove the lock file of a thread that no longer exists; the caller holds the lock.
+
+    A worker that deletes the thread has removed it, but taking the lock since then has made another one.
+    """
+    Path(home.thread_lock(thread_id)).unlink(missing_ok=True)
 
 
 def _is_current(path: str, descriptor: int) -> bool:

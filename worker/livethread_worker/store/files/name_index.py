@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,22 +23,24 @@ LOCK_WAIT: Final = 2.0  # seconds
 def set_name(home: Home, thread_id: str, name: str | None, at: datetime) -> None:
     """Name the thread as of *at*; None removes the name.
 
-    A repeated call has no further effect. None removes the thread's lines: codex skips an empty name and shows the
-    previous one.
+    A repeated call has no further effect. None replaces the thread's lines by one with a null name, which codex skips:
+    after an empty name, it would show the previous one. The line stays, because the rollout may hold an earlier name: a
+    process may be killed after it has named the thread here, and another one after it has removed that name here.
 
     Raises:
         LockBusy: another program holds the lock for more than `LOCK_WAIT`.
         OSError: the name index cannot be written.
     """
-    if name is None:
-        forget_names(home, thread_id)
+    line = encode_json({"id": thread_id, "thread_name": name, "updated_at": format_time(at)}) + b"\n"
+    if name is None and thread_id in (known := read_names(home)):
+        if known[thread_id] is not None:
+            _remove_lines(home, {thread_id}, instead=line)
         return
-    lines = encode_json({"id": thread_id, "thread_name": name, "updated_at": format_time(at)}) + b"\n"
     with _locked(home), RolloutRecorder.open(home.session_index, create=True) as recorder:
         size = recorder.size
         if size and os.pread(recorder.file.fileno(), 1, size - 1) != b"\n":
-            lines = b"\n" + lines  # end a torn line first
-        recorder.append(lines)
+            line = b"\n" + line  # end a torn line first
+        recorder.append(line)
         sync.sync_now(recorder)
 
 
@@ -49,17 +51,22 @@ def forget_names(home: Home, *thread_ids: str, keep: Callable[[bytes], object] =
         LockBusy: another program holds the lock for more than `LOCK_WAIT`.
         OSError: the name index cannot be written.
     """
-    if read_names(home).keys().isdisjoint(thread_ids):
-        return
-    forgotten = frozenset(thread_ids)
+    if not read_names(home).keys().isdisjoint(thread_ids):
+        _remove_lines(home, frozenset(thread_ids), keep=keep)
+
+
+def _remove_lines(
+    home: Home, thread_ids: Collection[str], *, instead: bytes = b"", keep: Callable[[bytes], object] = lambda _: None
+) -> None:
+    """Replace all lines of *thread_ids*, which are passed to *keep*, by the line *instead*."""
     with _locked(home):
         remaining: list[bytes] = []
         removed: list[bytes] = []
         for line in home.session_index.read_bytes().splitlines(keepends=True):
-            (removed if _id_of(line) in forgotten else remaining).append(line)
+            (removed if _id_of(line) in thread_ids else remaining).append(line)
         if removed:
             keep(b"".join(removed))
-            _replace(home, remaining)
+            _replace(home, [instead, *remaining])
 
 
 def restore_names(home: Home, lines: bytes) -> None:
@@ -126,7 +133,7 @@ class NameCache:
 
 
 def read_names(home: Home) -> dict[str, str | None]:
-    """Return the current name of every thread in the name index, in the order of their lines; None for an empty one.
+    """Return the current name of every thread in the name index, in the order of their lines; None for a removed one.
 
     The next call may change what this one returned.
     """

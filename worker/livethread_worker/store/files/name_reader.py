@@ -21,6 +21,7 @@ _TAIL: Final = 256
 class NameLine:
     """A thread's last line in a name index."""
 
+    #: None if the name was removed.
     name: str | None
     updated_at: Any
 
@@ -75,7 +76,8 @@ class NameReader:
                 break  # still being written
             self._end = record.offset + record.size
             value = record.value or {}
-            if isinstance(id_ := value.get("id"), str) and isinstance(name := value.get("thread_name"), str):
+            id_, name = value.get("id"), value.get("thread_name", 0)
+            if isinstance(id_, str) and isinstance(name, str | None):
                 for known in (self._lines, self._names):
                     known.pop(id_, None)  # in the order in which threads got their last names
                 self._lines[id_] = NameLine(name or None, value.get("updated_at"))

@@ -77,7 +77,12 @@ def read_what_is_left(home: Home, state: ThreadState, file: BinaryIO) -> Record 
     try:
         return read_all(home, state, file)
     except InvalidRequest as error:
-        logger.warning("%s", error, extra={"action": "read", "thread_id": state.thread_id})
+        logger.warning(
+            "thread %s is read in part: %s",
+            state.thread_id,
+            error,
+            extra={"action": "read", "thread_id": state.thread_id},
+        )
     state.begin_again()
     base = lineage.read_first(file).base
     state.base_id, state.inherited_bytes = base.rollout_id if base else None, BROKEN

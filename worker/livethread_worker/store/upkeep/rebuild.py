@@ -15,7 +15,7 @@ from typing import Final
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import Home, compression, folder_stamps, name_index, rollout_reader
-from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.locks import LockBusy, file_lock, remove_thread_lock
 from livethread_worker.store.files.rollout_search import KnownFolder
 from livethread_worker.store.index import Index
 from livethread_worker.store.index.thread_writes import ThreadRows, thread_rows
@@ -166,8 +166,12 @@ def index_batch(
                 busy.append(rollout)
         known = index.load_states({thread_id: set() for thread_id, _ in held}) if is_needed else {}
         for thread_id, path in held:
-            if not path.exists() or (is_needed and not is_needed(known.get(thread_id), path)):
-                continue  # moved, deleted or indexed since it was listed
+            if not path.exists():
+                if not index.in_memory and home.where_it_lies(home.active_path(path)) is None:
+                    remove_thread_lock(home, thread_id)
+                continue  # moved or deleted since it was listed
+            if is_needed and not is_needed(known.get(thread_id), path):
+                continue  # indexed since it was listed
             rows = _rows_of(home, thread_id, path, names)
             if rows is None:
                 report.unreadable.append(home.relative(path))
@@ -189,9 +193,9 @@ def _rows_of(home: Home, thread_id: str, path: Path, names: dict[str, str | None
         state = read_state(home, thread_id, path, names)
         return thread_rows(state, None) if state.thread is not None else None
     except ThreadStoreError as error:
-        logger.warning("rollout cannot be read: %s", error, extra=extra)
+        logger.warning("the rollout of thread %s cannot be read: %s", thread_id, error, extra=extra)
     except Exception:
-        logger.exception("reading a rollout failed", extra=extra)
+        logger.exception("reading the rollout of thread %s failed", thread_id, extra=extra)
     return None
 
 

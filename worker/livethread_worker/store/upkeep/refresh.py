@@ -39,7 +39,7 @@ from typing import Final, TypeVar
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import folder_stamps, name_index, originals
 from livethread_worker.store.files.home import Home, is_compressed, thread_in
-from livethread_worker.store.files.locks import LockBusy, file_lock
+from livethread_worker.store.files.locks import LockBusy, file_lock, remove_thread_lock
 from livethread_worker.store.files.rollout_search import KnownFolder
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.index.thread_writes import thread_rows
@@ -217,6 +217,9 @@ class Refresher:
                         with suppress(OSError):  # a home that this process only reads; doctor finds it
                             originals.forget(self.home, rollout)
                 self.index.commit((), gone)
+                if not self.index.in_memory:
+                    for thread_id in gone:
+                        remove_thread_lock(self.home, thread_id)
         copies = ((id_, path) for id_ in present if (path := find_rollout(self.home, self.index, id_)) is not None)
         self._read(copies)
 

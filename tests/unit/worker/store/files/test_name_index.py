@@ -44,26 +44,42 @@ def test_the_last_line_of_a_thread_wins_regardless_of_its_time(home: Home) -> No
     assert read_names(home) == {ONE: "last", TWO: "other"}
 
 
-def test_clearing_a_name_removes_all_lines_of_the_thread_and_no_others(home: Home) -> None:
+def test_removing_a_name_leaves_one_line_of_the_thread_and_all_others(home: Home) -> None:
     set_name(home, ONE, "n", AT)
+    set_name(home, ONE, "m", AT)
     set_name(home, TWO, "other", AT)
     before = home.session_index.read_bytes().splitlines(keepends=True)
 
     set_name(home, ONE, None, AT)
     set_name(home, ONE, None, AT)
 
-    assert home.session_index.read_bytes() == before[1]
-    assert read_names(home) == {TWO: "other"}
+    removal = f'{{"id":"{ONE}","thread_name":null,"updated_at":"2026-11-22T12:00:00.000Z"}}\n'
+    assert home.session_index.read_bytes() == removal.encode() + before[2]
+    assert read_names(home) == {ONE: None, TWO: "other"}
 
 
 def test_a_missing_name_index_holds_no_names(home: Home) -> None:
     assert read_names(home) == {}
 
 
-def test_clearing_the_name_of_a_nameless_thread_changes_nothing(home: Home) -> None:
+def test_removing_the_name_of_a_nameless_thread_is_noted_once(home: Home) -> None:
+    """Its rollout may hold a name, if the name index was lost."""
+    set_name(home, ONE, None, AT)
+    before = home.session_index.read_bytes()
+
     set_name(home, ONE, None, AT)
 
-    assert not home.session_index.exists()
+    assert read_names(home) == {ONE: None}
+    assert home.session_index.read_bytes() == before
+
+
+def test_a_thread_can_be_named_again(home: Home) -> None:
+    set_name(home, ONE, "n", AT)
+    set_name(home, ONE, None, AT)
+
+    set_name(home, ONE, "again", AT)
+
+    assert read_names(home) == {ONE: "again"}
 
 
 def test_bad_lines_are_skipped(home: Home) -> None:
@@ -134,7 +150,7 @@ def test_a_replaced_truncated_or_deleted_name_index_is_read_again(home: Home) ->
     assert names_of(reader) == {ONE: "n", TWO: "other"}
 
     set_name(home, ONE, None, AT)
-    assert names_of(reader) == {TWO: "other"}
+    assert names_of(reader) == {ONE: None, TWO: "other"}
     home.session_index.write_bytes(b"")
     assert names_of(reader) == {}
     set_name(home, ONE, "again", AT)

@@ -19,7 +19,7 @@ from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.local import LocalThreadStore
 from livethread_worker.store.upkeep import rebuild as rebuild_module
-from livethread_worker.store.upkeep.rebuild import complete_once, rebuild
+from livethread_worker.store.upkeep.rebuild import RebuildReport, complete_once, index_batch, rebuild
 
 
 def event(kind: str, **fields: Any) -> dict[str, Any]:
@@ -209,6 +209,15 @@ def test_a_rebuild_reads_rollouts_and_deletes_rows_without_one(store: Store) -> 
     assert (report.threads, report.forgotten, batches) == (1, 1, [1])
     assert store.index.thread_ids() == [kept.thread_id]
     assert store.index.is_complete
+
+
+def test_a_thread_that_is_deleted_after_it_was_listed_leaves_no_lock(store: Store) -> None:
+    path = store.write_rollout(thread_id(1), message_line("a"))
+    path.unlink()
+
+    index_batch(store.home, store.index, [(thread_id(1), path)], RebuildReport(), is_needed=None)
+
+    assert not Path(store.home.thread_lock(thread_id(1))).exists()
 
 
 def test_a_rollout_of_another_thread_and_a_duplicate_are_reported(store: Store) -> None:

@@ -294,6 +294,7 @@ def test_a_thread_whose_rollout_was_removed_is_forgotten(store: Store, refresher
 
     assert preview(store) is None
     assert preview(store, TWO) == ""
+    assert not Path(store.home.thread_lock(ONE)).exists()
 
 
 def test_a_removed_rollout_that_comes_back_is_read_again(store: Store, refresher: Refresher) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.unit.worker.builders import Mail, Store, item_line, message_line
+from tests.unit.worker.builders import Mail, Store, item_line, killed, message_line
 
 from livethread.metadata import GitInfo, GitInfoPatch, MemoryMode, ThreadMetadataPatch
+from livethread_worker.store.files import name_index
 from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.upkeep.rebuild import rebuild
+from livethread_worker.store.upkeep.refresh import Refresher
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 DONE, POISONED = OutcomeKind.DONE, OutcomeKind.POISONED
@@ -100,9 +104,44 @@ def test_a_cleared_name_stays_cleared_without_the_index(store: Store, mail: Mail
         mail.patch(ThreadMetadataPatch(name=no_name)),
     )
     assert store.thread(mail).name is None
-    assert read_names(store.home) == {}
+    assert read_names(store.home) == {mail.thread_id: None}
     store.drop_index()
 
     store.apply(mail, mail.append("a"))
+
+    assert store.thread(mail).name is None
+
+
+def read_the_tail(store: Store, mail: Mail) -> None:
+    store.apply(mail, mail.append("a", writer="w4"))
+
+
+def read_the_whole_rollout(store: Store, mail: Mail) -> None:
+    store.drop_index()
+    store.apply(mail, mail.append("a", writer="w4"))
+
+
+def rebuild_the_index(store: Store, mail: Mail) -> None:
+    rebuild(store.home, store.index)
+
+
+def refresh_the_index(store: Store, mail: Mail) -> None:
+    Refresher(store.home, store.index).refresh(mail.thread_id)
+
+
+@pytest.mark.parametrize(
+    "recover", [read_the_tail, read_the_whole_rollout, rebuild_the_index, refresh_the_index], ids=lambda f: f.__name__
+)
+def test_an_earlier_name_does_not_come_back_after_two_deaths(
+    store: Store, mail: Mail, recover: Callable[[Store, Mail], None]
+) -> None:
+    """One while the thread is named, the other while that name is removed: no line of the rollout says either."""
+    store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="earlier")))
+    for writer, name in (("w2", "later"), ("w3", None)):
+        with killed(name_index, "set_name", after=1):
+            store.apply(mail, mail.patch(ThreadMetadataPatch(name=name), writer=writer))
+        Refresher(store.home, store.index).refresh(mail.thread_id)
+
+    recover(store, mail)
 
     assert store.thread(mail).name is None

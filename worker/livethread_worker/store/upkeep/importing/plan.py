@@ -97,10 +97,10 @@ class Planner:
         return Lines(moved) if moved else None
 
     def _new_name(self, source: Source, ours: Lines | None) -> NameLine | None:
-        """Return the source's name for the thread; None if ours is newer or was removed later."""
+        """Return the source's name for the thread, or its removal; None if ours is newer."""
         names = self._names_beside(source)
         theirs = names.get(source.original_id) or names.get(source.thread_id)
-        if theirs is None or theirs.name is None:
+        if theirs is None:
             return None
         mine = self.dry_run_names.get(source.thread_id) or self._names.read().get(source.thread_id)
         if mine is not None:

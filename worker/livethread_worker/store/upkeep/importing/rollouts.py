@@ -272,7 +272,7 @@ class _Importer:
             self._report.conflicts.append(Conflict(shown(source.path), shown(path)))
             return
         if plan.name is not None:
-            self._report.named += 1
+            self._report.named += plan.name.name is not None
             if self._dry_run:
                 self._planner.dry_run_names[source.thread_id] = plan.name
         self._count(source.path, source.thread_id, plan.outcome)

@@ -92,7 +92,7 @@ def everything_in(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def write_names(source: Path, *entries: tuple[str, str, str]) -> None:
+def write_names(source: Path, *entries: tuple[str, str | None, str]) -> None:
     lines = [{"id": id_, "thread_name": name, "updated_at": at} for id_, name, at in entries]
     (source / "session_index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -489,6 +489,30 @@ def test_a_name_cleared_in_the_home_does_not_come_back(
     import_from(store, source)
 
     assert store.thread(mail).name == name
+
+
+@pytest.mark.parametrize(("at", "name"), [(EARLY, "ours"), (LATE, None)])
+def test_a_later_removal_of_a_name_is_imported(
+    store: Store, source: Path, rollout: Path, at: str, name: str | None
+) -> None:
+    import_from(store, source)
+    mail = Mail(1)
+    store.apply(mail, mail.patch(ThreadMetadataPatch(name="ours")))
+    write_names(source, (ONE, None, at))
+
+    assert import_from(store, source).named == 0
+
+    assert (store.thread(mail).name, read_names(store.home)) == (name, {ONE: name})
+
+
+def test_an_imported_thread_does_not_get_a_removed_name_back(store: Store, source: Path, rollout: Path) -> None:
+    """Its rollout may not say that the name was removed: see `set_name`."""
+    rollout.write_bytes(META + A + item_line("thread_metadata", {"name": "earlier"}) + b"\n")
+    write_names(source, (ONE, None, LATE))
+
+    import_from(store, source)
+
+    assert store.thread(Mail(1)).name is None
 
 
 def test_an_empty_name_is_not_imported(store: Store, source: Path, rollout: Path) -> None:
