@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.deployments import Deployment
+from livethread_config import names
 from livethread_worker.embedded.redis_server import data_dir
 from livethread_worker.store.files.home import Home
 
@@ -31,8 +32,13 @@ def occupied(deployment: Deployment) -> dict[str, int]:
 
 
 def end_lifetimes(deployment: Deployment) -> None:
-    """Do to Redis what days without use do: end the lifetime of every key that has one."""
+    """Do to Redis what days without use do: end the lifetime of every key that has one, and let a sweep forget deletions."""
     redis: Any = deployment.redis
+    deleted = names.ShardKeys(deployment.settings.key_prefix, 0).deleted
+    if threads := redis.zrange(deleted, 0, -1):
+        redis.zadd(deleted, dict.fromkeys(threads, 0))
+    while redis.exists(deleted):
+        time.sleep(0.1)
     keys = list(redis.scan_iter(count=_AT_ONCE))
     for first in range(0, len(keys), _AT_ONCE):
         some = keys[first : first + _AT_ONCE]

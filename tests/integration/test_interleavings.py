@@ -507,6 +507,13 @@ def test_accepted_tasks_are_applied_once_and_in_order(
 def test_the_machine_catches_a_settle_that_ignores_the_claims_holder(redis_server: RedisServer) -> None:
     planted = served_by(redis_server, settle=("holder == token", "true"))
 
+    assert_finds_a_fault(planted, "the number of unapplied tasks is wrong")
+
+
+def test_the_machine_catches_a_settle_that_releases_the_claims_of_others(redis_server: RedisServer) -> None:
+    held = "if held[number] then\n    mine[#mine + 1] = thread\n"
+    planted = served_by(redis_server, settle=(held, "mine[#mine + 1] = thread\n  if held[number] then\n"))
+
     assert_finds_a_fault(planted, "a claim was lost")
 
 

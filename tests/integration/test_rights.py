@@ -29,6 +29,7 @@ from livethread import (
 )
 from livethread.queued.celery_reader import CeleryReader
 from livethread.queued.merged_reader import MergedReader
+from livethread.queued.statistics import StatisticsReader
 from livethread_config.names import ShardKeys
 from livethread_worker.embedded.processes import settings_env
 
@@ -121,6 +122,9 @@ async def test_the_documented_rights_suffice(
         assert isinstance(reader, CeleryReader)
         await reader._requests._withdraw(ShardKeys(PREFIX, 0), "a read that timed out")
         assert (await store._mailboxes.circumstances(thread_id)).seen_at is not None
+        statistics = StatisticsReader(store._mailboxes._redis, restricted)
+        assert (await statistics.read()).workers
+        await statistics.longest_waiting(10)
         path = (await other.read_thread(ReadThreadParams(thread_id=thread_id))).rollout_path
         assert path is not None
         path.rename(path.with_suffix(".away"))

@@ -1,9 +1,10 @@
-"""Redis forgets each writer when it ends, however often a thread is opened and changed."""
+"""Redis forgets each writer when it ends, however often a thread is opened and changed, and threads that ended."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -12,6 +13,7 @@ from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
 from tests.nodes.workers import celery_worker
+from tests.store_spec.operations import delete
 
 from livethread import (
     DiscardThreadParams,
@@ -88,6 +90,34 @@ async def test_a_discarded_thread_leaves_no_writer(settings: Settings, redis: Re
         await store.discard_thread(DiscardThreadParams(thread_id=thread_id))
 
         await eventually(lambda: not writers(redis, settings, thread_id), "the end of the writer")
+
+
+async def test_threads_that_ended_leave_nothing_without_a_lifetime(settings: Settings, redis: Redis) -> None:
+    async with opened(settings) as store:
+        kept, deleted = [await written(store) for _ in range(2)]
+        await update(store, kept, ThreadMetadataPatch(name="kept"))
+        await store.resume_thread(ResumeThreadParams(thread_id=kept))
+        await append(store, kept, message("once"), key="key")
+        await delete(store, deleted)
+
+    await eventually(lambda: not permanent(redis, settings, kept, deleted), "the end of all that has no lifetime")
+    assert redis.keys(f"{settings.key_prefix}:*{deleted}*") == []
+
+
+def permanent(redis: Any, settings: Settings, *thread_ids: str) -> list[bytes]:
+    """Return the keys without a lifetime that name one of the threads, but for `deleted`, which sweeps trim."""
+    content = {
+        b"zset": lambda key: redis.zrange(key, 0, -1),
+        b"hash": redis.hgetall,
+        b"list": lambda key: redis.lrange(key, 0, -1),
+        b"set": redis.smembers,
+    }
+    return [
+        key
+        for key in redis.keys(f"{settings.key_prefix}:*")
+        if redis.ttl(key) == -1 and key.decode() != names.ShardKeys(settings.key_prefix, 0).deleted
+        if any(id_ in repr((key, content.get(redis.type(key), lambda _: ())(key))) for id_ in thread_ids)
+    ]
 
 
 async def test_the_writer_of_an_open_thread_is_kept(settings: Settings, redis: Redis) -> None:

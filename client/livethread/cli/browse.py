@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import secrets
 import signal
 import socket
@@ -16,6 +15,7 @@ from livethread.cli.listening import host_option, listening_errors_translated, p
 from livethread.cli.place import place_of_reads
 from livethread.composition import open_queue_state, open_reader
 from livethread_config import Settings
+from livethread_config.addresses import is_loopback
 
 PORT: Final = 5556
 #: Seconds that answers have to end when the server stops.
@@ -61,11 +61,3 @@ async def _serve(host: str, port: int, names: tuple[str, ...]) -> None:
 def _listener(host: str, port: int) -> socket.socket:
     with listening_errors_translated(host, port):
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -120,7 +120,9 @@ class _Batch:
             uuid, name = f"{entry.writer}-{entry.n}", f"livethread.{entry.task.header.op}"
             items, size = len(entry.task.lines), entry.task.size
         kwargs = f"{{'thread': '{thread_id}', 'position': '{entry.position}', 'items': {items}, 'bytes': {size}}}"
-        enqueued_at = position_key(entry.position)[0] / 1000
+        ms, number = position_key(entry.position)
+        # Monitors sort by time: tasks of one millisecond stay in order.
+        enqueued_at = (ms * 1_000 + min(number, 999)) / 1_000_000
         self._event(
             "task-received", enqueued_at, uuid=uuid, name=name, args="()", kwargs=kwargs, retries=0, root_id=uuid
         )

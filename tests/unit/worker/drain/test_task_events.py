@@ -297,3 +297,15 @@ def test_a_reason_with_a_lone_surrogate_is_reported(dispatcher: FakeDispatcher) 
 
     (failed,) = [fields for kind, fields in dispatcher.sent if kind == "task-failed"]
     assert failed["exception"] == "not there: ?"
+
+
+def test_tasks_of_one_millisecond_are_received_in_the_order_of_their_positions(dispatcher: FakeDispatcher) -> None:
+    mail, reporter = Mail(), events(dispatcher, 10)
+    positions = ["1796009826014-0", "1796009826014-9", "1796009826014-10", "1796009826014-5000", "1796009826015-0"]
+    entries = [mail.append("x")._replace(position=position) for position in positions]
+
+    reporter.report([Claim(mail.thread_id, 0, entries)], {mail.thread_id: Outcome(DONE, positions[-1])}, STARTED_AT)
+    reporter.send()
+
+    received = [fields["timestamp"] for kind, fields in dispatcher.sent if kind == "task-received"]
+    assert received == [1796009826.014, 1796009826.014009, 1796009826.01401, 1796009826.014999, 1796009826.015]

@@ -1,10 +1,10 @@
-"""When ``livethread browse`` asks for a token."""
+"""When servers ask for a token or a password."""
 
 from __future__ import annotations
 
 import pytest
 
-from livethread.cli.browse import is_loopback
+from livethread_config.addresses import is_loopback
 
 
 @pytest.mark.parametrize(
@@ -14,5 +14,5 @@ from livethread.cli.browse import is_loopback
         *((host, False) for host in ("0.0.0.0", "::", "192.168.1.7", "threads.example", "localhost.example", "")),
     ],
 )
-def test_only_this_machine_needs_no_token(host: str, expected: bool) -> None:
+def test_only_this_machine_is_trusted(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
