@@ -40,7 +40,7 @@ test: .venv/.test ## Run the tests, in two processes: ARGS='-n 0' takes one
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: test-faults
-test-faults: .venv/.test ## Inject faults at random for MINUTES=10; SEED=… repeats a run
+test-faults: .venv/.test ## Inject faults at random for MINUTES=10, into one home and into four; SEED=… repeats a run
 	LIVETHREAD_TEST_SEED="$(SEED)" LIVETHREAD_TEST_MINUTES="$(or $(MINUTES),10)" LIVETHREAD_TEST_EXAMPLES="$(or $(EXAMPLES),100)" \
 	$(BIN)/python -m pytest -o faulthandler_timeout=0 $(FAULT_TESTS) $(ARGS)
 

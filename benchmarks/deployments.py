@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis
 
 from livethread import open_store
-from livethread.queued import QueuedThreadStore
+from livethread.queued.queued_store import QueuedThreadStore
 from livethread_config import Settings, names
 from livethread_config.celery_app import deployment_app
 from livethread_worker.embedded.runtime import running

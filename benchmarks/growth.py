@@ -32,7 +32,10 @@ def occupied(deployment: Deployment) -> dict[str, int]:
 
 
 def end_lifetimes(deployment: Deployment) -> None:
-    """Do to Redis what days without use do: end the lifetime of every key that has one, and let a sweep forget deletions."""
+    """Do to Redis what days without use do: end the lifetime of every key that has one, and let a sweep forget deletions.
+
+    All tasks must be applied.
+    """
     redis: Any = deployment.redis
     deleted = names.ShardKeys(deployment.settings.key_prefix, 0).deleted
     if threads := redis.zrange(deleted, 0, -1):

@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from livethread.model import format_time
+from livethread.ordered_tasks import AppendItems, MailboxEntry, OrderedTask
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.write.thread_work import number_line
 
@@ -88,7 +89,9 @@ class _Rollout:
         self.at += timedelta(milliseconds=700)
         number = next(self._numbers)
         line = orjson.dumps({"timestamp": format_time(self.at), "type": kind, "payload": payload})
-        self.lines.append(number_line(line, number, f"benchmark:{number + 1}"))
+        task = OrderedTask(AppendItems(at=self.at), (line,))
+        position = f"{self.at.timestamp() * 1000:.0f}-0"
+        self.lines.append(number_line(line, number, MailboxEntry(position, "benchmark", number + 1, task)))
 
     def event(self, kind: str, **fields: Any) -> None:
         self.add("event_msg", {"type": kind, **fields})

@@ -15,7 +15,7 @@ from typing import Any, Final
 from benchmarks.homes import Words
 from livethread import CreateThreadParams, LiveThread, TasksApplied, ThreadMetadataPatch
 from livethread.position import Position, position_key
-from livethread.queued import QueuedThreadStore
+from livethread.queued.queued_store import QueuedThreadStore
 from livethread.types import Receipt
 
 #: Words of an item: with its envelope, about 500 bytes.

@@ -6,6 +6,7 @@ Redis' clock cannot be set, so the times that it holds are set back a day, each 
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import Any, Final
 
 import click
@@ -15,6 +16,8 @@ from benchmarks.deployments import Deployment, deployed
 from benchmarks.growth import end_lifetimes, occupied
 from livethread import CreateThreadParams, LiveThread, ResumeThreadParams, open_store, types
 from livethread_config import names
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.index import Index
 
 _DAYS: Final = 365
 _DAY_MS: Final = 86_400_000
@@ -43,6 +46,9 @@ async def _run(threads: int) -> dict[str, Any]:
         for first in range(0, len(ids), _AT_ONCE):
             params = types.DeleteThreadsParams(thread_ids=tuple(ids[first : first + _AT_ONCE]))
             assert not (await deployment.store.delete_threads(params)).failed
+        with closing(Index(Home(deployment.settings.home))) as index:
+            while set(ids) & set(index.thread_ids()):  # noqa: ASYNC110 - another process deletes the rows
+                await asyncio.sleep(0.1)
         end_lifetimes(deployment)
         stages["all deleted"] = occupied(deployment)
         return {"stages": stages, "busy": await _busy(deployment)}

@@ -55,10 +55,11 @@ if TYPE_CHECKING:
     from livethread.policy import is_persisted as is_persisted
     from livethread.policy import persisted_items as persisted_items
     from livethread.position import Position as Position
-    from livethread.queued import QueuedThreadStore as QueuedThreadStore
+    from livethread.queued.queued_store import QueuedThreadStore as QueuedThreadStore
     from livethread.rollout.item import RolloutItem as RolloutItem
     from livethread.store import ThreadReader as ThreadReader
     from livethread.store import ThreadStore as ThreadStore
+    from livethread.store import WatchingReader as WatchingReader
     from livethread.thread_id import ThreadId as ThreadId
     from livethread.thread_id import new_thread_id as new_thread_id
     from livethread.thread_manager import ThreadManager as ThreadManager
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from livethread.types import StoredTurnError as StoredTurnError
     from livethread.types import StoredTurnItemsView as StoredTurnItemsView
     from livethread.types import StoredTurnStatus as StoredTurnStatus
+    from livethread.types import ThreadItem as ThreadItem
     from livethread.types import ThreadOccurrence as ThreadOccurrence
     from livethread.types import ThreadPage as ThreadPage
     from livethread.types import ThreadRelationFilter as ThreadRelationFilter
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
     from livethread.types import ThreadSortKey as ThreadSortKey
     from livethread.types import TurnPage as TurnPage
     from livethread.types import UpdateThreadMetadataParams as UpdateThreadMetadataParams
+    from livethread.types import WatchThreadParams as WatchThreadParams
     from livethread_config import Settings as Settings
 
 #: The public names and their modules. A module is imported when one of its names is first used: the command line
@@ -146,7 +149,7 @@ _MODULES = {
     "Position": "livethread.position",
     "PrepareForkParams": "livethread.types",
     "PreparedFork": "livethread.types",
-    "QueuedThreadStore": "livethread.queued",
+    "QueuedThreadStore": "livethread.queued.queued_store",
     "ReadThreadByRolloutPathParams": "livethread.types",
     "ReadThreadParams": "livethread.types",
     "Receipt": "livethread.types",
@@ -155,6 +158,7 @@ _MODULES = {
     "ResumeThreadParams": "livethread.types",
     "RolloutItem": "livethread.rollout.item",
     "SearchMatch": "livethread.types",
+    "ThreadItem": "livethread.types",
     "ThreadOccurrence": "livethread.types",
     "SearchOccurrencesParams": "livethread.types",
     "OccurrencePage": "livethread.types",
@@ -197,6 +201,8 @@ _MODULES = {
     "Unavailable": "livethread.errors",
     "Unsupported": "livethread.errors",
     "UpdateThreadMetadataParams": "livethread.types",
+    "WatchThreadParams": "livethread.types",
+    "WatchingReader": "livethread.store",
     "is_persisted": "livethread.policy",
     "new_thread_id": "livethread.thread_id",
     "open_store": "livethread.composition",

@@ -10,24 +10,28 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from livethread.errors import InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from livethread.changes import Changes, Source
     from livethread.position import Position
-    from livethread.queued import QueuedThreadStore
     from livethread.queued.backlog import Backlog
     from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
     from livethread.queued.queue_state import RedisQueueState
+    from livethread.queued.queued_store import QueuedThreadStore
     from livethread.queued.shards import Shards
-    from livethread.store import ThreadReader
+    from livethread.store import ThreadReader, WatchingReader
     from livethread.types import ThreadFreshness
     from livethread_config import Settings
     from livethread_config.deployment import Deployment, HomeIdentity
+
+#: Longest time in which a watcher of a thread reads once without a hint: other programs' writes in homes elsewhere give none.
+WATCH_INTERVAL: Final = 60.0  # seconds
 
 
 @asynccontextmanager
@@ -43,7 +47,7 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
         Unavailable: Redis does not answer (unless ``require_redis`` is false), the embedded server cannot be started, or
             the home cannot be created.
     """
-    from livethread.queued import QueuedThreadStore
+    from livethread.queued.queued_store import QueuedThreadStore
 
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
@@ -53,11 +57,12 @@ async def open_store(settings: Settings | None = None) -> AsyncIterator[QueuedTh
         mailboxes = _mailboxes(stack, settings, app)
         deployment = await stack.enter_async_context(mailboxes.deployment)
         reader = await _reader(stack, settings, deployment, lambda _: app)
-        yield await stack.enter_async_context(QueuedThreadStore(mailboxes, settings, reader))
+        changes = _changes(stack, settings, deployment)
+        yield await stack.enter_async_context(QueuedThreadStore(mailboxes, settings, reader, changes))
 
 
 @asynccontextmanager
-async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadReader]:
+async def open_reader(settings: Settings | None = None) -> AsyncIterator[WatchingReader]:
     """Open the store that *settings* describe for reading. Starts neither Redis nor a worker.
 
     If *settings* name a home, or Redis is embedded, the reader reads the files itself; it asks the workers for threads of
@@ -72,7 +77,7 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
 
     settings = settings or _settings_of_environment()
     async with AsyncExitStack() as stack:
-        reader = await _reader_alone(stack, settings)
+        reader, deployment = await _reader_alone(stack, settings)
 
         @cache
         def mailboxes() -> Mailboxes:
@@ -94,14 +99,16 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[ThreadR
         async def catch_up_with_all() -> None:
             await (await backlog()).until_all_applied()
 
-        yield FreshReader(reader, catch_up, catch_up_with_all)
+        changes = _changes(stack, settings, deployment)
+        stack.push_async_callback(changes.aclose)
+        yield FreshReader(reader, changes, catch_up, catch_up_with_all)
 
 
-async def _reader_alone(stack: AsyncExitStack, settings: Settings) -> ThreadReader:
-    """Return the reader of all homes for a process without a store."""
+async def _reader_alone(stack: AsyncExitStack, settings: Settings) -> tuple[ThreadReader, DeploymentWatch | None]:
+    """Return the reader of all homes for a process without a store, and the deployment; None if Redis is embedded."""
     is_local = _reads_locally(settings)
     if is_local and settings.is_embedded:
-        return await _local_reader(stack, settings)
+        return await _local_reader(stack, settings), None
     from redis.exceptions import RedisError
 
     from livethread.queued.connection import connect, redis_errors_translated, require_redis
@@ -119,7 +126,30 @@ async def _reader_alone(stack: AsyncExitStack, settings: Settings) -> ThreadRead
         with redis_errors_translated(settings):
             await deployment.look()
     await stack.enter_async_context(deployment)
-    return await _reader(stack, settings, deployment, lambda readers: _client_app(readers, settings))
+    reader = await _reader(stack, settings, deployment, lambda readers: _client_app(readers, settings))
+    return reader, deployment
+
+
+def _changes(stack: AsyncExitStack, settings: Settings, deployment: DeploymentWatch | None) -> Changes:
+    """Return what wakes the watchers of threads: changes of the home on this host, and what workers publish."""
+    from livethread.changes import Changes
+
+    sources: list[Source] = []
+    is_local = _reads_locally(settings)
+    if is_local:
+        from livethread_worker.store.files.home import Home
+        from livethread_worker.store.read.home_poller import HomePoller
+
+        sources.append(HomePoller(Home(settings.home)).poll)
+    if deployment is not None:
+        from livethread.queued.change_listener import ChangeListener
+        from livethread.queued.connection import connect
+
+        redis = connect(settings)
+        stack.push_async_callback(redis.aclose)
+        sources.append(ChangeListener(redis, deployment, settings.key_prefix).listen)
+    is_whole = is_local and settings.is_embedded  # there is no other home
+    return Changes(*sources, poll_interval=None if is_whole else WATCH_INTERVAL)
 
 
 async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:

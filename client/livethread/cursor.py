@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from livethread.errors import InvalidRequest
 from livethread.metadata import StoredThread
@@ -170,6 +170,44 @@ def decode_offset(kind: str, cursor: str) -> int:
     if type(offset) is not int or not 0 <= offset < MAX_OFFSET:
         raise InvalidRequest(_MALFORMED)
     return offset
+
+
+def require_items_cursor(cursor: str) -> None:
+    """Check that *cursor* is one of items; only its thread's store knows whether its place is there.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    _fields(cursor, "items")
+
+
+class LinePlace(NamedTuple):
+    """The place after a line of a history."""
+
+    #: Where the line ends; 0 with a size of 0: at the beginning of what is listed.
+    end: int
+    size: int
+    #: CRC-32 of the line.
+    checksum: int
+
+
+def encode_line_place(place: LinePlace) -> str:
+    """Return the cursor for the page of items that begins at *place*."""
+    return _encode("items", *place)
+
+
+def decode_line_place(cursor: str) -> LinePlace:
+    """Return the place at which the page begins.
+
+    Raises:
+        InvalidRequest: *cursor* is malformed, or belongs to another kind of page.
+    """
+    fields = _fields(cursor, "items")
+    if len(fields) != len(LinePlace._fields) or not all(
+        type(each) is int and 0 <= each < MAX_OFFSET for each in fields
+    ):
+        raise InvalidRequest(_MALFORMED)
+    return LinePlace(*fields)
 
 
 def _decode_pair(cursor: str, kind: str) -> tuple[int, int]:

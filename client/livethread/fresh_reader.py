@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
 from livethread import types
+from livethread.changes import Changes
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Result
 from livethread.position import Position, position_key, require_position
 from livethread.store import ThreadReader
 from livethread.thread_id import thread_of_rollout_name
+from livethread.watching import watch
 
 #: Waits until workers have applied what a read of a thread must show, and returns a position up to which they have.
 CatchUp = Callable[[str, types.ThreadFreshness], Awaitable[Position]]
@@ -38,9 +40,14 @@ class FreshReader:
     """
 
     def __init__(
-        self, reader: ThreadReader, catch_up: CatchUp, catch_up_with_all: Callable[[], Awaitable[None]]
+        self,
+        reader: ThreadReader,
+        changes: Changes,
+        catch_up: CatchUp,
+        catch_up_with_all: Callable[[], Awaitable[None]],
     ) -> None:
         self._reader = reader
+        self._changes = changes
         self._catch_up = catch_up
         self._catch_up_with_all = catch_up_with_all
 
@@ -74,6 +81,10 @@ class FreshReader:
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """Return one page of a thread's items."""
         return await self._read(params.thread_id, params, self._reader.list_items)
+
+    def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
+        """Follow a thread. Only the first read waits for tasks; later ones show what is committed."""
+        return watch(self._changes, params, self.list_items, self._reader.list_items)
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork of a thread begins with."""

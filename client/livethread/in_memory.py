@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from livethread import types
+from livethread.changes import Changes
 from livethread.cursor import (
     decode_cursor,
     decode_occurrence,
@@ -46,6 +47,7 @@ from livethread.rollout.turn_ranges import TurnRange, end_of_fork, turn_ranges
 from livethread.rollout.turns import stored_turn
 from livethread.several_threads import archive_each, delete_each
 from livethread.thread_id import thread_of_rollout_name
+from livethread.watching import watch
 
 
 @dataclass(slots=True)
@@ -63,6 +65,16 @@ class _Stored:
     base_id: str | None = None
     #: Idempotency keys that are taken.
     idempotency_keys: set[str] = field(default_factory=set)
+
+    #: Position of the task of each line; inherited lines keep theirs.
+    positions: list[Position] = field(default_factory=list)
+
+    def after(self, place: int | Position) -> int:
+        """Return the number of the first line after an ordinal, or after the tasks up to a position."""
+        if isinstance(place, int):
+            return min(place + 1, len(self.lines))
+        shown = [position_key(each) <= position_key(place) for each in self.positions]
+        return len(shown) - shown[::-1].index(True) if any(shown) else 0
 
     def shown(self) -> StoredThread:
         """Return the thread with its position."""
@@ -89,6 +101,7 @@ class InMemoryThreadStore:
     _observers: Observers = field(default_factory=Observers, init=False)
     _stored: dict[str, _Stored] = field(default_factory=dict, init=False)
     _open: OpenThreads[_Open] = field(default_factory=OpenThreads, init=False)
+    _changes: Changes = field(default_factory=Changes, init=False)
     _positions: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     async def __aenter__(self) -> Self:
@@ -131,6 +144,7 @@ class InMemoryThreadStore:
         metadata = stored.metadata()
         if not is_repeated:
             stored.lines += lines
+            stored.positions += [receipt.position] * len(lines)
             if key is not None:
                 stored.idempotency_keys.add(key)
             for item in params.items:
@@ -307,14 +321,19 @@ class InMemoryThreadStore:
                 raise InvalidRequest(f"thread {params.thread_id} has no turn {params.turn_id}")
             start, end = turn.start, end if turn.end is None else turn.end
         descending = params.sort_direction is types.SortDirection.DESC
-        begin = decode_offset("items", params.cursor) if params.cursor else (end if descending else start)
-        if not start <= begin <= end:
-            raise InvalidRequest("this cursor belongs to another thread, or to another turn")
+        begin = end if descending else start
+        if params.after is not None:
+            begin = self._stored[params.thread_id].after(params.after)
+        elif params.cursor is not None:
+            begin = decode_offset("items", params.cursor)
+            if not start <= begin <= end:
+                raise InvalidRequest("this cursor belongs to another thread, or to another turn")
         if descending:
             edge = max(start, begin - params.page_size)
             return types.ItemPage(
                 items=items[edge:begin][::-1],
                 next_cursor=encode_offset("items", edge) if edge > start else None,
+                end_cursor=encode_offset("items", edge),
                 backwards_cursor=encode_offset("items", begin - 1) if begin > edge else None,
                 position=history.position,
             )
@@ -322,9 +341,14 @@ class InMemoryThreadStore:
         return types.ItemPage(
             items=items[begin:edge],
             next_cursor=encode_offset("items", edge) if edge < end else None,
+            end_cursor=encode_offset("items", edge),
             backwards_cursor=encode_offset("items", begin + 1) if begin < edge else None,
             position=history.position,
         )
+
+    def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
+        """Follow the thread."""
+        return watch(self._changes, params, self.list_items, self.list_items)
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork of the thread begins with."""
@@ -401,9 +425,12 @@ class InMemoryThreadStore:
             first = RolloutItem(type="session_meta", payload=meta)
             line = encode_line(first, creation.created_at, max_bytes=self.max_item_bytes)
             base = creation.history_base
-            inherited = self._inherited(base) if base else []
+            inherited, positions = self._inherited(base) if base else ([], [])
             self._stored[thread_id] = stored = _Stored(
-                thread, [line, *inherited], base_id=base.thread_id if base else None
+                thread,
+                [line, *inherited],
+                base_id=base.thread_id if base else None,
+                positions=[f"{next(self._positions)}-0", *positions],
             )
             sync = ThreadMetadataSync.for_stored(thread)
             update = sync.derive(items_of(map(decode_line, inherited)), creation.created_at)
@@ -413,8 +440,8 @@ class InMemoryThreadStore:
             raise ThreadNotFound(thread_id)
         return self._stored[thread_id]
 
-    def _inherited(self, base: types.HistoryPosition) -> list[bytes]:
-        """Return the lines that a fork inherits.
+    def _inherited(self, base: types.HistoryPosition) -> tuple[list[bytes], list[Position]]:
+        """Return the lines that a fork inherits, and their positions.
 
         Raises:
             InvalidRequest: the source was deleted.
@@ -422,10 +449,12 @@ class InMemoryThreadStore:
         source = self._stored.get(base.thread_id)
         if source is None:
             raise InvalidRequest(f"the fork continues thread {base.thread_id}, which is missing")
-        return source.lines[1 : base.end_ordinal_exclusive]
+        inherited = slice(1, base.end_ordinal_exclusive)
+        return source.lines[inherited], source.positions[inherited]
 
     def _receipt(self, stored: _Stored) -> types.Receipt:
         stored.position = f"{next(self._positions)}-0"
+        self._changes.note(stored.thread.thread_id)
         return types.Receipt(thread_id=stored.thread.thread_id, position=stored.position)
 
     def _read(self, thread_id: str, *, include_archived: bool, at_least: Position | None = None) -> StoredThread:

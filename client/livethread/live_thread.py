@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -243,6 +243,24 @@ class LiveThread:
                 include_history=include_history,
                 fresh=fresh,
             )
+        )
+
+    def watch(
+        self, *, after: int | Position | None = None, cursor: str | None = None
+    ) -> AsyncGenerator[types.ThreadItem]:
+        """Yield the thread's items, and then those that are committed later, from whichever writer.
+
+        By default from the first item on. *after*: begin after the item with this ordinal, or after the items of the tasks
+        up to this position. *cursor*: begin after a `ThreadItem`, or after an `ItemPage`. It goes on until it is closed, also
+        when the handle is.
+
+        Raises:
+            ThreadNotFound: nothing of the thread is stored yet, or it was deleted.
+            Conflict: another program took items back that were yielded, or rewrote them; or the place is not known.
+            Unavailable: the first read was not answered, or the store was closed.
+        """
+        return self._store.watch_thread(
+            types.WatchThreadParams(thread_id=self._thread_id, after=after, cursor=cursor)
         )
 
     async def search_occurrences(

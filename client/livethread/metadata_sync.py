@@ -97,10 +97,11 @@ class ThreadMetadataSync:
 
     def take(self) -> MetadataUpdate | None:
         """Return the patch of the facts collected since the last call; None without facts."""
-        facts, self._facts = self._facts, {}
-        replaced, self._replaces_cwd = {"cwd"} if self._replaces_cwd else frozenset[str](), False
-        patch = _patch_of(facts) if facts else None
-        if patch is None or patch.is_empty():
+        if not self._facts:
+            return None
+        patch, replaced = _patch_of(self._facts), {"cwd"} if self._replaces_cwd else set[str]()
+        self._facts, self._replaces_cwd = {}, False
+        if patch.is_empty():
             return None
         only_if_unset = FIRST_WINS & patch.model_fields_set - replaced
         return MetadataUpdate.model_validate({"patch": patch, "only_if_unset": only_if_unset})

@@ -106,7 +106,7 @@ def _ordered_task() -> JsonSchemaValue:
 def _rollout_line(item: JsonSchemaValue) -> JsonSchemaValue:
     """Return the schema of an item's line in a mailbox: it has a time, but none of the fields that the store adds."""
     fields = {name: field for name, field in item["properties"].items() if name != "ordinal"}
-    store_fields = dict.fromkeys(("ordinal", "seq", KEY_FIELD), False)
+    store_fields = dict.fromkeys(("ordinal", "seq", "position", KEY_FIELD), False)
     time = {
         **LINE_TIME_SCHEMA,
         "description": "The line's time. It comes first: the store inserts its fields after it.",
@@ -114,7 +114,7 @@ def _rollout_line(item: JsonSchemaValue) -> JsonSchemaValue:
     return item | {
         "title": ROLLOUT_LINE,
         "description": "One line of a mailbox entry's field ``lines``.\n\nCompact JSON in UTF-8. When the store writes the "
-        "line into the rollout, it adds ``ordinal``, ``seq`` and the idempotency key of the append.",
+        "line into the rollout, it adds ``ordinal``, ``seq``, ``position`` and the idempotency key of the append.",
         "properties": {"timestamp": time} | fields | {"timestamp": time} | store_fields,
         "required": ["timestamp", "type", "payload"],
     }

@@ -7,6 +7,7 @@ this contract.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Protocol, runtime_checkable
 
 from livethread import types
@@ -120,10 +121,12 @@ class ThreadReader(Protocol):
         """Return one page of the items of a thread, or of one of its turns.
 
         A cursor stays valid while the thread grows: following `ItemPage.next_cursor` to its end returns each item once.
+        `ItemPage.end_cursor` continues with the items that come later.
 
         Raises:
             ThreadNotFound: no such thread, or it is archived and *params* exclude archived threads.
             InvalidRequest: the thread has no such turn, or the cursor is not from a page of its items.
+            Conflict: *params* begin after a position, and other programs wrote the thread, so that none is known.
         """
         ...
 
@@ -139,8 +142,27 @@ class ThreadReader(Protocol):
         ...
 
 
+class WatchingReader(ThreadReader, Protocol):
+    """The operations that change nothing, and a way to follow a thread."""
+
+    def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
+        """Yield a thread's items from some place on, each once and in order; then those that are committed later.
+
+        It goes on, whichever process writes the thread, until it is closed: while the thread is archived, compressed or
+        rebuilt, and while workers or Redis are away. Closing it, or cancelling its consumer, leaves nothing. A store
+        implements it with `livethread.watching.watch`, which needs only `list_items`.
+
+        Raises:
+            ThreadNotFound: no such thread, or it was deleted meanwhile.
+            InvalidRequest: the cursor is not from a page of the thread's items.
+            Conflict: another program took items back that were yielded, or rewrote them; or the place is not known.
+            Unavailable: the first read was not answered, or the store was closed.
+        """
+        ...
+
+
 @runtime_checkable
-class ThreadStore(ThreadReader, Protocol):
+class ThreadStore(WatchingReader, Protocol):
     """Everything that session code needs from storage.
 
     Operations on one thread take effect in the order in which they are called. A change returns a `Receipt` once it is

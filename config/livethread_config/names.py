@@ -122,6 +122,8 @@ class ShardKeys:
         self.reads = f"{base}reads"
         #: Keys of one thread begin with this, followed by ``mailbox:<thread>`` and the like.
         self.thread_prefix = base
+        #: Channel on which workers name the threads that they changed, separated by spaces.
+        self.changes = f"{base}changes"
         #: Channels of clients begin with this, followed by the client's name.
         self.acks_prefix = f"{base}acks:"
 

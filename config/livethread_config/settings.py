@@ -28,6 +28,8 @@ MAX_SHARDS = 4096
 
 #: The folder of a home that only livethread uses; the rest of the home has codex's layout.
 OWN_FOLDER = "livethread"
+#: The index, in that folder.
+INDEX_FILE = "index.sqlite"
 
 
 def _redis_url(url: str) -> str:
@@ -110,6 +112,8 @@ class Settings(BaseSettings):
     compress_after_days: Annotated[int, Field(ge=1)] | None = None
     #: Maximum number of ordered tasks that each worker process reports per second as Celery task events (Flower).
     task_events_per_s: Annotated[int, Field(ge=0)] = 500
+    #: Address of Flower's pages, to which the system page of ``livethread browse`` links. Unset: that of ``livethread up``.
+    flower_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
     #: Form of workers' log lines; ``json`` keeps what belongs to a line (thread, shard, position) in fields of its own.
     log_format: Literal["text", "json"] = "text"
 
@@ -135,6 +139,11 @@ class Settings(BaseSettings):
     def own_dir(self) -> Path:
         """The folder of *home* with the index, the quarantine and the embedded server."""
         return self.home / OWN_FOLDER
+
+    @property
+    def index_file(self) -> Path:
+        """The SQLite file of *home*'s index."""
+        return self.own_dir / INDEX_FILE
 
     @property
     def is_embedded(self) -> bool:

@@ -150,11 +150,22 @@ def test_keys_move_fold_and_turn_the_lights_off(browser: Browser, page: str) -> 
     assert browser.evaluate("document.activeElement.value") == "j"
 
 
+def test_the_system_page_updates_by_itself(browser: Browser, page: str) -> None:
+    browser.goto(f"{page.partition('threads/')[0]}system")
+
+    browser.wait_for("document.getElementById('live').className === 'on'")
+    browser.evaluate("document.getElementById('status').remove()")  # the next status puts it back
+
+    browser.wait_for("document.querySelector('#status .stuck')?.innerText.includes('Redis does not answer')")
+    assert browser.complaints == []
+
+
 def test_a_phone_shows_every_page_without_scrolling_sideways(browser: Browser, page: str, tmp_path: Path) -> None:
     shared = tmp_path / "shared.html"
     urllib.request.urlretrieve(f"{page}/share.html", shared)
 
-    for url in (page, shared.as_uri(), page.partition("threads/")[0]):
+    root = page.partition("threads/")[0]
+    for url in (page, shared.as_uri(), root, f"{root}system"):
         browser.goto(url)
         browser.resize(390, 844)
         assert browser.evaluate("document.documentElement.scrollWidth") == 390

@@ -27,6 +27,7 @@ from livethread import (
     open_store,
     types,
 )
+from livethread.changes import Changes
 from livethread.composition import open_reader
 from livethread.rollout.item import parse_items
 from livethread_worker.embedded.processes import settings_env
@@ -148,7 +149,7 @@ async def test_every_call_of_a_store_in_another_loop_is_refused(settings: Settin
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_every_call_of_a_store_that_was_never_opened_is_refused(settings: Settings, operation: str) -> None:
     async with opened(settings.model_copy(update={"reads": "local"})) as other:
-        store = QueuedThreadStore(other._mailboxes, settings, other._reader)
+        store = QueuedThreadStore(other._mailboxes, settings, other._reader, Changes())
 
         error = await refusal(getattr(store, operation)(arguments(operation, str(uuid.uuid4()))))
 

@@ -33,7 +33,10 @@ async def test_one_page_holds_the_whole_history(store: ThreadStore) -> None:
     page = await item_page(store, thread_id)
 
     assert page == ItemPage(
-        items=await whole_history(store, thread_id), backwards_cursor=page.backwards_cursor, position=page.position
+        items=await whole_history(store, thread_id),
+        end_cursor=page.end_cursor,
+        backwards_cursor=page.backwards_cursor,
+        position=page.position,
     )
     assert kinds_of(page.items) == [None, "user_message", "message", "message"]
 

@@ -17,9 +17,10 @@ from livethread.errors import ThreadStoreError
 ROWS = {
     ("demo",): "See it work: ordered writes, killed workers.",
     ("up",): "Run Redis, workers and their pages here.",
+    ("status",): "Is all well? What waits, why, and what to do.",
     ("ls", "search"): "List threads; find what was said.",
     ("browse", "metrics"): "Serve web pages; metrics for Prometheus.",
-    ("show", "export"): "Show one thread; print all of it.",
+    ("show", "tail", "export"): "Show a thread; follow it; print it all.",
     ("rename",): "Give a thread a name.",
     ("archive", "unarchive", "delete"): "Archive threads, or delete them for good.",
     ("import", "replay"): "Copy existing rollouts, or replay them.",

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from livethread.cli.listening import host_option, listening_errors_translated, port_option, url
-from livethread.cli.place import place_of_reads
+from livethread.cli.place import deployment, place_of_reads
 from livethread.composition import open_queue_state, open_reader
 from livethread_config import Settings
 from livethread_config.addresses import is_loopback
@@ -43,12 +43,20 @@ def command(host: str, port: int, names: tuple[str, ...]) -> None:
 async def _serve(host: str, port: int, names: tuple[str, ...]) -> None:
     import uvicorn
 
+    from livethread.status.collector import open_status
     from livethread.web.app import create_app
 
     settings = Settings()
     token = None if is_loopback(host) else secrets.token_urlsafe()
-    async with open_reader(settings) as reader, open_queue_state(settings) as queue:
-        app = create_app(reader, queue, place=place_of_reads(settings), token=token, names={host, *names})
+    async with (
+        open_reader(settings) as reader,
+        open_queue_state(settings) as queue,
+        open_status(settings, deployment(settings)) as status,
+    ):
+        place = place_of_reads(settings)
+        app = create_app(
+            reader, queue, status, place=place, flower=settings.flower_url, token=token, names={host, *names}
+        )
         config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE)
         with _listener(host, port) as listener:
             query = "" if token is None else f"?token={token}"

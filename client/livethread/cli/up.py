@@ -24,6 +24,7 @@ import click
 from livethread.cli import EXTRAS
 from livethread.errors import InvalidRequest, Unavailable
 from livethread_config import Settings
+from livethread_config.settings_file import variable_of
 from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor
 
 #: ``name: command``, as in honcho and Heroku.
@@ -117,6 +118,9 @@ def _specs(settings: Settings, procfile: Path, workers: int, ports: dict[str, st
             continue
         names = [f"{kind}.{number}" for number in range(1, workers + 1)] if kind == "worker" else [kind]
         specs += [_spec(settings, name, line, procfile.absolute().parent) for name in names]
+    if settings.flower_url is None and any(spec.kind == "flower" for spec in specs):
+        flower = {variable_of("flower_url"): f"http://{LOCALHOST}:{ports['flower']}/"}
+        specs = [replace(s, env={**s.env, **flower}) if s.kind == "browse" else s for s in specs]
     return [replace(s, env={**s.env, "PORT": ports[s.kind]}) if s.kind in ports else s for s in specs]
 
 

@@ -23,6 +23,7 @@ READ_TIMEOUT: Final = 0.8  # seconds
 class RedisMemory:
     """What Redis says about its memory."""
 
+    #: What counts towards the limit.
     used_bytes: int
     #: None: it has no limit.
     limit_bytes: int | None
@@ -87,4 +88,5 @@ class MetricsReader:
             info = await self._redis.info("memory")
         except (NoPermissionError, ResponseError):  # an ACL denies it, or a provider has removed it
             return None
-        return RedisMemory(info["used_memory"], info.get("maxmemory") or None)
+        used = info["used_memory"] - info.get("mem_not_counted_for_evict", 0)
+        return RedisMemory(used, info.get("maxmemory") or None)

@@ -1,5 +1,1 @@
-"""The queued store: ordered tasks in Redis, applied by workers."""
-
-from livethread.queued.queued_store import QueuedThreadStore
-
-__all__ = ["QueuedThreadStore"]
+"""The queued store: ordered tasks in Redis, applied by workers. `queued_store` has it."""

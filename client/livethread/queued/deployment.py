@@ -88,9 +88,10 @@ class DeploymentWatch:
         self._settings = settings
         self._key = names.deployment_key(settings.key_prefix)
         self._change = redis.register_script(load_script("livethread.queued", "record"))
-        self._known: Deployment | None = None
-        #: Until the record is read, what it will hold if this process writes it.
-        self._guess = Deployment(ShardEpochs.of((0, settings.shards or 1)))
+        #: The deployment as last read; until then, what the record will hold if this process writes it.
+        self.current = Deployment(ShardEpochs.of((0, settings.shards or 1)))
+        #: Whether the record was read.
+        self.is_read = False
         self._observers: list[Callable[[], Awaitable[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -106,16 +107,6 @@ class DeploymentWatch:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1.0)
 
-    @property
-    def current(self) -> Deployment:
-        """The deployment as last read."""
-        return self._known or self._guess
-
-    @property
-    def is_read(self) -> bool:
-        """Whether the record was read."""
-        return self._known is not None
-
     def on_more_shards(self, observer: Callable[[], Awaitable[None]]) -> None:
         """Have *observer* called whenever there are more shards than before."""
         self._observers.append(observer)
@@ -127,11 +118,15 @@ class DeploymentWatch:
             InvalidRequest: the record contradicts the settings, this release, or what this process knew.
             RedisError, OSError: Redis does not answer.
         """
-        while isinstance(found := reconcile(await self._redis.hgetall(self._key), self._settings, self._known), list):
+        while True:
+            record = await self._redis.hgetall(self._key)
+            found = reconcile(record, self._settings, self.current if self.is_read else None)
+            if not isinstance(found, list):
+                break
             await self.change(found)
         has_more = found.epochs.shards > self.current.epochs.shards
-        if found != self._known:  # else keep the object: writers compare its epochs by identity
-            self._known = found
+        if not self.is_read or found != self.current:  # else keep the object: writers compare its epochs by identity
+            self.current, self.is_read = found, True
         if has_more:
             for observer in self._observers:
                 await observer()

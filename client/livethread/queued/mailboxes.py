@@ -185,7 +185,7 @@ class Mailboxes:
                     args += (submission.last, "", "", "", patch.header, patch.lines, "")
         async with self._leaving_replicas():
             while True:
-                if not all(self._is_in(shard, writer) for writer, _ in batch):
+                if self._is_misplaced(shard, batch):
                     raise Misplaced
                 try:  # with the epochs that were just checked: nothing is awaited in between
                     ring, *replies = await sender.call(keys, [*self._head_args(), *args])
@@ -422,11 +422,16 @@ class Mailboxes:
         if not await self._drop(keys, args + list(chain.from_iterable(counters.items()))):
             raise Conflict(f"thread {thread_id} is no longer parked at {entries[0].position}; nothing was dropped")
 
-    def _is_in(self, shard: int, writer: Writer) -> bool:
-        """Whether the writer's thread belongs to *shard*, and its place is there."""
-        if writer.place.shard != shard:
-            return False
-        return self.is_placed(writer) or self._keys_of(writer.thread_id).shard == shard
+    def _is_misplaced(self, shard: int, batch: Batch) -> bool:
+        """Whether a writer's thread belongs to another shard than *shard*, or its place is in another."""
+        epochs = self.deployment.current.epochs
+        for writer, _ in batch:
+            place = writer.place
+            if place.shard != shard or (
+                place.epochs is not epochs and self._keys_of(writer.thread_id).shard != shard
+            ):
+                return True
+        return False
 
     def _keys_of(self, thread_id: str) -> names.ShardKeys:
         return self.shard(self.deployment.current.shard_of(thread_id))

@@ -180,7 +180,12 @@ class Outbox:
             logger.warning(
                 "Redis lost tasks of thread %s; sending them again",
                 writer.thread_id,
-                extra={"action": "enqueue", "thread_id": writer.thread_id, "last_n": reply.last},
+                extra={
+                    "action": "enqueue",
+                    "thread_id": writer.thread_id,
+                    "shard": writer.place.shard,
+                    "last_n": reply.last,
+                },
             )
             writer.rewind(reply.last)
             return
@@ -199,7 +204,12 @@ class Outbox:
                     "a compare-and-append to thread %s came too late: its last position is no longer %s",
                     writer.thread_id,
                     first.expected,
-                    extra={"action": "enqueue", "thread_id": writer.thread_id, "position": first.expected},
+                    extra={
+                        "action": "enqueue",
+                        "thread_id": writer.thread_id,
+                        "shard": writer.place.shard,
+                        "position": first.expected,
+                    },
                 )
             self._refuse(writer, self._refusal(writer, reply))
 

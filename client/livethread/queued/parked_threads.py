@@ -7,11 +7,13 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from livethread.errors import InvalidRequest
 from livethread.model import parse_time
-from livethread.ordered_tasks import OrderedTask
+
+if TYPE_CHECKING:
+    from livethread.ordered_tasks import OrderedTask
 
 #: Above every counter that a task can have.
 _MAX_COUNTER: Final = 2**53
@@ -59,6 +61,8 @@ class WaitingEntry:
     @property
     def task(self) -> OrderedTask | None:
         """The task in the entry; None if it holds something else."""
+        from livethread.ordered_tasks import OrderedTask  # noqa: PLC0415 - heavy, and a status needs no tasks
+
         try:
             return OrderedTask.from_wire(self.fields[b"task"], self.fields.get(b"lines", b""))
         except (InvalidRequest, KeyError):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Self
 from redis.exceptions import RedisError
 
 from livethread import ordered_tasks, types
+from livethread.changes import Changes
 from livethread.errors import NOTHING_STORED, Conflict, InvalidRequest, ThreadNotFound, Unavailable
 from livethread.fresh_reader import FreshReader, shown_from
 from livethread.metadata import MetadataUpdate, StoredModelContext, StoredThread, StoredThreadHistory
@@ -53,11 +55,12 @@ class QueuedThreadStore:
     Use as an async context manager, from one event loop. `open_store` builds one from settings.
     """
 
-    def __init__(self, mailboxes: Mailboxes, settings: Settings, reader: ThreadReader) -> None:
+    def __init__(self, mailboxes: Mailboxes, settings: Settings, reader: ThreadReader, changes: Changes) -> None:
         self._opener = Opener()
         self._mailboxes = mailboxes
         self._settings = settings
         self._reader = reader
+        self._changes = changes
         self._observers = Observers()
         #: Identifies this store for good; the ids of its writers begin with it.
         self._client = uuid.uuid4().hex[:12]
@@ -67,7 +70,7 @@ class QueuedThreadStore:
         self._threads: OpenThreads[Writer] = OpenThreads()
         self._outbox = Outbox(mailboxes, settings)
         self._progress = ProgressWatch(mailboxes, settings, self._outbox, self._threads)
-        self._reads = FreshReader(reader, self._progress.catch_up, self._progress.backlog.until_all_applied)
+        self._reads = FreshReader(reader, changes, self._progress.catch_up, self._progress.backlog.until_all_applied)
         self._admission = Admission(settings, self._budget, self._outbox, self._progress)
         self._acknowledgements = Acknowledgements(
             mailboxes, self._client, self._threads, self._outbox, self._progress
@@ -101,6 +104,7 @@ class QueuedThreadStore:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._opener.close()
+        await self._changes.aclose()
         await self._outbox.stop()
         self._admission.stop()
         with suppress(TimeoutError):
@@ -185,7 +189,9 @@ class QueuedThreadStore:
             task,
             params.expected_position,
             None if update is None else _encode_derived(update, params.appended_at),
-            partial(ItemsAppended, thread_id, items=len(lines), size=size),
+            partial(ItemsAppended, thread_id, items=len(lines), size=size)
+            if self._observers.wants(ItemsAppended)
+            else None,
             None if update is None else MetadataUpdated.at(thread_id, update),
         )
         del params, lines, update  # their bytes are in memory once while the task waits
@@ -293,6 +299,11 @@ class QueuedThreadStore:
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
         """List items."""
         return await self._reads.list_items(params)
+
+    def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
+        """Follow a thread."""
+        self._opener.require_loop()
+        return self._reads.watch_thread(params)
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork begins with, after everything that is in the source's mailbox now is applied."""

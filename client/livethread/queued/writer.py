@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from livethread.errors import Conflict, ResourceExhausted, ThreadNotFound, ThreadStoreError
-from livethread.observers import EventAt, Observers, TasksApplied, ThreadParkedEvent
+from livethread.observers import EventAt, ItemsAppended, Observers, TasksApplied, ThreadParkedEvent
 from livethread.ordered_tasks import EncodedTask
 from livethread.position import START, Position, position_key
 from livethread.queued.parked_threads import Parking
@@ -312,6 +312,8 @@ class Writer:
     def _emit_events(self, submission: Submission) -> None:
         event, submission.event = submission.event, None
         patch_event, submission.patch_event = submission.patch_event, None
+        if not self._observers.wants(ItemsAppended):  # nor the event of a patch, which is as frequent
+            return
         if event is not None:
             self._observers.emit(event(submission.append_position))
         if patch_event is not None and submission.patch is not None:

@@ -148,6 +148,14 @@ AppendedItems = tuple[Annotated[RolloutItem, AfterValidator(_require_envelope)],
 _APPENDED_ITEMS: Final = TypeAdapter[tuple[RolloutItem, ...]](AppendedItems)
 
 
+_ITEM: Final = TypeAdapter(RolloutItem)
+
+
+def as_json(item: RolloutItem) -> bytes:
+    """Return *item* as JSON on one line, with the fields of its ``extra`` among the others."""
+    return _ITEM.dump_json(item)
+
+
 def parse_items(values: Sequence[RolloutItem | Mapping[str, Any]]) -> tuple[RolloutItem, ...]:
     """Return *values* as items to append.
 

@@ -30,7 +30,7 @@ MAX_DEPTH: Final = 120
 KEY_FIELD: Final = "idempotency_key"
 
 #: Fields of a line that are not in an item's ``extra``: known ones, and those that the store adds.
-_NOT_EXTRA: Final = frozenset({"timestamp", "type", "payload", "ordinal", "seq", KEY_FIELD})
+_NOT_EXTRA: Final = frozenset({"timestamp", "type", "payload", "ordinal", "seq", "position", KEY_FIELD})
 
 #: Number of records validated at once.
 _BATCH_RECORDS: Final = 64
@@ -127,7 +127,7 @@ def item_of(record: dict[str, Any] | None) -> RolloutItem | None:
 
 
 def items_of(records: Iterable[dict[str, Any] | None]) -> tuple[RolloutItem, ...]:
-    """Return the items in the *records* of a rollout, without ``seq`` and the idempotency key, which it removes.
+    """Return the items in the *records* of a rollout, without the store's own fields, which it removes.
 
     Payloads are not validated: ours were when they were appended, and other programs' pass through.
     """
@@ -137,6 +137,7 @@ def items_of(records: Iterable[dict[str, Any] | None]) -> tuple[RolloutItem, ...
         for record in batch:
             if "payload" in record:
                 record.pop("seq", None)
+                record.pop("position", None)
                 record.pop(KEY_FIELD, None)
         adapter = _ANY_ITEMS if any("extra" in record for record in batch) else _ITEMS
         try:

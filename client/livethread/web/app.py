@@ -16,14 +16,17 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from livethread import types
+from livethread.cursor import require_items_cursor
 from livethread.errors import InvalidRequest, SilentHome, ThreadNotFound, ThreadStoreError, Unavailable
 from livethread.metadata import StoredThread
-from livethread.store import ThreadReader
+from livethread.store import ThreadReader, WatchingReader
+from livethread.web.events import event_stream
 from livethread.web.guard import Guard
 from livethread.web.listing import SOURCES, Filters, listing
-from livethread.web.live import end_of, follow, parse_place
+from livethread.web.live import end_of, follow
 from livethread.web.render import render, title
 from livethread.web.share import html_file, json_lines
+from livethread.web.system import StatusSource, show_system, stream_status
 from livethread.web.transcript import QueueState, Transcript
 
 #: Sub-agents, and attached forks, to which a thread's page links.
@@ -39,17 +42,26 @@ _STATUS: Final = {
 
 
 def create_app(
-    reader: ThreadReader, queue: QueueState, *, place: str, token: str | None = None, names: Collection[str] = ()
+    reader: WatchingReader,
+    queue: QueueState,
+    status: StatusSource,
+    *,
+    place: str,
+    flower: str | None = None,
+    token: str | None = None,
+    names: Collection[str] = (),
 ) -> Starlette:
-    """Return the application, which shows what *reader* and *queue* say.
+    """Return the application, which shows what *reader*, *queue* and *status* say.
 
-    *place*: where the threads are, for a person. *token*: needed for every request. *names*: host names, besides addresses
-    and ``localhost``, that a request may name.
+    *place*: where the threads are, for a person. *flower*: address of Flower. *token*: needed for every request. *names*:
+    host names, besides addresses and ``localhost``, that a request may name.
     """
     thread = "/threads/{thread_id}"
     app = Starlette(
         routes=[
             Route("/", show_list),
+            Route("/system", show_system),
+            Route("/system/live", stream_status),
             Route(thread, show_thread),
             Route(f"{thread}/live", stream_changes),
             Route(f"{thread}/items.jsonl", download_items),
@@ -60,6 +72,7 @@ def create_app(
         exception_handlers={ThreadStoreError: _show_error, HTTPException: _show_error},
     )
     app.state.reader, app.state.queue, app.state.place = reader, queue, place
+    app.state.status, app.state.flower = status, flower
     app.state.is_stopping = lambda: False
     return app
 
@@ -120,14 +133,10 @@ async def show_thread(request: Request) -> Response:
 
 
 async def stream_changes(request: Request) -> Response:
-    """Stream what changes in a thread after a place, which a browser that connects again names in a header."""
-    place = request.headers.get("last-event-id") or request.query_params.get("after", "")
-    parse_place(place)
-    return StreamingResponse(
-        follow(_transcript(request), place, request.app.state.is_stopping),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    """Stream what changes in a thread after a cursor, which a browser that connects again names in a header."""
+    cursor = request.headers.get("last-event-id") or request.query_params.get("after", "")
+    require_items_cursor(cursor)
+    return event_stream(follow(_transcript(request), cursor, request.app.state.is_stopping))
 
 
 async def download_items(request: Request) -> Response:

@@ -4,116 +4,100 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 from livethread import types
-from livethread.errors import InvalidRequest, ThreadNotFound, Unavailable
+from livethread.errors import Conflict, InvalidRequest, ThreadNotFound, Unavailable
 from livethread.rollout.item import RolloutItem
 from livethread.store import ThreadReader
 from livethread.types import SortDirection
 from livethread.web.render import render_turn
 from livethread.web.transcript import WITHOUT_TURNS, ShownTurn, Transcript
 
-#: Between two looks for new items.
+#: Between two looks whether the server stops, and after a read that failed.
 INTERVAL: Final = 0.5  # seconds
 #: Looks without new items after which a comment keeps the connection open.
 QUIET: Final = 30
-#: Items of one read.
-PAGE: Final = 200
-#: New items that a stream sends at once; if there are more, the page reloads.
-MISSED: Final = 200
 #: Number of turns whose items on the page a stream remembers; it sends any other turn whole.
 KEPT: Final = 2
-
-_PLACE: Final = re.compile(r"(.*)~([0-9]{1,3})", re.DOTALL)
 
 RELOAD: Final = "event: reload\ndata:\n\n"
 GONE: Final = "event: gone\ndata:\n\n"
 
 
 async def end_of(reader: ThreadReader, thread_id: str) -> str:
-    """Return the place after the thread's last item; see `items_after`."""
-    params = types.ListItemsParams(thread_id=thread_id, page_size=1, sort_direction=SortDirection.DESC)
-    page = await reader.list_items(params)
-    return f"{page.backwards_cursor or ''}~{len(page.items)}"
+    """Return the cursor after the thread's last item."""
+    newest = types.ListItemsParams(thread_id=thread_id, page_size=1, sort_direction=SortDirection.DESC)
+    begin = (await reader.list_items(newest)).backwards_cursor
+    return (await reader.list_items(types.ListItemsParams(thread_id=thread_id, page_size=1, cursor=begin))).end_cursor
 
 
-async def items_after(reader: ThreadReader, thread_id: str, place: str) -> tuple[list[RolloutItem], str]:
-    """Return the items after a place, and the place after them.
-
-    A place is a cursor and how many items of its page come before the place.
+async def _batches(transcript: Transcript, cursor: str) -> AsyncGenerator[tuple[list[RolloutItem], str]]:
+    """Yield the items after *cursor* as they come, those of one read together, with the cursor after them.
 
     Raises:
-        InvalidRequest: it is not a place, or more than `MISSED` items come after it.
+        InvalidRequest: one read does not reach the end.
     """
-    found: list[RolloutItem] = []
     while True:
-        cursor, seen = parse_place(place)
-        page = await reader.list_items(
-            types.ListItemsParams(thread_id=thread_id, cursor=cursor or None, page_size=PAGE)
-        )
-        found += page.items[seen:]
-        if len(found) > MISSED:
-            raise InvalidRequest("this place is far from the end of its thread; reload the page")
-        if page.next_cursor is None:
-            return found, f"{cursor}~{len(page.items)}"
-        place = f"{page.next_cursor}~0"
-
-
-def parse_place(place: str) -> tuple[str, int]:
-    """Return the cursor and the number in a place.
-
-    Raises:
-        InvalidRequest: it is not a place.
-    """
-    found = _PLACE.fullmatch(place)
-    if found is None or int(found[2]) > PAGE:
-        raise InvalidRequest("this is not a place in a thread; reload the page")
-    return found[1], int(found[2])
-
-
-async def changes_after(
-    transcript: Transcript, place: str, is_over: Callable[[], bool]
-) -> AsyncGenerator[tuple[list[RolloutItem], list[ShownTurn], str]]:
-    """Yield the items after a place as they come, with their turns and the place after them; no items now and then.
-
-    It ends once it *is_over*.
-    """
-    quiet = 0
-    while not is_over():
         items: list[RolloutItem] = []
-        turns: list[ShownTurn] = []
-        quiet += 1
+        params = types.WatchThreadParams(thread_id=transcript.thread_id, cursor=cursor)
         try:
-            items, reached = await items_after(transcript.reader, transcript.thread_id, place)
-            # Without new items, too: the last turn is interrupted when its agent is gone.
-            if items or quiet % QUIET == 0:
-                turns = await transcript.newest(len(items))
-            place = reached
+            async with aclosing(transcript.reader.watch_thread(params)) as watch:
+                async for each in watch:
+                    items.append(each.item)
+                    if each.cursor is not None and each.position is None:
+                        raise InvalidRequest("this place is far from the end of its thread; reload the page")
+                    if each.cursor is not None:
+                        cursor = each.cursor
+                        yield items, cursor
+                        items = []
         except Unavailable:  # the page waits for a worker, or for Redis
-            items = []
-        if items or quiet % QUIET == 0:
-            yield items, turns, place
-        if items:
-            quiet = 0
-        else:
             await asyncio.sleep(INTERVAL)
 
 
-async def follow(
-    transcript: Transcript, place: str, is_over: Callable[[], bool] = lambda: False
-) -> AsyncGenerator[str]:
-    """Yield the events that bring a page up to date which shows everything before *place*, until it *is_over*.
+async def changes_after(
+    transcript: Transcript, cursor: str, is_over: Callable[[], bool]
+) -> AsyncGenerator[tuple[list[RolloutItem], list[ShownTurn], str]]:
+    """Yield the items after *cursor* as they come, with their turns and the cursor after them; no items now and then.
 
-    Each is a list of (id of an element, id of its parent, HTML); its own id is the place from which to go on.
+    It ends once it *is_over*.
+    """
+    items: list[RolloutItem] = []
+    quiet = 0
+    async with aclosing(_batches(transcript, cursor)) as batches:
+        batch = asyncio.ensure_future(anext(batches))
+        try:
+            while not is_over():
+                quiet += 1
+                await asyncio.wait([batch], timeout=INTERVAL)
+                if batch.done():
+                    new, cursor = batch.result()
+                    items += new
+                    batch = asyncio.ensure_future(anext(batches))
+                # Without new items, too: the last turn is interrupted when its agent is gone.
+                if items or quiet % QUIET == 0:
+                    with suppress(Unavailable):
+                        turns = await transcript.newest(len(items))
+                        yield items, turns, cursor
+                        items, quiet = [], 0
+        finally:
+            batch.cancel()
+            await asyncio.wait([batch])
+
+
+async def follow(
+    transcript: Transcript, cursor: str, is_over: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[str]:
+    """Yield the events that bring a page up to date which shows everything before *cursor*, until it *is_over*.
+
+    Each is a list of (id of an element, id of its parent, HTML); its own id is the cursor from which to go on.
     """
     yield "retry: 1000\n\n"
     shown: dict[str, ShownTurn] = {}
     try:
-        async with aclosing(changes_after(transcript, place, is_over)) as changes:
+        async with aclosing(changes_after(transcript, cursor, is_over)) as changes:
             async for items, turns, reached in changes:
                 if any(item.kind == "thread_rolled_back" for item in items):
                     yield RELOAD
@@ -124,7 +108,7 @@ async def follow(
                 yield f"id: {reached}\ndata: {json.dumps(elements)}\n\n" if elements else ": nothing new\n\n"
     except ThreadNotFound:
         yield GONE
-    except InvalidRequest:  # a repair moved the lines, or the page missed many
+    except (InvalidRequest, Conflict):  # items were taken back, or the page missed many
         yield RELOAD
 
 

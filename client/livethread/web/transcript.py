@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from livethread import types
 from livethread.errors import ThreadNotFound
 from livethread.rollout.item import RolloutItem
-from livethread.store import ThreadReader
+from livethread.store import WatchingReader
 from livethread.types import SortDirection, StoredTurn, StoredTurnItemsView, StoredTurnStatus
 from livethread.web.blocks import Block, blocks_of
 from livethread.web.foreign import dict_of
@@ -97,7 +97,7 @@ class Page:
 class Transcript:
     """A thread's turns as they are now."""
 
-    reader: ThreadReader
+    reader: WatchingReader
     queue: QueueState
     thread_id: str
 

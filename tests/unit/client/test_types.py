@@ -83,6 +83,12 @@ def test_a_patch_inside_parameters_keeps_its_nulls() -> None:
     assert params.patch.changes() == ThreadMetadataPatch(name=None).changes() == {"name": None}
 
 
+@pytest.mark.parametrize("others", [{"cursor": "x"}, {"turn_id": "t1"}, {"sort_direction": "desc"}])
+def test_items_after_a_place_exclude_other_places(others: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="after excludes"):
+        types.ListItemsParams.model_validate({"thread_id": THREAD, "after": 1} | others)
+
+
 def test_positions_sort_as_numbers_with_the_start_first() -> None:
     positions = ["10-2", "9-11", "10-10", START, "9-2"]
 

@@ -104,7 +104,7 @@ def test_the_example_environment_lists_every_setting_with_its_default() -> None:
     said = {name.lower(): value for name, value in lines}
 
     assert set(said) == set(Settings.model_fields)
-    examples = {"redis_url", "redis_server", "home", "shards", "compress_after_days"}
+    examples = {"redis_url", "redis_server", "home", "shards", "compress_after_days", "flower_url"}
     for name, value in said.items():
         if name not in examples:
             assert getattr(Settings(**{name: value}), name) == getattr(Settings(), name), name

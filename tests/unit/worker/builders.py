@@ -54,6 +54,11 @@ def message_line(text: str, at: datetime = AT) -> bytes:
     return item_line("event_msg", {"type": "user_message", "message": text}, at)
 
 
+def numbered(position: str, writer: str, n: int) -> MailboxEntry:
+    """Return an append with this position and counter; its lines come from elsewhere."""
+    return MailboxEntry(position, writer, n, OrderedTask(AppendItems(at=AT), (message_line("elsewhere"),)))
+
+
 def append_bytes(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)

@@ -174,7 +174,7 @@ class Mailbox:
         script_keys = [keys.ready, keys.claims, keys.tokens, keys.attempts, keys.parked, self._deployment]
         script_keys += [keys.waiting, keys.stats]
         keep_s = self._settings.writer_ttl_days * 86_400
-        args: list[Any] = [self._token, keep_s, keys.acks_prefix, *self._home_args[:3]]
+        args: list[Any] = [self._token, keep_s, keys.thread_prefix, *self._home_args[:3]]
         for claim in claims:
             outcome = outcomes[claim.thread_id]
             script_keys += [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self, TypeVar
 
 from livethread import errors, ordered_tasks, types
+from livethread.changes import Changes
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import utc_now
 from livethread.observers import EventAt, ItemsAppended, MetadataUpdated, Observers, TasksApplied
@@ -26,10 +27,12 @@ from livethread.position import Position, require_position
 from livethread.rollout.lines import encode_items
 from livethread.rollout.session_meta import session_meta
 from livethread.several_threads import archive_each, delete_each
+from livethread.watching import watch
 from livethread_config import Settings
 from livethread_worker.store.files import Home, locks
 from livethread_worker.store.files.open_threads import OpenThreadsFile
 from livethread_worker.store.index import Index, IndexUnavailable
+from livethread_worker.store.read.home_poller import HomePoller
 from livethread_worker.store.read.reader import LocalReader, as_unavailable
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
@@ -68,6 +71,7 @@ class LocalThreadStore:
         self._reader = LocalReader(self._home, self._index_to_read)
         self._is_synced = self._settings.sync == "fdatasync"
         self._observers = Observers()
+        self._changes = Changes(HomePoller(self._home).poll)
         self._open: OpenThreads[LocalWriter] = OpenThreads()
         self._open_file = OpenThreadsFile(self._home)
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.
@@ -83,6 +87,7 @@ class LocalThreadStore:
 
     async def aclose(self) -> None:
         """Close the index; what was appended is durable already."""
+        await self._changes.aclose()
         await self._run(self._handle.close)
         await self._run(self._missing.close)
         await self._run(self._reader.close)
@@ -237,6 +242,10 @@ class LocalThreadStore:
         """Return one page of a thread's items."""
         return await self._shown(params.thread_id, params.at_least, lambda: self._reader.list_items(params))
 
+    def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
+        """Follow a thread."""
+        return watch(self._changes, params, self.list_items, self.list_items)
+
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork of a thread begins with."""
         return await self._run(lambda: self._reader.prepare_fork(params))
@@ -286,6 +295,7 @@ class LocalThreadStore:
         """
 
         def report(positions: list[Position]) -> None:
+            self._changes.note(writer.thread_id)
             for event, position in zip(events, positions, strict=False):
                 self._observers.emit(event(position))
             if tasks:

@@ -79,17 +79,14 @@ local function remember(idempotency_keys, idempotency_key)
   return is_new
 end
 
-local accepted_of = {}
-for _, op in ipairs({
-  'create_thread',
-  'append_items',
-  'update_thread_metadata',
-  'archive_thread',
-  'unarchive_thread',
-  'delete_thread',
-}) do
-  accepted_of[op] = 'accepted:' .. op
-end
+local accepted_field = {
+  create_thread = 'accepted:create_thread',
+  append_items = 'accepted:append_items',
+  update_thread_metadata = 'accepted:update_thread_metadata',
+  archive_thread = 'accepted:archive_thread',
+  unarchive_thread = 'accepted:unarchive_thread',
+  delete_thread = 'accepted:delete_thread',
+}
 local counts = {}
 
 local function count_one(field)
@@ -203,7 +200,7 @@ while key <= #KEYS do
         if length == 0 then
           heads[#heads + 1], heads[#heads + 2] = high_text, thread
         end
-        count_one(accepted_of[string.match(task, '"op"%s*:%s*"([a-z_]+)"') or ''] or 'accepted:other')
+        count_one(accepted_field[string.match(task, '"op"%s*:%s*"([a-z_]+)"')] or 'accepted:other')
         if idempotency_key ~= '' and not remember(idempotency_keys, idempotency_key) then
           count_one('duplicates')
         end

@@ -1,7 +1,7 @@
 "use strict";
 
 const root = document.documentElement;
-const main = document.getElementById("thread");
+const main = document.querySelector("main[data-live]"); // a page that updates by itself
 const get = (id) => document.getElementById(id);
 
 function localTimes(within) {
@@ -45,6 +45,7 @@ const keys = {
   f: () => document.body.classList.toggle("failures"),
   d: flipTheme,
   u: () => location.assign("/"),
+  s: () => location.assign("/system"),
   "/": () => document.querySelector("[type=search]")?.focus(),
   "?": () => get("keys").showModal(),
 };
@@ -58,7 +59,7 @@ document.addEventListener("keydown", (event) => {
 });
 for (const button of document.querySelectorAll("[data-key]")) button.addEventListener("click", keys[button.dataset.key]);
 
-// -- new items: the server sends elements to put in their places
+// -- news: the server sends elements to put in their places
 
 function put([id, parent, html]) {
   const holder = document.createElement("template");
@@ -103,7 +104,7 @@ function follow() {
 root.className = localStorage.getItem("theme") ?? "";
 localTimes(document);
 if (matchMedia("(max-width: 50rem)").matches) document.querySelector(".prompts")?.removeAttribute("open");
-if (main?.dataset.live) {
+if (main) {
   // A browser opens few connections to one server: a hidden page gives its one back.
   document.addEventListener("visibilitychange", () => { stream?.close(); if (!document.hidden) follow(); });
   if (!document.hidden) follow();

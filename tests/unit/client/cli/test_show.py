@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from tests.unit.worker.builders import item_line, opened_store, thread_id
 
-from livethread.cli import main, show
+from livethread.cli import item_lines, main
 
 AT = "2025-11-23T10:00:00.000Z"
 
@@ -36,7 +36,7 @@ def test_an_item_without_ordinal_has_no_number(tmp_path: Path, monkeypatch: pyte
 def test_only_the_last_items_are_shown_whole_and_with_times_of_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_york: None
 ) -> None:
-    monkeypatch.setattr(show, "PAGE", 2)
+    monkeypatch.setattr(item_lines, "PAGE", 2)
     monkeypatch.setenv("LIVETHREAD_HOME", str(tmp_path))
     name, texts = thread_id(1), [f"{n} " + "x" * 300 for n in range(7)]
     for store in opened_store(tmp_path):

@@ -129,7 +129,12 @@ def test_a_web_framework_reads_and_writes_an_item_in_the_form_of_its_line(kind: 
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     page = {"thread_id": new_thread_id(), "items": [FLAT]}
     history = page | {"position": "0-0"}
-    value: Any = {RolloutItem: FLAT, list[RolloutItem]: [FLAT], StoredThreadHistory: history}.get(kind, page)
+    value: Any = {
+        RolloutItem: FLAT,
+        list[RolloutItem]: [FLAT],
+        StoredThreadHistory: history,
+        ItemPage: page | {"end_cursor": "x"},
+    }.get(kind, page)
 
     read = adapter.validate_json(json.dumps(value))
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from tests.nodes.statuses import facts
 
 from livethread import CreateThreadParams, InMemoryThreadStore, LiveThread, RolloutItem
+from livethread.status.facts import Facts
+from livethread.status.status import Status
 from livethread.web.app import create_app
 
 
@@ -27,6 +30,16 @@ class Queue:
 
     async def is_open(self, thread_id: str) -> bool:
         return thread_id in self.open_threads
+
+
+@dataclass
+class Deployment:
+    """What a status would find."""
+
+    facts: Facts = field(default_factory=facts)
+
+    async def read(self) -> Status:
+        return Status.of(self.facts)
 
 
 async def written(store: InMemoryThreadStore, *items: RolloutItem, **params: Any) -> str:
@@ -48,10 +61,16 @@ def queue() -> Queue:
 
 
 @pytest.fixture
+def deployment() -> Deployment:
+    return Deployment()
+
+
+@pytest.fixture
 def write(store: InMemoryThreadStore) -> Callable[..., str]:
     return lambda *items, **params: asyncio.run(written(store, *items, **params))
 
 
 @pytest.fixture
-def client(store: InMemoryThreadStore, queue: Queue) -> TestClient:
-    return TestClient(create_app(store, queue, place="/somewhere"), base_url="http://localhost")
+def client(store: InMemoryThreadStore, queue: Queue, deployment: Deployment) -> TestClient:
+    app = create_app(store, queue, deployment, place="/somewhere", flower="http://127.0.0.1:5555/")
+    return TestClient(app, base_url="http://localhost")

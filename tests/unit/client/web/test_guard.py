@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from starlette.testclient import TestClient
-from tests.unit.client.web.conftest import Queue
+from tests.unit.client.web.conftest import Deployment, Queue
 
 from livethread import InMemoryThreadStore
 from livethread.web.app import create_app
@@ -13,8 +13,8 @@ WITH_TOKEN = {"Cookie": f"{COOKIE}={TOKEN}"}
 
 
 @pytest.fixture
-def guarded(store: InMemoryThreadStore, queue: Queue) -> TestClient:
-    app = create_app(store, queue, place="/somewhere", token=TOKEN, names={"threads.example"})
+def guarded(store: InMemoryThreadStore, queue: Queue, deployment: Deployment) -> TestClient:
+    app = create_app(store, queue, deployment, place="/somewhere", token=TOKEN, names={"threads.example"})
     return TestClient(app, base_url="http://10.0.0.1:5556", follow_redirects=False)
 
 
@@ -34,7 +34,7 @@ def test_only_our_host_names_are_answered(guarded: TestClient, host: str, status
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/?token=", "/?token=wrong", "/?token=lång", "/threads/x/live", "/static/page.js"]
+    "path", ["/", "/?token=", "/?token=wrong", "/?token=lång", "/system", "/threads/x/live", "/static/page.js"]
 )
 def test_nothing_is_shown_without_the_token(guarded: TestClient, path: str) -> None:
     assert guarded.get(path).status_code == 401

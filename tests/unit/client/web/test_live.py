@@ -4,8 +4,6 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.unit.client.web.conftest import Queue, written
 from tests.unit.client.web.items import call, event, output, turn
 
@@ -18,9 +16,10 @@ from livethread import (
     RolloutItem,
     ShutdownThreadParams,
     Unavailable,
+    watching,
 )
 from livethread.web import live
-from livethread.web.live import GONE, RELOAD, end_of, follow, items_after
+from livethread.web.live import GONE, RELOAD, end_of, follow
 from livethread.web.transcript import Transcript
 
 
@@ -44,23 +43,6 @@ async def elements(events: AsyncIterator[str]) -> list[list[str]]:
             data: list[list[str]] = json.loads(found.partition("\ndata: ")[2])
             return data
     raise AssertionError("the stream ended")
-
-
-@given(st.lists(st.integers(1, 7), max_size=8), st.integers(1, 5))
-async def test_every_item_after_a_place_comes_once(appends: list[int], page: int) -> None:
-    store = InMemoryThreadStore()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "PAGE", page)
-        thread_id = await written(store, *turn("t1", "one"))
-        await store.resume_thread(ResumeThreadParams(thread_id=thread_id))
-        place, seen = await end_of(store, thread_id), []
-        for count in appends:
-            await append(store, thread_id, *(event("agent_message", message=str(n)) for n in range(count)))
-            items, place = await items_after(store, thread_id, place)
-            seen.append(len(items))
-
-        assert seen == appends
-        assert await items_after(store, thread_id, place) == ([], place)
 
 
 async def test_a_call_is_replaced_when_its_output_comes(
@@ -147,14 +129,14 @@ async def test_a_rollback_reloads_the_page(store: InMemoryThreadStore, queue: Qu
 async def test_a_place_that_is_no_more_reloads_the_page(
     store: InMemoryThreadStore, queue: Queue, thread_id: str
 ) -> None:
-    assert [found async for found in follow(Transcript(store, queue, thread_id), "gone~0")][-1] == RELOAD
+    assert [found async for found in follow(Transcript(store, queue, thread_id), "gone")][-1] == RELOAD
 
 
 async def test_a_page_that_missed_much_is_reloaded(
     store: InMemoryThreadStore, queue: Queue, thread_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "PAGE", 2)
-    monkeypatch.setattr(live, "MISSED", 2)
+    first = await store.list_items(ListItemsParams(thread_id=thread_id, page_size=1))
+    monkeypatch.setattr(watching, "PAGE", 2)
     reads, list_items = [], store.list_items
 
     async def count(params: ListItemsParams) -> object:
@@ -163,8 +145,8 @@ async def test_a_page_that_missed_much_is_reloaded(
 
     monkeypatch.setattr(store, "list_items", count)
 
-    assert [found async for found in follow(Transcript(store, queue, thread_id), "~0")][-1] == RELOAD
-    assert len(reads) == 2
+    assert [found async for found in follow(Transcript(store, queue, thread_id), first.end_cursor)][-1] == RELOAD
+    assert len(reads) == 1
 
 
 async def test_a_deleted_thread_ends_its_stream(store: InMemoryThreadStore, queue: Queue, thread_id: str) -> None:

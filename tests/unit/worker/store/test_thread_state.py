@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
 import pytest
-from tests.unit.worker.builders import AT, Store, item_line, message_line, thread_id
+from tests.unit.worker.builders import AT, Store, item_line, message_line, numbered, thread_id
 
 from livethread.metadata import GitInfo, ThreadMetadataPatch
 from livethread_worker.store.files.name_index import read_names
@@ -57,10 +57,10 @@ def read(file: File, data: bytes) -> ThreadState:
 
 def test_a_rollout_of_ours_has_counters(file: File) -> None:
     lines = [
-        number_line(meta_line(), 0, "w1:1"),
-        number_line(message_line("hello"), 1, "w1:2"),
-        number_line(message_line("again"), 2, "w1:2"),
-        number_line(message_line("other"), 3, "w2:1"),
+        number_line(meta_line(), 0, numbered("1001-0", "w1", 1)),
+        number_line(message_line("hello"), 1, numbered("1002-0", "w1", 2)),
+        number_line(message_line("again"), 2, numbered("1002-0", "w1", 2)),
+        number_line(message_line("other"), 3, numbered("1001-0", "w2", 1)),
     ]
 
     state = read(file, b"".join(lines))
@@ -97,9 +97,9 @@ def test_an_ordinal_that_is_not_an_integer_is_ignored(file: File, ordinal: Any) 
 
 def test_a_counter_below_an_earlier_one_is_ignored(file: File) -> None:
     lines = [
-        number_line(meta_line(), 0, "w1:1"),
-        number_line(message_line("a"), 1, "w1:3"),
-        number_line(message_line("b"), 2, "w1:2"),
+        number_line(meta_line(), 0, numbered("1001-0", "w1", 1)),
+        number_line(message_line("a"), 1, numbered("1003-0", "w1", 3)),
+        number_line(message_line("b"), 2, numbered("1002-0", "w1", 2)),
     ]
 
     assert read(file, b"".join(lines)).writers == {"w1": WriterMark(3, 1)}

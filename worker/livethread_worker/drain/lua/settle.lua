@@ -18,7 +18,7 @@
 --                    zset    see enqueue.lua
 -- ARGV   1 token of this drain
 --        2 s for which positions and counters are kept
---        3 prefix of clients' channels
+--        3 prefix of the shard's channels "acks:<client>" and "changes"
 --        4 the record's field that says which home serves the shard, or "" to settle for any home
 --        5 id of the drain's home        6 its inode
 --        then for each thread: id, position, outcome, detail, times, count, and count times: writer, n
@@ -33,13 +33,15 @@
 -- for each of its writers, and "parked <thread> <detail>". A client's name is the part before the first dot in the ids of
 -- its writers, or the whole id.
 --
+-- "changes" gets one message: the threads of which tasks were applied, separated by spaces.
+--
 -- Returns how many of the claims this drain still held. A stale token changes nothing: the drain that holds the
 -- thread now skips applied tasks by their counters. If another home serves the shard now, this drain holds none: what it
 -- applied is in a home that was left.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local waiting, stats = KEYS[7], KEYS[8]
-local token, keep, acks_prefix = ARGV[1], ARGV[2], ARGV[3]
+local token, keep, channels = ARGV[1], ARGV[2], ARGV[3]
 local lag_bounds = { 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000 } -- ms
 
 local time = redis.call('TIME')
@@ -164,7 +166,7 @@ while arg <= #ARGV do
   arg = arg + 6 + tonumber(ARGV[arg + 5]) * 2
 end
 
-local held, mine, emptied = are_held(threads), {}, {}
+local held, mine, emptied, changed = are_held(threads), {}, {}, {}
 local any_attempts = redis.call('HLEN', attempts) > 0
 
 for number, thread in ipairs(threads) do
@@ -176,6 +178,7 @@ for number, thread in ipairs(threads) do
     local times, writer_count, first = ARGV[start + 4], tonumber(ARGV[start + 5]), start + 6
     local has_more
     if position ~= '' then
+      changed[#changed + 1] = thread
       has_more = trim(mailbox, position)
       local before = redis.call('SET', applied, position, 'EX', keep, 'GET')
       if before and later_than(before, position) then
@@ -226,6 +229,9 @@ for field, increase in pairs(counts) do
   redis.call('HINCRBY', stats, field, string.format('%.0f', increase))
 end
 for _, client in ipairs(clients) do
-  redis.call('PUBLISH', acks_prefix .. client, table.concat(messages[client], '\n'))
+  redis.call('PUBLISH', channels .. 'acks:' .. client, table.concat(messages[client], '\n'))
+end
+if #changed > 0 then
+  redis.call('PUBLISH', channels .. 'changes', table.concat(changed, ' '))
 end
 return #mine

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from livethread.errors import InvalidRequest, ThreadNotFound
-from livethread_config.settings import OWN_FOLDER
+from livethread_config.settings import INDEX_FILE, OWN_FOLDER
 from livethread_worker.store.files.name_reader import NameReader
 from livethread_worker.store.files.reverts import Reverts
 from livethread_worker.store.files.rollout_search import KnownFolder, RolloutSearch
@@ -68,7 +68,7 @@ class Home:
         self._locks = str(self.locks)
         self._archived = f"{self.archived_sessions}/"
         self.own = root / OWN_FOLDER
-        self.index = self.own / "index.sqlite"
+        self.index = self.own / INDEX_FILE
         self.quarantine = self.own / "quarantine"
         self.originals = self.own / "originals"
         #: Its ``flock`` is held while a fork's rollout begins, and while a thread is deleted that no fork may need.

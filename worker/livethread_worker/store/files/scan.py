@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, BinaryIO, Final, NamedTuple
 
+from livethread.position import Position
 from livethread.rollout.lines import KEY_FIELD, decode_line
 
 #: Larger numbers are not valid counters or ordinals: the index holds 64 bits.
 MAX_COUNTER: Final = 2**62
+
+_POSITION: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 _SEQ: Final = re.compile(r"(?P<writer>[!-9;-~]{1,64}):(?P<n>[0-9]{1,18})")
 
@@ -112,6 +115,13 @@ def writer_mark(value: dict[str, Any]) -> tuple[str, int] | None:
         return None
     match = _SEQ.fullmatch(seq)
     return (match[1], int(match[2])) if match else None
+
+
+def position_of(value: dict[str, Any]) -> Position | None:
+    """Return the position of the task that wrote a line of ours."""
+    position = value.get("position")
+    is_ours = isinstance(position, str) and _POSITION.fullmatch(position) and writer_mark(value)
+    return position if is_ours else None
 
 
 def idempotency_key_of(value: dict[str, Any]) -> str | None:

@@ -354,6 +354,11 @@ class Index:
         rows = self._connection.select(QUERIES["rollout"], thread_id=thread_id)
         return (rows[0][0], rows[0][1]) if rows else None
 
+    def committed_end(self, thread_id: str) -> int:
+        """Return where the committed lines of a thread's history end; beyond them all if the index does not know it."""
+        rows = self._connection.select(QUERIES["committed_end"], thread_id=thread_id)
+        return int(rows[0][0]) if rows else MAX_OFFSET
+
     def lineage(self, thread_id: str) -> KnownLineage:
         """Return what is known of a thread's rollouts beside the live one."""
         rows = self._connection.select(QUERIES["lineage"], thread_id=thread_id)

@@ -16,7 +16,7 @@ from livethread.rollout.lines import KEY_FIELD, decode_line
 from livethread_worker.store.write.thread_work import Line, ThreadWork
 
 #: Fields that only the store adds to a line.
-_STORE_FIELDS: Final = frozenset({"seq", "ordinal", KEY_FIELD})
+_STORE_FIELDS: Final = frozenset({"seq", "position", "ordinal", KEY_FIELD})
 
 
 def append_items(work: ThreadWork, entry: MailboxEntry, done: int) -> Sequence[Line]:

@@ -109,7 +109,7 @@ def open_rollout(
     forgets_original = is_rewritten and originals.find(home, path) is not None
     if forgets_original and not state.is_carried_over and state.thread is not None:
         record = encode_record(THREAD_METADATA_TYPE, rewritten.to_carry_over(state), state.thread.updated_at)
-        work.write(Line(record), seq=None)
+        work.write(Line(record), entry=None)
     return OpenRollout(work, recorder, forgets_original, took_in)
 
 
@@ -251,7 +251,7 @@ def _fork(entries: Sequence[MailboxEntry]) -> _Fork | None:
     if base is None:
         return None
     line = encode_record("session_meta", meta, at)
-    return _Fork(base, number_line(line, base.end_ordinal, f"{entry.writer}:{entry.n}"))
+    return _Fork(base, number_line(line, base.end_ordinal, entry))
 
 
 def _begin_fork(home: Home, state: ThreadState, recorder: RolloutRecorder, fork: _Fork) -> None:

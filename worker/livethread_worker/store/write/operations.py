@@ -50,7 +50,6 @@ def _plan_entry(work: ThreadWork, entry: MailboxEntry) -> None:
         return
     done = mark.lines if entry.n == mark.n else 0
     lines = OPERATIONS[entry.task.header.op](work, entry, done)
-    seq = f"{entry.writer}:{entry.n}"
     for line in lines[done:]:
-        work.write(line, seq)
+        work.write(line, entry)
     work.state.writers[entry.writer] = WriterMark(entry.n, max(done, len(lines)))

@@ -104,10 +104,10 @@ class ThreadWork:
             self.state.thread = self._metadata.thread
         self.state.applied = max(self.state.applied, self.position or START, key=position_key)
 
-    def write(self, line: Line, seq: str | None) -> None:
-        """Plan to write *line* of the task *seq*; None if it belongs to no task."""
+    def write(self, line: Line, entry: MailboxEntry | None) -> None:
+        """Plan to write *line* of the task *entry*; None if it belongs to no task."""
         state, offset = self.state, self.size
-        numbered = number_line(line.body, state.next_ordinal, seq, line.idempotency_key)
+        numbered = number_line(line.body, state.next_ordinal, entry, line.idempotency_key)
         if line.is_meta:
             state.meta_offset, state.meta_bytes = offset, len(numbered)
             if line.item is not None:
@@ -120,15 +120,15 @@ class ThreadWork:
         self.size = offset + len(numbered)
 
 
-def number_line(line: bytes, ordinal: int, seq: str | None, idempotency_key: str | None = None) -> bytes:
+def number_line(line: bytes, ordinal: int, task: MailboxEntry | None, idempotency_key: str | None = None) -> bytes:
     """Return *line* with the fields that the store adds after its timestamp, and with its end.
 
-    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` names the task, if there is
-    one. codex skips fields that it does not know, and ignores an integer ordinal in a legacy file.
+    ``ordinal`` is the record's number in its file, as in codex's paginated rollouts; ``seq`` and ``position`` name the
+    *task*, if there is one. codex skips fields that it does not know, and ignores an integer ordinal in a legacy file.
     """
     ours = b'"ordinal":%d,' % ordinal
-    if seq is not None:
-        ours += b'"seq":"%b",' % seq.encode()
+    if task is not None:
+        ours += b'"seq":"%b:%d","position":"%b",' % (task.writer.encode(), task.n, task.position.encode())
     if idempotency_key is not None:
         ours += b'"%b":%b,' % (KEY_FIELD.encode(), encode_json(idempotency_key))
     if timestamp := _TIMESTAMP_FIRST.match(line):

@@ -11,16 +11,26 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.worker.builders import Mail, Store, item_line, message_line, opened_store, thread_id
+from tests.unit.worker.builders import (
+    Mail,
+    Store,
+    append_bytes,
+    item_line,
+    message_line,
+    numbered,
+    opened_store,
+    thread_id,
+)
 
 from livethread import types
-from livethread.cursor import encode_offset
-from livethread.errors import InvalidRequest, ThreadNotFound
+from livethread.cursor import LinePlace, encode_line_place, encode_offset
+from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, items_of
 from livethread_worker.store.read import thread_file
 from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
+from livethread_worker.store.write.thread_work import number_line
 
 ASC, DESC = types.SortDirection.ASC, types.SortDirection.DESC
 ONE = thread_id(1)
@@ -289,13 +299,79 @@ def test_a_turn_that_was_rolled_back_is_refused(paged: Store, is_indexed: bool) 
         items(paged, turn_id="t2")
 
 
-@pytest.mark.parametrize("offset", [-1, 10**6, 10**30])
+@pytest.mark.parametrize("end", [-1, 3, 100, 10**6, 10**30])
+@pytest.mark.parametrize("size", [-1, 1, 10**30])
 @pytest.mark.parametrize("turn_id", [None, "t1"])
-def test_a_cursor_outside_the_rollout_or_the_turn_is_refused(paged: Store, offset: int, turn_id: str | None) -> None:
+def test_a_cursor_that_names_no_line_is_refused(paged: Store, end: int, size: int, turn_id: str | None) -> None:
     write(paged, *TWO_TURNS)
 
     with pytest.raises(InvalidRequest, match="cursor"):
-        items(paged, cursor=encode_offset("items", offset), turn_id=turn_id)
+        items(paged, cursor=encode_line_place(LinePlace(end, size, 7)), turn_id=turn_id)
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_a_cursor_finds_its_line_after_lines_before_it_were_removed(paged: Store, count: int) -> None:
+    lines = [b"garbage", *map(message_line, "abcdef")]
+    write(paged, *lines)
+    page = items(paged, page_size=count + 1)  # with the session_meta
+
+    write(paged, *lines[1:])
+
+    assert texts(items(paged, cursor=page.end_cursor)) == list("abcdef")[count:]
+
+
+def test_a_cursor_whose_line_was_taken_back_is_refused(paged: Store) -> None:
+    write(paged, *map(message_line, "abc"))
+    page = items(paged)
+
+    write(paged, *map(message_line, "abdefg"))
+
+    with pytest.raises(InvalidRequest, match="taken back"):
+        items(paged, cursor=page.end_cursor)
+
+
+@pytest.mark.parametrize("direction", list(types.SortDirection))
+def test_lines_that_are_not_committed_are_not_listed(paged: Store, direction: types.SortDirection) -> None:
+    """The worker that wrote them may take them back."""
+    path = write(paged, *map(message_line, "ab"))
+    append_bytes(path, message_line("c") + b"\n")
+
+    page = items(paged, sort_direction=direction)
+
+    assert sorted(texts(page)) == ["a", "b"]
+    paged.read_in(ONE)
+    assert texts(items(paged, sort_direction=direction)) == (["a", "b", "c"] if direction is ASC else ["c", "b", "a"])
+
+
+@both
+def test_lines_without_ordinals_are_counted(paged: Store, is_indexed: bool) -> None:
+    """Older versions of codex number no lines."""
+    task = numbered("1005-0", "w1", 1)
+    ours = number_line(message_line("d"), 7, task).rstrip(b"\n")
+    first = 1  # the session_meta
+    write(paged, *map(message_line, "abc"), ours, *map(message_line, "ef"), is_indexed=is_indexed)
+
+    after = {ordinal: texts(items(paged, after=ordinal)) for ordinal in (0, 1, 3, 6, 7, 8, 9)}
+
+    assert after == {
+        first - 1: list("abcdef"),
+        first: list("bcdef"),
+        first + 2: list("def"),
+        6: list("def"),
+        7: list("ef"),
+        8: list("f"),
+        9: [],
+    }
+    assert texts(items(paged, after="1005-0")) == list("ef")
+    assert texts(items(paged, after="1004-0")) == list("abcdef")
+
+
+def test_it_is_unknown_which_lines_of_other_programs_a_position_shows(paged: Store) -> None:
+    write(paged, *map(message_line, "abc"))
+
+    with pytest.raises(Conflict, match="no positions"):
+        items(paged, after="1005-0")
+    assert texts(items(paged, after="0-0")) == list("abc")
 
 
 @pytest.mark.parametrize("cursor", ["garbage", "WyJvZmZzZXQiLCAieCIsICIiXQ==", "WyJ1cGRhdGVkX2F0IiwgNywgIiJd"])

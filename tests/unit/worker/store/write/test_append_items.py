@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.worker.builders import ODD_ITEMS, Mail, Store, append_bytes, killed, message_line
+from tests.unit.worker.builders import ODD_ITEMS, Mail, Store, append_bytes, killed, message_line, numbered
 
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 from livethread_worker.store.write.thread_work import number_line
@@ -12,7 +12,8 @@ DONE = OutcomeKind.DONE
 def test_a_crash_at_any_byte_of_a_write_is_repaired(store: Store) -> None:
     """Whole lines are recognized, a torn one is quarantined, missing ones are written."""
     first, second = message_line("héllo"), message_line("world")
-    expected = number_line(first, 1, "w1:2") + number_line(second, 2, "w1:2")
+    task = numbered("1002-0", "w1", 2)
+    expected = number_line(first, 1, task) + number_line(second, 2, task)
 
     for written in range(len(expected) + 1):
         mail = Mail(1_000 + written)

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line
+from tests.unit.worker.builders import AT, Mail, Store, item_line, message_line, numbered
 
 from livethread.metadata import ThreadMetadataPatch
 from livethread_worker.store.upkeep.compress_cold import compress_cold
@@ -51,7 +51,10 @@ def test_each_line_of_an_append_holds_its_idempotency_key(store: Store, mail: Ma
     store.apply(mail, mail.create(), mail.append("a", "b", key='"é"'), mail.append("c"))
 
     assert named(store, mail) == [("w1:2", '"é"'), ("w1:2", '"é"'), ("w1:3", None)]
-    assert list(store.records(mail)[1]) == ["timestamp", "ordinal", "seq", "idempotency_key", "type", "payload"]
+    assert list(store.records(mail)[1]) == [
+        *("timestamp", "ordinal", "seq", "position", "idempotency_key"),
+        *("type", "payload"),
+    ]
 
 
 @pytest.mark.parametrize("in_one_batch", [True, False])
@@ -116,7 +119,8 @@ def test_a_batch_without_idempotency_keys_does_not_query_them(store: Store, mail
 
 def test_a_half_written_append_is_completed_despite_its_own_idempotency_key(store: Store) -> None:
     lines = message_line("héllo"), message_line("world")
-    expected = number_line(lines[0], 1, "w1:2", "k") + number_line(lines[1], 2, "w1:2", "k")
+    task = numbered("1002-0", "w1", 2)
+    expected = number_line(lines[0], 1, task, "k") + number_line(lines[1], 2, task, "k")
     for written in range(len(expected) + 1):
         mail = Mail(1_000 + written)
         store.apply(mail, mail.create())
@@ -134,7 +138,7 @@ def test_an_uncommitted_append_in_the_rollout_has_taken_its_idempotency_key(stor
     """After Redis lost data, another writer's append with the idempotency key may come first."""
     store.apply(mail, mail.create())
     with store.path(mail).open("ab") as file:
-        file.write(number_line(message_line("written"), 1, "w2:1", "k"))
+        file.write(number_line(message_line("written"), 1, numbered("1002-0", "w2", 1), "k"))
 
     store.apply(mail, mail.append("late", key="k"), mail.append("written", "rest", writer="w2", key="k"))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.worker.builders import AT, Mail, item_line, message_line
+from tests.unit.worker.builders import AT, Mail, item_line, message_line, numbered
 
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.metadata import GitInfoPatch, MemoryMode, StoredThread, ThreadMetadataPatch
@@ -353,8 +353,8 @@ def test_a_patch_that_cannot_be_written_applies_no_field() -> None:
 def test_the_stores_fields_follow_the_timestamp() -> None:
     line = b'{"timestamp":"2026-11-22T12:00:00.000Z","type":"x","payload":1}'
 
-    assert number_line(line, 7, "w1:3") == (
-        b'{"timestamp":"2026-11-22T12:00:00.000Z","ordinal":7,"seq":"w1:3","type":"x","payload":1}\n'
+    assert number_line(line, 7, numbered("1003-0", "w1", 3)) == (
+        b'{"timestamp":"2026-11-22T12:00:00.000Z","ordinal":7,"seq":"w1:3","position":"1003-0","type":"x","payload":1}\n'
     )
 
 
@@ -374,19 +374,22 @@ def test_a_line_of_another_client_keeps_its_fields_or_is_refused(line: bytes) ->
     mail = Mail()
     work = known_work(mail)
 
-    plan(work, [mail.append_lines(line)])
+    entry = mail.append_lines(line)
 
-    expected = json.loads(line) | {"ordinal": 5, "seq": "w1:1"}
+    plan(work, [entry])
+
+    expected = json.loads(line) | {"ordinal": 5, "seq": "w1:1", "position": entry.position}
     assert work.poison is not None or [json.loads(numbered) for numbered in work.lines] == [expected]
 
 
 @given(payload=json_values, ascii_only=st.booleans(), timestamp=st.none() | st.just("2026-11-22T12:00:00.000Z"))
-def test_numbering_any_object_adds_two_fields_and_changes_none(
+def test_numbering_any_object_adds_three_fields_and_changes_none(
     payload: Any, ascii_only: bool, timestamp: Any
 ) -> None:
     record = {"timestamp": timestamp, "type": "x", "payload": payload}
     line = json.dumps(record, ensure_ascii=ascii_only, separators=(",", ":")).encode()
 
-    assert json.loads(number_line(line, 0, "w:1")) == record | {"ordinal": 0, "seq": "w:1"}
-    named = json.loads(number_line(line, 0, "w:1", 'a "key" \\'))
-    assert named == record | {"ordinal": 0, "seq": "w:1", "idempotency_key": 'a "key" \\'}
+    task, ours = numbered("1001-0", "w", 1), {"ordinal": 0, "seq": "w:1", "position": "1001-0"}
+    assert json.loads(number_line(line, 0, task)) == record | ours
+    named = json.loads(number_line(line, 0, task, 'a "key" \\'))
+    assert named == record | ours | {"idempotency_key": 'a "key" \\'}

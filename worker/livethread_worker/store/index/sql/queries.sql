@@ -247,6 +247,9 @@ INSERT OR REPLACE INTO folders (path, changed_ns, inode, others) VALUES (:path, 
 -- rollout --
 SELECT path, rollout_bytes FROM rollouts WHERE thread_id = :thread_id
 
+-- committed_end --
+SELECT rollout_bytes + max(inherited_bytes, 0) FROM rollouts WHERE thread_id = :thread_id
+
 -- lineage --
 -- Whether the thread is paginated, so that codex may have reverted it, and whether inherited lines are missing.
 SELECT t.history_mode = 'paginated' AND t.history_mode IS NOT NULL, r.inherited_bytes < 0

@@ -1,0 +1,71 @@
+"""Hears which threads workers have changed, on the channels of all shards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from livethread.changes import Changes
+from livethread.queued.deployment import DeploymentWatch
+from livethread.queued.outage import Outage
+from livethread_config import names
+
+logger = logging.getLogger(__name__)
+
+#: Wait before subscribing again after the connection broke.
+RETRY_INTERVAL: Final = 0.5  # seconds
+
+#: Longest wait for a message before the connection is checked.
+CHECK_INTERVAL: Final = 10.0  # seconds
+
+
+class ChangeListener:
+    """One subscription for all watchers of a store; it subscribes again whenever the connection breaks."""
+
+    def __init__(self, redis: Redis, deployment: DeploymentWatch, prefix: str) -> None:
+        self._pubsub = redis.pubsub()
+        self._deployment = deployment
+        self._prefix = prefix
+        self._is_listening = False
+        deployment.on_more_shards(self._subscribe_to_more)
+
+    async def listen(self, changes: Changes) -> None:
+        """Note changes as long as threads are watched; a `Source`."""
+        outage = Outage(logger, "watch")
+        self._is_listening = True
+        try:
+            while changes.thread_ids:  # redis-py can swallow a cancellation that arrives together with a message
+                try:
+                    await self._subscribe()
+                    while changes.thread_ids:
+                        message = await self._pubsub.get_message(timeout=CHECK_INTERVAL)
+                        outage.end()
+                        if message is not None:
+                            self._take(message["type"], message["data"], changes)
+                except (RedisError, OSError) as error:
+                    outage.begin(error, "watchers of threads wait for it")
+                    await asyncio.sleep(RETRY_INTERVAL)
+        finally:
+            self._is_listening = False
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it unannotated
+
+    def _take(self, kind: str, data: object, changes: Changes) -> None:
+        if kind == "subscribe":
+            changes.note_all()  # what was published before is lost
+        elif isinstance(data, bytes):
+            for thread_id in data.decode(errors="replace").split():
+                changes.note(thread_id)
+
+    async def _subscribe(self) -> None:
+        shards = self._deployment.current.shards
+        await self._pubsub.subscribe(*(names.ShardKeys(self._prefix, number).changes for number in shards))
+
+    async def _subscribe_to_more(self) -> None:
+        if self._is_listening:
+            with suppress(RedisError, OSError):  # then `listen` subscribes again
+                await self._subscribe()
