@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from livethread.status.findings import Sentence
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def slug(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def anchors(document: Path) -> set[str]:
-    """Return the anchors of *document*'s headings, as GitHub makes them."""
+    """Return the anchors of *document*'s headings."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return set(map(slug, re.findall(r"^#+ (.+)$", text, re.MULTILINE)))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
@@ -36,3 +42,8 @@ def test_each_alert_has_a_runbook() -> None:
 
     assert runbooks
     assert set(runbooks) <= anchors(ROOT / "docs/operations.md")
+
+
+@pytest.mark.parametrize("sentence", [sentence for sentence in Sentence if sentence is not Sentence.WELL])
+def test_each_sentence_of_a_status_is_explained(sentence: Sentence) -> None:
+    assert slug(sentence.text) in anchors(ROOT / "docs/operations.md")

@@ -161,7 +161,7 @@ class WorkerProcess:
                     self.ring(shard)
             # Last, because a full Redis refuses it. The home's first shard tells its workers when they last did it.
             mine = self._serving.shards(self.membership) if self.settings.compress_after_days else []
-            if mine and self.mailbox(min(self.membership.served())).is_compression_due():
+            if mine and self.mailbox(min(self.membership.served())).take_compression_turn():
                 self._send(names.COMPRESS_COLD_TASK, mine[0], {})
             self._report(consumed)
         except (RedisError, OSError, InvalidRequest) as error:

@@ -25,7 +25,7 @@ class Circumstances:
     #: When a worker, of this shard or of another, last swept the shard.
     swept_at: float | None
     #: Whether a drain is at work on the shard.
-    is_drained: bool
+    is_draining: bool
     #: Number of the shard's ready threads.
     ready: int
     #: Number of messages that no worker has taken from the queue.
@@ -43,7 +43,7 @@ class Circumstances:
             return f"A worker put the thread back{attempts}: {self.put_back}"
         if self.claimed_until is not None and self.claimed_until >= self.now:
             return f"A worker holds the thread's claim until {_time(self.claimed_until)}, unless it settles earlier."
-        if self.is_drained:
+        if self.is_draining:
             return f"A worker is at work on shard {self.shard}, which has {self.ready} ready threads."
         messages = f"{self.messages} messages wait in the queue {self.queue}. " if self.messages else ""
         seen = (

@@ -309,7 +309,7 @@ class Mailboxes:
             (
                 (seconds, micros),
                 (seen, swept),
-                is_drained,
+                is_draining,
                 ready,
                 messages,
                 claimed,
@@ -322,7 +322,7 @@ class Mailboxes:
             now=seconds + micros / 1_000_000,
             seen_at=None if seen is None else int(seen) / 1000,
             swept_at=None if swept is None else int(swept) / 1000,
-            is_drained=bool(is_drained),
+            is_draining=bool(is_draining),
             ready=ready,
             messages=messages,
             claimed_until=None if claimed is None else claimed / 1000,

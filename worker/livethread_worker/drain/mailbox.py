@@ -239,8 +239,8 @@ class Mailbox:
         )
         return waiting + claimed, parked
 
-    def is_compression_due(self) -> bool:
-        """Whether to look for cold rollouts now; True for one caller an interval."""
+    def take_compression_turn(self) -> bool:
+        """Take this interval's look for cold rollouts; return False if a worker has taken it before."""
         return self._redis.set(self._keys.compressed, "1", nx=True, ex=COMPRESS_INTERVAL) is not None
 
     @staticmethod
