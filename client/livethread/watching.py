@@ -5,6 +5,7 @@ It works with every store: it reads pages, and `Changes` says when to read again
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
@@ -21,6 +22,11 @@ PAGE: Final = 200
 #: Wait after a read that failed.
 RETRY_INTERVAL: Final = 1.0  # seconds
 
+#: After a page that reached the end, a watch of a busy thread rests for this many times as long as the read took, and at most so
+#: long: watchers must not keep workers from writing.
+REST_FACTOR: Final = 2
+LONGEST_REST: Final = 1.0  # seconds
+
 Read = Callable[[ListItemsParams], Awaitable[ItemPage]]
 
 
@@ -31,9 +37,11 @@ async def watch(changes: Changes, params: WatchThreadParams, read: Read, read_on
     """
     request = ListItemsParams(thread_id=params.thread_id, after=params.after, cursor=params.cursor, page_size=PAGE)
     is_following = is_failing = False
+    now = asyncio.get_running_loop().time
     with changes.watching(params.thread_id) as changed:
         while True:
             changed.clear()
+            began = now()
             try:
                 page = await (read_on if is_following else read)(request)
             except Unavailable as error:
@@ -57,6 +65,7 @@ async def watch(changes: Changes, params: WatchThreadParams, read: Read, read_on
                     "watch yielded; read the thread, and watch it from there"
                 ) from error
             is_following, is_failing = True, False
+            rested = now() + min(REST_FACTOR * (now() - began), LONGEST_REST)
             for item in page.items[:-1]:
                 yield ThreadItem(item)
             if page.items:
@@ -65,3 +74,4 @@ async def watch(changes: Changes, params: WatchThreadParams, read: Read, read_on
                 yield ThreadItem(page.items[-1], page.end_cursor, None if page.next_cursor else page.position)
             if page.next_cursor is None:
                 await changes.wait(changed)
+                await asyncio.sleep(rested - now())

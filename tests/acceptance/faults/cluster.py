@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_celery import CeleryTestWorker  # type: ignore[import-untyped]  # it has no types
 from redis import Redis
-from tests.acceptance.faults import session
+from tests.acceptance.faults import session, watcher
 from tests.nodes.processes import ChildProcess, RedisServer
 from tests.nodes.proxy import RedisProxy
 from tests.nodes.waiting import DEADLINE, wait_until
@@ -52,6 +52,7 @@ class Cluster:
     #: How long the deployment may take to do what a fault waits for.
     patience_s: float = DEADLINE
     sessions: list[ChildProcess] = field(default_factory=list)
+    watchers: list[ChildProcess] = field(default_factory=list)
     #: Whether Redis may have lost accepted tasks.
     redis_lost_data: bool = False
     #: Each rollout's size and time when its lines were last counted, and their number.
@@ -107,6 +108,10 @@ class Cluster:
         """Return the settings of the next session."""
         return self.settings
 
+    def readers(self) -> list[Settings]:
+        """Return the settings of the watchers: one reads the home, one asks the workers."""
+        return [self.settings, self.settings.model_copy(update={"reads": "celery"})]
+
     def start_session(self) -> ChildProcess:
         """Start a session, and return once it is open; from then on, SIGTERM ends it in order."""
         self._started += 1
@@ -130,6 +135,12 @@ class Cluster:
     def start(self) -> None:
         for _ in range(self.session_count):
             self.start_session()
+        for number, settings in enumerate(self.readers(), start=1):
+            command = [sys.executable, watcher.__file__, settings.model_dump_json(exclude_none=True)]
+            child = ChildProcess(command, settings_env(settings), self.folder, f"watcher-{number}")
+            child.start()
+            self.watchers.append(child)
+            child.wait_for_log(watcher.OPEN)
         self.go_on()
 
     def line_count(self) -> int:
@@ -163,14 +174,18 @@ class Cluster:
         return report
 
     def end_sessions(self) -> None:
-        """End the sessions in order, and wait until all their tasks are applied."""
-        running = [child for child in self.sessions if child.is_running]
-        for child in running:
+        """End the sessions in order, wait until all their tasks are applied, and have the watchers judge what they saw."""
+        self._end([child for child in self.sessions if child.is_running])
+        wait_until(lambda: not self.left(), f"empty mailboxes: {self.left()}", self.patience_s)
+        self._end(self.watchers)
+
+    @staticmethod
+    def _end(children: list[ChildProcess]) -> None:
+        for child in children:
             child.signal(signal.SIGTERM)
-        for child in running:
+        for child in children:
             wait_until(lambda: not child.is_running, f"the end of {child.name}", session.CLOSING + 20)  # noqa: B023 - awaited at once
             assert child.returncode == 0, f"{child.name} ended with {child.returncode}:\n{child.logs()[-3000:]}"
-        wait_until(lambda: not self.left(), f"empty mailboxes: {self.left()}", self.patience_s)
 
     def judge(self) -> list[VerifyReport]:
         """Compare each home with all journals."""

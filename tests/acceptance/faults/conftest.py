@@ -65,7 +65,7 @@ def cluster(
     workers = list(celery_setup.worker_cluster.nodes)
     cluster = Cluster(deployment, own_redis, proxy, workers, tmp_path, random.Random(SEED), SEED)
     yield cluster
-    for child in cluster.sessions:
+    for child in [*cluster.sessions, *cluster.watchers]:
         child.kill()
 
 
@@ -117,7 +117,7 @@ def fleet(redis_server: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
         for node in nodes:
             assert node.ready()
         yield fleet
-        for child in fleet.sessions:
+        for child in [*fleet.sessions, *fleet.watchers]:
             child.kill()
         for worker in fleet.workers:
             worker.kill()

@@ -82,6 +82,10 @@ class Fleet(Cluster):
         """Return the settings of a client without a home, or of one on any host, in turn."""
         return self.nowhere if self._started % 2 else self.random.choice(self.hosts).settings
 
+    def readers(self) -> list[Settings]:
+        """Return the settings of one watcher, which asks the workers."""
+        return [self.nowhere]
+
     @property
     def nowhere(self) -> Settings:
         """Settings of a client without a home."""

@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from livethread.changes import Changes
@@ -25,7 +26,7 @@ INTERVAL: Final = 0.3  # seconds
 LOOKS_PER_ROUND: Final = 4
 
 #: Path and committed length of a rollout.
-_Row = tuple[str, int]
+_Row = tuple[Path, int]
 
 
 class HomePoller:
@@ -72,7 +73,8 @@ class HomePoller:
         if version == self._version and self._rows.keys() == watched:
             return
         found = self._connection.execute(QUERIES["rollouts_of"], {"thread_ids": json.dumps([*watched])})
-        rows = {thread_id: (path, rollout_bytes) for thread_id, path, rollout_bytes in found}
+        root = self._home.root
+        rows = {thread_id: (root / path, rollout_bytes) for thread_id, path, rollout_bytes in found}
         known, self._rows, self._version = self._rows, {each: rows.get(each) for each in watched}, version
         for thread_id, row in self._rows.items():
             if thread_id not in known or known[thread_id] != row:
@@ -86,7 +88,7 @@ class HomePoller:
                 yield thread_id
                 continue
             with suppress(OSError):  # it is being moved
-                self._sizes[thread_id] = size = (self._home.root / row[0]).stat().st_size
+                self._sizes[thread_id] = size = row[0].stat().st_size
                 if size not in {row[1], known.get(thread_id)}:
                     yield thread_id
 
