@@ -200,3 +200,5 @@ class MailboxEntry(NamedTuple):
     writer: str
     n: int
     task: OrderedTask
+    #: Trace context of its caller as Redis holds it: empty if there is none, and perhaps malformed.
+    traceparent: bytes = b""

@@ -222,7 +222,7 @@ async def test_tasks_of_a_plain_redis_client_are_applied(
     task = '{"op":"append_items","at":"2026-01-02T03:04:05Z"}'
     line = '{"timestamp":"2026-01-02T03:04:05.678Z","type":"response_item","payload":{"type":"message","content":[{"type":"output_text","text":"two"}]}}'
     arguments: list[str | int] = [2000, 604800, 10000, "[[0,1]]", thread_id, "another-writer", 0, "", 1]
-    arguments += [1, "", "", "", task, line]
+    arguments += [1, "", "", "", task, line, ""]
 
     reply: Any = redis_server.client.eval(
         load_script("livethread.queued", "enqueue"), 15, *shard, *thread_keys, *arguments

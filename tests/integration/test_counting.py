@@ -119,7 +119,7 @@ class Counting(RuleBasedStateMachine):
             for n in range(first, first + count):
                 header = json.dumps({"op": KINDS[kind], "at": "2026-01-01T00:00:00Z"})
                 args += [n, kind if kind in {"create", "delete"} else "", "", idempotency_key, header]
-                args.append("" if kind else LINE)
+                args += ["" if kind else LINE, ""]
             repeated.append(max(0, min(last, first + count - 1) - first + 1))
             has_key.append(self.redis.zscore(of.idempotency_keys(id_), idempotency_key) is not None)
 

@@ -78,7 +78,7 @@ class Enqueuer:
             is_first, is_last = number == 0, number == len(counters) - 1
             kind = "create" if new and is_first else "delete" if delete and is_last else "pair" if n == pair else ""
             is_patch = pair is not None and n == pair + 1
-            args += [n, kind, "" if is_patch else expected, "" if is_patch else key, TASK, line(n)]
+            args += [n, kind, "" if is_patch else expected, "" if is_patch else key, TASK, line(n), ""]
         ring, [status, last, position, tail, fresh] = self._script(keys=shard + thread_keys, args=args)
         return Reply(bool(ring), status.decode(), last, position.decode(), tail.decode(), fresh)
 

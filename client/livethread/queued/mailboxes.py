@@ -172,9 +172,17 @@ class Mailboxes:
                 kind = _KINDS.get(task.op, "") if patch is None else "pair"
                 if submission.is_repeated:  # its conditions held when Redis first accepted it
                     kind, expected = "" if kind == "create" else kind, ""
-                args += (submission.n, kind, expected, task.key or "", task.header, task.lines)
+                args += (
+                    submission.n,
+                    kind,
+                    expected,
+                    task.key or "",
+                    task.header,
+                    task.lines,
+                    submission.traceparent,
+                )
                 if patch is not None:
-                    args += (submission.last, "", "", "", patch.header, patch.lines)
+                    args += (submission.last, "", "", "", patch.header, patch.lines, "")
         async with self._leaving_replicas():
             while True:
                 if self._is_misplaced(shard, batch):

@@ -13,6 +13,7 @@ from livethread.observers import EventAt, ItemsAppended, Observers, TasksApplied
 from livethread.ordered_tasks import EncodedTask
 from livethread.position import START, Position, position_key
 from livethread.queued.parked_threads import Parking
+from livethread.queued.tracing import current_traceparent
 from livethread_config.deployment import ShardEpochs
 
 
@@ -77,6 +78,8 @@ class Submission:
     #: The events of the task and of the patch, until they are emitted: when Redis accepts them for the first time.
     event: EventAt | None = None
     patch_event: EventAt | None = None
+    #: Trace context in which it was made; the span of the append stands for its patch, too.
+    traceparent: str = field(default_factory=current_traceparent)
     #: Number and bytes of its tasks.
     count: int = field(init=False)
     size: int = field(init=False)
@@ -128,7 +131,9 @@ class Submission:
     def split(self) -> Submission:
         """Return the patch as a submission of its own, and keep the task before it, which Redis holds."""
         assert self.patch is not None
-        patch = replace(self, task=self.patch, expected=None, patch=None, n=self.last, is_repeated=True)
+        patch = replace(
+            self, task=self.patch, expected=None, patch=None, traceparent="", n=self.last, is_repeated=True
+        )
         patch.event, patch.patch_event, self.patch_event = self.patch_event, None, None
         # The caller waits for both.
         patch.accepted, self.accepted = self.accepted, self.accepted.get_loop().create_future()

@@ -15,6 +15,7 @@ from livethread.queued.outage import Outage
 from livethread_config import Settings
 from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
+from livethread_worker.drain.tracing import trace_batch
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.write.batch import apply_batch
@@ -134,6 +135,7 @@ class Drain:
             return False
         started_at = time.time()
         outcomes = self._apply(claims)
+        durable_at = time.time()
         expired = len(claims) - self._mailbox.settle(claims, outcomes)
         if expired:
             logger.warning(
@@ -145,6 +147,7 @@ class Drain:
             )
         self._count(claims, outcomes)
         self._events.report(claims, outcomes, started_at)
+        trace_batch(self._mailbox.queue, claims, outcomes, started_at, durable_at)
         self._maintain(is_idle=False)
         return True
 

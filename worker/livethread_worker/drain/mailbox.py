@@ -104,6 +104,8 @@ class Mailbox:
         self._redis = redis
         self._settings = settings
         self._keys = names.ShardKeys(settings.key_prefix, shard)
+        #: Name of the shard's Celery queue.
+        self.queue = names.queue_name(settings.key_prefix, shard)
         self._deployment = names.deployment_key(settings.key_prefix)
         self._home_args = ["", "", "", ""] if home is None else [home_field(shard), home.id, home.inode, home.text]
         self._token = uuid.uuid4().hex
@@ -270,7 +272,7 @@ def _claim(thread: bytes, attempts: bytes, entries: list[list[Any]]) -> Claim:
     for position, *content in entries:
         try:
             _require_thread_id(thread)
-            valid.append(_entry(position, *_fields(content)))
+            valid.append(_entry(position, _fields(content)))
         except (errors.InvalidRequest, KeyError, ValueError) as error:
             size = sum(map(len, content if len(content) > 1 else content[0][1::2]))
             malformed = Malformed(position.decode(), size, f"{type(error).__name__}: {error}")
@@ -290,7 +292,7 @@ def _require_thread_id(thread: bytes) -> None:
 
 
 def _fields(content: list[Any]) -> Sequence[bytes]:
-    """Return writer, counter, task and lines: ``claim.lua`` returns just these, or all fields if there are others.
+    """Return writer, counter, task, lines, and the traceparent if ``claim.lua`` returned it, or all fields.
 
     Raises:
         KeyError: a field is missing.
@@ -300,17 +302,24 @@ def _fields(content: list[Any]) -> Sequence[bytes]:
         return content
     pairs = content[0]
     fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-    return fields[b"writer"], fields[b"n"], fields[b"task"], fields.get(b"lines", b"")
+    return (
+        fields[b"writer"],
+        fields[b"n"],
+        fields[b"task"],
+        fields.get(b"lines", b""),
+        fields.get(b"traceparent", b""),
+    )
 
 
-def _entry(position: bytes, writer: bytes, n: bytes, task: bytes, lines: bytes) -> MailboxEntry:
+def _entry(position: bytes, fields: Sequence[bytes]) -> MailboxEntry:
     """Return a mailbox entry after checking it: other programs can write anything to Redis.
 
     Raises:
         ValueError: its writer or counter is invalid.
         InvalidRequest: its task is invalid.
     """
+    writer, n, task, lines, *traceparent = fields
     name, counter = writer.decode(), int(n)
     if _WRITER.fullmatch(name) is None or not 0 < counter < MAX_COUNTER:
         raise ValueError("its writer or counter is invalid")
-    return MailboxEntry(position.decode(), name, counter, OrderedTask.from_wire(task, lines))
+    return MailboxEntry(position.decode(), name, counter, OrderedTask.from_wire(task, lines), *traceparent)

@@ -24,7 +24,7 @@
 --        3 maximum entries of a mailbox
 --        4 the record's shard epochs as the caller knows them: it may know another shard for a thread
 --        then for each thread: id, writer, floor, epoch, count, and count times:
---          n, kind, expected, idempotency key, task, lines
+--          n, kind, expected, idempotency key, task, lines, traceparent
 --          floor     counter up to which the writer knows its tasks to be applied; it still holds all later ones
 --          epoch     the thread's newest epoch when the writer opened it; "": the writer is never fenced
 --          kind      "create" or "delete" if the task does that to the thread; "pair" if the next task is accepted
@@ -33,6 +33,8 @@
 --          idempotency key
 --                    of the append, or "". A repeated one is accepted like any task; the worker, which knows all keys
 --                    that the thread ever took, then ignores the append
+--          traceparent
+--                    trace context of the caller, which a worker's span continues, or "": the entry has no such field then
 --
 -- Returns { ring, { status, last, position, tail, fresh }, ... }, a reply for each thread. If ring is 1, the caller
 -- must publish a doorbell. last and position belong to the writer's last accepted task; this call accepted the last
@@ -167,7 +169,7 @@ while key <= #KEYS do
   local status, accepted = 'ok', 0
   local is_deleted = any_deleted and call('ZSCORE', deleted, thread)
 
-  for base = arg, arg + count * 6 - 1, 6 do
+  for base = arg, arg + count * 7 - 1, 7 do
     local n, kind, expected, idempotency_key = tonumber(ARGV[base]), ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
     if status == 'ok' and n > last then
       if n > last + 1 then
@@ -189,14 +191,19 @@ while key <= #KEYS do
           low = low + 1
         end
         position = high_text .. '-' .. low
-        call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', ARGV[base + 4], 'lines', ARGV[base + 5])
+        local task, lines, traceparent = ARGV[base + 4], ARGV[base + 5], ARGV[base + 6]
+        if traceparent == '' then
+          call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', task, 'lines', lines)
+        else
+          call('XADD', mailbox, position, 'writer', writer, 'n', ARGV[base], 'task', task, 'lines', lines, 'traceparent', traceparent)
+        end
         if length == 0 then
           heads[#heads + 1], heads[#heads + 2] = high_text, thread
         end
-        if ARGV[base + 5] ~= '' then -- only appends have lines
+        if lines ~= '' then -- only appends have lines
           appends = appends + 1
         else
-          count_one(accepted_field[string.match(ARGV[base + 4], '"op"%s*:%s*"([a-z_]+)"')] or 'accepted:other')
+          count_one(accepted_field[string.match(task, '"op"%s*:%s*"([a-z_]+)"')] or 'accepted:other')
         end
         if idempotency_key ~= '' and not remember(idempotency_keys, idempotency_key) then
           count_one('duplicates')
@@ -216,7 +223,7 @@ while key <= #KEYS do
   if status ~= 'ok' then
     count_one('refused')
   end
-  arg = arg + count * 6
+  arg = arg + count * 7
 
   if accepted > 0 then
     call('HSET', writers, writer, string.format('%.0f %s', last, position), 'tail', tail)

@@ -26,6 +26,7 @@ class FakeMailbox:
     """Hands out batches of one thread, each after calling its function."""
 
     shard = 3
+    queue = "livethread.0"
 
     def __init__(self, *batches: tuple[Callable[[], object], list[MailboxEntry]]) -> None:
         self._batches = iter(batches)

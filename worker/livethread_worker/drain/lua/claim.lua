@@ -31,9 +31,9 @@
 -- Threads are taken in the order in which they became ready, and go to the end if they have more tasks. If a few threads
 -- use up the budgets, threads with few tasks are taken as well, so that they do not wait for the hot ones.
 --
--- Returns { ring, { thread, attempts, entries }, ... }. An entry is { position, writer, n, task, lines }; an entry with
--- other fields is { position, { field, value, ... } }. ring is 1 if more threads are ready and the caller must publish a
--- doorbell, so that idle workers wake in a chain.
+-- Returns { ring, { thread, attempts, entries }, ... }. An entry is { position, writer, n, task, lines }, with its
+-- traceparent at the end if it has one; an entry with other fields is { position, { field, value, ... } }. ring is 1 if
+-- more threads are ready and the caller must publish a doorbell, so that idle workers wake in a chain.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local bell, drain, waiting = KEYS[6], KEYS[7], KEYS[9]
@@ -75,13 +75,14 @@ end
 
 -- Whether an entry has the fields that enqueue.lua writes: the reply then leaves out their names.
 local function is_usual(fields)
-  return #fields == 8 and fields[1] == 'writer' and fields[3] == 'n' and fields[5] == 'task' and fields[7] == 'lines'
+  return (#fields == 8 or #fields == 10 and fields[9] == 'traceparent')
+    and fields[1] == 'writer' and fields[3] == 'n' and fields[5] == 'task' and fields[7] == 'lines'
 end
 
 -- An entry as the reply holds it.
 local function bare(entry)
   local fields = entry[2]
-  return is_usual(fields) and { entry[1], fields[2], fields[4], fields[6], fields[8] } or entry
+  return is_usual(fields) and { entry[1], fields[2], fields[4], fields[6], fields[8], fields[10] } or entry
 end
 
 -- The entry after *last* if it is a patch derived from that append: both are applied in one batch.
