@@ -16,6 +16,9 @@ from tests.nodes.processes import READY, ChildProcess, RedisServer, worker_proce
 
 from livethread_config import Settings
 
+#: How long a process may take to start: others may start with it, on a busy machine.
+STARTING = 120.0  # seconds
+
 
 class ProcessAsContainer:
     """The part of ``docker.models.containers.Container`` that pytest-celery uses, for a process."""
@@ -58,7 +61,7 @@ class ProcessAsContainer:
         """Start, and wait until the process is ready; the log of an earlier run does not count."""
         before = len(self.process.logs())
         self.process.start()
-        self.process.wait_for_log(self._ready, before)
+        self.process.wait_for_log(self._ready, before, STARTING)
 
     def restart(self, timeout: float = 10) -> None:
         self.process.stop()

@@ -1,6 +1,8 @@
-"""Celery messages are sent although the connection breaks."""
+"""Celery messages are sent although the connection breaks, and stores that open and close leave nothing in the process."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from tests.nodes.processes import RedisServer
@@ -25,3 +27,14 @@ def test_a_message_is_sent_though_the_connection_breaks(
     prefix = settings.key_prefix
     sent = own_redis.client.llen(f"{names.celery_key_prefix(prefix)}{names.queue_name(prefix, 0)}")
     assert (was_sent, broken.is_set(), sent) == (True, True, 2 if command == b"LPUSH" else 1)
+
+
+def test_applications_of_one_broker_share_its_producers(own_settings: Settings) -> None:
+    producers = []
+    for _ in range(3):
+        with deployment_app("test", own_settings, Broker) as app:
+            send(app, own_settings, names.DRAIN_TASK, 0, {"shard": 0})
+            pool: Any = app.amqp.producer_pool
+            producers.append(len(pool._resource.queue))
+
+    assert producers == [10, 10, 10]

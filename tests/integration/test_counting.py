@@ -33,7 +33,14 @@ WRITERS: Final = ["a.1", "b.2"]
 BOUND: Final = 6
 #: Times by which the clock moves, in ms: within and beyond each bucket of the histogram, and back.
 MOVES: Final = st.sampled_from([1, 5, 6, 90, 400, 3_000, 70_000, 400_000, -2_000, -100_000])
-KINDS: Final = {"create": "create_thread", "delete": "delete_thread", "": "append_items", "other": "no_such_op"}
+LINE: Final = '{"timestamp":"2026-01-01T00:00:00.000Z","type":"response_item","payload":{}}'
+KINDS: Final = {
+    "create": "create_thread",
+    "delete": "delete_thread",
+    "": "append_items",
+    "no lines": "append_items",
+    "other": "no_such_op",
+}
 
 
 class Held(NamedTuple):
@@ -82,7 +89,7 @@ class Counting(RuleBasedStateMachine):
         # Mostly the next task, but also repeated tasks and gaps.
         start=st.sampled_from([1, 1, 1, 0, -1, 2]),
         count=st.integers(0, 3),
-        kind=st.sampled_from(["", "", "", "create", "delete", "other"]),
+        kind=st.sampled_from(["", "", "", "no lines", "create", "delete", "other"]),
         idempotency_key=st.sampled_from(["", "", "k1", "k2"]),
     )
     def enqueue(
@@ -111,7 +118,8 @@ class Counting(RuleBasedStateMachine):
             args += [id_, writer, 0, "", count]
             for n in range(first, first + count):
                 header = json.dumps({"op": KINDS[kind], "at": "2026-01-01T00:00:00Z"})
-                args += [n, kind if kind in {"create", "delete"} else "", "", idempotency_key, header, ""]
+                args += [n, kind if kind in {"create", "delete"} else "", "", idempotency_key, header]
+                args.append("" if kind else LINE)
             repeated.append(max(0, min(last, first + count - 1) - first + 1))
             has_key.append(self.redis.zscore(of.idempotency_keys(id_), idempotency_key) is not None)
 

@@ -164,7 +164,7 @@ async def test_a_redis_that_hangs_is_not_waited_for(
     result = await cli(own_settings, *options)
 
     own_redis.go_on()
-    assert (result.exit_code, "Redis does not answer: it timed out" in result.stdout) == (1, True)
+    assert (result.exit_code, "Redis does not answer: " in result.stdout) == (1, True)
 
 
 async def test_a_redis_that_stops_between_two_looks_is_away_and_comes_back(
@@ -183,12 +183,11 @@ async def test_a_redis_that_stops_between_two_looks_is_away_and_comes_back(
 async def test_a_redis_that_hung_between_two_looks_is_read_again(
     own_redis: RedisServer, own_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(collector, "REDIS_TIMEOUT", 3.0)
     async with open_status(own_settings, "here") as reader:
         await reader.read()
         own_redis.pause()
-        with monkeypatch.context() as patch:
-            patch.setattr(collector, "REDIS_TIMEOUT", 0.1)
-            gone = said(await reader.read())
+        gone = said(await reader.read())
         own_redis.go_on()
         after = said(await reader.read())
 

@@ -93,14 +93,14 @@ class ChildProcess:
     def logs(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def wait_for_log(self, text: str, after: int = 0) -> None:
+    def wait_for_log(self, text: str, after: int = 0, deadline: float = DEADLINE) -> None:
         """Wait until the log contains *text* after its first *after* characters."""
 
         def is_logged() -> bool:
             assert self.is_running, f"{self.name} ended with {self.returncode}:\n{self.logs()[-3000:]}"
             return text in self.logs()[after:]
 
-        wait_until(is_logged, f"{text!r} in the log of {self.name}")
+        wait_until(is_logged, f"{text!r} in the log of {self.name}", deadline)
 
 
 class RedisServer:

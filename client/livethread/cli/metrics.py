@@ -26,7 +26,6 @@ def command(host: str, port: int) -> None:
 
 
 async def _serve(host: str, port: int) -> None:
-    from livethread.composition import has_home
     from livethread.metrics.exporter import create_app, listen
     from livethread.metrics.reading import MetricsReader, Reading
     from livethread.queued.connection import connect
@@ -34,7 +33,7 @@ async def _serve(host: str, port: int) -> None:
 
     settings, loop = Settings(), asyncio.get_running_loop()
     async with connect(settings) as redis:
-        reader = MetricsReader(redis, settings, has_home=has_home(settings))
+        reader = MetricsReader(redis, settings)
 
         def read() -> Reading:  # in a thread of the server
             return asyncio.run_coroutine_threadsafe(reader.read(), loop).result()

@@ -124,14 +124,14 @@ def _workers(statistics: DeploymentStatistics) -> Iterator[Metric]:
 
 
 def _resources(reading: Reading) -> Iterator[Metric]:
-    memory, home = reading.memory, reading.home
+    redis, home = reading.redis, reading.home
     for name, documentation, value in (
         (
             "redis_memory_bytes",
             "Memory of Redis that counts towards its maxmemory.",
-            memory.used_bytes if memory else None,
+            redis.used_bytes if redis else None,
         ),
-        ("redis_memory_limit_bytes", "Redis' maxmemory, if it has one.", memory.limit_bytes if memory else None),
+        ("redis_memory_limit_bytes", "Redis' maxmemory, if it has one.", redis.max_bytes if redis else None),
         ("home_free_bytes", "Free space on the disk of this host's home.", home.free_bytes if home else None),
         ("index_bytes", "Size of this host's index.", home.index_bytes if home else None),
     ):

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from celery.app.amqp import AMQP
+from kombu import pools
 from kombu.connection import Connection, ConnectionPool, PooledConnection
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
@@ -85,3 +86,12 @@ class Broker(AMQP):
     """What Celery calls an application's *amqp*; pass it to ``Celery(amqp=...)``."""
 
     Connection = _Connection
+
+    _producer_pool: Any = None  # Celery's; celery-types lacks it
+
+    @property
+    def producer_pool(self) -> Any:
+        """The process's pool of producers for our broker, whose limit Celery would set: each time, kombu adds as many producers."""
+        if self._producer_pool is None:
+            self._producer_pool = pools.producers[self.app.connection_for_write()]
+        return self._producer_pool

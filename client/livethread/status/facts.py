@@ -47,7 +47,7 @@ def _refusal(info: Mapping[str, Any]) -> str:
     if info.get("aof_last_write_status", "ok") != "ok":
         return "its last write to the append-only file failed"
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
-        return "its last snapshot failed, and stop-writes-on-bgsave-error is not no"
+        return "its last snapshot failed, which stops writes unless stop-writes-on-bgsave-error is no"
     return ""
 
 

@@ -22,6 +22,8 @@ NEARLY_FULL_DISK: Final = 1024**3
 NEARLY_FULL_SHARE: Final = 0.05
 #: Characters of a reason in a sentence.
 REASON: Final = 200
+#: Workers or shards that a sentence names.
+LISTED: Final = 4
 
 #: How the operating system and SQLite say that a disk is full.
 _FULL: Final = ("No space left on device", "Disk quota exceeded", "database or disk is full")
@@ -65,7 +67,8 @@ def _redis(facts: Facts) -> Iterator[Finding]:
 
 def _disk(facts: Facts) -> Iterator[Finding]:
     home = facts.home
-    failed = next((t for t in facts.longest if any(text in (t.reason or "") for text in _FULL)), None)
+    # Not of parked threads: the disk may have room by now.
+    failed = next((thread for thread in facts.longest if not thread.is_parked and _lacks_space(thread)), None)
     if home is not None and home.free_bytes < FULL_DISK:
         yield Finding(Sentence.DISK_FULL, f"{size(home.free_bytes)} free at {home.path}")
     elif failed is not None:
@@ -77,21 +80,21 @@ def _disk(facts: Facts) -> Iterator[Finding]:
 def _workers(facts: Facts, statistics: DeploymentStatistics) -> Iterator[Finding]:
     live = [worker for worker in statistics.workers if worker.is_live]
     lost = [worker for worker in statistics.workers if not worker.is_live]
-    last_seen = "; ".join(f"{worker.name} was seen {duration(facts.age(worker.seen_at))} ago" for worker in lost)
+    last_seen = [f"{worker.name} was seen {duration(facts.age(worker.seen_at))} ago" for worker in lost]
     if not live:
-        yield Finding(Sentence.NO_WORKER, "; ".join(filter(None, (_backlog(facts), last_seen))))
+        yield Finding(Sentence.NO_WORKER, _listed([_backlog(facts), *last_seen]))
         return
     if lost:
-        yield Finding(Sentence.LOST_WORKER, last_seen)
+        yield Finding(Sentence.LOST_WORKER, _listed(last_seen))
     served = {shard for worker in live for shard in worker.shards}
     # A shard without a home may just have been added: it matters once a task waits there.
     unserved = [s for s in statistics.shards if s.shard not in served and (s.home or s.unapplied_tasks)]
     if unserved:
-        homes = (f"shard {s.shard}, {s.home or 'which has no home yet'}{_waiting(s)}" for s in unserved)
-        yield Finding(Sentence.UNSERVED_SHARD, "; ".join(homes))
+        homes = [f"shard {s.shard}, {s.home or 'which has no home yet'}{_waiting(s)}" for s in unserved]
+        yield Finding(Sentence.UNSERVED_SHARD, _listed(homes))
     unanswered = [shard for shard in statistics.shards if shard.shard in served and _is_unanswered(facts, shard)]
     if unanswered:
-        yield Finding(Sentence.UNANSWERED_DOORBELLS, "; ".join(_unlooked(facts, shard) for shard in unanswered))
+        yield Finding(Sentence.UNANSWERED_DOORBELLS, _listed([_unlooked(facts, shard) for shard in unanswered]))
 
 
 def _is_unanswered(facts: Facts, shard: ShardStatistics) -> bool:
@@ -112,11 +115,20 @@ def _threads(facts: Facts, statistics: DeploymentStatistics) -> Iterator[Finding
         yield Finding(Sentence.PARKED, first if parked == 1 and first else of_many)
     waiting = [thread for thread in facts.longest if not thread.is_parked]
     retried = [t for t in waiting if t.reason and facts.age(t.since) > BEHIND]
-    if retried and not any(text in (retried[0].reason or "") for text in _FULL):
+    if retried and not _lacks_space(retried[0]):
         yield Finding(Sentence.RETRIED, _about(facts, retried[0]))
     if (facts.oldest_s or 0) > BEHIND and not (waiting and all(thread.reason for thread in waiting)):
         clears = facts.clears_in_s
         yield Finding(Sentence.BEHIND, _backlog(facts) + (f", cleared in {duration(clears)}" if clears else ""))
+
+
+def _lacks_space(thread: WaitingThread) -> bool:
+    return any(text in (thread.reason or "") for text in _FULL)
+
+
+def _listed(texts: list[str]) -> str:
+    more = [f"and {len(texts) - LISTED} more"] if len(texts) > LISTED else []
+    return "; ".join(texts[:LISTED] + more)
 
 
 def _about(facts: Facts, thread: WaitingThread) -> str:

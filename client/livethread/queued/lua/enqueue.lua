@@ -85,7 +85,7 @@ local accepted_field = {
   unarchive_thread = 'accepted:unarchive_thread',
   delete_thread = 'accepted:delete_thread',
 }
-local counts = {}
+local counts, appends = {}, 0
 
 local function count_one(field)
   counts[field] = (counts[field] or 0) + 1
@@ -193,7 +193,11 @@ while key <= #KEYS do
         if length == 0 then
           heads[#heads + 1], heads[#heads + 2] = high_text, thread
         end
-        count_one(accepted_field[string.match(ARGV[base + 4], '"op"%s*:%s*"([a-z_]+)"')] or 'accepted:other')
+        if ARGV[base + 5] ~= '' then -- only appends have lines
+          appends = appends + 1
+        else
+          count_one(accepted_field[string.match(ARGV[base + 4], '"op"%s*:%s*"([a-z_]+)"')] or 'accepted:other')
+        end
         if idempotency_key ~= '' and not remember(idempotency_keys, idempotency_key) then
           count_one('duplicates')
         end
@@ -235,8 +239,11 @@ end
 for first = 1, #heads, 1000 do -- Lua unpacks at most a few thousand values
   call('ZADD', waiting, unpack(heads, first, math.min(first + 999, #heads)))
 end
+if appends > 0 then
+  counts[accepted_field.append_items] = (counts[accepted_field.append_items] or 0) + appends
+end
 for field, count in pairs(counts) do
-  call('HINCRBY', stats, field, count)
+  redis.pcall('HINCRBY', stats, field, count) -- a full Redis cannot count what it refuses, but replies
 end
 
 local became_ready = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from livethread.metrics.reading import HomeSpace, Reading, RedisMemory
+from livethread.metrics.reading import Reading
 from livethread.queued.statistics import (
     LAG_BOUNDS_S,
     DeploymentStatistics,
@@ -12,6 +12,7 @@ from livethread.queued.statistics import (
     ShardStatistics,
     WorkerSign,
 )
+from livethread.status.facts import HomeState, RedisState
 
 NOW = 1_800_000_000.0
 
@@ -51,14 +52,22 @@ def worker(*shards: int, is_live: bool = True) -> WorkerSign:
     return WorkerSign(f"w{shards}", "host", "/home", shards, NOW, is_live)
 
 
+def redis(used_bytes: int, max_bytes: int | None) -> RedisState:
+    return RedisState(used_bytes, max_bytes, may_evict=False, has_append_only_file=True)
+
+
+def home(free_bytes: int, index_bytes: int | None) -> HomeState:
+    return HomeState("/home", free_bytes, 9000, index_bytes)
+
+
 def reading(
     *shards: ShardStatistics,
     workers: Sequence[WorkerSign] = (),
-    memory: RedisMemory | None = None,
-    home: HomeSpace | None = None,
+    redis: RedisState | None = None,
+    home: HomeState | None = None,
 ) -> Reading:
-    return Reading(DeploymentStatistics(NOW, shards, tuple(workers)), memory, home)
+    return Reading(DeploymentStatistics(NOW, shards, tuple(workers)), redis, home)
 
 
 #: Everything is known.
-FULL = reading(shard(), workers=[worker(0)], memory=RedisMemory(1000, 4000), home=HomeSpace(2000, 3000))
+FULL = reading(shard(), workers=[worker(0)], redis=redis(1000, 4000), home=home(2000, 3000))

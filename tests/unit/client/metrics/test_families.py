@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.client.metrics.readings import FULL, NOW, reading, shard, worker
+from tests.unit.client.metrics.readings import FULL, NOW, home, reading, redis, shard, worker
 
 from livethread.metrics.families import families
-from livethread.metrics.reading import HomeSpace, Reading, RedisMemory
+from livethread.metrics.reading import Reading
 from livethread.queued.statistics import LAG_BOUNDS_S, LagHistogram
 
 
@@ -70,7 +70,7 @@ def test_workers_are_counted_while_they_live_and_for_each_shard_that_they_serve(
 
 def test_what_is_not_known_is_left_out() -> None:
     unknown = reading(shard(swept_at=None))
-    known = reading(shard(), memory=RedisMemory(1000, None), home=HomeSpace(2000, None))
+    known = reading(shard(), redis=redis(1000, None), home=home(2000, None))
 
     names = {
         "livethread_last_sweep_timestamp_seconds",

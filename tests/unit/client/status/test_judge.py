@@ -66,6 +66,10 @@ CASES: dict[str, tuple[Facts, dict[Sentence, str]]] = {
         },
     ),
     "one of two workers killed": (facts(workers=(WORKER, LOST)), {Sentence.LOST_WORKER: "w2@host was seen 40 s ago"}),
+    "many workers killed": (
+        facts(workers=(WORKER, *(replace(LOST, name=f"c{n}@host") for n in range(9)))),
+        {Sentence.LOST_WORKER: "; ".join([*(f"c{n}@host was seen 40 s ago" for n in range(4)), "and 5 more"])},
+    ),
     "a home that no worker serves": (
         facts(shard(), shard(95, shard=1, home="far:/home"), longest=(waits(95),)),
         {Sentence.UNSERVED_SHARD: "shard 1, far:/home: 30 tasks wait"},
@@ -93,6 +97,10 @@ CASES: dict[str, tuple[Facts, dict[Sentence, str]]] = {
         {
             Sentence.DISK_FULL: f"thread {THREAD} for 95 s, 7 failed attempts: OSError: [Errno 28] No space left on device"
         },
+    ),
+    "parked while a disk was full": (
+        facts(shard(parked_threads=1), longest=(replace(NO_SPACE, failures=0, is_parked=True),)),
+        {Sentence.PARKED: f"thread {THREAD} for 95 s: OSError: [Errno 28] No space left on device"},
     ),
     "full disk here": (
         facts(home=replace(HOME, free_bytes=4096)),

@@ -147,7 +147,7 @@ def test_there_are_no_rates_if_redis_lost_its_counters() -> None:
         ({"aof_last_write_status": "err"}, "its last write to the append-only file failed"),
         (
             {"rdb_last_bgsave_status": "err"},
-            "its last snapshot failed, and stop-writes-on-bgsave-error is not no",
+            "its last snapshot failed, which stops writes unless stop-writes-on-bgsave-error is no",
         ),
     ],
 )

@@ -141,21 +141,21 @@ local function publish_parked(thread, writers, detail)
   end
 end
 
-local counts = {}
+-- What is counted in `stats`; of applied tasks, the number in each bucket and the sum of their times.
+local counts, lags, lag_ms = {}, {}, 0
 
 local function count(field, number)
   counts[field] = (counts[field] or 0) + number
 end
 
--- Count applied tasks by how long they waited.
 local function count_lags(times)
   for ms, number in string.gmatch(times, '(%d+):(%d+)') do
     local lag, bucket = math.max(0, now - tonumber(ms)), 1
     while lag_bounds[bucket] and lag > lag_bounds[bucket] do
       bucket = bucket + 1
     end
-    count('lag:' .. (lag_bounds[bucket] or 'inf'), number)
-    count('lag_ms', lag * number)
+    lags[bucket] = (lags[bucket] or 0) + number
+    lag_ms = lag_ms + lag * number
   end
 end
 
@@ -225,6 +225,12 @@ end
 remove('ZREM', claims, mine)
 remove('HDEL', tokens, mine)
 remove('ZREM', waiting, emptied)
+for bucket, number in pairs(lags) do
+  counts['lag:' .. (lag_bounds[bucket] or 'inf')] = number
+end
+if lag_ms > 0 then
+  counts.lag_ms = lag_ms
+end
 for field, increase in pairs(counts) do
   redis.call('HINCRBY', stats, field, string.format('%.0f', increase))
 end
