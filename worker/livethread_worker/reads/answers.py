@@ -15,6 +15,7 @@ from redis import Redis
 
 from livethread import errors
 from livethread.position import START, Position
+from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.scripts import load_script
 from livethread_config import Settings, names
 
@@ -62,7 +63,7 @@ class Answers:
         Does nothing if the caller no longer waits, or another worker has taken the read.
         """
         of = names.ShardKeys(self._prefix, shard)
-        if not self._take(keys=[of.reads, of.read(read)], args=[read, worker]):
+        if not self._is_taken(of, read, worker):
             return
         try:
             answer = find()
@@ -71,6 +72,15 @@ class Answers:
             raise
         header = {"size": len(answer.body), "next": answer.next, "position": answer.position}
         self._send(of, read, json.dumps(header).encode() + b"\n", answer.body)
+
+    def _is_taken(self, of: names.ShardKeys, read: str, worker: str) -> bool:
+        """Take the read; on a new connection if this one leads to a former master, since no drain may come and drop it."""
+        keys, args = [of.reads, of.read(read)], [read, worker]
+        try:
+            return bool(self._take(keys=keys, args=args))
+        except NOT_THE_MASTER:
+            self._redis.connection_pool.disconnect(inuse_connections=False)
+            return bool(self._take(keys=keys, args=args))
 
     def _send(self, of: names.ShardKeys, read: str, header: bytes, body: bytes = b"") -> None:
         """Send *header* and *body*, as fast as the caller receives them; drop them if it does not."""
