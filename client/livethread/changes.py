@@ -70,6 +70,14 @@ class Changes:
         with suppress(TimeoutError):
             async with asyncio.timeout(at_most or self.poll_interval):
                 await changed.wait()
+        self.require_open()
+
+    def require_open(self) -> None:
+        """Check that the store can still be read.
+
+        Raises:
+            Unavailable: it was closed.
+        """
         if self._is_closed:
             raise Unavailable(
                 "the store was closed, which ends the watch: open another one, and watch from the cursor"

@@ -45,6 +45,7 @@ READ: Final[tuple[type[Any], ...]] = (
     types.ListTurnsParams,
     types.ListItemsParams,
     types.UpdateThreadMetadataParams,
+    types.WatchThreadParams,
     types.ArchiveThreadParams,
     types.ArchiveThreadsParams,
     types.DeleteThreadParams,

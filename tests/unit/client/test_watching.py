@@ -152,6 +152,22 @@ async def test_it_repeats_the_place_after_which_to_begin_until_an_item_comes() -
     assert [(request.after, request.cursor) for request in pages.requests] == [("7-0", None)] * 3 + [(None, "2")]
 
 
+async def test_it_reads_no_more_once_the_store_is_closed() -> None:
+    pages, changes = Pages(1), Changes()
+    items = pages.watch(changes)
+    assert await taken(items, 1) == [0]
+
+    waiting = asyncio.ensure_future(taken(items, 1))
+    await asyncio.sleep(0)
+    changes.note(THREAD)
+    await asyncio.sleep(0)  # it rests before it reads
+    await changes.aclose()
+
+    with pytest.raises(Unavailable, match="was closed"):
+        await waiting
+    assert len(pages.requests) == 1
+
+
 async def test_sources_run_while_a_thread_is_watched_and_only_once() -> None:
     running: list[Changes] = []
 

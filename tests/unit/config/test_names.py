@@ -61,6 +61,7 @@ def test_redis_keys_keep_their_spelling() -> None:
     assert keys.writers(THREAD) == f"livethread:{{0}}:writers:{THREAD}"
     assert keys.applied(THREAD) == f"livethread:{{0}}:applied:{THREAD}"
     assert keys.acks("c1") == f"{keys.acks_prefix}c1" == "livethread:{0}:acks:c1"
+    assert keys.changes == "livethread:{0}:changes"
 
 
 def test_queues_and_celery_tasks_keep_their_names() -> None:
