@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from billiard import get_context
 from tests.nodes.processes import RedisServer
 from tests.nodes.proxy import RedisProxy
 
@@ -38,3 +39,16 @@ def test_applications_of_one_broker_share_its_producers(own_settings: Settings) 
             producers.append(len(pool._resource.queue))
 
     assert producers == [10, 10, 10]
+
+
+def test_a_process_that_is_forked_later_sends_too(own_settings: Settings, own_redis: RedisServer) -> None:
+    with deployment_app("test", own_settings, Broker) as app:
+        send(app, own_settings, names.DRAIN_TASK, 0, {"shard": 0})
+        context: Any = get_context("fork")  # billiard has no types
+        child = context.Process(target=send, args=(app, own_settings, names.DRAIN_TASK, 0, {"shard": 0}))
+        child.start()
+        child.join(30)
+
+    prefix = own_settings.key_prefix
+    assert child.exitcode == 0
+    assert own_redis.client.llen(f"{names.celery_key_prefix(prefix)}{names.queue_name(prefix, 0)}") == 2

@@ -87,11 +87,10 @@ class Broker(AMQP):
 
     Connection = _Connection
 
-    _producer_pool: Any = None  # Celery's; celery-types lacks it
-
     @property
     def producer_pool(self) -> Any:
-        """The process's pool of producers for our broker, whose limit Celery would set: each time, kombu adds as many producers."""
-        if self._producer_pool is None:
-            self._producer_pool = pools.producers[self.app.connection_for_write()]
-        return self._producer_pool
+        """The process's pool of producers for our broker.
+
+        Celery's keeps the pool, which is closed after a fork, and sets its limit: each time, kombu adds as many producers.
+        """
+        return pools.producers[self.app.connection_for_write()]
