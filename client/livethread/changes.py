@@ -52,6 +52,8 @@ class Changes:
         self._watchers.setdefault(thread_id, set()).add(changed)
         if not self._tasks:
             self._tasks = [asyncio.create_task(source(self)) for source in self._sources]
+            for task in self._tasks:
+                task.add_done_callback(lambda _: self.note_all())  # a source that fails, fails its watchers
         try:
             yield changed
         finally:
@@ -78,6 +80,9 @@ class Changes:
         Raises:
             Unavailable: it was closed.
         """
+        for task in self._tasks:
+            if task.done():
+                task.result()
         if self._is_closed:
             raise Unavailable(
                 "the store was closed, which ends the watch: open another one, and watch from the cursor"

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     #: Maximum number of ordered tasks that each worker process reports per second as Celery task events (Flower).
     task_events_per_s: Annotated[int, Field(ge=0)] = 500
     #: Address of Flower's pages, to which the system page of ``livethread browse`` links. Unset: that of ``livethread up``.
-    flower_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    flower_url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
     #: Form of workers' log lines; ``json`` keeps what belongs to a line (thread, shard, position) in fields of its own.
     log_format: Literal["text", "json"] = "text"
 

@@ -46,10 +46,11 @@ NOTHING = ShardStatistics(
     dropped=0,
     refused=0,
     duplicates=0,
+    repeated_keys=0,
     failures=0,
     parked_total=0,
     lag=LagHistogram((0,) * (len(LAG_BOUNDS_S) + 1), 0.0),
-    drained_at=None,
+    looked_at=None,
     swept_at=None,
     doorbells=0,
 )
@@ -118,10 +119,10 @@ async def test_tasks_before_and_after_they_are_applied(
         doorbells=before.doorbells,
     )
     assert applied == replace(
-        NOTHING, accepted=accepted, applied=3, lag=applied.lag, drained_at=applied.drained_at, doorbells=1
+        NOTHING, accepted=accepted, applied=3, lag=applied.lag, looked_at=applied.looked_at, doorbells=1
     )
     assert sum(applied.lag.counts) == 3
-    assert applied.drained_at is not None
+    assert applied.looked_at is not None
 
 
 async def test_threads_that_are_parked_or_retried_with_the_reason(
@@ -191,7 +192,7 @@ async def test_a_killed_worker_counts_as_dead_and_is_forgotten_later(
     async def look_after(seconds: float) -> list[tuple[str, bool]]:
         """Return which workers live that much later, in the eyes of one that lives."""
         ms = int((sign.seen_at - seconds) * 1000)
-        shown = json.dumps({"host": sign.host, "home": sign.home, "shards": sign.shards})
+        shown = json.dumps({"host": sign.host, "home": sign.home, "shards": sign.shards, "valid_s": 10})
         redis.hset(key, sign.name, f"{ms} {shown}")
         membership = Membership(redis, Home(settings.home), settings)
         membership.sign("lives@test", [0])

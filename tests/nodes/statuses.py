@@ -34,10 +34,11 @@ SHARD = ShardStatistics(
     dropped=0,
     refused=0,
     duplicates=0,
+    repeated_keys=0,
     failures=0,
     parked_total=0,
     lag=NO_LAG,
-    drained_at=NOW - 1,
+    looked_at=NOW - 1,
     swept_at=NOW - 1,
     doorbells=0,
 )

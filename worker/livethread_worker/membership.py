@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from livethread.errors import InvalidRequest
 from livethread.queued.deployment import READ_INTERVAL, Change, reconcile
 from livethread.queued.scripts import load_script
+from livethread.queued.shards import UNSEEN
 from livethread_config import Settings, names
 from livethread_config.deployment import Deployment, HomeIdentity, home_field
 from livethread_worker.store.files.home import Home
@@ -120,7 +121,10 @@ class Membership:
         Raises:
             RedisError, OSError: Redis does not answer.
         """
-        known = {"host": self.identity.host, "home": self.identity.path, "shards": shards}
+        # A worker with the solo pool gives no sign during a drain.
+        interval_s = self._settings.sweep_interval_s
+        valid_s = max(UNSEEN, 3 * interval_s, self._settings.drain_max_s + interval_s)
+        known = {"host": self.identity.host, "home": self.identity.path, "shards": shards, "valid_s": valid_s}
         self._sign(keys=[self._workers], args=[worker, json.dumps(known), SIGNS_KEPT_MS])
 
     def sign_off(self, worker: str) -> None:

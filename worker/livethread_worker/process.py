@@ -149,16 +149,16 @@ class WorkerProcess:
     def sweep(self, consumer: Any) -> None:
         """Sweep every shard: ring for those with ready threads and no drain, and have cold rollouts compressed.
 
-        First, follow the deployment record, and give a sign of life.
+        First, follow the deployment record; then give a sign of life.
         """
         try:
             shards = self.membership.refresh().shards
             self._serving.follow(self.membership, consumer)
             consumed = self._serving.consumed()
-            self.membership.sign(consumer.hostname, consumed)
             for shard in shards:
                 if self.mailbox(shard).sweep(self.membership.identity if shard in consumed else None):
                     self.ring(shard)
+            self.membership.sign(consumer.hostname, consumed)
             # Last, because a full Redis refuses it. The home's first shard tells its workers when they last did it.
             mine = self._serving.shards(self.membership) if self.settings.compress_after_days else []
             if mine and self.mailbox(min(self.membership.served())).take_compression_turn():

@@ -81,11 +81,20 @@ def _happened(shards: Sequence[ShardStatistics]) -> Iterator[Metric]:
             "Tasks that a user dropped, or that a deletion left in the mailbox.",
             [shard.dropped for shard in shards],
         ),
-        ("tasks_refused", "Calls in which Redis refused a writer's next task.", [shard.refused for shard in shards]),
+        (
+            "enqueue_refusals",
+            "Calls in which Redis refused a writer's next task, unless it was full.",
+            [shard.refused for shard in shards],
+        ),
         (
             "tasks_duplicate",
-            "Tasks that Redis had accepted before, and appends whose idempotency key it had.",
+            "Tasks that were sent again and that Redis had accepted before.",
             [shard.duplicates for shard in shards],
+        ),
+        (
+            "idempotency_keys_repeated",
+            "Accepted appends whose idempotency key Redis had: they change nothing.",
+            [shard.repeated_keys for shard in shards],
         ),
         (
             "task_failures",

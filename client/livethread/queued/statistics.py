@@ -15,7 +15,6 @@ from redis.asyncio import Redis
 
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.parked_threads import Parking
-from livethread.queued.shards import UNSEEN
 from livethread_config import Settings, names
 
 #: Upper bounds of the lag histogram's buckets, from acceptance to application; ``settle.lua`` has the same in ms.
@@ -90,15 +89,17 @@ class ShardStatistics:
     dropped: int
     #: Calls in which Redis refused a writer's next task.
     refused: int
-    #: Tasks that Redis had accepted before, and appends whose idempotency key it had.
+    #: Tasks that were sent again and that Redis had accepted before.
     duplicates: int
+    #: Accepted appends whose idempotency key Redis had: they change nothing.
+    repeated_keys: int
     #: Attempts that failed, after which the thread is tried again.
     failures: int
     #: How often a thread was parked.
     parked_total: int
     lag: LagHistogram
     #: When a worker last looked for ready threads.
-    drained_at: float | None
+    looked_at: float | None
     #: When a worker, of this shard or of another, last swept.
     swept_at: float | None
     #: Messages in the shard's Celery queue.
@@ -203,10 +204,8 @@ class StatisticsReader:
 
     def _worker(self, name: bytes, sign: bytes, now: float) -> WorkerSign:
         ms, _, text = sign.decode().partition(" ")
-        known, seen_at, settings = json.loads(text), int(ms) / 1000, self._settings
-        # A worker with the solo pool gives no sign during a drain.
-        valid_s = max(UNSEEN, 3 * settings.sweep_interval_s, settings.drain_max_s + settings.sweep_interval_s)
-        is_live = now - seen_at <= valid_s
+        known, seen_at = json.loads(text), int(ms) / 1000
+        is_live = now - seen_at <= known["valid_s"]
         return WorkerSign(name.decode(), known["host"], known["home"], tuple(known["shards"]), seen_at, is_live)
 
 
@@ -233,7 +232,7 @@ def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatist
     }
     lag = LagHistogram(tuple(counts.get(field, 0) for field in LAG_FIELDS), counts.get("lag_ms", 0) / 1000)
     applied, dropped = sum(lag.counts), counts.get("dropped", 0)
-    drained_at, swept_at = (None if sign is None else int(sign) / 1000 for sign in replies.signs)
+    looked_at, swept_at = (None if sign is None else int(sign) / 1000 for sign in replies.signs)
     return ShardStatistics(
         shard=shard,
         home=home,
@@ -249,10 +248,11 @@ def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatist
         dropped=dropped,
         refused=counts.get("refused", 0),
         duplicates=counts.get("duplicates", 0),
+        repeated_keys=counts.get("repeated_keys", 0),
         failures=counts.get("failures", 0),
         parked_total=counts.get("parked", 0),
         lag=lag,
-        drained_at=drained_at,
+        looked_at=looked_at,
         swept_at=swept_at,
         doorbells=replies.doorbells,
     )

@@ -99,11 +99,11 @@ def _workers(facts: Facts, statistics: DeploymentStatistics) -> Iterator[Finding
 
 def _is_unanswered(facts: Facts, shard: ShardStatistics) -> bool:
     is_old = shard.oldest_unapplied_at is not None and facts.age(shard.oldest_unapplied_at) > UNLOOKED
-    return is_old and (shard.drained_at is None or facts.age(shard.drained_at) > UNLOOKED)
+    return is_old and (shard.looked_at is None or facts.age(shard.looked_at) > UNLOOKED)
 
 
 def _unlooked(facts: Facts, shard: ShardStatistics) -> str:
-    since = "ever" if shard.drained_at is None else f"for {duration(facts.age(shard.drained_at))}"
+    since = "ever" if shard.looked_at is None else f"for {duration(facts.age(shard.looked_at))}"
     messages = counted(shard.doorbells, "message")
     return f"no worker has looked for tasks of shard {shard.shard} {since}, and its queue holds {messages}"
 

@@ -87,7 +87,6 @@ redis.call('EXPIRE', applied_key, keep)
 redis.call('EXPIRE', writers, keep)
 redis.call('DEL', KEYS[7])
 
-redis.call('HINCRBY', KEYS[9], 'dropped', count)
 redis.call('HDEL', parked, thread)
 local head = redis.call('XRANGE', mailbox, '-', '+', 'COUNT', 1)[1]
 if not head then
@@ -101,4 +100,5 @@ end
 for _, message in ipairs(acks) do
   redis.call('PUBLISH', message[1], message[2])
 end
+redis.pcall('HINCRBY', KEYS[9], 'dropped', count) -- last, as in settle.lua
 return count

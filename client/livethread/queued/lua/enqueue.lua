@@ -9,7 +9,7 @@
 --        7 wake      list    wakes a lingering drain
 --        8 deleted   zset    thread -> time (ms) at which its deletion was accepted
 --        9 waiting  zset    thread -> time (ms) in the position of its first unapplied task, unless it is parked
---       10 stats    hash    accepted:<op> (or accepted:other), refused, duplicates -> how many; see StatisticsReader
+--       10 stats    hash    accepted:<op> (or accepted:other), refused, duplicates, repeated_keys -> how many; see StatisticsReader
 --       11 deployment  hash  the deployment record
 --        then for each thread
 --          mailbox   stream  unapplied tasks; the entry id is the task's position
@@ -206,7 +206,7 @@ while key <= #KEYS do
           count_one(accepted_field[string.match(task, '"op"%s*:%s*"([a-z_]+)"')] or 'accepted:other')
         end
         if idempotency_key ~= '' and not remember(idempotency_keys, idempotency_key) then
-          count_one('duplicates')
+          count_one('repeated_keys')
         end
         if kind == 'create' then
           note_if_ahead(thread)

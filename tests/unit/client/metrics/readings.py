@@ -39,10 +39,11 @@ def shard(
         dropped=5,
         refused=6,
         duplicates=8,
+        repeated_keys=14,
         failures=9,
         parked_total=11,
         lag=lag or LagHistogram((0,) * (len(LAG_BOUNDS_S) + 1), 0.0),
-        drained_at=None,
+        looked_at=None,
         swept_at=swept_at,
         doorbells=12,
     )

@@ -30,8 +30,9 @@ def test_each_count_has_its_metric() -> None:
     counters = {
         "tasks_applied": 17,
         "tasks_dropped": 5,
-        "tasks_refused": 6,
+        "enqueue_refusals": 6,
         "tasks_duplicate": 8,
+        "idempotency_keys_repeated": 14,
         "task_failures": 9,
         "threads_parked": 11,
     }

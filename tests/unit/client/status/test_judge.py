@@ -54,11 +54,11 @@ CASES: dict[str, tuple[Facts, dict[Sentence, str]]] = {
         facts(shard(parked_threads=1, unapplied_tasks=3), longest=(PARKED,)),
         {Sentence.PARKED: f"thread {THREAD} for 15 min: poisoned"},
     ),
-    "no worker ever": (facts(shard(home=None, drained_at=None, swept_at=None), workers=()), {
+    "no worker ever": (facts(shard(home=None, looked_at=None, swept_at=None), workers=()), {
         Sentence.NO_WORKER: "nothing waits"
     }),
     "no worker any more": (
-        facts(shard(95, drained_at=NOW - 90), workers=(replace(WORKER, seen_at=NOW - 90, is_live=False), LOST)),
+        facts(shard(95, looked_at=NOW - 90), workers=(replace(WORKER, seen_at=NOW - 90, is_live=False), LOST)),
         {
             Sentence.NO_WORKER: (
                 "30 unapplied tasks, the oldest for 95 s; w1@host was seen 90 s ago; w2@host was seen 40 s ago"
@@ -84,14 +84,14 @@ CASES: dict[str, tuple[Facts, dict[Sentence, str]]] = {
         {Sentence.UNSERVED_SHARD: "shard 1, which has no home yet: 30 tasks wait"},
     ),
     "hanging pools": (
-        facts(shard(95, drained_at=NOW - 94, doorbells=1), longest=(waits(95),)),
+        facts(shard(95, looked_at=NOW - 94, doorbells=1), longest=(waits(95),)),
         {
             Sentence.UNANSWERED_DOORBELLS: (
                 "no worker has looked for tasks of shard 0 for 94 s, and its queue holds 1 message"
             )
         },
     ),
-    "a worker's first task is new": (facts(shard(2, drained_at=None)), {Sentence.WELL: ""}),
+    "a worker's first task is new": (facts(shard(2, looked_at=None)), {Sentence.WELL: ""}),
     "full disk of a home elsewhere": (
         facts(shard(95, retrying_threads=10), longest=(NO_SPACE, NO_SPACE), home=None),
         {

@@ -231,13 +231,14 @@ end
 if lag_ms > 0 then
   counts.lag_ms = lag_ms
 end
-for field, increase in pairs(counts) do
-  redis.call('HINCRBY', stats, field, string.format('%.0f', increase))
-end
 for _, client in ipairs(clients) do
   redis.call('PUBLISH', channels .. 'acks:' .. client, table.concat(messages[client], '\n'))
 end
 if #changed > 0 then
   redis.call('PUBLISH', channels .. 'changes', table.concat(changed, ' '))
+end
+-- Last: if the counts are damaged, everything else is done.
+for field, increase in pairs(counts) do
+  redis.pcall('HINCRBY', stats, field, string.format('%.0f', increase))
 end
 return #mine

@@ -75,7 +75,7 @@ local function count_again()
   end
   local known, counts = 0, redis.call('HGETALL', stats)
   for i = 1, #counts, 2 do
-    local number = tonumber(counts[i + 1])
+    local number = tonumber(counts[i + 1]) or 0
     if string.find(counts[i], '^accepted:') then
       known = known + number
     elseif string.find(counts[i], '^lag:') or counts[i] == 'dropped' then
@@ -83,15 +83,6 @@ local function count_again()
     end
   end
   redis.call('HSET', stats, 'lost', string.format('%.0f', known - tasks), 'counted_at', string.format('%.0f', now))
-end
-
--- Every thread with tasks is parked, ready or claimed. Other programs may have changed a mailbox: if there are few, look at them
--- once a minute.
-local unparked = redis.call('ZCARD', ready) + redis.call('ZCARD', claims)
-local counted_at = tonumber(redis.call('HGET', stats, 'counted_at') or 0)
-local is_due = unparked + redis.call('HLEN', parked) <= 1000 and math.abs(now - counted_at) >= 60000
-if is_due or counted_at == 0 or redis.call('ZCARD', waiting) ~= unparked then
-  count_again()
 end
 
 local ring = 0
@@ -102,4 +93,15 @@ if redis.call('EXISTS', drain) == 0 and redis.call('ZCOUNT', ready, '-inf', now)
     ring = 1
   end
 end
+-- Every thread with tasks is parked, ready or claimed. Other programs may have changed a mailbox. If there are few threads, count
+-- once a minute, and at once if the sizes differ; if there are many, only if the sizes differ, and once a minute.
+local unparked = redis.call('ZCARD', ready) + redis.call('ZCARD', claims)
+local counted_at = tonumber(redis.call('HGET', stats, 'counted_at') or 0) or 0
+local are_few = unparked + redis.call('HLEN', parked) <= 1000
+local is_old = math.abs(now - counted_at) >= 60000
+local differ = redis.call('ZCARD', waiting) ~= unparked
+if counted_at == 0 or (are_few and (is_old or differ)) or (is_old and differ) then
+  count_again()
+end
+
 return { ring, #expired }

@@ -57,7 +57,7 @@ class HomePoller:
         """Return the threads of *watched* that may have changed since the last look, or that are new."""
         try:
             changed = set(self._look_at_index(watched))
-        except sqlite3.Error:  # it is being replaced, or damaged: readers do without it
+        except (sqlite3.Error, OSError):  # it is being replaced, or damaged, or its disk is away: readers say so
             self._close()
             changed = set()
         if at_rollouts:
