@@ -1,6 +1,6 @@
-"""Which threads may have changed: hints for those who watch them.
+"""Which threads may have changed: hints for their watchers.
 
-A hint may come late, twice, or without a change. A watcher reads after each hint, and finds what it had missed as well.
+A hint may come late, twice, or without a change. A watcher reads after each hint, so it also finds what it missed before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from livethread.errors import Unavailable
 
-#: Calls `Changes.note` for as long as it runs. It need not notice a change that came before it noted the thread once.
+#: Calls `Changes.note` as long as it runs. It may miss changes that came before its first note of the thread.
 Source = Callable[["Changes"], Coroutine[Any, Any, None]]
 
 

@@ -1,4 +1,4 @@
-"""Follows a thread: replays its items from some place, then yields those that are committed later.
+"""Follows a thread: replays its items from a given place, then yields new ones as they are committed.
 
 It works with every store: it reads pages, and `Changes` says when to read again.
 """
@@ -22,8 +22,8 @@ PAGE: Final = 200
 #: Wait after a read that failed.
 RETRY_INTERVAL: Final = 1.0  # seconds
 
-#: After a page that reached the end, a watch of a busy thread rests for this many times as long as the read took, and at most so
-#: long: watchers must not keep workers from writing.
+#: After a page that reached the end, a watch of a busy thread rests for the duration of the read times the factor, but not longer
+#: than the limit, so that watchers do not keep workers from writing.
 REST_FACTOR: Final = 2
 LONGEST_REST: Final = 1.0  # seconds
 
@@ -70,7 +70,7 @@ async def watch(changes: Changes, params: WatchThreadParams, read: Read, read_on
             for item in page.items[:-1]:
                 yield ThreadItem(item)
             if page.items:
-                # Until there is one, tasks up to the position that `after` names may still be applied.
+                # Before the first item, keep `after`: tasks up to its position may still be applied.
                 request = ListItemsParams(thread_id=params.thread_id, cursor=page.end_cursor, page_size=PAGE)
                 yield ThreadItem(page.items[-1], page.end_cursor, None if page.next_cursor else page.position)
             if page.next_cursor is None:

@@ -178,7 +178,7 @@ def test_the_list_fits_1280_pixels_and_says_that_it_may_be_a_sample(watched: Wat
         reason = browser.evaluate("document.querySelector('#tasks-table tbody').innerText")
 
     assert note == (
-        "Each worker process reports at most 500 ordered tasks a second; of more, this list has a sample. "
+        "Each worker process reports at most 500 ordered tasks a second; above that, this list shows a sample. "
         "For totals, run livethread status or read livethread metrics."
     )
     assert "ThreadNotFound: not found: " in reason

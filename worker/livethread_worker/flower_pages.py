@@ -42,7 +42,7 @@ OTHER_VARIABLES: Final = frozenset({
 #: What Kubernetes sets in each pod for a service that is called ``flower``.
 SERVICE_VARIABLES: Final = ("FLOWER_SERVICE_", "FLOWER_PORT_")
 
-#: Types of an option's value. Names of any other, such as imported modules, need not be options.
+#: Types of an option's value. Names with values of other types, such as imported modules, need not be options.
 PLAIN: Final = (bool, int, float, str, list, tuple, NoneType)
 
 #: In the page of tasks, the note stands before this.
@@ -60,8 +60,8 @@ STYLE: Final = (
 def complete(config: MutableMapping[str, Any]) -> None:
     """Check the names in *config*, the globals of a configuration file, add a login if it needs one, and adapt pages.
 
-    Outside of this machine, Flower asks for a login. Without one in *config*, a variable or the command line, the
-    password is new at each start, and printed.
+    If Flower listens beyond this machine, it asks for a login. If *config*, variables and the command line set no login,
+    each start makes a new password and prints it.
 
     Raises:
         SystemExit: an option, or a variable ``FLOWER_…``, has a name that Flower does not know.
@@ -81,7 +81,7 @@ def complete(config: MutableMapping[str, Any]) -> None:
 
 
 def format_task(task: Any) -> Any:
-    """Show of an ordered task what fits into a cell of the list; Flower passes a copy, and searches the original."""
+    """Shorten an ordered task to fit the cells of the list. Flower passes a copy, and searches the original."""
     if (task.name or "").startswith(NAMES):
         task.name = task.name.removeprefix(NAMES)
     try:
@@ -105,7 +105,7 @@ class OrderedTasksView(TasksView):  # type: ignore[misc]  # Flower has no types
         rate = Settings().task_events_per_s
         note = (
             f'{STYLE}<p class="small px-3 pt-2 mb-0" id="sampled">Each worker process reports at most {rate:,} ordered '
-            "tasks a second; of more, this list has a sample. For totals, run <code>livethread status</code> or read "
+            "tasks a second; above that, this list shows a sample. For totals, run <code>livethread status</code> or read "
             "<code>livethread metrics</code>.</p>"
         )
         page: bytes = super().render_string(template_name, **kwargs)
@@ -113,7 +113,7 @@ class OrderedTasksView(TasksView):  # type: ignore[misc]  # Flower has no types
 
 
 class OrderedWorkerView(WorkerView):  # type: ignore[misc]  # see above
-    """The page of a worker; its counts of Celery tasks have those of ordered tasks, too."""
+    """The page of a worker; its counts include ordered tasks."""
 
     def render_string(self, template_name: str, **kwargs: Any) -> bytes:
         """Return the page."""
@@ -127,7 +127,7 @@ class OrderedWorkerView(WorkerView):  # type: ignore[misc]  # see above
 
 
 def ordered_tasks(events: Any, worker: str) -> dict[str, int]:
-    """Return how many tasks *worker* has finished, by name, as far as it reported them in *events*, a counter."""
+    """Return how many tasks *worker* has finished, by name, as counted in *events*, which holds the tasks that it reported."""
     counts: Counter[str] = Counter()
     for metric in events.collect():
         for sample in metric.samples:

@@ -1,4 +1,4 @@
-"""What a worker logs, and in which form."""
+"""The form of a worker's log, and what it leaves out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from livethread_config import Settings, names
 
 
 def set_up_logs(app: Celery, settings: Settings) -> None:
-    """Have *app*'s workers log in the form that the settings say, without Celery's lines about doorbells."""
+    """Set the log format of *app*'s workers from *settings*, and leave out Celery's lines about doorbells."""
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).addFilter(_is_worth_a_line)
     if settings.log_format == "json":
@@ -21,7 +21,7 @@ def set_up_logs(app: Celery, settings: Settings) -> None:
 
 
 class JsonLogging(Logging):
-    """Sets up Celery's handlers with JSON lines, whatever format Celery has for them."""
+    """Sets up Celery's handlers to write JSON lines, whatever format Celery asks for."""
 
     # Any: Celery's types of these are incomplete.
     def setup_handlers(self, logger: Any, logfile: Any, *_: Any, **__: Any) -> Any:
@@ -30,7 +30,7 @@ class JsonLogging(Logging):
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Whether *record* is not about a doorbell that came or was answered, or debug lines are wanted."""
+    """Whether to log *record*: lines about doorbells are logged only at level DEBUG."""
     data = getattr(record, "data", None)
     is_doorbell = record.levelno == logging.INFO and isinstance(data, dict) and data.get("name") == names.DRAIN_TASK
     return not is_doorbell or logging.getLogger(record.name).isEnabledFor(logging.DEBUG)

@@ -23,7 +23,7 @@ from livethread_worker.store.files.identity import identify, recall_deployment, 
 
 logger = logging.getLogger(__name__)
 
-#: How long the sign of a worker that was killed is kept: an operator can see where it ran.
+#: How long the sign of a killed worker is kept, so that an operator sees where it ran.
 SIGNS_KEPT_MS: Final = 600_000
 
 #: A time before all others.

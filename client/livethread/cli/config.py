@@ -1,4 +1,4 @@
-"""``livethread config``: show the settings that count, and where each comes from."""
+"""``livethread config``: show the settings in effect, and the source of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS: Final = (Column("setting"), Column("value", is_cut=True), Column("sourc
 
 
 @click.command("config")
-@click.option("--files", "shows_files", is_flag=True, help="Print the directory of the files to deploy instead.")
+@click.option("--files", "shows_files", is_flag=True, help="Print only the directory of the deployment files.")
 @json_option
 def command(*, shows_files: bool, as_json: bool) -> None:
     """Show each setting, its value and its source, and what commands act on.

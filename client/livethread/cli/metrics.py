@@ -19,8 +19,8 @@ PORT: Final = 5557
 def command(host: str, port: int) -> None:
     """Export metrics to Prometheus: /metrics, and /health, which says whether Redis answers.
 
-    One exporter shows the whole deployment. Run one on each host of a home to see that home's disk, too. It asks for no
-    password and shows numbers alone, no thread.
+    One exporter shows the whole deployment. To see the disk of each home, run one on each home's host. It asks for no
+    password, and shows only numbers: no thread ids, no contents.
     """
     asyncio.run(_serve(host, port))
 

@@ -29,14 +29,14 @@ COLOURS: Final = {"stuck": "red", "parked": "yellow", "behind": "yellow", "well"
 
 
 @click.command("status")
-@click.option("--once", is_flag=True, help="Print it once and end; the default without a terminal.")
+@click.option("--once", is_flag=True, help="Print the status once; the default without a terminal.")
 @json_option
 @click.pass_context
 def command(context: click.Context, *, once: bool, as_json: bool) -> None:
     """Show whether all is well, what waits and why, and what to do.
 
-    On a terminal it follows what happens until Ctrl-C. The exit code is 0 if all is well, and 1 if not. It starts
-    nothing, and needs neither a home nor a worker to answer.
+    On a terminal, it updates the screen until Ctrl-C. The exit code is 0 if all is well, and 1 if not. It starts nothing,
+    and needs neither a home nor a running worker.
     """
     is_live = sys.stdout.isatty() and not once and not as_json and find_spec("rich") is not None
     status = _watch() if is_live else asyncio.run(_read())

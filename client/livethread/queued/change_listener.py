@@ -1,4 +1,4 @@
-"""Hears which threads workers have changed, on the channels of all shards."""
+"""Listens on the channels of all shards for the threads that workers have changed."""
 
 from __future__ import annotations
 

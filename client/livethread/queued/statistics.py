@@ -1,4 +1,4 @@
-"""What waits, what happened, and which workers live, as Redis knows it.
+"""What waits, what happened, and which workers live, as Redis counts it.
 
 The scripts that change a mailbox also count, so the numbers are right on every host and after every kill. Times are in
 seconds since 1970, by Redis' clock.
@@ -65,7 +65,7 @@ class WorkerSign:
 
 @dataclass(frozen=True, slots=True)
 class ShardStatistics:
-    """One shard: what waits in it now, and what happened in it as long as Redis has kept its data."""
+    """One shard: what waits in it now, and what has happened since Redis has its data."""
 
     shard: int
     #: ``<host>:<path>`` of the home that serves it; None before its first worker.
@@ -76,13 +76,13 @@ class ShardStatistics:
     unapplied_tasks: int
     #: Threads with unapplied tasks, except parked ones.
     waiting_threads: int
-    #: Those of them that no worker has claimed; some only wait for their next attempt.
+    #: Waiting threads that no worker has claimed; some only wait for their next attempt.
     ready_threads: int
     claimed_threads: int
     #: Threads that a worker has put back, ready or claimed again.
     retrying_threads: int
     parked_threads: int
-    #: Accepted tasks by ``op``; ``other`` for what workers will not know.
+    #: Accepted tasks by ``op``; ``other`` for operations that this release does not know.
     accepted: Mapping[str, int]
     applied: int
     #: Tasks that a user dropped, or that a deletion left in the mailbox.

@@ -1,4 +1,4 @@
-"""Asks Redis, and the disk of a home on this host, how a deployment is. Answers soon, whatever is gone."""
+"""Reads the state of a deployment from Redis and the disk of a home on this host. Answers soon, even if they are gone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REDIS_TIMEOUT: Final = 0.4  # seconds
 FIRST_WINDOW: Final = 0.25  # seconds
 #: Rates, and lags, are from looks at most so far apart.
 WINDOW: Final = 10.0  # seconds
-#: A status that was read within this time is not read again: all open pages share a reader.
+#: A status younger than this is not read again, because all open pages share a reader.
 FRESH: Final = 0.5  # seconds
 #: Threads that wait longest.
 SHOWN: Final = 10
@@ -38,7 +38,7 @@ SHOWN: Final = 10
 
 @asynccontextmanager
 async def open_status(settings: Settings, place: str) -> AsyncIterator[StatusReader]:
-    """Open the status of *settings*' deployment, which people know as *place*. Starts nothing, and needs no Redis."""
+    """Open the status of *settings*' deployment, shown as *place*. Start nothing; Redis need not answer."""
     redis = Redis.from_url(
         settings.client_url,
         socket_connect_timeout=REDIS_TIMEOUT,
@@ -52,7 +52,7 @@ async def open_status(settings: Settings, place: str) -> AsyncIterator[StatusRea
 
 
 class StatusReader:
-    """Reads the status of a deployment, again and again."""
+    """Reads the status of a deployment, as often as it is asked."""
 
     def __init__(self, redis: Redis, settings: Settings, place: str) -> None:
         self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
@@ -101,7 +101,7 @@ class StatusReader:
 
 
 def _silence(settings: Settings, error: Exception) -> Finding:
-    """Return why Redis could not be asked."""
+    """Return the finding that says why Redis gave no statistics."""
     if isinstance(error, InvalidRequest):
         return Finding(Sentence.REDIS_UNFIT, str(error))
     verb, _, reply = explain(error).partition("answers ")

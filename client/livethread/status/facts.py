@@ -1,4 +1,4 @@
-"""What a status is made of: what Redis says of tasks, workers and itself, and the disk of a home on this host."""
+"""The facts of a status: what Redis says about tasks, workers and itself, and the disk of a home on this host."""
 
 from __future__ import annotations
 

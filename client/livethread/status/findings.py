@@ -8,7 +8,7 @@ from typing import Any
 
 
 class State(StrEnum):
-    """How a deployment is, worst first."""
+    """The state of a deployment, worst first."""
 
     STUCK = "stuck"
     PARKED = "parked"
@@ -22,7 +22,7 @@ class Sentence(Enum):
     EMBEDDED_AWAY = (
         State.STUCK,
         "the embedded Redis does not answer",
-        "run livethread up, or a program that opens a store: each starts it, with all that it accepted. End one that hangs",
+        "run livethread up, or a program that opens a store: each starts it with all that it accepted. If it hangs, end it first",
     )
     REDIS_AWAY = (
         State.STUCK,
@@ -42,17 +42,17 @@ class Sentence(Enum):
     REDIS_FULL = (
         State.STUCK,
         "Redis is full and refuses new tasks",
-        "workers empty it if they run. If it stays full, raise its maxmemory, or remove what else fills it",
+        "running workers empty it. If it stays full, raise its maxmemory, or remove what else fills it",
     )
     REDIS_READ_ONLY = (
         State.STUCK,
         "Redis refuses writes",
-        "free space on Redis' own disk; or, if it is a replica, let LIVETHREAD_REDIS_URL lead to the master",
+        "free space on Redis' own disk; if it is a replica, point LIVETHREAD_REDIS_URL at the master",
     )
     DISK_FULL = (
         State.STUCK,
         "the disk of a home is full",
-        "free space on the disk of the home. Then threads continue by themselves; retry those that were parked meanwhile",
+        "free space on the disk of the home. Its threads then continue by themselves; retry threads that were parked meanwhile",
     )
     NO_WORKER = (
         State.STUCK,
@@ -87,7 +87,7 @@ class Sentence(Enum):
     LOST_WORKER = (
         State.WELL,
         "a worker is gone without signing off",
-        "if nothing restarts it, do so; the others do its work meanwhile. It is forgotten 10 minutes after its last sign",
+        "if nothing restarts it, start it; the others do its work meanwhile. It is forgotten 10 minutes after its last sign",
     )
     NO_PERSISTENCE = (
         State.WELL,

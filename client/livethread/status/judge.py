@@ -32,7 +32,7 @@ _ORDER: Final = {sentence: n for n, sentence in enumerate(Sentence)}
 
 
 def judge(facts: Facts) -> tuple[Finding, ...]:
-    """Return what is true, worst first; only that all is well if nothing else is."""
+    """Return the findings, worst first; if there are none, only that all is well."""
     found = sorted(_found(facts), key=lambda finding: _ORDER[finding.sentence])
     stuck = any(finding.sentence.state is State.STUCK for finding in found)
     found = [f for f in found if not (stuck and f.sentence is Sentence.BEHIND)]  # what is stuck is behind, too

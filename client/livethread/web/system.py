@@ -19,7 +19,7 @@ INTERVAL: Final = 2.0  # seconds
 
 
 class StatusSource(Protocol):
-    """Says how the deployment is."""
+    """Reads the status of the deployment."""
 
     async def read(self) -> Status:
         """Return the status."""
@@ -27,19 +27,19 @@ class StatusSource(Protocol):
 
 
 async def show_system(request: Request) -> Response:
-    """Show how the deployment is."""
+    """Show the status of the deployment."""
     state = request.app.state
     return HTMLResponse(render("system.html", status=await state.status.read(), flower=state.flower))
 
 
 async def stream_status(request: Request) -> Response:
-    """Stream how the deployment is."""
+    """Stream the status of the deployment."""
     state = request.app.state
     return event_stream(follow(state.status, state.is_stopping))
 
 
 async def follow(source: StatusSource, is_over: Callable[[], bool]) -> AsyncGenerator[str]:
-    """Yield an event that brings a page up to date, again and again until it *is_over*: see `live.follow`."""
+    """Yield events that bring a page up to date, until it *is_over*; see `live.follow`."""
     yield "retry: 1000\n\n"
     while not is_over():
         html = render("status.html", status=await source.read())

@@ -8,8 +8,8 @@
 --        5 parked    hash    thread -> why it is parked
 --        6 deployment  hash  the deployment record
 --        7 waiting   zset    see enqueue.lua
---        8 stats     hash    lag:<ms> (or lag:inf) -> how many applied tasks waited at most so long, and longer than the next
---                            shorter; lag_ms -> their times in all; failures, parked, dropped -> how many
+--        8 stats     hash    lag:<ms> (or lag:inf) -> how many tasks were applied within that time, but not within the next
+--                            shorter one; lag_ms -> sum of all their times; failures, parked, dropped -> how many
 --        then for each thread
 --          mailbox   stream  unapplied tasks
 --          applied   string  last applied position

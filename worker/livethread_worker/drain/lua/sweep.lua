@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- sweep: make threads with expired claims ready, forget old deletions, correct the statistics if they may be wrong, and
--- ring if ready threads wait and no drain is running.
+-- sweep: make threads with expired claims ready, forget old deletions, correct statistics that may be wrong, and ring if
+-- ready threads wait and no drain is running.
 --
 -- KEYS   1 ready  2 claims  3 tokens  4 bell  5 drain  6 deleted  7 swept   (as in enqueue.lua)
 --        8 served  string  "<time (ms)> <home id> <inode>": a worker of that home serves the shard; kept for a week
---        9 waiting  10 stats  11 parked   (as in enqueue.lua); stats has, too: lost -> tasks that left mailboxes, less those
---                          that entered them, without a script; counted_at -> time (ms) at which a sweep counted
+--        9 waiting  10 stats  11 parked   (as in enqueue.lua); stats also has: lost -> tasks that other programs removed from
+--                          mailboxes, less tasks that they added; counted_at -> time (ms) at which a sweep counted
 -- ARGV   1 ms for which a doorbell counts as outstanding
 --        2 s after which a deletion may be forgotten
 --        3 ms for which claims hold: a claim that ends later was made before the clock was set back
