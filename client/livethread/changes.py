@@ -80,6 +80,8 @@ class Changes:
         Raises:
             Unavailable: it was closed.
         """
+        if (watcher := asyncio.current_task()) is not None and watcher.cancelling():
+            raise asyncio.CancelledError  # a read can swallow it, as redis-py and `asyncio.wait_for` do
         for task in self._tasks:
             if task.done():
                 task.result()
