@@ -64,24 +64,21 @@ class Changes:
                 self._stop()
 
     async def wait(self, changed: asyncio.Event, at_most: float | None = None) -> None:
-        """Wait for a hint, or for *at_most* seconds; by default for `poll_interval`.
-
-        Raises:
-            Unavailable: the store was closed.
-        """
+        """Wait for a hint, or for *at_most* seconds; by default for `poll_interval`. Raises as `require_ongoing`."""
+        self.require_ongoing()
         with suppress(TimeoutError):
             async with asyncio.timeout(at_most or self.poll_interval):
                 await changed.wait()
-        self.require_open()
 
-    def require_open(self) -> None:
-        """Check that the store can still be read.
+    def require_ongoing(self) -> None:
+        """Check that the current task's watch goes on.
 
         Raises:
-            Unavailable: it was closed.
+            CancelledError: the task was cancelled, and a read swallowed it, as redis-py does if a reply comes at that moment.
+            Unavailable: the store was closed.
         """
         if (watcher := asyncio.current_task()) is not None and watcher.cancelling():
-            raise asyncio.CancelledError  # a read can swallow it, as redis-py and `asyncio.wait_for` do
+            raise asyncio.CancelledError
         for task in self._tasks:
             if task.done():
                 task.result()

@@ -40,7 +40,7 @@ async def watch(changes: Changes, params: WatchThreadParams, read: Read, read_on
     now = asyncio.get_running_loop().time
     with changes.watching(params.thread_id) as changed:
         while True:
-            changes.require_open()
+            changes.require_ongoing()
             changed.clear()
             began = now()
             try:

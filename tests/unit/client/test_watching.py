@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import pytest
 from tests.nodes.waiting import eventually
@@ -97,6 +97,31 @@ async def test_it_polls_if_its_store_has_no_hints() -> None:
     pages.count = 2
 
     assert await taken(items, 1) == [1]
+
+
+@pytest.mark.parametrize("count", [0, 1], ids=["without items", "with items"])
+async def test_it_ends_although_a_read_swallows_its_cancellation(count: int) -> None:
+    pages, changes, is_reading = Pages(1), Changes(), asyncio.Event()
+
+    async def swallowing(params: types.ListItemsParams) -> types.ItemPage:
+        is_reading.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(20)
+        return await pages.read(params)
+
+    async def follow() -> None:
+        params = types.WatchThreadParams(thread_id=THREAD)
+        async for _ in watch(changes, params, swallowing, swallowing):
+            pass
+
+    pages.count = count
+    task = asyncio.create_task(follow())
+    await is_reading.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+
+    assert task.cancelled()
+    assert not changes.thread_ids
 
 
 @pytest.mark.parametrize("error", [Unavailable("no answer"), InvalidRequest("odd"), ThreadNotFound(THREAD)])
