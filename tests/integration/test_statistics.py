@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.nodes.items import append, flush, message, new_thread, read
 from tests.nodes.processes import READY, RedisServer, worker_process
+from tests.nodes.statuses import SHARD
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
 from tests.nodes.workers import HandWorker, celery_worker
@@ -20,9 +21,6 @@ from tests.nodes.workers import HandWorker, celery_worker
 from livethread import QueuedThreadStore
 from livethread.queued.connection import connect
 from livethread.queued.statistics import (
-    LAG_BOUNDS_S,
-    LagHistogram,
-    ShardStatistics,
     StatisticsReader,
     WaitingThread,
     WorkerSign,
@@ -31,29 +29,7 @@ from livethread_config import Settings, names
 from livethread_worker.membership import SIGNS_KEPT_MS, Membership
 from livethread_worker.store.files.home import Home
 
-NOTHING = ShardStatistics(
-    shard=0,
-    home=None,
-    oldest_unapplied_at=None,
-    unapplied_tasks=0,
-    waiting_threads=0,
-    ready_threads=0,
-    claimed_threads=0,
-    retrying_threads=0,
-    parked_threads=0,
-    accepted={},
-    applied=0,
-    dropped=0,
-    refused=0,
-    duplicates=0,
-    repeated_keys=0,
-    failures=0,
-    parked_total=0,
-    lag=LagHistogram((0,) * (len(LAG_BOUNDS_S) + 1), 0.0),
-    looked_at=None,
-    swept_at=None,
-    doorbells=0,
-)
+NOTHING = replace(SHARD, home=None, looked_at=None, swept_at=None)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ class Circumstances:
         if self.swept_at is None or self.swept_at < self.now - RECENT_S:
             return f"{seen}{messages}{_START_ONE}"
         return (
-            f"{seen}{messages}A worker swept at {_time(self.swept_at)}, so one runs: "
+            f"{seen}{messages}A worker swept at {_time(self.swept_at)}. If it still runs: "
             f"does one on the host of the shard's home serve the queue {self.queue}?"
         )
 

@@ -189,11 +189,10 @@ class QueuedThreadStore:
             task,
             params.expected_position,
             None if update is None else _encode_derived(update, params.appended_at),
-            partial(ItemsAppended, thread_id, items=len(lines), size=size)
-            if self._observers.wants(ItemsAppended)
-            else None,
-            None if update is None else MetadataUpdated.at(thread_id, update),
         )
+        if self._observers.wants(ItemsAppended):  # else nor the event of the patch
+            submission.event = partial(ItemsAppended, thread_id, items=len(lines), size=size)
+            submission.patch_event = None if update is None else MetadataUpdated.at(thread_id, update)
         del params, lines, update  # their bytes are in memory once while the task waits
         try:
             position = await self._submit(writer, submission)

@@ -238,7 +238,7 @@ def test_a_sandbox_policy_that_codex_does_not_know_states_no_facts(policy: Any) 
 def test_a_writable_workspace_protects_what_codex_protects() -> None:
     policy = {"type": "workspace-write", "writable_roots": ["/w"], "exclude_slash_tmp": True}
 
-    profile = derive(("turn_context", {"cwd": "/work", "sandbox_policy": policy}))["permission_profile"]
+    profile = derive(("turn_context", {"cwd": "/repo", "sandbox_policy": policy}))["permission_profile"]
 
     paths = [(entry["access"], entry["path"]) for entry in profile["file_system"]["entries"]]
     assert [
@@ -248,7 +248,7 @@ def test_a_writable_workspace_protects_what_codex_protects() -> None:
         "/w",
         "tmpdir",
     ]
-    assert ("read", {"type": "path", "path": "/work/.codex"}) in paths
+    assert ("read", {"type": "path", "path": "/repo/.codex"}) in paths
     assert profile["network"] == "restricted"
 
 

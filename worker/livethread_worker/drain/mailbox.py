@@ -234,10 +234,8 @@ class Mailbox:
     def count(self) -> tuple[int, int]:
         """Return how many threads wait, and how many are parked."""
         pipeline: Any = self._redis.pipeline(transaction=False)
-        waiting, claimed, parked = (
-            pipeline.zcard(self._keys.ready).zcard(self._keys.claims).hlen(self._keys.parked).execute()
-        )
-        return waiting + claimed, parked
+        waiting, parked = pipeline.zcard(self._keys.waiting).hlen(self._keys.parked).execute()
+        return waiting, parked
 
     def take_compression_turn(self) -> bool:
         """Take this interval's look for cold rollouts; return False if a worker has taken it before."""

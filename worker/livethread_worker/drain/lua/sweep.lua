@@ -93,6 +93,7 @@ if redis.call('EXISTS', drain) == 0 and redis.call('ZCOUNT', ready, '-inf', now)
     ring = 1
   end
 end
+
 -- Every thread with tasks is parked, ready or claimed. Other programs may have changed a mailbox. If there are few threads, count
 -- once a minute, and at once if the sizes differ; if there are many, only if the sizes differ, and once a minute.
 local unparked = redis.call('ZCARD', ready) + redis.call('ZCARD', claims)
