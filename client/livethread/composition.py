@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from livethread.queued.backlog import Backlog
     from livethread.queued.deployment import DeploymentWatch
     from livethread.queued.mailboxes import Mailboxes
+    from livethread.queued.parked_threads import ParkedThreads
     from livethread.queued.queue_state import RedisQueueState
     from livethread.queued.queued_store import QueuedThreadStore
     from livethread.queued.shards import Shards
@@ -152,13 +153,14 @@ def _changes(stack: AsyncExitStack, settings: Settings, deployment: DeploymentWa
     return Changes(*sources, poll_interval=None if is_whole else WATCH_INTERVAL)
 
 
-async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes:
-    """Return the mailboxes in *settings*' Redis; the connection, and an embedded server, stay up until *stack* closes.
+async def open_parked_threads(stack: AsyncExitStack, settings: Settings) -> ParkedThreads:
+    """Return what is parked in *settings*' Redis; the connection, and an embedded server, stay up until *stack* closes.
 
     Raises:
         Unavailable: Redis does not answer.
     """
     from livethread.queued.connection import redis_errors_translated, require_redis
+    from livethread.queued.parked_threads import ParkedThreads
 
     if settings.is_embedded:
         await _run_locally(stack, settings)
@@ -166,7 +168,7 @@ async def open_mailboxes(stack: AsyncExitStack, settings: Settings) -> Mailboxes
     mailboxes = _mailboxes(stack, settings, _client_app(stack, settings), rings_to_the_end=True)
     with redis_errors_translated(settings):
         await mailboxes.deployment.look()
-    return mailboxes
+    return ParkedThreads(mailboxes)
 
 
 async def open_shards(stack: AsyncExitStack, settings: Settings) -> Shards:

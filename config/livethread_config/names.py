@@ -134,6 +134,15 @@ class ShardKeys:
         """
         return self.acks_prefix + client
 
+    def thread_keys(self, thread_id: str) -> tuple[str, ...]:
+        """Return the keys of *thread_id* in the order in which clients' scripts take them."""
+        return (
+            self.mailbox(thread_id),
+            self.writers(thread_id),
+            self.applied(thread_id),
+            self.idempotency_keys(thread_id),
+        )
+
     def mailbox(self, thread_id: str) -> str:
         """Return the stream of *thread_id*'s unapplied tasks; an entry's id is its position."""
         return f"{self.thread_prefix}mailbox:{thread_id}"

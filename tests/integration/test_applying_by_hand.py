@@ -40,6 +40,7 @@ from livethread import (
     Unavailable,
 )
 from livethread.position import START, position_key
+from livethread.queued.parked_threads import ParkedThreads
 from livethread_config import names
 from livethread_worker.drain import drain
 from livethread_worker.store.index import Index, IndexUnavailable
@@ -534,7 +535,7 @@ async def test_an_unparked_thread_is_applied_in_order_once_its_cause_is_fixed(
     await append(store, thread_id, message("three"))
 
     away.rename(path)
-    await store._mailboxes.unpark(thread_id)
+    await ParkedThreads(store._mailboxes).unpark(thread_id)
     await asyncio.to_thread(hand_worker.drain)
 
     await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the publication")
@@ -550,7 +551,7 @@ async def test_a_flush_after_an_unpark_waits_for_the_worker(
         await flush(store, thread_id)
 
     away.rename(path)
-    await store._mailboxes.unpark(thread_id)
+    await ParkedThreads(store._mailboxes).unpark(thread_id)
 
     await drained_until_flushed(hand_worker, store, thread_id)
 

@@ -122,7 +122,7 @@ async def test_the_documented_rights_suffice(
         assert isinstance(reader, CeleryReader)
         await reader._requests._withdraw(ShardKeys(PREFIX, 0), "a read that timed out")
         assert (await store._mailboxes.circumstances(thread_id)).seen_at is not None
-        statistics = StatisticsReader(store._mailboxes._redis, restricted)
+        statistics = StatisticsReader(store._mailboxes.redis, restricted)
         assert (await statistics.read()).workers
         await statistics.longest_waiting(10)
         path = (await other.read_thread(ReadThreadParams(thread_id=thread_id))).rollout_path

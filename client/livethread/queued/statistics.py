@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 
 from livethread.queued.deployment import DeploymentWatch
-from livethread.queued.parked_threads import Parking
+from livethread.queued.parking import Parking
 from livethread_config import Settings, names
 
 #: Upper bounds of the lag histogram's buckets, from acceptance to application; ``settle.lua`` has the same in ms.

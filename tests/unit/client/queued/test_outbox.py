@@ -27,6 +27,7 @@ from livethread.metadata import ThreadMetadataPatch
 from livethread.ordered_tasks import CreateThread, DeleteThread, OrderedTask, UpdateThreadMetadata
 from livethread.queued import outbox as outbox_module
 from livethread.queued.connection import connect
+from livethread.queued.parked_threads import ParkedThreads
 from livethread.queued.writer import Submission, Writer
 from livethread_config import Settings
 from livethread_config.deployment import ShardEpochs
@@ -670,7 +671,7 @@ async def test_unparking_a_thread_makes_it_ready_and_rings_the_doorbell(
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     assert bell.rung == []
 
-    assert await mailboxes.unpark(A)
+    assert await ParkedThreads(mailboxes).unpark(A)
 
     assert (mailboxes.is_parked(A), mailboxes.lines(A), bell.rung) == (False, [b"one"], [0])
 
@@ -680,7 +681,7 @@ async def test_unparking_a_thread_that_is_not_parked_changes_nothing(mailboxes: 
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     mailboxes.forget_doorbell(A)
 
-    assert not await mailboxes.unpark(A)
+    assert not await ParkedThreads(mailboxes).unpark(A)
 
     assert (mailboxes.is_parked(B), bell.rung) == (True, [0])
 
