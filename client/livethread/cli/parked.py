@@ -13,7 +13,8 @@ import click
 
 from livethread.cli.output import as_indented_json, compact, json_option, print_json, shown_time, utc_option
 from livethread.cli.place import deployment, has_deployment
-from livethread.composition import has_home, open_parked_threads
+from livethread.composition import open_parked_threads
+from livethread.composition.home import has_home
 from livethread.errors import Conflict, InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
