@@ -151,7 +151,7 @@ async def test_show_prints_the_position_and_the_waiting_tasks_without_contents(
     assert (stopped["op"], stopped["items"]) == ("append_items", 1)
     assert shown["waiting"]["tasks"] == 2
     assert shown["waiting"]["bytes"] > stopped["bytes"] > len("secret")
-    assert f"at       {position}: append_items, 1 items" in output
+    assert f"at       {position}: append_items, 1 item, " in output
     assert f"since {parked_at:%Y-%m-%d %H:%M:%SZ}" in output
     assert "secret" not in output + json.dumps(shown)
 

@@ -16,6 +16,7 @@ from livethread.cli.place import deployment, has_deployment
 from livethread.composition import open_parked_threads
 from livethread.composition.home import has_home
 from livethread.errors import Conflict, InvalidRequest, Unavailable
+from livethread.status.units import counted
 
 if TYPE_CHECKING:
     from livethread.queued.parked_threads import ParkedThreads
@@ -60,12 +61,14 @@ def show(thread_id: str, *, with_contents: bool, in_utc: bool, as_json: bool) ->
     click.echo(f"thread {shown['thread_id']} has been parked since {at}")
     click.echo(f"  reason   {shown['reason']}")
     if stopped:
-        items = f"{stopped['items']} items, " if "items" in stopped else ""
+        items = f"{counted(stopped['items'], 'item')}, " if "items" in stopped else ""
         op = stopped["op"] or "no task"
-        click.echo(f"  at       {stopped['position']}: {op}, {items}{stopped['bytes']} bytes")
+        click.echo(f"  at       {stopped['position']}: {op}, {items}{counted(stopped['bytes'], 'byte')}")
     if stopped.get("writer"):
         click.echo(f"  writer   {stopped['writer']}, its task {stopped['n']}")
-    click.echo(f"  waiting  {waiting['tasks']} tasks, {waiting['bytes']} bytes; this one included")
+    click.echo(
+        f"  waiting  {counted(waiting['tasks'], 'task')}, {counted(waiting['bytes'], 'byte')}; this one included"
+    )
     if with_contents and stopped:
         click.echo(as_indented_json(stopped["contents"]))
 
