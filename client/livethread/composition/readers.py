@@ -136,9 +136,9 @@ def changes_of(stack: AsyncExitStack, settings: Settings, deployment: Deployment
     is_local = reads_locally(settings)
     if is_local:
         from livethread_worker.store.files.home import Home
-        from livethread_worker.store.read.home_poller import HomePoller
+        from livethread_worker.store.read.home_poller import home_source
 
-        sources.append(HomePoller(Home(settings.home)).poll)
+        sources.append(home_source(Home(settings.home)))
     if deployment is not None:
         from livethread.queued.change_listener import ChangeListener
         from livethread.queued.connection import connect

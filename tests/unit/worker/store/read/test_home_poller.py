@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tests.nodes.waiting import eventually
+from tests.nodes.waiting import DEADLINE, eventually
 from tests.nodes.watchers import watching
 from tests.unit.worker.builders import Mail, Store, append_bytes, message_line
 
 from livethread import Settings
+from livethread.changes import Changes
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.read import home_poller
-from livethread_worker.store.read.home_poller import HomePoller
+from livethread_worker.store.read.home_poller import HomePoller, home_source
 
 
 @pytest.fixture
@@ -103,6 +105,25 @@ def test_without_an_index_each_look_at_the_rollouts_notes_every_thread(
 
 def test_a_missing_home_is_no_error(tmp_path: Path) -> None:
     assert HomePoller(Home(tmp_path / "none")).look({"x"}, at_rollouts=True) == {"x"}
+
+
+async def test_the_event_loop_goes_on_while_a_look_waits_for_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_went_on = threading.Event()
+
+    def look(*_: object, **__: object) -> set[str]:
+        assert loop_went_on.wait(DEADLINE)
+        return {"x"}
+
+    monkeypatch.setattr(HomePoller, "look", look)
+    changes = Changes(home_source(Home(tmp_path)))
+
+    with changes.watching("x") as changed:
+        await asyncio.sleep(0)  # a look has begun
+        loop_went_on.set()
+        await changed.wait()
+        changes.require_ongoing()
 
 
 # -- many watchers -----------------------------------------------------------------------------------------
