@@ -111,7 +111,7 @@ class ShardKeys:
         #: string, TTL: workers have looked for cold rollouts to compress.
         self.compressed = f"{base}compressed"
         #: string: time (ms) at which a worker last looked for ready threads.
-        self.seen = f"{base}seen"
+        self.looked = f"{base}looked"
         #: string: time (ms) of the last sweep, by a worker of this shard or of another.
         self.swept = f"{base}swept"
         #: string: ``<time (ms)> <home id> <inode>`` of the last sweep by a worker that serves this shard.

@@ -33,7 +33,7 @@ async def test_no_worker_was_ever_there(own_settings: Settings, own_redis: Redis
 
         why = await why_not_applied(store, thread_id)
 
-    assert "No worker was ever seen on shard 0" in why
+    assert "No worker has ever looked for tasks of shard 0" in why
     assert f"wait in the queue {own_settings.key_prefix}.0" in why
 
 
@@ -111,5 +111,5 @@ async def test_a_read_says_why_it_timed_out(own_settings: Settings) -> None:
         thread_id = await new_thread(store)
         await append(store, thread_id, message("0"))
 
-        with pytest.raises(Unavailable, match=f"{thread_id}.*No worker was ever seen on shard 0"):
+        with pytest.raises(Unavailable, match=f"{thread_id}.*No worker has ever looked for tasks of shard 0"):
             await history(store, thread_id)

@@ -660,7 +660,7 @@ def test_a_settled_thread_without_tasks_leaves_only_counts_and_keys_that_expire(
     mailbox.rest()
 
     left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:{{0}}:*")} - {enqueue.keys.stats}
-    assert left == {enqueue.keys.seen, enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
+    assert left == {enqueue.keys.looked, enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
     assert all(int(redis.ttl(key)) > 0 for key in left)
 
 

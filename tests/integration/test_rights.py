@@ -121,7 +121,7 @@ async def test_the_documented_rights_suffice(
         reader = other._reader._remote(0)
         assert isinstance(reader, CeleryReader)
         await reader._requests._withdraw(ShardKeys(PREFIX, 0), "a read that timed out")
-        assert (await store._mailboxes.circumstances(thread_id)).seen_at is not None
+        assert (await store._mailboxes.circumstances(thread_id)).looked_at is not None
         statistics = StatisticsReader(store._mailboxes.redis, restricted)
         assert (await statistics.read()).workers
         await statistics.longest_waiting(10)

@@ -295,7 +295,7 @@ class Mailboxes:
         queue = names.queue_name(self._prefix, of.shard)
         async with self._questions, self.redis.pipeline(transaction=False) as questions:
             questions.time()
-            questions.mget(of.seen, of.swept)
+            questions.mget(of.looked, of.swept)
             questions.exists(of.drain)
             questions.zcard(of.ready)
             questions.llen(names.celery_key_prefix(self._prefix) + queue)
@@ -303,7 +303,7 @@ class Mailboxes:
             questions.hget(of.attempts, thread_id)
             (
                 (seconds, micros),
-                (seen, swept),
+                (looked, swept),
                 is_draining,
                 ready,
                 messages,
@@ -315,7 +315,7 @@ class Mailboxes:
             shard=of.shard,
             queue=queue,
             now=seconds + micros / 1_000_000,
-            seen_at=None if seen is None else int(seen) / 1000,
+            looked_at=None if looked is None else int(looked) / 1000,
             swept_at=None if swept is None else int(swept) / 1000,
             is_draining=bool(is_draining),
             ready=ready,

@@ -161,7 +161,7 @@ class StatisticsReader:
                 questions.zcard(of.claims)
                 questions.hlen(of.attempts)
                 questions.hlen(of.parked)
-                questions.mget(of.seen, of.swept)
+                questions.mget(of.looked, of.swept)
                 questions.llen(names.celery_key_prefix(self._prefix) + names.queue_name(self._prefix, shard))
             (seconds, micros), workers, *replies = await questions.execute()
         now, each = seconds + micros / 1_000_000, len(_ShardReplies._fields)

@@ -132,7 +132,7 @@ class Mailbox:
             keys.parked,
             keys.bell,
             keys.drain,
-            keys.seen,
+            keys.looked,
             keys.waiting,
         ]
         ring, *threads = self._claim(

@@ -8,7 +8,7 @@
 --        5 parked    hash    thread -> why it is parked
 --        6 bell      string  a doorbell is outstanding
 --        7 drain     string  heartbeat of a running drain
---        8 seen      string  time (ms) of this call; kept for a week
+--        8 looked    string  time (ms) of this call; kept for a week
 --        9 waiting  zset    see enqueue.lua
 --       10 deployment  hash  the deployment record
 -- ARGV   1 token of this drain
