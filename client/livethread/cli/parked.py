@@ -16,7 +16,7 @@ from livethread.cli.place import deployment, has_deployment
 from livethread.composition import open_parked_threads
 from livethread.composition.home import has_home
 from livethread.errors import Conflict, InvalidRequest, Unavailable
-from livethread.status.units import counted
+from livethread.units import counted
 
 if TYPE_CHECKING:
     from livethread.queued.parked_threads import ParkedThreads

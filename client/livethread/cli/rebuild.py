@@ -11,7 +11,7 @@ import click
 from livethread.cli.output import json_option, print_json, progress
 from livethread.cli.place import home_to_work_on
 from livethread.errors import Unavailable
-from livethread.status.units import counted
+from livethread.units import counted
 
 if TYPE_CHECKING:
     from livethread_worker.store.upkeep.rebuild import RebuildReport

@@ -12,7 +12,7 @@ import click
 from livethread.cli.output import json_option, print_findings, print_json
 from livethread.cli.place import home_to_work_on
 from livethread.errors import Unavailable
-from livethread.status.units import counted
+from livethread.units import counted
 
 if TYPE_CHECKING:
     from livethread_worker.verify import VerifyReport

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from livethread.errors import Conflict, InvalidRequest
 from livethread.queued.deployment import Change, DeploymentWatch
-from livethread.status.units import counted
+from livethread.units import counted
 from livethread_config import Settings, names
 from livethread_config.deployment import AHEAD_FIELD, EPOCHS_FIELD, HomeIdentity, ShardEpochs, home_field, made_at
 from livethread_config.settings import MAX_SHARDS

@@ -8,7 +8,7 @@ from typing import Final
 from livethread.queued.statistics import DeploymentStatistics, ShardStatistics, WaitingThread
 from livethread.status.facts import Facts
 from livethread.status.findings import Finding, Sentence, State
-from livethread.status.units import counted, duration, size
+from livethread.units import counted, duration, size
 
 #: Beyond this age of a task, workers are behind.
 BEHIND: Final = 5.0  # seconds

@@ -11,7 +11,7 @@ from livethread.queued.statistics import ShardStatistics, WorkerSign
 from livethread.status.facts import Facts, lag_of
 from livethread.status.findings import Finding, Sentence, State
 from livethread.status.judge import judge
-from livethread.status.units import duration, size
+from livethread.units import duration, size
 
 
 @dataclass(frozen=True, slots=True)
