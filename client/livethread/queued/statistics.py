@@ -199,7 +199,8 @@ class StatisticsReader:
         for (since, thread_id, of, why), tasks, attempts in zip(found, details[::2], details[1::2], strict=True):
             failures, _, put_back = (attempts or b"0 ").decode(errors="replace").partition(" ")
             reason = put_back or None if why is None else Parking.parse(why).reason
-            threads.append(WaitingThread(thread_id, of.shard, since, tasks, reason, int(failures), why is not None))
+            is_parked = why is not None
+            threads.append(WaitingThread(thread_id, of.shard, since, tasks, reason, _number(failures), is_parked))
         return threads
 
     def _worker(self, name: bytes, sign: bytes, now: float) -> WorkerSign:
@@ -224,7 +225,7 @@ class _ShardReplies(NamedTuple):
 
 
 def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatistics:
-    counts = {field.decode(): int(count) for field, count in replies.stats.items()}
+    counts = {field.decode(errors="replace"): _number(count) for field, count in replies.stats.items()}
     accepted = {
         field.removeprefix("accepted:"): count
         for field, count in sorted(counts.items())
@@ -256,6 +257,14 @@ def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatist
         swept_at=swept_at,
         doorbells=replies.doorbells,
     )
+
+
+def _number(text: str | bytes) -> int:
+    """Return the count in *text*; 0 if another program damaged it, as the scripts take it."""
+    try:
+        return int(text)
+    except ValueError:
+        return 0
 
 
 def _parked_at(detail: bytes) -> float | None:
