@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,6 +100,39 @@ async def test_without_a_worker_a_flush_fails_and_the_tasks_are_applied_later(
     await asyncio.to_thread(hand_worker.drain)
     await flush(store, thread_id)
     assert texts(await history(store, thread_id)) == [f"{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize("call", ["progress", "backlogs"])
+async def test_a_wait_ends_in_time_although_redis_py_swallows_its_cancellation(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    impatient = settings.model_copy(update={"flush_timeout_s": 0.1})
+    async with opened(impatient) as writing, opened(impatient) as reading:
+        thread_id = await new_thread(writing)
+        await append(writing, thread_id, message("one"))
+        store = writing if call == "progress" else reading
+        ask = getattr(store._mailboxes, call)
+
+        async def swallowing(*args: Any) -> object:
+            answer = await ask(*args)
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.2)
+            return answer
+
+        monkeypatch.setattr(store._mailboxes, call, swallowing)
+        if call == "progress":
+            waiting = asyncio.create_task(flush(store, thread_id))
+        else:
+            waiting = asyncio.create_task(fresh_read(store, thread_id))
+        await asyncio.wait([waiting], timeout=3)
+
+        assert waiting.done()
+        with pytest.raises(Unavailable, match=r"within 0\.1 s"):
+            await waiting
+
+
+async def fresh_read(store: QueuedThreadStore, thread_id: str) -> None:
+    await store.read_thread(ReadThreadParams(thread_id=thread_id, fresh=True))
 
 
 async def test_a_shutdown_that_times_out_leaves_the_thread_open(settings: Settings, hand_worker: HandWorker) -> None:
