@@ -43,6 +43,7 @@ from livethread import (
 from livethread.position import START, position_key
 from livethread_config import names
 from livethread_worker.drain import drain
+from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.write.batch import apply_batch
 
@@ -644,6 +645,36 @@ async def test_a_locked_thread_waits_without_counting_an_attempt(
     assert due is not None
     await drained_until_flushed(hand_worker, store, thread_id)
     assert texts(await history(store, thread_id)) == ["one"]
+
+
+async def test_a_thread_that_is_put_back_again_and_again_is_logged_once_for_each_reason(
+    store: QueuedThreadStore,
+    hand_worker: HandWorker,
+    settings: Settings,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("zero"))
+    await drained_until_flushed(hand_worker, store, thread_id)
+
+    async def put_back(times: int) -> None:
+        with file_lock(hand_worker.home.thread_lock(thread_id)):
+            for _ in range(times):
+                assert (await asyncio.to_thread(hand_worker.drain))["put_back"] == 1
+                redis_server.client.zadd(keys(settings).ready, {thread_id: 1})  # as after the wait
+
+    first = await append(store, thread_id, message("one"))
+    await put_back(3)
+    await drained_until_flushed(hand_worker, store, thread_id)
+    second = await append(store, thread_id, message("two"))
+    await put_back(1)
+
+    why = f"{thread_id}.lock is held by another writer"
+    logged = [record for record in caplog.records if getattr(record, "action", "") == "put_back"]
+    assert [record.getMessage() for record in logged if record.levelno == logging.WARNING] == [
+        f"thread {thread_id} is put back at {position}: {why}" for position in (first.position, second.position)
+    ]
 
 
 async def test_an_entry_that_is_not_a_task_parks_its_thread_after_the_tasks_before_it(

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.parked_threads import Parking
+from livethread.queued.put_back import PutBack
 from livethread_config import Settings, names
 
 #: Upper bounds of the lag histogram's buckets, from acceptance to application; ``settle.lua`` has the same in ms.
@@ -197,10 +198,10 @@ class StatisticsReader:
             details = await questions.execute()
         threads = []
         for (since, thread_id, of, why), tasks, attempts in zip(found, details[::2], details[1::2], strict=True):
-            failures, _, put_back = (attempts or b"0 ").decode(errors="replace").partition(" ")
-            reason = put_back or None if why is None else Parking.parse(why).reason
+            put_back = PutBack.parse(attempts)
+            reason = put_back.reason or None if why is None else Parking.parse(why).reason
             is_parked = why is not None
-            threads.append(WaitingThread(thread_id, of.shard, since, tasks, reason, _number(failures), is_parked))
+            threads.append(WaitingThread(thread_id, of.shard, since, tasks, reason, put_back.failures, is_parked))
         return threads
 
     def _worker(self, name: bytes, sign: bytes, now: float) -> WorkerSign:
@@ -259,10 +260,10 @@ def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatist
     )
 
 
-def _number(text: str | bytes) -> int:
-    """Return the count in *text*; 0 if another program damaged it, as the scripts take it."""
+def _number(count: bytes) -> int:
+    """Return *count*; 0 if another program damaged it."""
     try:
-        return int(text)
+        return int(count)
     except ValueError:
         return 0
 
