@@ -150,7 +150,8 @@ async def test_a_thousand_idle_watchers_cost_one_statement_a_look(
             await eventually(lambda: len(statements) >= 20)
             return not reads and set(statements) == {"PRAGMA data_version"}
 
-        await eventually(is_idle, "twenty looks without a read")
+        idle: bool = await eventually(is_idle, "twenty looks without a read")
+        assert idle
         store.apply(mails[7], mails[7].append("b"))
         await eventually(lambda: len(watchers[7].items) == 3)
         assert reads == [mails[7].thread_id]
