@@ -82,7 +82,6 @@ def worker(restricted: Settings, tmp_path: Path) -> Iterator[ChildProcess]:
 @pytest.fixture
 def flower_port(restricted: Settings, tmp_path: Path) -> Iterator[int]:
     """The port of a running Flower."""
-    pytest.importorskip("flower")
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = int(reserved.getsockname()[1])

@@ -21,6 +21,7 @@ from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.parking import Parking
+from livethread.queued.put_back import PutBack
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.queued.writer import Place, Submission, Writer
 from livethread_config import Settings, names
@@ -310,7 +311,7 @@ class Mailboxes:
                 claimed,
                 attempts,
             ) = await questions.execute()
-        failed, _, put_back = (attempts or b"0 ").decode(errors="replace").partition(" ")
+        failed, put_back = PutBack.parse(attempts)
         return Circumstances(
             shard=of.shard,
             queue=queue,
@@ -322,7 +323,7 @@ class Mailboxes:
             messages=messages,
             claimed_until=None if claimed is None else claimed / 1000,
             put_back=put_back,
-            failed=int(failed),
+            failed=failed,
         )
 
     async def is_open(self, thread_id: str) -> bool:
