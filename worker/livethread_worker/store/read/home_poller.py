@@ -28,6 +28,10 @@ INTERVAL: Final = 0.3  # seconds
 #: Every so many looks, it looks at the rollouts, too.
 LOOKS_PER_ROUND: Final = 4
 
+#: For how many of these a rollout that grew is noted while the index lacks the new lines: a reader that finds the thread's
+#: lock held leaves them to a later read.
+ROUNDS_NOTED: Final = 5
+
 #: Path and committed length of a rollout.
 _Row = tuple[Path, int]
 
@@ -62,7 +66,8 @@ class HomePoller:
         self._version: int | None = None
         #: What was last seen of each watched thread; None: the index did not know it.
         self._rows: dict[str, _Row | None] = {}
-        self._sizes: dict[str, int] = {}
+        #: Length of each rollout, and for how many rounds it has had that length.
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def look(self, watched: Collection[str], *, at_rollouts: bool) -> set[str]:
         """Return the threads of *watched* that may have changed since the last look, or that are new."""
@@ -99,8 +104,11 @@ class HomePoller:
                 yield thread_id
                 continue
             with suppress(OSError):  # it is being moved
-                self._sizes[thread_id] = size = row[0].stat().st_size
-                if size not in {row[1], known.get(thread_id)}:
+                size = row[0].stat().st_size
+                known_size, rounds = known.get(thread_id, (None, 0))
+                rounds = rounds + 1 if size == known_size else 1
+                self._sizes[thread_id] = size, rounds
+                if size != row[1] and rounds <= ROUNDS_NOTED:
                     yield thread_id
 
     def _open(self) -> None:

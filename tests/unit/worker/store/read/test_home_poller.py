@@ -18,8 +18,10 @@ from livethread.changes import Changes
 from livethread_worker.store import LocalThreadStore
 from livethread_worker.store.files.compression import compress
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.read import home_poller
-from livethread_worker.store.read.home_poller import HomePoller, home_source
+from livethread_worker.store.read.home_poller import ROUNDS_NOTED, HomePoller, home_source
+from livethread_worker.store.upkeep import refresh
 
 
 @pytest.fixture
@@ -60,16 +62,19 @@ def test_what_another_program_appends_is_noticed(store: Store, poller: HomePolle
     append_bytes(store.path(mails[0]), message_line("foreign") + b"\n")
 
     assert poller.look(ids, at_rollouts=False) == set()
-    assert poller.look(ids, at_rollouts=True) == {mails[0].thread_id}
+    for _ in range(ROUNDS_NOTED):
+        assert poller.look(ids, at_rollouts=True) == {mails[0].thread_id}
     assert poller.look(ids, at_rollouts=True) == set()
 
 
-def test_a_compressed_rollout_is_noticed_once_at_most(store: Store, poller: HomePoller, mails: list[Mail]) -> None:
+def test_a_compressed_rollout_is_not_noticed_for_ever(store: Store, poller: HomePoller, mails: list[Mail]) -> None:
     ids = {mail.thread_id for mail in mails}
     compressed = compress(store.path(mails[0]))
     store.index.set_path(mails[0].thread_id, store.home.relative(compressed))
 
     assert poller.look(ids, at_rollouts=True) == ids
+    for _ in range(ROUNDS_NOTED - 1):
+        assert poller.look(ids, at_rollouts=True) <= {mails[0].thread_id}
     assert poller.look(ids, at_rollouts=True) == set()
 
 
@@ -126,11 +131,6 @@ async def test_the_event_loop_goes_on_while_a_look_waits_for_a_disk(
         changes.require_ongoing()
 
 
-# -- many watchers -----------------------------------------------------------------------------------------
-
-WATCHERS = 1_000
-
-
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statements of all pollers."""
@@ -144,6 +144,30 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(HomePoller, "_open", connect_and_trace)
     return found
+
+
+async def test_what_codex_appends_to_its_locked_thread_reaches_a_watcher(
+    store: Store, mails: list[Mail], statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read does not wait for the lock. A later one reads without it."""
+    monkeypatch.setattr(home_poller, "INTERVAL", 0.02)
+    monkeypatch.setattr(refresh, "HELD_FOR_LONG", 0.05)
+    mail = mails[0]
+    async with (
+        LocalThreadStore(Settings(home=store.home.root)) as watched,
+        watching(watched, mail.thread_id) as watcher,
+    ):
+        await eventually(lambda: len(watcher.items) == 2)
+        await eventually(lambda: len(statements) >= 40, "a watch at rest")
+        with file_lock(store.home.thread_lock(mail.thread_id)):
+            append_bytes(store.path(mail), message_line("foreign") + b"\n")
+
+            await eventually(lambda: len(watcher.items) == 3, "the line")
+
+
+# -- many watchers -----------------------------------------------------------------------------------------
+
+WATCHERS = 1_000
 
 
 async def test_a_thousand_idle_watchers_cost_one_statement_a_look(
