@@ -111,7 +111,7 @@ class ShardKeys:
         #: string, TTL: workers have looked for cold rollouts to compress.
         self.compressed = f"{base}compressed"
         #: string: time (ms) at which a worker last looked for ready threads.
-        self.seen = f"{base}seen"
+        self.looked = f"{base}looked"
         #: string: time (ms) of the last sweep, by a worker of this shard or of another.
         self.swept = f"{base}swept"
         #: string: ``<time (ms)> <home id> <inode>`` of the last sweep by a worker that serves this shard.
@@ -133,6 +133,15 @@ class ShardKeys:
         A client's name is the part before the first dot in the ids of its writers, or the whole id.
         """
         return self.acks_prefix + client
+
+    def thread_keys(self, thread_id: str) -> tuple[str, ...]:
+        """Return the keys of *thread_id* in the order in which clients' scripts take them."""
+        return (
+            self.mailbox(thread_id),
+            self.writers(thread_id),
+            self.applied(thread_id),
+            self.idempotency_keys(thread_id),
+        )
 
     def mailbox(self, thread_id: str) -> str:
         """Return the stream of *thread_id*'s unapplied tasks; an entry's id is its position."""

@@ -29,8 +29,6 @@ from livethread import ReadThreadParams, Settings, ThreadMetadataPatch, ThreadPa
 from livethread_worker.embedded.deployment_files import deployment_root
 from livethread_worker.embedded.processes import settings_env
 
-pytest.importorskip("flower")
-
 PROGRAM = chromium()
 needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium: apt-get install chromium")
 CONFIG = deployment_root() / "config" / "flowerconfig.py"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,8 +41,10 @@ from livethread import (
     Unavailable,
 )
 from livethread.position import START, position_key
+from livethread.queued.parked_threads import ParkedThreads
 from livethread_config import names
 from livethread_worker.drain import drain
+from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.index import Index, IndexUnavailable
 from livethread_worker.store.write.batch import apply_batch
 
@@ -99,6 +102,39 @@ async def test_without_a_worker_a_flush_fails_and_the_tasks_are_applied_later(
     await asyncio.to_thread(hand_worker.drain)
     await flush(store, thread_id)
     assert texts(await history(store, thread_id)) == [f"{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize("call", ["progress", "backlogs"])
+async def test_a_wait_ends_in_time_although_redis_py_swallows_its_cancellation(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    impatient = settings.model_copy(update={"flush_timeout_s": 0.1})
+    async with opened(impatient) as writing, opened(impatient) as reading:
+        thread_id = await new_thread(writing)
+        await append(writing, thread_id, message("one"))
+        store = writing if call == "progress" else reading
+        ask = getattr(store._mailboxes, call)
+
+        async def swallowing(*args: Any) -> object:
+            answer = await ask(*args)
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.2)
+            return answer
+
+        monkeypatch.setattr(store._mailboxes, call, swallowing)
+        if call == "progress":
+            waiting = asyncio.create_task(flush(store, thread_id))
+        else:
+            waiting = asyncio.create_task(fresh_read(store, thread_id))
+        await asyncio.wait([waiting], timeout=3)
+
+        assert waiting.done()
+        with pytest.raises(Unavailable, match=r"within 0\.1 s"):
+            await waiting
+
+
+async def fresh_read(store: QueuedThreadStore, thread_id: str) -> None:
+    await store.read_thread(ReadThreadParams(thread_id=thread_id, fresh=True))
 
 
 async def test_a_shutdown_that_times_out_leaves_the_thread_open(settings: Settings, hand_worker: HandWorker) -> None:
@@ -534,7 +570,7 @@ async def test_an_unparked_thread_is_applied_in_order_once_its_cause_is_fixed(
     await append(store, thread_id, message("three"))
 
     away.rename(path)
-    await store._mailboxes.unpark(thread_id)
+    await ParkedThreads(store._mailboxes).unpark(thread_id)
     await asyncio.to_thread(hand_worker.drain)
 
     await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the publication")
@@ -550,7 +586,7 @@ async def test_a_flush_after_an_unpark_waits_for_the_worker(
         await flush(store, thread_id)
 
     away.rename(path)
-    await store._mailboxes.unpark(thread_id)
+    await ParkedThreads(store._mailboxes).unpark(thread_id)
 
     await drained_until_flushed(hand_worker, store, thread_id)
 
@@ -610,6 +646,36 @@ async def test_a_locked_thread_waits_without_counting_an_attempt(
     assert due is not None
     await drained_until_flushed(hand_worker, store, thread_id)
     assert texts(await history(store, thread_id)) == ["one"]
+
+
+async def test_a_thread_that_is_put_back_again_and_again_is_logged_once_for_each_reason(
+    store: QueuedThreadStore,
+    hand_worker: HandWorker,
+    settings: Settings,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("zero"))
+    await drained_until_flushed(hand_worker, store, thread_id)
+
+    async def put_back(times: int) -> None:
+        with file_lock(hand_worker.home.thread_lock(thread_id)):
+            for _ in range(times):
+                assert (await asyncio.to_thread(hand_worker.drain))["put_back"] == 1
+                redis_server.client.zadd(keys(settings).ready, {thread_id: 1})  # as after the wait
+
+    first = await append(store, thread_id, message("one"))
+    await put_back(3)
+    await drained_until_flushed(hand_worker, store, thread_id)
+    second = await append(store, thread_id, message("two"))
+    await put_back(1)
+
+    why = f"{thread_id}.lock is held by another writer"
+    logged = [record for record in caplog.records if getattr(record, "action", "") == "put_back"]
+    assert [record.getMessage() for record in logged if record.levelno == logging.WARNING] == [
+        f"thread {thread_id} is put back at {position}: {why}" for position in (first.position, second.position)
+    ]
 
 
 async def test_an_entry_that_is_not_a_task_parks_its_thread_after_the_tasks_before_it(

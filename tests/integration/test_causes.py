@@ -7,11 +7,11 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from tests.nodes.items import append, flush, history, message, new_thread
+from tests.nodes.items import append, flush, history, message, thread_with
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import DEADLINE, eventually
-from tests.nodes.workers import HandWorker, draining
+from tests.nodes.workers import HandWorker, applied_thread, draining
 
 from livethread import QueuedThreadStore, Settings, Unavailable
 from livethread_config import names
@@ -28,21 +28,17 @@ async def why_not_applied(store: QueuedThreadStore, thread_id: str) -> str:
 async def test_no_worker_was_ever_there(own_settings: Settings, own_redis: RedisServer) -> None:
     own_redis.client.flushall()
     async with opened(own_settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("0"))
+        thread_id = await thread_with(store, "0")
 
         why = await why_not_applied(store, thread_id)
 
-    assert "No worker was ever seen on shard 0" in why
+    assert "No worker has ever looked for tasks of shard 0" in why
     assert f"wait in the queue {own_settings.key_prefix}.0" in why
 
 
 async def test_workers_went_away(own_settings: Settings, own_worker: HandWorker) -> None:
     async with opened(own_settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("0"))
-        async with draining(own_worker):
-            await flush(store, thread_id)
+        thread_id = await applied_thread(store, own_worker, "0")
         await append(store, thread_id, message("1"))
 
         why = await why_not_applied(store, thread_id)
@@ -52,8 +48,7 @@ async def test_workers_went_away(own_settings: Settings, own_worker: HandWorker)
 
 async def test_a_worker_runs_but_serves_another_shard(own_settings: Settings, own_worker: HandWorker) -> None:
     async with opened(own_settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("0"))
+        thread_id = await thread_with(store, "0")
         own_worker.mailbox().sweep()
 
         why = await why_not_applied(store, thread_id)
@@ -63,8 +58,7 @@ async def test_a_worker_runs_but_serves_another_shard(own_settings: Settings, ow
 
 async def test_another_program_holds_the_threads_lock(own_settings: Settings, own_worker: HandWorker) -> None:
     async with opened(own_settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("0"))
+        thread_id = await thread_with(store, "0")
         async with draining(own_worker):
             await flush(store, thread_id)
             with file_lock(Home(own_settings.home).thread_lock(thread_id), wait_s=DEADLINE):
@@ -79,10 +73,7 @@ async def test_another_program_holds_the_threads_lock(own_settings: Settings, ow
 
 async def test_another_program_holds_the_index(own_settings: Settings, own_worker: HandWorker) -> None:
     async with opened(own_settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("0"))
-        async with draining(own_worker):
-            await flush(store, thread_id)
+        thread_id = await applied_thread(store, own_worker, "0")
         await append(store, thread_id, message("1"))
         with closing(sqlite3.connect(Home(own_settings.home).index, isolation_level=None)) as index:
             index.execute("BEGIN IMMEDIATE")
@@ -96,8 +87,7 @@ async def test_another_program_holds_the_index(own_settings: Settings, own_worke
 
 async def test_redis_is_full(own_settings: Settings, own_redis: RedisServer) -> None:
     async with opened(own_settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("0"))
+        thread_id = await thread_with(store, "0")
         own_redis.client.flushall()
         own_redis.client.config_set("maxmemory", 1)
 
@@ -108,8 +98,7 @@ async def test_redis_is_full(own_settings: Settings, own_redis: RedisServer) -> 
 
 async def test_a_read_says_why_it_timed_out(own_settings: Settings) -> None:
     async with opened(own_settings.model_copy(update={"flush_timeout_s": 0.3})) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("0"))
+        thread_id = await thread_with(store, "0")
 
-        with pytest.raises(Unavailable, match=f"{thread_id}.*No worker was ever seen on shard 0"):
+        with pytest.raises(Unavailable, match=f"{thread_id}.*No worker has ever looked for tasks of shard 0"):
             await history(store, thread_id)

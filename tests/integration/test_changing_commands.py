@@ -128,7 +128,7 @@ async def test_what_no_worker_applies_in_time_is_said_to_be_accepted(
     assert [line.split(": accepted, and not applied yet")[0] for line in lines] == [
         f"will be archived: {each} (nothing was asked)" for each in (first, second)
     ]
-    assert "No worker was ever seen" in lines[0]
+    assert "No worker has ever looked" in lines[0]
 
 
 async def test_no_home_is_created_for_a_change(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.nodes.waiting import eventually, wait_until
 from tests.nodes.workers import celery_worker
 
 from livethread import InvalidRequest, ListThreadsParams, ReadThreadParams, Settings, Unavailable, open_store
-from livethread.composition import open_mailboxes, open_queue_state, open_reader, open_shards
+from livethread.composition import open_parked_threads, open_queue_state, open_reader, open_shards
 from livethread_config.deployment import WIRE, Deployment, HomeIdentity
 from livethread_config.names import ShardKeys, deployment_key
 from livethread_worker.app import create_app
@@ -134,7 +134,7 @@ async def test_reading_creates_no_record(settings: Settings, redis: Redis) -> No
     async with open_reader(settings) as reader, open_queue_state(settings) as state, AsyncExitStack() as stack:
         await reader.list_threads(ListThreadsParams(fresh=True))
         assert await state.parked() == {}
-        assert await (await open_mailboxes(stack, settings)).parked() == []
+        assert await (await open_parked_threads(stack, settings)).all() == []
         assert len(await (await open_shards(stack, settings)).states()) == 1
 
     assert not redis.exists(deployment_key(settings.key_prefix))

@@ -304,4 +304,4 @@ async def test_a_fresh_read_that_times_out_names_the_cause(
         for attempt in (fresh(reading, thread_id), reading.list_threads(FRESH)):
             with pytest.raises(Unavailable, match=thread_id) as failure:
                 await attempt
-            assert "No worker was ever seen on shard 0" in str(failure.value)
+            assert "No worker has ever looked for tasks of shard 0" in str(failure.value)

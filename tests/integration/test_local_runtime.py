@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.nodes.waiting import wait_until
 
 from livethread.errors import Unavailable
 from livethread_config import Settings
@@ -31,13 +31,6 @@ USER = textwrap.dedent("""
         print("in", flush=True)
         sys.stdin.read()
 """)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
 
 
 def processes_of(settings: Settings) -> set[int]:

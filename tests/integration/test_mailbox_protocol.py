@@ -660,7 +660,7 @@ def test_a_settled_thread_without_tasks_leaves_only_counts_and_keys_that_expire(
     mailbox.rest()
 
     left = {key.decode() for key in redis.scan_iter(f"{settings.key_prefix}:{{0}}:*")} - {enqueue.keys.stats}
-    assert left == {enqueue.keys.seen, enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
+    assert left == {enqueue.keys.looked, enqueue.keys.applied(thread_id), enqueue.keys.writers(thread_id)}
     assert all(int(redis.ttl(key)) > 0 for key in left)
 
 
@@ -848,7 +848,7 @@ def test_a_busy_thread_waits_without_counting_an_attempt(
         redis.zadd(enqueue.keys.ready, {thread_id: 1})  # as after the wait
 
     [claim] = mailbox.claim()[1]
-    assert claim.attempts == 0
+    assert claim.put_back.failures == 0
 
 
 def test_a_failing_thread_is_retried_with_growing_delays_and_then_parked(
@@ -859,7 +859,7 @@ def test_a_failing_thread_is_retried_with_growing_delays_and_then_parked(
     waits = []
     for attempt in range(3):
         [claim] = mailbox.claim()[1]
-        assert claim.attempts == attempt
+        assert claim.put_back.failures == attempt
         seconds, microseconds = redis.time()
         outcome = mailbox.judge(claim, Outcome(OutcomeKind.FAILED, reason="disk full"))
         mailbox.settle([claim], {thread_id: outcome})
@@ -887,7 +887,7 @@ def test_applying_a_task_resets_the_attempts(enqueue: Enqueuer, mailbox: Mailbox
     mailbox.settle([claim], {thread_id: done(first.position)})
 
     [again] = mailbox.claim()[1]
-    assert (claim.attempts, again.attempts) == (1, 0)
+    assert (claim.put_back.failures, again.put_back.failures) == (1, 0)
 
 
 def why_parked(redis: Redis, enqueue: Enqueuer, thread_id: str) -> dict[str, Any]:

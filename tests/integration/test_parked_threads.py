@@ -33,7 +33,7 @@ from livethread import (
 from livethread.cli import main
 from livethread.model import parse_time, utc_now
 from livethread.ordered_tasks import AppendItems, CreateThread, OrderedTask
-from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.parked_threads import ParkedThreads
 from livethread.queued.writer import Submission
 from livethread_config import Settings, names
 
@@ -151,7 +151,7 @@ async def test_show_prints_the_position_and_the_waiting_tasks_without_contents(
     assert (stopped["op"], stopped["items"]) == ("append_items", 1)
     assert shown["waiting"]["tasks"] == 2
     assert shown["waiting"]["bytes"] > stopped["bytes"] > len("secret")
-    assert f"at       {position}: append_items, 1 items" in output
+    assert f"at       {position}: append_items, 1 item, " in output
     assert f"since {parked_at:%Y-%m-%d %H:%M:%SZ}" in output
     assert "secret" not in output + json.dumps(shown)
 
@@ -493,19 +493,19 @@ async def test_a_drop_conflicts_if_the_mailbox_changed_since_it_was_shown(
     store: QueuedThreadStore, hand_worker: HandWorker, settings: Settings, redis: Any, meanwhile: str
 ) -> None:
     thread_id, _ = await a_parked_thread(store, hand_worker)
-    mailboxes = store._mailboxes
-    parked = await mailboxes.require_parked(thread_id)
-    entries = [entry async for entry in mailboxes.waiting(parked)]
+    parked_threads = ParkedThreads(store._mailboxes)
+    parked = await parked_threads.require(thread_id)
+    entries = [entry async for entry in parked_threads.entries(parked)]
     if meanwhile == "its first task was dropped":
         redis.xdel(keys(settings).mailbox(thread_id), entries[0].position)
     else:
-        await mailboxes.unpark(thread_id)
+        await parked_threads.unpark(thread_id)
     if meanwhile == "retried and parked again":
         await drain(hand_worker)
     before = kept_in_redis(redis, settings)
 
     with pytest.raises(Conflict, match="nothing was dropped"):
-        await mailboxes.drop(parked, entries[:1])
+        await parked_threads.drop(parked, entries[:1])
 
     assert kept_in_redis(redis, settings) == before
 
@@ -518,7 +518,7 @@ async def test_a_redis_timeout_is_reported_in_one_line(
     async def time_out(*_: object) -> None:
         raise RedisTimeoutError("Timeout reading from socket")
 
-    monkeypatch.setattr(Mailboxes, "drop", time_out)
+    monkeypatch.setattr(ParkedThreads, "drop", time_out)
 
     result = await cli(settings, "drop", thread_id, "--yes")
 

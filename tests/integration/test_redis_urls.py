@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flower.utils.broker import Broker
 from tests.nodes.items import append, flush, message, new_thread, texts
 from tests.nodes.processes import RedisServer
 from tests.nodes.proxy import RedisProxy
@@ -44,7 +45,6 @@ def settings_of(url: str, tmp_path: Path) -> Settings:
 
 async def assert_all_reach_the_same_redis(settings: Settings) -> None:
     """Write, read over Celery, and have Flower and a command look."""
-    flower = pytest.importorskip("flower.utils.broker")
     with celery_worker(settings):
         async with opened(settings) as store:
             thread_id = await new_thread(store)
@@ -57,7 +57,7 @@ async def assert_all_reach_the_same_redis(settings: Settings) -> None:
     with app.connection() as connection:  # as Flower does it
         uri = connection.as_uri(include_password=True)
     options = {"broker_options": app.conf.broker_transport_options, "broker_use_ssl": app.conf.broker_use_ssl}
-    assert await flower.Broker(uri, **options).queues(["other"]) == [{"name": "other", "messages": 1}]
+    assert await Broker(uri, **options).queues(["other"]) == [{"name": "other", "messages": 1}]
     app.close()
     command = [sys.executable, "-m", "livethread", "parked", "--json"]
     listed = await asyncio.to_thread(

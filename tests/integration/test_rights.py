@@ -82,7 +82,6 @@ def worker(restricted: Settings, tmp_path: Path) -> Iterator[ChildProcess]:
 @pytest.fixture
 def flower_port(restricted: Settings, tmp_path: Path) -> Iterator[int]:
     """The port of a running Flower."""
-    pytest.importorskip("flower")
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = int(reserved.getsockname()[1])
@@ -121,8 +120,8 @@ async def test_the_documented_rights_suffice(
         reader = other._reader._remote(0)
         assert isinstance(reader, CeleryReader)
         await reader._requests._withdraw(ShardKeys(PREFIX, 0), "a read that timed out")
-        assert (await store._mailboxes.circumstances(thread_id)).seen_at is not None
-        statistics = StatisticsReader(store._mailboxes._redis, restricted)
+        assert (await store._mailboxes.circumstances(thread_id)).looked_at is not None
+        statistics = StatisticsReader(store._mailboxes.redis, restricted)
         assert (await statistics.read()).workers
         await statistics.longest_waiting(10)
         path = (await other.read_thread(ReadThreadParams(thread_id=thread_id))).rollout_path

@@ -215,7 +215,7 @@ async def test_a_shard_is_not_moved_while_a_worker_holds_threads(settings: Setti
     now = time.time() * 1000
     redis.zadd(ShardKeys(settings.key_prefix, 0).claims, {"expired": now - 1, "held": now + 60_000})
     async with shards_of(settings) as shards:
-        with pytest.raises(Conflict, match="still holds 1 threads of shard 0"):
+        with pytest.raises(Conflict, match="still holds 1 thread of shard 0"):
             await shards.move(0, NEW)
 
 

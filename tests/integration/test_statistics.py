@@ -28,6 +28,7 @@ from livethread.queued.statistics import (
 from livethread_config import Settings, names
 from livethread_worker.membership import SIGNS_KEPT_MS, Membership
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.locks import file_lock
 
 NOTHING = replace(SHARD, home=None, looked_at=None, swept_at=None)
 
@@ -133,6 +134,30 @@ async def test_threads_that_are_parked_or_retried_with_the_reason(
     )
     assert "OSError" in (threads[retried].reason or "")
     assert len(await reader.longest_waiting(1)) == 1
+
+
+async def test_a_damaged_count_is_taken_as_zero(
+    settings: Settings,
+    reader: StatisticsReader,
+    store: QueuedThreadStore,
+    hand_worker: HandWorker,
+    redis_server: RedisServer,
+) -> None:
+    keys, thread_id = names.ShardKeys(settings.key_prefix, 0), await new_thread(store)
+    await append(store, thread_id, message("one"))
+    redis_server.client.hset(keys.stats, mapping={"failures": "many", "lag:5": "", "accepted:create_thread": "x"})
+    redis_server.client.hset(keys.attempts, thread_id, "many times")
+
+    [shard] = (await reader.read()).shards
+    [damaged] = await reader.longest_waiting(10)
+    hand_worker.home.create()
+    with file_lock(hand_worker.home.thread_lock(thread_id)):
+        await asyncio.to_thread(hand_worker.drain)
+        [put_back] = await reader.longest_waiting(10)
+
+    assert (shard.failures, shard.applied, shard.accepted) == (0, 0, {"append_items": 1, "create_thread": 0})
+    assert (damaged.failures, damaged.reason) == (0, "times")
+    assert put_back.reason == f"{thread_id}.lock is held by another writer"
 
 
 # -- workers' signs of life --------------------------------------------------------------------------------

@@ -7,27 +7,19 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.nodes.waiting import DEADLINE, wait_until
 
 from livethread.errors import Unavailable
 from livethread_worker.embedded import supervisor as module
 from livethread_worker.embedded.output import Lines, LogFiles
 from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor, restart_delay_s
 
-DEADLINE = 10.0  # seconds
 SLEEP = "exec sleep 60"
 STUBBORN = "trap '' TERM QUIT; echo ready; while :; do sleep 0.02; done"
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
 
 
 def spec(name: str, script: str, *, grace_s: float = 10.0, ready: Callable[[int], bool] | None = None) -> ProcessSpec:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.nodes.items import append, flush, message, new_thread
+from tests.nodes.items import append, flush, message, thread_with
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
 from tests.nodes.waiting import eventually
 from tests.nodes.watchers import watching
-from tests.nodes.workers import HandWorker, draining
+from tests.nodes.workers import HandWorker, applied_thread, draining
 
 from livethread import Settings, Unavailable, open_store
 from livethread.changes import Changes
@@ -46,8 +46,7 @@ async def test_a_reader_without_a_store_follows_what_workers_apply(served: Setti
         open_store(served) as store,
         open_reader(served.model_copy(update={"reads": reads})) as reader,
     ):
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("1"))
+        thread_id = await thread_with(store, "1")
         await flush(store, thread_id)
 
         async with watching(reader, thread_id) as watcher:
@@ -97,10 +96,7 @@ async def test_a_watcher_goes_on_after_a_restart_of_redis(
     own_settings: Settings, own_redis: RedisServer, own_worker: HandWorker
 ) -> None:
     async with opened(own_settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("1"))
-        async with draining(own_worker):
-            await flush(store, thread_id)
+        thread_id = await applied_thread(store, own_worker, "1")
         async with watching(store, thread_id) as watcher:
             await watcher.until("1")
             await append(store, thread_id, message("2"))
@@ -115,10 +111,7 @@ async def test_a_watcher_goes_on_after_a_restart_of_redis(
 
 async def test_a_watcher_shows_only_what_is_committed(own_settings: Settings, own_worker: HandWorker) -> None:
     async with opened(own_settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("1"))
-        async with draining(own_worker):
-            await flush(store, thread_id)
+        thread_id = await applied_thread(store, own_worker, "1")
         async with watching(store, thread_id) as watcher:
             await watcher.until("1")
             receipt = await append(store, thread_id, message("2"))
@@ -133,8 +126,7 @@ async def test_a_watcher_shows_only_what_is_committed(own_settings: Settings, ow
 
 async def test_closing_a_store_or_a_reader_ends_its_watches(served: Settings) -> None:
     async with open_store(served) as writer:
-        thread_id = await new_thread(writer)
-        await append(writer, thread_id, message("1"))
+        thread_id = await thread_with(writer, "1")
         await flush(writer, thread_id)
 
     for opening in (open_store(served), open_reader(served)):

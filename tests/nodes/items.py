@@ -52,6 +52,13 @@ async def new_thread(store: ThreadStore, **params: Any) -> str:
     return parsed.thread_id
 
 
+async def thread_with(store: ThreadStore, text: str) -> str:
+    """Open a new thread, append a message, and return the thread's id."""
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message(text))
+    return thread_id
+
+
 async def append(
     store: ThreadStore,
     thread_id: str,

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 from celery.contrib.testing.worker import start_worker
 from redis import Redis
+from tests.nodes.items import flush, thread_with
 
+from livethread import ThreadStore
 from livethread.queued.outage import Outage
 from livethread_config import Settings
 from livethread_worker.app import create_app
@@ -96,3 +98,11 @@ def celery_worker(settings: Settings, loglevel: str = "ERROR") -> Iterator[None]
         # Celery's worker sets up the root logger as if the process were its own.
         root.level, root.handlers = level, handlers
         app.close()
+
+
+async def applied_thread(store: ThreadStore, worker: HandWorker, text: str) -> str:
+    """Open a new thread, have *worker* apply a message, and return the thread's id."""
+    thread_id = await thread_with(store, text)
+    async with draining(worker):
+        await flush(store, thread_id)
+    return thread_id

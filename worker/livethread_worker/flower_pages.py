@@ -97,17 +97,23 @@ def format_task(task: Any) -> Any:
     return task
 
 
+def omitted(rate: int) -> str:
+    """Return what the list of tasks leaves out, as HTML, if each worker process reports *rate* ordered tasks a second."""
+    limit = (
+        f"Each worker process reports at most {rate:,} ordered tasks a second; above that, this list shows a sample."
+        if rate
+        else "Workers report no ordered tasks, because <code>LIVETHREAD_TASK_EVENTS_PER_S</code> is 0."
+    )
+    return f"{limit} For totals, run <code>livethread status</code> or read <code>livethread metrics</code>."
+
+
 class OrderedTasksView(TasksView):  # type: ignore[misc]  # Flower has no types
     """The list of tasks, with a note about what it leaves out."""
 
     def render_string(self, template_name: str, **kwargs: Any) -> bytes:
         """Return the page."""
-        rate = Settings().task_events_per_s
-        note = (
-            f'{STYLE}<p class="small px-3 pt-2 mb-0" id="sampled">Each worker process reports at most {rate:,} ordered '
-            "tasks a second; above that, this list shows a sample. For totals, run <code>livethread status</code> or read "
-            "<code>livethread metrics</code>.</p>"
-        )
+        shown = omitted(Settings().task_events_per_s)
+        note = f'{STYLE}<p class="small px-3 pt-2 mb-0" id="sampled">{shown}</p>'
         page: bytes = super().render_string(template_name, **kwargs)
         return page.replace(TABLE, note.encode() + TABLE, 1)
 

@@ -74,8 +74,6 @@ class WorkerProcess:
         self._events: TaskEvents | None = None
         #: The index for which this process has requested completion.
         self._asked_for: Index | None = None
-        #: Why this process last put back each thread that it has not applied since.
-        self._put_back: dict[str, str] = {}
         self._report_at = float("-inf")
 
     def open_index(self) -> Index:
@@ -139,7 +137,6 @@ class WorkerProcess:
             serves_others=len(shards) > 1,
             events=self._task_events(hostname),
             outage=self._outage,
-            put_back=self._put_back,
         )
         counts = drain.run()
         if counts["batches"]:

@@ -14,6 +14,7 @@ import click
 from livethread.cli.output import json_option, print_findings, print_json, progress
 from livethread.cli.place import home_to_work_on
 from livethread.errors import Unavailable
+from livethread.units import counted
 
 if TYPE_CHECKING:
     from livethread_worker.store.files.home import Home
@@ -88,7 +89,7 @@ def _print(report: DoctorReport, *, fix: bool) -> None:
     )
     for busy in report.busy:
         click.echo(f"busy: {busy} was being written the whole time; run this again")
-    click.echo(f"{report.threads} threads of {home_to_work_on()} examined: {found or 'no fault'}")
+    click.echo(f"{counted(report.threads, 'thread')} of {home_to_work_on()} examined: {found or 'no fault'}")
     left = Counter(fault.kind for fault in report.faults if not fault.repair)
     if fix and left:
         click.echo(f"not repaired: {left.total()}; see the lines above")

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import (
-    Column,
-    fresh_option,
-    json_option,
-    partial_option,
-    print_json,
-    print_table,
-    shown_time,
-    utc_option,
-    warn_of_silent_homes,
-)
+from livethread.cli.output import Column, print_json, shown_time
+from livethread.cli.page import page_options, print_page, warn_of_silent_homes
 from livethread.cli.place import nothing
 from livethread.composition import open_reader
 
@@ -38,14 +29,6 @@ COLUMNS: Final = (
 
 
 @click.command("ls")
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1, 1000),
-    default=20,
-    show_default=True,
-    help="Show at most this many threads.",
-)
 @click.option("--sort", type=click.Choice(SORT_KEYS), default="updated_at", show_default=True)
 @click.option("--asc", is_flag=True, help="Oldest first.")
 @click.option("--archived", is_flag=True, help="List archived threads instead of active ones.")
@@ -55,11 +38,7 @@ COLUMNS: Final = (
     "--attached-to", metavar="THREAD", help="List only the forks attached to THREAD; other listings hide them."
 )
 @click.option("--all", "every", is_flag=True, help="Include threads in which nothing was asked yet.")
-@click.option("--cursor", help="Continue after another page (its next_cursor).")
-@partial_option
-@fresh_option
-@utc_option
-@json_option
+@page_options
 def command(
     *,
     limit: int,
@@ -120,6 +99,4 @@ def _print(page: types.ThreadPage, *, in_utc: bool) -> None:
         )
         for thread in page.items
     )
-    print_table(COLUMNS, rows)
-    if page.next_cursor:
-        click.echo(f"more: --cursor {page.next_cursor}", err=True)
+    print_page(COLUMNS, rows, page.next_cursor)

@@ -20,15 +20,10 @@ import orjson
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from livethread.errors import SilentHome
-
 #: Maximum number of lines for findings of one kind; a copied home may have thousands.
 SHOWN_OF_A_KIND: Final = 20
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-partial_option = click.option(
-    "--partial", "allow_partial", is_flag=True, help="Leave out homes that do not answer, and name them."
-)
 fresh_option = click.option(
     "--fresh", is_flag=True, help="First wait until workers have applied what Redis accepted."
 )
@@ -90,12 +85,6 @@ def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callabl
     with Progress(*columns, console=console(stderr=True)) as bar:
         shown = bar.add_task(label, total=total)
         yield lambda steps: bar.advance(shown, steps)
-
-
-def warn_of_silent_homes(homes: Iterable[SilentHome]) -> None:
-    """Name on stderr the homes whose threads a page lacks."""
-    for home in homes:
-        click.echo(f"no answer from {home}", err=True)
 
 
 def print_json(value: Any) -> None:

@@ -13,12 +13,14 @@ import click
 
 from livethread.cli.output import as_indented_json, compact, json_option, print_json, shown_time, utc_option
 from livethread.cli.place import deployment, has_deployment
-from livethread.composition import has_home, open_mailboxes
+from livethread.composition import open_parked_threads
+from livethread.composition.home import has_home
 from livethread.errors import Conflict, InvalidRequest, Unavailable
+from livethread.units import counted
 
 if TYPE_CHECKING:
-    from livethread.queued.mailboxes import Mailboxes
-    from livethread.queued.parked_threads import ParkedThread, WaitingEntry
+    from livethread.queued.parked_threads import ParkedThreads
+    from livethread.queued.parking import ParkedThread, WaitingEntry
     from livethread_config import Settings
 
 
@@ -59,12 +61,14 @@ def show(thread_id: str, *, with_contents: bool, in_utc: bool, as_json: bool) ->
     click.echo(f"thread {shown['thread_id']} has been parked since {at}")
     click.echo(f"  reason   {shown['reason']}")
     if stopped:
-        items = f"{stopped['items']} items, " if "items" in stopped else ""
+        items = f"{counted(stopped['items'], 'item')}, " if "items" in stopped else ""
         op = stopped["op"] or "no task"
-        click.echo(f"  at       {stopped['position']}: {op}, {items}{stopped['bytes']} bytes")
+        click.echo(f"  at       {stopped['position']}: {op}, {items}{counted(stopped['bytes'], 'byte')}")
     if stopped.get("writer"):
         click.echo(f"  writer   {stopped['writer']}, its task {stopped['n']}")
-    click.echo(f"  waiting  {waiting['tasks']} tasks, {waiting['bytes']} bytes; this one included")
+    click.echo(
+        f"  waiting  {counted(waiting['tasks'], 'task')}, {counted(waiting['bytes'], 'byte')}; this one included"
+    )
     if with_contents and stopped:
         click.echo(as_indented_json(stopped["contents"]))
 
@@ -128,7 +132,7 @@ def _list(*, as_json: bool) -> None:
 
 
 @asynccontextmanager
-async def _open_mailboxes() -> AsyncIterator[tuple[Mailboxes, Settings]]:
+async def _open() -> AsyncIterator[tuple[ParkedThreads, Settings]]:
     from redis.exceptions import RedisError
 
     from livethread.queued.connection import without_password
@@ -138,9 +142,9 @@ async def _open_mailboxes() -> AsyncIterator[tuple[Mailboxes, Settings]]:
     if not has_deployment(settings):
         raise InvalidRequest(f"the home {settings.home} does not exist, so no thread is parked in it")
     async with AsyncExitStack() as stack:
-        mailboxes = await open_mailboxes(stack, settings)
+        parked_threads = await open_parked_threads(stack, settings)
         try:
-            yield mailboxes, settings
+            yield parked_threads, settings
         except RedisError as error:
             raise Unavailable(
                 f"Redis at {without_password(settings.client_url)} stopped answering ({error}): the command may or may not "
@@ -153,16 +157,16 @@ async def _all() -> list[dict[str, Any]]:
 
     if not has_deployment(Settings()):
         return []
-    async with _open_mailboxes() as (mailboxes, _):
-        return [parked.as_dict() for parked in await mailboxes.parked()]
+    async with _open() as (parked_threads, _):
+        return [parked.as_dict() for parked in await parked_threads.all()]
 
 
 async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
-    async with _open_mailboxes() as (mailboxes, _):
-        parked = await _find(mailboxes, thread_id)
+    async with _open() as (parked_threads, _):
+        parked = await _find(parked_threads, thread_id)
         stopped_at: dict[str, Any] | None = None
         tasks = size = 0
-        async for entry in mailboxes.waiting(parked):
+        async for entry in parked_threads.entries(parked):
             if stopped_at is None:
                 stopped_at = entry.as_dict() | ({"contents": entry.contents()} if with_contents else {})
             tasks, size = tasks + 1, size + entry.size
@@ -170,27 +174,27 @@ async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
 
 
 async def _retry(thread_ids: tuple[str, ...]) -> list[str]:
-    async with _open_mailboxes() as (mailboxes, _):
-        found = [(await _find(mailboxes, thread_id)).thread_id for thread_id in thread_ids]
+    async with _open() as (parked_threads, _):
+        found = [(await _find(parked_threads, thread_id)).thread_id for thread_id in thread_ids]
         for thread_id in found:
-            await mailboxes.unpark(thread_id)
+            await parked_threads.unpark(thread_id)
         return found
 
 
-async def _find(mailboxes: Mailboxes, text: str) -> ParkedThread:
+async def _find(parked_threads: ParkedThreads, text: str) -> ParkedThread:
     """Return the parked thread whose id is *text*, or the only one whose id begins with it."""
-    matching = [parked for parked in await mailboxes.parked() if parked.thread_id.startswith(text)]
-    return matching[0] if len(matching) == 1 else await mailboxes.require_parked(text)
+    matching = [parked for parked in await parked_threads.all() if parked.thread_id.startswith(text)]
+    return matching[0] if len(matching) == 1 else await parked_threads.require(text)
 
 
 async def _drop(
     text: str, position: str | None, *, is_all: bool, save_to: Path | None, is_sure: bool
 ) -> dict[str, str]:
-    async with _open_mailboxes() as (mailboxes, settings):
-        parked = await _find(mailboxes, text)
+    async with _open() as (parked_threads, settings):
+        parked = await _find(parked_threads, text)
         thread_id = parked.thread_id
         entries: list[WaitingEntry] = []
-        async for entry in mailboxes.waiting(parked):
+        async for entry in parked_threads.entries(parked):
             if position not in {None, entry.position}:
                 raise InvalidRequest(
                     f"thread {thread_id} stopped at {entry.position}: later tasks cannot be dropped before that one, "
@@ -209,11 +213,10 @@ async def _drop(
             click.confirm(f"Drop {_named(entries)} of thread {thread_id}?", abort=True, err=True)
         saved = _save(settings, parked, entries, save_to)
         try:
-            await mailboxes.drop(parked, entries)
+            await parked_threads.drop(parked, entries)
         except Conflict:
             saved.unlink()
             raise
-        await mailboxes.poke(thread_id)
         return {"thread_id": thread_id, "dropped": _named(entries), "kept_in": str(saved)}
 
 

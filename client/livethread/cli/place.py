@@ -58,7 +58,7 @@ def nothing(what: str, *filters: str) -> str:
 
 def place_of_reads(settings: Settings) -> str:
     """Return what a read with *settings* looks at, as messages name it."""
-    from livethread.composition import has_home
+    from livethread.composition.home import has_home
 
     return f"the home {settings.home}" if has_home(settings) else deployment(settings)
 

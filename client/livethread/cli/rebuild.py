@@ -11,6 +11,7 @@ import click
 from livethread.cli.output import json_option, print_json, progress
 from livethread.cli.place import home_to_work_on
 from livethread.errors import Unavailable
+from livethread.units import counted
 
 if TYPE_CHECKING:
     from livethread_worker.store.upkeep.rebuild import RebuildReport
@@ -28,7 +29,9 @@ def command(*, as_json: bool) -> None:
     if as_json:
         print_json({"home": str(home), **asdict(report)})
         return
-    click.echo(f"{report.threads} threads of {home} read, {report.forgotten} rows without a rollout removed")
+    click.echo(
+        f"{counted(report.threads, 'thread')} of {home} read, {counted(report.forgotten, 'row')} without a rollout removed"
+    )
     for what, names in (
         ("not read: it has no session_meta of its own", report.unreadable),
         ("not read: the thread has another rollout", report.duplicates),

@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import (
-    Column,
-    fresh_option,
-    json_option,
-    partial_option,
-    print_json,
-    print_table,
-    shown_time,
-    utc_option,
-    warn_of_silent_homes,
-)
+from livethread.cli.output import Column, print_json, shown_time
+from livethread.cli.page import page_options, print_page, warn_of_silent_homes
 from livethread.cli.place import nothing
 from livethread.composition import open_reader
 
@@ -29,17 +20,10 @@ if TYPE_CHECKING:
 
 @click.command("search")
 @click.argument("term", metavar="TEXT")
-@click.option(
-    "-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Show at most this many."
-)
 @click.option("--words", is_flag=True, help='Match words, "phrases" and prefix*, and rank the threads.')
 @click.option("--archived", is_flag=True, help="Search archived threads instead of active ones.")
 @click.option("--thread", metavar="THREAD", help="Show each occurrence in one thread (id, its beginning, or name).")
-@click.option("--cursor", help="Continue after another page (its next_cursor).")
-@partial_option
-@fresh_option
-@utc_option
-@json_option
+@page_options
 def command(
     *,
     term: str,
@@ -116,6 +100,4 @@ def _print(columns: Sequence[Column], rows: list[tuple[str, str, str]], next_cur
             nothing(f"text {click.get_current_context().params['term']!r}", "words", "archived", "thread", "cursor")
         )
         return
-    print_table(columns, rows)
-    if next_cursor:
-        click.echo(f"more: --cursor {next_cursor}", err=True)
+    print_page(columns, rows, next_cursor)

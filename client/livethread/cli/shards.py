@@ -123,7 +123,7 @@ async def _add(count: int) -> tuple[datetime, int]:
 
 
 async def _move(shard: int) -> tuple[HomeIdentity, HomeIdentity | None]:
-    from livethread.composition import new_home
+    from livethread.composition.home import new_home
     from livethread_config import Settings
 
     home = new_home(Settings())

@@ -12,6 +12,7 @@ import click
 from livethread.cli.output import json_option, print_findings, print_json
 from livethread.cli.place import home_to_work_on
 from livethread.errors import Unavailable
+from livethread.units import counted
 
 if TYPE_CHECKING:
     from livethread_worker.verify import VerifyReport
@@ -54,9 +55,9 @@ def _print(report: VerifyReport) -> None:
     found = print_findings((each.kind, f"{each.thread_id}: {each.detail}") for each in report.violations)
     calls = report.calls
     click.echo(
-        f"{report.threads} threads: {calls['ok']} calls accepted, {calls['fail']} refused, {calls['info']} unknown; "
-        f"{report.applied} appends are in the rollouts"
+        f"{counted(report.threads, 'thread')}: {counted(calls['ok'], 'call')} accepted, {calls['fail']} refused, {calls['info']} unknown; "
+        f"{counted(report.applied, 'append')} in the rollouts"
     )
     if report.elsewhere:
-        click.echo(f"{report.elsewhere} threads belong to other homes: verify those, too")
+        click.echo(f"not verified: {counted(report.elsewhere, 'thread')} of other homes")
     click.echo(found or "every promise was kept")

@@ -17,7 +17,7 @@ from livethread.position import position_key
 from livethread.queued.mailboxes import Mailboxes
 from livethread.queued.outage import Outage
 from livethread.queued.outbox import Outbox
-from livethread.queued.parked_threads import Parking
+from livethread.queued.parking import Parking
 from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Writer
 

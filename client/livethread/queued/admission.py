@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from livethread.errors import NOTHING_STORED, Unavailable
+from livethread.queued.connection import cancellable
 from livethread.queued.outbox import Outbox
 from livethread.queued.progress import ProgressWatch
 from livethread.queued.writer import Budget, NoRoom, Submission, Writer
@@ -87,4 +88,4 @@ class Admission:
             async with asyncio.timeout(ASK_INTERVAL):
                 await self._budget.freed.wait()
         except TimeoutError:
-            await self._progress.ask_all(writer)
+            await cancellable(self._progress.ask_all(writer))

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
 from livethread.position import START, Position, position_key
-from livethread.queued.connection import redis_errors_translated, without_password
+from livethread.queued.connection import cancellable, redis_errors_translated, without_password
 from livethread.queued.mailboxes import Mailboxes, ThreadBacklog
 from livethread.queued.outage import explain
 from livethread_config import Settings
@@ -106,15 +106,19 @@ class Backlog:
                 ]:
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, ASK_LONGEST)
-                    with redis_errors_translated(self._settings):
-                        # One doorbell serves a shard.
-                        for thread_id in {self._mailboxes.place(id_).shard: id_ for id_ in waiting}.values():
-                            with suppress(ResponseError):  # workers go on, and make room
-                                await self._mailboxes.poke(thread_id)
-                        known |= await self._mailboxes.backlogs(waiting)
+                    known |= await cancellable(self._ask_again(waiting))
         except TimeoutError:
             raise await self.not_applied(waiting[0], self._settings.flush_timeout_s, None) from None
         return known
+
+    async def _ask_again(self, thread_ids: list[str]) -> dict[str, ThreadBacklog]:
+        """Ask how far workers are with the threads, and make sure that they go on."""
+        with redis_errors_translated(self._settings):
+            # One doorbell serves a shard.
+            for thread_id in {self._mailboxes.place(id_).shard: id_ for id_ in thread_ids}.values():
+                with suppress(ResponseError):  # workers go on, and make room
+                    await self._mailboxes.poke(thread_id)
+            return await self._mailboxes.backlogs(thread_ids)
 
 
 def _is_waiting(thread_id: str, backlog: ThreadBacklog, position: Position, may_be_parked: bool) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from hiredis import pack_command
@@ -24,6 +24,8 @@ from livethread.queued.server_check import log_faults
 from livethread_config import Settings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Maximum number of a client's connections, not counting the one per shard on which it sends.
 CONNECTIONS: Final = 64
@@ -42,6 +44,22 @@ def connect(settings: Settings) -> Redis:
         health_check_interval=25,
         retry=Retry(NoBackoff(), 0),
     )
+
+
+async def cancellable(call: Awaitable[T]) -> T:
+    """Return what *call*, which awaits redis-py, returns.
+
+    Until Python 3.12, `asyncio.wait_for`, which redis-py sends with, can swallow a cancellation, and with it a timeout. Here it
+    only reaches a task that nothing waits for any more; that one ends at the latest when Redis replies.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        raise
+    return task.result()
 
 
 class ScriptConnection:

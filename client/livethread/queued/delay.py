@@ -21,7 +21,7 @@ class Circumstances:
     queue: str
     now: float
     #: When a worker last looked for ready threads of the shard; None: never.
-    seen_at: float | None
+    looked_at: float | None
     #: When a worker, of this shard or of another, last swept the shard.
     swept_at: float | None
     #: Whether a drain is at work on the shard.
@@ -46,15 +46,15 @@ class Circumstances:
         if self.is_draining:
             return f"A worker is at work on shard {self.shard}, which has {self.ready} ready threads."
         messages = f"{self.messages} messages wait in the queue {self.queue}. " if self.messages else ""
-        seen = (
-            f"No worker has looked for tasks of shard {self.shard} since {_time(self.seen_at)}. "
-            if self.seen_at is not None
-            else f"No worker was ever seen on shard {self.shard}. "
+        since = (
+            f"No worker has looked for tasks of shard {self.shard} since {_time(self.looked_at)}. "
+            if self.looked_at is not None
+            else f"No worker has ever looked for tasks of shard {self.shard}. "
         )
         if self.swept_at is None or self.swept_at < self.now - RECENT_S:
-            return f"{seen}{messages}{_START_ONE}"
+            return f"{since}{messages}{_START_ONE}"
         return (
-            f"{seen}{messages}A worker swept at {_time(self.swept_at)}. If it still runs: "
+            f"{since}{messages}A worker swept at {_time(self.swept_at)}. If it still runs: "
             f"does one on the host of the shard's home serve the queue {self.queue}?"
         )
 

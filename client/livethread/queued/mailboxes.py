@@ -1,4 +1,4 @@
-"""The mailboxes as a client uses them: all their Redis keys, script calls and commands.
+"""The mailboxes as a client uses them: their Redis keys, script calls and commands.
 
 Methods raise `RedisError` or `OSError` if Redis does not answer, and leave retries to the caller.
 """
@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from livethread.errors import Conflict, ThreadNotFound, ThreadParked
+from livethread.errors import ThreadParked
 from livethread.position import START, Position
 from livethread.queued.connection import CONNECTIONS, ScriptConnection, check_server
 from livethread.queued.delay import Circumstances
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.outage import NOT_THE_MASTER
-from livethread.queued.parked_threads import ParkedThread, Parking, WaitingEntry
+from livethread.queued.parking import Parking
+from livethread.queued.put_back import PutBack
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.queued.writer import Place, Submission, Writer
 from livethread_config import Settings, names
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 #: Maximum number of concurrent queries: each takes one of a limited number of connections.
 QUESTIONS: Final = CONNECTIONS // 4
-
-#: Entries of a mailbox that one call reads.
-PAGE: Final = 100
 
 #: How scripts begin their refusal of a caller that knows other shard epochs.
 _OTHER_EPOCHS: Final = "EPOCHS "
@@ -91,18 +88,17 @@ class Mailboxes:
     """The mailboxes of all shards. Rings the doorbell whenever Redis says that one is due."""
 
     def __init__(self, redis: Redis, settings: Settings, doorbell: Doorbell) -> None:
-        self._redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
+        self.redis: Any = redis  # redis-py's types leave open whether replies are bytes; ours are
         self._settings = settings
         self.deployment = DeploymentWatch(redis, settings)
         self._doorbell = doorbell
         self._prefix = settings.key_prefix
-        self._ttl_s = settings.writer_ttl_days * 86_400
-        self._enqueue, self._fence, self._unpark, self._drop, self._backlog = (
-            redis.register_script(load_script("livethread.queued", name))
-            for name in ("enqueue", "fence", "unpark", "drop", "backlog")
+        self.writer_ttl_s = settings.writer_ttl_days * 86_400
+        self._enqueue, self._fence, self._backlog = (
+            redis.register_script(load_script("livethread.queued", name)) for name in ("enqueue", "fence", "backlog")
         )
         self._shards: dict[int, _Shard] = {}
-        self._limits: tuple[int, ...] = (BELL_TTL_MS, self._ttl_s, settings.mailbox_max_tasks)
+        self._limits: tuple[int, ...] = (BELL_TTL_MS, self.writer_ttl_s, settings.mailbox_max_tasks)
         self._questions = asyncio.Semaphore(QUESTIONS)
         self._pubsubs: list[PubSub] = []
 
@@ -125,14 +121,14 @@ class Mailboxes:
                 of.waiting,
                 of.stats,
             )
-            sender = ScriptConnection(self._redis, self._enqueue)
+            sender = ScriptConnection(self.redis, self._enqueue)
             self._shards[number] = _Shard(of, (*head, names.deployment_key(self._prefix)), sender)
         return self._shards[number]
 
     def place(self, thread_id: str) -> Place:
         """Return the thread's shard and keys."""
         of = self._keys_of(thread_id)
-        return Place(of.shard, _thread_keys(of, thread_id), self.deployment.current.epochs)
+        return Place(of.shard, of.thread_keys(thread_id), self.deployment.current.epochs)
 
     def is_placed(self, writer: Writer) -> bool:
         """Whether the writer's place is the one that the newest known shard epochs say."""
@@ -144,7 +140,7 @@ class Mailboxes:
         Raises:
             InvalidRequest: it cannot, or the record contradicts the settings or this release.
         """
-        await check_server(self._redis, self._settings)
+        await check_server(self.redis, self._settings)
         await self.deployment.refresh()
 
     async def disconnect(self) -> None:
@@ -202,7 +198,7 @@ class Mailboxes:
 
     async def accepted(self, writer: Writer) -> tuple[int, Position] | None:
         """Return counter and position of the writer's last accepted task; None if Redis knows of none."""
-        record = await self._redis.hget(self._keys_of(writer.thread_id).writers(writer.thread_id), writer.id)
+        record = await self.redis.hget(self._keys_of(writer.thread_id).writers(writer.thread_id), writer.id)
         if record is None:
             return None
         n, _, position = record.decode().partition(" ")
@@ -227,14 +223,14 @@ class Mailboxes:
         """Begin a new epoch, which fences the thread's earlier writers, and return it."""
         keys = [self._keys_of(thread_id).writers(thread_id), names.deployment_key(self._prefix)]
         try:
-            return int(await self._ask(self._fence, keys, [self._ttl_s, self.deployment.current.epochs.text]))
+            return int(await self._ask(self._fence, keys, [self.writer_ttl_s, self.deployment.current.epochs.text]))
         except ResponseError as error:
             await self._learn_epochs(error)
             return await self.fence(thread_id)
 
     async def epoch(self, thread_id: str) -> int:
         """Return the thread's newest epoch."""
-        return int(await self._ask(self._redis.hget, self._keys_of(thread_id).writers(thread_id), names.EPOCH) or 0)
+        return int(await self._ask(self.redis.hget, self._keys_of(thread_id).writers(thread_id), names.EPOCH) or 0)
 
     async def backlogs(self, thread_ids: Collection[str]) -> dict[str, ThreadBacklog]:
         """Return how far workers are with each of the threads, in one call for each shard."""
@@ -265,7 +261,7 @@ class Mailboxes:
         found: list[str] = []
         for of in map(self.shard, (await self.deployment.look()).shards):
             # At one instant: threads move between the two sets.
-            async with self._questions, self._leaving_replicas(), self._redis.pipeline() as questions:
+            async with self._questions, self._leaving_replicas(), self.redis.pipeline() as questions:
                 questions.zrange(of.ready, 0, -1)
                 questions.zrange(of.claims, 0, -1)
                 questions.hrandfield(of.parked, 1, withvalues=True)
@@ -285,7 +281,7 @@ class Mailboxes:
         async with (
             self._questions,
             self._leaving_replicas(),
-            self._redis.pipeline(transaction=False) as questions,
+            self.redis.pipeline(transaction=False) as questions,
         ):
             questions.hget(of.writers(thread_id), f"a:{writer.id}")
             questions.get(of.applied(thread_id))
@@ -298,9 +294,9 @@ class Mailboxes:
         """Return what Redis knows about why the thread's tasks wait."""
         of = self._keys_of(thread_id)
         queue = names.queue_name(self._prefix, of.shard)
-        async with self._questions, self._redis.pipeline(transaction=False) as questions:
+        async with self._questions, self.redis.pipeline(transaction=False) as questions:
             questions.time()
-            questions.mget(of.seen, of.swept)
+            questions.mget(of.looked, of.swept)
             questions.exists(of.drain)
             questions.zcard(of.ready)
             questions.llen(names.celery_key_prefix(self._prefix) + queue)
@@ -308,36 +304,36 @@ class Mailboxes:
             questions.hget(of.attempts, thread_id)
             (
                 (seconds, micros),
-                (seen, swept),
+                (looked, swept),
                 is_draining,
                 ready,
                 messages,
                 claimed,
                 attempts,
             ) = await questions.execute()
-        failed, _, put_back = (attempts or b"0 ").decode(errors="replace").partition(" ")
+        failed, put_back = PutBack.parse(attempts)
         return Circumstances(
             shard=of.shard,
             queue=queue,
             now=seconds + micros / 1_000_000,
-            seen_at=None if seen is None else int(seen) / 1000,
+            looked_at=None if looked is None else int(looked) / 1000,
             swept_at=None if swept is None else int(swept) / 1000,
             is_draining=bool(is_draining),
             ready=ready,
             messages=messages,
             claimed_until=None if claimed is None else claimed / 1000,
             put_back=put_back,
-            failed=int(failed),
+            failed=failed,
         )
 
     async def is_open(self, thread_id: str) -> bool:
         """Whether a connected client has the thread open: it sent tasks of the thread, and did not sign off."""
         of = self._keys_of(thread_id)
-        fields = [field.decode() for field in await self._ask(self._redis.hkeys, of.writers(thread_id))]
+        fields = [field.decode() for field in await self._ask(self.redis.hkeys, of.writers(thread_id))]
         clients = {writer.partition(".")[0] for writer in fields if ":" not in writer and writer != "tail"}
         if not clients:
             return False
-        listeners = await self._ask(self._redis.pubsub_numsub, *map(of.acks, clients))
+        listeners = await self._ask(self.redis.pubsub_numsub, *map(of.acks, clients))
         return any(count for _, count in listeners)
 
     async def sign_off(self, writers: Iterable[Writer]) -> None:
@@ -345,7 +341,7 @@ class Mailboxes:
 
         If a call that was sent earlier arrives later, workers still recognize its tasks by their counters.
         """
-        async with self._questions, self._redis.pipeline(transaction=False) as commands:
+        async with self._questions, self.redis.pipeline(transaction=False) as commands:
             for writer in writers:
                 key = self._keys_of(writer.thread_id).writers(writer.thread_id)
                 commands.hdel(key, writer.id, f"a:{writer.id}")
@@ -355,72 +351,13 @@ class Mailboxes:
 
     def pubsub(self) -> PubSub:
         """Return a connection that can subscribe."""
-        pubsub: PubSub = self._redis.pubsub(ignore_subscribe_messages=True)
+        pubsub: PubSub = self.redis.pubsub(ignore_subscribe_messages=True)
         self._pubsubs.append(pubsub)
         return pubsub
 
     def ack_channels(self, client: str) -> list[str]:
         """Return the channels, one per shard, on which workers acknowledge the client's tasks."""
         return [self.shard(number).acks(client) for number in self.deployment.current.shards]
-
-    # -- parked threads ------------------------------------------------------------------------------------
-
-    async def parked(self) -> list[ParkedThread]:
-        """Return all parked threads, sorted by id."""
-        found = []
-        for of in map(self.shard, self.deployment.current.shards):
-            parked = await self._redis.hgetall(of.parked)
-            found += [ParkedThread(thread.decode(), of.shard, detail) for thread, detail in parked.items()]
-        return sorted(found, key=lambda parked: parked.thread_id)
-
-    async def require_parked(self, thread_id: str) -> ParkedThread:
-        """Return the parked thread, whichever shard holds it: another program may have put it into the wrong one.
-
-        Raises:
-            ThreadNotFound: it is not parked.
-        """
-        for of in map(self.shard, self.deployment.current.shards):
-            if (detail := await self._redis.hget(of.parked, thread_id)) is not None:
-                return ParkedThread(thread_id, of.shard, detail)
-        raise ThreadNotFound(thread_id, "it is not parked")
-
-    async def waiting(self, parked: ParkedThread) -> AsyncIterator[WaitingEntry]:
-        """Yield the entries of a parked thread's mailbox in order, beginning with the one that stopped it."""
-        mailbox, start = self.shard(parked.shard).mailbox(parked.thread_id), "-"
-        while page := await self._redis.xrange(mailbox, min=start, count=PAGE):
-            for position, fields in page:
-                yield WaitingEntry(position.decode(), fields)
-            start = f"({page[-1][0].decode()}"
-
-    async def unpark(self, thread_id: str) -> bool:
-        """Let workers try a parked thread again, from the task that stopped it; return whether it was parked."""
-        of = self._keys_of(thread_id)
-        was_parked = bool(await self._unpark([of.ready, of.parked, of.waiting, of.mailbox(thread_id)], [thread_id]))
-        if was_parked:
-            await self.poke(thread_id)
-        return was_parked
-
-    async def drop(self, parked: ParkedThread, entries: list[WaitingEntry]) -> None:
-        """Remove *entries*, the first of the mailbox, and let workers continue with the next.
-
-        The entries count as applied: no flush waits for them, and their writers' later tasks are accepted. Dropping
-        a deletion opens the thread again.
-
-        Raises:
-            Conflict: the thread was retried, or its mailbox changed, after *parked* and *entries* were read; nothing
-                is dropped.
-        """
-        of, thread_id = self.shard(parked.shard), parked.thread_id
-        counters: dict[str, int] = {}
-        for entry in entries:
-            if entry.counter is not None:
-                writer, n = entry.counter
-                counters[writer] = max(n, counters.get(writer, 0))
-        keys = [of.ready, of.parked, of.deleted, *_thread_keys(of, thread_id), of.waiting, of.stats]
-        args: list[Any] = [thread_id, parked.detail, self._ttl_s, of.acks_prefix, len(entries)]
-        args += [entry.position for entry in entries]
-        if not await self._drop(keys, args + list(chain.from_iterable(counters.items()))):
-            raise Conflict(f"thread {thread_id} is no longer parked at {entries[0].position}; nothing was dropped")
 
     def _is_misplaced(self, shard: int, batch: Batch) -> bool:
         """Whether a writer's thread belongs to another shard than *shard*, or its place is in another."""
@@ -458,7 +395,7 @@ class Mailboxes:
         try:
             yield
         except NOT_THE_MASTER:
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            await self.redis.connection_pool.disconnect(inuse_connections=False)
             for pubsub in self._pubsubs:
                 if pubsub.connection is not None:
                     await pubsub.connection.disconnect()
@@ -473,8 +410,3 @@ def _thread_backlog(head: bytes, tail: bytes, applied: bytes, parked: bytes, is_
         Parking.parse(parked).reason if parked else None,
         bool(is_deleted),
     )
-
-
-def _thread_keys(of: names.ShardKeys, thread_id: str) -> tuple[str, ...]:
-    """Return the thread's keys in the order in which scripts take them."""
-    return of.mailbox(thread_id), of.writers(thread_id), of.applied(thread_id), of.idempotency_keys(thread_id)

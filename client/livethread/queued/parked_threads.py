@@ -1,108 +1,91 @@
-"""What Redis holds about a parked thread: the reason, and the entries of its mailbox."""
+"""Parked threads, as a user sees them and decides about them: list, retry, drop.
+
+Methods raise `RedisError` or `OSError` if Redis does not answer.
+"""
 
 from __future__ import annotations
 
-import base64
-import json
-import re
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from collections.abc import AsyncIterator, Iterator
+from itertools import chain
+from typing import Any, Final
 
-from livethread.errors import InvalidRequest
-from livethread.model import parse_time
+from livethread.errors import Conflict, ThreadNotFound
+from livethread.queued.mailboxes import Mailboxes
+from livethread.queued.parking import ParkedThread, WaitingEntry
+from livethread.queued.scripts import load_script
+from livethread_config import names
 
-if TYPE_CHECKING:
-    from livethread.ordered_tasks import OrderedTask
-
-#: Above every counter that a task can have.
-_MAX_COUNTER: Final = 2**53
+#: Entries of a mailbox that one call reads.
+PAGE: Final = 100
 
 
-class Parking(NamedTuple):
-    """Why a thread is parked, and since when; a thread that is parked again has a later time."""
+class ParkedThreads:
+    """The parked threads of all shards."""
 
-    reason: str
-    #: None if no worker wrote it.
-    parked_at: datetime | None = None
+    def __init__(self, mailboxes: Mailboxes) -> None:
+        self._mailboxes = mailboxes
+        self._redis = mailboxes.redis
+        self._unpark, self._drop = (
+            self._redis.register_script(load_script("livethread.queued", name)) for name in ("unpark", "drop")
+        )
 
-    @classmethod
-    def parse(cls, detail: bytes) -> Self:
-        """Return what *detail* says, which is JSON if a worker wrote it."""
-        parsed = _parsed(detail)
-        if not isinstance(parsed, dict):
-            return cls(str(parsed))
-        return cls(str(parsed.get("reason", parsed)), parse_time(parsed.get("parked_at")))
+    async def all(self) -> list[ParkedThread]:
+        """Return all parked threads, sorted by id."""
+        found = []
+        for of in self._shards():
+            parked = await self._redis.hgetall(of.parked)
+            found += [ParkedThread(thread.decode(), of.shard, detail) for thread, detail in parked.items()]
+        return sorted(found, key=lambda parked: parked.thread_id)
 
+    async def require(self, thread_id: str) -> ParkedThread:
+        """Return the parked thread, whichever shard holds it: another program may have put it into the wrong one.
 
-@dataclass(frozen=True, slots=True)
-class ParkedThread:
-    """A thread that waits until a user retries or drops its first task."""
+        Raises:
+            ThreadNotFound: it is not parked.
+        """
+        for of in self._shards():
+            if (detail := await self._redis.hget(of.parked, thread_id)) is not None:
+                return ParkedThread(thread_id, of.shard, detail)
+        raise ThreadNotFound(thread_id, "it is not parked")
 
-    thread_id: str
-    shard: int
-    #: The reason and its circumstances as Redis holds them: JSON.
-    detail: bytes
+    async def entries(self, parked: ParkedThread) -> AsyncIterator[WaitingEntry]:
+        """Yield the entries of a parked thread's mailbox in order, beginning with the one that stopped it."""
+        mailbox, start = self._mailboxes.shard(parked.shard).mailbox(parked.thread_id), "-"
+        while page := await self._redis.xrange(mailbox, min=start, count=PAGE):
+            for position, fields in page:
+                yield WaitingEntry(position.decode(), fields)
+            start = f"({page[-1][0].decode()}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the thread's id and all that is known about why it is parked."""
-        detail = _parsed(self.detail)
-        known = {"reason": "", "applied": None, "parked_at": None}
-        return {"thread_id": self.thread_id, **known, **(detail if isinstance(detail, dict) else {"reason": detail})}
+    async def unpark(self, thread_id: str) -> bool:
+        """Let workers try a parked thread again, from the task that stopped it; return whether it was parked."""
+        of = self._mailboxes.shard(self._mailboxes.place(thread_id).shard)
+        was_parked = bool(await self._unpark([of.ready, of.parked, of.waiting, of.mailbox(thread_id)], [thread_id]))
+        if was_parked:
+            await self._mailboxes.poke(thread_id)
+        return was_parked
 
+    async def drop(self, parked: ParkedThread, entries: list[WaitingEntry]) -> None:
+        """Remove *entries*, the first of the mailbox, and let workers continue with the next.
 
-@dataclass(frozen=True, slots=True)
-class WaitingEntry:
-    """An entry of a parked thread's mailbox: a task, or anything else that another program wrote there."""
+        The entries count as applied: no flush waits for them, and their writers' later tasks are accepted. Dropping
+        a deletion opens the thread again.
 
-    position: str
-    fields: dict[bytes, bytes]
+        Raises:
+            Conflict: the thread was retried, or its mailbox changed, after *parked* and *entries* were read; nothing
+                is dropped.
+        """
+        of, thread_id = self._mailboxes.shard(parked.shard), parked.thread_id
+        counters: dict[str, int] = {}
+        for entry in entries:
+            if entry.counter is not None:
+                writer, n = entry.counter
+                counters[writer] = max(n, counters.get(writer, 0))
+        keys = [of.ready, of.parked, of.deleted, *of.thread_keys(thread_id), of.waiting, of.stats]
+        args: list[Any] = [thread_id, parked.detail, self._mailboxes.writer_ttl_s, of.acks_prefix, len(entries)]
+        args += [entry.position for entry in entries]
+        if not await self._drop(keys, args + list(chain.from_iterable(counters.items()))):
+            raise Conflict(f"thread {thread_id} is no longer parked at {entries[0].position}; nothing was dropped")
+        await self._mailboxes.poke(thread_id)
 
-    @property
-    def task(self) -> OrderedTask | None:
-        """The task in the entry; None if it holds something else."""
-        from livethread.ordered_tasks import OrderedTask  # noqa: PLC0415 - heavy, and a status needs no tasks
-
-        try:
-            return OrderedTask.from_wire(self.fields[b"task"], self.fields.get(b"lines", b""))
-        except (InvalidRequest, KeyError):
-            return None
-
-    @property
-    def counter(self) -> tuple[str, int] | None:
-        """Writer and counter; None if the entry lacks them."""
-        writer, n = self.fields.get(b"writer", b""), self.fields.get(b"n", b"")
-        if re.fullmatch(rb"[A-Za-z0-9_.-]{1,64}", writer) and re.fullmatch(rb"[0-9]{1,16}", n):
-            return (writer.decode(), int(n)) if 0 < int(n) < _MAX_COUNTER else None
-        return None
-
-    @property
-    def size(self) -> int:
-        """Bytes of its fields."""
-        return sum(map(len, self.fields.values()))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Describe the entry without its contents."""
-        writer, n = self.counter or (None, None)
-        known: dict[str, Any] = {"position": self.position, "writer": writer, "n": n, "op": None, "bytes": self.size}
-        if (task := self.task) is not None:
-            known |= {"op": task.header.op, "at": task.header.at.isoformat(), "items": len(task.lines)}
-        return known
-
-    def contents(self) -> dict[str, Any]:
-        """Return all fields, as text or as ``{"base64": …}`` if they are not UTF-8."""
-        return {name.decode(errors="replace"): _readable(value) for name, value in self.fields.items()}
-
-
-def _parsed(detail: bytes) -> Any:
-    try:
-        return json.loads(detail)
-    except (ValueError, RecursionError):
-        return detail.decode(errors="replace")
-
-
-def _readable(value: bytes) -> str | dict[str, str]:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(value).decode()}
+    def _shards(self) -> Iterator[names.ShardKeys]:
+        return map(self._mailboxes.shard, self._mailboxes.deployment.current.shards)

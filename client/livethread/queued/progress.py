@@ -12,6 +12,7 @@ from livethread.errors import ThreadParked
 from livethread.open_threads import OpenThreads
 from livethread.position import START, Position, position_key
 from livethread.queued.backlog import ASK_FIRST, ASK_LONGEST, Backlog
+from livethread.queued.connection import cancellable
 from livethread.queued.mailboxes import Mailboxes
 from livethread.queued.outbox import Outbox
 from livethread.queued.writer import Writer
@@ -114,7 +115,7 @@ class ProgressWatch:
                 wait, asked_at = ASK_FIRST, now()
                 while not writer.is_applied_up_to(marker):
                     if writer.parked is not None:
-                        await self.ask(writer)  # it may have been retried since
+                        await cancellable(self.ask(writer))  # it may have been retried since
                         if writer.parked is not None:
                             raise ThreadParked(writer.thread_id, writer.parked)
                     writer.changed.clear()
@@ -128,7 +129,7 @@ class ProgressWatch:
                     if now() >= due:
                         is_overdue = now() - asked_at >= min(ASK_ANYWAY, limit / 2)
                         if is_overdue or self._liveness.is_silent(shard, wait, now()):
-                            await self.ask(writer)
+                            await cancellable(self.ask(writer))
                             asked_at = now()
                         wait = min(wait * 4, ASK_LONGEST)
         except TimeoutError:

@@ -6,7 +6,8 @@ from redis.exceptions import RedisError
 
 from livethread.errors import InvalidRequest
 from livethread.queued.mailboxes import Mailboxes
-from livethread.queued.parked_threads import Parking
+from livethread.queued.parked_threads import ParkedThreads
+from livethread.queued.parking import Parking
 
 #: Redis does not answer, or holds another deployment.
 _UNKNOWN = (RedisError, OSError, InvalidRequest)
@@ -17,12 +18,13 @@ class RedisQueueState:
 
     def __init__(self, mailboxes: Mailboxes) -> None:
         self._mailboxes = mailboxes
+        self._parked_threads = ParkedThreads(mailboxes)
 
     async def parked(self) -> dict[str, str] | None:
         """Return the parked threads, each with the reason; None if Redis does not answer."""
         try:
             await self._learn_shards()
-            return {each.thread_id: Parking.parse(each.detail).reason for each in await self._mailboxes.parked()}
+            return {each.thread_id: Parking.parse(each.detail).reason for each in await self._parked_threads.all()}
         except _UNKNOWN:
             return None
 

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from livethread import errors
 from livethread.position import Position
 from livethread.queued import doorbell
-from livethread.queued.connection import redis_errors_translated
+from livethread.queued.connection import cancellable, redis_errors_translated
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.scripts import load_script
 from livethread_config import Settings, names
@@ -95,7 +95,7 @@ class ReadRequests:
                 try:
                     with redis_errors_translated(self._settings):
                         keys = [of.reads, of.read(read), of.drain, of.wake]
-                        await _cancellable(self._ask(keys=keys, args=[read, int(limit * 1000)]))
+                        await cancellable(self._ask(keys=keys, args=[read, int(limit * 1000)]))
                     await self._publish(task, thread_id, arguments | {"shard": shard, "read": read})
                     answer = await self._receive(of.answer(read))
                 except BaseException:
@@ -146,7 +146,7 @@ class ReadRequests:
         """Return the next piece. If Redis is away, wait for it: it keeps the piece for some seconds."""
         while True:
             try:
-                popped = await _cancellable(self._redis.blpop([key], timeout=POP_TIMEOUT))
+                popped = await cancellable(self._redis.blpop([key], timeout=POP_TIMEOUT))
             except (RedisError, OSError):
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
@@ -170,22 +170,6 @@ class ReadRequests:
         self._withdrawals.add(task)
         task.add_done_callback(self._withdrawals.discard)
         return task
-
-
-async def _cancellable(call: Awaitable[T]) -> T:
-    """Return what *call* of redis-py returns.
-
-    Until Python 3.12, `asyncio.wait_for`, which redis-py sends with, can swallow a cancellation. Here it only reaches
-    a task that nothing waits for any more; that one ends at the latest when Redis replies.
-    """
-    task = asyncio.ensure_future(call)
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        task.cancel()
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        raise
-    return task.result()
 
 
 async def _retried(call: Callable[[], Awaitable[T]]) -> T | None:

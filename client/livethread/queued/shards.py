@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from livethread.errors import Conflict, InvalidRequest
 from livethread.queued.deployment import Change, DeploymentWatch
+from livethread.units import counted
 from livethread_config import Settings, names
 from livethread_config.deployment import AHEAD_FIELD, EPOCHS_FIELD, HomeIdentity, ShardEpochs, home_field, made_at
 from livethread_config.settings import MAX_SHARDS
@@ -119,7 +120,7 @@ class Shards:
                 f"of that home, bring its files here, and move the shard {wait:g} s later"
             )
         if held := await self._redis.zcount(of.claims, f"({now}", "+inf"):
-            raise Conflict(f"a worker still holds {held} threads of shard {shard}: stop it, and try again")
+            raise Conflict(f"a worker still holds {counted(held, 'thread')} of shard {shard}: stop it, and try again")
 
     async def _now_ms(self) -> int:
         seconds, micros = await self._redis.time()

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 
 from livethread.queued.deployment import DeploymentWatch
-from livethread.queued.parked_threads import Parking
+from livethread.queued.parking import Parking
+from livethread.queued.put_back import PutBack
 from livethread_config import Settings, names
 
 #: Upper bounds of the lag histogram's buckets, from acceptance to application; ``settle.lua`` has the same in ms.
@@ -161,7 +162,7 @@ class StatisticsReader:
                 questions.zcard(of.claims)
                 questions.hlen(of.attempts)
                 questions.hlen(of.parked)
-                questions.mget(of.seen, of.swept)
+                questions.mget(of.looked, of.swept)
                 questions.llen(names.celery_key_prefix(self._prefix) + names.queue_name(self._prefix, shard))
             (seconds, micros), workers, *replies = await questions.execute()
         now, each = seconds + micros / 1_000_000, len(_ShardReplies._fields)
@@ -197,9 +198,10 @@ class StatisticsReader:
             details = await questions.execute()
         threads = []
         for (since, thread_id, of, why), tasks, attempts in zip(found, details[::2], details[1::2], strict=True):
-            failures, _, put_back = (attempts or b"0 ").decode(errors="replace").partition(" ")
-            reason = put_back or None if why is None else Parking.parse(why).reason
-            threads.append(WaitingThread(thread_id, of.shard, since, tasks, reason, int(failures), why is not None))
+            put_back = PutBack.parse(attempts)
+            reason = put_back.reason or None if why is None else Parking.parse(why).reason
+            is_parked = why is not None
+            threads.append(WaitingThread(thread_id, of.shard, since, tasks, reason, put_back.failures, is_parked))
         return threads
 
     def _worker(self, name: bytes, sign: bytes, now: float) -> WorkerSign:
@@ -224,7 +226,7 @@ class _ShardReplies(NamedTuple):
 
 
 def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatistics:
-    counts = {field.decode(): int(count) for field, count in replies.stats.items()}
+    counts = {field.decode(errors="replace"): _number(count) for field, count in replies.stats.items()}
     accepted = {
         field.removeprefix("accepted:"): count
         for field, count in sorted(counts.items())
@@ -256,6 +258,14 @@ def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatist
         swept_at=swept_at,
         doorbells=replies.doorbells,
     )
+
+
+def _number(count: bytes) -> int:
+    """Return *count*; 0 if another program damaged it."""
+    try:
+        return int(count)
+    except ValueError:
+        return 0
 
 
 def _parked_at(detail: bytes) -> float | None:

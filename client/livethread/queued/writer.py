@@ -12,7 +12,7 @@ from livethread.errors import Conflict, ResourceExhausted, ThreadNotFound, Threa
 from livethread.observers import EventAt, ItemsAppended, Observers, TasksApplied, ThreadParkedEvent
 from livethread.ordered_tasks import EncodedTask
 from livethread.position import START, Position, position_key
-from livethread.queued.parked_threads import Parking
+from livethread.queued.parking import Parking
 from livethread.queued.tracing import current_traceparent
 from livethread_config.deployment import ShardEpochs
 

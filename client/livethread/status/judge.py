@@ -8,7 +8,7 @@ from typing import Final
 from livethread.queued.statistics import DeploymentStatistics, ShardStatistics, WaitingThread
 from livethread.status.facts import Facts
 from livethread.status.findings import Finding, Sentence, State
-from livethread.status.units import counted, duration, size
+from livethread.units import counted, duration, size
 
 #: Beyond this age of a task, workers are behind.
 BEHIND: Final = 5.0  # seconds
@@ -103,9 +103,10 @@ def _is_unanswered(facts: Facts, shard: ShardStatistics) -> bool:
 
 
 def _unlooked(facts: Facts, shard: ShardStatistics) -> str:
-    since = "ever" if shard.looked_at is None else f"for {duration(facts.age(shard.looked_at))}"
+    looked = "ever looked" if shard.looked_at is None else "looked"
+    since = "" if shard.looked_at is None else f" for {duration(facts.age(shard.looked_at))}"
     messages = counted(shard.doorbells, "message")
-    return f"no worker has looked for tasks of shard {shard.shard} {since}, and its queue holds {messages}"
+    return f"no worker has {looked} for tasks of shard {shard.shard}{since}, and its queue holds {messages}"
 
 
 def _threads(facts: Facts, statistics: DeploymentStatistics) -> Iterator[Finding]:
@@ -140,11 +141,10 @@ def _about(facts: Facts, thread: WaitingThread) -> str:
 
 def _backlog(facts: Facts) -> str:
     if facts.oldest_s is None:
-        return (
-            "nothing waits" if not facts.unapplied else f"{counted(facts.unapplied, 'task')} of parked threads wait"
-        )
+        parked = f"{counted(facts.unapplied, 'unapplied task')} of parked threads"
+        return parked if facts.unapplied else "nothing waits"
     return f"{counted(facts.unapplied, 'unapplied task')}, the oldest for {duration(facts.oldest_s)}"
 
 
 def _waiting(shard: ShardStatistics) -> str:
-    return f": {counted(shard.unapplied_tasks, 'task')} wait" if shard.unapplied_tasks else ""
+    return f": {counted(shard.unapplied_tasks, 'unapplied task')}" if shard.unapplied_tasks else ""

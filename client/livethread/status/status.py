@@ -11,7 +11,7 @@ from livethread.queued.statistics import ShardStatistics, WorkerSign
 from livethread.status.facts import Facts, lag_of
 from livethread.status.findings import Finding, Sentence, State
 from livethread.status.judge import judge
-from livethread.status.units import duration, size
+from livethread.units import counted, duration, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ShownThread:
     @property
     def text(self) -> str:
         """All but the id, on one line."""
-        return " · ".join(filter(None, (self.age, f"{self.tasks:,} tasks", self.reason)))
+        return " · ".join(filter(None, (self.age, counted(self.tasks, "task"), self.reason)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE: Final = "livethread"
+#: Name of the cookie with the token. It contains the port, because a browser shares cookies among the ports of a host.
+COOKIE: Final = "livethread-{port}"
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
@@ -57,7 +58,8 @@ class Guard:
         if not self._is_ours(request.headers.get("host", "")):
             text = "This host name is not one of this server's: livethread browse --name adds it.\n"
             return PlainTextResponse(text, HTTPStatus.MISDIRECTED_REQUEST)
-        if self._token is None or self._is_token(request.cookies.get(COOKIE)):
+        cookie = COOKIE.format(port=request.scope["server"][1])
+        if self._token is None or self._is_token(request.cookies.get(cookie)):
             return None
         given = request.query_params.multi_items()
         if not self._is_token(dict(given).get("token")):
@@ -66,7 +68,7 @@ class Guard:
         # The token goes from the address into a cookie, so that no link, no history and no log has it from here on.
         rest = urlencode([(name, value) for name, value in given if name != "token"])
         response = RedirectResponse(f"{request.url.path}?{rest}" if rest else request.url.path, HTTPStatus.SEE_OTHER)
-        response.set_cookie(COOKIE, self._token, httponly=True, samesite="lax")
+        response.set_cookie(cookie, self._token, httponly=True, samesite="lax")
         return response
 
     def _is_ours(self, host: str) -> bool:

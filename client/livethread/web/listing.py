@@ -174,10 +174,12 @@ async def _search(reader: ThreadReader, filters: Filters, cursor: str | None) ->
 async def _parked(reader: ThreadReader, parked: Mapping[str, str], filters: Filters) -> AsyncGenerator[Rows]:
     """Yield the parked threads in the order of their ids; each id is a cursor."""
     rest = sorted(thread_id for thread_id in parked if thread_id > filters.cursor)
-    while rest:
+    for _ in range(SCANS):
         page, rest = rest[:ROWS], rest[ROWS:]
         threads = await asyncio.gather(*(_read(reader, thread_id) for thread_id in page))
         yield list(map(Row, page, threads)), page[-1] if rest else None, ()
+        if not rest:
+            return
 
 
 async def _read(reader: ThreadReader, thread_id: str) -> StoredThread | None:

@@ -46,6 +46,10 @@ def test_an_exception_is_a_field_of_the_line() -> None:
     assert formatted(exc_info=(type(error), error, None))["exception"] == "ValueError: bad\nvalue"
 
 
+def test_a_stack_that_was_asked_for_is_a_field_of_the_line() -> None:
+    assert formatted(stack_info="Stack (most recent call last):\n  f()")["stack"].endswith("f()")
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [(2**70, 2**70), ("\udcff", "\udcff"), ({1: "x"}, {"1": "x"}), (ValueError("x"), "x"), ({1}, "{1}")],

@@ -41,6 +41,14 @@ class Pages:
         return watch(changes, wanted, self.read, self.read)
 
 
+async def caught_up() -> tuple[Pages, Changes, AsyncGenerator[types.ThreadItem]]:
+    """Return a watch that has yielded the only item."""
+    pages, changes = Pages(1), Changes()
+    items = pages.watch(changes)
+    assert await taken(items, 1) == [0]
+    return pages, changes, items
+
+
 async def taken(items: AsyncIterator[types.ThreadItem], count: int) -> list[int]:
     async with asyncio.timeout(20):
         return [(await anext(items)).item.payload for _ in range(count)]
@@ -57,9 +65,7 @@ async def test_it_reads_a_page_only_when_its_consumer_has_taken_the_one_before()
 
 
 async def test_it_reads_once_for_each_hint_and_not_without_one() -> None:
-    pages, changes = Pages(1), Changes()
-    items = pages.watch(changes)
-    assert await taken(items, 1) == [0]
+    pages, changes, items = await caught_up()
 
     waiting = asyncio.ensure_future(taken(items, 1))
     await asyncio.sleep(0.05)
@@ -75,9 +81,7 @@ async def test_it_reads_once_for_each_hint_and_not_without_one() -> None:
 
 
 async def test_a_hint_that_comes_while_it_reads_is_not_lost() -> None:
-    pages, changes = Pages(1), Changes()
-    items = pages.watch(changes)
-    assert await taken(items, 1) == [0]
+    pages, changes, items = await caught_up()
 
     waiting = asyncio.ensure_future(taken(items, 1))
     await asyncio.sleep(0)
@@ -134,9 +138,7 @@ async def test_the_first_read_may_fail(error: Exception) -> None:
 
 
 async def test_it_goes_on_when_an_outage_ends(caplog: pytest.LogCaptureFixture) -> None:
-    pages, changes = Pages(1), Changes()
-    items = pages.watch(changes)
-    assert await taken(items, 1) == [0]
+    pages, changes, items = await caught_up()
 
     pages.failures, pages.count = [Unavailable("no answer"), Unavailable("no answer")], 2
     changes.note(THREAD)
@@ -146,9 +148,7 @@ async def test_it_goes_on_when_an_outage_ends(caplog: pytest.LogCaptureFixture) 
 
 
 async def test_it_ends_if_its_place_is_gone() -> None:
-    pages, changes = Pages(1), Changes()
-    items = pages.watch(changes)
-    assert await taken(items, 1) == [0]
+    pages, changes, items = await caught_up()
 
     pages.failures = [InvalidRequest("this cursor has no place")]
     changes.note(THREAD)
@@ -178,9 +178,7 @@ async def test_it_repeats_the_place_after_which_to_begin_until_an_item_comes() -
 
 
 async def test_it_reads_no_more_once_the_store_is_closed() -> None:
-    pages, changes = Pages(1), Changes()
-    items = pages.watch(changes)
-    assert await taken(items, 1) == [0]
+    pages, changes, items = await caught_up()
 
     waiting = asyncio.ensure_future(taken(items, 1))
     await asyncio.sleep(0)

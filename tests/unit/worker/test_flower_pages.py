@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import prometheus_client
 import pytest
 
-pages = pytest.importorskip("livethread_worker.flower_pages", reason="the extra flower is not installed")
-prometheus = pytest.importorskip("prometheus_client")
+from livethread_worker import flower_pages as pages
 
 
 def shown(**fields: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_any_other_task_stays_as_it_is(sent: str | None) -> None:
 
 
 def test_a_worker_has_the_ordered_tasks_that_it_finished() -> None:
-    events = prometheus.Counter("events", "x", ["worker", "type", "task"], registry=None)
+    events = prometheus_client.Counter("events", "x", ["worker", "type", "task"], registry=None)
     for worker, kind, task in [
         ("w1", "task-received", "livethread.append_items"),
         ("w1", "task-succeeded", "livethread.append_items"),
@@ -66,3 +66,17 @@ def test_a_worker_has_the_ordered_tasks_that_it_finished() -> None:
         events.labels(worker, kind, task).inc()
 
     assert pages.ordered_tasks(events, "w1") == {"livethread.append_items": 2}
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (
+            1_000,
+            "Each worker process reports at most 1,000 ordered tasks a second; above that, this list shows a sample.",
+        ),
+        (0, "Workers report no ordered tasks, because <code>LIVETHREAD_TASK_EVENTS_PER_S</code> is 0."),
+    ],
+)
+def test_the_list_says_what_it_leaves_out(rate: int, expected: str) -> None:
+    assert pages.omitted(rate).startswith(expected)

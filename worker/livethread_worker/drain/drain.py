@@ -60,7 +60,6 @@ class Drain:
         reads_wait: Callable[[], bool],
         events: TaskEvents,
         outage: Outage,
-        put_back: dict[str, str] | None = None,
         serves_others: bool = False,
     ) -> None:
         self._mailbox = mailbox
@@ -71,8 +70,6 @@ class Drain:
         self._reads_wait = reads_wait
         self._events = events
         self._outage = outage
-        #: Thread -> the reason for which it was last put back, and which is therefore logged; drains share it.
-        self._put_back = {} if put_back is None else put_back
         #: Whether its process drains other shards, too.
         self._serves_others = serves_others
         self._counts = DrainCounts()
@@ -185,17 +182,14 @@ class Drain:
                 case OutcomeKind.DONE | OutcomeKind.DELETED:
                     counts.tasks += len(claim.entries)
                     counts.lines += sum(len(entry.task.lines) for entry in claim.entries)
-                    self._put_back.pop(claim.thread_id, None)
                 case OutcomeKind.POISONED:
                     counts.parked += 1
-                    self._put_back.pop(claim.thread_id, None)
                     self._log_stop(logging.ERROR, "park", claim, outcome)
                 case OutcomeKind.LOCKED | OutcomeKind.BUSY | OutcomeKind.FAILED:
                     counts.put_back += 1
                     # A thread may be put back five times a second, for hours.
-                    is_known = self._put_back.get(claim.thread_id) == outcome.reason
-                    self._put_back[claim.thread_id] = outcome.reason
-                    self._log_stop(logging.DEBUG if is_known else logging.WARNING, "put_back", claim, outcome)
+                    level = logging.DEBUG if claim.is_put_back_again(outcome) else logging.WARNING
+                    self._log_stop(level, "put_back", claim, outcome)
 
     def _log_stop(self, level: int, action: str, claim: Claim, outcome: Outcome) -> None:
         """Log why tasks of a thread are not applied. The text says it all: Celery's own format omits `extra`."""

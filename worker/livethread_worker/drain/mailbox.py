@@ -17,6 +17,7 @@ from livethread import errors, types
 from livethread.model import format_time, utc_now
 from livethread.ordered_tasks import MailboxEntry, OrderedTask
 from livethread.position import position_key
+from livethread.queued.put_back import PutBack
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread_config import Settings, names
 from livethread_config.deployment import HomeIdentity, home_field
@@ -73,11 +74,14 @@ class Claim:
     """Tasks of one thread that this drain holds."""
 
     thread_id: str
-    #: Consecutive failed attempts at the first task.
-    attempts: int
+    put_back: PutBack
     entries: list[MailboxEntry]
     #: The entry after these if it is malformed; later entries were not read.
     malformed: Malformed | None = None
+
+    def is_put_back_again(self, outcome: Outcome) -> bool:
+        """Whether *outcome* puts the thread back for the same reason as the last one did."""
+        return self.put_back.reason == _short(outcome.reason)
 
     def applied(self, outcome: Outcome) -> list[MailboxEntry]:
         """Return the entries up to the position of *outcome*."""
@@ -132,7 +136,7 @@ class Mailbox:
             keys.parked,
             keys.bell,
             keys.drain,
-            keys.seen,
+            keys.looked,
             keys.waiting,
         ]
         ring, *threads = self._claim(
@@ -160,7 +164,7 @@ class Mailbox:
 
     def judge(self, claim: Claim, outcome: Outcome) -> Outcome:
         """Return *outcome*, or a poisoned one if the claim failed too often or ends before a malformed entry."""
-        attempts = claim.attempts + 1
+        attempts = claim.put_back.failures + 1
         if outcome.kind is OutcomeKind.FAILED and attempts >= self._settings.park_after_attempts:
             reason = f"failed {attempts} times, last with {outcome.reason}"
             return Outcome(OutcomeKind.POISONED, outcome.position, reason)
@@ -252,7 +256,7 @@ class Mailbox:
             case OutcomeKind.LOCKED | OutcomeKind.BUSY:
                 return "later", f"{BUSY_WAIT_MS} {_short(outcome.reason)}"
             case OutcomeKind.FAILED:
-                wait_ms = min(RETRY_FIRST_MS * 2**claim.attempts, RETRY_LONGEST_MS)
+                wait_ms = min(RETRY_FIRST_MS * 2**claim.put_back.failures, RETRY_LONGEST_MS)
                 return "failed", f"{wait_ms} {_short(outcome.reason)}"
             case OutcomeKind.POISONED:
                 detail = {"reason": outcome.reason, "applied": outcome.position, "parked_at": format_time(utc_now())}
@@ -264,7 +268,7 @@ def _short(reason: str) -> str:
     return " ".join(reason[:REASON_CHARACTERS].split()).encode(errors="replace").decode()
 
 
-def _claim(thread: bytes, attempts: bytes, entries: list[list[Any]]) -> Claim:
+def _claim(thread: bytes, put_back: bytes, entries: list[list[Any]]) -> Claim:
     valid: list[MailboxEntry] = []
     malformed = None
     for position, *content in entries:
@@ -275,7 +279,7 @@ def _claim(thread: bytes, attempts: bytes, entries: list[list[Any]]) -> Claim:
             size = sum(map(len, content if len(content) > 1 else content[0][1::2]))
             malformed = Malformed(position.decode(), size, f"{type(error).__name__}: {error}")
             break
-    return Claim(thread.decode(errors="replace"), int(attempts), valid, malformed)
+    return Claim(thread.decode(errors="replace"), PutBack.parse(put_back), valid, malformed)
 
 
 @lru_cache(maxsize=4096)

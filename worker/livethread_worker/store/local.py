@@ -32,7 +32,7 @@ from livethread_config import Settings
 from livethread_worker.store.files import Home, locks
 from livethread_worker.store.files.open_threads import OpenThreadsFile
 from livethread_worker.store.index import Index, IndexUnavailable
-from livethread_worker.store.read.home_poller import HomePoller
+from livethread_worker.store.read.home_poller import home_source
 from livethread_worker.store.read.reader import LocalReader, as_unavailable
 from livethread_worker.store.upkeep.index_handle import IndexHandle
 from livethread_worker.store.upkeep.rebuild import complete_once
@@ -71,7 +71,7 @@ class LocalThreadStore:
         self._reader = LocalReader(self._home, self._index_to_read)
         self._is_synced = self._settings.sync == "fdatasync"
         self._observers = Observers()
-        self._changes = Changes(HomePoller(self._home).poll)
+        self._changes = Changes(home_source(self._home))
         self._open: OpenThreads[LocalWriter] = OpenThreads()
         self._open_file = OpenThreadsFile(self._home)
         # One thread of its own: files and SQLite block, and its queue is the order of the operations.

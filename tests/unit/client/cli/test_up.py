@@ -15,7 +15,6 @@ from livethread_config import Settings
     [(None, "http://127.0.0.1:5555/"), ("https://flower.example/", "https://flower.example/")],
 )
 def test_the_pages_know_the_address_of_flower(tmp_path: Path, flower_url: str | None, expected: str) -> None:
-    pytest.importorskip("flower")
     (tmp_path / "Procfile").write_text("browse: livethread browse\nflower: celery flower\n")
     settings = Settings(redis_url="redis://r", home=tmp_path, flower_url=flower_url)
 

@@ -13,7 +13,7 @@ IDLE = Circumstances(
     shard=3,
     queue="livethread.3",
     now=NOW,
-    seen_at=None,
+    looked_at=None,
     swept_at=None,
     is_draining=False,
     ready=1,
@@ -27,12 +27,12 @@ IDLE = Circumstances(
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({}, "No worker was ever seen on shard 3. Is a worker running"),
+        ({}, "No worker has ever looked for tasks of shard 3. Is a worker running"),
         (
-            {"seen_at": NOW - 60},
+            {"looked_at": NOW - 60},
             "No worker has looked for tasks of shard 3 since 2027-01-15 07:59:00 UTC. Is a worker",
         ),
-        ({"messages": 7}, "ever seen on shard 3. 7 messages wait in the queue livethread.3. Is a worker"),
+        ({"messages": 7}, "ever looked for tasks of shard 3. 7 messages wait in the queue livethread.3. Is a worker"),
         ({"swept_at": NOW - RECENT_S - 1}, "Is a worker running"),
         ({"swept_at": NOW - 2}, "does one on the host of the shard's home serve the queue livethread.3?"),
         ({"is_draining": True, "ready": 40}, "A worker is at work on shard 3, which has 40 ready threads."),
@@ -40,7 +40,7 @@ IDLE = Circumstances(
             {"is_draining": True, "claimed_until": NOW + 5},
             "A worker holds the thread's claim until 2027-01-15 08:00:05",
         ),
-        ({"claimed_until": NOW - 1}, "No worker was ever seen"),
+        ({"claimed_until": NOW - 1}, "No worker has ever looked"),
         ({"is_draining": True, "put_back": "x.lock is held"}, "A worker put the thread back: x.lock is held"),
         ({"put_back": "disk full", "failed": 4}, "put the thread back (4 failed attempts so far): disk full"),
     ],

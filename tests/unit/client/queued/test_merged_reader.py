@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from livethread import types
 from livethread.errors import HomesUnavailable, InvalidRequest, SilentHome, ThreadNotFound, Unavailable
-from livethread.in_memory import InMemoryThreadStore, _Stored
+from livethread.in_memory import InMemoryThreadStore
+from livethread.in_memory.stored import Stored
 from livethread.metadata import StoredThread
 from livethread.queued.merged_reader import MergedReader
 from livethread.store import ThreadReader
@@ -54,7 +55,7 @@ class OneHome(InMemoryThreadStore):
     is_silent = False
 
     def put(self, thread: StoredThread) -> None:
-        self._stored[thread.thread_id] = _Stored(thread, [])
+        self._stored[thread.thread_id] = Stored(thread, [])
 
     def remove(self, id_: str) -> None:
         self._stored.pop(id_, None)

@@ -21,7 +21,7 @@ from livethread.observers import (
 )
 from livethread.ordered_tasks import AppendItems, CreateThread, EncodedTask, OrderedTask, UpdateThreadMetadata
 from livethread.position import START
-from livethread.queued.parked_threads import Parking
+from livethread.queued.parking import Parking
 from livethread.queued.writer import Budget, NoRoom, Submission, Writer
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -72,7 +72,7 @@ CASES: dict[str, tuple[Facts, dict[Sentence, str]]] = {
     ),
     "a home that no worker serves": (
         facts(shard(), shard(95, shard=1, home="far:/home"), longest=(waits(95),)),
-        {Sentence.UNSERVED_SHARD: "shard 1, far:/home: 30 tasks wait"},
+        {Sentence.UNSERVED_SHARD: "shard 1, far:/home: 30 unapplied tasks"},
     ),
     "a home that no worker serves, and no task waits": (
         facts(shard(), shard(shard=1, home="far:/home")),
@@ -81,7 +81,7 @@ CASES: dict[str, tuple[Facts, dict[Sentence, str]]] = {
     "a shard that was just added": (facts(shard(), shard(shard=1, home=None)), {Sentence.WELL: ""}),
     "a shard that no worker took": (
         facts(shard(), shard(3, shard=1, home=None)),
-        {Sentence.UNSERVED_SHARD: "shard 1, which has no home yet: 30 tasks wait"},
+        {Sentence.UNSERVED_SHARD: "shard 1, which has no home yet: 30 unapplied tasks"},
     ),
     "hanging pools": (
         facts(shard(95, looked_at=NOW - 94, doorbells=1), longest=(waits(95),)),
@@ -90,6 +90,10 @@ CASES: dict[str, tuple[Facts, dict[Sentence, str]]] = {
                 "no worker has looked for tasks of shard 0 for 94 s, and its queue holds 1 message"
             )
         },
+    ),
+    "pools that hung from the start": (
+        facts(shard(95, looked_at=None, doorbells=1), longest=(waits(95),)),
+        {Sentence.UNANSWERED_DOORBELLS: "no worker has ever looked for tasks of shard 0, and its queue holds 1 message"},
     ),
     "a worker's first task is new": (facts(shard(2, looked_at=None)), {Sentence.WELL: ""}),
     "full disk of a home elsewhere": (

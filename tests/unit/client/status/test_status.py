@@ -14,7 +14,7 @@ from livethread.queued.statistics import DeploymentStatistics, LagHistogram
 from livethread.status.facts import Facts, Rates, RedisState
 from livethread.status.findings import Finding, Sentence
 from livethread.status.status import Status
-from livethread.status.units import duration, size
+from livethread.units import duration, size
 
 LAG = LagHistogram((0, 0, 90, 0, 0, 0, 0, 0, 10, *(0 for _ in NO_LAG.counts[9:])), 20.0)
 BUSY = facts(

@@ -9,7 +9,7 @@ from livethread.web.app import create_app
 from livethread.web.guard import COOKIE
 
 TOKEN = "long-and-random"
-WITH_TOKEN = {"Cookie": f"{COOKIE}={TOKEN}"}
+WITH_TOKEN = {"Cookie": f"{COOKIE.format(port=5556)}={TOKEN}"}
 
 
 @pytest.fixture
@@ -46,6 +46,18 @@ def test_the_token_goes_from_the_address_into_a_cookie(guarded: TestClient) -> N
     assert (first.status_code, first.headers["location"]) == (303, "/?q=build+%26+test")
     assert "httponly" in first.headers["set-cookie"].lower()
     assert guarded.get(first.headers["location"]).status_code == 200
+
+
+def test_two_servers_of_a_host_do_not_log_each_other_out(
+    store: InMemoryThreadStore, queue: Queue, deployment: Deployment, guarded: TestClient
+) -> None:
+    app = create_app(store, queue, deployment, place="/elsewhere", token=TOKEN)
+    other = TestClient(app, base_url="http://10.0.0.1:5557", follow_redirects=False)
+
+    answers = [client.get("/", params={"token": TOKEN}) for client in (guarded, other)]
+
+    # A browser sends both cookies to both.
+    assert len({name for answer in answers for name in answer.cookies}) == 2
 
 
 @pytest.mark.parametrize("path", ["/", "/nowhere", "/static/page.css", "/?token=wrong"])

@@ -92,6 +92,18 @@ async def test_parked_threads_are_filtered_as_others_are(
     assert await shown(store, queue, **query | filters, parked="1") == [threads[expected]]
 
 
+async def test_a_page_of_parked_threads_reads_only_some_of_them(
+    store: InMemoryThreadStore, queue: Queue, threads: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS", 1)
+    monkeypatch.setattr(module, "SCANS", 2)
+    queue.parked_threads = dict.fromkeys(threads.values(), "full")
+
+    page = await listing(store, queue, Filters(parked="1", cwd="/nowhere"))
+
+    assert (page.rows, page.next_cursor) == ([], sorted(threads.values())[1])
+
+
 async def test_archived_threads_are_a_list_of_their_own(
     store: InMemoryThreadStore, queue: Queue, threads: dict[str, str]
 ) -> None:

@@ -20,7 +20,7 @@ from livethread.web.system import follow
 
 
 def test_the_page_says_how_it_is_and_what_to_do(client: TestClient, deployment: Deployment) -> None:
-    deployment.facts = facts(shard(95), longest=(waits(95),))
+    deployment.facts = facts(shard(95), longest=(waits(95), waits(95, tasks=1)))
 
     html = client.get("/system").text
 
@@ -29,6 +29,7 @@ def test_the_page_says_how_it_is_and_what_to_do(client: TestClient, deployment: 
     assert "<dt>Redis memory</dt><dd>47 MB of 1.0 GB</dd>" in html
     assert f"/threads/{THREAD}" in Elements(html).links()
     assert "95 s · 3 tasks" in html
+    assert "95 s · 1 task<" in html
 
 
 def test_every_page_links_to_it_and_it_links_to_flower(client: TestClient) -> None:

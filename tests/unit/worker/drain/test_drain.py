@@ -13,12 +13,12 @@ from tests.unit.worker.builders import DAY, Mail, Store
 from livethread import Settings
 from livethread.ordered_tasks import MailboxEntry
 from livethread.queued.outage import Outage
+from livethread.queued.put_back import PutBack
 from livethread_worker.drain import drain as drain_module
 from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.files import home as home_module
-from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.write.outcome import Outcome
 
 
@@ -36,7 +36,7 @@ class FakeMailbox:
     def claim(self) -> tuple[bool, list[Claim]]:
         prepare, entries = next(self._batches, (lambda: None, []))
         prepare()
-        return False, [Claim(Mail().thread_id, 0, entries)] if entries else []
+        return False, [Claim(Mail().thread_id, PutBack(), entries)] if entries else []
 
     def judge(self, _: Claim, outcome: Outcome) -> Outcome:
         return outcome
@@ -136,40 +136,3 @@ def test_a_drain_hands_over_after_a_batch_if_a_read_waits(store: Store) -> None:
     assert counts["batches"] == 1
     assert mailbox.is_handed_over
     assert rung == [0]
-
-
-def test_a_thread_that_is_put_back_again_and_again_is_logged_once_for_each_reason(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    mail, put_back = Mail(), dict[str, str]()
-    store.apply(mail, mail.create())
-    entry, lock = mail.append("first"), store.home.thread_lock(mail.thread_id)
-
-    def drain_once() -> None:
-        Drain(
-            cast("Mailbox", FakeMailbox((lambda: None, [entry]))),
-            store.home,
-            lambda: store.index,
-            Settings(home=store.home.root, sync="none"),
-            ring=lambda: None,
-            reads_wait=lambda: False,
-            events=TaskEvents(None, 0),
-            outage=Outage(logging.getLogger(__name__), "drain"),
-            put_back=put_back,
-        ).run()
-
-    with file_lock(lock):
-        drain_once()
-        drain_once()
-    drain_once()
-    entry = mail.append("second")
-    with file_lock(lock):
-        drain_once()
-
-    logged = [record for record in caplog.records if getattr(record, "action", "") == "put_back"]
-    assert [record.levelno for record in logged] == [logging.WARNING, logging.WARNING]
-    assert [vars(record)["position"] for record in logged] == ["1002-0", "1003-0"]
-    assert {vars(record)["shard"] for record in logged} == {3}
-    assert logged[0].getMessage() == (
-        f"thread {mail.thread_id} is put back at 1002-0: {mail.thread_id}.lock is held by another writer"
-    )

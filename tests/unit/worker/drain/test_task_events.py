@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from tests.unit.worker.builders import Mail
 
+from livethread.queued.put_back import PutBack
 from livethread_worker.drain.mailbox import Claim, Malformed
 from livethread_worker.drain.task_events import EVENTS_KEPT, EVENTS_PER_MESSAGE, TaskEvents
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
@@ -99,13 +100,13 @@ def events(dispatcher: FakeDispatcher | None, per_second: int) -> TaskEvents:
 
 def report(events: TaskEvents, mail: Mail, count: int) -> None:
     entries = [mail.append("x") for _ in range(count)]
-    claim = Claim(mail.thread_id, 0, entries)
+    claim = Claim(mail.thread_id, PutBack(), entries)
     events.report([claim], {mail.thread_id: Outcome(DONE, entries[-1].position)}, STARTED_AT)
 
 
 def test_an_applied_task_is_received_started_and_succeeded(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
-    claim = Claim(mail.thread_id, 0, [mail.append("hello", "wörld")])
+    claim = Claim(mail.thread_id, PutBack(), [mail.append("hello", "wörld")])
 
     events(dispatcher, 100).report([claim], {mail.thread_id: Outcome(DONE, "1001-0")}, STARTED_AT)
 
@@ -130,7 +131,7 @@ def test_an_applied_task_is_received_started_and_succeeded(dispatcher: FakeDispa
 
 def test_a_poisoned_task_failed_and_the_tasks_before_it_succeeded(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
-    claim = Claim(mail.thread_id, 0, [mail.create(), mail.append("bad"), mail.append("waits")])
+    claim = Claim(mail.thread_id, PutBack(), [mail.create(), mail.append("bad"), mail.append("waits")])
     outcome = Outcome(POISONED, "1001-0", "InvalidRequest: no item")
 
     events(dispatcher, 100).report([claim], {mail.thread_id: outcome}, STARTED_AT)
@@ -144,7 +145,7 @@ def test_a_poisoned_task_failed_and_the_tasks_before_it_succeeded(dispatcher: Fa
 @pytest.mark.parametrize("kind", [OutcomeKind.LOCKED, OutcomeKind.BUSY, OutcomeKind.FAILED])
 def test_a_thread_that_will_be_retried_is_not_reported(dispatcher: FakeDispatcher, kind: OutcomeKind) -> None:
     mail = Mail()
-    claim = Claim(mail.thread_id, 0, [mail.append("x")])
+    claim = Claim(mail.thread_id, PutBack(), [mail.append("x")])
 
     events(dispatcher, 100).report([claim], {mail.thread_id: Outcome(kind, reason="locked")}, STARTED_AT)
 
@@ -154,7 +155,7 @@ def test_a_thread_that_will_be_retried_is_not_reported(dispatcher: FakeDispatche
 def test_a_malformed_entry_failed_and_the_tasks_before_it_succeeded(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
     malformed = Malformed("1002-0", 40, "KeyError: b'writer'")
-    claim = Claim(mail.thread_id, 0, [mail.append("x")], malformed)
+    claim = Claim(mail.thread_id, PutBack(), [mail.append("x")], malformed)
 
     events(dispatcher, 100).report([claim], {mail.thread_id: Outcome(POISONED, "1001-0", str(malformed))}, STARTED_AT)
 
@@ -170,7 +171,9 @@ def test_a_malformed_entry_failed_and_the_tasks_before_it_succeeded(dispatcher: 
 def test_no_event_contains_contents(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
     claim = Claim(
-        mail.thread_id, 0, [mail.create(cwd="/secret", base_instructions="secret"), mail.append("secret", "secret")]
+        mail.thread_id,
+        PutBack(),
+        [mail.create(cwd="/secret", base_instructions="secret"), mail.append("secret", "secret")],
     )
 
     events(dispatcher, 100).report([claim], {mail.thread_id: Outcome(DONE, "1002-0")}, STARTED_AT)
@@ -207,7 +210,7 @@ def test_the_budget_refills_up_to_one_second_of_tasks(dispatcher: FakeDispatcher
 def test_a_failure_is_reported_even_if_the_budget_is_spent(dispatcher: FakeDispatcher, clock: Clock) -> None:
     mail, reporter = Mail(), events(dispatcher, 1)
     report(reporter, mail, 5)
-    claim = Claim(mail.thread_id, 0, [mail.append("bad")])
+    claim = Claim(mail.thread_id, PutBack(), [mail.append("bad")])
 
     reporter.report([claim], {mail.thread_id: Outcome(POISONED, reason="bad")}, STARTED_AT)
     reporter.send()
@@ -291,7 +294,7 @@ def test_the_newest_events_are_kept_while_sending_fails(dispatcher: FakeDispatch
 
 def test_a_reason_with_a_lone_surrogate_is_reported(dispatcher: FakeDispatcher) -> None:
     mail = Mail()
-    claim = Claim(mail.thread_id, 0, [mail.append("bad")])
+    claim = Claim(mail.thread_id, PutBack(), [mail.append("bad")])
 
     events(dispatcher, 1).report([claim], {mail.thread_id: Outcome(POISONED, reason="not there: \udcff")}, STARTED_AT)
 
@@ -304,7 +307,9 @@ def test_tasks_of_one_millisecond_are_received_in_the_order_of_their_positions(d
     positions = ["1796009826014-0", "1796009826014-9", "1796009826014-10", "1796009826014-5000", "1796009826015-0"]
     entries = [mail.append("x")._replace(position=position) for position in positions]
 
-    reporter.report([Claim(mail.thread_id, 0, entries)], {mail.thread_id: Outcome(DONE, positions[-1])}, STARTED_AT)
+    reporter.report(
+        [Claim(mail.thread_id, PutBack(), entries)], {mail.thread_id: Outcome(DONE, positions[-1])}, STARTED_AT
+    )
     reporter.send()
 
     received = [fields["timestamp"] for kind, fields in dispatcher.sent if kind == "task-received"]

@@ -13,6 +13,7 @@ from tests.unit.worker.builders import Mail
 
 from livethread.ordered_tasks import MailboxEntry
 from livethread.position import position_key
+from livethread.queued.put_back import PutBack
 from livethread_worker.drain.mailbox import Claim
 from livethread_worker.drain.tracing import MAX_LINKS, trace_batch
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
@@ -48,7 +49,7 @@ def traced(entry: MailboxEntry, span: trace.Span) -> MailboxEntry:
 def apply(mail: Mail, entries: list[MailboxEntry], outcome: Outcome | None = None) -> list[ReadableSpan]:
     """Trace a batch of one thread; return the spans of its tasks, and the batch's at the end."""
     outcome = outcome or Outcome(OutcomeKind.DONE, entries[-1].position)
-    claims = [Claim(mail.thread_id, 0, entries)]
+    claims = [Claim(mail.thread_id, PutBack(), entries)]
     trace_batch(QUEUE, claims, {mail.thread_id: outcome}, STARTED_AT, DURABLE_AT)
     return list(exporter().get_finished_spans())
 

@@ -459,7 +459,7 @@ async def test_the_command_prints_violations_and_fails_if_there_are_any(audited:
         result = CliRunner().invoke(main, arguments, env={"LIVETHREAD_HOME": str(audited.home.root)})
         return result.exit_code, result.output.splitlines()
 
-    counts = "1 threads: 16 calls accepted, 1 refused, 0 unknown; 7 appends are in the rollouts"
+    counts = "1 thread: 16 calls accepted, 1 refused, 0 unknown; 7 appends in the rollouts"
     assert run() == (0, [counts, "every promise was kept"])
 
     audited.edit(swap("b3", "a3"))

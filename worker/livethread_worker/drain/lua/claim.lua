@@ -8,7 +8,7 @@
 --        5 parked    hash    thread -> why it is parked
 --        6 bell      string  a doorbell is outstanding
 --        7 drain     string  heartbeat of a running drain
---        8 seen      string  time (ms) of this call; kept for a week
+--        8 looked    string  time (ms) of this call; kept for a week
 --        9 waiting  zset    see enqueue.lua
 --       10 deployment  hash  the deployment record
 -- ARGV   1 token of this drain
@@ -31,9 +31,10 @@
 -- Threads are taken in the order in which they became ready, and go to the end if they have more tasks. If a few threads
 -- use up the budgets, threads with few tasks are taken as well, so that they do not wait for the hot ones.
 --
--- Returns { ring, { thread, attempts, entries }, ... }. An entry is { position, writer, n, task, lines }, with its
--- traceparent at the end if it has one; an entry with other fields is { position, { field, value, ... } }. ring is 1 if
--- more threads are ready and the caller must publish a doorbell, so that idle workers wake in a chain.
+-- Returns { ring, { thread, put_back, entries }, ... }. put_back is what `attempts` holds of the thread, or "". An entry is
+-- { position, writer, n, task, lines }, with its traceparent at the end if it has one; an entry with other fields is
+-- { position, { field, value, ... } }. ring is 1 if more threads are ready and the caller must publish a doorbell, so that
+-- idle workers wake in a chain.
 
 local ready, claims, tokens, attempts, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local bell, drain, waiting = KEYS[6], KEYS[7], KEYS[9]
@@ -126,10 +127,6 @@ local any_parked = redis.call('HLEN', parked) > 0
 local any_attempts = redis.call('HLEN', attempts) > 0
 local removed, emptied, deadlines, held = {}, {}, {}, {}
 
-local function attempts_of(thread)
-  return string.match(redis.call('HGET', attempts, thread) or '0', '^%d+')
-end
-
 local function claim(thread)
   removed[#removed + 1] = thread
   if not (any_parked and redis.call('HEXISTS', parked, thread) == 1) then
@@ -138,7 +135,7 @@ local function claim(thread)
       budget = budget - #entries
       deadlines[#deadlines + 1], deadlines[#deadlines + 2] = now + ttl, thread
       held[#held + 1], held[#held + 2] = thread, token
-      reply[#reply + 1] = { thread, any_attempts and attempts_of(thread) or '0', entries }
+      reply[#reply + 1] = { thread, any_attempts and redis.call('HGET', attempts, thread) or '', entries }
     else -- Redis, or another program, lost the mailbox
       emptied[#emptied + 1] = thread
     end

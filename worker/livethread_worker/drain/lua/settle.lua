@@ -216,7 +216,7 @@ for number, thread in ipairs(threads) do
       if outcome == 'failed' then
         count('failures', 1)
       end
-      local failed = tonumber(string.match(redis.call('HGET', attempts, thread) or '0', '^%d+'))
+      local failed = tonumber(string.match(redis.call('HGET', attempts, thread) or '', '^%d+') or '0')
       redis.call('HSET', attempts, thread, (outcome == 'failed' and failed + 1 or failed) .. ' ' .. why)
       redis.call('ZADD', ready, 'NX', now + tonumber(wait), thread)
     end

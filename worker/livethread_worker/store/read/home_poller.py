@@ -10,11 +10,14 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Final
 
-from livethread.changes import Changes
+from livethread.changes import Changes, Source
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import database
 from livethread_worker.store.index.queries import QUERIES
@@ -25,8 +28,32 @@ INTERVAL: Final = 0.3  # seconds
 #: Every so many looks, it looks at the rollouts, too.
 LOOKS_PER_ROUND: Final = 4
 
+#: For how many of these a rollout that grew is noted while the index lacks the new lines: a reader that finds the thread's
+#: lock held leaves them to a later read.
+ROUNDS_NOTED: Final = 5
+
 #: Path and committed length of a rollout.
 _Row = tuple[Path, int]
+
+
+def home_source(home: Home) -> Source:
+    """Return a `Source` that notes the changes of *home*."""
+
+    async def poll(changes: Changes) -> None:
+        poller = HomePoller(home)
+        # One thread of its own: files and SQLite block.
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="livethread-poller")
+        try:
+            for looks in count():
+                look = partial(poller.look, frozenset(changes.thread_ids), at_rollouts=looks % LOOKS_PER_ROUND == 0)
+                for thread_id in await asyncio.get_running_loop().run_in_executor(executor, look):
+                    changes.note(thread_id)
+                await asyncio.sleep(INTERVAL)
+        finally:
+            executor.submit(poller.close)  # after a look that is under way
+            executor.shutdown(wait=False)
+
+    return poll
 
 
 class HomePoller:
@@ -39,26 +66,15 @@ class HomePoller:
         self._version: int | None = None
         #: What was last seen of each watched thread; None: the index did not know it.
         self._rows: dict[str, _Row | None] = {}
-        self._sizes: dict[str, int] = {}
-
-    async def poll(self, changes: Changes) -> None:
-        """Note changes as long as it runs; a `Source`."""
-        self._sizes, looks = {}, 0
-        try:
-            while True:
-                for thread_id in self.look(changes.thread_ids, at_rollouts=looks % LOOKS_PER_ROUND == 0):
-                    changes.note(thread_id)
-                looks += 1
-                await asyncio.sleep(INTERVAL)
-        finally:
-            self._close()
+        #: Length of each rollout, and for how many rounds it has had that length.
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def look(self, watched: Collection[str], *, at_rollouts: bool) -> set[str]:
         """Return the threads of *watched* that may have changed since the last look, or that are new."""
         try:
             changed = set(self._look_at_index(watched))
         except (sqlite3.Error, OSError):  # it is being replaced, or damaged, or its disk is away: readers say so
-            self._close()
+            self.close()
             changed = set()
         if at_rollouts:
             changed.update(self._look_at_rollouts(watched))
@@ -88,18 +104,22 @@ class HomePoller:
                 yield thread_id
                 continue
             with suppress(OSError):  # it is being moved
-                self._sizes[thread_id] = size = row[0].stat().st_size
-                if size not in {row[1], known.get(thread_id)}:
+                size = row[0].stat().st_size
+                known_size, rounds = known.get(thread_id, (None, 0))
+                rounds = rounds + 1 if size == known_size else 1
+                self._sizes[thread_id] = size, rounds
+                if size != row[1] and rounds <= ROUNDS_NOTED:
                     yield thread_id
 
     def _open(self) -> None:
-        self._close()
+        self.close()
         self._identity = database.identity(self._home)
         if self._identity is not None:
-            # Without a timeout: it blocks the event loop.
+            # Without a timeout: the next look is near.
             self._connection = sqlite3.connect(f"{self._home.index.absolute().as_uri()}?mode=ro", 0, uri=True)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the index; the next look opens it again, and notes every thread."""
         if self._connection is not None:
             self._connection.close()
         self._connection, self._rows = None, {}

@@ -64,39 +64,20 @@ def open_rollout(
         ThreadNotFound: there is no rollout, and the first of *entries* does not create it.
         InvalidRequest: a rollout that it continues is missing, or its folder is a symlink that leads out of the home.
     """
-    loaded = state.thread if state else None
     path = _find(home, index, thread_id, entries, state)
     is_known, state = state is not None, state or ThreadState(thread_id)
+    loaded, committed_up_to, committed = state.thread, state.applied, _committed_counters(state)
     require_deletable = partial(require_unneeded, home, index, thread_id)
-    committed_up_to = state.applied
-    # A row that was made from the file has the counters of its lines, and says nothing of whole tasks.
-    committed = {} if committed_up_to == START else {writer: mark.n for writer, mark in state.writers.items()}
     if path is None:
         return OpenRollout(ThreadWork(state, loaded, 0, dict, require_deletable), None)
-    if is_compressed(path):
-        path = _plain(home, path)
-    if is_known and _is_outdated(home, state, path):
-        state.begin_again()
-    state.path = home.relative(path)
+    path = _note_path(home, state, path, is_known=is_known)
     fork = _fork(entries) if loaded is None else None
     recorder = _recorder(stack, path, state, create=loaded is None and _creates(entries))
     if state.thread is not None:
         state.thread = archived_by_folder(home, state.thread, path)
     is_rewritten = _keep_original(home, state, recorder)
-    if is_rewritten and state.thread is not None:
-        state.begin_again()
-    elif recorder.size < state.rollout_bytes:
-        logger.error(
-            "the rollout of thread %s is shorter than its committed length; another program cut it",
-            thread_id,
-            extra={"action": "apply", "thread_id": thread_id, "missing_bytes": state.rollout_bytes - recorder.size},
-        )
-        state.begin_again()
-    forgotten = _forgotten(state, entries)
-    took_in = _take_in(home, state, recorder, fork)
-    _end_last_line(state, recorder)
-    if forgotten:
-        _recover_counters(home, state, recorder, forgotten)
+    _begin_again_if_changed(state, recorder, is_rewritten=is_rewritten)
+    took_in = _read_uncommitted(home, state, recorder, entries, fork)
     work = ThreadWork(
         state,
         loaded,
@@ -107,10 +88,25 @@ def open_rollout(
         committed=committed,
     )
     forgets_original = is_rewritten and originals.find(home, path) is not None
-    if forgets_original and not state.is_carried_over and state.thread is not None:
-        record = encode_record(THREAD_METADATA_TYPE, rewritten.to_carry_over(state), state.thread.updated_at)
-        work.write(Line(record), entry=None)
+    if forgets_original:
+        _carry_over(work, state)
     return OpenRollout(work, recorder, forgets_original, took_in)
+
+
+def _committed_counters(state: ThreadState) -> dict[str, int]:
+    """Return each writer's last counter in the index."""
+    # A row that was made from the file has the counters of its lines, and says nothing of whole tasks.
+    return {} if state.applied == START else {writer: mark.n for writer, mark in state.writers.items()}
+
+
+def _note_path(home: Home, state: ThreadState, path: Path, *, is_known: bool) -> Path:
+    """Note that the thread's rollout is *path*, decompressed if necessary; return the plain path."""
+    if is_compressed(path):
+        path = _plain(home, path)
+    if is_known and _is_outdated(home, state, path):
+        state.begin_again()
+    state.path = home.relative(path)
+    return path
 
 
 def _keep_original(home: Home, state: ThreadState, recorder: RolloutRecorder) -> bool:
@@ -182,6 +178,38 @@ def _plain(home: Home, path: Path) -> Path:
         return compression.decompress(path)
     quarantine.move_other_form_away(home, plain)
     return plain
+
+
+def _begin_again_if_changed(state: ThreadState, recorder: RolloutRecorder, *, is_rewritten: bool) -> None:
+    """Have the whole rollout read again if codex has rewritten it, or another program has cut it."""
+    if is_rewritten and state.thread is not None:
+        state.begin_again()
+    elif recorder.size < state.rollout_bytes:
+        logger.error(
+            "the rollout of thread %s is shorter than its committed length; another program cut it",
+            state.thread_id,
+            extra={
+                "action": "apply",
+                "thread_id": state.thread_id,
+                "missing_bytes": state.rollout_bytes - recorder.size,
+            },
+        )
+        state.begin_again()
+
+
+def _read_uncommitted(
+    home: Home, state: ThreadState, recorder: RolloutRecorder, entries: Sequence[MailboxEntry], fork: _Fork | None
+) -> bool:
+    """Read what the index does not know: lines beyond the committed length, and counters of *entries*' writers.
+
+    If a *fork* has no lines, begin it. Return whether there were any beyond the committed length.
+    """
+    forgotten = _forgotten(state, entries)
+    took_in = _take_in(home, state, recorder, fork)
+    _end_last_line(state, recorder)
+    if forgotten:
+        _recover_counters(home, state, recorder, forgotten)
+    return took_in
 
 
 def _forgotten(state: ThreadState, entries: Sequence[MailboxEntry]) -> set[str]:
@@ -280,6 +308,13 @@ def _end_last_line(state: ThreadState, recorder: RolloutRecorder) -> None:
     if recorder.size and os.pread(recorder.file.fileno(), 1, recorder.size - 1) != b"\n":
         recorder.append(b"\n")
         state.rollout_bytes = recorder.size
+
+
+def _carry_over(work: ThreadWork, state: ThreadState) -> None:
+    """Write what a rollout that codex has rewritten no longer says, unless it is written already."""
+    if not state.is_carried_over and state.thread is not None:
+        record = encode_record(THREAD_METADATA_TYPE, rewritten.to_carry_over(state), state.thread.updated_at)
+        work.write(Line(record), entry=None)
 
 
 def _read_meta(file: BinaryIO, state: ThreadState) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tests.unit.worker.builders import AT, Store, opened_store, thread_id
 from livethread import types
 from livethread.directories import Identity, identity
 from livethread.errors import InvalidRequest
-from livethread.in_memory import InMemoryThreadStore, _Stored
+from livethread.in_memory import list_threads as in_memory
 from livethread.metadata import StoredThread
 from livethread.model import format_time
 from livethread_worker.store.index import directories as directories_module
@@ -173,8 +173,7 @@ def test_every_listing_equals_the_in_memory_stores(
             own[field] = None if values[key] is None else thread_id(values[key])
         threads.append(thread(n, **own))
     fill(listed, *threads)
-    memory = InMemoryThreadStore()
-    memory._stored = {t.thread_id: _Stored(t, []) for t in threads}
+    by_id = {t.thread_id: t for t in threads}
     cursor: str | None = None
 
     with pytest.MonkeyPatch.context() as patch:
@@ -183,7 +182,7 @@ def test_every_listing_equals_the_in_memory_stores(
         for _ in range(len(threads) + 1):
             params = types.ListThreadsParams.model_validate(wanted | order | {"cursor": cursor})
             page = listed.index.list_threads(params)
-            expected = memory._page(params, lambda _: True)
+            expected = in_memory.list_threads(by_id, params)
             assert [t.thread_id for t in page.items] == [t.thread_id for t in expected.items]
             assert page.next_cursor == expected.next_cursor
             cursor = page.next_cursor

@@ -1,9 +1,9 @@
-"""`InMemoryThreadStore`: the store contract in memory, for tests of code that uses a store."""
+"""`InMemoryThreadStore`: the operations, each on what is stored of its thread."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -11,78 +11,35 @@ from typing import Self
 
 from livethread import types
 from livethread.changes import Changes
-from livethread.cursor import (
-    decode_cursor,
-    decode_occurrence,
-    decode_offset,
-    encode_cursor,
-    encode_occurrence,
-    encode_offset,
-)
-from livethread.directories import same_directory
 from livethread.errors import Conflict, InvalidRequest, ThreadNotFound
+from livethread.in_memory import pages
+from livethread.in_memory.list_threads import list_threads
+from livethread.in_memory.search_threads import search_threads
+from livethread.in_memory.stored import Stored
 from livethread.metadata import PAGINATED, StoredModelContext, StoredThread, StoredThreadHistory
-from livethread.metadata_state import MetadataState, is_activity
+from livethread.metadata_state import is_activity
 from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
-from livethread.model import format_time, parse_time, utc_now
+from livethread.model import parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
 from livethread.position import START, Position, position_key, require_position
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
-from livethread.rollout.literal import excerpt, literal_term, occurrences
 from livethread.rollout.model_context import context_start
-from livethread.rollout.occurrences import occurrences_in_turn
-from livethread.rollout.search_text import (
-    Phrase,
-    folded_term,
-    listing_text,
-    parse_query,
-    search_text,
-    searchable,
-    words_of,
-)
 from livethread.rollout.session_meta import session_meta
-from livethread.rollout.turn_ranges import TurnRange, end_of_fork, turn_ranges
-from livethread.rollout.turns import stored_turn
+from livethread.rollout.turn_ranges import end_of_fork
 from livethread.several_threads import archive_each, delete_each
 from livethread.thread_id import thread_of_rollout_name
 from livethread.watching import watch
 
-
-@dataclass(slots=True)
-class _Stored:
-    """A thread that is stored."""
-
-    thread: StoredThread
-    lines: list[bytes]
-    position: Position = START
-    #: Position and time of the task that set the name.
-    named: tuple[Position, datetime | None] = (START, None)
-    #: First-wins fields that a caller set explicitly.
-    explicit_fields: set[str] = field(default_factory=set)
-    #: The thread whose lines it shares, if it is a fork.
-    base_id: str | None = None
-    #: Idempotency keys that are taken.
-    idempotency_keys: set[str] = field(default_factory=set)
-
-    #: Position of the task of each line; inherited lines keep theirs.
-    positions: list[Position] = field(default_factory=list)
-
-    def after(self, place: int | Position) -> int:
-        """Return the number of the first line after an ordinal, or after the tasks up to a position."""
-        if isinstance(place, int):
-            return min(place + 1, len(self.lines))
-        shown = [position_key(each) <= position_key(place) for each in self.positions]
-        return len(shown) - shown[::-1].index(True) if any(shown) else 0
-
-    def shown(self) -> StoredThread:
-        """Return the thread with its position."""
-        return self.thread.model_copy(update={"position": self.position})
-
-    def metadata(self) -> MetadataState:
-        """Return the metadata as a state that updates change."""
-        return MetadataState(self.thread, self.explicit_fields)
+#: Parameters of reads of one thread.
+_ReadsThread = (
+    types.LoadThreadHistoryParams
+    | types.ReadThreadParams
+    | types.SearchOccurrencesParams
+    | types.ListTurnsParams
+    | types.ListItemsParams
+)
 
 
 @dataclass(slots=True)
@@ -99,7 +56,7 @@ class InMemoryThreadStore:
     #: Size limit of an item, in bytes of its encoded line.
     max_item_bytes: int = 4 * 1024 * 1024
     _observers: Observers = field(default_factory=Observers, init=False)
-    _stored: dict[str, _Stored] = field(default_factory=dict, init=False)
+    _stored: dict[str, Stored] = field(default_factory=dict, init=False)
     _open: OpenThreads[_Open] = field(default_factory=OpenThreads, init=False)
     _changes: Changes = field(default_factory=Changes, init=False)
     _positions: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
@@ -125,9 +82,9 @@ class InMemoryThreadStore:
 
     async def resume_thread(self, params: types.ResumeThreadParams) -> StoredThread:
         """Open an existing thread."""
-        thread = self._read(params.thread_id, include_archived=params.include_archived)
+        stored = self._require(params.thread_id, include_archived=params.include_archived)
         self._open.open(params.thread_id, _Open)
-        return thread
+        return stored.shown()
 
     async def append_items(self, params: types.AppendThreadItemsParams) -> types.Receipt:
         """Append the items."""
@@ -179,8 +136,7 @@ class InMemoryThreadStore:
 
     async def load_history(self, params: types.LoadThreadHistoryParams) -> StoredThreadHistory:
         """Return the items."""
-        self._read(params.thread_id, include_archived=params.include_archived, at_least=params.at_least)
-        return self._history(params.thread_id)
+        return self._read(params).history()
 
     async def load_latest_model_context(self, params: types.LoadThreadHistoryParams) -> StoredModelContext:
         """Return the items of the latest model context."""
@@ -193,21 +149,21 @@ class InMemoryThreadStore:
 
     async def read_thread(self, params: types.ReadThreadParams) -> StoredThread:
         """Return the thread."""
-        thread = self._read(params.thread_id, include_archived=params.include_archived, at_least=params.at_least)
+        stored = self._read(params)
         if params.is_deletable:
             self._require_unneeded(params.thread_id)
         if not params.include_history:
-            return thread
-        return thread.model_copy(update={"history": self._history(params.thread_id)})
+            return stored.shown()
+        return stored.shown().model_copy(update={"history": stored.history()})
 
     async def list_threads(self, params: types.ListThreadsParams) -> types.ThreadPage:
         """Return one page of threads."""
-        return self._page(params, lambda _: True)
+        return list_threads({id_: stored.shown() for id_, stored in self._stored.items()}, params)
 
     async def update_thread_metadata(self, params: types.UpdateThreadMetadataParams) -> types.Receipt:
         """Apply the patch."""
         if params.thread_id not in self._open:
-            self._read(params.thread_id, include_archived=params.include_archived)
+            self._require(params.thread_id, include_archived=params.include_archived)
         stored = self._created(params.thread_id)
         receipt = self._receipt(stored)
         stored.thread = stored.metadata().update(params, is_explicit=True)
@@ -245,106 +201,20 @@ class InMemoryThreadStore:
 
     async def search_threads(self, params: types.SearchThreadsParams) -> types.ThreadSearchPage:
         """Return one page of threads whose name or messages match; unranked."""
-        find = _finder(params)
-        key = params.sort_key or types.ThreadSortKey.UPDATED_AT
-        listing = types.ListThreadsParams(
-            page_size=params.page_size,
-            cursor=params.cursor,
-            sort_key=key,
-            sort_direction=params.sort_direction if params.sort_key else types.SortDirection.DESC,
-            allowed_sources=params.allowed_sources,
-            archived=params.archived,
-            include_attached_threads=params.include_attached_threads,
-            include_without_preview=True,
-        )
-        found = {
-            thread_id: snippet
-            for thread_id, stored in self._stored.items()
-            if (snippet := next(filter(None, map(find, self._texts(stored))), None)) is not None
-        }
-        page = self._page(listing, lambda thread: thread.thread_id in found)
-        items = (
-            types.StoredThreadSearchResult(thread=thread, snippet=found[thread.thread_id]) for thread in page.items
-        )
-        return types.ThreadSearchPage(items=tuple(items), next_cursor=page.next_cursor)
+        return search_threads(self._stored, params)
 
     async def search_occurrences(self, params: types.SearchOccurrencesParams) -> types.OccurrencePage:
-        """Return one page of occurrences. A cursor holds the number of the turn's first item."""
-        term = literal_term(params.search_term)
-        begin = decode_occurrence(params.cursor) if params.cursor else (0, 0)
-        history = await self.load_history(_of_history(params))
-        items = history.items
-        found = [
-            ((turn.start, number), occurrence)
-            for turn in turn_ranges(items)
-            for number, occurrence in enumerate(
-                occurrences_in_turn(
-                    turn.turn_id, encode_offset("turns", turn.start), items[turn.start : turn.end], term
-                )
-            )
-            if (turn.start, number) >= begin
-        ]
-        page, more = found[: params.page_size], found[params.page_size :]
-        return types.OccurrencePage(
-            items=tuple(occurrence for _, occurrence in page),
-            next_cursor=encode_occurrence(*more[0][0]) if more else None,
-            position=history.position,
-        )
+        """Return one page of occurrences."""
+        return pages.search_occurrences(self._read(params).history(), params)
 
     async def list_turns(self, params: types.ListTurnsParams) -> types.TurnPage:
-        """Return one page of turns. A cursor holds the number of the page's first item."""
-        history = await self.load_history(_of_history(params))
-        items = history.items
-        turns = turn_ranges(items)
-        descending = params.sort_direction is types.SortDirection.DESC
-        ordered = turns[::-1] if descending else turns
-        begin = decode_offset("turns", params.cursor) if params.cursor else None
-        if begin is not None:
-            ordered = [turn for turn in ordered if (turn.start <= begin if descending else turn.start >= begin)]
-        shown, more = ordered[: params.page_size], ordered[params.page_size :]
+        """Return one page of turns."""
         is_open = params.is_open or params.thread_id in self._open
-        return types.TurnPage(
-            turns=tuple(_stored_turn(items, turn, turns, params.items_view, is_open=is_open) for turn in shown),
-            next_cursor=encode_offset("turns", more[0].start) if more else None,
-            backwards_cursor=encode_offset("turns", shown[0].start) if shown else None,
-            position=history.position,
-        )
+        return pages.list_turns(self._read(params).history(), params, is_open=is_open)
 
     async def list_items(self, params: types.ListItemsParams) -> types.ItemPage:
-        """Return one page of items. A cursor holds an item's number."""
-        history = await self.load_history(_of_history(params))
-        items = history.items
-        start, end = 0, len(items)
-        if params.turn_id is not None:
-            turn = next((turn for turn in turn_ranges(items) if turn.turn_id == params.turn_id), None)
-            if turn is None:
-                raise InvalidRequest(f"thread {params.thread_id} has no turn {params.turn_id}")
-            start, end = turn.start, end if turn.end is None else turn.end
-        descending = params.sort_direction is types.SortDirection.DESC
-        begin = end if descending else start
-        if params.after is not None:
-            begin = self._stored[params.thread_id].after(params.after)
-        elif params.cursor is not None:
-            begin = decode_offset("items", params.cursor)
-            if not start <= begin <= end:
-                raise InvalidRequest("this cursor belongs to another thread, or to another turn")
-        if descending:
-            edge = max(start, begin - params.page_size)
-            return types.ItemPage(
-                items=items[edge:begin][::-1],
-                next_cursor=encode_offset("items", edge) if edge > start else None,
-                end_cursor=encode_offset("items", edge),
-                backwards_cursor=encode_offset("items", begin - 1) if begin > edge else None,
-                position=history.position,
-            )
-        edge = min(end, begin + params.page_size)
-        return types.ItemPage(
-            items=items[begin:edge],
-            next_cursor=encode_offset("items", edge) if edge < end else None,
-            end_cursor=encode_offset("items", edge),
-            backwards_cursor=encode_offset("items", begin + 1) if begin < edge else None,
-            position=history.position,
-        )
+        """Return one page of items."""
+        return pages.list_items(self._read(params), params)
 
     def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
         """Follow the thread."""
@@ -352,11 +222,11 @@ class InMemoryThreadStore:
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
         """Return what a fork of the thread begins with."""
-        thread = self._read(params.thread_id, include_archived=True)
-        if thread.history_mode != PAGINATED:
+        stored = self._require(params.thread_id, include_archived=True)
+        if stored.thread.history_mode != PAGINATED:
             return types.PreparedFork(thread_id=params.thread_id, is_shared=False)
-        end = end_of_fork(self._history(params.thread_id).items, params)
-        lines = self._stored[params.thread_id].lines[:end]
+        end = end_of_fork(stored.history().items, params)
+        lines = stored.lines[:end]
         position = types.HistoryPosition(
             thread_id=params.thread_id,
             end_ordinal_exclusive=end,
@@ -415,7 +285,7 @@ class InMemoryThreadStore:
         self._observers.emit(TasksApplied(thread_id, receipt.position))
         return receipt
 
-    def _created(self, thread_id: str) -> _Stored:
+    def _created(self, thread_id: str) -> Stored:
         """Return the stored thread; create it now if it is only open."""
         opened = self._open.get(thread_id)
         if opened is not None and opened.creation is not None:
@@ -426,7 +296,7 @@ class InMemoryThreadStore:
             line = encode_line(first, creation.created_at, max_bytes=self.max_item_bytes)
             base = creation.history_base
             inherited, positions = self._inherited(base) if base else ([], [])
-            self._stored[thread_id] = stored = _Stored(
+            self._stored[thread_id] = stored = Stored(
                 thread,
                 [line, *inherited],
                 base_id=base.thread_id if base else None,
@@ -452,123 +322,20 @@ class InMemoryThreadStore:
         inherited = slice(1, base.end_ordinal_exclusive)
         return source.lines[inherited], source.positions[inherited]
 
-    def _receipt(self, stored: _Stored) -> types.Receipt:
+    def _receipt(self, stored: Stored) -> types.Receipt:
         stored.position = f"{next(self._positions)}-0"
         self._changes.note(stored.thread.thread_id)
         return types.Receipt(thread_id=stored.thread.thread_id, position=stored.position)
 
-    def _read(self, thread_id: str, *, include_archived: bool, at_least: Position | None = None) -> StoredThread:
+    def _read(self, params: _ReadsThread) -> Stored:
+        stored = self._require(params.thread_id, include_archived=params.include_archived)
+        require_position(params.thread_id, stored.position, params.at_least)
+        return stored
+
+    def _require(self, thread_id: str, *, include_archived: bool) -> Stored:
         stored = self._stored.get(thread_id)
         if stored is None:
             raise ThreadNotFound(thread_id)
         if stored.thread.archived_at is not None and not include_archived:
             raise ThreadNotFound(thread_id, "it is archived")
-        require_position(thread_id, stored.position, at_least)
-        return stored.shown()
-
-    def _history(self, thread_id: str) -> StoredThreadHistory:
-        stored = self._stored[thread_id]
-        records = ({**(decode_line(line) or {}), "ordinal": n} for n, line in enumerate(stored.lines))
-        return StoredThreadHistory(thread_id, items_of(records), stored.position)
-
-    def _page(self, params: types.ListThreadsParams, wanted: Callable[[StoredThread], bool]) -> types.ThreadPage:
-        key = params.sort_key.value
-
-        def order(thread: StoredThread) -> tuple[str, str]:
-            return format_time(getattr(thread, key)), thread.thread_id
-
-        descending = params.sort_direction is types.SortDirection.DESC
-        threads = (stored.shown() for stored in self._stored.values())
-        matching = sorted((t for t in threads if wanted(t) and self._matches(t, params)), key=order)
-        if descending:
-            matching.reverse()
-        if params.cursor:
-            after = decode_cursor(params.cursor, params.sort_key)
-            matching = [t for t in matching if (order(t) < after if descending else order(t) > after)]
-        page = tuple(matching[: params.page_size])
-        more = len(matching) > params.page_size
-        return types.ThreadPage(items=page, next_cursor=encode_cursor(page[-1], params.sort_key) if more else None)
-
-    def _texts(self, stored: _Stored) -> Iterator[str]:
-        if stored.thread.name:
-            yield searchable(stored.thread.name)
-        for item in self._history(stored.thread.thread_id).items:
-            if found := search_text(item.type, item.payload):
-                yield found.text
-
-    def _matches(self, thread: StoredThread, params: types.ListThreadsParams) -> bool:
-        term = folded_term(params.search_term or "")
-        return (
-            (thread.archived_at is not None) == params.archived
-            and thread.thread_id.startswith(params.thread_id_prefix or "")
-            and self._is_shown(thread, params)
-            and (thread.preview != "" or params.include_without_preview)
-            and (not params.allowed_sources or thread.source in params.allowed_sources)
-            and (not params.model_providers or thread.model_provider in params.model_providers)
-            and (params.cwd_filters is None or same_directory(params.cwd_filters)(thread.cwd))
-            and (not term or term in listing_text(thread.name, thread.title, thread.preview))
-            and (params.relation_filter is None or self._is_related(thread, params))
-        )
-
-    @staticmethod
-    def _is_shown(thread: StoredThread, params: types.ListThreadsParams) -> bool:
-        """Whether the parameters ask for the thread if it is attached."""
-        if params.attached_to_thread_id is not None:
-            return thread.attached_to_thread_id == params.attached_to_thread_id
-        return params.include_attached_threads or thread.attached_to_thread_id is None
-
-    def _is_related(self, thread: StoredThread, params: types.ListThreadsParams) -> bool:
-        assert params.relation_filter is not None
-        ancestor, wanted = thread.parent_thread_id, params.relation_filter.thread_ids
-        if params.relation_filter.kind is types.RelationKind.DESCENDANTS:
-            seen: set[str] = set()
-            while ancestor in self._stored and ancestor not in wanted and ancestor not in seen:
-                seen.add(ancestor)
-                ancestor = self._stored[ancestor].thread.parent_thread_id
-        return ancestor in wanted
-
-
-def _of_history(
-    params: types.SearchOccurrencesParams | types.ListTurnsParams | types.ListItemsParams,
-) -> types.LoadThreadHistoryParams:
-    return types.LoadThreadHistoryParams(
-        thread_id=params.thread_id, include_archived=params.include_archived, at_least=params.at_least
-    )
-
-
-def _stored_turn(
-    items: Sequence[RolloutItem],
-    turn: TurnRange,
-    turns: Sequence[TurnRange],
-    view: types.StoredTurnItemsView,
-    *,
-    is_open: bool,
-) -> types.StoredTurn:
-    own = items[turn.start : turn.end]
-    is_late = turn.end is not None and turn.late_end is not None and turn.late_end >= turn.end
-    return stored_turn(
-        turn.turn_id,
-        own,
-        view,
-        may_go_on=is_open and turn.end is None,
-        others={other.turn_id for other in turns if other.start < turn.start} - {turn.turn_id},
-        late_end=items[turn.late_end] if is_late and turn.late_end is not None else None,
-    )
-
-
-def _finder(params: types.SearchThreadsParams) -> Callable[[str], str | None]:
-    """Return a function that returns an excerpt of a matching text, or None if the text does not match."""
-    if params.match is types.SearchMatch.LITERAL:
-        term = literal_term(params.search_term)
-        return lambda text: next((excerpt(text, *found).text for found in occurrences(text, term)), None)
-    phrases = parse_query(params.search_term)
-    return lambda text: text if all(_contains(words_of(text), phrase) for phrase in phrases) else None
-
-
-def _contains(words: list[str], phrase: Phrase) -> bool:
-    wanted = words_of(" ".join(phrase.words))
-    for start in range(len(words) - len(wanted) + 1):
-        *found, last = words[start : start + len(wanted)]
-        if found == wanted[:-1] and (last.startswith(wanted[-1]) if phrase.is_prefix else last == wanted[-1]):
-            return True
-    return False
+        return stored

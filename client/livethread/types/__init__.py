@@ -1,0 +1,52 @@
+"""Parameters and results of the store's operations, each a frozen model (codex's ``types.rs``)."""
+
+from __future__ import annotations
+
+from livethread.types.forks import HistoryPosition as HistoryPosition
+from livethread.types.forks import PreparedFork as PreparedFork
+from livethread.types.forks import PrepareForkParams as PrepareForkParams
+from livethread.types.freshness import Freshness as Freshness
+from livethread.types.freshness import ThreadFreshness as ThreadFreshness
+from livethread.types.items import ItemPage as ItemPage
+from livethread.types.items import ListItemsParams as ListItemsParams
+from livethread.types.items import ThreadItem as ThreadItem
+from livethread.types.items import WatchThreadParams as WatchThreadParams
+from livethread.types.listing import ListThreadsParams as ListThreadsParams
+from livethread.types.listing import RelationKind as RelationKind
+from livethread.types.listing import ThreadPage as ThreadPage
+from livethread.types.listing import ThreadRelationFilter as ThreadRelationFilter
+from livethread.types.listing import ThreadSortKey as ThreadSortKey
+from livethread.types.opening import CreateThreadParams as CreateThreadParams
+from livethread.types.opening import DiscardThreadParams as DiscardThreadParams
+from livethread.types.opening import FlushThreadParams as FlushThreadParams
+from livethread.types.opening import PersistThreadParams as PersistThreadParams
+from livethread.types.opening import ResumeThreadParams as ResumeThreadParams
+from livethread.types.opening import ShutdownThreadParams as ShutdownThreadParams
+from livethread.types.paging import SortDirection as SortDirection
+from livethread.types.reading import FindThreadByNameParams as FindThreadByNameParams
+from livethread.types.reading import LoadThreadHistoryParams as LoadThreadHistoryParams
+from livethread.types.reading import ReadThreadByRolloutPathParams as ReadThreadByRolloutPathParams
+from livethread.types.reading import ReadThreadParams as ReadThreadParams
+from livethread.types.search import OccurrencePage as OccurrencePage
+from livethread.types.search import SearchMatch as SearchMatch
+from livethread.types.search import SearchOccurrencesParams as SearchOccurrencesParams
+from livethread.types.search import SearchThreadsParams as SearchThreadsParams
+from livethread.types.search import StoredThreadSearchResult as StoredThreadSearchResult
+from livethread.types.search import ThreadOccurrence as ThreadOccurrence
+from livethread.types.search import ThreadSearchPage as ThreadSearchPage
+from livethread.types.turns import ListTurnsParams as ListTurnsParams
+from livethread.types.turns import StoredTurn as StoredTurn
+from livethread.types.turns import StoredTurnError as StoredTurnError
+from livethread.types.turns import StoredTurnItemsView as StoredTurnItemsView
+from livethread.types.turns import StoredTurnStatus as StoredTurnStatus
+from livethread.types.turns import TurnPage as TurnPage
+from livethread.types.writing import AppendThreadItemsParams as AppendThreadItemsParams
+from livethread.types.writing import ArchiveThreadParams as ArchiveThreadParams
+from livethread.types.writing import ArchiveThreadsParams as ArchiveThreadsParams
+from livethread.types.writing import DeleteThreadParams as DeleteThreadParams
+from livethread.types.writing import DeleteThreadsParams as DeleteThreadsParams
+from livethread.types.writing import IdempotencyKey as IdempotencyKey
+from livethread.types.writing import Receipt as Receipt
+from livethread.types.writing import ThreadResult as ThreadResult
+from livethread.types.writing import ThreadResults as ThreadResults
+from livethread.types.writing import UpdateThreadMetadataParams as UpdateThreadMetadataParams
