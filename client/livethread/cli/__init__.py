@@ -74,7 +74,9 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ThreadStoreError as error:
-            raise click.ClickException(str(error)) from error
+            from livethread.cli.output import printable
+
+            raise click.ClickException(printable(str(error))) from error
         except ModuleNotFoundError as error:
             _explain_missing(error)
         except ValueError as error:

@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from livethread.cli.output import compact, one_line, shown_time
+from livethread.cli.output import compact, one_line, printable, shown_time
 
 if TYPE_CHECKING:
     from livethread.rollout.item import RolloutItem
@@ -52,7 +52,9 @@ def item_line(item: RolloutItem, *, full: bool, in_utc: bool) -> str:
     ordinal = "" if item.ordinal is None else item.ordinal  # older lines of codex have no ordinal
     at = parse_time(item.timestamp)
     begin = f"{ordinal:>5} {shown_time(at, in_utc=in_utc) if at else '':19} {kind:{kind_width}} "
-    return begin + (compact(item.payload) if full else one_line(_summary(item), width and max(1, width - len(begin))))
+    return begin + (
+        printable(compact(item.payload)) if full else one_line(_summary(item), width and max(1, width - len(begin)))
+    )
 
 
 def _summary(item: RolloutItem) -> str:

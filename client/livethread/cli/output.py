@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 #: Maximum number of lines for findings of one kind; a copied home may have thousands.
 SHOWN_OF_A_KIND: Final = 20
 
+#: Control characters, except the ends of lines and tabs.
+_CONTROLS: Final = dict.fromkeys(
+    {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}"
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 fresh_option = click.option(
     "--fresh", is_flag=True, help="First wait until workers have applied what Redis accepted."
@@ -109,16 +114,21 @@ def print_findings(findings: Iterable[tuple[str, str]]) -> str:
     for kind, line in findings:
         shown[kind] += 1
         if shown[kind] <= SHOWN_OF_A_KIND:
-            click.echo(f"{kind}: {line}")
+            click.echo(printable(f"{kind}: {line}"))
     for kind, count in shown.items():
         if count > SHOWN_OF_A_KIND:
             click.echo(f"{kind}: … and {count - SHOWN_OF_A_KIND} more; --json shows all")
     return ", ".join(f"{count} {kind}" for kind, count in sorted(shown.items()))
 
 
+def printable(text: str) -> str:
+    """Return *text* without characters that a terminal would obey: texts of threads could move, rename or fake anything."""
+    return text.translate(_CONTROLS)
+
+
 def one_line(text: str, width: int | None = None) -> str:
-    """Return *text* on one line of at most *width* characters."""
-    flat = " ".join(text.split())
+    """Return *text*, made printable, on one line of at most *width* characters."""
+    flat = printable(" ".join(text.split()))
     return flat if width is None or len(flat) <= width else flat[: width - 1] + "…"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from livethread.cli.output import as_indented_json, compact, json_option, print_json, shown_time, utc_option
+from livethread.cli.output import as_indented_json, compact, json_option, one_line, print_json, shown_time, utc_option
 from livethread.cli.place import deployment, has_deployment
 from livethread.composition import open_parked_threads
 from livethread.composition.home import has_home
@@ -59,7 +59,7 @@ def show(thread_id: str, *, with_contents: bool, in_utc: bool, as_json: bool) ->
     stopped, waiting, since = shown["stopped_at"] or {}, shown["waiting"], parse_time(shown["parked_at"])
     at = shown_time(since, in_utc=in_utc) if since else "an unknown time"
     click.echo(f"thread {shown['thread_id']} has been parked since {at}")
-    click.echo(f"  reason   {shown['reason']}")
+    click.echo(f"  reason   {one_line(shown['reason'])}")
     if stopped:
         items = f"{counted(stopped['items'], 'item')}, " if "items" in stopped else ""
         op = stopped["op"] or "no task"
@@ -126,7 +126,7 @@ def _list(*, as_json: bool) -> None:
         print_json(parked)
         return
     for thread in parked:
-        click.echo(f"{thread['thread_id']}  {thread['reason']}")
+        click.echo(f"{thread['thread_id']}  {one_line(thread['reason'])}")
     if not parked:
         click.echo(f"no thread is parked in {deployment(Settings())}")
 

@@ -10,7 +10,7 @@ import click
 
 from livethread.cli.find_thread import find_thread
 from livethread.cli.item_lines import item_line, last_items
-from livethread.cli.output import compact, fresh_option, json_option, print_json, shown_time, utc_option
+from livethread.cli.output import compact, fresh_option, json_option, one_line, print_json, shown_time, utc_option
 from livethread.composition import open_reader
 
 if TYPE_CHECKING:
@@ -57,4 +57,4 @@ def _print_facts(thread: StoredThread, *, in_utc: bool) -> None:
         known = getattr(thread, name)
         text = shown_time(known, in_utc=in_utc) if isinstance(known, datetime) else compact(value)
         if value is not None and text:
-            click.echo(f"{name:{width}}  {' '.join(text.split())}")
+            click.echo(f"{name:{width}}  {one_line(text)}")

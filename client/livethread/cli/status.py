@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from livethread.cli.output import json_option, print_json
+from livethread.cli.output import json_option, print_json, printable
 from livethread.cli.place import deployment
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def command(context: click.Context, *, once: bool, as_json: bool) -> None:
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for text, colour in lines(status, width):
-            click.secho(text, fg=colour, bold=bool(colour))
+            click.secho(printable(text), fg=colour, bold=bool(colour))
     context.exit(0 if status.is_well else 1)
 
 
@@ -108,7 +108,7 @@ async def _draw(last: list[Status]) -> None:
                 screen, (width, height) = Text(), live.console.size
                 room = height - MARGIN - sum(1 for _ in lines(last[0], width, 0))
                 for text, colour in lines(last[0], width, max(1, room)):
-                    screen.append(f"{text}\n", f"bold {colour}" if colour else "")
+                    screen.append(f"{printable(text)}\n", f"bold {colour}" if colour else "")
                 live.update(screen, refresh=True)
                 await asyncio.sleep(INTERVAL)
                 last[:] = [await reader.read()]

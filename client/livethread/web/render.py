@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from livethread.metadata import StoredThread
+from livethread.status.units import duration
 from livethread.web.transcript import ShownTurn
 
 #: Characters of one text that a page shows; the raw JSONL has all of them.
@@ -51,17 +52,6 @@ def marked(text: str, term: str) -> Markup:
     return Markup().join(
         Markup("<mark>{}</mark>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as a person says it."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:  # noqa: PLR2004 - a minute
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def count(number: int) -> str:
