@@ -32,6 +32,9 @@ MAX_SHARD_DRAIN: Final = 1.0  # seconds
 #: How often a drain asks whether a read waits for its process.
 READS_INTERVAL: Final = 0.01  # seconds
 
+#: Number of threads whose last reason is remembered: another process may apply them, and this one does not hear of it.
+PUT_BACK_KNOWN: Final = 10_000
+
 
 @dataclass(slots=True)
 class DrainCounts:
@@ -195,6 +198,8 @@ class Drain:
                     # A thread may be put back five times a second, for hours.
                     is_known = self._put_back.get(claim.thread_id) == outcome.reason
                     self._put_back[claim.thread_id] = outcome.reason
+                    if len(self._put_back) > PUT_BACK_KNOWN:
+                        del self._put_back[next(iter(self._put_back))]
                     self._log_stop(logging.DEBUG if is_known else logging.WARNING, "put_back", claim, outcome)
 
     def _log_stop(self, level: int, action: str, claim: Claim, outcome: Outcome) -> None:

@@ -14,7 +14,7 @@ from livethread import Settings
 from livethread.ordered_tasks import MailboxEntry
 from livethread.queued.outage import Outage
 from livethread_worker.drain import drain as drain_module
-from livethread_worker.drain.drain import Drain
+from livethread_worker.drain.drain import PUT_BACK_KNOWN, Drain
 from livethread_worker.drain.mailbox import Claim, Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.store.files import home as home_module
@@ -138,6 +138,21 @@ def test_a_drain_hands_over_after_a_batch_if_a_read_waits(store: Store) -> None:
     assert rung == [0]
 
 
+def drain_once(store: Store, entry: MailboxEntry, put_back: dict[str, str]) -> None:
+    """Drain as a process does that has put back the threads of *put_back*."""
+    Drain(
+        cast("Mailbox", FakeMailbox((lambda: None, [entry]))),
+        store.home,
+        lambda: store.index,
+        Settings(home=store.home.root, sync="none"),
+        ring=lambda: None,
+        reads_wait=lambda: False,
+        events=TaskEvents(None, 0),
+        outage=Outage(logging.getLogger(__name__), "drain"),
+        put_back=put_back,
+    ).run()
+
+
 def test_a_thread_that_is_put_back_again_and_again_is_logged_once_for_each_reason(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,26 +160,12 @@ def test_a_thread_that_is_put_back_again_and_again_is_logged_once_for_each_reaso
     store.apply(mail, mail.create())
     entry, lock = mail.append("first"), store.home.thread_lock(mail.thread_id)
 
-    def drain_once() -> None:
-        Drain(
-            cast("Mailbox", FakeMailbox((lambda: None, [entry]))),
-            store.home,
-            lambda: store.index,
-            Settings(home=store.home.root, sync="none"),
-            ring=lambda: None,
-            reads_wait=lambda: False,
-            events=TaskEvents(None, 0),
-            outage=Outage(logging.getLogger(__name__), "drain"),
-            put_back=put_back,
-        ).run()
-
     with file_lock(lock):
-        drain_once()
-        drain_once()
-    drain_once()
-    entry = mail.append("second")
+        drain_once(store, entry, put_back)
+        drain_once(store, entry, put_back)
+    drain_once(store, entry, put_back)
     with file_lock(lock):
-        drain_once()
+        drain_once(store, mail.append("second"), put_back)
 
     logged = [record for record in caplog.records if getattr(record, "action", "") == "put_back"]
     assert [record.levelno for record in logged] == [logging.WARNING, logging.WARNING]
@@ -173,3 +174,14 @@ def test_a_thread_that_is_put_back_again_and_again_is_logged_once_for_each_reaso
     assert logged[0].getMessage() == (
         f"thread {mail.thread_id} is put back at 1002-0: {mail.thread_id}.lock is held by another writer"
     )
+
+
+def test_threads_that_another_process_applied_since_they_were_put_back_are_forgotten(store: Store) -> None:
+    mail, put_back = Mail(), {f"{n}": "it was held" for n in range(PUT_BACK_KNOWN)}
+    store.apply(mail, mail.create())
+
+    with file_lock(store.home.thread_lock(mail.thread_id)):
+        drain_once(store, mail.append("first"), put_back)
+
+    assert len(put_back) == PUT_BACK_KNOWN
+    assert mail.thread_id in put_back
