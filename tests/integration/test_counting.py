@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -307,7 +307,7 @@ def play(machine: Counting) -> None:
     def settle(kind: OutcomeKind, *, applied: int = 0) -> None:
         machine.settle(number=0, applied=applied, kind=kind, is_repeated=False)
 
-    steps = [
+    steps: list[Callable[[], None]] = [
         lambda: enqueue(1),
         lambda: machine.move_the_clock(90),
         lambda: enqueue(2),

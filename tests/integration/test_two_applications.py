@@ -31,6 +31,26 @@ def write(path, text):
     Path(path).write_text(text)
 """
 
+#: Their program limits the time of tasks to less than a batch takes, in each way that Celery has.
+LIMITING = f"""
+{EMBEDDING}
+import time
+from livethread_worker.drain import drain
+
+app.conf.task_time_limit = 0.6
+app.conf.task_annotations = {{"*": {{"soft_time_limit": 0.3}}}}
+
+@app.task(name="theirs.wait", queue="theirs")
+def wait():
+    time.sleep(60)
+
+def apply_slowly(*args, apply_batch=drain.apply_batch, **kwargs):
+    time.sleep(1)
+    return apply_batch(*args, **kwargs)
+
+drain.apply_batch = apply_slowly
+"""
+
 #: Their application, with its own broker, to which livethread's tasks are only added.
 DEAF = """
 from celery import Celery
@@ -74,6 +94,22 @@ async def test_their_tasks_run_beside_ours_in_one_application(settings: Settings
 
     await eventually((tmp_path / "done").exists, "their task")
     await assert_served(settings)
+    app.close()
+    worker.kill()
+
+
+async def test_time_limits_end_their_tasks_and_no_drain(settings: Settings, tmp_path: Path) -> None:
+    queues = f"{settings.key_prefix}.0,theirs"
+    worker = worker_of(settings, tmp_path, LIMITING, "-Q", queues, "--soft-time-limit", "0.3", "--time-limit", "0.6")
+    worker.start()
+    await asyncio.to_thread(worker.wait_for_log, READY)
+    app = deployment_app("their client", settings)
+
+    app.send_task("theirs.wait", queue="theirs")
+
+    await asyncio.to_thread(worker.wait_for_log, "Soft time limit (0.3s) exceeded for theirs.wait")
+    await assert_served(settings)
+    assert "exceeded for livethread" not in worker.logs()
     app.close()
     worker.kill()
 

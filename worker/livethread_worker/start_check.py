@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from celery import Celery
+from celery import Celery, Task
 from celery.concurrency import get_implementation, prefork, solo
 from celery.signals import worker_init
 from redis import Redis
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 RETRY_INTERVAL: Final = 0.5  # seconds
 
 
-def check_at_start(app: Celery, settings: Settings, join: Callable[[], None]) -> None:
-    """Have *app*'s workers check at their start what they need, and *join* the deployment.
+def check_at_start(app: Celery, settings: Settings, ours: type[Task[..., Any]], join: Callable[[], None]) -> None:
+    """Have *app*'s workers check at their start what they need, and *join* the deployment; *ours* is livethread's tasks.
 
     A worker that cannot work ends with the reason.
     """
@@ -45,6 +45,7 @@ def check_at_start(app: Celery, settings: Settings, join: Callable[[], None]) ->
         except InvalidRequest as error:
             raise SystemExit(str(error)) from None
         _warn_about_pool(sender.pool_cls)
+        _lift_time_limits(sender, ours)
         if ignored := ignored_variables():
             names = ", ".join(ignored)
             logger.warning("%s set up another Celery application, and are ignored", names, extra={"action": "start"})
@@ -122,3 +123,17 @@ def _warn_about_pool(pool: Any) -> None:
             implementation.__module__.rpartition(".")[2],
             extra={"action": "start"},
         )
+
+
+def _lift_time_limits(worker: Any, ours: type[Task[..., Any]]) -> None:
+    """Have time limits of *worker*, of its application and of its annotations apply only to tasks that are not *ours*.
+
+    They would interrupt a long drain again and again. A longer limit for ours is no way out: after each doorbell, Celery's
+    timer would keep an entry for as long.
+    """
+    limits = {"time_limit": worker.time_limit, "soft_time_limit": worker.soft_time_limit}
+    # The pool applies its own limits to every task that has none.
+    worker.time_limit = worker.soft_time_limit = None
+    for task in worker.app.tasks.values():
+        for name, limit in limits.items():
+            setattr(task, name, None if isinstance(task, ours) else getattr(task, name) or limit)

@@ -56,7 +56,7 @@ def register(app: Celery, settings: Settings) -> None:
         return process.compress_cold()
 
     _register_reads(app, process, exclusive)
-    check_at_start(app, settings, lambda: serving.begin(process.membership))
+    check_at_start(app, settings, exclusive, lambda: serving.begin(process.membership))
 
     sweep_regularly(app, process.sweep, settings.sweep_interval_s, end=process.sign_off)
 

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from livethread.metadata import StoredThread
-from livethread.status.units import duration
+from livethread.units import duration
 from livethread.web.transcript import ShownTurn
 
 #: Characters of one text that a page shows; the raw JSONL has all of them.

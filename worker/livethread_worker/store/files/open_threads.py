@@ -20,12 +20,18 @@ _PREFIX: Final = "open-threads-"
 
 
 class OpenThreadsFile:
-    """Tells other processes which threads one store has open: a line for each, ``+`` or ``-`` and its id."""
+    """Tells other processes which threads one store has open: a line for each, ``+`` and its id.
+
+    A thread that is closed leaves its line to another one, with ``-`` until then: a store may run for years.
+    """
 
     def __init__(self, home: Home) -> None:
         self._path = home.run / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
         self._descriptor: int | None = None
-        self._open: set[str] = set()
+        #: Thread -> number of its line.
+        self._open: dict[str, int] = {}
+        #: Lines of threads that are closed.
+        self._free: list[int] = []
 
     def add(self, thread_id: str) -> None:
         """Note that a thread is open."""
@@ -34,21 +40,21 @@ class OpenThreadsFile:
         if self._descriptor is None:
             with suppress(OSError):  # other processes then take the thread for closed
                 self._descriptor = take_lock(str(self._path))
-        self._open.add(thread_id)
-        self._write(f"+{thread_id}\n")
+        line = self._open[thread_id] = self._free.pop() if self._free else len(self._open)
+        self._write(line, f"+{thread_id}\n")
 
     def remove(self, thread_id: str) -> None:
         """Note that a thread is closed."""
-        if thread_id in self._open:
-            self._open.remove(thread_id)
+        if (line := self._open.pop(thread_id, None)) is not None:
+            self._free.append(line)
             if self._open:
-                self._write(f"-{thread_id}\n")
+                self._write(line, f"-{thread_id}\n")
             else:
                 self.close()
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: int, text: str) -> None:
         if self._descriptor is not None:
-            os.pwrite(self._descriptor, line.encode("ascii"), os.fstat(self._descriptor).st_size)
+            os.pwrite(self._descriptor, text.encode("ascii"), line * len(text))
 
     def close(self) -> None:
         """Remove the file."""
@@ -57,6 +63,7 @@ class OpenThreadsFile:
             os.close(self._descriptor)
             self._descriptor = None
         self._open.clear()
+        self._free.clear()
 
 
 def is_open_elsewhere(home: Home, thread_id: str) -> bool:
@@ -68,14 +75,11 @@ def is_open_elsewhere(home: Home, thread_id: str) -> bool:
 
 def _open_threads(path: Path) -> set[str]:
     """Return the threads in a store's file; if the store has ended, remove the file and return no thread."""
-    found: set[str] = set()
     with suppress(OSError):
-        if not _is_locked(str(path)):
-            path.unlink(missing_ok=True)
-            return found
-        for line in path.read_text("ascii").splitlines():
-            (found.add if line.startswith("+") else found.discard)(line[1:])
-    return found
+        if _is_locked(str(path)):
+            return {line[1:] for line in path.read_text("ascii").splitlines() if line.startswith("+")}
+        path.unlink(missing_ok=True)
+    return set()
 
 
 def _is_locked(path: str) -> bool:

@@ -9,7 +9,8 @@ from typing import Final
 from livethread.rollout.lines import encode_json
 from livethread_worker.store.thread_state import ThreadState
 
-#: Maximum states in the cache, characters in all of them, and characters in one: a few megabytes.
+#: Maximum states in the cache, characters in all of them, and characters in one. The state of a short thread takes 7 kB,
+#: so this is 15 MB, and more for long texts.
 MAX_STATES: Final = 2048
 MAX_CHARACTERS: Final = 8_000_000
 MAX_STATE_CHARACTERS: Final = 64_000

@@ -37,6 +37,23 @@ def test_threads_are_open_from_their_opening_to_their_closing(home: Home) -> Non
     assert list(home.run.iterdir()) == []
 
 
+def test_the_file_holds_as_many_lines_as_threads_were_open_at_once(home: Home) -> None:
+    store, three = OpenThreadsFile(home), new_thread_id()
+    for thread_id in (ONE, TWO, three):
+        store.add(thread_id)
+
+    for thread_id in (ONE, TWO, ONE, TWO):
+        store.remove(thread_id)
+        store.add(thread_id)
+    store.remove(ONE)
+    store.remove(TWO)
+    store.add(ONE)  # in the line that was the other one's
+
+    [file] = home.run.iterdir()
+    assert len(file.read_text().splitlines()) == 3
+    assert [is_open_elsewhere(home, thread_id) for thread_id in (ONE, TWO, three)] == [True, False, True]
+
+
 def test_each_store_counts(home: Home) -> None:
     first, second = OpenThreadsFile(home), OpenThreadsFile(home)
     first.add(ONE)
