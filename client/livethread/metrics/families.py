@@ -122,7 +122,7 @@ def _workers(statistics: DeploymentStatistics) -> Iterator[Metric]:
     yield _gauge("livethread_workers", "Workers that gave a sign of life recently.", (), [((), len(live))])
     yield _by_shard(
         "livethread_shard_workers",
-        "Those of them that serve the shard.",
+        "Workers that serve the shard and gave a sign of life recently.",
         [(shard, sum(shard.shard in worker.shards for worker in live)) for shard in shards],
     )
     yield _by_shard(
