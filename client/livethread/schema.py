@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import cache
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, TypeAdapter
@@ -152,6 +153,7 @@ def _open(result: JsonSchemaValue) -> None:
         field.pop("default", None)
 
 
+@cache  # to find the source of a class, Python parses its whole file
 def field_comments(model: type[Any]) -> dict[str, str]:
     """Return the ``#:`` comments of a model's fields; its own override its bases'."""
     comments: dict[str, str] = {}
