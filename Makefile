@@ -36,8 +36,8 @@ demo: .venv/.run ## Run the demonstration
 	$(BIN)/livethread demo $(ARGS)
 
 .PHONY: test
-test: .venv/.test ## Run the tests, in two processes: ARGS='-n 0' takes one
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: .venv/.test ## Run the tests, in three processes: ARGS='-n 0' takes one
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: test-faults
 test-faults: .venv/.test ## Inject faults at random for MINUTES=10, into one home and into four; SEED=… repeats a run

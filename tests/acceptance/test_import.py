@@ -28,7 +28,7 @@ ROLLOUTS = os.environ.get("LIVETHREAD_TEST_ROLLOUTS", "")
 recorded = pytest.mark.skipif(not ROLLOUTS, reason="LIVETHREAD_TEST_ROLLOUTS names no directory of rollouts")
 
 #: Enough threads that a kill comes in the middle of the import.
-THREADS = 100
+THREADS = 40
 
 ID = "019a93b9-f380-7600-98ff-{:012x}"
 LAST = ID.format(THREADS - 1)
