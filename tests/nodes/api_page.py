@@ -35,7 +35,8 @@ HEAD: Final = """# API
 
 Made from the code by `make docs`: change the code, not this page. All names are in `livethread`;
 [quickstart.md](quickstart.md) shows them in use and says what to do about each error. Each method of a store takes one
-object of parameters. A field that is unknown or malformed raises `InvalidRequest`.
+object of parameters, and a store has the methods of `ThreadReader` and `WatchingReader`, too. A field that is unknown or
+malformed raises `InvalidRequest`.
 """
 
 #: Meanings of fields without a comment in the code: those that pages and reads share, and the thread's metadata.
