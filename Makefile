@@ -64,6 +64,11 @@ lint: .venv/.dev ## Check format, style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: docs
+docs: .venv/.dev ## Write docs/schema and docs/api.md, which come from the code
+	$(BIN)/livethread schema --out docs/schema
+	$(BIN)/python -m tests.nodes.api_page
+
 .PHONY: format
 format: .venv/.dev ## Format the sources and apply ruff's fixes
 	$(BIN)/ruff check --fix-only

@@ -268,6 +268,7 @@ class StoredThread(Result):
     thread_id: ThreadId
     #: None if the store keeps no files.
     rollout_path: Path | None = None
+    #: Shared by a root thread and its sub-agents.
     session_id: str | None = None
     forked_from_id: str | None = None
     #: The thread to which this fork is attached; listings hide attached forks.
@@ -277,15 +278,21 @@ class StoredThread(Result):
     preview: str = ""
     #: Name given by a user.
     name: str | None = None
+    #: The first user message, without pictures and sound.
     title: str | None = None
+    #: The first user message, or that it has only pictures or sound.
     first_user_message: str | None = None
     model_provider: str = DEFAULT_PROVIDER
+    #: The model of the last turn.
     model: str | None = None
+    #: How much that model reasons; None: its default.
     reasoning_effort: str | None = None
     created_at: StoredTime
+    #: When something was last appended.
     updated_at: StoredTime
     #: When the last turn began; user interfaces sort by it.
     recency_at: StoredTime
+    #: None if the thread is active.
     archived_at: StoredTime | None = None
     cwd: str = ""
     cli_version: str = ""
@@ -295,11 +302,13 @@ class StoredThread(Result):
     agent_nickname: str | None = None
     agent_role: str | None = None
     agent_path: str | None = None
+    #: The checkout in which the thread started.
     git_info: GitInfo | None = None
     #: When the agent asks before it acts; codex's default until an item says otherwise.
     approval_mode: Any = DEFAULT_APPROVAL
     #: What the agent may do; codex's default until an item says otherwise.
     permission_profile: Any = Field(default_factory=lambda: READ_ONLY)
+    #: Tokens used so far, as the agent counted them.
     token_usage: dict[str, Any] | None = None
     memory_mode: MemoryMode | None = None
     history_mode: str | None = None

@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 from tests.nodes.items import said
 
-from livethread import CreateThreadParams, InMemoryThreadStore, ListThreadsParams, LiveThread
+from livethread import (
+    CreateThreadParams,
+    InMemoryThreadStore,
+    ListThreadsParams,
+    ListTurnsParams,
+    LiveThread,
+    SearchThreadsParams,
+    StoredThread,
+    StoredTurnItemsView,
+    ThreadStore,
+)
+from livethread.web.blocks import Block, blocks_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,10 +69,16 @@ def test_the_quickstart_session_runs(tmp_path: Path) -> None:
     assert result.stdout.split() == ["Fix", "the", "build", "automation", "4"]
 
 
-async def test_the_other_quickstart_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def scope() -> dict[str, Any]:
+    """What the quickstart's examples define, but for the first."""
     scope: dict[str, Any] = {}
     for block in python_blocks("docs/quickstart.md")[1:]:
         exec(block, scope)
+    return scope
+
+
+async def test_the_other_quickstart_examples_run(scope: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     async with InMemoryThreadStore() as store:
         unsubscribe = scope["subscribe"](store)
         thread = await LiveThread.create(store, CreateThreadParams())
@@ -86,6 +103,76 @@ async def test_the_other_quickstart_examples_run(capsys: pytest.CaptureFixture[s
         await scope["forget"](store, thread.thread_id)
         assert (await store.list_threads(ListThreadsParams())).items == ()
     await scope["test_my_agent"]()
+
+
+def test_the_quickstart_runs_synchronously(scope: dict[str, Any]) -> None:
+    scope["open_store"] = InMemoryThreadStore
+
+    assert scope["synchronous_program"]([said("Hello")])
+
+
+async def listed_and_found(store: ThreadStore, term: str) -> tuple[list[StoredThread], list[str]]:
+    """Return the threads that are listed, and the excerpts that a search finds."""
+    found = await store.search_threads(SearchThreadsParams(search_term=term))
+    return list((await store.list_threads(ListThreadsParams())).items), [each.snippet for each in found.items]
+
+
+async def shown(store: ThreadStore, thread: LiveThread) -> list[list[Block]]:
+    """Return what a page shows of each turn."""
+    params = ListTurnsParams(thread_id=thread.thread_id, items_view=StoredTurnItemsView.FULL)
+    return [blocks_of(turn.items) for turn in (await store.list_turns(params)).turns]
+
+
+async def test_the_quickstarts_items_of_another_agent_are_listed_found_and_shown(scope: dict[str, Any]) -> None:
+    call = {"type": "function_call", "call_id": "c1", "name": "get_weather", "arguments": '{"city": "Oslo"}'}
+    run = [
+        {"role": "user", "content": "What is the weather?"},
+        call,
+        {"type": "function_call_output", "call_id": "c1", "output": "rain"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "It rains."}]},
+    ]
+    async with InMemoryThreadStore() as store:
+        thread = await LiveThread.create(store, CreateThreadParams(source={"custom": "my-agent"}))
+
+        for item in run:
+            assert (await thread.append_items(scope["items_of"](item))).dropped == 0
+
+        [listed], found = await listed_and_found(store, "rains")
+        assert (listed.preview, listed.source, found) == (
+            "What is the weather?", {"custom": "my-agent"}, ["It rains."]
+        )  # fmt: skip
+        [turn] = await shown(store, thread)
+        assert [(block.kind, block.text) for block in turn] == [
+            ("user", "What is the weather?"), ("call", ""), ("agent", "It rains.")
+        ]  # fmt: skip
+        assert turn[1].request is not None
+        assert turn[1].outcome is not None
+        assert (turn[1].request.tool, turn[1].outcome.text) == ("get_weather", "rain")
+        assert [item.get("role", item["type"]) for item in await scope["get_items"](thread)] == [
+            "user", "function_call", "function_call_output", "assistant"
+        ]  # fmt: skip
+
+        await thread.append_items(scope["items_of"]({"role": "user", "content": "And in Bergen?"}))
+        await scope["take_back"](thread)
+
+        assert await shown(store, thread) == [turn]
+        assert (await thread.search_occurrences("Bergen")).items == ()
+        assert (await listed_and_found(store, "Bergen"))[1] == ["And in Bergen?"]
+
+
+async def test_the_quickstarts_paginated_turn_is_listed_found_and_shown(scope: dict[str, Any]) -> None:
+    async with InMemoryThreadStore() as store:
+        thread = await LiveThread.create(store, CreateThreadParams(history_mode="paginated"))
+
+        turn = scope["paginated_turn"](thread.thread_id, "1", "Fix the build", "It is fixed")
+        receipt = await thread.append_items(turn)
+
+        assert receipt.dropped == 0
+        [listed], found = await listed_and_found(store, "fixed")
+        assert (listed.preview, found) == ("Fix the build", ["It is fixed"])
+        assert [[block.text for block in blocks] for blocks in await shown(store, thread)] == [
+            ["Fix the build", "It is fixed"]
+        ]
 
 
 def test_the_tests_that_guarantees_names_exist() -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.nodes import api_page
 
 from livethread.status.findings import Sentence
 
@@ -47,3 +48,7 @@ def test_each_alert_has_a_runbook() -> None:
 @pytest.mark.parametrize("sentence", [sentence for sentence in Sentence if sentence is not Sentence.WELL])
 def test_each_sentence_of_a_status_is_explained(sentence: Sentence) -> None:
     assert slug(sentence.text) in anchors(ROOT / "docs/operations.md")
+
+
+def test_the_api_page_is_made_from_the_code() -> None:
+    assert api_page.PAGE.read_text(encoding="utf-8") == api_page.page(), "run: make docs"

@@ -29,33 +29,50 @@ class CreateThreadParams(Model):
     thread_id: ThreadId = Field(default_factory=new_thread_id)
     #: Shared by a root thread and its sub-agents; the thread's own id by default.
     session_id: ThreadId | None = None
+    #: The thread whose history this one began with.
     forked_from_id: ThreadId | None = None
     #: Whether the thread is attached to the one from which it was forked: hidden from listings, and that one cannot be
     #: deleted before it.
     attached_thread: bool = False
     #: The place up to which a paginated fork shares its source's history, as `prepare_fork` returned it.
     history_base: HistoryPosition | None = None
+    #: The thread that spawned this one.
     parent_thread_id: ThreadId | None = None
     #: Working directory; None if the thread has no file system.
     cwd: Text | None = None
+    #: Who serves the model. codex lists only threads of the provider that it is configured for.
     model_provider: Text = DEFAULT_PROVIDER
-    #: codex lists ``cli`` and ``vscode`` by default, and never a custom object. A spawned sub-agent's source names the
+    #: Where the session runs: ``cli``, ``vscode``, ``exec`` or ``mcp``; write your own name as ``{"custom": "my-agent"}``. Any
+    #: other text is stored as it is, but read and filtered as ``unknown``, as in codex. codex lists ``cli`` and ``vscode`` by
+    #: default, and never a custom object. A spawned sub-agent's source names the
     #: parent, and the nickname, role and path unless they are given.
     source: SessionSource = "cli"
+    #: Who started the thread: ``user``, ``subagent``, or a label of your own such as ``automation``.
     thread_source: ThreadSource | None = None
+    #: The program that began the thread.
     originator: Text = "livethread"
     #: Version of the agent that runs the session; livethread's version by default.
     cli_version: Text | None = None
+    #: The model's system prompt.
     base_instructions: Text | None = None
+    #: Tools that the session adds for its model.
     dynamic_tools: Annotated[tuple[dict[str, Any], ...], AfterValidator(_json_objects)] = ()
+    #: What a sub-agent is called.
     agent_nickname: Text | None = None
+    #: What a sub-agent is for, such as ``reviewer``.
     agent_role: Text | None = None
+    #: Where a sub-agent stands in the tree of agents, as codex names it.
     agent_path: Text | None = None
+    #: Whether the thread may feed the agent's memory.
     memory_mode: MemoryMode | None = None
+    #: codex's label for how its sub-agents work.
     multi_agent_version: Text | None = None
-    #: ``paginated`` for a thread whose turns are ``item_completed`` events, as newer codex writes them; None: legacy.
+    #: ``paginated`` for a thread whose turns are ``item_completed`` events, as newer codex writes them. None, or any other
+    #: text: a legacy thread.
     history_mode: Text | None = None
+    #: The checkout in which the thread starts. None: `LiveThread.create` asks git.
     git: GitInfo | None = None
+    #: When the thread began.
     created_at: UtcTime = Field(default_factory=utc_now)
     #: Whether the session does not intend to keep the thread; None if unknown. Events carry it; it is not stored.
     ephemeral: bool | None = None

@@ -110,3 +110,24 @@ def test_persisted_items_keep_their_order() -> None:
 
     assert persisted_items([first, item("event_msg", type="error"), second]) == [first, second]
     assert persisted_items([first, second], "paginated") == [second]
+
+
+def test_the_reference_says_what_is_stored() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "reference.md").read_text(encoding="utf-8")
+    table = text.partition("| `type` | kinds | others | paginated |\n|---|---|---|---|\n")[2].partition("\n\n")[0]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    said = {f"{of}/{kind}": stored for of, kinds, *stored in rows for kind in kinds.split("` `")}
+
+    known = {
+        kind_of(item_of(row)): [("dropped", "kept")[row[mode]] for mode in ("legacy", "paginated")]
+        for row in ROWS
+        if row["payload"].get("kind") != "completed"  # of sub_agent_activity, which the text below the table names
+    }
+    assert {kind: said.get(_listed(kind)) for kind in known} == known
+
+
+def _listed(kind: str) -> str:
+    """Return how the reference lists a kind."""
+    if kind.startswith("event_msg/item_completed/"):
+        return kind.removeprefix("event_msg/")
+    return kind if "/" in kind else f"any other/{kind}"
