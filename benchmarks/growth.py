@@ -27,7 +27,7 @@ def occupied(deployment: Deployment) -> dict[str, int]:
         "Redis, bytes": redis.info("memory")["used_memory"],
         "its log on disk, bytes": sum(path.stat().st_size for path in data_dir(deployment.settings).rglob("*")),
         **_files(Home(deployment.settings.home)),
-        **_processes(deployment),
+        **processes(deployment),
     }
 
 
@@ -86,14 +86,15 @@ def _files(home: Home) -> dict[str, int]:
     }
 
 
-def _processes(deployment: Deployment) -> dict[str, int]:
+def processes(deployment: Deployment) -> dict[str, int]:
+    """Return what the workers and the client, which is this process, occupy."""
     mains = {pid for name, pid in deployment.supervisor.pids().items() if name.startswith("worker")}
     sizes = resident_sizes()
     workers = {pid: size for pid, parent, size in sizes if pid in mains or parent in mains}
     client = {pid: size for pid, _, size in sizes if pid == os.getpid()}
     found: dict[str, int] = {}
-    for name, processes in (("workers", workers), ("client", client)):
-        found[f"{name}, bytes"] = sum(processes.values())
+    for name, pids in (("workers", workers), ("client", client)):
+        found[f"{name}, bytes"] = sum(pids.values())
         if Path("/proc/self/fd").exists():
-            found[f"{name}, descriptors"] = sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in processes)
+            found[f"{name}, descriptors"] = sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in pids)
     return found

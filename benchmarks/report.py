@@ -177,6 +177,7 @@ def _print_year(played: dict[str, Any]) -> None:
     _, fewer, _, more, _ = stages.values()
     per_thread = [f"{(more[name] - fewer[name]) / played['threads']:.2f}" for name in fewer]
     _print_stages("short threads", stages, days_later_a_thread=per_thread)
+    _print_stages("processes", played["processes"])
     busy = {f"day {each['day']}": each for each in played["busy"]}
     _print_stages("a busy thread", {day: {k: v for k, v in each.items() if k != "day"} for day, each in busy.items()})
 

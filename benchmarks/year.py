@@ -13,7 +13,7 @@ import click
 
 from benchmarks import load
 from benchmarks.deployments import Deployment, deployed
-from benchmarks.growth import end_lifetimes, occupied
+from benchmarks.growth import end_lifetimes, occupied, processes
 from livethread import CreateThreadParams, LiveThread, ResumeThreadParams, open_store, types
 from livethread_config import names
 from livethread_worker.store.files.home import Home
@@ -24,6 +24,8 @@ _DAY_MS: Final = 86_400_000
 #: Openings of the busy thread in a day, each by a client of its own, and how many of these clients die.
 _OPENINGS: Final = 2
 _DYING: Final = 1
+#: Short threads between two looks at the processes, which grow until their caches are full.
+_LOOK_EVERY: Final = 2_500
 #: Threads that are deleted by one call.
 _AT_ONCE: Final = 500
 
@@ -37,9 +39,12 @@ async def _run(threads: int) -> dict[str, Any]:
     async with deployed(1) as deployment:
         await _short(deployment, 100)
         stages: dict[str, dict[str, int]] = {}
+        sizes = {"at first": processes(deployment)}
         ids: list[str] = []
         for total in (threads, 2 * threads):
-            ids += await _short(deployment, total - len(ids))
+            while len(ids) < total:
+                ids += await _short(deployment, min(_LOOK_EVERY, total - len(ids)))
+                sizes[f"{len(ids)} threads"] = processes(deployment)
             stages[f"{total} threads"] = occupied(deployment)
             end_lifetimes(deployment)
             stages[f"{total}, days later"] = occupied(deployment)
@@ -51,7 +56,7 @@ async def _run(threads: int) -> dict[str, Any]:
                 await asyncio.sleep(0.1)
         end_lifetimes(deployment)
         stages["all deleted"] = occupied(deployment)
-        return {"stages": stages, "busy": await _busy(deployment)}
+        return {"stages": stages, "processes": sizes, "busy": await _busy(deployment)}
 
 
 async def _short(deployment: Deployment, count: int) -> list[str]:

@@ -17,7 +17,7 @@ from livethread import QueuedThreadStore, Settings, ShutdownThreadParams
 from livethread.queued import progress
 from livethread_worker.store.index import state_cache
 
-THREADS = 60
+THREADS = 36
 #: Bound of each cache of ours; those of `lru_cache` are emptied.
 CACHED = 5
 
