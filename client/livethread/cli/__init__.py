@@ -6,8 +6,10 @@ and the exit code is 1.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from typing import NoReturn
+import sys
+from typing import Any, NoReturn
 
 import click
 
@@ -45,6 +47,16 @@ Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
 
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is used."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # as in click
+        """Run the command line; if the output cannot be written, say so on one line."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what is left would fail again at exit
+                sys.stdout.close()
+            reason = error.strerror or str(error)
+            sys.exit(f"Error: {f'{error.filename}: ' if error.filename else ''}{reason}")
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names in the order of the help."""
