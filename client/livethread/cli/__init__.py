@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -45,6 +46,10 @@ Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
 """
 
 
+#: How a message begins that is about the fields of a model; the command line knows no classes.
+_MODEL = re.compile(r"^(?:[A-Z][a-z]+){2,}: ")
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is used."""
 
@@ -80,7 +85,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ThreadStoreError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_MODEL.sub("", str(error))) from error
         except ModuleNotFoundError as error:
             _explain_missing(error)
         except ValueError as error:
