@@ -7,6 +7,7 @@ and the exit code is 1.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import re
 import sys
@@ -74,6 +75,18 @@ class LazyGroup(click.Group):
         command = importlib.import_module(COMMANDS[cmd_name]).command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; suggest a similar one if it does not exist, as click does for options."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            similar = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if not similar or args[0].startswith("-"):
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {similar[0]!r}?", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the table; click's own version would import every module."""

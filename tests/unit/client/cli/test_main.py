@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from livethread.cli import main
 
 FULL = Path("/dev/full")
 
@@ -27,3 +30,15 @@ def test_output_that_cannot_be_written_is_reported_on_one_line(arguments: list[s
 
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == ["Error: No space left on device"]
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("lss", "ls"), ("archiv", "archive"), ("paked", "parked")])
+def test_a_misspelt_command_is_refused_with_a_similar_one(typed: str, meant: str) -> None:
+    result = CliRunner().invoke(main, [typed])
+
+    assert result.exit_code == 2
+    assert f"No such command '{typed}'. Did you mean {meant!r}?" in result.output
+
+
+def test_a_command_that_resembles_none_is_refused() -> None:
+    assert CliRunner().invoke(main, ["xyz"]).output.endswith("No such command 'xyz'.\n")
