@@ -448,5 +448,5 @@ async def test_reads_of_an_archived_thread_can_be_refused(store: ThreadStore) ->
     assert (await thread.load_history()).items == whole.items
     assert (await thread.load_latest_model_context()).items == whole.items
     for read_it in (thread.read_thread, thread.load_history, thread.load_latest_model_context):
-        with pytest.raises(ThreadNotFound, match="it is archived"):
+        with pytest.raises(ThreadNotFound, match="it is archived; include_archived=True finds it"):
             await read_it(include_archived=False)

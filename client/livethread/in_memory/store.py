@@ -341,5 +341,5 @@ class InMemoryThreadStore:
         if stored is None:
             raise ThreadNotFound(thread_id)
         if stored.thread.archived_at is not None and not include_archived:
-            raise ThreadNotFound(thread_id, "it is archived")
+            raise ThreadNotFound.of_archived(thread_id)
         return stored
