@@ -111,6 +111,8 @@ if TYPE_CHECKING:
     from livethread.types import WatchThreadParams as WatchThreadParams
     from livethread_config import Settings as Settings
 
+    __version__: str
+
 #: The public names and their modules. A module is imported when one of its names is first used: the command line
 #: starts sooner, and what needs no Celery never imports it.
 _MODULES = {
@@ -215,6 +217,8 @@ if not TYPE_CHECKING:  # a type checker would believe that every name exists
 
     def __getattr__(name: str) -> Any:
         """Import the public *name* and keep it."""
+        if name == "__version__":
+            return import_module("importlib.metadata").version("livethread")
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(_MODULES[name]), name)

@@ -38,6 +38,11 @@ class ThreadNotFound(ThreadStoreError):
         self.thread_id = thread_id
         self.hint = hint
 
+    @classmethod
+    def of_archived(cls, thread_id: str) -> Self:
+        """Return the error for an archived thread where only active ones are wanted."""
+        return cls(thread_id, "it is archived; include_archived=True finds it")
+
     def __str__(self) -> str:
         return f"thread {self.thread_id} not found" + (f": {self.hint}" if self.hint else "")
 

@@ -18,7 +18,14 @@ from typing import Any, Self
 from livethread import types
 from livethread.errors import InvalidRequest, ThreadNotFound
 from livethread.git_checkout import read_git
-from livethread.metadata import MemoryMode, StoredModelContext, StoredThread, StoredThreadHistory, ThreadMetadataPatch
+from livethread.metadata import (
+    HISTORY_MODES,
+    MemoryMode,
+    StoredModelContext,
+    StoredThread,
+    StoredThreadHistory,
+    ThreadMetadataPatch,
+)
 from livethread.metadata_sync import ThreadMetadataSync
 from livethread.model import utc_now
 from livethread.observers import ThreadInitialized
@@ -70,11 +77,17 @@ class LiveThread:
         *collect_git*: if *params* have a working directory in a checkout but no git metadata, ask git for the commit, the
         branch and the URL of ``origin``, for at most 5 seconds.
 
-        *strict*: refuse items of kinds that this release does not know, instead of storing them.
+        *strict*: refuse a history mode, and later items of kinds, that this release does not know, instead of storing them.
 
         Raises:
             Conflict: a thread with this id exists.
+            InvalidRequest: the thread is strict, and its history mode is unknown.
         """
+        if strict and params.history_mode not in HISTORY_MODES:
+            raise InvalidRequest(
+                f"this release does not know the history_mode {params.history_mode!r}, and the thread is strict; nothing was "
+                "created. Known are 'paginated', 'legacy' and None"
+            )
         if collect_git and params.cwd and params.git is None:
             params = params.model_copy(update={"git": await read_git(params.cwd)})
         await store.create_thread(params)

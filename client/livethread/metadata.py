@@ -33,6 +33,8 @@ from livethread.thread_id import ThreadId
 
 #: ``history_mode`` of newer codex's threads: lines are numbered, and ``item_completed`` events hold the messages.
 PAGINATED: Final = "paginated"
+#: Every ``history_mode`` that this release knows; None is ``legacy``.
+HISTORY_MODES: Final = frozenset({None, "legacy", PAGINATED})
 
 #: codex's defaults for what a rollout does not say.
 DEFAULT_PROVIDER: Final = "openai"

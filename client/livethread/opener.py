@@ -18,7 +18,7 @@ class Opener:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_closed = False
+        self.is_closed = False
 
     def enter_loop(self) -> None:
         """Bind the store to the running loop."""
@@ -26,7 +26,7 @@ class Opener:
 
     def close(self) -> None:
         """Refuse all later calls."""
-        self._is_closed = True
+        self.is_closed = True
 
     def require_process(self) -> None:
         """Check that this process opened the store.
@@ -39,6 +39,17 @@ class Opener:
                 f"this store belongs to process {self._pid}, and nothing was stored: after a fork, open a store in the new "
                 "process"
             )
+
+    def require_open(self) -> None:
+        """Check that this process opened the store and has not closed it.
+
+        Raises:
+            InvalidRequest: another process opened it.
+            Unavailable: the store is closed.
+        """
+        self.require_process()
+        if self.is_closed:
+            raise Unavailable("the store was closed, and nothing was stored: open another one")
 
     def require_loop(self) -> None:
         """Check that this process and this loop opened the store.
@@ -54,8 +65,7 @@ class Opener:
             raise InvalidRequest(
                 "this store was opened in another event loop, and nothing was stored: open a store in each loop"
             )
-        if self._is_closed:
-            raise Unavailable("the store was closed, and nothing was stored: open another one")
+        self.require_open()
 
 
 class _HasOpener(Protocol):
@@ -66,12 +76,15 @@ StoreT = TypeVar("StoreT", bound=_HasOpener)
 
 
 def checking(check: Callable[[Opener], None]) -> Callable[[type[StoreT]], type[StoreT]]:
-    """Return a decorator for a store's class that runs *check* before each public operation."""
+    """Return a decorator for a store's class that runs *check* before each public operation.
+
+    A closed store can be closed again.
+    """
 
     def decorate(store: type[StoreT]) -> type[StoreT]:
         for name, operation in list(vars(store).items()):
             if inspect.iscoroutinefunction(operation) and not name.startswith("_"):
-                setattr(store, name, _checked(operation, check))
+                setattr(store, name, _checked(operation, Opener.require_process if name == "aclose" else check))
         return store
 
     return decorate

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -153,19 +154,24 @@ def _open(result: JsonSchemaValue) -> None:
         field.pop("default", None)
 
 
-@cache  # to find the source of a class, Python parses its whole file
 def field_comments(model: type[Any]) -> dict[str, str]:
     """Return the ``#:`` comments of a model's fields; its own override its bases'."""
     comments: dict[str, str] = {}
     for base in reversed(model.__mro__):
-        if base in {object, BaseModel}:
+        if base not in {object, BaseModel}:
+            comments |= _comments_of(base.__module__, base.__qualname__)
+    return comments
+
+
+@cache  # to find the source of a class, Python parses its whole file
+def _comments_of(module: str, name: str) -> dict[str, str]:
+    comments: dict[str, str] = {}
+    pending: list[str] = []
+    for line in inspect.getsource(getattr(sys.modules[module], name)).splitlines():
+        if comment := _COMMENT.fullmatch(line):
+            pending.append(comment[1])
             continue
-        pending: list[str] = []
-        for line in inspect.getsource(base).splitlines():
-            if comment := _COMMENT.fullmatch(line):
-                pending.append(comment[1])
-                continue
-            if pending and (field := _FIELD.match(line)):
-                comments[field[1]] = " ".join(pending)
-            pending = []
+        if pending and (field := _FIELD.match(line)):
+            comments[field[1]] = " ".join(pending)
+        pending = []
     return comments

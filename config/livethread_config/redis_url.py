@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final, Self
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 #: Scheme -> whether it is encrypted. Providers of Valkey spell it their own way.
 _TCP_SCHEMES: Final = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
@@ -51,7 +52,7 @@ class RedisUrl:
     socket: str = ""
     db: int = 0
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     tls: Tls | None = None
 
     @classmethod
@@ -66,7 +67,10 @@ class RedisUrl:
         Raises:
             ValueError: *url* is malformed, leads to a cluster or Sentinel, or has an unknown option.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # which shows the login
+            raise ValueError("it is not a URL: percent-encode the special characters of a password") from None
         if parts.scheme in _CLUSTERS:
             raise ValueError(
                 f"{parts.scheme}:// leads to {_CLUSTERS[parts.scheme]}, which is not supported; use the URL of one Redis "
@@ -87,7 +91,7 @@ class RedisUrl:
             return cls(socket=unquote(parts.path), db=_db(db), username=username, password=password)
         return cls(
             host=unquote(parts.hostname or "localhost"),
-            port=parts.port or DEFAULT_PORT,  # `port` raises ValueError if it is not a port
+            port=_port(parts),
             db=_db(options.get("db", unquote(parts.path).strip("/"))),
             username=username,
             password=password,
@@ -132,6 +136,20 @@ class RedisUrl:
         return f"{host}:{self.port}"
 
 
+def without_password(url: str) -> str:
+    """Return *url* in the form that errors and logs may show."""
+    password = urlsplit(url).password
+    hidden = url.replace(f":{password}@", ":***@") if password else url
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", hidden)
+
+
+def _port(parts: SplitResult) -> int:
+    try:
+        return parts.port or DEFAULT_PORT
+    except ValueError:  # which says what stands there: part of a password, if that has a /
+        raise ValueError("a port is a number up to 65535; write / in a password as %2F") from None
+
+
 def _options(query: str, *, is_encrypted: bool) -> dict[str, str]:
     """Return the options in *query*.
 
@@ -143,6 +161,8 @@ def _options(query: str, *, is_encrypted: bool) -> dict[str, str]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in _TLS_OPTIONS and not is_encrypted:
             raise ValueError(f"the option {name} needs rediss://")
+        if "@" in name:
+            raise ValueError("it has a ? before an @: write ? in a password as %3F")
         if name not in allowed:
             raise ValueError(f"the option {name} is not supported; these are: {', '.join(allowed)}")
         if name in options:
@@ -153,7 +173,7 @@ def _options(query: str, *, is_encrypted: bool) -> dict[str, str]:
 
 def _db(text: str) -> int:
     if text and not (text.isascii() and text.isdigit()):
-        raise ValueError(f"a database is a number, as in redis://localhost:6379/0, not {text!r}")
+        raise ValueError("a database is a number, as in redis://localhost:6379/0; write / in a password as %2F")
     return int(text or 0)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
@@ -18,7 +19,7 @@ from pydantic_settings import (
 )
 
 from livethread_config import settings_file
-from livethread_config.redis_url import RedisUrl
+from livethread_config.redis_url import RedisUrl, without_password
 
 #: A unix socket's path must fit ``sun_path``: 108 bytes on Linux, 104 on macOS.
 MAX_SOCKET_PATH_BYTES = 100
@@ -49,7 +50,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=settings_file.ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+        env_prefix=settings_file.ENV_PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
     )
 
     #: The Redis that holds the mailboxes and carries doorbells and answers to reads. Unset: an embedded server.
@@ -134,6 +139,11 @@ class Settings(BaseSettings):
         names = settings_cls.model_fields
         settings_file.require_known_variables(names)
         return init_settings, env_settings, InitSettingsSource(settings_cls, settings_file.read_settings_file(names))
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield the settings for ``repr``, without passwords."""
+        for name, value in super().__repr_args__():
+            yield name, without_password(value) if name == "redis_url" and value is not None else value
 
     @property
     def own_dir(self) -> Path:

@@ -198,7 +198,16 @@ async def test_a_home_whose_redis_does_not_run_is_left_alone(tmp_path: Any) -> N
     home = tmp_path / "home"
     status = await status_of(Settings(home=home))
 
-    assert (said(status), home.exists()) == ([Sentence.EMBEDDED_AWAY], False)
+    assert (status.headline, home.exists()) == ("IDLE: nothing runs here now", False)
+    assert status.figures == [("home", "does not exist yet"), ("index", "-")]
+
+
+async def test_an_embedded_redis_that_is_gone_but_did_not_end_is_named(tmp_path: Any) -> None:
+    settings = Settings(home=tmp_path)
+    settings.embedded_socket.parent.mkdir(parents=True)
+    settings.embedded_socket.touch()
+
+    assert said(await status_of(settings)) == [Sentence.EMBEDDED_AWAY]
 
 
 async def test_a_full_redis_is_named(own_redis: RedisServer, own_settings: Settings) -> None:

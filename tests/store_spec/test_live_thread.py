@@ -174,6 +174,15 @@ async def test_a_strict_thread_refuses_an_item_of_an_unknown_kind(
     assert texts(await history(store, thread.thread_id)) == ["one"]
 
 
+@pytest.mark.parametrize("mode", ["pagnated", ""])
+async def test_a_strict_thread_refuses_an_unknown_history_mode(store: ThreadStore, mode: str) -> None:
+    params = CreateThreadParams(history_mode=mode)
+    with pytest.raises(InvalidRequest, match=f"does not know the history_mode '{mode}'"):
+        await LiveThread.create(store, params, strict=True)
+
+    await LiveThread.create(store, params)
+
+
 async def test_a_paginated_thread_keeps_completed_items(store: ThreadStore) -> None:
     thread = await create(store)
     completed = {"type": "event_msg", "payload": {"type": "item_completed", "item": {"type": "AgentMessage"}}}
@@ -448,5 +457,5 @@ async def test_reads_of_an_archived_thread_can_be_refused(store: ThreadStore) ->
     assert (await thread.load_history()).items == whole.items
     assert (await thread.load_latest_model_context()).items == whole.items
     for read_it in (thread.read_thread, thread.load_history, thread.load_latest_model_context):
-        with pytest.raises(ThreadNotFound, match="it is archived"):
+        with pytest.raises(ThreadNotFound, match="it is archived; include_archived=True finds it"):
             await read_it(include_archived=False)

@@ -53,7 +53,9 @@ async def test_words_of_users_and_of_the_agent_are_found(store: ThreadStore) -> 
     answer = {"type": "event_msg", "payload": {"type": "agent_message", "message": f"Here is {word}."}}
     asked = [{"type": "input_text", "text": f"where is {word.upper()}?"}]
     question = {"type": "response_item", "payload": {"type": "message", "role": "user", "content": asked}}
-    ids = [await stored(store, item) for item in (said(f"a {word}!"), message(f"({word})"), answer, question)]
+    plain = {"type": "response_item", "payload": {"type": "message", "role": "user", "content": f"{word}?"}}
+    items = said(f"a {word}!"), message(f"({word})"), answer, question, plain
+    ids = [await stored(store, item) for item in items]
 
     assert sorted(await found(store, word)) == sorted(ids)
     assert sorted(await found(store, word.upper())) == sorted(ids)

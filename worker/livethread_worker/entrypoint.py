@@ -5,10 +5,17 @@ from __future__ import annotations
 from celery import Celery
 from celery.signals import worker_process_init
 
+from livethread import extras
 from livethread_config import Settings
 from livethread_config.settings import explained
-from livethread_worker.app import create_app
-from livethread_worker.process import collect_garbage_rarely
+
+try:
+    from livethread_worker.app import create_app
+    from livethread_worker.process import collect_garbage_rarely
+except ModuleNotFoundError as error:
+    if (remedy := extras.explained(error)) is None:
+        raise
+    raise SystemExit(f"livethread: {remedy}") from None
 
 
 def _create_app() -> Celery:

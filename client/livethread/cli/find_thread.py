@@ -30,6 +30,8 @@ async def find_thread(reader: ThreadReader, text: str, *, fresh: bool = False) -
     from livethread.thread_id import canonical_thread_id
     from livethread.types import ReadThreadParams
 
+    if not text.strip():
+        raise InvalidRequest("a thread is given by its id, the beginning of one, or its name: the text is empty")
     thread_id = canonical_thread_id(text)
     if thread_id is not None:
         return await reader.read_thread(ReadThreadParams(thread_id=thread_id, fresh=fresh))
@@ -39,8 +41,11 @@ async def find_thread(reader: ThreadReader, text: str, *, fresh: bool = False) -
     if not found:
         raise ThreadNotFound(text, "no thread has this name, or an id that begins like this")
     if len(found) > 1:
-        shown = ", ".join(f"{each.thread_id} ({described(each)})" for each in [*found.values()][:_LISTED])
-        raise InvalidRequest(f"{text} may mean several threads; write more of the id: {shown}")
+        shown = [f"{each.thread_id} ({described(each)})" for each in found.values()]
+        more = ["… and more"] if len(shown) > _LISTED else []
+        raise InvalidRequest(
+            f"{text} may mean several threads; write more of the id: {', '.join(shown[:_LISTED] + more)}"
+        )
     [thread] = found.values()
     return thread
 
@@ -59,7 +64,7 @@ async def _beginning_with(reader: ThreadReader, text: str, *, fresh: bool) -> li
         return []
     wanted = ListThreadsParams(
         thread_id_prefix=text,
-        page_size=_LISTED,
+        page_size=_LISTED + 1,
         include_without_preview=True,
         include_attached_threads=True,
         fresh=fresh,

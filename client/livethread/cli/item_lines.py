@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from livethread.cli.output import compact, one_line, printable, shown_time
+from livethread.rollout.user_message import message_text
 
 if TYPE_CHECKING:
     from livethread.rollout.item import RolloutItem
@@ -65,7 +66,6 @@ def _summary(item: RolloutItem) -> str:
     for key in ("message", "text", "arguments", "output", "name", "cwd"):
         if isinstance(payload.get(key), str):
             return str(payload[key])
-    content = payload.get("content")
-    if isinstance(content, list):
-        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if isinstance(content := payload.get("content"), str | list):
+        return message_text(content)
     return compact({key: value for key, value in payload.items() if key != "type"})

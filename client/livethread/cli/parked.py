@@ -135,8 +135,8 @@ def _list(*, as_json: bool) -> None:
 async def _open() -> AsyncIterator[tuple[ParkedThreads, Settings]]:
     from redis.exceptions import RedisError
 
-    from livethread.queued.connection import without_password
     from livethread_config import Settings
+    from livethread_config.redis_url import without_password
 
     settings = Settings()
     if not has_deployment(settings):

@@ -65,7 +65,7 @@ def place_of_reads(settings: Settings) -> str:
 
 def deployment(settings: Settings) -> str:
     """Return the deployment of *settings*, as messages name it."""
-    from livethread.queued.connection import without_password
+    from livethread_config.redis_url import without_password
 
     if settings.is_embedded:
         return f"the embedded Redis of the home {settings.home}"

@@ -25,7 +25,7 @@ INTERVAL: Final = 1.0  # seconds
 WIDE: Final = 84
 #: Rows of the screen for the heading of the threads, and for lines that are wrapped.
 MARGIN: Final = 5
-COLOURS: Final = {"stuck": "red", "parked": "yellow", "behind": "yellow", "well": "green"}
+COLOURS: Final = {"stuck": "red", "parked": "yellow", "behind": "yellow", "idle": "yellow", "well": "green"}
 
 
 @click.command("status")

@@ -21,8 +21,8 @@ from typing import Final
 
 import click
 
-from livethread.cli import EXTRAS
 from livethread.errors import InvalidRequest, Unavailable
+from livethread.extras import EXTRAS
 from livethread_config import Settings
 from livethread_config.settings_file import variable_of
 from livethread_worker.embedded.supervisor import ProcessSpec, Supervisor

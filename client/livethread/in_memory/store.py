@@ -22,6 +22,7 @@ from livethread.metadata_sync import ThreadMetadataSync, thread_of_meta
 from livethread.model import parse_time, utc_now
 from livethread.observers import ItemsAppended, MetadataUpdated, Observers, TasksApplied
 from livethread.open_threads import OpenThreads
+from livethread.opener import Opener, checking
 from livethread.position import START, Position, position_key, require_position
 from livethread.rollout.item import RolloutItem
 from livethread.rollout.lines import decode_line, encode_items, encode_line, items_of
@@ -49,17 +50,19 @@ class _Open:
     creation: types.CreateThreadParams | None = None
 
 
+@checking(Opener.require_open)
 @dataclass
 class InMemoryThreadStore:
     """A thread store in memory. Everything is durable at once, for as long as the object lives."""
 
     #: Size limit of an item, in bytes of its encoded line.
     max_item_bytes: int = 4 * 1024 * 1024
-    _observers: Observers = field(default_factory=Observers, init=False)
-    _stored: dict[str, Stored] = field(default_factory=dict, init=False)
-    _open: OpenThreads[_Open] = field(default_factory=OpenThreads, init=False)
-    _changes: Changes = field(default_factory=Changes, init=False)
-    _positions: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False)
+    _opener: Opener = field(default_factory=Opener, init=False, repr=False)
+    _observers: Observers = field(default_factory=Observers, init=False, repr=False)
+    _stored: dict[str, Stored] = field(default_factory=dict, init=False, repr=False)
+    _open: OpenThreads[_Open] = field(default_factory=OpenThreads, init=False, repr=False)
+    _changes: Changes = field(default_factory=Changes, init=False, repr=False)
+    _positions: itertools.count[int] = field(default_factory=lambda: itertools.count(1), init=False, repr=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,7 +70,8 @@ class InMemoryThreadStore:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        return None
+        self._opener.close()
+        await self._changes.aclose()
 
     @property
     def observers(self) -> Observers:
@@ -337,5 +341,5 @@ class InMemoryThreadStore:
         if stored is None:
             raise ThreadNotFound(thread_id)
         if stored.thread.archived_at is not None and not include_archived:
-            raise ThreadNotFound(thread_id, "it is archived")
+            raise ThreadNotFound.of_archived(thread_id)
         return stored

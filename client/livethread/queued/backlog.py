@@ -11,10 +11,11 @@ from redis.exceptions import RedisError, ResponseError
 
 from livethread.errors import ThreadNotFound, ThreadParked, Unavailable
 from livethread.position import START, Position, position_key
-from livethread.queued.connection import cancellable, redis_errors_translated, without_password
+from livethread.queued.connection import cancellable, redis_errors_translated
 from livethread.queued.mailboxes import Mailboxes, ThreadBacklog
 from livethread.queued.outage import explain
 from livethread_config import Settings
+from livethread_config.redis_url import without_password
 
 #: First and longest wait before asking Redis again.
 ASK_FIRST: Final = 0.02  # seconds

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from hiredis import pack_command
 from redis.asyncio import Redis
@@ -22,6 +20,7 @@ from livethread.errors import Unavailable
 from livethread.queued.outage import NOT_THE_MASTER, explain
 from livethread.queued.server_check import log_faults
 from livethread_config import Settings
+from livethread_config.redis_url import without_password
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +153,3 @@ def no_redis(settings: Settings, error: Exception) -> Unavailable:
     if isinstance(error, ResponseError):
         remedy = "Try again later"
     return Unavailable(f"Redis at {without_password(settings.client_url)} {explain(error)}. {remedy}")
-
-
-def without_password(url: str) -> str:
-    """Return *url* in the form that errors and logs may show."""
-    password = urlsplit(url).password
-    hidden = url.replace(f":{password}@", ":***@") if password else url
-    return re.sub(r"(?<=[?&]password=)[^&]*", "***", hidden)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from livethread.errors import InvalidRequest
@@ -151,7 +152,10 @@ class DeploymentWatch:
         while True:
             await asyncio.sleep(READ_INTERVAL)
             try:
-                await self.look()
+                try:
+                    await self.look()
+                except RedisConnectionError:  # of a connection that broke while it was idle
+                    await self.look()
             except (RedisError, OSError, InvalidRequest) as error:
                 outage.begin(error, "the shards are taken as they were")
             else:

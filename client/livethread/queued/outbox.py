@@ -16,11 +16,11 @@ from redis import exceptions as redis
 from livethread import errors
 from livethread.open_threads import taken_over
 from livethread.position import Position
-from livethread.queued.connection import without_password
 from livethread.queued.mailboxes import Batch, Mailboxes, Misplaced, Reply
 from livethread.queued.outage import Outage, explain, may_pass
 from livethread.queued.writer import Writer
 from livethread_config import Settings
+from livethread_config.redis_url import without_password
 
 logger = logging.getLogger(__name__)
 

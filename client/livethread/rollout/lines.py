@@ -95,7 +95,7 @@ def encode_items(items: Sequence[RolloutItem], appended_at: datetime, *, max_byt
     if sum(map(len, lines)) > MAX_TASK_BYTES:
         raise ResourceExhausted(
             f"the append exceeds the limit of {MAX_TASK_BYTES} bytes: nothing was stored. "
-            "Append the items in several calls"
+            "Append the items in several calls, or fork the thread at an earlier turn"
         )
     return tuple(lines)
 

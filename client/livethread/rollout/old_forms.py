@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from livethread.rollout.user_message import message_text
+
 #: Kinds of response items that a line may hold.
 _KINDS: Final = frozenset({
     "message",
@@ -46,9 +48,3 @@ def event_of_message(payload: Any) -> dict[str, Any] | None:
     if event is None or not text or text.startswith("<"):  # context that the harness adds in the user's name
         return None
     return {"type": event, "message": text}
-
-
-def message_text(content: Any) -> str:
-    """Return the text of a message's *content* parts."""
-    parts = content if isinstance(content, list) else []
-    return "\n".join(str(part["text"]) for part in parts if isinstance(part, dict) and part.get("text"))

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from livethread.errors import InvalidRequest
-from livethread.rollout.old_forms import message_text
-from livethread.rollout.user_message import completed_message, user_request
+from livethread.rollout.user_message import completed_message, message_text, user_request
 
 #: Invisible separator around the characters of scripts without spaces, so that each is a word.
 WORD_BREAK: Final = "\u200b"

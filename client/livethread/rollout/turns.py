@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from livethread.model import parse_time
 from livethread.rollout.item import RolloutItem
-from livethread.rollout.old_forms import event_of_message, message_text
+from livethread.rollout.old_forms import event_of_message
+from livethread.rollout.user_message import message_text
 from livethread.types import StoredTurn, StoredTurnError, StoredTurnItemsView, StoredTurnStatus
 
 _STARTS: Final = frozenset({"task_started", "turn_started"})

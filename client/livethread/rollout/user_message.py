@@ -14,6 +14,18 @@ def user_request(message: str) -> str:
     return (request if marker else message).strip()
 
 
+def content_parts(content: Any) -> list[dict[str, Any]]:
+    """Return the parts of a message's *content*; a string, which the Responses API allows, is one part."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list | tuple) else []
+
+
+def message_text(content: Any) -> str:
+    """Return the text of a message's *content*."""
+    return "\n".join(str(part["text"]) for part in content_parts(content) if part.get("text"))
+
+
 #: Kind of item in an ``item_completed`` event -> its message's role.
 _ROLES: Final = {"UserMessage": "user", "AgentMessage": "assistant"}
 
@@ -27,7 +39,7 @@ def completed_message(event: dict[str, Any]) -> tuple[str, str] | None:
     kind = item.get("type") if isinstance(item, dict) else None
     if not isinstance(kind, str) or kind not in _ROLES:
         return None
-    texts = (part.get("text") for part in _parts(event))
+    texts = (part.get("text") for part in content_parts(event["item"].get("content")))
     return _ROLES[kind], "".join(text for text in texts if isinstance(text, str))
 
 
@@ -35,7 +47,7 @@ def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
     """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items."""
     match completed_message(event):
         case "user", text:
-            parts = _parts(event)
+            parts = content_parts(event["item"].get("content"))
             return {
                 "message": text,
                 "images": [part for part in parts if part.get("type") in ("image", "local_image")],
@@ -43,8 +55,3 @@ def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
             }
         case _:
             return None
-
-
-def _parts(event: dict[str, Any]) -> list[dict[str, Any]]:
-    content = event["item"].get("content")
-    return [part for part in content if isinstance(part, dict)] if isinstance(content, list | tuple) else []

@@ -107,6 +107,8 @@ def _silence(settings: Settings, error: Exception) -> Finding:
     verb, _, reply = explain(error).partition("answers ")
     if not verb:
         return Finding(Sentence.REDIS_ERROR, reply)
+    if settings.is_embedded and not settings.embedded_socket.exists():
+        return Finding(Sentence.EMBEDDED_IDLE)
     reason = verb.removeprefix("does not answer: ")
     return Finding(Sentence.EMBEDDED_AWAY if settings.is_embedded else Sentence.REDIS_AWAY, reason)
 
@@ -116,7 +118,8 @@ def home_state(settings: Settings) -> HomeState | None:
     if not settings.is_embedded and "home" not in settings.model_fields_set:
         return None
     with suppress(OSError):
-        disk, index = shutil.disk_usage(settings.home), settings.index_file
+        home, index = settings.home, settings.index_file
+        disk = shutil.disk_usage(next(folder for folder in (home, *home.parents) if folder.exists()))
         index_bytes = index.stat().st_size if index.exists() else None
-        return HomeState(str(settings.home), disk.free, disk.total, index_bytes)
+        return HomeState(str(home), disk.free, disk.total, index_bytes, home.exists())
     return None

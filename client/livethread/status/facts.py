@@ -61,6 +61,8 @@ class HomeState:
     size_bytes: int
     #: None: there is no index.
     index_bytes: int | None
+    #: If not, the disk is that on which it will be.
+    exists: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ class State(StrEnum):
     STUCK = "stuck"
     PARKED = "parked"
     BEHIND = "behind"
+    #: Nothing runs.
+    IDLE = "idle"
     WELL = "well"
 
 
@@ -83,6 +85,11 @@ class Sentence(Enum):
         State.BEHIND,
         "workers are behind",
         "start more workers if tasks come faster than they are applied; else wait until the backlog is cleared",
+    )
+    EMBEDDED_IDLE = (
+        State.IDLE,
+        "nothing runs here now",
+        "nothing, if that is right: the next program that opens a store, or livethread up, starts Redis and workers",
     )
     LOST_WORKER = (
         State.WELL,

@@ -100,8 +100,9 @@ class Status:
 
     def _disk_figures(self) -> list[tuple[str, str]]:
         home = self.facts.home
+        free = "does not exist yet" if home and not home.exists else f"{size(home.free_bytes)} free" if home else None
         return [
-            ("home", f"{size(home.free_bytes)} free" if home else "not on this host"),
+            ("home", free or "not on this host"),
             ("index", "-" if home is None or home.index_bytes is None else size(home.index_bytes)),
         ]
 

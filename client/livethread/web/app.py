@@ -24,10 +24,10 @@ from livethread.web.events import event_stream
 from livethread.web.guard import Guard
 from livethread.web.listing import SOURCES, Filters, listing
 from livethread.web.live import end_of, follow
-from livethread.web.render import render, title
+from livethread.web.render import render
 from livethread.web.share import html_file, json_lines
 from livethread.web.system import StatusSource, show_system, stream_status
-from livethread.web.transcript import QueueState, Transcript
+from livethread.web.transcript import QueueState, Transcript, title
 
 #: Sub-agents, and attached forks, to which a thread's page links.
 RELATED: Final = 20

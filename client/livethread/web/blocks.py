@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from livethread.model import parse_time
 from livethread.rollout.item import RolloutItem
-from livethread.rollout.user_message import user_request
+from livethread.rollout.user_message import content_parts, user_request
 from livethread.web.calls import Outcome, Request, changes_of, mcp_request, outcome_of, reported, request_of
 from livethread.web.foreign import dict_of, list_of, text_of
 
@@ -152,9 +152,9 @@ class _Turn:
         self.say(block, "reasoning", text_of(payload.get("text")), is_event=True)
 
     def message(self, block: Block, payload: dict[str, Any]) -> None:
-        content = list_of(payload.get("content"))
-        text = text_of(content).strip()
-        images = [dict_of(part).get("image_url") for part in content]
+        parts = content_parts(payload.get("content"))
+        text = text_of(parts).strip()
+        images = [part.get("image_url") for part in parts]
         match payload.get("role"):
             case "assistant":
                 self.say(block, "agent", text, is_event=False)
@@ -170,7 +170,7 @@ class _Turn:
             self.say(_part(block, n), "reasoning", text_of(dict_of(part).get("text")), is_event=False)
 
     def completed_user_message(self, block: Block, item: dict[str, Any]) -> None:
-        parts = [dict_of(part) for part in list_of(item.get("content"))]
+        parts = content_parts(item.get("content"))
         images = [part.get("image_url", part.get("url")) for part in parts]
         self.say(block, "user", user_request(text_of(item.get("content"))), is_event=True, images=images)
 

@@ -11,7 +11,7 @@ from typing import Final
 from livethread.metadata import StoredThread
 from livethread.types import StoredTurnStatus
 from livethread.web.blocks import Block
-from livethread.web.transcript import ShownTurn
+from livethread.web.transcript import ShownTurn, title
 
 _SPEAKERS: Final = {"user": "User", "agent": "Agent"}
 _FOLDED: Final = {"reasoning": "Reasoning", "context": "Context"}
@@ -21,7 +21,7 @@ def markdown(
     thread: StoredThread, turns: Iterable[ShownTurn], shown_time: Callable[[datetime], str]
 ) -> Iterator[str]:
     """Yield the paragraphs of *thread*; an empty line belongs between two of them."""
-    yield f"# {' '.join((thread.name or thread.preview or thread.thread_id).split())}"
+    yield f"# {title(thread)}"
     facts = {
         "thread": thread.thread_id,
         "directory": thread.cwd,

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from livethread.metadata import StoredThread
 from livethread.units import duration
-from livethread.web.transcript import ShownTurn
+from livethread.web.transcript import ShownTurn, title
 
 #: Characters of one text that a page shows; the raw JSONL has all of them.
 SHOWN: Final = 20_000
@@ -66,12 +66,6 @@ def time(at: datetime) -> Markup:
     """Return a time in UTC; the page's script changes it to the reader's."""
     utc = at.astimezone(UTC)
     return Markup('<time datetime="{}">{} UTC</time>').format(f"{utc:%Y-%m-%dT%H:%M:%SZ}", f"{utc:%Y-%m-%d %H:%M}")
-
-
-def title(thread: StoredThread) -> str:
-    """Return what to call a thread."""
-    text = thread.name or thread.title or thread.preview or thread.agent_nickname or thread.thread_id
-    return " ".join(text.split())
 
 
 def source(thread: StoredThread) -> str:

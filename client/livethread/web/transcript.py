@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from livethread import types
 from livethread.errors import ThreadNotFound
+from livethread.metadata import StoredThread
 from livethread.rollout.item import RolloutItem
 from livethread.store import WatchingReader
 from livethread.types import SortDirection, StoredTurn, StoredTurnItemsView, StoredTurnStatus
@@ -175,6 +176,12 @@ class Transcript:
             status=StoredTurnStatus.COMPLETED,
         )
         return [ShownTurn(turn)] if ShownTurn(turn).blocks else []
+
+
+def title(thread: StoredThread) -> str:
+    """Return what to call a thread, on one line."""
+    text = thread.name or thread.title or thread.preview or thread.agent_nickname or thread.thread_id
+    return " ".join(text.split())
 
 
 def tokens_of(items: tuple[RolloutItem, ...]) -> Tokens | None:

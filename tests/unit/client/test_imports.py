@@ -8,6 +8,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,10 @@ def test_an_exported_name_is_the_object_in_its_module(name: str) -> None:
 
     assert getattr(livethread, name) is getattr(module, name)
     assert name in dir(livethread)
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert livethread.__version__ == metadata.version("livethread")
 
 
 def test_a_name_that_is_not_exported_raises_attribute_error() -> None:

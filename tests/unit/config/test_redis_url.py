@@ -49,6 +49,10 @@ def test_a_url_says_server_login_and_certificates(url: str, parsed: RedisUrl) ->
         ("redis://r/zero", "a database is a number"),
         ("redis://r?db=-1", "a database is a number"),
         ("redis://:a#b@r", "write # in a password as %23"),
+        ("redis://:a/b@r", "write / in a password as %2F"),
+        ("redis://:7/b@r", "a database is a number"),
+        ("redis://:a?b@r", "write \\? in a password as %3F"),
+        ("redis://:a[b@r", "percent-encode the special characters"),
         ("unix://run/redis.sock", "the path of a unix socket is absolute"),
         (
             "redis://r?socket_timeout=1",

@@ -158,6 +158,26 @@ def test_a_url_that_cannot_work_is_refused_with_the_reason() -> None:
         Settings(redis_url="redis://r?socket_timeout=1")
 
 
+@pytest.mark.parametrize("login", ["u:hunter2@h/0", "h/0?password=hunter2"])
+def test_a_representation_hides_the_password(login: str) -> None:
+    settings = Settings(redis_url=f"redis://{login}")
+
+    assert "redis_url='redis://" in repr(settings)
+    assert "***" in repr(settings)
+    assert "hunter2" not in f"{settings!r} {settings} {settings.redis!r}"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["hunter2@h/0?foo=1", "hunter2/@h", "7/hunter2@h", "a?hunter2@h", "a#hunter2@h", "[hunter2@h", "hunter2℀@h"],
+)
+def test_a_refusal_hides_the_password(rest: str) -> None:
+    with pytest.raises(ValidationError, match="redis_url") as refused:
+        Settings(redis_url=f"redis://u:{rest}")
+
+    assert "hunter2" not in str(refused.value)
+
+
 def test_without_a_url_both_lead_to_the_embedded_servers_socket() -> None:
     settings = Settings(home=Path("/srv/threads"))
 

@@ -52,7 +52,7 @@ ShownT = TypeVar("ShownT", bound=_Shown)
 ATTEMPTS = 3
 
 
-@checking(Opener.require_process)
+@checking(Opener.require_open)
 class LocalThreadStore:
     """A thread store over one home. Operations run one at a time, in the order in which they are called.
 
@@ -87,6 +87,9 @@ class LocalThreadStore:
 
     async def aclose(self) -> None:
         """Close the index; what was appended is durable already."""
+        if self._opener.is_closed:
+            return
+        self._opener.close()
         await self._changes.aclose()
         await self._run(self._handle.close)
         await self._run(self._missing.close)

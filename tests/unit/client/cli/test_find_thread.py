@@ -47,6 +47,23 @@ async def test_what_no_thread_is_called_is_not_found(store: LocalThreadStore, te
         await find_thread(store, text)
 
 
+async def test_an_empty_text_is_refused(store: LocalThreadStore) -> None:
+    with pytest.raises(InvalidRequest, match="the text is empty"):
+        await find_thread(store, " ")
+
+
+async def test_of_many_threads_a_refusal_says_that_there_are_more(store: LocalThreadStore) -> None:
+    ids = [f"{FIRST[:-1]}{n}" for n in range(2, 7)]
+    for thread_id in ids[:-1]:
+        await stored(store, thread_id=thread_id)
+    with pytest.raises(InvalidRequest, match=r"\(nothing was asked\)$"):
+        await find_thread(store, "fade0000")
+
+    await stored(store, thread_id=ids[-1])
+    with pytest.raises(InvalidRequest, match=r"\(nothing was asked\), … and more$"):
+        await find_thread(store, "fade0000")
+
+
 async def test_what_may_mean_several_threads_is_refused_with_all_of_them(store: LocalThreadStore) -> None:
     both = f"write more of the id: .*{FIRST} \\(nothing was asked\\), {SECOND} \\(Release 1\\)"
     with pytest.raises(InvalidRequest, match=both):

@@ -55,6 +55,7 @@ def test_each_occurrence_in_one_thread_is_shown_page_by_page(tmp_path: Path, thr
         (["--thread", "x", "--words", "a"], "omit --words"),
         ([" "], "not a space"),
         (["--words", "!"], "one word"),
+        ([""], "Error: search_term: String should have at least 1 character"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(tmp_path: Path, arguments: list[str], message: str) -> None:

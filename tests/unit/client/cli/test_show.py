@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from tests.unit.worker.builders import item_line, opened_store, thread_id
 
 from livethread.cli import item_lines, main
+from livethread.rollout.item import RolloutItem
 
 AT = "2025-11-23T10:00:00.000Z"
 
@@ -31,6 +33,13 @@ def test_an_item_without_ordinal_has_no_number(tmp_path: Path, monkeypatch: pyte
 
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.splitlines()[-1].split() == [AT[:10], "10:00:00Z", "event_msg/user_message", "hello"]
+
+
+@pytest.mark.parametrize("content", ["hello", [{"type": "input_text", "text": "hello"}]])
+def test_a_message_is_shown_by_its_text(content: Any) -> None:
+    message = RolloutItem("response_item", {"type": "message", "role": "user", "content": content})
+
+    assert item_lines.item_line(message, full=False, in_utc=True).split() == ["response_item/message", "hello"]
 
 
 def test_only_the_last_items_are_shown_whole_and_with_times_of_here(

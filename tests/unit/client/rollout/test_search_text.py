@@ -25,6 +25,12 @@ def message(role: str, *texts: str) -> dict[str, Any]:
         ("event_msg", {"type": "agent_message", "message": "yes"}, SearchText("assistant", "yes")),
         ("response_item", message("user", "a", "b"), SearchText("user", "a\nb")),
         ("response_item", message("assistant", "a"), SearchText("assistant", "a")),
+        ("response_item", {"type": "message", "role": "user", "content": "text"}, SearchText("user", "text")),
+        (
+            "event_msg",
+            {"type": "item_completed", "item": {"type": "UserMessage", "content": "text"}},
+            SearchText("user", "text"),
+        ),
     ],
 )
 def test_messages_of_users_and_the_agent_are_searchable(kind: str, payload: Any, found: SearchText) -> None:
@@ -43,7 +49,6 @@ def test_messages_of_users_and_the_agent_are_searchable(kind: str, payload: Any,
         ("response_item", message("system", "rules")),
         ("response_item", message("user", "<environment_context>…")),
         ("response_item", message("user")),
-        ("response_item", {"type": "message", "role": "user", "content": "text"}),
         ("response_item", {"type": "message", "role": "user", "content": [None, 7, {"text": None}]}),
         ("response_item", {"type": "message", "role": ["user"], "content": []} | {"role": "tool"}),
         ("response_item", {"type": "function_call", "arguments": "{}"}),

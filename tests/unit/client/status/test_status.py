@@ -68,7 +68,7 @@ def test_the_json_has_numbers() -> None:
     assert [each["is_live"] for each in found["workers"]] == [True, False]
     assert found["redis"]["max_bytes"] == 1_000_000_000
     assert found["home"] == {
-        "path": "/home", "free_bytes": 12_000_000_000, "size_bytes": 40_000_000_000, "index_bytes": 271_000_000
+        "path": "/home", "free_bytes": 12_000_000_000, "size_bytes": 40_000_000_000, "index_bytes": 271_000_000, "exists": True
     }  # fmt: skip
     assert [each["age_s"] for each in found["longest_waiting"]] == [95.0, 7.0]
 

@@ -35,6 +35,14 @@ def test_what_an_event_and_a_response_item_both_say_is_shown_once() -> None:
     assert shown == [("user", "Fix it"), ("reasoning", "**Looking**"), ("agent", "Done.")]
 
 
+def test_content_may_be_a_string() -> None:
+    plain = response("message", role="user", content="Fix it"), response("message", role="assistant", content="Done.")
+    paginated = completed("UserMessage", content="Go on"), completed("AgentMessage", content="Gone.")
+
+    assert said(*plain) == [("user", "Fix it"), ("agent", "Done.")]
+    assert said(*paginated) == [("user", "Go on"), ("agent", "Gone.")]
+
+
 @pytest.mark.parametrize("text", ["<div> is broken", "Fix it"])
 def test_a_message_with_a_file_is_shown_once(text: str) -> None:
     shown = said(message("user", text), event("user_message", message=text, local_images=["/tmp/a.png"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from tests.unit.client.web.items import call, event, message, output, response
 
 from livethread import StoredThread
@@ -60,3 +61,15 @@ def test_turns_are_headed_and_calls_are_folded_with_their_outputs() -> None:
         "Done:\n\n- one",
         "*Failed: Interrupted*",
     ]
+
+
+@pytest.mark.parametrize(
+    ("known", "heading"),
+    [
+        ({"name": "A name", "title": "A title", "preview": "Asked"}, "# A name"),
+        ({"name": None, "title": "A\n title", "preview": "Asked"}, "# A title"),
+        ({"name": None}, f"# {THREAD.thread_id}"),
+    ],
+)
+def test_a_thread_has_the_heading_of_its_page(known: dict[str, str], heading: str) -> None:
+    assert next(markdown(THREAD.model_copy(update=known), (), str)) == heading

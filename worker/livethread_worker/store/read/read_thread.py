@@ -30,7 +30,7 @@ def read_thread(home: Home, index: Index, params: types.ReadThreadParams) -> Sto
         if known is not None:  # the rollout was moved
             thread = thread.model_copy(update={"position": known.position})
     if thread.archived_at is not None and not params.include_archived:
-        raise errors.ThreadNotFound(params.thread_id, "it is archived")
+        raise errors.ThreadNotFound.of_archived(params.thread_id)
     if params.is_deletable:
         require_unneeded(home, index, params.thread_id)
     return _with_history(home, thread) if params.include_history else thread
@@ -76,7 +76,7 @@ def read_thread_by_rollout_path(
     if path is None:
         raise errors.ThreadNotFound(thread_id, f"there is no {params.rollout_path}")
     if home.is_archived(path) and not params.include_archived:
-        raise errors.ThreadNotFound(thread_id, "it is archived")
+        raise errors.ThreadNotFound.of_archived(thread_id)
     thread, live = index.read_thread(thread_id), home.live_rollout(path)
     if home.generation(live) != home.generation(path):  # codex's thread/revert began a newer one
         path = live

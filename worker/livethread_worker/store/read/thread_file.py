@@ -55,7 +55,7 @@ def locate_thread(home: Home, index: Index, thread_id: str, *, include_archived:
     if path is None or not path.exists():  # unknown to the index, or moved since
         path = require_rollout(home, index, thread_id)
     if home.is_archived(path) and not include_archived:
-        raise ThreadNotFound(thread_id, "it is archived")
+        raise ThreadNotFound.of_archived(thread_id)
     return Located(path, thread.position if thread else START)
 
 

@@ -32,6 +32,7 @@ TURN = [
     event("user_message", message="find the needle"),
     event("token_count", info={"total_token_usage": {"total": 7}}),
     event("agent_message", message="found it"),
+    {"type": "response_item", "payload": {"type": "message", "role": "assistant", "content": "plainly"}},
     event("task_complete", turn_id="t1"),
 ]
 
@@ -151,7 +152,7 @@ async def everything_of(store: LocalThreadStore, thread_id: str) -> dict[str, An
                     await store.search_threads(types.SearchThreadsParams(search_term=term, archived=is_archived))
                 ).items
             ]
-            for term in ("needle", "found", "oops", "former", "größe", "given")
+            for term in ("needle", "found", "plainly", "oops", "former", "größe", "given")
             for is_archived in (False, True)
         ],
     }
