@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import uuid
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from livethread.journal import journaled
 #: The pause before a retry.
 RETRY = 0.05  # seconds
 
-#: How long a session waits for the workers before it ends.
+#: How long a session that is stopped waits for the workers.
 CLOSING = 90.0  # seconds
 
 #: What a session prints when it is open.
@@ -86,7 +86,7 @@ class Conversation:
                     await asyncio.sleep(RETRY)
                 await asyncio.sleep(self.random.expovariate(1 / self.plan.pace_s))
             if thread:
-                await self.close(thread)
+                await self.close(thread, stopped)
 
     def period(self) -> int:
         """Return the number of the current thread, which all sessions agree on."""
@@ -170,14 +170,16 @@ class Conversation:
             case _:
                 return ThreadMetadataPatch(memory_mode=self.random.choice(list(MemoryMode)))
 
-    async def close(self, thread: LiveThread) -> None:
-        """Flush and close, with as many attempts as that takes."""
-        end = time.monotonic() + CLOSING
+    async def close(self, thread: LiveThread, stopped: asyncio.Event) -> None:
+        """Flush and close, with as many attempts as that takes; once the session is *stopped*, for a limited time."""
+        end: float | None = None
         while thread.is_open:
             try:
                 await thread.shutdown(timeout_s=10.0)
             except ThreadStoreError:
-                if time.monotonic() > end:
+                if end is None and stopped.is_set():
+                    end = time.monotonic() + CLOSING
+                if end is not None and time.monotonic() > end:
                     raise
                 await asyncio.sleep(RETRY)
 
@@ -185,15 +187,16 @@ class Conversation:
 async def main(plan: Plan) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    while True:
-        try:
-            async with open_store(Settings(**plan.settings)) as plain:
-                with journaled(plain, Path(plan.journal), plan.process) as store:
-                    print(OPEN, flush=True)  # noqa: T201 - `Cluster.start_session` waits for it
-                    await asyncio.gather(*(Conversation(store, plan, name).run(stopped) for name in plan.threads))
-                return
-        except Unavailable:  # no Redis yet
-            await asyncio.sleep(RETRY)
+    async with AsyncExitStack() as stack:
+        plain: ThreadStore | None = None
+        while plain is None:
+            try:
+                plain = await stack.enter_async_context(open_store(Settings(**plan.settings)))
+            except Unavailable:  # no Redis yet
+                await asyncio.sleep(RETRY)
+        with journaled(plain, Path(plan.journal), plan.process) as store:
+            print(OPEN, flush=True)  # noqa: T201 - `Cluster.start_session` waits for it
+            await asyncio.gather(*(Conversation(store, plan, name).run(stopped) for name in plan.threads))
 
 
 if __name__ == "__main__":
