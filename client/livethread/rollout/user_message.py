@@ -44,10 +44,13 @@ def completed_message(event: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def completed_user_message(event: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items."""
+    """Return the user message in an ``item_completed`` event as a ``user_message``; None for other items.
+
+    codex reads no message whose content is a string there, so it states no facts.
+    """
     match completed_message(event):
-        case "user", text:
-            parts = content_parts(event["item"].get("content"))
+        case "user", text if not isinstance(content := event["item"].get("content"), str):
+            parts = content_parts(content)
             return {
                 "message": text,
                 "images": [part for part in parts if part.get("type") in ("image", "local_image")],
