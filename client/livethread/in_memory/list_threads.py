@@ -17,7 +17,7 @@ def list_threads(
     params: types.ListThreadsParams,
     wanted: Callable[[StoredThread], bool] = lambda _: True,
 ) -> types.ThreadPage:
-    """Return one page of those of *threads* that are *wanted* and pass the filters."""
+    """Return one page of the *threads* that are *wanted* and pass the filters."""
     key = params.sort_key.value
 
     def order(thread: StoredThread) -> tuple[str, str]:
