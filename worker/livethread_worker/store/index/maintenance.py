@@ -39,7 +39,8 @@ LOGGED_PAGES_OF_THREAD: Final = 6
 LOGGED_PAGES_OF_MESSAGE: Final = 0.5
 LOGGED_PAGES: Final = 400
 
-#: While tasks wait, a chore rests for this many times as long as it took.
+#: While tasks wait, all chores rest for this many times as long as the last one took: together they take at most a fifth
+#: of the time.
 REST: Final = 4
 
 
@@ -51,8 +52,6 @@ class _Chore:
     do: Callable[[], None]
     #: Whether it may wait, however much there is to do: it takes longer than the batches that cause it.
     may_pile_up: bool = False
-    #: Monotonic time, in seconds, from which it may be done again while tasks wait.
-    not_before: float = 0.0
 
 
 class Maintenance:
@@ -77,12 +76,15 @@ class Maintenance:
         self._segments = {"messages": 0, "trigrams": 0, "texts": 0}
         self._half_merged: set[str] = set()
         self._logged_pages = 0.0
+        #: The most urgent first: those that may pile up get the time that the others leave.
         self._chores = [
             _Chore(self._is_to_be_indexed, self.index_messages),
-            _Chore(self._are_trigrams_to_be_indexed, self._index_trigrams, may_pile_up=True),
             _Chore(lambda: self._logged_pages >= LOGGED_PAGES, self._checkpoint),
             *(_Chore(partial(self._is_to_be_merged, what), partial(self._merge, what)) for what in self._segments),
+            _Chore(self._are_trigrams_to_be_indexed, self._index_trigrams, may_pile_up=True),
         ]
+        #: Monotonic time, in seconds, until which no chore is done while tasks wait.
+        self._rests_until = 0.0
 
     def note(self, *, threads: int, messages: int, texts: int) -> None:
         """Count what a batch stored."""
@@ -97,32 +99,30 @@ class Maintenance:
         self._logged_pages += threads * LOGGED_PAGES_OF_THREAD + messages * LOGGED_PAGES_OF_MESSAGE
 
     def do_some(self, *, is_idle: bool) -> bool:
-        """Do one chore that is due, if it has rested or the process *is_idle*; return whether another one is due.
+        """Do one chore that is due, if the last one is long enough ago or the process *is_idle*; return whether another is due.
 
         After a large batch, do all chores that must not pile up: they take little time compared with the batch.
 
         Raises:
             IndexUnavailable: for example, another process keeps the index locked; the chore is tried again later.
         """
-        self._is_idle, began = is_idle, time.monotonic()
+        self._is_idle = is_idle
         is_large = self._messages >= FTS_BATCH_ROWS and not is_idle
-        for chore in self._chores:
-            if is_large and chore.may_pile_up:
-                continue
-            if chore.is_due() and (is_large or is_idle or began >= chore.not_before):
-                self._do(chore)
-                if not is_large:
-                    break
+        if is_idle or is_large or time.monotonic() >= self._rests_until:
+            for chore in self._chores:
+                if chore.is_due() and not (is_large and chore.may_pile_up):
+                    self._do(chore)
+                    if not is_large:
+                        break
         return any(chore.is_due() for chore in self._chores)
 
-    @staticmethod
-    def _do(chore: _Chore) -> None:
+    def _do(self, chore: _Chore) -> None:
         began = time.monotonic()
         try:
             chore.do()
         finally:  # also after a failure: not every batch has to wait while the index stays locked
             ended = time.monotonic()
-            chore.not_before = ended + (ended - began) * REST
+            self._rests_until = ended + (ended - began) * REST
 
     def index_messages(self) -> None:
         """Index all messages that were left for later, by any process.

@@ -507,6 +507,31 @@ def test_a_chore_rests_for_a_multiple_of_its_duration_unless_idle(
     assert (after_first, while_it_rests, after_the_rest, unindexed(store)) == (0, many, 0, 0)
 
 
+def test_all_chores_rest_after_one_of_them(store: Store, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If each had a rest of its own, several of them would take most of the time."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(maintenance, "MAX_WITHOUT_TRIGRAMS", 1)
+    work = store.index._maintenance.index_messages
+
+    def slow() -> None:
+        nonlocal now
+        work()
+        now += 1.0
+
+    store.index._maintenance._chores[0].do = slow
+    mail = said(store, *"ab")
+    store.apply(mail, mail.append("c"))
+    store.index.maintain()
+    now = 1.0 + maintenance.REST - 0.1
+    store.index.maintain()
+    while_they_rest = with_trigrams(store)
+    now = 1.0 + maintenance.REST
+    store.index.maintain()
+
+    assert (while_they_rest, with_trigrams(store)) == (0, 3)
+
+
 def test_maintenance_does_not_wait_for_a_held_lock_after_every_batch(store: Store, many: int) -> None:
     said(store, *"abc")
     store.index.db.execute("PRAGMA busy_timeout = 20")
