@@ -570,7 +570,8 @@ async def test_an_unparked_thread_is_applied_in_order_once_its_cause_is_fixed(
     await append(store, thread_id, message("three"))
 
     away.rename(path)
-    await ParkedThreads(store._mailboxes).unpark(thread_id)
+    parked_threads = ParkedThreads(store._mailboxes)
+    await parked_threads.unpark(await parked_threads.require(thread_id))
     await asyncio.to_thread(hand_worker.drain)
 
     await eventually(lambda: not store._threads.require(thread_id).has_outstanding, "the publication")
@@ -586,7 +587,8 @@ async def test_a_flush_after_an_unpark_waits_for_the_worker(
         await flush(store, thread_id)
 
     away.rename(path)
-    await ParkedThreads(store._mailboxes).unpark(thread_id)
+    parked_threads = ParkedThreads(store._mailboxes)
+    await parked_threads.unpark(await parked_threads.require(thread_id))
 
     await drained_until_flushed(hand_worker, store, thread_id)
 

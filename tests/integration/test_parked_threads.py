@@ -499,7 +499,7 @@ async def test_a_drop_conflicts_if_the_mailbox_changed_since_it_was_shown(
     if meanwhile == "its first task was dropped":
         redis.xdel(keys(settings).mailbox(thread_id), entries[0].position)
     else:
-        await parked_threads.unpark(thread_id)
+        await parked_threads.unpark(parked)
     if meanwhile == "retried and parked again":
         await drain(hand_worker)
     before = kept_in_redis(redis, settings)

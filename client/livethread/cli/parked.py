@@ -175,10 +175,10 @@ async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
 
 async def _retry(thread_ids: tuple[str, ...]) -> list[str]:
     async with _open() as (parked_threads, _):
-        found = [(await _find(parked_threads, thread_id)).thread_id for thread_id in thread_ids]
-        for thread_id in found:
-            await parked_threads.unpark(thread_id)
-        return found
+        found = [await _find(parked_threads, thread_id) for thread_id in thread_ids]
+        for parked in found:
+            await parked_threads.unpark(parked)
+        return [parked.thread_id for parked in found]
 
 
 async def _find(parked_threads: ParkedThreads, text: str) -> ParkedThread:

@@ -56,9 +56,9 @@ class ParkedThreads:
                 yield WaitingEntry(position.decode(), fields)
             start = f"({page[-1][0].decode()}"
 
-    async def unpark(self, thread_id: str) -> bool:
-        """Let workers try a parked thread again, from the task that stopped it; return whether it was parked."""
-        of = self._mailboxes.shard(self._mailboxes.place(thread_id).shard)
+    async def unpark(self, parked: ParkedThread) -> bool:
+        """Let workers try a thread again, from the task that stopped it; return whether it was still parked."""
+        of, thread_id = self._mailboxes.shard(parked.shard), parked.thread_id
         was_parked = bool(await self._unpark([of.ready, of.parked, of.waiting, of.mailbox(thread_id)], [thread_id]))
         if was_parked:
             await self._mailboxes.poke(thread_id)

@@ -28,6 +28,7 @@ from livethread.ordered_tasks import CreateThread, DeleteThread, OrderedTask, Up
 from livethread.queued import outbox as outbox_module
 from livethread.queued.connection import connect
 from livethread.queued.parked_threads import ParkedThreads
+from livethread.queued.parking import ParkedThread
 from livethread.queued.writer import Submission, Writer
 from livethread_config import Settings
 from livethread_config.deployment import ShardEpochs
@@ -671,7 +672,8 @@ async def test_unparking_a_thread_makes_it_ready_and_rings_the_doorbell(
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     assert bell.rung == []
 
-    assert await ParkedThreads(mailboxes).unpark(A)
+    parked_threads = ParkedThreads(mailboxes)
+    assert await parked_threads.unpark(await parked_threads.require(A))
 
     assert (mailboxes.is_parked(A), mailboxes.lines(A), bell.rung) == (False, [b"one"], [0])
 
@@ -681,9 +683,24 @@ async def test_unparking_a_thread_that_is_not_parked_changes_nothing(mailboxes: 
     await outcomes(*mailboxes.submit(mailboxes.new_writer(A), "one"))
     mailboxes.forget_doorbell(A)
 
-    assert not await ParkedThreads(mailboxes).unpark(A)
+    assert not await ParkedThreads(mailboxes).unpark(ParkedThread(A, mailboxes.place(A).shard, b"{}"))
 
     assert (mailboxes.is_parked(B), bell.rung) == (True, [0])
+
+
+async def test_a_thread_that_is_parked_in_a_wrong_shard_is_unparked_there(
+    redis_server: RedisServer, settings: Settings, bell: Bell
+) -> None:
+    async with sending(redis_server, settings.model_copy(update={"shards": 8}), bell) as mailboxes:
+        wrong = mailboxes.shard(mailboxes.place(B).shard)
+        redis_server.client.xadd(wrong.mailbox(A), {"task": "another program's"})
+        redis_server.client.hset(wrong.parked, A, "{}")
+        parked_threads = ParkedThreads(mailboxes)
+
+        assert await parked_threads.unpark(await parked_threads.require(A))
+
+        assert await parked_threads.all() == []
+    assert redis_server.client.zscore(wrong.ready, A) is not None
 
 
 async def test_poking_raises_if_redis_does_not_answer(
