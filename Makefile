@@ -37,7 +37,7 @@ demo: .venv/.run ## Run the demonstration
 
 .PHONY: test
 test: .venv/.test ## Run the tests, in three processes: ARGS='-n 0' takes one
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-faults
 test-faults: .venv/.test ## Inject faults at random for MINUTES=10, into one home and into four; SEED=… repeats a run

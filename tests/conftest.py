@@ -67,7 +67,11 @@ def proxy(own_redis: RedisServer) -> Iterator[RedisProxy]:
 def settings(redis_server: RedisServer, tmp_path: Path) -> Settings:
     """Settings with the test's own home and key prefix, on the shared Redis."""
     return Settings(
-        redis_url=redis_server.url, home=tmp_path / "home", key_prefix=f"t{uuid.uuid4().hex[:12]}", drain_linger_ms=1
+        redis_url=redis_server.url,
+        home=tmp_path / "home",
+        key_prefix=f"t{uuid.uuid4().hex[:12]}",
+        drain_linger_ms=1,
+        connect_timeout_s=30.0,  # other tests may load the machine
     )
 
 
