@@ -160,6 +160,26 @@ async def test_a_damaged_count_is_taken_as_zero(
     assert put_back.reason == f"{thread_id}.lock is held by another writer"
 
 
+async def test_names_and_signs_that_another_program_damaged_hide_nothing_else(
+    settings: Settings, reader: StatisticsReader, store: QueuedThreadStore, redis_server: RedisServer
+) -> None:
+    keys, thread_id = names.ShardKeys(settings.key_prefix, 0), await new_thread(store)
+    await append(store, thread_id, message("one"))
+    redis = redis_server.client
+    redis.zadd(keys.waiting, {b"\xff": 1})
+    redis.hset(keys.parked, b"\xfe", b"\xfe")
+    redis.set(keys.looked, "lately")
+    signs = {"a": "", "b": "1 {}", "c": b"\xff", "d": "soon []", "e": '1 {"valid_s": "long"}', "f": "1 null"}
+    redis.hset(names.workers_key(settings.key_prefix), mapping=signs)
+
+    statistics = await reader.read()
+    waiting = await reader.longest_waiting(10)
+
+    assert (statistics.workers, statistics.shards[0].looked_at) == ((), None)
+    assert {thread.thread_id for thread in waiting} == {thread_id, "\ufffd"}
+    assert len(waiting) == 3
+
+
 # -- workers' signs of life --------------------------------------------------------------------------------
 
 

@@ -34,7 +34,9 @@ class ParkedThreads:
         found = []
         for of in self._shards():
             parked = await self._redis.hgetall(of.parked)
-            found += [ParkedThread(thread.decode(), of.shard, detail) for thread, detail in parked.items()]
+            found += [
+                ParkedThread(thread.decode(errors="replace"), of.shard, detail) for thread, detail in parked.items()
+            ]
         return sorted(found, key=lambda parked: parked.thread_id)
 
     async def require(self, thread_id: str) -> ParkedThread:

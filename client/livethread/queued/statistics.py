@@ -173,7 +173,7 @@ class StatisticsReader:
                 _shard(shard, homes.get(shard), _ShardReplies(*replies[shard * each : (shard + 1) * each]))
                 for shard in deployment.shards
             ),
-            tuple(self._worker(name, sign, now) for name, sign in sorted(workers.items())),
+            tuple(filter(None, (_worker(name, sign, now) for name, sign in sorted(workers.items())))),
         )
 
     async def longest_waiting(self, count: int) -> list[WaitingThread]:
@@ -187,9 +187,9 @@ class StatisticsReader:
             (seconds, _), *replies = await questions.execute()
         found: list[tuple[float, str, names.ShardKeys, bytes | None]] = []
         for of, waiting, parked in zip(shards, replies[::2], replies[1::2], strict=True):
-            found += [(ms / 1000, thread.decode(), of, None) for thread, ms in waiting]
+            found += [(ms / 1000, thread.decode(errors="replace"), of, None) for thread, ms in waiting]
             pairs = zip(parked[::2], parked[1::2], strict=True)
-            found += [(_parked_at(why) or seconds, thread.decode(), of, why) for thread, why in pairs]
+            found += [(_parked_at(why) or seconds, thread.decode(errors="replace"), of, why) for thread, why in pairs]
         found = sorted(found, key=lambda thread: thread[:2])[:count]
         async with self._redis.pipeline(transaction=False) as questions:
             for _, thread_id, of, _ in found:
@@ -203,12 +203,6 @@ class StatisticsReader:
             is_parked = why is not None
             threads.append(WaitingThread(thread_id, of.shard, since, tasks, reason, put_back.failures, is_parked))
         return threads
-
-    def _worker(self, name: bytes, sign: bytes, now: float) -> WorkerSign:
-        ms, _, text = sign.decode().partition(" ")
-        known, seen_at = json.loads(text), int(ms) / 1000
-        is_live = now - seen_at <= known["valid_s"]
-        return WorkerSign(name.decode(), known["host"], known["home"], tuple(known["shards"]), seen_at, is_live)
 
 
 class _ShardReplies(NamedTuple):
@@ -234,7 +228,7 @@ def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatist
     }
     lag = LagHistogram(tuple(counts.get(field, 0) for field in LAG_FIELDS), counts.get("lag_ms", 0) / 1000)
     applied, dropped = sum(lag.counts), counts.get("dropped", 0)
-    looked_at, swept_at = (None if sign is None else int(sign) / 1000 for sign in replies.signs)
+    looked_at, swept_at = (_number(sign) / 1000 or None for sign in replies.signs)
     return ShardStatistics(
         shard=shard,
         home=home,
@@ -260,10 +254,21 @@ def _shard(shard: int, home: str | None, replies: _ShardReplies) -> ShardStatist
     )
 
 
-def _number(count: bytes) -> int:
-    """Return *count*; 0 if another program damaged it."""
+def _worker(name: bytes, sign: bytes, now: float) -> WorkerSign | None:
+    """Return a worker's sign of life; None if another program damaged it."""
     try:
-        return int(count)
+        ms, _, text = sign.decode().partition(" ")
+        known, seen_at = json.loads(text), int(ms) / 1000
+        is_live = now - seen_at <= known["valid_s"]
+        return WorkerSign(name.decode(), known["host"], known["home"], tuple(known["shards"]), seen_at, is_live)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _number(count: bytes | None) -> int:
+    """Return *count*; 0 if there is none, or another program damaged it."""
+    try:
+        return int(count or 0)
     except ValueError:
         return 0
 
