@@ -107,6 +107,6 @@ def _stored_turn(
         own,
         view,
         may_go_on=is_open and turn.end is None,
-        others={other.turn_id for other in turns if other.start < turn.start} - {turn.turn_id},
+        others={other.turn_id for other in turns if other.start < turn.start},
         late_end=items[turn.late_end] if is_late and turn.late_end is not None else None,
     )

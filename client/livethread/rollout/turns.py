@@ -200,12 +200,19 @@ def stored_turn(
 ) -> StoredTurn:
     """Return the turn that consists of *items*: from its first item to the last before the next turn.
 
-    *may_go_on*: it is the last one, and a process has the thread open. *others*: turns whose end events may be among
-    *items*. *late_end*: this turn's end event, if it comes after the next turn's start.
+    *may_go_on*: it is the last one, and a process has the thread open. *others*: ids of earlier turns whose end events may
+    be among *items*; it has *turn_id* if an earlier turn has the same id. *late_end*: this turn's end event, if it comes after the next turn's start.
     """
-    events = [item for item in items if item.type == "event_msg" and named_end(item) not in others]
     has_start = bool(items) and items[0].kind in _STARTS
-    outcome = _outcome(events if late_end is None else [*events, late_end], turn_id, has_start=has_start)
+    has_own_id = has_start and _turn_id(items[0].payload) is not None
+    if has_start and not has_own_id:  # the first end event is its own, whatever it names
+        others = frozenset()
+    is_repeated = turn_id in others
+    others -= {turn_id}
+    events = [item for item in items if item.type == "event_msg" and named_end(item) not in others]
+    if late_end is not None:
+        events.append(late_end)
+    outcome = _outcome(events, turn_id, has_own_id=has_own_id, is_repeated=is_repeated)
     if outcome is None:
         outcome = _outcome_without_end(has_start=has_start, may_go_on=may_go_on)
     last = outcome.ended_by or (items[-1] if items else None)
@@ -231,16 +238,17 @@ class _Outcome:
     ended_by: RolloutItem | None = None
 
 
-def _outcome(events: Sequence[RolloutItem], turn_id: str, *, has_start: bool) -> _Outcome | None:
+def _outcome(events: Sequence[RolloutItem], turn_id: str, *, has_own_id: bool, is_repeated: bool) -> _Outcome | None:
     """Return how *events* ended the turn, or None; completion keeps an earlier failure or interruption.
 
-    After the turn's end, only an end event that names it counts.
+    After the turn's end, only an end event that names it counts. If the id *is_repeated*, such an event belongs to the
+    first turn with this id.
     """
     outcome: _Outcome | None = None
     is_open = True
     for event in events:
         named = named_end(event)
-        if not is_open and named != turn_id:
+        if not is_open and (named != turn_id or is_repeated):
             continue
         error = _error(event)
         if error is not None:
@@ -249,7 +257,7 @@ def _outcome(events: Sequence[RolloutItem], turn_id: str, *, has_start: bool) ->
             outcome = _Outcome(StoredTurnStatus.INTERRUPTED, None, event)
         elif event.kind in _ENDS:
             outcome = replace(outcome or _Outcome(StoredTurnStatus.COMPLETED), ended_by=event)
-        goes_on = has_start and event.kind == "turn_aborted" and named not in (None, turn_id)
+        goes_on = has_own_id and event.kind == "turn_aborted" and named not in (None, turn_id)
         is_open = is_open and (event.kind not in _ENDS or goes_on)
     return outcome
 

@@ -321,7 +321,7 @@ def test_a_time_that_is_not_a_whole_number_gives_way_to_the_lines_time(seconds: 
 
 
 def test_a_turn_ignores_other_turns_ends_and_takes_its_own_late_end() -> None:
-    items = [event("task_started"), event("turn_aborted", 1, turn_id="other"), response(2)]
+    items = [event("task_started", turn_id="t"), event("turn_aborted", 1, turn_id="other"), response(2)]
     others = frozenset({"other"})
 
     open_ = stored_turn("t", items, FULL, may_go_on=True, others=others)
@@ -332,6 +332,18 @@ def test_a_turn_ignores_other_turns_ends_and_takes_its_own_late_end() -> None:
     assert (ended.status, ended.completed_at) == (StoredTurnStatus.COMPLETED, AT + timedelta(seconds=9))
     assert ended.items == tuple(items)
     assert without_others.status is StoredTurnStatus.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("task_complete", StoredTurnStatus.COMPLETED), ("turn_aborted", StoredTurnStatus.INTERRUPTED)],
+)
+def test_the_first_end_event_ends_a_turn_without_an_id_whatever_it_names(kind: str, status: StoredTurnStatus) -> None:
+    items = [event("task_started"), event(kind, turn_id="t1"), event("task_complete", turn_id="t1", duration_ms=1)]
+
+    turn = stored_turn("turn-2", items, FULL, may_go_on=True, others={"t1"})
+
+    assert (turn.status, turn.duration_ms) == (status, None)
 
 
 def test_after_its_end_only_an_end_that_names_the_turn_changes_it() -> None:

@@ -47,7 +47,7 @@ def _turn(
 ) -> types.StoredTurn:
     """Return a turn. If it is the last and never ended, it was interrupted, unless a process has the thread open."""
     items = items_of_turn(file, span)
-    named = {turn_id for item in items if (turn_id := named_end(item)) is not None and turn_id != span.turn_id}
+    named = {turn_id for item in items if (turn_id := named_end(item)) is not None}
     starts = starts_of(index, params.thread_id, named, file)
     others = {turn_id for turn_id, start in starts.items() if start < span.offset}
     late_end = _late_end(file, span)
