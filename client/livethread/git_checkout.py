@@ -46,7 +46,7 @@ async def read_git(cwd: str) -> GitInfo | None:
 
 
 def _is_in_checkout(cwd: str) -> bool:
-    """Whether *cwd* or a folder above it holds ``.git``: much cheaper than git, and servers rarely run in a checkout."""
+    """Return whether *cwd* or a parent holds ``.git``. Servers rarely run in a checkout, and git is much slower."""
     try:
         path = Path(cwd)
         return path.is_absolute() and path.is_dir() and any((up / ".git").exists() for up in (path, *path.parents))

@@ -77,7 +77,7 @@ class LiveThread:
         *collect_git*: if *params* have a working directory in a checkout but no git metadata, ask git for the commit, the
         branch and the URL of ``origin``, for at most 5 seconds.
 
-        *strict*: refuse a history mode, and later items of kinds, that this release does not know, instead of storing them.
+        *strict*: refuse an unknown history mode, and later items of unknown kinds, instead of storing them.
 
         Raises:
             Conflict: a thread with this id exists.
@@ -86,7 +86,7 @@ class LiveThread:
         if strict and params.history_mode not in HISTORY_MODES:
             raise InvalidRequest(
                 f"this release does not know the history_mode {params.history_mode!r}, and the thread is strict; nothing was "
-                "created. Known are 'paginated', 'legacy' and None"
+                "created. It knows 'paginated', 'legacy' and None"
             )
         if collect_git and params.cwd and params.git is None:
             params = params.model_copy(update={"git": await read_git(params.cwd)})
@@ -131,9 +131,9 @@ class LiveThread:
     ) -> types.Receipt:
         """Append *items* in order, all or none, without those that the persistence policy drops.
 
-        Returns when they are ordered and in the mailbox; `flush` returns when they are durable. The receipt counts the
-        dropped items. If the policy drops every item, the receipt has the position of the previous one. Cancelling the
-        call only ends the wait: the items are still appended, unless they were waiting for room
+        Return when they are ordered and in the mailbox; `flush` returns when they are durable. The receipt counts the
+        dropped items. If the policy drops every item, the receipt has the position of the handle's previous one.
+        Cancelling the call only ends the wait: the items are still appended, unless they were waiting for room
         (``LIVETHREAD_BACKPRESSURE=wait``). In that case the `CancelledError` carries the note `NOTHING_STORED`.
 
         *idempotency_key*: the thread's first append with this key counts, however long ago and through any store. Later
@@ -222,7 +222,7 @@ class LiveThread:
                 self._is_open = False
 
     async def load_history(self, *, include_archived: bool = True, fresh: bool = False) -> StoredThreadHistory:
-        """Return the thread's items, including everything accepted through this handle; if *fresh*, from any store.
+        """Return the thread's items, including all that was accepted through this handle, or, if *fresh*, any store.
 
         Raises:
             ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
@@ -234,7 +234,7 @@ class LiveThread:
     ) -> StoredModelContext:
         """Return the items from which the latest model context is rebuilt: from the last compaction on, if there is one.
 
-        They include what `load_history` would.
+        They are as recent as the items of `load_history`.
 
         Raises:
             ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
@@ -244,7 +244,7 @@ class LiveThread:
     async def read_thread(
         self, *, include_archived: bool = True, include_history: bool = False, fresh: bool = False
     ) -> StoredThread:
-        """Return the thread's metadata, including everything accepted through this handle; if *fresh*, from any store.
+        """Return the thread's metadata, including all that was accepted through this handle, or, if *fresh*, any store.
 
         Raises:
             ThreadNotFound: the thread was deleted, or is archived and *include_archived* is false.
@@ -263,13 +263,13 @@ class LiveThread:
     ) -> AsyncGenerator[types.ThreadItem]:
         """Yield the thread's items, and then those that are committed later, from whichever writer.
 
-        By default from the first item on. *after*: begin after the item with this ordinal, or after the items of the tasks
-        up to this position. *cursor*: begin after a `ThreadItem`, or after an `ItemPage`. It goes on until it is closed, also
-        when the handle is.
+        By default, begin with the first item. *after*: begin after the item with this ordinal, or after the items of
+        the tasks up to this position. *cursor*: begin after a `ThreadItem`, or after an `ItemPage`. A watch continues
+        until it is closed, even if the handle is closed first.
 
         Raises:
             ThreadNotFound: nothing of the thread is stored yet, or it was deleted.
-            Conflict: another program took items back that were yielded, or rewrote them; or the place is not known.
+            Conflict: another program took back items that were yielded, or rewrote them; or the place is not known.
             Unavailable: the first read was not answered, or the store was closed.
         """
         return self._store.watch_thread(
@@ -361,8 +361,8 @@ class LiveThread:
 class LiveThreadInitGuard:
     """Owns a thread while its session's start can still fail.
 
-    Leaving the block without `commit` discards the thread. It leaves no file, row or Redis key unless an item was
-    accepted.
+    Leaving the block without `commit` discards the thread. A discarded thread leaves no file, row or Redis key
+    unless a task was accepted.
 
         async with LiveThreadInitGuard(await LiveThread.create(store, params)) as guard:
             await start_everything_else()

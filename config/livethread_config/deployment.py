@@ -63,7 +63,7 @@ class ShardEpochs:
 
     @property
     def shards(self) -> int:
-        """The number of all shards, also of an epoch that has not begun."""
+        """The number of all shards, including those of an epoch that has not begun."""
         return self.epochs[-1][1]
 
     def begin_of(self, shard: int) -> int:

@@ -1,4 +1,4 @@
-"""A Redis that cannot keep our promises is refused on opening and at a worker's start, and no call hangs."""
+"""Refused: a Redis that cannot keep our promises, and a store in another loop or process. No call hangs."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.nodes.items import append, flush, message, new_thread, read
@@ -169,7 +170,14 @@ async def test_names_and_signs_that_another_program_damaged_hide_nothing_else(
     redis.zadd(keys.waiting, {b"\xff": 1})
     redis.hset(keys.parked, b"\xfe", b"\xfe")
     redis.set(keys.looked, "lately")
-    signs = {"a": "", "b": "1 {}", "c": b"\xff", "d": "soon []", "e": '1 {"valid_s": "long"}', "f": "1 null"}
+    signs: dict[str, Any] = {
+        "a": "",
+        "b": "1 {}",
+        "c": b"\xff",
+        "d": "soon []",
+        "e": '1 {"valid_s": "long"}',
+        "f": "1 null",
+    }
     redis.hset(names.workers_key(settings.key_prefix), mapping=signs)
 
     statistics = await reader.read()

@@ -149,7 +149,7 @@ async def test_their_environment_affects_neither_our_client_nor_our_worker(
 ) -> None:
     await assert_served(settings)
 
-    assert "CELERY_BROKER_URL, CELERY_RESULT_BACKEND set up another Celery application" in our_worker.logs()
+    assert "ignoring CELERY_BROKER_URL, CELERY_RESULT_BACKEND: for another Celery application" in our_worker.logs()
 
 
 async def test_an_open_store_leaves_their_tasks_to_their_application(

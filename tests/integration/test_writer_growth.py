@@ -1,4 +1,4 @@
-"""Redis forgets each writer when it ends, however often a thread is opened and changed, and threads that ended."""
+"""Redis forgets each writer that ends, however often its thread is opened and changed, and keeps no thread for good."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_discarded_thread_leaves_no_writer(settings: Settings, redis: Re
         await eventually(lambda: not writers(redis, settings, thread_id), "the end of the writer")
 
 
-async def test_threads_that_ended_leave_nothing_without_a_lifetime(settings: Settings, redis: Redis) -> None:
+async def test_closed_and_deleted_threads_leave_only_keys_with_a_lifetime(settings: Settings, redis: Redis) -> None:
     async with opened(settings) as store:
         kept, deleted = [await written(store) for _ in range(2)]
         await update(store, kept, ThreadMetadataPatch(name="kept"))

@@ -35,7 +35,7 @@ HEAD: Final = """# API
 
 Made from the code by `make docs`: change the code, not this page. All names are in `livethread`;
 [quickstart.md](quickstart.md) shows them in use and says what to do about each error. Each method of a store takes one
-object of parameters, and a store has the methods of `ThreadReader` and `WatchingReader`, too. A field that is unknown or
+parameter object, and a store has the methods of `ThreadReader` and `WatchingReader`, too. A field that is unknown or
 malformed raises `InvalidRequest`.
 """
 
@@ -44,7 +44,7 @@ MEANINGS: Final = {
     "thread_id": "The thread.",
     "thread_ids": "At most 1,000.",
     "turn_id": "The turn; None: every turn.",
-    "cursor": "Where the page begins: a cursor of an earlier one. None: at the first.",
+    "cursor": "Where the page begins: a cursor from an earlier page. None: at the beginning.",
     "page_size": "1 to 1,000.",
     "include_archived": "False: an archived thread is not found.",
     "include_history": "Return the items, too.",

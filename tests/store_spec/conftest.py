@@ -51,8 +51,10 @@ async def open_another(kind: str, tmp_path: Path, request: pytest.FixtureRequest
                     return await stack.enter_async_context(LocalThreadStore(settings))
                 case kinds.FILES:
                     return await stack.enter_async_context(LocalThreadStore(settings, index=None))
-                case _:
+                case kinds.QUEUED | kinds.CELERY:
                     return await stack.enter_async_context(opened(settings))
+                case _:
+                    raise ValueError(kind)
 
         yield open_one
 

@@ -49,7 +49,7 @@ async def test_an_empty_page_continues_where_it_began(store: ThreadStore) -> Non
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 4, 50])
-async def test_what_comes_after_a_page_from_the_end_is_that_page_and_what_follows(
+async def test_a_newest_first_page_continues_with_its_items_in_order_and_then_later_ones(
     store: ThreadStore, page_size: int
 ) -> None:
     thread_id = await stored(store, message("1"), message("2"), message("3"))

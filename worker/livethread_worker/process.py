@@ -158,7 +158,7 @@ class WorkerProcess:
             self.membership.sign(consumer.hostname, consumed)
             # Last, because a full Redis refuses it. The home's first shard tells its workers when they last did it.
             mine = self._serving.shards(self.membership) if self.settings.compress_after_days else []
-            if mine and self.mailbox(min(self.membership.served())).take_compression_turn():
+            if mine and self.mailbox(min(self.membership.served())).reserve_compression():
                 self._send(names.COMPRESS_COLD_TASK, mine[0], {})
             self._report(consumed)
         except (RedisError, OSError, InvalidRequest) as error:

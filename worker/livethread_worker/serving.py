@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 
 from livethread.errors import InvalidRequest
+from livethread.units import counted
 from livethread_config import Settings, names
 from livethread_config.deployment import Deployment
 from livethread_worker.membership import Membership
@@ -41,7 +42,7 @@ class Serving:
             if not shards:
                 logger.warning("this worker serves no shard, only the queues %s", ", ".join(queues.consume_from))
         else:
-            # Shards that were just added are for a new home; a home without any other shard is one.
+            # Shards that were just added wait for a new home; if no other shard is left for this home, it is new.
             shards = self._due(membership, begun_by=_now_ms()) or self._due(membership)
             shards = [shard for shard in shards if _is_claimed(membership, shard)]
             if not shards:
@@ -60,7 +61,7 @@ class Serving:
         return [int(match[1]) for match in found if match]
 
     def shards(self, membership: Membership) -> list[int]:
-        """Return the shards of the home that this worker serves, also in a pool process, which knows no later queues.
+        """Return the shards that this worker serves for its home, in pool processes too: they know no later queues.
 
         Raises:
             InvalidRequest: the record contradicts the settings, the home or this release.
@@ -69,7 +70,7 @@ class Serving:
         return [shard for shard in sorted(membership.served()) if self._chosen is None or shard in self._chosen]
 
     def follow(self, membership: Membership, consumer: Any) -> None:
-        """Serve shards that were added or moved here, and no longer those that were moved away.
+        """Serve shards that were added or moved here, and stop serving those that were moved away.
 
         Raises:
             RedisError, OSError: Redis does not answer.
@@ -94,9 +95,10 @@ class Serving:
                 logger.info("serving shard %d, too", shard, extra={"action": "serve", "shard": shard})
 
     def _due(self, membership: Membership, begun_by: int | None = None) -> list[int]:
-        """Return the shards that a worker without ``-Q`` serves; of those without a home, those that have begun.
+        """Return the shards that a worker without ``-Q`` serves; of unserved ones, those that begin by *begun_by*.
 
-        A shard that was added waits for a new home until it begins: then the homes that are there take it.
+        *begun_by* is a time in ms; None: any. A new shard waits for a new home until it begins; then an existing home
+        takes it.
         """
         deployment = membership.deployment
         return [
@@ -124,7 +126,7 @@ def _require_shards(shards: list[int], deployment: Deployment, prefix: str) -> N
     missing = [names.queue_name(prefix, shard) for shard in shards if shard not in deployment.shards]
     if missing:
         raise InvalidRequest(
-            f"-Q names {', '.join(missing)}, but the deployment {prefix!r} has {deployment.epochs.shards} shards: "
+            f"-Q names {', '.join(missing)}, but the deployment {prefix!r} has {counted(deployment.epochs.shards, 'shard')}: "
             f"{names.queue_name(prefix, 0)} to {names.queue_name(prefix, deployment.epochs.shards - 1)}. Add shards with "
             "livethread shards add"
         )
@@ -136,7 +138,7 @@ def _no_shard_left(membership: Membership, prefix: str) -> str:
     copied = any(home.id == mine.id for home in deployment.home_of.values())
     return (
         f"other homes serve all shards of the deployment {prefix!r} (shard {held}), and this worker's home is "
-        f"{'a copy, ' if copied else ''}{mine}. Use the home that serves them (LIVETHREAD_HOME), add shards for this one "
-        "(livethread shards add), or move a shard here: stop the workers of its home, bring its files, and run livethread "
-        "shards move SHARD"
+        f"{mine}{', a copy of one of them' if copied else ''}. Use one of those homes (LIVETHREAD_HOME), add shards "
+        "for this one (livethread shards add), or move a shard here: stop the workers of its home, bring its files, "
+        "and run livethread shards move SHARD"
     )

@@ -1,4 +1,4 @@
-"""Refuses a worker that could not keep the promises, and logs what it keeps less well, before it serves."""
+"""Before a worker serves: refuses one that could not keep the promises, and logs lesser faults."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from livethread_config.celery_settings import SOCKET_TIMEOUT, celery_settings
 
 logger = logging.getLogger(__name__)
 
-#: Wait before a worker that starts asks Redis again.
+#: How long a starting worker waits before it asks Redis again.
 RETRY_INTERVAL: Final = 0.5  # seconds
 
 
 def check_at_start(app: Celery, settings: Settings, ours: type[Task[..., Any]], join: Callable[[], None]) -> None:
-    """Have *app*'s workers check at their start what they need, and *join* the deployment; *ours* is livethread's tasks.
+    """Have *app*'s workers check at their start what they need, and *join* the deployment.
 
-    A worker that cannot work ends with the reason.
+    A worker that cannot work ends with the reason. *ours* is the base class of livethread's tasks.
     """
 
     @worker_init.connect(weak=False)
@@ -48,7 +48,7 @@ def check_at_start(app: Celery, settings: Settings, ours: type[Task[..., Any]], 
         _lift_time_limits(sender, ours)
         if ignored := ignored_variables():
             names = ", ".join(ignored)
-            logger.warning("%s set up another Celery application, and are ignored", names, extra={"action": "start"})
+            logger.warning("ignoring %s: for another Celery application", names, extra={"action": "start"})
 
 
 def _require_doorbells(app: Celery, settings: Settings) -> None:
@@ -114,7 +114,7 @@ def _join(join: Callable[[], None]) -> None:
 
 
 def _warn_about_pool(pool: Any) -> None:
-    """Log that threads and greenlets of one process take turns."""
+    """Warn if *pool* runs livethread's tasks one at a time, as threads and greenlets do."""
     implementation = get_implementation(pool)
     if not issubclass(implementation, (prefork.TaskPool, solo.TaskPool)):
         logger.warning(
@@ -128,8 +128,8 @@ def _warn_about_pool(pool: Any) -> None:
 def _lift_time_limits(worker: Any, ours: type[Task[..., Any]]) -> None:
     """Have time limits of *worker*, of its application and of its annotations apply only to tasks that are not *ours*.
 
-    They would interrupt a long drain again and again. A longer limit for ours is no way out: after each doorbell, Celery's
-    timer would keep an entry for as long.
+    They would interrupt a long drain again and again. A longer limit for ours would not help: for each doorbell,
+    Celery's timer would keep an entry until the limit.
     """
     limits = {"time_limit": worker.time_limit, "soft_time_limit": worker.soft_time_limit}
     # The pool applies its own limits to every task that has none.

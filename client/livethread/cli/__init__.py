@@ -31,9 +31,9 @@ ROWS = {
     ("import", "replay"): "Copy existing rollouts, or replay them.",
     ("parked",): "List threads that wait for you, and why.",
     ("shards",): "List shards and their homes; add or move one.",
-    ("doctor", "rebuild"): "Repair what differs; rebuild the index.",
+    ("doctor", "rebuild"): "Repair faults of a home; rebuild the index.",
     ("verify",): "Check journals: was every promise kept?",
-    ("config", "schema"): "Show the settings, the wire's JSON schemas.",
+    ("config", "schema"): "Show the settings, or the wire's JSON schemas.",
 }
 #: Command -> its module; in the order of the help.
 COMMANDS = {name: f"livethread.cli.{name}" for row in ROWS for name in row} | {
@@ -47,7 +47,7 @@ Settings: LIVETHREAD_HOME (~/.livethread), LIVETHREAD_REDIS_URL (embedded), …
 """
 
 
-#: How a message begins that is about the fields of a model; the command line knows no classes.
+#: The class name at the start of a message about a model's fields; command line users know no classes.
 _MODEL = re.compile(r"^(?:[A-Z][a-z]+){2,}: ")
 
 
@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
         try:
             return super().__call__(*args, **kwargs)
         except OSError as error:
-            with contextlib.suppress(OSError):  # what is left would fail again at exit
+            with contextlib.suppress(OSError):  # writing what is left would fail again at exit
                 sys.stdout.close()
             reason = error.strerror or str(error)
             sys.exit(f"Error: {f'{error.filename}: ' if error.filename else ''}{reason}")

@@ -33,7 +33,7 @@ def command(*, as_json: bool) -> None:
         f"{counted(report.threads, 'thread')} of {home} read, {counted(report.forgotten, 'row')} without a rollout removed"
     )
     for what, names in (
-        ("not read: it has no session_meta of its own", report.unreadable),
+        ("not read: it is unreadable, or has no session_meta of its thread", report.unreadable),
         ("not read: the thread has another rollout", report.duplicates),
         ("was being written the whole time; run this again", report.busy),
     ):
@@ -55,7 +55,7 @@ def _rebuild(root: Path, *, quiet: bool) -> RebuildReport:
             return rebuild(home, index, advance)
     except (IndexUnavailable, OSError) as error:
         raise Unavailable(
-            f"the index could not be rebuilt: {error}; no rollout was changed, run this again"
+            f"the index could not be rebuilt: {error}; no rollout was changed; run this again"
         ) from None
     finally:
         handle.close()

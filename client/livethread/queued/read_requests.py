@@ -143,7 +143,7 @@ class ReadRequests:
         return ReadAnswer(b"".join(pieces), header["next"], header["position"])
 
     async def _pop(self, key: str) -> bytes:
-        """Return the next piece. If Redis is away, wait for it: it keeps the piece for some seconds."""
+        """Return the next piece. If Redis is away, wait for it: it keeps the piece for a few seconds."""
         while True:
             try:
                 popped = await cancellable(self._redis.blpop([key], timeout=POP_TIMEOUT))

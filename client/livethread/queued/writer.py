@@ -41,12 +41,12 @@ class Budget:
             self.used += size
         elif size > self.limit:
             raise ResourceExhausted(
-                f"a task of {size} bytes, but only {self.limit} bytes may wait to be applied "
+                f"the task has {size} bytes, but only {self.limit} bytes may wait to be applied "
                 "(LIVETHREAD_OUTBOX_MAX_BYTES)"
             )
         else:
             raise NoRoom(
-                f"{self.used} bytes of tasks wait to be applied, the most that are kept; "
+                f"{self.used} bytes of tasks wait to be applied (limit: {self.limit}); "
                 "flush before you append more (or raise LIVETHREAD_OUTBOX_MAX_BYTES)"
             )
 
@@ -83,7 +83,7 @@ class Submission:
     #: Number and bytes of its tasks.
     count: int = field(init=False)
     size: int = field(init=False)
-    #: Resolves to the last task's position once Redis holds all of them; there is one once it is queued.
+    #: Resolves to the last task's position once Redis holds all of them. Set when it is queued.
     accepted: asyncio.Future[Position] = field(init=False)
     #: Loop time of the submission, in seconds.
     since: float = 0.0
@@ -186,8 +186,8 @@ class Writer:
         self._max_tasks = max_tasks
         self._keeps_accepted = keeps_accepted
         self._is_closed = False
-        #: The task that creates the thread, until Redis holds it. It is submitted before the first task, or when asked
-        #: for: no empty thread is created.
+        #: The task that creates the thread, until Redis holds it. It is submitted before the first task, or when a
+        #: caller asks for it, so an unused thread is not created.
         self.creation: EncodedTask | None = None
         self._creating: Submission | None = None
         #: Counter up to which workers acknowledged tasks: their message may come before Redis' reply to the enqueue.
@@ -226,9 +226,9 @@ class Writer:
     # -- submitting ----------------------------------------------------------------------------------------
 
     def submit(self, submission: Submission | None, deadline: float = 0.0) -> Submission | None:
-        """Queue *submission* after all others, and the thread's creation before it if that is due; return it.
+        """Queue *submission* after all others, and the thread's creation before it if that is due; return *submission*.
 
-        None stands for the creation alone: it is returned while Redis has not accepted it. In a full mailbox a
+        None stands for the creation alone, which is returned until Redis has accepted it. In a full mailbox a
         submission waits for room until *deadline*. After `NoRoom` the same one may be submitted again.
 
         Raises:
@@ -251,7 +251,7 @@ class Writer:
     def _append(self, submission: Submission, deadline: float) -> Submission:
         if self._tasks + submission.count > self._max_tasks:
             raise NoRoom(
-                f"{self._tasks} tasks of thread {self.thread_id} wait to be applied, and {self._max_tasks} are the most; "
+                f"{self._tasks} tasks of thread {self.thread_id} wait to be applied (limit: {self._max_tasks}); "
                 + (f"it is parked: {self.parked}" if self.parked else "flush before you append more")
             )
         self._budget.take(submission.size)
@@ -312,7 +312,7 @@ class Writer:
     def _emit_events(self, submission: Submission) -> None:
         event, submission.event = submission.event, None
         patch_event, submission.patch_event = submission.patch_event, None
-        if not self._observers.wants(ItemsAppended):  # nor the event of a patch, which is as frequent
+        if not self._observers.wants(ItemsAppended):  # nor a patch's event: both are logged at debug level
             return
         if event is not None:
             self._observers.emit(event(submission.append_position))
@@ -323,8 +323,8 @@ class Writer:
         """Refuse the first queued submission; return False if it stays queued, to be offered again later.
 
         It stays if it may wait for room, or is promised. Even a promised one goes if it expects a position that is no
-        longer the last, since that cannot change. A refused creation takes along all submissions that depend on it. A
-        submission that workers acknowledged is accepted instead.
+        longer the last, since that cannot change. If a creation is refused, so is every submission that
+        depends on it. A submission that workers acknowledged is accepted instead.
         """
         first = self.queue[0]
         if 0 < first.n <= self._acked:  # Redis held it, and has lost it since
@@ -373,7 +373,7 @@ class Writer:
             self.queue.appendleft(submission)
 
     def rewind_last(self) -> bool:
-        """Queue the last submission again if nothing else is queued; return whether it is."""
+        """Queue the last submission again if nothing else is queued; return whether it was queued."""
         if self.queue or not self.unapplied:
             return False
         self.rewind(self.unapplied[-1].n - 1)

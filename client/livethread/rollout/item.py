@@ -75,7 +75,7 @@ class RolloutItem:
         ]
         | None
     ) = None
-    #: The line's number in its rollout, from 0. The store assigns it; ignored on append.
+    #: The line's number in its rollout, from 0. The store assigns it; it is ignored on append.
     ordinal: Annotated[int, Field(strict=True)] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 

@@ -45,7 +45,7 @@ class ItemPage(Result):
     items: tuple[RolloutItem, ...]
     #: None if there is no further page yet.
     next_cursor: str | None = None
-    #: Begins after this page's last item, also if there is no further page yet.
+    #: Begins after this page's last item, even if there is no further page yet.
     end_cursor: str
     #: For the other direction: begins with this page's first item again. None if the page is empty.
     backwards_cursor: str | None = None

@@ -43,7 +43,7 @@ FEW_TASKS_BYTES: Final = 4 * 1024 * 1024
 #: ms before a busy thread may be claimed again.
 BUSY_WAIT_MS: Final = 200
 
-#: ms before a thread may be claimed again after its first failed attempt, and at most; each failure doubles it.
+#: First and longest wait, in ms, before a thread may be claimed again after a failed attempt; each failure doubles it.
 RETRY_FIRST_MS: Final = 200
 RETRY_LONGEST_MS: Final = 10_000
 
@@ -122,7 +122,7 @@ class Mailbox:
         self._redis.connection_pool.disconnect(inuse_connections=False)
 
     def claim(self) -> tuple[bool, list[Claim]]:
-        """Take ready threads; also return whether more are ready, so that a doorbell must be rung.
+        """Take ready threads; also return whether more are ready and a doorbell must be rung.
 
         Raises:
             ResponseError: another home serves the shard.
@@ -241,8 +241,8 @@ class Mailbox:
         waiting, parked = pipeline.zcard(self._keys.waiting).hlen(self._keys.parked).execute()
         return waiting, parked
 
-    def take_compression_turn(self) -> bool:
-        """Take this interval's look for cold rollouts; return False if a worker has taken it before."""
+    def reserve_compression(self) -> bool:
+        """Reserve this interval's search for cold rollouts; return False if a worker has it already."""
         return self._redis.set(self._keys.compressed, "1", nx=True, ex=COMPRESS_INTERVAL) is not None
 
     @staticmethod
@@ -294,7 +294,7 @@ def _require_thread_id(thread: bytes) -> None:
 
 
 def _fields(content: list[Any]) -> Sequence[bytes]:
-    """Return writer, counter, task, lines, and the traceparent if ``claim.lua`` returned it, or all fields.
+    """Return writer, counter, task, lines and, if there is one, the traceparent of an entry from ``claim.lua``.
 
     Raises:
         KeyError: a field is missing.

@@ -1,4 +1,4 @@
-"""The rows of `listing_texts`: preview, title and name of each thread, so that changing one re-indexes one row."""
+"""The rows of `listing_texts`: a thread has one each for preview, title and name, so a change re-indexes one row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Final
 from livethread.rollout.search_text import folded_term
 from livethread_worker.store.index.queries import QUERIES
 
-#: Texts of a thread; their rows in ``listing_texts`` are ``threads.id`` * TEXTS + 0, 1, 2: preview, title, name.
+#: Number of texts of a thread. Their rowids in ``listing_texts`` are ``threads.id`` * TEXTS for the preview, + 1 for
+#: the title, + 2 for the name.
 TEXTS: Final = 3
 
-#: The rows of a thread ``t``.
+#: SQL condition on a rowid: it belongs to the thread ``t``.
 ROWS_OF_THREAD: Final = f"BETWEEN t.id * {TEXTS} AND t.id * {TEXTS} + {TEXTS - 1}"
 
 

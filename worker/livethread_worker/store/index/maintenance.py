@@ -12,14 +12,15 @@ from typing import Final
 
 from livethread_worker.store.index.queries import QUERIES
 
-#: Messages that are indexed by one statement. FTS5 writes the messages of a transaction as one segment, and merges segments
-#: again and again, so two or three messages at a time cost ten times as much. (PostgreSQL's GIN indexes have a pending list
-#: for the same reason: postgresql.org/docs/current/gin.html#GIN-FAST-UPDATE.)
+#: So many messages are left for later, and then indexed by one statement. FTS5 writes the messages of a transaction as
+#: one segment, and merges segments again and again, so two or three messages at a time cost ten times as much.
+#: (PostgreSQL's GIN indexes have a pending list for the same reason:
+#: postgresql.org/docs/current/gin.html#GIN-FAST-UPDATE.)
 FTS_BATCH_ROWS: Final = 128
 
-#: Messages whose trigrams are indexed by one statement, which takes some milliseconds.
+#: Messages whose trigrams are indexed by one statement, which takes a few milliseconds.
 TRIGRAM_BATCH_ROWS: Final = 64
-#: Messages whose trigrams may wait until the process is idle: a search reads as many in some milliseconds.
+#: Messages whose trigrams may wait until the process is idle: a search reads that many in a few milliseconds.
 MAX_WITHOUT_TRIGRAMS: Final = 4_000
 
 #: About how many messages of a large batch make a segment: FTS5 also writes one when it holds a megabyte of words.
@@ -34,7 +35,7 @@ MERGED_PAGES_OF_MESSAGE: Final = 0.5
 #: Changes that SQLite counts if there was something to merge (sqlite.org/fts5.html#the_merge_command).
 CHANGES_OF_MERGE: Final = 2
 
-#: About how many pages of the log a stored thread and a stored message take, and how many pages a checkpoint is due after.
+#: About how many pages of the log a stored thread and message take, and after how many a checkpoint is due.
 LOGGED_PAGES_OF_THREAD: Final = 6
 LOGGED_PAGES_OF_MESSAGE: Final = 0.5
 LOGGED_PAGES: Final = 400
@@ -57,8 +58,8 @@ class _Chore:
 class Maintenance:
     """Indexes the messages that batches left for later, merges full text, and empties the write-ahead log.
 
-    It changes no answer. It counts what this connection stored to know what is due; an idle process also indexes messages
-    that other processes left.
+    It changes no answer. To know what is due, it counts what this connection stored; an idle process also indexes
+    messages that other processes left.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Maintenance:
         self._logged_pages += threads * LOGGED_PAGES_OF_THREAD + messages * LOGGED_PAGES_OF_MESSAGE
 
     def do_some(self, *, is_idle: bool) -> bool:
-        """Do one chore that is due, if the last one is long enough ago or the process *is_idle*; return whether another is due.
+        """Do one due chore if the last was long enough ago or the process *is_idle*; return whether another is due.
 
         After a large batch, do all chores that must not pile up: they take little time compared with the batch.
 
@@ -120,7 +121,7 @@ class Maintenance:
         began = time.monotonic()
         try:
             chore.do()
-        finally:  # also after a failure: not every batch has to wait while the index stays locked
+        finally:  # also after a failure, so that not every batch waits while the index stays locked
             ended = time.monotonic()
             self._rests_until = ended + (ended - began) * REST
 

@@ -163,8 +163,8 @@ def _is_outdated(home: Home, state: ThreadState, path: Path) -> bool:
     """Whether the index knows an older rollout than *path*, which a revert began, or could not read inherited lines."""
     if state.inherited_bytes == BROKEN:
         return True
-    known = Path(state.path)
-    return known.name != path.name and home.generation(known) != home.generation(path)
+    is_same = state.path.endswith(f"/{path.name}")
+    return not is_same and home.generation(Path(state.path)) != home.generation(path)
 
 
 def _creates(entries: Sequence[MailboxEntry]) -> bool:

@@ -88,7 +88,7 @@ class ThreadExamination:
     # -- the rollout ---------------------------------------------------------------------------------------
 
     def _select_rollout(self, paths: list[Path]) -> Path:
-        """Return the thread's rollout, and move the others to the quarantine."""
+        """Return the copy of one rollout to keep; report the others, and with *fix* move them to the quarantine."""
         kept = paths[0] if len(paths) == 1 else self._best(paths)
         for path in paths:
             if path != kept:
@@ -104,7 +104,7 @@ class ThreadExamination:
             return path
         if right == path:
             return path
-        detail = f"by its content, its name is {right.name}; codex cannot read it"
+        detail = f"its content needs the name {right.name}; codex cannot read it"
         self._add_fault(FaultKind.MISNAMED_FILE, path, detail, lambda: self._rename(path, right))
         return right if right.exists() else path
 
@@ -114,7 +114,7 @@ class ThreadExamination:
         return f"renamed to {self.home.relative(right)}"
 
     def _best(self, paths: list[Path]) -> Path:
-        """Return the rollout that begins with all the others; if they differ, the one in the index.
+        """Return the rollout that all others are the beginning of; if there is none, the one in the index.
 
         Prefer readable rollouts: one may have been restored from a backup.
         """
@@ -138,7 +138,7 @@ class ThreadExamination:
                 )
 
     def _examine_rewritten(self, path: Path, state: ThreadState) -> bool:
-        """Examine whether codex rewrote a rollout of ours that has no original; return whether that was repaired."""
+        """Report a rollout of ours that codex rewrote and that has no original; return whether it was repaired."""
         thread = state.thread
         if thread is None or thread.history_mode != PAGINATED or state.is_carried_over:
             return False
@@ -162,7 +162,7 @@ class ThreadExamination:
         return self.fix
 
     def _carry_over(self, path: Path, state: ThreadState, marks: dict[str, WriterMark], keys: set[str]) -> str:
-        """Write what the index knows into the rollout, with the thread as the index knew it before codex rewrote it."""
+        """Write into the rollout what the index knows, including metadata from before codex rewrote the rollout."""
         assert self.index is not None
         assert state.thread is not None
         known = self.index.read_thread(self.thread_id)
@@ -183,7 +183,7 @@ class ThreadExamination:
         return "written into the rollout"
 
     def _read(self, path: Path) -> tuple[Path, ThreadState, scan.Record | None] | None:
-        """Read the rollout, or the readable part of a damaged compressed one; return None if nothing is readable."""
+        """Read the rollout, or with *fix* the readable part of a damaged one; return None if neither can be read."""
         try:
             return path, *self._read_state(path)
         except OSError as error:  # continue with the other threads
@@ -218,7 +218,7 @@ class ThreadExamination:
         self._examine_meta(path)
 
     def _examine_content(self, path: Path) -> bool:
-        """Examine each line of a rollout, except a torn last one; return whether they are lines at all."""
+        """Examine each line of a rollout, except a torn last one; return False if it is UTF-16."""
         with compression.open_rollout(path) as file:
             lines = bad_lines.LinesExamination.of(file)
         if lines.is_utf16:
@@ -242,12 +242,10 @@ class ThreadExamination:
         with compression.open_rollout(path) as file:
             found = rollout_reader.find_meta(self.thread_id, file)
         if found is None:
-            detail = (
-                f"its name says thread {self.thread_id}, but each session_meta another: rename it, or move it away"
-            )
+            detail = f"its name says thread {self.thread_id}, but each session_meta names another: rename it or move it away"
             self._add_fault(FaultKind.WRONG_NAME, path, detail)
         elif state.thread is None:
-            detail = "it has no item"
+            detail = "it has no record"
             self._add_fault(FaultKind.NO_SESSION_META, path, detail, lambda: self._quarantine(self._plain(path)))
         elif found.offset or not found.size:
             detail = "its first line is not a session_meta of its thread; codex cannot read the thread"
@@ -283,7 +281,7 @@ class ThreadExamination:
         return f"cut off, and kept in {self.home.relative(kept)}"
 
     def _rewrite(self, path: Path, change: Callable[[bytes], Sequence[bytes]]) -> str:
-        """Replace each line, without its end, by the lines that *change* returns."""
+        """Replace each line with those that *change* returns for it; all of them without line ends."""
         path = self._plain(path)
         self._distrust_row()
         with repairs.replacing(self.home, path, self.thread_id) as (old, new):
@@ -355,17 +353,17 @@ class ThreadExamination:
         if known.path != state.path:
             self._add_fault(FaultKind.MOVED_FILE, path, f"the index has it at {known.path}")
         if known.rollout_bytes != state.rollout_bytes:
-            detail = f"it has {state.rollout_bytes} bytes, in the index {known.rollout_bytes}"
+            detail = f"it has {state.rollout_bytes} bytes; the index says {known.rollout_bytes}"
             self._add_fault(FaultKind.LENGTH_MISMATCH, path, detail)
         elif known.next_ordinal != state.next_ordinal:
-            detail = f"it has {state.next_ordinal} records, in the index {known.next_ordinal}"
+            detail = f"it has {state.next_ordinal} records; the index says {known.next_ordinal}"
             self._add_fault(FaultKind.ORDINAL_MISMATCH, path, detail)
         elif (indexed := index.messages_and_turns(self.thread_id)) != (found := state.messages_and_turns()):
             counts = *map(len, found), *map(len, indexed)
             detail = "it has {} messages and {} turns; those in the index differ: {} and {}".format(*counts)
             self._add_fault(FaultKind.STALE_SEARCH, path, detail)
         if known.thread.name != state.thread.name:
-            detail = f"its name is {state.thread.name!r}, in the index {known.thread.name!r}"
+            detail = f"its name is {state.thread.name!r}; the index says {known.thread.name!r}"
             self._add_fault(FaultKind.STALE_NAME, path, detail)
 
     def _add_fault(self, kind: FaultKind, path: Path, detail: str, repair: Callable[[], str] | None = None) -> Fault:
