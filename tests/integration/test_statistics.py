@@ -170,7 +170,7 @@ async def test_names_and_signs_that_another_program_damaged_hide_nothing_else(
     redis.zadd(keys.waiting, {b"\xff": 1})
     redis.hset(keys.parked, b"\xfe", b"\xfe")
     redis.set(keys.looked, "lately")
-    signs: dict[str, Any] = {
+    signs: dict[Any, Any] = {
         "a": "",
         "b": "1 {}",
         "c": b"\xff",
