@@ -1,11 +1,12 @@
 """The shipped worker, with fault points at which a test can kill its processes.
 
 A file with the name of a point arms it, in the folder that ``FAULT_POINTS`` names. The process that reaches the point
-renames the file and kills itself with SIGKILL.
+renames the file and kills itself with SIGKILL. On SIGUSR2, a process logs where its threads are.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import os
 import signal
@@ -20,6 +21,8 @@ from livethread_worker.store.files.sync import Syncing
 from livethread_worker.store.index import Index
 
 __all__ = ["app"]
+
+faulthandler.register(signal.SIGUSR2)
 
 FOLDER = Path(os.environ["FAULT_POINTS"])
 

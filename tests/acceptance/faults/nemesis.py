@@ -81,20 +81,33 @@ def _killed_at(point: str) -> Callable[[Cluster], None]:
 
 def worker_shut_down(cluster: Cluster) -> None:
     """Warm shutdown: the worker finishes its drain first."""
-    _shut_down(cluster, signal.SIGTERM)
+    worker = _any_worker(cluster)
+    os.kill(pid_of(worker), signal.SIGTERM)
+    _wait_for_end(worker)
+    cluster.go_on()
+    worker.restart()
 
 
 def worker_shut_down_cold(cluster: Cluster) -> None:
-    """Cold shutdown: the worker abandons its drain."""
-    _shut_down(cluster, signal.SIGQUIT)
+    """Cold shutdown: the worker abandons its drain.
 
-
-def _shut_down(cluster: Cluster, number: int) -> None:
+    Celery cancels the tasks in its signal handler. There it may wait for ever for a lock that the interrupted code holds,
+    such as its event dispatcher's. Then the worker is killed, as a service manager does.
+    """
     worker = _any_worker(cluster)
-    os.kill(pid_of(worker), number)
-    wait_until(lambda: worker.container.status == "exited", "the worker's end", 40.0)
+    os.kill(pid_of(worker), signal.SIGQUIT)
+    try:
+        _wait_for_end(worker)
+    except AssertionError:
+        os.kill(pid_of(worker), signal.SIGUSR2)
+        wait_until(lambda: "in on_cold_shutdown" in worker.logs(), "the traceback of a worker that waits in Celery")
+        worker.kill()
     cluster.go_on()
     worker.restart()
+
+
+def _wait_for_end(worker: CeleryTestWorker) -> None:
+    wait_until(lambda: worker.container.status == "exited", "the worker's end", 40.0)
 
 
 def redis_killed(cluster: Cluster) -> None:
