@@ -21,6 +21,7 @@ from tests.nodes.workers import HandWorker, celery_worker
 
 from livethread import QueuedThreadStore
 from livethread.queued.connection import connect
+from livethread.queued.parked_threads import ParkedThreads
 from livethread.queued.statistics import (
     StatisticsReader,
     WaitingThread,
@@ -182,7 +183,9 @@ async def test_names_and_signs_that_another_program_damaged_hide_nothing_else(
 
     statistics = await reader.read()
     waiting = await reader.longest_waiting(10)
+    parked = await ParkedThreads(store._mailboxes).all()
 
+    assert [thread.thread_id for thread in parked] == ["\ufffd"]
     assert (statistics.workers, statistics.shards[0].looked_at) == ((), None)
     assert {thread.thread_id for thread in waiting} == {thread_id, "\ufffd"}
     assert len(waiting) == 3

@@ -346,6 +346,15 @@ def test_the_first_end_event_ends_a_turn_without_an_id_whatever_it_names(kind: s
     assert (turn.status, turn.duration_ms) == (status, None)
 
 
+def test_an_end_that_names_two_turns_after_both_ended_belongs_to_the_first() -> None:
+    items = [event("task_started", turn_id="t"), event("task_complete", 1), event("turn_aborted", 2, turn_id="t")]
+
+    first, second = (stored_turn("t", items, FULL, may_go_on=True, others=others) for others in (set(), {"t"}))
+
+    assert first.status is StoredTurnStatus.INTERRUPTED
+    assert second.status is StoredTurnStatus.COMPLETED
+
+
 def test_after_its_end_only_an_end_that_names_the_turn_changes_it() -> None:
     begin, end = event("task_started"), event("task_complete", 1)
 

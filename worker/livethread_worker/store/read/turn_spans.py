@@ -48,7 +48,7 @@ def starts_of(index: Index, thread_id: str, turn_ids: AbstractSet[str], file: Bi
     """Return where the turns of *turn_ids* begin, if the thread has them."""
     starts = {turn_id: span.offset for turn_id in turn_ids if (span := index.turn(thread_id, turn_id))}
     if turn_ids and not starts and index.read_thread(thread_id) is None:
-        spans = reversed(_scanned(thread_id, file))  # the first turn with an id has it
+        spans = reversed(_scanned(thread_id, file))  # of several turns with one id, the first counts
         starts = {span.turn_id: span.offset for span in spans if span.turn_id in turn_ids}
     return starts
 

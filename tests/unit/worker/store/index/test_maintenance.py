@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.nodes.items import message
@@ -476,29 +477,33 @@ def test_segments_stay_few_if_all_batches_are_large(store: Store) -> None:
 # -- schedule ----------------------------------------------------------------------------------------------
 
 
-def test_a_chore_rests_for_a_multiple_of_its_duration_unless_idle(
-    store: Store, many: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    work = store.index._maintenance.index_messages
+@pytest.fixture
+def clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time, `now`, in seconds; only indexing messages takes time, a second."""
+    clock, work = SimpleNamespace(now=0.0), store.index._maintenance.index_messages
 
     def slow() -> None:
-        nonlocal now
         work()
-        now += 1.0
+        clock.now += 1.0
 
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
     store.index._maintenance._chores[0].do = slow
+    return clock
+
+
+def test_a_chore_rests_for_a_multiple_of_its_duration_unless_idle(
+    store: Store, many: int, clock: SimpleNamespace
+) -> None:
     mail = said(store, *"abc")
     store.index.maintain()
     after_first = unindexed(store)
 
     store.apply(mail, mail.append(*"de"))
     store.apply(mail, mail.append("f"))
-    now = 1.0 + maintenance.REST - 0.1
+    clock.now = 1.0 + maintenance.REST - 0.1
     store.index.maintain()
     while_it_rests = unindexed(store)
-    now = 1.0 + maintenance.REST
+    clock.now = 1.0 + maintenance.REST
     store.index.maintain()
     after_the_rest = unindexed(store)
     store.apply(mail, mail.append("g"))
@@ -507,26 +512,18 @@ def test_a_chore_rests_for_a_multiple_of_its_duration_unless_idle(
     assert (after_first, while_it_rests, after_the_rest, unindexed(store)) == (0, many, 0, 0)
 
 
-def test_all_chores_rest_after_one_of_them(store: Store, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_chores_rest_after_one_of_them(
+    store: Store, many: int, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If each had a rest of its own, several of them would take most of the time."""
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
     monkeypatch.setattr(maintenance, "MAX_WITHOUT_TRIGRAMS", 1)
-    work = store.index._maintenance.index_messages
-
-    def slow() -> None:
-        nonlocal now
-        work()
-        now += 1.0
-
-    store.index._maintenance._chores[0].do = slow
     mail = said(store, *"ab")
     store.apply(mail, mail.append("c"))
     store.index.maintain()
-    now = 1.0 + maintenance.REST - 0.1
+    clock.now = 1.0 + maintenance.REST - 0.1
     store.index.maintain()
     while_they_rest = with_trigrams(store)
-    now = 1.0 + maintenance.REST
+    clock.now = 1.0 + maintenance.REST
     store.index.maintain()
 
     assert (while_they_rest, with_trigrams(store)) == (0, 3)

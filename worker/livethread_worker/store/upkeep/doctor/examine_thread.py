@@ -114,7 +114,7 @@ class ThreadExamination:
         return f"renamed to {self.home.relative(right)}"
 
     def _best(self, paths: list[Path]) -> Path:
-        """Return the rollout that all others are the beginning of; if there is none, the one in the index.
+        """Return the rollout that continues all the others; if none does, the one in the index.
 
         Prefer readable rollouts: one may have been restored from a backup.
         """
