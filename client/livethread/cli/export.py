@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from livethread.cli.find_thread import find_thread
-from livethread.cli.output import compact, shown_time, utc_option
+from livethread.cli.output import compact, printable, shown_time, utc_option
 from livethread.composition import open_queue_state, open_reader
 
 if TYPE_CHECKING:
@@ -30,9 +31,14 @@ def command(*, thread: str, form: str, in_utc: bool) -> None:
     """
     if form == "jsonl":
         for line in _rollout(asyncio.run(_items(thread))):
-            click.echo(line)
+            _print(line)
     else:
-        click.echo(asyncio.run(_transcript(thread, form, in_utc=in_utc)))
+        _print(asyncio.run(_transcript(thread, form, in_utc=in_utc)))
+
+
+def _print(text: str) -> None:
+    """Print *text* as it is, except on a terminal, which would obey it."""
+    click.echo(printable(text) if sys.stdout.isatty() else text)
 
 
 async def _items(text: str) -> tuple[RolloutItem, ...]:

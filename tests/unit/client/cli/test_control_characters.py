@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +41,31 @@ def test_a_thread_cannot_control_the_terminal(command: list[str]) -> None:
     assert run.exit_code == 0, run.output
     assert SHOWN in run.output or "--full" in command
     assert not {"\x1b", "\x9b", "\r"} & {*run.output}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "markdown"])
+def test_an_export_cannot_control_the_terminal(tmp_path: Path, form: str) -> None:
+    command = [sys.executable, "-m", "livethread", "export", NAME, "--format", form]
+    environment = {**os.environ, "LIVETHREAD_HOME": str(tmp_path)}
+    reader, terminal = os.openpty()
+    with (
+        open(reader, "rb", buffering=0) as shown,  # noqa: PTH123 - a descriptor
+        subprocess.Popen(command, env=environment, stdout=terminal) as process,
+    ):
+        os.close(terminal)
+        output = b"".join(_until_closed(shown)).decode()
+    piped = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout.decode()
+
+    assert process.returncode == 0
+    assert "there" in output
+    assert not {"\x1b", "\x9b", "\x7f"} & {*output}
+    assert "\x9b" in piped
+
+
+def _until_closed(terminal: io.RawIOBase) -> Iterator[bytes]:
+    with suppress(OSError):  # Linux fails, and macOS ends, once no process has the terminal open
+        while read := terminal.read(65536):
+            yield read
 
 
 def test_a_reason_cannot_control_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
