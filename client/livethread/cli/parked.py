@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +163,7 @@ async def _all() -> list[dict[str, Any]]:
 
 async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
     async with _open() as (parked_threads, _):
-        parked = await _find(parked_threads, thread_id)
+        [parked] = await _find(parked_threads, [thread_id])
         stopped_at: dict[str, Any] | None = None
         tasks = size = 0
         async for entry in parked_threads.entries(parked):
@@ -173,25 +173,28 @@ async def _show(thread_id: str, *, with_contents: bool) -> dict[str, Any]:
         return {**parked.as_dict(), "stopped_at": stopped_at, "waiting": {"tasks": tasks, "bytes": size}}
 
 
-async def _retry(thread_ids: tuple[str, ...]) -> list[str]:
+async def _retry(texts: tuple[str, ...]) -> list[str]:
     async with _open() as (parked_threads, _):
-        found = [await _find(parked_threads, thread_id) for thread_id in thread_ids]
+        found = await _find(parked_threads, texts)
         for parked in found:
             await parked_threads.unpark(parked)
         return [parked.thread_id for parked in found]
 
 
-async def _find(parked_threads: ParkedThreads, text: str) -> ParkedThread:
-    """Return the parked thread whose id is *text*, or the only one whose id begins with it."""
-    matching = [parked for parked in await parked_threads.all() if parked.thread_id.startswith(text)]
-    return matching[0] if len(matching) == 1 else await parked_threads.require(text)
+async def _find(parked_threads: ParkedThreads, texts: Iterable[str]) -> list[ParkedThread]:
+    """Return, for each of *texts*, the parked thread whose id it is, or the only one whose id begins with it."""
+    known, found = await parked_threads.all(), []
+    for text in texts:
+        matching = [parked for parked in known if parked.thread_id.startswith(text)]
+        found.append(matching[0] if len(matching) == 1 else await parked_threads.require(text))
+    return found
 
 
 async def _drop(
     text: str, position: str | None, *, is_all: bool, save_to: Path | None, is_sure: bool
 ) -> dict[str, str]:
     async with _open() as (parked_threads, settings):
-        parked = await _find(parked_threads, text)
+        [parked] = await _find(parked_threads, [text])
         thread_id = parked.thread_id
         entries: list[WaitingEntry] = []
         async for entry in parked_threads.entries(parked):
