@@ -48,7 +48,7 @@ class MetricsReader:
         with redis_errors_translated(self._settings):
             async with asyncio.timeout(READ_TIMEOUT):
                 statistics, redis = await self._statistics.read(), await self._server()
-        return Reading(statistics, redis, home_state(self._settings))
+        return Reading(statistics, redis, await asyncio.to_thread(home_state, self._settings))
 
     async def _server(self) -> RedisState | None:
         try:

@@ -72,7 +72,7 @@ class StatusReader:
             return self._last[1]
 
     async def _facts(self) -> Facts:
-        home = home_state(self._settings)
+        home = await asyncio.to_thread(home_state, self._settings)
         while self._looks and self._looks[0][0] < time.monotonic() - WINDOW:
             self._looks.popleft()
         try:

@@ -138,8 +138,8 @@ class Facts:
 
     @property
     def clears_in_s(self) -> float | None:
-        """When nothing waits any more if the rates stay; None: never, or nothing waits."""
-        if self.rates is None or not self.unapplied or self.rates.applied_per_s <= self.rates.accepted_per_s:
+        """When nothing waits any more if the rates stay; None: never, or only tasks of parked threads wait."""
+        if self.rates is None or self.oldest_s is None or self.rates.applied_per_s <= self.rates.accepted_per_s:
             return None
         return self.unapplied / (self.rates.applied_per_s - self.rates.accepted_per_s)
 

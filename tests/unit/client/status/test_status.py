@@ -49,6 +49,13 @@ def test_the_figures_are_of_all_shards() -> None:
     }
 
 
+def test_what_only_parked_threads_hold_clears_never() -> None:
+    parked = replace(BUSY, statistics=facts(shard(parked_threads=1, unapplied_tasks=3)).statistics)
+
+    assert dict(Status.of(parked).figures)["tasks unapplied"] == "3"
+    assert parked.clears_in_s is None
+
+
 def test_without_redis_only_the_disk_is_known() -> None:
     assert Status.of(UNKNOWN).figures == [("home", "not on this host"), ("index", "-")]
     assert Status.of(replace(UNKNOWN, home=HOME)).figures == [("home", "12 GB free"), ("index", "271 MB")]
