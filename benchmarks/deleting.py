@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ from benchmarks.listing import made_home
 from livethread import types
 from livethread_worker.embedded.redis_server import run_dir
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.index import Index
 
 #: Deletions that wait for an answer at a time.
 _AT_ONCE: Final = 500
@@ -38,9 +36,7 @@ async def _delete(home: Home, ids: list[str]) -> dict[str, Any]:
             params = types.DeleteThreadsParams(thread_ids=tuple(ids[first : first + _AT_ONCE]))
             assert not (await deployment.store.delete_threads(params)).failed
         accepted = time.perf_counter() - begin
-        with closing(Index(home)) as index:
-            while index.thread_ids():  # noqa: ASYNC110 - another process deletes the rows
-                await asyncio.sleep(0.02)
+        await deployment.until_empty()
         applied = time.perf_counter() - begin
         assert not any(home.rollouts())
         logs = run_dir(deployment.settings).glob("*.log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from livethread_config import Settings, names
 from livethread_config.celery_app import deployment_app
 from livethread_worker.embedded.runtime import running
 from livethread_worker.embedded.supervisor import Supervisor
+from livethread_worker.store.files.home import Home
+from livethread_worker.store.index import Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,12 @@ class Deployment:
         info: Any = self.redis.info("server")
         name = info.get("server_name", "redis")
         return f"{name} {info.get(f'{name}_version', info['redis_version'])}"
+
+    async def until_empty(self) -> None:
+        """Wait until workers have deleted the last thread from the index."""
+        with contextlib.closing(Index(Home(self.settings.home))) as index:
+            while [*index.db.query("SELECT 1 FROM threads LIMIT 1")]:  # noqa: ASYNC110 - another process deletes the rows
+                await asyncio.sleep(0.02)
 
     def celery_tasks(self) -> dict[str, int]:
         """Return how many Celery messages the workers have taken, by task."""

@@ -6,7 +6,6 @@ Redis' clock cannot be set, so the times that it holds are set back a day, each 
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
 from typing import Any, Final
 
 import click
@@ -16,16 +15,14 @@ from benchmarks.deployments import Deployment, deployed
 from benchmarks.growth import end_lifetimes, occupied, processes
 from livethread import CreateThreadParams, LiveThread, ResumeThreadParams, open_store, types
 from livethread_config import names
-from livethread_worker.store.files.home import Home
-from livethread_worker.store.index import Index
 
 _DAYS: Final = 365
 _DAY_MS: Final = 86_400_000
 #: Openings of the busy thread in a day, each by a client of its own, and how many of these clients die.
 _OPENINGS: Final = 2
 _DYING: Final = 1
-#: Short threads between two looks at the processes, which grow until their caches are full.
-_LOOK_EVERY: Final = 2_500
+#: Looks at the processes while the short threads are written: they grow until their caches are full.
+_LOOKS: Final = 4
 #: Threads that are deleted by one call.
 _AT_ONCE: Final = 500
 
@@ -37,23 +34,22 @@ def run(threads: int) -> dict[str, Any]:
 
 async def _run(threads: int) -> dict[str, Any]:
     async with deployed(1) as deployment:
-        await _short(deployment, 100)
+        first_ids = await _short(deployment, 100)
         stages: dict[str, dict[str, int]] = {}
         sizes = {"at first": processes(deployment)}
         ids: list[str] = []
         for total in (threads, 2 * threads):
             while len(ids) < total:
-                ids += await _short(deployment, min(_LOOK_EVERY, total - len(ids)))
+                ids += await _short(deployment, min(-(-2 * threads // _LOOKS), total - len(ids)))
                 sizes[f"{len(ids)} threads"] = processes(deployment)
             stages[f"{total} threads"] = occupied(deployment)
             end_lifetimes(deployment)
             stages[f"{total}, days later"] = occupied(deployment)
+        ids += first_ids
         for first in range(0, len(ids), _AT_ONCE):
             params = types.DeleteThreadsParams(thread_ids=tuple(ids[first : first + _AT_ONCE]))
             assert not (await deployment.store.delete_threads(params)).failed
-        with closing(Index(Home(deployment.settings.home))) as index:
-            while set(ids) & set(index.thread_ids()):  # noqa: ASYNC110 - another process deletes the rows
-                await asyncio.sleep(0.1)
+        await deployment.until_empty()
         end_lifetimes(deployment)
         stages["all deleted"] = occupied(deployment)
         return {"stages": stages, "processes": sizes, "busy": await _busy(deployment)}
