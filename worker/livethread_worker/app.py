@@ -15,7 +15,9 @@ def create_app(settings: Settings) -> Celery:
     """Return an application whose workers serve shards (`Serving`). Make one per process: Celery caches pools per app."""
     app = deployment_app("livethread", settings, Broker)
     app.remade_by = create_app, (settings,)
-    app.conf.update(worker_consumer="livethread_worker.consumer:Consumer")
+    app.conf.update(
+        worker_consumer="livethread_worker.consumer:Consumer", worker_pool="livethread_worker.prefork:TaskPool"
+    )
     set_up_logs(app, settings)
     tasks.register(app, settings)
     return app

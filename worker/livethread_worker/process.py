@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
@@ -28,7 +28,7 @@ from livethread_worker.drain.drain import Drain
 from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.membership import Membership
-from livethread_worker.reads.answers import Answers
+from livethread_worker.reads.answers import Answer, Answers
 from livethread_worker.serving import Serving
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.index import Index
@@ -69,7 +69,6 @@ class WorkerProcess:
         self._handle = IndexHandle(self.home)
         self.reader = LocalReader(self.home, self.open_index)
         self._redis: Redis | None = None
-        self._answers: Answers | None = None
         self._outage = Outage(logger, "drain")
         self._events: TaskEvents | None = None
         #: The index for which this process has requested completion.
@@ -113,12 +112,19 @@ class WorkerProcess:
         """Return the mailboxes of *shard*, with no claims; only *home* may claim threads."""
         return Mailbox(self._open_redis(), self.settings, shard, home)
 
-    @property
+    @cached_property
     def answers(self) -> Answers:
         """Where clients on other hosts ask for reads."""
-        if self._answers is None:
-            self._answers = Answers(self._open_redis(), self.settings)
-        return self._answers
+        return Answers(self._open_redis(), self.settings)
+
+    def answer(self, shard: int, read: str, hostname: str, find: Callable[[], Answer]) -> None:
+        """Send the caller of *read* what *find* returns, or the error that it raises; that error is raised here, too."""
+        try:
+            self.answers.answer(shard, read, hostname, find)
+        except RedisError as error:
+            self._begin_outage(error, "a read gets no answer; its caller can read again")
+        else:
+            self._outage.end()
 
     def drain(self, shard: int, hostname: str) -> dict[str, int]:
         """Drain *shard* and return the counts; none if the deployment record cannot be read, or contradicts the settings."""

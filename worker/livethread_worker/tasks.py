@@ -92,7 +92,7 @@ def _register_reads(app: Celery, process: WorkerProcess, exclusive: type[Task[..
         def find() -> Answer:
             return Answer(*process.reader.read_lines(types.LoadThreadHistoryParams(**params), start, max_bytes))
 
-        process.answers.answer(shard, read, self.request.hostname or "", find)
+        process.answer(shard, read, self.request.hostname or "", find)
 
     def register_read(name: str, params_type: type[Model], operation: Callable[[LocalReader, Any], Result]) -> None:
         def answer(self: Task[..., Any], *, shard: int, read: str, params: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def _register_reads(app: Celery, process: WorkerProcess, exclusive: type[Task[..
                 result = operation(process.reader, params_type.model_validate(params))
                 return Answer(json.dumps(result.model_dump(mode="json")).encode())
 
-            process.answers.answer(shard, read, self.request.hostname or "", find)
+            process.answer(shard, read, self.request.hostname or "", find)
 
         decorate: Any = app.task(name=name, **options)  # celery-types lacks a decorator whose name is a variable
         decorate(answer)

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from livethread_worker.process import YOUNG_OBJECTS
+import pytest
+
+from livethread_config import Settings
+from livethread_worker.app import create_app
+from livethread_worker.process import YOUNG_OBJECTS, WorkerProcess
+from livethread_worker.reads.answers import Answer
+from livethread_worker.serving import Serving
 
 SCRIPT = """
 import gc
@@ -32,3 +39,16 @@ def test_a_pool_process_of_ours_collects_garbage_rarely(tmp_path: Path) -> None:
 
 def test_a_pool_process_of_another_application_collects_it_as_before(tmp_path: Path) -> None:
     assert collector("app", tmp_path) == "0 False\n"
+
+
+def test_reads_without_redis_are_no_faults_of_the_worker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(home=tmp_path, redis_url=f"unix://{tmp_path}/none.sock?db=0")
+    app = create_app(settings)
+    process = WorkerProcess(app, settings, Serving(app, settings))
+
+    with caplog.at_level(logging.DEBUG, "livethread_worker"):
+        for read in ("first", "second"):
+            process.answer(0, read, "worker", lambda: Answer(b"{}"))
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG"]
+    assert caplog.messages[0].endswith("; a read gets no answer; its caller can read again")
