@@ -7,9 +7,11 @@ import pickle
 import select
 import struct
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from billiard.connection import Connection, Pipe
 from billiard.pool import READY
 from kombu.asynchronous import Hub
 
@@ -21,15 +23,22 @@ RESULT = "a long result" * 10
 class Process:
     """A process of the pool."""
 
+    def __init__(self, results: Connection) -> None:
+        self.outq = SimpleNamespace(_reader=results)
+
+    def _is_alive(self) -> bool:
+        return True
+
 
 class Reader:
     """Reads results from a pipe, in a worker's event loop."""
 
     def __init__(self) -> None:
-        self.pipe, self._end = os.pipe()
+        self._results, self._end = Pipe(duplex=False)
+        self.pipe = self._results.fileno()
         os.set_blocking(self.pipe, False)
         self.found: list[Any] = []
-        self.process_of = {self.pipe: Process()}
+        self.process_of = {self.pipe: Process(self._results)}
         self._hub: Any = Hub()
         parts = dict.fromkeys((
             *("outqueue", "get", "poll", "join_exited_workers", "putlock", "restart_state", "check_timeouts"),
@@ -47,14 +56,26 @@ class Reader:
 
     def read(self, piece: bytes) -> None:
         """Have *piece* arrive."""
-        os.write(self._end, piece)
+        self.write(piece)
         while select.select([self.pipe], [], [], 0)[0]:
             next(self._hub.create_loop())
 
+    def write(self, piece: bytes) -> None:
+        os.write(self._end.fileno(), piece)
+
+    def replace_process(self) -> None:
+        """Have the process die; the system gives the number of its pipe to that of the next process."""
+        self.process_of[self.pipe] = Process(self._results)
+
+    def stop(self) -> bool:
+        """Stop without a connection; return whether the result under way was read."""
+        self._hub.reset()
+        return not self._handler._finish_partial_read(self.pipe, self.process_of[self.pipe])
+
     def close(self) -> None:
         self._hub.close()
-        os.close(self.pipe)
-        os.close(self._end)
+        self._results.close()
+        self._end.close()
 
 
 @pytest.fixture
@@ -80,11 +101,20 @@ def test_no_piece_of_a_result_is_lost_with_the_connection(reader: Reader, size: 
 
 def test_the_pieces_of_a_process_end_with_it(reader: Reader) -> None:
     reader.read(message(RESULT)[:9])
-    reader.process_of[reader.pipe] = Process()  # the system gives its number to the next one
+    reader.replace_process()
     reader.connect()
     reader.read(message("next"))
 
     assert reader.found == ["next"]
+
+
+def test_a_worker_without_a_connection_stops_after_the_rest_of_a_result(reader: Reader) -> None:
+    reader.read(message(RESULT)[:9])
+    reader.connect()
+    reader.write(message(RESULT)[9:])
+
+    assert reader.stop()
+    assert reader.found == [RESULT]
 
 
 def test_workers_use_it() -> None:
