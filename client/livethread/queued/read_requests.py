@@ -21,6 +21,7 @@ from livethread.position import Position
 from livethread.queued import doorbell
 from livethread.queued.connection import cancellable, redis_errors_translated
 from livethread.queued.deployment import DeploymentWatch
+from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.scripts import load_script
 from livethread_config import Settings, names
 
@@ -94,8 +95,7 @@ class ReadRequests:
             async with asyncio.timeout(limit), self._slots:
                 try:
                     with redis_errors_translated(self._settings):
-                        keys = [of.reads, of.read(read), of.drain, of.wake]
-                        await cancellable(self._ask(keys=keys, args=[read, int(limit * 1000)]))
+                        await self._announce(of, read)
                     await self._publish(task, thread_id, arguments | {"shard": shard, "read": read})
                     answer = await self._receive(of.answer(read))
                 except BaseException:
@@ -112,6 +112,16 @@ class ReadRequests:
         return answer
 
     # -- sending -------------------------------------------------------------------------------------------
+
+    async def _announce(self, of: names.ShardKeys, read: str) -> None:
+        """Say in Redis that the read waits; on a new connection if this one leads to a former master."""
+        keys = [of.reads, of.read(read), of.drain, of.wake]
+        args: list[Any] = [read, int(self._settings.flush_timeout_s * 1000)]
+        try:
+            await cancellable(self._ask(keys=keys, args=args))
+        except NOT_THE_MASTER:
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            await cancellable(self._ask(keys=keys, args=args))
 
     async def _publish(self, task: str, thread_id: str | None, kwargs: dict[str, Any]) -> None:
         def publish() -> None:
@@ -147,7 +157,9 @@ class ReadRequests:
         while True:
             try:
                 popped = await cancellable(self._redis.blpop([key], timeout=POP_TIMEOUT))
-            except (RedisError, OSError):
+            except (RedisError, OSError) as error:
+                if isinstance(error, NOT_THE_MASTER):
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
                 if popped is not None:

@@ -21,7 +21,16 @@ from tests.nodes.refusing_proxy import RefusingProxy
 from tests.nodes.stores import opened
 from tests.nodes.waiting import DEADLINE, eventually, wait_until
 
-from livethread import Internal, QueuedThreadStore, ResourceExhausted, Settings, ThreadStoreError, Unavailable
+from livethread import (
+    Internal,
+    QueuedThreadStore,
+    ReadThreadParams,
+    ResourceExhausted,
+    Settings,
+    ThreadStoreError,
+    Unavailable,
+)
+from livethread.composition import open_reader
 from livethread_worker.app import create_app
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.embedded.deployment_files import deployment_root
@@ -290,6 +299,30 @@ async def test_a_failover_that_leaves_connections_open(tmp_path: Path) -> None:
             await eventually(lambda: store._acknowledgements._is_connected, "the listener")
             assert new.client.pubsub_channels(f"{settings.key_prefix}:*acks:*")
         assert worker.is_running
+
+
+async def test_reads_leave_a_former_master(tmp_path: Path) -> None:
+    """A process that only reads has nothing to send, and so no other call that would notice."""
+    with ExitStack() as stack:
+        old, new = (stack.enter_context(contextlib.closing(RedisServer().start())) for _ in range(2))
+        proxy = stack.enter_context(RefusingProxy(old, "front"))
+        settings = Settings(redis_url=proxy.url, home=tmp_path / "home", reads="celery", sweep_interval_s=0.2)
+        worker = worker_process(settings, tmp_path, "worker")
+        worker.start()
+        stack.callback(worker.kill)
+        worker.wait_for_log(READY)
+        async with opened(settings) as store:
+            thread_id = await new_thread(store)
+            await append(store, thread_id, message("Where are you?"))
+            await flush(store, thread_id)
+        async with open_reader(settings) as reader:
+            wanted = ReadThreadParams(thread_id=thread_id)
+            assert (await reader.read_thread(wanted)).thread_id == thread_id
+            proxy.lead_to(new)
+            old.client.replicaof("127.0.0.1", "1")
+
+            for _ in range(3):
+                assert (await reader.read_thread(wanted)).thread_id == thread_id
 
 
 def test_task_events_leave_a_former_master(tmp_path: Path) -> None:
