@@ -6,6 +6,7 @@ Redis' clock cannot be set, so the times that it holds are set back a day, each 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, Final
 
 import click
@@ -40,7 +41,7 @@ async def _run(threads: int) -> dict[str, Any]:
         ids: list[str] = []
         for total in (threads, 2 * threads):
             while len(ids) < total:
-                ids += await _short(deployment, min(-(-2 * threads // _LOOKS), total - len(ids)))
+                ids += await _short(deployment, min(math.ceil(2 * threads / _LOOKS), total - len(ids)))
                 sizes[f"{len(ids)} threads"] = processes(deployment)
             stages[f"{total} threads"] = occupied(deployment)
             end_lifetimes(deployment)

@@ -21,7 +21,7 @@ class ResultHandler(_ResultHandler):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: For each process, the result of which only a part has arrived.
+        #: The result of each process that is read in part.
         self._partial: WeakKeyDictionary[Any, Iterator[None]] = WeakKeyDictionary()
 
     def _recv_message(

@@ -118,7 +118,7 @@ class WorkerProcess:
         return Answers(self._open_redis(), self.settings)
 
     def answer(self, shard: int, read: str, hostname: str, find: Callable[[], Answer]) -> None:
-        """Send the caller of *read* what *find* returns, or the error that it raises; that error is raised here, too."""
+        """Answer *read* as `Answers.answer` does; if Redis does not answer, log that."""
         try:
             self.answers.answer(shard, read, hostname, find)
         except RedisError as error:

@@ -7,15 +7,19 @@ import pickle
 import select
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from billiard.connection import Connection, Pipe
 from billiard.pool import READY
+from celery.concurrency import get_implementation
 from kombu.asynchronous import Hub
 
-from livethread_worker.prefork import AsynPool, ResultHandler
+from livethread_config import Settings
+from livethread_worker.app import create_app
+from livethread_worker.prefork import ResultHandler
 
 RESULT = "a long result" * 10
 
@@ -64,7 +68,7 @@ class Reader:
         os.write(self._end.fileno(), piece)
 
     def replace_process(self) -> None:
-        """Have the process die; the system gives the number of its pipe to that of the next process."""
+        """Have the process die, and another one take its place, with the same descriptor for its pipe."""
         self.process_of[self.pipe] = Process(self._results)
 
     def stop(self) -> bool:
@@ -117,5 +121,9 @@ def test_a_worker_without_a_connection_stops_after_the_rest_of_a_result(reader: 
     assert reader.found == [RESULT]
 
 
-def test_workers_use_it() -> None:
-    assert AsynPool.ResultHandler is ResultHandler
+def test_workers_use_it(tmp_path: Path) -> None:
+    app = create_app(Settings(home=tmp_path))
+
+    pool: Any = get_implementation(app.conf.worker_pool)
+
+    assert pool.Pool.ResultHandler is ResultHandler
