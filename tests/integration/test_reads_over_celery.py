@@ -299,6 +299,13 @@ async def test_a_read_that_no_worker_takes_says_so(settings: Settings, redis: Re
         assert keys_of_reads(redis) == []
 
 
+async def test_a_read_whose_answer_redis_refuses_says_so(settings: Settings, redis: Redis) -> None:
+    redis.execute_command("ACL", "SETUSER", "default", "-blpop")
+    async with opened(settings.model_copy(update={"flush_timeout_s": 0.2})) as store:
+        with pytest.raises(Unavailable, match="Redis answers NOPERM .*blpop"):
+            await load_history(store, UNKNOWN)
+
+
 async def test_a_worker_that_dies_in_the_middle_of_its_answer_is_named(settings: Settings, redis: Redis) -> None:
     async with opened(settings.model_copy(update={"flush_timeout_s": 1.0})) as store:
         read = load_history(store, UNKNOWN)

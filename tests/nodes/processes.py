@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -135,10 +136,20 @@ class RedisServer:
     def go_on(self) -> None:
         self.process.signal(signal.SIGCONT)
 
+    def replicate(self, master: RedisServer) -> None:
+        """Become a replica of *master*, which has a port."""
+        self.client.replicaof("127.0.0.1", str(master.client.config_get("port")["port"]))
+
     def close(self) -> None:
         self.client.close()
         self.process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """Return a TCP port that no program uses."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def worker_process(

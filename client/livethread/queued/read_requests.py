@@ -10,6 +10,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from kombu.exceptions import OperationalError
@@ -21,7 +22,7 @@ from livethread.position import Position
 from livethread.queued import doorbell
 from livethread.queued.connection import cancellable, redis_errors_translated
 from livethread.queued.deployment import DeploymentWatch
-from livethread.queued.outage import NOT_THE_MASTER
+from livethread.queued.outage import NOT_THE_MASTER, explain
 from livethread.queued.scripts import load_script
 from livethread_config import Settings, names
 
@@ -51,6 +52,14 @@ class ReadAnswer(NamedTuple):
     next: int | None
     #: The position that it shows, if the read is of one thread and has pages.
     position: Position
+
+
+@dataclass(slots=True)
+class _Wait:
+    """The wait for an answer."""
+
+    #: Why Redis could not be asked for the next piece, the last time; None if it could.
+    error: Exception | None = None
 
 
 class ReadRequests:
@@ -85,27 +94,29 @@ class ReadRequests:
 
         Raises:
             ThreadStoreError: the read raised it.
-            Unavailable: no worker answered in time, or the request could not be sent.
+            Unavailable: no worker answered in time, and why; or the request could not be sent.
         """
         shard = self._deployment.current.shard_of(thread_id) if thread_id else self._shard
         of, read = names.ShardKeys(self._settings.key_prefix, shard), uuid.uuid4().hex
         limit = self._settings.flush_timeout_s
         withdrawal: asyncio.Task[bytes | None] | None = None
+        wait = _Wait()
         try:
             async with asyncio.timeout(limit), self._slots:
                 try:
                     with redis_errors_translated(self._settings):
                         await self._announce(of, read)
                     await self._publish(task, thread_id, arguments | {"shard": shard, "read": read})
-                    answer = await self._receive(of.answer(read))
+                    answer = await self._receive(of.answer(read), wait)
                 except BaseException:
                     withdrawal = self._withdraw(of, read)
                     raise
         except TimeoutError:
             home = self._deployment.current.home_of.get(shard)
             of_home = f" (home {home})" if home else ""
+            why = f"Redis {explain(wait.error)}" if wait.error else await _state(withdrawal)
             raise errors.Unavailable(
-                f"no worker of shard {shard}{of_home} answered within {limit:g} s: {await _state(withdrawal)}"
+                f"no worker of shard {shard}{of_home} answered within {limit:g} s: {why}"
             ) from None
         if isinstance(answer, errors.ThreadStoreError):
             raise answer
@@ -140,28 +151,30 @@ class ReadRequests:
 
     # -- receiving -----------------------------------------------------------------------------------------
 
-    async def _receive(self, key: str) -> ReadAnswer | errors.ThreadStoreError:
+    async def _receive(self, key: str, wait: _Wait) -> ReadAnswer | errors.ThreadStoreError:
         """Return the answer, or the error, once all of its pieces are here."""
-        head, _, piece = (await self._pop(key)).partition(b"\n")
+        head, _, piece = (await self._pop(key, wait)).partition(b"\n")
         header = json.loads(head)
         if "error" in header:
             return _decode_error(header["error"], header["args"])
         pieces, missing = [piece], header["size"] - len(piece)
         while missing > 0:
-            pieces.append(await self._pop(key))
+            pieces.append(await self._pop(key, wait))
             missing -= len(pieces[-1])
         return ReadAnswer(b"".join(pieces), header["next"], header["position"])
 
-    async def _pop(self, key: str) -> bytes:
+    async def _pop(self, key: str, wait: _Wait) -> bytes:
         """Return the next piece. If Redis is away, wait for it: it keeps the piece for a few seconds."""
         while True:
             try:
                 popped = await cancellable(self._redis.blpop([key], timeout=POP_TIMEOUT))
             except (RedisError, OSError) as error:
+                wait.error = error
                 if isinstance(error, NOT_THE_MASTER):
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
+                wait.error = None
                 if popped is not None:
                     return bytes(popped[1])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from pytest_celery import CeleryTestSetup, CeleryTestWorker, CeleryWorkerCluster
 from tests.acceptance.faults.cluster import Cluster
 from tests.acceptance.faults.fleet import HOMES, Fleet, Host
 from tests.acceptance.faults.workers import faulty_worker
-from tests.nodes.processes import RedisServer
+from tests.nodes.processes import RedisServer, free_port
 from tests.nodes.proxy import RedisProxy
 
 from livethread_config import Settings
@@ -78,7 +77,7 @@ def fleet(redis_server: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
         master, replica = (
             stack.enter_context(contextlib.closing(RedisServer("--port", str(free_port())).start())) for _ in range(2)
         )
-        replica.client.replicaof("127.0.0.1", str(master.client.config_get("port")["port"]))
+        replica.replicate(master)
         proxy = stack.enter_context(RedisProxy(master))
         settings = Settings(
             redis_url=proxy.url, shards=HOMES, reads="local", claim_ttl_s=1.0, drain_max_s=2.0, sweep_interval_s=0.5
@@ -121,9 +120,3 @@ def fleet(redis_server: RedisServer, tmp_path: Path) -> Iterator[Fleet]:
             child.kill()
         for worker in fleet.workers:
             worker.kill()
-
-
-def free_port() -> int:
-    """Return a TCP port that no program uses."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

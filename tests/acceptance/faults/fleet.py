@@ -203,14 +203,14 @@ def failed_over_after_a_death(cluster: Cluster) -> None:
     old.kill()
     _promote(cluster, old, new)
     old.start()
-    _replicate(old, new)
+    old.replicate(new)
 
 
 def failed_over_with_open_connections(cluster: Cluster) -> None:
     """The replica takes over; the old master becomes a replica, and its connections stay open."""
     old, new = _roles(cluster)
     _promote(cluster, old, new)
-    _replicate(old, new)
+    old.replicate(new)
 
 
 def _roles(cluster: Cluster) -> tuple[RedisServer, RedisServer]:
@@ -231,10 +231,6 @@ def _promote(cluster: Cluster, old: RedisServer, new: RedisServer) -> None:
     new.client.replicaof("NO", "ONE")
     cluster.redis_server, cluster.replica = new, old
     cluster.proxy.lead_to(new)
-
-
-def _replicate(server: RedisServer, of: RedisServer) -> None:
-    server.client.replicaof("127.0.0.1", str(of.client.config_get("port")["port"]))
 
 
 #: All faults of a single home, and these.

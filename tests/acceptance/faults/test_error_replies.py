@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 from tests.nodes.items import append, flush, history, message, new_thread, texts
-from tests.nodes.processes import READY, ChildProcess, RedisServer, worker_process
+from tests.nodes.processes import READY, ChildProcess, RedisServer, free_port, worker_process
 from tests.nodes.refusing_proxy import RefusingProxy
 from tests.nodes.stores import opened
 from tests.nodes.waiting import DEADLINE, eventually, wait_until
@@ -31,6 +31,7 @@ from livethread import (
     Unavailable,
 )
 from livethread.composition import open_reader
+from livethread_config.names import ShardKeys
 from livethread_worker.app import create_app
 from livethread_worker.drain.task_events import TaskEvents
 from livethread_worker.embedded.deployment_files import deployment_root
@@ -323,6 +324,37 @@ async def test_reads_leave_a_former_master(tmp_path: Path) -> None:
 
             for _ in range(3):
                 assert (await reader.read_thread(wanted)).thread_id == thread_id
+
+
+async def test_a_read_that_waits_follows_a_failover(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        old, new = (
+            stack.enter_context(contextlib.closing(RedisServer("--port", str(free_port())).start())) for _ in range(2)
+        )
+        new.replicate(old)
+        proxy = stack.enter_context(RefusingProxy(old, "front"))
+        settings = Settings(redis_url=proxy.url, home=tmp_path / "home", reads="celery", sweep_interval_s=0.2)
+        first, second = (worker_process(settings, tmp_path, name) for name in ("first", "second"))
+        first.start()
+        stack.callback(first.kill)
+        first.wait_for_log(READY)
+        async with opened(settings) as store:
+            thread_id = await new_thread(store)
+            await append(store, thread_id, message("Where are you?"))
+            await flush(store, thread_id)
+        first.kill()
+        async with open_reader(settings) as reader:
+            reading = asyncio.create_task(reader.read_thread(ReadThreadParams(thread_id=thread_id)))
+            reads = ShardKeys(settings.key_prefix, 0).reads
+            await eventually(lambda: new.client.exists(reads), "the read in the replica")
+
+            proxy.lead_to(new)
+            new.client.replicaof("NO", "ONE")
+            old.replicate(new)
+            second.start()
+            stack.callback(second.kill)
+
+            assert (await reading).thread_id == thread_id
 
 
 def test_task_events_leave_a_former_master(tmp_path: Path) -> None:
