@@ -822,6 +822,29 @@ async def test_a_drain_succeeds_though_maintenance_fails(
     await flush(store, thread_id)
 
 
+@pytest.mark.parametrize("fault", [IndexUnavailable("a newer release made it"), Unavailable("no home")])
+async def test_an_index_that_cannot_be_opened_parks_no_thread(
+    store: QueuedThreadStore,
+    settings: Settings,
+    hand_worker: HandWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+) -> None:
+    def fail() -> Index:
+        raise fault
+
+    hand_worker.settings = settings.model_copy(update={"park_after_attempts": 1})
+    thread_id = await new_thread(store)
+    await append(store, thread_id, message("one"))
+    with monkeypatch.context() as patched:
+        patched.setattr(hand_worker, "index", fail)
+        counts = await asyncio.to_thread(hand_worker.drain)
+
+    assert (counts["parked"], counts["put_back"] > 0) == (0, True)
+    await drained_until_flushed(hand_worker, store, thread_id)
+    assert texts(await history(store, thread_id)) == ["one"]
+
+
 # -- conflicts, cancellation and closing -------------------------------------------------------------------
 
 

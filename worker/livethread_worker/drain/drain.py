@@ -162,6 +162,8 @@ class Drain:
         try:
             sync = self._settings.sync == "fdatasync"
             outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
+        except (IndexUnavailable, Unavailable) as error:  # the index cannot be opened
+            outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.BUSY, reason=str(error)))
         except Exception as error:  # after any error, release the threads before their claims expire
             logger.exception(
                 "a batch of shard %d failed; its %d threads are put back",

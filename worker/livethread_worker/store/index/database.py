@@ -30,7 +30,7 @@ BUSY_TIMEOUT: Final = 5.0  # seconds
 
 
 #: Applies and records the schema. An index is disposable, so a change of ``sql/schema.sql`` needs no migration of rows: it
-#: gets a new name here, and older indexes are rebuilt from the rollouts.
+#: gets the next number here, and indexes with a lower one are rebuilt from the rollouts.
 migrations = Migrations("livethread")
 
 
@@ -114,14 +114,13 @@ def _require_our_schema(database: Database) -> None:
         _OldSchema: it has any other schema.
     """
     with closing(sqlite3.connect(":memory:")) as empty:
-        known = {migration.name for migration in migrations.pending(Database(empty))}
-    applied = {migration.name for migration in migrations.applied(database)}
-    missing, unknown = known - applied, applied - known
-    if unknown and not missing:
+        ours = [migration.name for migration in migrations.pending(Database(empty))]
+    applied = [migration.name for migration in migrations.applied(database)]
+    if newer := [name for name in applied if name > max(ours)]:
         raise IndexUnavailable(
-            f"a newer release made the index ({', '.join(sorted(unknown))}), which stays as it is; upgrade this one"
+            f"a newer release made the index ({', '.join(newer)}), which stays as it is; upgrade this one"
         )
-    if unknown or (missing and set(database.table_names()) - {migrations.migrations_table}):
+    if applied != ours and set(database.table_names()) - {migrations.migrations_table}:
         raise _OldSchema("it has an older or unknown schema")
 
 

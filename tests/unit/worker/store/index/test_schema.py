@@ -25,7 +25,7 @@ PROCESSES = 4
 
 #: Scripts that make an index look older, newer, or made by another program.
 OLDER = "DELETE FROM _sqlite_migrations; INSERT INTO _sqlite_migrations VALUES (1, 'livethread', 'm000_older', '')"
-NEWER = "INSERT INTO _sqlite_migrations VALUES (2, 'livethread', 'm005_newer', '')"
+NEWER = "UPDATE _sqlite_migrations SET name = 'm999_schema'"
 FOREIGN = "DROP TABLE _sqlite_migrations"
 
 
@@ -86,7 +86,7 @@ def test_processes_that_start_together_create_the_index_once(tmp_path: Path) -> 
     assert found == [["m005_schema"]] * PROCESSES * 2
 
 
-@pytest.mark.parametrize("script", [OLDER, FOREIGN, OLDER + ";" + NEWER], ids=["older", "foreign", "both"])
+@pytest.mark.parametrize("script", [OLDER, FOREIGN], ids=["older", "foreign"])
 async def test_an_index_with_another_schema_is_rebuilt_and_nothing_is_lost(
     home: Home, script: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,7 +107,7 @@ async def test_an_index_of_a_newer_release_is_kept_and_the_rollouts_answer(home:
     """Two releases on one home would otherwise keep rebuilding each other's index."""
     change_index(home, NEWER)
 
-    with pytest.raises(IndexUnavailable, match=r"newer release made the index \(m005_newer\)"):
+    with pytest.raises(IndexUnavailable, match=r"newer release made the index \(m999_schema\)"):
         Index(home)
     async with LocalThreadStore(Settings(home=home.root)) as store:
         page = await store.list_threads(ListThreadsParams(include_without_preview=True))
