@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import subprocess
@@ -94,6 +95,20 @@ def test_a_worker_does_not_start_on_a_redis_that_drops_keys(
 
     assert worker.returncode == 1
     assert "set maxmemory-policy to noeviction" in worker.logs()
+
+
+def test_a_worker_that_starts_before_its_redis_checks_it_too(tmp_path: Path) -> None:
+    with contextlib.closing(RedisServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")) as server:
+        settings = Settings(redis_url=server.url, home=tmp_path / "home")
+        worker = worker_process(settings, tmp_path / "worker", "worker")
+        worker.start()
+        worker.wait_for_log("waits for it before it serves")
+        server.start()
+
+        wait_until(lambda: not worker.is_running, "the worker's end")
+
+        assert worker.returncode == 1
+        assert "set maxmemory-policy to noeviction" in worker.logs()
 
 
 async def test_a_cluster_is_refused_on_opening(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from celery import Celery, Task
@@ -12,7 +13,7 @@ from celery.concurrency import get_implementation, prefork, solo
 from celery.signals import worker_init
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from livethread.errors import InvalidRequest
@@ -40,8 +41,7 @@ def check_at_start(app: Celery, settings: Settings, ours: type[Task[..., Any]], 
             return
         try:
             _require_doorbells(app, settings)
-            _require_server(settings)
-            _join(join)
+            _once_redis_answers(partial(_require_server, settings), join)
         except InvalidRequest as error:
             raise SystemExit(str(error)) from None
         _warn_about_pool(sender.pool_cls)
@@ -74,10 +74,11 @@ def _require_doorbells(app: Celery, settings: Settings) -> None:
 
 
 def _require_server(settings: Settings) -> None:
-    """Check that Redis can keep our promises; if it does not answer, Celery waits for it.
+    """Check that Redis can keep our promises.
 
     Raises:
         InvalidRequest: it cannot.
+        RedisError, OSError: it does not answer.
     """
     with Redis.from_url(
         settings.client_url,
@@ -87,30 +88,29 @@ def _require_server(settings: Settings) -> None:
     ) as redis:
         try:
             info: Any = redis.info()
-        except (RedisError, OSError) as error:
-            logger.info(
-                "Redis does not say how it is set up", extra={"action": "start", "error": type(error).__name__}
-            )
+        except ResponseError:  # an ACL denies it, or a provider has removed it
+            logger.info("Redis does not say how it is set up", extra={"action": "start"})
         else:
             log_faults(settings, info)
 
 
-def _join(join: Callable[[], None]) -> None:
-    """Call *join*, again and again until Redis answers: Celery, too, would wait for it.
+def _once_redis_answers(*steps: Callable[[], None]) -> None:
+    """Take *steps*, each again and again until Redis answers: Celery, too, would wait for it.
 
     Raises:
-        InvalidRequest: the worker cannot join.
+        InvalidRequest: the worker cannot serve.
     """
     outage = Outage(logger, "start")
-    while True:
-        try:
-            join()
-        except (RedisError, OSError) as error:
-            outage.begin(error, "the worker waits for it before it serves")
-            time.sleep(RETRY_INTERVAL)
-        else:
-            outage.end()
-            return
+    for step in steps:
+        while True:
+            try:
+                step()
+            except (RedisError, OSError) as error:
+                outage.begin(error, "the worker waits for it before it serves")
+                time.sleep(RETRY_INTERVAL)
+            else:
+                break
+    outage.end()
 
 
 def _warn_about_pool(pool: Any) -> None:
