@@ -161,6 +161,9 @@ class Batch:
         for thread_id, path in self._carried_over.items():
             if thread_id not in failed:  # even if the index was busy: the line is in the rollout
                 originals.forget(self._home, path)
+        for thread_id, outcome in stored.items():
+            if outcome.kind is OutcomeKind.DELETED:  # until now, its rows said that it has a rollout
+                locks.remove_thread_lock(self._home, thread_id)
         return self._outcomes | stored | {id_: Outcome.failed(error) for id_, error in failed.items()}
 
     def _complete_removals(self) -> None:

@@ -1,4 +1,4 @@
-"""Deletes a thread: its rollouts and its lock. The batch removes its names and its rows, with those of other threads."""
+"""Deletes a thread's rollouts. The batch removes its names and its rows, with those of other threads, and its lock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from livethread.ordered_tasks import MailboxEntry
 from livethread_worker.store.files import originals
 from livethread_worker.store.files.home import Home, other_form
-from livethread_worker.store.files.locks import remove_thread_lock
 from livethread_worker.store.files.replacement import unfinished
 from livethread_worker.store.files.sync import sync_directory
 from livethread_worker.store.index import Index
@@ -41,7 +40,6 @@ def remove_files(home: Home, index: Index, thread_id: str) -> Path | None:
         path.unlink(missing_ok=True)
         if path is not rollouts[-1]:
             sync_directory(path.parent)
-    remove_thread_lock(home, thread_id)
     if not rollouts and (known := index.rollout(thread_id)) is not None:
         rollouts = [home.root / known[0]]
     return rollouts[-1].parent if rollouts and rollouts[-1].parent.is_dir() else None

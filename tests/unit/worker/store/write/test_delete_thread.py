@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.worker.builders import Mail, Store, killed
@@ -8,8 +9,9 @@ from tests.unit.worker.builders import Mail, Store, killed
 from livethread.metadata import ThreadMetadataPatch
 from livethread_worker.store.files import name_index
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import LockBusy
+from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.name_index import read_names
+from livethread_worker.store.index import Index
 from livethread_worker.store.write import batch
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
@@ -79,6 +81,27 @@ def test_a_batch_of_deletions_writes_the_other_names_once(
 
     assert calls == [(mail.thread_id, other.thread_id)]
     assert read_names(store.home) == {}
+
+
+def test_a_deletion_holds_the_lock_until_the_index_knows_of_it(
+    store: Store, mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing that met a row without a rollout would search the whole home for it."""
+    store.apply(mail, mail.create(), mail.patch(ThreadMetadataPatch(name="n")))
+    commit, is_locked = Index.commit, []
+
+    def look(index: Index, *args: Any) -> object:
+        with pytest.raises(LockBusy), file_lock(store.home.thread_lock(mail.thread_id)):
+            pytest.fail("the lock is free")
+        is_locked.append(True)
+        return commit(index, *args)
+
+    monkeypatch.setattr(Index, "commit", look)
+
+    assert store.apply(mail, mail.delete()).kind is OutcomeKind.DELETED
+
+    assert is_locked
+    assert_nothing_left(store, mail)
 
 
 def test_an_archived_thread_can_be_deleted(store: Store, mail: Mail) -> None:
