@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 import time
 import uuid
@@ -29,6 +30,7 @@ from livethread_worker.drain.mailbox import Mailbox
 from livethread_worker.membership import Membership
 from livethread_worker.serving import Serving
 from livethread_worker.store.files.home import Home
+from livethread_worker.store.files.identity import recall_record
 from livethread_worker.store.write.outcome import Outcome, OutcomeKind
 
 
@@ -369,3 +371,22 @@ async def test_a_record_that_others_wrote_anew_takes_no_tasks(
         own_redis.client.delete(key)
         await append(store, thread_id, message("three"))
         assert record(own_redis.client, settings).epochs.text == "[[0,3]]"
+
+
+def test_a_home_keeps_the_record_as_soon_as_its_disk_has_room(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    home = Home(settings.home)
+    membership = Membership(redis, home, settings)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", fail)
+        membership.refresh()
+    assert recall_record(home) is None
+    assert [path.name for path in home.own.glob(".deployment*")] == []
+
+    membership.refresh()
+
+    assert recall_record(home) == record(redis, settings)

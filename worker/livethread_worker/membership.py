@@ -51,6 +51,8 @@ class Membership:
         except OSError as error:
             raise InvalidRequest(f"the home {home.root} cannot be used: {error}") from None
         self._known = recall_deployment(home, self.identity)
+        #: What the home keeps of the record.
+        self._remembered = self._known
 
     @property
     def deployment(self) -> Deployment:
@@ -78,9 +80,10 @@ class Membership:
         """
         while isinstance(found := reconcile(self._redis.hgetall(self._key), self._settings, self._known), list):
             self._put(found)
-        if found != self._known:
-            with suppress(OSError):  # a full disk is no reason not to serve
+        if found != self._remembered:
+            with suppress(OSError):  # a full disk is no reason not to serve; the next read tries again
                 remember_deployment(self._home, found)
+                self._remembered = found
         self._known, self._read_at = found, time.monotonic()
         return found
 
@@ -112,8 +115,9 @@ class Membership:
             while (holder := self.refresh().home_of.get(shard)) != self.identity:
                 if holder is not None and not self.may_serve(shard):
                     raise InvalidRequest(self._refusal(shard, holder))
-                now = "" if holder is None else self._redis.hget(self._key, home_field(shard)).decode()
-                self._put([Change(home_field(shard), now, self.identity.text)])
+                # Redis may have lost the record since.
+                now = b"" if holder is None else self._redis.hget(self._key, home_field(shard)) or b""
+                self._put([Change(home_field(shard), now.decode(), self.identity.text)])
 
     def sign(self, worker: str, shards: list[int]) -> None:
         """Note that *worker*, a Celery node of this home, lives and serves *shards*.

@@ -101,8 +101,11 @@ def remember_deployment(home: Home, deployment: Deployment) -> None:
     new = home.own / f".{RECORD_FILE}.{uuid.uuid4().hex}"
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
-        os.write(descriptor, json.dumps(deployment.fields()).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    new.replace(home.own / RECORD_FILE)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+            file.write(json.dumps(deployment.fields()).encode())
+            file.flush()
+            os.fsync(descriptor)
+        new.replace(home.own / RECORD_FILE)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise

@@ -13,7 +13,10 @@ from typing import Final
 
 from livethread_worker.flock import flock
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import take_lock
+from livethread_worker.store.files.locks import LockBusy, take_lock
+
+#: How long to wait for a process that looks whether a new file is locked.
+LOCK_WAIT: Final = 1.0  # seconds
 
 #: Prefix of the files' names.
 _PREFIX: Final = "open-threads-"
@@ -22,7 +25,8 @@ _PREFIX: Final = "open-threads-"
 class OpenThreadsFile:
     """Tells other processes which threads one store has open: a line for each, ``+`` and its id.
 
-    A thread that is closed leaves its line to another one, with ``-`` until then: a store may run for years.
+    A thread that is closed leaves its line to another one, with ``-`` until then: a store may run for years. If the file
+    cannot be written, as on a full disk, other processes take the thread for closed.
     """
 
     def __init__(self, home: Home) -> None:
@@ -38,8 +42,8 @@ class OpenThreadsFile:
         if thread_id in self._open:
             return
         if self._descriptor is None:
-            with suppress(OSError):  # other processes then take the thread for closed
-                self._descriptor = take_lock(str(self._path))
+            with suppress(OSError, LockBusy):
+                self._descriptor = take_lock(str(self._path), wait_s=LOCK_WAIT)
         line = self._open[thread_id] = self._free.pop() if self._free else len(self._open)
         self._write(line, f"+{thread_id}\n")
 
@@ -53,7 +57,9 @@ class OpenThreadsFile:
                 self.close()
 
     def _write(self, line: int, text: str) -> None:
-        if self._descriptor is not None:
+        if self._descriptor is None:
+            return
+        with suppress(OSError):
             os.pwrite(self._descriptor, text.encode("ascii"), line * len(text))
 
     def close(self) -> None:
@@ -77,7 +83,8 @@ def _open_threads(path: Path) -> set[str]:
     """Return the threads in a store's file; if the store has ended, remove the file and return no thread."""
     with suppress(OSError):
         if _is_locked(str(path)):
-            return {line[1:] for line in path.read_text("ascii").splitlines() if line.startswith("+")}
+            text = path.read_text("ascii").replace("\0", "")  # in the place of a line that could not be written
+            return {line[1:] for line in text.splitlines() if line.startswith("+")}
         path.unlink(missing_ok=True)
     return set()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Container
 from datetime import datetime
+from typing import Final
 
 from livethread.errors import ThreadStoreError
 from livethread_worker.store.files import compression, locks, originals, quarantine
@@ -13,17 +15,20 @@ from livethread_worker.store.index import Index
 
 logger = logging.getLogger(__name__)
 
+#: Errors that every other rollout would meet, too.
+_CANNOT_WRITE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     """Compress the rollouts of threads unchanged since *before*; return how many, and their bytes before and after.
 
     Each is compressed under its thread's lock. Skipped are rollouts that are in use, differ from the index, fail
-    verification, lie outside the home because of a symlink, or are continued by others. Reads work as before; the next
-    change of a thread decompresses its rollout.
+    verification, cannot be read, lie outside the home because of a symlink, or are continued by others. Reads work as
+    before; the next change of a thread decompresses its rollout.
 
     Raises:
         IndexUnavailable: the index cannot be used.
-        OSError: the home cannot be written; every rollout is whole, in one form or both.
+        OSError: the home cannot be written, as on a full disk; every rollout is whole, in one form or both.
     """
     counts = {"threads": 0, "bytes": 0, "compressed_bytes": 0}
     continued = index.base_ids()
@@ -36,7 +41,9 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
                     counts["compressed_bytes"] += sizes[1]
         except locks.LockBusy:
             continue
-        except ThreadStoreError:
+        except (ThreadStoreError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+                raise
             logger.exception(
                 "compressing thread %s failed", thread_id, extra={"action": "compress", "thread_id": thread_id}
             )

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from livethread import new_thread_id
+from livethread_worker.store.files import open_threads
 from livethread_worker.store.files.home import Home
-from livethread_worker.store.files.locks import file_lock
+from livethread_worker.store.files.locks import LockBusy, file_lock
 from livethread_worker.store.files.open_threads import OpenThreadsFile, is_open_elsewhere
 
 ONE, TWO = new_thread_id(), new_thread_id()
@@ -93,3 +95,35 @@ def test_a_home_that_cannot_be_written_is_left_alone(tmp_path: Path) -> None:
     store.remove(ONE)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_does_not_fail_an_append(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The append is stored already."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    store = OpenThreadsFile(home)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", fail)
+        store.add(ONE)
+
+    store.remove(ONE)
+    store.add(ONE)
+    assert is_open_elsewhere(home, ONE)
+
+
+def test_a_process_that_looks_at_a_new_file_does_not_fail_an_append(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: str, *, wait_s: float) -> int:
+        assert wait_s > 0
+        raise LockBusy("it is looking")
+
+    store = OpenThreadsFile(home)
+    with monkeypatch.context() as patched:
+        patched.setattr(open_threads, "take_lock", fail)
+        store.add(ONE)
+
+    store.add(TWO)
+    assert is_open_elsewhere(home, TWO)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +12,7 @@ from tests.unit.worker.builders import AT, Mail, Store, message_line
 
 from livethread import types
 from livethread.metadata import ThreadMetadataPatch
+from livethread_worker.store.files import compression
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import file_lock
 from livethread_worker.store.read.list_items import list_items
@@ -233,3 +235,32 @@ def test_a_rollout_behind_a_link_out_of_the_home_is_skipped(store: Store, plain:
     assert compress_cold(Home(store.home.root), store.index, LATER)["threads"] == 1
 
     assert (outside / plain.name).exists()
+
+
+def test_a_rollout_that_cannot_be_read_does_not_keep_the_others_plain(
+    store: Store, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Mail(2)
+    store.apply(other, other.create(created_at=AT + timedelta(days=1)))
+    os.utime(store.path(other), (AT.timestamp(), AT.timestamp()))
+    compress = compression.compress
+
+    def fail(path: Path) -> Path:
+        if path == plain:
+            raise OSError(errno.EIO, "a bad sector")
+        return compress(path)
+
+    monkeypatch.setattr(compression, "compress", fail)
+
+    assert compress_cold(store.home, store.index, LATER)["threads"] == 1
+
+
+def test_a_full_disk_ends_the_compression(store: Store, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: Path) -> Path:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(compression, "compress", fail)
+
+    with pytest.raises(OSError, match="no space left"):
+        compress_cold(store.home, store.index, LATER)
+    assert plain.exists()
