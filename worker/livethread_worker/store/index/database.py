@@ -35,7 +35,7 @@ migrations = Migrations("livethread")
 
 
 @migrations()
-def m005_schema(db: Database) -> None:
+def m006_schema(db: Database) -> None:
     """Create everything."""
     # Not executescript(): it would commit the transaction that also records the migration.
     for statement in _statements(resources.files(__package__).joinpath("sql", "schema.sql").read_text("utf-8")):

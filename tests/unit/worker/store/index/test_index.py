@@ -138,6 +138,12 @@ def test_the_threads_updated_last_are_read_in_order(store: Store) -> None:
     assert not [each for each in details if "TEMP B-TREE" in each]
 
 
+def test_a_name_is_found_without_a_look_at_every_thread(store: Store) -> None:
+    plan = store.index.db.execute(f"EXPLAIN QUERY PLAN {QUERIES['threads_named']}", {"name": "n"}).fetchall()
+
+    assert plan[0]["detail"] == "SEARCH threads USING INDEX threads_by_name (name=?)"
+
+
 def test_the_queries_in_the_reference_use_indexes(store: Store) -> None:
     text = (Path(__file__).parents[5] / "docs" / "reference.md").read_text(encoding="utf-8")
     queries = [query for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL) for query in block.split(";")[:-1]]

@@ -82,6 +82,8 @@ CREATE INDEX threads_by_attached_to_thread_id_updated_slot ON threads (attached_
 CREATE INDEX threads_by_attached_to_thread_id_recency_slot ON threads (attached_to_thread_id, is_archived, hidden, recency_slot)
  WHERE attached_to_thread_id IS NOT NULL;
 
+CREATE INDEX threads_by_name ON threads (name) WHERE name IS NOT NULL;
+
 -- Each working directory of the threads, once. An id is never used again, so readers need only read newer rows.
 CREATE TABLE directories (
     id   INTEGER PRIMARY KEY AUTOINCREMENT,
