@@ -306,6 +306,16 @@ async def test_the_command_lists_adds_and_moves(settings: Settings, redis: Redis
     assert "the beginning" in (await run(settings))[1]
 
 
+async def test_a_shard_moves_to_a_home_without_its_files_only_on_request(settings: Settings, redis: Redis) -> None:
+    other = settings.model_copy(update={"home": settings.home.with_name("other")})
+    assert (await run(settings, "move", "0"))[0] == 0
+
+    code, refusal = await run(other, "move", "0")
+    assert (code, "holds no rollout" in refusal, "add --empty" in refusal) == (1, True, True)
+
+    assert (await run(other, "move", "0", "--empty"))[0] == 0
+
+
 async def test_a_shard_moves_to_a_home_that_is_named(settings: Settings, tmp_path: Path) -> None:
     env = {"LIVETHREAD_REDIS_URL": settings.client_url, "LIVETHREAD_KEY_PREFIX": settings.key_prefix}
     result = await asyncio.to_thread(CliRunner(env=env).invoke, main, ["shards", "move", "0"])

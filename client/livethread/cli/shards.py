@@ -67,13 +67,14 @@ def add(count: int, *, in_utc: bool, as_json: bool) -> None:
 
 @command.command("move")
 @click.argument("shard", type=click.IntRange(min=0))
+@click.option("--empty", "may_be_empty", is_flag=True, help="Also move it to a home without rollouts.")
 @json_option
-def move(shard: int, *, as_json: bool) -> None:
+def move(shard: int, *, may_be_empty: bool, as_json: bool) -> None:
     """Have the home LIVETHREAD_HOME of this host serve SHARD.
 
     First stop all workers of the home that serves it now, and bring the files of that home here.
     """
-    home, former = asyncio.run(_move(shard))
+    home, former = asyncio.run(_move(shard, may_be_empty=may_be_empty))
     if as_json:
         print_json({"shard": shard, "home": home.id, "former": former and former.id})
         return
@@ -122,10 +123,11 @@ async def _add(count: int) -> tuple[datetime, int]:
         return begin, epochs.shards
 
 
-async def _move(shard: int) -> tuple[HomeIdentity, HomeIdentity | None]:
-    from livethread.composition.home import new_home
+async def _move(shard: int, *, may_be_empty: bool) -> tuple[HomeIdentity, HomeIdentity | None]:
+    from livethread.composition.home import holds_rollouts, new_home
     from livethread_config import Settings
 
-    home = new_home(Settings())
+    settings = Settings()
+    home = new_home(settings)
     async with _open() as shards:
-        return home, await shards.move(shard, home)
+        return home, await shards.move(shard, home, holds_files=may_be_empty or holds_rollouts(settings))

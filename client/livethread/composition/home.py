@@ -50,6 +50,13 @@ def new_home(settings: Settings) -> HomeIdentity:
         raise Unavailable(f"the home {settings.home} cannot be used: {error}") from error
 
 
+def holds_rollouts(settings: Settings) -> bool:
+    """Whether the home of this host holds any rollout."""
+    from livethread_worker.store.files.home import Home
+
+    return next(Home(settings.home).rollouts(), None) is not None
+
+
 def has_home(settings: Settings) -> bool:
     """Whether this process may write to the workers' home: it is on this host, and the worker extra is installed."""
     return has_worker_extra() and reads_locally(settings)

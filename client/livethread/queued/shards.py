@@ -91,11 +91,12 @@ class Shards:
             if await self._watch.change(changes):
                 return _time(begin), longer
 
-    async def move(self, shard: int, home: HomeIdentity) -> HomeIdentity | None:
+    async def move(self, shard: int, home: HomeIdentity, *, holds_files: bool = True) -> HomeIdentity | None:
         """Have *home* serve *shard* from now on; return the home that served it before.
 
         Raises:
-            InvalidRequest: there is no such shard, or *home* serves it already.
+            InvalidRequest: there is no such shard, *home* serves it already, or it does not hold the files of the former
+                home (*holds_files*).
             Conflict: a worker of the former home was seen a moment ago, or holds threads.
         """
         deployment = await self._watch.refresh()
@@ -104,6 +105,11 @@ class Shards:
             raise InvalidRequest(f"there is no shard {shard}: the deployment has {deployment.epochs.shards}")
         if former == home:
             raise InvalidRequest(f"shard {shard} is served by this home already: {home}")
+        if former is not None and not holds_files:
+            raise InvalidRequest(
+                f"the home {home} holds no rollout, and shard {shard} is served by the home {former}: bring the files of "
+                "that home here first. If it has none, or they are lost, add --empty"
+            )
         raw = (await self._redis.hget(self._key, home_field(shard)) or b"").decode()
         await self._require_idle(shard, home)
         if not await self._watch.change([Change(home_field(shard), raw, home.text)]):
