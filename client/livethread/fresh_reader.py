@@ -10,6 +10,7 @@ from livethread import types
 from livethread.changes import Changes
 from livethread.metadata import StoredModelContext, StoredThread, StoredThreadHistory
 from livethread.model import Result
+from livethread.opener import Opener, checking
 from livethread.position import Position, position_key, require_position
 from livethread.store import ThreadReader
 from livethread.thread_id import thread_of_rollout_name
@@ -32,6 +33,7 @@ ShownT = TypeVar(
 )
 
 
+@checking(Opener.require_loop)
 class FreshReader:
     """The reads of *reader*, each after workers have caught up.
 
@@ -41,11 +43,13 @@ class FreshReader:
 
     def __init__(
         self,
+        opener: Opener,
         reader: ThreadReader,
         changes: Changes,
         catch_up: CatchUp,
         catch_up_with_all: Callable[[], Awaitable[None]],
     ) -> None:
+        self._opener = opener
         self._reader = reader
         self._changes = changes
         self._catch_up = catch_up
@@ -84,6 +88,7 @@ class FreshReader:
 
     def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
         """Follow a thread. Only the first read waits for tasks; later ones show what is committed."""
+        self._opener.require_loop()
         return watch(self._changes, params, self.list_items, self._reader.list_items)
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:

@@ -1,4 +1,4 @@
-"""Refuses calls to a store from outside the process and the event loop that opened it: they would hang."""
+"""Refuses calls to a store or reader from outside the process and the event loop that opened it: they would hang."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from livethread.errors import InvalidRequest, Unavailable
 
 
 class Opener:
-    """The process and, from `enter_loop` on, the event loop in which a store works."""
+    """The process and, from `enter_loop` on, the event loop in which a store or reader works."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "store", nothing: str = "nothing was stored") -> None:
+        self._what = what
+        self._nothing = nothing
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_closed = False
 
     def enter_loop(self) -> None:
-        """Bind the store to the running loop."""
+        """Bind it to the running loop."""
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
@@ -29,41 +31,41 @@ class Opener:
         self.is_closed = True
 
     def require_process(self) -> None:
-        """Check that this process opened the store.
+        """Check that this process opened it.
 
         Raises:
             InvalidRequest: another process did.
         """
         if os.getpid() != self._pid:
             raise InvalidRequest(
-                f"this store belongs to process {self._pid}, and nothing was stored: after a fork, open a store in the new "
-                "process"
+                f"this {self._what} belongs to process {self._pid}, and {self._nothing}: after a fork, open a {self._what} "
+                "in the new process"
             )
 
     def require_open(self) -> None:
-        """Check that this process opened the store and has not closed it.
+        """Check that this process opened it and has not closed it.
 
         Raises:
             InvalidRequest: another process opened it.
-            Unavailable: the store is closed.
+            Unavailable: it is closed.
         """
         self.require_process()
         if self.is_closed:
-            raise Unavailable("the store was closed, and nothing was stored: open another one")
+            raise Unavailable(f"the {self._what} was closed, and {self._nothing}: open another one")
 
     def require_loop(self) -> None:
-        """Check that this process and this loop opened the store.
+        """Check that this process and this loop opened it.
 
         Raises:
-            InvalidRequest: the store is not open, or another process or loop opened it.
-            Unavailable: the store is closed.
+            InvalidRequest: it is not open, or another process or loop opened it.
+            Unavailable: it is closed.
         """
         self.require_process()
         if self._loop is None:
-            raise InvalidRequest("this store is not open, and nothing was stored: use it in `async with`")
+            raise InvalidRequest(f"this {self._what} is not open, and {self._nothing}: use it in `async with`")
         if asyncio.get_running_loop() is not self._loop:
             raise InvalidRequest(
-                "this store was opened in another event loop, and nothing was stored: open a store in each loop"
+                f"this {self._what} was opened in another event loop, and {self._nothing}: open a {self._what} in each loop"
             )
         self.require_open()
 
@@ -76,9 +78,9 @@ StoreT = TypeVar("StoreT", bound=_HasOpener)
 
 
 def checking(check: Callable[[Opener], None]) -> Callable[[type[StoreT]], type[StoreT]]:
-    """Return a decorator for a store's class that runs *check* before each public operation.
+    """Return a decorator for a class of stores or readers that runs *check* before each public operation.
 
-    A closed store can be closed again.
+    What is closed can be closed again.
     """
 
     def decorate(store: type[StoreT]) -> type[StoreT]:

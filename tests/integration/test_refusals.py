@@ -30,6 +30,7 @@ from livethread import (
 )
 from livethread.changes import Changes
 from livethread.composition import open_reader
+from livethread.fresh_reader import FreshReader
 from livethread.rollout.item import parse_items
 from livethread_worker.embedded.processes import settings_env
 
@@ -61,9 +62,13 @@ OPERATIONS = [
 ]
 
 
+READS = [name for name in OPERATIONS if hasattr(FreshReader, name)]
+
+
 def test_there_are_operations_to_try() -> None:
     assert {"append_items", "flush_thread", "list_threads", "delete_thread"} <= set(OPERATIONS)
     assert len(OPERATIONS) >= 18
+    assert {"read_thread", "list_threads", "search_threads"} <= set(READS)
 
 
 # -- servers -----------------------------------------------------------------------------------------------
@@ -181,27 +186,44 @@ async def test_every_call_of_a_closed_store_is_refused(settings: Settings, opera
             await getattr(store, operation)(arguments(operation, thread_id))
 
 
+@pytest.mark.parametrize("operation", READS)
+async def test_every_call_of_a_reader_in_another_loop_or_after_its_end_is_refused(
+    settings: Settings, operation: str
+) -> None:
+    async with open_reader(settings.model_copy(update={"reads": "local"})) as reader:
+        read = getattr(reader, operation)
+        wanted = arguments(operation, str(uuid.uuid4()))
+        error = await asyncio.to_thread(asyncio.run, refusal(read(wanted)))
+
+    assert "this reader was opened in another event loop, and nothing was read" in str(error)
+    with pytest.raises(Unavailable, match="the reader was closed, and nothing was read"):
+        await read(wanted)
+
+
 FORK = """
 import asyncio, os, sys
 from livethread import InvalidRequest, Settings, ThreadMetadataPatch, Unavailable, open_store
+from livethread.composition import open_reader
 from livethread_worker.store import LocalThreadStore
 sys.path.insert(0, {root!r})
-from tests.integration.test_refusals import OPERATIONS, arguments
+from tests.integration.test_refusals import OPERATIONS, READS, arguments
 
 async def main():
-    async with open_store(Settings()) as queued, LocalThreadStore(Settings()) as local:
+    async with (
+        open_store(Settings()) as queued, LocalThreadStore(Settings()) as local, open_reader(Settings()) as reader
+    ):
         if child := os.fork():
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         refused = 0
         try:
-            for store in queued, local:
-                for operation in OPERATIONS:
+            for opened, operations in (queued, OPERATIONS), (local, OPERATIONS), (reader, READS):
+                for operation in operations:
                     try:
-                        await getattr(store, operation)(arguments(operation, "019ad3f0-0000-7000-8000-000000000000"))
+                        await getattr(opened, operation)(arguments(operation, "019ad3f0-0000-7000-8000-000000000000"))
                     except InvalidRequest as error:
-                        refused += "after a fork, open a store" in str(error)
+                        refused += "after a fork, open a" in str(error)
         finally:
-            os._exit(0 if refused == 2 * len(OPERATIONS) else 1)
+            os._exit(0 if refused == 2 * len(OPERATIONS) + len(READS) else 1)
 
 asyncio.run(main())
 """

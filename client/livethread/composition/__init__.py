@@ -66,6 +66,7 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[Watchin
         Unavailable: Redis does not answer, and *settings* name no home.
     """
     from livethread.fresh_reader import FreshReader
+    from livethread.opener import Opener
     from livethread.position import START
 
     settings = settings or _settings_of_environment()
@@ -94,7 +95,10 @@ async def open_reader(settings: Settings | None = None) -> AsyncIterator[Watchin
 
         changes = changes_of(stack, settings, deployment)
         stack.push_async_callback(changes.aclose)
-        yield FreshReader(reader, changes, catch_up, catch_up_with_all)
+        opener = Opener("reader", "nothing was read")
+        opener.enter_loop()
+        stack.callback(opener.close)
+        yield FreshReader(opener, reader, changes, catch_up, catch_up_with_all)
 
 
 async def open_parked_threads(stack: AsyncExitStack, settings: Settings) -> ParkedThreads:

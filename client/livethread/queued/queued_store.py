@@ -70,7 +70,9 @@ class QueuedThreadStore:
         self._threads: OpenThreads[Writer] = OpenThreads()
         self._outbox = Outbox(mailboxes, settings)
         self._progress = ProgressWatch(mailboxes, settings, self._outbox, self._threads)
-        self._reads = FreshReader(reader, changes, self._progress.catch_up, self._progress.backlog.until_all_applied)
+        self._reads = FreshReader(
+            self._opener, reader, changes, self._progress.catch_up, self._progress.backlog.until_all_applied
+        )
         self._admission = Admission(settings, self._budget, self._outbox, self._progress)
         self._acknowledgements = Acknowledgements(
             mailboxes, self._client, self._threads, self._outbox, self._progress
@@ -301,7 +303,6 @@ class QueuedThreadStore:
 
     def watch_thread(self, params: types.WatchThreadParams) -> AsyncGenerator[types.ThreadItem]:
         """Follow a thread."""
-        self._opener.require_loop()
         return self._reads.watch_thread(params)
 
     async def prepare_fork(self, params: types.PrepareForkParams) -> types.PreparedFork:
