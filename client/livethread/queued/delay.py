@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
+
+from livethread.queued.put_back import PutBack
+from livethread_config import names
 
 #: A worker that looked for work, or swept, within this time counts as running.
 RECENT_S: Final = 60.0
 
-_START_ONE: Final = "Is a worker running (celery --app livethread_worker.entrypoint worker)?"
+#: What to ask if no worker seems to run.
+START_ONE: Final = "Is a worker running (celery --app livethread_worker.entrypoint worker)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class Circumstances:
             return f"A worker put the thread back{attempts}: {self.put_back}"
         if self.claimed_until is not None and self.claimed_until >= self.now:
             return f"A worker holds the thread's claim until {_time(self.claimed_until)}, unless it settles earlier."
+        return self.cause_of_shard()
+
+    def cause_of_shard(self) -> str:
+        """Return why the shard's tasks and reads wait."""
         if self.is_draining:
             return f"A worker is at work on shard {self.shard}, which has {self.ready} ready threads."
         messages = f"{self.messages} messages wait in the queue {self.queue}. " if self.messages else ""
@@ -52,11 +60,51 @@ class Circumstances:
             else f"No worker has ever looked for tasks of shard {self.shard}. "
         )
         if self.swept_at is None or self.swept_at < self.now - RECENT_S:
-            return f"{since}{messages}{_START_ONE}"
+            return f"{since}{messages}{START_ONE}"
         return (
             f"{since}{messages}A worker swept at {_time(self.swept_at)}. If it still runs: "
             f"does one on the host of the shard's home serve the queue {self.queue}?"
         )
+
+
+async def circumstances(redis: Any, prefix: str, shard: int, thread_id: str = "") -> Circumstances:
+    """Return what *redis* knows about a shard, and about a thread of it.
+
+    Raises:
+        RedisError, OSError: it does not answer.
+    """
+    of, queue = names.ShardKeys(prefix, shard), names.queue_name(prefix, shard)
+    async with redis.pipeline(transaction=False) as questions:
+        questions.time()
+        questions.mget(of.looked, of.swept)
+        questions.exists(of.drain)
+        questions.zcard(of.ready)
+        questions.llen(names.celery_key_prefix(prefix) + queue)
+        questions.zscore(of.claims, thread_id)
+        questions.hget(of.attempts, thread_id)
+        (
+            (seconds, micros),
+            (looked, swept),
+            is_draining,
+            ready,
+            messages,
+            claimed,
+            attempts,
+        ) = await questions.execute()
+    failed, put_back = PutBack.parse(attempts)
+    return Circumstances(
+        shard=shard,
+        queue=queue,
+        now=seconds + micros / 1_000_000,
+        looked_at=None if looked is None else int(looked) / 1000,
+        swept_at=None if swept is None else int(swept) / 1000,
+        is_draining=bool(is_draining),
+        ready=ready,
+        messages=messages,
+        claimed_until=None if claimed is None else claimed / 1000,
+        put_back=put_back,
+        failed=failed,
+    )
 
 
 def _time(seconds: float) -> str:

@@ -16,12 +16,11 @@ from redis.exceptions import ResponseError
 from livethread.errors import ThreadParked
 from livethread.position import START, Position
 from livethread.queued.connection import CONNECTIONS, ScriptConnection, check_server
-from livethread.queued.delay import Circumstances
+from livethread.queued.delay import Circumstances, circumstances
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.doorbell import Doorbell
 from livethread.queued.outage import NOT_THE_MASTER
 from livethread.queued.parking import Parking
-from livethread.queued.put_back import PutBack
 from livethread.queued.scripts import BELL_TTL_MS, load_script
 from livethread.queued.writer import Place, Submission, Writer
 from livethread_config import Settings, names
@@ -292,39 +291,8 @@ class Mailboxes:
 
     async def circumstances(self, thread_id: str) -> Circumstances:
         """Return what Redis knows about why the thread's tasks wait."""
-        of = self._keys_of(thread_id)
-        queue = names.queue_name(self._prefix, of.shard)
-        async with self._questions, self.redis.pipeline(transaction=False) as questions:
-            questions.time()
-            questions.mget(of.looked, of.swept)
-            questions.exists(of.drain)
-            questions.zcard(of.ready)
-            questions.llen(names.celery_key_prefix(self._prefix) + queue)
-            questions.zscore(of.claims, thread_id)
-            questions.hget(of.attempts, thread_id)
-            (
-                (seconds, micros),
-                (looked, swept),
-                is_draining,
-                ready,
-                messages,
-                claimed,
-                attempts,
-            ) = await questions.execute()
-        failed, put_back = PutBack.parse(attempts)
-        return Circumstances(
-            shard=of.shard,
-            queue=queue,
-            now=seconds + micros / 1_000_000,
-            looked_at=None if looked is None else int(looked) / 1000,
-            swept_at=None if swept is None else int(swept) / 1000,
-            is_draining=bool(is_draining),
-            ready=ready,
-            messages=messages,
-            claimed_until=None if claimed is None else claimed / 1000,
-            put_back=put_back,
-            failed=failed,
-        )
+        async with self._questions:
+            return await circumstances(self.redis, self._prefix, self._keys_of(thread_id).shard, thread_id)
 
     async def is_open(self, thread_id: str) -> bool:
         """Whether a connected client has the thread open: it sent tasks of the thread, and did not sign off."""

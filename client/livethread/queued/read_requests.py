@@ -10,6 +10,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -21,6 +22,7 @@ from livethread import errors
 from livethread.position import Position
 from livethread.queued import doorbell
 from livethread.queued.connection import cancellable, redis_errors_translated
+from livethread.queued.delay import START_ONE, circumstances
 from livethread.queued.deployment import DeploymentWatch
 from livethread.queued.outage import NOT_THE_MASTER, explain
 from livethread.queued.scripts import load_script
@@ -38,7 +40,7 @@ POP_TIMEOUT: Final = 2.0  # seconds
 #: Wait before Redis is asked again for a piece after the connection was lost.
 RETRY_INTERVAL: Final = 0.1  # seconds
 
-#: Longest wait, after a read timed out, to learn how far it came.
+#: Longest wait, after a read timed out, to learn how far it came; and again to learn why not further.
 STATE_TIMEOUT: Final = 0.5  # seconds
 
 T = TypeVar("T")
@@ -114,7 +116,7 @@ class ReadRequests:
         except TimeoutError:
             home = self._deployment.current.home_of.get(shard)
             of_home = f" (home {home})" if home else ""
-            why = f"Redis {explain(wait.error)}" if wait.error else await _state(withdrawal)
+            why = f"Redis {explain(wait.error)}" if wait.error else await self._state(shard, withdrawal)
             raise errors.Unavailable(
                 f"no worker of shard {shard}{of_home} answered within {limit:g} s: {why}"
             ) from None
@@ -196,6 +198,24 @@ class ReadRequests:
         task.add_done_callback(self._withdrawals.discard)
         return task
 
+    async def _state(self, shard: int, withdrawal: asyncio.Task[bytes | None] | None) -> str:
+        """Return how far a read came that timed out, and why not further."""
+        if withdrawal is None:
+            return f"{CONCURRENT_READS} other reads of this process were waiting for their answers all the time"
+        await asyncio.wait([withdrawal], timeout=STATE_TIMEOUT)
+        state = withdrawal.result() if withdrawal.done() else None
+        if state is None:
+            return "Redis does not say how far the read came"
+        if state:
+            worker = state.decode(errors="replace")
+            return f"the worker {worker} began the read and did not finish; it may have died. Read again"
+        cause = START_ONE
+        with suppress(RedisError, OSError):  # among them TimeoutError
+            async with asyncio.timeout(STATE_TIMEOUT):
+                known = await cancellable(circumstances(self._redis, self._settings.key_prefix, shard))
+            cause = known.cause_of_shard()
+        return f"no worker took the read. {cause}"
+
 
 async def _retried(call: Callable[[], Awaitable[T]]) -> T | None:
     """Return what *call* returns; call it a second time if the connection was lost, and then give up."""
@@ -205,19 +225,6 @@ async def _retried(call: Callable[[], Awaitable[T]]) -> T | None:
         except (RedisError, OSError):
             await asyncio.sleep(RETRY_INTERVAL)
     return None
-
-
-async def _state(withdrawal: asyncio.Task[bytes | None] | None) -> str:
-    """Return how far a read came that timed out."""
-    if withdrawal is None:
-        return f"{CONCURRENT_READS} other reads of this process were waiting for their answers all the time"
-    await asyncio.wait([withdrawal], timeout=STATE_TIMEOUT)
-    state = withdrawal.result() if withdrawal.done() else None
-    if state is None:
-        return "Redis does not say how far the read came"
-    if state:
-        return f"the worker {state.decode(errors='replace')} began the read and did not finish; it may have died. Read again"
-    return "no worker took the read. Is one running (celery --app livethread_worker.entrypoint worker)?"
 
 
 def _decode_error(name: str, args: list[Any]) -> errors.ThreadStoreError:
