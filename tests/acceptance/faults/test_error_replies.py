@@ -66,7 +66,7 @@ REFUSALS: Final[dict[str, type[ThreadStoreError]]] = {"OOM": ResourceExhausted, 
 #: How long to wait for a party to send a command by itself before its connections are cut.
 PATIENCE: Final = 0.5  # seconds
 
-ALL = pytest.mark.skipif(not os.environ.get("LIVETHREAD_TEST_MINUTES"), reason="only make test-faults runs it")
+ALONE: Final = bool(os.environ.get("LIVETHREAD_TEST_MINUTES"))
 
 
 @dataclass
@@ -214,13 +214,34 @@ async def test_flower_goes_on(deployment: Deployment) -> None:
                 after = await asyncio.to_thread(deployment.events_in_flower)
 
 
-@ALL
+@pytest.mark.skipif(not ALONE, reason="only make test-faults runs it")
 @pytest.mark.parametrize("code", REPLIES)
 async def test_each_command_refused_alone(deployment: Deployment, code: str) -> None:
     await refuse(deployment, code, {})  # every party has sent what it sends
     for party, proxy in deployment.proxies.items():
         for name in sorted(proxy.sent):
             await refuse(deployment, code, {party: {name}})
+
+
+@pytest.mark.parametrize("code", SELECTED)
+async def test_a_process_that_reads_through_the_workers_goes_on(deployment: Deployment, code: str) -> None:
+    """Each command is refused, all of them at once and, in `make test-faults`, each alone."""
+    async with opened(deployment.settings) as store:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("one"))
+        await flush(store, thread_id)
+    with RefusingProxy(deployment.server, "reader") as proxy:
+        through_workers = {"redis_url": proxy.url, "reads": "celery", "flush_timeout_s": 1.0}
+        async with open_reader(deployment.settings.model_copy(update=through_workers)) as reader:
+            wanted = ReadThreadParams(thread_id=thread_id, fresh=True)
+            await reader.read_thread(wanted)
+            alone = [{name} for name in sorted(proxy.sent)] if ALONE else []
+            for names in [set(proxy.sent), *alone]:
+                with proxy.refusing(REPLIES[code], names), contextlib.suppress(Unavailable):
+                    await reader.read_thread(wanted)
+
+                assert proxy.refused or len(names) == 1
+                assert (await reader.read_thread(wanted)).thread_id == thread_id
 
 
 def test_a_worker_that_starts_while_everything_is_refused_is_ready_later(
