@@ -302,7 +302,7 @@ async def test_a_read_that_no_worker_takes_says_so(settings: Settings, redis: Re
 
 
 async def test_a_read_whose_answer_redis_refuses_says_so(settings: Settings, redis: Redis) -> None:
-    redis.execute_command("ACL", "SETUSER", "default", "-blpop")
+    redis.acl_setuser("default", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-blpop"])
     async with opened(settings.model_copy(update={"flush_timeout_s": 0.2})) as store:
         with pytest.raises(Unavailable, match=r"Redis answers NOPERM .*blpop"):
             await load_history(store, UNKNOWN)
