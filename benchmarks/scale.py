@@ -75,6 +75,7 @@ class _Bench:
         known = self._shape.thread_id(next(self._numbers) % homes.RARE * (size // homes.RARE))  # not an archived one
         await self._time("creating a thread of a chosen id", _create(store, created))
         await self._time("reading an unknown id", _read(store, unknown))
+        await self._time("looking for a name that no thread has", _find(store, unknown))
         self._write_rollout(found)
         await self._time("finding the rollout of another program", _read(store, found))
         await self._time("resuming a thread, and an append", _resume(store, known))
@@ -102,6 +103,11 @@ async def _create(store: LocalThreadStore, thread_id: str) -> None:
 async def _read(store: LocalThreadStore, thread_id: str) -> None:
     with suppress(errors.ThreadNotFound):
         await store.read_thread(types.ReadThreadParams(thread_id=thread_id))
+
+
+async def _find(store: LocalThreadStore, name: str) -> None:
+    with suppress(errors.ThreadNotFound):
+        await store.find_thread_by_name(types.FindThreadByNameParams(name=name))
 
 
 async def _resume(store: LocalThreadStore, thread_id: str) -> None:
