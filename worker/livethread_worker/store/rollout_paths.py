@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -54,8 +55,9 @@ def rollouts_of(home: Home, index: Index, thread_id: str) -> list[Path]:
     may_rest = not index.lineage(thread_id).is_paginated  # codex may have reverted it just now
     found = set(home.rollouts_of(thread_id, _known_folders(index), may_rest=may_rest, is_indexed=True))
     live = home.root / known[0]
-    forms = {live, *map(Path, home.forms(str(home.active_path(live))))}
-    found |= {path for path in forms if path.exists() and home.was_within(path.parent)}
+    forms = {str(live), *home.forms(str(home.active_path(live)))}
+    present = [Path(form) for form in forms if os.path.exists(form)]  # noqa: PTH110 - half the time
+    found |= {path for path in present if home.was_within(path.parent)}
     if home.generation(live) and all(map(home.generation, found)):  # the first one was live when its folder was noted
         found |= set(home.rollouts_of(thread_id))
     return sorted(found, key=home.rank)

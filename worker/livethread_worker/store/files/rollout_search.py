@@ -73,12 +73,13 @@ class RolloutSearch:
         """Yield the rollouts whose id, by *id_of*, is *id_*: those of each folder that has any; some perhaps twice.
 
         *known* folders that are unchanged hold no rollout of the id but their others. None: list every folder.
-        Large folders are not listed each time if this *may_rest*. Then only a rollout of an id that *is_indexed* is not
-        looked for by all names it may have.
+        Large folders are not listed each time if this *may_rest*. A rollout of an id that *is_indexed* is not looked for
+        by the names that it may have: the caller knows its name.
         """
         may_rest &= known is not None
         made_at = time_of_id(id_)
-        if known is not None and made_at and (paths := self._named(id_, made_at, _usual_zones(made_at))):
+        may_guess = known is not None and not is_indexed
+        if may_guess and made_at and (paths := self._named(id_, made_at, _usual_zones(made_at))):
             yield paths
         started, self._listed, is_resting = time.monotonic(), 0, False
         for folder in self._folders(made_at, may_rest=may_rest):
