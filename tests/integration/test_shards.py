@@ -311,7 +311,7 @@ async def test_a_shard_moves_to_a_home_without_its_files_only_on_request(setting
     assert (await run(settings, "move", "0"))[0] == 0
 
     code, refusal = await run(other, "move", "0")
-    assert (code, "holds no rollout" in refusal, "add --empty" in refusal) == (1, True, True)
+    assert (code, "stores no thread of shard 0" in refusal, "shards move --empty" in refusal) == (1, True, True)
 
     assert (await run(other, "move", "0", "--empty"))[0] == 0
 

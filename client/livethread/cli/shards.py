@@ -67,7 +67,9 @@ def add(count: int, *, in_utc: bool, as_json: bool) -> None:
 
 @command.command("move")
 @click.argument("shard", type=click.IntRange(min=0))
-@click.option("--empty", "may_be_empty", is_flag=True, help="Also move it to a home without rollouts.")
+@click.option(
+    "--empty", "may_be_empty", is_flag=True, help="Move the shard even if this home stores none of its threads."
+)
 @json_option
 def move(shard: int, *, may_be_empty: bool, as_json: bool) -> None:
     """Have the home LIVETHREAD_HOME of this host serve SHARD.
@@ -124,10 +126,10 @@ async def _add(count: int) -> tuple[datetime, int]:
 
 
 async def _move(shard: int, *, may_be_empty: bool) -> tuple[HomeIdentity, HomeIdentity | None]:
-    from livethread.composition.home import holds_rollouts, new_home
+    from livethread.composition.home import new_home, stored_threads
     from livethread_config import Settings
 
     settings = Settings()
     home = new_home(settings)
     async with _open() as shards:
-        return home, await shards.move(shard, home, holds_files=may_be_empty or holds_rollouts(settings))
+        return home, await shards.move(shard, home, None if may_be_empty else stored_threads(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -50,11 +51,18 @@ def new_home(settings: Settings) -> HomeIdentity:
         raise Unavailable(f"the home {settings.home} cannot be used: {error}") from error
 
 
-def holds_rollouts(settings: Settings) -> bool:
-    """Whether the home of this host holds any rollout."""
+def stored_threads(settings: Settings) -> Iterator[str]:
+    """Yield the threads of the home of this host; some perhaps twice.
+
+    Raises:
+        Unavailable: the home cannot be read.
+    """
     from livethread_worker.store.files.home import Home
 
-    return next(Home(settings.home).rollouts(), None) is not None
+    try:
+        yield from (thread_id for thread_id, _ in Home(settings.home).rollouts())
+    except OSError as error:
+        raise Unavailable(f"the home {settings.home} cannot be read: {error}") from error
 
 
 def has_home(settings: Settings) -> bool:

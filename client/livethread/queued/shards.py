@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -91,12 +92,14 @@ class Shards:
             if await self._watch.change(changes):
                 return _time(begin), longer
 
-    async def move(self, shard: int, home: HomeIdentity, *, holds_files: bool = True) -> HomeIdentity | None:
+    async def move(self, shard: int, home: HomeIdentity, stored: Iterable[str] | None = None) -> HomeIdentity | None:
         """Have *home* serve *shard* from now on; return the home that served it before.
 
+        *stored* are the threads that *home* stores. None: it may store none of the shard's.
+
         Raises:
-            InvalidRequest: there is no such shard, *home* serves it already, or it does not hold the files of the former
-                home (*holds_files*).
+            InvalidRequest: there is no such shard, *home* serves it already, or the shard has been served and none of its
+                threads is *stored*.
             Conflict: a worker of the former home was seen a moment ago, or holds threads.
         """
         deployment = await self._watch.refresh()
@@ -105,10 +108,11 @@ class Shards:
             raise InvalidRequest(f"there is no shard {shard}: the deployment has {deployment.epochs.shards}")
         if former == home:
             raise InvalidRequest(f"shard {shard} is served by this home already: {home}")
-        if former is not None and not holds_files:
+        is_empty = stored is not None and not any(deployment.shard_of(thread_id) == shard for thread_id in stored)
+        if former is not None and is_empty:
             raise InvalidRequest(
-                f"the home {home} holds no rollout, and shard {shard} is served by the home {former}: bring the files of "
-                "that home here first. If it has none, or they are lost, add --empty"
+                f"the home {home} stores no thread of shard {shard}, which the home {former} serves: bring the files of that "
+                "home here first. If the shard has no threads, or they are lost, run livethread shards move --empty"
             )
         raw = (await self._redis.hget(self._key, home_field(shard)) or b"").decode()
         await self._require_idle(shard, home)
