@@ -1,4 +1,4 @@
-"""Why a thread's tasks are not applied yet, from what Redis knows."""
+"""Asks Redis why a thread's tasks are not applied yet, or why a read waits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from livethread.queued.put_back import PutBack
+from livethread.units import counted
 from livethread_config import names
 
 #: A worker that looked for work, or swept, within this time counts as running.
@@ -47,22 +48,29 @@ class Circumstances:
             return f"A worker put the thread back{attempts}: {self.put_back}"
         if self.claimed_until is not None and self.claimed_until >= self.now:
             return f"A worker holds the thread's claim until {_time(self.claimed_until)}, unless it settles earlier."
-        return self.cause_of_shard()
-
-    def cause_of_shard(self) -> str:
-        """Return why the shard's tasks and reads wait."""
         if self.is_draining:
-            return f"A worker is at work on shard {self.shard}, which has {self.ready} ready threads."
-        messages = f"{self.messages} messages wait in the queue {self.queue}. " if self.messages else ""
+            return f"A worker is at work on shard {self.shard}, which has {counted(self.ready, 'ready thread')}."
         since = (
             f"No worker has looked for tasks of shard {self.shard} since {_time(self.looked_at)}. "
             if self.looked_at is not None
             else f"No worker has ever looked for tasks of shard {self.shard}. "
         )
+        return f"{since}{self._of_the_queue()}"
+
+    def cause_of_read(self) -> str:
+        """Return why no worker takes a read of the shard, as a sentence or two for people."""
+        if self.is_draining:
+            return f"A worker is at work on shard {self.shard}."
+        return self._of_the_queue()
+
+    def _of_the_queue(self) -> str:
+        messages = ""
+        if self.messages:
+            messages = f"{counted(self.messages, 'message')} {'wait' if self.messages > 1 else 'waits'} in the queue {self.queue}. "
         if self.swept_at is None or self.swept_at < self.now - RECENT_S:
-            return f"{since}{messages}{START_ONE}"
+            return f"{messages}{START_ONE}"
         return (
-            f"{since}{messages}A worker swept at {_time(self.swept_at)}. If it still runs: "
+            f"{messages}A worker swept at {_time(self.swept_at)}. If it still runs: "
             f"does one on the host of the shard's home serve the queue {self.queue}?"
         )
 

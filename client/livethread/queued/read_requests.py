@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,10 @@ POP_TIMEOUT: Final = 2.0  # seconds
 #: Wait before Redis is asked again for a piece after the connection was lost.
 RETRY_INTERVAL: Final = 0.1  # seconds
 
-#: Longest wait, after a read timed out, to learn how far it came; and again to learn why not further.
+#: A read whose last error is not older failed because of it: until Redis answers, it fails each `RETRY_INTERVAL`.
+FAILING: Final = 0.5  # seconds
+
+#: After a read timed out: longest wait to learn how far it came, and then to learn why not further.
 STATE_TIMEOUT: Final = 0.5  # seconds
 
 T = TypeVar("T")
@@ -57,11 +61,11 @@ class ReadAnswer(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Wait:
-    """The wait for an answer."""
+class _Failure:
+    """The last error of a wait for an answer, and its monotonic time."""
 
-    #: Why Redis could not be asked for the next piece, the last time; None if it could.
     error: Exception | None = None
+    at: float = 0.0
 
 
 class ReadRequests:
@@ -96,27 +100,30 @@ class ReadRequests:
 
         Raises:
             ThreadStoreError: the read raised it.
-            Unavailable: no worker answered in time, and why; or the request could not be sent.
+            Unavailable: no worker answered in time (the message says why), or the request could not be sent.
         """
         shard = self._deployment.current.shard_of(thread_id) if thread_id else self._shard
         of, read = names.ShardKeys(self._settings.key_prefix, shard), uuid.uuid4().hex
         limit = self._settings.flush_timeout_s
         withdrawal: asyncio.Task[bytes | None] | None = None
-        wait = _Wait()
+        failure = _Failure()
         try:
             async with asyncio.timeout(limit), self._slots:
                 try:
                     with redis_errors_translated(self._settings):
                         await self._announce(of, read)
                     await self._publish(task, thread_id, arguments | {"shard": shard, "read": read})
-                    answer = await self._receive(of.answer(read), wait)
+                    answer = await self._receive(of.answer(read), failure)
                 except BaseException:
                     withdrawal = self._withdraw(of, read)
                     raise
         except TimeoutError:
             home = self._deployment.current.home_of.get(shard)
             of_home = f" (home {home})" if home else ""
-            why = f"Redis {explain(wait.error)}" if wait.error else await self._state(shard, withdrawal)
+            if failure.error is not None and time.monotonic() - failure.at < FAILING:
+                why = f"Redis {explain(failure.error)}"
+            else:
+                why = await self._state(shard, withdrawal)
             raise errors.Unavailable(
                 f"no worker of shard {shard}{of_home} answered within {limit:g} s: {why}"
             ) from None
@@ -153,30 +160,29 @@ class ReadRequests:
 
     # -- receiving -----------------------------------------------------------------------------------------
 
-    async def _receive(self, key: str, wait: _Wait) -> ReadAnswer | errors.ThreadStoreError:
+    async def _receive(self, key: str, failure: _Failure) -> ReadAnswer | errors.ThreadStoreError:
         """Return the answer, or the error, once all of its pieces are here."""
-        head, _, piece = (await self._pop(key, wait)).partition(b"\n")
+        head, _, piece = (await self._pop(key, failure)).partition(b"\n")
         header = json.loads(head)
         if "error" in header:
             return _decode_error(header["error"], header["args"])
         pieces, missing = [piece], header["size"] - len(piece)
         while missing > 0:
-            pieces.append(await self._pop(key, wait))
+            pieces.append(await self._pop(key, failure))
             missing -= len(pieces[-1])
         return ReadAnswer(b"".join(pieces), header["next"], header["position"])
 
-    async def _pop(self, key: str, wait: _Wait) -> bytes:
+    async def _pop(self, key: str, failure: _Failure) -> bytes:
         """Return the next piece. If Redis is away, wait for it: it keeps the piece for a few seconds."""
         while True:
             try:
                 popped = await cancellable(self._redis.blpop([key], timeout=POP_TIMEOUT))
             except (RedisError, OSError) as error:
-                wait.error = error
+                failure.error, failure.at = error, time.monotonic()
                 if isinstance(error, NOT_THE_MASTER):
                     await self._redis.connection_pool.disconnect(inuse_connections=False)
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
-                wait.error = None
                 if popped is not None:
                     return bytes(popped[1])
 
@@ -213,7 +219,7 @@ class ReadRequests:
         with suppress(RedisError, OSError):  # among them TimeoutError
             async with asyncio.timeout(STATE_TIMEOUT):
                 known = await cancellable(circumstances(self._redis, self._settings.key_prefix, shard))
-            cause = known.cause_of_shard()
+            cause = known.cause_of_read()
         return f"no worker took the read. {cause}"
 
 

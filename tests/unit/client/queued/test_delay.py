@@ -47,3 +47,16 @@ IDLE = Circumstances(
 )
 def test_the_cause_is_the_nearest_one(change: dict[str, object], cause: str) -> None:
     assert cause in replace(IDLE, **change).cause()  # type: ignore[arg-type]  # each field has its own type
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"messages": 1}, "1 message waits in the queue livethread.3. Is a worker running"),
+        ({"looked_at": NOW - 7200, "swept_at": NOW - 2}, "A worker swept at 2027-01-15 07:59:58 UTC. If it still runs"),
+        ({"is_draining": True, "ready": 0}, "A worker is at work on shard 3."),
+    ],
+)
+def test_a_read_waits_for_other_reasons_than_a_task(change: dict[str, object], cause: str) -> None:
+    """An idle worker looks for no tasks, and takes reads."""
+    assert replace(IDLE, **change).cause_of_read().startswith(cause)  # type: ignore[arg-type]  # as above
