@@ -150,6 +150,6 @@ def test_a_worker_waits_while_redis_cannot_be_reached(monkeypatch: pytest.Monkey
         if errors:
             raise errors.pop()
 
-    start_check._once_redis_answers(join)
+    start_check._until_redis_answers(join)
 
     assert errors == []

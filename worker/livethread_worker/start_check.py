@@ -13,11 +13,11 @@ from celery.concurrency import get_implementation, prefork, solo
 from celery.signals import worker_init
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from livethread.errors import InvalidRequest
-from livethread.queued.outage import Outage
+from livethread.queued.outage import Outage, may_pass
 from livethread.queued.server_check import log_faults
 from livethread_config import Settings
 from livethread_config.celery_app import ignored_variables
@@ -41,7 +41,7 @@ def check_at_start(app: Celery, settings: Settings, ours: type[Task[..., Any]], 
             return
         try:
             _require_doorbells(app, settings)
-            _once_redis_answers(partial(_require_server, settings), join)
+            _until_redis_answers(partial(_require_server, settings), join)
         except InvalidRequest as error:
             raise SystemExit(str(error)) from None
         _warn_about_pool(sender.pool_cls)
@@ -88,14 +88,17 @@ def _require_server(settings: Settings) -> None:
     ) as redis:
         try:
             info: Any = redis.info()
-        except ResponseError:  # an ACL denies it, or a provider has removed it
-            logger.info("Redis does not say how it is set up", extra={"action": "start"})
+        except ResponseError as error:
+            if may_pass(error) and not isinstance(error, NoPermissionError):
+                raise
+            # An ACL denies it, or a provider has removed it.
+            logger.info("Redis does not say how it is set up: %s", error, extra={"action": "start"})
         else:
             log_faults(settings, info)
 
 
-def _once_redis_answers(*steps: Callable[[], None]) -> None:
-    """Take *steps*, each again and again until Redis answers: Celery, too, would wait for it.
+def _until_redis_answers(*steps: Callable[[], None]) -> None:
+    """Run each of *steps*, again and again until Redis answers: Celery waits for it in the same way.
 
     Raises:
         InvalidRequest: the worker cannot serve.

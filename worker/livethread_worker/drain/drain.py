@@ -11,6 +11,7 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from livethread.errors import Unavailable
+from livethread.ordered_tasks import MailboxEntry
 from livethread.queued.outage import Outage
 from livethread_config import Settings
 from livethread_worker.drain.mailbox import Claim, Mailbox
@@ -160,10 +161,7 @@ class Drain:
         batch = {claim.thread_id: claim.entries for claim in claims if claim.entries}
         outcomes = {claim.thread_id: Outcome(OutcomeKind.DONE) for claim in claims}
         try:
-            sync = self._settings.sync == "fdatasync"
-            outcomes |= apply_batch(self._home, self._open_index(), batch, sync=sync)
-        except (IndexUnavailable, Unavailable) as error:  # the index cannot be opened
-            outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.BUSY, reason=str(error)))
+            outcomes |= self._apply_batch(batch)
         except Exception as error:  # after any error, release the threads before their claims expire
             logger.exception(
                 "a batch of shard %d failed; its %d threads are put back",
@@ -173,6 +171,13 @@ class Drain:
             )
             outcomes |= dict.fromkeys(batch, Outcome(OutcomeKind.FAILED, reason=f"{type(error).__name__}: {error}"))
         return {claim.thread_id: self._mailbox.judge(claim, outcomes[claim.thread_id]) for claim in claims}
+
+    def _apply_batch(self, batch: dict[str, list[MailboxEntry]]) -> dict[str, Outcome]:
+        try:
+            index = self._open_index()
+        except (IndexUnavailable, Unavailable) as error:
+            return dict.fromkeys(batch, Outcome(OutcomeKind.BUSY, reason=str(error)))
+        return apply_batch(self._home, index, batch, sync=self._settings.sync == "fdatasync")
 
     def _count(self, claims: list[Claim], outcomes: dict[str, Outcome]) -> None:
         counts = self._counts

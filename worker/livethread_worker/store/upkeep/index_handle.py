@@ -29,17 +29,17 @@ class IndexHandle:
             IndexUnavailable: it cannot be opened now.
             Unavailable: the home cannot be written.
         """
-        if self._index is not None and self._index.is_damaged:
-            self._set_aside(self._index)
-        if self._index is not None and not self._index.is_current():
-            self.close()
-        if self._index is None:
-            try:
+        try:
+            if self._index is not None and self._index.is_damaged:
+                self._set_aside(self._index)
+            if self._index is not None and not self._index.is_current():
+                self.close()
+            if self._index is None:
                 if not self._in_memory:
                     self._home.create()
                 self._index = Index(self._home, in_memory=self._in_memory)
-            except OSError as error:
-                raise Unavailable(f"the home {self._home.root} cannot be used: {error}") from error
+        except OSError as error:
+            raise Unavailable(f"the home {self._home.root} cannot be used: {error}") from error
         return self._index
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -161,9 +161,11 @@ class Batch:
         for thread_id, path in self._carried_over.items():
             if thread_id not in failed:  # even if the index was busy: the line is in the rollout
                 originals.forget(self._home, path)
+        # Not before: a listing that finds a row without a rollout, and its lock free, searches the whole home.
         for thread_id, outcome in stored.items():
-            if outcome.kind is OutcomeKind.DELETED:  # until now, its rows said that it has a rollout
-                locks.remove_thread_lock(self._home, thread_id)
+            if outcome.kind is OutcomeKind.DELETED:
+                with suppress(OSError):  # a lock file that stays does no harm
+                    locks.remove_thread_lock(self._home, thread_id)
         return self._outcomes | stored | {id_: Outcome.failed(error) for id_, error in failed.items()}
 
     def _complete_removals(self) -> None:
