@@ -15,7 +15,10 @@ from livethread_worker.flock import flock
 from livethread_worker.store.files.home import Home
 from livethread_worker.store.files.locks import LockBusy, take_lock
 
-#: How long to wait for a process that looks whether a new file is locked.
+#: Length of a line: a sign, a thread's id and a line feed.
+LINE_BYTES: Final = 38
+
+#: Longest wait for a process that tests whether a new file is locked.
 LOCK_WAIT: Final = 1.0  # seconds
 
 #: Prefix of the files' names.
@@ -25,8 +28,8 @@ _PREFIX: Final = "open-threads-"
 class OpenThreadsFile:
     """Tells other processes which threads one store has open: a line for each, ``+`` and its id.
 
-    A thread that is closed leaves its line to another one, with ``-`` until then: a store may run for years. If the file
-    cannot be written, as on a full disk, other processes take the thread for closed.
+    A thread that is closed leaves its line to another one, with ``-`` until then: a store may run for years. If the disk is
+    full, a line may be missing or out of date.
     """
 
     def __init__(self, home: Home) -> None:
@@ -60,7 +63,7 @@ class OpenThreadsFile:
         if self._descriptor is None:
             return
         with suppress(OSError):
-            os.pwrite(self._descriptor, text.encode("ascii"), line * len(text))
+            os.pwrite(self._descriptor, text.encode("ascii"), line * LINE_BYTES)
 
     def close(self) -> None:
         """Remove the file."""
@@ -83,8 +86,9 @@ def _open_threads(path: Path) -> set[str]:
     """Return the threads in a store's file; if the store has ended, remove the file and return no thread."""
     with suppress(OSError):
         if _is_locked(str(path)):
-            text = path.read_text("ascii").replace("\0", "")  # in the place of a line that could not be written
-            return {line[1:] for line in text.splitlines() if line.startswith("+")}
+            content = path.read_bytes()
+            lines = (content[start : start + LINE_BYTES] for start in range(0, len(content), LINE_BYTES))
+            return {line[1:-1].decode() for line in lines if line.startswith(b"+") and line.endswith(b"\n")}
         path.unlink(missing_ok=True)
     return set()
 

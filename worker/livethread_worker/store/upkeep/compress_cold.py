@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Container
 from datetime import datetime
@@ -15,8 +14,8 @@ from livethread_worker.store.index import Index
 
 logger = logging.getLogger(__name__)
 
-#: Errors that every other rollout would meet, too.
-_CANNOT_WRITE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+#: After so many errors of the operating system in a row, every other rollout would fail as well.
+FAILURES: Final = 10
 
 
 def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
@@ -32,6 +31,7 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
     """
     counts = {"threads": 0, "bytes": 0, "compressed_bytes": 0}
     continued = index.base_ids()
+    failures = 0
     for thread_id in index.unchanged_since(before):
         try:
             with locks.file_lock(home.thread_lock(thread_id)):
@@ -42,11 +42,14 @@ def compress_cold(home: Home, index: Index, before: datetime) -> dict[str, int]:
         except locks.LockBusy:
             continue
         except (ThreadStoreError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            failures = failures + 1 if isinstance(error, OSError) else 0
+            if failures == FAILURES:
                 raise
             logger.exception(
                 "compressing thread %s failed", thread_id, extra={"action": "compress", "thread_id": thread_id}
             )
+        else:
+            failures = 0
     return counts
 
 

@@ -19,6 +19,7 @@ from livethread_worker.store.read.list_items import list_items
 from livethread_worker.store.read.list_turns import list_turns
 from livethread_worker.store.read.read_thread import read_thread, read_thread_by_rollout_path
 from livethread_worker.store.read.thread_file import load_history, read_lines
+from livethread_worker.store.upkeep import compress_cold as compress_cold_module
 from livethread_worker.store.upkeep.compress_cold import compress_cold
 from livethread_worker.store.upkeep.rebuild import rebuild
 from livethread_worker.store.write.outcome import OutcomeKind
@@ -260,6 +261,7 @@ def test_a_full_disk_ends_the_compression(store: Store, plain: Path, monkeypatch
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(compression, "compress", fail)
+    monkeypatch.setattr(compress_cold_module, "FAILURES", 1)
 
     with pytest.raises(OSError, match="no space left"):
         compress_cold(store.home, store.index, LATER)
