@@ -23,7 +23,7 @@ class Opener:
         self.is_closed = False
 
     def enter_loop(self) -> None:
-        """Bind it to the running loop."""
+        """Bind the store or reader to the running loop."""
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
@@ -31,7 +31,7 @@ class Opener:
         self.is_closed = True
 
     def require_process(self) -> None:
-        """Check that this process opened it.
+        """Check that this process opened the store or reader.
 
         Raises:
             InvalidRequest: another process did.
@@ -43,7 +43,7 @@ class Opener:
             )
 
     def require_open(self) -> None:
-        """Check that this process opened it and has not closed it.
+        """Check that this process opened the store or reader, and has not closed it.
 
         Raises:
             InvalidRequest: another process opened it.
@@ -54,7 +54,7 @@ class Opener:
             raise Unavailable(f"the {self._what} was closed, and {self._nothing}: open another one")
 
     def require_loop(self) -> None:
-        """Check that this process and this loop opened it.
+        """Check that this process and this loop opened the store or reader.
 
         Raises:
             InvalidRequest: it is not open, or another process or loop opened it.
@@ -63,11 +63,18 @@ class Opener:
         self.require_process()
         if self._loop is None:
             raise InvalidRequest(f"this {self._what} is not open, and {self._nothing}: use it in `async with`")
-        if asyncio.get_running_loop() is not self._loop:
+        if _running_loop() is not self._loop:
             raise InvalidRequest(
                 f"this {self._what} was opened in another event loop, and {self._nothing}: open a {self._what} in each loop"
             )
         self.require_open()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class _HasOpener(Protocol):
@@ -80,7 +87,7 @@ StoreT = TypeVar("StoreT", bound=_HasOpener)
 def checking(check: Callable[[Opener], None]) -> Callable[[type[StoreT]], type[StoreT]]:
     """Return a decorator for a class of stores or readers that runs *check* before each public operation.
 
-    What is closed can be closed again.
+    ``aclose`` may be called again.
     """
 
     def decorate(store: type[StoreT]) -> type[StoreT]:

@@ -195,6 +195,9 @@ async def test_every_call_of_a_reader_in_another_loop_or_after_its_end_is_refuse
         wanted = arguments(operation, str(uuid.uuid4()))
         error = await asyncio.to_thread(asyncio.run, refusal(read(wanted)))
 
+        with pytest.raises(InvalidRequest):
+            await asyncio.to_thread(reader.watch_thread, types.WatchThreadParams(thread_id=str(uuid.uuid4())))
+
     assert "this reader was opened in another event loop, and nothing was read" in str(error)
     with pytest.raises(Unavailable, match="the reader was closed, and nothing was read"):
         await read(wanted)
