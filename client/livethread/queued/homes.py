@@ -25,6 +25,9 @@ from livethread_config.deployment import Deployment, HomeIdentity
 #: Threads of a page when all of a thread's descendants are read.
 MANY: Final = 1000
 
+#: How long a page that may be partial waits for the other homes.
+PATIENCE: Final = 5.0  # seconds
+
 ParamsT = TypeVar("ParamsT", types.ListThreadsParams, types.SearchThreadsParams)
 T = TypeVar("T")
 
@@ -226,16 +229,26 @@ class Homes:
     ) -> tuple[dict[int, T], tuple[SilentHome, ...]]:
         """Return the answer of each home, by its number, and the homes that did not answer.
 
+        If the caller allows a partial answer, homes that take longer than `PATIENCE` count as silent, once one has answered.
+
         Raises:
             HomesUnavailable: some did not, and the caller does not allow it; or no home answered, now or before.
         """
-        asked = list(homes)
-        outcomes = await asyncio.gather(*map(read, asked), return_exceptions=True)
+        tasks = {asyncio.ensure_future(read(home)): home for home in homes}
+        try:
+            done, late = await asyncio.wait(tasks, timeout=PATIENCE if allow_partial else None)
+            if late and not (is_answered or any(task.exception() is None for task in done)):
+                done, late = await asyncio.wait(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
         answers: dict[int, T] = {}
         silent: list[SilentHome] = []
-        for home, outcome in zip(asked, outcomes, strict=True):
-            if isinstance(outcome, Unavailable):
-                silent.append(SilentHome(home.identity.id, home.identity.host, home.shards, outcome.message))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for (task, home), outcome in zip(tasks.items(), outcomes, strict=True):
+            if task in late or isinstance(outcome, Unavailable):
+                why = outcome.message if isinstance(outcome, Unavailable) else f"no answer within {PATIENCE:g} s"
+                silent.append(SilentHome(home.identity.id, home.identity.host, home.shards, why))
             elif isinstance(outcome, BaseException):
                 raise outcome
             else:

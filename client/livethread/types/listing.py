@@ -81,7 +81,7 @@ class ListThreadsParams(Freshness):
     include_attached_threads: bool = False
     #: Answer from the index alone, without checking the home for other programs' changes.
     use_state_db_only: bool = False
-    #: Return a page without the threads of homes that do not answer, instead of raising `HomesUnavailable`; see
+    #: Return a page without the threads of homes that do not answer within 5 s, instead of raising `HomesUnavailable`; see
     #: `ThreadPage.unanswered`. Not for descendants: without one home's threads, others would be missing as well.
     allow_partial: bool = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -18,6 +18,7 @@ from livethread.errors import HomesUnavailable, InvalidRequest, SilentHome, Thre
 from livethread.in_memory import InMemoryThreadStore
 from livethread.in_memory.stored import Stored
 from livethread.metadata import StoredThread
+from livethread.queued import homes as homes_module
 from livethread.queued.merged_reader import MergedReader
 from livethread.store import ThreadReader
 from livethread_config.deployment import Deployment, HomeIdentity, ShardEpochs
@@ -281,6 +282,47 @@ async def test_a_home_that_answers_again_shows_its_threads_first() -> None:
         [6, 7],
     ]
     assert first.unanswered == (SilentHome("b", "host-b", (1,), "nothing heard"),)
+
+
+async def test_a_partial_page_waits_for_a_home_that_hangs_only_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    homes, is_cancelled = Homes(), asyncio.Event()
+    homes.put(thread(0))
+
+    async def hang(_params: types.ListThreadsParams) -> types.ThreadPage:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_cancelled.set()
+        raise AssertionError
+
+    monkeypatch.setattr(homes_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(homes.readers["b"], "list_threads", hang)
+
+    page = await homes.merged.list_threads(types.ListThreadsParams(allow_partial=True))
+
+    assert [number(each.thread_id) for each in page.items] == [0]
+    assert page.unanswered == (SilentHome("b", "host-b", (1,), "no answer within 0.05 s"),)
+    assert is_cancelled.is_set()
+
+
+async def test_a_page_waits_longer_if_no_home_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    homes = Homes()
+    homes.put(thread(0))
+    monkeypatch.setattr(homes_module, "PATIENCE", 0.01)
+    for reader in homes.readers.values():
+        monkeypatch.setattr(reader, "list_threads", slowly(reader.list_threads))
+
+    page = await homes.merged.list_threads(types.ListThreadsParams(allow_partial=True))
+
+    assert ([number(each.thread_id) for each in page.items], page.unanswered) == ([0], ())
+
+
+def slowly(read: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    async def later(params: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await read(params)
+
+    return later
 
 
 @pytest.mark.parametrize("silent", ["b", "abc"])
