@@ -12,7 +12,6 @@ from redis import Redis
 from tests.nodes.items import append, flush, message, new_thread, read, said, update
 from tests.nodes.processes import RedisServer
 from tests.nodes.stores import opened
-from tests.nodes.waiting import DEADLINE
 from tests.nodes.workers import HandWorker, celery_worker, draining
 
 from livethread import (
@@ -35,7 +34,7 @@ from livethread.composition import open_reader
 from livethread.model import utc_now
 from livethread.ordered_tasks import AppendItems, DeleteThread, OrderedTask
 from livethread.position import position_key
-from livethread.queued import backlog, connection
+from livethread.queued import backlog
 from livethread.queued.writer import Submission
 from livethread_config import names
 
@@ -306,21 +305,3 @@ async def test_a_fresh_read_that_times_out_names_the_cause(
             with pytest.raises(Unavailable, match=thread_id) as failure:
                 await attempt
             assert "No worker has ever looked for tasks of shard 0" in str(failure.value)
-
-
-async def test_a_fresh_read_ends_in_time_though_redis_hangs(
-    own_settings: Settings, writing: QueuedThreadStore, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "REPLY_TIMEOUT", 2 * DEADLINE)
-    thread_id = await new_thread(writing)
-    await append(writing, thread_id, message("one"))
-
-    async with impatient(own_settings) as reading:
-        own_redis.pause()
-        try:
-            for attempt in (fresh(reading, thread_id), reading.list_threads(FRESH)):
-                with pytest.raises(Unavailable, match="does not answer"):
-                    async with asyncio.timeout(DEADLINE):
-                        await attempt
-        finally:
-            own_redis.go_on()

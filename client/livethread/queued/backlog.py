@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -16,8 +16,6 @@ from livethread.queued.mailboxes import Mailboxes, ThreadBacklog
 from livethread.queued.outage import explain
 from livethread_config import Settings
 from livethread_config.redis_url import without_password
-
-T = TypeVar("T")
 
 #: First and longest wait before asking Redis again.
 ASK_FIRST: Final = 0.02  # seconds
@@ -47,14 +45,14 @@ class Backlog:
             ThreadParked: one of the tasks cannot be applied.
             Unavailable: Redis does not answer, or it took longer than a flush may.
         """
-        deadline = self._deadline()
-        backlogs = await self._answer(self._mailboxes.backlogs([thread_id]), deadline)
+        with redis_errors_translated(self._settings):
+            backlogs = await self._mailboxes.backlogs([thread_id])
         first = backlogs[thread_id]
         if fresh:
             if first.is_deleted:
                 raise ThreadNotFound(thread_id, "it was deleted")
             position = max(position, first.tail or START, key=position_key)
-        backlogs = await self._until({thread_id: position}, backlogs, deadline, may_be_parked=may_be_parked)
+        backlogs = await self._until({thread_id: position}, backlogs, self._deadline(), may_be_parked=may_be_parked)
         return backlogs[thread_id].applied_up_to
 
     async def until_all_applied(self) -> None:
@@ -65,10 +63,12 @@ class Backlog:
             Unavailable: Redis does not answer, or it took longer than a flush may.
         """
         deadline = self._deadline()
-        threads = await self._answer(self._mailboxes.waiting_threads(), deadline)
+        with redis_errors_translated(self._settings):
+            threads = await self._mailboxes.waiting_threads()
         # One part after the other: asking about 10,000 threads takes half a second.
         for start in range(0, len(threads), BACKLOGS):
-            backlogs = await self._answer(self._mailboxes.backlogs(threads[start : start + BACKLOGS]), deadline)
+            with redis_errors_translated(self._settings):
+                backlogs = await self._mailboxes.backlogs(threads[start : start + BACKLOGS])
             tails = {id_: each.tail for id_, each in backlogs.items() if each.tail is not None}
             await self._until(tails, backlogs, deadline)
 
@@ -89,12 +89,6 @@ class Backlog:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._settings.flush_timeout_s
-
-    async def _answer(self, question: Awaitable[T], deadline: float) -> T:
-        """Return what Redis answers before *deadline*."""
-        with redis_errors_translated(self._settings):
-            async with asyncio.timeout_at(deadline):
-                return await cancellable(question)
 
     async def _until(
         self,
