@@ -53,7 +53,10 @@ def test_the_cause_is_the_nearest_one(change: dict[str, object], cause: str) -> 
     ("change", "cause"),
     [
         ({"messages": 1}, "1 message waits in the queue livethread.3. Is a worker running"),
-        ({"looked_at": NOW - 7200, "swept_at": NOW - 2}, "A worker swept at 2027-01-15 07:59:58 UTC. If it still runs"),
+        (
+            {"looked_at": NOW - 7200, "swept_at": NOW - 2},
+            "A worker swept at 2027-01-15 07:59:58 UTC. If it still runs",
+        ),
         ({"is_draining": True, "ready": 0}, "A worker is at work on shard 3."),
     ],
 )
