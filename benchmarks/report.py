@@ -139,7 +139,7 @@ def _print_listing(records: list[dict[str, Any]], sizes: Sequence[int]) -> None:
 
 def _print_scale(records: list[dict[str, Any]]) -> None:
     """Print one line for each operation."""
-    first, *_, last = records
+    first, last = records[0], records[-1]
     rows = [
         (name, *(f"{each[name] * 1000:.2f}" for each in records), f"{last[name] / first[name]:.1f}")
         for name in first
