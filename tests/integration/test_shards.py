@@ -27,11 +27,12 @@ from livethread.queued import outbox as outbox_module
 from livethread.queued import shards as shards_module
 from livethread.queued.connection import connect
 from livethread.queued.shards import Shards
-from livethread_config.deployment import HomeIdentity, ShardEpochs
+from livethread_config.deployment import HomeIdentity, ShardEpochs, home_field
 from livethread_config.names import ShardKeys, deployment_key
 from livethread_worker.embedded.processes import settings_env
 
 NEW = HomeIdentity("new", "1", "there", "/srv/new")
+NEWER = HomeIdentity("newer", "2", "elsewhere", "/srv/newer")
 
 
 @pytest.fixture
@@ -42,6 +43,11 @@ def redis(redis_server: RedisServer) -> Redis:
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"reads": "celery", "sweep_interval_s": 0.1})
+
+
+@pytest.fixture(autouse=True)
+def known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards_module, "KNOWN_AFTER", 0.0)
 
 
 @asynccontextmanager
@@ -224,6 +230,24 @@ async def test_a_shard_that_does_not_exist_is_not_moved(settings: Settings, shar
     async with shards_of(settings) as shards:
         with pytest.raises(InvalidRequest, match=f"there is no shard {shard}: the deployment has 1"):
             await shards.move(shard, NEW)
+
+
+async def test_a_move_ends_when_clients_have_read_the_record_again(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then, a client on the former home's host reads the files that are left there."""
+
+    def home() -> object:
+        return redis.hget(deployment_key(settings.key_prefix), home_field(0))
+
+    async with shards_of(settings) as shards:
+        await shards.move(0, NEW)
+        monkeypatch.setattr(shards_module, "KNOWN_AFTER", 3600.0)
+        moving = asyncio.create_task(shards.move(0, NEWER))
+        await eventually(lambda: home() == NEWER.text.encode(), "the new home in the record")
+
+        assert not moving.done()
+        moving.cancel()
 
 
 async def test_a_worker_whose_shard_was_moved_serves_it_no_more(

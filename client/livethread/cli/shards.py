@@ -74,7 +74,8 @@ def add(count: int, *, in_utc: bool, as_json: bool) -> None:
 def move(shard: int, *, may_be_empty: bool, as_json: bool) -> None:
     """Have the home LIVETHREAD_HOME of this host serve SHARD.
 
-    First stop all workers of the home that serves it now, and bring the files of that home here.
+    First stop all workers of the home that serves it now, and bring the files of that home here. Start workers here when
+    the command has ended: it waits until all clients know the new home.
     """
     home, former = asyncio.run(_move(shard, may_be_empty=may_be_empty))
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from livethread.errors import Conflict, InvalidRequest
-from livethread.queued.deployment import Change, DeploymentWatch
+from livethread.queued.deployment import READ_INTERVAL, Change, DeploymentWatch
 from livethread.units import counted
 from livethread_config import Settings, names
 from livethread_config.deployment import AHEAD_FIELD, EPOCHS_FIELD, HomeIdentity, ShardEpochs, home_field, made_at
@@ -21,6 +22,9 @@ EPOCH_DELAY_MS: Final = 60_000
 
 #: The latest begin of a shard epoch, if a thread's id is ahead of the clock.
 MOST_AHEAD_MS: Final = 3_600_000
+
+#: How long after a shard was moved every client has read the record again.
+KNOWN_AFTER: Final = READ_INTERVAL + 1.0  # seconds
 
 #: How long a home must not have been seen before a shard is moved away from it; also at least three sweeps.
 UNSEEN: Final = 10.0  # seconds
@@ -95,6 +99,9 @@ class Shards:
     async def move(self, shard: int, home: HomeIdentity, stored: Iterable[str] | None = None) -> HomeIdentity | None:
         """Have *home* serve *shard* from now on; return the home that served it before.
 
+        Return only when all clients know of it: until then, one on the former home's host reads the files that are left
+        there. Workers of *home* should start after that.
+
         *stored* are the threads that *home* stores. None: it may store none of the shard's.
 
         Raises:
@@ -118,6 +125,8 @@ class Shards:
         await self._require_idle(shard, home)
         if not await self._watch.change([Change(home_field(shard), raw, home.text)]):
             raise Conflict(f"another process moved shard {shard} at the same time; look at livethread shards list")
+        if former is not None:
+            await asyncio.sleep(KNOWN_AFTER)
         return former
 
     async def _require_idle(self, shard: int, home: HomeIdentity) -> None:
