@@ -162,6 +162,15 @@ class Conversation:
         return texts(await history(self._store, self._thread_id))
 
 
+async def stored_thread(settings: Settings) -> str:
+    """Return a thread that a worker has stored."""
+    async with opened(settings) as store:
+        thread_id = await new_thread(store)
+        await append(store, thread_id, message("Where are you?"))
+        await flush(store, thread_id)
+    return thread_id
+
+
 async def refuse(
     deployment: Deployment, code: str, commands: dict[str, set[str]], deadline: float = 2 * PATIENCE
 ) -> None:
@@ -226,10 +235,7 @@ async def test_each_command_refused_alone(deployment: Deployment, code: str) -> 
 @pytest.mark.parametrize("code", REPLIES if ALONE else SELECTED)
 async def test_a_process_that_reads_through_the_workers_goes_on(deployment: Deployment, code: str) -> None:
     """Its commands are refused, all of them at once and, in `make test-faults`, each alone."""
-    async with opened(deployment.settings) as store:
-        thread_id = await new_thread(store)
-        await append(store, thread_id, message("one"))
-        await flush(store, thread_id)
+    thread_id = await stored_thread(deployment.settings)
     with RefusingProxy(deployment.server, "reader") as proxy:
         through_workers = {"redis_url": proxy.url, "reads": "celery", "flush_timeout_s": 5.0}
         async with open_reader(deployment.settings.model_copy(update=through_workers)) as reader:
@@ -334,10 +340,7 @@ async def test_reads_leave_a_former_master(tmp_path: Path) -> None:
         worker.start()
         stack.callback(worker.kill)
         worker.wait_for_log(READY)
-        async with opened(settings) as store:
-            thread_id = await new_thread(store)
-            await append(store, thread_id, message("Where are you?"))
-            await flush(store, thread_id)
+        thread_id = await stored_thread(settings)
         async with open_reader(settings) as reader:
             wanted = ReadThreadParams(thread_id=thread_id)
             assert (await reader.read_thread(wanted)).thread_id == thread_id
@@ -360,10 +363,7 @@ async def test_a_read_that_waits_follows_a_failover(tmp_path: Path) -> None:
         first.start()
         stack.callback(first.kill)
         first.wait_for_log(READY)
-        async with opened(settings) as store:
-            thread_id = await new_thread(store)
-            await append(store, thread_id, message("Where are you?"))
-            await flush(store, thread_id)
+        thread_id = await stored_thread(settings)
         first.kill()
         async with open_reader(settings) as reader:
             reading = asyncio.create_task(reader.read_thread(ReadThreadParams(thread_id=thread_id)))

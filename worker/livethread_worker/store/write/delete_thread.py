@@ -1,4 +1,4 @@
-"""Deletes a thread's rollouts. The batch removes its names and its rows, with those of other threads, and its lock."""
+"""Deletes a thread's rollouts. Its batch removes its names and rows, together with those of other threads, then its lock."""
 
 from __future__ import annotations
 
